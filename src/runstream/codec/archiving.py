@@ -1,0 +1,55 @@
+"""From the wire record to what an archive keeps, and from there to the event's fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.record import ERASED, FIELDS, decode_record_plain, fields_of, key_of
+from runstream.model.archive import ArchiveEntry, EntryColumns
+from runstream.model.errors import CorruptRecordError
+
+__all__ = ["archive_entry", "entry_fields"]
+
+_LANE, _SEQ, _TS, _KIND = (FIELDS.index(name) for name in ("lane_id", "seq", "ts", "kind"))
+
+
+def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:
+    """What an archive keeps of a record. One that does not read is kept aside as bytes, with the reason.
+
+    Raises UnsupportedVersion for a record of a newer version.
+    """
+    if record == ERASED:
+        return ArchiveEntry(offset, chain, None, None)
+    try:
+        values, plain = decode_record_plain(run_id, offset, record)
+        data = dump_json(fields_of(run_id, values), plain=plain)
+        columns = EntryColumns(int(values[_SEQ]), float(values[_TS]), values[_KIND], values[_LANE])
+    except (CorruptRecordError, ValueError, TypeError, RecursionError) as error:
+        # the checksum held in the last three cases: a record of another program, or nested beyond JSON's depth
+        return ArchiveEntry(offset, chain, None, None, raw=record, reason=str(error))
+    return ArchiveEntry(offset, chain, key_of(values), data, columns=columns)
+
+
+def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
+    """The event's fields, or None for an entry that was erased.
+
+    Raises CorruptRecordError for one that was kept aside or whose text no longer reads.
+    """
+    if entry.data is None and entry.raw is None:
+        return None
+    reason = entry.reason
+    if entry.data is not None:
+        try:
+            fields = load_json(entry.data)
+            if isinstance(fields, dict):
+                return fields
+            reason = "its text is not an object"
+        except ValueError as error:
+            reason = str(error)
+    raise CorruptRecordError(
+        f"event {entry.offset} of run {run_id!r} does not read: {reason}",
+        run_id=run_id,
+        offset=entry.offset,
+        raw=entry.raw if entry.raw is not None else (entry.data or "").encode(),
+    )

@@ -1,0 +1,124 @@
+"""Any value of P11 to JSON text and back, equal.
+
+What JSON has a type for is plain JSON. The rest is a one-key object whose key is a tag: ``{"$tuple":
+[1, 2]}``, ``{"$bytes": "aGk="}`` (base64), ``{"$float": "nan"}``, ``{"$str": …}`` (base64; text with
+lone surrogates, which UTF-8 cannot carry), ``{"$dict": [[key, value], …]}`` for dicts with other keys
+than strings, and the tags of :mod:`runstream.codec.scalars`. A user's dict of one key that starts
+with ``$`` is written as ``$dict`` too, so nothing that a user stores is ever taken for a tag.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+from runstream.codec.scalars import BY_TAG, BY_TYPE, SCALARS
+
+__all__ = ["dump_json", "load_json"]
+
+# C speed for what is plain; it raises for not-a-number and for every type that JSON has not
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def dump_json(value: Any, *, plain: bool = False) -> str:
+    """The value, as :func:`runstream.codec.packing.unpack` gives it, as JSON text that UTF-8 can carry.
+
+    ``plain`` promises what ``unpack_plain`` tells; the text is then made at C speed where possible.
+    """
+    if plain:
+        try:
+            text = _encode(value)
+            if not text.isascii():
+                text.encode()
+            if '{"$' not in text:
+                return text
+        except (TypeError, ValueError):
+            pass  # bytes, not-a-number, surrogates: the careful way knows them
+    return _encode(_tag(value))
+
+
+def load_json(text: str | bytes) -> Any:
+    """The value that was dumped. Raises ValueError for text that is not JSON or has a broken tag."""
+    mark = b'"$' if isinstance(text, bytes) else '"$'
+    if mark not in text:  # type: ignore[operator] # both are of one type, which mypy does not follow
+        return json.loads(text)
+    try:
+        return json.loads(text, object_hook=_untag)
+    except (TypeError, ArithmeticError, AttributeError) as error:
+        raise ValueError(f"a broken tag: {type(error).__name__}: {error}") from error
+
+
+def _tag(value: Any) -> Any:
+    kind = type(value)
+    if kind is str:
+        return value if _is_utf8(value) else {"$str": _to_base64(value.encode(errors="surrogatepass"))}
+    if kind is dict:
+        return _tag_dict(value)
+    if kind is list:
+        return _tag_all(value)
+    if kind is float:
+        return value if value - value == 0 else {"$float": repr(value)}
+    if kind is bytes:
+        return {"$bytes": _to_base64(value)}
+    tagged = BY_TYPE.get(kind)
+    if tagged is None or (kind is int and -(2**63) <= value < 2**64):
+        return value
+    dumped = tagged.dump(value)
+    return {tagged.tag: dumped if tagged in SCALARS else _tag_all(dumped)}
+
+
+def _tag_all(values: list[Any]) -> list[Any]:
+    # a loop, not a comprehension, which would take a second frame of Python's stack per level
+    tagged = []
+    for value in values:
+        tagged.append(_tag(value))  # noqa: PERF401 - see above
+    return tagged
+
+
+def _tag_dict(value: dict[Any, Any]) -> dict[str, Any]:
+    looks_like_a_tag = len(value) == 1 and str(next(iter(value))).startswith("$")
+    pairs = []
+    plain_keys = not looks_like_a_tag
+    for key, part in value.items():
+        plain_keys = plain_keys and type(key) is str and _is_utf8(key)
+        pairs.append([_tag(key), _tag(part)])
+    return dict(pairs) if plain_keys else {"$dict": pairs}
+
+
+def _untag(value: dict[str, Any]) -> Any:
+    if len(value) != 1:
+        return value
+    ((tag, part),) = value.items()
+    kind = BY_TAG.get(tag)
+    if kind is not None:
+        return kind.load(part)
+    load = _LOAD.get(tag)
+    return value if load is None else load(part)
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _from_base64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+_LOAD: dict[str, Callable[[Any], Any]] = {
+    "$str": lambda text: _from_base64(text).decode(errors="surrogatepass"),
+    "$bytes": _from_base64,
+    "$float": float,
+    "$dict": lambda pairs: {key: part for key, part in pairs},  # noqa: C416 - dict(pairs) would take mappings too
+}

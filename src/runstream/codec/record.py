@@ -1,0 +1,141 @@
+"""The wire record: one event as it lies in Redis.
+
+====================  ======================================================================
+version               1 byte: 1. A single byte 0 is an entry that was erased
+checksum              4 bytes, big-endian: crc32 of run id, version byte and body
+body                  msgpack array: session_id, lane_id, span_id, parent_span_id, seq, ts,
+                      kind, visibility, payload, then, where there is one of the two,
+                      a map of further fields (or nil) and the caller's key
+====================  ======================================================================
+
+The run id is in the key and not repeated; that it is part of the checksum shows a record that was
+copied into another run. Version and checksum stand at the same place in every version to come, so a
+newer record can be told from a damaged one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from runstream.codec.packing import Packer, unpack, unpack_plain
+from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
+
+__all__ = [
+    "ERASED",
+    "FIELDS",
+    "RECORD_VERSION",
+    "decode_record",
+    "decode_record_plain",
+    "encode_record",
+    "fields_of",
+    "key_of",
+    "record_crc",
+    "seed",
+]
+
+RECORD_VERSION = 1
+ERASED = b"\x00"
+FIELDS = (
+    "session_id",
+    "lane_id",
+    "span_id",
+    "parent_span_id",
+    "seq",
+    "ts",
+    "kind",
+    "visibility",
+    "payload",
+)
+_HEAD = 5
+
+
+def seed(run_id: str, version: int = RECORD_VERSION) -> int:
+    """The checksum's start for the records of a run."""
+    return zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))
+
+
+def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
+    """The record of an event whose fields, in the order of FIELDS, are ``values``.
+
+    Raises EncodingError for a value that cannot be stored.
+    """
+    try:
+        body = packer.pack(values)
+    except EncodingError:
+        packer.pack(dict(zip(FIELDS, values, strict=False)))  # the same failure, with the field's name in its path
+        raise
+    return b"\x01" + zlib.crc32(body, crc_seed).to_bytes(4, "big") + body
+
+
+def record_crc(record: bytes) -> int:
+    """The checksum that a record carries: what it adds to the chain."""
+    return int.from_bytes(record[1:_HEAD], "big")
+
+
+def _body(run_id: str, offset: int, record: bytes) -> bytes:
+    """The record's body, checked. Raises CorruptRecordError or UnsupportedVersion."""
+    body = record[_HEAD:]
+    version = record[0] if record else 0
+    if len(record) <= _HEAD or zlib.crc32(body, seed(run_id, version)) != record_crc(record):
+        raise _corrupt(run_id, offset, record, "its checksum does not match")
+    if version != RECORD_VERSION:
+        raise UnsupportedVersion(
+            f"event {offset} of run {run_id!r} has record version {version}; this runstream reads up to"
+            f" {RECORD_VERSION}: upgrade it",
+            found=version,
+            supported=RECORD_VERSION,
+        )
+    return body
+
+
+def _corrupt(run_id: str, offset: int, record: bytes, why: str) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"event {offset} of run {run_id!r} does not read: {why}; its neighbours are not affected"
+        ' (read with on_corrupt="skip" passes over it)',
+        run_id=run_id,
+        offset=offset,
+        raw=record,
+    )
+
+
+def _checked(run_id: str, offset: int, record: bytes, values: Any) -> list[Any]:
+    if type(values) is not list or not len(FIELDS) <= len(values) <= len(FIELDS) + 2:
+        raise _corrupt(run_id, offset, record, "it is not an event")
+    return values
+
+
+def decode_record(run_id: str, offset: int, record: bytes) -> list[Any]:
+    """The values of an event in the order of FIELDS, then further fields and key where there are any.
+
+    Raises CorruptRecordError for a record that fails its checksum or does not decode, and
+    UnsupportedVersion for one of a newer version.
+    """
+    body = _body(run_id, offset, record)
+    try:
+        return _checked(run_id, offset, record, unpack(body))
+    except ValueError as error:
+        raise _corrupt(run_id, offset, record, str(error)) from error
+
+
+def decode_record_plain(run_id: str, offset: int, record: bytes) -> tuple[list[Any], bool]:
+    """As decode_record, with whether the values are plain (see ``packing.unpack_plain``)."""
+    body = _body(run_id, offset, record)
+    try:
+        values, plain = unpack_plain(body)
+        return _checked(run_id, offset, record, values), plain
+    except ValueError as error:
+        raise _corrupt(run_id, offset, record, str(error)) from error
+
+
+def fields_of(run_id: str, values: list[Any]) -> dict[str, Any]:
+    """The event as a dict: the ten fields, then the further ones."""
+    fields = {"run_id": run_id, **dict(zip(FIELDS, values, strict=False))}
+    if len(values) > len(FIELDS) and values[len(FIELDS)]:
+        fields.update(values[len(FIELDS)])
+    return fields
+
+
+def key_of(values: list[Any]) -> str | None:
+    """The caller's key of an event, or None."""
+    return values[len(FIELDS) + 1] if len(values) > len(FIELDS) + 1 else None

@@ -1,0 +1,1 @@
+"""Plain data and the Protocols over it. Does no I/O and imports nothing else of runstream."""

@@ -1,0 +1,167 @@
+"""What an agent did: one immutable :class:`PAEvent` per action.
+
+Equal in shape to the events of purpose-agent's runtime, so that either library's events go through
+either library's stores. Two things differ on purpose: a kind or visibility that this version does
+not know is kept as a plain string instead of refused, and nothing is lost on a round trip.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+__all__ = ["TERMINAL_KINDS", "EventKind", "PAEvent", "Visibility", "create_event", "member_or_text"]
+
+_Member = TypeVar("_Member", bound=Enum)
+
+
+def member_or_text(members: type[_Member], value: Any) -> _Member | Any:
+    """The member with this value, or the value itself where this version knows no such member."""
+    found = members._value2member_map_.get(value)
+    return value if found is None else found
+
+
+def _new_span_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+class Visibility(str, Enum):
+    """Who may see an event."""
+
+    PUBLIC = "public"
+    """Anybody: a user interface, logs, other programs."""
+    INTERNAL = "internal"
+    """The framework: memory, optimisation, bookkeeping."""
+    DEBUG = "debug"
+    """Developers; never in a production stream."""
+
+
+class EventKind(str, Enum):
+    """What happened. The kinds of purpose-agent 3.0.1."""
+
+    RUN_STARTED = "run.started"
+    RUN_FINISHED = "run.finished"
+    RUN_ERROR = "run.error"
+
+    AGENT_STARTED = "agent.started"
+    AGENT_PROGRESS = "agent.progress"
+    AGENT_FINISHED = "agent.finished"
+    AGENT_ERROR = "agent.error"
+
+    REASONING_SUMMARY = "reasoning.summary"
+
+    MODEL_REQUEST = "model.request"
+    MODEL_RESPONSE = "model.response"
+
+    TEXT_DELTA = "text.delta"
+    TEXT_DONE = "text.done"
+
+    TOOL_STARTED = "tool.started"
+    TOOL_ARGS = "tool.args"
+    TOOL_RESULT = "tool.result"
+    TOOL_ERROR = "tool.error"
+
+    STATE_SNAPSHOT = "state.snapshot"
+    STATE_DELTA = "state.delta"
+
+    CHECKPOINT_SAVED = "checkpoint.saved"
+
+    HUMAN_APPROVAL_REQUESTED = "human.approval.requested"
+    HUMAN_APPROVAL_RECEIVED = "human.approval.received"
+
+    MEMORY_CANDIDATE = "memory.candidate"
+    MEMORY_PROMOTED = "memory.promoted"
+    MEMORY_ARCHIVED = "memory.archived"
+
+    SKILL_SELECTED = "skill.selected"
+    SKILL_UPDATED = "skill.updated"
+    SKILL_ROLLBACK = "skill.rollback"
+
+
+TERMINAL_KINDS = frozenset(
+    {EventKind.RUN_FINISHED, EventKind.RUN_ERROR, EventKind.AGENT_FINISHED, EventKind.AGENT_ERROR}
+)
+"""Kinds that close a run or an agent, which a transport must not drop under pressure."""
+
+_ERROR_KINDS = frozenset({EventKind.RUN_ERROR, EventKind.AGENT_ERROR, EventKind.TOOL_ERROR})
+_HIDDEN_REASONING = frozenset({"hidden_chain_of_thought", "raw_cot", "internal_reasoning", "think_content"})
+
+
+@dataclass(frozen=True)
+class PAEvent:
+    """One event of a run. Immutable once made.
+
+    ``seq`` rises within a lane and is the producer's own count; the position in the run is the
+    offset that a store gives. ``ts`` is Unix time in seconds. ``kind`` and ``visibility`` are plain
+    strings where this version knows no such member.
+    """
+
+    run_id: str
+    session_id: str = ""
+    lane_id: str = "main"
+    span_id: str = field(default_factory=_new_span_id)
+    parent_span_id: str | None = None
+    seq: int = 0
+    ts: float = field(default_factory=time.time)
+    kind: EventKind | str = EventKind.AGENT_PROGRESS
+    visibility: Visibility | str = Visibility.PUBLIC
+    payload: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ten fields as plain data; the payload is the event's own, not a copy."""
+        fields = dict(self.__dict__)
+        for name in ("kind", "visibility"):
+            if isinstance(fields[name], Enum):
+                fields[name] = fields[name].value
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PAEvent:
+        """The event with these fields; keys that are not fields are left out, absent ones take defaults.
+
+        Raises KeyError without ``run_id`` or ``kind``.
+        """
+        known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
+        known["kind"] = member_or_text(EventKind, fields["kind"])
+        if "visibility" in known:
+            known["visibility"] = member_or_text(Visibility, known["visibility"])
+        return cls(run_id=fields["run_id"], **{name: known[name] for name in known if name != "run_id"})
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether this event closes its run or its agent."""
+        return self.kind in TERMINAL_KINDS
+
+    @property
+    def is_error(self) -> bool:
+        """Whether this event reports that a run, an agent or a tool failed."""
+        return self.kind in _ERROR_KINDS
+
+    def has_hidden_cot(self) -> bool:
+        """Whether the payload has a key that is reserved for raw chains of thought."""
+        return not _HIDDEN_REASONING.isdisjoint(self.payload)
+
+
+def create_event(
+    run_id: str,
+    kind: EventKind | str,
+    lane_id: str = "main",
+    seq: int = 0,
+    parent_span_id: str | None = None,
+    visibility: Visibility | str = Visibility.PUBLIC,
+    **payload: Any,
+) -> PAEvent:
+    """Make an event whose payload is the remaining keyword arguments."""
+    return PAEvent(
+        run_id=run_id,
+        lane_id=lane_id,
+        seq=seq,
+        parent_span_id=parent_span_id,
+        kind=kind,
+        visibility=visibility,
+        payload=payload,
+    )

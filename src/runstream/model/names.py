@@ -1,0 +1,43 @@
+"""What may name a run, a lane or a session: text that is a key in Redis and a column in SQLite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runstream.model.errors import EncodingError, InvalidRunId
+
+__all__ = ["MAX_NAME_BYTES", "check_name", "check_run_id"]
+
+MAX_NAME_BYTES = 512
+
+
+def _utf8_size(text: str) -> int | None:
+    """The length in bytes, or None for text that UTF-8 cannot carry (a lone surrogate)."""
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        return None
+
+
+def check_run_id(run_id: Any) -> None:
+    """Raise InvalidRunId unless this is a string of 1 to 512 bytes of UTF-8."""
+    if not isinstance(run_id, str):
+        raise InvalidRunId(f"a run id is a string, not {type(run_id).__name__} ({run_id!r:.80})")
+    size = _utf8_size(run_id)
+    if size is None:
+        raise InvalidRunId(f"run id {run_id!r:.80} has characters that UTF-8 cannot carry (lone surrogates)")
+    if not 1 <= size <= MAX_NAME_BYTES:
+        raise InvalidRunId(f"a run id has 1 to {MAX_NAME_BYTES} bytes of UTF-8, this one has {size}")
+
+
+def check_name(field: str, value: Any) -> None:
+    """Raise EncodingError, naming the field, unless this is a string of at most 512 bytes of UTF-8."""
+    if type(value) is str and len(value) <= MAX_NAME_BYTES and value.isascii():
+        return  # nearly always
+    if not isinstance(value, str):
+        raise EncodingError(f"{field} is a string, not {type(value).__name__} ({value!r:.80})", path=field)
+    size = _utf8_size(value)
+    if size is None:
+        raise EncodingError(f"{field} has characters that UTF-8 cannot carry: {value!r:.80}", path=field)
+    if size > MAX_NAME_BYTES:
+        raise EncodingError(f"{field} has {size} bytes of UTF-8; at most {MAX_NAME_BYTES} are allowed", path=field)

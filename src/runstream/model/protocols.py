@@ -1,0 +1,247 @@
+"""The Protocols that stores and archives speak."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
+
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
+from runstream.model.events import EventKind, PAEvent, Visibility
+from runstream.model.state import RunState
+from runstream.model.values import Appended, Recorded, Recovery, RunInfo, Snapshot
+
+if TYPE_CHECKING:
+    # PEP 696 defaults, see values.py; a Protocol's parameters declare their variance
+    from typing_extensions import TypeVar
+
+    E = TypeVar("E", default=PAEvent)
+    S = TypeVar("S", default=RunState)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
+    S = TypeVar("S")
+
+__all__ = ["AsyncRunStore", "Checkpointer", "Fallback", "OnCorrupt", "RunStore", "Sink"]
+
+Fallback: TypeAlias = Callable[[Any], Any]
+"""Turns a value that cannot be stored as it is into one that can, or raises TypeError."""
+
+OnCorrupt: TypeAlias = Literal["raise", "skip"]
+"""What ``read`` does at a record that does not read: raise CorruptRecordError, or pass over it."""
+
+
+@runtime_checkable
+class Checkpointer(Protocol[E, S]):
+    """The four methods of purpose-agent's runtime."""
+
+    def save_event(self, event: E) -> None:
+        """Append one event to its run. It is kept when this returns."""
+
+    def save_snapshot(self, run_id: str, state: S) -> None:
+        """Replace the run's snapshot."""
+
+    def load_latest(self, run_id: str) -> S | None:
+        """The state of the run's latest snapshot, never the object that was saved; None without one."""
+
+    def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
+        """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``."""
+
+
+@runtime_checkable
+class RunStore(Checkpointer[E, S], Protocol[E, S]):
+    """What every store here offers beyond the four. Each store is a context manager that closes it."""
+
+    def save_events(self, events: Iterable[E]) -> None:
+        """Append events to their runs, each run's in one atomic step, in order.
+
+        All are checked and encoded before the first is written.
+        """
+
+    def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended:
+        """Append events to a run, and save a snapshot with them, in one atomic step.
+
+        With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
+        raised and nothing is written. ``lane_id`` says whose snapshot it is: a lane's, or, if None,
+        the run's.
+        """
+
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> Iterator[Recorded[E]]:
+        """The events with ``after < offset < before`` as they stand when this is called.
+
+        ``after`` is an offset, or a cursor, which is checked: HistoryDiverged if the history at that
+        place is another one. ``reverse`` gives the newest first; ``limit`` counts from there.
+        """
+
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> Iterator[Recorded[E]]:
+        """History, then live. Ends when the run has ended and all was given.
+
+        Raises TimeoutError after ``idle_timeout`` seconds in which there was no event to give.
+        """
+
+    def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The latest snapshot of the run, or of one lane of it."""
+
+    def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
+        """The latest snapshot and the events after it; with ``lane_id``, of that lane."""
+
+    def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run, or None for one that is not there."""
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RunInfo]:
+        """The runs that match, the most recently updated first."""
+
+    def list_runs(self) -> list[str]:
+        """The ids of all runs, the most recently updated first."""
+
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that this store holds of a run. False if there was nothing."""
+
+    def close(self) -> None:
+        """Give back what the store holds open. Closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class AsyncRunStore(Protocol[E, S]):
+    """:class:`RunStore`, awaited: the same methods, the same meaning; each store is an async context manager."""
+
+    async def save_event(self, event: E) -> None: ...
+
+    async def save_snapshot(self, run_id: str, state: S) -> None: ...
+
+    async def load_latest(self, run_id: str) -> S | None: ...
+
+    async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]: ...
+
+    async def save_events(self, events: Iterable[E]) -> None: ...
+
+    async def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended: ...
+
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> AsyncIterator[Recorded[E]]: ...
+
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> AsyncIterator[Recorded[E]]: ...
+
+    async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None: ...
+
+    async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]: ...
+
+    async def run_info(self, run_id: str) -> RunInfo | None: ...
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunInfo]: ...
+
+    async def list_runs(self) -> list[str]: ...
+
+    async def delete_run(self, run_id: str) -> bool: ...
+
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """An archive that a drain worker writes to. The sink's own commit is the truth of how far it is."""
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of this archive: the same whoever opens it, another for every other archive."""
+
+    @property
+    def location(self) -> str:
+        """Where the archive lies, as a URL, for people."""
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run; None for one that it does not know."""
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        """Add to many runs in one transaction: durable when it returns, and idempotent.
+
+        Checks position and chain of every run inside its own transaction: raises ArchiveGap where a
+        hole would be left and HistoryDiverged where the archive has another history, and then has
+        written nothing. Entries that it already has are passed over.
+        """
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the archive holds at these offsets, both included, in order, from its own medium."""
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the archive holds of a run, from its own medium."""
+
+    def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """The records that were kept aside, of one run or of all, with their run ids."""

@@ -1,0 +1,170 @@
+"""What a run needs to go on: :class:`RunState`, and the rules by which a run's status moves.
+
+Equal in shape to purpose-agent's own state. What that drops on its way through ``to_dict``, the
+times of nodes and all but the last fifty actions, is kept here.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from runstream.model.events import EventKind, member_or_text
+
+__all__ = ["ENDED_STATUSES", "NodeState", "RunState", "RunStatus", "status_after"]
+
+
+class RunStatus(str, Enum):
+    """How a run stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED_STATUSES = frozenset({"completed", "failed", "cancelled"})
+"""The statuses of a run that has ended. ``run.started`` or a running snapshot opens it again."""
+
+_STATUS_BY_KIND: Mapping[str, str] = {
+    EventKind.RUN_STARTED.value: "running",
+    EventKind.RUN_FINISHED.value: "completed",
+    EventKind.RUN_ERROR.value: "failed",
+}
+
+
+def status_after(kinds: Iterable[str], snapshot_status: str | None = None) -> str | None:
+    """The status a run takes when events of these kinds, then a snapshot, are its last word.
+
+    None where they say nothing of the run: ``agent.*`` never ends a run.
+    """
+    status = snapshot_status
+    if status is None:
+        for kind in kinds:
+            status = _STATUS_BY_KIND.get(kind, status)
+    return status
+
+
+@dataclass
+class NodeState:
+    """How one node of a flow stands. Times are Unix time in seconds, 0 while they have not come."""
+
+    node_id: str
+    status: str = "pending"
+    input_data: dict[str, Any] = field(default_factory=dict)
+    output_data: dict[str, Any] = field(default_factory=dict)
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    error: str | None = None
+    attempts: int = 0
+    idempotency_key: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain data; values are the node's own, not copies."""
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NodeState:
+        """The node with these fields; an absent idempotency key stays empty rather than be made up."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**{"idempotency_key": "", **known})
+
+
+@dataclass
+class RunState:
+    """All that resumes a run after an interruption. Times are Unix time in seconds."""
+
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    session_id: str = ""
+    status: RunStatus | str = RunStatus.PENDING
+    purpose: str = ""
+
+    current_node: str = ""
+    current_step: int = 0
+    max_steps: int = 20
+
+    data: dict[str, Any] = field(default_factory=dict)
+    node_states: dict[str, NodeState] = field(default_factory=dict)
+
+    completed_nodes: list[str] = field(default_factory=list)
+    action_history: list[dict[str, Any]] = field(default_factory=list)
+
+    started_at: float = field(default_factory=time.time)
+    updated_at: float = field(default_factory=time.time)
+    finished_at: float = 0.0
+
+    tool_results_cache: dict[str, Any] = field(default_factory=dict)
+
+    heuristic_count_at_checkpoint: int = 0
+    experience_count_at_checkpoint: int = 0
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain data; values are the state's own, not copies."""
+        values = dict(self.__dict__)
+        if isinstance(self.status, Enum):
+            values["status"] = self.status.value
+        values["node_states"] = {key: node.to_dict() for key, node in self.node_states.items()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunState:
+        """The state with these fields; keys that are not fields are left out, absent times are 0."""
+        known: dict[str, Any] = {"run_id": "", "started_at": 0.0, "updated_at": 0.0}
+        known.update((f.name, values[f.name]) for f in fields(cls) if f.name in values)
+        known["status"] = member_or_text(RunStatus, known.get("status", "pending"))
+        known["node_states"] = {
+            key: NodeState.from_dict({"node_id": key, **node})
+            for key, node in known.get("node_states", {}).items()
+        }
+        return cls(**known)
+
+    def mark_node_started(self, node_id: str) -> None:
+        """Count one more attempt at a node, which becomes the current one."""
+        node = self.node_states.setdefault(node_id, NodeState(node_id))
+        node.status = "running"
+        node.attempts += 1
+        node.started_at = self.updated_at = time.time()
+        self.current_node = node_id
+
+    def mark_node_completed(self, node_id: str, output: dict[str, Any] | None = None) -> None:
+        """Note that a node has done its work, with its output if it has one."""
+        self.completed_nodes.append(node_id)
+        self.updated_at = time.time()
+        if node := self.node_states.get(node_id):
+            node.status = "completed"
+            node.finished_at = self.updated_at
+            if output:
+                node.output_data = output
+
+    def mark_node_failed(self, node_id: str, error: str) -> None:
+        """Note that a node has failed, and why."""
+        self.updated_at = time.time()
+        if node := self.node_states.get(node_id):
+            node.status = "failed"
+            node.error = error
+            node.finished_at = self.updated_at
+
+    def get_idempotency_key(self, tool_name: str, args_hash: str) -> str:
+        """The key under which this step's call of a tool is known, the same after a resume."""
+        return f"{self.run_id}:{self.current_step}:{tool_name}:{args_hash}"
+
+    def has_cached_result(self, key: str) -> bool:
+        """Whether a tool's result is known under this key."""
+        return key in self.tool_results_cache
+
+    def get_cached_result(self, key: str) -> Any:
+        """The tool's result under this key, or None."""
+        return self.tool_results_cache.get(key)
+
+    def cache_result(self, key: str, result: Any) -> None:
+        """Remember a tool's result, so that a resumed run does not call the tool again."""
+        self.tool_results_cache[key] = result

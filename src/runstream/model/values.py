@@ -1,0 +1,129 @@
+"""What stores give back: plain, immutable values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+from runstream.model.errors import ConfigurationError
+from runstream.model.events import PAEvent
+from runstream.model.state import RunState
+
+if TYPE_CHECKING:
+    # PEP 696 defaults: type checkers know them on every Python, the interpreter only from 3.13 on
+    from typing_extensions import TypeVar
+
+    E = TypeVar("E", default=PAEvent)
+    S = TypeVar("S", default=RunState)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
+    S = TypeVar("S")
+
+__all__ = ["Appended", "Cursor", "DrainReport", "E", "Recorded", "Recovery", "RunInfo", "S", "Snapshot"]
+
+_CURSOR = re.compile(r"(\d{1,19})-(\d{1,13})")
+
+
+class Cursor(NamedTuple):
+    """A place in one particular history: offset and chain. Its text is the entry's id in Redis."""
+
+    offset: int
+    chain: int
+
+    def __str__(self) -> str:
+        return f"{self.offset}-{self.chain}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """The cursor that this text names. Raises ConfigurationError for any other text."""
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise ConfigurationError(
+                f"{text!r:.80} is not a cursor; pass the cursor of an event that was read, or an offset as int"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+
+class Recorded(NamedTuple, Generic[E]):
+    """An event with its place: ``offset`` in the run, ``cursor`` in this particular history."""
+
+    offset: int
+    cursor: str
+    event: E
+
+
+class Appended(NamedTuple):
+    """Where an append landed: the offsets of its first and last event, the cursor of the last.
+
+    For an append of nothing but a snapshot, ``first_offset`` is ``last_offset + 1``.
+    """
+
+    first_offset: int
+    last_offset: int
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Generic[S]):
+    """The latest state of a run or lane. It covers the history up to ``offset``; ``revision`` counts saves."""
+
+    state: S
+    offset: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery(Generic[S, E]):
+    """What resumes a run or lane.
+
+    ``state`` is the latest snapshot's, or None; ``offset`` is what it covers, or the run's base;
+    ``events`` are those after it, in order, of the run or of the lane.
+    """
+
+    state: S | None
+    offset: int
+    events: list[Recorded[E]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known of a run without reading it. Times are Unix time in seconds, of the store's clock.
+
+    ``archived_offset`` is how far the history is proven to be archived, ``first_hot`` the first offset
+    that this store still holds (``last_offset + 1`` where it holds none); ``parent`` is the run and
+    offset that this run was forked from, or None.
+    """
+
+    run_id: str
+    session_id: str
+    status: str
+    last_offset: int
+    archived_offset: int
+    first_hot: int
+    created_at: float
+    updated_at: float
+    parent: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What a drain did: counts of runs settled, events and snapshots archived, records quarantined,
+    runs parked, entries trimmed from Redis.
+    """
+
+    runs: int = 0
+    events: int = 0
+    snapshots: int = 0
+    quarantined: int = 0
+    parked: int = 0
+    trimmed: int = 0
+
+    def __add__(self, other: DrainReport) -> DrainReport:
+        return DrainReport(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts by name."""
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,1 @@
+"""The stores: memory, JSONL, SQLite and Redis, all behind one Protocol."""

@@ -1,0 +1,157 @@
+"""What SQLite and JSONL share: each is a store in its own right, and a sink of the drain worker.
+
+As a store it gives offsets and chains itself; as a sink it takes them as they are in Redis. Either way
+it keeps :class:`~runstream.model.archive.ArchiveEntry`, one per place, and reads them the same.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NoReturn
+
+from runstream.codec.archiving import archive_entry, entry_fields
+from runstream.model.archive import ArchiveEntry, RunBatch
+from runstream.model.errors import ArchiveGap, ConfigurationError, CorruptRecordError, HistoryDiverged
+from runstream.model.events import EventKind, Visibility
+from runstream.model.names import check_run_id
+from runstream.model.protocols import OnCorrupt
+from runstream.model.values import Cursor, E, Recorded, S
+from runstream.stores.filters import check_read, origin
+from runstream.stores.local import AppendPlan, AppendRequest, LocalStore
+from runstream.stores.refusals import diverged, lost
+
+__all__ = ["ArchiveStore", "new_entries", "planned_entries"]
+
+
+def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEntry]:
+    """The entries that an append to this store itself writes."""
+    return [
+        archive_entry(request.run_id, cursor.offset, cursor.chain, event.record)
+        for cursor, event in zip(plan.cursors, request.events, strict=True)
+    ]
+
+
+def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEntry]:
+    """The batch's entries that an archive which stands at ``position`` (None: has not the run) lacks.
+
+    Raises ArchiveGap where a hole would be left, HistoryDiverged where the archive has another history.
+    """
+    run_id = batch.header.run_id
+    here = batch.header.start if position is None else position
+    if here.offset < batch.after.offset:
+        raise ArchiveGap(
+            f"the archive has run {run_id!r} up to offset {here.offset}; what comes after {batch.after.offset}"
+            " would leave a hole: nothing was written",
+            run_id=run_id,
+            expected=here.offset + 1,
+            found=batch.after.offset + 1,
+        )
+    known = here.offset - batch.after.offset
+    if known > len(batch.entries):
+        return ()  # it is further already: another worker has been here
+    same_place = batch.after if known == 0 else batch.entries[known - 1].cursor
+    if same_place != here:
+        raise HistoryDiverged(
+            f"the archive and Redis have different histories of run {run_id!r} at offset {here.offset} or before:"
+            " nothing was written, both are kept",
+            run_id=run_id,
+            offset=here.offset,
+        )
+    return batch.entries[known:]
+
+
+class ArchiveStore(LocalStore[E, S]):
+    """A local store that is a sink as well. Subclasses give ``_entries`` and ``_bounds`` besides."""
+
+    @abstractmethod
+    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
+        """The place before the run's first event and that of its last; None for a run that is not there."""
+
+    @abstractmethod
+    def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
+        """The entries with ``low < offset <= high``, in order or newest first, quarantined ones too."""
+
+    def _stands_at(self, run_id: str) -> Cursor | None:
+        bounds = self._bounds(run_id)
+        return None if bounds is None else bounds[1]
+
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> Iterator[Recorded[E]]:
+        """The events with ``after < offset < before``."""
+        check_run_id(run_id)
+        check_read(limit, on_corrupt)
+        low, cursor = origin(after)
+        bounds = self._bounds(run_id)
+        start, last = bounds if bounds is not None else (Cursor(0, 0), Cursor(0, 0))
+        if cursor is not None:
+            self._check_cursor(run_id, cursor, start, last)
+        low = max(low, start.offset)
+        high = last.offset if before is None else min(before - 1, last.offset)
+        return self._decode(run_id, low, high, limit, on_corrupt, reverse=reverse)
+
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> NoReturn:
+        """Raise ConfigurationError: an archive has no live end."""
+        del run_id, after, idle_timeout, lane_id, kinds, visibility
+        raise ConfigurationError(
+            f"{type(self).__name__} cannot follow a run; follow it in Redis or in memory, or read it here"
+        )
+
+    def _check_cursor(self, run_id: str, cursor: Cursor, start: Cursor, last: Cursor) -> None:
+        if cursor.offset <= start.offset:
+            return
+        if cursor.offset > last.offset:
+            raise lost(run_id, cursor.offset, last.offset)
+        (entry,) = self._entries(run_id, cursor.offset - 1, cursor.offset, reverse=False)
+        if entry.cursor != cursor:
+            raise diverged(run_id, cursor)
+
+    def _decode(
+        self, run_id: str, low: int, high: int, limit: int | None, on_corrupt: OnCorrupt, *, reverse: bool
+    ) -> Iterator[Recorded[E]]:
+        given = 0
+        expected = high if reverse else low + 1
+        if limit == 0 or low >= high:
+            return
+        for entry in self._entries(run_id, low, high, reverse=reverse):
+            if entry.offset != expected:
+                break
+            expected += -1 if reverse else 1
+            try:
+                fields = entry_fields(run_id, entry)
+                if fields is None:
+                    continue  # erased
+                event: Any = self.codec.make_event(entry.offset, fields)
+            except CorruptRecordError:
+                if on_corrupt == "skip":
+                    continue
+                raise
+            yield Recorded(entry.offset, str(entry.cursor), event)
+            given += 1
+            if given == limit:
+                return
+        if expected != (low if reverse else high + 1):
+            raise ArchiveGap(
+                f"the archive of run {run_id!r} has no event {expected} though it has later ones: the file was"
+                " changed by another program; restore it from a copy",
+                run_id=run_id,
+                expected=expected,
+                found=expected + 1,
+            )

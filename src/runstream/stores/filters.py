@@ -1,0 +1,72 @@
+"""What callers ask for: from where to read, which events to follow, which runs to list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+from typing import Any
+
+from runstream.model.errors import ConfigurationError
+from runstream.model.events import EventKind, Visibility
+from runstream.model.values import Cursor, RunInfo
+
+__all__ = ["EventFilter", "RunFilter", "check_read", "origin"]
+
+
+def origin(after: int | str) -> tuple[int, Cursor | None]:
+    """The offset to go on from, and the cursor to check, if it is one."""
+    if isinstance(after, str):
+        cursor = Cursor.parse(after)
+        return cursor.offset, cursor
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        raise ConfigurationError(f"after={after!r}: pass an offset (0 or more), or a cursor as text")
+    return after, None
+
+
+def check_read(limit: int | None, on_corrupt: str) -> None:
+    """Raise ConfigurationError for a limit or a habit that ``read`` does not have."""
+    if on_corrupt not in ("raise", "skip"):
+        raise ConfigurationError(f"on_corrupt={on_corrupt!r}: use 'raise' or 'skip'")
+    if limit is not None and limit < 0:
+        raise ConfigurationError(f"limit={limit}: use 0 or more, or None")
+
+
+def _text(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+class EventFilter:
+    """True for the events of one lane, of some kinds, of one visibility; None asks nothing."""
+
+    def __init__(
+        self,
+        lane_id: str | None,
+        kinds: Collection[EventKind | str] | None,
+        visibility: Visibility | str | None,
+    ) -> None:
+        self.lane_id = lane_id
+        self.kinds = None if kinds is None else frozenset(map(_text, kinds))
+        self.visibility = _text(visibility)
+
+    def __call__(self, event: Any) -> bool:
+        return (
+            (self.lane_id is None or event.lane_id == self.lane_id)
+            and (self.kinds is None or _text(event.kind) in self.kinds)
+            and (self.visibility is None or _text(event.visibility) == self.visibility)
+        )
+
+
+class RunFilter:
+    """True for the runs of one session, in one status, updated after a time; None asks nothing."""
+
+    def __init__(self, session_id: str | None, status: str | None, updated_after: float | None) -> None:
+        self.session_id = session_id
+        self.status = _text(status)
+        self.updated_after = updated_after
+
+    def __call__(self, info: RunInfo) -> bool:
+        return (
+            (self.session_id is None or info.session_id == self.session_id)
+            and (self.status is None or info.status == self.status)
+            and (self.updated_after is None or info.updated_at > self.updated_after)
+        )

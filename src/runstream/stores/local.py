@@ -1,0 +1,352 @@
+"""What the stores of one machine share: memory, SQLite, JSONL.
+
+A local store gives four primitives, each atomic in its own medium; the rest of the interface is made of
+them here. What an append does to a run is decided by :func:`plan_append`, which is pure: the store
+says where the run stands, gets a plan, and writes it down, all within one transaction of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from runstream.codec.chain import CHAIN_MODULUS, next_chain
+from runstream.codec.fallback import plain_data
+from runstream.codec.packing import unpack
+from runstream.codec.record import record_crc
+from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec, EncodedEvent, group_by_run
+from runstream.model.names import check_name, check_run_id
+from runstream.model.protocols import Fallback, OnCorrupt
+from runstream.model.state import status_after
+from runstream.model.values import Appended, Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.stores.coverage import CoverageBook
+from runstream.stores.filters import RunFilter
+from runstream.stores.lifecycle import Lifecycle
+from runstream.stores.refusals import offset_conflict, snapshot_conflict
+
+__all__ = [
+    "AppendPlan",
+    "AppendRequest",
+    "LocalStore",
+    "RunHead",
+    "SavedSnapshot",
+    "new_start",
+    "plan_append",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSnapshot:
+    """A snapshot as a local store keeps it beside its state."""
+
+    lane_id: str | None
+    offset: int
+    revision: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunHead:
+    """Where a run stands. ``lanes`` has the last offset of (at least) each lane that is asked about,
+    ``snapshot`` the one that a new one would replace.
+    """
+
+    start: Cursor
+    last: Cursor
+    session_id: str = ""
+    status: str = "running"
+    lanes: Mapping[str, int] = field(default_factory=dict)
+    snapshot: SavedSnapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRequest:
+    """What a caller wants of one run. ``state`` is plain data, made from the snapshot with ``known_token``
+    ('' for none; None: whichever it is, it is replaced).
+    """
+
+    run_id: str
+    events: Sequence[EncodedEvent]
+    expected_offset: int | None = None
+    state: dict[str, Any] | None = None
+    lane_id: str | None = None
+    covers: int = 0
+    known_token: str | None = None
+    known_revision: int = 0
+    status: str | None = None
+
+    @property
+    def lanes(self) -> dict[str, int]:
+        """The lanes of the events, each with the index (from 1) of its last event."""
+        return {event.lane_id: index for index, event in enumerate(self.events, 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class AppendPlan:
+    """What to write: the places of the events, where the run stands then, and the snapshot's header."""
+
+    cursors: Sequence[Cursor]
+    head: RunHead
+    lanes_before: Mapping[str, int]
+    snapshot: SavedSnapshot | None
+
+
+def new_start() -> Cursor:
+    """The place before the first event of a run that is created now."""
+    return Cursor(0, secrets.randbelow(CHAIN_MODULUS))
+
+
+def plan_append(head: RunHead, request: AppendRequest) -> AppendPlan:
+    """What this append does to a run that stands there. Raises ConcurrencyConflict; decides nothing else."""
+    former = head.last
+    if request.expected_offset not in (None, former.offset):
+        raise offset_conflict(request.run_id, request.expected_offset or 0, former.offset)
+    cursors = []
+    last = former
+    for event in request.events:
+        last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
+        cursors.append(last)
+    lanes = {lane: former.offset + index for lane, index in request.lanes.items()}
+    snapshot = None
+    if request.state is not None:
+        snapshot = _plan_snapshot(head, request, last.offset)
+    session_id = next((event.session_id for event in request.events if event.session_id), "")
+    if not session_id and request.state is not None:
+        session_id = request.state.get("session_id", "")
+    return AppendPlan(
+        cursors,
+        RunHead(
+            head.start,
+            last,
+            head.session_id or session_id,
+            request.status or head.status,
+            {**head.lanes, **lanes},
+            snapshot or head.snapshot,
+        ),
+        {lane: head.lanes.get(lane, 0) for lane in lanes},
+        snapshot,
+    )
+
+
+def _plan_snapshot(head: RunHead, request: AppendRequest, last: int) -> SavedSnapshot:
+    saved = head.snapshot
+    if request.known_token is not None and request.known_token != (saved.token if saved else ""):
+        actual = saved.revision if saved else 0
+        raise snapshot_conflict(request.run_id, request.known_revision, actual)
+    before = head.last.offset if request.lane_id is None else head.lanes.get(request.lane_id, 0)
+    return SavedSnapshot(
+        request.lane_id,
+        # it covers all, if all that came before is covered: in the run, or in its lane
+        last if before <= request.covers else request.covers,
+        (saved.revision if saved else 0) + 1,
+        secrets.token_urlsafe(12),
+    )
+
+
+class LocalStore(Lifecycle, ABC, Generic[E, S]):
+    """A store of one machine. Subclasses give ``_commit``, ``_load_snapshot``, ``read`` and ``_infos``."""
+
+    def __init__(
+        self,
+        *,
+        event_type: type[E] | None = None,
+        state_type: type[S] | None = None,
+        fallback: Fallback | None = plain_data,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
+        self._clock = clock
+        self._coverage = CoverageBook()
+        self._known: dict[tuple[str, str | None], tuple[str, int]] = {}  # token and revision
+
+    # -- what a store gives ------------------------------------------------------------------------
+
+    @abstractmethod
+    def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        """Plan and write these appends to different runs, each in one atomic step."""
+
+    @abstractmethod
+    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
+        """The latest snapshot's header and the state as plain data."""
+
+    @abstractmethod
+    def _infos(self) -> list[RunInfo]:
+        """All runs, in any order."""
+
+    @abstractmethod
+    def _stands_at(self, run_id: str) -> Cursor | None:
+        """The place of the run's last event, or None for a run that is not there."""
+
+    @abstractmethod
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> Iterator[Recorded[E]]:
+        """The events with ``after < offset < before``."""
+
+    @abstractmethod
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that this store holds of a run; False if there was nothing."""
+
+    # -- what follows from it ----------------------------------------------------------------------
+
+    def save_event(self, event: E) -> None:
+        """Append one event to its run. It is kept when this returns."""
+        self.save_events((event,))
+
+    def save_events(self, events: Iterable[E]) -> None:
+        """Append events to their runs, each run's in one atomic step, in order."""
+        requests = []
+        for run_id, group in group_by_run(events).items():
+            encoded = self.codec.encode_events(run_id, group)
+            requests.append(AppendRequest(run_id, encoded, status=status_after(event.kind for event in encoded)))
+        self._send(requests)
+
+    def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended:
+        """Append events to a run, with a snapshot if there is one, in one atomic step."""
+        encoded = self.codec.encode_events(run_id, events)
+        if not encoded and snapshot is None:
+            last = self._stands_at(run_id) or Cursor(0, 0)
+            # an append of nothing creates nothing, and still minds what is expected
+            plan_append(RunHead(last, last), AppendRequest(run_id, (), expected_offset))
+            return Appended(last.offset + 1, last.offset, str(last))
+        request = self._request(run_id, encoded, snapshot, lane_id, expected_offset, compare=True)
+        (plan,) = self._send([request])
+        last = plan.head.last
+        return Appended(last.offset - len(encoded) + 1, last.offset, str(last))
+
+    def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
+        """Replace the snapshot of the run, or of one lane of it."""
+        check_run_id(run_id)
+        self._send([self._request(run_id, (), state, lane_id, None, compare=False)])
+
+    def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The latest snapshot of the run, or of one lane of it."""
+        check_run_id(run_id)
+        if lane_id is not None:
+            check_name("lane_id", lane_id)
+        loaded = self._load_snapshot(run_id, lane_id)
+        if loaded is None:
+            return None
+        saved, fields = loaded
+        state = self.codec.make_state(run_id, fields)
+        self._known[run_id, lane_id] = (saved.token, saved.revision)
+        self._coverage.loaded(run_id, lane_id, saved.offset)
+        return Snapshot(state, saved.offset, saved.revision)
+
+    def load_latest(self, run_id: str) -> S | None:
+        """The state of the run's latest snapshot, or None."""
+        snapshot = self.load_snapshot(run_id)
+        return None if snapshot is None else snapshot.state
+
+    def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
+        """The latest snapshot and the events after it, of the run or of one lane."""
+        snapshot = self.load_snapshot(run_id, lane_id=lane_id)
+        covered = 0 if snapshot is None else snapshot.offset
+        recorded = list(self.read(run_id, covered))
+        end = recorded[-1].offset if recorded else covered
+        if lane_id is not None:
+            # getattr: an event type has the ten fields, but no Protocol says so to a type checker
+            recorded = [item for item in recorded if getattr(item.event, "lane_id", None) == lane_id]
+        self._coverage.recovered(run_id, lane_id, end)
+        return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
+
+    def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
+        """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``."""
+        events = [item.event for item in self.read(run_id)]
+        if since_seq <= 0:
+            return events
+        return [event for event in events if getattr(event, "seq", 0) > since_seq]
+
+    def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run, or None."""
+        check_run_id(run_id)
+        return next((info for info in self._infos() if info.run_id == run_id), None)
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RunInfo]:
+        """The runs that match, the most recently updated first."""
+        wanted = RunFilter(session_id, status, updated_after)
+        newest_first = sorted(self._infos(), key=lambda info: info.updated_at, reverse=True)
+        yield from [info for info in newest_first if wanted(info)][:limit]
+
+    def list_runs(self) -> list[str]:
+        """The ids of all runs, the most recently updated first."""
+        return [info.run_id for info in self.runs()]
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _request(
+        self,
+        run_id: str,
+        encoded: Sequence[EncodedEvent],
+        state: S | None,
+        lane_id: str | None,
+        expected_offset: int | None,
+        *,
+        compare: bool,
+    ) -> AppendRequest:
+        status = status_after(event.kind for event in encoded)
+        if state is None:
+            return AppendRequest(run_id, encoded, expected_offset, status=status)
+        if lane_id is not None:
+            check_name("lane_id", lane_id)
+        fields = self.codec.state_fields(state)
+        if lane_id is None:  # a lane that has finished has not ended the run
+            status = self.codec.status_of(fields) or status
+        packer = self.codec.packer
+        known_token, known_revision = self._known.get((run_id, lane_id), ("", 0))
+        return AppendRequest(
+            run_id,
+            encoded,
+            expected_offset,
+            # through the packer: what is kept is plain data and never the caller's own object
+            {key: unpack(packer.pack(value, key)) for key, value in fields.items()},
+            lane_id,
+            self._coverage.covered(run_id, lane_id),
+            known_token if compare else None,
+            known_revision,
+            status,
+        )
+
+    def _send(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        if not requests:
+            return []
+        plans = self._commit(requests)
+        for request, plan in zip(requests, plans, strict=True):
+            former = plan.head.last.offset - len(request.events)
+            lanes = {lane: (before, plan.head.lanes[lane]) for lane, before in plan.lanes_before.items()}
+            self._coverage.appended(request.run_id, former, plan.head.last.offset, lanes)
+            if plan.snapshot is not None:
+                self._known[request.run_id, request.lane_id] = (plan.snapshot.token, plan.snapshot.revision)
+        return plans
+
+    def _forget(self, run_id: str) -> None:
+        self._coverage.forget(run_id)
+        for place in [place for place in self._known if place[0] == run_id]:
+            del self._known[place]

@@ -1,0 +1,128 @@
+"""What the operations of one store object share: how it encodes, and what it remembers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic
+
+from runstream.codec.chain import CHAIN_MODULUS
+from runstream.codec.shapes import Codec
+from runstream.codec.snapshot import PackedState
+from runstream.model.errors import ConfigurationError
+from runstream.model.values import E, S
+from runstream.stores.coverage import CoverageBook
+from runstream.stores.redis.keys import Keys, check_namespace
+
+__all__ = ["Context", "Producer", "ProducerPool", "SnapshotMemory"]
+
+_MAX_SNAPSHOTS = 256
+
+
+@dataclass(slots=True)
+class Producer:
+    """The identity under which one call at a time appends. It numbers its batches."""
+
+    name: str
+    number: int = 0
+
+
+class ProducerPool:
+    """The producers of one store object that are free.
+
+    A call that fails without a reply does not give its producer back: whether its batch was applied is
+    unknown, so no other batch may go out under that number. A fork draws new ones.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Producer] = []
+        self._process = os.getpid()
+
+    def take(self) -> Producer:
+        """A producer for one call, with the number of its next batch."""
+        if os.getpid() != self._process:
+            self._free, self._process = [], os.getpid()
+        try:
+            producer = self._free.pop()  # one step, so threads need no lock
+        except IndexError:
+            producer = Producer(secrets.token_urlsafe(9))
+        producer.number += 1
+        return producer
+
+    def give_back(self, producer: Producer) -> None:
+        """End a call whose outcome is known."""
+        self._free.append(producer)
+
+
+class SnapshotMemory:
+    """The snapshots that this store object saved or loaded last, by their tokens, to send differences."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState]] = OrderedDict()
+
+    def get(self, run_id: str, lane_id: str | None) -> tuple[str, PackedState | None]:
+        """Token and packed state of the snapshot that is known, or ``("", None)``."""
+        with self._lock:
+            known = self._known.get((run_id, lane_id))
+            return ("", None) if known is None else (known[0], known[2])
+
+    def revision(self, run_id: str, lane_id: str | None) -> int:
+        """The revision of the snapshot that is known, or 0."""
+        with self._lock:
+            known = self._known.get((run_id, lane_id))
+            return 0 if known is None else known[1]
+
+    def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState) -> None:
+        """Remember a snapshot."""
+        with self._lock:
+            self._known[run_id, lane_id] = (token, revision, state)
+            self._known.move_to_end((run_id, lane_id))
+            if len(self._known) > _MAX_SNAPSHOTS:
+                self._known.popitem(last=False)
+
+    def forget(self, run_id: str) -> None:
+        """Know nothing of a run any more."""
+        with self._lock:
+            for place in [place for place in self._known if place[0] == run_id]:
+                del self._known[place]
+
+
+@dataclass(slots=True)
+class Context(Generic[E, S]):
+    """What every operation gets. ``partitions`` is what was asked for; ``keys`` are there once it is open."""
+
+    codec: Codec[E, S]
+    namespace: str = "runstream"
+    partitions: int | None = None
+    max_block_seconds: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    producers: ProducerPool = field(default_factory=ProducerPool)
+    coverage: CoverageBook = field(default_factory=CoverageBook)
+    snapshots: SnapshotMemory = field(default_factory=SnapshotMemory)
+    opened: Keys | None = None
+
+    def __post_init__(self) -> None:
+        check_namespace(self.namespace)
+
+    @property
+    def keys(self) -> Keys:
+        """The key names. Raises ConfigurationError before the store is open."""
+        if self.opened is None:
+            raise ConfigurationError("the store is not open: use `await connect_async(...)` or `async with`")
+        return self.opened
+
+
+def random_chain() -> int:
+    """The first chain of a run: another one whenever a run is created."""
+    return secrets.randbelow(CHAIN_MODULUS)
+
+
+def random_token() -> str:
+    """What names one snapshot: numbers can be given out twice after a failover, tokens cannot."""
+    return secrets.token_urlsafe(12)

@@ -1,0 +1,242 @@
+"""Run operations over redis-py: the only place that waits, sync or async, and that imports redis.
+
+A driver sends an exchange and gives back its replies. It turns redis-py's errors into ours, loads a
+script that the server does not know, and leaves replies as the protocol brought them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+from redis import exceptions as errors
+
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.stores.redis.exchange import (
+    Command,
+    Exchange,
+    Items,
+    Operation,
+    Refusal,
+    Replies,
+    Script,
+    ScriptCall,
+    Stream,
+)
+
+__all__ = ["AsyncDriver", "SyncDriver"]
+
+T = TypeVar("T")
+
+_LONGEST_BLOCK_SECONDS = 5.0
+
+# refused for now: the server is there, but this node cannot serve it at this moment
+_PASSING = (
+    errors.ConnectionError,
+    errors.TimeoutError,
+    errors.BusyLoadingError,
+    errors.ReadOnlyError,
+    errors.ClusterDownError,
+    errors.MasterDownError,
+    errors.TryAgainError,
+    errors.OutOfMemoryError,
+    OSError,
+)
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Raise ours in place of redis-py's."""
+    try:
+        yield
+    except errors.AuthenticationError as error:  # a ConnectionError too, but waiting does not help
+        raise ConfigurationError(f"the server refused the user name or password: {error}") from error
+    except errors.NoPermissionError as error:
+        raise ConfigurationError(f"the user has no permission for that: {error}") from error
+    except errors.OutOfMemoryError as error:
+        raise StoreUnavailable(
+            f"the server is full ({error}); nothing was written: drain it, or give it more memory, and send again"
+        ) from error
+    except _PASSING as error:
+        raise StoreUnavailable(
+            f"cannot reach the server: {error}; it is safe to send the same call again"
+        ) from error
+    except errors.ResponseError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: errors.ResponseError) -> RunstreamError:
+    text = str(error)
+    if text.startswith("WRONGTYPE") or "equal or smaller" in text:
+        return ConfigurationError(
+            f"a key of this namespace holds data of another program ({text}); use another namespace"
+        )
+    return ConfigurationError(f"the server refused a command: {text}")
+
+
+def _plain(command: Command | ScriptCall) -> Command:
+    """The command as redis-py sends it."""
+    if isinstance(command, ScriptCall):
+        return (b"EVALSHA", command.script.sha, len(command.keys), *command.keys, *command.args)
+    return command
+
+
+def _script_of(command: Command | ScriptCall) -> Script:
+    if isinstance(command, ScriptCall):
+        return command.script
+    raise ConfigurationError(f"the server does not know a script that {command[0]!r} needs")
+
+
+def _tolerated(replies: Sequence[Any], exchange: Exchange) -> Replies:
+    """The replies, with refusals as values where they are tolerated and raised where not."""
+    refusal = next((reply for reply in replies if isinstance(reply, errors.RedisError)), None)
+    if refusal is None:
+        return list(replies)
+    if not exchange.tolerant or not isinstance(refusal, errors.ResponseError):
+        raise refusal
+    return [Refusal(str(reply)) if isinstance(reply, errors.RedisError) else reply for reply in replies]
+
+
+def _unknown_scripts(replies: Sequence[Any]) -> list[int]:
+    return [index for index, reply in enumerate(replies) if isinstance(reply, errors.NoScriptError)]
+
+
+def _block_seconds(client: Any) -> float:
+    """How long a read of this client may block: well within its own timeout."""
+    timeout = client.connection_pool.connection_kwargs.get("socket_timeout")
+    return _LONGEST_BLOCK_SECONDS if timeout is None else min(_LONGEST_BLOCK_SECONDS, timeout / 2)
+
+
+def _check_client(client: Any) -> None:
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError("the client has decode_responses=True; records are bytes: pass one without it")
+
+
+class SyncDriver:
+    """Runs operations over a :class:`redis.Redis`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        _check_client(client)
+        self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self.max_block_seconds = _block_seconds(client)
+
+    def run(self, operation: Operation[T]) -> T:
+        """The operation's result."""
+        replies: Any = None
+        while True:
+            try:
+                exchange = operation.send(replies)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            replies = self.exchange(exchange)
+
+    def iterate(self, stream: Stream) -> Iterator[Any]:
+        """The stream's items, as they come."""
+        replies: Any = None
+        while True:
+            try:
+                step = stream.send(replies)
+            except StopIteration:
+                return
+            if isinstance(step, Items):
+                yield from step.items
+                replies = None
+            else:
+                replies = self.exchange(step)
+
+    def exchange(self, exchange: Exchange) -> Replies:
+        """One round trip, and another for scripts that the server did not know."""
+        with _our_errors():
+            commands = exchange.commands
+            replies = self._send(commands, atomic=exchange.atomic)
+            if unknown := _unknown_scripts(replies):
+                for script in {_script_of(commands[index]) for index in unknown}:
+                    self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
+                again = self._send([commands[index] for index in unknown], atomic=False)
+                for index, reply in zip(unknown, again, strict=True):
+                    replies[index] = reply
+            return _tolerated(replies, exchange)
+
+    def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
+        if len(commands) == 1:
+            try:
+                return [self._client.execute_command(*_plain(commands[0]))]
+            except errors.ResponseError as error:
+                return [error]
+        with self._client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*_plain(command))
+            replies: Replies = pipeline.execute(raise_on_error=False)
+            return replies
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._client.close()
+
+
+class AsyncDriver:
+    """Runs operations over a :class:`redis.asyncio.Redis`; line for line the sync one, awaited."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        _check_client(client)
+        self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self.max_block_seconds = _block_seconds(client)
+
+    async def run(self, operation: Operation[T]) -> T:
+        """The operation's result."""
+        replies: Any = None
+        while True:
+            try:
+                exchange = operation.send(replies)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            replies = await self.exchange(exchange)
+
+    async def iterate(self, stream: Stream) -> AsyncIterator[Any]:
+        """The stream's items, as they come."""
+        replies: Any = None
+        while True:
+            try:
+                step = stream.send(replies)
+            except StopIteration:
+                return
+            if isinstance(step, Items):
+                for item in step.items:
+                    yield item
+                replies = None
+            else:
+                replies = await self.exchange(step)
+
+    async def exchange(self, exchange: Exchange) -> Replies:
+        """One round trip, and another for scripts that the server did not know."""
+        with _our_errors():
+            commands = exchange.commands
+            replies = await self._send(commands, atomic=exchange.atomic)
+            if unknown := _unknown_scripts(replies):
+                for script in {_script_of(commands[index]) for index in unknown}:
+                    await self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
+                again = await self._send([commands[index] for index in unknown], atomic=False)
+                for index, reply in zip(unknown, again, strict=True):
+                    replies[index] = reply
+            return _tolerated(replies, exchange)
+
+    async def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
+        if len(commands) == 1:
+            try:
+                return [await self._client.execute_command(*_plain(commands[0]))]
+            except errors.ResponseError as error:
+                return [error]
+        async with self._client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*_plain(command))
+            replies: Replies = await pipeline.execute(raise_on_error=False)
+            return replies
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.aclose()

@@ -1,0 +1,72 @@
+"""Open a namespace: is the server fit for it, and how many partitions does it have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runstream.model.errors import ConfigurationError
+from runstream.model.values import E, S
+from runstream.stores.redis.context import Context
+from runstream.stores.redis.exchange import Exchange, Operation, Refusal
+from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
+
+__all__ = ["open_namespace"]
+
+MINIMUM_VERSION = (6, 2)
+
+
+def open_namespace(context: Context[E, S]) -> Operation[None]:
+    """Check the server and the namespace, and note its partitions in the context.
+
+    Raises ConfigurationError for a server that is too old or may evict keys, and for a namespace that
+    has another number of partitions than was asked for.
+    """
+    (info,) = yield Exchange([(b"INFO",)], tolerant=True)
+    if not isinstance(info, Refusal):  # fakeredis has no INFO, and neither an age nor an eviction policy
+        _check_server(_parse_info(info))
+    config = namespace_config(context.namespace)
+    if context.partitions is not None:
+        Keys(context.namespace, context.partitions)  # refuses a bad number before it is written
+    wanted = context.partitions or DEFAULT_PARTITIONS
+    _, found = yield Exchange([(b"HSETNX", config, "partitions", wanted), (b"HGET", config, "partitions")])
+    partitions = _check_partitions(context, config, found)
+    keys = Keys(context.namespace, partitions)
+    places = [keys.config(partition) for partition in range(partitions)]
+    replies = yield Exchange(
+        [(b"HSETNX", place, "partitions", partitions) for place in places]
+        + [(b"HGET", place, "partitions") for place in places]
+    )
+    for place, found in zip(places, replies[partitions:], strict=True):
+        _check_partitions(context, place, found, partitions)
+    context.opened = keys
+
+
+def _check_partitions(context: Context[E, S], place: str, found: bytes, wanted: int | None = None) -> int:
+    wanted = context.partitions if wanted is None else wanted
+    if not found.isdigit() or not 1 <= int(found) <= MAX_PARTITIONS:
+        raise ConfigurationError(f"key {place!r} holds {found!r:.80} partitions: it is not a runstream namespace")
+    if wanted is not None and int(found) != wanted:
+        raise ConfigurationError(
+            f"namespace {context.namespace!r} has {int(found)} partitions, not {wanted}: a namespace keeps the"
+            f" number that it was created with; leave out partitions=, or use another namespace"
+        )
+    return int(found)
+
+
+def _parse_info(info: bytes | str) -> dict[str, str]:
+    text = info.decode(errors="replace") if isinstance(info, bytes) else info
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def _check_server(info: Mapping[str, str]) -> None:
+    version = info.get("redis_version", "")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if len(numbers) == 2 and numbers < MINIMUM_VERSION:
+        raise ConfigurationError(f"the server is Redis {version}; runstream needs Redis 6.2 or later, or Valkey")
+    policy = info.get("maxmemory_policy", "")
+    if policy.startswith("allkeys-"):
+        raise ConfigurationError(
+            f"the server has maxmemory-policy {policy}: it would drop acknowledged events without a word;"
+            " set it to noeviction"
+        )

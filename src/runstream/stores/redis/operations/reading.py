@@ -1,0 +1,291 @@
+"""Read, follow and recover.
+
+Offsets are dense, so density is the proof that nothing is missing: a page that does not go on where
+the last one ended is an error, never a shorter list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from runstream.codec.record import ERASED
+from runstream.model.errors import CorruptRecordError, EventsArchived
+from runstream.model.events import EventKind, Visibility
+from runstream.model.names import check_name, check_run_id
+from runstream.model.protocols import OnCorrupt
+from runstream.model.state import ENDED_STATUSES
+from runstream.model.values import Cursor, E, Recorded, Recovery, S
+from runstream.stores.filters import EventFilter, check_read, origin
+from runstream.stores.redis.context import Context
+from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Stream
+from runstream.stores.redis.operations.snapshots import decode_snapshot
+from runstream.stores.redis.replies import as_map, entry_record, place
+from runstream.stores.refusals import diverged, lost
+
+__all__ = ["Standing", "collect", "follow", "list_events", "read", "recover", "standing_of", "standing_query"]
+
+PAGE = 1000
+_MAX_SEQUENCE = 2**64 - 1
+_RECOVER_ATTEMPTS = 10
+
+
+class Standing(NamedTuple):
+    """Where a run stands, as its meta has it; a run that is not there stands at 0."""
+
+    exists: bool
+    start: Cursor
+    last: Cursor
+    mark: Cursor
+    status: str
+
+
+def standing_query(meta_key: str) -> tuple[Any, ...]:
+    """The command whose reply :func:`standing_of` reads."""
+    return (b"HMGET", meta_key, "start", "last", "mark", "status")
+
+
+def standing_of(reply: Sequence[bytes | None]) -> Standing:
+    """Where the run stands."""
+    start, last, mark, status = reply
+    at_start = place(start) if start else Cursor(0, 0)
+    return Standing(
+        start is not None,
+        at_start,
+        place(last) if last else at_start,
+        place(mark) if mark else at_start,
+        status.decode() if status else "",
+    )
+
+
+def read(
+    context: Context[E, S],
+    run_id: str,
+    after: int | str = 0,
+    *,
+    before: int | None = None,
+    limit: int | None = None,
+    reverse: bool = False,
+    on_corrupt: OnCorrupt = "raise",
+) -> Stream:
+    """The events between two offsets, as they stand at the first exchange, in pages."""
+    check_run_id(run_id)
+    low, cursor = origin(after)
+    reader = _Reader(context, run_id, on_corrupt, limit)
+    standing = yield from reader.open(low, cursor)
+    high = standing.last.offset if before is None else min(before - 1, standing.last.offset)
+    low = max(low, standing.start.offset)
+    if reverse:
+        yield from reader.backward(low, high)
+    else:
+        yield from reader.forward(low, high)
+
+
+def list_events(context: Context[E, S], run_id: str, since_seq: int = 0) -> Operation[list[E]]:
+    """The events whose ``seq`` is over ``since_seq``, in log order."""
+    recorded = yield from collect(read(context, run_id))
+    if since_seq <= 0:
+        return [item.event for item in recorded]
+    return [item.event for item in recorded if item.event.seq > since_seq]
+
+
+def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) -> Operation[Recovery[S, E]]:
+    """The latest snapshot and the events after it, of the run or of one lane."""
+    check_run_id(run_id)
+    keys = context.keys.run(run_id)
+    queries = [(b"HGETALL", keys.snapshot(lane_id)), standing_query(keys.meta)]
+    if lane_id is not None:
+        check_name("lane_id", lane_id)
+        queries.append((b"HGET", keys.meta, f"lane:{lane_id}"))
+    revision = -1
+    for _ in range(_RECOVER_ATTEMPTS):
+        saved, meta, *lane_last = yield Exchange(queries, atomic=True)
+        standing = standing_of(meta)
+        snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
+        covered = standing.start.offset if snapshot is None else snapshot.offset
+        recorded: list[Recorded[E]] = []
+        try:
+            # a lane with nothing after its snapshot needs no event, wherever the others' have gone
+            if lane_id is None or int(lane_last[0] or 0) > covered:
+                recorded = yield from collect(read(context, run_id, covered, before=standing.last.offset + 1))
+        except EventsArchived:
+            # trimmed between the two steps, which takes a newer snapshot: go on from that one
+            if snapshot is None or snapshot.revision == revision:
+                raise
+            revision = snapshot.revision
+            continue
+        if lane_id is not None:
+            recorded = [item for item in recorded if item.event.lane_id == lane_id]
+        context.coverage.recovered(run_id, lane_id, standing.last.offset)
+        return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
+    raise EventsArchived(
+        f"run {run_id!r} is trimmed faster than it can be recovered from Redis; read its archive",
+        run_id=run_id,
+        first_hot=standing.last.offset + 1,
+    )
+
+
+def follow(
+    context: Context[E, S],
+    run_id: str,
+    after: int | str = 0,
+    *,
+    idle_timeout: float | None = None,
+    lane_id: str | None = None,
+    kinds: Collection[EventKind | str] | None = None,
+    visibility: Visibility | str | None = None,
+) -> Stream:
+    """History, then live, until the run has ended and all was given."""
+    check_run_id(run_id)
+    wanted = EventFilter(lane_id, kinds, visibility)
+    keys = context.keys.run(run_id)
+    position, cursor = origin(after)
+    reader: _Reader[E, S] = _Reader(context, run_id, "raise", None)
+    if cursor is not None:
+        yield from reader.open(position, cursor)
+    seen = 0
+    given_at = context.clock()
+    while True:
+        standing, found = yield from reader.page(position, None)
+        if found:
+            seen = position = found[-1][0].offset
+            matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
+            if matching:
+                given_at = context.clock()
+                yield Items(matching)
+                given_at = context.clock()
+            continue
+        if standing.last.offset < seen:
+            raise lost(run_id, seen, standing.last.offset)
+        if standing.status in ENDED_STATUSES and standing.last.offset <= position:
+            return
+        wait = context.max_block_seconds
+        if idle_timeout is not None:
+            left = given_at + idle_timeout - context.clock()
+            if left <= 0:
+                raise TimeoutError(f"run {run_id!r} had no event to give for {idle_timeout} seconds")
+            wait = min(wait, left)
+        # only the bell: what came is read as a page, with all its checks
+        bell = (b"XREAD", b"COUNT", 1, b"BLOCK", max(1, int(wait * 1000)), b"STREAMS", keys.events)
+        yield Exchange([(*bell, f"{position}-{_MAX_SEQUENCE}")])
+
+
+def collect(stream: Stream) -> Operation[list[Any]]:
+    """All the items of a stream as one result."""
+    collected: list[Any] = []
+    replies: Any = None
+    while True:
+        try:
+            step = stream.send(replies)
+        except StopIteration:
+            return collected
+        if isinstance(step, Items):
+            collected.extend(step.items)
+            replies = None
+        else:
+            replies = yield step
+
+
+_Found = list[tuple[Cursor, bytes]]
+
+
+class _Reader:
+    """Reads the pages of one run and checks that nothing is missing between them."""
+
+    def __init__(self, context: Context[E, S], run_id: str, on_corrupt: OnCorrupt, limit: int | None) -> None:
+        check_read(limit, on_corrupt)
+        self.context = context
+        self.run_id = run_id
+        self.on_corrupt = on_corrupt
+        self.left = limit
+        self._keys = context.keys.run(run_id)
+
+    def open(self, offset: int, cursor: Cursor | None) -> Operation[Standing]:
+        """Where the run stands; with a cursor, checked to be of the history that the run has."""
+        queries = [standing_query(self._keys.meta)]
+        if cursor is not None:
+            queries.append((b"XRANGE", self._keys.events, str(offset), str(offset)))
+        meta, *entries = yield Exchange(queries, atomic=cursor is not None)
+        standing = standing_of(meta)
+        if cursor is not None and offset > standing.start.offset:
+            if offset > standing.last.offset:
+                raise lost(self.run_id, offset, standing.last.offset)
+            here = [place(entry[0]) for entry in entries[0]]
+            here += [known for known in (standing.mark, standing.last) if known.offset == offset]
+            if any(known != cursor for known in here):
+                raise diverged(self.run_id, cursor)
+        return standing
+
+    def page(self, after: int, upto: int | None, count: int = PAGE) -> Operation[tuple[Standing, _Found]]:
+        """The next entries after an offset, none missing."""
+        end = "+" if upto is None else str(upto)
+        query = (b"XRANGE", self._keys.events, str(after + 1), end, b"COUNT", count)
+        meta, entries = yield Exchange([standing_query(self._keys.meta), query], atomic=True)
+        standing = standing_of(meta)
+        high = standing.last.offset if upto is None else min(upto, standing.last.offset)
+        if upto is not None and standing.last.offset < after:
+            raise lost(self.run_id, after, standing.last.offset)
+        found = [(at, entry_record(entry)) for entry in entries if (at := place(entry[0])).offset <= high]
+        first = max(after, standing.start.offset) + 1
+        for expected, (at, _) in enumerate(found, first):
+            if at.offset != expected:
+                yield from self._report_missing(standing, expected)
+        if not found and first <= high:
+            yield from self._report_missing(standing, first)
+        return standing, found
+
+    def _report_missing(self, standing: Standing, expected: int) -> Operation[None]:
+        """Raise the error that says why the event at ``expected`` is not there."""
+        if expected > standing.mark.offset:  # nobody may have trimmed what was never archived
+            raise lost(self.run_id, standing.last.offset, expected - 1)
+        (first,) = yield Exchange([(b"XRANGE", self._keys.events, str(expected), "+", b"COUNT", 1)])
+        first_hot = place(first[0][0]).offset if first else standing.last.offset + 1
+        raise EventsArchived(
+            f"events {expected} to {first_hot - 1} of run {self.run_id!r} have left Redis for the archive; read"
+            f" them there, or read on from offset {first_hot} (after={first_hot - 1})",
+            run_id=self.run_id,
+            first_hot=first_hot,
+        )
+
+    def forward(self, low: int, high: int) -> Stream:
+        """The events from ``low + 1`` to ``high``."""
+        while low < high and self.left != 0:
+            count = PAGE if self.left is None else min(PAGE, self.left)
+            _, found = yield from self.page(low, high, count)
+            low = found[-1][0].offset
+            yield Items(self._counted((yield from self.decode(found))))
+
+    def backward(self, low: int, high: int) -> Stream:
+        """The events from ``high`` down to ``low + 1``."""
+        if self.left is None and low < high:
+            yield from self.page(low, high, 1)  # say at once, not after half of it, that the rest has moved
+        while low < high and self.left != 0:
+            count = PAGE if self.left is None else min(PAGE, self.left)
+            _, found = yield from self.page(max(low, high - count), high, count)
+            high = found[0][0].offset - 1
+            yield Items(self._counted((yield from self.decode(found[::-1]))))
+
+    def decode(self, found: _Found) -> Paging[list[Recorded[Any]]]:
+        """The events of a page, without those that were erased.
+
+        At one that does not read, what came before it is handed on first.
+        """
+        decode_event, run_id = self.context.codec.decode_event, self.run_id
+        recorded: list[Recorded[Any]] = []
+        for at, record in found:
+            if record == ERASED:
+                continue
+            try:
+                event = decode_event(run_id, at.offset, record)
+            except CorruptRecordError:
+                if self.on_corrupt == "skip":
+                    continue
+                yield Items(recorded)
+                raise
+            recorded.append(Recorded(at.offset, f"{at.offset}-{at.chain}", event))
+        return recorded
+
+    def _counted(self, recorded: list[Recorded[Any]]) -> list[Recorded[Any]]:
+        if self.left is not None:
+            self.left -= len(recorded)
+        return recorded

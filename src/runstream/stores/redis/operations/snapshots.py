@@ -1,0 +1,60 @@
+"""Load snapshots."""
+
+from __future__ import annotations
+
+from runstream.codec.snapshot import state_checksum, unpack_state
+from runstream.model.errors import CorruptRecordError
+from runstream.model.names import check_name, check_run_id
+from runstream.model.values import E, S, Snapshot
+from runstream.stores.redis.context import Context
+from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.stores.redis.replies import as_map
+
+__all__ = ["decode_snapshot", "load_latest", "load_snapshot"]
+
+
+def load_snapshot(
+    context: Context[E, S], run_id: str, *, lane_id: str | None = None
+) -> Operation[Snapshot[S] | None]:
+    """The latest snapshot of the run, or of one lane of it."""
+    check_run_id(run_id)
+    if lane_id is not None:
+        check_name("lane_id", lane_id)
+    (saved,) = yield Exchange([(b"HGETALL", context.keys.run(run_id).snapshot(lane_id))])
+    snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
+    if snapshot is not None:
+        context.coverage.loaded(run_id, lane_id, snapshot.offset)
+    return snapshot
+
+
+def load_latest(context: Context[E, S], run_id: str) -> Operation[S | None]:
+    """The state of the run's latest snapshot."""
+    snapshot = yield from load_snapshot(context, run_id)
+    return None if snapshot is None else snapshot.state
+
+
+def decode_snapshot(
+    context: Context[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+) -> Snapshot[S] | None:
+    """The snapshot that a hash holds, remembered as what the next difference is made from.
+
+    Raises CorruptRecordError for a hash that fails its checksum or does not decode.
+    """
+    if not saved:
+        return None
+    try:
+        offset, revision = int(saved[b"offset"]), int(saved[b"revision"])
+        fields, packed = unpack_state(saved)
+        if int(saved[b"checksum"]) != state_checksum(packed.fields):
+            raise ValueError("its checksum does not match")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
+        raise CorruptRecordError(
+            f"the snapshot{of_lane} of run {run_id!r} does not read: {error}; the events are not affected: save"
+            " a new snapshot from them",
+            run_id=run_id,
+            offset=0,
+        ) from error
+    state = context.codec.make_state(run_id, fields)
+    context.snapshots.put(run_id, lane_id, saved[b"token"].decode(), revision, packed)
+    return Snapshot(state, offset, revision)

@@ -1,0 +1,43 @@
+"""Replies in one shape, whichever protocol brought them: RESP2 has no maps, RESP3 has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runstream.model.values import Cursor
+
+__all__ = ["as_map", "entry_record", "place", "scored"]
+
+
+def as_map(reply: Any) -> dict[bytes, bytes]:
+    """A hash."""
+    if isinstance(reply, Mapping):
+        return dict(reply)
+    flat = iter(reply)
+    return dict(zip(flat, flat, strict=True))
+
+
+def scored(reply: Any) -> list[tuple[str, int]]:
+    """The members of a sorted set with their scores, which are whole microseconds."""
+    if reply and isinstance(reply[0], list | tuple):
+        pairs = [(member, score) for member, score in reply]
+    else:
+        flat = iter(reply)
+        pairs = list(zip(flat, flat, strict=True))
+    return [(member.decode(), int(float(score))) for member, score in pairs]
+
+
+def place(text: bytes) -> Cursor:
+    """A place as meta holds it."""
+    offset, _, chain = text.partition(b"-")
+    return Cursor(int(offset), int(chain))
+
+
+def entry_record(entry: Any) -> bytes:
+    """The wire record of a stream entry; of an entry with other fields than ours, what it holds."""
+    fields = entry[1]
+    if len(fields) == 2 and fields[0] == b"e":
+        record: bytes = fields[1]
+        return record
+    return b" ".join(fields)

@@ -1,0 +1,194 @@
+"""The Lua scripts, and their arguments in Python's terms. Each script's header says what it promises."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from runstream.codec.shapes import EncodedEvent
+from runstream.codec.snapshot import PackedState, state_checksum
+from runstream.model.values import Cursor
+from runstream.stores.redis.context import Producer
+from runstream.stores.redis.exchange import Script, ScriptCall
+from runstream.stores.redis.keys import Keys
+
+__all__ = ["Batch", "SnapshotWrite", "append_call", "claim_call", "delete_call", "park_call", "settle_call"]
+
+MICROSECONDS = 1_000_000
+
+
+def _load(name: str) -> Script:
+    source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    # the digest is the server's own name for a script, not a safeguard
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE = (_load(n) for n in ("append", "claim", "settle", "park", "delete"))
+
+
+def snapshot_field(lane_id: str | None) -> str:
+    """The meta field that notes a snapshot."""
+    return "snapshot" if lane_id is None else f"snapshot:{lane_id}"
+
+
+@dataclass(slots=True)
+class SnapshotWrite:
+    """A snapshot to save: the packed state, and the one that its writer knows, if any.
+
+    It goes out as a difference from ``known_state``, or whole without one. ``compare`` refuses it
+    where another has been saved since. ``covers`` is the offset that the writer knows the history
+    up to.
+    """
+
+    lane_id: str | None
+    state: PackedState
+    token: str
+    covers: int
+    known_token: str = ""
+    known_state: PackedState | None = None
+    compare: bool = False
+
+    def args(self) -> list[Any]:
+        """What the append script takes of it."""
+        if self.known_state is None:
+            form, sets, removes = "whole", self.state.fields, []
+        else:
+            form = "difference"
+            sets, removes = self.state.changes_from(self.known_state)
+        args: list[Any] = [
+            snapshot_field(self.lane_id),
+            "compare" if self.compare else "replace",
+            self.known_token,
+            self.token,
+            self.covers,
+            state_checksum(self.state.fields),
+            form,
+            len(sets),
+            len(removes),
+        ]
+        for name, value in sets.items():
+            args += (name, value)
+        return args + removes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one append does to one run. An empty status says nothing of the run's."""
+
+    run_id: str
+    events: Sequence[EncodedEvent]
+    session_id: str
+    status: str
+    expected_offset: int | None = None
+    snapshot: SnapshotWrite | None = None
+
+    def lanes(self) -> dict[str, int]:
+        """The lanes of the events, each with the index (from 1) of its last event."""
+        return {event.lane_id: index for index, event in enumerate(self.events, 1)}
+
+
+def append_call(keys: Keys, batch: Batch, producer: Producer, first_chain: int) -> ScriptCall:
+    """Append events, a snapshot, or both. ``first_chain`` is for a run that is new."""
+    run, partition = keys.run(batch.run_id), keys.partition_of(batch.run_id)
+    lanes = batch.lanes()
+    args: list[Any] = [
+        batch.run_id,
+        keys.partitions,
+        first_chain,
+        batch.session_id,
+        batch.status,
+        "" if batch.expected_offset is None else batch.expected_offset,
+        producer.name,
+        producer.number,
+        len(lanes),
+    ]
+    for lane in lanes.items():
+        args += lane
+    args += [""] if batch.snapshot is None else batch.snapshot.args()
+    args += [event.record for event in batch.events]
+    return ScriptCall(
+        _APPEND,
+        (
+            run.events,
+            run.meta,
+            run.producers,
+            run.snapshot(batch.snapshot.lane_id if batch.snapshot else None),
+            keys.runs(partition),
+            keys.session(partition, batch.session_id),
+            keys.due(partition),
+            keys.config(partition),
+        ),
+        args,
+    )
+
+
+def claim_call(keys: Keys, partition: int, due_until: int | None, count: int, seconds: float) -> ScriptCall:
+    """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now)."""
+    until = "" if due_until is None else due_until
+    return ScriptCall(_CLAIM, (keys.due(partition),), (until, count, int(seconds * MICROSECONDS)))
+
+
+def settle_call(
+    keys: Keys,
+    run_id: str,
+    *,
+    start: Cursor,
+    proven: Cursor,
+    trim: str,
+    keep_seconds: float | None,
+    archives: Sequence[str],
+    snapshots: Mapping[str | None, str],
+) -> ScriptCall:
+    """Note that a run is archived up to ``proven``, with these snapshots (token by lane)."""
+    run, partition = keys.run(run_id), keys.partition_of(run_id)
+    args: list[Any] = [
+        run_id,
+        str(start),
+        str(proven),
+        trim,
+        "" if keep_seconds is None else int(keep_seconds * MICROSECONDS),
+        len(archives),
+        *archives,
+    ]
+    for lane_id, token in snapshots.items():
+        args += (snapshot_field(lane_id), token)
+    return ScriptCall(
+        _SETTLE,
+        (run.events, run.meta, keys.due(partition), keys.archives(partition), keys.parked(partition)),
+        args,
+    )
+
+
+def park_call(keys: Keys, run_id: str, *, start: Cursor, reason: str, seconds: float) -> ScriptCall:
+    """Set a run aside for ``seconds``."""
+    partition = keys.partition_of(run_id)
+    return ScriptCall(
+        _PARK,
+        (keys.run(run_id).meta, keys.due(partition), keys.parked(partition)),
+        (run_id, str(start), reason, int(seconds * MICROSECONDS)),
+    )
+
+
+def delete_call(
+    keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]
+) -> ScriptCall:
+    """Remove a run whose start, session and snapshots (by lane) are these."""
+    run, partition = keys.run(run_id), keys.partition_of(run_id)
+    return ScriptCall(
+        _DELETE,
+        (
+            run.events,
+            run.meta,
+            run.producers,
+            run.keys,
+            keys.runs(partition),
+            keys.session(partition, session_id),
+            keys.due(partition),
+            keys.parked(partition),
+            *(run.snapshot(lane_id) for lane_id in lanes),
+        ),
+        (run_id, start, session_id, len(lanes)),
+    )

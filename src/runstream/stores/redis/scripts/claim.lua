@@ -1,0 +1,18 @@
+-- Claims runs that are due: their score moves into the future, so that nobody else takes them before.
+--
+-- KEYS  1 due
+-- ARGV  1 only what came due up to this time, or '' for now (microseconds)  2 how many
+--       3 for how long (microseconds)
+--
+-- Replies {server time, {run id, when it came due, ...}}
+--
+-- After it: a claimed run comes due again by itself when the claim has passed.
+
+local now = redis.call('TIME')
+now = now[1] * 1000000 + now[2]
+local limit = now
+if ARGV[1] ~= '' and tonumber(ARGV[1]) < now then limit = tonumber(ARGV[1]) end
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', limit), 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+local until_ = string.format('%.0f', now + tonumber(ARGV[3]))
+for i = 1, #due, 2 do redis.call('ZADD', KEYS[1], 'XX', until_, due[i]) end
+return {string.format('%.0f', now), due}

@@ -1,0 +1,95 @@
+-- Notes that a run is archived up to a place, and trims what is not needed any more.
+--
+-- KEYS  1 events  2 meta  3 due  4 archives  5 parked
+-- ARGV  1 run id  2 the run's start (its first chain names this very run)
+--       3 the place that is proven to be archived  4 'covered', 'archived' or 'never'
+--       5 keep the claim for so long (microseconds), or '' to give it up
+--       6 number of archives that have it, their UUIDs
+--       then the meta field of each snapshot that is archived, and its token
+--
+-- Replies {'ok', entries trimmed, '1' if nothing is left to archive}
+--         {'gone'}                  the run was deleted, or deleted and created anew
+--         {'diverged'}              the run has another history at that place
+--         {'archives', location}    an archive that the partition requires has not taken part
+--         In the last three cases nothing was trimmed and the claim stands until it runs out.
+--
+-- After 'ok': the mark is at least at that place; what was trimmed lies at or before it. The run stays
+-- due if an event or a snapshot came in between. XTRIM is the first write: it frees memory, so that a
+-- full server does not refuse what would make room.
+
+local function text(number) return string.format('%.0f', number) end
+local function offset_of(cursor) return tonumber(string.match(cursor, '^(%d+)-')) end
+
+local fields = redis.call('HGETALL', KEYS[2])
+local meta = {}
+for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+if meta['start'] ~= ARGV[2] then return {'gone'} end
+
+local at = 7
+local has = {}
+for _ = 1, tonumber(ARGV[6]) do
+  has[ARGV[at]] = true
+  at = at + 1
+end
+local required = redis.call('HGETALL', KEYS[4])
+for i = 1, #required, 2 do
+  if not has[required[i]] then return {'archives', required[i + 1]} end
+end
+
+local mark = meta['mark'] or meta['start']
+local place, offset = ARGV[3], offset_of(ARGV[3])
+if place ~= mark and place ~= meta['last'] then
+  local entry = redis.call('XRANGE', KEYS[1], place, place)
+  if #entry == 0 then
+    if offset > offset_of(mark) then return {'diverged'} end
+    place, offset = mark, offset_of(mark) -- somebody else has settled further
+  end
+end
+if offset < offset_of(mark) then place, offset = mark, offset_of(mark) end
+
+-- the last offset that nobody needs from here
+local limit = 0
+if ARGV[4] == 'archived' then
+  limit = offset
+elseif ARGV[4] == 'covered' then
+  limit = offset
+  local of_run = meta['snapshot']
+  if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
+  for field, value in pairs(meta) do
+    local lane = string.match(field, '^lane:(.*)$')
+    if lane then
+      local of_lane = meta['snapshot:' .. lane]
+      if of_lane then
+        local covered = tonumber(string.match(of_lane, '^%d+'))
+        -- a lane that has nothing after its snapshot needs nothing
+        if tonumber(value) > covered then limit = math.min(limit, covered) end
+      elseif not of_run then
+        limit = 0
+      end
+    end
+  end
+end
+
+local trimmed = redis.call('XTRIM', KEYS[1], 'MINID', text(limit + 1))
+redis.call('HSET', KEYS[2], 'mark', place)
+redis.call('HDEL', KEYS[5], ARGV[1])
+
+local done = offset == offset_of(meta['last'])
+local archived = {}
+for i = at, #ARGV, 2 do archived[ARGV[i]] = ARGV[i + 1] end
+for field, value in pairs(meta) do
+  if string.sub(field, 1, 8) == 'snapshot' and archived[field] ~= string.match(value, '(%S+)$') then
+    done = false
+  end
+end
+
+if ARGV[5] ~= '' then
+  local now = redis.call('TIME')
+  redis.call('ZADD', KEYS[3], 'XX', text(now[1] * 1000000 + now[2] + tonumber(ARGV[5])), ARGV[1])
+elseif done then
+  redis.call('ZREM', KEYS[3], ARGV[1])
+else
+  local now = redis.call('TIME')
+  redis.call('ZADD', KEYS[3], text(now[1] * 1000000 + now[2]), ARGV[1])
+end
+return {'ok', trimmed, done and '1' or '0'}

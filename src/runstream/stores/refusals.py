@@ -1,0 +1,49 @@
+"""The errors that every store raises in the same words."""
+
+from __future__ import annotations
+
+from runstream.model.errors import AcknowledgedWritesLost, ConcurrencyConflict, HistoryDiverged
+from runstream.model.values import Cursor
+
+__all__ = ["diverged", "lost", "offset_conflict", "snapshot_conflict"]
+
+
+def offset_conflict(run_id: str, expected: int, actual: int) -> ConcurrencyConflict:
+    """The run stands elsewhere than the writer expected."""
+    return ConcurrencyConflict(
+        f"run {run_id!r} stands at offset {actual}, not {expected}; nothing was written:"
+        f" read the events after {expected}, decide again, and append with expected_offset={actual}",
+        expected=expected,
+        actual=actual,
+    )
+
+
+def snapshot_conflict(run_id: str, known: int, actual: int) -> ConcurrencyConflict:
+    """Another snapshot was saved since the one with revision ``known`` (0: none) that the writer knows."""
+    return ConcurrencyConflict(
+        f"run {run_id!r}: snapshot {actual} was saved by another writer; nothing was written:"
+        " load it, apply the change to it and save again",
+        expected=known,
+        actual=actual,
+    )
+
+
+def lost(run_id: str, last_seen: int, last_present: int) -> AcknowledgedWritesLost:
+    """Events that were seen are not there any more."""
+    return AcknowledgedWritesLost(
+        f"run {run_id!r} stands at offset {last_present}, but offset {last_seen} was seen: the server has lost"
+        " events that it acknowledged; read the run again and decide what to repeat",
+        run_id=run_id,
+        last_seen=last_seen,
+        last_present=last_present,
+    )
+
+
+def diverged(run_id: str, cursor: Cursor) -> HistoryDiverged:
+    """The run has another event at the cursor's offset."""
+    return HistoryDiverged(
+        f"run {run_id!r} has another history than the one of cursor {cursor}: acknowledged events were lost and"
+        " their offsets filled again; read the run from its beginning",
+        run_id=run_id,
+        offset=cursor.offset,
+    )
