@@ -1,5 +1,12 @@
-"""Durable, shared, replayable runs for multi-process AI agents, on plain Redis."""
+"""Durable, shared, replayable runs for multi-process AI agents, on plain Redis.
 
+Every event of a run is appended to that run's own Redis stream, the latest state of a run is a hash of
+msgpack values, and a drain worker archives both into SQLite or JSONL, after which the stream is
+trimmed. All stores speak one small Protocol, :class:`Checkpointer`.
+"""
+
+from runstream.connect import connect, connect_async
+from runstream.drain import DrainWorker
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ArchiveGap,
@@ -20,6 +27,52 @@ from runstream.model.errors import (
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
 from runstream.model.protocols import AsyncRunStore, Checkpointer, RunStore, Sink
 from runstream.model.state import NodeState, RunState, RunStatus
-from runstream.model.values import Appended, Recorded, Recovery, RunInfo, Snapshot
+from runstream.model.values import Appended, DrainReport, Recorded, Recovery, RunInfo, Snapshot
+from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.sqlite import SQLiteCheckpointer
+
+__all__ = [
+    "TERMINAL_KINDS",
+    "AcknowledgedWritesLost",
+    "Appended",
+    "ArchiveGap",
+    "AsyncRedisCheckpointer",
+    "AsyncRunStore",
+    "Checkpointer",
+    "ConcurrencyConflict",
+    "ConfigurationError",
+    "CorruptRecordError",
+    "DrainReport",
+    "DrainWorker",
+    "EncodingError",
+    "EventKind",
+    "EventsArchived",
+    "HistoryDiverged",
+    "InMemoryCheckpointer",
+    "InvalidRunId",
+    "JSONLCheckpointer",
+    "LeaseHeld",
+    "LeaseLost",
+    "NodeState",
+    "PAEvent",
+    "PayloadTooLarge",
+    "Recorded",
+    "Recovery",
+    "RedisCheckpointer",
+    "RunInfo",
+    "RunState",
+    "RunStatus",
+    "RunStore",
+    "RunstreamError",
+    "SQLiteCheckpointer",
+    "Sink",
+    "Snapshot",
+    "StoreUnavailable",
+    "UnsupportedVersion",
+    "Visibility",
+    "connect",
+    "connect_async",
+    "create_event",
+]

@@ -107,7 +107,7 @@ class Codec(Generic[E, S]):
             raise InvalidRunId(
                 f"an event of run {fields.get('run_id')!r:.80} cannot be appended to run {run_id!r:.80}"
             )
-        values = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
+        values: list[Any] = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
         for place in (_KIND, _VISIBILITY):
             if isinstance(values[place], Enum):
                 values[place] = values[place].value

@@ -89,8 +89,8 @@ def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedS
             key, sub = names[: int(size)], names[int(size) + 1 :]
             parts.setdefault(_text(key), []).append((rank, _text(sub), rest[0]))
     state: dict[str, Any] = {}
-    for _, key, rest in sorted(top, key=_rank):
-        state[key] = rest[0] if rest else {sub: part for _, sub, part in sorted(parts.get(key, []), key=_rank)}
+    for _, text, rest in sorted(top, key=_rank):
+        state[text] = rest[0] if rest else {sub: part for _, sub, part in sorted(parts.get(text, []), key=_rank)}
     return state, packed
 
 

@@ -39,15 +39,14 @@ _STATUS_BY_KIND: Mapping[str, str] = {
 }
 
 
-def status_after(kinds: Iterable[str], snapshot_status: str | None = None) -> str | None:
-    """The status a run takes when events of these kinds, then a snapshot, are its last word.
+def status_after(kinds: Iterable[str]) -> str | None:
+    """The status a run takes when events of these kinds are its last word.
 
     None where they say nothing of the run: ``agent.*`` never ends a run.
     """
-    status = snapshot_status
-    if status is None:
-        for kind in kinds:
-            status = _STATUS_BY_KIND.get(kind, status)
+    status = None
+    for kind in kinds:
+        status = _STATUS_BY_KIND.get(kind, status)
     return status
 
 

@@ -10,7 +10,17 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind, Visibility
 from runstream.model.values import Cursor, RunInfo
 
-__all__ = ["EventFilter", "RunFilter", "check_read", "origin"]
+__all__ = ["EventFilter", "RunFilter", "check_read", "lane_of", "origin", "seq_of"]
+
+
+def lane_of(event: Any) -> Any:
+    """The lane of an event of whatever type: it has the ten fields of a PAEvent."""
+    return event.lane_id
+
+
+def seq_of(event: Any) -> Any:
+    """The ``seq`` of an event of whatever type."""
+    return event.seq
 
 
 def origin(after: int | str) -> tuple[int, Cursor | None]:
@@ -49,6 +59,7 @@ class EventFilter:
         self.visibility = _text(visibility)
 
     def __call__(self, event: Any) -> bool:
+        """Whether the event is wanted."""
         return (
             (self.lane_id is None or event.lane_id == self.lane_id)
             and (self.kinds is None or _text(event.kind) in self.kinds)
@@ -65,6 +76,7 @@ class RunFilter:
         self.updated_after = updated_after
 
     def __call__(self, info: RunInfo) -> bool:
+        """Whether the run is wanted."""
         return (
             (self.session_id is None or info.session_id == self.session_id)
             and (self.status is None or info.status == self.status)

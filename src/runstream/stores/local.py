@@ -24,7 +24,7 @@ from runstream.model.protocols import Fallback, OnCorrupt
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.stores.coverage import CoverageBook
-from runstream.stores.filters import RunFilter
+from runstream.stores.filters import RunFilter, lane_of, seq_of
 from runstream.stores.lifecycle import Lifecycle
 from runstream.stores.refusals import offset_conflict, snapshot_conflict
 
@@ -265,8 +265,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         recorded = list(self.read(run_id, covered))
         end = recorded[-1].offset if recorded else covered
         if lane_id is not None:
-            # getattr: an event type has the ten fields, but no Protocol says so to a type checker
-            recorded = [item for item in recorded if getattr(item.event, "lane_id", None) == lane_id]
+            recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         self._coverage.recovered(run_id, lane_id, end)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
 
@@ -275,7 +274,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         events = [item.event for item in self.read(run_id)]
         if since_seq <= 0:
             return events
-        return [event for event in events if getattr(event, "seq", 0) > since_seq]
+        return [event for event in events if seq_of(event) > since_seq]
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None."""

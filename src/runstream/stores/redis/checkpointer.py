@@ -161,7 +161,8 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
 
     def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
-        return self.perform(snapshots.load_latest(self.context, run_id))
+        snapshot = self.load_snapshot(run_id)
+        return None if snapshot is None else snapshot.state
 
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
@@ -328,7 +329,8 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
 
     async def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
-        return await self.perform(snapshots.load_latest(self.context, run_id))
+        snapshot = await self.load_snapshot(run_id)
+        return None if snapshot is None else snapshot.state
 
     async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""

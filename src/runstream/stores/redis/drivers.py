@@ -6,6 +6,8 @@ script that the server does not know, and leaves replies as the protocol brought
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +15,9 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 from redis import exceptions as errors
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import FullJitterBackoff
+from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.stores.redis.exchange import (
@@ -27,7 +32,14 @@ from runstream.stores.redis.exchange import (
     Stream,
 )
 
-__all__ = ["AsyncDriver", "SyncDriver"]
+__all__ = [
+    "AsyncDriver",
+    "SyncDriver",
+    "open_async_client",
+    "open_async_fake_client",
+    "open_client",
+    "open_fake_client",
+]
 
 T = TypeVar("T")
 
@@ -240,3 +252,68 @@ class AsyncDriver:
     async def close(self) -> None:
         """Close the client's connections."""
         await self._client.aclose()
+
+
+# What the clients that we build ourselves do; a caller's client is taken as it is. Every command here can be
+# sent twice: appends know their producer's batch, the rest leaves the same state.
+_RETRIES = 3
+_CLIENT_OPTIONS: dict[str, Any] = {
+    "socket_connect_timeout": 5.0,
+    "socket_timeout": 10.0,
+    "health_check_interval": 30,
+}
+
+
+def open_client(url: str) -> redis.Redis:
+    """A client for ``redis://``, ``rediss://`` and ``unix://`` URLs, with redis-py's own options in the query.
+
+    Raises ConfigurationError for a URL that redis-py does not take. Connects when it is first used.
+    """
+    with _client_options(url):
+        retry = Retry(FullJitterBackoff(base=0.02, cap=0.5), _RETRIES)
+        return redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+
+
+def open_async_client(url: str) -> redis.asyncio.Redis:
+    """As :func:`open_client`, for asyncio."""
+    with _client_options(url):
+        retry = AsyncRetry(FullJitterBackoff(base=0.02, cap=0.5), _RETRIES)
+        return redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+
+
+@contextmanager
+def _client_options(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{_without_password(url)}: {error}") from error
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(//[^/@]*:)[^/@]*@", r"\1***@", url)
+
+
+def open_fake_client(name: str) -> redis.Redis:
+    """A client of fakeredis. Clients of one name share a server within the process; without a name, none does."""
+    fakeredis = _fakeredis()
+    server = None if name else fakeredis.FakeServer()
+    client: redis.Redis = fakeredis.FakeRedis(server=server, host=name or "localhost")
+    return client
+
+
+def open_async_fake_client(name: str) -> redis.asyncio.Redis:
+    """As :func:`open_fake_client`, for asyncio."""
+    fakeredis = _fakeredis()
+    server = None if name else fakeredis.FakeServer()
+    client: redis.asyncio.Redis = fakeredis.FakeAsyncRedis(server=server, host=name or "localhost")
+    return client
+
+
+def _fakeredis() -> Any:
+    try:
+        importlib.import_module("lupa")
+        return importlib.import_module("fakeredis")
+    except ImportError as error:
+        raise ConfigurationError(
+            "fake: needs fakeredis with its Lua extra; run: pip install 'runstream[testing]'"
+        ) from error

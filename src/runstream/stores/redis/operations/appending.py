@@ -87,26 +87,21 @@ def _with_snapshot(
         check_name("lane_id", lane_id)
     fields = context.codec.state_fields(state)
     known_token, known_state = context.snapshots.get(run_id, lane_id)
-    batch = _batch(run_id, events, expected_offset=expected_offset)
-    return Batch(
-        run_id,
-        events,
-        session_id=batch.session_id or fields.get("session_id", ""),
-        # a lane that has finished has not ended the run
-        status=batch.status
-        if lane_id is not None
-        else status_after((), context.codec.status_of(fields)) or batch.status,
-        expected_offset=expected_offset,
-        snapshot=SnapshotWrite(
-            lane_id,
-            pack_state(context.codec.packer, fields, known_state),
-            random_token(),
-            covers=context.coverage.covered(run_id, lane_id),
-            known_token=known_token,
-            known_state=known_state,
-            compare=compare,
-        ),
+    plain = _batch(run_id, events)
+    status = plain.status
+    if lane_id is None:  # a lane that has finished has not ended the run
+        status = context.codec.status_of(fields) or status
+    write = SnapshotWrite(
+        lane_id,
+        pack_state(context.codec.packer, fields, known_state),
+        random_token(),
+        covers=context.coverage.covered(run_id, lane_id),
+        known_token=known_token,
+        known_state=known_state,
+        compare=compare,
     )
+    session_id = plain.session_id or fields.get("session_id", "")
+    return Batch(run_id, events, session_id, status, expected_offset, write)
 
 
 def _append_nothing(context: Context[E, S], run_id: str, expected_offset: int | None) -> Operation[Appended]:

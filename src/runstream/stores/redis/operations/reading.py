@@ -16,7 +16,7 @@ from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import OnCorrupt
 from runstream.model.state import ENDED_STATUSES
 from runstream.model.values import Cursor, E, Recorded, Recovery, S
-from runstream.stores.filters import EventFilter, check_read, origin
+from runstream.stores.filters import EventFilter, check_read, lane_of, origin, seq_of
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Stream
 from runstream.stores.redis.operations.snapshots import decode_snapshot
@@ -86,7 +86,7 @@ def list_events(context: Context[E, S], run_id: str, since_seq: int = 0) -> Oper
     recorded = yield from collect(read(context, run_id))
     if since_seq <= 0:
         return [item.event for item in recorded]
-    return [item.event for item in recorded if item.event.seq > since_seq]
+    return [item.event for item in recorded if seq_of(item.event) > since_seq]
 
 
 def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) -> Operation[Recovery[S, E]]:
@@ -115,7 +115,7 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
             revision = snapshot.revision
             continue
         if lane_id is not None:
-            recorded = [item for item in recorded if item.event.lane_id == lane_id]
+            recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         context.coverage.recovered(run_id, lane_id, standing.last.offset)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
     raise EventsArchived(
@@ -140,7 +140,7 @@ def follow(
     wanted = EventFilter(lane_id, kinds, visibility)
     keys = context.keys.run(run_id)
     position, cursor = origin(after)
-    reader: _Reader[E, S] = _Reader(context, run_id, "raise", None)
+    reader = _Reader(context, run_id, "raise", None)
     if cursor is not None:
         yield from reader.open(position, cursor)
     seen = 0

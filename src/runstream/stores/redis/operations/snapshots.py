@@ -10,7 +10,7 @@ from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.replies import as_map
 
-__all__ = ["decode_snapshot", "load_latest", "load_snapshot"]
+__all__ = ["decode_snapshot", "load_snapshot"]
 
 
 def load_snapshot(
@@ -25,12 +25,6 @@ def load_snapshot(
     if snapshot is not None:
         context.coverage.loaded(run_id, lane_id, snapshot.offset)
     return snapshot
-
-
-def load_latest(context: Context[E, S], run_id: str) -> Operation[S | None]:
-    """The state of the run's latest snapshot."""
-    snapshot = yield from load_snapshot(context, run_id)
-    return None if snapshot is None else snapshot.state
 
 
 def decode_snapshot(

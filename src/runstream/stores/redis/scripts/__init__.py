@@ -15,7 +15,18 @@ from runstream.stores.redis.context import Producer
 from runstream.stores.redis.exchange import Script, ScriptCall
 from runstream.stores.redis.keys import Keys
 
-__all__ = ["Batch", "SnapshotWrite", "append_call", "claim_call", "delete_call", "park_call", "settle_call"]
+__all__ = [
+    "MICROSECONDS",
+    "Batch",
+    "SnapshotWrite",
+    "append_call",
+    "claim_call",
+    "delete_call",
+    "enlist_call",
+    "park_call",
+    "settle_call",
+    "snapshot_field",
+]
 
 MICROSECONDS = 1_000_000
 
@@ -26,7 +37,9 @@ def _load(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE = (_load(n) for n in ("append", "claim", "settle", "park", "delete"))
+_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST = (
+    _load(name) for name in ("append", "claim", "settle", "park", "delete", "enlist")
+)
 
 
 def snapshot_field(lane_id: str | None) -> str:
@@ -54,7 +67,8 @@ class SnapshotWrite:
     def args(self) -> list[Any]:
         """What the append script takes of it."""
         if self.known_state is None:
-            form, sets, removes = "whole", self.state.fields, []
+            form, sets = "whole", self.state.fields
+            removes: list[bytes] = []
         else:
             form = "difference"
             sets, removes = self.state.changes_from(self.known_state)
@@ -123,6 +137,11 @@ def append_call(keys: Keys, batch: Batch, producer: Producer, first_chain: int) 
         ),
         args,
     )
+
+
+def enlist_call(keys: Keys, partition: int, archives: Mapping[str, str]) -> ScriptCall:
+    """Enlist archives (UUID to location) in a partition that has none, and tell which it has."""
+    return ScriptCall(_ENLIST, (keys.archives(partition),), [part for pair in archives.items() for part in pair])
 
 
 def claim_call(keys: Keys, partition: int, due_until: int | None, count: int, seconds: float) -> ScriptCall:

@@ -1,0 +1,203 @@
+"""From a URL to a store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from runstream.model.errors import ConfigurationError
+from runstream.model.protocols import AsyncRunStore, RunStore
+from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.memory import InMemoryCheckpointer
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.redis.drivers import (
+    open_async_client,
+    open_async_fake_client,
+    open_client,
+    open_fake_client,
+)
+from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.threaded import ThreadedStore
+
+__all__ = ["connect", "connect_async"]
+
+_SERVERS = ("redis", "rediss", "unix")
+_SCHEMES = (*_SERVERS, "embedded", "fake", "sqlite", "jsonl", "memory")
+
+# what may stand in a URL's query, with the type that its text becomes; the rest is an argument only
+_STORE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"max_event_bytes": int}
+_REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {"namespace": str, "partitions": int, "durability": str}
+_OBJECTS = ("event_type", "state_type", "fallback")
+
+
+def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
+    """Open the store that a URL names; None takes the URL in the environment variable ``RUNSTREAM_URL``.
+
+    ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
+    its own, shared by all processes that name DIR), ``fake:`` (fakeredis, for tests), ``sqlite:PATH``,
+    ``jsonl:DIR``, ``memory:``. The stores' options, ``namespace``, ``partitions``, ``durability`` and
+    ``max_event_bytes``, may stand in the query (``?namespace=dev``) or be arguments, as may
+    ``event_type``, ``state_type`` and ``fallback`` be arguments.
+
+    The store is a context manager; closing it closes what it opened. It is pickled by its URL, and it
+    survives a fork. Raises ConfigurationError for a URL, option or server that does not fit and
+    StoreUnavailable for a server that cannot be reached.
+    """
+    target = _Target.parse(url, options)
+    store: RunStore[Any, Any] = target.open().reopens_with(_reopen, target.url, options)
+    return store
+
+
+def connect_async(url: str | None = None, **options: Any) -> _Connecting:
+    """Open as :func:`connect` does, for asyncio: ``store = await connect_async(url)``, or ``async with``."""
+    return _Connecting(_Target.parse(url, options), options)
+
+
+def _reopen(url: str, options: dict[str, Any]) -> RunStore[Any, Any]:
+    return connect(url, **options)
+
+
+def _reopen_async(url: str, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
+    target = _Target.parse(url, options)
+    store: AsyncRunStore[Any, Any] = target.build_async().reopens_with(_reopen_async, url, options)
+    return store
+
+
+class _Connecting:
+    """A store that is being opened: await it, or enter it."""
+
+    def __init__(self, target: _Target, options: dict[str, Any]) -> None:
+        self._target = target
+        self._options = options
+        self._store: AsyncRunStore[Any, Any] | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncRunStore[Any, Any]]:
+        return self._open().__await__()
+
+    async def _open(self) -> AsyncRunStore[Any, Any]:
+        # joining an embedded server, or opening a file, waits; a thread does that
+        store = await asyncio.to_thread(_reopen_async, self._target.url, self._options)
+        try:
+            if isinstance(store, AsyncRedisCheckpointer):
+                await store.open()
+        except BaseException:  # whatever it is, connections and server are given back
+            await store.close()
+            raise
+        return store
+
+    async def __aenter__(self) -> AsyncRunStore[Any, Any]:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._store is not None:
+            await self._store.close()
+
+
+class _Target:
+    """A URL in parts: scheme, what it names, and the store's options."""
+
+    def __init__(self, url: str, scheme: str, name: str, options: dict[str, Any]) -> None:
+        self.url = url
+        self.scheme = scheme
+        self.name = name
+        self.options = options
+
+    @classmethod
+    def parse(cls, url: str | None, options: Mapping[str, Any]) -> _Target:
+        """The parts of a URL. Raises ConfigurationError for a scheme or option that there is not."""
+        url = os.environ.get("RUNSTREAM_URL") if url is None else url
+        if not url:
+            raise ConfigurationError("no URL: pass one, or set RUNSTREAM_URL (for example redis://localhost)")
+        scheme, colon, rest = url.partition(":")
+        if not colon or scheme not in _SCHEMES:
+            raise ConfigurationError(
+                f"{url.partition('@')[0]!r:.80}: the scheme is none of {', '.join(_SCHEMES)};"
+                " for example redis://localhost, embedded:./state, sqlite:runs.db"
+            )
+        known = dict(_STORE_OPTIONS)
+        if scheme not in _LOCAL:
+            known |= _REDIS_OPTIONS
+        name, _, query = rest.partition("?")
+        ours, others = _split_query(scheme, query, known)
+        for option in options:
+            if option not in known and option not in _OBJECTS:
+                raise ConfigurationError(
+                    f"{scheme}: has no option {option!r}; it has {', '.join((*known, *_OBJECTS))}"
+                )
+        if scheme in _SERVERS:
+            name = f"{scheme}:{name}" + (f"?{urlencode(others)}" if others else "")
+        else:
+            name = unquote(name)
+            if scheme in ("embedded", "sqlite", "jsonl") and not name:
+                raise ConfigurationError(f"{scheme}: needs a path, for example {scheme}:./runs")
+        return cls(url, scheme, name, {**ours, **options})
+
+    def open(self) -> Any:
+        """The sync store."""
+        if self.scheme in _LOCAL:
+            return _LOCAL[self.scheme](self.name, self.options)
+        with ExitStack() as opened:
+            client = (
+                open_fake_client(self.name) if self.scheme == "fake" else open_client(self._server_url(opened))
+            )
+            opened.callback(client.close)
+            store: RedisCheckpointer[Any, Any] = RedisCheckpointer(client, **self.options)
+            return store.owns(opened.pop_all().close)
+
+    def build_async(self) -> Any:
+        """The async store, not yet checked. A local one runs in threads."""
+        if self.scheme in _LOCAL:
+            return ThreadedStore(self.open())
+        with ExitStack() as opened:
+            url = "" if self.scheme == "fake" else self._server_url(opened)
+            client = open_async_fake_client(self.name) if self.scheme == "fake" else open_async_client(url)
+            store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(client, **self.options)
+            leave = opened.pop_all().close
+
+        async def release() -> None:
+            await client.aclose()
+            await asyncio.to_thread(leave)
+
+        return store.owns(release)
+
+    def _server_url(self, opened: ExitStack) -> str:
+        """Where the server is; an embedded one is joined first."""
+        if self.scheme != "embedded":
+            return self.name
+        server = opened.enter_context(EmbeddedServer(self.name))
+        return f"unix://{quote(server.socket_path)}"
+
+
+_LOCAL: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
+    "memory": lambda _, options: InMemoryCheckpointer(**options),
+    "sqlite": lambda path, options: SQLiteCheckpointer(path, **options),
+    "jsonl": lambda directory, options: JSONLCheckpointer(directory, **options),
+}
+
+
+def _split_query(
+    scheme: str, query: str, known: Mapping[str, Callable[[str], Any]]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The options of ours in a URL's query, and the rest, which is the client's where there is one."""
+    ours: dict[str, Any] = {}
+    others = []
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            others.append((name, text))
+            continue
+        try:
+            ours[name] = known[name](text)
+        except ValueError as error:
+            raise ConfigurationError(f"option {name}={text!r:.80} in the URL is not a number") from error
+    if others and scheme not in _SERVERS:
+        raise ConfigurationError(f"{scheme}: has no option {others[0][0]!r}; it has {', '.join(known)}")
+    return ours, others

@@ -1,0 +1,50 @@
+"""P9, proof before trim: what an archive holds, read back, is what is in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runstream.codec.archiving import entry_fields
+from runstream.codec.packing import Packer
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot
+from runstream.model.errors import RunstreamError
+from runstream.model.protocols import Sink
+
+__all__ = ["disproof"]
+
+_PACKER = Packer(fallback=None)
+
+
+def disproof(
+    sink: Sink, run_id: str, entries: Sequence[ArchiveEntry], snapshots: Sequence[ArchiveSnapshot]
+) -> str | None:
+    """Why the archive does not hold these entries and snapshots, or None if it does.
+
+    ``entries`` are made from what is in Redis now, whoever wrote what the archive holds.
+    """
+    if entries:
+        found = sink.read_back(run_id, entries[0].offset, entries[-1].offset)
+        for expected in entries:
+            held = next(found, None)
+            if held is None or not _same(run_id, expected, held):
+                return f"{sink.location} does not hold event {expected.offset} as Redis does"
+        if next(found, None) is not None:
+            return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
+    if snapshots:
+        held_snapshots = {snapshot.lane_id: snapshot for snapshot in sink.read_back_snapshots(run_id)}
+        for snapshot in snapshots:
+            if held_snapshots.get(snapshot.lane_id) != snapshot:
+                of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
+                return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
+    return None
+
+
+def _same(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> bool:
+    if expected.content == held.content:
+        return True
+    if expected.cursor != held.cursor or expected.key != held.key or expected.raw != held.raw:
+        return False
+    try:  # another version may have written the same values in another text
+        return _PACKER.pack(entry_fields(run_id, expected)) == _PACKER.pack(entry_fields(run_id, held))
+    except RunstreamError:
+        return False

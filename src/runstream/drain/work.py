@@ -1,0 +1,119 @@
+"""One claimed run on its way into the archives: what is left to do, one piece after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runstream.codec.archiving import archive_entry
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
+from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
+from runstream.model.values import Cursor
+from runstream.stores.redis.operations.draining import DueRun, Loaded, LoadedRun, Wanted
+
+__all__ = ["Piece", "RunWork"]
+
+
+@dataclass(slots=True)
+class RunWork:
+    """A claimed run: ``at`` is the place up to which it is proven, ``lanes`` the snapshots to archive."""
+
+    claim: DueRun
+    run: LoadedRun
+    at: Cursor
+    lanes: Sequence[str | None]
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.run.header.run_id
+
+    @property
+    def left(self) -> int:
+        """How many entries are not proven yet."""
+        return self.run.last.offset - self.at.offset
+
+    def want(self, room: int) -> Wanted:
+        """What to load next, at most ``room`` entries; the snapshots come with the last of them."""
+        count = min(room, self.left)
+        lanes = self.lanes if count == self.left else ()
+        return Wanted(self.run_id, self.at.offset + 1, self.at.offset + count, lanes)
+
+    @classmethod
+    def begin(cls, claim: DueRun, run: LoadedRun, positions: Sequence[Position | None]) -> RunWork:
+        """The work on a run, given how far each archive has it.
+
+        It begins at the archived mark, or before it where an archive is behind: what others wrote
+        after the mark is not proven yet. Raises HistoryDiverged for an archive that is ahead of Redis.
+        """
+        at = run.mark
+        held: list[Mapping[str | None, str]] = []
+        for position in positions:
+            cursor = run.header.start if position is None else position.cursor
+            if cursor.offset > run.last.offset or (cursor.offset == run.last.offset and cursor != run.last):
+                raise HistoryDiverged(
+                    f"an archive has run {run.header.run_id!r} up to {cursor}, Redis up to {run.last}: events were"
+                    " lost in Redis, or the run was deleted there and made anew; both are kept",
+                    run_id=run.header.run_id,
+                    offset=cursor.offset,
+                )
+            at = min(at, cursor)
+            held.append({} if position is None else position.snapshots)
+        lanes = [lane for lane, token in run.tokens.items() if any(h.get(lane) != token for h in held)]
+        return cls(claim, run, at, lanes)
+
+
+@dataclass(slots=True)
+class Piece:
+    """What is written, proven and settled of a run in one go."""
+
+    work: RunWork
+    entries: list[ArchiveEntry]
+    snapshots: list[ArchiveSnapshot] = field(default_factory=list)
+    broken: Mapping[str | None, str] = field(default_factory=dict)
+    blocked: str = ""
+    """Why the run cannot go on after this piece: a record of a newer version."""
+
+    @property
+    def end(self) -> Cursor:
+        """The place up to which the archives have the run then."""
+        return self.entries[-1].cursor if self.entries else self.work.at
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that was there when the run was loaded is left after this piece."""
+        return not self.blocked and self.end.offset == self.work.run.last.offset
+
+    @property
+    def tokens(self) -> dict[str | None, str]:
+        """The snapshots that count as archived once this piece is."""
+        return {**self.work.run.tokens, **{snapshot.lane_id: snapshot.token for snapshot in self.snapshots}}
+
+    def batch(self) -> RunBatch:
+        """What every archive gets."""
+        return RunBatch(self.work.run.header, self.work.at, self.entries, self.snapshots)
+
+    @classmethod
+    def make(cls, work: RunWork, want: Wanted, loaded: Loaded) -> Piece:
+        """The piece that was loaded. Raises ArchiveGap where entries have left Redis unarchived."""
+        piece = cls(work, [], broken=loaded.broken)
+        for expected, (cursor, record) in enumerate(loaded.entries, want.first):
+            if cursor.offset != expected:
+                break
+            try:
+                piece.entries.append(archive_entry(work.run_id, cursor.offset, cursor.chain, record))
+            except UnsupportedVersion as error:
+                piece.blocked = str(error)
+                return piece
+        reached = want.first - 1 + len(piece.entries)
+        if reached != want.last:
+            raise ArchiveGap(
+                f"event {reached + 1} of run {work.run_id!r} is neither in Redis nor in every archive: it was lost"
+                " there, or trimmed for an archive that is not the one at hand",
+                run_id=work.run_id,
+                expected=reached + 1,
+                found=want.last + 1,
+            )
+        # one that was saved since the run was loaded may cover events that are not in this piece
+        piece.snapshots = [snapshot for snapshot in loaded.snapshots if snapshot.offset <= work.run.last.offset]
+        return piece

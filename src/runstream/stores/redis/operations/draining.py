@@ -1,0 +1,216 @@
+"""What a drain worker does to Redis: claim runs, load what is new in them, settle, park.
+
+The worker decides; these are the round trips. Times are seconds; due times are microseconds of server
+time, as the sorted sets hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from runstream.codec.lossless_json import dump_json
+from runstream.codec.snapshot import state_checksum, unpack_state
+from runstream.model.archive import ArchiveSnapshot, RunHeader
+from runstream.model.values import Cursor
+from runstream.stores.redis.exchange import Command, Exchange, Operation
+from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.replies import as_map, entry_record, place, scored
+from runstream.stores.redis.scripts import (
+    MICROSECONDS,
+    claim_call,
+    enlist_call,
+    park_call,
+    settle_call,
+)
+
+__all__ = [
+    "DueRun",
+    "Loaded",
+    "LoadedRun",
+    "Proven",
+    "Settled",
+    "Wanted",
+    "claim",
+    "enlist",
+    "load",
+    "load_entries",
+    "park",
+    "release",
+    "server_time",
+    "settle",
+]
+
+
+class DueRun(NamedTuple):
+    """A run that was claimed, and when it came due."""
+
+    run_id: str
+    due_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A run as a worker finds it: header, archived mark, last place, and its snapshots' tokens by lane."""
+
+    header: RunHeader
+    mark: Cursor
+    last: Cursor
+    tokens: Mapping[str | None, str]
+
+
+class Settled(NamedTuple):
+    """What settling one run did: ``outcome`` is 'ok', 'gone', 'diverged' or 'archives' (see settle.lua)."""
+
+    outcome: str
+    trimmed: int = 0
+    detail: str = ""
+
+
+def enlist(keys: Keys, archives: Mapping[str, str]) -> Operation[dict[int, dict[str, str]]]:
+    """The archives (UUID to location) that each partition requires; one that has none takes these."""
+    partitions = range(keys.partitions)
+    replies = yield Exchange([enlist_call(keys, partition, archives) for partition in partitions])
+    return {
+        partition: {uuid.decode(): location.decode() for uuid, location in as_map(reply).items()}
+        for partition, reply in zip(partitions, replies, strict=True)
+    }
+
+
+def server_time() -> Operation[int]:
+    """The server's time in microseconds."""
+    (reply,) = yield Exchange([(b"TIME",)])
+    return int(reply[0]) * MICROSECONDS + int(reply[1])
+
+
+def claim(keys: Keys, due_until: int | None, count: int, seconds: float) -> Operation[list[DueRun]]:
+    """Claim up to ``count`` runs of each partition that came due up to then (None: now)."""
+    calls = [claim_call(keys, partition, due_until, count, seconds) for partition in range(keys.partitions)]
+    replies = yield Exchange(calls)
+    return [DueRun(run_id, due_at) for _, due in replies for run_id, due_at in scored(due)]
+
+
+def release(keys: Keys, claimed: Sequence[DueRun]) -> Operation[None]:
+    """Give claims up, so that another worker need not wait until they run out."""
+    if claimed:
+        yield Exchange(
+            [(b"ZADD", keys.due(keys.partition_of(run_id)), b"XX", at, run_id) for run_id, at in claimed]
+        )
+
+
+def load(keys: Keys, run_ids: Sequence[str]) -> Operation[list[LoadedRun | None]]:
+    """What is known of these runs; None for one that is not there."""
+    replies = yield Exchange([(b"HGETALL", keys.run(run_id).meta) for run_id in run_ids])
+    return [_loaded(run_id, as_map(reply)) for run_id, reply in zip(run_ids, replies, strict=True)]
+
+
+def _loaded(run_id: str, meta: dict[bytes, bytes]) -> LoadedRun | None:
+    if b"start" not in meta:
+        return None
+    start = place(meta[b"start"])
+    tokens: dict[str | None, str] = {}
+    for field, value in meta.items():
+        if field.startswith(b"snapshot"):
+            _, colon, lane = field.partition(b":")
+            tokens[lane.decode() if colon else None] = value.rpartition(b" ")[2].decode()
+    header = RunHeader(
+        run_id,
+        start,
+        meta.get(b"session", b"").decode(),
+        meta[b"status"].decode(),
+        int(meta[b"created"]) / MICROSECONDS,
+        int(meta[b"updated"]) / MICROSECONDS,
+    )
+    last = place(meta[b"last"])
+    return LoadedRun(header, place(meta[b"mark"]) if b"mark" in meta else start, last, tokens)
+
+
+class Wanted(NamedTuple):
+    """What to load of a run: the entries with ``first <= offset <= last``, and the snapshots of these lanes."""
+
+    run_id: str
+    first: int
+    last: int
+    lanes: Sequence[str | None] = ()
+
+
+class Loaded(NamedTuple):
+    """The entries' places and records, and the snapshots; one that does not read is in ``broken``, with why."""
+
+    entries: list[tuple[Cursor, bytes]]
+    snapshots: list[ArchiveSnapshot]
+    broken: dict[str | None, str]
+
+
+def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]]:
+    """Entries and snapshots of many runs in one round trip."""
+    commands: list[Command] = []
+    for run_id, first, last, lanes in wanted:
+        run = keys.run(run_id)
+        commands.append((b"XRANGE", run.events, str(first), str(last)))
+        commands += [(b"HGETALL", run.snapshot(lane_id)) for lane_id in lanes]
+    replies = iter((yield Exchange(commands)))
+    found = []
+    for want in wanted:
+        loaded = Loaded([(place(entry[0]), entry_record(entry)) for entry in next(replies)], [], {})
+        for lane_id in want.lanes:
+            _add_snapshot(loaded, lane_id, as_map(next(replies)))
+        found.append(loaded)
+    return found
+
+
+def _add_snapshot(loaded: Loaded, lane_id: str | None, saved: dict[bytes, bytes]) -> None:
+    try:
+        fields, packed = unpack_state(saved)
+        if int(saved[b"checksum"]) != state_checksum(packed.fields):
+            raise ValueError("its checksum does not match")
+        snapshot = ArchiveSnapshot(
+            lane_id, int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode(), dump_json(fields)
+        )
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        loaded.broken[lane_id] = f"{type(error).__name__}: {error}"
+        return
+    loaded.snapshots.append(snapshot)
+
+
+class Proven(NamedTuple):
+    """What a worker has proven of a run: archived up to ``cursor``, with these snapshots (token by lane)."""
+
+    header: RunHeader
+    cursor: Cursor
+    tokens: Mapping[str | None, str]
+    trim: str
+    keep_seconds: float | None
+
+
+def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Operation[list[Settled]]:
+    """Note how far these runs are archived, trim, and give up the claims that are not to be kept."""
+    replies = yield Exchange(
+        [
+            settle_call(
+                keys,
+                item.header.run_id,
+                start=item.header.start,
+                proven=item.cursor,
+                trim=item.trim,
+                keep_seconds=item.keep_seconds,
+                archives=archives,
+                snapshots=item.tokens,
+            )
+            for item in proven
+        ]
+    )
+    return [_settled(reply) for reply in replies]
+
+
+def _settled(reply: Sequence[bytes]) -> Settled:
+    outcome = reply[0].decode()
+    if outcome == "ok":
+        return Settled(outcome, int(reply[1]))
+    return Settled(outcome, detail=reply[1].decode() if len(reply) > 1 else "")
+
+
+def park(keys: Keys, header: RunHeader, reason: str, seconds: float) -> Operation[None]:
+    """Set a run aside; it comes due again in so many seconds."""
+    yield Exchange([park_call(keys, header.run_id, start=header.start, reason=reason, seconds=seconds)])
