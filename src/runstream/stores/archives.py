@@ -12,7 +12,13 @@ from typing import Any, NoReturn
 
 from runstream.codec.archiving import archive_entry, entry_fields
 from runstream.model.archive import ArchiveEntry, RunBatch
-from runstream.model.errors import ArchiveGap, ConfigurationError, CorruptRecordError, HistoryDiverged
+from runstream.model.errors import (
+    ArchiveGap,
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    HistoryDiverged,
+)
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_run_id
 from runstream.model.protocols import OnCorrupt
@@ -25,11 +31,19 @@ __all__ = ["ArchiveStore", "new_entries", "planned_entries"]
 
 
 def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEntry]:
-    """The entries that an append to this store itself writes."""
-    return [
+    """The entries that an append to this store itself writes.
+
+    Raises EncodingError for an event that JSON cannot hold (nested too deeply): a record that is in Redis
+    goes to the quarantine then, but one that has not been accepted yet is refused.
+    """
+    entries = [
         archive_entry(request.run_id, cursor.offset, cursor.chain, event.record)
         for cursor, event in zip(plan.cursors, request.events, strict=True)
     ]
+    for entry in entries:
+        if entry.raw is not None:
+            raise EncodingError(f"an event of run {request.run_id!r} cannot be archived: {entry.reason}")
+    return entries
 
 
 def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEntry]:

@@ -54,30 +54,23 @@ _PASSING = (
     errors.ClusterDownError,
     errors.MasterDownError,
     errors.TryAgainError,
-    errors.OutOfMemoryError,
     OSError,
 )
 
 
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """Raise ours in place of redis-py's."""
-    try:
-        yield
-    except errors.AuthenticationError as error:  # a ConnectionError too, but waiting does not help
-        raise ConfigurationError(f"the server refused the user name or password: {error}") from error
-    except errors.NoPermissionError as error:
-        raise ConfigurationError(f"the user has no permission for that: {error}") from error
-    except errors.OutOfMemoryError as error:
-        raise StoreUnavailable(
+def _our_error(error: Exception) -> RunstreamError:
+    """Ours in place of redis-py's."""
+    if isinstance(error, errors.AuthenticationError):  # a ConnectionError too, but waiting does not help
+        return ConfigurationError(f"the server refused the user name or password: {error}")
+    if isinstance(error, errors.NoPermissionError):
+        return ConfigurationError(f"the user has no permission for that: {error}")
+    if isinstance(error, errors.OutOfMemoryError):
+        return StoreUnavailable(
             f"the server is full ({error}); nothing was written: drain it, or give it more memory, and send again"
-        ) from error
-    except _PASSING as error:
-        raise StoreUnavailable(
-            f"cannot reach the server: {error}; it is safe to send the same call again"
-        ) from error
-    except errors.ResponseError as error:
-        raise _refused(error) from error
+        )
+    if isinstance(error, errors.ResponseError) and not isinstance(error, _PASSING):
+        return _refused(error)
+    return StoreUnavailable(f"cannot reach the server: {error}; it is safe to send the same call again")
 
 
 def _refused(error: errors.ResponseError) -> RunstreamError:
@@ -162,8 +155,8 @@ class SyncDriver:
 
     def exchange(self, exchange: Exchange) -> Replies:
         """One round trip, and another for scripts that the server did not know."""
-        with _our_errors():
-            commands = exchange.commands
+        commands = exchange.commands
+        try:
             replies = self._send(commands, atomic=exchange.atomic)
             if unknown := _unknown_scripts(replies):
                 for script in {_script_of(commands[index]) for index in unknown}:
@@ -172,6 +165,8 @@ class SyncDriver:
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
             return _tolerated(replies, exchange)
+        except (errors.RedisError, OSError) as error:
+            raise _our_error(error) from error
 
     def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
         if len(commands) == 1:
@@ -226,8 +221,8 @@ class AsyncDriver:
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """One round trip, and another for scripts that the server did not know."""
-        with _our_errors():
-            commands = exchange.commands
+        commands = exchange.commands
+        try:
             replies = await self._send(commands, atomic=exchange.atomic)
             if unknown := _unknown_scripts(replies):
                 for script in {_script_of(commands[index]) for index in unknown}:
@@ -236,6 +231,8 @@ class AsyncDriver:
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
             return _tolerated(replies, exchange)
+        except (errors.RedisError, OSError) as error:
+            raise _our_error(error) from error
 
     async def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
         if len(commands) == 1:

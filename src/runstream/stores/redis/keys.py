@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from functools import lru_cache
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["DEFAULT_PARTITIONS", "MAX_PARTITIONS", "Keys", "RunKeys"]
+__all__ = ["DEFAULT_PARTITIONS", "MAX_PARTITIONS", "Keys", "PartitionKeys", "RunKeys"]
 
 DEFAULT_PARTITIONS = 16
 MAX_PARTITIONS = 4096
@@ -22,37 +22,51 @@ MAX_PARTITIONS = 4096
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """The keys of one partition."""
+
+    __slots__ = ("archives", "config", "due", "parked", "runs", "tag")
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.config = f"{tag}:config"
+        """Hash: how many partitions the namespace has, as this partition knows it."""
+        self.runs = f"{tag}:runs"
+        """Sorted set: run ids by last update, in microseconds of server time."""
+        self.due = f"{tag}:due"
+        """Sorted set: runs to archive by when they come due, in microseconds of server time."""
+        self.archives = f"{tag}:archives"
+        """Hash: the archives that the partition requires, UUID to location."""
+        self.parked = f"{tag}:parked"
+        """Hash: runs that a drain has set aside, run id to reason."""
+
+    def session(self, session_id: str) -> str:
+        """Sorted set: the run ids of a session by last update, in microseconds of server time."""
+        return f"{self.tag}:session:{session_id}"
+
+
 class RunKeys:
-    """The keys of one run and of the partition that it belongs to."""
+    """The keys of one run, and those of its partition."""
 
-    tag: str
-    name: str
+    __slots__ = ("events", "keys", "meta", "partition", "producers", "run_snapshot")
 
-    @property
-    def events(self) -> str:
+    def __init__(self, partition: PartitionKeys, name: str) -> None:
+        run = f"{partition.tag}:run:{name}"
+        self.partition = partition
+        self.events = f"{run}:events"
         """Stream: one entry per event, id OFFSET-CHAIN, one field with the wire record."""
-        return f"{self.tag}:run:{self.name}:events"
-
-    @property
-    def meta(self) -> str:
+        self.meta = f"{run}:meta"
         """Hash: what is known of the run besides its history."""
-        return f"{self.tag}:run:{self.name}:meta"
-
-    @property
-    def producers(self) -> str:
+        self.producers = f"{run}:producers"
         """Hash: the last batch of each producer."""
-        return f"{self.tag}:run:{self.name}:producers"
-
-    @property
-    def keys(self) -> str:
+        self.keys = f"{run}:keys"
         """Hash: caller's key to offset."""
-        return f"{self.tag}:run:{self.name}:keys"
+        self.run_snapshot = f"{run}:snapshot"
+        """Hash: the latest snapshot of the run."""
 
     def snapshot(self, lane_id: str | None) -> str:
         """Hash: the latest snapshot of the run, or of one lane."""
-        lane = "" if lane_id is None else f":{lane_id}"
-        return f"{self.tag}:run:{self.name}:snapshot{lane}"
+        return self.run_snapshot if lane_id is None else f"{self.run_snapshot}:{lane_id}"
 
 
 class Keys:
@@ -63,43 +77,16 @@ class Keys:
         if not 1 <= partitions <= MAX_PARTITIONS:
             raise ConfigurationError(f"partitions={partitions}: a namespace has 1 to {MAX_PARTITIONS}")
         self.namespace = namespace
-        self.partitions = partitions
-        self._tags = [f"{{{namespace}:{partition}}}" for partition in range(partitions)]
+        self.partitions = [PartitionKeys(f"{{{namespace}:{number}}}") for number in range(partitions)]
+        # an append needs them all, and one run is appended to many times
+        self.run = lru_cache(maxsize=4096)(self._run)
 
-    def partition_of(self, run_id: str) -> int:
-        """The partition that a run belongs to."""
-        return zlib.crc32(run_id.encode()) % self.partitions
-
-    def run(self, run_id: str) -> RunKeys:
+    def _run(self, run_id: str) -> RunKeys:
         """The keys of a run."""
         name = run_id
         if "%" in run_id or ":" in run_id:
             name = run_id.replace("%", "%25").replace(":", "%3A")
-        return RunKeys(self._tags[self.partition_of(run_id)], name)
-
-    def config(self, partition: int) -> str:
-        """Hash: how many partitions the namespace has, as this partition knows it."""
-        return f"{self._tags[partition]}:config"
-
-    def runs(self, partition: int) -> str:
-        """Sorted set: run ids by last update, in microseconds of server time."""
-        return f"{self._tags[partition]}:runs"
-
-    def session(self, partition: int, session_id: str) -> str:
-        """Sorted set: the run ids of a session by last update, in microseconds of server time."""
-        return f"{self._tags[partition]}:session:{session_id}"
-
-    def due(self, partition: int) -> str:
-        """Sorted set: runs to archive by when they come due, in microseconds of server time."""
-        return f"{self._tags[partition]}:due"
-
-    def archives(self, partition: int) -> str:
-        """Hash: the archives that the partition requires, UUID to location."""
-        return f"{self._tags[partition]}:archives"
-
-    def parked(self, partition: int) -> str:
-        """Hash: runs that a drain has set aside, run id to reason."""
-        return f"{self._tags[partition]}:parked"
+        return RunKeys(self.partitions[zlib.crc32(run_id.encode()) % len(self.partitions)], name)
 
 
 def namespace_config(namespace: str) -> str:

@@ -133,8 +133,8 @@ def _appended(context: Context[E, S], batch: Batch, reply: Sequence[bytes]) -> A
     outcome, *facts = reply
     if outcome == b"partitions":
         raise ConfigurationError(
-            f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {context.keys.partitions}: it was"
-            " created anew since this store was opened; open the store again"
+            f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
+            " it was created anew since this store was opened; open the store again"
         )
     if outcome == b"conflict":
         raise offset_conflict(batch.run_id, batch.expected_offset or 0, int(facts[0]))

@@ -70,11 +70,10 @@ class Settled(NamedTuple):
 
 def enlist(keys: Keys, archives: Mapping[str, str]) -> Operation[dict[int, dict[str, str]]]:
     """The archives (UUID to location) that each partition requires; one that has none takes these."""
-    partitions = range(keys.partitions)
-    replies = yield Exchange([enlist_call(keys, partition, archives) for partition in partitions])
+    replies = yield Exchange([enlist_call(partition, archives) for partition in keys.partitions])
     return {
         partition: {uuid.decode(): location.decode() for uuid, location in as_map(reply).items()}
-        for partition, reply in zip(partitions, replies, strict=True)
+        for partition, reply in enumerate(replies)
     }
 
 
@@ -86,7 +85,7 @@ def server_time() -> Operation[int]:
 
 def claim(keys: Keys, due_until: int | None, count: int, seconds: float) -> Operation[list[DueRun]]:
     """Claim up to ``count`` runs of each partition that came due up to then (None: now)."""
-    calls = [claim_call(keys, partition, due_until, count, seconds) for partition in range(keys.partitions)]
+    calls = [claim_call(partition, due_until, count, seconds) for partition in keys.partitions]
     replies = yield Exchange(calls)
     return [DueRun(run_id, due_at) for _, due in replies for run_id, due_at in scored(due)]
 
@@ -94,9 +93,7 @@ def claim(keys: Keys, due_until: int | None, count: int, seconds: float) -> Oper
 def release(keys: Keys, claimed: Sequence[DueRun]) -> Operation[None]:
     """Give claims up, so that another worker need not wait until they run out."""
     if claimed:
-        yield Exchange(
-            [(b"ZADD", keys.due(keys.partition_of(run_id)), b"XX", at, run_id) for run_id, at in claimed]
-        )
+        yield Exchange([(b"ZADD", keys.run(run_id).partition.due, b"XX", at, run_id) for run_id, at in claimed])
 
 
 def load(keys: Keys, run_ids: Sequence[str]) -> Operation[list[LoadedRun | None]]:

@@ -31,7 +31,7 @@ def open_namespace(context: Context[E, S]) -> Operation[None]:
     _, found = yield Exchange([(b"HSETNX", config, "partitions", wanted), (b"HGET", config, "partitions")])
     partitions = _check_partitions(context, config, found)
     keys = Keys(context.namespace, partitions)
-    places = [keys.config(partition) for partition in range(partitions)]
+    places = [partition.config for partition in keys.partitions]
     replies = yield Exchange(
         [(b"HSETNX", place, "partitions", partitions) for place in places]
         + [(b"HGET", place, "partitions") for place in places]

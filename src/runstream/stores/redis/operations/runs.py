@@ -63,8 +63,7 @@ def _run_ids(context: Context[E, S], session_id: str | None, updated_after: floa
     if session_id is not None:
         check_name("session_id", session_id)
     places = [
-        keys.runs(partition) if session_id is None else keys.session(partition, session_id)
-        for partition in range(keys.partitions)
+        partition.runs if session_id is None else partition.session(session_id) for partition in keys.partitions
     ]
     low = "-inf" if updated_after is None or session_id is not None else f"({int(updated_after * MICROSECONDS)}"
     replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in places])

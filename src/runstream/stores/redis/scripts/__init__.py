@@ -13,7 +13,7 @@ from runstream.codec.snapshot import PackedState, state_checksum
 from runstream.model.values import Cursor
 from runstream.stores.redis.context import Producer
 from runstream.stores.redis.exchange import Script, ScriptCall
-from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.keys import Keys, PartitionKeys
 
 __all__ = [
     "MICROSECONDS",
@@ -106,11 +106,11 @@ class Batch:
 
 def append_call(keys: Keys, batch: Batch, producer: Producer, first_chain: int) -> ScriptCall:
     """Append events, a snapshot, or both. ``first_chain`` is for a run that is new."""
-    run, partition = keys.run(batch.run_id), keys.partition_of(batch.run_id)
+    run = keys.run(batch.run_id)
     lanes = batch.lanes()
     args: list[Any] = [
         batch.run_id,
-        keys.partitions,
+        len(keys.partitions),
         first_chain,
         batch.session_id,
         batch.status,
@@ -130,24 +130,24 @@ def append_call(keys: Keys, batch: Batch, producer: Producer, first_chain: int) 
             run.meta,
             run.producers,
             run.snapshot(batch.snapshot.lane_id if batch.snapshot else None),
-            keys.runs(partition),
-            keys.session(partition, batch.session_id),
-            keys.due(partition),
-            keys.config(partition),
+            run.partition.runs,
+            run.partition.session(batch.session_id),
+            run.partition.due,
+            run.partition.config,
         ),
         args,
     )
 
 
-def enlist_call(keys: Keys, partition: int, archives: Mapping[str, str]) -> ScriptCall:
+def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> ScriptCall:
     """Enlist archives (UUID to location) in a partition that has none, and tell which it has."""
-    return ScriptCall(_ENLIST, (keys.archives(partition),), [part for pair in archives.items() for part in pair])
+    return ScriptCall(_ENLIST, (partition.archives,), [part for pair in archives.items() for part in pair])
 
 
-def claim_call(keys: Keys, partition: int, due_until: int | None, count: int, seconds: float) -> ScriptCall:
+def claim_call(partition: PartitionKeys, due_until: int | None, count: int, seconds: float) -> ScriptCall:
     """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now)."""
     until = "" if due_until is None else due_until
-    return ScriptCall(_CLAIM, (keys.due(partition),), (until, count, int(seconds * MICROSECONDS)))
+    return ScriptCall(_CLAIM, (partition.due,), (until, count, int(seconds * MICROSECONDS)))
 
 
 def settle_call(
@@ -162,7 +162,8 @@ def settle_call(
     snapshots: Mapping[str | None, str],
 ) -> ScriptCall:
     """Note that a run is archived up to ``proven``, with these snapshots (token by lane)."""
-    run, partition = keys.run(run_id), keys.partition_of(run_id)
+    run = keys.run(run_id)
+    partition = run.partition
     args: list[Any] = [
         run_id,
         str(start),
@@ -176,17 +177,17 @@ def settle_call(
         args += (snapshot_field(lane_id), token)
     return ScriptCall(
         _SETTLE,
-        (run.events, run.meta, keys.due(partition), keys.archives(partition), keys.parked(partition)),
+        (run.events, run.meta, partition.due, partition.archives, partition.parked),
         args,
     )
 
 
 def park_call(keys: Keys, run_id: str, *, start: Cursor, reason: str, seconds: float) -> ScriptCall:
     """Set a run aside for ``seconds``."""
-    partition = keys.partition_of(run_id)
+    run = keys.run(run_id)
     return ScriptCall(
         _PARK,
-        (keys.run(run_id).meta, keys.due(partition), keys.parked(partition)),
+        (run.meta, run.partition.due, run.partition.parked),
         (run_id, str(start), reason, int(seconds * MICROSECONDS)),
     )
 
@@ -195,7 +196,8 @@ def delete_call(
     keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]
 ) -> ScriptCall:
     """Remove a run whose start, session and snapshots (by lane) are these."""
-    run, partition = keys.run(run_id), keys.partition_of(run_id)
+    run = keys.run(run_id)
+    partition = run.partition
     return ScriptCall(
         _DELETE,
         (
@@ -203,10 +205,10 @@ def delete_call(
             run.meta,
             run.producers,
             run.keys,
-            keys.runs(partition),
-            keys.session(partition, session_id),
-            keys.due(partition),
-            keys.parked(partition),
+            partition.runs,
+            partition.session(session_id),
+            partition.due,
+            partition.parked,
             *(run.snapshot(lane_id) for lane_id in lanes),
         ),
         (run_id, start, session_id, len(lanes)),

@@ -21,7 +21,9 @@
 -- the run is due. A batch that its producer has sent before gets its first reply and changes nothing.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
 
-local function text(number) return string.format('%.0f', number) end
+local call, format = redis.call, string.format
+
+local function text(number) return format('%.0f', number) end
 
 local function place(cursor)
   local offset, chain = string.match(cursor, '^(%d+)-(%d+)$')
@@ -31,36 +33,39 @@ end
 local run_id, producer, batch = ARGV[1], ARGV[7], ARGV[8]
 
 -- a resend: the first reply is kept with the producer, its parts separated by spaces
-local sent = redis.call('HGET', KEYS[3], producer)
-if sent then
-  local parts = {}
-  for part in string.gmatch(sent, '%S+') do parts[#parts + 1] = part end
-  if parts[1] == batch then
-    redis.call('HSET', KEYS[3], producer, sent) -- a write, so that WAIT covers the first one
-    parts[1] = 'ok'
-    return parts
-  end
+local sent = call('HGET', KEYS[3], producer)
+if sent and string.match(sent, '^%S+') == batch then
+  call('HSET', KEYS[3], producer, sent) -- a write, so that WAIT covers the first one
+  local reply = {}
+  for part in string.gmatch(sent, '%S+') do reply[#reply + 1] = part end
+  reply[1] = 'ok'
+  return reply
 end
 
-local meta = redis.call('HMGET', KEYS[2], 'start', 'last', 'session')
-local is_new = not meta[1]
+local lanes = tonumber(ARGV[9])
+local first_lane = lanes > 0 and 'lane:' .. ARGV[10] or 'lane:'
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', first_lane)
 local start = meta[1] or ('0-' .. ARGV[3])
 local offset, chain = place(meta[2] or start)
 local former = offset
 
-if is_new then
-  local partitions = redis.call('HGET', KEYS[8], 'partitions')
+if not meta[1] then
+  local partitions = call('HGET', KEYS[8], 'partitions')
   if partitions and partitions ~= ARGV[2] then return {'partitions', partitions} end
 end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= offset then return {'conflict', text(offset)} end
 
-local at = 10
-local lanes = {}
-for _ = 1, tonumber(ARGV[9]) do
-  lanes[#lanes + 1] = {field = 'lane:' .. ARGV[at], last = tonumber(ARGV[at + 1])}
-  at = at + 2
+-- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole
+local reply = {'ok', text(former + 1), '', '0', '0'}
+local changed = {'last', '', 'updated', ''}
+for i = 1, lanes do
+  local field = 'lane:' .. ARGV[8 + 2 * i]
+  reply[5 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
+  changed[3 + 2 * i] = field
+  changed[4 + 2 * i] = text(former + tonumber(ARGV[9 + 2 * i]))
 end
 
+local at = 10 + 2 * lanes
 local snapshot = nil
 if ARGV[at] == '' then
   at = at + 1
@@ -71,73 +76,64 @@ else
     sets = tonumber(ARGV[at + 7]), removes = tonumber(ARGV[at + 8]), at = at + 9,
   }
   at = snapshot.at + 2 * snapshot.sets + snapshot.removes
-  local saved = redis.call('HMGET', KEYS[4], 'token', 'revision')
+  local saved = call('HMGET', KEYS[4], 'token', 'revision')
   snapshot.revision = tonumber(saved[2] or 0) + 1
-  local lane = string.match(snapshot.field, '^snapshot:(.*)$')
-  snapshot.before = offset
-  if lane then snapshot.before = tonumber(redis.call('HGET', KEYS[2], 'lane:' .. lane) or 0) end
   if (saved[1] or '') ~= snapshot.base then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
+  local lane = string.match(snapshot.field, '^snapshot:(.*)$')
+  snapshot.before = offset
+  if lane then snapshot.before = tonumber(call('HGET', KEYS[2], 'lane:' .. lane) or 0) end
 end
 
--- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole
-for _, lane in ipairs(lanes) do lane.before = redis.call('HGET', KEYS[2], lane.field) or '0' end
-
 -- from here on nothing may refuse
-local now = redis.call('TIME')
-now = text(now[1] * 1000000 + now[2])
+local time = call('TIME')
+local now = text(time[1] * 1000000 + time[2])
 
 for i = at, #ARGV do
   local record = ARGV[i]
   local a, b, c, d = string.byte(record, 2, 5)
   chain = (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
   offset = offset + 1
-  redis.call('XADD', KEYS[1], text(offset) .. '-' .. text(chain), 'e', record)
+  call('XADD', KEYS[1], format('%.0f-%.0f', offset, chain), 'e', record)
 end
-local last = text(offset) .. '-' .. text(chain)
+local last = format('%.0f-%.0f', offset, chain)
+reply[3], changed[2], changed[4] = last, last, now
 
-local changed = {'last', last, 'updated', now}
 local function change(field, value)
   changed[#changed + 1] = field
   changed[#changed + 1] = value
-end
-
-local reply = {'ok', text(former + 1), last, '0', '0'}
-for _, lane in ipairs(lanes) do
-  redis.call('HSET', KEYS[2], lane.field, text(former + lane.last))
-  reply[#reply + 1] = lane.before
 end
 
 if snapshot then
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
   local covered = snapshot.covers
   if snapshot.before <= covered then covered = offset end
-  if snapshot.form == 'whole' then redis.call('DEL', KEYS[4]) end
+  if snapshot.form == 'whole' then call('DEL', KEYS[4]) end
   at = snapshot.at
   for _ = 1, snapshot.sets do
-    redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
+    call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
     at = at + 2
   end
   for _ = 1, snapshot.removes do
-    redis.call('HDEL', KEYS[4], ARGV[at])
+    call('HDEL', KEYS[4], ARGV[at])
     at = at + 1
   end
-  redis.call('HSET', KEYS[4], 'offset', text(covered), 'revision', text(snapshot.revision),
+  call('HSET', KEYS[4], 'offset', text(covered), 'revision', text(snapshot.revision),
     'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
   change(snapshot.field, text(covered) .. ' ' .. text(snapshot.revision) .. ' ' .. snapshot.token)
   reply[4], reply[5] = text(snapshot.revision), text(covered)
 end
 
-if is_new then
+if not meta[1] then
   change('start', start)
   change('created', now)
-  redis.call('HSET', KEYS[8], 'partitions', ARGV[2])
+  call('HSET', KEYS[8], 'partitions', ARGV[2])
 end
 if ARGV[5] ~= '' then
   change('status', ARGV[5])
-elseif is_new then
+elseif not meta[1] then
   change('status', 'running')
 end
 local session = meta[3] or ''
@@ -145,11 +141,13 @@ if session == '' and ARGV[4] ~= '' then
   session = ARGV[4]
   change('session', session)
 end
-redis.call('HSET', KEYS[2], unpack(changed))
+for i = 1, #changed, 4000 do -- Lua unpacks no more than some 8000 values
+  call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
+end
 
-redis.call('ZADD', KEYS[5], now, run_id)
-if session ~= '' and session == ARGV[4] then redis.call('ZADD', KEYS[6], now, run_id) end
-redis.call('ZADD', KEYS[7], 'NX', now, run_id)
+call('ZADD', KEYS[5], now, run_id)
+if session ~= '' and session == ARGV[4] then call('ZADD', KEYS[6], now, run_id) end
+call('ZADD', KEYS[7], 'NX', now, run_id)
 
-redis.call('HSET', KEYS[3], producer, batch .. ' ' .. table.concat(reply, ' ', 2))
+call('HSET', KEYS[3], producer, batch .. ' ' .. table.concat(reply, ' ', 2))
 return reply

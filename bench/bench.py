@@ -1,0 +1,280 @@
+"""What runstream costs beside what a user would write by hand: ratios, measured interleaved in one run.
+
+    python bench/bench.py [--quick]
+
+Each figure is a ratio of rates, ours to the baseline's, the median over rounds that alternate between
+the two; over 1 means ours is faster. Absolute rates are shown for orientation only: machines differ,
+and a shared one differs from minute to minute. The server is an embedded one on a unix socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import shutil
+import sqlite3
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import redis
+from rich.console import Console
+from rich.table import Table
+
+import runstream
+from runstream.stores.redis.embedded import EmbeddedServer
+
+TARGETS = {"save_event": 0.7}
+
+
+@dataclass
+class Result:
+    """The rates of one comparison, per second, round by round."""
+
+    name: str
+    baseline: str
+    unit: str
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+
+
+def event(run_id: str, seq: int) -> runstream.PAEvent:
+    """An event whose record has about 300 bytes: a tool result."""
+    return runstream.create_event(
+        run_id,
+        runstream.EventKind.TOOL_RESULT,
+        seq=seq,
+        lane_id="researcher",
+        tool="search",
+        args={"query": "redis streams", "limit": 10},
+        result="x" * 150,
+        latency=12.5,
+        ok=True,
+    )
+
+
+def timed(count: int, work: Callable[[], object]) -> float:
+    """How many per second."""
+    gc.collect()
+    started = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - started)
+
+
+def interleaved(
+    name: str, baseline: str, unit: str, rounds: int, ours: Callable[[], float], theirs: Callable[[], float]
+) -> Result:
+    result = Result(name, baseline, unit, [], [])
+    ours(), theirs()  # the first round warms up
+    for _ in range(rounds):
+        result.ours.append(ours())
+        result.theirs.append(theirs())
+    return result
+
+
+@contextmanager
+def bench_store() -> Iterator[tuple[redis.Redis, runstream.RedisCheckpointer[Any, Any], Path]]:
+    directory = Path(tempfile.mkdtemp(prefix="runstream-bench-"))
+    try:
+        with EmbeddedServer(directory / "server") as server:
+            client = redis.Redis(unix_socket_path=server.socket_path)
+            yield client, runstream.RedisCheckpointer(client), directory
+            client.close()
+    finally:
+        shutil.rmtree(directory)
+
+
+def bench_save_event(client: redis.Redis, store: Any, rounds: int, count: int) -> Result:
+    def ours() -> float:
+        run_id = uuid.uuid4().hex
+        events = [event(run_id, seq) for seq in range(count)]
+        return timed(count, lambda: [store.save_event(one) for one in events])
+
+    def theirs() -> float:
+        key = uuid.uuid4().hex
+        record = store.context.codec.encode_events("r", [event("r", 1)])[0].record
+        return timed(count, lambda: [client.xadd(key, {"e": record}) for _ in range(count)])
+
+    return interleaved("save_event", "bare xadd of the same bytes", "events/s", rounds, ours, theirs)
+
+
+def bench_save_events(client: redis.Redis, store: Any, rounds: int, count: int) -> Result:
+    def ours() -> float:
+        run_id = uuid.uuid4().hex
+        batches = [[event(run_id, seq) for seq in range(100)] for _ in range(count // 100)]
+        return timed(count, lambda: [store.save_events(batch) for batch in batches])
+
+    def theirs() -> float:
+        key = uuid.uuid4().hex
+        events = [[event(key, seq) for seq in range(100)] for _ in range(count // 100)]
+
+        def by_hand() -> None:
+            for batch in events:
+                pipeline = client.pipeline(transaction=False)
+                for one in batch:
+                    pipeline.xadd(key, {"e": msgpack.packb(one.to_dict())})
+                pipeline.execute()
+
+        return timed(count, by_hand)
+
+    return interleaved(
+        "save_events of 100", "pipeline of 100 msgpack + xadd", "events/s", rounds, ours, theirs
+    )
+
+
+def bench_list_events(client: redis.Redis, store: Any, rounds: int, count: int) -> Result:
+    run_id, key = uuid.uuid4().hex, uuid.uuid4().hex
+    for first in range(0, count, 1000):
+        batch = [event(run_id, first + index) for index in range(1000)]
+        store.save_events(batch)
+        pipeline = client.pipeline(transaction=False)
+        for one in batch:
+            pipeline.xadd(key, {"e": msgpack.packb(one.to_dict())})
+        pipeline.execute()
+
+    def by_hand() -> list[runstream.PAEvent]:
+        events = []
+        last = "-"
+        while page := client.xrange(key, last, "+", count=1000):
+            for entry_id, fields in page:
+                events.append(runstream.PAEvent.from_dict(msgpack.unpackb(fields[b"e"])))
+                last = f"({entry_id.decode()}"
+        return events
+
+    assert len(by_hand()) == count
+    return interleaved(
+        f"list_events of {count:,}",
+        "xrange pages of 1,000 + msgpack + from_dict",
+        "events/s",
+        rounds,
+        lambda: timed(count, lambda: store.list_events(run_id)),
+        lambda: timed(count, by_hand),
+    )
+
+
+def bench_drain(store: Any, directory: Path, rounds: int, runs: int, per_run: int) -> Result:
+    count = runs * per_run
+
+    def ours() -> float:
+        store_runs = [uuid.uuid4().hex for _ in range(runs)]
+        for run_id in store_runs:
+            store.save_events([event(run_id, seq) for seq in range(per_run)])
+        sink.archive_id  # noqa: B018 - the file is made before the clock starts
+        rate = timed(count, lambda: reports.append(worker.drain_once()))
+        assert reports[-1].events == count
+        for run_id in store_runs:
+            store.delete_run(run_id)
+        return rate
+
+    sink = runstream.SQLiteCheckpointer(str(directory / "ours.db"))
+    worker = runstream.DrainWorker(store, [sink])
+    reports: list[runstream.DrainReport] = []
+
+    def theirs() -> float:
+        rows = ready_made_rows(per_run, runs)
+        connection = sqlite3.connect(directory / "theirs.db")
+        copy_schema(directory / "ours.db", connection)
+
+        def by_hand() -> None:
+            for first in range(0, count, 1000):
+                with connection:
+                    connection.executemany(INSERT, rows[first : first + 1000])
+
+        rate = timed(count, by_hand)
+        connection.close()
+        return rate
+
+    result = interleaved(
+        f"drain_once of {count:,} in {runs} runs",
+        "executemany of ready-made rows, same schema, pragmas and batch",
+        "events/s",
+        rounds,
+        ours,
+        theirs,
+    )
+    sink.close()
+    return result
+
+
+INSERT = "INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def ready_made_rows(per_run: int, runs: int) -> list[tuple[Any, ...]]:
+    from runstream.codec.lossless_json import dump_json
+
+    rows = []
+    for _ in range(runs):
+        run_id = uuid.uuid4().hex
+        for seq in range(per_run):
+            one = event(run_id, seq)
+            data = dump_json(one.to_dict())
+            rows.append((run_id, seq, one.ts, "tool.result", "researcher", data, seq + 1, seq))
+    return rows
+
+
+def copy_schema(path: Path, connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    with sqlite3.connect(path) as source:
+        for (sql,) in source.execute(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name = 'events'"
+        ):
+            connection.execute(sql.replace(" TABLE ", " TABLE IF NOT EXISTS ").replace(" INDEX ", " INDEX IF NOT EXISTS "))
+    source.close()
+
+
+def report(results: list[Result], console: Console) -> None:
+    table = Table("what", "ours", "baseline", "ratio", "beside")
+    for result in results:
+        table.add_row(
+            result.name,
+            f"{statistics.median(result.ours):,.0f} {result.unit}",
+            f"{statistics.median(result.theirs):,.0f} {result.unit}",
+            f"{result.ratio:.2f}",
+            result.baseline,
+        )
+    console.print(table)
+    slower = [result.name for result in results if result.ratio < 1]
+    console.print(f"the baseline wins in: {', '.join(slower) or 'none'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work: shows that it runs, not how fast")
+    quick = parser.parse_args().quick
+    scale, rounds = (10, 2) if quick else (1, 5)
+    console = Console()
+    with bench_store() as (client, store, directory):
+        server = client.info("server")
+        console.print(
+            f"{platform.machine()}, {platform.system()}, Python {platform.python_version()},"
+            f" redis-py {version('redis')} + hiredis {version('hiredis')},"
+            f" {server.get('server_name', 'redis')} {server.get('valkey_version', server['redis_version'])},"
+            f" runstream {version('runstream')}"
+        )
+        report(
+            [
+                bench_save_event(client, store, rounds, 5000 // scale),
+                bench_save_events(client, store, rounds, 20000 // scale),
+                bench_list_events(client, store, rounds, 100_000 // scale),
+                bench_drain(store, directory, min(rounds, 3), 100 // scale, 1000),
+            ],
+            console,
+        )
+
+
+if __name__ == "__main__":
+    main()

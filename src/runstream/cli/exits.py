@@ -1,0 +1,42 @@
+"""What the command line's exit codes mean, and which error ends with which: in this one place."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from runstream.model.errors import ConfigurationError, InvalidRunId, RunstreamError, StoreUnavailable
+
+__all__ = ["EXIT_CODES", "ExitCode", "NoSuchRun", "exit_code_of"]
+
+
+class NoSuchRun(RunstreamError):
+    """The run that a command was told to look at is not in the store."""
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    FINE = 0
+    DOES_NOT_HOLD = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    NO_SUCH_RUN = 4
+    INTERRUPTED = 130
+
+
+EXIT_CODES = (
+    "Exit codes: 0 fine; 1 something does not hold (a check failed, a run is parked, a record does not read,"
+    " somebody else wrote first); 2 a mistake in usage or configuration; 3 the store is unavailable, it is safe"
+    " to repeat the command; 4 no such run; 130 interrupted (Ctrl-C)."
+)
+
+
+def exit_code_of(error: RunstreamError) -> ExitCode:
+    """The code that a command ends with when this error ends it."""
+    if isinstance(error, ConfigurationError | InvalidRunId):
+        return ExitCode.USAGE
+    if isinstance(error, StoreUnavailable):
+        return ExitCode.UNAVAILABLE
+    if isinstance(error, NoSuchRun):
+        return ExitCode.NO_SUCH_RUN
+    return ExitCode.DOES_NOT_HOLD

@@ -1,0 +1,66 @@
+"""``runstream runs``: which runs a store has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from runstream.cli.options import AsJson, Url, open_to_look
+from runstream.cli.output import ago, emit_json, iso_time, print_table, say
+from runstream.model.state import RunStatus
+from runstream.model.values import RunInfo
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+
+__all__ = ["EPILOG", "run_facts", "runs"]
+
+EPILOG = """Examples:
+
+runstream runs --url redis://localhost --status running
+
+runstream runs --url sqlite:archive.db --limit 100 --json | jq '.runs\\[].run_id'"""
+
+
+def runs(
+    url: Url = None,
+    session: Annotated[str | None, typer.Option(help="Only the runs of this session.")] = None,
+    status: Annotated[RunStatus | None, typer.Option(help="Only the runs in this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the most recently updated first."""
+    with open_to_look(url) as store:
+        wanted = None if status is None else status.value
+        found = list(store.runs(session_id=session, status=wanted, limit=limit + 1))
+        is_hot = isinstance(store, RedisCheckpointer)
+    shown = found[:limit]
+    if as_json:
+        emit_json({"runs": [run_facts(info, is_hot=is_hot) for info in shown], "more": len(found) > limit})
+        return
+    columns = ["run", "session", "status", "events"] + ["archived", "hot from"] * is_hot + ["created", "updated"]
+    print_table(columns, [_row(info, is_hot=is_hot) for info in shown])
+    if len(found) > limit:
+        say(f"there are more than {limit} runs; see more of them with --limit")
+
+
+def run_facts(info: RunInfo, *, is_hot: bool) -> dict[str, Any]:
+    """What is known of a run, for JSON. ``is_hot``: of a Redis store, which knows what is archived and what not."""
+    return {
+        "run_id": info.run_id,
+        "session_id": info.session_id,
+        "status": info.status,
+        "last_offset": info.last_offset,
+        "archived_offset": info.archived_offset if is_hot else None,
+        "first_hot": info.first_hot if is_hot else None,
+        "created_at": iso_time(info.created_at),
+        "updated_at": iso_time(info.updated_at),
+        "parent": None if info.parent is None else {"run_id": info.parent[0], "offset": info.parent[1]},
+    }
+
+
+def _row(info: RunInfo, *, is_hot: bool) -> list[object]:
+    row: list[object] = [info.run_id, info.session_id, info.status, info.last_offset]
+    if is_hot:
+        # a run of which nothing is hot has no first hot offset, only one that would be the next
+        row += [info.archived_offset, info.first_hot if info.first_hot <= info.last_offset else None]
+    return [*row, ago(info.created_at), ago(info.updated_at)]

@@ -1,0 +1,16 @@
+"""Runs as JSON lines in directories: a store, and a sink of the drain worker.
+
+=====================  =========================================================================
+:mod:`.names`          run ids and lanes as file names
+:mod:`.lines`          entries as lines of a log
+:mod:`.history`        what a pass over a log's lines tells
+:mod:`.snapshots`      snapshots as files
+:mod:`.disk`           fsync, locks between processes
+:mod:`.logfile`        one run's directory and how a batch is written to it
+:mod:`.store`          the store
+=====================  =========================================================================
+"""
+
+from runstream.stores.jsonl.store import JSONLCheckpointer
+
+__all__ = ["JSONLCheckpointer"]

@@ -1,0 +1,202 @@
+"""The lines of a run's ``events.jsonl``: entries to bytes and back. Pure: touches no file.
+
+A line is a JSON object whose last members are ours, made of nothing that needs parsing to find them:
+
+==============================================  ================================================
+``{EVENT,"$offset":12,"$chain":345}``           an event; with ``,"$key":"…"`` if it has a key
+``{"$quarantined":WHY,"$raw":BASE64,"$offset"…``  a record that did not read, kept aside
+``{"$erased":true,"$offset"…``                  an entry whose content is gone
+``{"$run":{"run_id":…,…},"$offset"…``           the run's header; its place is the run's start
+``{"$offset"…``                                 nothing but a commit mark
+anything else                                   a plain line: an event that another program wrote
+==============================================  ================================================
+
+The last line of a batch ends with ``,"$commit":{"status":…}`` besides. Inside a JSON string a quote
+follows a backslash, so ``"$offset":`` never stands in one; a payload may have such a key, which is why
+the last one in the line is ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from runstream.codec.archiving import archive_entry
+from runstream.codec.chain import next_chain
+from runstream.codec.record import record_crc
+from runstream.codec.shapes import Codec
+from runstream.model.archive import ArchiveEntry, RunHeader
+from runstream.model.errors import EncodingError, InvalidRunId
+from runstream.model.values import Cursor
+
+__all__ = [
+    "Facts",
+    "Mark",
+    "batch_text",
+    "facts_of",
+    "is_bare_mark",
+    "is_header",
+    "lane_of",
+    "load_header",
+    "own_entry",
+    "plain_entry",
+]
+
+Facts = re.Match[bytes]
+"""Our members of a line: 1 offset, 2 chain, 3 key (JSON) or None, 4 commit mark (JSON) or None."""
+
+_FACTS_BEGIN = b'"$offset":'
+_FACTS = re.compile(
+    rb'"\$offset":(\d+),"\$chain":(\d+)(?:,"\$key":("(?:[^"\\]|\\.)*"))?(?:,"\$commit":(\{"status":.*\}))?\}'
+)
+_QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"lane_id":(' + _TEXT + rb"),")
+
+# its options must not depend on the store's: the chain of a plain line is made of the record
+_PLAIN: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
+
+
+class _PlainEvent(NamedTuple):
+    fields: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.fields
+
+
+class Mark(NamedTuple):
+    """What a commit mark tells: how the run stands after this batch, and the batch's snapshots.
+
+    ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token.
+    """
+
+    status: str
+    updated_at: float
+    session_id: str = ""
+    snapshots: tuple[tuple[str | None, str], ...] = ()
+
+    def dump(self) -> str:
+        """The mark as JSON."""
+        members: dict[str, Any] = {"status": self.status, "updated_at": self.updated_at}
+        if self.session_id:
+            members["session_id"] = self.session_id
+        if self.snapshots:  # pairs, not an object: a lane's name must not look like a member of ours
+            members["snapshots"] = self.snapshots
+        return _dump(members)
+
+    @classmethod
+    def load(cls, text: bytes) -> Mark:
+        """The mark that was dumped. Raises ValueError for anything else."""
+        members = json.loads(text)
+        snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
+        return cls(members["status"], members.get("updated_at", 0.0), members.get("session_id", ""), snapshots)
+
+
+def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
+    """The lines of a batch that follows ``at``; with the run's header first, if it is given.
+
+    Raises EncodingError for an entry whose text cannot stand in one line.
+    """
+    lines = []
+    if header is not None:
+        facts = {"run_id": header.run_id, "created_at": header.created_at}
+        lines.append(f'{{"$run":{_dump(facts)},{_place(header.start)}')
+    lines += [f"{_content(entry)}{_place(entry)}" for entry in entries]
+    if not lines:
+        lines.append(f"{{{_place(at)}")
+    lines[-1] += f',"$commit":{mark.dump()}'
+    return "".join(f"{line}}}\n" for line in lines).encode()
+
+
+def facts_of(line: bytes) -> Facts | None:
+    """Our members at the end of a line without its line break, or None for a plain line."""
+    begin = line.rfind(_FACTS_BEGIN)
+    return _FACTS.fullmatch(line, begin) if begin > 0 else None
+
+
+def is_header(line: bytes) -> bool:
+    """Whether a line of ours is the run's header."""
+    return line.startswith(_HEADER)
+
+
+def is_bare_mark(facts: Facts) -> bool:
+    """Whether a line of ours has nothing but a commit mark."""
+    return facts.start() == 1
+
+
+def load_header(line: bytes) -> tuple[str, float]:
+    """The run id and the time of creation (Unix time in seconds) of a header. Raises ValueError."""
+    run = json.loads(line)["$run"]
+    return run["run_id"], run["created_at"]
+
+
+def lane_of(line: bytes) -> bytes | None:
+    """The lane of an event's line of ours, as JSON text; None for one that has none."""
+    match = _LANE.match(line)
+    if match is not None:
+        return match[1]
+    try:
+        return json.dumps(json.loads(line)["lane_id"]).encode()
+    except (ValueError, KeyError, RecursionError):
+        return None
+
+
+def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
+    """The entry in a line of ours that is neither header nor bare mark."""
+    offset, chain, begin = int(facts[1]), int(facts[2]), facts.start()
+    key = None if facts[3] is None else json.loads(facts[3])
+    if line.startswith(_ERASED):
+        return ArchiveEntry(offset, chain, key, None)
+    try:
+        if line.startswith(_QUARANTINED):
+            kept = json.loads(line)
+            raw = base64.b64decode(kept["$raw"], validate=True)
+            return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"])
+        return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
+    except (ValueError, KeyError) as error:  # the line was damaged; its place was not
+        return ArchiveEntry(offset, chain, key, None, line, f"its line was damaged: {error}")
+
+
+def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
+    """The entry in a line that another program wrote, which follows ``before``.
+
+    Its JSON means just what it says: ``{"$set": [1]}`` is that dict. One that is no event of this run
+    is kept aside as it stands.
+    """
+    offset = before.offset + 1
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            raise TypeError("it is not a JSON object")
+        (event,) = _PLAIN.encode_events(run_id, [_PlainEvent({"ts": 0.0, **fields})])
+    except (ValueError, TypeError, RecursionError, EncodingError, InvalidRunId) as error:
+        chain = next_chain(before.chain, zlib.crc32(line))
+        return ArchiveEntry(offset, chain, None, None, line, f"not an event of this run: {error}")
+    return archive_entry(run_id, offset, next_chain(before.chain, record_crc(event.record)), event.record)
+
+
+def _content(entry: ArchiveEntry) -> str:
+    """A line of this entry up to where its place follows."""
+    if entry.data is not None:
+        if entry.data[-1:] != "}" or "\n" in entry.data:
+            raise EncodingError(f"the text of event {entry.offset} is not a JSON object in one line")
+        return f"{entry.data[:-1]},"
+    if entry.raw is None:
+        return _ERASED.decode()
+    return f'{{"$quarantined":{_dump(entry.reason)},"$raw":"{base64.b64encode(entry.raw).decode()}",'
+
+
+def _place(entry: ArchiveEntry | Cursor) -> str:
+    place = f'"$offset":{entry.offset},"$chain":{entry.chain}'
+    if isinstance(entry, ArchiveEntry) and entry.key is not None:
+        place += f',"$key":{_dump(entry.key)}'
+    return place
+
+
+def _dump(value: Any) -> str:
+    # ASCII: what we add must never make a line unreadable
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,327 @@
+"""One run's directory: its log and its snapshots, written so that a batch is there whole or not at all.
+
+A batch goes through four steps, each on the disk before the next begins:
+
+1. its snapshots are written to files of another name (``snapshot.json.prepared-TOKEN``);
+2. its lines are appended in one write; the last carries the commit mark, which names the tokens:
+   from here on the batch is committed, and readers take the prepared files for the snapshots;
+3. the prepared files are renamed into place;
+4. the next writer finds nothing to finish, or finishes step 3, or removes what a batch left that
+   never came to step 2. What such a batch left of its lines is moved to ``events.jsonl.torn-N``.
+
+The caller holds the run's lock while it writes, and hands out no two threads. No file stays open
+between calls, so there is nothing to share with a forked process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, RunHeader
+from runstream.model.errors import StoreUnavailable
+from runstream.model.values import Cursor
+from runstream.stores.jsonl import names
+from runstream.stores.jsonl.disk import names_in, sync, sync_directory, unavailable, write_all, write_file
+from runstream.stores.jsonl.history import History, Span, entries_in
+from runstream.stores.jsonl.lines import Mark, batch_text, facts_of, is_header, load_header
+from runstream.stores.jsonl.snapshots import snapshot_text
+
+__all__ = ["RunLog", "Standing"]
+
+_GLANCE_BYTES = 65536
+_COPY_BYTES = 1 << 20
+
+
+class Standing(NamedTuple):
+    """Where a run stands and what is noted of it; times are Unix time in seconds."""
+
+    start: Cursor
+    last: Cursor
+    session_id: str
+    status: str | None  # None: nothing said so
+    created_at: float
+    updated_at: float
+
+
+class RunLog:
+    """A run's directory, and what this process knows of it."""
+
+    def __init__(self, directory: Path, run_id: str) -> None:
+        self.directory = directory
+        self.run_id = run_id
+        self.path = directory / names.EVENTS
+        self.history = History(run_id)
+        self._identity: tuple[int, int] | None = None  # device and inode; None: no file
+        self._modified = 0.0
+        self._size = 0
+        self._proven = 0  # bytes that are known to be on the disk
+        self._is_settled = False  # nothing is left of former batches but what counts
+        self._failed: tuple[int, bytes] | None = None  # a write that could not be taken back: where, what
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def mark(self) -> Mark | None:
+        """The last commit mark."""
+        return self.history.mark
+
+    def look(self, *, durable: bool = False) -> bool:
+        """Learn what others have written since. True if there is anything in the log.
+
+        With ``durable`` what is known then is on the disk too, whoever wrote it: a process may have been
+        killed between its write and its fsync.
+        """
+        if self._failed is not None:
+            try:
+                self._take_back(*self._failed)
+            except StoreUnavailable:
+                if durable:
+                    raise
+                return self.history.start is not None  # what was proven before can still be read
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            self._forget()
+            return False
+        with open(handle, "rb") as file:  # noqa: PTH123 - of a handle, not of a path
+            self._refresh(file)
+            if durable and self._proven < self.history.end:
+                sync(handle)
+                sync_directory(self.directory)
+                self._proven = self.history.end
+        return self.history.start is not None
+
+    def standing(self) -> Standing | None:
+        """Where the run stands, as of the last look."""
+        known, mark = self.history, self.mark
+        if known.start is None:
+            return None
+        return Standing(
+            known.start,
+            known.last,
+            (mark.session_id if mark is not None else "") or known.plain_session,
+            known.plain_status or (mark.status if mark is not None else None),
+            known.created_at,
+            self._modified if known.ends_plain or mark is None else mark.updated_at,
+        )
+
+    def glance(self) -> Standing | None:
+        """Where the run stands, from its first and last line where these tell all."""
+        if self._identity is None:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.path.open("rb") as file:
+                found = _glance(self.run_id, file)
+                if found is not None:
+                    return found
+        self.look()
+        return self.standing()
+
+    def span(self, low: int, high: int) -> Span:
+        """Where the entries after ``low`` up to ``high`` are, as of the last look."""
+        return self.history.span(low, high)
+
+    def spans_back(self, low: int, high: int) -> list[Span]:
+        """The same in pieces, the last first."""
+        return list(self.history.spans_back(low, high))
+
+    def entries(self, span: Span, *, from_disk: bool = False) -> Iterator[ArchiveEntry]:
+        """The entries of a stretch; ``from_disk``: not from the memory of the operating system."""
+        if span.begin >= span.end:
+            return
+        with self.path.open("rb") as file:
+            if from_disk and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), span.begin, span.end - span.begin, os.POSIX_FADV_DONTNEED)
+            file.seek(span.begin)
+            yield from entries_in(self.run_id, span, file)
+
+    # -- writing: the caller holds the run's lock and has looked --------------------------------------
+
+    def make_ready(self) -> None:
+        """Make the directory, finish what is committed, set aside what is not."""
+        if self._identity is None and not self.directory.is_dir():
+            self.directory.mkdir()
+            sync_directory(self.directory.parent)
+        if self._identity is not None and self._size > self.history.end:
+            self._set_aside()
+        if not self._is_settled:
+            self._settle()
+
+    def prepare(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
+        """Step 1: the snapshots are on the disk under names that nobody reads yet."""
+        if snapshots:
+            self._is_settled = False
+            for snapshot in snapshots:
+                write_file(self._prepared(snapshot.lane_id, snapshot.token), snapshot_text(snapshot))
+            sync_directory(self.directory)
+
+    def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> None:
+        """Step 2. If it fails, nothing of it is left, and OSError is raised."""
+        known = self.history
+        first = None if known.has_header else header
+        at = known.last if known.start is not None else header.start
+        text = batch_text(first, at, entries, mark)
+        if known.is_cut:
+            text = b"\n" + text
+        self._append(text)
+        known.scan(io.BytesIO(text))
+        self._proven = self._size = known.end
+
+    def place_snapshots(self) -> None:
+        """Step 3. Never fails: the batch is committed, and the next writer finishes this if need be."""
+        if not self._is_settled:
+            with contextlib.suppress(OSError):
+                self._settle()
+
+    def cut_back(self, end: int, written: bytes = b"") -> None:
+        """Cut the log back to ``end`` bytes. Where that fails too, it is done before anything else is."""
+        self._failed = (end, written)
+        with contextlib.suppress(OSError, StoreUnavailable):
+            self._take_back(end, written)
+
+    def remove(self, grave: Path) -> None:
+        """Remove the run. The directory goes to ``grave`` first, so that the run is gone at once or not at all."""
+        self.directory.replace(grave)
+        sync_directory(grave.parent)
+        self._forget()
+        bury(grave, self.directory)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _refresh(self, file: io.BufferedReader) -> None:
+        facts = os.fstat(file.fileno())
+        identity, known = (facts.st_dev, facts.st_ino), self.history
+        if identity != self._identity or not self._goes_on(file.fileno(), facts.st_size):
+            self._forget()
+            known = self.history
+        if facts.st_size > known.end:
+            file.seek(known.end)
+            before = known.end
+            known.scan(file)
+            if known.end > before:
+                self._is_settled = False  # somebody else wrote: who knows what was left
+        self._identity, self._size, self._modified = identity, max(facts.st_size, known.end), facts.st_mtime
+
+    def _goes_on(self, handle: int, size: int) -> bool:
+        """Whether the file is the one that was read before, or a longer one that begins with that."""
+        known = self.history
+        if size < known.end or (known.is_cut and size != known.end):
+            return False
+        # chains make a line unlike any of another run that was given the same place on the disk
+        return os.pread(handle, len(known.tail), known.end - len(known.tail)) == known.tail
+
+    def _forget(self) -> None:
+        self.history = History(self.run_id)
+        self._identity, self._size, self._proven, self._is_settled = None, 0, 0, False
+
+    def _append(self, text: bytes) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(self.path, flags, 0o666)
+        try:
+            write_all(handle, text)
+            sync(handle)
+            if self._identity is None:
+                sync_directory(self.directory)
+                facts = os.fstat(handle)
+                self._identity = (facts.st_dev, facts.st_ino)
+        except OSError:
+            # a failed fsync may have dropped the pages it did not write: only what was proven before counts
+            self.cut_back(self.history.end, text)
+            raise
+        finally:
+            os.close(handle)
+
+    def _take_back(self, end: int, written: bytes) -> None:
+        """Cut the log back, unless somebody else has gone on from what was to be taken back."""
+        with unavailable(self.path):
+            try:
+                handle = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._failed = None
+                return
+            try:
+                size = os.fstat(handle).st_size
+                if not written or written.startswith(os.pread(handle, len(written) + 1, end)):
+                    os.ftruncate(handle, min(size, end))
+                    sync(handle)
+            finally:
+                os.close(handle)
+        self._failed = None
+        self._forget()
+
+    def _set_aside(self) -> None:
+        """Move what does not count to a file of its own: it is never deleted."""
+        taken = names_in(self.directory)
+        number = next(n for n in range(1, len(taken) + 2) if f"{names.EVENTS}.torn-{n}" not in taken)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        aside = os.open(self.directory / f"{names.EVENTS}.torn-{number}", flags, 0o666)
+        try:
+            with self.path.open("rb+") as file:
+                file.seek(self.history.end)
+                while chunk := file.read(_COPY_BYTES):
+                    write_all(aside, chunk)
+                sync(aside)
+                sync_directory(self.directory)
+                file.truncate(self.history.end)
+                sync(file.fileno())
+        finally:
+            os.close(aside)
+        self._size = self.history.end
+
+    def _settle(self) -> None:
+        """Rename the committed snapshots into place, remove what other batches prepared."""
+        for lane_id, token in self.mark.snapshots if self.mark is not None else ():
+            with contextlib.suppress(FileNotFoundError):
+                self._prepared(lane_id, token).replace(self.directory / names.snapshot_name(lane_id))
+        # on the disk before the next mark, which does not name them
+        sync_directory(self.directory)
+        for name in names_in(self.directory):
+            if ".prepared-" in name and names.is_run_file(name):
+                (self.directory / name).unlink(missing_ok=True)
+        self._is_settled = True
+
+    def _prepared(self, lane_id: str | None, token: str) -> Path:
+        return self.directory / names.prepared_name(lane_id, token)
+
+
+def bury(grave: Path, home: Path | None = None) -> None:
+    """Remove the run's files from a directory that was renamed away, and the directory with them.
+
+    Files of other programs stay: with ``home`` they go back to where they were.
+    """
+    for name in names_in(grave):
+        if names.is_run_file(name):
+            (grave / name).unlink(missing_ok=True)
+    if not names_in(grave):
+        grave.rmdir()
+    elif home is not None:
+        grave.replace(home)
+    sync_directory(grave.parent)
+
+
+def _glance(run_id: str, file: io.BufferedReader) -> Standing | None:
+    """Where the run stands, if the first line is its header and the last one has a commit mark."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return None
+    first = file.readline().removesuffix(b"\n")
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _GLANCE_BYTES))
+    end = file.read()
+    last = end[end.rfind(b"\n", 0, -1) + 1 :]
+    head, facts = facts_of(first), facts_of(last.removesuffix(b"\n"))
+    if head is None or not is_header(first) or facts is None or facts[4] is None or not last.endswith(b"\n"):
+        return None
+    if b"\0" in end:
+        return None
+    try:
+        mark, (named, created_at) = Mark.load(facts[4]), load_header(first)
+    except (ValueError, KeyError, TypeError):
+        return None
+    if named != run_id:
+        return None
+    start, last_place = Cursor(int(head[1]), int(head[2])), Cursor(int(facts[1]), int(facts[2]))
+    return Standing(start, last_place, mark.session_id, mark.status, created_at, mark.updated_at)

@@ -1,0 +1,109 @@
+"""File names for runs, lanes and tokens, whatever characters these have. Pure: touches no file.
+
+Text of lower-case letters, digits, ``_``, ``-`` and inner dots is its own name. In any other, each byte
+that is not one of these becomes ``%`` and two hexadecimal digits, so that names differ on file systems
+that ignore case too. What is then too long becomes ``%-`` and a SHA-256, and its text must be kept
+elsewhere: in a run's first line, in a lane's snapshot. Different texts never get the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import unquote_to_bytes
+
+__all__ = [
+    "EVENTS",
+    "encoded",
+    "is_hashed",
+    "is_run_file",
+    "may_be_raw",
+    "named",
+    "prepared_name",
+    "prepared_suffix",
+    "snapshot_name",
+]
+
+EVENTS = "events.jsonl"
+MAX_RUN_NAME_BYTES = 200
+_MAX_LANE_NAME_BYTES = 120  # with a prepared snapshot's suffix it stays below the 255 of most file systems
+_MAX_FILE_NAME_BYTES = 255
+
+_KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
+# names of devices in Windows, with any extension
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
+_HASHED = "%-"
+_RUN_FILE = re.compile(
+    r"events\.jsonl(\.torn-\d+)?|snapshot(-[a-z0-9_.%-]*|\.backup)?\.json(\.prepared-[a-z0-9_.%-]+)?"
+)
+
+
+def encoded(text: str, max_bytes: int = MAX_RUN_NAME_BYTES) -> str:
+    """The file name for this text, at most ``max_bytes`` long (or 66, whichever is more)."""
+    data = text.encode()
+    end = len(data) - 1
+    first_is_bad = text.startswith(".") or _DEVICE.fullmatch(text) is not None
+    name = "".join(
+        f"%{byte:02x}"
+        if byte not in _KEPT or (place == 0 and first_is_bad) or (place == end and byte == ord("."))
+        else chr(byte)
+        for place, byte in enumerate(data)
+    )
+    return name if len(name) <= max_bytes else _HASHED + hashlib.sha256(data).hexdigest()
+
+
+def is_hashed(name: str) -> bool:
+    """Whether the name is that of a text too long to be a name: the text is kept elsewhere."""
+    return re.fullmatch(r"%-[0-9a-f]{64}", name) is not None
+
+
+def named(name: str) -> str | None:
+    """The run id whose directory has this name, or None for a name that tells nothing.
+
+    A name that no id is encoded to is the id itself: another program's directory.
+    """
+    if name.startswith(".") or is_hashed(name):
+        return None
+    try:
+        text = unquote_to_bytes(name).decode()
+    except UnicodeError:  # not UTF-8 once decoded: nothing of ours; or not UTF-8 as it stands: no run id
+        return name if _is_utf8(name) else None
+    return text if text and encoded(text) == name else name
+
+
+def may_be_raw(run_id: str) -> bool:
+    """Whether another program may have made a directory of just this name for this run."""
+    return (
+        named(run_id) == run_id
+        and "/" not in run_id
+        and "\0" not in run_id
+        and len(run_id.encode()) <= _MAX_FILE_NAME_BYTES
+    )
+
+
+def snapshot_name(lane_id: str | None) -> str:
+    """The file of the run's snapshot (None), or of a lane's."""
+    return "snapshot.json" if lane_id is None else f"snapshot-{encoded(lane_id, _MAX_LANE_NAME_BYTES)}.json"
+
+
+def prepared_suffix(token: str) -> str:
+    """What a snapshot's file name ends with until the batch that it belongs to is committed."""
+    return f".prepared-{encoded(token, 66)}"
+
+
+def prepared_name(lane_id: str | None, token: str) -> str:
+    """The file of a snapshot that is written but not yet in its place."""
+    return snapshot_name(lane_id) + prepared_suffix(token)
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a file of this name in a run's directory belongs to the run."""
+    return _RUN_FILE.fullmatch(name) is not None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,375 @@
+"""Runs as JSON lines: ``DIR/RUN/events.jsonl`` and ``snapshot.json``, which purpose-agent's own reader reads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runstream.codec.fallback import plain_data
+from runstream.codec.lossless_json import dump_json
+from runstream.codec.packing import unpack_plain
+from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.names import check_run_id
+from runstream.model.protocols import Fallback
+from runstream.model.values import Cursor, E, RunInfo, S
+from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
+from runstream.stores.jsonl import names
+from runstream.stores.jsonl.disk import names_in, unavailable
+from runstream.stores.jsonl.history import Span
+from runstream.stores.jsonl.home import Home
+from runstream.stores.jsonl.lines import Mark
+from runstream.stores.jsonl.logfile import RunLog, Standing, bury
+from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
+from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
+from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
+
+__all__ = ["JSONLCheckpointer"]
+
+_GRAVE = ".deleted-"
+_MAX_LOGS = 1024  # runs of which this process remembers where they stand
+
+
+class _Addition(NamedTuple):
+    """What one batch adds to one run."""
+
+    log: RunLog
+    header: RunHeader
+    entries: Sequence[ArchiveEntry]
+    snapshots: Sequence[ArchiveSnapshot]
+
+    @property
+    def mark(self) -> Mark:
+        tokens = tuple((snapshot.lane_id, snapshot.token) for snapshot in self.snapshots)
+        return Mark(self.header.status, self.header.updated_at, self.header.session_id, tokens)
+
+
+class JSONLCheckpointer(ArchiveStore[E, S]):
+    """Runs in a directory of JSON lines. Threads and processes may share it; it survives a fork.
+
+    ``base_dir`` is made if it is not there, and nothing else until the first write; a read makes
+    nothing. The other options are those of every store. Raises ConfigurationError where ``base_dir``
+    is not a directory and cannot be made one, and UnsupportedVersion where a newer runstream wrote it.
+
+    A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then
+    cut back to what it was, so that the same call can be sent again. Events of another program's
+    writer, which knows no locks, are read where they stand between ours.
+    """
+
+    def __init__(
+        self,
+        base_dir: str | os.PathLike[str],
+        *,
+        event_type: type[E] | None = None,
+        state_type: type[S] | None = None,
+        fallback: Fallback | None = plain_data,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    ) -> None:
+        super().__init__(
+            event_type=event_type, state_type=state_type, fallback=fallback, max_event_bytes=max_event_bytes
+        )
+        self.base_dir = Path(base_dir).absolute()
+        self._is_closed = False
+        self._home = Home(self.base_dir)
+        self._start_anew()
+        reopen = functools.partial(
+            type(self),
+            event_type=event_type,
+            state_type=state_type,
+            fallback=fallback,
+            max_event_bytes=max_event_bytes,
+        )
+        self.reopens_with(reopen, str(self.base_dir))
+
+    def close(self) -> None:
+        """Use the store no more. Closing twice is fine."""
+        self._is_closed = True
+        super().close()
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of this archive; it gets one when it is first asked for or written to."""
+        with self._using():
+            return self._home.archive_id()
+
+    @property
+    def location(self) -> str:
+        """``jsonl:`` and the directory."""
+        return f"jsonl:{self.base_dir}"
+
+    # -- as a sink -------------------------------------------------------------------------------------
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run, all of it on the disk; None for a run that it does not know."""
+        check_run_id(run_id)
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            standing = self._standing(log, durable=True)
+            if standing is None:
+                return None
+            found = all_snapshots(run_id, log.directory, log.mark)
+            return Position(standing.last, {snapshot.lane_id: snapshot.token for snapshot in found})
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        """Add to many runs: each run's batch in one atomic step, and none if any of them is refused.
+
+        Raises ArchiveGap, HistoryDiverged, or StoreUnavailable.
+        """
+        with self._writing([batch.header.run_id for batch in batches]):
+            places: dict[str, Cursor | None] = {}
+            additions = []
+            for batch in batches:
+                run_id = batch.header.run_id
+                check_run_id(run_id)
+                log = self._log(run_id)
+                if run_id not in places:
+                    standing = self._standing(log, durable=True)
+                    places[run_id] = None if standing is None else standing.last
+                place = places[run_id]
+                entries = new_entries(batch, place)
+                snapshots = [new for new in batch.snapshots if not self._has(log, new)]
+                if entries or snapshots or place is None:
+                    additions.append(_Addition(log, batch.header, entries, snapshots))
+                    places[run_id] = entries[-1].cursor if entries else place or batch.header.start
+            self._write(additions)
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the log holds at these offsets, both included, in order, from the disk."""
+        check_run_id(run_id)
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            log.look(durable=True)
+            span = log.span(first - 1, last)
+        return _between(log, [span], first, last, from_disk=True)
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the archive holds of a run, from their files."""
+        check_run_id(run_id)
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            log.look(durable=True)
+            return list(all_snapshots(run_id, log.directory, log.mark))
+
+    def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """The records that were kept aside, of one run or of all, with their run ids."""
+        if run_id is not None:
+            check_run_id(run_id)
+        with self._using():
+            run_ids = self._home.run_ids() if run_id is None else [run_id]
+        for each in run_ids:
+            with self._using(), unavailable(self.base_dir):
+                log = self._log(each)
+                log.look()
+                spans = [(offset, log.span(offset - 1, offset)) for offset in log.history.kept_aside]
+            for offset, span in spans:
+                for entry in _between(log, [span], offset, offset):
+                    yield each, entry
+
+    # -- as a store --------------------------------------------------------------------------------
+
+    def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run, or None."""
+        check_run_id(run_id)
+        with self._using(), unavailable(self.base_dir):
+            return self._info(run_id)
+
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that this store holds of a run; files of other programs in its directory stay."""
+        check_run_id(run_id)
+        with self._using():
+            if not self._home.directory_of(run_id).exists():
+                return False
+            with self._home.locks.held([run_id]), unavailable(self.base_dir):
+                log = self._log(run_id)
+                if not any(map(names.is_run_file, names_in(log.directory))):
+                    return False
+                for name in names_in(self.base_dir):
+                    if name.startswith(_GRAVE):  # of somebody who was killed in the middle of this
+                        bury(self.base_dir / name)
+                log.remove(self.base_dir / f"{_GRAVE}{secrets.token_hex(8)}")
+                self._logs.pop(run_id, None)
+        self._forget(run_id)
+        return True
+
+    def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        with self._writing([request.run_id for request in requests]):
+            now = self._clock()
+            plans, additions = [], []
+            for request in requests:
+                log = self._log(request.run_id)
+                standing = self._standing(log, durable=True)
+                plan = plan_append(self._head(log, standing, request), request)
+                head = plan.head
+                created_at = now if standing is None else standing.created_at
+                header = RunHeader(request.run_id, head.start, head.session_id, head.status, created_at, now)
+                snapshots = self._snapshots(request, plan)
+                additions.append(_Addition(log, header, planned_entries(request, plan), snapshots))
+                plans.append(plan)
+            self._write(additions)
+        return plans
+
+    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            log.look()
+            snapshot = load_snapshot(run_id, log.directory, lane_id, log.mark)
+        if snapshot is None:
+            return None
+        saved = SavedSnapshot(lane_id, snapshot.offset, snapshot.revision, snapshot.token)
+        return saved, load_state(run_id, snapshot)
+
+    def _infos(self) -> list[RunInfo]:
+        with self._using(), unavailable(self.base_dir):
+            found = [self._info(run_id) for run_id in self._home.run_ids()]
+        return [info for info in found if info is not None]
+
+    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
+        with self._using(), unavailable(self.base_dir):
+            standing = self._standing(self._log(run_id))
+        return None if standing is None else (standing.start, standing.last)
+
+    def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            spans = log.spans_back(low, high) if reverse else [log.span(low, high)]
+        return _between(log, spans, low + 1, high, reverse=reverse)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _start_anew(self) -> None:
+        self._pid = os.getpid()
+        self._mutex = threading.RLock()
+        self._logs: OrderedDict[str, RunLog] = OrderedDict()
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        if self._is_closed:
+            raise ConfigurationError(f"this store of {self.base_dir} is closed; open another")
+        if self._pid != os.getpid():
+            self._start_anew()  # a thread of the parent may have held the mutex when it forked
+        with self._mutex:
+            yield
+
+    @contextlib.contextmanager
+    def _writing(self, run_ids: Iterable[str]) -> Iterator[None]:
+        with self._using():
+            self._home.archive_id()  # an archive has its UUID before it has a run
+            with self._home.locks.held(run_ids), unavailable(self.base_dir):
+                yield
+
+    def _write(self, additions: Sequence[_Addition]) -> None:
+        """Write what has been planned and checked. If it fails, nothing of it is left."""
+        before = [(addition.log, addition.log.history.end) for addition in additions]
+        done = 0
+        for addition in additions:
+            addition.log.make_ready()
+            addition.log.prepare(addition.snapshots)
+        try:
+            for addition in additions:
+                addition.log.commit(addition.header, addition.entries, addition.mark)
+                done += 1
+        except BaseException:
+            # the call has failed as a whole, and will be sent again as a whole
+            for log, end in reversed(before[:done]):
+                log.cut_back(end)
+            raise
+        for addition in additions:
+            addition.log.place_snapshots()
+
+    def _log(self, run_id: str) -> RunLog:
+        directory = self._home.directory_of(run_id)
+        log = self._logs.get(run_id)
+        if log is None or log.directory != directory:
+            log = self._logs[run_id] = RunLog(directory, run_id)
+            if len(self._logs) > _MAX_LOGS:
+                self._logs.popitem(last=False)
+        self._logs.move_to_end(run_id)
+        return log
+
+    def _standing(self, log: RunLog, *, durable: bool = False, briefly: bool = False) -> Standing | None:
+        standing = None
+        if briefly:
+            standing = log.glance()
+        elif log.look(durable=durable):
+            standing = log.standing()
+        if standing is not None and standing.status is not None:
+            return standing
+        return self._foreign_standing(log, standing)
+
+    def _foreign_standing(self, log: RunLog, standing: Standing | None) -> Standing | None:
+        """Where a run stands that only another program wrote: its snapshot tells the rest."""
+        with contextlib.suppress(FileNotFoundError, CorruptRecordError):
+            saved_at = (log.directory / names.snapshot_name(None)).stat().st_mtime
+            standing = standing or Standing(Cursor(0, 0), Cursor(0, 0), "", None, saved_at, saved_at)
+            snapshot = load_snapshot(log.run_id, log.directory, None, log.mark)
+            if snapshot is not None:
+                fields = load_state(log.run_id, snapshot)
+                session_id = fields.get("session_id")
+                standing = standing._replace(
+                    session_id=standing.session_id or (session_id if isinstance(session_id, str) else ""),
+                    status=self.codec.status_of(fields),
+                    updated_at=max(standing.updated_at, saved_at),
+                )
+        return standing
+
+    def _head(self, log: RunLog, standing: Standing | None, request: AppendRequest) -> RunHead:
+        if standing is None:
+            start = new_start()
+            return RunHead(start, start)
+        saved = None
+        if request.state is not None:
+            saved = load_snapshot_header(log.directory, request.lane_id, log.mark)
+        status = standing.status or "running"
+        return RunHead(standing.start, standing.last, standing.session_id, status, log.history.lanes, saved)
+
+    def _snapshots(self, request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
+        if plan.snapshot is None or request.state is None:
+            return []
+        saved = plan.snapshot
+        try:
+            value, plain = unpack_plain(self.codec.packer.pack(request.state))
+            data = dump_json(value, plain=plain)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
+        return [ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, data)]
+
+    def _has(self, log: RunLog, snapshot: ArchiveSnapshot) -> bool:
+        saved = load_snapshot_header(log.directory, snapshot.lane_id, log.mark)
+        return saved is not None and saved.token == snapshot.token
+
+    def _info(self, run_id: str) -> RunInfo | None:
+        standing = self._standing(self._log(run_id), briefly=True)
+        if standing is None:
+            return None
+        last = standing.last.offset
+        return RunInfo(
+            run_id,
+            standing.session_id,
+            standing.status or "running",
+            last,
+            last,
+            standing.start.offset + 1,
+            standing.created_at,
+            standing.updated_at,
+        )
+
+
+def _between(
+    log: RunLog, spans: Sequence[Span], first: int, last: int, *, reverse: bool = False, from_disk: bool = False
+) -> Iterator[ArchiveEntry]:
+    with unavailable(log.path):
+        for span in spans:
+            entries: Iterable[ArchiveEntry] = log.entries(span, from_disk=from_disk)
+            if reverse:
+                entries = reversed(list(entries))
+            for entry in entries:
+                if first <= entry.offset <= last:
+                    yield entry

@@ -1,0 +1,381 @@
+"""Runs in one SQLite file: a store in its own right, and an archive that the drain worker writes to.
+
+Promises: what a call has committed survives a crash of the process and of the machine (a write-ahead log,
+``synchronous=FULL``); an append or a batch is in the file as a whole or not at all; a reader holds up
+nobody, neither between the events that it is given nor while it fetches them. Any number of threads and
+processes of one host may share the file. The tables, and how a file of purpose-agent's own becomes one of
+ours, are in :mod:`runstream.stores.sqlite_schema`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from runstream.codec.archiving import entry_fields
+from runstream.codec.fallback import plain_data
+from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, Position, RunBatch
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.names import check_run_id
+from runstream.model.protocols import Fallback
+from runstream.model.values import Cursor, E, RunInfo, S
+from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
+from runstream.stores.filters import RunFilter, check_read
+from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
+from runstream.stores.sqlite_file import ArchiveFile
+from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_run, transaction
+
+__all__ = ["SQLiteCheckpointer"]
+
+_PAGE_ROWS = 1000
+
+_ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+# in the shape of ArchiveEntry. Not a view: SQLite would sort all of a run to give a page of it
+_GET_ENTRIES = """SELECT offset, chain, key,
+    CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, NULL, '', NULL
+    FROM events WHERE run_id = :run_id AND offset > :low AND offset <= :high
+    UNION ALL
+    SELECT offset, chain, key, NULL, raw, reason, NULL
+    FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high
+    ORDER BY offset LIMIT :rows"""
+_GET_ENTRIES_BACK = _GET_ENTRIES.replace("ORDER BY offset", "ORDER BY offset DESC")
+_GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
+
+_SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
+    VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
+    offset = excluded.offset, revision = excluded.revision, token = excluded.token
+    WHERE token IS NOT excluded.token"""
+_SET_LANE_STATE = """INSERT INTO lane_snapshots (run_id, state, updated_at, offset, revision, token, lane_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (run_id, lane_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
+    offset = excluded.offset, revision = excluded.revision, token = excluded.token
+    WHERE token IS NOT excluded.token"""
+_GET_SNAPSHOT = "SELECT offset, revision, token FROM states WHERE run_id = ? AND lane_id IS ?"
+_GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHERE run_id = ? AND lane_id IS ?"
+_GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
+_GET_SNAPSHOTS = "SELECT lane_id, offset, revision, token, state FROM states WHERE run_id = ? ORDER BY lane_id"
+
+_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, reason FROM quarantine
+    WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
+    ORDER BY run_id, offset LIMIT :rows"""
+
+_GET_INFO = """SELECT run_id, session_id, status, last_offset, start_offset, created_at, updated_at,
+    parent_run_id, parent_offset FROM runs WHERE run_id = ?"""
+_GET_INFOS = """SELECT run_id, session_id, status, last_offset, start_offset, created_at, updated_at,
+    parent_run_id, parent_offset FROM runs
+    WHERE (:session_id IS NULL OR session_id = :session_id) AND (:status IS NULL OR status = :status)
+    AND (:updated_after IS NULL OR updated_at > :updated_after)
+    ORDER BY updated_at DESC LIMIT :limit"""
+
+_DELETE_RUN = (
+    "DELETE FROM events WHERE run_id = ?",
+    "DELETE FROM snapshots WHERE run_id = ?",
+    "DELETE FROM lane_snapshots WHERE run_id = ?",
+    "DELETE FROM lanes WHERE run_id = ?",
+    "DELETE FROM quarantine WHERE run_id = ?",
+    "DELETE FROM runs WHERE run_id = ?",
+)
+
+# an event with neither kind nor data, see sqlite_schema
+_ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
+
+
+class SQLiteCheckpointer(ArchiveStore[E, S]):
+    """Runs in the SQLite file ``db_path``, which is created if it is not there.
+
+    Threads and processes may share it, and it survives a fork. A writer waits up to
+    ``busy_timeout_seconds`` for another one, then raises StoreUnavailable. Raises ConfigurationError for a
+    path that cannot be a database of this store, and UnsupportedVersion for one that a newer version wrote.
+    """
+
+    def __init__(
+        self,
+        db_path: str | os.PathLike[str] = "runstream.db",
+        *,
+        event_type: type[E] | None = None,
+        state_type: type[S] | None = None,
+        fallback: Fallback | None = plain_data,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        busy_timeout_seconds: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        options: dict[str, Any] = {
+            "event_type": event_type,
+            "state_type": state_type,
+            "fallback": fallback,
+            "max_event_bytes": max_event_bytes,
+            "clock": clock,
+        }
+        super().__init__(**options)
+        path = _absolute(db_path)
+        self._file = ArchiveFile(path, busy_timeout_seconds)
+        # a finalizer: a store that nobody closes gives its file back all the same
+        self.owns(weakref.finalize(self, self._file.close))
+        self.reopens_with(partial(SQLiteCheckpointer, path, busy_timeout_seconds=busy_timeout_seconds, **options))
+        with self._file.use() as connection:
+            self._archive_id: str = connection.execute("SELECT id FROM archive").fetchone()[0]
+
+    # -- a store of its own ------------------------------------------------------------------------
+
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that the file holds of a run; False if there was nothing."""
+        check_run_id(run_id)
+        self._forget(run_id)
+        with self._file.write() as connection:
+            return sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
+
+    def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run, or None."""
+        check_run_id(run_id)
+        with self._file.use() as connection:
+            row = connection.execute(_GET_INFO, (run_id,)).fetchone()
+        return None if row is None else _run_info(row)
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RunInfo]:
+        """The runs that match, the most recently updated first, as they stand when this is called."""
+        check_read(limit, "raise")
+        wanted = RunFilter(session_id, status, updated_after)
+        parameters = {
+            "session_id": wanted.session_id,
+            "status": wanted.status,
+            "updated_after": wanted.updated_after,
+            "limit": -1 if limit is None else limit,
+        }
+        with self._file.use() as connection:
+            rows = connection.execute(_GET_INFOS, parameters).fetchall()
+        return map(_run_info, rows)
+
+    def _infos(self) -> list[RunInfo]:
+        return list(self.runs())
+
+    def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        now = self._clock()
+        with self._file.write() as connection:
+            return [_append(connection, request, now) for request in requests]
+
+    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
+        with self._file.use() as connection:
+            row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
+        if row is None:
+            return None
+        offset, revision, token, text, is_foreign = row
+        try:
+            # what purpose-agent wrote may look like a tag of ours, and is none
+            fields = json.loads(text) if is_foreign else load_json(text)
+            if not isinstance(fields, dict):
+                raise ValueError("its text is not an object")  # noqa: TRY004 - as for any other broken text
+        except (ValueError, RecursionError) as error:
+            raise CorruptRecordError(
+                f"the snapshot of run {run_id!r} does not read: {error}; save another one",
+                run_id=run_id,
+                offset=offset,
+                raw=text.encode() if isinstance(text, str) else text,
+            ) from error
+        return SavedSnapshot(lane_id, offset, revision, token), fields
+
+    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
+        with self._file.use() as connection:
+            run = run_row(connection, run_id)
+        return None if run is None else (run.start, run.last)
+
+    def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
+        query = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
+        while low < high:
+            with self._file.use() as connection:
+                place = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
+                rows = connection.execute(query, place).fetchall()
+            for row in rows:
+                # bytes: another program has put there what is not text
+                yield ArchiveEntry._make(row) if type(row[3]) is not bytes else _damaged(row)
+            if len(rows) < _PAGE_ROWS:
+                return
+            if reverse:
+                high = rows[-1][0] - 1
+            else:
+                low = rows[-1][0]
+
+    # -- a sink ------------------------------------------------------------------------------------
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of this archive."""
+        return self._archive_id
+
+    @property
+    def location(self) -> str:
+        """The file, as a URL."""
+        return f"sqlite:{self._file.path}"
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run; None for one that it does not know."""
+        with self._file.use() as connection, transaction(connection, "BEGIN"):
+            run = run_row(connection, run_id)
+            if run is None:
+                return None
+            return Position(run.last, dict(connection.execute(_GET_TOKENS, (run_id,))))
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        """Add to many runs in one transaction: durable when it returns, and idempotent.
+
+        Raises ArchiveGap or HistoryDiverged, and then has written nothing for any of them.
+        """
+        now = self._clock()
+        with self._file.write() as connection:
+            for batch in batches:
+                _add_batch(connection, batch, now)
+        with self._file.use() as connection:
+            # what is read back is to come from the file, not from the pages that were written here
+            connection.execute("PRAGMA shrink_memory")
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the file holds at these offsets, both included, in order."""
+        return self._entries(run_id, first - 1, last, reverse=False)
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the file holds of a run: its own, then those of its lanes."""
+        with self._file.use() as connection:
+            return [ArchiveSnapshot._make(row) for row in connection.execute(_GET_SNAPSHOTS, (run_id,))]
+
+    def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """The records that were kept aside, of one run or of all, with their run ids."""
+        place: dict[str, Any] = {"run_id": "", "offset": 0, "only": run_id, "rows": _PAGE_ROWS}
+        while True:
+            with self._file.use() as connection:
+                rows = connection.execute(_GET_QUARANTINE, place).fetchall()
+            for owner, offset, chain, key, raw, reason in rows:
+                yield owner, ArchiveEntry(offset, chain, key, None, raw, reason)
+            if len(rows) < _PAGE_ROWS:
+                return
+            place.update(run_id=rows[-1][0], offset=rows[-1][1])
+
+
+def _absolute(db_path: str | os.PathLike[str]) -> str:
+    path = os.fspath(db_path)
+    if not isinstance(path, str) or path in ("", ":memory:") or "\0" in path:
+        raise ConfigurationError(f"{path!r:.80} does not name a file; for runs in memory use InMemoryCheckpointer")
+    return str(Path(path).absolute())
+
+
+# -- inside a transaction ------------------------------------------------------------------------------
+
+
+def _append(connection: sqlite3.Connection, request: AppendRequest, now: float) -> AppendPlan:
+    run_id = request.run_id
+    run = run_row(connection, run_id)
+    if run is None:
+        start = new_start()
+        run = RunRow("", "running", start, start, created_at=now, updated_at=now)
+    plan = plan_append(_head(connection, request, run), request)
+    _add_entries(connection, run_id, planned_entries(request, plan), now)
+    if plan.snapshot is not None:
+        _set_snapshot(connection, run_id, _archive_snapshot(plan.snapshot, request.state), now)
+    head = plan.head
+    run = run._replace(session_id=head.session_id, status=head.status, last=head.last, updated_at=now)
+    set_run(connection, run_id, run)
+    return plan
+
+
+def _head(connection: sqlite3.Connection, request: AppendRequest, run: RunRow) -> RunHead:
+    """Where the run stands, with the lanes and the snapshot that the request is about."""
+    run_id = request.run_id
+    asked = request.lanes if request.lane_id is None else {*request.lanes, request.lane_id}
+    found = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in asked}
+    lanes = {lane: row[0] for lane, row in found.items() if row is not None}
+    saved = None
+    if request.state is not None:
+        row = connection.execute(_GET_SNAPSHOT, (run_id, request.lane_id)).fetchone()
+        saved = None if row is None else SavedSnapshot(request.lane_id, *row)
+    return RunHead(run.start, run.last, run.session_id, run.status, lanes, saved)
+
+
+def _archive_snapshot(saved: SavedSnapshot, state: dict[str, Any] | None) -> ArchiveSnapshot:
+    try:
+        text = dump_json(state)
+    except RecursionError as error:
+        raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
+    return ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, text)
+
+
+def _add_batch(connection: sqlite3.Connection, batch: RunBatch, now: float) -> None:
+    header = batch.header
+    run_id = header.run_id
+    run = run_row(connection, run_id)
+    entries = new_entries(batch, None if run is None else run.last)
+    _add_entries(connection, run_id, entries, now)
+    for snapshot in batch.snapshots:
+        _set_snapshot(connection, run_id, snapshot, now)
+    updated_at = header.updated_at or now
+    if run is None:
+        created_at = header.created_at or now
+        run = RunRow(header.session_id, header.status, header.start, header.start, created_at, updated_at)
+    elif updated_at >= run.updated_at:  # else: of a worker that was paused, and knows less than the archive
+        run = run._replace(session_id=header.session_id, status=header.status, updated_at=updated_at)
+    set_run(connection, run_id, run._replace(last=entries[-1].cursor) if entries else run)
+
+
+def _add_entries(connection: sqlite3.Connection, run_id: str, entries: Iterable[ArchiveEntry], now: float) -> None:
+    events = []
+    aside = []
+    lanes: dict[str, int] = {}
+    for entry in entries:
+        offset, chain, key, data, raw, reason, columns = entry
+        if data is not None:
+            if columns is None:
+                columns = _columns_of(run_id, entry)
+            events.append((run_id, *columns, data, offset, chain, key))
+            lanes[columns.lane_id] = offset
+        elif raw is not None:
+            aside.append((run_id, offset, chain, key, raw, reason, now))
+        else:
+            events.append((run_id, *_ERASED_COLUMNS, "", offset, chain, key))
+    connection.executemany(_ADD_EVENT, events)
+    connection.executemany(SET_ASIDE, aside)
+    connection.executemany(SET_LANE, [(run_id, lane_id, offset) for lane_id, offset in lanes.items()])
+
+
+def _columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:
+    """The columns of an event that came without them, from another archive."""
+    fields = entry_fields(run_id, entry) or {}
+    return EntryColumns(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))
+
+
+def _set_snapshot(connection: sqlite3.Connection, run_id: str, snapshot: ArchiveSnapshot, now: float) -> None:
+    lane_id, offset, revision, token, text = snapshot
+    values = (run_id, text, now, offset, revision, token)
+    if lane_id is None:
+        connection.execute(_SET_RUN_STATE, values)
+    else:
+        connection.execute(_SET_LANE_STATE, (*values, lane_id))
+
+
+# -- rows to values ------------------------------------------------------------------------------------
+
+
+def _damaged(row: tuple[Any, ...]) -> ArchiveEntry:
+    offset, chain, key, data = row[:4]
+    return ArchiveEntry(offset, chain, key, None, data, "its data is not text")
+
+
+def _run_info(row: tuple[Any, ...]) -> RunInfo:
+    run_id, session_id, status, last, start, created_at, updated_at, parent_run_id, parent_offset = row
+    parent = None if parent_run_id is None else (parent_run_id, parent_offset)
+    # an archive holds all of a run, from its first event on
+    return RunInfo(run_id, session_id, status, last, last, start + 1, created_at, updated_at, parent)

@@ -1,0 +1,256 @@
+"""Every kind of store that the shared suite runs on, behind one way to open it.
+
+The suite is written once, against the sync interface. Async stores run on an event loop in a thread of
+its own, behind :class:`Blocking`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
+
+import fakeredis
+import redis
+import redis.asyncio
+from servers import Server
+
+from runstream.model.protocols import RunStore
+from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.memory import InMemoryCheckpointer
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.threaded import ThreadedStore
+
+Store: TypeAlias = RunStore[Any, Any]
+T = TypeVar("T")
+
+_END = object()
+
+
+class LoopThread:
+    """An event loop that runs in a thread until it is closed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """End the loop and the threads that it used."""
+        self.run(self._loop.shutdown_asyncgens())
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Blocking:
+    """An async store whose methods wait: what it lacks of a RunStore, the store behind it lacks too."""
+
+    def __init__(self, loop: LoopThread, store: Any) -> None:
+        self._loop = loop
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+        if name in {"read", "follow", "runs"}:
+            return lambda *args, **options: self._iterate(method(*args, **options))
+        return lambda *args, **options: self._loop.run(method(*args, **options))
+
+    def _iterate(self, iterator: Any) -> Iterator[Any]:
+        async def step() -> Any:
+            return await anext(iterator, _END)
+
+        try:
+            while (item := self._loop.run(step())) is not _END:
+                yield item
+        finally:
+            self._loop.run(iterator.aclose())
+
+
+class Backend(ABC):
+    """One place where runs are kept, and the stores that a test opens over it."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+
+    def open(self, **options: Any) -> Store:
+        """Another store over this place."""
+        return cast("Store", self._opened.enter_context(closing(self._open(options))))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._opened.close()
+
+    @abstractmethod
+    def _open(self, options: dict[str, Any]) -> Any: ...
+
+    @abstractmethod
+    def footprint(self) -> Any:
+        """All that is kept there, in a form that can be compared."""
+
+
+class MemoryBackend(Backend):
+    def _open(self, options: dict[str, Any]) -> Any:
+        self._store = InMemoryCheckpointer[Any, Any](**options)
+        return self._store
+
+    def footprint(self) -> Any:
+        return self._store.list_runs()
+
+
+class FileBackend(Backend):
+    """A store below a directory; the test sees to it that nothing is written beside it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+
+class JSONLBackend(FileBackend):
+    def _open(self, options: dict[str, Any]) -> Any:
+        return JSONLCheckpointer[Any, Any](self.directory, **options)
+
+    def footprint(self) -> Any:
+        return {path: path.read_bytes() for path in sorted(self.directory.rglob("*")) if path.is_file()}
+
+
+class SQLiteBackend(FileBackend):
+    @property
+    def path(self) -> Path:
+        return self.directory / "runs.db"
+
+    def _open(self, options: dict[str, Any]) -> Any:
+        self.directory.mkdir(exist_ok=True)
+        return SQLiteCheckpointer[Any, Any](self.path, **options)
+
+    def footprint(self) -> Any:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return list(connection.iterdump())
+
+
+class ThreadedBackend(Backend):
+    """A local store behind ``await``."""
+
+    def __init__(self, inner: Backend, loop: LoopThread) -> None:
+        super().__init__()
+        self._inner = inner
+        self._loop = loop
+
+    def _open(self, options: dict[str, Any]) -> Any:
+        return Blocking(self._loop, ThreadedStore(self._inner.open(**options)))
+
+    def footprint(self) -> Any:
+        return self._inner.footprint()
+
+    def close(self) -> None:
+        super().close()
+        self._inner.close()
+
+
+class RedisBackend(Backend):
+    """A namespace of a server; what it holds is removed when it is closed."""
+
+    def __init__(self, raw: redis.Redis, namespace: str) -> None:
+        super().__init__()
+        self.raw: Any = raw  # redis-py's stubs make every reply a union of sync and async
+        self.namespace = namespace
+
+    @abstractmethod
+    def client(self) -> Any:
+        """A new client, which the caller closes."""
+
+    def _open(self, options: dict[str, Any]) -> Any:
+        client = self.client()
+        self._opened.callback(client.close)
+        store = RedisCheckpointer[Any, Any](client, namespace=self.namespace, **options)
+        return store
+
+    def keys(self) -> list[str]:
+        """The names of all keys of the namespace."""
+        patterns = (f"{{{self.namespace}:*", f"{{{self.namespace}}}*")
+        found = [key.decode() for pattern in patterns for key in self.raw.scan_iter(pattern, count=1000)]
+        return sorted(set(found))
+
+    def footprint(self) -> Any:
+        return {key: self._content(key) for key in self.keys()}
+
+    def _content(self, key: str) -> Any:
+        kind = self.raw.type(key)
+        if kind == b"stream":
+            return self.raw.xrange(key)
+        return self.raw.hgetall(key) if kind == b"hash" else self.raw.zrange(key, 0, -1, withscores=True)
+
+    def close(self) -> None:
+        super().close()
+        if keys := self.keys():
+            self.raw.delete(*keys)
+
+
+class FakeBackend(RedisBackend):
+    """fakeredis."""
+
+    def __init__(self, namespace: str) -> None:
+        self._server = fakeredis.FakeServer()
+        super().__init__(fakeredis.FakeRedis(server=self._server), namespace)
+
+    def client(self) -> Any:
+        return fakeredis.FakeRedis(server=self._server)
+
+    def async_client(self) -> Any:
+        return fakeredis.FakeAsyncRedis(server=self._server)
+
+    def close(self) -> None:
+        super().close()
+        self.raw.close()
+
+
+class ServerBackend(RedisBackend):
+    """A real server."""
+
+    def __init__(self, server: Server, namespace: str, **client_options: Any) -> None:
+        super().__init__(server.raw, namespace)
+        self.server = server
+        self._client_options = client_options
+
+    def client(self) -> Any:
+        return self.server.client(**self._client_options)
+
+    def async_client(self) -> Any:
+        return redis.asyncio.Redis(unix_socket_path=self.server.socket_path, **self._client_options)
+
+
+class AsyncRedisBackend(Backend):
+    """The async store over a server or fakeredis."""
+
+    def __init__(self, inner: FakeBackend | ServerBackend, loop: LoopThread) -> None:
+        super().__init__()
+        self._inner = inner
+        self._loop = loop
+
+    def _open(self, options: dict[str, Any]) -> Any:
+        client = self._inner.async_client()
+        self._opened.callback(lambda: self._loop.run(client.aclose()))
+        store = AsyncRedisCheckpointer[Any, Any](client, namespace=self._inner.namespace, **options)
+        return Blocking(self._loop, self._loop.run(store.open()))
+
+    def keys(self) -> list[str]:
+        """The names of all keys of the namespace."""
+        return self._inner.keys()
+
+    def footprint(self) -> Any:
+        return self._inner.footprint()
+
+    def close(self) -> None:
+        super().close()
+        self._inner.close()

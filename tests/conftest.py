@@ -1,0 +1,155 @@
+"""What all tests share: real servers, one store of every kind, and a check that no test leaves keys behind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from backends import (
+    AsyncRedisBackend,
+    Backend,
+    FakeBackend,
+    JSONLBackend,
+    LoopThread,
+    MemoryBackend,
+    RedisBackend,
+    ServerBackend,
+    SQLiteBackend,
+    Store,
+    ThreadedBackend,
+)
+from servers import PROGRAMS, Server, Servers, describe
+
+hypothesis.settings.register_profile(
+    "suite",
+    max_examples=60,
+    deadline=None,  # a test machine pauses when it likes
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        # stores are shared between examples: each takes a run id of its own
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
+)
+hypothesis.settings.load_profile("suite")
+
+REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]
+REDIS = ["fake", *REAL, *(["valkey-resp2"] if "valkey" in PROGRAMS else [])]
+ASYNC = ["async-fake", *(f"async-{name}" for name in REAL), "threaded-memory", "threaded-sqlite"]
+BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
+SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
+LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
+
+
+def pytest_report_header() -> str:
+    """The servers that the suite runs on, so that one that is missing is seen to be."""
+    return "servers: " + (", ".join(map(describe, REAL)) or "none, only fakeredis")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The real servers, started when they are first asked for."""
+    with Servers() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def loop_thread() -> Iterator[LoopThread]:
+    """The event loop that async stores run on."""
+    loop = LoopThread()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(autouse=True)
+def no_stray_keys(servers: Servers) -> Iterator[None]:
+    """Fail a test that leaves keys on a shared server: its own namespace is removed by then."""
+    yield
+    strays = servers.take_stray_keys()
+    assert not strays, f"the test left keys behind: {strays[:10]}"
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"t{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def make_backend(
+    servers: Servers, loop_thread: LoopThread, tmp_path: Path, namespace: str
+) -> Iterator[Callable[[str], Backend]]:
+    """Make a place to keep runs, by its name."""
+    made: list[Backend] = []
+
+    def local(name: str) -> Backend:
+        if name == "memory":
+            return MemoryBackend()
+        # two directories deep, so that a run id that climbs out of it is seen
+        place = tmp_path / "outer" / "inner"
+        place.parent.mkdir()
+        return JSONLBackend(place) if name == "jsonl" else SQLiteBackend(place)
+
+    def on_redis(name: str) -> FakeBackend | ServerBackend:
+        if name == "fake":
+            return FakeBackend(namespace)
+        server, _, protocol = name.partition("-resp")
+        options = {"protocol": int(protocol)} if protocol else {}
+        return ServerBackend(servers.get(server), namespace, **options)
+
+    def make(name: str) -> Backend:
+        how, _, inner = name.partition("-")
+        backend: Backend
+        if how == "async":
+            backend = AsyncRedisBackend(on_redis(inner), loop_thread)
+        elif how == "threaded":
+            backend = ThreadedBackend(local(inner), loop_thread)
+        else:
+            backend = local(name) if name in {"memory", "jsonl", "sqlite"} else on_redis(name)
+        made.append(backend)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Backend:
+    """A place to keep runs, of every kind that there is."""
+    return make_backend(request.param)
+
+
+@pytest.fixture
+def store(backend: Backend) -> Store:
+    """A store of every kind that there is."""
+    return backend.open()
+
+
+@pytest.fixture(params=SHARED)
+def two_stores(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> tuple[Store, Store]:
+    """Two writers: stores over one place, of every kind that allows it."""
+    backend = make_backend(request.param)
+    return backend.open(), backend.open()
+
+
+@pytest.fixture(params=LIVE)
+def live(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Store:
+    """A store of every kind that can follow."""
+    return make_backend(request.param).open()
+
+
+@pytest.fixture(params=REDIS)
+def redis_backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> RedisBackend:
+    """A namespace of every kind of server, with the sync store."""
+    backend = make_backend(request.param)
+    assert isinstance(backend, RedisBackend)
+    return backend
+
+
+@pytest.fixture(params=REAL)
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Every real server."""
+    return servers.get(request.param)

