@@ -116,13 +116,18 @@ class FileBackend(Backend):
         super().__init__()
         self.directory = directory
 
+    def files(self) -> dict[Path, bytes]:
+        """Every file below the directory, with its content."""
+        return {path: path.read_bytes() for path in sorted(self.directory.rglob("*")) if path.is_file()}
+
 
 class JSONLBackend(FileBackend):
     def _open(self, options: dict[str, Any]) -> Any:
         return JSONLCheckpointer[Any, Any](self.directory, **options)
 
     def footprint(self) -> Any:
-        return {path: path.read_bytes() for path in sorted(self.directory.rglob("*")) if path.is_file()}
+        # locks and the archive's identity are the store's own affair, and hidden
+        return {path: content for path, content in self.files().items() if "/." not in str(path)}
 
 
 class SQLiteBackend(FileBackend):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from runstream import (
     DrainWorker,
     EventKind,
     EventsArchived,
+    HistoryDiverged,
     JSONLCheckpointer,
     PAEvent,
     RedisCheckpointer,
@@ -389,7 +391,8 @@ class Watched:
 _LIES = {
     "loses a row": "DELETE FROM events WHERE run_id = 'r' AND offset = 3",
     "loses the last row": "DELETE FROM events WHERE run_id = 'r' AND offset = 6",
-    "changes a payload": 'UPDATE events SET data = replace(data, \'"$bytes":"AP8="\', \'"$bytes":"AP4="\') WHERE offset = 3',
+    "changes a payload": 'UPDATE events SET data = replace(data, \'"$bytes":"AP8="\', \'"$bytes":"AP4="\') '
+    " WHERE run_id = 'r' AND offset = 3",
     "changes a chain": "UPDATE events SET chain = chain + 1 WHERE run_id = 'r' AND offset = 2",
     "loses a snapshot": "DELETE FROM snapshots WHERE run_id = 'r'",
     "changes a snapshot": 'UPDATE snapshots SET state = replace(state, \'"purpose":"p"\', \'"purpose":"q"\')',
@@ -538,11 +541,11 @@ def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> None:
     try:
         hot.append(run_id, emit_one(run_id))
     finally:
-        del codec.encode_events  # type: ignore[misc] # the instance's own, set above
+        del codec.encode_events  # the instance's own, set above
 
 
 def test_a_poisoned_record_is_kept_aside_and_holds_up_nothing(hot: Hot, archives: list[Archive]) -> None:
-    """It goes to the quarantine as raw bytes, keeps its offset, is counted and proven; its neighbours are archived."""
+    """It goes to the quarantine as raw bytes, keeps its offset and is counted; its neighbours are archived."""
     before = emit(hot, "r", 4)
     damaged: list[bytes] = []
 
@@ -567,7 +570,7 @@ def test_a_poisoned_record_is_kept_aside_and_holds_up_nothing(hot: Hot, archives
 def test_a_record_of_a_newer_version_parks_its_run_and_is_never_trimmed(hot: Hot, archives: list[Archive]) -> None:
     """What comes before it is archived; it and what follows stay in Redis."""
     emit(hot, "r", 4)
-    values = ["", "main", "s", None, 5, 1.0, "agent.progress", "public", {}]
+    values: list[Any] = ["", "main", "s", None, 5, 1.0, "agent.progress", "public", {}]
     body = encode_record(hot.context.codec.packer, seed("r", 2), values)[1:]
     put_raw(hot, "r", lambda _: b"\x02" + body)
     emit(hot, "r", 2, first=6)
@@ -629,7 +632,7 @@ class MortalSink(Watched):
 
 def make_mortal(hot: Hot, mortal: Mortal) -> None:
     """Every exchange with Redis is two points: before it is sent and after its replies have come."""
-    driver: Any = hot._driver  # noqa: SLF001 - the driver is where every exchange goes through
+    driver: Any = hot._driver  # where every exchange goes through
     exchange = driver.exchange
 
     def dying_exchange(one: Exchange) -> Replies:
@@ -707,18 +710,7 @@ def test_several_workers_share_the_load_and_archive_everything_once(
     """Three workers with short claims on the same archives, while two writers go on appending."""
     acknowledged: dict[str, list[PAEvent]] = {}
     stop = threading.Event()
-    errors: list[BaseException] = []
-
-    def guarded(work: Callable[[], object]) -> threading.Thread:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - handed to the test, which fails with it
-                errors.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread
+    archives = open_archives(tmp_path)  # both are there before several workers open them
 
     def write(name: str) -> None:
         hot = _hot(redis_backend)
@@ -730,27 +722,26 @@ def test_several_workers_share_the_load_and_archive_everything_once(
                 hot.save_snapshot(run_id, RunState(run_id=run_id))
 
     def drain() -> None:
-        archives = open_archives(tmp_path)
-        DrainWorker(_hot(redis_backend), archives, batch=10, claim_seconds=0.2, poll_seconds=0.01).run(stop)
-        for archive in archives:
+        own = open_archives(tmp_path)
+        DrainWorker(_hot(redis_backend), own, batch=10, claim_seconds=0.2, poll_seconds=0.01).run(stop)
+        for archive in own:
             archive.close()
 
-    open_archives_once = open_archives(tmp_path)  # both exist before several open them
-    for archive in open_archives_once:
-        assert archive.archive_id
-    workers = [guarded(drain) for _ in range(3)]
-    writers = [guarded(lambda name=name: write(name)) for name in "xy"]  # type: ignore[misc] # bound now
-    for thread in writers:
-        thread.join(DEADLINE_SECONDS)
     hot = _hot(redis_backend)
-    until(lambda: due(hot) == [] or bool(errors))
-    stop.set()
-    for thread in workers:
-        thread.join(DEADLINE_SECONDS)
-    assert errors == []
-    check_archives(open_archives_once, acknowledged)
+    DrainWorker(hot, archives).drain_once()
+    with ThreadPoolExecutor(5) as pool:
+        workers = [pool.submit(drain) for _ in range(3)]
+        try:
+            for writer in [pool.submit(write, name) for name in "xy"]:
+                writer.result(DEADLINE_SECONDS)
+            until(lambda: due(hot) == [] or any(worker.done() for worker in workers))
+        finally:
+            stop.set()
+        for worker in workers:
+            worker.result(DEADLINE_SECONDS)
+    check_archives(archives, acknowledged)
     assert parked(hot) == {}
-    for archive in open_archives_once:
+    for archive in archives:
         archive.close()
 
 
@@ -764,8 +755,6 @@ def test_an_archive_ahead_of_redis_is_seen_before_anything_is_written(hot: Hot) 
     emit(hot, "r", 3)
     (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
     assert run is not None
-    from runstream import HistoryDiverged
-
     with pytest.raises(HistoryDiverged) as ahead:
         RunWork.begin(draining.DueRun("r", 0), run, [Position(Cursor(5, 1))])
     assert ahead.value.offset == 5

@@ -55,7 +55,7 @@ def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
 
 
 def connect_async(url: str | None = None, **options: Any) -> _Connecting:
-    """Open as :func:`connect` does, for asyncio: ``store = await connect_async(url)``, or ``async with``."""
+    """As :func:`connect`, for asyncio: await what this gives, or enter it with ``async with``."""
     return _Connecting(_Target.parse(url, options), options)
 
 
@@ -146,11 +146,14 @@ class _Target:
         if self.scheme in _LOCAL:
             return _LOCAL[self.scheme](self.name, self.options)
         with ExitStack() as opened:
-            client = (
-                open_fake_client(self.name) if self.scheme == "fake" else open_client(self._server_url(opened))
-            )
+            server = self._join_server(opened)
+            fake = self.scheme == "fake"
+            client = open_fake_client(self.name) if fake else open_client(self._server_url(server))
             opened.callback(client.close)
             store: RedisCheckpointer[Any, Any] = RedisCheckpointer(client, **self.options)
+            if server is not None:
+                # a fork is a user of the server from its first call on, and not before: it may be idle for ever
+                store.after_fork(server.open)
             return store.owns(opened.pop_all().close)
 
     def build_async(self) -> Any:
@@ -158,7 +161,7 @@ class _Target:
         if self.scheme in _LOCAL:
             return ThreadedStore(self.open())
         with ExitStack() as opened:
-            url = "" if self.scheme == "fake" else self._server_url(opened)
+            url = self._server_url(self._join_server(opened))
             client = open_async_fake_client(self.name) if self.scheme == "fake" else open_async_client(url)
             store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(client, **self.options)
             leave = opened.pop_all().close
@@ -169,12 +172,12 @@ class _Target:
 
         return store.owns(release)
 
-    def _server_url(self, opened: ExitStack) -> str:
-        """Where the server is; an embedded one is joined first."""
-        if self.scheme != "embedded":
-            return self.name
-        server = opened.enter_context(EmbeddedServer(self.name))
-        return f"unix://{quote(server.socket_path)}"
+    def _join_server(self, opened: ExitStack) -> EmbeddedServer | None:
+        """The embedded server, joined until ``opened`` is closed; None for every other scheme."""
+        return opened.enter_context(EmbeddedServer(self.name)) if self.scheme == "embedded" else None
+
+    def _server_url(self, embedded: EmbeddedServer | None) -> str:
+        return self.name if embedded is None else f"unix://{quote(embedded.socket_path)}"
 
 
 _LOCAL: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {

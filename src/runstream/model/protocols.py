@@ -106,6 +106,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         Raises TimeoutError after ``idle_timeout`` seconds in which there was no event to give.
         """
 
+    def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
+        """Replace the snapshot of the run, or of one lane of it, whoever saved the one before."""
+
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
 
@@ -146,7 +149,7 @@ class AsyncRunStore(Protocol[E, S]):
 
     async def save_event(self, event: E) -> None: ...
 
-    async def save_snapshot(self, run_id: str, state: S) -> None: ...
+    async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None: ...
 
     async def load_latest(self, run_id: str) -> S | None: ...
 

@@ -266,7 +266,7 @@ class RunLog:
                     write_all(aside, chunk)
                 sync(aside)
                 sync_directory(self.directory)
-                file.truncate(self.history.end)
+                os.ftruncate(file.fileno(), self.history.end)
                 sync(file.fileno())
         finally:
             os.close(aside)

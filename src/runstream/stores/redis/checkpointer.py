@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from runstream.codec.fallback import plain_data
@@ -71,6 +71,10 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
         self.context: Context[E, S] = _context(self._driver, codec, namespace, partitions, durability)
         self.perform(opening.open_namespace(self.context))
+
+    def after_fork(self, rejoin: Callable[[], None]) -> None:
+        """Say what a forked process has to do before it uses this store."""
+        self._driver.after_fork = rejoin
 
     def perform(self, operation: Operation[T]) -> T:
         """Run one operation; what the drain worker does to Redis goes through here too."""

@@ -7,8 +7,9 @@ script that the server does not know, and leaves replies as the protocol brought
 from __future__ import annotations
 
 import importlib
+import os
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -126,7 +127,10 @@ class SyncDriver:
     def __init__(self, client: redis.Redis) -> None:
         _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self._process = os.getpid()
         self.max_block_seconds = _block_seconds(client)
+        self.after_fork: Callable[[], None] | None = None
+        """What a forked process has to do before its first exchange."""
 
     def run(self, operation: Operation[T]) -> T:
         """The operation's result."""
@@ -155,6 +159,9 @@ class SyncDriver:
 
     def exchange(self, exchange: Exchange) -> Replies:
         """One round trip, and another for scripts that the server did not know."""
+        if self.after_fork is not None and os.getpid() != self._process:
+            self._process = os.getpid()
+            self.after_fork()
         commands = exchange.commands
         try:
             replies = self._send(commands, atomic=exchange.atomic)
