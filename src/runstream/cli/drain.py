@@ -50,7 +50,9 @@ def drain(
     ],
     url: Url = None,
     once: Annotated[bool, typer.Option("--once", help="Drain what is due now, then end.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="How many events go into one transaction of an archive.")] = 1000,
+    batch: Annotated[
+        int, typer.Option(min=1, help="How many events go into one transaction of an archive.")
+    ] = 1000,
     trim: Annotated[
         Literal["covered", "archived", "never"],
         typer.Option(

@@ -32,7 +32,7 @@ from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_read
 from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.sqlite_file import ArchiveFile
-from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_run, transaction
+from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
 __all__ = ["SQLiteCheckpointer"]
 
@@ -169,7 +169,10 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         now = self._clock()
         with self._file.write() as connection:
-            return [_append(connection, request, now) for request in requests]
+            additions = _Additions(connection, now)
+            plans = [_append(additions, request) for request in requests]
+            additions.insert()
+        return plans
 
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
         with self._file.use() as connection:
@@ -239,8 +242,10 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         """
         now = self._clock()
         with self._file.write() as connection:
+            additions = _Additions(connection, now)
             for batch in batches:
-                _add_batch(connection, batch, now)
+                _add_batch(additions, batch)
+            additions.insert()
         with self._file.use() as connection:
             # what is read back is to come from the file, not from the pages that were written here
             connection.execute("PRAGMA shrink_memory")
@@ -277,19 +282,20 @@ def _absolute(db_path: str | os.PathLike[str]) -> str:
 # -- inside a transaction ------------------------------------------------------------------------------
 
 
-def _append(connection: sqlite3.Connection, request: AppendRequest, now: float) -> AppendPlan:
-    run_id = request.run_id
-    run = run_row(connection, run_id)
+def _append(additions: _Additions, request: AppendRequest) -> AppendPlan:
+    run_id, now = request.run_id, additions.now
+    run = additions.run(run_id)
     if run is None:
         start = new_start()
         run = RunRow("", "running", start, start, created_at=now, updated_at=now)
-    plan = plan_append(_head(connection, request, run), request)
-    _add_entries(connection, run_id, planned_entries(request, plan), now)
+    plan = plan_append(_head(additions.connection, request, run), request)
+    additions.add_entries(run_id, planned_entries(request, plan))
     if plan.snapshot is not None:
-        _set_snapshot(connection, run_id, _archive_snapshot(plan.snapshot, request.state), now)
+        additions.set_snapshot(run_id, _archive_snapshot(plan.snapshot, request.state))
     head = plan.head
-    run = run._replace(session_id=head.session_id, status=head.status, last=head.last, updated_at=now)
-    set_run(connection, run_id, run)
+    additions.runs[run_id] = run._replace(
+        session_id=head.session_id, status=head.status, last=head.last, updated_at=now
+    )
     return plan
 
 
@@ -314,56 +320,73 @@ def _archive_snapshot(saved: SavedSnapshot, state: dict[str, Any] | None) -> Arc
     return ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, text)
 
 
-def _add_batch(connection: sqlite3.Connection, batch: RunBatch, now: float) -> None:
-    header = batch.header
+def _add_batch(additions: _Additions, batch: RunBatch) -> None:
+    header, now = batch.header, additions.now
     run_id = header.run_id
-    run = run_row(connection, run_id)
+    run = additions.run(run_id)
     entries = new_entries(batch, None if run is None else run.last)
-    _add_entries(connection, run_id, entries, now)
+    additions.add_entries(run_id, entries)
     for snapshot in batch.snapshots:
-        _set_snapshot(connection, run_id, snapshot, now)
+        additions.set_snapshot(run_id, snapshot)
     updated_at = header.updated_at or now
     if run is None:
         created_at = header.created_at or now
         run = RunRow(header.session_id, header.status, header.start, header.start, created_at, updated_at)
     elif updated_at >= run.updated_at:  # else: of a worker that was paused, and knows less than the archive
         run = run._replace(session_id=header.session_id, status=header.status, updated_at=updated_at)
-    set_run(connection, run_id, run._replace(last=entries[-1].cursor) if entries else run)
+    additions.runs[run_id] = run._replace(last=entries[-1].cursor) if entries else run
 
 
-def _add_entries(connection: sqlite3.Connection, run_id: str, entries: Iterable[ArchiveEntry], now: float) -> None:
-    events = []
-    aside = []
-    lanes: dict[str, int] = {}
-    for entry in entries:
-        offset, chain, key, data, raw, reason, columns = entry
-        if data is not None:
-            if columns is None:
-                columns = _columns_of(run_id, entry)
-            events.append((run_id, *columns, data, offset, chain, key))
-            lanes[columns.lane_id] = offset
-        elif raw is not None:
-            aside.append((run_id, offset, chain, key, raw, reason, now))
+class _Additions:
+    """What one transaction adds to any number of runs, gathered so that SQLite gets it in few calls."""
+
+    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+        self.connection = connection
+        self.now = now
+        self.runs: dict[str, RunRow] = {}
+        self._events: list[tuple[Any, ...]] = []
+        self._aside: list[tuple[Any, ...]] = []
+        self._lanes: dict[tuple[str, str], int] = {}
+
+    def run(self, run_id: str) -> RunRow | None:
+        """The run as it stands within this transaction, or None."""
+        return self.runs.get(run_id) or run_row(self.connection, run_id)
+
+    def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
+        """Entries that come after all that the run has."""
+        for entry in entries:
+            offset, chain, key, data, raw, reason, columns = entry
+            if data is not None:
+                if columns is None:
+                    columns = _columns_of(run_id, entry)
+                self._events.append((run_id, *columns, data, offset, chain, key))
+                self._lanes[run_id, columns[3]] = offset
+            elif raw is not None:
+                self._aside.append((run_id, offset, chain, key, raw, reason, self.now))
+            else:
+                self._events.append((run_id, *_ERASED_COLUMNS, "", offset, chain, key))
+
+    def set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
+        """Replace the snapshot of the run or lane, unless it is the same one."""
+        lane_id, offset, revision, token, text = snapshot
+        values = (run_id, text, self.now, offset, revision, token)
+        if lane_id is None:
+            self.connection.execute(_SET_RUN_STATE, values)
         else:
-            events.append((run_id, *_ERASED_COLUMNS, "", offset, chain, key))
-    connection.executemany(_ADD_EVENT, events)
-    connection.executemany(SET_ASIDE, aside)
-    connection.executemany(SET_LANE, [(run_id, lane_id, offset) for lane_id, offset in lanes.items()])
+            self.connection.execute(_SET_LANE_STATE, (*values, lane_id))
+
+    def insert(self) -> None:
+        """Hand it all to SQLite."""
+        self.connection.executemany(_ADD_EVENT, self._events)
+        self.connection.executemany(SET_ASIDE, self._aside)
+        self.connection.executemany(SET_LANE, [(*place, offset) for place, offset in self._lanes.items()])
+        set_runs(self.connection, self.runs)
 
 
 def _columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:
     """The columns of an event that came without them, from another archive."""
     fields = entry_fields(run_id, entry) or {}
     return EntryColumns(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))
-
-
-def _set_snapshot(connection: sqlite3.Connection, run_id: str, snapshot: ArchiveSnapshot, now: float) -> None:
-    lane_id, offset, revision, token, text = snapshot
-    values = (run_id, text, now, offset, revision, token)
-    if lane_id is None:
-        connection.execute(_SET_RUN_STATE, values)
-    else:
-        connection.execute(_SET_LANE_STATE, (*values, lane_id))
 
 
 # -- rows to values ------------------------------------------------------------------------------------

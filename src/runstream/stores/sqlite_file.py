@@ -65,12 +65,15 @@ class ArchiveFile:
 
         Raises ConfigurationError or StoreUnavailable in place of what sqlite3 raises.
         """
-        with self._lock, _in_our_words(self.path):
+        with self._lock:
             if self._is_closed:
                 raise ConfigurationError(f"the archive {self.path} was closed: open it again")
-            if self._connection is None:
-                self._connection = _connect(self.path, self._busy_timeout_seconds)
-            yield self._connection
+            try:
+                if self._connection is None:
+                    self._connection = _connect(self.path, self._busy_timeout_seconds)
+                yield self._connection
+            except sqlite3.Error as error:
+                raise _in_our_words(self.path, error) from error
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -124,15 +127,11 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
         return stored
 
 
-@contextmanager
-def _in_our_words(path: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        # extended codes have the primary one in their low byte; errors of the module itself have none
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind, what = _ERRORS.get(code, _OTHERWISE)
-        raise kind(f"the archive {path} {what} ({error})") from error
+def _in_our_words(path: str, error: sqlite3.Error) -> RunstreamError:
+    # extended codes have the primary one in their low byte; errors of the module itself have none
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind, what = _ERRORS.get(code, _OTHERWISE)
+    return kind(f"the archive {path} {what} ({error})")
 
 
 _files: weakref.WeakSet[ArchiveFile] = weakref.WeakSet()

@@ -14,7 +14,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
@@ -29,7 +29,7 @@ from runstream.model.state import status_after
 from runstream.model.values import Cursor
 from runstream.stores.local import new_start
 
-__all__ = ["SCHEMA_VERSION", "SET_ASIDE", "SET_LANE", "RunRow", "prepare", "run_row", "set_run", "transaction"]
+__all__ = ["SCHEMA_VERSION", "SET_ASIDE", "SET_LANE", "RunRow", "prepare", "run_row", "set_runs", "transaction"]
 
 SCHEMA_VERSION = 1
 
@@ -166,10 +166,15 @@ def run_row(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
     return RunRow(session_id, status, start, last, created_at, updated_at)
 
 
-def set_run(connection: sqlite3.Connection, run_id: str, run: RunRow) -> None:
-    """Note a run as it stands now. Where it started is noted once and stays."""
-    values = (run.session_id, run.status, *run.start, *run.last, run.created_at, run.updated_at)
-    connection.execute(_SET_RUN, (run_id, *values))
+def set_runs(connection: sqlite3.Connection, runs: Mapping[str, RunRow]) -> None:
+    """Note runs, by their ids, as they stand now. Where one started is noted once and stays."""
+    connection.executemany(
+        _SET_RUN,
+        [
+            (run_id, run.session_id, run.status, *run.start, *run.last, run.created_at, run.updated_at)
+            for run_id, run in runs.items()
+        ],
+    )
 
 
 @contextmanager
@@ -319,7 +324,7 @@ def _adopt_run(
         last=last,
         updated_at=max(run.updated_at, rows[-1][2]),
     )
-    set_run(connection, run_id, run)
+    set_runs(connection, {run_id: run})
 
 
 def _adopt_snapshots(connection: sqlite3.Connection) -> None:
@@ -340,4 +345,4 @@ def _adopt_snapshots(connection: sqlite3.Connection) -> None:
             run = run._replace(session_id=session_id)
         if updated_at >= run.updated_at:  # no event came after it: it is the run's last word
             run = run._replace(status=codec.status_of(fields) or run.status, updated_at=updated_at)
-        set_run(connection, run_id, run)
+        set_runs(connection, {run_id: run})

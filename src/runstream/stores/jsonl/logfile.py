@@ -47,6 +47,7 @@ class Standing(NamedTuple):
     status: str | None  # None: nothing said so
     created_at: float
     updated_at: float
+    is_foreign: bool = False  # only another program has written to it
 
 
 class RunLog:
@@ -109,6 +110,7 @@ class RunLog:
             known.plain_status or (mark.status if mark is not None else None),
             known.created_at,
             self._modified if known.ends_plain or mark is None else mark.updated_at,
+            mark is None,
         )
 
     def glance(self) -> Standing | None:

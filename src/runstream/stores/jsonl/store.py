@@ -300,7 +300,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             standing = log.glance()
         elif log.look(durable=durable):
             standing = log.standing()
-        if standing is not None and standing.status is not None:
+        if standing is not None and not standing.is_foreign:
             return standing
         return self._foreign_standing(log, standing)
 
@@ -313,9 +313,10 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             if snapshot is not None:
                 fields = load_state(log.run_id, snapshot)
                 session_id = fields.get("session_id")
+                is_later = standing.status is None or saved_at >= standing.updated_at
                 standing = standing._replace(
                     session_id=standing.session_id or (session_id if isinstance(session_id, str) else ""),
-                    status=self.codec.status_of(fields),
+                    status=(self.codec.status_of(fields) if is_later else None) or standing.status,
                     updated_at=max(standing.updated_at, saved_at),
                 )
         return standing

