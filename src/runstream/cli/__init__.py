@@ -56,10 +56,10 @@ def _print_version(is_asked: bool) -> None:
 
 @app.callback()
 def _global_options(
-    debug: Annotated[  # noqa: ARG001  read from the context where an error is reported
+    debug: Annotated[  # read from the context, where an error is reported
         bool, typer.Option("--debug", envvar="RUNSTREAM_DEBUG", help="Print the traceback of an error too.")
     ] = False,
-    show_version: Annotated[  # noqa: ARG001  its callback does it
+    show_version: Annotated[  # its callback does it
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 import tempfile
 import time
@@ -33,6 +34,8 @@ EPILOG = """Examples:
 runstream demo
 
 runstream demo --dir /tmp/demo --no-keep --json"""
+
+_QUERY = "SELECT kind, count(*) FROM events GROUP BY kind"
 
 
 def demo(
@@ -70,7 +73,8 @@ def demo(
             with Display(tasks) as display:
                 play = Play(stage, store, tasks, seed=seed, display=display, interruption=interruption)
                 performance = play.perform()
-            checks = _check(stage, store, tasks)
+            checks = [_agent_resumed(performance), *_check(stage, store, tasks)]
+            interruption.check()
     holds = all(one.holds for one in checks)
     is_kept = keep or not holds
     if not is_kept:
@@ -116,6 +120,19 @@ def _check(stage: Stage, store: RedisCheckpointer[Any, Any], tasks: Mapping[str,
         return check(store, archives, acknowledged, steps)
 
 
+def _agent_resumed(performance: Performance) -> Check:
+    """The agent that was killed: its journal says how far it was, its report from where it went on."""
+    result = Check("an agent that was killed goes on where it was", "agents")
+    for kill in performance.kills:
+        if kill["process"] == "agent":
+            result.checked += 1
+            resumed = performance.agents[kill["name"]]["resumed"]
+            if resumed is None or resumed["step"] < kill["step"]:
+                found = "from its beginning" if resumed is None else f"at step {resumed['step']}"
+                result.problems.append(f"{kill['name']} was killed at step {kill['step']} and went on {found}")
+    return result
+
+
 def _facts(stage: Stage, performance: Performance, checks: Sequence[Check]) -> dict[str, Any]:
     return {
         "archives": stage.archive_urls,
@@ -131,12 +148,12 @@ def _facts(stage: Stage, performance: Performance, checks: Sequence[Check]) -> d
 
 
 def _print(stage: Stage, performance: Performance, checks: Sequence[Check], *, is_kept: bool) -> None:
-    resumed = next(agent for agent in performance.agents.values() if agent["resumed"] is not None)
-    typer.echo(
-        f"\n{resumed['run_id']}/{resumed['lane_id']} was killed; it resumed at step {resumed['resumed']['step']}"
-        f" from the snapshot at offset {resumed['resumed']['snapshot_offset']}"
-        f" and {resumed['resumed']['replayed_events']} later events.\n"
-    )
+    for name, agent in performance.agents.items():
+        if (resumed := agent["resumed"]) is not None:
+            typer.echo(
+                f"\n{name} was killed; it resumed at step {resumed['step']} from the snapshot at offset"
+                f" {resumed['snapshot_offset']} and {resumed['replayed_events']} later events.\n"
+            )
     print_table(["", "what was checked", "how many"], [_row(one) for one in checks])
     for one in checks:
         for problem in one.problems:
@@ -147,7 +164,7 @@ def _print(stage: Stage, performance: Performance, checks: Sequence[Check], *, i
     typer.echo(f"\nThe archive is in {stage.directory}. Look at it:")
     typer.echo(f"  runstream runs --url {sqlite}")
     typer.echo(f"  runstream show orders --url {sqlite} --limit 20")
-    typer.echo(f"  sqlite3 {sqlite.removeprefix('sqlite:')} 'SELECT kind, count(*) FROM events GROUP BY kind'")
+    typer.echo(f"  {shlex.join(['sqlite3', sqlite.removeprefix('sqlite:'), _QUERY])}")
 
 
 def _row(one: Check) -> tuple[str, str, str]:

@@ -39,8 +39,8 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether there was something to look at, and nothing wrong with it."""
-        return self.checked > 0 and not self.problems
+        """Whether nothing is wrong."""
+        return not self.problems
 
 
 @dataclass(slots=True)
@@ -79,9 +79,8 @@ def check(
     ``archives`` are by name; ``steps`` says how many each lane of each run had to do.
     """
     evidence = _Evidence(hot, archives, acknowledged, steps)
-    reading = _read_all(evidence)
-    return [
-        reading,
+    checks = [
+        _read_all(evidence),  # the first: it gathers what the others compare
         _acknowledged_are_kept(evidence),
         _offsets_are_dense(evidence),
         _no_event_is_doubled(evidence),
@@ -92,6 +91,10 @@ def check(
         _nothing_waits(evidence),
         _redis_is_trimmed(evidence),
     ]
+    for one in checks:
+        if not one.checked:
+            one.problems.append(f"{one.promise}: there was nothing to check")
+    return checks
 
 
 def _read_all(evidence: _Evidence) -> Check:

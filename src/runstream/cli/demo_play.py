@@ -170,7 +170,7 @@ class Play:
         return {"process": "agent", "name": self._victim, "pid": pid, "step": step}
 
     def _kill_worker(self, children: Children) -> dict[str, Any]:
-        """Kill the worker when half of the work is done and it has archived some but not all, and start it again."""
+        """Kill the worker half way, when it has archived some events but not all, and start it again."""
 
         def is_half_way() -> bool:
             half = sum(self._steps.values()) * 2 >= sum(task.steps for task in self._tasks.values())

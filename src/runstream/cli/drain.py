@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal
@@ -56,7 +57,7 @@ def drain(
     trim: Annotated[
         Literal["covered", "archived", "never"],
         typer.Option(
-            help="What leaves Redis: what is archived and covered by every snapshot, all that is archived, or nothing."
+            help="What leaves Redis: what is archived and covered by the snapshots, all that is archived, nothing."
         ),
     ] = "covered",
     claim: Annotated[
@@ -124,6 +125,9 @@ def _stopping_on_signals() -> Iterator[threading.Event]:
             # not an exception: what it would unwind through may be waiting for a server that hangs
             os._exit(128 + number)
         seen.append(number)
+        # neither a logger, whose lock this thread may hold, nor a stream, which it may be writing to
+        text = f"{signal.Signals(number).name}: finishes the batch in hand; a second signal ends it at once"
+        os.write(2, f"{_line(time.time(), 'info', text)}\n".encode())
         # not here: this thread may hold the event's lock, as a worker that waits does
         threading.Thread(target=stop.set).start()
 
@@ -155,5 +159,9 @@ class _OneLine(logging.Formatter):
     """``time=… level=… message="…"``: grep finds it, and a program can take it apart."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = printable(record.getMessage()).replace('"', '\\"')
-        return f'time={iso_time(record.created)} level={record.levelname.lower()} message="{message}"'
+        return _line(record.created, record.levelname.lower(), record.getMessage())
+
+
+def _line(timestamp: float, level: str, message: str) -> str:
+    quoted = printable(message).replace('"', '\\"')
+    return f'time={iso_time(timestamp)} level={level} message="{quoted}"'

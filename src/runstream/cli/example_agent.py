@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from runstream import Appended, EventKind, PAEvent, RunState, RunStatus, RunStore
 from runstream.cli import example_world as world
-from runstream.model.events import EventKind, PAEvent
-from runstream.model.protocols import RunStore
-from runstream.model.state import RunState, RunStatus
-from runstream.model.values import Appended
 
 __all__ = ["SNAPSHOT_EVERY_STEPS", "Outcome", "Resumed", "Task", "decide", "evolve", "resume", "work"]
 

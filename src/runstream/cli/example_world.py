@@ -17,7 +17,7 @@ __all__ = ["PURPOSE", "chance", "deltas", "request", "response", "tool_call", "t
 PURPOSE = "Find out which of last year's orders were late, and why"
 
 _MODEL = "example-large-1"
-_WORDS = "the order was late because its carrier changed the route after a storm in the north".split()
+_WORDS = ("order", "carrier", "route", "storm", "north", "was", "late", "because", "changed", "after", "the", "a")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 

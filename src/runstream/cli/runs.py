@@ -44,7 +44,7 @@ def runs(
 
 
 def run_facts(info: RunInfo, *, is_hot: bool) -> dict[str, Any]:
-    """What is known of a run, for JSON. ``is_hot``: of a Redis store, which knows what is archived and what not."""
+    """What is known of a run, for JSON. Only a hot store knows how far a run is archived."""
     return {
         "run_id": info.run_id,
         "session_id": info.session_id,

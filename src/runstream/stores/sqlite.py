@@ -16,7 +16,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from runstream.codec.archiving import entry_fields
@@ -24,14 +23,14 @@ from runstream.codec.fallback import plain_data
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, Position, RunBatch
-from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.names import check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, RunInfo, S
 from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_read
 from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
-from runstream.stores.sqlite_file import ArchiveFile
+from runstream.stores.sqlite_file import ArchiveFile, absolute_path
 from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
 __all__ = ["SQLiteCheckpointer"]
@@ -118,7 +117,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             "clock": clock,
         }
         super().__init__(**options)
-        path = _absolute(db_path)
+        path = absolute_path(db_path)
         self._file = ArchiveFile(path, busy_timeout_seconds)
         # a finalizer: a store that nobody closes gives its file back all the same
         self.owns(weakref.finalize(self, self._file.close))
@@ -270,13 +269,6 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             if len(rows) < _PAGE_ROWS:
                 return
             place.update(run_id=rows[-1][0], offset=rows[-1][1])
-
-
-def _absolute(db_path: str | os.PathLike[str]) -> str:
-    path = os.fspath(db_path)
-    if not isinstance(path, str) or path in ("", ":memory:") or "\0" in path:
-        raise ConfigurationError(f"{path!r:.80} does not name a file; for runs in memory use InMemoryCheckpointer")
-    return str(Path(path).absolute())
 
 
 # -- inside a transaction ------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.stores.sqlite_schema import prepare, transaction
 
-__all__ = ["ArchiveFile"]
+__all__ = ["ArchiveFile", "absolute_path"]
 
 # SQLite's primary result codes that say more than "try again"
 _ERRORS: dict[int, tuple[type[RunstreamError], str]] = {
@@ -101,6 +102,14 @@ class ArchiveFile:
         if connection is not None:
             with suppress(sqlite3.Error):  # all that was committed is in the file; the next opener tidies up
                 connection.close()
+
+
+def absolute_path(db_path: str | os.PathLike[str]) -> str:
+    """The file that this names. Raises ConfigurationError for what names none."""
+    path = os.fspath(db_path)
+    if not isinstance(path, str) or path in ("", ":memory:") or "\0" in path:
+        raise ConfigurationError(f"{path!r:.80} does not name a file; for runs in memory use InMemoryCheckpointer")
+    return str(Path(path).absolute())
 
 
 def _connect(path: str, busy_timeout_seconds: float) -> sqlite3.Connection:

@@ -148,6 +148,7 @@ class RunLog:
         if self._identity is None and not self.directory.is_dir():
             self.directory.mkdir()
             sync_directory(self.directory.parent)
+            self._is_settled = True
         if self._identity is not None and self._size > self.history.end:
             self._set_aside()
         if not self._is_settled:

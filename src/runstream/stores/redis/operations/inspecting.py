@@ -1,4 +1,4 @@
-"""What an operator asks of a namespace: how full is the server, what is due, what is parked, where is the archive."""
+"""What an operator asks of a namespace: how full is the server, what is due or parked, where are the archives."""
 
 from __future__ import annotations
 
