@@ -18,7 +18,16 @@ from typing import Any
 
 import pytest
 
-from runstream import Appended, DrainWorker, EventKind, InMemoryCheckpointer, PAEvent, RedisCheckpointer, Sink, connect
+from runstream import (
+    Appended,
+    DrainWorker,
+    EventKind,
+    InMemoryCheckpointer,
+    PAEvent,
+    RedisCheckpointer,
+    Sink,
+    connect,
+)
 from runstream.cli.demo_check import Check, check
 from runstream.cli.example_agent import Outcome, Task, work
 from runstream.cli.journal import Acknowledged, Journal, JournalTail, read_journal
@@ -209,7 +218,7 @@ def test_a_line_that_stands_twice_in_jsonl_is_seen(played: Played) -> None:
 
 
 def test_a_line_that_is_gone_from_jsonl_is_missed(played: Played) -> None:
-    played.lines("support", lambda lines: lines.pop(played.line_of(lines, 9)) and None)
+    played.lines("support", lambda lines: lines.__delitem__(played.line_of(lines, 9)))
     assert any("'support', offset 9" in one and "JSONL" in one for one in played.problems())
 
 

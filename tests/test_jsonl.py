@@ -242,6 +242,23 @@ def test_a_damaged_line_of_ours_is_corrupt_at_its_place_and_its_neighbours_are_n
         assert caught.value.offset == damaged
 
 
+def test_a_damaged_header_or_commit_mark_takes_no_place_from_an_event(tmp_path: Path) -> None:
+    with JSONLCheckpointer(tmp_path) as store:
+        store.save_event(event("r", 1))
+        store.save_snapshot("r", state("r", 1))  # the line has nothing but a mark
+        store.save_event(event("r", 2))
+    lines = log_of(tmp_path).read_bytes().splitlines(keepends=True)
+    for damaged in (0, 2):
+        changed = [b"damaged\n" if place == damaged else line for place, line in enumerate(lines)]
+        log_of(tmp_path).write_bytes(b"".join(changed))
+        with JSONLCheckpointer(tmp_path) as store:
+            for expected in ([1, 2], [1, 2, 3]):
+                assert [each.payload["number"] for each in store.list_events("r")] == expected
+                assert [each.payload["number"] for each in store.list_events("r", 1)] == expected[1:]
+                assert [item.offset for item in store.read("r", reverse=True)] == expected[::-1]
+                store.save_event(event("r", 3))
+
+
 def test_a_snapshot_that_does_not_read_is_an_error_that_another_save_ends(tmp_path: Path) -> None:
     with JSONLCheckpointer(tmp_path) as store:
         store.save_event(event("r", 1))
@@ -779,6 +796,16 @@ def test_another_object_sees_what_was_written_and_deleted_and_written_anew(tmp_p
         assert one.archive_id == other.archive_id
 
 
+def test_another_history_in_the_same_file_is_not_taken_for_the_one_that_was_read(tmp_path: Path) -> None:
+    with JSONLCheckpointer(tmp_path / "one") as one, JSONLCheckpointer(tmp_path / "two") as two:
+        one.save_events([event("r", 1), event("r", 2)])
+        two.save_events([event("r", number, text="x" * 99) for number in (7, 8, 9)])
+        inode = log_of(tmp_path / "one").stat().st_ino
+        log_of(tmp_path / "one").write_bytes(log_of(tmp_path / "two").read_bytes())
+        assert log_of(tmp_path / "one").stat().st_ino == inode
+        assert numbers(one, "r") == [7, 8, 9]
+
+
 def test_threads_share_one_object(tmp_path: Path) -> None:
     with JSONLCheckpointer(tmp_path) as store:
 
@@ -801,15 +828,27 @@ def test_threads_share_one_object(tmp_path: Path) -> None:
 def test_a_forked_child_writes_on_even_if_a_thread_of_the_parent_held_the_mutex(tmp_path: Path) -> None:
     with JSONLCheckpointer(tmp_path) as store:
         store.save_event(event("r", 1))
-        with store._mutex:
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    store.save_event(event("r", 2))
-                    code = 0
-                finally:
-                    os._exit(code)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store._mutex:
+                held.set()
+                go_on.wait(DEADLINE_SECONDS)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(DEADLINE_SECONDS)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # a child that waits for the mutex waits for ever
+            code = 1
+            try:
+                store.save_event(event("r", 2))
+                code = 0
+            finally:
+                os._exit(code)
+        go_on.set()
+        thread.join(DEADLINE_SECONDS)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         store.save_event(event("r", 3))
         assert numbers(store, "r") == [1, 2, 3]
@@ -911,10 +950,13 @@ def test_what_is_written_reads_back_the_same_byte_for_byte(tmp_path: Path) -> No
 def test_the_same_batch_again_and_an_overlapping_one_add_only_what_is_new(tmp_path: Path) -> None:
     entries = history("r", START, [event("r", number) for number in range(1, 7)])
     with JSONLCheckpointer(tmp_path) as store:
-        store.write([batch("r", START, entries[:3])])
+        one, two = (ArchiveSnapshot(None, 3, number, f"token-{number}", "{}") for number in (1, 2))
+        store.write([batch("r", START, entries[:3], one)])
         content = files_below(tmp_path)
-        store.write([batch("r", START, entries[:3]), batch("r", START, entries[:2])])
+        store.write([batch("r", START, entries[:3], one), batch("r", START, entries[:2])])
         assert files_below(tmp_path) == content
+        store.write([batch("r", START, entries[:3], two)])
+        assert store.read_back_snapshots("r") == [two]
         store.write([batch("r", START, entries[:5]), batch("r", START, entries)])
         assert numbers(store, "r") == [1, 2, 3, 4, 5, 6]
     with JSONLCheckpointer(tmp_path) as store:

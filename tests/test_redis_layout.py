@@ -720,25 +720,27 @@ def test_a_lane_that_needs_no_archived_event_recovers(
         store.recover("r", lane_id="b")
 
 
-@pytest.mark.parametrize("gone", [4, 5, 6])
+READS: dict[str, Callable[[Any], Any]] = {
+    "read": lambda store: list(store.read("r", 2)),
+    "reverse": lambda store: list(store.read("r", 2, reverse=True)),
+    "reverse with a limit": lambda store: list(store.read("r", reverse=True, limit=4)),
+    "follow": lambda store: list(store.follow("r", 2, idle_timeout=1)),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+@pytest.mark.parametrize("gone", [4, 6], ids=["in the middle", "at the end"])
 def test_an_event_that_is_missing_beyond_the_mark_is_a_loss(
-    redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], gone: int
+    redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], gone: int, how: str
 ) -> None:
     """Nobody may have trimmed what was never archived."""
     store.save_events(make_events("r", 6))
     cursors = [item.cursor for item in store.read("r")]
     trim(redis_backend, store, 2)
     redis_backend.raw.xdel(key_of(redis_backend, "r", "events"), cursors[gone - 1])
-    for read in (
-        lambda: list(store.read("r", 2)),
-        lambda: list(store.read("r", 2, reverse=True)),
-        lambda: list(store.follow("r", 2, idle_timeout=1)),
-    ):
-        with pytest.raises(AcknowledgedWritesLost) as caught:
-            read()
-        assert caught.value.run_id == "r"
-        assert caught.value.last_present == gone - 1
-        assert caught.value.last_seen == 6
+    with pytest.raises(AcknowledgedWritesLost) as caught:
+        READS[how](store)
+    assert (caught.value.run_id, caught.value.last_present, caught.value.last_seen) == ("r", gone - 1, 6)
 
 
 def roll_back(backend: RedisBackend, run_id: str, cursors: Sequence[str], keep: int) -> None:

@@ -22,7 +22,7 @@ from runstream.cli.example_agent import Task
 from runstream.cli.exits import ExitCode
 from runstream.cli.journal import read_journal
 from runstream.cli.options import AsJson
-from runstream.cli.output import emit_json, print_table
+from runstream.cli.output import emit_json, print_table, printable
 from runstream.connect import connect
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.checkpointer import RedisCheckpointer
@@ -35,6 +35,7 @@ runstream demo
 
 runstream demo --dir /tmp/demo --no-keep --json"""
 
+_SHOWN_PROBLEMS = 5  # of each check, in the table's words
 _QUERY = "SELECT kind, count(*) FROM events GROUP BY kind"
 
 
@@ -156,8 +157,10 @@ def _print(stage: Stage, performance: Performance, checks: Sequence[Check], *, i
             )
     print_table(["", "what was checked", "how many"], [_row(one) for one in checks])
     for one in checks:
-        for problem in one.problems:
-            typer.echo(f"✗ {problem}")
+        for problem in one.problems[:_SHOWN_PROBLEMS]:
+            typer.echo(printable(f"✗ {problem}"))
+        if len(one.problems) > _SHOWN_PROBLEMS:
+            typer.echo(f"✗ … {len(one.problems)} of these in all; --json tells each")
     if not is_kept:
         return
     sqlite = stage.archive_urls["SQLite"]

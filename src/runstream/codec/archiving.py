@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.codec.lossless_json import dump_json, load_json
-from runstream.codec.record import ERASED, FIELDS, decode_record_plain, fields_of, key_of
+from runstream.codec.record import ERASED, FIELDS, check_values, decode_record_plain, fields_of, key_of
 from runstream.model.archive import ArchiveEntry, EntryColumns
-from runstream.model.errors import CorruptRecordError
+from runstream.model.errors import CorruptRecordError, EncodingError
+from runstream.model.names import check_name
 
 __all__ = ["archive_entry", "entry_fields"]
 
@@ -23,12 +24,16 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
         return ArchiveEntry(offset, chain, None, None)
     try:
         values, plain = decode_record_plain(run_id, offset, record)
+        check_values(values)
+        key = key_of(values)
+        if key is not None:
+            check_name("key", key)
         data = dump_json(fields_of(run_id, values), plain=plain)
         columns = EntryColumns(int(values[_SEQ]), float(values[_TS]), values[_KIND], values[_LANE])
-    except (CorruptRecordError, ValueError, TypeError, RecursionError) as error:
-        # the checksum held in the last three cases: a record of another program, or nested beyond JSON's depth
+    except (CorruptRecordError, EncodingError, ValueError, RecursionError) as error:
+        # where the checksum held, it is a record of another program, or nested beyond JSON's depth
         return ArchiveEntry(offset, chain, None, None, raw=record, reason=str(error))
-    return ArchiveEntry(offset, chain, key_of(values), data, columns=columns)
+    return ArchiveEntry(offset, chain, key, data, columns=columns)
 
 
 def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:

@@ -15,16 +15,19 @@ newer record can be told from a damaged one.
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
 from runstream.codec.packing import Packer, unpack, unpack_plain
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
+from runstream.model.names import check_name
 
 __all__ = [
     "ERASED",
     "FIELDS",
     "RECORD_VERSION",
+    "check_values",
     "decode_record",
     "decode_record_plain",
     "encode_record",
@@ -53,6 +56,21 @@ _HEAD = 5
 def seed(run_id: str, version: int = RECORD_VERSION) -> int:
     """The checksum's start for the records of a run."""
     return zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))
+
+
+_TEXTS = tuple((name, FIELDS.index(name)) for name in ("session_id", "lane_id", "kind", "visibility"))
+_SEQ, _TS = FIELDS.index("seq"), FIELDS.index("ts")
+
+
+def check_values(values: list[Any]) -> None:
+    """Raise EncodingError, naming the field, for values that could not be keys in Redis or columns in SQLite."""
+    for name, place in _TEXTS:
+        check_name(name, values[place])
+    seq, ts = values[_SEQ], values[_TS]
+    if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
+        raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")
+    if not isinstance(ts, int | float) or not math.isfinite(ts):
+        raise EncodingError(f"ts is Unix time in seconds, not {ts!r:.80}", path="ts")
 
 
 def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:

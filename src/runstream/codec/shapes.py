@@ -7,14 +7,13 @@ a pydantic model, or is ``dict``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, Generic, NamedTuple, cast
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.packing import Packer
-from runstream.codec.record import FIELDS, decode_record, encode_record, fields_of, seed
+from runstream.codec.record import FIELDS, check_values, decode_record, encode_record, fields_of, seed
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -111,8 +110,7 @@ class Codec(Generic[E, S]):
         for place in (_KIND, _VISIBILITY):
             if isinstance(values[place], Enum):
                 values[place] = values[place].value
-        session_id, lane_id, kind = values[_SESSION], values[_LANE], values[_KIND]
-        _check_fields(session_id, lane_id, kind, values)
+        check_values(values)
         if len(fields) > len(_OWN) and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
             _check_extra(extra)
             values.append(extra)
@@ -125,7 +123,7 @@ class Codec(Generic[E, S]):
                 size=len(record),
                 limit=self.max_event_bytes,
             )
-        return EncodedEvent(record, lane_id, kind, session_id)
+        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION])
 
     def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
         """The event that a record holds. Raises CorruptRecordError or UnsupportedVersion."""
@@ -190,21 +188,9 @@ class Codec(Generic[E, S]):
             ) from error
 
 
-_SESSION, _LANE, _SEQ, _TS, _KIND, _VISIBILITY = (
-    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "ts", "kind", "visibility")
+_SESSION, _LANE, _KIND, _VISIBILITY = (
+    FIELDS.index(name) for name in ("session_id", "lane_id", "kind", "visibility")
 )
-
-
-def _check_fields(session_id: Any, lane_id: Any, kind: Any, values: list[Any]) -> None:
-    check_name("session_id", session_id)
-    check_name("lane_id", lane_id)
-    check_name("kind", kind)
-    check_name("visibility", values[_VISIBILITY])
-    seq, ts = values[_SEQ], values[_TS]
-    if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
-        raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")
-    if not isinstance(ts, int | float) or not math.isfinite(ts):
-        raise EncodingError(f"ts is Unix time in seconds, not {ts!r:.80}", path="ts")
 
 
 def _check_extra(fields: Mapping[str, Any]) -> None:

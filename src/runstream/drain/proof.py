@@ -31,9 +31,13 @@ def disproof(
         if next(found, None) is not None:
             return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
     if snapshots:
+        # a later one than ours is there when this worker was paused: Redis will say which it is to be
         held_snapshots = {snapshot.lane_id: snapshot for snapshot in sink.read_back_snapshots(run_id)}
         for snapshot in snapshots:
-            if held_snapshots.get(snapshot.lane_id) != snapshot:
+            held_snapshot = held_snapshots.get(snapshot.lane_id)
+            if held_snapshot != snapshot and (
+                held_snapshot is None or held_snapshot.revision <= snapshot.revision
+            ):
                 of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
                 return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
     return None

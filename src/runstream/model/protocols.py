@@ -237,7 +237,8 @@ class Sink(Protocol):
 
         Checks position and chain of every run inside its own transaction: raises ArchiveGap where a
         hole would be left and HistoryDiverged where the archive has another history, and then has
-        written nothing. Entries that it already has are passed over.
+        written nothing. Entries that it already has are passed over, and so is a snapshot of a lower
+        revision than the one that it has: it comes from a worker that was paused.
         """
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:

@@ -52,6 +52,13 @@ def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEnt
     Raises ArchiveGap where a hole would be left, HistoryDiverged where the archive has another history.
     """
     run_id = batch.header.run_id
+    if batch.end.offset - batch.after.offset != len(batch.entries):
+        raise ArchiveGap(
+            f"a batch of run {run_id!r} is not dense: nothing was written",
+            run_id=run_id,
+            expected=batch.after.offset + 1,
+            found=batch.end.offset,
+        )
     here = batch.header.start if position is None else position
     if here.offset < batch.after.offset:
         raise ArchiveGap(
@@ -76,19 +83,11 @@ def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEnt
 
 
 class ArchiveStore(LocalStore[E, S]):
-    """A local store that is a sink as well. Subclasses give ``_entries`` and ``_bounds`` besides."""
-
-    @abstractmethod
-    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
-        """The place before the run's first event and that of its last; None for a run that is not there."""
+    """A local store that is a sink as well. Subclasses give ``_entries`` besides."""
 
     @abstractmethod
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         """The entries with ``low < offset <= high``, in order or newest first, quarantined ones too."""
-
-    def _stands_at(self, run_id: str) -> Cursor | None:
-        bounds = self._bounds(run_id)
-        return None if bounds is None else bounds[1]
 
     def read(
         self,

@@ -9,22 +9,35 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Coverage", "CoverageBook"]
+from runstream.model.values import Cursor
+
+__all__ = ["Coverage", "CoverageBook", "Covered"]
 
 _MAX_AHEAD = 1024
 _MAX_RUNS = 4096
+
+
+class Covered(NamedTuple):
+    """The offset up to which a writer knows a history, and the history that is: its start's chain."""
+
+    offset: int = 0
+    history: int | None = None
 
 
 @dataclass(slots=True)
 class Coverage:
     """The offset up to which a writer knows a run, or one lane of it.
 
+    ``history`` is the chain of the run's start, which is another one for every run that is created.
     Threads of one store object may append at once, so replies can arrive out of order: a stretch that
     is ahead of what is covered waits in ``ahead`` until the hole before it is closed.
     """
 
+    history: int
     covered: int = 0
     ahead: dict[int, int] = field(default_factory=dict)
 
@@ -46,33 +59,33 @@ class CoverageBook:
         self._lock = threading.Lock()
         self._pages: OrderedDict[tuple[str, str | None], Coverage] = OrderedDict()
 
-    def covered(self, run_id: str, lane_id: str | None) -> int:
-        """The offset that a snapshot saved now would cover."""
+    def covered(self, run_id: str, lane_id: str | None) -> Covered:
+        """What a snapshot saved now would cover."""
         with self._lock:
             page = self._pages.get((run_id, lane_id))
-            return 0 if page is None else page.covered
+            return Covered() if page is None else Covered(page.covered, page.history)
 
-    def appended(self, run_id: str, former: int, last: int, lanes: dict[str, tuple[int, int]]) -> None:
+    def appended(
+        self, run_id: str, start: Cursor, former: int, last: int, lanes: Mapping[str, tuple[int, int]]
+    ) -> None:
         """Note an append: the run went from ``former`` to ``last``, each lane from its first to its second."""
         with self._lock:
-            page = self._page(run_id, None)
-            if former < page.covered:  # the run is not the one that was known
-                page = self._pages[run_id, None] = Coverage()
-            page.appended(former, last)
+            self._page(run_id, None, start).appended(former, last)
             for lane_id, (before, lane_last) in lanes.items():
-                self._page(run_id, lane_id).appended(before, lane_last)
+                self._page(run_id, lane_id, start).appended(before, lane_last)
 
-    def recovered(self, run_id: str, lane_id: str | None, offset: int) -> None:
+    def recovered(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
         """Note that the history up to ``offset`` was read in order to go on from there."""
         with self._lock:
-            page = self._page(run_id, lane_id)
+            page = self._page(run_id, lane_id, start)
             page.covered = max(page.covered, offset)
 
-    def loaded(self, run_id: str, lane_id: str | None, offset: int) -> None:
+    def loaded(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
         """Note that a snapshot was loaded. A writer that is at work already learns nothing from that."""
         with self._lock:
-            if (run_id, lane_id) not in self._pages:
-                self._page(run_id, lane_id).covered = offset
+            known = self._pages.get((run_id, lane_id))
+            if known is None or known.history != start.chain:
+                self._page(run_id, lane_id, start).covered = offset
 
     def forget(self, run_id: str) -> None:
         """Know nothing of a run any more."""
@@ -80,8 +93,10 @@ class CoverageBook:
             for place in [place for place in self._pages if place[0] == run_id]:
                 del self._pages[place]
 
-    def _page(self, run_id: str, lane_id: str | None) -> Coverage:
-        page = self._pages.setdefault((run_id, lane_id), Coverage())
+    def _page(self, run_id: str, lane_id: str | None, start: Cursor) -> Coverage:
+        page = self._pages.get((run_id, lane_id))
+        if page is None or page.history != start.chain:  # new here, or deleted and created anew
+            page = self._pages[run_id, lane_id] = Coverage(start.chain, start.offset)
         self._pages.move_to_end((run_id, lane_id))
         if len(self._pages) > _MAX_RUNS:
             self._pages.popitem(last=False)

@@ -23,7 +23,7 @@ from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback, OnCorrupt
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
-from runstream.stores.coverage import CoverageBook
+from runstream.stores.coverage import CoverageBook, Covered
 from runstream.stores.filters import RunFilter, lane_of, seq_of
 from runstream.stores.lifecycle import Lifecycle
 from runstream.stores.refusals import offset_conflict, snapshot_conflict
@@ -74,7 +74,7 @@ class AppendRequest:
     expected_offset: int | None = None
     state: dict[str, Any] | None = None
     lane_id: str | None = None
-    covers: int = 0
+    covers: Covered = field(default_factory=Covered)
     known_token: str | None = None
     known_revision: int = 0
     status: str | None = None
@@ -137,11 +137,13 @@ def _plan_snapshot(head: RunHead, request: AppendRequest, last: int) -> SavedSna
     if request.known_token is not None and request.known_token != (saved.token if saved else ""):
         actual = saved.revision if saved else 0
         raise snapshot_conflict(request.run_id, request.known_revision, actual)
+    # what the writer knows of a run of this name that was deleted since says nothing of this one
+    covers = request.covers.offset if request.covers.history == head.start.chain else head.start.offset
     before = head.last.offset if request.lane_id is None else head.lanes.get(request.lane_id, 0)
     return SavedSnapshot(
         request.lane_id,
         # it covers all, if all that came before is covered: in the run, or in its lane
-        last if before <= request.covers else request.covers,
+        last if before <= covers else covers,
         (saved.revision if saved else 0) + 1,
         secrets.token_urlsafe(12),
     )
@@ -179,8 +181,8 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         """All runs, in any order."""
 
     @abstractmethod
-    def _stands_at(self, run_id: str) -> Cursor | None:
-        """The place of the run's last event, or None for a run that is not there."""
+    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
+        """The place before the run's first event and that of its last; None for a run that is not there."""
 
     @abstractmethod
     def read(
@@ -225,7 +227,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         """Append events to a run, with a snapshot if there is one, in one atomic step."""
         encoded = self.codec.encode_events(run_id, events)
         if not encoded and snapshot is None:
-            last = self._stands_at(run_id) or Cursor(0, 0)
+            _, last = self._bounds(run_id) or (Cursor(0, 0), Cursor(0, 0))
             # an append of nothing creates nothing, and still minds what is expected
             plan_append(RunHead(last, last), AppendRequest(run_id, (), expected_offset))
             return Appended(last.offset + 1, last.offset, str(last))
@@ -244,13 +246,15 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         check_run_id(run_id)
         if lane_id is not None:
             check_name("lane_id", lane_id)
+        bounds = self._bounds(run_id)
         loaded = self._load_snapshot(run_id, lane_id)
         if loaded is None:
             return None
         saved, fields = loaded
         state = self.codec.make_state(run_id, fields)
         self._known[run_id, lane_id] = (saved.token, saved.revision)
-        self._coverage.loaded(run_id, lane_id, saved.offset)
+        if bounds is not None:
+            self._coverage.loaded(run_id, lane_id, bounds[0], saved.offset)
         return Snapshot(state, saved.offset, saved.revision)
 
     def load_latest(self, run_id: str) -> S | None:
@@ -260,13 +264,15 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
 
     def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it, of the run or of one lane."""
+        bounds = self._bounds(run_id)
         snapshot = self.load_snapshot(run_id, lane_id=lane_id)
         covered = 0 if snapshot is None else snapshot.offset
         recorded = list(self.read(run_id, covered))
         end = recorded[-1].offset if recorded else covered
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
-        self._coverage.recovered(run_id, lane_id, end)
+        if bounds is not None:
+            self._coverage.recovered(run_id, lane_id, bounds[0], end)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
 
     def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
@@ -340,7 +346,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         for request, plan in zip(requests, plans, strict=True):
             former = plan.head.last.offset - len(request.events)
             lanes = {lane: (before, plan.head.lanes[lane]) for lane, before in plan.lanes_before.items()}
-            self._coverage.appended(request.run_id, former, plan.head.last.offset, lanes)
+            self._coverage.appended(request.run_id, plan.head.start, former, plan.head.last.offset, lanes)
             if plan.snapshot is not None:
                 self._known[request.run_id, request.lane_id] = (plan.snapshot.token, plan.snapshot.revision)
         return plans

@@ -176,9 +176,9 @@ class InMemoryCheckpointer(LocalStore[E, S]):
             saved, packed = run.snapshots[lane_id]
         return saved, unpack(packed)
 
-    def _stands_at(self, run_id: str) -> Cursor | None:
+    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
         run = self._runs.get(run_id)
-        return None if run is None else run.head.last
+        return None if run is None else (run.head.start, run.head.last)
 
     def _infos(self) -> list[RunInfo]:
         with self._changed:

@@ -34,11 +34,12 @@ _INDEX_EVERY = 64  # places between two points of the index
 
 
 class _Line(NamedTuple):
-    """A line that may count: where it begins in the file, and our members of it."""
+    """A line that may count: where it begins in the file, without and with its line break, our members of it."""
 
     begin: int
     line: bytes
-    facts: Facts | None
+    raw: bytes
+    facts: Facts | None  # None: it does not read
 
 
 class Span(NamedTuple):
@@ -94,20 +95,20 @@ class History:
             if not raw.endswith(b"\n") and facts is not None:
                 break  # the very last byte of a batch is missing
             if facts is not None:
-                self._pending.append(_Line(begin, line, facts))
+                self._pending.append(_Line(begin, line, raw, facts))
                 if facts[4] is not None:
                     # blocks of a torn write that never reached the disk read as zeros
                     committed = not any(b"\0" in pending.line for pending in self._pending)
                     if committed:
                         self._commit(position)
-                        self.tail = raw
             elif line.strip():
-                self._take_foreign(_Line(begin, line, None), raw, position)
+                self._take_foreign(_Line(begin, line, raw, None))
             elif not self._pending:
                 self.end, self.tail = position, raw
+        self._commit_damaged()
+        self._pending.clear()
         if self._mark_text is not None and self._mark_text is not mark:
             self._note_mark(self._mark_text)
-        self._pending.clear()
 
     def span(self, low: int, high: int) -> Span:
         """Where to find the offsets after ``low`` up to ``high``, or a little more."""
@@ -130,57 +131,81 @@ class History:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _take_foreign(self, line: _Line, raw: bytes, position: int) -> None:
-        """A line that is not ours: another program's event, or one of ours that was damaged."""
-        entry = plain_entry(self.run_id, self.last, line.line)
-        if entry.data is None:
-            if not raw.endswith(b"\n"):
-                return  # cut
-            if self._pending or b"\0" in line.line:
-                self._pending.append(line)  # if the batch's mark follows, it is one of that batch
-                return
+    def _take_foreign(self, line: _Line) -> None:
+        """A line that is not ours: another program's event, or a line that was damaged."""
+        if plain_entry(self.run_id, self.last, line.line).data is None:
+            if line.raw.endswith(b"\n"):  # else it is cut
+                self._pending.append(line)  # what follows tells what it was
+            return
+        self._commit_damaged()
         if self._pending:  # another program went on after a batch that was torn
             self._holes.append((self._pending[0].begin, line.begin))
             self._pending.clear()
-        self._take_plain(line.begin, entry)
-        self.end, self.tail = position, raw
+        self._take_plain(line)
 
     def _commit(self, position: int) -> bool:
-        """All that is pending counts."""
-        for begin, line, facts in self._pending:
-            if facts is None:
-                self._take_plain(begin, plain_entry(self.run_id, self.last, line))
-                continue
-            offset, chain = int(facts[1]), int(facts[2])
-            if is_header(line):
-                self._take_header(line, Cursor(offset, chain))
-            elif not is_bare_mark(facts):
-                self._take_place(begin, offset, chain)
-                if line.startswith(b'{"$'):
-                    if line.startswith(b'{"$quarantined":'):
-                        self.kept_aside.append(offset)
-                elif (lane := lane_of(line)) is not None:
-                    self._note_lane(lane, offset)
-            elif self.start is None:
-                self.start = self.last = Cursor(offset, chain)
+        """All that is pending counts: the last of it has a commit mark."""
+        headers = [line for line in self._pending if line.facts is not None and is_header(line.line)]
+        for line in headers:
+            self._take_header(line)
+        for number, line in enumerate(self._pending):
+            if line.facts is None:
+                self._take_damaged(line, self._pending[number:])
+            elif is_bare_mark(line.facts):
+                if self.start is None:
+                    self.start = self.last = _place(line.facts)
+            elif not is_header(line.line):
+                self._take_own(line, line.facts)
         last = self._pending[-1]
-        self.tail = last.line + b"\n"
+        self.end, self.tail = position, last.raw
         self._mark_text = last.facts[4] if last.facts is not None else None
-        self._pending.clear()
-        self.end = position
         self.plain_status, self.ends_plain = None, False
+        self._pending.clear()
         return True
 
-    def _take_header(self, line: bytes, start: Cursor) -> None:
-        if self.has_header:
+    def _commit_damaged(self) -> None:
+        """Lines that do not read count by themselves, unless zeros show that they are of a torn batch."""
+        while self._pending and self._pending[0].facts is None and b"\0" not in self._pending[0].line:
+            line = self._pending[0]
+            self._take_damaged(line, self._pending)
+            self.end, self.tail = line.begin + len(line.raw), line.raw
+            del self._pending[0]
+
+    def _take_damaged(self, line: _Line, following: list[_Line]) -> None:
+        """A line that does not read is an entry, if the next place that is known leaves room for one.
+
+        If not, it was the run's header or a mere commit mark.
+        """
+        known = (each for each in following if each.facts is not None and not is_header(each.line))
+        following_own = next(known, None)
+        has_room = True
+        if following_own is not None and following_own.facts is not None:
+            before_it = int(following_own.facts[1]) - (0 if is_bare_mark(following_own.facts) else 1)
+            has_room = self.start is not None and before_it > self.last.offset
+        if has_room:
+            self._take_plain(line)
+        else:
+            self._holes.append((line.begin, line.begin + len(line.raw)))
+
+    def _take_own(self, line: _Line, facts: Facts) -> None:
+        offset, chain = _place(facts)
+        self._take_place(line.begin, offset, chain)
+        if line.line.startswith(b'{"$'):
+            if line.line.startswith(b'{"$quarantined":'):
+                self.kept_aside.append(offset)
+        elif (lane := lane_of(line.line)) is not None:
+            self._note_lane(lane, offset)
+
+    def _take_header(self, line: _Line) -> None:
+        if self.has_header or line.facts is None:
             return
         self.has_header = True
         if self.start is None:
-            self.start = self.last = start
+            self.start = self.last = _place(line.facts)
         if self.created_at == 0.0:
             # where it does not read, the line was damaged; where the run starts was not
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                self.created_at = load_header(line)[1]
+                self.created_at = load_header(line.line)[1]
 
     def _take_place(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event
@@ -189,12 +214,14 @@ class History:
             self._index.append((offset, begin, self.last.chain))
         self.last = Cursor(offset, chain)
 
-    def _take_plain(self, begin: int, entry: ArchiveEntry) -> None:
+    def _take_plain(self, line: _Line) -> None:
+        entry = plain_entry(self.run_id, self.last, line.line)
         if self.start is None:
             self.start = Cursor(0, 0)
             self.created_at = entry.columns.ts if entry.columns is not None else 0.0
-        self._take_place(begin, entry.offset, entry.chain)
+        self._take_place(line.begin, entry.offset, entry.chain)
         self.ends_plain = True
+        self.end, self.tail = line.begin + len(line.raw), line.raw
         if entry.columns is None:
             self.kept_aside.append(entry.offset)
             return
@@ -213,6 +240,10 @@ class History:
         # where it does not read, the mark was damaged; that it was there was not
         with contextlib.suppress(ValueError, KeyError, TypeError):
             self.mark = Mark.load(text)
+
+
+def _place(facts: Facts) -> Cursor:
+    return Cursor(int(facts[1]), int(facts[2]))
 
 
 def _offset(point: tuple[int, int, int]) -> int:

@@ -142,12 +142,13 @@ def _appended(context: Context[E, S], batch: Batch, reply: Sequence[bytes]) -> A
         lane_id = batch.snapshot.lane_id if batch.snapshot is not None else None
         raise snapshot_conflict(batch.run_id, context.snapshots.revision(batch.run_id, lane_id), int(facts[0]))
     first, last = int(facts[0]), place(facts[1])
-    befores = [int(before) for before in facts[4:]]
+    start = place(facts[4])
+    befores = [int(before) for before in facts[5:]]
     lanes = {
         lane: (before, first - 1 + index)
         for (lane, index), before in zip(batch.lanes().items(), befores, strict=True)
     }
-    context.coverage.appended(batch.run_id, first - 1, last.offset, lanes)
+    context.coverage.appended(batch.run_id, start, first - 1, last.offset, lanes)
     if batch.snapshot is not None:
         write = batch.snapshot
         context.snapshots.put(batch.run_id, write.lane_id, write.token, int(facts[2]), write.state)

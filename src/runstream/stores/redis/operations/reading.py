@@ -116,7 +116,7 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
             continue
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
-        context.coverage.recovered(run_id, lane_id, standing.last.offset)
+        context.coverage.recovered(run_id, lane_id, standing.start, standing.last.offset)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
     raise EventsArchived(
         f"run {run_id!r} is trimmed faster than it can be recovered from Redis; read its archive",

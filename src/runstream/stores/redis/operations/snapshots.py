@@ -8,7 +8,7 @@ from runstream.model.names import check_name, check_run_id
 from runstream.model.values import E, S, Snapshot
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.replies import as_map
+from runstream.stores.redis.replies import as_map, place
 
 __all__ = ["decode_snapshot", "load_snapshot"]
 
@@ -20,10 +20,12 @@ def load_snapshot(
     check_run_id(run_id)
     if lane_id is not None:
         check_name("lane_id", lane_id)
-    (saved,) = yield Exchange([(b"HGETALL", context.keys.run(run_id).snapshot(lane_id))])
+    keys = context.keys.run(run_id)
+    queries = [(b"HGETALL", keys.snapshot(lane_id)), (b"HGET", keys.meta, "start")]
+    saved, start = yield Exchange(queries, atomic=True)
     snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
-    if snapshot is not None:
-        context.coverage.loaded(run_id, lane_id, snapshot.offset)
+    if snapshot is not None and start:
+        context.coverage.loaded(run_id, lane_id, place(start), snapshot.offset)
     return snapshot
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from runstream.codec.shapes import EncodedEvent
 from runstream.codec.snapshot import PackedState, state_checksum
 from runstream.model.values import Cursor
+from runstream.stores.coverage import Covered
 from runstream.stores.redis.context import Producer
 from runstream.stores.redis.exchange import Script, ScriptCall
 from runstream.stores.redis.keys import Keys, PartitionKeys
@@ -52,14 +53,13 @@ class SnapshotWrite:
     """A snapshot to save: the packed state, and the one that its writer knows, if any.
 
     It goes out as a difference from ``known_state``, or whole without one. ``compare`` refuses it
-    where another has been saved since. ``covers`` is the offset that the writer knows the history
-    up to.
+    where another has been saved since. ``covers`` is what the writer knows of the history.
     """
 
     lane_id: str | None
     state: PackedState
     token: str
-    covers: int
+    covers: Covered
     known_token: str = ""
     known_state: PackedState | None = None
     compare: bool = False
@@ -77,7 +77,8 @@ class SnapshotWrite:
             "compare" if self.compare else "replace",
             self.known_token,
             self.token,
-            self.covers,
+            self.covers.offset,
+            "" if self.covers.history is None else self.covers.history,
             state_checksum(self.state.fields),
             form,
             len(sets),

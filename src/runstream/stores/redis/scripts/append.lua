@@ -7,11 +7,12 @@
 --       then for each lane: its name, the index in the batch of its last event
 --       then the snapshot: '' for none, or
 --            its meta field, mode ('replace', 'compare'), the token that it is made from ('' for none),
---            its own token, the offset that its writer covers, its checksum,
---            'whole' or 'difference', number of fields to set, to remove; fields and values; fields
+--            its own token, the offset that its writer covers and the chain of the start of the history
+--            that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to remove; fields and values; fields
 --       then the records
 --
--- Replies {'ok', first offset, last cursor, revision, covered offset, former last offset of each lane}
+-- Replies {'ok', first offset, last cursor, revision, covered offset, start,
+--          former last offset of each lane}
 --         {'partitions', n}         the namespace has n, nothing written
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
@@ -56,11 +57,11 @@ end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= offset then return {'conflict', text(offset)} end
 
 -- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole
-local reply = {'ok', text(former + 1), '', '0', '0'}
+local reply = {'ok', text(former + 1), '', '0', '0', start}
 local changed = {'last', '', 'updated', ''}
 for i = 1, lanes do
   local field = 'lane:' .. ARGV[8 + 2 * i]
-  reply[5 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
+  reply[6 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
   changed[3 + 2 * i] = field
   changed[4 + 2 * i] = text(former + tonumber(ARGV[9 + 2 * i]))
 end
@@ -72,8 +73,8 @@ if ARGV[at] == '' then
 else
   snapshot = {
     field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
-    covers = tonumber(ARGV[at + 4]), checksum = ARGV[at + 5], form = ARGV[at + 6],
-    sets = tonumber(ARGV[at + 7]), removes = tonumber(ARGV[at + 8]), at = at + 9,
+    covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
+    sets = tonumber(ARGV[at + 8]), removes = tonumber(ARGV[at + 9]), at = at + 10,
   }
   at = snapshot.at + 2 * snapshot.sets + snapshot.removes
   local saved = call('HMGET', KEYS[4], 'token', 'revision')
@@ -108,7 +109,10 @@ end
 
 if snapshot then
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
-  local covered = snapshot.covers
+  local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
+  local covered = tonumber(base)
+  -- what the writer knows of a run of this name that was deleted since says nothing of this one
+  if snapshot.history == first_chain then covered = snapshot.covers end
   if snapshot.before <= covered then covered = offset end
   if snapshot.form == 'whole' then call('DEL', KEYS[4]) end
   at = snapshot.at

@@ -1,0 +1,606 @@
+"""The command line: what it prints, for people and for programs, and what its exit codes say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from samples import make_event, make_events, make_state
+from servers import free_port
+from typer.testing import CliRunner
+
+from runstream import (
+    ConcurrencyConflict,
+    ConfigurationError,
+    CorruptRecordError,
+    InvalidRunId,
+    RedisCheckpointer,
+    RunstreamError,
+    StoreUnavailable,
+    connect,
+)
+from runstream.cli import app
+from runstream.cli.exits import EXIT_CODES, ExitCode, NoSuchRun, exit_code_of
+from runstream.cli.output import ago, bytes_text, printable
+from runstream.stores.redis.embedded import EmbeddedServer, find_server_program
+from runstream.stores.redis.operations import draining
+
+DEADLINE_SECONDS = 20.0
+COMMANDS = ["demo", "drain", "runs", "show", "status", "agent"]
+
+
+def has_server() -> bool:
+    try:
+        find_server_program()
+    except ConfigurationError:
+        return False
+    return True
+
+
+needs_server = pytest.mark.skipif(not has_server(), reason="needs a server program")
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "what must come did not come"
+        time.sleep(0.005)
+
+
+# what a test machine may have set
+NOT_SET = dict.fromkeys(("RUNSTREAM_URL", "RUNSTREAM_DEBUG", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS"))
+QUIET = {name: value for name, value in os.environ.items() if name not in NOT_SET}
+
+
+@dataclass
+class Said:
+    """What a command ended with and printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "runstream", *arguments]
+
+
+def run(*arguments: str, **environment: str) -> Said:
+    """Run a command in this process: a tenth of the time that a process of its own takes to start."""
+    done = CliRunner(env={**NOT_SET, **environment}).invoke(app, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert "\x1b" not in done.stdout + done.stderr, "control characters, and nobody at a terminal"
+    return Said(done.exit_code, done.stdout, done.stderr)
+
+
+def spawn(*arguments: str) -> Said:
+    """Run a command as a process."""
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=QUIET, timeout=DEADLINE_SECONDS, check=False
+    )
+    assert "\x1b" not in done.stdout + done.stderr, "control characters, and nobody at a terminal"
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    """A SQLite archive with two runs, one of which has two lanes and snapshots."""
+    url = f"sqlite:{tmp_path}/archive.db"
+    with connect(url) as store:
+        store.save_event(make_event("older", 1, session_id="monday"))
+        events = make_events("orders", 3, lane_id="planner", session_id="tuesday")
+        store.append("orders", events, snapshot=make_state("orders", current_step=3), lane_id="planner")
+        store.append("orders", [make_event("orders", 1, lane_id="searcher", payload={"body": b"\x00\xff"})])
+        store.append("orders", [make_event("orders", 4, lane_id="planner", kind="run.finished")])
+    return url
+
+
+# -- help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself_with_an_example(name: str) -> None:
+    said = run(name, "--help", COLUMNS="200")
+    assert said.code == 0
+    assert said.err == ""
+    assert "--json" in said.out
+    assert f"runstream {name}" in said.out.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"demo"}))
+def test_each_command_on_a_store_names_the_variable_that_stands_for_its_url(name: str) -> None:
+    assert "RUNSTREAM_URL" in run(name, "--help", COLUMNS="200").out
+
+
+def test_the_help_lists_all_commands_and_the_exit_codes() -> None:
+    said = run("--help", COLUMNS="1000")
+    assert said.code == 0
+    assert all(f"\n│ {name} " in said.out for name in COMMANDS)
+    assert EXIT_CODES in said.out
+    for code in (code for code in ExitCode if code < 128):
+        assert f" {code.value} " in EXIT_CODES
+
+
+def test_the_version_is_printed() -> None:
+    for said in (run("--version"), spawn("--version")):
+        assert (said.code, said.out.split()[0], said.err) == (0, "runstream", "")
+
+
+def test_the_process_ends_with_the_codes_of_its_commands(archive: str) -> None:
+    said = spawn("show", "nobody", "--url", archive)
+    assert (said.code, said.out) == (4, "")
+    assert said.err.startswith("runstream: error: ")
+    said = spawn("show", "orders", "--url", archive, "--json")
+    assert (said.code, said.document["run"]["run_id"], said.err) == (0, "orders", "")
+
+
+# -- exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigurationError("x"), 2),
+        (InvalidRunId("x"), 2),
+        (StoreUnavailable("x"), 3),
+        (NoSuchRun("x"), 4),
+        (CorruptRecordError("x", run_id="r", offset=1), 1),
+        (ConcurrencyConflict("x", expected=1, actual=2), 1),
+    ],
+)
+def test_each_class_of_error_has_its_exit_code(error: RunstreamError, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runs"],
+        ["runs", "--url", "gopher://somewhere"],
+        ["runs", "--url", "redis://localhost?partitions=many"],
+        ["show", "", "--url", "memory:"],
+        ["drain", "--url", "memory:", "--to", "sqlite:{tmp}/a.db"],
+        ["drain", "--url", "fake:", "--to", "sqlite:{tmp}/a.db", "--to", "sqlite:{tmp}/a.db", "--once"],
+        ["agent", "--url", "memory:", "--run", "r", "--lane", "l", "--journal", "{tmp}/none/j", "--steps", "1"],
+    ],
+)
+def test_a_mistake_of_configuration_is_one_line_and_2(arguments: list[str], tmp_path: Path) -> None:
+    said = run(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("runstream: error: ")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["show"],
+        ["runs", "--limit", "0", "--url", "memory:"],
+        ["runs", "--status", "asleep", "--url", "memory:"],
+        ["drain", "--url", "fake:"],
+        ["drain", "--url", "fake:", "--to", "sqlite:x.db", "--trim", "all"],
+    ],
+)
+def test_a_mistake_of_usage_is_2(arguments: list[str]) -> None:
+    said = run(*arguments)
+    assert (said.code, said.out) == (2, "")
+    assert "--help" in said.err
+
+
+def test_a_drain_to_something_else_than_an_archive_says_which_schemes_are_archives() -> None:
+    said = run("drain", "--url", "fake:", "--to", "redis://localhost")
+    assert (said.code, said.out) == (2, "")
+    assert "sqlite: and jsonl:" in said.err
+
+
+@pytest.mark.parametrize("name", ["runs", "status", "show r", "drain --once --to sqlite:{tmp}/a.db"])
+def test_a_server_that_is_down_is_one_line_and_3(name: str, tmp_path: Path) -> None:
+    said = run(*name.format(tmp=tmp_path).split(), "--url", f"redis://localhost:{free_port()}")
+    assert (said.code, said.out) == (3, "")
+    assert said.err.startswith("runstream: error: ")
+    assert said.err.count("\n") == 1
+
+
+def test_a_run_that_is_not_there_is_one_line_and_4(archive: str) -> None:
+    said = run("show", "nobody", "--url", archive, "--json")
+    assert (said.code, said.out) == (4, "")
+    assert said.err.startswith("runstream: error: there is no run 'nobody'")
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "jsonl", "embedded"])
+@pytest.mark.parametrize("name", ["runs", "status", "show r"])
+def test_looking_at_a_path_that_is_not_there_creates_nothing(scheme: str, name: str, tmp_path: Path) -> None:
+    said = run(*name.split(), "--url", f"{scheme}:{tmp_path}/typo")
+    assert said.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_traceback_comes_with_debug_only(archive: str) -> None:
+    assert "Traceback" not in run("show", "nobody", "--url", archive).err
+    for said in (
+        run("--debug", "show", "nobody", "--url", archive),
+        run("show", "nobody", "--url", archive, RUNSTREAM_DEBUG="1"),
+    ):
+        assert said.code == 4
+        assert "Traceback" in said.err
+
+
+# -- runs, show, status
+
+
+def test_runs_are_listed_newest_first_and_the_table_says_what_the_json_says(archive: str) -> None:
+    found = run("runs", "--url", archive, "--json").document
+    assert [one["run_id"] for one in found["runs"]] == ["orders", "older"]
+    first = found["runs"][0]
+    assert (first["session_id"], first["status"], first["last_offset"]) == ("tuesday", "completed", 5)
+    assert first["created_at"].endswith("Z")
+    assert first["archived_offset"] is None  # it is the archive
+    header, *rows = run("runs", RUNSTREAM_URL=archive).out.splitlines()
+    assert header.split() == ["run", "session", "status", "events", "created", "updated"]
+    assert rows[0].split()[:4] == ["orders", "tuesday", "completed", "5"]
+    assert rows[1].split()[0] == "older"
+
+
+def test_runs_can_be_chosen_by_session_status_and_number(archive: str) -> None:
+    def chosen(*options: str) -> tuple[list[str], bool]:
+        found = run("runs", "--url", archive, "--json", *options).document
+        return [one["run_id"] for one in found["runs"]], found["more"]
+
+    assert chosen("--session", "monday") == (["older"], False)
+    assert chosen("--status", "completed") == (["orders"], False)
+    assert chosen("--status", "failed") == ([], False)
+    assert chosen("--limit", "1") == (["orders"], True)
+
+
+def test_a_run_is_shown_with_its_snapshots_and_its_events_in_order(archive: str) -> None:
+    said = run("show", "orders", "--url", archive, "--json")
+    assert said.err == ""
+    shown = said.document
+    assert shown["run"]["run_id"] == "orders"
+    (snapshot,) = shown["snapshots"]
+    assert (snapshot["lane_id"], snapshot["offset"], snapshot["state"]["current_step"]) == ("planner", 3, 3)
+    assert [event["offset"] for event in shown["events"]] == [1, 2, 3, 4, 5]
+    assert shown["events"][3]["payload"] == {"body": {"$bytes": "AP8="}}
+    assert (shown["archived_up_to"], shown["next_after"], shown["unreadable"]) == (0, None, [])
+    text = run("show", "orders", "--url", archive).out
+    assert "lane planner" in text
+    assert "run.finished" in text
+
+
+def test_a_part_of_a_run_is_shown(archive: str) -> None:
+    shown = run("show", "orders", "--url", archive, "--json", "--after", "1", "--limit", "2").document
+    assert [event["offset"] for event in shown["events"]] == [2, 3]
+    assert shown["next_after"] == 3
+    rest = run("show", "orders", "--url", archive, "--json", "--after", "3", "--limit", "2").document
+    assert [event["offset"] for event in rest["events"]] == [4, 5]
+    assert rest["next_after"] is None
+    lane = run("show", "orders", "--url", archive, "--json", "--lane", "searcher").document
+    assert [event["offset"] for event in lane["events"]] == [4]
+    assert lane["snapshots"] == []
+    assert "--after 2" in run("show", "orders", "--url", archive, "--limit", "2").err
+
+
+def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/a.db"
+    bad = "\x1b[2J\x9b\r\n\u202e"
+    with connect(url) as store:
+        store.save_event(
+            make_event("run" + bad, 1, session_id=bad, lane_id=bad, kind="k" + bad, payload={bad: bad}, ts=1e300)
+        )
+    for arguments in (["runs"], ["show", "run" + bad]):
+        said = run(*arguments, "--url", url)
+        assert said.code == 0
+        assert all(char.isprintable() or char == "\n" for char in said.out)
+        assert "\\x1b[2J" in said.out
+
+
+def test_status_of_an_archive_counts_runs_and_events(archive: str, tmp_path: Path) -> None:
+    facts = run("status", "--url", archive, "--json").document
+    assert (facts["runs"], facts["events"], facts["quarantined"]) == (2, 6, 0)
+    assert facts["location"] == archive
+    assert "events" in run("status", "--url", archive).out
+    assert run("status", "--url", "memory:", "--json").document == {"runs": 0, "events": 0}
+
+
+def test_status_of_a_server_that_says_nothing_of_itself_is_known_all_the_same() -> None:
+    facts = run("status", "--url", "fake:", "--json").document
+    assert (facts["version"], facts["used_memory_bytes"]) == (None, None)
+    assert (facts["partitions"], facts["runs"], facts["due"]) == (16, 0, 0)
+    assert "does not say" in run("status", "--url", "fake:").out
+
+
+# -- on a server of one's own
+
+
+@dataclass
+class Place:
+    """An embedded server in a directory, with a store on it, and where its archives go."""
+
+    directory: Path
+    server: EmbeddedServer
+    store: RedisCheckpointer[Any, Any]
+
+    @property
+    def url(self) -> str:
+        return f"embedded:{self.directory}/server"
+
+    @property
+    def archives(self) -> list[str]:
+        return [f"sqlite:{self.directory}/a.db", f"jsonl:{self.directory}/jsonl"]
+
+    @property
+    def to(self) -> list[str]:
+        return [part for url in self.archives for part in ("--to", url)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with EmbeddedServer(tmp_path / "server") as server, connect(f"embedded:{tmp_path}/server") as store:
+        assert isinstance(store, RedisCheckpointer)
+        yield Place(tmp_path, server, store)
+
+
+@needs_server
+def test_drain_once_archives_everything_and_says_so(place: Place) -> None:
+    for run_id in ("a", "b"):
+        place.store.append(run_id, make_events(run_id, 5, lane_id="l"), snapshot=make_state(run_id), lane_id="l")
+    said = run("drain", "--url", place.url, *place.to, "--once", "--json", "--name", "w1")
+    assert said.code == 0
+    assert said.document["name"] == "w1"
+    assert sorted(said.document["archives"].values()) == sorted(place.archives, reverse=False)
+    report = said.document["report"]
+    assert report == {"runs": 2, "events": 10, "snapshots": 2, "quarantined": 0, "parked": 0, "trimmed": 10}
+    assert all(line.startswith("time=") and " level=info " in line for line in said.err.splitlines())
+    for url in place.archives:
+        shown = run("show", "a", "--url", url, "--json").document
+        assert [event["offset"] for event in shown["events"]] == [1, 2, 3, 4, 5]
+    table = run("drain", "--url", place.url, *place.to, "--once").out
+    assert ["events", "0"] in [line.split() for line in table.splitlines()]
+
+
+@needs_server
+def test_show_of_a_run_that_has_moved_says_where_it_is(place: Place) -> None:
+    place.store.append("r", make_events("r", 5, lane_id="l"), snapshot=make_state("r"), lane_id="l")
+    assert run("drain", "--url", place.url, *place.to, "--once").code == 0
+    said = run("show", "r", "--url", place.url, "--json")
+    assert (said.code, said.document["archived_up_to"], said.document["events"]) == (0, 5, [])
+    assert "offsets up to 5 of this run are in the archive" in said.err
+    place.store.save_events(make_events("r", 2, first=6, lane_id="l"))
+    said = run("show", "r", "--url", place.url, "--json")
+    assert said.document["archived_up_to"] == 5
+    assert [event["offset"] for event in said.document["events"]] == [6, 7]
+    assert [snapshot["lane_id"] for snapshot in said.document["snapshots"]] == ["l"]
+    assert run("show", "r", "--url", place.url, "--after", "5").err == ""
+    row = run("runs", "--url", place.url).out.splitlines()[1].split()
+    assert row[:5] == ["r", "running", "7", "5", "6"]
+
+
+@needs_server
+def test_status_shows_what_waits_and_where_it_goes(place: Place) -> None:
+    place.store.save_events([make_event("a", 1), make_event("b", 1)])
+    facts = run("status", "--url", place.url, "--json").document
+    assert (facts["runs"], facts["due"], facts["later"], facts["archives"]) == (2, 2, 0, {})
+    assert facts["oldest_due_seconds"] > 0
+    assert facts["used_memory_bytes"] > 0
+    assert facts["version"]
+    run("drain", "--url", place.url, *place.to, "--once")
+    keys = place.store.context.keys
+    (loaded,) = place.store.perform(draining.load(keys, ["a"]))
+    assert loaded is not None
+    place.store.perform(draining.park(keys, loaded.header, "for a test", 60))
+    facts = run("status", "--url", place.url, "--json").document
+    assert (facts["due"], facts["later"], facts["oldest_due_seconds"]) == (0, 1, 0)
+    assert facts["parked"] == {"a": "for a test"}
+    assert sorted(facts["archives"].values()) == sorted(place.archives)
+    text = run("status", "--url", place.url).out
+    assert "for a test" in text
+    assert place.archives[0] in text
+
+
+@needs_server
+def test_drain_once_ends_with_1_if_a_run_is_parked(place: Place) -> None:
+    place.store.save_events(make_events("r", 5))
+    assert run("drain", "--url", place.url, *place.to, "--once").code == 0
+    place.store.delete_run("r")
+    place.store.save_event(make_event("r", 1))  # of the same name, with a history of its own
+    said = run("drain", "--url", place.url, *place.to, "--once", "--json")
+    assert said.code == 1
+    assert said.document["report"]["parked"] == 1
+    assert list(said.document["parked"]) == ["r"]
+    assert "level=error" in said.err
+
+
+@contextmanager
+def draining_worker(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command("drain", *arguments, "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=QUIET,
+    ) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
+@needs_server
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_end_settles_reports_and_ends_with_0(place: Place, number: int) -> None:
+    def archived(run_id: str) -> int:
+        info = place.store.run_info(run_id)
+        return 0 if info is None else info.archived_offset
+
+    with draining_worker("--url", place.url, *place.to) as worker:
+        place.store.save_events(make_events("r", 10))
+        eventually(lambda: archived("r") == 10)
+        place.store.save_events(make_events("r", 10, first=11))  # it goes on after the first
+        eventually(lambda: archived("r") == 20)
+        worker.send_signal(number)
+        out, err = worker.communicate(timeout=DEADLINE_SECONDS)
+    assert worker.returncode == 0, err
+    assert json.loads(out)["report"]["events"] == 20
+    assert signal.Signals(number).name in err
+    assert run("status", "--url", place.url, "--json").document["due"] == 0
+
+
+@needs_server
+def test_a_second_signal_ends_a_worker_that_hangs_and_loses_nothing(place: Place) -> None:
+    with Valve(place.server.socket_path) as valve, draining_worker("--url", valve.url, *place.to) as worker:
+        assert worker.stderr is not None
+        assert "begins" in worker.stderr.readline()
+        valve.shut()
+        eventually(lambda: valve.held)  # from now on it waits for a reply
+        worker.send_signal(signal.SIGTERM)
+        assert "SIGTERM" in worker.stderr.readline()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(DEADLINE_SECONDS) == 143
+    place.store.save_events(make_events("r", 5))
+    assert run("drain", "--url", place.url, *place.to, "--once", "--json").document["report"]["events"] == 5
+
+
+class Valve:
+    """Passes bytes between a TCP port and a unix socket, until it is shut; then it keeps what clients send."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._target = socket_path
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.held = False
+        self._is_shut = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    def shut(self) -> None:
+        self._is_shut.set()
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in (self._listener, *self._sockets):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        for thread in self._threads:
+            thread.join(DEADLINE_SECONDS)
+
+    def _start(self, function: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=function, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._target)
+            self._sockets += [client, server]
+            self._start(self._pass_on, client, server, True)
+            self._start(self._pass_on, server, client, False)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_request: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                if is_request and self._is_shut.is_set():
+                    self.held = True
+                    continue
+                target.sendall(data)
+
+
+# -- the example agent
+
+
+@needs_server
+def test_an_agent_that_is_killed_goes_on_where_it_was(place: Place) -> None:
+    journal = place.directory / "journal"
+    options = ["--url", place.url, "--run", "r", "--lane", "l", "--steps", "6", "--leader", "--json"]
+    options += ["--journal", str(journal)]
+    with subprocess.Popen(command("agent", *options, "--pace", "0.02"), env=QUIET) as agent:
+        eventually(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 40)
+        agent.kill()
+    said = spawn("agent", *options, "--pace", "0")
+    assert said.code == 0
+    assert said.document["resumed"]["step"] >= 4
+    assert said.document["steps"] == 6
+    assert [item.event.seq for item in place.store.read("r")] == list(range(1, said.document["events"] + 1))
+    again = run("agent", *options[:-3], "--pace", "0")  # all is done already
+    assert "resumed at step 6" in again.out
+    assert place.store.run_info("r").last_offset == said.document["events"]  # type: ignore[union-attr]  # it is there
+
+
+def test_ctrl_c_ends_an_agent_quietly_with_130(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    options = ["--run", "r", "--lane", "l", "--pace", "60", "--journal", str(journal)]
+    with subprocess.Popen(
+        command("agent", "--url", "memory:", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=QUIET
+    ) as agent:
+        eventually(lambda: journal.exists() and journal.stat().st_size)
+        agent.send_signal(signal.SIGINT)
+        out, err = agent.communicate(timeout=DEADLINE_SECONDS)
+    assert (agent.returncode, out, err) == (130, b"", b"")
+
+
+# -- texts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0 s ago"),
+        (0, "0 s ago"),
+        (119, "119 s ago"),
+        (120, "2 min ago"),
+        (7200, "2 h ago"),
+        (172_800, "2 d ago"),
+    ],
+)
+def test_how_long_ago_something_was(seconds: float, text: str) -> None:
+    assert ago(1_000_000 - seconds, now=1_000_000) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 2**20, "3.0 MiB"), (2**41, "2048.0 GiB")],
+)
+def test_how_large_something_is(size: int, text: str) -> None:
+    assert bytes_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("plain ü", "plain ü"), ("a\nb\x1b", "a\\nb\\x1b"), ("\ud800", "\\ud800")]
+)
+def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_reader_that_goes_away_is_no_error(archive: str) -> None:
+    with subprocess.Popen(
+        command("show", "orders", "--url", archive), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=QUIET
+    ) as shown:
+        assert shown.stdout is not None
+        assert shown.stderr is not None
+        shown.stdout.close()
+        assert b"Traceback" not in shown.stderr.read()
