@@ -33,6 +33,13 @@ T = TypeVar("T")
 _END = object()
 
 
+def latest(store: Store, run_id: str) -> Any:
+    """The state of a run that has one."""
+    state = store.load_latest(run_id)
+    assert state is not None
+    return state
+
+
 class LoopThread:
     """An event loop that runs in a thread until it is closed."""
 
@@ -179,17 +186,16 @@ class RedisBackend(Backend):
     def _open(self, options: dict[str, Any]) -> Any:
         client = self.client()
         self._opened.callback(client.close)
-        store = RedisCheckpointer[Any, Any](client, namespace=self.namespace, **options)
-        return store
+        return RedisCheckpointer[Any, Any](client, namespace=self.namespace, **options)
 
-    def keys(self) -> list[str]:
+    def key_names(self) -> list[str]:
         """The names of all keys of the namespace."""
         patterns = (f"{{{self.namespace}:*", f"{{{self.namespace}}}*")
         found = [key.decode() for pattern in patterns for key in self.raw.scan_iter(pattern, count=1000)]
         return sorted(set(found))
 
     def footprint(self) -> Any:
-        return {key: self._content(key) for key in self.keys()}
+        return {key: self._content(key) for key in self.key_names()}
 
     def _content(self, key: str) -> Any:
         kind = self.raw.type(key)
@@ -199,7 +205,7 @@ class RedisBackend(Backend):
 
     def close(self) -> None:
         super().close()
-        if keys := self.keys():
+        if keys := self.key_names():
             self.raw.delete(*keys)
 
 
@@ -250,9 +256,9 @@ class AsyncRedisBackend(Backend):
         store = AsyncRedisCheckpointer[Any, Any](client, namespace=self._inner.namespace, **options)
         return Blocking(self._loop, self._loop.run(store.open()))
 
-    def keys(self) -> list[str]:
+    def key_names(self) -> list[str]:
         """The names of all keys of the namespace."""
-        return self._inner.keys()
+        return self._inner.key_names()
 
     def footprint(self) -> Any:
         return self._inner.footprint()

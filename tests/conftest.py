@@ -23,16 +23,18 @@ from backends import (
 )
 from servers import PROGRAMS, Server, Servers, describe
 
-hypothesis.settings.register_profile(
-    "suite",
-    max_examples=60,
-    deadline=None,  # a test machine pauses when it likes
-    suppress_health_check=[
-        hypothesis.HealthCheck.too_slow,
-        # stores are shared between examples: each takes a run id of its own
-        hypothesis.HealthCheck.function_scoped_fixture,
-    ],
-)
+# `--hypothesis-profile deep` looks longer
+for profile, examples in (("suite", 60), ("deep", 2000)):
+    hypothesis.settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,  # a test machine pauses when it likes
+        suppress_health_check=[
+            hypothesis.HealthCheck.too_slow,
+            # stores are shared between examples: each takes a run id of its own
+            hypothesis.HealthCheck.function_scoped_fixture,
+        ],
+    )
 hypothesis.settings.load_profile("suite")
 
 REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]

@@ -16,7 +16,7 @@ from runstream.model.events import EventKind, PAEvent
 from runstream.model.state import RunState, RunStatus
 
 
-def make_event(run_id: str, seq: int = 0, **fields: Any) -> PAEvent:
+def make_event(run_id: str, seq: Any = 0, **fields: Any) -> PAEvent:
     """An event that tells itself apart by its seq."""
     return PAEvent(run_id, seq=seq, **{"kind": EventKind.AGENT_PROGRESS, "payload": {"n": seq}, **fields})
 
@@ -38,27 +38,33 @@ RICH_VALUES: dict[str, Any] = {
     "bools": [True, False],
     "ints": [0, -1, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**40, -(10**40)],
     "floats": [0.0, -0.0, 0.1, 1e308, 5e-324, math.nan, math.inf, -math.inf, 1.0],
-    "texts": ["", "plain", "ünï日本🎉", "\x00\n\r\t\"\\", "\ud800 alone", "$tuple", "\u2028"],
+    "texts": ["", "plain", "ünï日本🎉", '\x00\n\r\t"\\', "\ud800 alone", "$tuple", "\u2028"],
     "bytes": [b"", b"\x00\xff\xfe", b"text"],
     "list": [[], [[]], [1, [2, [3]]]],
     "tuples": [(), (1,), (1, (2, [3], {"k": (4,)}))],
     "dicts": [{}, {"b": 1, "a": 2}, {1: "int", (1, 2): "tuple", None: 0, b"b": 1, 1.5: 2, frozenset({1}): 3}],
     "sets": [set(), {1, "1", (1, 2)}, frozenset(), frozenset({b"x", None})],
     "datetimes": [
-        datetime(2026, 11, 23, 8, 0, 0, 123456),
+        datetime(2026, 11, 23, 8, 0, 0, 123456),  # noqa: DTZ001 - one without a zone is a value too
         datetime(2026, 11, 23, 8, 0, tzinfo=UTC),
         datetime(2026, 11, 23, 8, 0, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
         datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN),
         datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1),
-        datetime.min,
-        datetime.max,
+        datetime.min,  # noqa: DTZ901
+        datetime.max,  # noqa: DTZ901
     ],
     "dates": [date(2026, 11, 23), date.min, date.max],
     "times": [time(8, 30), time(23, 59, 59, 999999), time(8, 30, tzinfo=UTC)],
     "spans": [timedelta(0), timedelta(days=-1, microseconds=1), timedelta.max, timedelta.min],
     "decimals": [Decimal("0.10"), Decimal("-0"), Decimal("1E+400"), Decimal("NaN"), Decimal("-Infinity")],
     "uuid": UUID(int=2**127 + 5),
-    "looks like tags": [{"$tuple": [1]}, {"$dict": []}, {"$": 0}, {"$str": "x", "b": 1}, {"$unknown": {"$set": 1}}],
+    "looks like tags": [
+        {"$tuple": [1]},
+        {"$dict": []},
+        {"$": 0},
+        {"$str": "x", "b": 1},
+        {"$unknown": {"$set": 1}},
+    ],
 }
 """One of everything that P11 lists, nested."""
 
@@ -76,7 +82,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, float):
         return repr(left) == repr(right)  # tells 0.0 from -0.0, and knows not-a-number
     if isinstance(left, Decimal):
-        return left.as_tuple() == right.as_tuple()
+        return bool(left.as_tuple() == right.as_tuple())
     if isinstance(left, datetime):
         zones = [getattr(moment.tzinfo, "key", None) for moment in (left, right)]
         return left.isoformat() == right.isoformat() and zones[0] == zones[1]
@@ -109,7 +115,8 @@ def _scalars() -> st.SearchStrategy[Any]:
 
 def _fixed_zones() -> st.SearchStrategy[Any]:
     spans = st.timedeltas(min_value=timedelta(hours=-23), max_value=timedelta(hours=23))
-    return spans.map(timezone)
+    # those of less than a second have an edge case of their own, rather than a failure now and then
+    return spans.filter(lambda span: abs(span) >= timedelta(seconds=1)).map(timezone)
 
 
 def _grown(leaves: st.SearchStrategy[Any], grow: Callable[[Any], Any], size: int) -> st.SearchStrategy[Any]:

@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -34,8 +35,9 @@ from runstream import (
 from runstream.cli import app
 from runstream.cli.exits import EXIT_CODES, ExitCode, NoSuchRun, exit_code_of
 from runstream.cli.output import ago, bytes_text, printable
-from runstream.stores.redis.embedded import EmbeddedServer, find_server_program
+from runstream.stores.redis.embedded import EmbeddedServer
 from runstream.stores.redis.operations import draining
+from runstream.stores.redis.server_program import find_server_program
 
 DEADLINE_SECONDS = 20.0
 COMMANDS = ["demo", "drain", "runs", "show", "status", "agent"]
@@ -295,6 +297,24 @@ def test_a_part_of_a_run_is_shown(archive: str) -> None:
     assert [event["offset"] for event in lane["events"]] == [4]
     assert lane["snapshots"] == []
     assert "--after 2" in run("show", "orders", "--url", archive, "--limit", "2").err
+
+
+def test_an_event_that_does_not_read_is_named_and_holds_up_no_other(archive: str) -> None:
+    with closing(sqlite3.connect(archive.removeprefix("sqlite:"))) as database, database:
+        database.execute("UPDATE events SET data = 'broken' WHERE run_id = 'orders' AND offset = 2")
+    said = run("show", "orders", "--url", archive, "--json")
+    assert said.code == 0
+    assert [event["offset"] for event in said.document["events"]] == [1, 3, 4, 5]
+    assert said.document["unreadable"] == [2]
+    assert "offsets without an event that reads: 2" in said.err
+
+
+def test_what_is_no_archive_is_one_line_and_2(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is neither a database nor a directory " * 100)
+    for scheme in ("sqlite", "jsonl"):
+        said = run("runs", "--url", f"{scheme}:{tmp_path}/text")
+        assert (said.code, said.out) == (2, "")
+        assert said.err.startswith("runstream: error: ")
 
 
 def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path) -> None:

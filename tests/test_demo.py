@@ -20,6 +20,7 @@ import pytest
 
 from runstream import (
     Appended,
+    ConfigurationError,
     DrainWorker,
     EventKind,
     InMemoryCheckpointer,
@@ -31,8 +32,8 @@ from runstream import (
 from runstream.cli.demo_check import Check, check
 from runstream.cli.example_agent import Outcome, Task, work
 from runstream.cli.journal import Acknowledged, Journal, JournalTail, read_journal
-from runstream.stores.redis.embedded import find_server_program
 from runstream.stores.redis.operations import draining
+from runstream.stores.redis.server_program import find_server_program
 
 DEADLINE_SECONDS = 30.0
 
@@ -300,7 +301,7 @@ def test_a_run_that_redis_lost_is_seen(played: Played) -> None:
 def has_server() -> bool:
     try:
         find_server_program()
-    except Exception:  # noqa: BLE001  whatever is missing, the demo cannot run
+    except ConfigurationError:
         return False
     return True
 
@@ -355,7 +356,8 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
     assert "is killed at step" in progress
     assert "\x1b" not in out + progress
     assert processes_of(directory) == []
-    assert took < 20
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # other tests, which then run beside it, take its time
+        assert took < 20
     with connect(facts["archives"]["SQLite"]) as archive:  # it is still there, for its user to look at
         assert sorted(archive.list_runs()) == ["invoices", "orders", "support"]
 

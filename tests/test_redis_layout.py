@@ -16,7 +16,7 @@ import msgpack
 import pytest
 import redis
 import redis.asyncio
-from backends import RedisBackend, Store
+from backends import RedisBackend, Store, latest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_event, make_events, make_state, same
@@ -75,18 +75,18 @@ def test_a_namespace_knows_its_partitions_in_every_one_of_them(
 ) -> None:
     name = redis_backend.namespace
     expected = [f"{{{name}}}:config", *(f"{{{name}:{partition}}}:config" for partition in range(16))]
-    assert redis_backend.keys() == sorted(expected)
+    assert redis_backend.key_names() == sorted(expected)
     assert all(raw.hgetall(key) == {b"partitions": b"16"} for key in expected)
 
 
 def test_a_run_has_the_keys_that_the_design_lists(redis_backend: RedisBackend, store: Store, raw: Any) -> None:
     """All of them in the run's partition; '%' and ':' of the run id are encoded, those of a lane are not."""
-    run_id, before = "ru:n 100%", redis_backend.keys()
+    run_id, before = "ru:n 100%", redis_backend.key_names()
     store.append(run_id, make_events(run_id, 2, session_id="s:1"), snapshot=make_state(run_id))
     store.append(run_id, [], snapshot=make_state(run_id), lane_id="la:ne")
     tag = tag_of(redis_backend, run_id)
     run = f"{tag}:run:ru%3An 100%25"
-    created = {key: raw.type(key) for key in redis_backend.keys() if key not in before}
+    created = {key: raw.type(key) for key in redis_backend.key_names() if key not in before}
     assert created == {
         f"{run}:events": b"stream",
         f"{run}:meta": b"hash",
@@ -100,10 +100,20 @@ def test_a_run_has_the_keys_that_the_design_lists(redis_backend: RedisBackend, s
 
 
 def test_a_run_without_session_or_snapshot_has_no_keys_for_them(redis_backend: RedisBackend, store: Store) -> None:
-    before = redis_backend.keys()
+    before = redis_backend.key_names()
     store.save_event(make_event("r"))
-    created = {key.rpartition(":")[2] for key in redis_backend.keys() if key not in before}
+    created = {key.rpartition(":")[2] for key in redis_backend.key_names() if key not in before}
     assert created == {"events", "meta", "producers", "runs", "due"}
+
+
+def test_deleting_the_last_run_leaves_only_the_configuration(redis_backend: RedisBackend, store: Store) -> None:
+    """Every key of a run is gone, and so are sorted sets that had nothing else in them."""
+    before = redis_backend.footprint()
+    store.append("r", make_events("r", 2, session_id="s"), snapshot=make_state("r", session_id="s"))
+    store.append("r", make_events("r", 1), snapshot=make_state("r"), lane_id="main")
+    assert store.delete_run("r")
+    assert redis_backend.footprint() == before
+    assert all(key.endswith(":config") for key in redis_backend.key_names())
 
 
 def test_a_namespace_may_have_as_many_partitions_as_it_is_given(redis_backend: RedisBackend) -> None:
@@ -111,7 +121,7 @@ def test_a_namespace_may_have_as_many_partitions_as_it_is_given(redis_backend: R
     name = redis_backend.namespace
     store.save_event(make_event("r"))
     tag = f"{{{name}:{zlib.crc32(b'r') % 3}}}"
-    assert f"{tag}:run:r:events" in redis_backend.keys()
+    assert f"{tag}:run:r:events" in redis_backend.key_names()
     assert redis_backend.open().list_events("r") != []
 
 
@@ -119,7 +129,7 @@ def test_nothing_lies_outside_of_the_hash_tag_of_a_partition(redis_backend: Redi
     """A run id with braces of its own does not change the slot: the first pair in a key is the tag."""
     for run_id in ("{x}", "}{", "a{b"):
         store.append(run_id, [make_event(run_id, session_id=run_id)], snapshot=make_state(run_id))
-        for key in redis_backend.keys():
+        for key in redis_backend.key_names():
             assert key[: key.index("}") + 1].strip("{}").startswith(redis_backend.namespace)
 
 
@@ -136,7 +146,7 @@ _payloads = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_siz
 def test_entries_are_numbered_and_chained_as_the_design_says(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], batches: list[list[Any]], suffix: str
 ) -> None:
-    """Ids are OFFSET-CHAIN, recomputed here; each entry has one field, whose record's checksum is recomputed too."""
+    """Ids are OFFSET-CHAIN, recomputed here; each entry has one field, with a record whose checksum holds."""
     run_id = f"r{next(_numbers)} {suffix}"
     for batch in batches:
         store.save_events([make_event(run_id, payload=payload) for payload in batch])
@@ -171,7 +181,9 @@ def test_a_record_does_not_repeat_the_run_id(redis_backend: RedisBackend, store:
 # -- what is known of a run ------------------------------------------------------------------------------
 
 
-def test_meta_and_the_sorted_sets_tell_how_a_run_stands(redis_backend: RedisBackend, store: Store, raw: Any) -> None:
+def test_meta_and_the_sorted_sets_tell_how_a_run_stands(
+    redis_backend: RedisBackend, store: Store, raw: Any
+) -> None:
     tag = tag_of(redis_backend, "r")
     store.save_event(make_event("r", 1, session_id="s"))
     first = raw.hgetall(key_of(redis_backend, "r", "meta"))
@@ -214,16 +226,22 @@ def test_a_batch_leaves_its_reply_with_its_producer(redis_backend: RedisBackend,
 HEADER = {b"offset", b"revision", b"token", b"checksum", b"saved"}
 
 
-def test_a_snapshot_is_one_field_per_key_each_valid_msgpack(
-    redis_backend: RedisBackend, raw: Any
-) -> None:
+def test_a_snapshot_is_one_field_per_key_each_valid_msgpack(redis_backend: RedisBackend, raw: Any) -> None:
     store = redis_backend.open(state_type=dict)
-    state = {"run_id": "r", "data": {"a": 1, "bé": [2], "": {"deep": 3}}, "none": None, "empty": {}, "mixed": {1: 2}}
+    state = {
+        "run_id": "r",
+        "data": {"a": 1, "bé": [2], "": {"deep": 3}},
+        "none": None,
+        "empty": {},
+        "mixed": {1: 2},
+    }
     store.append("r", make_events("r", 3), snapshot=state)
     saved = raw.hgetall(key_of(redis_backend, "r", "snapshot"))
-    assert HEADER <= set(saved)
+    assert set(saved) >= HEADER
     assert (saved[b"offset"], saved[b"revision"]) == (b"3", b"1")
-    fields = {name: msgpack.unpackb(value, strict_map_key=False) for name, value in saved.items() if name not in HEADER}
+    fields = {
+        name: msgpack.unpackb(value, strict_map_key=False) for name, value in saved.items() if name not in HEADER
+    }
     assert {name: value[1:] for name, value in fields.items()} == {
         b"=run_id": ["r"],
         b"=data": [],  # it is split: its parts follow
@@ -251,7 +269,11 @@ def test_only_what_changed_is_written(redis_backend: RedisBackend, raw: Any) -> 
     store.save_snapshot("r", changed)
     after = raw.hgetall(key)
     assert after.pop(b"=probe")
-    assert {name for name in before if before[name] != after.get(name)} - HEADER == {b"=step", b"4:data:k7", b"=gone"}
+    assert {name for name in before if before[name] != after.get(name)} - HEADER == {
+        b"=step",
+        b"4:data:k7",
+        b"=gone",
+    }
     assert after.keys() - before.keys() == {b"4:data:k50"}
     assert before.keys() - after.keys() == {b"=gone"}
     raw.hdel(key, "=probe")
@@ -321,7 +343,7 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
     assert snapshot is not None
     assert (snapshot.revision, snapshot.offset, snapshot.state.data) == (2, 2, {"a": 2, "b": 3})
     store.save_snapshot("r", make_state("r", data={"b": 3}))
-    assert store.load_latest("r").data == {"b": 3}
+    assert latest(store, "r").data == {"b": 3}
 
 
 def test_batches_of_several_runs_that_are_sent_twice_are_applied_once(store: RedisCheckpointer[Any, Any]) -> None:
@@ -330,7 +352,9 @@ def test_batches_of_several_runs_that_are_sent_twice_are_applied_once(store: Red
     assert [len(store.list_events(run_id)) for run_id in "abc"] == [2, 2, 2]
 
 
-def test_a_call_that_was_broken_off_does_not_lend_its_number_to_another(store: RedisCheckpointer[Any, Any]) -> None:
+def test_a_call_that_was_broken_off_does_not_lend_its_number_to_another(
+    store: RedisCheckpointer[Any, Any],
+) -> None:
     """What was sent last may have been applied or not; the next append is another batch all the same."""
     operation = appending.append(store.context, "r", [make_event("r", 1)])
     store._driver.exchange(next(operation))
@@ -339,7 +363,9 @@ def test_a_call_that_was_broken_off_does_not_lend_its_number_to_another(store: R
     assert [event.seq for event in store.list_events("r")] == [1, 2]
 
 
-def test_a_script_that_the_server_does_not_know_is_sent_to_it(store: RedisCheckpointer[Any, Any], raw: Any) -> None:
+def test_a_script_that_the_server_does_not_know_is_sent_to_it(
+    store: RedisCheckpointer[Any, Any], raw: Any
+) -> None:
     store.save_event(make_event("r", 1))
     raw.script_flush()
     store.save_events([make_event("r", 2), make_event("q", 1)])
@@ -567,7 +593,9 @@ def test_an_entry_of_another_program_is_reported(
 
 
 def test_a_record_of_a_newer_version_is_never_passed_over(store: RedisCheckpointer[Any, Any], raw: Any) -> None:
-    write_raw(store, raw, "r", [encoded("r", 1), sealed("r", ["fields", "to", "come"], version=2), encoded("r", 3)])
+    write_raw(
+        store, raw, "r", [encoded("r", 1), sealed("r", ["fields", "to", "come"], version=2), encoded("r", 3)]
+    )
     for read in (
         lambda: list(store.read("r")),
         lambda: list(store.read("r", on_corrupt="skip")),
@@ -633,7 +661,7 @@ def test_a_damaged_snapshot_is_reported_and_the_events_are_not(
         assert caught.value.run_id == "r"
     assert len(store.list_events("r")) == 2
     redis_backend.open().save_snapshot("r", make_state("r", purpose="new"))
-    assert store.load_latest("r").purpose == "new"
+    assert latest(store, "r").purpose == "new"
 
 
 @pytest.mark.parametrize("field", ["=data", "4:data:a", "token", "revision"])
@@ -779,5 +807,7 @@ def test_a_follower_is_told_even_if_others_have_filled_the_lost_offsets(
 
 
 def test_the_record_of_a_packer_is_the_record_of_the_store() -> None:
-    record = encode_record(Packer(), seed("r"), ["", "main", "span", None, 1, 1.5, "agent.progress", "public", {"n": 1}])
+    record = encode_record(
+        Packer(), seed("r"), ["", "main", "span", None, 1, 1.5, "agent.progress", "public", {"n": 1}]
+    )
     assert record == encoded("r", 1)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from backends import Backend, Store
+from backends import Backend, Store, latest
 from samples import make_event, make_events, make_state
 
 from runstream.model.errors import (
@@ -145,7 +145,9 @@ def test_of_two_writers_that_expect_the_same_offset_one_wins(two_stores: tuple[S
     assert [event.seq for event in store.list_events("r")] == [1, 2]
 
 
-def test_an_append_of_nothing_tells_where_the_run_stands_and_creates_nothing(backend: Backend, store: Store) -> None:
+def test_an_append_of_nothing_tells_where_the_run_stands_and_creates_nothing(
+    backend: Backend, store: Store
+) -> None:
     before = backend.footprint()
     assert store.append("r", [])[:2] == (1, 0)
     assert store.append("r", iter(()), expected_offset=0)[:2] == (1, 0)
@@ -178,8 +180,8 @@ def test_a_snapshot_that_another_has_saved_since_refuses_the_whole_append(two_st
         store.append("r", make_events("r", 2), snapshot=make_state("r", purpose="ours"))
     assert (caught.value.expected, caught.value.actual) == (0, 1)
     assert store.list_events("r") == []
-    latest = store.load_latest("r")
-    assert latest.purpose == "theirs"
+    loaded = latest(store, "r")
+    assert loaded.purpose == "theirs"
     # now that it is known, it may be replaced
     store.append("r", make_events("r", 2), snapshot=make_state("r", purpose="ours"))
     other.save_snapshot("r", make_state("r", purpose="theirs again"))
@@ -268,7 +270,7 @@ def test_a_cursor_beyond_the_end_says_that_events_are_lost(store: Store, there: 
 
 def test_a_run_that_was_deleted_and_created_anew_refuses_old_cursors(store: Store) -> None:
     store.save_events(make_events("r", 2))
-    cursor = list(store.read("r"))[0].cursor
+    cursor = next(iter(store.read("r"))).cursor
     assert store.delete_run("r")
     store.save_events(make_events("r", 2))
     with pytest.raises(HistoryDiverged):
@@ -331,7 +333,9 @@ def test_since_nothing_gives_everything(store: Store, since_seq: int) -> None:
 
 
 def test_since_a_seq_gives_what_has_a_greater_one_in_log_order(store: Store) -> None:
-    events = [make_event("r", seq, lane_id=lane) for seq, lane in [(1, "a"), (1, "b"), (3, "a"), (2, "b"), (2, "a")]]
+    events = [
+        make_event("r", seq, lane_id=lane) for seq, lane in [(1, "a"), (1, "b"), (3, "a"), (2, "b"), (2, "a")]
+    ]
     store.save_events(events)
     assert store.list_events("r") == events
     assert store.list_events("r", 1) == events[2:]

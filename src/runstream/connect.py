@@ -120,7 +120,8 @@ class _Target:
         scheme, colon, rest = url.partition(":")
         if not colon or scheme not in _SCHEMES:
             raise ConfigurationError(
-                f"{url.partition('@')[0]!r:.80}: the scheme is none of {', '.join(_SCHEMES)};"
+                # no more of it than that: whatever this is, it may have a password in it
+                f"the URL's scheme is none of {', '.join(_SCHEMES)};"
                 " for example redis://localhost, embedded:./state, sqlite:runs.db"
             )
         known = dict(_STORE_OPTIONS)

@@ -15,7 +15,7 @@ __all__ = ["EPILOG", "status"]
 
 EPILOG = """Examples:
 
-runstream status --url redis://localhost?namespace=dev
+runstream status --url 'redis://localhost?namespace=dev'
 
 runstream status --json | jq .oldest_due_seconds"""
 

@@ -191,7 +191,9 @@ class DrainWorker:
                     pieces.remove(piece)
                     report += self._park(piece.work.run, f"{reason}; nothing was trimmed", done)
                     break
-        return report + self._settle(pieces, queue, done)
+        report += self._settle(pieces, queue, done)
+        _log.info("settled %s", report)
+        return report
 
     def _write(self, sink: Sink, pieces: list[Piece], done: set[str]) -> DrainReport:
         """Write the pieces in one transaction, without those of runs that the archive must refuse."""
@@ -213,7 +215,9 @@ class DrainWorker:
             return report
         proven = [self._proven(piece) for piece in pieces]
         for piece, settled in zip(
-            pieces, self._hot.perform(draining.settle(self._keys, proven, list(self._archives))), strict=True
+            pieces,
+            self._hot.perform(draining.settle(self._keys, proven, list(self._archives))),
+            strict=True,
         ):
             report += self._settled(piece, settled, queue, done)
         return report

@@ -124,6 +124,10 @@ class DrainReport:
     def __add__(self, other: DrainReport) -> DrainReport:
         return DrainReport(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
+    def __str__(self) -> str:
+        counts = (f"{count} {name}" for name, count in self.to_dict().items() if count)
+        return ", ".join(counts) or "nothing"
+
     def to_dict(self) -> dict[str, Any]:
         """The counts by name."""
         return {name: getattr(self, name) for name in self.__slots__}

@@ -264,6 +264,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
 
     def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it, of the run or of one lane."""
+        check_run_id(run_id)
         bounds = self._bounds(run_id)
         snapshot = self.load_snapshot(run_id, lane_id=lane_id)
         covered = 0 if snapshot is None else snapshot.offset

@@ -54,12 +54,12 @@ _SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, re
     VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
     offset = excluded.offset, revision = excluded.revision, token = excluded.token
-    WHERE token IS NOT excluded.token AND revision <= excluded.revision"""
+    WHERE token IS NOT excluded.token AND coalesce(revision, 0) <= excluded.revision"""
 _SET_LANE_STATE = """INSERT INTO lane_snapshots (run_id, state, updated_at, offset, revision, token, lane_id)
     VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id, lane_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
     offset = excluded.offset, revision = excluded.revision, token = excluded.token
-    WHERE token IS NOT excluded.token AND revision <= excluded.revision"""
+    WHERE token IS NOT excluded.token AND coalesce(revision, 0) <= excluded.revision"""
 _GET_SNAPSHOT = "SELECT offset, revision, token FROM states WHERE run_id = ? AND lane_id IS ?"
 _GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHERE run_id = ? AND lane_id IS ?"
 _GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import redis
 import redis.asyncio
@@ -79,6 +79,10 @@ def _refused(error: errors.ResponseError) -> RunstreamError:
     if text.startswith("WRONGTYPE") or "equal or smaller" in text:
         return ConfigurationError(
             f"a key of this namespace holds data of another program ({text}); use another namespace"
+        )
+    if "unknown command" in text and "HELLO" in text:
+        return ConfigurationError(
+            f"the server is older than Redis 6 ({text}); runstream needs Redis 6.2 or Valkey"
         )
     return ConfigurationError(f"the server refused a command: {text}")
 
@@ -275,14 +279,23 @@ def open_client(url: str) -> redis.Redis:
     """
     with _client_options(url):
         retry = Retry(FullJitterBackoff(base=0.02, cap=0.5), _RETRIES)
-        return redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        _check_options(client)
+        return client
 
 
 def open_async_client(url: str) -> redis.asyncio.Redis:
     """As :func:`open_client`, for asyncio."""
     with _client_options(url):
         retry = AsyncRetry(FullJitterBackoff(base=0.02, cap=0.5), _RETRIES)
-        return redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
+        _check_options(client)
+        return client
+
+
+def _check_options(client: Any) -> None:
+    """Raise what redis-py raises for options that no connection takes, now and not at the first call."""
+    client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
 
 
 @contextmanager
@@ -290,11 +303,12 @@ def _client_options(url: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{_without_password(url)}: {error}") from error
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(//[^/@]*:)[^/@]*@", r"\1***@", url)
+        # neither the URL nor what redis-py says of it: both may have the password in them
+        names = ", ".join(name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True))
+        raise ConfigurationError(
+            f"redis-py does not take this {url.partition(':')[0]}: URL ({type(error).__name__});"
+            f" see its host, its port and the options in its query ({names or 'it has none'})"
+        ) from None
 
 
 def open_fake_client(name: str) -> redis.Redis:

@@ -9,7 +9,6 @@ returns is its result. It does no I/O, so that sync and async differ only in the
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 __all__ = [
@@ -47,8 +46,7 @@ class ScriptCall(NamedTuple):
     args: Sequence[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """Commands for one round trip.
 
     ``atomic``: nothing of anybody else's comes between them. ``tolerant``: a command that the server

@@ -7,7 +7,7 @@ from typing import Any
 
 from runstream.model.values import Cursor
 
-__all__ = ["as_map", "entry_record", "place", "scored"]
+__all__ = ["as_map", "entry_record", "parse_info", "place", "scored"]
 
 
 def as_map(reply: Any) -> dict[bytes, bytes]:
@@ -16,6 +16,13 @@ def as_map(reply: Any) -> dict[bytes, bytes]:
         return dict(reply)
     flat = iter(reply)
     return dict(zip(flat, flat, strict=True))
+
+
+def parse_info(reply: bytes | str) -> dict[str, str]:
+    """What INFO tells, by name."""
+    text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value for name, colon, value in pairs if colon}
 
 
 def scored(reply: Any) -> list[tuple[str, int]]:

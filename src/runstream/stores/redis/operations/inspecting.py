@@ -1,4 +1,4 @@
-"""What an operator asks of a namespace: how full is the server, what is due or parked, where are the archives."""
+"""What an operator asks of a namespace: what is due or parked, where the archives are, how full the server is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runstream.stores.redis.exchange import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.replies import as_map, scored
+from runstream.stores.redis.replies import as_map, parse_info, scored
 from runstream.stores.redis.scripts import MICROSECONDS
 
 __all__ = ["NamespaceStatus", "namespace_status", "snapshot_lanes"]
@@ -39,7 +39,7 @@ class NamespaceStatus:
 def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
     """How a namespace stands, in two round trips."""
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
-    facts = {} if isinstance(info, Refusal) else _facts_of(info)
+    facts = {} if isinstance(info, Refusal) else parse_info(info)
     now = int(time[0]) * MICROSECONDS + int(time[1])
     commands: list[Command] = []
     for partition in keys.partitions:
@@ -76,9 +76,3 @@ def snapshot_lanes(keys: Keys, run_id: str) -> Operation[list[str | None]]:
     (fields,) = yield Exchange([(b"HKEYS", keys.run(run_id).meta)])
     names = sorted(field.decode() for field in fields if field.startswith(b"snapshot"))
     return [name.partition(":")[2] if ":" in name else None for name in names]
-
-
-def _facts_of(info: bytes | str) -> dict[str, str]:
-    text = info.decode(errors="replace") if isinstance(info, bytes) else info
-    pairs = (line.partition(":") for line in text.splitlines())
-    return {name: value for name, colon, value in pairs if colon}

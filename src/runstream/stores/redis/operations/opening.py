@@ -9,6 +9,7 @@ from runstream.model.values import E, S
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
+from runstream.stores.redis.replies import parse_info
 
 __all__ = ["open_namespace"]
 
@@ -23,7 +24,7 @@ def open_namespace(context: Context[E, S]) -> Operation[None]:
     """
     (info,) = yield Exchange([(b"INFO",)], tolerant=True)
     if not isinstance(info, Refusal):  # fakeredis has no INFO, and neither an age nor an eviction policy
-        _check_server(_parse_info(info))
+        _check_server(parse_info(info))
     config = namespace_config(context.namespace)
     if context.partitions is not None:
         Keys(context.namespace, context.partitions)  # refuses a bad number before it is written
@@ -51,12 +52,6 @@ def _check_partitions(context: Context[E, S], place: str, found: bytes, wanted: 
             f" number that it was created with; leave out partitions=, or use another namespace"
         )
     return int(found)
-
-
-def _parse_info(info: bytes | str) -> dict[str, str]:
-    text = info.decode(errors="replace") if isinstance(info, bytes) else info
-    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
-    return {name: value for name, _, value in pairs}
 
 
 def _check_server(info: Mapping[str, str]) -> None:

@@ -72,7 +72,7 @@ def read(
     check_run_id(run_id)
     low, cursor = origin(after)
     reader = _Reader(context, run_id, on_corrupt, limit)
-    standing = yield from reader.open(low, cursor)
+    standing = yield from reader.open(cursor)
     high = standing.last.offset if before is None else min(before - 1, standing.last.offset)
     low = max(low, standing.start.offset)
     if reverse:
@@ -142,21 +142,19 @@ def follow(
     position, cursor = origin(after)
     reader = _Reader(context, run_id, "raise", None)
     if cursor is not None:
-        yield from reader.open(position, cursor)
-    seen = 0
+        yield from reader.open(cursor)
     given_at = context.clock()
     while True:
         standing, found = yield from reader.page(position, None)
         if found:
-            seen = position = found[-1][0].offset
+            reader.seen = found[-1][0]
+            position = reader.seen.offset
             matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
             if matching:
                 given_at = context.clock()
                 yield Items(matching)
                 given_at = context.clock()
             continue
-        if standing.last.offset < seen:
-            raise lost(run_id, seen, standing.last.offset)
         if standing.status in ENDED_STATUSES and standing.last.offset <= position:
             return
         wait = context.max_block_seconds
@@ -190,7 +188,7 @@ _Found = list[tuple[Cursor, bytes]]
 
 
 class _Reader:
-    """Reads the pages of one run and checks that nothing is missing between them."""
+    """Reads the pages of one run and checks that nothing is missing between them, and that it is one history."""
 
     def __init__(self, context: Context[E, S], run_id: str, on_corrupt: OnCorrupt, limit: int | None) -> None:
         check_read(limit, on_corrupt)
@@ -198,34 +196,36 @@ class _Reader:
         self.run_id = run_id
         self.on_corrupt = on_corrupt
         self.left = limit
+        self.seen: Cursor | None = None
+        """The last place that was read forward, or the cursor to go on from."""
         self._keys = context.keys.run(run_id)
 
-    def open(self, offset: int, cursor: Cursor | None) -> Operation[Standing]:
+    def open(self, cursor: Cursor | None) -> Operation[Standing]:
         """Where the run stands; with a cursor, checked to be of the history that the run has."""
         queries = [standing_query(self._keys.meta)]
         if cursor is not None:
-            queries.append((b"XRANGE", self._keys.events, str(offset), str(offset)))
+            queries.append((b"XRANGE", self._keys.events, str(cursor.offset), str(cursor.offset)))
         meta, *entries = yield Exchange(queries, atomic=cursor is not None)
         standing = standing_of(meta)
-        if cursor is not None and offset > standing.start.offset:
-            if offset > standing.last.offset:
-                raise lost(self.run_id, offset, standing.last.offset)
-            here = [place(entry[0]) for entry in entries[0]]
-            here += [known for known in (standing.mark, standing.last) if known.offset == offset]
-            if any(known != cursor for known in here):
-                raise diverged(self.run_id, cursor)
+        if cursor is not None and cursor.offset > standing.start.offset:
+            self.seen = cursor
+            self._check_history(standing, [(place(entry[0]), b"") for entry in entries[0]])
         return standing
 
     def page(self, after: int, upto: int | None, count: int = PAGE) -> Operation[tuple[Standing, _Found]]:
         """The next entries after an offset, none missing."""
+        # with the entry that was seen last, as long as it is there: it tells whether this is the same history
+        again = self.seen is not None and self.seen.offset == after
+        first = after if again else after + 1
         end = "+" if upto is None else str(upto)
-        query = (b"XRANGE", self._keys.events, str(after + 1), end, b"COUNT", count)
+        query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", count + again)
         meta, entries = yield Exchange([standing_query(self._keys.meta), query], atomic=True)
         standing = standing_of(meta)
         high = standing.last.offset if upto is None else min(upto, standing.last.offset)
-        if upto is not None and standing.last.offset < after:
-            raise lost(self.run_id, after, standing.last.offset)
         found = [(at, entry_record(entry)) for entry in entries if (at := place(entry[0])).offset <= high]
+        if again:
+            self._check_history(standing, found[:1])
+            found = [item for item in found if item[0].offset > after]
         first = max(after, standing.start.offset) + 1
         for expected, (at, _) in enumerate(found, first):
             if at.offset != expected:
@@ -234,25 +234,13 @@ class _Reader:
             yield from self._report_missing(standing, first)
         return standing, found
 
-    def _report_missing(self, standing: Standing, expected: int) -> Operation[None]:
-        """Raise the error that says why the event at ``expected`` is not there."""
-        if expected > standing.mark.offset:  # nobody may have trimmed what was never archived
-            raise lost(self.run_id, standing.last.offset, expected - 1)
-        (first,) = yield Exchange([(b"XRANGE", self._keys.events, str(expected), "+", b"COUNT", 1)])
-        first_hot = place(first[0][0]).offset if first else standing.last.offset + 1
-        raise EventsArchived(
-            f"events {expected} to {first_hot - 1} of run {self.run_id!r} have left Redis for the archive; read"
-            f" them there, or read on from offset {first_hot} (after={first_hot - 1})",
-            run_id=self.run_id,
-            first_hot=first_hot,
-        )
-
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
             count = PAGE if self.left is None else min(PAGE, self.left)
             _, found = yield from self.page(low, high, count)
-            low = found[-1][0].offset
+            self.seen = found[-1][0]
+            low = self.seen.offset
             yield Items(self._counted((yield from self.decode(found))))
 
     def backward(self, low: int, high: int) -> Stream:
@@ -261,7 +249,9 @@ class _Reader:
             yield from self.page(low, high, 1)  # say at once, not after half of it, that the rest has moved
         while low < high and self.left != 0:
             count = PAGE if self.left is None else min(PAGE, self.left)
-            _, found = yield from self.page(max(low, high - count), high, count)
+            standing, found = yield from self.page(max(low, high - count), high, count)
+            if found[-1][0].offset < high:
+                yield from self._report_missing(standing, found[-1][0].offset + 1)
             high = found[0][0].offset - 1
             yield Items(self._counted((yield from self.decode(found[::-1]))))
 
@@ -284,6 +274,30 @@ class _Reader:
                 raise
             recorded.append(Recorded(at.offset, f"{at.offset}-{at.chain}", event))
         return recorded
+
+    def _check_history(self, standing: Standing, found: _Found) -> None:
+        """Raise unless what was seen last is there still, or has been trimmed."""
+        seen = self.seen
+        if seen is None:
+            return
+        if standing.last.offset < seen.offset:
+            raise lost(self.run_id, seen.offset, standing.last.offset)
+        here = [at for at, _ in found] + [standing.mark, standing.last]
+        if any(at != seen for at in here if at.offset == seen.offset):
+            raise diverged(self.run_id, seen)
+
+    def _report_missing(self, standing: Standing, expected: int) -> Operation[None]:
+        """Raise the error that says why the event at ``expected`` is not there."""
+        if expected > standing.mark.offset:  # nobody may have trimmed what was never archived
+            raise lost(self.run_id, standing.last.offset, expected - 1)
+        (first,) = yield Exchange([(b"XRANGE", self._keys.events, str(expected), "+", b"COUNT", 1)])
+        first_hot = place(first[0][0]).offset if first else standing.last.offset + 1
+        raise EventsArchived(
+            f"events {expected} to {first_hot - 1} of run {self.run_id!r} have left Redis for the archive; read"
+            f" them there, or read on from offset {first_hot} (after={first_hot - 1})",
+            run_id=self.run_id,
+            first_hot=first_hot,
+        )
 
     def _counted(self, recorded: list[Recorded[Any]]) -> list[Recorded[Any]]:
         if self.left is not None:

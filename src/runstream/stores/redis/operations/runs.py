@@ -42,7 +42,7 @@ def runs(
     for at in range(0, len(run_ids), _CHUNK):
         infos = yield from _infos(context, run_ids[at : at + _CHUNK])
         matching = [info for info in infos if info is not None and wanted(info)]
-        if session_id is not None:
+        if session_id:
             # the session's set is not touched by events that name no session
             matching.sort(key=lambda info: info.updated_at, reverse=True)
         matching = list(islice(matching, left))
@@ -60,12 +60,11 @@ def list_runs(context: Context[E, S]) -> Operation[list[str]]:
 
 def _run_ids(context: Context[E, S], session_id: str | None, updated_after: float | None) -> Operation[list[str]]:
     keys = context.keys
-    if session_id is not None:
+    if session_id:
         check_name("session_id", session_id)
-    places = [
-        partition.runs if session_id is None else partition.session(session_id) for partition in keys.partitions
-    ]
-    low = "-inf" if updated_after is None or session_id is not None else f"({int(updated_after * MICROSECONDS)}"
+    # no set has the runs without a session
+    places = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
+    low = "-inf" if updated_after is None or session_id else f"({updated_after * MICROSECONDS:.0f}"
     replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in places])
     found = [pair for reply in replies for pair in scored(reply)]
     return [run_id for run_id, _ in sorted(found, key=lambda pair: pair[1], reverse=True)]

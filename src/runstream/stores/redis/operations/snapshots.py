@@ -39,7 +39,7 @@ def decode_snapshot(
     if not saved:
         return None
     try:
-        offset, revision = int(saved[b"offset"]), int(saved[b"revision"])
+        offset, revision, token = int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode()
         fields, packed = unpack_state(saved)
         if int(saved[b"checksum"]) != state_checksum(packed.fields):
             raise ValueError("its checksum does not match")
@@ -52,5 +52,5 @@ def decode_snapshot(
             offset=0,
         ) from error
     state = context.codec.make_state(run_id, fields)
-    context.snapshots.put(run_id, lane_id, saved[b"token"].decode(), revision, packed)
+    context.snapshots.put(run_id, lane_id, token, revision, packed)
     return Snapshot(state, offset, revision)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.codec.shapes import EncodedEvent
 from runstream.codec.snapshot import PackedState, state_checksum
@@ -89,8 +89,7 @@ class SnapshotWrite:
         return args + removes
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What one append does to one run. An empty status says nothing of the run's."""
 
     run_id: str
@@ -108,36 +107,24 @@ class Batch:
 def append_call(keys: Keys, batch: Batch, producer: Producer, first_chain: int) -> ScriptCall:
     """Append events, a snapshot, or both. ``first_chain`` is for a run that is new."""
     run = keys.run(batch.run_id)
-    lanes = batch.lanes()
-    args: list[Any] = [
-        batch.run_id,
-        len(keys.partitions),
-        first_chain,
-        batch.session_id,
-        batch.status,
-        "" if batch.expected_offset is None else batch.expected_offset,
-        producer.name,
-        producer.number,
-        len(lanes),
-    ]
+    partition, snapshot, lanes = run.partition, batch.snapshot, batch.lanes()
+    names = [run.events, run.meta, run.producers, partition.runs, partition.due, partition.config]
+    if batch.session_id:
+        names.append(partition.session(batch.session_id))
+    # in one word list: redis-py takes longer over each argument than the script over all of these
+    words = (
+        f"{len(keys.partitions)} {first_chain} {producer.name} {producer.number}"
+        f" {'-' if batch.expected_offset is None else batch.expected_offset} {batch.status or '-'}"
+        f" {len(lanes)} {0 if snapshot is None else 1}"
+    )
+    args: list[Any] = [batch.run_id, batch.session_id, words]
     for lane in lanes.items():
         args += lane
-    args += [""] if batch.snapshot is None else batch.snapshot.args()
+    if snapshot is not None:
+        names.append(run.snapshot(snapshot.lane_id))
+        args += snapshot.args()
     args += [event.record for event in batch.events]
-    return ScriptCall(
-        _APPEND,
-        (
-            run.events,
-            run.meta,
-            run.producers,
-            run.snapshot(batch.snapshot.lane_id if batch.snapshot else None),
-            run.partition.runs,
-            run.partition.session(batch.session_id),
-            run.partition.due,
-            run.partition.config,
-        ),
-        args,
-    )
+    return ScriptCall(_APPEND, names, args)
 
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> ScriptCall:

@@ -1,14 +1,15 @@
 -- Appends events to a run, saves a snapshot with them, or does either alone: one atomic step.
 --
--- KEYS  1 events  2 meta  3 producers  4 snapshot  5 runs  6 session  7 due  8 config of the partition
--- ARGV  1 run id           2 partitions         3 first chain, for a run that is new
---       4 session id       5 status, or ''      6 expected offset, or ''
---       7 producer         8 its batch number   9 number of lanes
+-- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition
+--       then the session, if the batch names one, then the snapshot, if there is one
+-- ARGV  1 run id  2 session id, or ''
+--       3 words, separated by single spaces: partitions; first chain, for a run that is new; producer; its
+--         batch number; expected offset, or '-'; status, or '-'; number of lanes; number of snapshots
 --       then for each lane: its name, the index in the batch of its last event
---       then the snapshot: '' for none, or
---            its meta field, mode ('replace', 'compare'), the token that it is made from ('' for none),
---            its own token, the offset that its writer covers and the chain of the start of the history
---            that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to remove; fields and values; fields
+--       then for the snapshot: its meta field, mode ('replace', 'compare'), the token that it is made from
+--         ('' for none), its own token, the offset that its writer covers and the chain of the start of the
+--         history that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to
+--         remove; fields and values; fields
 --       then the records
 --
 -- Replies {'ok', first offset, last cursor, revision, covered offset, start,
@@ -31,7 +32,9 @@ local function place(cursor)
   return tonumber(offset), tonumber(chain)
 end
 
-local run_id, producer, batch = ARGV[1], ARGV[7], ARGV[8]
+local run_id, session = ARGV[1], ARGV[2]
+local partitions, new_chain, producer, batch, expected, status, lanes, snapshots =
+  string.match(ARGV[3], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 
 -- a resend: the first reply is kept with the producer, its parts separated by spaces
 local sent = call('HGET', KEYS[3], producer)
@@ -43,41 +46,40 @@ if sent and string.match(sent, '^%S+') == batch then
   return reply
 end
 
-local lanes = tonumber(ARGV[9])
-local first_lane = lanes > 0 and 'lane:' .. ARGV[10] or 'lane:'
+lanes = tonumber(lanes)
+local first_lane = lanes > 0 and 'lane:' .. ARGV[4] or 'lane:'
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', first_lane)
-local start = meta[1] or ('0-' .. ARGV[3])
+local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
 local former = offset
 
 if not meta[1] then
-  local partitions = call('HGET', KEYS[8], 'partitions')
-  if partitions and partitions ~= ARGV[2] then return {'partitions', partitions} end
+  local has = call('HGET', KEYS[6], 'partitions')
+  if has and has ~= partitions then return {'partitions', has} end
 end
-if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= offset then return {'conflict', text(offset)} end
+if expected ~= '-' and tonumber(expected) ~= offset then return {'conflict', text(offset)} end
 
 -- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole
 local reply = {'ok', text(former + 1), '', '0', '0', start}
 local changed = {'last', '', 'updated', ''}
 for i = 1, lanes do
-  local field = 'lane:' .. ARGV[8 + 2 * i]
+  local field = 'lane:' .. ARGV[2 + 2 * i]
   reply[6 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
   changed[3 + 2 * i] = field
-  changed[4 + 2 * i] = text(former + tonumber(ARGV[9 + 2 * i]))
+  changed[4 + 2 * i] = text(former + tonumber(ARGV[3 + 2 * i]))
 end
 
-local at = 10 + 2 * lanes
+local at = 4 + 2 * lanes
 local snapshot = nil
-if ARGV[at] == '' then
-  at = at + 1
-else
+if snapshots == '1' then
   snapshot = {
+    key = KEYS[#KEYS],
     field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
     covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
     sets = tonumber(ARGV[at + 8]), removes = tonumber(ARGV[at + 9]), at = at + 10,
   }
   at = snapshot.at + 2 * snapshot.sets + snapshot.removes
-  local saved = call('HMGET', KEYS[4], 'token', 'revision')
+  local saved = call('HMGET', snapshot.key, 'token', 'revision')
   snapshot.revision = tonumber(saved[2] or 0) + 1
   if (saved[1] or '') ~= snapshot.base then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
@@ -114,17 +116,17 @@ if snapshot then
   -- what the writer knows of a run of this name that was deleted since says nothing of this one
   if snapshot.history == first_chain then covered = snapshot.covers end
   if snapshot.before <= covered then covered = offset end
-  if snapshot.form == 'whole' then call('DEL', KEYS[4]) end
+  if snapshot.form == 'whole' then call('DEL', snapshot.key) end
   at = snapshot.at
   for _ = 1, snapshot.sets do
-    call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
+    call('HSET', snapshot.key, ARGV[at], ARGV[at + 1])
     at = at + 2
   end
   for _ = 1, snapshot.removes do
-    call('HDEL', KEYS[4], ARGV[at])
+    call('HDEL', snapshot.key, ARGV[at])
     at = at + 1
   end
-  call('HSET', KEYS[4], 'offset', text(covered), 'revision', text(snapshot.revision),
+  call('HSET', snapshot.key, 'offset', text(covered), 'revision', text(snapshot.revision),
     'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
   change(snapshot.field, text(covered) .. ' ' .. text(snapshot.revision) .. ' ' .. snapshot.token)
   reply[4], reply[5] = text(snapshot.revision), text(covered)
@@ -133,25 +135,21 @@ end
 if not meta[1] then
   change('start', start)
   change('created', now)
-  call('HSET', KEYS[8], 'partitions', ARGV[2])
+  call('HSET', KEYS[6], 'partitions', partitions)
 end
-if ARGV[5] ~= '' then
-  change('status', ARGV[5])
+if status ~= '-' then
+  change('status', status)
 elseif not meta[1] then
   change('status', 'running')
 end
-local session = meta[3] or ''
-if session == '' and ARGV[4] ~= '' then
-  session = ARGV[4]
-  change('session', session)
-end
+if session ~= '' and (meta[3] or '') == '' then change('session', session) end
 for i = 1, #changed, 4000 do -- Lua unpacks no more than some 8000 values
   call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
 end
 
-call('ZADD', KEYS[5], now, run_id)
-if session ~= '' and session == ARGV[4] then call('ZADD', KEYS[6], now, run_id) end
-call('ZADD', KEYS[7], 'NX', now, run_id)
+call('ZADD', KEYS[4], now, run_id)
+if session ~= '' and (meta[3] or session) == session then call('ZADD', KEYS[7], now, run_id) end
+call('ZADD', KEYS[5], 'NX', now, run_id)
 
 call('HSET', KEYS[3], producer, batch .. ' ' .. table.concat(reply, ' ', 2))
 return reply

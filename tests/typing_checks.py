@@ -1,0 +1,107 @@
+"""What mypy must infer of the public interface. Checked by ``mypy``, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+import redis
+import redis.asyncio
+
+from runstream import (
+    Appended,
+    AsyncRedisCheckpointer,
+    AsyncRunStore,
+    Checkpointer,
+    InMemoryCheckpointer,
+    JSONLCheckpointer,
+    PAEvent,
+    Recorded,
+    Recovery,
+    RedisCheckpointer,
+    RunInfo,
+    RunState,
+    RunStore,
+    Snapshot,
+    SQLiteCheckpointer,
+    connect,
+)
+
+
+@dataclass
+class MyEvent:
+    run_id: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "kind": "mine"}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> MyEvent:
+        return cls(fields["run_id"])
+
+
+@dataclass
+class MyState:
+    run_id: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"run_id": self.run_id}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> MyState:
+        return cls(fields["run_id"])
+
+
+def default_types(client: redis.Redis) -> None:
+    """Nothing said of types: PAEvent and RunState."""
+    store: RedisCheckpointer = RedisCheckpointer(client)
+    assert_type(store, RedisCheckpointer[PAEvent, RunState])
+    assert_type(store.load_latest("x"), RunState | None)
+    assert_type(store.list_events("x"), list[PAEvent])
+    assert_type(store.read("x"), Iterator[Recorded[PAEvent]])
+    assert_type(store.recover("x"), Recovery[RunState, PAEvent])
+    assert_type(store.append("x", []), Appended)
+    assert_type(store.runs(), Iterator[RunInfo])
+    assert_type(RedisCheckpointer(client).load_latest("x"), RunState | None)
+    assert_type(RedisCheckpointer(client).list_events("x"), list[PAEvent])
+    for item in store.follow("x"):
+        assert_type(item.event, PAEvent)
+    with store as entered:
+        assert_type(entered, RedisCheckpointer[PAEvent, RunState])
+
+
+def given_types(client: redis.Redis) -> None:
+    """The types that were given are the types that come back."""
+    store = RedisCheckpointer(client, event_type=MyEvent, state_type=MyState)
+    assert_type(store.load_latest("x"), MyState | None)
+    assert_type(store.list_events("x"), list[MyEvent])
+    assert_type(store.load_snapshot("x"), Snapshot[MyState] | None)
+    assert_type(RedisCheckpointer(client, state_type=MyState).load_latest("x"), MyState | None)
+    store.save_event(MyEvent("x"))
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type]
+    store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type]
+
+
+async def async_types(client: redis.asyncio.Redis) -> None:
+    """The async store gives the same, awaited."""
+    store = AsyncRedisCheckpointer(client, state_type=MyState)
+    assert_type(await store.load_latest("x"), MyState | None)
+    assert_type(await AsyncRedisCheckpointer(client).load_latest("x"), RunState | None)
+    assert_type(await AsyncRedisCheckpointer(client).list_events("x"), list[PAEvent])
+    assert_type(AsyncRedisCheckpointer(client, event_type=MyEvent).read("x"), AsyncIterator[Recorded[MyEvent]])
+    plain: AsyncRunStore = AsyncRedisCheckpointer(client)
+    assert_type(await plain.list_runs(), list[str])
+
+
+def every_store_is_a_run_store(client: redis.Redis) -> list[RunStore[PAEvent, RunState]]:
+    """Each may stand where a RunStore, or purpose-agent's Checkpointer, is wanted."""
+    checkpointer: Checkpointer = InMemoryCheckpointer()
+    assert_type(checkpointer.load_latest("x"), RunState | None)
+    return [
+        RedisCheckpointer(client),
+        InMemoryCheckpointer(),
+        SQLiteCheckpointer("x.db"),
+        JSONLCheckpointer("x"),
+        connect("memory:"),
+    ]
