@@ -701,6 +701,29 @@ def die_at(point: int, backend: RedisBackend, directory: Path, *, sqlite_first: 
     return died
 
 
+def test_a_worker_that_was_paused_does_not_put_an_old_snapshot_back(hot: Hot, archives: list[Archive]) -> None:
+    """It is passed over by every archive, and what the paused worker proves leaves the run as it is."""
+    emit(hot, "r", 3)
+    hot.save_snapshot("r", RunState(run_id="r", current_step=1))
+    late: list[RunBatch] = []
+
+    class Paused(Watched):
+        def write(self, batches: Sequence[RunBatch]) -> None:
+            late.extend(batches)
+            hot.save_snapshot("r", RunState(run_id="r", current_step=2))
+            DrainWorker(hot, archives).drain_once()
+            super().write(batches)
+
+    # its claim runs out at once, so the other worker takes the run while this one sleeps
+    DrainWorker(hot, [Paused(archives[0]), archives[1]], claim_seconds=0).drain_once()
+    assert [snapshot.revision for batch in late for snapshot in batch.snapshots] == [1]
+    for archive in archives:
+        state = archive.load_latest("r")
+        assert state is not None
+        assert state.current_step == 2
+    assert parked(hot) == {}
+
+
 # -- many at once ------------------------------------------------------------------------------------
 
 

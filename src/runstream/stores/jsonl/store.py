@@ -344,7 +344,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
 
     def _has(self, log: RunLog, snapshot: ArchiveSnapshot) -> bool:
         saved = load_snapshot_header(log.directory, snapshot.lane_id, log.mark)
-        return saved is not None and saved.token == snapshot.token
+        # one of a lower revision comes from a worker that was paused
+        return saved is not None and (saved.token == snapshot.token or saved.revision > snapshot.revision)
 
     def _info(self, run_id: str) -> RunInfo | None:
         standing = self._standing(self._log(run_id), briefly=True)
