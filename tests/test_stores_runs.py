@@ -15,7 +15,14 @@ from purpose_agent.runtime import RunState as TheirState
 from purpose_agent.runtime import RunStatus as TheirStatus
 from samples import RICH_VALUES, make_event, make_events, make_state, same
 
-from runstream.model.errors import CorruptRecordError, EncodingError, InvalidRunId, PayloadTooLarge, RunstreamError
+from runstream.model.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    InvalidRunId,
+    PayloadTooLarge,
+    RunstreamError,
+)
 from runstream.model.events import EventKind, PAEvent, Visibility
 from runstream.model.values import RunInfo
 
@@ -150,6 +157,12 @@ def test_runs_updated_after_a_time_are_newer_than_that(store: Store) -> None:
     for index, info in enumerate(infos):
         assert list(store.runs(updated_after=info.updated_at)) == infos[:index]
     assert list(store.runs(session_id="s", updated_after=infos[2].updated_at)) == infos[:1]
+
+
+def test_a_negative_number_of_runs_is_refused(store: Store) -> None:
+    write_some_runs(store)
+    with pytest.raises(ConfigurationError, match="limit=-1"):
+        list(store.runs(limit=-1))
 
 
 def test_many_runs_are_listed_whole(store: Store) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import lru_cache
 from typing import Any
 
 from runstream.codec.packing import Packer, unpack, unpack_plain
@@ -53,6 +54,7 @@ FIELDS = (
 _HEAD = 5
 
 
+@lru_cache(maxsize=1024)  # a log is read record by record, and all of a run's have the same
 def seed(run_id: str, version: int = RECORD_VERSION) -> int:
     """The checksum's start for the records of a run."""
     return zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))

@@ -83,10 +83,11 @@ def read(
 
 def list_events(context: Context[E, S], run_id: str, since_seq: int = 0) -> Operation[list[E]]:
     """The events whose ``seq`` is over ``since_seq``, in log order."""
-    recorded = yield from collect(read(context, run_id))
-    if since_seq <= 0:
-        return [item.event for item in recorded]
-    return [item.event for item in recorded if seq_of(item.event) > since_seq]
+    check_run_id(run_id)
+    reader = _Reader(context, run_id, "raise", None, bare=True)
+    standing = yield from reader.open(None)
+    events: list[E] = yield from collect(reader.forward(standing.start.offset, standing.last.offset))
+    return events if since_seq <= 0 else [event for event in events if seq_of(event) > since_seq]
 
 
 def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) -> Operation[Recovery[S, E]]:
@@ -188,14 +189,26 @@ _Found = list[tuple[Cursor, bytes]]
 
 
 class _Reader:
-    """Reads the pages of one run and checks that nothing is missing between them, and that it is one history."""
+    """Reads the pages of one run and checks that nothing is missing between them, and that it is one history.
 
-    def __init__(self, context: Context[E, S], run_id: str, on_corrupt: OnCorrupt, limit: int | None) -> None:
+    What it gives are events with their places; ``bare``, without.
+    """
+
+    def __init__(
+        self,
+        context: Context[E, S],
+        run_id: str,
+        on_corrupt: OnCorrupt,
+        limit: int | None,
+        *,
+        bare: bool = False,
+    ) -> None:
         check_read(limit, on_corrupt)
         self.context = context
         self.run_id = run_id
         self.on_corrupt = on_corrupt
         self.left = limit
+        self.bare = bare
         self.seen: Cursor | None = None
         """The last place that was read forward, or the cursor to go on from."""
         self._keys = context.keys.run(run_id)
@@ -255,13 +268,13 @@ class _Reader:
             high = found[0][0].offset - 1
             yield Items(self._counted((yield from self.decode(found[::-1]))))
 
-    def decode(self, found: _Found) -> Paging[list[Recorded[Any]]]:
+    def decode(self, found: _Found) -> Paging[list[Any]]:
         """The events of a page, without those that were erased.
 
         At one that does not read, what came before it is handed on first.
         """
         decode_event, run_id = self.context.codec.decode_event, self.run_id
-        recorded: list[Recorded[Any]] = []
+        recorded: list[Any] = []
         for at, record in found:
             if record == ERASED:
                 continue
@@ -272,7 +285,7 @@ class _Reader:
                     continue
                 yield Items(recorded)
                 raise
-            recorded.append(Recorded(at.offset, f"{at.offset}-{at.chain}", event))
+            recorded.append(event if self.bare else Recorded(at.offset, f"{at.offset}-{at.chain}", event))
         return recorded
 
     def _check_history(self, standing: Standing, found: _Found) -> None:
@@ -299,7 +312,7 @@ class _Reader:
             first_hot=first_hot,
         )
 
-    def _counted(self, recorded: list[Recorded[Any]]) -> list[Recorded[Any]]:
+    def _counted(self, recorded: list[Any]) -> list[Any]:
         if self.left is not None:
             self.left -= len(recorded)
         return recorded
