@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 __all__ = ["BY_CODE", "BY_TAG", "BY_TYPE", "CONTAINERS", "SCALARS", "TaggedType"]
+
+
+_Moment = TypeVar("_Moment", datetime, time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,24 @@ def _dump_datetime(moment: datetime) -> str:
     return f"{moment.isoformat()}[{zone}]" if zone else moment.isoformat()
 
 
+_OFFSET_UNDER_A_SECOND = re.compile(r"([+-])00:00:00(\.\d{6})")
+
+
+def _with_offset(stamp: str, moment: _Moment) -> _Moment:
+    """What fromisoformat made of a stamp, with an offset from UTC under a second, which it takes for UTC."""
+    match = _OFFSET_UNDER_A_SECOND.search(stamp)
+    if match is None:
+        return moment
+    return moment.replace(tzinfo=timezone(timedelta(seconds=float(match[1] + match[2]))))
+
+
+def _load_time(text: str) -> time:
+    return _with_offset(text, time.fromisoformat(text))
+
+
 def _load_datetime(text: str) -> datetime:
     stamp, _, zone = text.rstrip("]").partition("[")
-    moment = datetime.fromisoformat(stamp)
+    moment = _with_offset(stamp, datetime.fromisoformat(stamp))
     if not zone:
         return moment
     try:
@@ -68,7 +86,7 @@ _INT = TaggedType(int, 10, "$int", lambda n: format(n, "x"), lambda text: int(te
 SCALARS = (
     TaggedType(datetime, 4, "$datetime", _dump_datetime, _load_datetime),  # before date, its base class
     TaggedType(date, 5, "$date", date.isoformat, date.fromisoformat),
-    TaggedType(time, 6, "$time", time.isoformat, time.fromisoformat),
+    TaggedType(time, 6, "$time", time.isoformat, _load_time),
     TaggedType(timedelta, 7, "$timedelta", _dump_timedelta, _load_timedelta),
     TaggedType(Decimal, 8, "$decimal", str, Decimal),
     TaggedType(UUID, 9, "$uuid", str, UUID),

@@ -85,7 +85,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         reverse: bool = False,
         on_corrupt: OnCorrupt = "raise",
     ) -> Iterator[Recorded[E]]:
-        """The events with ``after < offset < before`` as they stand when this is called.
+        """The events with ``after < offset < before``, as they stand when the first of them is taken.
 
         ``after`` is an offset, or a cursor, which is checked: HistoryDiverged if the history at that
         place is another one. ``reverse`` gives the newest first; ``limit`` counts from there.

@@ -101,7 +101,7 @@ class ArchiveStore(LocalStore[E, S]):
     ) -> Iterator[Recorded[E]]:
         """The events with ``after < offset < before``."""
         check_run_id(run_id)
-        check_read(limit, on_corrupt)
+        check_read(before, limit, on_corrupt)
         low, cursor = origin(after)
         bounds = self._bounds(run_id)
         start, last = bounds if bounds is not None else (Cursor(0, 0), Cursor(0, 0))

@@ -10,7 +10,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind, Visibility
 from runstream.model.values import Cursor, RunInfo
 
-__all__ = ["EventFilter", "RunFilter", "check_read", "lane_of", "origin", "seq_of"]
+__all__ = ["EventFilter", "RunFilter", "check_count", "check_read", "lane_of", "origin", "seq_of"]
 
 
 def lane_of(event: Any) -> Any:
@@ -33,12 +33,19 @@ def origin(after: int | str) -> tuple[int, Cursor | None]:
     return after, None
 
 
-def check_read(limit: int | None, on_corrupt: str) -> None:
-    """Raise ConfigurationError for a limit or a habit that ``read`` does not have."""
+def check_read(before: int | None, limit: int | None, on_corrupt: str) -> None:
+    """Raise ConfigurationError for a bound, limit or habit that ``read`` does not have."""
+    if before is not None and (isinstance(before, bool) or not isinstance(before, int)):
+        raise ConfigurationError(f"before={before!r:.80}: pass an offset, or None")
+    check_count("limit", limit)
     if on_corrupt not in ("raise", "skip"):
         raise ConfigurationError(f"on_corrupt={on_corrupt!r}: use 'raise' or 'skip'")
-    if limit is not None and limit < 0:
-        raise ConfigurationError(f"limit={limit}: use 0 or more, or None")
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Raise ConfigurationError, naming the argument, unless it is None or a whole number from 0 on."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 0 or more, or None")
 
 
 def _text(value: Any) -> Any:

@@ -24,7 +24,7 @@ from runstream.model.protocols import Fallback, OnCorrupt
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.stores.coverage import CoverageBook, Covered
-from runstream.stores.filters import RunFilter, lane_of, seq_of
+from runstream.stores.filters import RunFilter, check_count, lane_of, seq_of
 from runstream.stores.lifecycle import Lifecycle
 from runstream.stores.refusals import offset_conflict, snapshot_conflict
 
@@ -225,6 +225,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         lane_id: str | None = None,
     ) -> Appended:
         """Append events to a run, with a snapshot if there is one, in one atomic step."""
+        check_count("expected_offset", expected_offset)
         encoded = self.codec.encode_events(run_id, events)
         if not encoded and snapshot is None:
             _, last = self._bounds(run_id) or (Cursor(0, 0), Cursor(0, 0))
@@ -297,6 +298,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         limit: int | None = None,
     ) -> Iterator[RunInfo]:
         """The runs that match, the most recently updated first."""
+        check_count("limit", limit)
         wanted = RunFilter(session_id, status, updated_after)
         newest_first = sorted(self._infos(), key=lambda info: info.updated_at, reverse=True)
         yield from [info for info in newest_first if wanted(info)][:limit]

@@ -65,7 +65,7 @@ class InMemoryCheckpointer(LocalStore[E, S]):
     ) -> Iterator[Recorded[E]]:
         """The events with ``after < offset < before``."""
         check_run_id(run_id)
-        check_read(limit, on_corrupt)
+        check_read(before, limit, on_corrupt)
         low, cursor = origin(after)
         with self._changed:
             run = self._runs.get(run_id)

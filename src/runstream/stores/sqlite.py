@@ -28,7 +28,7 @@ from runstream.model.names import check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, RunInfo, S
 from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
-from runstream.stores.filters import RunFilter, check_read
+from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.sqlite_file import ArchiveFile, absolute_path
 from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
@@ -150,7 +150,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         limit: int | None = None,
     ) -> Iterator[RunInfo]:
         """The runs that match, the most recently updated first, as they stand when this is called."""
-        check_read(limit, "raise")
+        check_count("limit", limit)
         wanted = RunFilter(session_id, status, updated_after)
         parameters = {
             "session_id": wanted.session_id,

@@ -76,7 +76,7 @@ def _our_error(error: Exception) -> RunstreamError:
 
 def _refused(error: errors.ResponseError) -> RunstreamError:
     text = str(error)
-    if text.startswith("WRONGTYPE") or "equal or smaller" in text:
+    if "WRONGTYPE" in text or "equal or smaller" in text:
         return ConfigurationError(
             f"a key of this namespace holds data of another program ({text}); use another namespace"
         )
@@ -267,7 +267,7 @@ class AsyncDriver:
 _RETRIES = 3
 _CLIENT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 5.0,
-    "socket_timeout": 10.0,
+    "socket_timeout": 5.0,
     "health_check_interval": 30,
 }
 

@@ -11,6 +11,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.names import check_name, check_run_id
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, S
+from runstream.stores.filters import check_count
 from runstream.stores.redis.context import Context, random_chain, random_token
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.replies import place
@@ -46,6 +47,7 @@ def append(
     lane_id: str | None = None,
 ) -> Operation[Appended]:
     """Append events, with a snapshot if there is one, in one atomic step."""
+    check_count("expected_offset", expected_offset)
     encoded = context.codec.encode_events(run_id, events)
     if snapshot is not None:
         batch = _with_snapshot(context, run_id, encoded, snapshot, lane_id, expected_offset, compare=True)

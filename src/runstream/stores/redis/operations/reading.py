@@ -70,6 +70,7 @@ def read(
 ) -> Stream:
     """The events between two offsets, as they stand at the first exchange, in pages."""
     check_run_id(run_id)
+    check_read(before, limit, on_corrupt)
     low, cursor = origin(after)
     reader = _Reader(context, run_id, on_corrupt, limit)
     standing = yield from reader.open(cursor)
@@ -203,7 +204,6 @@ class _Reader:
         *,
         bare: bool = False,
     ) -> None:
-        check_read(limit, on_corrupt)
         self.context = context
         self.run_id = run_id
         self.on_corrupt = on_corrupt

@@ -7,7 +7,7 @@ from itertools import islice
 
 from runstream.model.names import check_name, check_run_id
 from runstream.model.values import E, RunInfo, S
-from runstream.stores.filters import RunFilter
+from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Items, Operation, Stream
 from runstream.stores.redis.operations.reading import standing_of
@@ -36,6 +36,7 @@ def runs(
     limit: int | None = None,
 ) -> Stream:
     """The runs that match, the most recently updated first."""
+    check_count("limit", limit)
     wanted = RunFilter(session_id, status, updated_after)
     run_ids = yield from _run_ids(context, session_id, updated_after)
     left = limit
