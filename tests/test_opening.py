@@ -381,7 +381,7 @@ async def test_a_server_that_went_away_is_unavailable(tmp_path: Path) -> None:
         pytest.skip("this machine has no server")
     with ExitStack() as running:
         port = running.enter_context(tcp_server(PASSWORD))
-        with connect(f"redis://:{PASSWORD}@127.0.0.1:{port}") as store:
+        with connect(f"redis://:{PASSWORD}@127.0.0.1:{port}?retry_seconds=0.1") as store:
             works(store)
             running.close()
             for call in (

@@ -113,7 +113,7 @@ def test_deleting_the_last_run_leaves_only_the_configuration(redis_backend: Redi
     store.append("r", make_events("r", 1), snapshot=make_state("r"), lane_id="main")
     assert store.delete_run("r")
     assert redis_backend.footprint() == before
-    assert all(key.endswith(":config") for key in redis_backend.key_names())
+    assert all(key.endswith((":config", ":deleted")) for key in redis_backend.key_names())
 
 
 def test_a_namespace_may_have_as_many_partitions_as_it_is_given(redis_backend: RedisBackend) -> None:

@@ -32,7 +32,12 @@ _SCHEMES = (*_SERVERS, "embedded", "fake", "sqlite", "jsonl", "memory")
 
 # what may stand in a URL's query, with the type that its text becomes; the rest is an argument only
 _STORE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"max_event_bytes": int}
-_REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {"namespace": str, "partitions": int, "durability": str}
+_REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "namespace": str,
+    "partitions": int,
+    "durability": str,
+    "retry_seconds": float,
+}
 _OBJECTS = ("event_type", "state_type", "fallback")
 
 

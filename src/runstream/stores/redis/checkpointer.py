@@ -26,6 +26,8 @@ __all__ = ["AsyncRedisCheckpointer", "RedisCheckpointer"]
 
 T = TypeVar("T")
 
+DEFAULT_RETRY_SECONDS = 5.0
+
 
 def _context(
     driver: SyncDriver | AsyncDriver,
@@ -46,7 +48,9 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
     reconfigured. ``namespace`` separates what shares a server. ``partitions`` is fixed when a
     namespace is created (16 unless given); None takes what it has. ``event_type`` and ``state_type``
     are what reads give, ``fallback`` what becomes of values that cannot be stored as they are
-    (None: an error), ``max_event_bytes`` the largest encoded event.
+    (None: an error), ``max_event_bytes`` the largest encoded event. A call that finds no server, or one
+    that fails over, is repeated for ``retry_seconds``, with pauses that grow, before it raises
+    StoreUnavailable; then too it may be repeated by the caller: an append is applied once.
 
     Threads may share one object. The methods are those of
     :class:`~runstream.model.protocols.RunStore`.
@@ -66,11 +70,12 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        retry_seconds: float = DEFAULT_RETRY_SECONDS,
     ) -> None:
-        self._driver = SyncDriver(client)
+        self._driver = SyncDriver(client, retry_seconds)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
         self.context: Context[E, S] = _context(self._driver, codec, namespace, partitions, durability)
-        self.perform(opening.open_namespace(self.context))
+        self._driver.run(opening.open_namespace(self.context), once=True)
 
     def after_fork(self, rejoin: Callable[[], None]) -> None:
         """Say what a forked process has to do before it uses this store."""
@@ -201,6 +206,13 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         """Remove all that Redis holds of a run; False if there was nothing."""
         return self.perform(runs.delete_run(self.context, run_id))
 
+    def forget(self, run_id: str) -> None:
+        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged.
+
+        What this store object saw of the run is forgotten; what it knows to be lost is not brought back.
+        """
+        self.context.forget(run_id)
+
 
 class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
     """:class:`RedisCheckpointer` over a :class:`redis.asyncio.Redis`: the same methods, awaited.
@@ -220,8 +232,9 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        retry_seconds: float = DEFAULT_RETRY_SECONDS,
     ) -> None:
-        self._driver = AsyncDriver(client)
+        self._driver = AsyncDriver(client, retry_seconds)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
         self.context: Context[E, S] = _context(self._driver, codec, namespace, partitions, durability)
         self._opening = asyncio.Lock()
@@ -230,7 +243,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         """Check the server and the namespace, once."""
         async with self._opening:
             if self.context.opened is None:
-                await self._driver.run(opening.open_namespace(self.context))
+                await self._driver.run(opening.open_namespace(self.context), once=True)
         return self
 
     async def __aenter__(self) -> Self:
@@ -368,3 +381,10 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
     async def delete_run(self, run_id: str) -> bool:
         """Remove all that Redis holds of a run; False if there was nothing."""
         return await self.perform(runs.delete_run(self.context, run_id))
+
+    async def forget(self, run_id: str) -> None:
+        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged.
+
+        What this store object saw of the run is forgotten; what it knows to be lost is not brought back.
+        """
+        self.context.forget(run_id)

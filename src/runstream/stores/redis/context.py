@@ -15,13 +15,16 @@ from runstream.codec.chain import CHAIN_MODULUS
 from runstream.codec.shapes import Codec
 from runstream.codec.snapshot import PackedState
 from runstream.model.errors import ConfigurationError
-from runstream.model.values import E, S
+from runstream.model.values import Cursor, E, S
 from runstream.stores.coverage import CoverageBook
 from runstream.stores.redis.keys import Keys, check_namespace
+from runstream.stores.redis.scripts import Seen
+from runstream.stores.redis.unsettled import UnsettledBook
 
-__all__ = ["Context", "Producer", "ProducerPool", "SnapshotMemory"]
+__all__ = ["Context", "Producer", "ProducerPool", "SeenBook", "ServerClock", "SnapshotMemory"]
 
 _MAX_SNAPSHOTS = 256
+_MAX_SEEN = 16_384
 
 
 @dataclass(slots=True)
@@ -35,8 +38,8 @@ class Producer:
 class ProducerPool:
     """The producers of one store object that are free.
 
-    A call that fails without a reply does not give its producer back: whether its batch was applied is
-    unknown, so no other batch may go out under that number. A fork draws new ones.
+    A call that fails without a reply does not give its producer back: its batch goes out again under that
+    number (see :mod:`~runstream.stores.redis.unsettled`), and no other one does. A fork draws new ones.
     """
 
     def __init__(self) -> None:
@@ -93,6 +96,51 @@ class SnapshotMemory:
                 del self._known[place]
 
 
+class SeenBook:
+    """The last place that this store object saw of each run, to notice that the server has lost it since."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
+
+    def get(self, run_id: str) -> Seen | None:
+        """What was seen last of a run."""
+        return self._seen.get(run_id)
+
+    def note(self, run_id: str, start: Cursor, cursor: Cursor) -> None:
+        """Note a place that was seen; of one history, only what is further on."""
+        with self._lock:
+            known = self._seen.get(run_id)
+            if known is not None and known.history == start.chain and known.cursor.offset >= cursor.offset:
+                return
+            self._seen[run_id] = Seen(start.chain, cursor)
+            self._seen.move_to_end(run_id)
+            if len(self._seen) > _MAX_SEEN:
+                self._seen.popitem(last=False)
+
+    def forget(self, run_id: str) -> None:
+        """Take the run's present as it is."""
+        with self._lock:
+            self._seen.pop(run_id, None)
+
+
+class ServerClock:
+    """The server's time, as its replies tell it: microseconds, never behind by more than a round trip."""
+
+    def __init__(self) -> None:
+        self._ahead: int | None = None
+
+    def now(self) -> int | None:
+        """The server's time by this process's clock, or None before any reply has told it."""
+        return None if self._ahead is None else self._ahead + time.monotonic_ns() // 1000
+
+    def heard(self, server_time: int, *, reset: bool = False) -> None:
+        """Note a time that a reply told. ``reset`` believes it even if it is earlier than what was known."""
+        ahead = server_time - time.monotonic_ns() // 1000
+        if self._ahead is None or reset or ahead > self._ahead:
+            self._ahead = ahead
+
+
 @dataclass(slots=True)
 class Context(Generic[E, S]):
     """What every operation gets. ``partitions`` is what was asked for; ``keys`` are there once it is open."""
@@ -105,10 +153,19 @@ class Context(Generic[E, S]):
     producers: ProducerPool = field(default_factory=ProducerPool)
     coverage: CoverageBook = field(default_factory=CoverageBook)
     snapshots: SnapshotMemory = field(default_factory=SnapshotMemory)
+    seen: SeenBook = field(default_factory=SeenBook)
+    unsettled: UnsettledBook = field(default_factory=UnsettledBook)
+    server_clock: ServerClock = field(default_factory=ServerClock)
     opened: Keys | None = None
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+
+    def forget(self, run_id: str) -> None:
+        """Know nothing of a run any more: neither what was seen nor what its snapshots would cover."""
+        self.seen.forget(run_id)
+        self.coverage.forget(run_id)
+        self.snapshots.forget(run_id)
 
     @property
     def keys(self) -> Keys:

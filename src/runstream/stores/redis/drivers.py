@@ -6,8 +6,10 @@ script that the server does not know, and leaves replies as the protocol brought
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,7 +19,7 @@ import redis
 import redis.asyncio
 from redis import exceptions as errors
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import FullJitterBackoff
+from redis.backoff import FullJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
@@ -102,12 +104,16 @@ def _script_of(command: Command | ScriptCall) -> Script:
 
 def _tolerated(replies: Sequence[Any], exchange: Exchange) -> Replies:
     """The replies, with refusals as values where they are tolerated and raised where not."""
-    refusal = next((reply for reply in replies if isinstance(reply, errors.RedisError)), None)
-    if refusal is None:
-        return list(replies)
-    if not exchange.tolerant or not isinstance(refusal, errors.ResponseError):
-        raise refusal
-    return [Refusal(str(reply)) if isinstance(reply, errors.RedisError) else reply for reply in replies]
+    tolerated: Replies = []
+    for reply in replies:
+        if isinstance(reply, errors.RedisError):
+            # what passes is no refusal: the same commands will be taken a little later, or by another node
+            if not exchange.tolerant or isinstance(reply, _PASSING):
+                raise reply
+            tolerated.append(Refusal(_our_error(reply)))
+        else:
+            tolerated.append(reply)
+    return tolerated
 
 
 def _unknown_scripts(replies: Sequence[Any]) -> list[int]:
@@ -125,27 +131,49 @@ def _check_client(client: Any) -> None:
         raise ConfigurationError("the client has decode_responses=True; records are bytes: pass one without it")
 
 
+class _Patience:
+    """How long to wait before an exchange is sent again. Every exchange may be: see ``_CLIENT_OPTIONS``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._backoff = FullJitterBackoff(base=0.02, cap=0.5)
+        self._failures = 0
+
+    def pause(self, error: StoreUnavailable) -> float:
+        """Seconds to wait. Raises the error where the deadline would pass, or waiting would not help."""
+        if isinstance(error.__cause__, errors.OutOfMemoryError):
+            raise error
+        self._failures += 1
+        seconds: float = self._backoff.compute(self._failures)
+        if time.monotonic() + seconds > self._deadline:
+            raise error
+        return seconds
+
+
 class SyncDriver:
     """Runs operations over a :class:`redis.Redis`."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, retry_seconds: float) -> None:
         _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._process = os.getpid()
+        self._retry_seconds = retry_seconds
         self.max_block_seconds = _block_seconds(client)
         self.after_fork: Callable[[], None] | None = None
         """What a forked process has to do before its first exchange."""
 
-    def run(self, operation: Operation[T]) -> T:
-        """The operation's result."""
+    def run(self, operation: Operation[T], *, once: bool = False) -> T:
+        """The operation's result; with ``once``, an exchange that fails is not sent again."""
+        exchange = self._exchange_once if once else self.exchange
         replies: Any = None
-        while True:
-            try:
-                exchange = operation.send(replies)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            replies = self.exchange(exchange)
+        try:
+            while True:
+                replies = exchange(operation.send(replies))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            operation.close()  # now, not when its last reference goes: it notes what got no reply
 
     def iterate(self, stream: Stream) -> Iterator[Any]:
         """The stream's items, as they come."""
@@ -162,6 +190,15 @@ class SyncDriver:
                 replies = self.exchange(step)
 
     def exchange(self, exchange: Exchange) -> Replies:
+        """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
+        patience = _Patience(self._retry_seconds)
+        while True:
+            try:
+                return self._exchange_once(exchange)
+            except StoreUnavailable as error:
+                time.sleep(patience.pause(error))
+
+    def _exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip, and another for scripts that the server did not know."""
         if self.after_fork is not None and os.getpid() != self._process:
             self._process = os.getpid()
@@ -199,21 +236,24 @@ class SyncDriver:
 class AsyncDriver:
     """Runs operations over a :class:`redis.asyncio.Redis`; line for line the sync one, awaited."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, retry_seconds: float) -> None:
         _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self._retry_seconds = retry_seconds
         self.max_block_seconds = _block_seconds(client)
 
-    async def run(self, operation: Operation[T]) -> T:
-        """The operation's result."""
+    async def run(self, operation: Operation[T], *, once: bool = False) -> T:
+        """The operation's result; with ``once``, an exchange that fails is not sent again."""
+        exchange = self._exchange_once if once else self.exchange
         replies: Any = None
-        while True:
-            try:
-                exchange = operation.send(replies)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            replies = await self.exchange(exchange)
+        try:
+            while True:
+                replies = await exchange(operation.send(replies))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            operation.close()  # now, not when its last reference goes: it notes what got no reply
 
     async def iterate(self, stream: Stream) -> AsyncIterator[Any]:
         """The stream's items, as they come."""
@@ -231,6 +271,15 @@ class AsyncDriver:
                 replies = await self.exchange(step)
 
     async def exchange(self, exchange: Exchange) -> Replies:
+        """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
+        patience = _Patience(self._retry_seconds)
+        while True:
+            try:
+                return await self._exchange_once(exchange)
+            except StoreUnavailable as error:
+                await asyncio.sleep(patience.pause(error))
+
+    async def _exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip, and another for scripts that the server did not know."""
         commands = exchange.commands
         try:
@@ -262,13 +311,11 @@ class AsyncDriver:
         await self._client.aclose()
 
 
-# What the clients that we build ourselves do; a caller's client is taken as it is. Every command here can be
-# sent twice: appends know their producer's batch, the rest leaves the same state.
-_RETRIES = 3
+# What the clients that we build ourselves do; a caller's client is taken as it is. Every exchange can be sent
+# twice, by redis-py or by a driver: appends know their producer's batch, the rest leaves the same state.
 _CLIENT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 5.0,
     "socket_timeout": 5.0,
-    "health_check_interval": 30,
 }
 
 
@@ -278,7 +325,7 @@ def open_client(url: str) -> redis.Redis:
     Raises ConfigurationError for a URL that redis-py does not take. Connects when it is first used.
     """
     with _client_options(url):
-        retry = Retry(FullJitterBackoff(base=0.02, cap=0.5), _RETRIES)
+        retry = Retry(NoBackoff(), 0)  # the driver does that, for more errors and with a deadline
         client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
         _check_options(client)
         return client
@@ -287,7 +334,7 @@ def open_client(url: str) -> redis.Redis:
 def open_async_client(url: str) -> redis.asyncio.Redis:
     """As :func:`open_client`, for asyncio."""
     with _client_options(url):
-        retry = AsyncRetry(FullJitterBackoff(base=0.02, cap=0.5), _RETRIES)
+        retry = AsyncRetry(NoBackoff(), 0)
         client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
         _check_options(client)
         return client

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from runstream.model.errors import RunstreamError
+
 __all__ = [
     "Command",
     "Exchange",
@@ -59,9 +61,9 @@ class Exchange(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A tolerated error of the server, by its text."""
+    """A tolerated error of the server: a reply, which tells that the command was not applied."""
 
-    text: str
+    error: RunstreamError
 
 
 class Items(NamedTuple):

@@ -25,7 +25,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class PartitionKeys:
     """The keys of one partition."""
 
-    __slots__ = ("archives", "config", "due", "parked", "runs", "tag")
+    __slots__ = ("archives", "config", "deleted", "due", "parked", "runs", "tag")
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -37,6 +37,8 @@ class PartitionKeys:
         """Sorted set: runs to archive by when they come due, in microseconds of server time."""
         self.archives = f"{tag}:archives"
         """Hash: the archives that the partition requires, UUID to location."""
+        self.deleted = f"{tag}:deleted"
+        """Sorted set: first chains of runs that were deleted lately, by when, in microseconds of server time."""
         self.parked = f"{tag}:parked"
         """Hash: runs that a drain has set aside, run id to reason."""
 

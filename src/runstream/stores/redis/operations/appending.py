@@ -7,18 +7,19 @@ from typing import Any
 
 from runstream.codec.shapes import EncodedEvent, group_by_run
 from runstream.codec.snapshot import pack_state
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.names import check_name, check_run_id
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, S
 from runstream.stores.filters import check_count
-from runstream.stores.redis.context import Context, random_chain, random_token
-from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.stores.redis.context import Context, Producer, random_chain, random_token
+from runstream.stores.redis.exchange import Exchange, Operation, Refusal
 from runstream.stores.redis.replies import place
-from runstream.stores.redis.scripts import Batch, SnapshotWrite, append_call
-from runstream.stores.refusals import offset_conflict, snapshot_conflict
+from runstream.stores.redis.scripts import Batch, Sending, SnapshotWrite, append_call
+from runstream.stores.redis.unsettled import PRODUCER_WINDOW_SECONDS, Attempt, Reply
+from runstream.stores.refusals import diverged, lost, offset_conflict, snapshot_conflict
 
-__all__ = ["append", "save_event", "save_events", "save_snapshot"]
+__all__ = ["append", "save_event", "save_events", "save_snapshot", "settle"]
 
 
 def save_event(context: Context[E, S], event: E) -> Operation[None]:
@@ -116,40 +117,117 @@ def _append_nothing(context: Context[E, S], run_id: str, expected_offset: int | 
 
 
 def _send(context: Context[E, S], batches: Sequence[Batch]) -> Operation[list[Appended]]:
-    """Send batches of different runs in one round trip; all of them under one producer's number."""
-    keys = context.keys
-    producer = context.producers.take()
-    first_chain = random_chain()
-    replies = yield Exchange([append_call(keys, batch, producer, first_chain) for batch in batches])
-    for index, batch in enumerate(batches):
-        if replies[index][0] == b"whole" and batch.snapshot is not None:
-            # somebody else saved a snapshot since: there is nothing to make a difference from
-            batch.snapshot.known_state = None
-            (replies[index],) = yield Exchange([append_call(keys, batch, producer, first_chain)])
-    context.producers.give_back(producer)
-    return [_appended(context, batch, reply) for batch, reply in zip(batches, replies, strict=True)]
+    """Send batches of different runs in one round trip; what waits to be settled of these runs goes first."""
+    kept: dict[str, Reply] = {}
+    if context.unsettled:
+        yield from settle(context, [batch.run_id for batch in batches])
+        for batch in batches:
+            if (reply := context.unsettled.claim(batch)) is not None:
+                kept[batch.run_id] = reply
+    fresh = [batch for batch in batches if batch.run_id not in kept]
+    if fresh:
+        producer = context.producers.take()
+        replies = yield from _attempt(context, [_begin(context, batch, producer) for batch in fresh])
+        context.producers.give_back(producer)
+        kept.update(zip((batch.run_id for batch in fresh), replies, strict=True))
+    return [_appended(context, batch, kept[batch.run_id]) for batch in batches]
 
 
-def _appended(context: Context[E, S], batch: Batch, reply: Sequence[bytes]) -> Appended:
-    """What the append script's reply says; see its header."""
-    outcome, *facts = reply
-    if outcome == b"partitions":
-        raise ConfigurationError(
-            f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
-            " it was created anew since this store was opened; open the store again"
-        )
+def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
+    """Send again what got no reply in these runs, and keep the replies for callers that repeat it."""
+    attempts = context.unsettled.take(run_ids)
+    if attempts:
+        replies = yield from _attempt(context, attempts)
+        for attempt, reply in zip(attempts, replies, strict=True):
+            context.unsettled.keep(attempt.batch, reply)
+
+
+def _begin(context: Context[E, S], batch: Batch, producer: Producer) -> Attempt:
+    sending = Sending(
+        producer.name,
+        producer.number,
+        context.server_clock.now(),
+        PRODUCER_WINDOW_SECONDS,
+        random_chain(),
+        context.seen.get(batch.run_id),
+    )
+    return Attempt(batch, append_call(context.keys, batch, sending), sending)
+
+
+def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[list[Reply]]:
+    """One round trip, and another for what has to be put otherwise. What gets no reply waits to be settled."""
+    waiting = list(attempts)
+    try:
+        replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
+        waiting.clear()
+        for index, attempt in enumerate(attempts):
+            if not _put_otherwise(context, attempt, replies[index]):
+                continue
+            waiting.append(attempt)
+            (replies[index],) = yield Exchange([attempt.call], tolerant=True)
+            waiting.clear()
+    finally:
+        # without a reply, be it for an error or because the caller was cancelled
+        context.unsettled.put(waiting)
+    return replies
+
+
+def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: Reply) -> bool:
+    """Whether the script refused for what can be put otherwise; then the attempt's call is the other one."""
+    if isinstance(reply, Refusal):
+        return False
+    if reply[0] == b"whole" and attempt.batch.snapshot is not None:
+        # somebody else saved a snapshot since: there is nothing to make a difference from
+        attempt.batch.snapshot.known_state = None
+    elif reply[0] == b"stale" and not attempt.is_old:
+        # the clocks differ, not the ages: what was refused was not applied, so it is as good as new
+        context.server_clock.heard(int(reply[1]), reset=True)
+        attempt.sending = attempt.sending._replace(sent_at=context.server_clock.now())
+    else:
+        return False
+    attempt.call = append_call(context.keys, attempt.batch, attempt.sending)
+    return True
+
+
+def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+    """What the append script's reply says that is not 'ok'; see its header."""
+    run_id, seen = batch.run_id, context.seen.get(batch.run_id)
     if outcome == b"conflict":
-        raise offset_conflict(batch.run_id, batch.expected_offset or 0, int(facts[0]))
+        return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
     if outcome == b"snapshot":
         lane_id = batch.snapshot.lane_id if batch.snapshot is not None else None
-        raise snapshot_conflict(batch.run_id, context.snapshots.revision(batch.run_id, lane_id), int(facts[0]))
+        return snapshot_conflict(run_id, context.snapshots.revision(run_id, lane_id), int(facts[0]))
+    if outcome == b"lost":
+        return lost(run_id, int(facts[0]) if seen is None else seen.cursor.offset, int(facts[0]))
+    if outcome == b"diverged" and seen is not None:
+        return diverged(run_id, seen.cursor)
+    if outcome == b"stale":
+        return StoreUnavailable(
+            f"an append to run {run_id!r} got no reply and is older than {PRODUCER_WINDOW_SECONDS} seconds:"
+            " whether it was applied can no longer be told, and it was not sent again; read the end of the run"
+        )
+    return ConfigurationError(
+        f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
+        " it was created anew since this store was opened; open the store again"
+    )
+
+
+def _appended(context: Context[E, S], batch: Batch, reply: Reply) -> Appended:
+    """What the append script's reply says; see its header."""
+    if isinstance(reply, Refusal):
+        raise reply.error
+    outcome, *facts = reply
+    if outcome != b"ok":
+        raise _refusal(context, batch, outcome, facts)
     first, last = int(facts[0]), place(facts[1])
     start = place(facts[4])
-    befores = [int(before) for before in facts[5:]]
+    context.server_clock.heard(int(facts[5]))
+    befores = [int(before) for before in facts[6:]]
     lanes = {
         lane: (before, first - 1 + index)
         for (lane, index), before in zip(batch.lanes().items(), befores, strict=True)
     }
+    context.seen.note(batch.run_id, start, last)
     context.coverage.appended(batch.run_id, start, first - 1, last.offset, lanes)
     if batch.snapshot is not None:
         write = batch.snapshot

@@ -143,14 +143,13 @@ def follow(
     keys = context.keys.run(run_id)
     position, cursor = origin(after)
     reader = _Reader(context, run_id, "raise", None)
-    if cursor is not None:
-        yield from reader.open(cursor)
+    yield from reader.open(cursor)
     given_at = context.clock()
     while True:
         standing, found = yield from reader.page(position, None)
         if found:
-            reader.seen = found[-1][0]
-            position = reader.seen.offset
+            reader.note(standing, found[-1][0])
+            position = found[-1][0].offset
             matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
             if matching:
                 given_at = context.clock()
@@ -214,15 +213,26 @@ class _Reader:
         self._keys = context.keys.run(run_id)
 
     def open(self, cursor: Cursor | None) -> Operation[Standing]:
-        """Where the run stands; with a cursor, checked to be of the history that the run has."""
+        """Where the run stands, checked to be the history that this store saw last, and the cursor's."""
+        known = self.context.seen.get(self.run_id)
         queries = [standing_query(self._keys.meta)]
-        if cursor is not None:
-            queries.append((b"XRANGE", self._keys.events, str(cursor.offset), str(cursor.offset)))
-        meta, *entries = yield Exchange(queries, atomic=cursor is not None)
+        places = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
+        queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in places]
+        if known is not None:
+            queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
+        meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
         standing = standing_of(meta)
+        if known is not None:
+            *replies, entries, deleted = replies
+            if standing.exists and standing.start.chain == known.history:
+                self.seen = known.cursor
+                self._check_history(standing, [(place(entry[0]), b"") for entry in entries])
+            elif deleted is None:
+                raise lost(self.run_id, known.cursor.offset, standing.last.offset)
+            self.seen = None
         if cursor is not None and cursor.offset > standing.start.offset:
             self.seen = cursor
-            self._check_history(standing, [(place(entry[0]), b"") for entry in entries[0]])
+            self._check_history(standing, [(place(entry[0]), b"") for entry in replies[0]])
         return standing
 
     def page(self, after: int, upto: int | None, count: int = PAGE) -> Operation[tuple[Standing, _Found]]:
@@ -251,9 +261,9 @@ class _Reader:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
             count = PAGE if self.left is None else min(PAGE, self.left)
-            _, found = yield from self.page(low, high, count)
-            self.seen = found[-1][0]
-            low = self.seen.offset
+            standing, found = yield from self.page(low, high, count)
+            self.note(standing, found[-1][0])
+            low = found[-1][0].offset
             yield Items(self._counted((yield from self.decode(found))))
 
     def backward(self, low: int, high: int) -> Stream:
@@ -287,6 +297,11 @@ class _Reader:
                 raise
             recorded.append(event if self.bare else Recorded(at.offset, f"{at.offset}-{at.chain}", event))
         return recorded
+
+    def note(self, standing: Standing, at: Cursor) -> None:
+        """Note how far the run was read, for the next page and for whatever this store does next."""
+        self.seen = at
+        self.context.seen.note(self.run_id, standing.start, at)
 
     def _check_history(self, standing: Standing, found: _Found) -> None:
         """Raise unless what was seen last is there still, or has been trimmed."""

@@ -12,13 +12,14 @@ from runstream.codec.shapes import EncodedEvent
 from runstream.codec.snapshot import PackedState, state_checksum
 from runstream.model.values import Cursor
 from runstream.stores.coverage import Covered
-from runstream.stores.redis.context import Producer
 from runstream.stores.redis.exchange import Script, ScriptCall
 from runstream.stores.redis.keys import Keys, PartitionKeys
 
 __all__ = [
     "MICROSECONDS",
     "Batch",
+    "Seen",
+    "Sending",
     "SnapshotWrite",
     "append_call",
     "claim_call",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 MICROSECONDS = 1_000_000
+DELETED_WINDOW_SECONDS = 7 * 24 * 3600
+"""For how long it is remembered that a run was deleted rather than lost."""
 
 
 def _load(name: str) -> Script:
@@ -104,16 +107,48 @@ class Batch(NamedTuple):
         return {event.lane_id: index for index, event in enumerate(self.events, 1)}
 
 
-def append_call(keys: Keys, batch: Batch, producer: Producer, first_chain: int) -> ScriptCall:
-    """Append events, a snapshot, or both. ``first_chain`` is for a run that is new."""
+class Seen(NamedTuple):
+    """A place that a writer or reader saw: the history's first chain, and the cursor in it."""
+
+    history: int
+    cursor: Cursor
+
+
+class Sending(NamedTuple):
+    """How a batch is sent: under which producer and number, first when, and what its writer saw last.
+
+    ``sent_at`` is server time in microseconds, None before it is known; ``first_chain`` is for a run
+    that is new.
+    """
+
+    producer: str
+    number: int
+    sent_at: int | None
+    window_seconds: int
+    first_chain: int
+    seen: Seen | None
+
+
+def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
+    """Append events, a snapshot, or both."""
     run = keys.run(batch.run_id)
     partition, snapshot, lanes = run.partition, batch.snapshot, batch.lanes()
-    names = [run.events, run.meta, run.producers, partition.runs, partition.due, partition.config]
+    names = [
+        run.events,
+        run.meta,
+        run.producers,
+        partition.runs,
+        partition.due,
+        partition.config,
+        partition.deleted,
+    ]
     if batch.session_id:
         names.append(partition.session(batch.session_id))
+    seen = "- -" if sending.seen is None else f"{sending.seen.history} {sending.seen.cursor}"
     # in one word list: redis-py takes longer over each argument than the script over all of these
     words = (
-        f"{len(keys.partitions)} {first_chain} {producer.name} {producer.number}"
+        f"{len(keys.partitions)} {sending.first_chain} {sending.producer} {sending.number}"
+        f" {'-' if sending.sent_at is None else sending.sent_at} {sending.window_seconds * MICROSECONDS} {seen}"
         f" {'-' if batch.expected_offset is None else batch.expected_offset} {batch.status or '-'}"
         f" {len(lanes)} {0 if snapshot is None else 1}"
     )
@@ -197,7 +232,8 @@ def delete_call(
             partition.session(session_id),
             partition.due,
             partition.parked,
+            partition.deleted,
             *(run.snapshot(lane_id) for lane_id in lanes),
         ),
-        (run_id, start, session_id, len(lanes)),
+        (run_id, start, session_id, len(lanes), DELETED_WINDOW_SECONDS * MICROSECONDS),
     )

@@ -1,10 +1,12 @@
 -- Appends events to a run, saves a snapshot with them, or does either alone: one atomic step.
 --
--- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition
+-- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
 --       then the session, if the batch names one, then the snapshot, if there is one
 -- ARGV  1 run id  2 session id, or ''
 --       3 words, separated by single spaces: partitions; first chain, for a run that is new; producer; its
---         batch number; expected offset, or '-'; status, or '-'; number of lanes; number of snapshots
+--         batch number; when it was first sent (microseconds), or '-'; for how long a silent producer is
+--         remembered (microseconds); the history (its first chain) and the place in it that the writer saw
+--         last, or '-' twice; expected offset, or '-'; status, or '-'; number of lanes; number of snapshots
 --       then for each lane: its name, the index in the batch of its last event
 --       then for the snapshot: its meta field, mode ('replace', 'compare'), the token that it is made from
 --         ('' for none), its own token, the offset that its writer covers and the chain of the start of the
@@ -12,8 +14,11 @@
 --         remove; fields and values; fields
 --       then the records
 --
--- Replies {'ok', first offset, last cursor, revision, covered offset, start,
+-- Replies {'ok', first offset, last cursor, revision, covered offset, start, server time,
 --          former last offset of each lane}
+--         {'stale', server time}    too old to tell whether it was applied before, nothing written
+--         {'lost', offset}          the run stands before what the writer saw, nothing written
+--         {'diverged'}              the run has another history there, nothing written
 --         {'partitions', n}         the namespace has n, nothing written
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
@@ -33,17 +38,25 @@ local function place(cursor)
 end
 
 local run_id, session = ARGV[1], ARGV[2]
-local partitions, new_chain, producer, batch, expected, status, lanes, snapshots =
-  string.match(ARGV[3], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, status, lanes, snapshots =
+  string.match(ARGV[3], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+batch, window = tonumber(batch), tonumber(window)
 
 -- a resend: the first reply is kept with the producer, its parts separated by spaces
+local time = call('TIME')
+local microseconds = time[1] * 1000000 + time[2]
+local now = text(microseconds)
 local sent = call('HGET', KEYS[3], producer)
-if sent and string.match(sent, '^%S+') == batch then
+local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
+if sent_batch == batch then
   call('HSET', KEYS[3], producer, sent) -- a write, so that WAIT covers the first one
   local reply = {}
   for part in string.gmatch(sent, '%S+') do reply[#reply + 1] = part end
   reply[1] = 'ok'
   return reply
+end
+if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > window) then
+  return {'stale', now}
 end
 
 lanes = tonumber(lanes)
@@ -53,6 +66,25 @@ local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
 local former = offset
 
+if seen ~= '-' and seen ~= meta[2] then
+  local seen_offset = place(seen)
+  if not meta[1] or string.match(start, '%d+$') ~= history then
+    -- deleted, by somebody who was allowed to, or lost, and perhaps created anew by others
+    if not call('ZSCORE', KEYS[7], history) then return {'lost', text(meta[1] and offset or 0)} end
+  elseif offset < seen_offset then
+    return {'lost', text(offset)}
+  else
+    local entry = call('XRANGE', KEYS[1], text(seen_offset), text(seen_offset))[1]
+    local there = entry and entry[1]
+    if not there then
+      local mark = call('HGET', KEYS[2], 'mark') or start
+      -- trimmed: then it was archived, and the mark is there or beyond
+      if place(mark) <= seen_offset then there = mark end
+    end
+    if there and there ~= seen then return {'diverged'} end
+  end
+end
+
 if not meta[1] then
   local has = call('HGET', KEYS[6], 'partitions')
   if has and has ~= partitions then return {'partitions', has} end
@@ -60,11 +92,11 @@ end
 if expected ~= '-' and tonumber(expected) ~= offset then return {'conflict', text(offset)} end
 
 -- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole
-local reply = {'ok', text(former + 1), '', '0', '0', start}
-local changed = {'last', '', 'updated', ''}
+local reply = {'ok', text(former + 1), '', '0', '0', start, now}
+local changed = {'last', '', 'updated', now}
 for i = 1, lanes do
   local field = 'lane:' .. ARGV[2 + 2 * i]
-  reply[6 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
+  reply[7 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
   changed[3 + 2 * i] = field
   changed[4 + 2 * i] = text(former + tonumber(ARGV[3 + 2 * i]))
 end
@@ -91,9 +123,6 @@ if snapshots == '1' then
 end
 
 -- from here on nothing may refuse
-local time = call('TIME')
-local now = text(time[1] * 1000000 + time[2])
-
 for i = at, #ARGV do
   local record = ARGV[i]
   local a, b, c, d = string.byte(record, 2, 5)
@@ -102,7 +131,7 @@ for i = at, #ARGV do
   call('XADD', KEYS[1], format('%.0f-%.0f', offset, chain), 'e', record)
 end
 local last = format('%.0f-%.0f', offset, chain)
-reply[3], changed[2], changed[4] = last, last, now
+reply[3], changed[2] = last, last
 
 local function change(field, value)
   changed[#changed + 1] = field
@@ -148,8 +177,17 @@ for i = 1, #changed, 4000 do -- Lua unpacks no more than some 8000 values
 end
 
 call('ZADD', KEYS[4], now, run_id)
-if session ~= '' and (meta[3] or session) == session then call('ZADD', KEYS[7], now, run_id) end
+if session ~= '' and (meta[3] or session) == session then call('ZADD', KEYS[8], now, run_id) end
 call('ZADD', KEYS[5], 'NX', now, run_id)
 
-call('HSET', KEYS[3], producer, batch .. ' ' .. table.concat(reply, ' ', 2))
+call('HSET', KEYS[3], producer, text(batch) .. ' ' .. table.concat(reply, ' ', 2))
+-- now and then, so that the run does not remember every process that ever wrote to it
+if batch % 16 == 1 and call('HLEN', KEYS[3]) > 16 then
+  local known = call('HGETALL', KEYS[3])
+  for i = 1, #known, 2 do
+    -- its time is the seventh part of what is kept, in the place of the reply that it has there
+    local at = string.match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
+    if microseconds - tonumber(at) > window then call('HDEL', KEYS[3], known[i]) end
+  end
+end
 return reply

@@ -1,8 +1,9 @@
 -- Removes all that Redis holds of a run.
 --
--- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked, then its snapshots
+-- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted
+--       then its snapshots
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)  3 its session
---       4 number of snapshots
+--       4 number of snapshots  5 for how long the deletion is remembered (microseconds)
 --
 -- Replies 1, or 0 if this very run is not there any more, or -1 if it has more snapshots or another
 -- session than the caller knew: read its meta again. DEL is the first write: it frees memory.
@@ -16,9 +17,14 @@ end
 if meta['start'] ~= ARGV[2] then return 0 end
 if snapshots ~= tonumber(ARGV[4]) or (meta['session'] or '') ~= ARGV[3] then return -1 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
-for i = 9, #KEYS do redis.call('DEL', KEYS[i]) end
+for i = 10, #KEYS do redis.call('DEL', KEYS[i]) end
 redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('ZREM', KEYS[7], ARGV[1])
 redis.call('HDEL', KEYS[8], ARGV[1])
+-- whoever knew this history is told that it was deleted, not that it was lost
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+redis.call('ZREMRANGEBYSCORE', KEYS[9], '-inf', string.format('%.0f', now - tonumber(ARGV[5])))
+redis.call('ZADD', KEYS[9], string.format('%.0f', now), string.match(ARGV[2], '%d+$'))
 return 1
