@@ -724,6 +724,44 @@ def test_a_worker_that_was_paused_does_not_put_an_old_snapshot_back(hot: Hot, ar
     assert parked(hot) == {}
 
 
+@pytest.mark.parametrize("step", ["position", "load", "load_entries"])
+def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
+    fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Its claim ran out between two steps: the other has appended to, archived and trimmed the run since."""
+    hot = _hot(fake)
+    acknowledged = {"r": emit(hot, "r", 4)}
+    taken_on: list[bool] = []
+
+    def take_on() -> None:
+        if not taken_on:
+            taken_on.append(True)
+            acknowledged["r"] += emit(hot, "r", 3, first=5)
+            assert DrainWorker(_hot(fake), archives, trim="archived").drain_once().events == 7
+
+    class Slow(Watched):
+        def position(self, run_id: str) -> Position | None:
+            found = super().position(run_id)
+            if step == "position":
+                take_on()
+            return found
+
+    if step != "position":
+        original = getattr(draining, step)
+
+        def slowly(*args: Any) -> Any:
+            if not taken_on:
+                take_on()
+            return original(*args)
+
+        monkeypatch.setattr(draining, step, slowly)
+    report = DrainWorker(hot, [Slow(archives[0]), archives[1]], claim_seconds=0).drain_once()
+    assert taken_on
+    assert report.parked == 0
+    assert parked(hot) == {}
+    check_archives(archives, acknowledged)
+
+
 # -- many at once ------------------------------------------------------------------------------------
 
 

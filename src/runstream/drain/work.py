@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from runstream.codec.archiving import archive_entry
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
@@ -11,7 +12,10 @@ from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersi
 from runstream.model.values import Cursor
 from runstream.stores.redis.operations.draining import DueRun, Loaded, LoadedRun, Wanted
 
-__all__ = ["Piece", "RunWork"]
+__all__ = ["Piece", "Positions", "RunWork"]
+
+Positions: TypeAlias = Sequence[Position | None]
+"""How far each archive has a run, in the order of the worker's sinks."""
 
 
 @dataclass(slots=True)
@@ -20,6 +24,7 @@ class RunWork:
 
     claim: DueRun
     run: LoadedRun
+    positions: Positions
     at: Cursor
     lanes: Sequence[str | None]
 
@@ -40,7 +45,7 @@ class RunWork:
         return Wanted(self.run_id, self.at.offset + 1, self.at.offset + count, lanes)
 
     @classmethod
-    def begin(cls, claim: DueRun, run: LoadedRun, positions: Sequence[Position | None]) -> RunWork:
+    def begin(cls, claim: DueRun, run: LoadedRun, positions: Positions) -> RunWork:
         """The work on a run, given how far each archive has it.
 
         It begins at the archived mark, or before it where an archive is behind: what others wrote
@@ -60,7 +65,7 @@ class RunWork:
             at = min(at, cursor)
             held.append({} if position is None else position.snapshots)
         lanes = [lane for lane, token in run.tokens.items() if any(h.get(lane) != token for h in held)]
-        return cls(claim, run, at, lanes)
+        return cls(claim, run, positions, at, lanes)
 
 
 @dataclass(slots=True)

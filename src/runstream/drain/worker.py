@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from runstream.drain.proof import disproof
-from runstream.drain.work import Piece, RunWork
+from runstream.drain.work import Piece, Positions, RunWork
 from runstream.model.errors import (
     ArchiveGap,
     ConfigurationError,
@@ -153,13 +153,12 @@ class DrainWorker:
         queue: deque[RunWork] = deque()
         done: set[str] = set()
         try:
-            runs = self._hot.perform(draining.load(self._keys, [due.run_id for due in claimed]))
-            for due, run in zip(claimed, runs, strict=True):
+            for due, (run, positions) in zip(claimed, self._look([due.run_id for due in claimed]), strict=True):
                 if run is None:  # deleted since it was claimed
                     done.add(due.run_id)
                     continue
                 try:
-                    queue.append(RunWork.begin(due, run, [sink.position(due.run_id) for sink in self._sinks]))
+                    queue.append(RunWork.begin(due, run, positions))
                 except HistoryDiverged as error:
                     report += self._park(run, str(error), done)
             while queue and not (stop is not None and stop.is_set()):
@@ -167,6 +166,19 @@ class DrainWorker:
         finally:
             self._release([due for due in claimed if due.run_id not in done])
         return report
+
+    def _look(self, run_ids: Sequence[str]) -> list[tuple[draining.LoadedRun | None, Positions]]:
+        """How these runs stand in Redis, and how far each archive has them.
+
+        The archives are asked first: then none can be ahead of Redis because of what happens in between.
+        """
+        positions = [[sink.position(run_id) for sink in self._sinks] for run_id in run_ids]
+        return list(zip(self._hot.perform(draining.load(self._keys, run_ids)), positions, strict=True))
+
+    def _has_moved(self, work: RunWork) -> bool:
+        """Whether another worker has taken the run on: a claim that had run out, as it does when one is slow."""
+        ((run, positions),) = self._look([work.run_id])
+        return run is None or run.mark != work.run.mark or list(positions) != list(work.positions)
 
     def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> DrainReport:
         """Write, prove and settle as many entries as go into one transaction."""
@@ -182,7 +194,10 @@ class DrainWorker:
             try:
                 pieces.append(Piece.make(work, want, found))
             except ArchiveGap as error:
-                report += self._park(work.run, str(error), done)
+                if self._has_moved(work):
+                    done.add(work.run_id)
+                else:
+                    report += self._park(work.run, str(error), done)
         for sink in self._sinks:
             report += self._write(sink, pieces, done)
         for piece in list(pieces):
