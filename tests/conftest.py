@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,12 @@ ASYNC = ["async-fake", *(f"async-{name}" for name in REAL), "threaded-memory", "
 BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
 SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
 LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
+
+
+# A shell that runs the suite in the background (`.ci/run &` in a script) has SIGINT ignored, which every child
+# would inherit; but there are tests that interrupt themselves and their children. What is handled here is at
+# its default in a child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

@@ -385,6 +385,28 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: in
 
 
 @needs_server
+def test_a_demo_that_is_killed_leaves_no_process_for_long(tmp_path: Path) -> None:
+    """Not even the server: its last user ends it."""
+    directory = tmp_path / "demo"
+    with start_demo(directory) as demo:
+        try:
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while len([pid for pid in processes_of(directory) if is_agent(pid)]) < 5:
+                assert demo.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            demo.kill()
+    try:
+        while processes_of(directory):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        for pid in processes_of(directory):
+            os.kill(pid, signal.SIGKILL)
+
+
+@needs_server
 def test_a_demo_whose_agent_cannot_work_fails_and_leaves_no_process(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     with start_demo(directory) as demo:

@@ -233,7 +233,8 @@ def test_a_lane_without_a_snapshot_holds_its_events_in_redis(hot: Hot, archives:
     emit(hot, "r", 5, lane_id="b")
     hot.save_snapshot("r", RunState(run_id="r"), lane_id="a")
     worker.drain_once()
-    assert hot_from(hot, "r") == 1
+    assert hot_from(hot, "r") == 6
+    assert len(hot.recover("r", lane_id="b").events) == 5
 
     hot.save_snapshot("r", RunState(run_id="r"), lane_id="b")
     emit(hot, "r", 2, lane_id="b", first=6)
@@ -241,6 +242,46 @@ def test_a_lane_without_a_snapshot_holds_its_events_in_redis(hot: Hot, archives:
     assert hot_from(hot, "r") == 11
     assert hot.recover("r", lane_id="a").events == []
     assert [item.offset for item in hot.recover("r", lane_id="b").events] == [11, 12]
+
+
+def test_a_lane_that_was_idle_while_others_went_on_is_recovered_from_redis(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """What lies between its snapshot and its next event was others', and may have been trimmed."""
+    a, b = _hot(redis_backend), _hot(redis_backend)
+    a.append("r", emit_events("r", "a", 1), snapshot=RunState(run_id="r"), lane_id="a")
+    b.append("r", emit_events("r", "b", 4), snapshot=RunState(run_id="r"), lane_id="b")
+    worker = DrainWorker(b, archives)
+    assert worker.drain_once().trimmed == 5
+    (later,) = emit_events("r", "a", 1)
+    a.save_event(later)
+    b.append("r", emit_events("r", "b", 3), snapshot=RunState(run_id="r"), lane_id="b")
+    worker.drain_once()
+    recovery = _hot(redis_backend).recover("r", lane_id="a")
+    assert [item.event for item in recovery.events] == [later]
+    assert hot_from(b, "r") == 6
+
+
+def test_a_snapshot_that_needs_what_was_trimmed_is_refused_and_recovering_first_is_the_way_on(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """A writer that has not recovered covers too little: nothing is written, and recover still works."""
+    first, second = _hot(redis_backend), _hot(redis_backend)
+    first.append("r", emit_events("r", "main", 5), snapshot=RunState(run_id="r", current_step=5))
+    DrainWorker(first, archives).drain_once()
+    second.save_event(create_event("r", EventKind.AGENT_PROGRESS))
+    with pytest.raises(EventsArchived) as refused:
+        second.save_snapshot("r", RunState(run_id="r", current_step=1))
+    assert refused.value.first_hot == 6
+    recovery = second.recover("r")
+    assert recovery.state is not None
+    assert (recovery.state.current_step, len(recovery.events)) == (5, 1)
+    second.save_snapshot("r", recovery.state)
+    assert first.recover("r").offset == 6
+
+
+def emit_events(run_id: str, lane_id: str, count: int) -> list[PAEvent]:
+    return [create_event(run_id, EventKind.TOOL_RESULT, lane_id=lane_id, seq=seq) for seq in range(1, count + 1)]
 
 
 @pytest.mark.parametrize(("trim", "first_hot"), [("archived", 11), ("never", 1)])

@@ -47,15 +47,13 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
 def accepts(function: Any, wanted: Any) -> bool:
     """Whether every call that ``wanted`` takes can be made of ``function`` too, with the same defaults."""
     offered = inspect.signature(function).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in offered.values())
     positional = [p.name for p in offered.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     for index, parameter in enumerate(inspect.signature(wanted).parameters.values()):
         found = offered.get(parameter.name)
-        if found is None:
-            if not (takes_any and parameter.kind is parameter.KEYWORD_ONLY):
-                return False
-        elif found.default != parameter.default or (
-            parameter.kind is parameter.POSITIONAL_OR_KEYWORD and positional[index] != parameter.name
+        if (
+            found is None
+            or found.default != parameter.default
+            or (parameter.kind is parameter.POSITIONAL_OR_KEYWORD and positional[index] != parameter.name)
         ):
             return False
     required = [p.name for p in offered.values() if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
@@ -64,10 +62,15 @@ def accepts(function: Any, wanted: Any) -> bool:
 
 def test_the_protocols_have_the_methods_of_the_design() -> None:
     four = {"save_event", "save_snapshot", "load_latest", "list_events"}
-    more = {"save_events", "append", "read", "follow", "load_snapshot", "recover"}
+    more = {"save_events", "append", "read", "follow", "load_snapshot", "recover", "update_state"}
     more |= {"run_info", "runs", "list_runs", "delete_run", "close"}
     assert set(methods_of(Checkpointer)) == four
     assert set(methods_of(RunStore)) == set(methods_of(AsyncRunStore)) == four | more
+
+
+def test_what_redis_has_besides_is_on_both_sides() -> None:
+    assert parameters(RedisCheckpointer.forget) == parameters(AsyncRedisCheckpointer.forget)
+    assert inspect.iscoroutinefunction(AsyncRedisCheckpointer.forget)
 
 
 @pytest.mark.parametrize("name", methods_of(RunStore))
@@ -91,6 +94,29 @@ def get_return(function: Any) -> Any:
 
 def test_the_constructors_of_sync_and_async_take_the_same() -> None:
     assert parameters(RedisCheckpointer) == parameters(AsyncRedisCheckpointer)
+
+
+@pytest.mark.parametrize("name", methods_of(AsyncRunStore))
+def test_a_local_store_behind_await_is_called_as_the_protocol_says(name: str) -> None:
+    mine, wanted = getattr(ThreadedStore, name), getattr(AsyncRunStore, name)
+    assert parameters(mine) == parameters(wanted)
+    assert get_return(mine) == get_return(wanted)
+
+
+@pytest.mark.parametrize("store", SYNC_STORES, ids=lambda kind: kind.__name__)
+def test_every_store_names_its_options(store: type[Any]) -> None:
+    """A misspelt option is refused, by mypy too; and what all stores take has one default."""
+    options = inspect.signature(store).parameters
+    assert not [p for p in options.values() if p.kind in {p.VAR_KEYWORD, p.VAR_POSITIONAL}]
+    reference = inspect.signature(SQLiteCheckpointer).parameters
+    for name in ("event_type", "state_type", "fallback", "max_event_bytes"):
+        assert options[name].default == reference[name].default
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    options: dict[str, Any] = {"bogus": 1}
+    with pytest.raises(TypeError, match="bogus"):
+        InMemoryCheckpointer(**options)
 
 
 def public(kind: type[Any]) -> set[str]:

@@ -26,6 +26,7 @@ from servers import PROGRAMS, Server, Servers, free_port, tcp_server
 from runstream import (
     AsyncRedisCheckpointer,
     ConfigurationError,
+    DrainWorker,
     InMemoryCheckpointer,
     JSONLCheckpointer,
     PayloadTooLarge,
@@ -426,7 +427,7 @@ async def test_a_server_that_may_drop_events_is_refused(tcp_port: int, policy: s
     connect(url).close()
 
 
-def test_a_full_server_says_so_and_writes_nothing(tcp_port: int) -> None:
+def test_a_full_server_says_so_writes_nothing_and_can_be_drained(tcp_port: int, tmp_path: Path) -> None:
     with (
         redis.Redis(port=tcp_port, password=PASSWORD) as client,
         connect(f"redis://:{PASSWORD}@127.0.0.1:{tcp_port}?namespace=full") as store,
@@ -438,7 +439,14 @@ def test_a_full_server_says_so_and_writes_nothing(tcp_port: int) -> None:
                 store.append("r", [make_event("r")], snapshot=make_state("r"))
             assert len(store.list_events("r")) == 1
             assert store.load_latest("r") is None
-            assert store.delete_run("r"), "deleting begins with what frees memory"
+            with (
+                connect(f"redis://:{PASSWORD}@127.0.0.1:{tcp_port}?namespace=full") as another,
+                SQLiteCheckpointer[Any, Any](tmp_path / "archive.db") as archive,
+            ):
+                assert isinstance(another, RedisCheckpointer)
+                report = DrainWorker(another, [archive], trim="archived").drain_once()
+            assert (report.events, report.trimmed) == (1, 1), "draining begins with what frees memory"
+            assert store.delete_run("r"), "and so does deleting"
         finally:
             client.config_set("maxmemory", 0)
 

@@ -197,7 +197,7 @@ def test_meta_and_the_sorted_sets_tell_how_a_run_stands(
     token = raw.hget(key_of(redis_backend, "r", "snapshot"), "token")
     assert set(meta) == {
         *(b"start", b"last", b"status", b"session", b"created", b"updated"),
-        *(b"lane:main", b"lane:a", b"lane:b", b"snapshot"),
+        *(b"lane:main", b"lane:a", b"lane:b", b"since:main", b"since:a", b"since:b", b"snapshot"),
     }
     assert (meta[b"start"], meta[b"created"]) == (first[b"start"], first[b"created"])
     assert meta[b"last"] == appended.cursor.encode()

@@ -12,10 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
+from purpose_agent.runtime import checkpoint as foreign
 from purpose_agent.runtime.checkpoint import SQLiteCheckpointer as ForeignCheckpointer
 from purpose_agent.runtime.events import EventKind as ForeignKind
 from purpose_agent.runtime.events import PAEvent as ForeignEvent
@@ -50,9 +53,6 @@ Archive = SQLiteCheckpointer[PAEvent, RunState]
 Open = Callable[..., Archive]
 CODEC: Codec[PAEvent, RunState] = Codec()
 START = Cursor(0, 99)
-
-# purpose-agent leaves its connections to the garbage collector, which Python 3.13 warns of
-foreign = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 
 
 @pytest.fixture
@@ -96,6 +96,22 @@ def offsets(archive: Archive, run_id: str = "r", **options: Any) -> list[int]:
     return [item.offset for item in archive.read(run_id, **options)]
 
 
+class SelfClosing(sqlite3.Connection):
+    """A connection that its ``with`` block closes, not only commits."""
+
+    def __exit__(self, *error: object) -> Literal[False]:
+        super().__exit__(*error)  # type: ignore[arg-type]  # handed through
+        self.close()
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _purpose_agents_store_closes_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves them to the collector, which Python 3.13 warns of, in whichever test then runs."""
+    closing_sqlite3 = SimpleNamespace(connect=partial(sqlite3.connect, factory=SelfClosing))
+    monkeypatch.setattr(foreign, "sqlite3", closing_sqlite3)
+
+
 def chained(run_id: str, records: Sequence[bytes], start: Cursor) -> list[ArchiveEntry]:
     """The entries that a drain worker would make of these records."""
     entries, last = [], start
@@ -127,7 +143,6 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
 # -- purpose-agent's reader opens our file -----------------------------------------------------------------
 
 
-@foreign
 def test_purpose_agent_reads_our_events_and_snapshot(archive: Archive, path: Path) -> None:
     events = make_events("r", 3, session_id="s", lane_id="a", payload={"text": "ünï", "n": [1, None]})
     state = make_state("r", data={"k": 1}, completed_nodes=["n"], status=RunStatus.PAUSED)
@@ -140,7 +155,6 @@ def test_purpose_agent_reads_our_events_and_snapshot(archive: Archive, path: Pat
     assert theirs.list_runs() == ["r"]
 
 
-@foreign
 def test_purpose_agent_passes_over_what_was_erased_or_set_aside(archive: Archive, path: Path) -> None:
     events = CODEC.encode_events("r", make_events("r", 2))
     records = [events[0].record, ERASED, b"\x01junk", events[1].record]
@@ -155,7 +169,6 @@ def foreign_event(seq: int, **fields: Any) -> Any:
     return ForeignEvent("r", **{"seq": seq, "session_id": "s", "kind": ForeignKind.TOOL_RESULT, **fields})
 
 
-@foreign
 def test_a_database_of_purpose_agent_is_upgraded_with_all_that_it_holds(open_archive: Open, path: Path) -> None:
     """Order of writing, seq 0, payloads that look like our tags, and not-a-number: all come back."""
     theirs = ForeignCheckpointer(str(path))
@@ -190,7 +203,6 @@ def test_a_database_of_purpose_agent_is_upgraded_with_all_that_it_holds(open_arc
     assert query(path, "PRAGMA user_version") == [(1,)]
 
 
-@foreign
 def test_the_chain_of_adopted_events_is_that_of_their_records(open_archive: Open, path: Path) -> None:
     theirs = ForeignCheckpointer(str(path))
     events = [foreign_event(seq, payload={"n": seq}) for seq in range(3)]
@@ -202,7 +214,6 @@ def test_the_chain_of_adopted_events_is_that_of_their_records(open_archive: Open
     assert [entry.cursor for entry in archive.read_back("r", 1, 3)] == [entry.cursor for entry in expected]
 
 
-@foreign
 def test_what_purpose_agent_adds_later_is_adopted_at_the_next_open(open_archive: Open, path: Path) -> None:
     archive = open_archive()
     archive.save_events(make_events("r", 2))
@@ -220,7 +231,6 @@ def test_what_purpose_agent_adds_later_is_adopted_at_the_next_open(open_archive:
     assert dump(path) == before
 
 
-@foreign
 def test_more_foreign_rows_than_a_page_are_adopted_in_order(open_archive: Open, path: Path) -> None:
     ForeignCheckpointer(str(path))
     with closing(sqlite3.connect(path)) as connection:
@@ -232,7 +242,6 @@ def test_more_foreign_rows_than_a_page_are_adopted_in_order(open_archive: Open, 
         assert [event.seq for event in archive.list_events(f"r{parity}")] == list(range(parity, 2500, 2))
 
 
-@foreign
 @pytest.mark.parametrize(
     "broken",
     [
@@ -263,7 +272,6 @@ def test_a_foreign_row_that_does_not_read_is_set_aside_and_keeps_its_place(
     assert (caught.value.run_id, caught.value.offset, caught.value.raw) == ("r", 2, raw)
 
 
-@foreign
 def test_a_snapshot_that_purpose_agent_puts_in_place_of_ours_is_read_at_once(archive: Archive, path: Path) -> None:
     archive.append("r", make_events("r", 2), snapshot=make_state("r", data={"by": "us"}))
     theirs = ForeignCheckpointer(str(path))
@@ -278,7 +286,6 @@ def test_a_snapshot_that_purpose_agent_puts_in_place_of_ours_is_read_at_once(arc
     assert theirs.load_latest("r").data == {"by": "us again"}
 
 
-@foreign
 def test_a_foreign_snapshot_is_the_same_one_before_and_after_it_is_adopted(open_archive: Open, path: Path) -> None:
     archive = open_archive()
     ForeignCheckpointer(str(path)).save_snapshot("r", ForeignState("r"))
@@ -287,7 +294,6 @@ def test_a_foreign_snapshot_is_the_same_one_before_and_after_it_is_adopted(open_
     archive.append("r", [], snapshot=make_state("r"))
 
 
-@foreign
 def test_a_foreign_snapshot_that_does_not_read_is_reported(open_archive: Open, path: Path) -> None:
     ForeignCheckpointer(str(path))
     query(path, "INSERT INTO snapshots (run_id, state) VALUES ('r', '{')")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -607,4 +608,19 @@ def test_what_is_nested_deeply_is_refused_or_comes_back(store: Store) -> None:
 def test_an_event_of_another_run_is_not_appended(store: Store) -> None:
     with pytest.raises(InvalidRunId, match="another"):
         store.append("r", [make_event("r"), make_event("another")])
+    assert store.list_runs() == []
+
+
+def test_an_id_that_is_more_than_its_text_is_refused(store: Store) -> None:
+    """A str Enum is equal to one text and formats as another: it would be two runs in one."""
+
+    class Run(str, Enum):
+        TRIP = "trip"
+
+    with pytest.raises(InvalidRunId, match="plain string"):
+        store.append(Run.TRIP, [])
+    with pytest.raises(InvalidRunId):
+        store.save_event(make_event(Run.TRIP))
+    with pytest.raises(EncodingError, match="lane_id"):
+        store.save_event(make_event("r", lane_id=Run.TRIP))
     assert store.list_runs() == []

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pydantic
 import pytest
 from backends import Backend, Store, latest
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_event, make_events, make_state, same
 
-from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.errors import ConcurrencyConflict, ConfigurationError, CorruptRecordError, EncodingError
 from runstream.model.state import NodeState, RunState, RunStatus
 from runstream.model.values import Recovery
 
@@ -390,3 +392,73 @@ def test_a_lane_with_nothing_after_its_snapshot_recovers_to_its_state(store: Sto
     assert recovery.state is not None
     assert recovery.state.purpose == "a"
     assert len(store.recover("r", lane_id="b").events) == 3
+
+
+# -- changing a state --------------------------------------------------------------------------------
+
+
+def test_a_state_is_changed_where_it_is_saved(store: Store) -> None:
+    """A run without a state gets one; what the change returns is saved, or what it did to the state itself."""
+
+    def count(state: Any) -> None:
+        state.data["n"] = state.data.get("n", 0) + 1
+
+    assert store.update_state("r", count).data == {"n": 1}
+    store.update_state("r", lambda state: make_state("r", data={"n": state.data["n"] * 10}))
+    store.update_state("r", count)
+    state = store.load_latest("r")
+    assert state is not None
+    assert state.data == {"n": 11}
+    assert state.run_id == "r"
+
+
+@pytest.mark.parametrize("place", [name for name in SHARED if not name.startswith(("async", "threaded"))])
+def test_a_change_that_another_came_before_is_made_again(
+    make_backend: Callable[[str], Backend], place: str
+) -> None:
+    """Nobody's change is lost; after so many attempts the conflict is raised."""
+    backend = make_backend(place)
+    store, other = backend.open(), backend.open()
+    store.save_snapshot("r", make_state("r", data={"by": []}))
+    tried: list[int] = []
+
+    def change(state: Any) -> None:
+        tried.append(len(tried))
+        if len(tried) < 3:
+            other.update_state("r", lambda theirs: theirs.data["by"].append("other"))
+        state.data["by"].append("us")
+
+    store.update_state("r", change)
+    state = other.load_latest("r")
+    assert state is not None
+    assert state.data["by"] == ["other", "other", "us"]
+    tried.clear()
+    with pytest.raises(ConcurrencyConflict):
+        store.update_state("r", change, attempts=2)
+
+
+def test_a_changed_state_covers_what_the_one_before_covered(two_stores: tuple[Store, Store]) -> None:
+    """Neither less, though its writer has appended nothing, nor more, though it has."""
+    store, other = two_stores
+    store.append("r", make_events("r", 3), snapshot=make_state("r"))
+    store.save_events(make_events("r", 2))
+    for writer in (other, store):
+        writer.update_state("r", lambda state: state.data.update(paused=True))
+        snapshot = store.load_snapshot("r")
+        assert snapshot is not None
+        assert (snapshot.offset, snapshot.state.data) == (3, {"paused": True})
+
+
+def test_threads_that_share_a_store_lose_no_change(store: Store) -> None:
+    """Eight threads add ten each; the sum is right."""
+
+    def add() -> None:
+        for _ in range(10):
+            store.update_state("r", lambda state: state.data.update(n=state.data.get("n", 0) + 1), attempts=1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        for added in [pool.submit(add) for _ in range(8)]:
+            added.result(60)
+    state = store.load_latest("r")
+    assert state is not None
+    assert state.data == {"n": 80}

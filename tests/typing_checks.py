@@ -27,6 +27,7 @@ from runstream import (
     SQLiteCheckpointer,
     connect,
 )
+from runstream.stores.threaded import ThreadedStore
 
 
 @dataclass
@@ -81,6 +82,26 @@ def given_types(client: redis.Redis) -> None:
     store.save_event(MyEvent("x"))
     store.save_event(PAEvent("x"))  # type: ignore[arg-type]
     store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type]
+
+
+def given_types_in_memory() -> None:
+    """The store for tests of agent code knows the types that it was given too, and no other options."""
+    store = InMemoryCheckpointer(event_type=MyEvent, state_type=MyState)
+    assert_type(store.load_latest("x"), MyState | None)
+    assert_type(store.list_events("x"), list[MyEvent])
+    assert_type(InMemoryCheckpointer(state_type=MyState).load_latest("x"), MyState | None)
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type]
+    InMemoryCheckpointer(bogus=1)  # type: ignore[call-arg]
+
+
+async def threaded_types(store: ThreadedStore[MyEvent, MyState]) -> None:
+    """A local store behind ``await`` minds the types as an AsyncRunStore does."""
+    plain: AsyncRunStore[MyEvent, MyState] = store
+    assert_type(await plain.load_latest("x"), MyState | None)
+    assert_type(await store.append("x", [MyEvent("x")], snapshot=MyState("x"), expected_offset=0), Appended)
+    await store.append("x", [], snapshot=RunState("x"))  # type: ignore[arg-type]
+    await store.append("x", [], bogus=1)  # type: ignore[call-arg]
+    await store.save_snapshot("x", MyState("x"), lane_id=1)  # type: ignore[arg-type]
 
 
 async def async_types(client: redis.asyncio.Redis) -> None:

@@ -6,16 +6,20 @@ One file per command; this one assembles them and turns the library's errors int
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
+from inspect import getdoc
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from runstream.cli import agent, demo, drain, runs, show, status
-from runstream.cli.exits import EXIT_CODES, exit_code_of
+from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.output import printable
 from runstream.model.errors import RunstreamError
 
@@ -26,15 +30,29 @@ class _Commands(TyperGroup):
     """All commands, with one way to fail."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; an error of ours becomes a line on stderr and its exit code."""
+        """Run a command; an error of ours, or of the output, becomes a line on stderr and its exit code."""
         try:
             return super().invoke(ctx)
-        except RunstreamError as error:
+        except BrokenPipeError as error:  # `| head`: who read the output has seen enough
+            _give_up_output()
+            raise typer.Exit(ExitCode.READER_GONE) from error
+        except (RunstreamError, OSError) as error:
             if ctx.params["debug"]:
                 traceback.print_exception(error)
+            if isinstance(error, OSError):  # the stores' own are RunstreamErrors: this is a full disk under stdout
+                _give_up_output()
             message = " ".join(str(error).split())
             sys.stderr.write(f"runstream: error: {printable(message)}\n")
             raise typer.Exit(exit_code_of(error)) from error
+
+
+def _give_up_output() -> None:
+    """What stdout still holds goes nowhere: the flush at exit would fail as the one before did."""
+    with suppress(OSError):  # a stdout that is no file, in a test
+        stdout = sys.stdout.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stdout)
+        os.close(nowhere)
 
 
 app = typer.Typer(
@@ -67,12 +85,18 @@ def _global_options(
     """Durable, shared, replayable runs for multi-process AI agents, on plain Redis."""
 
 
-app.command(epilog=demo.EPILOG)(demo.demo)
-app.command(epilog=drain.EPILOG)(drain.drain)
-app.command(epilog=runs.EPILOG)(runs.runs)
-app.command(epilog=show.EPILOG)(show.show)
-app.command(epilog=status.EPILOG)(status.status)
-app.command(epilog=agent.EPILOG)(agent.agent)
+def _add(command: Callable[..., None], epilog: str) -> None:
+    """Add a command. Its docstring is its help, where a paragraph is as wide as the terminal."""
+    paragraphs = (getdoc(command) or "").split("\n\n")
+    app.command(help="\n\n".join(" ".join(one.split()) for one in paragraphs), epilog=epilog)(command)
+
+
+_add(demo.demo, demo.EPILOG)
+_add(drain.drain, drain.EPILOG)
+_add(runs.runs, runs.EPILOG)
+_add(show.show, show.EPILOG)
+_add(status.status, status.EPILOG)
+_add(agent.agent, agent.EPILOG)
 
 
 def main() -> None:

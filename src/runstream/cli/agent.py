@@ -11,7 +11,7 @@ import typer
 
 from runstream.cli.example_agent import Outcome, Task, work
 from runstream.cli.journal import Journal
-from runstream.cli.options import AsJson, Url
+from runstream.cli.options import AsJson, EndWithParent, Url, ending_with_parent
 from runstream.cli.output import emit_json, printable
 from runstream.connect import connect
 
@@ -46,6 +46,7 @@ def agent(
         typer.Option(dir_okay=False, help="Add a line to this file for each event that was acknowledged."),
     ] = None,
     as_json: AsJson = False,
+    end_with_parent: EndWithParent = False,
 ) -> None:
     """Work as the example agent: in one lane of a run, resuming where the lane stands.
 
@@ -55,6 +56,7 @@ def agent(
     task = Task(run, lane, steps, session, seed, leader, wait_for or ())
     with ExitStack() as opened:
         store = opened.enter_context(connect(url))
+        opened.enter_context(ending_with_parent(end_with_parent))
         if journal is None:
             outcome = work(store, task, pace_seconds=pace)
         else:

@@ -1,8 +1,13 @@
-"""The demo's child processes: started by name, ended by process id, and none is left behind."""
+"""The demo's child processes: started by name, ended by process id, and none is left behind.
+
+Not even when the demo itself is killed: their stdin is a pipe whose other end only the demo holds, and with
+``--end-with-parent`` they end when it is closed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -32,12 +37,16 @@ class Children:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._stdin, self._held = os.pipe()  # nothing is ever written to it
 
     def start(self, name: str, arguments: Sequence[str]) -> int:
         """Start a child; gives its process id."""
         with self._file(name, "out").open("wb") as out, self._file(name, "log").open("ab") as log:
             child = subprocess.Popen(  # noqa: S603  this very program, with arguments of ours
-                [sys.executable, "-m", "runstream", *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=log
+                [sys.executable, "-m", "runstream", *arguments, "--end-with-parent"],
+                stdin=self._stdin,
+                stdout=out,
+                stderr=log,
             )
         self._running[name] = child
         return child.pid
@@ -98,6 +107,8 @@ class Children:
                 continue
             child.kill()
             child.wait()
+        os.close(self._stdin)
+        os.close(self._held)
 
 
 class Interruption:

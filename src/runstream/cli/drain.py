@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from runstream.cli.exits import ExitCode
-from runstream.cli.options import AsJson, Url
+from runstream.cli.options import AsJson, EndWithParent, Url, ending_with_parent
 from runstream.cli.output import emit_json, iso_time, print_table, printable
 from runstream.connect import connect
 from runstream.drain import DrainWorker
@@ -67,6 +67,7 @@ def drain(
         str | None, typer.Option(help="The worker's name in logs.", show_default="host and process id")
     ] = None,
     as_json: AsJson = False,
+    end_with_parent: EndWithParent = False,
 ) -> None:
     """Archive what is in Redis, prove it, and trim it, until SIGTERM or SIGINT.
 
@@ -80,7 +81,7 @@ def drain(
         if not isinstance(hot, RedisCheckpointer):
             raise ConfigurationError("a drain empties Redis: --url is a redis:, rediss:, unix: or embedded: URL")
         worker = DrainWorker(hot, sinks, name=name, batch=batch, trim=trim, claim_seconds=claim)
-        with _logging_to_stderr(), _stopping_on_signals() as stop:
+        with _logging_to_stderr(), _stopping_on_signals() as stop, ending_with_parent(end_with_parent):
             _log.info("drain %s begins; archives: %s", worker.name, ", ".join(sink.location for sink in sinks))
             report = worker.drain_once() if once else worker.run(stop)
             _log.info("drain %s ends: %s events archived", worker.name, report.events)

@@ -22,16 +22,18 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     NO_SUCH_RUN = 4
     INTERRUPTED = 130
+    READER_GONE = 141
 
 
 EXIT_CODES = (
     "Exit codes: 0 fine; 1 something does not hold (a check failed, a run is parked, a record does not read,"
-    " somebody else wrote first); 2 a mistake in usage or configuration; 3 the store is unavailable, it is safe"
-    " to repeat the command; 4 no such run; 130 interrupted (Ctrl-C)."
+    " somebody else wrote first, the output cannot be written); 2 a mistake in usage or configuration; 3 the store"
+    " is unavailable, it is safe to repeat the command; 4 no such run; 130 interrupted (Ctrl-C); 141 whoever read"
+    " the output went away (as with | head)."
 )
 
 
-def exit_code_of(error: RunstreamError) -> ExitCode:
+def exit_code_of(error: RunstreamError | OSError) -> ExitCode:
     """The code that a command ends with when this error ends it."""
     if isinstance(error, ConfigurationError | InvalidRunId):
         return ExitCode.USAGE

@@ -23,10 +23,17 @@ __all__ = ["ago", "bytes_text", "console", "emit_json", "iso_time", "print_table
 _PIPED_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
 
+class _Console(Console):
+    """Leaves a reader that went away to the command line, as every other way to write does."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  rich calls this in its except clause
+
+
 def console(file: TextIO) -> Console:
     """A console that shows text as it is; without a terminal it is as wide as need be."""
     width = None if file.isatty() else _PIPED_WIDTH
-    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+    return _Console(file=file, width=width, markup=False, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 
 from runstream.codec.fallback import plain_data
-from runstream.codec.scalars import BY_CODE, BY_TYPE, CONTAINERS, SCALARS
+from runstream.codec.scalars import BY_CODE, BY_TYPE, CONTAINERS, SCALARS, TaggedType
 from runstream.model.errors import EncodingError
 from runstream.model.protocols import Fallback
 
@@ -33,6 +33,7 @@ _NATIVE_BASES: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
 )
 _MAX_FALLBACKS = 16  # a fallback may give a value that needs the fallback again, but not for ever
 _MAX_BLAME_DEPTH = 32
+_MAX_TAGGED_DEPTH = 64  # each level is one more call of msgpack's within another, on a stack of C
 
 # what msgpack and a fallback raise for a value that cannot be stored
 _REFUSALS = (TypeError, ValueError, OverflowError, RecursionError)
@@ -91,6 +92,15 @@ class Packer:
     def _payload(self, kind: Any, value: Any) -> bytes:
         if kind in SCALARS:
             return str(kind.dump(value)).encode()
+        self._own.depth = depth = getattr(self._own, "depth", 0) + 1
+        try:
+            if depth > _MAX_TAGGED_DEPTH:
+                raise ValueError(f"tuples and sets are nested more than {_MAX_TAGGED_DEPTH} deep")
+            return self._container(kind, value)
+        finally:
+            self._own.depth = depth - 1
+
+    def _container(self, kind: Any, value: Any) -> bytes:
         if kind.type is tuple:
             return self._pack(list(tuple.__iter__(value)))
         # by their bytes: a set has no order of its own, and hashes differ from process to process
@@ -128,16 +138,54 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     return []
 
 
-def _load_extension(code: int, payload: bytes) -> Any:
-    kind = BY_CODE.get(code)
-    if kind is None:
-        raise ValueError(f"extension type {code} is not one of ours")
-    return kind.load(unpack(payload) if kind in CONTAINERS else payload.decode())
+class _Tagged:
+    """A container that is not unpacked yet: msgpack is not called within msgpack, whose stack is C's."""
+
+    __slots__ = ("kind", "payload")
+
+    def __init__(self, kind: TaggedType, payload: bytes) -> None:
+        self.kind = kind
+        self.payload = payload
 
 
 def unpack(packed: bytes) -> Any:
     """The value that was packed. Raises ValueError for bytes that no packer of ours wrote."""
-    return _unpack(packed, strict_map_key=False, ext_hook=_load_extension)
+    try:
+        return _resolve(*_unpack_tagged(packed))
+    except (RecursionError, TypeError, ArithmeticError) as error:
+        # nested too deeply, an unhashable key or member, a bad Decimal
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _unpack_tagged(packed: bytes) -> tuple[Any, bool]:
+    """The value, with its tuples and sets as they are packed, and whether there are any."""
+    has_tagged = False
+
+    def load(code: int, payload: bytes) -> Any:
+        nonlocal has_tagged
+        kind = BY_CODE.get(code)
+        if kind is None:
+            raise ValueError(f"extension type {code} is not one of ours")
+        if kind in SCALARS:
+            return kind.load(payload.decode())
+        has_tagged = True
+        return _Tagged(kind, payload)
+
+    return _unpack(packed, strict_map_key=False, ext_hook=load), has_tagged
+
+
+def _resolve(value: Any, has_tagged: bool) -> Any:
+    """The value with its tuples and sets unpacked; of Python calls only, which need no stack of C."""
+    if not has_tagged:
+        return value
+    if type(value) is _Tagged:
+        return value.kind.load(_resolve(*_unpack_tagged(value.payload)))
+    if type(value) is list:
+        for index, part in enumerate(value):
+            value[index] = _resolve(part, True)
+    elif type(value) is dict:
+        return {_resolve(key, True): _resolve(part, True) for key, part in value.items()}
+    return value
 
 
 class _NotPlain(Exception):

@@ -169,6 +169,10 @@ class Codec(Generic[E, S]):
         check_name("session_id", fields.get("session_id", ""))
         return cast("dict[str, Any]", fields)
 
+    def new_state(self, run_id: str) -> S:
+        """The state of a run that has none yet: nothing but its run id."""
+        return self.make_state(run_id, {"run_id": run_id})
+
     def status_of(self, fields: Mapping[str, Any]) -> str | None:
         """The status that a state names, or None for one that says nothing a run can be."""
         status = fields.get("status")

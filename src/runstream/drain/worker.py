@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
@@ -161,8 +162,13 @@ class DrainWorker:
                     queue.append(RunWork.begin(due, run, positions))
                 except HistoryDiverged as error:
                     report += self._park(run, str(error), done)
+            extended = time.monotonic()
             while queue and not (stop is not None and stop.is_set()):
                 report += self._drain_batch(queue, done)
+                if queue and time.monotonic() - extended > self._claim_seconds / 3:
+                    extended = time.monotonic()
+                    waiting = [work.run_id for work in queue]
+                    self._hot.perform(draining.extend(self._keys, waiting, self._claim_seconds))
         finally:
             self._release([due for due in claimed if due.run_id not in done])
         return report

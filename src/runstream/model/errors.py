@@ -7,7 +7,7 @@ Every error that reaches a caller is one of these; an exception of redis-py or o
     ├── ConfigurationError        what was asked for cannot be given by this store or server
     ├── InvalidRunId              not a string of 1 to 512 bytes of UTF-8
     ├── EncodingError             a value that cannot be stored (path)
-    │   └── PayloadTooLarge       an event or snapshot over the size limit (size, limit; bytes)
+    │   └── PayloadTooLarge       an event over the size limit (size, limit; bytes)
     ├── CorruptRecordError        a stored record that does not read (run_id, offset, raw)
     ├── UnsupportedVersion        written by a newer runstream (found, supported)
     ├── ConcurrencyConflict       somebody else wrote first (expected, actual)

@@ -21,8 +21,8 @@ def _utf8_size(text: str) -> int | None:
 
 def check_run_id(run_id: Any) -> None:
     """Raise InvalidRunId unless this is a string of 1 to 512 bytes of UTF-8."""
-    if not isinstance(run_id, str):
-        raise InvalidRunId(f"a run id is a string, not {type(run_id).__name__} ({run_id!r:.80})")
+    if type(run_id) is not str:  # an Enum that is a str is another text in an f-string than it is equal to
+        raise InvalidRunId(f"a run id is a plain string, not {type(run_id).__name__} ({run_id!r:.80})")
     size = _utf8_size(run_id)
     if size is None:
         raise InvalidRunId(f"run id {run_id!r:.80} has characters that UTF-8 cannot carry (lone surrogates)")
@@ -34,8 +34,8 @@ def check_name(field: str, value: Any) -> None:
     """Raise EncodingError, naming the field, unless this is a string of at most 512 bytes of UTF-8."""
     if type(value) is str and len(value) <= MAX_NAME_BYTES and value.isascii():
         return  # nearly always
-    if not isinstance(value, str):
-        raise EncodingError(f"{field} is a string, not {type(value).__name__} ({value!r:.80})", path=field)
+    if type(value) is not str:
+        raise EncodingError(f"{field} is a plain string, not {type(value).__name__} ({value!r:.80})", path=field)
     size = _utf8_size(value)
     if size is None:
         raise EncodingError(f"{field} has characters that UTF-8 cannot carry: {value!r:.80}", path=field)

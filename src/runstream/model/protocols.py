@@ -112,6 +112,14 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
 
+    def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again.
+
+        ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
+        None if it has changed the state itself; it may be called several times. Gives the state that was
+        saved. Raises ConcurrencyConflict after so many attempts.
+        """
+
     def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it; with ``lane_id``, of that lane."""
 
@@ -190,6 +198,8 @@ class AsyncRunStore(Protocol[E, S]):
     ) -> AsyncIterator[Recorded[E]]: ...
 
     async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None: ...
+
+    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S: ...
 
     async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]: ...
 

@@ -10,7 +10,16 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind, Visibility
 from runstream.model.values import Cursor, RunInfo
 
-__all__ = ["EventFilter", "RunFilter", "check_count", "check_read", "lane_of", "origin", "seq_of"]
+__all__ = [
+    "EventFilter",
+    "RunFilter",
+    "check_attempts",
+    "check_count",
+    "check_read",
+    "lane_of",
+    "origin",
+    "seq_of",
+]
 
 
 def lane_of(event: Any) -> Any:
@@ -50,6 +59,13 @@ def check_count(name: str, value: int | None) -> None:
 
 def _text(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
+
+
+def check_attempts(attempts: int) -> None:
+    """Raise ConfigurationError unless something is to be attempted at least once."""
+    check_count("attempts", attempts)
+    if attempts < 1:
+        raise ConfigurationError(f"attempts={attempts}: attempt it at least once")
 
 
 class EventFilter:

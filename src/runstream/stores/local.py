@@ -11,7 +11,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
@@ -19,12 +19,13 @@ from runstream.codec.fallback import plain_data
 from runstream.codec.packing import unpack
 from runstream.codec.record import record_crc
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec, EncodedEvent, group_by_run
+from runstream.model.errors import ConcurrencyConflict
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback, OnCorrupt
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.stores.coverage import CoverageBook, Covered
-from runstream.stores.filters import RunFilter, check_count, lane_of, seq_of
+from runstream.stores.filters import RunFilter, check_attempts, check_count, lane_of, seq_of
 from runstream.stores.lifecycle import Lifecycle
 from runstream.stores.refusals import offset_conflict, snapshot_conflict
 
@@ -241,6 +242,33 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         """Replace the snapshot of the run, or of one lane of it."""
         check_run_id(run_id)
         self._send([self._request(run_id, (), state, lane_id, None, compare=False)])
+
+    def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again."""
+        check_run_id(run_id)
+        check_attempts(attempts)
+        for left in range(attempts - 1, -1, -1):
+            bounds = self._bounds(run_id)
+            loaded = self._load_snapshot(run_id, None)
+            saved = None if loaded is None else loaded[0]
+            state = self.codec.new_state(run_id) if loaded is None else self.codec.make_state(run_id, loaded[1])
+            changed = change(state)
+            state = state if changed is None else changed
+            request = replace(
+                self._request(run_id, (), state, None, None, compare=True),
+                # made from what was loaded here, and from nothing else that this store knows
+                covers=Covered() if saved is None or bounds is None else Covered(saved.offset, bounds[0].chain),
+                known_token="" if saved is None else saved.token,
+                known_revision=0 if saved is None else saved.revision,
+            )
+            try:
+                self._send([request])
+            except ConcurrencyConflict:
+                if left == 0:
+                    raise
+            else:
+                return state
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runstream.codec.fallback import plain_data
 from runstream.codec.packing import unpack
+from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.errors import CorruptRecordError
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_run_id
-from runstream.model.protocols import OnCorrupt
+from runstream.model.protocols import Fallback, OnCorrupt
 from runstream.model.state import ENDED_STATUSES
 from runstream.model.values import Cursor, E, Recorded, RunInfo, S
 from runstream.stores.filters import EventFilter, check_read, origin
@@ -48,8 +51,22 @@ class InMemoryCheckpointer(LocalStore[E, S]):
     object that was saved: events and states are kept encoded.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        *,
+        event_type: type[E] | None = None,
+        state_type: type[S] | None = None,
+        fallback: Fallback | None = plain_data,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(
+            event_type=event_type,
+            state_type=state_type,
+            fallback=fallback,
+            max_event_bytes=max_event_bytes,
+            clock=clock,
+        )
         self._changed = threading.Condition()
         self._runs: dict[str, _Run] = {}
 

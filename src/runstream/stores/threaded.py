@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any, Generic
 
@@ -35,9 +35,24 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """Append events to their runs, each run's in one atomic step, in order."""
         await asyncio.to_thread(self._store.save_events, events)
 
-    async def append(self, run_id: str, events: Iterable[E], **options: Any) -> Appended:
+    async def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended:
         """Append events to a run, with a snapshot if there is one, in one atomic step."""
-        return await asyncio.to_thread(self._store.append, run_id, events, **options)
+        return await asyncio.to_thread(
+            self._store.append,
+            run_id,
+            events,
+            expected_offset=expected_offset,
+            snapshot=snapshot,
+            lane_id=lane_id,
+        )
 
     def read(
         self,
@@ -82,9 +97,9 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``."""
         return await asyncio.to_thread(self._store.list_events, run_id, since_seq)
 
-    async def save_snapshot(self, run_id: str, state: S, **options: Any) -> None:
+    async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
         """Replace the snapshot of the run, or of one lane of it."""
-        await asyncio.to_thread(self._store.save_snapshot, run_id, state, **options)
+        await asyncio.to_thread(self._store.save_snapshot, run_id, state, lane_id=lane_id)
 
     async def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
@@ -93,6 +108,10 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
     async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
         return await asyncio.to_thread(self._store.load_snapshot, run_id, lane_id=lane_id)
+
+    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again."""
+        return await asyncio.to_thread(self._store.update_state, run_id, change, attempts=attempts)
 
     async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it, of the run or of one lane."""

@@ -168,6 +168,15 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         """Replace the snapshot of the run, or of one lane of it."""
         self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id))
 
+    def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again.
+
+        ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
+        None if it has changed the state itself; it may be called several times. Gives the state that was
+        saved. Raises ConcurrencyConflict after so many attempts.
+        """
+        return self.perform(appending.update_state(self.context, run_id, change, attempts=attempts))
+
     def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
         snapshot = self.load_snapshot(run_id)
@@ -343,6 +352,15 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
     async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
         """Replace the snapshot of the run, or of one lane of it."""
         await self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id))
+
+    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again.
+
+        ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
+        None if it has changed the state itself; it may be called several times. Gives the state that was
+        saved. Raises ConcurrencyConflict after so many attempts.
+        """
+        return await self.perform(appending.update_state(self.context, run_id, change, attempts=attempts))
 
     async def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""

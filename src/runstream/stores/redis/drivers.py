@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ T = TypeVar("T")
 
 _LONGEST_BLOCK_SECONDS = 5.0
 
-# refused for now: the server is there, but this node cannot serve it at this moment
+# refused for now: the server is there, but this node cannot serve it at this moment. Redis 6.2 wraps what a
+# script is refused in a text of its own, so the text is looked at too.
 _PASSING = (
     errors.ConnectionError,
     errors.TimeoutError,
@@ -59,6 +61,20 @@ _PASSING = (
     errors.TryAgainError,
     OSError,
 )
+_PASSING_TEXT = re.compile(r"\b(LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|NOREPLICAS|BUSY|MISCONF)\b")
+_FULL_TEXT = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, errors.OutOfMemoryError) or (
+        isinstance(error, errors.ResponseError) and _FULL_TEXT.search(str(error)) is not None
+    )
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, _PASSING) or (
+        isinstance(error, errors.ResponseError) and _PASSING_TEXT.search(str(error)) is not None
+    )
 
 
 def _our_error(error: Exception) -> RunstreamError:
@@ -67,11 +83,16 @@ def _our_error(error: Exception) -> RunstreamError:
         return ConfigurationError(f"the server refused the user name or password: {error}")
     if isinstance(error, errors.NoPermissionError):
         return ConfigurationError(f"the user has no permission for that: {error}")
-    if isinstance(error, errors.OutOfMemoryError):
+    if isinstance(error, errors.MaxConnectionsError):
+        return StoreUnavailable(
+            "all connections of the client are in use: nothing was sent; give it a larger max_connections, or a"
+            " pool that waits (redis.BlockingConnectionPool)"
+        )
+    if _is_full(error):
         return StoreUnavailable(
             f"the server is full ({error}); nothing was written: drain it, or give it more memory, and send again"
         )
-    if isinstance(error, errors.ResponseError) and not isinstance(error, _PASSING):
+    if isinstance(error, errors.ResponseError) and not _is_passing(error):
         return _refused(error)
     return StoreUnavailable(f"cannot reach the server: {error}; it is safe to send the same call again")
 
@@ -108,7 +129,7 @@ def _tolerated(replies: Sequence[Any], exchange: Exchange) -> Replies:
     for reply in replies:
         if isinstance(reply, errors.RedisError):
             # what passes is no refusal: the same commands will be taken a little later, or by another node
-            if not exchange.tolerant or isinstance(reply, _PASSING):
+            if not exchange.tolerant or _is_passing(reply):
                 raise reply
             tolerated.append(Refusal(_our_error(reply)))
         else:
@@ -141,7 +162,7 @@ class _Patience:
 
     def pause(self, error: StoreUnavailable) -> float:
         """Seconds to wait. Raises the error where the deadline would pass, or waiting would not help."""
-        if isinstance(error.__cause__, errors.OutOfMemoryError):
+        if _is_full(error.__cause__):
             raise error
         self._failures += 1
         seconds: float = self._backoff.compute(self._failures)
@@ -201,8 +222,8 @@ class SyncDriver:
     def _exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip, and another for scripts that the server did not know."""
         if self.after_fork is not None and os.getpid() != self._process:
-            self._process = os.getpid()
             self.after_fork()
+            self._process = os.getpid()
         commands = exchange.commands
         try:
             replies = self._send(commands, atomic=exchange.atomic)
@@ -316,6 +337,8 @@ class AsyncDriver:
 _CLIENT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 5.0,
     "socket_timeout": 5.0,
+    # as many as there are threads, tasks and followers: each call has one while it lasts
+    "max_connections": 10_000,
 }
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from runstream.codec.shapes import EncodedEvent, group_by_run
-from runstream.codec.snapshot import pack_state
-from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.codec.snapshot import PackedState, pack_state
+from runstream.model.errors import (
+    ConcurrencyConflict,
+    ConfigurationError,
+    EventsArchived,
+    RunstreamError,
+    StoreUnavailable,
+)
 from runstream.model.names import check_name, check_run_id
 from runstream.model.state import status_after
 from runstream.model.values import Appended, Cursor, E, S
-from runstream.stores.filters import check_count
+from runstream.stores.coverage import Covered
+from runstream.stores.filters import check_attempts, check_count
 from runstream.stores.redis.context import Context, Producer, random_chain, random_token
 from runstream.stores.redis.exchange import Exchange, Operation, Refusal
-from runstream.stores.redis.replies import place
+from runstream.stores.redis.operations.snapshots import decode_known
+from runstream.stores.redis.replies import as_map, place
 from runstream.stores.redis.scripts import Batch, Sending, SnapshotWrite, append_call
 from runstream.stores.redis.unsettled import PRODUCER_WINDOW_SECONDS, Attempt, Reply
 from runstream.stores.refusals import diverged, lost, offset_conflict, snapshot_conflict
 
-__all__ = ["append", "save_event", "save_events", "save_snapshot", "settle"]
+__all__ = ["append", "save_event", "save_events", "save_snapshot", "settle", "update_state"]
 
 
 def save_event(context: Context[E, S], event: E) -> Operation[None]:
@@ -51,7 +59,8 @@ def append(
     check_count("expected_offset", expected_offset)
     encoded = context.codec.encode_events(run_id, events)
     if snapshot is not None:
-        batch = _with_snapshot(context, run_id, encoded, snapshot, lane_id, expected_offset, compare=True)
+        base = _own_base(context, run_id, lane_id, compare=True)
+        batch = _with_snapshot(context, run_id, encoded, snapshot, lane_id, expected_offset, base)
     elif encoded:
         batch = _batch(run_id, encoded, expected_offset=expected_offset)
     else:
@@ -63,7 +72,61 @@ def append(
 def save_snapshot(context: Context[E, S], run_id: str, state: S, *, lane_id: str | None = None) -> Operation[None]:
     """Replace the snapshot of the run, or of a lane, whoever saved the one before."""
     check_run_id(run_id)
-    yield from _send(context, [_with_snapshot(context, run_id, [], state, lane_id, None, compare=False)])
+    base = _own_base(context, run_id, lane_id, compare=False)
+    yield from _send(context, [_with_snapshot(context, run_id, [], state, lane_id, None, base)])
+
+
+def update_state(
+    context: Context[E, S], run_id: str, change: Callable[[S], S | None], *, attempts: int = 10
+) -> Operation[S]:
+    """Load the run's state, change it, and save it if nobody has saved another in between; else again."""
+    check_run_id(run_id)
+    check_attempts(attempts)
+    keys = context.keys.run(run_id)
+    queries = [(b"HGETALL", keys.snapshot(None)), (b"HGET", keys.meta, "start")]
+    for left in range(attempts - 1, -1, -1):
+        saved, start = yield Exchange(queries, atomic=True)
+        base = _base(context, run_id, as_map(saved), start)
+        state = context.codec.new_state(run_id) if base.state is None else base.state
+        changed = change(state)
+        state = state if changed is None else changed
+        try:
+            yield from _send(context, [_with_snapshot(context, run_id, [], state, None, None, base)])
+        except ConcurrencyConflict:
+            if left == 0:
+                raise
+        else:
+            return state
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+class _Base(NamedTuple):
+    """What a snapshot is made from: the one before, by token and content, and what it will cover."""
+
+    token: str
+    packed: PackedState | None
+    covers: Covered
+    compare: bool
+    state: Any = None
+
+
+def _base(context: Context[E, S], run_id: str, saved: dict[bytes, bytes], start: bytes | None) -> _Base:
+    """What the saved snapshot is, for a change that is made to it and to nothing else.
+
+    It covers what that one covers, whatever this store knows besides. It is what this call has loaded,
+    not what another thread of this store has saved since.
+    """
+    known = decode_known(context, run_id, None, saved)
+    if known is None or start is None:
+        return _Base("", None, Covered(), compare=True)
+    snapshot, token, packed = known
+    return _Base(token, packed, Covered(snapshot.offset, place(start).chain), compare=True, state=snapshot.state)
+
+
+def _own_base(context: Context[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
+    """What this store saved or loaded last, for a state that its writer has gone on from."""
+    token, packed = context.snapshots.get(run_id, lane_id)
+    return _Base(token, packed, context.coverage.covered(run_id, lane_id), compare)
 
 
 def _batch(run_id: str, events: Sequence[EncodedEvent], *, expected_offset: int | None = None) -> Batch:
@@ -83,25 +146,23 @@ def _with_snapshot(
     state: S,
     lane_id: str | None,
     expected_offset: int | None,
-    *,
-    compare: bool,
+    base: _Base,
 ) -> Batch:
     if lane_id is not None:
         check_name("lane_id", lane_id)
     fields = context.codec.state_fields(state)
-    known_token, known_state = context.snapshots.get(run_id, lane_id)
     plain = _batch(run_id, events)
     status = plain.status
     if lane_id is None:  # a lane that has finished has not ended the run
         status = context.codec.status_of(fields) or status
     write = SnapshotWrite(
         lane_id,
-        pack_state(context.codec.packer, fields, known_state),
+        pack_state(context.codec.packer, fields, base.packed),
         random_token(),
-        covers=context.coverage.covered(run_id, lane_id),
-        known_token=known_token,
-        known_state=known_state,
-        compare=compare,
+        covers=base.covers,
+        known_token=base.token,
+        known_state=base.packed,
+        compare=base.compare,
     )
     session_id = plain.session_id or fields.get("session_id", "")
     return Batch(run_id, events, session_id, status, expected_offset, write)
@@ -197,6 +258,15 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
     if outcome == b"snapshot":
         lane_id = batch.snapshot.lane_id if batch.snapshot is not None else None
         return snapshot_conflict(run_id, context.snapshots.revision(run_id, lane_id), int(facts[0]))
+    if outcome == b"archived":
+        first_hot = int(facts[0]) + 1
+        return EventsArchived(
+            f"run {run_id!r}: this snapshot does not cover events that have left Redis for the archive (up to"
+            f" offset {first_hot - 1}): nobody could recover from it, and nothing was written; recover the run or"
+            " lane first, go on from what that gives, and save again",
+            run_id=run_id,
+            first_hot=first_hot,
+        )
     if outcome == b"lost":
         return lost(run_id, int(facts[0]) if seen is None else seen.cursor.offset, int(facts[0]))
     if outcome == b"diverged" and seen is not None:
@@ -225,7 +295,7 @@ def _appended(context: Context[E, S], batch: Batch, reply: Reply) -> Appended:
     befores = [int(before) for before in facts[6:]]
     lanes = {
         lane: (before, first - 1 + index)
-        for (lane, index), before in zip(batch.lanes().items(), befores, strict=True)
+        for (lane, (_, index)), before in zip(batch.lanes().items(), befores, strict=True)
     }
     context.seen.note(batch.run_id, start, last)
     context.coverage.appended(batch.run_id, start, first - 1, last.offset, lanes)

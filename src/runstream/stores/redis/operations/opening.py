@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runstream.model.errors import ConfigurationError
 from runstream.model.values import E, S
@@ -29,17 +29,27 @@ def open_namespace(context: Context[E, S]) -> Operation[None]:
     if context.partitions is not None:
         Keys(context.namespace, context.partitions)  # refuses a bad number before it is written
     wanted = context.partitions or DEFAULT_PARTITIONS
-    _, found = yield Exchange([(b"HSETNX", config, "partitions", wanted), (b"HGET", config, "partitions")])
+    (found,) = yield from _ask([config], wanted)
     partitions = _check_partitions(context, config, found)
     keys = Keys(context.namespace, partitions)
     places = [partition.config for partition in keys.partitions]
-    replies = yield Exchange(
-        [(b"HSETNX", place, "partitions", partitions) for place in places]
-        + [(b"HGET", place, "partitions") for place in places]
-    )
-    for place, found in zip(places, replies[partitions:], strict=True):
+    for place, found in zip(places, (yield from _ask(places, partitions)), strict=True):
         _check_partitions(context, place, found, partitions)
     context.opened = keys
+
+
+def _ask(places: Sequence[str], wanted: int) -> Operation[list[bytes]]:
+    """How many partitions these keys tell, once those that tell nothing have been given the number.
+
+    Nothing is written where all tell: a full server is opened, and then drained.
+    """
+    queries = [(b"HGET", place, "partitions") for place in places]
+    found: list[bytes | None] = yield Exchange(queries)
+    missing = [place for place, number in zip(places, found, strict=True) if number is None]
+    if missing:
+        yield Exchange([(b"HSETNX", place, "partitions", wanted) for place in missing])
+        found = yield Exchange(queries)
+    return [number or b"" for number in found]
 
 
 def _check_partitions(context: Context[E, S], place: str, found: bytes, wanted: int | None = None) -> int:

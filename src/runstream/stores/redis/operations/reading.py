@@ -98,18 +98,21 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
     queries = [(b"HGETALL", keys.snapshot(lane_id)), standing_query(keys.meta)]
     if lane_id is not None:
         check_name("lane_id", lane_id)
-        queries.append((b"HGET", keys.meta, f"lane:{lane_id}"))
+        queries.append((b"HGET", keys.meta, f"since:{lane_id}"))
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
-        saved, meta, *lane_last = yield Exchange(queries, atomic=True)
+        saved, meta, *since = yield Exchange(queries, atomic=True)
         standing = standing_of(meta)
         snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
         covered = standing.start.offset if snapshot is None else snapshot.offset
         recorded: list[Recorded[E]] = []
         try:
-            # a lane with nothing after its snapshot needs no event, wherever the others' have gone
-            if lane_id is None or int(lane_last[0] or 0) > covered:
+            if lane_id is None:
                 recorded = yield from collect(read(context, run_id, covered, before=standing.last.offset + 1))
+            elif since[0] is not None:
+                # a lane needs its own events and no others, wherever those have gone
+                first = max(covered, int(since[0]) - 1)
+                recorded = yield from collect(read(context, run_id, first, before=standing.last.offset + 1))
         except EventsArchived:
             # trimmed between the two steps, which takes a newer snapshot: go on from that one
             if snapshot is None or snapshot.revision == revision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runstream.codec.snapshot import state_checksum, unpack_state
+from runstream.codec.snapshot import PackedState, state_checksum, unpack_state
 from runstream.model.errors import CorruptRecordError
 from runstream.model.names import check_name, check_run_id
 from runstream.model.values import E, S, Snapshot
@@ -10,7 +10,7 @@ from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.replies import as_map, place
 
-__all__ = ["decode_snapshot", "load_snapshot"]
+__all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
 
 
 def load_snapshot(
@@ -36,6 +36,18 @@ def decode_snapshot(
 
     Raises CorruptRecordError for a hash that fails its checksum or does not decode.
     """
+    known = decode_known(context, run_id, lane_id, saved)
+    if known is None:
+        return None
+    snapshot, token, packed = known
+    context.snapshots.put(run_id, lane_id, token, snapshot.revision, packed)
+    return snapshot
+
+
+def decode_known(
+    context: Context[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+) -> tuple[Snapshot[S], str, PackedState] | None:
+    """The snapshot that a hash holds, its token, and what a difference from it is made from."""
     if not saved:
         return None
     try:
@@ -51,6 +63,4 @@ def decode_snapshot(
             run_id=run_id,
             offset=0,
         ) from error
-    state = context.codec.make_state(run_id, fields)
-    context.snapshots.put(run_id, lane_id, token, revision, packed)
-    return Snapshot(state, offset, revision)
+    return Snapshot(context.codec.make_state(run_id, fields), offset, revision), token, packed

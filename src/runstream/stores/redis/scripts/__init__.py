@@ -102,9 +102,13 @@ class Batch(NamedTuple):
     expected_offset: int | None = None
     snapshot: SnapshotWrite | None = None
 
-    def lanes(self) -> dict[str, int]:
-        """The lanes of the events, each with the index (from 1) of its last event."""
-        return {event.lane_id: index for index, event in enumerate(self.events, 1)}
+    def lanes(self) -> dict[str, tuple[int, int]]:
+        """The lanes of the events, each with the indexes (from 1) of its first and last event."""
+        found: dict[str, tuple[int, int]] = {}
+        for index, event in enumerate(self.events, 1):
+            known = found.get(event.lane_id)
+            found[event.lane_id] = (index if known is None else known[0], index)
+        return found
 
 
 class Seen(NamedTuple):
@@ -153,8 +157,8 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
         f" {len(lanes)} {0 if snapshot is None else 1}"
     )
     args: list[Any] = [batch.run_id, batch.session_id, words]
-    for lane in lanes.items():
-        args += lane
+    for lane, (first, last) in lanes.items():
+        args += (lane, first, last)
     if snapshot is not None:
         names.append(run.snapshot(snapshot.lane_id))
         args += snapshot.args()

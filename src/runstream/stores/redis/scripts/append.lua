@@ -7,7 +7,7 @@
 --         batch number; when it was first sent (microseconds), or '-'; for how long a silent producer is
 --         remembered (microseconds); the history (its first chain) and the place in it that the writer saw
 --         last, or '-' twice; expected offset, or '-'; status, or '-'; number of lanes; number of snapshots
---       then for each lane: its name, the index in the batch of its last event
+--       then for each lane: its name, the indexes in the batch of its first and last event
 --       then for the snapshot: its meta field, mode ('replace', 'compare'), the token that it is made from
 --         ('' for none), its own token, the offset that its writer covers and the chain of the start of the
 --         history that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to
@@ -21,6 +21,7 @@
 --         {'diverged'}              the run has another history there, nothing written
 --         {'partitions', n}         the namespace has n, nothing written
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
+--         {'archived', offset}      the snapshot needs events that were trimmed up to there, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
@@ -60,8 +61,8 @@ if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > 
 end
 
 lanes = tonumber(lanes)
-local first_lane = lanes > 0 and 'lane:' .. ARGV[4] or 'lane:'
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', first_lane)
+local first_lane = lanes > 0 and ARGV[4] or ''
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lane:' .. first_lane, 'since:' .. first_lane)
 local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
 local former = offset
@@ -91,17 +92,26 @@ if not meta[1] then
 end
 if expected ~= '-' and tonumber(expected) ~= offset then return {'conflict', text(offset)} end
 
--- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole
+-- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole, and the
+-- first event of each lane that no snapshot of it covers: from there on it is recovered
 local reply = {'ok', text(former + 1), '', '0', '0', start, now}
 local changed = {'last', '', 'updated', now}
+local function change(field, value)
+  changed[#changed + 1] = field
+  changed[#changed + 1] = value
+end
+local at = 4
+local lane_last = {}
 for i = 1, lanes do
-  local field = 'lane:' .. ARGV[2 + 2 * i]
-  reply[7 + i] = (i == 1 and meta[4] or call('HGET', KEYS[2], field)) or '0'
-  changed[3 + 2 * i] = field
-  changed[4 + 2 * i] = text(former + tonumber(ARGV[3 + 2 * i]))
+  local lane = ARGV[at]
+  local known = i == 1 and {meta[4], meta[5]} or call('HMGET', KEYS[2], 'lane:' .. lane, 'since:' .. lane)
+  reply[7 + i] = known[1] or '0'
+  lane_last[lane] = former + tonumber(ARGV[at + 2])
+  change('lane:' .. lane, text(lane_last[lane]))
+  if not known[2] then change('since:' .. lane, text(former + tonumber(ARGV[at + 1]))) end
+  at = at + 3
 end
 
-local at = 4 + 2 * lanes
 local snapshot = nil
 if snapshots == '1' then
   snapshot = {
@@ -117,9 +127,26 @@ if snapshots == '1' then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
-  local lane = string.match(snapshot.field, '^snapshot:(.*)$')
-  snapshot.before = offset
-  if lane then snapshot.before = tonumber(call('HGET', KEYS[2], 'lane:' .. lane) or 0) end
+  snapshot.lane = string.match(snapshot.field, '^snapshot:(.*)$')
+  local before, since = offset, nil
+  if snapshot.lane then
+    local known = call('HMGET', KEYS[2], 'lane:' .. snapshot.lane, 'since:' .. snapshot.lane)
+    before, since = tonumber(known[1] or 0), tonumber(known[2] or nil)
+  end
+  -- it covers all, if all that came before this batch is covered: in the run, or in its lane
+  local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
+  snapshot.covered = tonumber(base)
+  -- what the writer knows of a run of this name that was deleted since says nothing of this one
+  if snapshot.history == first_chain then snapshot.covered = snapshot.covers end
+  if before <= snapshot.covered then
+    snapshot.covered = offset + (#ARGV - at + 1)
+  else
+    -- what it does not cover must be there to be recovered
+    local trimmed = tonumber(call('HGET', KEYS[2], 'trimmed') or 0)
+    local needs = snapshot.covered + 1
+    if snapshot.lane then needs = math.max(needs, since or needs) end
+    if needs <= trimmed then return {'archived', text(trimmed)} end
+  end
 end
 
 -- from here on nothing may refuse
@@ -133,18 +160,8 @@ end
 local last = format('%.0f-%.0f', offset, chain)
 reply[3], changed[2] = last, last
 
-local function change(field, value)
-  changed[#changed + 1] = field
-  changed[#changed + 1] = value
-end
-
 if snapshot then
-  -- it covers all, if all that came before this batch is covered: in the run, or in its lane
-  local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
-  local covered = tonumber(base)
-  -- what the writer knows of a run of this name that was deleted since says nothing of this one
-  if snapshot.history == first_chain then covered = snapshot.covers end
-  if snapshot.before <= covered then covered = offset end
+  local covered = snapshot.covered
   if snapshot.form == 'whole' then call('DEL', snapshot.key) end
   at = snapshot.at
   for _ = 1, snapshot.sets do
@@ -174,6 +191,10 @@ end
 if session ~= '' and (meta[3] or '') == '' then change('session', session) end
 for i = 1, #changed, 4000 do -- Lua unpacks no more than some 8000 values
   call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
+end
+if snapshot and snapshot.lane then
+  local last_of_lane = lane_last[snapshot.lane] or tonumber(call('HGET', KEYS[2], 'lane:' .. snapshot.lane) or 0)
+  if last_of_lane <= snapshot.covered then call('HDEL', KEYS[2], 'since:' .. snapshot.lane) end
 end
 
 call('ZADD', KEYS[4], now, run_id)

@@ -56,22 +56,18 @@ elseif ARGV[4] == 'covered' then
   local of_run = meta['snapshot']
   if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
   for field, value in pairs(meta) do
-    local lane = string.match(field, '^lane:(.*)$')
-    if lane then
-      local of_lane = meta['snapshot:' .. lane]
-      if of_lane then
-        local covered = tonumber(string.match(of_lane, '^%d+'))
-        -- a lane that has nothing after its snapshot needs nothing
-        if tonumber(value) > covered then limit = math.min(limit, covered) end
-      elseif not of_run then
-        limit = 0
-      end
-    end
+    -- a lane is recovered from its first event that its snapshot does not cover; a lane without one of its
+    -- own is part of the run's, if there is that
+    local lane = string.match(field, '^since:(.*)$')
+    if lane and (meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
   end
 end
 
 local trimmed = redis.call('XTRIM', KEYS[1], 'MINID', text(limit + 1))
 redis.call('HSET', KEYS[2], 'mark', place)
+if ARGV[4] == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
+  redis.call('HSET', KEYS[2], 'trimmed', text(limit)) -- no snapshot may cover less from now on
+end
 redis.call('HDEL', KEYS[5], ARGV[1])
 
 local done = offset == offset_of(meta['last'])
