@@ -23,7 +23,8 @@ from servers import Server
 from runstream.model.protocols import RunStore
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
-from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.sqlite import SQLiteCheckpointer
 from runstream.stores.threaded import ThreadedStore
 

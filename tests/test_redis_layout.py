@@ -36,7 +36,8 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind
 from runstream.model.values import Appended
-from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations import appending
 

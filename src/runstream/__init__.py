@@ -30,7 +30,8 @@ from runstream.model.state import NodeState, RunState, RunStatus
 from runstream.model.values import Appended, DrainReport, Recorded, Recovery, RunInfo, Snapshot
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
-from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.sqlite import SQLiteCheckpointer
 
 __all__ = [

@@ -14,8 +14,9 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import AsyncRunStore, RunStore
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
-from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
-from runstream.stores.redis.drivers import (
+from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.clients import (
     open_async_client,
     open_async_fake_client,
     open_client,

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from inspect import getdoc
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -34,25 +35,23 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:  # `| head`: who read the output has seen enough
-            _give_up_output()
+            _give_up(sys.stdout, sys.stderr)
             raise typer.Exit(ExitCode.READER_GONE) from error
         except (RunstreamError, OSError) as error:
             if ctx.params["debug"]:
                 traceback.print_exception(error)
             if isinstance(error, OSError):  # the stores' own are RunstreamErrors: this is a full disk under stdout
-                _give_up_output()
+                _give_up(sys.stdout)
             message = " ".join(str(error).split())
             sys.stderr.write(f"runstream: error: {printable(message)}\n")
             raise typer.Exit(exit_code_of(error)) from error
 
 
-def _give_up_output() -> None:
-    """What stdout still holds goes nowhere: the flush at exit would fail as the one before did."""
-    with suppress(OSError):  # a stdout that is no file, in a test
-        stdout = sys.stdout.fileno()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stdout)
-        os.close(nowhere)
+def _give_up(*streams: TextIO) -> None:
+    """What these still hold goes nowhere: the flush at exit would fail as the one before did."""
+    with Path(os.devnull).open("wb") as nowhere, suppress(OSError):  # in a test, stdout is no file
+        for stream in streams:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 app = typer.Typer(

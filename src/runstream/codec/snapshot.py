@@ -31,6 +31,11 @@ class PackedState:
     fields: dict[bytes, bytes] = field(default_factory=dict)
     ranks: dict[bytes, int] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """How many bytes the fields have, names and values."""
+        return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
+
     def changes_from(self, before: PackedState) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The fields to set and the fields to remove that make ``before`` into this."""
         changed = {name: value for name, value in self.fields.items() if before.fields.get(name) != value}

@@ -56,7 +56,8 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     def save_events(self, events: Iterable[E]) -> None:
         """Append events to their runs, each run's in one atomic step, in order.
 
-        All are checked and encoded before the first is written.
+        All are checked and encoded before the first is written. Raises EncodingError, PayloadTooLarge or
+        InvalidRunId for what cannot be stored, StoreUnavailable where the outcome is unknown.
         """
 
     def append(
@@ -71,8 +72,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         """Append events to a run, and save a snapshot with them, in one atomic step.
 
         With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
-        raised and nothing is written. ``lane_id`` says whose snapshot it is: a lane's, or, if None,
-        the run's.
+        raised and nothing is written, as it is if another snapshot was saved since this writer's.
+        ``lane_id`` says whose snapshot it is: a lane's, or, if None, the run's. Raises what
+        ``save_events`` raises.
         """
 
     def read(
@@ -88,7 +90,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         """The events with ``after < offset < before``, as they stand when the first of them is taken.
 
         ``after`` is an offset, or a cursor, which is checked: HistoryDiverged if the history at that
-        place is another one. ``reverse`` gives the newest first; ``limit`` counts from there.
+        place is another one. ``reverse`` gives the newest first; ``limit`` counts from there. Raises
+        EventsArchived for events that this store no longer has, CorruptRecordError at a record that
+        does not read unless ``on_corrupt="skip"``.
         """
 
     def follow(
@@ -134,7 +138,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         updated_after: float | None = None,
         limit: int | None = None,
     ) -> Iterator[RunInfo]:
-        """The runs that match, the most recently updated first."""
+        """The runs that match, the most recently updated first. ``updated_after`` is Unix time in seconds."""
 
     def list_runs(self) -> list[str]:
         """The ids of all runs, the most recently updated first."""

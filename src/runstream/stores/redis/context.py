@@ -23,8 +23,10 @@ from runstream.stores.redis.unsettled import UnsettledBook
 
 __all__ = ["Context", "Producer", "ProducerPool", "SeenBook", "ServerClock", "SnapshotMemory"]
 
-_MAX_SNAPSHOTS = 256
+_MAX_SNAPSHOT_BYTES = 64 * 2**20
 _MAX_SEEN = 16_384
+
+DEFAULT_RETRY_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -63,11 +65,15 @@ class ProducerPool:
 
 
 class SnapshotMemory:
-    """The snapshots that this store object saved or loaded last, by their tokens, to send differences."""
+    """The snapshots that this store object saved or loaded last, by their tokens, to send differences.
+
+    It holds so many bytes and no more; what is forgotten is sent whole the next time.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState]] = OrderedDict()
+        self._bytes = 0
 
     def get(self, run_id: str, lane_id: str | None) -> tuple[str, PackedState | None]:
         """Token and packed state of the snapshot that is known, or ``("", None)``."""
@@ -84,16 +90,22 @@ class SnapshotMemory:
     def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState) -> None:
         """Remember a snapshot."""
         with self._lock:
+            self._drop((run_id, lane_id))
             self._known[run_id, lane_id] = (token, revision, state)
-            self._known.move_to_end((run_id, lane_id))
-            if len(self._known) > _MAX_SNAPSHOTS:
-                self._known.popitem(last=False)
+            self._bytes += state.size
+            while self._bytes > _MAX_SNAPSHOT_BYTES:
+                self._drop(next(iter(self._known)))
 
     def forget(self, run_id: str) -> None:
         """Know nothing of a run any more."""
         with self._lock:
             for place in [place for place in self._known if place[0] == run_id]:
-                del self._known[place]
+                self._drop(place)
+
+    def _drop(self, place: tuple[str, str | None]) -> None:
+        known = self._known.pop(place, None)
+        if known is not None:
+            self._bytes -= known[2].size
 
 
 class SeenBook:
@@ -166,6 +178,20 @@ class Context(Generic[E, S]):
         self.seen.forget(run_id)
         self.coverage.forget(run_id)
         self.snapshots.forget(run_id)
+
+    @classmethod
+    def make(
+        cls,
+        codec: Codec[E, S],
+        namespace: str,
+        partitions: int | None,
+        durability: str,
+        max_block_seconds: float,
+    ) -> Context[E, S]:
+        """The context of a store with these options. Raises ConfigurationError for what there is not."""
+        if durability != "primary":
+            raise ConfigurationError(f"durability={durability!r}: this version gives 'primary' and nothing else")
+        return cls(codec, namespace, partitions, max_block_seconds)
 
     @property
     def keys(self) -> Keys:

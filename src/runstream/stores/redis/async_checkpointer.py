@@ -1,0 +1,255 @@
+"""The Redis store for asyncio: :mod:`~runstream.stores.redis.checkpointer`, method by method, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from runstream.codec.fallback import plain_data
+from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
+from runstream.model.events import EventKind, Visibility
+from runstream.model.protocols import Fallback, OnCorrupt
+from runstream.model.values import Appended, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.stores.lifecycle import AsyncLifecycle
+from runstream.stores.redis.context import DEFAULT_RETRY_SECONDS, Context
+from runstream.stores.redis.drivers import AsyncDriver
+from runstream.stores.redis.exchange import Operation, Stream
+from runstream.stores.redis.operations import appending, opening, reading, runs, snapshots
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+__all__ = ["AsyncRedisCheckpointer"]
+
+T = TypeVar("T")
+
+
+class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
+    """Runs in Redis, over a :class:`redis.asyncio.Redis`: the sync store's methods and options, awaited.
+
+    See :class:`~runstream.stores.redis.checkpointer.RedisCheckpointer` for what the options mean.
+    The server is checked at the first call, or by ``async with``, and raises there what the sync store
+    raises when it is made.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        namespace: str = "runstream",
+        partitions: int | None = None,
+        durability: str = "primary",
+        event_type: type[E] | None = None,
+        state_type: type[S] | None = None,
+        fallback: Fallback | None = plain_data,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        retry_seconds: float = DEFAULT_RETRY_SECONDS,
+    ) -> None:
+        self._driver = AsyncDriver(client, retry_seconds)
+        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
+        self.context: Context[E, S] = Context.make(
+            codec, namespace, partitions, durability, self._driver.max_block_seconds
+        )
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> Self:
+        """Check the server and the namespace, once."""
+        async with self._opening:
+            if self.context.opened is None:
+                await self._driver.run(opening.open_namespace(self.context), once=True)
+        return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def perform(self, operation: Operation[T]) -> T:
+        """Run one operation."""
+        if self.context.opened is None:
+            await self.open()
+        return await self._driver.run(operation)
+
+    async def _iterate(self, stream: Stream) -> AsyncIterator[Any]:
+        if self.context.opened is None:
+            await self.open()
+        async for item in self._driver.iterate(stream):
+            yield item
+
+    async def save_event(self, event: E) -> None:
+        """Append one event to its run. It is kept when this returns.
+
+        Raises EncodingError for what cannot be stored (PayloadTooLarge for what is over the limit),
+        InvalidRunId, AcknowledgedWritesLost or HistoryDiverged if the server lost what this store saw,
+        and StoreUnavailable; after that, the same event may be sent again and is applied once.
+        """
+        await self.perform(appending.save_event(self.context, event))
+
+    async def save_events(self, events: Iterable[E]) -> None:
+        """Append events to their runs, each run's in one atomic step, all in one round trip.
+
+        All are checked and encoded before the first is sent. Raises what ``save_event`` raises.
+        """
+        await self.perform(appending.save_events(self.context, events))
+
+    async def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended:
+        """Append events to a run, with a snapshot if there is one, in one atomic step; nothing of it, or all.
+
+        With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
+        raised, as it is if another snapshot was saved since this store's. ``lane_id`` says whose the
+        snapshot is: a lane's, or, if None, the run's. Raises EventsArchived for a snapshot that does
+        not cover what has left Redis, and what ``save_event`` raises.
+        """
+        return await self.perform(
+            appending.append(
+                self.context,
+                run_id,
+                events,
+                expected_offset=expected_offset,
+                snapshot=snapshot,
+                lane_id=lane_id,
+            )
+        )
+
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> AsyncIterator[Recorded[E]]:
+        """The events with ``after < offset < before``, as they stand when the first of them is taken.
+
+        ``after`` is an offset or a cursor; ``limit`` counts events, ``reverse`` gives the newest first.
+        Raises EventsArchived for events that have moved, never gives fewer; CorruptRecordError at a
+        record that does not read, unless ``on_corrupt="skip"``; AcknowledgedWritesLost or
+        HistoryDiverged if the server lost what this store or the cursor's owner saw.
+        """
+        return self._iterate(
+            reading.read(
+                self.context,
+                run_id,
+                after,
+                before=before,
+                limit=limit,
+                reverse=reverse,
+                on_corrupt=on_corrupt,
+            )
+        )
+
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> AsyncIterator[Recorded[E]]:
+        """History, then live; ends when the run has ended and all was given.
+
+        Raises TimeoutError after ``idle_timeout`` seconds in which there was no event to give, and what
+        ``read`` raises. ``kinds`` is a collection of kinds; filters choose what is given, and every
+        event still counts for where the follower stands.
+        """
+        return self._iterate(
+            reading.follow(
+                self.context,
+                run_id,
+                after,
+                idle_timeout=idle_timeout,
+                lane_id=lane_id,
+                kinds=kinds,
+                visibility=visibility,
+            )
+        )
+
+    async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
+        """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``.
+
+        Raises what ``read`` raises: EventsArchived rather than a shorter list.
+        """
+        return await self.perform(reading.list_events(self.context, run_id, since_seq))
+
+    async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
+        """Replace the snapshot of the run, or of one lane of it, whoever saved the one before.
+
+        It covers the history that this store recovered and appended itself. Raises EventsArchived if it
+        would not cover what has left Redis: recover first. Raises what ``save_event`` raises.
+        """
+        await self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id))
+
+    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again.
+
+        ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
+        None if it has changed the state itself; it may be called several times. Gives the state that was
+        saved. Raises ConcurrencyConflict after so many attempts.
+        """
+        return await self.perform(appending.update_state(self.context, run_id, change, attempts=attempts))
+
+    async def load_latest(self, run_id: str) -> S | None:
+        """The state of the run's latest snapshot, or None."""
+        snapshot = await self.load_snapshot(run_id)
+        return None if snapshot is None else snapshot.state
+
+    async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The latest snapshot of the run, or of one lane of it, or None.
+
+        Raises CorruptRecordError for one that does not read.
+        """
+        return await self.perform(snapshots.load_snapshot(self.context, run_id, lane_id=lane_id))
+
+    async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
+        """The latest snapshot and the events after it, of the run or of one lane.
+
+        Raises EventsArchived if some of them have left Redis: with ``trim="covered"``, that is where
+        the run, or this lane, has no snapshot of its own. Raises what ``read`` raises.
+        """
+        return await self.perform(reading.recover(self.context, run_id, lane_id=lane_id))
+
+    async def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run, or None."""
+        return await self.perform(runs.run_info(self.context, run_id))
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunInfo]:
+        """The runs that match, the most recently updated first.
+
+        ``updated_after`` is Unix time in seconds, by the server's clock; ``limit`` counts runs.
+        """
+        return self._iterate(
+            runs.runs(self.context, session_id=session_id, status=status, updated_after=updated_after, limit=limit)
+        )
+
+    async def list_runs(self) -> list[str]:
+        """The ids of all runs, the most recently updated first."""
+        return await self.perform(runs.list_runs(self.context))
+
+    async def delete_run(self, run_id: str) -> bool:
+        """Remove all that Redis holds of a run; False if there was nothing."""
+        return await self.perform(runs.delete_run(self.context, run_id))
+
+    async def forget(self, run_id: str) -> None:
+        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged.
+
+        What this store object saw of the run is forgotten; what it knows to be lost is not brought back.
+        """
+        self.context.forget(run_id)
