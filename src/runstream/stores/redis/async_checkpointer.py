@@ -195,7 +195,8 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
 
         ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
         None if it has changed the state itself; it may be called several times. Gives the state that was
-        saved. Raises ConcurrencyConflict after so many attempts.
+        saved. Raises ConcurrencyConflict after so many attempts. After StoreUnavailable the change may
+        have been made or not, and calling this again makes it again: load the state to see.
         """
         return await self.perform(appending.update_state(self.context, run_id, change, attempts=attempts))
 
