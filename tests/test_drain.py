@@ -175,6 +175,21 @@ def test_many_runs_go_into_one_transaction_and_a_long_one_into_several(
     assert len(watched.sizes) <= 7  # 250 events in batches of 50, and what the claims' borders cost
 
 
+def test_a_batch_of_large_events_has_few_of_them(fake: RedisBackend, archives: list[Archive]) -> None:
+    """What a worker holds in memory is bounded by bytes, not only by how many events that is."""
+    hot = _hot(fake)
+    events = [create_event("r", EventKind.TOOL_RESULT, seq=seq, page="x" * 2**20) for seq in range(1, 101)]
+    for event in events:
+        hot.save_event(event)
+    watched = Watched(archives[0])
+    assert DrainWorker(hot, [watched]).drain_once().events == 100
+    assert watched.sizes[0] <= 64
+    assert max(watched.sizes[1:]) <= 16
+    check_archives(archives[:1], {"r": events})
+    assert hot.list_events("r") == events
+    assert [item.event for item in hot.read("r", reverse=True)] == events[::-1]
+
+
 def test_events_and_snapshots_that_come_in_between_keep_the_run_due(
     fake: RedisBackend, archives: list[Archive]
 ) -> None:

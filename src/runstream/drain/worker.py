@@ -32,6 +32,7 @@ from runstream.model.values import DrainReport
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations import draining
 from runstream.stores.redis.operations.draining import DueRun, Proven, Settled
+from runstream.stores.redis.pace import Pace
 
 __all__ = ["DrainWorker", "Trim"]
 
@@ -46,11 +47,11 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 class DrainWorker:
     """Archives the runs of a Redis store into ``sinks`` and trims what is proven to be there.
 
-    ``batch`` is how many events go into one transaction of a sink. ``trim`` says what leaves Redis:
-    ``"covered"``, what is archived and covered by every snapshot of the run, so that ``recover`` works
-    from Redis alone; ``"archived"``, all that is archived; ``"never"``. ``claim_seconds`` is how long
-    a dead worker's runs wait for another; ``poll_seconds`` how often an idle worker looks for work;
-    ``park_seconds`` after what time a parked run is tried again.
+    ``batch`` is how many events go into one transaction of a sink, fewer where they are large.
+    ``trim`` says what leaves Redis: ``"covered"``, what is archived and covered by every snapshot of the
+    run, so that ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``.
+    ``claim_seconds`` is how long a dead worker's runs wait for another; ``poll_seconds`` how often an
+    idle worker looks for work; ``park_seconds`` after what time a parked run is tried again.
 
     Several workers may drain one store. All must have the same archives: those of the first worker
     become the ones that each partition requires. Raises ConfigurationError for other ones.
@@ -81,7 +82,7 @@ class DrainWorker:
         self._archives = {sink.archive_id: sink.location for sink in sinks}
         if len(self._archives) != len(self._sinks):
             raise ConfigurationError("two of the archives are one and the same; name each once")
-        self._batch = batch
+        self._pace = Pace(batch)
         self._trim: Trim = trim
         self._claim_seconds = claim_seconds
         self._poll_seconds = poll_seconds
@@ -190,12 +191,13 @@ class DrainWorker:
         """Write, prove and settle as many entries as go into one transaction."""
         report = DrainReport()
         pieces: list[Piece] = []
-        chosen, room = [], self._batch
+        chosen, room = [], self._pace.count
         while queue and room > 0:
             want = queue[0].want(room)
             room -= max(1, want.last - want.first + 1)
             chosen.append((queue.popleft(), want))
         loaded = self._hot.perform(draining.load_entries(self._keys, [want for _, want in chosen]))
+        self._pace.saw(record for found in loaded for _, record in found.entries)
         for (work, want), found in zip(chosen, loaded, strict=True):
             try:
                 pieces.append(Piece.make(work, want, found))

@@ -20,6 +20,7 @@ from runstream.stores.filters import EventFilter, check_read, lane_of, origin, s
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Stream
 from runstream.stores.redis.operations.snapshots import decode_snapshot
+from runstream.stores.redis.pace import Pace
 from runstream.stores.redis.replies import as_map, entry_record, place
 from runstream.stores.refusals import diverged, lost
 
@@ -214,6 +215,7 @@ class _Reader:
         self.seen: Cursor | None = None
         """The last place that was read forward, or the cursor to go on from."""
         self._keys = context.keys.run(run_id)
+        self._pace = Pace(PAGE)
 
     def open(self, cursor: Cursor | None) -> Operation[Standing]:
         """Where the run stands, checked to be the history that this store saw last, and the cursor's."""
@@ -238,8 +240,9 @@ class _Reader:
             self._check_history(standing, [(place(entry[0]), b"") for entry in replies[0]])
         return standing
 
-    def page(self, after: int, upto: int | None, count: int = PAGE) -> Operation[tuple[Standing, _Found]]:
-        """The next entries after an offset, none missing."""
+    def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[Standing, _Found]]:
+        """The next entries after an offset, none missing; so many, or what the pace allows."""
+        count = self._pace.count if count is None else count
         # with the entry that was seen last, as long as it is there: it tells whether this is the same history
         again = self.seen is not None and self.seen.offset == after
         first = after if again else after + 1
@@ -249,6 +252,7 @@ class _Reader:
         standing = standing_of(meta)
         high = standing.last.offset if upto is None else min(upto, standing.last.offset)
         found = [(at, entry_record(entry)) for entry in entries if (at := place(entry[0])).offset <= high]
+        self._pace.saw(record for _, record in found)
         if again:
             self._check_history(standing, found[:1])
             found = [item for item in found if item[0].offset > after]
@@ -263,8 +267,7 @@ class _Reader:
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
-            count = PAGE if self.left is None else min(PAGE, self.left)
-            standing, found = yield from self.page(low, high, count)
+            standing, found = yield from self.page(low, high, self._next_count())
             self.note(standing, found[-1][0])
             low = found[-1][0].offset
             yield Items(self._counted((yield from self.decode(found))))
@@ -274,7 +277,7 @@ class _Reader:
         if self.left is None and low < high:
             yield from self.page(low, high, 1)  # say at once, not after half of it, that the rest has moved
         while low < high and self.left != 0:
-            count = PAGE if self.left is None else min(PAGE, self.left)
+            count = self._next_count()
             standing, found = yield from self.page(max(low, high - count), high, count)
             if found[-1][0].offset < high:
                 yield from self._report_missing(standing, found[-1][0].offset + 1)
@@ -329,6 +332,9 @@ class _Reader:
             run_id=self.run_id,
             first_hot=first_hot,
         )
+
+    def _next_count(self) -> int:
+        return self._pace.count if self.left is None else min(self._pace.count, self.left)
 
     def _counted(self, recorded: list[Any]) -> list[Any]:
         if self.left is not None:
