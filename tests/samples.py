@@ -50,8 +50,8 @@ RICH_VALUES: dict[str, Any] = {
         datetime(2026, 11, 23, 8, 0, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
         datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN),
         datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1),
-        datetime.min,  # noqa: DTZ901
-        datetime.max,  # noqa: DTZ901
+        datetime.min,  # noqa: DTZ901 - without a zone on purpose
+        datetime.max,  # noqa: DTZ901 - without a zone on purpose
     ],
     "dates": [date(2026, 11, 23), date.min, date.max],
     "times": [time(8, 30), time(23, 59, 59, 999999), time(8, 30, tzinfo=UTC)],

@@ -265,7 +265,7 @@ def test_only_what_changed_is_written(redis_backend: RedisBackend, raw: Any) -> 
     store.save_snapshot("r", state)
     before = raw.hgetall(key)
     raw.hset(key, "=probe", "left alone by a difference, removed by a whole")
-    changed = {**state, "step": 2, "data": {**state["data"], "k7": "y", "k50": "new"}}  # type: ignore[dict-item]
+    changed = {**state, "step": 2, "data": {**state["data"], "k7": "y", "k50": "new"}}  # type: ignore[dict-item] # it is one
     del changed["gone"]
     store.save_snapshot("r", changed)
     after = raw.hgetall(key)

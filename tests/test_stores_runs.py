@@ -511,7 +511,7 @@ def test_what_is_no_run_id_is_refused_everywhere(store: Store, name: str) -> Non
 def test_what_is_no_run_id_cannot_be_followed(live: Store) -> None:
     for run_id in BAD_IDS:
         with pytest.raises(InvalidRunId):
-            list(live.follow(run_id, idle_timeout=0.01))  # type: ignore[arg-type]
+            list(live.follow(run_id, idle_timeout=0.01))  # type: ignore[arg-type] # what is refused
 
 
 class NoEvent:

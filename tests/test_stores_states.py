@@ -185,7 +185,7 @@ class Counter:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Counter) and other.to_dict() == self.to_dict()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment] # as unhashable classes say it
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ class DrainWorker:
 
     def _pause(self, failures: int) -> float:
         longest = min(_LONGEST_BACKOFF_SECONDS, self._poll_seconds * 2.0**failures)
-        # chance keeps workers from coming back all at one moment; nothing secret hangs on it
-        return longest * random.uniform(0.5, 1)  # noqa: S311
+        # chance keeps workers from coming back all at one moment
+        return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret hangs on it
 
     # -- claiming ----------------------------------------------------------------------------------
 
