@@ -80,8 +80,8 @@ def given_types(client: redis.Redis) -> None:
     assert_type(store.load_snapshot("x"), Snapshot[MyState] | None)
     assert_type(RedisCheckpointer(client, state_type=MyState).load_latest("x"), MyState | None)
     store.save_event(MyEvent("x"))
-    store.save_event(PAEvent("x"))  # type: ignore[arg-type]
-    store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type]
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # refused, as it should be
+    store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type] # refused, as it should be
 
 
 def given_types_in_memory() -> None:
@@ -90,8 +90,8 @@ def given_types_in_memory() -> None:
     assert_type(store.load_latest("x"), MyState | None)
     assert_type(store.list_events("x"), list[MyEvent])
     assert_type(InMemoryCheckpointer(state_type=MyState).load_latest("x"), MyState | None)
-    store.save_event(PAEvent("x"))  # type: ignore[arg-type]
-    InMemoryCheckpointer(bogus=1)  # type: ignore[call-arg]
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # refused, as it should be
+    InMemoryCheckpointer(bogus=1)  # type: ignore[call-arg] # refused, as it should be
 
 
 async def threaded_types(store: ThreadedStore[MyEvent, MyState]) -> None:
@@ -99,9 +99,9 @@ async def threaded_types(store: ThreadedStore[MyEvent, MyState]) -> None:
     plain: AsyncRunStore[MyEvent, MyState] = store
     assert_type(await plain.load_latest("x"), MyState | None)
     assert_type(await store.append("x", [MyEvent("x")], snapshot=MyState("x"), expected_offset=0), Appended)
-    await store.append("x", [], snapshot=RunState("x"))  # type: ignore[arg-type]
-    await store.append("x", [], bogus=1)  # type: ignore[call-arg]
-    await store.save_snapshot("x", MyState("x"), lane_id=1)  # type: ignore[arg-type]
+    await store.append("x", [], snapshot=RunState("x"))  # type: ignore[arg-type] # refused, as it should be
+    await store.append("x", [], bogus=1)  # type: ignore[call-arg] # refused, as it should be
+    await store.save_snapshot("x", MyState("x"), lane_id=1)  # type: ignore[arg-type] # refused, as it should be
 
 
 async def async_types(client: redis.asyncio.Redis) -> None:

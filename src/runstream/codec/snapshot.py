@@ -16,12 +16,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.codec.packing import Packer, unpack
 from runstream.model.errors import EncodingError
 
-__all__ = ["PackedState", "pack_state", "state_checksum", "unpack_state"]
+__all__ = ["PackedState", "SavedState", "pack_state", "read_saved", "state_checksum", "unpack_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,29 @@ def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedS
     for _, text, rest in sorted(top, key=_rank):
         state[text] = rest[0] if rest else {sub: part for _, sub, part in sorted(parts.get(text, []), key=_rank)}
     return state, packed
+
+
+class SavedState(NamedTuple):
+    """What a snapshot's hash holds: its header, the state as plain data, and the packed fields."""
+
+    offset: int
+    revision: int
+    token: str
+    state: dict[str, Any]
+    packed: PackedState
+
+
+def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
+    """What a snapshot's hash holds. Raises ValueError for one that is damaged or lacks something."""
+    try:
+        header = int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode()
+        checksum = int(saved[b"checksum"])
+        state, packed = unpack_state(saved)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if checksum != state_checksum(packed.fields):
+        raise ValueError("its checksum does not match")
+    return SavedState(*header, state, packed)
 
 
 def state_checksum(fields: Mapping[bytes, bytes]) -> int:

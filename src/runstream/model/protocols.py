@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
-from runstream.model.events import EventKind, PAEvent, Visibility
-from runstream.model.state import RunState
-from runstream.model.values import Appended, Recorded, Recovery, RunInfo, Snapshot
-
-if TYPE_CHECKING:
-    # PEP 696 defaults, see values.py; a Protocol's parameters declare their variance
-    from typing_extensions import TypeVar
-
-    E = TypeVar("E", default=PAEvent)
-    S = TypeVar("S", default=RunState)
-else:
-    from typing import TypeVar
-
-    E = TypeVar("E")
-    S = TypeVar("S")
+from runstream.model.events import EventKind, Visibility
+from runstream.model.values import Appended, E, Recorded, Recovery, RunInfo, S, Snapshot
 
 __all__ = ["AsyncRunStore", "Checkpointer", "Fallback", "OnCorrupt", "RunStore", "Sink"]
 

@@ -276,8 +276,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             for addition in additions:
                 addition.log.commit(addition.header, addition.entries, addition.mark)
                 done += 1
-        except BaseException:
-            # the call has failed as a whole, and will be sent again as a whole
+        except BaseException:  # whatever it is: the call has failed as a whole, and will be sent again as a whole
             for log, end in reversed(before[:done]):
                 log.cut_back(end)
             raise

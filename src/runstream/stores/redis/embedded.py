@@ -131,7 +131,7 @@ class EmbeddedServer:
                     if share is not None:
                         atexit.register(self.close)
                         self._share, self._opened_in = share, os.getpid()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: it leaves no server that nobody uses
             if share is not None:
                 with suppress(RunstreamError):  # why it did not open says more
                     self._leave(share)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runstream.codec.lossless_json import dump_json
-from runstream.codec.snapshot import state_checksum, unpack_state
+from runstream.codec.snapshot import read_saved
 from runstream.model.archive import ArchiveSnapshot, RunHeader
 from runstream.model.values import Cursor
 from runstream.stores.redis.exchange import Command, Exchange, Operation
@@ -167,16 +167,10 @@ def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]
 
 def _add_snapshot(loaded: Loaded, lane_id: str | None, saved: dict[bytes, bytes]) -> None:
     try:
-        fields, packed = unpack_state(saved)
-        if int(saved[b"checksum"]) != state_checksum(packed.fields):
-            raise ValueError("its checksum does not match")
-        snapshot = ArchiveSnapshot(
-            lane_id, int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode(), dump_json(fields)
-        )
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        loaded.broken[lane_id] = f"{type(error).__name__}: {error}"
-        return
-    loaded.snapshots.append(snapshot)
+        offset, revision, token, state, _ = read_saved(saved)
+        loaded.snapshots.append(ArchiveSnapshot(lane_id, offset, revision, token, dump_json(state)))
+    except (ValueError, RecursionError) as error:  # damaged, or nested beyond JSON's depth
+        loaded.broken[lane_id] = str(error)
 
 
 class Proven(NamedTuple):

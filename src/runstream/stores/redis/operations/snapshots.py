@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runstream.codec.snapshot import PackedState, state_checksum, unpack_state
+from runstream.codec.snapshot import PackedState, read_saved
 from runstream.model.errors import CorruptRecordError
 from runstream.model.names import check_name, check_run_id
 from runstream.model.values import E, S, Snapshot
@@ -51,11 +51,8 @@ def decode_known(
     if not saved:
         return None
     try:
-        offset, revision, token = int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode()
-        fields, packed = unpack_state(saved)
-        if int(saved[b"checksum"]) != state_checksum(packed.fields):
-            raise ValueError("its checksum does not match")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        offset, revision, token, fields, packed = read_saved(saved)
+    except ValueError as error:
         of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
         raise CorruptRecordError(
             f"the snapshot{of_lane} of run {run_id!r} does not read: {error}; the events are not affected: save"
