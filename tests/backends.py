@@ -7,21 +7,25 @@ its own, behind :class:`Blocking`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import fakeredis
 import redis
 import redis.asyncio
 from servers import Server
 
+from runstream.model.opening import Opening
 from runstream.model.protocols import RunStore
 from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.local import LocalStore
 from runstream.stores.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
@@ -54,7 +58,8 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def close(self) -> None:
-        """End the loop and the threads that it used."""
+        """End the loop, the tasks that are left and the threads that it used."""
+        self.run(_cancel_others())
         self.run(self._loop.shutdown_asyncgens())
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -63,17 +68,30 @@ class LoopThread:
 
 
 class Blocking:
-    """An async store whose methods wait: what it lacks of a RunStore, the store behind it lacks too."""
+    """An async store, Lease or Run whose methods wait: what it lacks of a sync one, that behind it lacks too."""
 
     def __init__(self, loop: LoopThread, store: Any) -> None:
         self._loop = loop
         self._store = store
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._store, name)
-        if name in {"read", "follow", "runs"}:
-            return lambda *args, **options: self._iterate(method(*args, **options))
-        return lambda *args, **options: self._loop.run(method(*args, **options))
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        return partial(self._call, found) if inspect.ismethod(found) else found
+
+    def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        result = method(*args, **options)
+        if isinstance(result, Opening):
+            return Blocking(self._loop, self._loop.run(_awaited(result)))
+        if hasattr(result, "__anext__"):
+            return self._iterate(result)
+        return self._loop.run(result) if inspect.iscoroutine(result) else result
+
+    def __enter__(self) -> Self:
+        self._loop.run(self._store.__aenter__())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.run(self._store.__aexit__(*error))
 
     def _iterate(self, iterator: Any) -> Iterator[Any]:
         async def step() -> Any:
@@ -84,6 +102,17 @@ class Blocking:
                 yield item
         finally:
             self._loop.run(iterator.aclose())
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _awaited(opening: Opening[Any]) -> Any:
+    return await opening
 
 
 class Backend(ABC):
@@ -162,7 +191,7 @@ class ThreadedBackend(Backend):
         self._loop = loop
 
     def _open(self, options: dict[str, Any]) -> Any:
-        return Blocking(self._loop, ThreadedStore(self._inner.open(**options)))
+        return Blocking(self._loop, ThreadedStore(cast("LocalStore[Any, Any]", self._inner.open(**options))))
 
     def footprint(self) -> Any:
         return self._inner.footprint()

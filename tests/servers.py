@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -131,13 +131,145 @@ def tcp_server(password: str) -> Iterator[int]:
 
 
 def _await_answer(port: int, password: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
     with redis.Redis(port=port, password=password) as client:
-        while True:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                assert process.poll() is None, "the server ended at once"
-                assert time.monotonic() < deadline, "the server does not answer"
-            else:
-                return
+        _await_answer_of(client, process)
+
+
+def _await_answer_of(client: redis.Redis, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            assert process.poll() is None, "the server ended at once"
+            assert time.monotonic() < deadline, "the server does not answer"
+        else:
+            return
+
+
+class Node:
+    """One server of a pair: at a loopback port for its replica, at a unix socket for clients."""
+
+    def __init__(self, name: str, directory: str) -> None:
+        self.port = free_port()
+        self.socket_path = f"{directory}/{self.port}.sock"
+        options = f"--port {self.port} --bind 127.0.0.1 --unixsocket {self.socket_path} --save --appendonly no"
+        self.process = subprocess.Popen(
+            # of all ways in which a replica can get its first copy, the one without pauses
+            [PROGRAMS[name], *f"{options} --repl-diskless-sync no --repl-diskless-load on-empty-db".split()],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.raw: Any = redis.Redis(unix_socket_path=self.socket_path)  # the stubs' unions of sync and async
+        try:
+            _await_answer_of(self.raw, self.process)
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """SIGKILL: nothing is put away."""
+        self.raw.close()
+        self.process.kill()
+        self.process.wait(DEADLINE_SECONDS)
+
+
+class Pair:
+    """A primary, its replica, and the one address at which clients find whichever is the primary.
+
+    The address is a symbolic link to a socket, so that it can be pointed elsewhere, as a name can. The replica
+    has what the primary has when ``replicate`` returns; after ``cut`` it gets nothing more.
+    """
+
+    def __init__(self, name: str, directory: str) -> None:
+        self.name = name
+        self.socket_path = f"{directory}/primary.sock"
+        self._directory = directory
+        self._nodes = ExitStack()
+        self.primary = self._start()
+        self.replica = self._start()
+        self._point_at_primary()
+        self.replica.raw.execute_command("REPLICAOF", "127.0.0.1", self.primary.port)
+
+    @property
+    def url(self) -> str:
+        """The URL under which ``connect`` finds the primary."""
+        return f"unix://{self.socket_path}"
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client of whichever is the primary; the pair closes it."""
+        return self._nodes.enter_context(redis.Redis(unix_socket_path=self.socket_path, **options))
+
+    def replica_client(self) -> redis.Redis:
+        """A new client of the replica; the pair closes it."""
+        return self._nodes.enter_context(redis.Redis(unix_socket_path=self.replica.socket_path))
+
+    def replicate(self) -> None:
+        """Wait until the replica has all that the primary has."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not self._is_level():
+            assert time.monotonic() < deadline, "the replica does not catch up"
+            time.sleep(0.002)
+
+    def cut(self) -> None:
+        """Cut the link: the replica stays one, with what it has; the primary goes on alone."""
+        self.replica.raw.execute_command("REPLICAOF", "127.0.0.1", free_port())
+
+    def lose_primary(self) -> None:
+        """The primary is gone. Clients find the replica, which is one still."""
+        self.primary.end()
+        self.primary, self.replica = self.replica, self.primary
+        self._point_at_primary()
+
+    def promote(self) -> None:
+        """The primary is gone, the replica has taken its place, and clients find it there."""
+        if self.replica.is_alive:
+            self.replica.raw.execute_command("REPLICAOF", "NO", "ONE")
+            self.lose_primary()
+        else:
+            self.primary.raw.execute_command("REPLICAOF", "NO", "ONE")
+
+    @contextmanager
+    def losing(self) -> Iterator[None]:
+        """What is done within is acknowledged by the primary and lost with it; what came before is kept."""
+        self.replicate()
+        self.cut()
+        yield
+        self.promote()
+
+    def close(self) -> None:
+        """End both, and what was opened on them."""
+        self._nodes.close()
+
+    def _start(self) -> Node:
+        node = Node(self.name, self._directory)
+        self._nodes.callback(node.end)
+        return node
+
+    def _point_at_primary(self) -> None:
+        link = Path(self.socket_path)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.primary.socket_path)
+
+    def _is_level(self) -> bool:
+        here, there = self.primary.raw.info("replication"), self.replica.raw.info("replication")
+        return (
+            there["master_link_status"] == "up"
+            and not there["master_sync_in_progress"]
+            and there["slave_repl_offset"] == here["master_repl_offset"]
+        )
+
+
+@contextmanager
+def primary_and_replica(name: str) -> Iterator[Pair]:
+    """A pair of servers of the program of that name."""
+    with tempfile.TemporaryDirectory(prefix="runstream-") as directory, closing(Pair(name, directory)) as pair:
+        pair.replicate()
+        yield pair

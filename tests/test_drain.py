@@ -590,8 +590,8 @@ def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> None:
     codec = hot.context.codec
     encode = codec.encode_events
 
-    def encode_damaged(run_id: str, events: Any) -> Any:
-        return [encoded._replace(record=make(encoded.record)) for encoded in encode(run_id, events)]
+    def encode_damaged(run_id: str, events: Any, keys: Any = None) -> Any:
+        return [encoded._replace(record=make(encoded.record)) for encoded in encode(run_id, events, keys)]
 
     codec.encode_events = encode_damaged  # type: ignore[method-assign] # a disk or wire that flips bits
     try:

@@ -19,12 +19,15 @@ from runstream import (
     RunStore,
     SQLiteCheckpointer,
 )
+from runstream.lane_store import AsyncLaneStore, LaneStore
+from runstream.lease import AsyncLease, Lease
 from runstream.stores.threaded import ThreadedStore
 
 SYNC_STORES = [RedisCheckpointer, InMemoryCheckpointer, JSONLCheckpointer, SQLiteCheckpointer]
 ASYNC_STORES = [AsyncRedisCheckpointer, ThreadedStore]
 LIFECYCLE = {"__enter__", "__exit__", "__aenter__", "__aexit__"}
 ITERATORS = {"read", "follow", "runs"}
+OPENINGS = {"lease", "open_run"}
 
 
 def methods_of(protocol: type[Any]) -> list[str]:
@@ -63,7 +66,7 @@ def accepts(function: Any, wanted: Any) -> bool:
 def test_the_protocols_have_the_methods_of_the_design() -> None:
     four = {"save_event", "save_snapshot", "load_latest", "list_events"}
     more = {"save_events", "append", "read", "follow", "load_snapshot", "recover", "update_state"}
-    more |= {"run_info", "runs", "list_runs", "delete_run", "close"}
+    more |= {"lease", "open_run", "run_info", "runs", "list_runs", "delete_run", "close"}
     assert set(methods_of(Checkpointer)) == four
     assert set(methods_of(RunStore)) == set(methods_of(AsyncRunStore)) == four | more
 
@@ -82,6 +85,9 @@ def test_sync_and_async_differ_only_in_the_waiting(name: str) -> None:
     if name in ITERATORS:
         assert not inspect.iscoroutinefunction(awaited)
         assert str(sync_result).replace("Iterator", "AsyncIterator") == str(async_result)
+    elif name in OPENINGS:
+        assert not inspect.iscoroutinefunction(awaited)
+        assert f"Opening[Async{sync_result}]" == async_result
     else:
         assert inspect.iscoroutinefunction(awaited)
         assert not inspect.iscoroutinefunction(sync)
@@ -144,8 +150,29 @@ def test_every_sync_store_takes_what_a_run_store_takes(store: type[Any], name: s
 def test_every_async_store_takes_what_an_async_run_store_takes(store: type[Any], name: str) -> None:
     method = getattr(store, name)
     assert accepts(method, getattr(AsyncRunStore, name))
-    assert inspect.iscoroutinefunction(method) == (name not in ITERATORS)
+    assert inspect.iscoroutinefunction(method) == (name not in ITERATORS | OPENINGS)
     assert inspect.getdoc(method)
+
+
+@pytest.mark.parametrize("name", ["append_each", "last_seq"])
+def test_every_store_has_what_a_run_is_made_of(name: str) -> None:
+    reference = parameters(getattr(LaneStore, name))
+    assert parameters(getattr(AsyncLaneStore, name)) == reference
+    for store in (*SYNC_STORES, *ASYNC_STORES):
+        method = getattr(store, name)
+        assert parameters(method) == reference
+        assert inspect.iscoroutinefunction(method) == (store in ASYNC_STORES)
+        assert inspect.getdoc(method)
+    assert parameters(RedisCheckpointer.append_each) == parameters(RedisCheckpointer.append)
+
+
+@pytest.mark.parametrize("name", methods_of(Lease))
+def test_a_lease_and_an_async_one_differ_only_in_the_waiting(name: str) -> None:
+    sync, awaited = getattr(Lease, name), getattr(AsyncLease, name)
+    assert parameters(sync) == parameters(awaited)
+    assert inspect.iscoroutinefunction(awaited)
+    assert get_return(sync) == get_return(awaited)
+    assert public(Lease) == public(AsyncLease)
 
 
 @pytest.mark.parametrize("name", sorted({"save_snapshot", *methods_of(RunStore)}))

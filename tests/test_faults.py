@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
 from backends import Blocking, LoopThread
+from handles import eventually
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -36,7 +36,8 @@ pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real s
 PATIENT_SECONDS = 20.0
 IMPATIENT_SECONDS = 0.2
 MOST_CALLS = 50
-SCRIPTS = [script.read_text() for script in Path(scripts.__file__).parent.glob("*.lua")]
+LEASE_SECONDS = 2.0
+SCRIPTS = [script.source for script in scripts.SCRIPTS]
 
 SENDERS = ["caller", "store", "redis-py"]
 """Who sends again: the caller after StoreUnavailable, the store, or a caller's client as redis-py makes it."""
@@ -60,6 +61,12 @@ class Step:
     """First and last offset, of an append."""
     deleted: str = ""
     """A run of which nothing may be left."""
+    keys: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """The keys of the events of a run."""
+    leased: Callable[[Any], Any] | None = None
+    """From what the call gave: the lease that is in force on the main lane, or None."""
+    is_silent: bool = False
+    """The caller is not told of a failure."""
     counts: bool = False
     """The state counts in ``current_step`` how often it was changed. Each call may change it once."""
 
@@ -144,6 +151,37 @@ def update_state(store: Any, run: str, _: Open) -> Step:
     return Step(partial(store.update_state, run, count), {run: before}, state, revision=1, covers=2, counts=True)
 
 
+def append_with_keys(store: Any, run: str, _: Open) -> Step:
+    """One of the keys is known."""
+    before, events = make_events(run, 2), make_events(run, 3, first=3)
+    store.append(run, before, keys=["a", "b"])
+    call = partial(store.append, run, events, keys=["c", "a", "d"])
+    return Step(call, {run: [*before, events[0], events[2]]}, reply=(3, 4), keys={run: ["a", "b", "c", "d"]})
+
+
+def append_under_a_lease(store: Any, run: str, _: Open) -> Step:
+    before, events = begin(store, run), make_events(run, 2, first=3)
+    lease = store.lease(run, owner="us", lane_id="main")
+    call = partial(store.append, run, events, lease=lease)
+    return Step(call, {run: before + events}, reply=(3, 4), leased=lambda _: lease)
+
+
+def take_lease(store: Any, run: str, _: Open) -> Step:
+    call = partial(store.lease, run, owner="us", lane_id="main")
+    return Step(call, {run: begin(store, run)}, leased=lambda lease: lease)
+
+
+def renew_lease(store: Any, run: str, _: Open) -> Step:
+    before, lease = begin(store, run), store.lease(run, owner="us", lane_id="main")
+    return Step(lease.check, {run: before}, leased=lambda _: lease)
+
+
+def release_lease(store: Any, run: str, _: Open) -> Step:
+    """Whoever gives it back is not told of a failure: it runs out by itself."""
+    before, lease = begin(store, run), store.lease(run, owner="us", lane_id="main", ttl=LEASE_SECONDS)
+    return Step(lease.release, {run: before}, leased=lambda _: None, is_silent=True)
+
+
 def delete_run(store: Any, run: str, _: Open) -> Step:
     before = make_events(run, 3, session_id="s")
     store.append(run, before, snapshot=make_state(run, session_id="s"))
@@ -162,6 +200,11 @@ OPERATIONS: list[Operation] = [
     save_snapshot_difference,
     save_snapshot_over_another,
     update_state,
+    append_with_keys,
+    append_under_a_lease,
+    take_lease,
+    renew_lease,
+    release_lease,
     delete_run,
 ]
 
@@ -172,7 +215,7 @@ OPERATIONS: list[Operation] = [
 def check(raw: Any, context: Any, step: Step, most_changes: int) -> None:
     """The server holds what the step says, once; ``most_changes``: how often ``update_state`` was called."""
     for run, events in step.events.items():
-        check_events(raw, context, run, events)
+        check_events(raw, context, run, events, step.keys.get(run))
     if step.deleted:
         check_deleted(raw, context, step.deleted)
         return
@@ -185,11 +228,13 @@ def check(raw: Any, context: Any, step: Step, most_changes: int) -> None:
             check_snapshot(raw, context, step, saved, most_changes)
 
 
-def check_events(raw: Any, context: Any, run: str, events: Sequence[Any]) -> None:
+def check_events(
+    raw: Any, context: Any, run: str, events: Sequence[Any], event_keys: Sequence[str | None] | None
+) -> None:
     """Each event once, in order, at offsets without a hole, along one chain; meta and the indexes agree."""
     keys = context.keys.run(run)
     entries = raw.xrange(keys.events)
-    records = [encoded.record for encoded in context.codec.encode_events(run, events)]
+    records = [encoded.record for encoded in context.codec.encode_events(run, events, event_keys)]
     assert [entry[b"e"] for _, entry in entries] == records
     meta = raw.hgetall(keys.meta)
     base, chain = map(int, meta[b"start"].split(b"-"))
@@ -197,6 +242,10 @@ def check_events(raw: Any, context: Any, run: str, events: Sequence[Any]) -> Non
         chain = next_chain(chain, record_crc(entry[b"e"]))
         assert entry_id == b"%d-%d" % (offset, chain)
     assert meta[b"last"] == entries[-1][0]
+    places = {
+        (key or "").encode(): entry_id for key, (entry_id, _) in zip(event_keys or (), entries, strict=False)
+    }
+    assert raw.hgetall(keys.keys) == places
     for index in (keys.partition.runs, keys.partition.due):
         assert raw.zscore(index, run) is not None
     for batch in raw.hvals(keys.producers):  # what a resend would be told lies within what is there
@@ -222,6 +271,21 @@ def check_snapshot(raw: Any, context: Any, step: Step, saved: dict[bytes, bytes]
     assert int(saved[b"offset"]) == step.covers
     noted = raw.hget(context.keys.run(step.state.run_id).meta, "snapshot")
     assert noted == b"%d %d %s" % (step.covers, revision, saved[b"token"])
+
+
+def check_lease(raw: Any, context: Any, run: str, lease: Any) -> None:
+    """The lane's lease is this one, or, in time, none."""
+    place = context.keys.run(run).meta, "lease:main"
+    if lease is None:
+        eventually(lambda: not raw.hexists(*place) or is_over(raw, raw.hget(*place)))
+    else:
+        epoch, _, token, *_ = raw.hget(*place).split(b" ")
+        assert (int(epoch), token.decode()) == (lease.epoch, lease.grant.token)
+
+
+def is_over(raw: Any, lease: bytes) -> bool:
+    seconds, microseconds = raw.time()
+    return int(lease.split(b" ")[1]) <= seconds * 1_000_000 + microseconds
 
 
 def check_deleted(raw: Any, context: Any, run: str) -> None:
@@ -285,11 +349,13 @@ class Rig:
                 self.proxy.disarm()
             if self._sender != "caller":
                 assert calls == 1, "it must succeed by itself"
-            elif fault is not None:
+            elif fault is not None and not step.is_silent:
                 assert calls > 1, "the caller must be told"
             if step.reply is not None:
                 assert reply[:2] == step.reply
             check(self.raw, context, step, most_changes=calls)
+            if step.leased is not None:
+                check_lease(self.raw, context, next(iter(step.events)), step.leased(reply))
             return trips
 
     def _open(self, stack: ExitStack, timeout_seconds: float) -> Any:

@@ -22,9 +22,8 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.stores.redis import unsettled
+from runstream.stores.redis import scripts, unsettled
 from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations import appending
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -177,7 +176,7 @@ def test_a_batch_that_is_too_old_is_refused_rather_than_applied_twice(
     """The server may have forgotten its producer: it is not sent again, and the next append goes on."""
     events = make_events("r", 2)
     line.cut("request")
-    monkeypatch.setattr(appending, "PRODUCER_WINDOW_SECONDS", 0)
+    monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
     monkeypatch.setattr(unsettled, "PRODUCER_WINDOW_SECONDS", 0)
     hot.context.server_clock.heard(1)  # told by a reply of long ago
     with pytest.raises(StoreUnavailable):
@@ -197,7 +196,7 @@ def test_a_clock_that_is_behind_delays_nothing(hot: Hot) -> None:
 
 def test_silent_producers_are_forgotten(redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run does not remember every process that ever wrote to it."""
-    monkeypatch.setattr(appending, "PRODUCER_WINDOW_SECONDS", 0)
+    monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
     for _ in range(60):
         store = open_hot(redis_backend)
         store.context.server_clock = NoClock()  # type: ignore[assignment] # a process that has heard no time yet

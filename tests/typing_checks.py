@@ -27,6 +27,8 @@ from runstream import (
     SQLiteCheckpointer,
     connect,
 )
+from runstream.lease import AsyncLease, Lease
+from runstream.run import AsyncRun, Run
 from runstream.stores.threaded import ThreadedStore
 
 
@@ -70,6 +72,12 @@ def default_types(client: redis.Redis) -> None:
         assert_type(item.event, PAEvent)
     with store as entered:
         assert_type(entered, RedisCheckpointer[PAEvent, RunState])
+    with store.lease("x", owner="me", lane_id="main") as lease:
+        assert_type(lease, Lease[PAEvent, RunState])
+        assert_type(store.append("x", [], keys=["a", None], lease=lease), Appended)
+    with store.open_run("x", lease_ttl=30.0) as run:
+        assert_type(run, Run[PAEvent, RunState])
+        store.save_snapshot("x", run.state, lease=run)
 
 
 def given_types(client: redis.Redis) -> None:
@@ -80,8 +88,12 @@ def given_types(client: redis.Redis) -> None:
     assert_type(store.load_snapshot("x"), Snapshot[MyState] | None)
     assert_type(RedisCheckpointer(client, state_type=MyState).load_latest("x"), MyState | None)
     store.save_event(MyEvent("x"))
+    assert_type(store.lease("x", owner="me"), Lease[MyEvent, MyState])
+    assert_type(store.open_run("x").state, MyState)
     store.save_event(PAEvent("x"))  # type: ignore[arg-type] # refused, as it should be
     store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type] # refused, as it should be
+    store.append("x", [], lease=MyState("x"))  # type: ignore[arg-type] # refused, as it should be
+    store.append("x", [], keys=[1])  # type: ignore[list-item] # refused, as it should be
 
 
 def given_types_in_memory() -> None:
@@ -90,6 +102,8 @@ def given_types_in_memory() -> None:
     assert_type(store.load_latest("x"), MyState | None)
     assert_type(store.list_events("x"), list[MyEvent])
     assert_type(InMemoryCheckpointer(state_type=MyState).load_latest("x"), MyState | None)
+    assert_type(store.lease("x", owner="me"), Lease[MyEvent, MyState])
+    assert_type(store.open_run("x"), Run[MyEvent, MyState])
     store.save_event(PAEvent("x"))  # type: ignore[arg-type] # refused, as it should be
     InMemoryCheckpointer(bogus=1)  # type: ignore[call-arg] # refused, as it should be
 
@@ -100,6 +114,12 @@ async def threaded_types(store: ThreadedStore[MyEvent, MyState]) -> None:
     assert_type(await plain.load_latest("x"), MyState | None)
     assert_type(await store.append("x", [MyEvent("x")], snapshot=MyState("x"), expected_offset=0), Appended)
     await store.append("x", [], snapshot=RunState("x"))  # type: ignore[arg-type] # refused, as it should be
+    async with store.lease("x", owner="me") as lease, store.open_run("x", lease_ttl=30.0) as run:
+        assert_type(lease, AsyncLease[MyEvent, MyState])
+        assert_type(run, AsyncRun[MyEvent, MyState])
+        await store.append("x", [MyEvent("x")], keys=["a"], lease=lease)
+        await store.update_state("x", lambda state: state, lease=run)
+    assert_type(await store.lease("x", owner="me"), AsyncLease[MyEvent, MyState])
     await store.append("x", [], bogus=1)  # type: ignore[call-arg] # refused, as it should be
     await store.save_snapshot("x", MyState("x"), lane_id=1)  # type: ignore[arg-type] # refused, as it should be
 
@@ -111,14 +131,21 @@ async def async_types(client: redis.asyncio.Redis) -> None:
     assert_type(await AsyncRedisCheckpointer(client).load_latest("x"), RunState | None)
     assert_type(await AsyncRedisCheckpointer(client).list_events("x"), list[PAEvent])
     assert_type(AsyncRedisCheckpointer(client, event_type=MyEvent).read("x"), AsyncIterator[Recorded[MyEvent]])
+    async with store.lease("x", owner="me") as lease:
+        assert_type(lease, AsyncLease[PAEvent, MyState])
+    assert_type(await store.open_run("x"), AsyncRun[PAEvent, MyState])
     plain: AsyncRunStore = AsyncRedisCheckpointer(client)
     assert_type(await plain.list_runs(), list[str])
+    assert_type(await plain.lease("x", owner="me"), AsyncLease[PAEvent, RunState])
 
 
 def every_store_is_a_run_store(client: redis.Redis) -> list[RunStore[PAEvent, RunState]]:
-    """Each may stand where a RunStore, or purpose-agent's Checkpointer, is wanted."""
+    """Each may stand where a RunStore, or purpose-agent's Checkpointer, is wanted; so may a Lease and a Run."""
     checkpointer: Checkpointer = InMemoryCheckpointer()
     assert_type(checkpointer.load_latest("x"), RunState | None)
+    leased: Checkpointer = RedisCheckpointer(client).lease("x", owner="me")
+    opened: Checkpointer = InMemoryCheckpointer().open_run("x")
+    assert_type([leased, opened], list[Checkpointer[PAEvent, RunState]])
     return [
         RedisCheckpointer(client),
         InMemoryCheckpointer(),

@@ -7,6 +7,7 @@ trimmed. All stores speak one small Protocol, :class:`Checkpointer`.
 
 from runstream.connect import connect, connect_async
 from runstream.drain import DrainWorker
+from runstream.lease import AsyncLease, Lease
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ArchiveGap,
@@ -27,7 +28,18 @@ from runstream.model.errors import (
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
 from runstream.model.protocols import AsyncRunStore, Checkpointer, RunStore, Sink
 from runstream.model.state import NodeState, RunState, RunStatus
-from runstream.model.values import Appended, DrainReport, Recorded, Recovery, RunInfo, Snapshot
+from runstream.model.values import (
+    Appended,
+    DeltaBuffer,
+    DrainReport,
+    LeaseGrant,
+    Placement,
+    Recorded,
+    Recovery,
+    RunInfo,
+    Snapshot,
+)
+from runstream.run import AsyncRun, Run
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
@@ -39,12 +51,15 @@ __all__ = [
     "AcknowledgedWritesLost",
     "Appended",
     "ArchiveGap",
+    "AsyncLease",
     "AsyncRedisCheckpointer",
+    "AsyncRun",
     "AsyncRunStore",
     "Checkpointer",
     "ConcurrencyConflict",
     "ConfigurationError",
     "CorruptRecordError",
+    "DeltaBuffer",
     "DrainReport",
     "DrainWorker",
     "EncodingError",
@@ -54,14 +69,18 @@ __all__ = [
     "InMemoryCheckpointer",
     "InvalidRunId",
     "JSONLCheckpointer",
+    "Lease",
+    "LeaseGrant",
     "LeaseHeld",
     "LeaseLost",
     "NodeState",
     "PAEvent",
     "PayloadTooLarge",
+    "Placement",
     "Recorded",
     "Recovery",
     "RedisCheckpointer",
+    "Run",
     "RunInfo",
     "RunState",
     "RunStatus",

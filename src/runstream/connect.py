@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from types import TracebackType
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from runstream.model.errors import ConfigurationError
+from runstream.model.opening import Opening
 from runstream.model.protocols import AsyncRunStore, RunStore
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
@@ -31,14 +32,24 @@ __all__ = ["connect", "connect_async"]
 _SERVERS = ("redis", "rediss", "unix")
 _SCHEMES = (*_SERVERS, "embedded", "fake", "sqlite", "jsonl", "memory")
 
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
 # what may stand in a URL's query, with the type that its text becomes; the rest is an argument only
 _STORE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"max_event_bytes": int}
+_LEASE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"require_lease": _flag}
 _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "namespace": str,
     "partitions": int,
     "durability": str,
     "retry_seconds": float,
+    "resend_lost": _flag,
 }
+_READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
 _OBJECTS = ("event_type", "state_type", "fallback")
 
 
@@ -47,9 +58,9 @@ def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
 
     ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
     its own, shared by all processes that name DIR), ``fake:`` (fakeredis, for tests), ``sqlite:PATH``,
-    ``jsonl:DIR``, ``memory:``. The stores' options, ``namespace``, ``partitions``, ``durability`` and
-    ``max_event_bytes``, may stand in the query (``?namespace=dev``) or be arguments, as may
-    ``event_type``, ``state_type`` and ``fallback`` be arguments.
+    ``jsonl:DIR``, ``memory:``. The stores' options, ``namespace``, ``partitions``, ``durability``,
+    ``retry_seconds``, ``require_lease``, ``resend_lost`` and ``max_event_bytes``, may stand in the query
+    (``?namespace=dev``) or be arguments, as may ``event_type``, ``state_type`` and ``fallback`` be arguments.
 
     The store is a context manager; closing it closes what it opened. It is pickled by its URL, and it
     survives a fork. Raises ConfigurationError for a URL, option or server that does not fit and
@@ -60,9 +71,22 @@ def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
     return store
 
 
-def connect_async(url: str | None = None, **options: Any) -> _Connecting:
+def connect_async(url: str | None = None, **options: Any) -> Opening[AsyncRunStore[Any, Any]]:
     """As :func:`connect`, for asyncio: await what this gives, or enter it with ``async with``."""
-    return _Connecting(_Target.parse(url, options), options)
+    target = _Target.parse(url, options)
+    return Opening(partial(_open_async, target.url, options))
+
+
+async def _open_async(url: str, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
+    # joining an embedded server, or opening a file, waits; a thread does that
+    store = await asyncio.to_thread(_reopen_async, url, options)
+    try:
+        if isinstance(store, AsyncRedisCheckpointer):
+            await store.open()
+    except BaseException:  # whatever it is, connections and server are given back
+        await store.close()
+        raise
+    return store
 
 
 def _reopen(url: str, options: dict[str, Any]) -> RunStore[Any, Any]:
@@ -73,39 +97,6 @@ def _reopen_async(url: str, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
     target = _Target.parse(url, options)
     store: AsyncRunStore[Any, Any] = target.build_async().reopens_with(_reopen_async, url, options)
     return store
-
-
-class _Connecting:
-    """A store that is being opened: await it, or enter it."""
-
-    def __init__(self, target: _Target, options: dict[str, Any]) -> None:
-        self._target = target
-        self._options = options
-        self._store: AsyncRunStore[Any, Any] | None = None
-
-    def __await__(self) -> Generator[Any, None, AsyncRunStore[Any, Any]]:
-        return self._open().__await__()
-
-    async def _open(self) -> AsyncRunStore[Any, Any]:
-        # joining an embedded server, or opening a file, waits; a thread does that
-        store = await asyncio.to_thread(_reopen_async, self._target.url, self._options)
-        try:
-            if isinstance(store, AsyncRedisCheckpointer):
-                await store.open()
-        except BaseException:  # whatever it is, connections and server are given back
-            await store.close()
-            raise
-        return store
-
-    async def __aenter__(self) -> AsyncRunStore[Any, Any]:
-        self._store = await self._open()
-        return self._store
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._store is not None:
-            await self._store.close()
 
 
 class _Target:
@@ -131,6 +122,8 @@ class _Target:
                 " for example redis://localhost, embedded:./state, sqlite:runs.db"
             )
         known = dict(_STORE_OPTIONS)
+        if scheme != "jsonl":
+            known |= _LEASE_OPTIONS
         if scheme not in _LOCAL:
             known |= _REDIS_OPTIONS
         name, _, query = rest.partition("?")
@@ -207,7 +200,9 @@ def _split_query(
         try:
             ours[name] = known[name](text)
         except ValueError as error:
-            raise ConfigurationError(f"option {name}={text!r:.80} in the URL is not a number") from error
+            raise ConfigurationError(
+                f"option {name}={text!r:.80} in the URL does not read: {_READS[known[name]]}"
+            ) from error
     if others and scheme not in _SERVERS:
         raise ConfigurationError(f"{scheme}: has no option {others[0][0]!r}; it has {', '.join(known)}")
     return ours, others

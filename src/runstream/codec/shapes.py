@@ -7,7 +7,7 @@ a pydantic model, or is ``dict``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, NamedTuple, cast
 
@@ -52,6 +52,8 @@ class EncodedEvent(NamedTuple):
     lane_id: str
     kind: str
     session_id: str
+    seq: int
+    key: str | None = None
 
 
 def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
@@ -84,17 +86,24 @@ class Codec(Generic[E, S]):
 
     # -- events ------------------------------------------------------------------------------------
 
-    def encode_events(self, run_id: str, events: Iterable[E]) -> list[EncodedEvent]:
-        """All the events as bytes.
+    def encode_events(
+        self, run_id: str, events: Iterable[E], keys: Sequence[str | None] | None = None
+    ) -> list[EncodedEvent]:
+        """All the events as bytes, with the caller's keys, one (or None) for each, if there are any.
 
         Raises InvalidRunId for an event of another run, EncodingError or PayloadTooLarge for one that
-        cannot be stored.
+        cannot be stored (a key that is no string, or too long, among it), and ConfigurationError for
+        another number of keys than of events.
         """
         check_run_id(run_id)
         crc_seed = seed(run_id)
-        return [self._encode_event(run_id, crc_seed, event) for event in events]
+        if keys is None:
+            return [self._encode_event(run_id, crc_seed, event) for event in events]
+        events = list(events)
+        _check_keys(keys, len(events))
+        return [self._encode_event(run_id, crc_seed, *pair) for pair in zip(events, keys, strict=True)]
 
-    def _encode_event(self, run_id: str, crc_seed: int, event: E) -> EncodedEvent:
+    def _encode_event(self, run_id: str, crc_seed: int, event: E, key: str | None = None) -> EncodedEvent:
         if type(event) is PAEvent:
             fields: Mapping[str, Any] = event.__dict__
         else:
@@ -114,6 +123,8 @@ class Codec(Generic[E, S]):
         if len(fields) > len(_OWN) and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
             _check_extra(extra)
             values.append(extra)
+        if key is not None:
+            values += [key] if len(values) > len(FIELDS) else [None, key]
         record = encode_record(self.packer, crc_seed, values)
         if len(record) > self.max_event_bytes:
             raise PayloadTooLarge(
@@ -123,7 +134,7 @@ class Codec(Generic[E, S]):
                 size=len(record),
                 limit=self.max_event_bytes,
             )
-        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION])
+        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], values[_SEQ], key)
 
     def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
         """The event that a record holds. Raises CorruptRecordError or UnsupportedVersion."""
@@ -192,9 +203,17 @@ class Codec(Generic[E, S]):
             ) from error
 
 
-_SESSION, _LANE, _KIND, _VISIBILITY = (
-    FIELDS.index(name) for name in ("session_id", "lane_id", "kind", "visibility")
+_SESSION, _LANE, _SEQ, _KIND, _VISIBILITY = (
+    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "kind", "visibility")
 )
+
+
+def _check_keys(keys: Sequence[str | None], count: int) -> None:
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) != count:  # a text is a sequence too
+        raise ConfigurationError(f"keys={keys!r:.80}: pass one key, or None, for each of the {count} events")
+    for key in keys:
+        if key is not None:
+            check_name("key", key)
 
 
 def _check_extra(fields: Mapping[str, Any]) -> None:

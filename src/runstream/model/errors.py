@@ -125,7 +125,7 @@ class LeaseLost(RunstreamError):
 
 
 class LeaseHeld(RunstreamError):
-    """Another owner holds the lease; it runs out in ``expires_in`` seconds unless it is renewed."""
+    """A lease of ``owner`` is in the way; it runs out in ``expires_in`` seconds unless it is renewed."""
 
     def __init__(self, message: str, *, owner: str, expires_in: float) -> None:
         super().__init__(message)

@@ -6,9 +6,16 @@ from typing import Any
 
 from runstream.model.errors import EncodingError, InvalidRunId
 
-__all__ = ["MAX_NAME_BYTES", "check_name", "check_run_id"]
+__all__ = ["MAIN_LANE", "MAX_NAME_BYTES", "check_name", "check_run_id", "snapshot_lane"]
 
 MAX_NAME_BYTES = 512
+MAIN_LANE = "main"
+"""The lane of a run that has no other."""
+
+
+def snapshot_lane(lane_id: str | None) -> str | None:
+    """Whose snapshot it is that the writer of a lane saves: the main lane's is the run's own (None)."""
+    return None if lane_id == MAIN_LANE else lane_id
 
 
 def _utf8_size(text: str) -> int | None:

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.events import EventKind, Visibility
-from runstream.model.values import Appended, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.opening import Opening
+from runstream.model.values import (
+    Appended,
+    DeltaBuffer,
+    E,
+    LeaseGrant,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
 
-__all__ = ["AsyncRunStore", "Checkpointer", "Fallback", "OnCorrupt", "RunStore", "Sink"]
+if TYPE_CHECKING:
+    # the handles that stores give out: named here, made there
+    from runstream.lease import AsyncLease, Lease
+    from runstream.run import AsyncRun, Run
+
+__all__ = ["AsyncRunStore", "Checkpointer", "Fallback", "Leased", "OnCorrupt", "RunStore", "Sink"]
 
 Fallback: TypeAlias = Callable[[Any], Any]
 """Turns a value that cannot be stored as it is into one that can, or raises TypeError."""
@@ -36,6 +52,14 @@ class Checkpointer(Protocol[E, S]):
         """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``."""
 
 
+class Leased(Protocol):
+    """What carries a lease: the Lease itself, or the Run that holds it."""
+
+    @property
+    def grant(self) -> LeaseGrant | None:
+        """The lease as its store gave it; None for a Run without one."""
+
+
 @runtime_checkable
 class RunStore(Checkpointer[E, S], Protocol[E, S]):
     """What every store here offers beyond the four. Each store is a context manager that closes it."""
@@ -53,6 +77,8 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         events: Iterable[E],
         *,
         expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
     ) -> Appended:
@@ -60,8 +86,11 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
         With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
         raised and nothing is written, as it is if another snapshot was saved since this writer's.
-        ``lane_id`` says whose snapshot it is: a lane's, or, if None, the run's. Raises what
-        ``save_events`` raises.
+        ``keys`` has one key, or None, per event: an event whose key the run knows is not written again,
+        whoever wrote it and wherever it lies by now, and an append of nothing but such events writes
+        nothing, its snapshot included. ``lease`` makes it valid only as long as that lease is the newest:
+        LeaseLost if it is not, LeaseHeld where another's lease is in the way. ``lane_id`` says whose
+        snapshot it is: a lane's, or, if None, the run's. Raises what ``save_events`` raises.
         """
 
     def read(
@@ -97,13 +126,22 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         Raises TimeoutError after ``idle_timeout`` seconds in which there was no event to give.
         """
 
-    def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
+    def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
         """Replace the snapshot of the run, or of one lane of it, whoever saved the one before."""
 
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
 
-    def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+    def update_state(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        *,
+        attempts: int = 10,
+        lease: Leased | None = None,
+    ) -> S:
         """Load the run's state, change it, and save it unless another was saved in between; then again.
 
         ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
@@ -113,6 +151,41 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
     def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it; with ``lane_id``, of that lane."""
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Lease[E, S]:
+        """Take the sole right to write one lane of a run, or, without ``lane_id``, the whole run.
+
+        It is a context manager that gives the lease back at the end, and renews itself in the background;
+        it runs out ``ttl`` seconds after the last renewal, by the store's clock. ``owner`` names who holds
+        it: the same owner, restarted, gets its lease back at once, and the former one is lost. While
+        somebody else has one that is in the way, this waits up to ``wait`` seconds, then raises LeaseHeld.
+        Raises ConfigurationError on a store that has no leases.
+        """
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = "main",
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Run[E, S]:
+        """Recover one lane of a run, new or not, and go on with it: the handle that an agent works with.
+
+        With ``lease_ttl`` it holds a lease on the lane, for ``owner``, as ``lease`` gives it. ``deltas``
+        lets it hold text back for a moment; see :class:`~runstream.run.Run`.
+        """
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None for one that is not there."""
@@ -144,11 +217,16 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
 
 class AsyncRunStore(Protocol[E, S]):
-    """:class:`RunStore`, awaited: the same methods, the same meaning; each store is an async context manager."""
+    """:class:`RunStore`, awaited: the same methods, the same meaning; each store is an async context manager.
+
+    What ``lease`` and ``open_run`` give is awaited, or entered with ``async with``.
+    """
 
     async def save_event(self, event: E) -> None: ...
 
-    async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None: ...
+    async def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None: ...
 
     async def load_latest(self, run_id: str) -> S | None: ...
 
@@ -162,6 +240,8 @@ class AsyncRunStore(Protocol[E, S]):
         events: Iterable[E],
         *,
         expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
     ) -> Appended: ...
@@ -190,9 +270,38 @@ class AsyncRunStore(Protocol[E, S]):
 
     async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None: ...
 
-    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S: ...
+    async def update_state(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        *,
+        attempts: int = 10,
+        lease: Leased | None = None,
+    ) -> S: ...
 
     async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]: ...
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Opening[AsyncLease[E, S]]: ...
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = "main",
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Opening[AsyncRun[E, S]]: ...
 
     async def run_info(self, run_id: str) -> RunInfo | None: ...
 

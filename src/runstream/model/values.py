@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
@@ -22,7 +23,20 @@ else:
     E = TypeVar("E")
     S = TypeVar("S")
 
-__all__ = ["Appended", "Cursor", "DrainReport", "E", "Recorded", "Recovery", "RunInfo", "S", "Snapshot"]
+__all__ = [
+    "Appended",
+    "Cursor",
+    "DeltaBuffer",
+    "DrainReport",
+    "E",
+    "LeaseGrant",
+    "Placement",
+    "Recorded",
+    "Recovery",
+    "RunInfo",
+    "S",
+    "Snapshot",
+]
 
 _CURSOR = re.compile(r"(\d{1,19})-(\d{1,13})")
 
@@ -58,12 +72,53 @@ class Recorded(NamedTuple, Generic[E]):
 class Appended(NamedTuple):
     """Where an append landed: the offsets of its first and last event, the cursor of the last.
 
-    For an append of nothing but a snapshot, ``first_offset`` is ``last_offset + 1``.
+    For an append of nothing but a snapshot, ``first_offset`` is ``last_offset + 1``. Of events whose keys
+    were known, these are the offsets at which they lie since their first append.
     """
 
     first_offset: int
     last_offset: int
     cursor: str
+
+
+class Placement(NamedTuple):
+    """Where an append landed, event by event: the cursors in the order of the events.
+
+    ``known`` has the indexes of the events whose key the run knew, so that nothing was written for them.
+    """
+
+    appended: Appended
+    cursors: Sequence[Cursor]
+    known: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """A lease as a store gave it: on one lane of a run, or, with ``lane_id`` None, on the whole run.
+
+    ``epoch`` only rises; ``token`` names this very grant, as numbers can be given out twice after a
+    failover. It runs out ``ttl_seconds`` after it was taken or renewed last.
+    """
+
+    run_id: str
+    lane_id: str | None
+    owner: str
+    epoch: int
+    token: str
+    ttl_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaBuffer:
+    """How much text a :class:`~runstream.run.Run` holds back before it appends it.
+
+    A buffer is appended when it has ``max_events`` deltas or ``max_bytes`` bytes of text, or when its
+    first delta is ``max_milliseconds`` old, whichever comes first.
+    """
+
+    max_events: int = 64
+    max_bytes: int = 16_384
+    max_milliseconds: int = 200
 
 
 @dataclass(frozen=True, slots=True)

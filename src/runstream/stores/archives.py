@@ -37,8 +37,7 @@ def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEnt
     goes to the quarantine then, but one that has not been accepted yet is refused.
     """
     entries = [
-        archive_entry(request.run_id, cursor.offset, cursor.chain, event.record)
-        for cursor, event in zip(plan.cursors, request.events, strict=True)
+        archive_entry(request.run_id, cursor.offset, cursor.chain, event.record) for cursor, event in plan.written
     ]
     for entry in entries:
         if entry.raw is not None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
 from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind, Visibility
-from runstream.model.values import Cursor, RunInfo
+from runstream.model.names import check_name
+from runstream.model.values import Cursor, LeaseGrant, RunInfo
 
 __all__ = [
     "EventFilter",
     "RunFilter",
     "check_attempts",
     "check_count",
+    "check_lease",
+    "check_leased",
     "check_read",
     "lane_of",
     "origin",
     "seq_of",
 ]
+
+
+_SHORTEST_TTL_SECONDS = 0.05
 
 
 def lane_of(event: Any) -> Any:
@@ -66,6 +73,33 @@ def check_attempts(attempts: int) -> None:
     check_count("attempts", attempts)
     if attempts < 1:
         raise ConfigurationError(f"attempts={attempts}: attempt it at least once")
+
+
+def check_lease(owner: str, lane_id: str | None, ttl: float, wait: float) -> None:
+    """Raise ConfigurationError, naming the argument, for a lease that cannot be asked for like that."""
+    if not isinstance(owner, str) or not owner:
+        raise ConfigurationError(f"owner={owner!r:.80}: name who holds the lease, the same after a restart")
+    check_name("owner", owner)
+    if lane_id is not None:
+        check_name("lane_id", lane_id)
+    for name, seconds, least in (("ttl", ttl, _SHORTEST_TTL_SECONDS), ("wait", wait, 0.0)):
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds < math.inf:
+            raise ConfigurationError(f"{name}={seconds!r:.80}: pass seconds, {least:g} or more")
+
+
+def check_leased(run_id: str, lanes: Collection[str], grant: LeaseGrant | None) -> None:
+    """Raise ConfigurationError for a write to a store that requires a lease, without one on all it touches."""
+    if grant is None:
+        raise ConfigurationError(
+            f"this store requires a lease (require_lease) and run {run_id!r} was to be written without one: write"
+            " through what lease() or open_run(lease_ttl=...) gives, or pass it as lease="
+        )
+    others = [lane for lane in lanes if grant.lane_id not in (None, lane)]
+    if others:
+        raise ConfigurationError(
+            f"this store requires a lease (require_lease); the one on lane {grant.lane_id!r} of run {run_id!r}"
+            f" does not cover lane {others[0]!r}: take that one too, or one on the whole run"
+        )
 
 
 class EventFilter:

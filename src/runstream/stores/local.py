@@ -1,6 +1,6 @@
 """What the stores of one machine share: memory, SQLite, JSONL.
 
-A local store gives four primitives, each atomic in its own medium; the rest of the interface is made of
+A local store gives a few primitives, each atomic in its own medium; the rest of the interface is made of
 them here. What an append does to a run is decided by :func:`plan_append`, which is pure: the store
 says where the run stands, gets a plan, and writes it down, all within one transaction of its own.
 """
@@ -10,22 +10,46 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.fallback import plain_data
 from runstream.codec.packing import unpack
 from runstream.codec.record import record_crc
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec, EncodedEvent, group_by_run
-from runstream.model.errors import ConcurrencyConflict
+from runstream.lease import Lease
+from runstream.model.errors import ConcurrencyConflict, ConfigurationError
+from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_name, check_run_id
-from runstream.model.protocols import Fallback, OnCorrupt
+from runstream.model.protocols import Fallback, Leased, OnCorrupt
 from runstream.model.state import status_after
-from runstream.model.values import Appended, Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.values import (
+    Appended,
+    Cursor,
+    DeltaBuffer,
+    E,
+    LeaseGrant,
+    Placement,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
+from runstream.run import Run
 from runstream.stores.coverage import CoverageBook, Covered
-from runstream.stores.filters import RunFilter, check_attempts, check_count, lane_of, seq_of
+from runstream.stores.filters import (
+    RunFilter,
+    check_attempts,
+    check_count,
+    check_lease,
+    check_leased,
+    lane_of,
+    seq_of,
+)
+from runstream.stores.leases import Leases, check_write
 from runstream.stores.lifecycle import Lifecycle
 from runstream.stores.refusals import offset_conflict, snapshot_conflict
 
@@ -53,7 +77,8 @@ class SavedSnapshot:
 @dataclass(frozen=True, slots=True)
 class RunHead:
     """Where a run stands. ``lanes`` has the last offset of (at least) each lane that is asked about,
-    ``snapshot`` the one that a new one would replace.
+    ``snapshot`` the one that a new one would replace, ``keys`` the places of the events whose keys are asked
+    about, where the run knows them, ``leases`` those that are in force.
     """
 
     start: Cursor
@@ -62,12 +87,14 @@ class RunHead:
     status: str = "running"
     lanes: Mapping[str, int] = field(default_factory=dict)
     snapshot: SavedSnapshot | None = None
+    keys: Mapping[str, Cursor] = field(default_factory=dict)
+    leases: Leases = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class AppendRequest:
     """What a caller wants of one run. ``state`` is plain data, made from the snapshot with ``known_token``
-    ('' for none; None: whichever it is, it is replaced).
+    ('' for none; None: whichever it is, it is replaced), and ``status`` the one that it gives the run.
     """
 
     run_id: str
@@ -79,21 +106,39 @@ class AppendRequest:
     known_token: str | None = None
     known_revision: int = 0
     status: str | None = None
+    lease: LeaseGrant | None = None
 
     @property
-    def lanes(self) -> dict[str, int]:
-        """The lanes of the events, each with the index (from 1) of its last event."""
-        return {event.lane_id: index for index, event in enumerate(self.events, 1)}
+    def lanes(self) -> list[str]:
+        """The lanes that it touches: those of its events, and the one whose snapshot it saves."""
+        lanes = dict.fromkeys(event.lane_id for event in self.events)
+        if self.lane_id is not None:
+            lanes[self.lane_id] = None
+        return list(lanes)
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of its events."""
+        return {event.key for event in self.events if event.key is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """What to write: the places of the events, where the run stands then, and the snapshot's header."""
+    """What to write: the new events with their places, where the run stands then, and the snapshot's header.
 
-    cursors: Sequence[Cursor]
+    ``placement`` is of all events, also of those that the run has already.
+    """
+
+    placement: Placement
+    written: Sequence[tuple[Cursor, EncodedEvent]]
     head: RunHead
     lanes_before: Mapping[str, int]
     snapshot: SavedSnapshot | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self.written and self.snapshot is None
 
 
 def new_start() -> Cursor:
@@ -102,16 +147,19 @@ def new_start() -> Cursor:
 
 
 def plan_append(head: RunHead, request: AppendRequest) -> AppendPlan:
-    """What this append does to a run that stands there. Raises ConcurrencyConflict; decides nothing else."""
+    """What this append does to a run that stands there; a store adds nothing of its own to that.
+
+    Raises LeaseLost, LeaseHeld or ConcurrencyConflict; then there is nothing to write.
+    """
+    check_write(request.run_id, head.leases, request.lease, request.lanes)
+    placement, written = _place(head, request.events)
+    if request.events and not written:
+        return AppendPlan(placement, (), head, {}, None)
     former = head.last
     if request.expected_offset not in (None, former.offset):
         raise offset_conflict(request.run_id, request.expected_offset or 0, former.offset)
-    cursors = []
-    last = former
-    for event in request.events:
-        last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
-        cursors.append(last)
-    lanes = {lane: former.offset + index for lane, index in request.lanes.items()}
+    last = written[-1][0] if written else former
+    lanes = {event.lane_id: cursor.offset for cursor, event in written}
     snapshot = None
     if request.state is not None:
         snapshot = _plan_snapshot(head, request, last.offset)
@@ -119,18 +167,40 @@ def plan_append(head: RunHead, request: AppendRequest) -> AppendPlan:
     if not session_id and request.state is not None:
         session_id = request.state.get("session_id", "")
     return AppendPlan(
-        cursors,
+        placement,
+        written,
         RunHead(
             head.start,
             last,
             head.session_id or session_id,
-            request.status or head.status,
+            request.status or status_after(event.kind for _, event in written) or head.status,
             {**head.lanes, **lanes},
             snapshot or head.snapshot,
         ),
         {lane: head.lanes.get(lane, 0) for lane in lanes},
         snapshot,
     )
+
+
+def _place(
+    head: RunHead, events: Sequence[EncodedEvent]
+) -> tuple[Placement, Sequence[tuple[Cursor, EncodedEvent]]]:
+    """Where each event lies, and those of them that are new: their keys are not known, nor twice in the batch."""
+    cursors, written, known = [], [], []
+    last, keys = head.last, dict(head.keys)
+    for index, event in enumerate(events):
+        place = None if event.key is None else keys.get(event.key)
+        if place is None:
+            place = last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
+            written.append((place, event))
+            if event.key is not None:
+                keys[event.key] = place
+        else:
+            known.append(index)
+        cursors.append(place)
+    first_offset = cursors[0].offset if cursors else last.offset + 1
+    end = cursors[-1] if cursors else last
+    return Placement(Appended(first_offset, end.offset, str(end)), cursors, frozenset(known)), written
 
 
 def _plan_snapshot(head: RunHead, request: AppendRequest, last: int) -> SavedSnapshot:
@@ -151,7 +221,9 @@ def _plan_snapshot(head: RunHead, request: AppendRequest, last: int) -> SavedSna
 
 
 class LocalStore(Lifecycle, ABC, Generic[E, S]):
-    """A store of one machine. Subclasses give ``_commit``, ``_load_snapshot``, ``read`` and ``_infos``."""
+    """A store of one machine. Subclasses give what is abstract here."""
+
+    _has_leases: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -160,9 +232,11 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        require_lease: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
+        self._require_lease = require_lease
         self._clock = clock
         self._coverage = CoverageBook()
         self._known: dict[tuple[str, str | None], tuple[str, int]] = {}  # token and revision
@@ -171,7 +245,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
 
     @abstractmethod
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
-        """Plan and write these appends to different runs, each in one atomic step."""
+        """Plan and write these appends to different runs, each in one atomic step; nothing for an empty plan."""
 
     @abstractmethod
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
@@ -199,8 +273,40 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         """The events with ``after < offset < before``."""
 
     @abstractmethod
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> Iterator[Recorded[E]]:
+        """History, then live. Raises ConfigurationError where there is no live end."""
+
+    @abstractmethod
     def delete_run(self, run_id: str) -> bool:
-        """Remove all that this store holds of a run; False if there was nothing."""
+        """Remove all that this store holds of a run; False if there was nothing.
+
+        Raises LeaseHeld while a lease of it is in force.
+        """
+
+    @abstractmethod
+    def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of the lane's last event; 0 for a lane that has none."""
+
+    @abstractmethod
+    def take_lease(self, run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
+        """Give out the lease of one lane, or (None) of the whole run; LeaseHeld where another is in the way."""
+
+    @abstractmethod
+    def renew_lease(self, grant: LeaseGrant) -> None:
+        """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+
+    @abstractmethod
+    def release_lease(self, grant: LeaseGrant) -> None:
+        """Take it back, unless it has passed on already."""
 
     # -- what follows from it ----------------------------------------------------------------------
 
@@ -210,11 +316,12 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
 
     def save_events(self, events: Iterable[E]) -> None:
         """Append events to their runs, each run's in one atomic step, in order."""
-        requests = []
-        for run_id, group in group_by_run(events).items():
-            encoded = self.codec.encode_events(run_id, group)
-            requests.append(AppendRequest(run_id, encoded, status=status_after(event.kind for event in encoded)))
-        self._send(requests)
+        self._send(
+            [
+                AppendRequest(run_id, self.codec.encode_events(run_id, group))
+                for run_id, group in group_by_run(events).items()
+            ]
+        )
 
     def append(
         self,
@@ -222,29 +329,76 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         events: Iterable[E],
         *,
         expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
     ) -> Appended:
-        """Append events to a run, with a snapshot if there is one, in one atomic step."""
+        """Append events to a run, with a snapshot if there is one, in one atomic step; nothing of it, or all.
+
+        With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
+        raised, as it is if another snapshot was saved since this store's. ``keys`` has one key (at most
+        512 bytes), or None, per event: an event whose key the run knows is not written again, whoever
+        wrote it, and keeps its first offset; an append of nothing but such events writes nothing, its
+        snapshot included. With ``lease`` it is applied only if that is the newest still. ``lane_id`` says
+        whose the snapshot is: a lane's, or, if None, the run's. Raises LeaseLost, and LeaseHeld where
+        another's lease is in the way.
+        """
+        return self.append_each(
+            run_id,
+            events,
+            expected_offset=expected_offset,
+            keys=keys,
+            lease=lease,
+            snapshot=snapshot,
+            lane_id=lane_id,
+        ).appended
+
+    def append_each(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Placement:
+        """As ``append``, telling where each of the events lies."""
         check_count("expected_offset", expected_offset)
-        encoded = self.codec.encode_events(run_id, events)
+        encoded = self.codec.encode_events(run_id, events, keys)
         if not encoded and snapshot is None:
             _, last = self._bounds(run_id) or (Cursor(0, 0), Cursor(0, 0))
             # an append of nothing creates nothing, and still minds what is expected
-            plan_append(RunHead(last, last), AppendRequest(run_id, (), expected_offset))
-            return Appended(last.offset + 1, last.offset, str(last))
-        request = self._request(run_id, encoded, snapshot, lane_id, expected_offset, compare=True)
+            return plan_append(RunHead(last, last), AppendRequest(run_id, (), expected_offset)).placement
+        request = self._request(
+            run_id, encoded, snapshot, lane_id, expected_offset=expected_offset, lease=lease, compare=True
+        )
         (plan,) = self._send([request])
-        last = plan.head.last
-        return Appended(last.offset - len(encoded) + 1, last.offset, str(last))
+        return plan.placement
 
-    def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
-        """Replace the snapshot of the run, or of one lane of it."""
+    def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
+        """Replace the snapshot of the run, or of one lane of it, whoever saved the one before."""
         check_run_id(run_id)
-        self._send([self._request(run_id, (), state, lane_id, None, compare=False)])
+        self._send([self._request(run_id, (), state, lane_id, lease=lease, compare=False)])
 
-    def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
-        """Load the run's state, change it, and save it unless another was saved in between; then again."""
+    def update_state(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        *,
+        attempts: int = 10,
+        lease: Leased | None = None,
+    ) -> S:
+        """Load the run's state, change it, and save it unless another was saved in between; then again.
+
+        ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
+        None if it has changed the state itself; it may be called several times. Gives the state that was
+        saved. Raises ConcurrencyConflict after so many attempts.
+        """
         check_run_id(run_id)
         check_attempts(attempts)
         for left in range(attempts - 1, -1, -1):
@@ -255,7 +409,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             changed = change(state)
             state = state if changed is None else changed
             request = replace(
-                self._request(run_id, (), state, None, None, compare=True),
+                self._request(run_id, (), state, None, lease=lease, compare=True),
                 # made from what was loaded here, and from nothing else that this store knows
                 covers=Covered() if saved is None or bounds is None else Covered(saved.offset, bounds[0].chain),
                 known_token="" if saved is None else saved.token,
@@ -269,6 +423,59 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             else:
                 return state
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Lease[E, S]:
+        """Take the sole right to write one lane of a run, or, without ``lane_id``, the whole run.
+
+        A context manager that gives it back at the end. A thread renews it; it runs out ``ttl`` seconds
+        after the last renewal, by this machine's clock. The same ``owner`` gets its lease back at once, and
+        the former one is lost. Raises LeaseHeld while somebody else's is in the way for ``wait`` seconds, and
+        ConfigurationError where this store has no leases.
+        """
+        check_run_id(run_id)
+        check_lease(owner, lane_id, ttl, wait)
+        return Lease.taken(
+            self,
+            lambda: self.take_lease(run_id, owner=owner, lane_id=lane_id, ttl=ttl),
+            wait,
+            renew=self.renew_lease,
+            release=self.release_lease,
+        )
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = "main",
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Run[E, S]:
+        """Recover one lane of a run, new or not, and go on with it: the handle that an agent works with.
+
+        See :class:`~runstream.run.Run`. With ``lease_ttl`` it holds a lease on the lane, for ``owner``.
+        Raises what ``recover`` and ``lease`` raise.
+        """
+        return Run.open(
+            self,
+            run_id,
+            lane_id=lane_id,
+            session_id=session_id,
+            lease_ttl=lease_ttl,
+            owner=owner,
+            wait=wait,
+            deltas=deltas,
+        )
 
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
@@ -343,18 +550,19 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         encoded: Sequence[EncodedEvent],
         state: S | None,
         lane_id: str | None,
-        expected_offset: int | None,
         *,
         compare: bool,
+        expected_offset: int | None = None,
+        lease: Leased | None = None,
     ) -> AppendRequest:
-        status = status_after(event.kind for event in encoded)
+        grant = None if lease is None else lease.grant
+        if grant is not None and not self._has_leases:
+            raise self._no_leases()
         if state is None:
-            return AppendRequest(run_id, encoded, expected_offset, status=status)
+            return AppendRequest(run_id, encoded, expected_offset, lease=grant)
         if lane_id is not None:
             check_name("lane_id", lane_id)
         fields = self.codec.state_fields(state)
-        if lane_id is None:  # a lane that has finished has not ended the run
-            status = self.codec.status_of(fields) or status
         packer = self.codec.packer
         known_token, known_revision = self._known.get((run_id, lane_id), ("", 0))
         return AppendRequest(
@@ -367,15 +575,27 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             self._coverage.covered(run_id, lane_id),
             known_token if compare else None,
             known_revision,
-            status,
+            # a lane that has finished has not ended the run
+            self.codec.status_of(fields) if lane_id is None else None,
+            grant,
+        )
+
+    def _no_leases(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{type(self).__name__} has no leases: take them in Redis, in SQLite or in memory"
         )
 
     def _send(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         if not requests:
             return []
+        if self._require_lease:
+            for request in requests:
+                check_leased(request.run_id, request.lanes, request.lease)
         plans = self._commit(requests)
         for request, plan in zip(requests, plans, strict=True):
-            former = plan.head.last.offset - len(request.events)
+            if plan.is_empty:
+                continue
+            former = plan.head.last.offset - len(plan.written)
             lanes = {lane: (before, plan.head.lanes[lane]) for lane, before in plan.lanes_before.items()}
             self._coverage.appended(request.run_id, plan.head.start, former, plan.head.last.offset, lanes)
             if plan.snapshot is not None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from runstream.model.errors import AcknowledgedWritesLost, ConcurrencyConflict, HistoryDiverged
-from runstream.model.values import Cursor
+from runstream.model.errors import (
+    AcknowledgedWritesLost,
+    ConcurrencyConflict,
+    HistoryDiverged,
+    LeaseHeld,
+    LeaseLost,
+)
+from runstream.model.values import Cursor, LeaseGrant
 
-__all__ = ["diverged", "lost", "offset_conflict", "snapshot_conflict"]
+__all__ = ["diverged", "lease_held", "lease_lost", "lost", "offset_conflict", "snapshot_conflict"]
 
 
 def offset_conflict(run_id: str, expected: int, actual: int) -> ConcurrencyConflict:
@@ -47,3 +53,25 @@ def diverged(run_id: str, cursor: Cursor) -> HistoryDiverged:
         run_id=run_id,
         offset=cursor.offset,
     )
+
+
+def lease_lost(grant: LeaseGrant) -> LeaseLost:
+    """The lease is not the newest any more, or it has run out."""
+    return LeaseLost(
+        f"the lease of {grant.owner!r} on {_scope(grant.run_id, grant.lane_id)} (epoch {grant.epoch}) has passed"
+        " on or run out; nothing was written: take a new one, recover from there, and decide again"
+    )
+
+
+def lease_held(run_id: str, lane_id: str | None, owner: str, expires_in: float) -> LeaseHeld:
+    """A lease of somebody else's, on this lane or (None) on the whole run, is in the way."""
+    return LeaseHeld(
+        f"{_scope(run_id, lane_id)} is leased to {owner!r} for another {expires_in:.3f} seconds, unless it renews;"
+        " nothing was written: write with that lease, work in another lane, or wait for it (wait=)",
+        owner=owner,
+        expires_in=expires_in,
+    )
+
+
+def _scope(run_id: str, lane_id: str | None) -> str:
+    return f"run {run_id!r}" if lane_id is None else f"lane {lane_id!r} of run {run_id!r}"

@@ -24,11 +24,12 @@ from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, Position, RunBatch
 from runstream.model.errors import CorruptRecordError, EncodingError
-from runstream.model.names import check_run_id
+from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
-from runstream.model.values import Cursor, E, RunInfo, S
+from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_count
+from runstream.stores.leases import HeldLease, Leases, check_newest, check_unleased, new_grant
 from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.sqlite_file import ArchiveFile, absolute_path
 from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
@@ -49,6 +50,18 @@ _GET_ENTRIES = """SELECT offset, chain, key,
     ORDER BY offset LIMIT :rows"""
 _GET_ENTRIES_BACK = _GET_ENTRIES.replace("ORDER BY offset", "ORDER BY offset DESC")
 _GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
+_GET_KEY = "SELECT offset, chain FROM events WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
+_GET_LAST_SEQ = """SELECT seq FROM lanes JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
+    WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
+
+_GET_LEASES = """SELECT lane_id, token, owner, expires_at - :now FROM leases
+    WHERE run_id = :run_id AND expires_at > :now"""
+_GET_LAST_EPOCH = "SELECT coalesce(max(epoch), 0) FROM leases WHERE run_id = ?"
+_REMOVE_LEASE = "DELETE FROM leases WHERE run_id = ? AND lane_id IS ?"
+_ADD_LEASE = "INSERT INTO leases (run_id, lane_id, owner, epoch, token, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+# when it was taken back or renewed; its epoch stays, so that the next one is higher
+_SET_LEASE_END = "UPDATE leases SET expires_at = ? WHERE run_id = ? AND lane_id IS ? AND token = ?"
+_REMOVE_LEASES = "DELETE FROM leases WHERE run_id = ?"
 
 _SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
     VALUES (?, ?, ?, ?, ?, ?)
@@ -107,6 +120,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         busy_timeout_seconds: float = 30.0,
+        require_lease: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         options: dict[str, Any] = {
@@ -114,6 +128,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             "state_type": state_type,
             "fallback": fallback,
             "max_event_bytes": max_event_bytes,
+            "require_lease": require_lease,
             "clock": clock,
         }
         super().__init__(**options)
@@ -128,11 +143,56 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     # -- a store of its own ------------------------------------------------------------------------
 
     def delete_run(self, run_id: str) -> bool:
-        """Remove all that the file holds of a run; False if there was nothing."""
+        """Remove all that the file holds of a run; False if there was nothing.
+
+        Raises LeaseHeld while a lease of it is in force.
+        """
         check_run_id(run_id)
-        self._forget(run_id)
         with self._file.write() as connection:
-            return sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
+            was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
+            if was_there:
+                check_unleased(run_id, _leases(connection, run_id, self._clock()))  # if it raises, all is undone
+                connection.execute(_REMOVE_LEASES, (run_id,))
+        self._forget(run_id)
+        return was_there
+
+    def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of the lane's last event; 0 for a lane that has none."""
+        check_run_id(run_id)
+        check_name("lane_id", lane_id)
+        with self._file.use() as connection:
+            row = connection.execute(_GET_LAST_SEQ, (run_id, lane_id)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def take_lease(self, run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
+        """Give out the lease of one lane, or (None) of the whole run; LeaseHeld where another is in the way."""
+        check_run_id(run_id)
+        with self._file.write() as connection:
+            now = self._clock()  # not before: the file may have been locked for a while
+            grant = new_grant(
+                run_id,
+                _leases(connection, run_id, now),
+                lane_id=lane_id,
+                owner=owner,
+                ttl=ttl,
+                last_epoch=connection.execute(_GET_LAST_EPOCH, (run_id,)).fetchone()[0],
+                now=now,
+            )
+            connection.execute(_REMOVE_LEASE, (run_id, lane_id))
+            connection.execute(_ADD_LEASE, (run_id, lane_id, owner, grant.epoch, grant.token, now + ttl))
+        return grant
+
+    def renew_lease(self, grant: LeaseGrant) -> None:
+        """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+        with self._file.write() as connection:
+            now = self._clock()
+            check_newest(_leases(connection, grant.run_id, now), grant)
+            _end_lease(connection, grant, now + grant.ttl_seconds)
+
+    def release_lease(self, grant: LeaseGrant) -> None:
+        """Take it back, unless it has passed on already."""
+        with self._file.write() as connection:
+            _end_lease(connection, grant, 0.0)
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None."""
@@ -166,9 +226,9 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         return list(self.runs())
 
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
-        now = self._clock()
         with self._file.write() as connection:
-            additions = _Additions(connection, now)
+            # not before: the file may have been locked for a while, and a lease may have run out meanwhile
+            additions = _Additions(connection, self._clock())
             plans = [_append(additions, request) for request in requests]
             additions.insert()
         return plans
@@ -280,7 +340,9 @@ def _append(additions: _Additions, request: AppendRequest) -> AppendPlan:
     if run is None:
         start = new_start()
         run = RunRow("", "running", start, start, created_at=now, updated_at=now)
-    plan = plan_append(_head(additions.connection, request, run), request)
+    plan = plan_append(_head(additions, request, run), request)
+    if plan.is_empty:
+        return plan
     additions.add_entries(run_id, planned_entries(request, plan))
     if plan.snapshot is not None:
         additions.set_snapshot(run_id, _archive_snapshot(plan.snapshot, request.state))
@@ -291,17 +353,28 @@ def _append(additions: _Additions, request: AppendRequest) -> AppendPlan:
     return plan
 
 
-def _head(connection: sqlite3.Connection, request: AppendRequest, run: RunRow) -> RunHead:
-    """Where the run stands, with the lanes and the snapshot that the request is about."""
-    run_id = request.run_id
-    asked = request.lanes if request.lane_id is None else {*request.lanes, request.lane_id}
-    found = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in asked}
+def _head(additions: _Additions, request: AppendRequest, run: RunRow) -> RunHead:
+    """Where the run stands, with the lanes, the snapshot, the keys and the leases that the request is about."""
+    connection, run_id = additions.connection, request.run_id
+    found = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in request.lanes}
     lanes = {lane: row[0] for lane, row in found.items() if row is not None}
+    places = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
+    keys = {key: Cursor._make(row) for key, row in places.items() if row is not None}
     saved = None
     if request.state is not None:
         row = connection.execute(_GET_SNAPSHOT, (run_id, request.lane_id)).fetchone()
         saved = None if row is None else SavedSnapshot(request.lane_id, *row)
-    return RunHead(run.start, run.last, run.session_id, run.status, lanes, saved)
+    leases = _leases(connection, run_id, additions.now)
+    return RunHead(run.start, run.last, run.session_id, run.status, lanes, saved, keys, leases)
+
+
+def _leases(connection: sqlite3.Connection, run_id: str, now: float) -> Leases:
+    rows = connection.execute(_GET_LEASES, {"run_id": run_id, "now": now})
+    return {lane_id: HeldLease._make(held) for lane_id, *held in rows}
+
+
+def _end_lease(connection: sqlite3.Connection, grant: LeaseGrant, expires_at: float) -> None:
+    connection.execute(_SET_LEASE_END, (expires_at, grant.run_id, grant.lane_id, grant.token))
 
 
 def _archive_snapshot(saved: SavedSnapshot, state: dict[str, Any] | None) -> ArchiveSnapshot:

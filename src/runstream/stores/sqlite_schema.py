@@ -110,6 +110,22 @@ _TABLES = (
         SELECT run_id, lane_id, state, offset, revision, token, 0 FROM lane_snapshots""",
 )
 
+# what came later, each by its name: a file that lacks it gets it when it is opened
+_LATER = {
+    # of the events that carry a caller's key
+    "events_by_key": "CREATE INDEX events_by_key ON events (run_id, key, offset) WHERE key IS NOT NULL",
+    # the last lease of each lane, and of each whole run, with lane_id NULL, also when it has run out
+    "leases": """CREATE TABLE leases (
+        run_id TEXT NOT NULL,
+        lane_id TEXT,
+        owner TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        token TEXT NOT NULL,
+        expires_at REAL NOT NULL  -- Unix time in seconds
+    )""",
+    "leases_by_run": "CREATE INDEX leases_by_run ON leases (run_id)",
+}
+
 _SET_RUN = """INSERT INTO runs (run_id, session_id, status, start_offset, start_chain, last_offset, last_chain,
     created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET session_id = excluded.session_id, status = excluded.status,
@@ -205,12 +221,19 @@ def prepare(connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: 
     connection.execute("PRAGMA synchronous = FULL")
     # macOS: a plain fsync leaves the data in the disk's cache
     connection.execute("PRAGMA fullfsync = ON")
-    if version == 0 or connection.execute(_HAS_FOREIGN_ROWS).fetchone()[0]:
+    if version == 0 or _lacking(connection) or connection.execute(_HAS_FOREIGN_ROWS).fetchone()[0]:
         with transaction(connection):
             if _check_version(connection, path) == 0:  # another process may have been here meanwhile
                 _create(connection)
+            for name in _lacking(connection):
+                connection.execute(_LATER[name])
             _adopt_events(connection)
             _adopt_snapshots(connection)
+
+
+def _lacking(connection: sqlite3.Connection) -> list[str]:
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return [name for name in _LATER if name not in names]
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> int:
@@ -223,7 +246,7 @@ def _check_version(connection: sqlite3.Connection, path: str) -> int:
         )
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if found == 0:
-        is_foreign = bool(names & _OUR_NAMES)
+        is_foreign = bool(names & (_OUR_NAMES | _LATER.keys()))
         for table, expected in _FOREIGN_TABLES.items():
             columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
             is_foreign |= bool(columns) and not columns >= expected

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic
 
+from runstream.codec.shapes import Codec
+from runstream.lease import AsyncLease
 from runstream.model.events import EventKind, Visibility
-from runstream.model.protocols import OnCorrupt, RunStore
-from runstream.model.values import Appended, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.opening import Opening
+from runstream.model.protocols import Leased, OnCorrupt
+from runstream.model.values import (
+    Appended,
+    DeltaBuffer,
+    E,
+    Placement,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
+from runstream.run import AsyncRun
+from runstream.stores.filters import check_lease
 from runstream.stores.lifecycle import AsyncLifecycle
+from runstream.stores.local import LocalStore
 
 __all__ = ["ThreadedStore"]
 
@@ -20,7 +36,7 @@ _PAGE = 500
 class ThreadedStore(AsyncLifecycle, Generic[E, S]):
     """The methods of a :class:`~runstream.model.protocols.RunStore`, awaited. Closing it closes the store."""
 
-    def __init__(self, store: RunStore[E, S]) -> None:
+    def __init__(self, store: LocalStore[E, S]) -> None:
         self._store = store
         self.owns(self._close_store)
 
@@ -41,15 +57,45 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         events: Iterable[E],
         *,
         expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
     ) -> Appended:
-        """Append events to a run, with a snapshot if there is one, in one atomic step."""
-        return await asyncio.to_thread(
-            self._store.append,
+        """Append events to a run, with a snapshot if there is one, in one atomic step; nothing of it, or all.
+
+        See :meth:`~runstream.stores.local.LocalStore.append`.
+        """
+        placement = await self.append_each(
             run_id,
             events,
             expected_offset=expected_offset,
+            keys=keys,
+            lease=lease,
+            snapshot=snapshot,
+            lane_id=lane_id,
+        )
+        return placement.appended
+
+    async def append_each(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Placement:
+        """As ``append``, telling where each of the events lies."""
+        return await asyncio.to_thread(
+            self._store.append_each,
+            run_id,
+            events,
+            expected_offset=expected_offset,
+            keys=keys,
+            lease=lease,
             snapshot=snapshot,
             lane_id=lane_id,
         )
@@ -97,9 +143,11 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``."""
         return await asyncio.to_thread(self._store.list_events, run_id, since_seq)
 
-    async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
-        """Replace the snapshot of the run, or of one lane of it."""
-        await asyncio.to_thread(self._store.save_snapshot, run_id, state, lane_id=lane_id)
+    async def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
+        """Replace the snapshot of the run, or of one lane of it, whoever saved the one before."""
+        await asyncio.to_thread(self._store.save_snapshot, run_id, state, lane_id=lane_id, lease=lease)
 
     async def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
@@ -109,13 +157,85 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """The latest snapshot of the run, or of one lane of it."""
         return await asyncio.to_thread(self._store.load_snapshot, run_id, lane_id=lane_id)
 
-    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+    async def update_state(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        *,
+        attempts: int = 10,
+        lease: Leased | None = None,
+    ) -> S:
         """Load the run's state, change it, and save it unless another was saved in between; then again."""
-        return await asyncio.to_thread(self._store.update_state, run_id, change, attempts=attempts)
+        return await asyncio.to_thread(self._store.update_state, run_id, change, attempts=attempts, lease=lease)
 
     async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it, of the run or of one lane."""
         return await asyncio.to_thread(self._store.recover, run_id, lane_id=lane_id)
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Opening[AsyncLease[E, S]]:
+        """Take the sole right to write one lane of a run, or, without ``lane_id``, the whole run.
+
+        Await it, or enter it with ``async with``, which gives it back at the end. A task renews it; see
+        :meth:`~runstream.stores.local.LocalStore.lease`. One that is cancelled while it is asked for may have
+        been given out, and runs out then.
+        """
+        check_lease(owner, lane_id, ttl, wait)
+        store = self._store
+        return Opening(
+            lambda: AsyncLease.taken(
+                self,
+                lambda: asyncio.to_thread(store.take_lease, run_id, owner=owner, lane_id=lane_id, ttl=ttl),
+                wait,
+                renew=lambda grant: asyncio.to_thread(store.renew_lease, grant),
+                release=lambda grant: asyncio.to_thread(store.release_lease, grant),
+            )
+        )
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = "main",
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Opening[AsyncRun[E, S]]:
+        """Recover one lane of a run, new or not, and go on with it: await it, or enter it with ``async with``.
+
+        See :class:`~runstream.run.AsyncRun`. With ``lease_ttl`` it holds a lease on the lane, for ``owner``.
+        Raises what ``recover`` and ``lease`` raise.
+        """
+        return Opening(
+            lambda: AsyncRun.open(
+                self,
+                run_id,
+                lane_id=lane_id,
+                session_id=session_id,
+                lease_ttl=lease_ttl,
+                owner=owner,
+                wait=wait,
+                deltas=deltas,
+            )
+        )
+
+    async def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of the lane's last event; 0 for a lane that has none."""
+        return await asyncio.to_thread(self._store.last_seq, run_id, lane_id)
+
+    @property
+    def codec(self) -> Codec[E, S]:
+        """How the store encodes events and states."""
+        return self._store.codec
 
     async def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None."""

@@ -71,6 +71,7 @@ class History:
         self.ends_plain = False
         self.kept_aside: list[int] = []
         self.lanes: dict[str, int] = {}  # the offset of each lane's last event
+        self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
         self._index: list[tuple[int, int, int]] = []  # offset, where its line begins, the chain before
@@ -190,6 +191,9 @@ class History:
     def _take_own(self, line: _Line, facts: Facts) -> None:
         offset, chain = _place(facts)
         self._take_place(line.begin, offset, chain)
+        if facts[3] is not None:
+            with contextlib.suppress(ValueError):  # the line was damaged; its place was not
+                self.keys.setdefault(json.loads(facts[3]), Cursor(offset, chain))
         if line.line.startswith(b'{"$'):
             if line.line.startswith(b'{"$quarantined":'):
                 self.kept_aside.append(offset)

@@ -148,10 +148,11 @@ def lane_of(line: bytes) -> bytes | None:
 def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
     """The entry in a line of ours that is neither header nor bare mark."""
     offset, chain, begin = int(facts[1]), int(facts[2]), facts.start()
-    key = None if facts[3] is None else json.loads(facts[3])
-    if line.startswith(_ERASED):
-        return ArchiveEntry(offset, chain, key, None)
+    key = None
     try:
+        key = None if facts[3] is None else json.loads(facts[3])
+        if line.startswith(_ERASED):
+            return ArchiveEntry(offset, chain, key, None)
         if line.startswith(_QUARANTINED):
             kept = json.loads(line)
             raw = base64.b64decode(kept["$raw"], validate=True)

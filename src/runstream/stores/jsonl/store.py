@@ -12,15 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runstream.codec.archiving import entry_fields
 from runstream.codec.fallback import plain_data
 from runstream.codec.lossless_json import dump_json
 from runstream.codec.packing import unpack_plain
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
-from runstream.model.names import check_run_id
+from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
-from runstream.model.values import Cursor, E, RunInfo, S
+from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
 from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import names_in, unavailable
@@ -61,8 +62,10 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
 
     A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then
     cut back to what it was, so that the same call can be sent again. Events of another program's
-    writer, which knows no locks, are read where they stand between ours.
+    writer, which knows no locks, are read where they stand between ours. There are no leases.
     """
+
+    _has_leases = False
 
     def __init__(
         self,
@@ -199,6 +202,34 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         self._forget(run_id)
         return True
 
+    def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of the lane's last event; 0 for a lane that has none."""
+        check_run_id(run_id)
+        check_name("lane_id", lane_id)
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            log.look()
+            offset = log.history.lanes.get(lane_id)
+            if offset is None:
+                return 0
+            (entry,) = _between(log, [log.span(offset - 1, offset)], offset, offset)
+        return int((entry_fields(run_id, entry) or {}).get("seq", 0))
+
+    def take_lease(self, run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
+        """Raise ConfigurationError: there are no leases here."""
+        del run_id, owner, lane_id, ttl
+        raise self._no_leases()
+
+    def renew_lease(self, grant: LeaseGrant) -> None:
+        """Raise ConfigurationError: there are no leases here."""
+        del grant
+        raise self._no_leases()
+
+    def release_lease(self, grant: LeaseGrant) -> None:
+        """Raise ConfigurationError: there are no leases here."""
+        del grant
+        raise self._no_leases()
+
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         with self._writing([request.run_id for request in requests]):
             now = self._clock()
@@ -207,12 +238,14 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                 log = self._log(request.run_id)
                 standing = self._standing(log, durable=True)
                 plan = plan_append(self._head(log, standing, request), request)
+                plans.append(plan)
+                if plan.is_empty:
+                    continue
                 head = plan.head
                 created_at = now if standing is None else standing.created_at
                 header = RunHeader(request.run_id, head.start, head.session_id, head.status, created_at, now)
                 snapshots = self._snapshots(request, plan)
                 additions.append(_Addition(log, header, planned_entries(request, plan), snapshots))
-                plans.append(plan)
             self._write(additions)
         return plans
 
@@ -328,7 +361,9 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         if request.state is not None:
             saved = load_snapshot_header(log.directory, request.lane_id, log.mark)
         status = standing.status or "running"
-        return RunHead(standing.start, standing.last, standing.session_id, status, log.history.lanes, saved)
+        known = log.history
+        keys = {key: known.keys[key] for key in request.keys if key in known.keys}
+        return RunHead(standing.start, standing.last, standing.session_id, status, known.lanes, saved, keys)
 
     def _snapshots(self, request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
         if plan.snapshot is None or request.state is None:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
+from runstream.lease import AsyncLease
 from runstream.model.events import EventKind, Visibility
-from runstream.model.protocols import Fallback, OnCorrupt
-from runstream.model.values import Appended, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.opening import Opening
+from runstream.model.protocols import Fallback, Leased, OnCorrupt
+from runstream.model.values import (
+    Appended,
+    DeltaBuffer,
+    E,
+    Placement,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
+from runstream.run import AsyncRun
+from runstream.stores.filters import check_lease
 from runstream.stores.lifecycle import AsyncLifecycle
 from runstream.stores.redis.context import DEFAULT_RETRY_SECONDS, Context
 from runstream.stores.redis.drivers import AsyncDriver
 from runstream.stores.redis.exchange import Operation, Stream
-from runstream.stores.redis.operations import appending, opening, reading, runs, snapshots
+from runstream.stores.redis.operations import appending, leasing, opening, reading, runs, snapshots
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -45,11 +59,19 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
+        require_lease: bool = False,
+        resend_lost: bool = False,
     ) -> None:
         self._driver = AsyncDriver(client, retry_seconds)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
         self.context: Context[E, S] = Context.make(
-            codec, namespace, partitions, durability, self._driver.max_block_seconds
+            codec,
+            namespace,
+            partitions,
+            durability,
+            self._driver.max_block_seconds,
+            require_lease=require_lease,
+            resend_lost=resend_lost,
         )
         self._opening = asyncio.Lock()
 
@@ -97,26 +119,61 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         events: Iterable[E],
         *,
         expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
     ) -> Appended:
         """Append events to a run, with a snapshot if there is one, in one atomic step; nothing of it, or all.
 
         With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
-        raised, as it is if another snapshot was saved since this store's. ``lane_id`` says whose the
-        snapshot is: a lane's, or, if None, the run's. Raises EventsArchived for a snapshot that does
-        not cover what has left Redis, and what ``save_event`` raises.
+        raised, as it is if another snapshot was saved since this store's. ``keys`` has one key (at most
+        512 bytes), or None, per event: an event whose key the run knows is not written again, whoever
+        wrote it, and keeps its first offset, also when it has been archived; an append of nothing but such
+        events writes nothing, its snapshot included. With ``lease`` it is applied only if that is
+        the newest still. ``lane_id`` says whose the snapshot is: a lane's, or, if None, the run's. Raises
+        LeaseLost, LeaseHeld where another's lease is in the way, EventsArchived for a snapshot that does not
+        cover what has left Redis, and what ``save_event`` raises.
         """
-        return await self.perform(
+        applied = await self.perform(
             appending.append(
                 self.context,
                 run_id,
                 events,
                 expected_offset=expected_offset,
+                keys=keys,
+                lease=lease,
                 snapshot=snapshot,
                 lane_id=lane_id,
             )
         )
+        return applied.appended
+
+    async def append_each(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Placement:
+        """As ``append``, telling where each of the events lies."""
+        applied = await self.perform(
+            appending.append(
+                self.context,
+                run_id,
+                events,
+                expected_offset=expected_offset,
+                keys=keys,
+                lease=lease,
+                snapshot=snapshot,
+                lane_id=lane_id,
+            )
+        )
+        return applied.placement
 
     def read(
         self,
@@ -182,15 +239,24 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         """
         return await self.perform(reading.list_events(self.context, run_id, since_seq))
 
-    async def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
+    async def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
         """Replace the snapshot of the run, or of one lane of it, whoever saved the one before.
 
         It covers the history that this store recovered and appended itself. Raises EventsArchived if it
         would not cover what has left Redis: recover first. Raises what ``save_event`` raises.
         """
-        await self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id))
+        await self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id, lease=lease))
 
-    async def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+    async def update_state(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        *,
+        attempts: int = 10,
+        lease: Leased | None = None,
+    ) -> S:
         """Load the run's state, change it, and save it unless another was saved in between; then again.
 
         ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
@@ -198,7 +264,9 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         saved. Raises ConcurrencyConflict after so many attempts. After StoreUnavailable the change may
         have been made or not, and calling this again makes it again: load the state to see.
         """
-        return await self.perform(appending.update_state(self.context, run_id, change, attempts=attempts))
+        return await self.perform(
+            appending.update_state(self.context, run_id, change, attempts=attempts, lease=lease)
+        )
 
     async def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
@@ -219,6 +287,73 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         the run, or this lane, has no snapshot of its own. Raises what ``read`` raises.
         """
         return await self.perform(reading.recover(self.context, run_id, lane_id=lane_id))
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Opening[AsyncLease[E, S]]:
+        """Take the sole right to write one lane of a run, or, without ``lane_id``, the whole run.
+
+        Await it, or enter it with ``async with``, which gives it back at the end. A task renews it; it runs
+        out ``ttl`` seconds after the last renewal, by the server's clock. The same ``owner`` gets its lease
+        back at once, and the former one is lost. No lease outlives a failover or a restart of the server.
+        Raises LeaseHeld while somebody else's is in the way for ``wait`` seconds.
+        """
+        check_lease(owner, lane_id, ttl, wait)
+        return Opening(
+            lambda: AsyncLease.taken(
+                self,
+                lambda: self.perform(
+                    leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)
+                ),
+                wait,
+                renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
+                release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),
+            )
+        )
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = "main",
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Opening[AsyncRun[E, S]]:
+        """Recover one lane of a run, new or not, and go on with it: await it, or enter it with ``async with``.
+
+        See :class:`~runstream.run.AsyncRun`. With ``lease_ttl`` it holds a lease on the lane, for ``owner``.
+        Raises what ``recover`` and ``lease`` raise.
+        """
+        return Opening(
+            lambda: AsyncRun.open(
+                self,
+                run_id,
+                lane_id=lane_id,
+                session_id=session_id,
+                lease_ttl=lease_ttl,
+                owner=owner,
+                wait=wait,
+                deltas=deltas,
+            )
+        )
+
+    async def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of the lane's last event, wherever that lies by now; 0 for a lane that has none."""
+        return await self.perform(reading.last_seq(self.context, run_id, lane_id))
+
+    @property
+    def codec(self) -> Codec[E, S]:
+        """How this store encodes events and states."""
+        return self.context.codec
 
     async def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None."""

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
+from runstream.lease import Lease
 from runstream.model.events import EventKind, Visibility
-from runstream.model.protocols import Fallback, OnCorrupt
-from runstream.model.values import Appended, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.protocols import Fallback, Leased, OnCorrupt
+from runstream.model.values import (
+    Appended,
+    DeltaBuffer,
+    E,
+    Placement,
+    Recorded,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
+from runstream.run import Run
+from runstream.stores.filters import check_lease
 from runstream.stores.lifecycle import Lifecycle
 from runstream.stores.redis.context import DEFAULT_RETRY_SECONDS, Context
 from runstream.stores.redis.drivers import SyncDriver
 from runstream.stores.redis.exchange import Operation
-from runstream.stores.redis.operations import appending, opening, reading, runs, snapshots
+from runstream.stores.redis.operations import appending, leasing, opening, reading, runs, snapshots
 
 if TYPE_CHECKING:
     import redis
@@ -34,6 +47,10 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
     (None: an error), ``max_event_bytes`` the largest encoded event. A call that finds no server, or one
     that fails over, is repeated for ``retry_seconds``, with pauses that grow, before it raises
     StoreUnavailable; then too it may be repeated by the caller: an append is applied once.
+    ``require_lease`` refuses what is written without a lease. ``resend_lost`` keeps the last 16 MiB of events
+    that this object appended, and where a server comes back without some of them, the next append puts
+    those back first: once, in order, as new offsets. What it cannot make up for (events of others that this
+    object had seen, or more than it holds) raises AcknowledgedWritesLost or HistoryDiverged all the same.
 
     Threads may share one object. The methods are those of
     :class:`~runstream.model.protocols.RunStore`.
@@ -54,11 +71,19 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
+        require_lease: bool = False,
+        resend_lost: bool = False,
     ) -> None:
         self._driver = SyncDriver(client, retry_seconds)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
         self.context: Context[E, S] = Context.make(
-            codec, namespace, partitions, durability, self._driver.max_block_seconds
+            codec,
+            namespace,
+            partitions,
+            durability,
+            self._driver.max_block_seconds,
+            require_lease=require_lease,
+            resend_lost=resend_lost,
         )
         self._driver.run(opening.open_namespace(self.context), once=True)
 
@@ -92,26 +117,61 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         events: Iterable[E],
         *,
         expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
     ) -> Appended:
         """Append events to a run, with a snapshot if there is one, in one atomic step; nothing of it, or all.
 
         With ``expected_offset`` the events land right after that offset, or ConcurrencyConflict is
-        raised, as it is if another snapshot was saved since this store's. ``lane_id`` says whose the
-        snapshot is: a lane's, or, if None, the run's. Raises EventsArchived for a snapshot that does
-        not cover what has left Redis, and what ``save_event`` raises.
+        raised, as it is if another snapshot was saved since this store's. ``keys`` has one key (at most
+        512 bytes), or None, per event: an event whose key the run knows is not written again, whoever
+        wrote it, and keeps its first offset, also when it has been archived; an append of nothing but such
+        events writes nothing, its snapshot included. With ``lease`` it is applied only if that is
+        the newest still. ``lane_id`` says whose the snapshot is: a lane's, or, if None, the run's. Raises
+        LeaseLost, LeaseHeld where another's lease is in the way, EventsArchived for a snapshot that does not
+        cover what has left Redis, and what ``save_event`` raises.
         """
-        return self.perform(
+        applied = self.perform(
             appending.append(
                 self.context,
                 run_id,
                 events,
                 expected_offset=expected_offset,
+                keys=keys,
+                lease=lease,
                 snapshot=snapshot,
                 lane_id=lane_id,
             )
         )
+        return applied.appended
+
+    def append_each(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Placement:
+        """As ``append``, telling where each of the events lies."""
+        applied = self.perform(
+            appending.append(
+                self.context,
+                run_id,
+                events,
+                expected_offset=expected_offset,
+                keys=keys,
+                lease=lease,
+                snapshot=snapshot,
+                lane_id=lane_id,
+            )
+        )
+        return applied.placement
 
     def read(
         self,
@@ -177,15 +237,24 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         """
         return self.perform(reading.list_events(self.context, run_id, since_seq))
 
-    def save_snapshot(self, run_id: str, state: S, *, lane_id: str | None = None) -> None:
+    def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
         """Replace the snapshot of the run, or of one lane of it, whoever saved the one before.
 
         It covers the history that this store recovered and appended itself. Raises EventsArchived if it
         would not cover what has left Redis: recover first. Raises what ``save_event`` raises.
         """
-        self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id))
+        self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id, lease=lease))
 
-    def update_state(self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10) -> S:
+    def update_state(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        *,
+        attempts: int = 10,
+        lease: Leased | None = None,
+    ) -> S:
         """Load the run's state, change it, and save it unless another was saved in between; then again.
 
         ``change`` gets the state, a new one for a run that has none, and returns what is to be saved, or
@@ -193,7 +262,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         saved. Raises ConcurrencyConflict after so many attempts. After StoreUnavailable the change may
         have been made or not, and calling this again makes it again: load the state to see.
         """
-        return self.perform(appending.update_state(self.context, run_id, change, attempts=attempts))
+        return self.perform(appending.update_state(self.context, run_id, change, attempts=attempts, lease=lease))
 
     def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None."""
@@ -214,6 +283,67 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         the run, or this lane, has no snapshot of its own. Raises what ``read`` raises.
         """
         return self.perform(reading.recover(self.context, run_id, lane_id=lane_id))
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Lease[E, S]:
+        """Take the sole right to write one lane of a run, or, without ``lane_id``, the whole run.
+
+        A context manager that gives it back at the end. A thread renews it; it runs out ``ttl`` seconds
+        after the last renewal, by the server's clock. The same ``owner`` gets its lease back at once, and the
+        former one is lost. No lease outlives a failover or a restart of the server. Raises LeaseHeld while
+        somebody else's is in the way for ``wait`` seconds.
+        """
+        check_lease(owner, lane_id, ttl, wait)
+        return Lease.taken(
+            self,
+            lambda: self.perform(leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)),
+            wait,
+            renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
+            release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),
+        )
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = "main",
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Run[E, S]:
+        """Recover one lane of a run, new or not, and go on with it: the handle that an agent works with.
+
+        See :class:`~runstream.run.Run`. With ``lease_ttl`` it holds a lease on the lane, for ``owner``.
+        Raises what ``recover`` and ``lease`` raise.
+        """
+        return Run.open(
+            self,
+            run_id,
+            lane_id=lane_id,
+            session_id=session_id,
+            lease_ttl=lease_ttl,
+            owner=owner,
+            wait=wait,
+            deltas=deltas,
+        )
+
+    def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of the lane's last event, wherever that lies by now; 0 for a lane that has none."""
+        return self.perform(reading.last_seq(self.context, run_id, lane_id))
+
+    @property
+    def codec(self) -> Codec[E, S]:
+        """How this store encodes events and states."""
+        return self.context.codec
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None."""

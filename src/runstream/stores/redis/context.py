@@ -18,6 +18,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.values import Cursor, E, S
 from runstream.stores.coverage import CoverageBook
 from runstream.stores.redis.keys import Keys, check_namespace
+from runstream.stores.redis.recent import RecentBook
 from runstream.stores.redis.scripts import Seen
 from runstream.stores.redis.unsettled import UnsettledBook
 
@@ -25,16 +26,25 @@ __all__ = ["Context", "Producer", "ProducerPool", "SeenBook", "ServerClock", "Sn
 
 _MAX_SNAPSHOT_BYTES = 64 * 2**20
 _MAX_SEEN = 16_384
+_CHAIN_STEP = 2**42 - 11  # any that has no divisor in common with the modulus
 
 DEFAULT_RETRY_SECONDS = 5.0
 
 
-@dataclass(slots=True)
 class Producer:
     """The identity under which one call at a time appends. It numbers its batches."""
 
-    name: str
-    number: int = 0
+    __slots__ = ("_chain", "name", "number")
+
+    def __init__(self) -> None:
+        self.name = secrets.token_urlsafe(9)
+        self.number = 0
+        self._chain = secrets.randbelow(CHAIN_MODULUS)
+
+    @property
+    def first_chain(self) -> int:
+        """The first chain of a run that the batch with this number creates: another one for every batch."""
+        return (self._chain + self.number * _CHAIN_STEP) % CHAIN_MODULUS
 
 
 class ProducerPool:
@@ -55,7 +65,7 @@ class ProducerPool:
         try:
             producer = self._free.pop()  # one step, so threads need no lock
         except IndexError:
-            producer = Producer(secrets.token_urlsafe(9))
+            producer = Producer()
         producer.number += 1
         return producer
 
@@ -161,6 +171,8 @@ class Context(Generic[E, S]):
     namespace: str = "runstream"
     partitions: int | None = None
     max_block_seconds: float = 1.0
+    require_lease: bool = False
+    recent: RecentBook | None = None
     clock: Callable[[], float] = time.monotonic
     producers: ProducerPool = field(default_factory=ProducerPool)
     coverage: CoverageBook = field(default_factory=CoverageBook)
@@ -178,6 +190,8 @@ class Context(Generic[E, S]):
         self.seen.forget(run_id)
         self.coverage.forget(run_id)
         self.snapshots.forget(run_id)
+        if self.recent is not None:
+            self.recent.forget(run_id)
 
     @classmethod
     def make(
@@ -187,11 +201,16 @@ class Context(Generic[E, S]):
         partitions: int | None,
         durability: str,
         max_block_seconds: float,
+        *,
+        require_lease: bool,
+        resend_lost: bool,
     ) -> Context[E, S]:
         """The context of a store with these options. Raises ConfigurationError for what there is not."""
         if durability != "primary":
             raise ConfigurationError(f"durability={durability!r}: this version gives 'primary' and nothing else")
-        return cls(codec, namespace, partitions, max_block_seconds)
+        return cls(
+            codec, namespace, partitions, max_block_seconds, require_lease, RecentBook() if resend_lost else None
+        )
 
     @property
     def keys(self) -> Keys:
@@ -199,11 +218,6 @@ class Context(Generic[E, S]):
         if self.opened is None:
             raise ConfigurationError("the store is not open: use `await connect_async(...)` or `async with`")
         return self.opened
-
-
-def random_chain() -> int:
-    """The first chain of a run: another one whenever a run is created."""
-    return secrets.randbelow(CHAIN_MODULUS)
 
 
 def random_token() -> str:

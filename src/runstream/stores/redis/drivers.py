@@ -111,18 +111,22 @@ def _script_of(command: Command | ScriptCall) -> Script:
     raise ConfigurationError(f"the server does not know a script that {command[0]!r} needs")
 
 
-def _tolerated(replies: Sequence[Any], exchange: Exchange) -> Replies:
+def _have_error(replies: Sequence[Any]) -> bool:
+    for reply in replies:  # noqa: SIM110 - any() over a generator takes three times as long
+        if isinstance(reply, errors.RedisError):
+            return True
+    return False
+
+
+def _tolerated(replies: Replies, exchange: Exchange) -> Replies:
     """The replies, with refusals as values where they are tolerated and raised where not."""
-    tolerated: Replies = []
-    for reply in replies:
+    for index, reply in enumerate(replies):
         if isinstance(reply, errors.RedisError):
             # what passes is no refusal: the same commands will be taken a little later, or by another node
             if not exchange.tolerant or _is_passing(reply):
                 raise reply
-            tolerated.append(Refusal(_our_error(reply)))
-        else:
-            tolerated.append(reply)
-    return tolerated
+            replies[index] = Refusal(_our_error(reply))
+    return replies
 
 
 def _unknown_scripts(replies: Sequence[Any]) -> list[int]:
@@ -143,8 +147,8 @@ def _check_client(client: Any) -> None:
 class _Patience:
     """How long to wait before an exchange is sent again. Every exchange may be: appends know their batch."""
 
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
         self._backoff = FullJitterBackoff(base=0.02, cap=0.5)
         self._failures = 0
 
@@ -200,11 +204,12 @@ class SyncDriver:
 
     def exchange(self, exchange: Exchange) -> Replies:
         """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
-        patience = _Patience(self._retry_seconds)
+        patience, began = None, time.monotonic()
         while True:
             try:
                 return self._exchange_once(exchange)
             except StoreUnavailable as error:
+                patience = patience or _Patience(began + self._retry_seconds)
                 time.sleep(patience.pause(error))
 
     def _exchange_once(self, exchange: Exchange) -> Replies:
@@ -215,6 +220,8 @@ class SyncDriver:
         commands = exchange.commands
         try:
             replies = self._send(commands, atomic=exchange.atomic)
+            if not _have_error(replies):
+                return replies
             if unknown := _unknown_scripts(replies):
                 for script in {_script_of(commands[index]) for index in unknown}:
                     self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
@@ -281,11 +288,12 @@ class AsyncDriver:
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
-        patience = _Patience(self._retry_seconds)
+        patience, began = None, time.monotonic()
         while True:
             try:
                 return await self._exchange_once(exchange)
             except StoreUnavailable as error:
+                patience = patience or _Patience(began + self._retry_seconds)
                 await asyncio.sleep(patience.pause(error))
 
     async def _exchange_once(self, exchange: Exchange) -> Replies:
@@ -293,6 +301,8 @@ class AsyncDriver:
         commands = exchange.commands
         try:
             replies = await self._send(commands, atomic=exchange.atomic)
+            if not _have_error(replies):
+                return replies
             if unknown := _unknown_scripts(replies):
                 for script in {_script_of(commands[index]) for index in unknown}:
                     await self._client.execute_command(b"SCRIPT", b"LOAD", script.source)

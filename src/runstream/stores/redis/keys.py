@@ -50,7 +50,7 @@ class PartitionKeys:
 class RunKeys:
     """The keys of one run, and those of its partition."""
 
-    __slots__ = ("events", "keys", "meta", "partition", "producers", "run_snapshot")
+    __slots__ = ("events", "keys", "meta", "of_append", "partition", "producers", "run_snapshot")
 
     def __init__(self, partition: PartitionKeys, name: str) -> None:
         run = f"{partition.tag}:run:{name}"
@@ -62,9 +62,19 @@ class RunKeys:
         self.producers = f"{run}:producers"
         """Hash: the last batch of each producer."""
         self.keys = f"{run}:keys"
-        """Hash: caller's key to offset."""
+        """Hash: caller's key to the place of the event that has it."""
         self.run_snapshot = f"{run}:snapshot"
         """Hash: the latest snapshot of the run."""
+        self.of_append = (
+            self.events,
+            self.meta,
+            self.producers,
+            partition.runs,
+            partition.due,
+            partition.config,
+            partition.deleted,
+        )
+        """The keys that every append needs, in the order of its script."""
 
     def snapshot(self, lane_id: str | None) -> str:
         """Hash: the latest snapshot of the run, or of one lane."""

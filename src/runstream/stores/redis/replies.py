@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from runstream.model.values import Cursor
 
-__all__ = ["as_map", "entry_record", "parse_info", "place", "scored"]
+__all__ = ["as_map", "entry_record", "known_place", "parse_info", "place", "scored"]
 
 
 def as_map(reply: Any) -> dict[bytes, bytes]:
@@ -39,6 +40,10 @@ def place(text: bytes) -> Cursor:
     """A place as meta holds it."""
     offset, _, chain = text.partition(b"-")
     return Cursor(int(offset), int(chain))
+
+
+known_place = lru_cache(maxsize=1024)(place)
+"""As ``place``, for one that comes again with every reply: a run's start."""
 
 
 def entry_record(entry: Any) -> bytes:

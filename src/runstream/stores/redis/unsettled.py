@@ -2,7 +2,8 @@
 
 They are sent again under the same producer and number before anything else of that store goes to their
 run: by the caller with the same events, or by whatever it appends next. Their producer is not used for
-another batch before. A reply that came for a batch which its caller has not repeated yet is kept for it.
+another batch before. What became of a batch
+which its caller has not repeated yet is kept for it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,16 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from runstream.stores.redis.exchange import Refusal, ScriptCall
-from runstream.stores.redis.scripts import Batch, Sending
+from runstream.stores.redis.exchange import ScriptCall
+from runstream.stores.redis.outcomes import Applied, Outcome
+from runstream.stores.redis.scripts import PRODUCER_WINDOW_SECONDS, Batch, Sending
 
-__all__ = ["PRODUCER_WINDOW_SECONDS", "Attempt", "Reply", "UnsettledBook"]
-
-PRODUCER_WINDOW_SECONDS = 600
-"""For how long the server remembers a producer that is silent. A batch that is older is refused."""
+__all__ = ["Attempt", "UnsettledBook"]
 
 _MAX_KEPT = 256
-
-Reply: TypeAlias = Sequence[bytes] | Refusal
 
 
 @dataclass(slots=True)
@@ -50,7 +46,7 @@ class UnsettledBook:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._attempts: dict[str, list[Attempt]] = {}
-        self._kept: deque[tuple[Batch, Reply]] = deque(maxlen=_MAX_KEPT)
+        self._kept: deque[tuple[Batch, Outcome]] = deque(maxlen=_MAX_KEPT)
 
     def __bool__(self) -> bool:
         if (self._attempts or self._kept) and os.getpid() != self._process:
@@ -69,18 +65,20 @@ class UnsettledBook:
         with self._lock:
             return [attempt for run_id in run_ids for attempt in self._attempts.pop(run_id, ())]
 
-    def keep(self, batch: Batch, reply: Reply) -> None:
-        """Keep the reply for the caller that may repeat the batch."""
+    def keep(self, batch: Batch, outcome: Outcome) -> None:
+        """Keep what became of a batch for the caller that may repeat it."""
         with self._lock:
-            self._kept.append((batch, reply))
+            self._kept.append((batch, outcome))
 
-    def claim(self, batch: Batch) -> Reply | None:
-        """The reply of the same batch, if it was settled in the meantime."""
+    def claim(self, batch: Batch) -> Outcome | None:
+        """What became of the same batch, if it was settled in the meantime."""
         with self._lock:
             for kept in self._kept:
-                if _is_same(kept[0], batch):
+                sent, outcome = kept
+                if _is_same(sent, batch):
                     self._kept.remove(kept)
-                    return kept[1]
+                    # what was refused under one lease is not refused under another
+                    return outcome if isinstance(outcome, Applied) or sent.grant == batch.grant else None
         return None
 
     def forget(self, run_id: str) -> None:

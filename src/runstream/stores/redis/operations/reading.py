@@ -24,7 +24,17 @@ from runstream.stores.redis.pace import Pace
 from runstream.stores.redis.replies import as_map, entry_record, place
 from runstream.stores.refusals import diverged, lost
 
-__all__ = ["Standing", "collect", "follow", "list_events", "read", "recover", "standing_of", "standing_query"]
+__all__ = [
+    "Standing",
+    "collect",
+    "follow",
+    "last_seq",
+    "list_events",
+    "read",
+    "recover",
+    "standing_of",
+    "standing_query",
+]
 
 PAGE = 1000
 _MAX_SEQUENCE = 2**64 - 1
@@ -129,6 +139,14 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
         run_id=run_id,
         first_hot=standing.last.offset + 1,
     )
+
+
+def last_seq(context: Context[E, S], run_id: str, lane_id: str) -> Operation[int]:
+    """The seq of the lane's last event, 0 for a lane that has none."""
+    check_run_id(run_id)
+    check_name("lane_id", lane_id)
+    (lane,) = yield Exchange([(b"HGET", context.keys.run(run_id).meta, f"lane:{lane_id}")])
+    return int(lane.partition(b" ")[2]) if lane else 0
 
 
 def follow(

@@ -10,8 +10,8 @@ from runstream.model.values import E, RunInfo, S
 from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Items, Operation, Stream
-from runstream.stores.redis.operations.appending import settle
 from runstream.stores.redis.operations.reading import standing_of
+from runstream.stores.redis.operations.sending import held, settle
 from runstream.stores.redis.replies import as_map, place, scored
 from runstream.stores.redis.scripts import MICROSECONDS, delete_call
 
@@ -130,6 +130,8 @@ def delete_run(context: Context[E, S], run_id: str) -> Operation[bool]:
                 )
             ]
         )
+        if isinstance(outcome, list):
+            raise held(run_id, outcome[1:])
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between
             # 0: it was there when its meta was read, so redis-py has sent this twice, or another did the same
             return True

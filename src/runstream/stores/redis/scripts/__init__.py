@@ -10,14 +10,18 @@ from typing import Any, NamedTuple
 
 from runstream.codec.shapes import EncodedEvent
 from runstream.codec.snapshot import PackedState, state_checksum
-from runstream.model.values import Cursor
+from runstream.model.state import status_after
+from runstream.model.values import Cursor, LeaseGrant
 from runstream.stores.coverage import Covered
 from runstream.stores.redis.exchange import Script, ScriptCall
 from runstream.stores.redis.keys import Keys, PartitionKeys
 
 __all__ = [
     "MICROSECONDS",
+    "PRODUCER_WINDOW_SECONDS",
+    "SCRIPTS",
     "Batch",
+    "LaneSpan",
     "Seen",
     "Sending",
     "SnapshotWrite",
@@ -25,30 +29,47 @@ __all__ = [
     "claim_call",
     "delete_call",
     "enlist_call",
+    "lane_of_lease",
+    "lease_call",
     "park_call",
     "settle_call",
     "snapshot_field",
 ]
 
 MICROSECONDS = 1_000_000
+PRODUCER_WINDOW_SECONDS = 600
+"""For how long the server remembers a producer that is silent. A batch that is older is refused."""
 DELETED_WINDOW_SECONDS = 7 * 24 * 3600
 """For how long it is remembered that a run was deleted rather than lost."""
 
 
+def _source(name: str) -> str:
+    return files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
 def _load(name: str) -> Script:
-    source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    source = _source("common") + _source(name)
     # the digest is the server's own name for a script, not a safeguard
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST = (
-    _load(name) for name in ("append", "claim", "settle", "park", "delete", "enlist")
-)
+SCRIPTS = tuple(map(_load, ("append", "claim", "settle", "park", "delete", "enlist", "lease")))
+_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST, _LEASE = SCRIPTS
 
 
 def snapshot_field(lane_id: str | None) -> str:
     """The meta field that notes a snapshot."""
     return "snapshot" if lane_id is None else f"snapshot:{lane_id}"
+
+
+def _lease_field(lane_id: str | None) -> str:
+    """The meta field of a lease on a lane, or (None) on the whole run."""
+    return "lease" if lane_id is None else f"lease:{lane_id}"
+
+
+def lane_of_lease(field: str) -> str | None:
+    """The lane whose lease that field is, None for the whole run's."""
+    return field.partition(":")[2] if ":" in field else None
 
 
 @dataclass(slots=True)
@@ -92,6 +113,14 @@ class SnapshotWrite:
         return args + removes
 
 
+class LaneSpan(NamedTuple):
+    """What a batch adds to a lane: the indexes (from 1) of its first and last event, and the latter's seq."""
+
+    first: int
+    last: int
+    seq: int
+
+
 class Batch(NamedTuple):
     """What one append does to one run. An empty status says nothing of the run's."""
 
@@ -99,16 +128,11 @@ class Batch(NamedTuple):
     events: Sequence[EncodedEvent]
     session_id: str
     status: str
+    lanes: Mapping[str, LaneSpan]
+    is_keyed: bool = False
     expected_offset: int | None = None
+    grant: LeaseGrant | None = None
     snapshot: SnapshotWrite | None = None
-
-    def lanes(self) -> dict[str, tuple[int, int]]:
-        """The lanes of the events, each with the indexes (from 1) of its first and last event."""
-        found: dict[str, tuple[int, int]] = {}
-        for index, event in enumerate(self.events, 1):
-            known = found.get(event.lane_id)
-            found[event.lane_id] = (index if known is None else known[0], index)
-        return found
 
 
 class Seen(NamedTuple):
@@ -116,6 +140,12 @@ class Seen(NamedTuple):
 
     history: int
     cursor: Cursor
+
+    @property
+    def words(self) -> str:
+        """The two as the append script takes them."""
+        offset, chain = self.cursor
+        return f"{self.history} {offset}-{chain}"
 
 
 class Sending(NamedTuple):
@@ -128,42 +158,54 @@ class Sending(NamedTuple):
     producer: str
     number: int
     sent_at: int | None
-    window_seconds: int
     first_chain: int
     seen: Seen | None
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
     """Append events, a snapshot, or both."""
-    run = keys.run(batch.run_id)
-    partition, snapshot, lanes = run.partition, batch.snapshot, batch.lanes()
-    names = [
-        run.events,
-        run.meta,
-        run.producers,
-        partition.runs,
-        partition.due,
-        partition.config,
-        partition.deleted,
-    ]
-    if batch.session_id:
-        names.append(partition.session(batch.session_id))
-    seen = "- -" if sending.seen is None else f"{sending.seen.history} {sending.seen.cursor}"
+    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot = batch
+    producer, number, sent_at, first_chain, seen = sending
+    run = keys.run(run_id)
+    names: tuple[str, ...] = run.of_append
     # in one word list: redis-py takes longer over each argument than the script over all of these
     words = (
-        f"{len(keys.partitions)} {sending.first_chain} {sending.producer} {sending.number}"
-        f" {'-' if sending.sent_at is None else sending.sent_at} {sending.window_seconds * MICROSECONDS} {seen}"
-        f" {'-' if batch.expected_offset is None else batch.expected_offset} {batch.status or '-'}"
-        f" {len(lanes)} {0 if snapshot is None else 1}"
+        f"{len(keys.partitions)} {first_chain} {producer} {number} {'-' if sent_at is None else sent_at}"
+        f" {PRODUCER_WINDOW_SECONDS * MICROSECONDS} {'- -' if seen is None else seen.words}"
+        f" {'-' if expected is None else expected} {status or '-'} {len(lanes)}"
+        f" {len(events) if is_keyed else 0} {0 if grant is None else 1} {0 if snapshot is None else 1}"
     )
-    args: list[Any] = [batch.run_id, batch.session_id, words]
-    for lane, (first, last) in lanes.items():
-        args += (lane, first, last)
+    args: list[Any] = [run_id, session_id, words]
+    for lane, (first, last, seq) in lanes.items():
+        args += (lane, f"{first} {last} {seq}")
+    if session_id:
+        names = (*names, run.partition.session(session_id))
+    if is_keyed:
+        names = (*names, run.keys)
+        args += _described(events, lanes)
+    if grant is not None:
+        args += (_lease_field(grant.lane_id), grant.token)
     if snapshot is not None:
-        names.append(run.snapshot(snapshot.lane_id))
+        names = (*names, run.snapshot(snapshot.lane_id))
         args += snapshot.args()
-    args += [event.record for event in batch.events]
+    args += [event.record for event in events]
     return ScriptCall(_APPEND, names, args)
+
+
+def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
+    index_of = {lane: index for index, lane in enumerate(lanes, 1)}
+    described = []
+    for event in events:
+        key = "" if event.key is None else f" {event.key}"
+        described.append(f"{index_of[event.lane_id]} {event.seq} {status_after((event.kind,)) or '-'}{key}")
+    return described
+
+
+def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> ScriptCall:
+    """Take, renew or release a lease; a take gives it its epoch."""
+    lasts = int(grant.ttl_seconds * MICROSECONDS)
+    args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner)
+    return ScriptCall(_LEASE, (keys.run(grant.run_id).meta,), args)
 
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> ScriptCall:

@@ -1,22 +1,29 @@
 -- Appends events to a run, saves a snapshot with them, or does either alone: one atomic step.
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
---       then the session, if the batch names one, then the snapshot, if there is one
+--       then the session, if the batch names one, then keys, if events have some, then the snapshot, if there is one
 -- ARGV  1 run id  2 session id, or ''
 --       3 words, separated by single spaces: partitions; first chain, for a run that is new; producer; its
 --         batch number; when it was first sent (microseconds), or '-'; for how long a silent producer is
 --         remembered (microseconds); the history (its first chain) and the place in it that the writer saw
---         last, or '-' twice; expected offset, or '-'; status, or '-'; number of lanes; number of snapshots
---       then for each lane: its name, the indexes in the batch of its first and last event
+--         last, or '-' twice; expected offset, or '-'; status, or '-'; number of lanes; number of events that
+--         are described (all or 0); number of leases; number of snapshots
+--       then for each lane: its name; the indexes in the batch of its first and last event, and the seq of the
+--         latter, separated by spaces
+--       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': its lane by its index
+--         in the lanes, the status that it gives the run, or '-'
+--       then for the lease: its field in meta, its token
 --       then for the snapshot: its meta field, mode ('replace', 'compare'), the token that it is made from
 --         ('' for none), its own token, the offset that its writer covers and the chain of the start of the
 --         history that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to
 --         remove; fields and values; fields
 --       then the records
 --
--- Replies {'ok', first offset, last cursor, revision, covered offset, start, server time,
---          former last offset of each lane}
+-- Replies {'ok', former last place, last place, revision, covered offset, start, server time,
+--          former last offset of each lane, then the index and place of each event whose key was known}
 --         {'stale', server time}    too old to tell whether it was applied before, nothing written
+--         {'unleased'}              the lease that it carries has passed on or run out, nothing written
+--         {'held', field, owner, microseconds}  another lease is in force, for so long, nothing written
 --         {'lost', offset}          the run stands before what the writer saw, nothing written
 --         {'diverged'}              the run has another history there, nothing written
 --         {'partitions', n}         the namespace has n, nothing written
@@ -26,26 +33,18 @@
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
 -- After 'ok': offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
--- the run is due. A batch that its producer has sent before gets its first reply and changes nothing.
+-- the run is due. A batch that its producer has sent before gets its first reply and changes nothing. An event
+-- whose key was known has not been written again; if all were known, nothing has been, the snapshot included.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
 
-local call, format = redis.call, string.format
-
-local function text(number) return format('%.0f', number) end
-
-local function place(cursor)
-  local offset, chain = string.match(cursor, '^(%d+)-(%d+)$')
-  return tonumber(offset), tonumber(chain)
-end
-
 local run_id, session = ARGV[1], ARGV[2]
-local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, status, lanes, snapshots =
-  string.match(ARGV[3], '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
-batch, window = tonumber(batch), tonumber(window)
+local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, status, lanes, described,
+  leases, snapshots = string.match(ARGV[3],
+  '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+batch, window, lanes, described = tonumber(batch), tonumber(window), tonumber(lanes), tonumber(described)
 
 -- a resend: the first reply is kept with the producer, its parts separated by spaces
-local time = call('TIME')
-local microseconds = time[1] * 1000000 + time[2]
+local microseconds = clock()
 local now = text(microseconds)
 local sent = call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
@@ -60,12 +59,57 @@ if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > 
   return {'stale', now}
 end
 
-lanes = tonumber(lanes)
-local first_lane = lanes > 0 and ARGV[4] or ''
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lane:' .. first_lane, 'since:' .. first_lane)
+-- where everything lies in the arguments
+local at_events = 4 + 2 * lanes
+local at_lease = at_events + described
+local at_snapshot = at_lease + (leases == '1' and 2 or 0)
+local snapshot, at_records = nil, at_snapshot
+if snapshots == '1' then
+  local at = at_snapshot
+  snapshot = {
+    key = KEYS[#KEYS],
+    field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
+    covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
+    sets = tonumber(ARGV[at + 8]), removes = tonumber(ARGV[at + 9]), at = at + 10,
+    lane = string.match(ARGV[at], '^snapshot:(.*)$'),
+  }
+  at_records = at + 10 + 2 * snapshot.sets + snapshot.removes
+end
+
+-- what is known of the run and of its lanes: the first one's in the same breath
+local first_lane = lanes > 0 and ARGV[4] or snapshot and snapshot.lane or ''
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease',
+  'lane:' .. first_lane, 'since:' .. first_lane, 'lease:' .. first_lane)
 local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
-local former = offset
+local former = meta[2] or start
+local lane_of = {}
+local function add_lane(name, first, last, seq)
+  local known = name == first_lane and {meta[5], meta[6], meta[7]}
+    or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
+  local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
+    first_index = tonumber(first), last_index = tonumber(last), seq = seq}
+  lane_of[name] = lane
+  return lane
+end
+local touched = {}
+for i = 1, lanes do
+  touched[i] = add_lane(ARGV[2 + 2 * i], string.match(ARGV[3 + 2 * i], '^(%d+) (%d+) (%S+)$'))
+end
+if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
+
+-- the lease that it carries, and those that are in its way
+local mine = nil
+if leases == '1' then
+  mine = ARGV[at_lease + 1]
+  if lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds) ~= mine then return {'unleased'} end
+end
+local refusal = meta[4] and held('lease', meta[4], microseconds, mine)
+if refusal then return refusal end
+for name, lane in pairs(lane_of) do
+  refusal = lane.lease and held('lease:' .. name, lane.lease, microseconds, mine)
+  if refusal then return refusal end
+end
 
 if seen ~= '-' and seen ~= meta[2] then
   local seen_offset = place(seen)
@@ -86,52 +130,53 @@ if seen ~= '-' and seen ~= meta[2] then
   end
 end
 
+-- which events are new: all of them, but for those whose keys are known, to the run or by now to this batch
+local known_places, key_of = {}, {}
+local written = #ARGV - at_records + 1
+if described > 0 then
+  local keys_key = KEYS[#KEYS - (snapshot and 1 or 0)]
+  local index_of, is_given = {}, status ~= '-'
+  written = 0
+  for i = 1, lanes do touched[i].first_index, touched[i].last_index = nil, nil end
+  for i = 1, described do
+    local of_lane, seq, gives, rest = string.match(ARGV[at_events + i - 1], '^(%d+) (%S+) (%S+)(.*)$')
+    local key = rest ~= '' and string.sub(rest, 2) or nil
+    local known = key and (call('HGET', keys_key, key) or index_of[key])
+    if known then
+      known_places[i] = known -- a place, or the index of the first event with this key
+    else
+      written = written + 1
+      if key then index_of[key], key_of[i] = i, key end
+      if gives ~= '-' and not is_given then status = gives end
+      local lane = touched[tonumber(of_lane)]
+      lane.first_index, lane.last_index, lane.seq = lane.first_index or written, written, seq
+    end
+  end
+end
+
 if not meta[1] then
   local has = call('HGET', KEYS[6], 'partitions')
   if has and has ~= partitions then return {'partitions', has} end
 end
-if expected ~= '-' and tonumber(expected) ~= offset then return {'conflict', text(offset)} end
 
--- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole, and the
--- first event of each lane that no snapshot of it covers: from there on it is recovered
-local reply = {'ok', text(former + 1), '', '0', '0', start, now}
-local changed = {'last', '', 'updated', now}
-local function change(field, value)
-  changed[#changed + 1] = field
-  changed[#changed + 1] = value
-end
-local at = 4
-local lane_last = {}
-for i = 1, lanes do
-  local lane = ARGV[at]
-  local known = i == 1 and {meta[4], meta[5]} or call('HMGET', KEYS[2], 'lane:' .. lane, 'since:' .. lane)
-  reply[7 + i] = known[1] or '0'
-  lane_last[lane] = former + tonumber(ARGV[at + 2])
-  change('lane:' .. lane, text(lane_last[lane]))
-  if not known[2] then change('since:' .. lane, text(former + tonumber(ARGV[at + 1]))) end
-  at = at + 3
+local is_nothing = described > 0 and written == 0
+if is_nothing then
+  snapshot = nil
+elseif expected ~= '-' and tonumber(expected) ~= offset then
+  return {'conflict', text(offset)}
 end
 
-local snapshot = nil
-if snapshots == '1' then
-  snapshot = {
-    key = KEYS[#KEYS],
-    field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
-    covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
-    sets = tonumber(ARGV[at + 8]), removes = tonumber(ARGV[at + 9]), at = at + 10,
-  }
-  at = snapshot.at + 2 * snapshot.sets + snapshot.removes
+if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision')
   snapshot.revision = tonumber(saved[2] or 0) + 1
   if (saved[1] or '') ~= snapshot.base then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
-  snapshot.lane = string.match(snapshot.field, '^snapshot:(.*)$')
   local before, since = offset, nil
   if snapshot.lane then
-    local known = call('HMGET', KEYS[2], 'lane:' .. snapshot.lane, 'since:' .. snapshot.lane)
-    before, since = tonumber(known[1] or 0), tonumber(known[2] or nil)
+    local lane = lane_of[snapshot.lane]
+    before, since = tonumber(lane.last), tonumber(lane.since or nil)
   end
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
   local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
@@ -139,7 +184,7 @@ if snapshots == '1' then
   -- what the writer knows of a run of this name that was deleted since says nothing of this one
   if snapshot.history == first_chain then snapshot.covered = snapshot.covers end
   if before <= snapshot.covered then
-    snapshot.covered = offset + (#ARGV - at + 1)
+    snapshot.covered = offset + written
   else
     -- what it does not cover must be there to be recovered
     local trimmed = tonumber(call('HGET', KEYS[2], 'trimmed') or 0)
@@ -150,20 +195,56 @@ if snapshots == '1' then
 end
 
 -- from here on nothing may refuse
-for i = at, #ARGV do
-  local record = ARGV[i]
-  local a, b, c, d = string.byte(record, 2, 5)
-  chain = (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
-  offset = offset + 1
-  call('XADD', KEYS[1], format('%.0f-%.0f', offset, chain), 'e', record)
+local last, changed, before_batch = former, {'last', '', 'updated', now}, offset
+local function change(field, value)
+  changed[#changed + 1] = field
+  changed[#changed + 1] = value
 end
-local last = format('%.0f-%.0f', offset, chain)
-reply[3], changed[2] = last, last
+local keyed = {}
+for i = at_records, #ARGV do
+  local index = i - at_records + 1
+  if not known_places[index] then
+    local record = ARGV[i]
+    local a, b, c, d = string.byte(record, 2, 5)
+    chain = (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
+    offset = offset + 1
+    last = format('%.0f-%.0f', offset, chain)
+    call('XADD', KEYS[1], last, 'e', record)
+    if key_of[index] then
+      keyed[#keyed + 1], keyed[#keyed + 2] = key_of[index], last
+      key_of[index] = last
+    end
+  end
+end
+for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
+  call('HSET', KEYS[#KEYS - (snapshots == '1' and 1 or 0)], unpack(keyed, i, math.min(i + 3999, #keyed)))
+end
+changed[2] = last
+
+-- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole, and the
+-- first event of each lane that no snapshot of it covers: from there on it is recovered
+local reply = {'ok', former, last, '0', '0', start, now}
+for i = 1, lanes do
+  local lane = touched[i]
+  reply[7 + i] = lane.last
+  if lane.last_index then
+    lane.last = text(before_batch + lane.last_index)
+    change('lane:' .. lane.name, lane.last .. ' ' .. lane.seq)
+    if not lane.since then change('since:' .. lane.name, text(before_batch + lane.first_index)) end
+  end
+end
+for i = 1, described do
+  local known = known_places[i]
+  if known then
+    reply[#reply + 1] = text(i)
+    reply[#reply + 1] = key_of[known] or known
+  end
+end
 
 if snapshot then
   local covered = snapshot.covered
   if snapshot.form == 'whole' then call('DEL', snapshot.key) end
-  at = snapshot.at
+  local at = snapshot.at
   for _ = 1, snapshot.sets do
     call('HSET', snapshot.key, ARGV[at], ARGV[at + 1])
     at = at + 2
@@ -178,28 +259,29 @@ if snapshot then
   reply[4], reply[5] = text(snapshot.revision), text(covered)
 end
 
-if not meta[1] then
-  change('start', start)
-  change('created', now)
-  call('HSET', KEYS[6], 'partitions', partitions)
+if not is_nothing then
+  if not meta[1] then
+    change('start', start)
+    change('created', now)
+    call('HSET', KEYS[6], 'partitions', partitions)
+    call('PERSIST', KEYS[2]) -- what a lease noted of a run that was not there yet
+  end
+  if status ~= '-' then
+    change('status', status)
+  elseif not meta[1] then
+    change('status', 'running')
+  end
+  if session ~= '' and (meta[3] or '') == '' then change('session', session) end
+  for i = 1, #changed, 4000 do
+    call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
+  end
+  if snapshot and snapshot.lane and tonumber(lane_of[snapshot.lane].last) <= snapshot.covered then
+    call('HDEL', KEYS[2], 'since:' .. snapshot.lane)
+  end
+  call('ZADD', KEYS[4], now, run_id)
+  if session ~= '' and (meta[3] or session) == session then call('ZADD', KEYS[8], now, run_id) end
+  call('ZADD', KEYS[5], 'NX', now, run_id)
 end
-if status ~= '-' then
-  change('status', status)
-elseif not meta[1] then
-  change('status', 'running')
-end
-if session ~= '' and (meta[3] or '') == '' then change('session', session) end
-for i = 1, #changed, 4000 do -- Lua unpacks no more than some 8000 values
-  call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
-end
-if snapshot and snapshot.lane then
-  local last_of_lane = lane_last[snapshot.lane] or tonumber(call('HGET', KEYS[2], 'lane:' .. snapshot.lane) or 0)
-  if last_of_lane <= snapshot.covered then call('HDEL', KEYS[2], 'since:' .. snapshot.lane) end
-end
-
-call('ZADD', KEYS[4], now, run_id)
-if session ~= '' and (meta[3] or session) == session then call('ZADD', KEYS[8], now, run_id) end
-call('ZADD', KEYS[5], 'NX', now, run_id)
 
 call('HSET', KEYS[3], producer, text(batch) .. ' ' .. table.concat(reply, ' ', 2))
 -- now and then, so that the run does not remember every process that ever wrote to it

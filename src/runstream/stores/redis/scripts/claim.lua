@@ -8,13 +8,12 @@
 --
 -- After it: a claimed run comes due again by itself when the claim has passed.
 
-local now = redis.call('TIME')
-now = now[1] * 1000000 + now[2]
+local now = clock()
 local limit = now
 if ARGV[1] ~= '' and tonumber(ARGV[1]) < now then limit = tonumber(ARGV[1]) end
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', limit), 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+local due = call('ZRANGEBYSCORE', KEYS[1], '-inf', text(limit), 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 -- the first write is one that a full server does not refuse; after it none is refused
-redis.call('ZREM', KEYS[1], '')
-local until_ = string.format('%.0f', now + tonumber(ARGV[3]))
-for i = 1, #due, 2 do redis.call('ZADD', KEYS[1], 'XX', until_, due[i]) end
-return {string.format('%.0f', now), due}
+call('ZREM', KEYS[1], '')
+local until_ = text(now + tonumber(ARGV[3]))
+for i = 1, #due, 2 do call('ZADD', KEYS[1], 'XX', until_, due[i]) end
+return {text(now), due}

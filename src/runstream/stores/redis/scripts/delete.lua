@@ -6,25 +6,29 @@
 --       4 number of snapshots  5 for how long the deletion is remembered (microseconds)
 --
 -- Replies 1, or 0 if this very run is not there any more, or -1 if it has more snapshots or another
--- session than the caller knew: read its meta again. DEL is the first write: it frees memory.
+-- session than the caller knew: read its meta again. Or {'held', field, owner, microseconds} while a lease
+-- of it is in force, for so long. DEL is the first write: it frees memory.
 
-local fields = redis.call('HGETALL', KEYS[2])
+local now = clock()
+local fields = call('HGETALL', KEYS[2])
 local meta, snapshots = {}, 0
 for i = 1, #fields, 2 do
   meta[fields[i]] = fields[i + 1]
   if string.sub(fields[i], 1, 8) == 'snapshot' then snapshots = snapshots + 1 end
 end
 if meta['start'] ~= ARGV[2] then return 0 end
+for field, value in pairs(meta) do
+  local refusal = string.match(field, '^lease') and held(field, value, now)
+  if refusal then return refusal end
+end
 if snapshots ~= tonumber(ARGV[4]) or (meta['session'] or '') ~= ARGV[3] then return -1 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
-for i = 10, #KEYS do redis.call('DEL', KEYS[i]) end
-redis.call('ZREM', KEYS[5], ARGV[1])
-redis.call('ZREM', KEYS[6], ARGV[1])
-redis.call('ZREM', KEYS[7], ARGV[1])
-redis.call('HDEL', KEYS[8], ARGV[1])
+call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+for i = 10, #KEYS do call('DEL', KEYS[i]) end
+call('ZREM', KEYS[5], ARGV[1])
+call('ZREM', KEYS[6], ARGV[1])
+call('ZREM', KEYS[7], ARGV[1])
+call('HDEL', KEYS[8], ARGV[1])
 -- whoever knew this history is told that it was deleted, not that it was lost
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-redis.call('ZREMRANGEBYSCORE', KEYS[9], '-inf', string.format('%.0f', now - tonumber(ARGV[5])))
-redis.call('ZADD', KEYS[9], string.format('%.0f', now), string.match(ARGV[2], '%d+$'))
+call('ZREMRANGEBYSCORE', KEYS[9], '-inf', text(now - tonumber(ARGV[5])))
+call('ZADD', KEYS[9], text(now), string.match(ARGV[2], '%d+$'))
 return 1

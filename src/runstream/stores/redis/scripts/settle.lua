@@ -17,10 +17,9 @@
 -- due if an event or a snapshot came in between. XTRIM is the first write: it frees memory, so that a
 -- full server does not refuse what would make room.
 
-local function text(number) return string.format('%.0f', number) end
-local function offset_of(cursor) return tonumber(string.match(cursor, '^(%d+)-')) end
+local function offset_of(cursor) return (place(cursor)) end
 
-local fields = redis.call('HGETALL', KEYS[2])
+local fields = call('HGETALL', KEYS[2])
 local meta = {}
 for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
 if meta['start'] ~= ARGV[2] then return {'gone'} end
@@ -31,21 +30,21 @@ for _ = 1, tonumber(ARGV[6]) do
   has[ARGV[at]] = true
   at = at + 1
 end
-local required = redis.call('HGETALL', KEYS[4])
+local required = call('HGETALL', KEYS[4])
 for i = 1, #required, 2 do
   if not has[required[i]] then return {'archives', required[i + 1]} end
 end
 
 local mark = meta['mark'] or meta['start']
-local place, offset = ARGV[3], offset_of(ARGV[3])
-if place ~= mark and place ~= meta['last'] then
-  local entry = redis.call('XRANGE', KEYS[1], place, place)
+local proven, offset = ARGV[3], offset_of(ARGV[3])
+if proven ~= mark and proven ~= meta['last'] then
+  local entry = call('XRANGE', KEYS[1], proven, proven)
   if #entry == 0 then
     if offset > offset_of(mark) then return {'diverged'} end
-    place, offset = mark, offset_of(mark) -- somebody else has settled further
+    proven, offset = mark, offset_of(mark) -- somebody else has settled further
   end
 end
-if offset < offset_of(mark) then place, offset = mark, offset_of(mark) end
+if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
 
 -- the last offset that nobody needs from here
 local limit = 0
@@ -63,12 +62,12 @@ elseif ARGV[4] == 'covered' then
   end
 end
 
-local trimmed = redis.call('XTRIM', KEYS[1], 'MINID', text(limit + 1))
-redis.call('HSET', KEYS[2], 'mark', place)
+local trimmed = call('XTRIM', KEYS[1], 'MINID', text(limit + 1))
+call('HSET', KEYS[2], 'mark', proven)
 if ARGV[4] == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
-  redis.call('HSET', KEYS[2], 'trimmed', text(limit)) -- no snapshot may cover less from now on
+  call('HSET', KEYS[2], 'trimmed', text(limit)) -- no snapshot may cover less from now on
 end
-redis.call('HDEL', KEYS[5], ARGV[1])
+call('HDEL', KEYS[5], ARGV[1])
 
 local done = offset == offset_of(meta['last'])
 local archived = {}
@@ -80,12 +79,10 @@ for field, value in pairs(meta) do
 end
 
 if ARGV[5] ~= '' then
-  local now = redis.call('TIME')
-  redis.call('ZADD', KEYS[3], 'XX', text(now[1] * 1000000 + now[2] + tonumber(ARGV[5])), ARGV[1])
+  call('ZADD', KEYS[3], 'XX', text(clock() + tonumber(ARGV[5])), ARGV[1])
 elseif done then
-  redis.call('ZREM', KEYS[3], ARGV[1])
+  call('ZREM', KEYS[3], ARGV[1])
 else
-  local now = redis.call('TIME')
-  redis.call('ZADD', KEYS[3], text(now[1] * 1000000 + now[2]), ARGV[1])
+  call('ZADD', KEYS[3], text(clock()), ARGV[1])
 end
 return {'ok', trimmed, done and '1' or '0'}

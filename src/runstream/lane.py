@@ -1,0 +1,388 @@
+"""One lane of a run as its writer knows it: the numbering, the state, the text that is held back.
+
+Pure: what is to be done is written as steps, which yield calls to the store and receive their results.
+:class:`~runstream.run.Run` makes these calls, :class:`~runstream.run.AsyncRun` awaits them, each one
+operation at a time; nothing else differs between the two.
+
+``seq`` is given out so that no two events of the lane ever share one. A refused append gives its numbers
+back; one whose outcome is unknown may have been written, and keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, NamedTuple
+
+from runstream.lane_store import AsyncLaneStore, LaneStore
+from runstream.lease import AsyncLease, Lease
+from runstream.model.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    EventsArchived,
+    InvalidRunId,
+    RunstreamError,
+    StoreUnavailable,
+)
+from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
+from runstream.model.names import check_name, check_run_id, snapshot_lane
+from runstream.model.state import RunStatus
+from runstream.model.state_fields import ABSENT, get_field, mark_ended, put_fields
+from runstream.model.values import Cursor, DeltaBuffer, E, LeaseGrant, Placement, Recorded, Recovery, S
+from runstream.steps import Steps
+
+__all__ = ["Emission", "LaneWriter", "error_payload"]
+
+
+class Emission(NamedTuple):
+    """An event to emit: what ``emit`` takes, as a value for ``emit_many``."""
+
+    kind: EventKind | str
+    payload: Mapping[str, Any] | None = None
+    key: str | None = None
+    parent_span_id: str | None = None
+    visibility: Visibility | str = Visibility.PUBLIC
+
+
+@dataclass(slots=True)
+class _Held(Generic[E]):
+    """Deltas that wait to be appended together.
+
+    Once that was tried and failed they are sealed: as the append may have been applied, they go out again
+    as the same batch, which a store applies once, and nothing joins them.
+    """
+
+    events: list[E] = field(default_factory=list)
+    text_bytes: int = 0
+    is_sealed: bool = False
+
+
+class LaneWriter(Generic[E, S]):
+    """What :class:`~runstream.run.Run` and :class:`~runstream.run.AsyncRun` share: all but the waiting."""
+
+    _store: LaneStore[E, S] | AsyncLaneStore[E, S]
+    lease: Lease[E, S] | AsyncLease[E, S] | None
+    state: S
+    """What ``checkpoint`` saves, never None: the recovered state or a new one; it may be changed or replaced."""
+    recovered: Recovery[S, E]
+    """What was there when the Run was opened: of the main lane, the whole run's; of any other, its own."""
+
+    def __init__(
+        self,
+        store: LaneStore[E, S] | AsyncLaneStore[E, S],
+        run_id: str,
+        lane_id: str,
+        session_id: str,
+        deltas: DeltaBuffer | None,
+    ) -> None:
+        check_run_id(run_id)
+        check_name("lane_id", lane_id)
+        check_name("session_id", session_id)
+        self._store = store
+        self.run_id = run_id
+        self.lane_id = lane_id
+        self.session_id = session_id
+        self.lease = None
+        self._seq = 0
+        self._deltas = deltas
+        self._held: _Held[E] = _Held()
+        self._failure: Exception | None = None
+
+    @property
+    def grant(self) -> LeaseGrant | None:
+        """The lease that this Run writes under, as the store gave it; None without one."""
+        return None if self.lease is None else self.lease.grant
+
+    # -- opening and leaving -----------------------------------------------------------------------
+
+    def _opening(self, lease_ttl: float | None, owner: str | None, wait: float) -> Steps[None]:
+        if lease_ttl is None and (owner is not None or wait):
+            raise ConfigurationError("owner= and wait= are a lease's: pass lease_ttl= (seconds) with them")
+        if lease_ttl is not None:
+            self.lease = yield partial(
+                self._store.lease,
+                self.run_id,
+                owner=_new_owner() if owner is None else owner,
+                lane_id=self.lane_id,
+                ttl=lease_ttl,
+                wait=wait,
+            )
+        try:
+            self.recovered = yield partial(self._store.recover, self.run_id, lane_id=snapshot_lane(self.lane_id))
+            self._seq = yield partial(self._store.last_seq, self.run_id, self.lane_id)
+            state = self.recovered.state
+            self.state = self._new_state() if state is None else state
+        except BaseException as error:
+            yield from self._releasing(error)
+            raise
+        known = get_field(self.state, "session_id")
+        if not self.session_id and isinstance(known, str):
+            self.session_id = known
+
+    def _new_state(self) -> S:
+        codec = self._store.codec
+        state = codec.new_state(self.run_id)
+        if not self.session_id or get_field(state, "session_id") is ABSENT:
+            return state
+        return codec.make_state(self.run_id, {"run_id": self.run_id, "session_id": self.session_id})
+
+    def _leaving(self, error: BaseException | None) -> Steps[None]:
+        """Send what is held, record the error if it is the agent's, give the lease back.
+
+        With an error in flight nothing that fails here hides it: it becomes a note on it.
+        """
+        self._failure = None  # what failed in the background is tried once more, and fails here if it fails
+        try:
+            yield from _noting(error, "the text that was held back is lost", self._flushing())
+            if isinstance(error, Exception):
+                yield from _noting(error, "agent.error could not be recorded", self._recording_error(error))
+        finally:
+            yield from self._releasing(error)
+
+    def _recording_error(self, error: Exception) -> Steps[None]:
+        yield from self._recording([Emission(EventKind.AGENT_ERROR, error_payload(error))])
+
+    def _releasing(self, error: BaseException | None) -> Steps[None]:
+        if self.lease is not None:
+            yield from _noting(error, "the lease could not be given back", _calling(self.lease.release))
+
+    # -- events and snapshots ----------------------------------------------------------------------
+
+    def _emitting(
+        self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool
+    ) -> Steps[list[Recorded[E]]]:
+        emissions = [Emission(item) if isinstance(item, str) else Emission(*item) for item in items]
+        yield from self._going_first()
+        if not emissions and not checkpoint:
+            return []
+        return (yield from self._recording(emissions, self.state if checkpoint else None))
+
+    def _emitting_one(self, emission: Emission) -> Steps[Recorded[E]]:
+        (recorded,) = yield from self._emitting([emission], checkpoint=False)
+        return recorded
+
+    def _ending(self, kind: EventKind, status: RunStatus, payload: Mapping[str, Any]) -> Steps[Recorded[E]]:
+        yield from self._going_first()
+        former = mark_ended(self.state, status)
+        try:
+            self._check_says(status)
+            (recorded,) = yield from self._recording([Emission(kind, payload)], self.state)
+        except BaseException:
+            put_fields(self.state, former)
+            raise
+        return recorded
+
+    def _check_says(self, status: RunStatus) -> None:
+        """A snapshot that says something else than its event would open the run again."""
+        codec = self._store.codec
+        said = codec.status_of(codec.state_fields(self.state))
+        if said not in (None, status.value):
+            raise ConfigurationError(
+                f"the state of run {self.run_id!r} says {said!r} and cannot be set to {status.value!r}; nothing"
+                f" was written: replace it (run.state = …) by one that says {status.value!r}, or nothing"
+            )
+
+    def _saving_event(self, event: E) -> Steps[None]:
+        run_id: Any = getattr(event, "run_id", None)
+        self._check_run(run_id)
+        yield from self._going_first()
+        lane_id, seq = getattr(event, "lane_id", None), getattr(event, "seq", None)
+        yield from self._appending([event], [seq] if lane_id == self.lane_id and isinstance(seq, int) else [])
+
+    def _saving_snapshot(self, run_id: str, state: S) -> Steps[None]:
+        self._check_run(run_id)
+        yield from self._going_first()
+        with self._noting_loss():
+            yield partial(
+                self._store.save_snapshot,
+                run_id,
+                state,
+                lane_id=snapshot_lane(self.lane_id),
+                lease=self.lease,
+            )
+
+    def _loading_latest(self, run_id: str) -> Steps[S | None]:
+        self._check_run(run_id)
+        snapshot = yield partial(self._store.load_snapshot, run_id, lane_id=snapshot_lane(self.lane_id))
+        return None if snapshot is None else snapshot.state
+
+    def _listing_events(self, run_id: str, since_seq: int) -> Steps[list[E]]:
+        self._check_run(run_id)
+        events: list[E] = yield partial(self._store.list_events, run_id, since_seq)
+        return events
+
+    def _recording(self, emissions: Sequence[Emission], snapshot: S | None = None) -> Steps[list[Recorded[E]]]:
+        """Append events of this lane, with the state if it is to be saved, in one atomic step."""
+        seqs = range(self._seq + 1, self._seq + 1 + len(emissions))
+        events = [self._event(emission, seq) for emission, seq in zip(emissions, seqs, strict=True)]
+        keys = [emission.key for emission in emissions]
+        has_keys = any(key is not None for key in keys)
+        placement = yield from self._appending(events, seqs, keys if has_keys else None, snapshot)
+        recorded = []
+        for index, (event, cursor) in enumerate(zip(events, placement.cursors, strict=True)):
+            is_known = index in placement.known
+            first = (yield from self._reading(cursor)) if is_known else None
+            recorded.append(first or Recorded(cursor.offset, str(cursor), event))
+        return recorded
+
+    def _reading(self, cursor: Cursor) -> Steps[Recorded[E] | None]:
+        """The event there, or None where this store cannot give it (any more)."""
+        try:
+            found: Recorded[E] | None = yield partial(self._read_one, cursor.offset)
+        except (EventsArchived, CorruptRecordError):
+            return None
+        return found
+
+    def _read_one(self, offset: int) -> Any:
+        """The event at this offset, or None."""
+        raise NotImplementedError
+
+    def _appending(
+        self,
+        events: Sequence[E],
+        seqs: Sequence[int],
+        keys: Sequence[str | None] | None = None,
+        snapshot: S | None = None,
+    ) -> Steps[Placement]:
+        """One append under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
+        try:
+            with self._noting_loss():
+                placement: Placement = yield partial(
+                    self._store.append_each,
+                    self.run_id,
+                    events,
+                    keys=keys,
+                    lease=self.lease,
+                    snapshot=snapshot,
+                    lane_id=snapshot_lane(self.lane_id),
+                )
+        except BaseException as error:
+            if not _is_refusal(error):
+                self._seq = max((self._seq, *seqs))
+            raise
+        self._seq = max((self._seq, *(seq for index, seq in enumerate(seqs) if index not in placement.known)))
+        return placement
+
+    def _event(self, emission: Emission, seq: int) -> E:
+        """The event, of the store's own type. Raises EncodingError where that refuses it."""
+        event: Any = PAEvent(
+            self.run_id,
+            session_id=self.session_id,
+            lane_id=self.lane_id,
+            parent_span_id=emission.parent_span_id,
+            seq=seq,
+            kind=member_or_text(EventKind, emission.kind),
+            visibility=member_or_text(Visibility, emission.visibility),
+            payload=dict(emission.payload or {}),
+        )
+        codec = self._store.codec
+        if codec.event_type is not PAEvent:
+            try:
+                event = codec.make_event(0, event.to_dict())
+            except CorruptRecordError as error:  # nothing is corrupt: it has not been stored
+                raise EncodingError(
+                    f"{codec.event_type.__qualname__} refuses an event of kind {emission.kind!r:.80}:"
+                    f" {error.__cause__}",
+                    path="kind",
+                ) from error
+        made: E = event
+        return made
+
+    # -- text deltas -------------------------------------------------------------------------------
+
+    def _emitting_delta(self, text: str, fields: Mapping[str, Any]) -> Steps[None]:
+        if not isinstance(text, str):
+            raise EncodingError(f"a delta is text, not {type(text).__name__} ({text!r:.80})", path="payload.text")
+        emission = Emission(EventKind.TEXT_DELTA, {"text": text, **fields})
+        if self._deltas is None:
+            yield from self._recording([emission])
+            return
+        self._raise_failure()
+        if self._held.is_sealed:
+            yield from self._flushing()
+        codec, event = self._store.codec, self._event(emission, self._seq + 1)
+        # now, as one that cannot be stored would hold up all the others
+        (encoded,) = codec.encode_events(self.run_id, [event])
+        if fields:  # what is held is as it is now, whatever becomes of the caller's values
+            event = codec.decode_event(self.run_id, 0, encoded.record)
+        self._seq += 1
+        self._held.events.append(event)
+        self._held.text_bytes += len(text.encode(errors="surrogatepass"))
+        if len(self._held.events) >= self._deltas.max_events or self._held.text_bytes >= self._deltas.max_bytes:
+            yield from self._flushing_quietly()
+
+    def _going_first(self) -> Steps[None]:
+        """What goes before everything that is not a delta."""
+        self._raise_failure()
+        yield from self._flushing()
+
+    def _flushing(self) -> Steps[None]:
+        if self._held.events:
+            self._held.is_sealed = True
+            yield from self._appending(self._held.events, ())
+            self._held = _Held()
+
+    def _flushing_quietly(self) -> Steps[None]:
+        """Flush what has been taken already: that this fails is the next call's to say."""
+        try:
+            yield from self._flushing()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised there
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    @property
+    def _seconds_to_flush(self) -> float | None:
+        """In what time what is held is to be sent; None where nothing is, or where that has failed."""
+        if self._deltas is None or not self._held.events or self._held.is_sealed:
+            return None
+        return self._deltas.max_milliseconds / 1000
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _check_run(self, run_id: Any) -> None:
+        if run_id != self.run_id:
+            raise InvalidRunId(
+                f"this Run is of run {self.run_id!r:.80}, not of {run_id!r:.80}: write that through its store"
+            )
+
+    def _noting_loss(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.lease is None else self.lease._noting_loss()
+
+
+def _new_owner() -> str:
+    """A name that no other process has, and that tells a person where to look."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the store has said that it wrote nothing."""
+    return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable)
+
+
+def error_payload(error: BaseException | str) -> dict[str, Any]:
+    """What an event says of an error: its text, and its class if it is an exception."""
+    return {"error": str(error), "type": None if isinstance(error, str) else type(error).__name__}
+
+
+def _calling(call: Callable[[], Any]) -> Steps[None]:
+    yield call
+
+
+def _noting(error: BaseException | None, consequence: str, steps: Steps[Any]) -> Steps[None]:
+    """These steps; where they fail while an error is in flight, that is noted on the error."""
+    try:
+        yield from steps
+    except Exception as failure:
+        if error is None:
+            raise
+        error.add_note(f"runstream: {consequence}: {type(failure).__name__}: {failure}")

@@ -1,0 +1,39 @@
+"""Take, renew and give back leases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runstream.model.names import check_run_id
+from runstream.model.values import E, LeaseGrant, S
+from runstream.stores.redis.context import Context, random_token
+from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.stores.redis.operations.sending import held
+from runstream.stores.redis.scripts import lease_call
+from runstream.stores.refusals import lease_lost
+
+__all__ = ["release_lease", "renew_lease", "take_lease"]
+
+
+def take_lease(
+    context: Context[E, S], run_id: str, *, owner: str, lane_id: str | None, ttl: float
+) -> Operation[LeaseGrant]:
+    """Take the lease of one lane, or (None) of the whole run. Raises LeaseHeld where another is in the way."""
+    check_run_id(run_id)
+    grant = LeaseGrant(run_id, lane_id, owner, 0, random_token(), ttl)
+    ((outcome, *facts),) = yield Exchange([lease_call(context.keys, "take", grant)])
+    if outcome == b"held":
+        raise held(run_id, facts)
+    return replace(grant, epoch=int(facts[0]))
+
+
+def renew_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[None]:
+    """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+    ((outcome, *_),) = yield Exchange([lease_call(context.keys, "renew", grant)])
+    if outcome == b"lost":
+        raise lease_lost(grant)
+
+
+def release_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[None]:
+    """Give it back, unless it has passed on already."""
+    yield Exchange([lease_call(context.keys, "release", grant)])

@@ -1,0 +1,224 @@
+"""Send batches to the append script, and note what its replies tell.
+
+A batch that gets no reply waits to be settled; see :mod:`~runstream.stores.redis.unsettled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from runstream.codec.shapes import EncodedEvent
+from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError, StoreUnavailable
+from runstream.model.state import status_after
+from runstream.model.values import Cursor, E, LeaseGrant, S
+from runstream.stores.redis.context import Context, Producer
+from runstream.stores.redis.exchange import Exchange, Operation, Refusal
+from runstream.stores.redis.outcomes import Applied, Outcome
+from runstream.stores.redis.replies import known_place, place
+from runstream.stores.redis.scripts import (
+    MICROSECONDS,
+    PRODUCER_WINDOW_SECONDS,
+    Batch,
+    LaneSpan,
+    Sending,
+    append_call,
+    lane_of_lease,
+)
+from runstream.stores.redis.unsettled import Attempt
+from runstream.stores.refusals import diverged, lease_held, lease_lost, lost, offset_conflict, snapshot_conflict
+
+__all__ = ["batch_of", "held", "send", "settle"]
+
+_Reply: TypeAlias = Sequence[bytes] | Refusal
+
+
+def batch_of(
+    run_id: str,
+    events: Sequence[EncodedEvent],
+    *,
+    expected_offset: int | None = None,
+    grant: LeaseGrant | None = None,
+) -> Batch:
+    """The batch that appends these events to a run."""
+    is_keyed = any(event.key is not None for event in events)
+    return Batch(
+        run_id,
+        events,
+        next((event.session_id for event in events if event.session_id), ""),
+        # where some may be known, the script finds it: what is not written again says nothing again
+        "" if is_keyed else status_after(event.kind for event in events) or "",
+        _spans(events),
+        is_keyed,
+        expected_offset,
+        grant,
+    )
+
+
+def _spans(events: Iterable[EncodedEvent]) -> dict[str, LaneSpan]:
+    lanes: dict[str, LaneSpan] = {}
+    for index, event in enumerate(events, 1):
+        known = lanes.get(event.lane_id)
+        lanes[event.lane_id] = LaneSpan(index if known is None else known.first, index, event.seq)
+    return lanes
+
+
+def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:
+    """Send batches of different runs in one round trip, and give what became of each.
+
+    What waits to be settled of these runs goes first. With ``checked`` False the script does not compare
+    the history with what this store saw last.
+    """
+    claimed = (yield from _claim(context, batches)) if context.unsettled else {}
+    fresh = [batch for batch in batches if batch.run_id not in claimed] if claimed else batches
+    if fresh:
+        producer = context.producers.take()
+        attempts = [_begin(context, batch, producer, checked=checked) for batch in fresh]
+        replies = yield from _attempt(context, attempts)
+        context.producers.give_back(producer)
+        outcomes = [_outcome(context, *pair) for pair in zip(fresh, replies, strict=True)]
+        if not claimed:
+            return outcomes
+        claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
+    return [claimed[batch.run_id] for batch in batches]
+
+
+def _claim(context: Context[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
+    """Settle what waits of these runs, and give what became of those batches that were among it."""
+    yield from settle(context, [batch.run_id for batch in batches])
+    outcomes = ((batch.run_id, context.unsettled.claim(batch)) for batch in batches)
+    return {run_id: outcome for run_id, outcome in outcomes if outcome is not None}
+
+
+def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
+    """Send again what got no reply in these runs, and keep what becomes of it for callers that repeat it."""
+    attempts = context.unsettled.take(run_ids)
+    if attempts:
+        replies = yield from _attempt(context, attempts)
+        for attempt, reply in zip(attempts, replies, strict=True):
+            context.unsettled.keep(attempt.batch, _outcome(context, attempt.batch, reply))
+
+
+def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
+    sending = Sending(
+        producer.name,
+        producer.number,
+        context.server_clock.now(),
+        producer.first_chain,
+        context.seen.get(batch.run_id) if checked else None,
+    )
+    return Attempt(batch, append_call(context.keys, batch, sending), sending)
+
+
+def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[list[_Reply]]:
+    """One round trip, and another for what has to be put otherwise. What gets no reply waits to be settled."""
+    waiting = list(attempts)
+    try:
+        replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
+        waiting.clear()
+        for index, attempt in enumerate(attempts):
+            if not _put_otherwise(context, attempt, replies[index]):
+                continue
+            waiting.append(attempt)
+            (replies[index],) = yield Exchange([attempt.call], tolerant=True)
+            waiting.clear()
+    finally:
+        # without a reply, be it for an error or because the caller was cancelled
+        context.unsettled.put(waiting)
+    return replies
+
+
+def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: _Reply) -> bool:
+    """Whether the script refused for what can be put otherwise; then the attempt's call is the other one."""
+    if isinstance(reply, Refusal):
+        return False
+    if reply[0] == b"whole" and attempt.batch.snapshot is not None:
+        # somebody else saved a snapshot since: there is nothing to make a difference from
+        attempt.batch.snapshot.known_state = None
+    elif reply[0] == b"stale" and not attempt.is_old:
+        # the clocks differ, not the ages: what was refused was not applied, so it is as good as new
+        context.server_clock.heard(int(reply[1]), reset=True)
+        attempt.sending = attempt.sending._replace(sent_at=context.server_clock.now())
+    else:
+        return False
+    attempt.call = append_call(context.keys, attempt.batch, attempt.sending)
+    return True
+
+
+def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
+    """What a script's 'held' says: field, owner, microseconds."""
+    field, owner, left = facts
+    return lease_held(run_id, lane_of_lease(field.decode()), owner.decode(), int(left) / MICROSECONDS)
+
+
+def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+    """What the append script's reply says that is not 'ok'; see its header."""
+    run_id, seen = batch.run_id, context.seen.get(batch.run_id)
+    if outcome == b"held":
+        return held(run_id, facts)
+    if outcome == b"unleased" and batch.grant is not None:
+        return lease_lost(batch.grant)
+    if outcome == b"conflict":
+        return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
+    if outcome == b"snapshot":
+        lane_id = batch.snapshot.lane_id if batch.snapshot is not None else None
+        return snapshot_conflict(run_id, context.snapshots.revision(run_id, lane_id), int(facts[0]))
+    if outcome == b"archived":
+        first_hot = int(facts[0]) + 1
+        return EventsArchived(
+            f"run {run_id!r}: this snapshot does not cover events that have left Redis for the archive (up to"
+            f" offset {first_hot - 1}): nobody could recover from it, and nothing was written; recover the run or"
+            " lane first, go on from what that gives, and save again",
+            run_id=run_id,
+            first_hot=first_hot,
+        )
+    if outcome == b"lost":
+        return lost(run_id, int(facts[0]) if seen is None else seen.cursor.offset, int(facts[0]))
+    if outcome == b"diverged" and seen is not None:
+        return diverged(run_id, seen.cursor)
+    if outcome == b"stale":
+        return StoreUnavailable(
+            f"an append to run {run_id!r} got no reply and is older than {PRODUCER_WINDOW_SECONDS} seconds:"
+            " whether it was applied can no longer be told, and it was not sent again; read the end of the run"
+        )
+    return ConfigurationError(
+        f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
+        " it was created anew since this store was opened; open the store again"
+    )
+
+
+def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
+    """What the append script's reply says; see its header."""
+    if isinstance(reply, Refusal):
+        return reply.error
+    if reply[0] != b"ok":
+        return _refusal(context, batch, reply[0], reply[1:])
+    run_id, lanes = batch.run_id, batch.lanes
+    _, before, after, revision, _, began, time, *rest = reply
+    former, last, start = place(before), place(after), known_place(began)
+    context.server_clock.heard(int(time))
+    context.seen.note(run_id, start, last)
+    known: Mapping[int, Cursor] = {}
+    if len(rest) > len(lanes):
+        lanes, rest, known = _without_known(batch, rest)
+    if lanes or not batch.events:
+        ends = {
+            lane: (int(lane_before), former.offset + span.last)
+            for (lane, span), lane_before in zip(lanes.items(), rest, strict=True)
+        }
+        context.coverage.appended(run_id, start, former.offset, last.offset, ends)
+        if batch.snapshot is not None:
+            write = batch.snapshot
+            context.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
+    return Applied(batch.events, start, former, last, known)
+
+
+def _without_known(
+    batch: Batch, rest: Sequence[bytes]
+) -> tuple[Mapping[str, LaneSpan], list[bytes], Mapping[int, Cursor]]:
+    """What the events that were written add to their lanes, the lanes' former ends, and where the others lie."""
+    befores = dict(zip(batch.lanes, rest, strict=False))
+    pairs = iter(rest[len(batch.lanes) :])
+    known = {int(index) - 1: place(cursor) for index, cursor in zip(pairs, pairs, strict=True)}
+    lanes = _spans(event for index, event in enumerate(batch.events) if index not in known)
+    return lanes, [befores[lane] for lane in lanes], known

@@ -1,0 +1,49 @@
+"""What becomes of a batch that is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from runstream.codec.chain import next_chain
+from runstream.codec.record import record_crc
+from runstream.codec.shapes import EncodedEvent
+from runstream.model.errors import RunstreamError
+from runstream.model.values import Appended, Cursor, Placement
+
+__all__ = ["Applied", "Outcome"]
+
+
+class Applied(NamedTuple):
+    """A batch that was applied: the run's start, its last place before and after, and where known events lie."""
+
+    events: Sequence[EncodedEvent]
+    start: Cursor
+    former: Cursor
+    last: Cursor
+    known: Mapping[int, Cursor]
+    """By the event's index in the batch."""
+
+    @property
+    def appended(self) -> Appended:
+        """Where the batch landed."""
+        first = self.known.get(0)
+        last = self.known.get(len(self.events) - 1, self.last)
+        return Appended(self.former.offset + 1 if first is None else first.offset, last.offset, str(last))
+
+    @property
+    def placement(self) -> Placement:
+        """Where each event lies: the chain tells, from the place before the batch on."""
+        cursors = []
+        last = self.former
+        for index, event in enumerate(self.events):
+            if index in self.known:
+                cursors.append(self.known[index])
+            else:
+                last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
+                cursors.append(last)
+        return Placement(self.appended, cursors, frozenset(self.known))
+
+
+Outcome: TypeAlias = Applied | RunstreamError
+"""Applied, or what it was refused for: then nothing was written."""

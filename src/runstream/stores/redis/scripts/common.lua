@@ -1,0 +1,40 @@
+-- What several scripts share: it is put before their source. It begins no write and sets no global.
+
+local call, format = redis.call, string.format
+
+local function text(number) return format('%.0f', number) end
+
+local function place(cursor)
+  local offset, chain = string.match(cursor, '^(%d+)-(%d+)$')
+  return tonumber(offset), tonumber(chain)
+end
+
+local function clock()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- What tells this server, as a primary, from every other and from itself before it was last promoted or started
+-- again. A lease is in force only where it was given: behind a failover or a restart it may have been the newest,
+-- or a lost one may have passed it. A server that does not tell (fakeredis; a user without INFO) has '-'.
+local function server_identity()
+  local info = redis.pcall('INFO', 'replication')
+  return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or '-'
+end
+
+-- A lease in meta's field `lease` (of the run) or `lease:LANE`: 'EPOCH EXPIRES TOKEN SERVER OWNER'.
+-- Its token, owner, expiry and epoch, or nil if there is none in force at that time.
+local function lease_in_force(lease, now)
+  if not lease then return nil end
+  local epoch, expires, token, server, owner = string.match(lease, '^(%d+) (%d+) (%S+) (%S+) (.*)$')
+  if tonumber(expires) <= now or server ~= server_identity() then return nil end
+  return token, owner, tonumber(expires), epoch
+end
+
+-- The reply that says so, if a lease is in force in that field whose token is another one.
+local function held(field, lease, now, mine)
+  local token, owner, expires = lease_in_force(lease, now)
+  if not token or token == mine then return nil end
+  return {'held', field, owner, text(expires - now)}
+end
+

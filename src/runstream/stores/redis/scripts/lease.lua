@@ -1,0 +1,49 @@
+-- Takes, renews or gives back a lease: the sole right to write one lane of a run, or the whole run.
+--
+-- KEYS  1 meta
+-- ARGV  1 'take', 'renew' or 'release'  2 the lease's field, 'lease' for the run's or 'lease:LANE'  3 its token
+--       4 how long it lasts (microseconds)  5 owner
+--
+-- Replies {'ok', epoch}                         taken, renewed or given back
+--         {'held', field, owner, microseconds}  take: a lease that excludes this one is in force, for so long
+--         {'lost'}                              renew: it has passed on or run out
+--
+-- After a take: no other lease of that field is valid, and its epoch is higher than that of any other lease
+-- this run has had here, and at least the server's time in microseconds. A lease does not create its run: what
+-- is noted before there is one goes when the lease runs out. All checks come before the first write.
+
+local action, field, token, lasts, owner = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local now = clock()
+local lease = call('HGET', KEYS[1], field)
+local current, current_owner, _, epoch = lease_in_force(lease, now)
+
+if action == 'release' then
+  -- its first write frees memory, so that a full server does not refuse it
+  if lease and string.match(lease, '^%d+ %d+ (%S+)') == token then call('HDEL', KEYS[1], field) end
+  return {'ok', '0'}
+end
+
+if action == 'renew' then
+  if current ~= token then return {'lost'} end
+elseif current ~= token then -- a take that is sent again finds its own
+  if current and current_owner ~= owner then return held(field, lease, now, token) end
+  -- the whole run and its lanes exclude each other, whoever holds them
+  local fields = call('HGETALL', KEYS[1])
+  for i = 1, #fields, 2 do
+    local other = fields[i]
+    if other ~= field and (other == 'lease' or field == 'lease') and string.match(other, '^lease') then
+      local refusal = held(other, fields[i + 1], now, token)
+      if refusal then return refusal end
+    end
+  end
+  epoch = text(math.max(now, tonumber(call('HGET', KEYS[1], 'epoch') or 0) + 1))
+end
+
+local expires = now + lasts
+call('HSET', KEYS[1], field, epoch .. ' ' .. text(expires) .. ' ' .. token .. ' ' .. server_identity() .. ' ' .. owner,
+  'epoch', epoch)
+if call('HEXISTS', KEYS[1], 'start') == 0 then
+  local left = call('PTTL', KEYS[1])
+  call('PEXPIRE', KEYS[1], text(math.max(left, math.ceil(lasts / 1000))))
+end
+return {'ok', epoch}

@@ -1,0 +1,111 @@
+"""Runs as the tests open them: over every store, sync, and over stores whose appends fail when a test says so."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from backends import Backend, Blocking, LoopThread, MemoryBackend, Store
+
+DEADLINE_SECONDS = 20.0
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "what must come did not come"
+        time.sleep(0.005)
+
+
+class BlockingRun:
+    """An AsyncRun whose methods wait."""
+
+    def __init__(self, loop: LoopThread, run: Any) -> None:
+        vars(self).update(_loop=loop, _run=run)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._run, name)
+        if name == "follow":
+            return lambda *args, **options: Blocking(self._loop, self._run)._iterate(value(*args, **options))
+        if inspect.iscoroutinefunction(value):
+            return lambda *args, **options: self._loop.run(value(*args, **options))
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._run, name, value)
+
+    def __enter__(self) -> Self:
+        self._loop.run(self._run.__aenter__())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.run(self._run.__aexit__(*error))
+
+
+def open_run(store: Store, run_id: str = "r", **options: Any) -> Any:
+    """A Run, or an AsyncRun that waits."""
+    if not isinstance(store, Blocking):
+        return store.open_run(run_id, **options)
+    opening = store._store.open_run(run_id, **options)
+
+    async def opened() -> Any:
+        return await opening
+
+    return BlockingRun(store._loop, store._loop.run(opened()))
+
+
+def leave(run: Any, failure: BaseException | None = None) -> BaseException | None:
+    """Leave a Run, with this exception if there is one; gives what comes out of it."""
+    try:
+        with run:
+            if failure is not None:
+                raise failure
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the test looks at it
+        return error
+    return None
+
+
+def restarted(backend: Backend, store: Store) -> Store:
+    """The store of a process that starts after the one with this store has died."""
+    is_memory = isinstance(getattr(backend, "_inner", backend), MemoryBackend)  # it would have died with it
+    return store if is_memory else backend.open()
+
+
+class Appends:
+    """The appends that Runs ask of a store: what each carried, and those that are to fail."""
+
+    def __init__(self, store: Store) -> None:
+        is_async = isinstance(store, Blocking)
+        inner: Any = store._store if isinstance(store, Blocking) else store
+        self._append_each = inner.append_each
+        self._failures: list[tuple[BaseException | None, bool]] = []
+        self.batches: list[list[Any]] = []
+        inner.append_each = self._await if is_async else self._call
+
+    def fail(self, failure: BaseException, *, times: int = 1, applied: bool = False) -> None:
+        """Let the next appends raise this: before they reach the store, or after they were applied."""
+        self._failures = [(failure, applied)] * times
+
+    def _begin(self, events: Any) -> BaseException | None:
+        self.batches.append(list(events))
+        failure, is_applied = self._failures.pop(0) if self._failures else (None, False)
+        if failure is not None and not is_applied:
+            raise failure
+        return failure
+
+    def _call(self, run_id: str, events: Any, **options: Any) -> Any:
+        failure = self._begin(events)
+        placement = self._append_each(run_id, events, **options)
+        if failure is not None:
+            raise failure
+        return placement
+
+    async def _await(self, run_id: str, events: Any, **options: Any) -> Any:
+        failure = self._begin(events)
+        placement = await self._append_each(run_id, events, **options)
+        if failure is not None:
+            raise failure
+        return placement

@@ -1,0 +1,483 @@
+"""A real primary and its real replica: what a failover has lost is seen, and no lease comes back to life.
+
+The link between the two is cut when the replica has all that came before; what the primary acknowledges after
+that is lost with it. Clients reach whichever is the primary at one address.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_worlds import Child
+from samples import make_event, make_events, make_state
+from servers import DEADLINE_SECONDS, PROGRAMS, Pair, primary_and_replica
+
+from runstream import (
+    AcknowledgedWritesLost,
+    AsyncRunStore,
+    DrainWorker,
+    HistoryDiverged,
+    LeaseLost,
+    RedisCheckpointer,
+    RunStore,
+    SQLiteCheckpointer,
+    StoreUnavailable,
+    connect,
+    connect_async,
+)
+from runstream.testing import Fault, FaultProxy
+
+pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+
+Hot = RedisCheckpointer[Any, Any]
+LONG_SECONDS = 600.0
+
+
+@pytest.fixture(params=PROGRAMS)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A primary and a replica, of every server that there is."""
+    with primary_and_replica(request.param) as pair:
+        yield pair
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is closed when the test is over."""
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def open_hot(pair: Pair, opened: ExitStack) -> Callable[..., Hot]:
+    """Open stores at the primary: each is another process, for all that it knows."""
+
+    def open_one(**options: Any) -> Hot:
+        store = opened.enter_context(connect(pair.url, partitions=1, **options))
+        assert isinstance(store, RedisCheckpointer)
+        return store
+
+    return open_one
+
+
+@pytest.fixture
+def hot(open_hot: Callable[..., Hot]) -> Hot:
+    return open_hot()
+
+
+def assert_lost(call: Callable[[], Any], last_seen: int, last_present: int) -> None:
+    """The call raises AcknowledgedWritesLost with these offsets of run r."""
+    with pytest.raises(AcknowledgedWritesLost) as caught:
+        call()
+    error = caught.value
+    assert (error.run_id, error.last_seen, error.last_present) == ("r", last_seen, last_present)
+
+
+def assert_diverged(call: Callable[[], Any], offset: int) -> None:
+    """The call raises HistoryDiverged for run r."""
+    with pytest.raises(HistoryDiverged) as caught:
+        call()
+    assert (caught.value.run_id, caught.value.offset) == ("r", offset)
+
+
+def often(url: str) -> str:
+    """The URL, for a follower that looks up every half second and not every few: it waits for half its timeout."""
+    return f"{url}?socket_timeout=1"
+
+
+def spans(store: RunStore[Any, Any]) -> list[str]:
+    """The events of run r, by what tells them apart."""
+    return [event.span_id for event in store.list_events("r")]
+
+
+def await_that(has_come: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not has_come():
+        assert time.monotonic() < deadline, "what must come did not come"
+        time.sleep(0.001)
+
+
+# -- the writer
+
+
+def calls_of(store: Hot) -> list[Callable[[], Any]]:
+    """All that a store can be asked of a run's history."""
+    return [
+        lambda: store.save_event(make_event("r")),
+        lambda: store.save_events(make_events("r", 3)),
+        lambda: store.append("r", make_events("r", 2)),
+        lambda: store.append("r", make_events("r", 2), keys=["new", None]),
+        lambda: store.append("r", make_events("r", 1), expected_offset=3),
+        lambda: store.append("r", make_events("r", 1), snapshot=make_state("r")),
+        lambda: store.save_snapshot("r", make_state("r")),
+        lambda: store.update_state("r", lambda state: state),
+        lambda: store.list_events("r"),
+        lambda: list(store.read("r")),
+        lambda: list(store.read("r", 1, limit=1)),
+        lambda: list(store.read("r", reverse=True)),
+        lambda: list(store.follow("r", idle_timeout=0)),
+        lambda: store.recover("r"),
+    ]
+
+
+def test_a_writer_is_told_what_was_lost(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+    """With the offsets, whatever it does next; nothing is written until it takes the present as it is."""
+    kept = make_events("r", 3)
+    hot.append("r", kept)
+    with pair.losing():
+        hot.append("r", make_events("r", 4))
+    for call in calls_of(hot):
+        assert_lost(call, 7, 3)
+    assert spans(open_hot()) == [event.span_id for event in kept]
+    assert open_hot().load_snapshot("r") is None
+    hot.forget("r")
+    assert hot.append("r", make_events("r", 2))[:2] == (4, 5)
+    assert len(spans(hot)) == 5
+
+
+def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """Some of them, all of them, and more."""
+    hot.append("r", make_events("r", 3))
+    with pair.losing():
+        hot.append("r", make_events("r", 4))
+    other = open_hot()
+    other.append("r", make_events("r", 2))
+    for call in calls_of(hot):
+        assert_lost(call, 7, 5)
+    for more in (2, 5):
+        other.append("r", make_events("r", more))
+        for call in calls_of(hot):
+            assert_diverged(call, 7)
+    hot.forget("r")
+    assert hot.append("r", make_events("r", 1)).first_offset == 13
+    assert spans(hot) == spans(other)
+
+
+def test_a_reader_is_a_writer_that_is_told(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+    """What it has read counts like what it has written."""
+    hot.append("r", make_events("r", 3))
+    reader = open_hot()
+    with pair.losing():
+        hot.append("r", make_events("r", 4))
+        assert len(spans(reader)) == 7
+    assert_lost(lambda: reader.save_event(make_event("r")), 7, 3)
+
+
+@pytest.mark.parametrize("anew", [0, 3, 9])
+def test_a_run_that_is_lost_as_a_whole_is_lost_and_not_new(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], anew: int
+) -> None:
+    """Also where others have created it anew, with fewer events or more."""
+    hot.append("other", make_events("other", 1))
+    with pair.losing():
+        cursor = hot.append("r", make_events("r", 4)).cursor
+    if anew:
+        open_hot().append("r", make_events("r", anew))
+    assert_lost(lambda: hot.save_event(make_event("r")), 4, anew)
+    assert_lost(lambda: hot.list_events("r"), 4, anew)
+    if anew < 4:
+        assert_lost(lambda: list(open_hot().read("r", cursor)), 4, anew)
+    else:
+        assert_diverged(lambda: list(open_hot().read("r", cursor)), 4)
+    hot.save_event(make_event("other"))
+
+
+async def test_an_async_writer_is_told(pair: Pair, async_hot: AsyncRunStore[Any, Any]) -> None:
+    """As the sync one."""
+    await async_hot.append("r", make_events("r", 3))
+    with pair.losing():
+        await async_hot.append("r", make_events("r", 4))
+    with pytest.raises(AcknowledgedWritesLost) as caught:
+        await async_hot.save_event(make_event("r"))
+    assert (caught.value.last_seen, caught.value.last_present) == (7, 3)
+    with pytest.raises(AcknowledgedWritesLost):
+        await async_hot.list_events("r")
+
+
+@pytest.fixture
+async def async_hot(pair: Pair) -> AsyncIterator[AsyncRunStore[Any, Any]]:
+    async with connect_async(pair.url, partitions=1) as store:
+        yield store
+
+
+def test_keys_are_as_lost_as_their_events(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+    """What is lost with its key is written again under that key."""
+    hot.append("r", make_events("r", 1), keys=["kept"])
+    with pair.losing():
+        hot.append("r", make_events("r", 1), keys=["lost"])
+    other, again = open_hot(), make_events("r", 2)
+    assert other.append("r", again, keys=["kept", "lost"])[:2] == (1, 2)
+    assert spans(other)[1] == again[1].span_id
+    assert_diverged(lambda: hot.append("r", again, keys=["kept", "lost"]), 2)
+
+
+# -- the follower
+
+
+def test_a_follower_is_told_while_it_waits(pair: Pair, hot: Hot, opened: ExitStack) -> None:
+    """In the same process, and in another one that is at a cursor."""
+    cursor = hot.append("r", make_events("r", 3)).cursor
+    follower = opened.enter_context(connect(often(pair.url)))
+    given: list[int] = []
+
+    def follow() -> None:
+        for item in follower.follow("r", idle_timeout=DEADLINE_SECONDS):
+            given.append(item.offset)
+
+    with Child("follow", url=often(pair.url), run_id="r", after=cursor) as child, ThreadPoolExecutor(1) as thread:
+        following = thread.submit(follow)
+        with pair.losing():
+            hot.append("r", make_events("r", 4))
+            assert [child.hear() for _ in range(4)] == ["4", "5", "6", "7"]
+            await_that(lambda: len(given) == 7)
+        assert_lost(lambda: following.result(DEADLINE_SECONDS), 7, 3)
+        assert json.loads(child.hear()) == {
+            "error": "AcknowledgedWritesLost",
+            "run_id": "r",
+            "last_seen": 7,
+            "last_present": 3,
+        }
+        child.end()
+    assert given == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_follower_is_told_even_if_others_have_filled_the_offsets(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """Some, all, or more of them. Stopped, it has seen nothing of it, and gives nothing of the other history."""
+    more = {"some": 2, "all": 4, "more": 9}
+    with ExitStack() as running:
+        followers = {
+            run_id: running.enter_context(Child("follow", url=often(pair.url), run_id=run_id, after=0))
+            for run_id in more
+        }
+        for run_id in more:
+            hot.append(run_id, make_events(run_id, 3))
+        with pair.losing():
+            for run_id, follower in followers.items():
+                hot.append(run_id, make_events(run_id, 4))
+                assert [follower.hear() for _ in range(7)] == ["1", "2", "3", "4", "5", "6", "7"]
+                follower.stop()
+        said = {}
+        for run_id, follower in followers.items():
+            open_hot().append(run_id, make_events(run_id, more[run_id]))
+            follower.go_on()
+            said[run_id] = json.loads(follower.hear())
+            follower.end()
+    lost = {"error": "AcknowledgedWritesLost", "run_id": "some", "last_seen": 7, "last_present": 5}
+    diverged = {"error": "HistoryDiverged", "offset": 7}
+    assert said == {"some": lost, "all": {"run_id": "all", **diverged}, "more": {"run_id": "more", **diverged}}
+
+
+def test_a_cursor_tells_in_any_process(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+    """Given to read or follow by somebody who knows nothing else of the run."""
+    kept = hot.append("r", make_events("r", 3)).cursor
+    with pair.losing():
+        cursor = hot.append("r", make_events("r", 4)).cursor
+    readings: list[Callable[[str], Any]] = [
+        lambda at: list(open_hot().read("r", at)),
+        lambda at: list(open_hot().read("r", at, limit=1)),
+        lambda at: list(open_hot().follow("r", at, idle_timeout=0)),
+    ]
+    for reading in readings:
+        assert_lost(lambda reading=reading: reading(cursor), 7, 3)  # type: ignore[misc]  # bound now
+    other = open_hot()
+    other.append("r", make_events("r", 6))
+    for reading in readings:
+        assert_diverged(lambda reading=reading: reading(cursor), 7)  # type: ignore[misc]  # bound now
+    # one from before the loss is a place in both histories
+    assert [item.offset for item in open_hot().read("r", kept)] == [4, 5, 6, 7, 8, 9]
+
+
+# -- no false alarm
+
+
+def test_a_failover_that_loses_nothing_alarms_nobody(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+    """The writer, the reader, the follower and the cursor go on as if nothing had happened."""
+    reader = open_hot()
+    hot.append("r", make_events("r", 3))
+    hot.save_snapshot("r", make_state("r"))
+    assert len(spans(reader)) == 3
+    with Child("follow", url=pair.url, run_id="r", after=0) as child:
+        assert [child.hear() for _ in range(3)] == ["1", "2", "3"]
+        with pair.losing():
+            pass
+        appended = hot.append("r", make_events("r", 1), keys=["k"], snapshot=make_state("r", purpose="next"))
+        assert appended.first_offset == 4
+        assert child.hear() == "4"
+    assert len(spans(reader)) == 4
+    assert list(reader.read("r", appended.cursor)) == []
+    assert reader.append("r", make_events("r", 1), keys=["k"]) == appended
+
+
+def test_trimming_and_deleting_are_no_loss(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], tmp_path: Path
+) -> None:
+    """Neither before a failover nor after it, whoever did it; nor is a run that was created anew."""
+    other = open_hot()
+    cursor = hot.append("r", make_events("r", 5)).cursor
+    hot.append("gone", make_events("gone", 5))
+    hot.append("anew", make_events("anew", 5))
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        DrainWorker(other, [archive], trim="archived").drain_once()
+        other.delete_run("gone")
+        other.delete_run("anew")
+        other.append("anew", make_events("anew", 1))
+        with pair.losing():
+            pass
+        assert hot.append("r", make_events("r", 1)).first_offset == 6
+        assert [item.offset for item in open_hot().read("r", cursor)] == [6]
+        assert hot.append("gone", make_events("gone", 1)).first_offset == 1
+        assert hot.append("anew", make_events("anew", 1)).first_offset == 2
+        DrainWorker(other, [archive], trim="archived").drain_once()
+    assert hot.append("r", make_events("r", 1)).first_offset == 7
+
+
+def test_a_replica_that_lags_has_lost_nothing(pair: Pair, hot: Hot, opened: ExitStack) -> None:
+    """Who reads there at a place that it does not have yet is not told of a loss."""
+    hot.append("r", make_events("r", 3))
+    pair.replicate()
+    pair.cut()
+    cursor = hot.append("r", make_events("r", 4)).cursor
+    assert len(spans(hot)) == 7
+    behind: Hot = RedisCheckpointer(pair.replica_client(), retry_seconds=0.1)
+    assert len(spans(behind)) == 3
+    with pytest.raises(StoreUnavailable):
+        list(behind.read("r", cursor))
+    assert hot.append("r", make_events("r", 1)).first_offset == 8
+
+
+# -- in the middle of it
+
+
+def test_a_writer_waits_for_the_promotion(pair: Pair, hot: Hot) -> None:
+    """What it sends to a replica is refused, and sent again until there is a primary."""
+    hot.append("r", make_events("r", 3))
+    pair.replicate()
+    pair.cut()
+    pair.lose_primary()
+    refused = pair.primary.raw.info("stats")["total_error_replies"]
+    with ThreadPoolExecutor(1) as thread:
+        appending = thread.submit(hot.append, "r", make_events("r", 2))
+        await_that(lambda: pair.primary.raw.info("stats")["total_error_replies"] > refused)
+        pair.promote()
+        assert appending.result(DEADLINE_SECONDS)[:2] == (4, 5)
+    assert len(spans(hot)) == 5
+
+
+@pytest.mark.parametrize("replicated", [True, False], ids=["replicated", "lost"])
+def test_what_got_no_reply_before_the_failover_is_applied_once_after_it(
+    pair: Pair, opened: ExitStack, replicated: bool
+) -> None:
+    """Whether the replica has it or not: it was not acknowledged, so its loss is none."""
+    proxy = opened.enter_context(FaultProxy(pair.url))
+    hot = opened.enter_context(connect(proxy.url, partitions=1, retry_seconds=0))
+    first, second = make_events("r", 3), make_events("r", 2)
+    hot.append("r", first)
+    pair.replicate()
+    if not replicated:
+        pair.cut()
+    proxy.arm(Fault.DROP_REPLY)
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", second)
+    if replicated:
+        pair.replicate()
+    pair.promote()
+    appended = None
+    while appended is None:
+        try:
+            appended = hot.append("r", second)
+        except StoreUnavailable:  # connections to the old primary end one by one
+            continue
+    assert appended[:2] == (4, 5)
+    assert spans(hot) == [event.span_id for event in first + second]
+
+
+# -- leases
+
+
+@pytest.fixture(params=["a", None], ids=["lane", "run"])
+def lane_id(request: pytest.FixtureRequest) -> str | None:
+    """What is leased: a lane, or the whole run."""
+    return request.param  # type: ignore[no-any-return]  # pytest does not say what its parameters are
+
+
+def assert_dead(lease: Any, store: Hot) -> None:
+    """Nothing is applied under this lease."""
+    lane_id = lease.lane_id or "main"
+    before = len(store.list_events("r"))
+    for call in (
+        lambda: lease.save_event(make_event("r", lane_id=lane_id)),
+        lambda: lease.save_snapshot("r", make_state("r")),
+        lease.check,
+    ):
+        with pytest.raises(LeaseLost):
+            call()
+    assert lease.lost
+    assert len(store.list_events("r")) == before
+
+
+def test_a_lease_does_not_survive_a_failover(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], lane_id: str | None
+) -> None:
+    """Although its time has not passed and the replica knew it: another one may have followed it meanwhile."""
+    lease = hot.lease("r", owner="a", lane_id=lane_id, ttl=LONG_SECONDS)
+    lease.save_event(make_event("r", lane_id=lane_id or "main"))
+    with pair.losing():
+        pass
+    other = open_hot()
+    assert_dead(lease, other)
+    other.save_event(make_event("r", lane_id=lane_id or "main"))  # nor is it in anybody's way
+    with other.lease("r", owner="b", lane_id=lane_id, ttl=LONG_SECONDS) as new:
+        assert new.epoch > lease.epoch
+        new.save_event(make_event("r", lane_id=lane_id or "main"))
+        with pytest.raises(LeaseLost):
+            lease.save_event(make_event("r", lane_id=lane_id or "main"))
+    assert len(spans(other)) == 3
+
+
+def test_a_lease_that_was_superseded_does_not_come_back(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], lane_id: str | None
+) -> None:
+    """The replica knew the former lease and not the latter: it is neither the one nor the other."""
+    former = hot.lease("r", owner="a", lane_id=lane_id, ttl=LONG_SECONDS)
+    former.save_event(make_event("r", lane_id=lane_id or "main"))
+    with pair.losing():
+        latter = open_hot().lease("r", owner="a", lane_id=lane_id, ttl=LONG_SECONDS)
+        latter.save_event(make_event("r", lane_id=lane_id or "main"))
+    other = open_hot()
+    assert_dead(former, other)
+    assert_dead(latter, other)
+    with other.lease("r", owner="a", lane_id=lane_id, ttl=LONG_SECONDS) as new:
+        assert new.epoch > latter.epoch > former.epoch
+        new.save_event(make_event("r", lane_id=lane_id or "main"))
+    assert len(spans(other)) == 2
+
+
+def test_a_lease_that_was_lost_is_no_lease(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], lane_id: str | None
+) -> None:
+    """The replica never heard of it, nor, perhaps, of its run."""
+    with pair.losing():
+        lease = hot.lease("r", owner="a", lane_id=lane_id, ttl=LONG_SECONDS)
+        lease.save_event(make_event("r", lane_id=lane_id or "main"))
+    assert_dead(lease, open_hot())
+
+
+def test_a_lease_given_back_to_the_promoted_one_harms_nobody(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+    """Releasing what a failover has ended leaves the lease alone that came after it."""
+    lease = hot.lease("r", owner="a", ttl=LONG_SECONDS)
+    with pair.losing():
+        pass
+    with open_hot().lease("r", owner="b", ttl=LONG_SECONDS) as new:
+        lease.release()
+        new.save_event(make_event("r"))
+        new.check()

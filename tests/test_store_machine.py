@@ -1,0 +1,473 @@
+"""The Redis store and the one in memory, side by side: the same random calls have the same outcomes.
+
+Three clients share runs. On Redis each is a store object of its own over one namespace. In memory they cannot all
+be the one object that holds the runs: which snapshot a writer knows, and which history it knows without a hole, is
+a matter of each store object, and P7 hangs on it. So each client there is a :class:`Front`: a store object that
+shares the runs, keys and leases of the first and has such knowledge of its own, by the store's own code.
+
+What is compared: results and errors with their facts, after every call. What the two sides give out by chance or by
+their clocks (chains, tokens, epochs, times) is compared by what it is good for: a cursor by its offset and, as each
+side is given its own back, by what is read from there; a lease by what can be written under it; times by the order of
+the runs. What Redis knows and memory does not, that is, what was seen of a history that could be lost, must show in
+nothing, as nothing is lost here: an alarm would be a false one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import pytest
+from backends import FakeBackend, RedisBackend, ServerBackend
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule, run_state_machine_as_test
+from servers import PROGRAMS, Servers
+
+from runstream import Appended, EventKind, InMemoryCheckpointer, PAEvent, Recorded, RunState, RunstreamError
+from runstream.model.values import Cursor, Placement
+
+Both: TypeAlias = tuple[Any, Any]
+"""What the call gave on Redis, and in memory."""
+
+CLIENTS = 3
+TTL_SECONDS = 100_000.0  # time plays no part
+OWN_KNOWLEDGE = ("_coverage", "_known")
+
+
+class Front(InMemoryCheckpointer[Any, Any]):
+    """Another client of a store in memory: its runs are that one's, its knowledge of them is its own."""
+
+    def __init__(self, other: InMemoryCheckpointer[Any, Any]) -> None:
+        super().__init__()
+        vars(self).update({name: value for name, value in vars(other).items() if name not in OWN_KNOWLEDGE})
+
+
+# -- what can be compared of an outcome
+
+
+def comparable(result: Any) -> Any:
+    """A result without what each side gives out by chance."""
+    match result:
+        case Cursor():
+            return result.offset
+        case Appended():
+            return result._replace(cursor=str(Cursor.parse(result.cursor).offset))
+        case Recorded():
+            return result._replace(cursor=str(Cursor.parse(result.cursor).offset))
+        case Placement():
+            return comparable(result.appended), comparable(list(result.cursors)), result.known
+        case list():
+            return [comparable(item) for item in result]
+    return result
+
+
+def facts_of(error: RunstreamError | TimeoutError) -> Any:
+    """An error by its type and facts; how long a lease lasts differs by the time between the two calls."""
+    facts = dict(vars(error))
+    expires_in = facts.pop("expires_in", 1)
+    return type(error), facts, 0 < expires_in <= TTL_SECONDS
+
+
+# -- what the calls are made with
+
+RUNS = ("r", "s", "run:%t")
+runs = st.sampled_from(RUNS)
+lanes = st.sampled_from(["main", "a", "b"])
+snapshot_lanes = st.sampled_from([None, None, "main", "a"])
+clients = st.integers(0, CLIENTS - 1)
+owners = st.sampled_from(["ada", "ben"])
+keys = st.sampled_from([None, "k1", "k2", "k3", "k4"])
+offsets = st.integers(0, 12)
+kinds = st.sampled_from(
+    [EventKind.AGENT_PROGRESS] * 6 + [EventKind.RUN_STARTED, EventKind.RUN_FINISHED, EventKind.RUN_ERROR, "own.kind"]
+)
+sessions = st.sampled_from(["", "", "s1", "s2"])
+numbers = itertools.count()
+
+
+class EventDraft(NamedTuple):
+    """An event that does not know its run yet."""
+
+    lane_id: str
+    kind: EventKind | str = EventKind.AGENT_PROGRESS
+    seq: int = 0
+    session_id: str = ""
+
+    def of(self, run_id: str) -> PAEvent:
+        """A new event of that run, which no other is equal to."""
+        return PAEvent(run_id, ts=1.5, span_id=f"span-{next(numbers)}", payload={"n": self.seq}, **self._asdict())
+
+
+class StateDraft(NamedTuple):
+    """A state that does not know its run yet."""
+
+    status: str
+    purpose: str
+    data: dict[str, Any]
+    session_id: str
+
+    def of(self, run_id: str) -> RunState:
+        """The state of that run."""
+        return RunState(run_id, started_at=1.5, updated_at=1.5, **self._asdict())
+
+
+OTHER_STATE = StateDraft("running", "another's", {}, "")
+
+events = st.builds(EventDraft, lanes, kinds, st.integers(0, 6), sessions)
+states = st.builds(
+    StateDraft,
+    st.sampled_from(["running", "running", "paused", "completed"]),
+    st.sampled_from(["", "p1", "p2"]),
+    st.dictionaries(st.sampled_from("xyz"), st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2), max_size=3),
+    sessions,
+)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Calls both sides, each time as the same client, and compares."""
+
+    leases = Bundle("leases")
+    cursors = Bundle("cursors")
+
+    def __init__(self, open_backend: Callable[[], RedisBackend]) -> None:
+        super().__init__()
+        self._opened = ExitStack()
+        self.backend = open_backend()
+        self._opened.callback(self.backend.close)
+        clock = itertools.count(1_700_000_000).__next__  # no two calls at the same time
+        first: InMemoryCheckpointer[Any, Any] = InMemoryCheckpointer(clock=lambda: float(clock()))
+        redis_side = [self.backend.open(partitions=2) for _ in range(CLIENTS)]
+        self.sides: Sequence[Sequence[Any]] = (redis_side, [first, *(Front(first) for _ in range(CLIENTS - 1))])
+        self.taken: list[Both] = []
+        self.agree = True
+
+    def both(self, client: int, call: Callable[[Any, int], Any]) -> Both | None:
+        """Make a call (of a store and its side's number) on both sides: its results, or None for an error."""
+        results, outcomes = [], []
+        for number, stores in enumerate(self.sides):
+            try:
+                result = call(stores[client], number)
+                result = list(result) if isinstance(result, Iterator) else result
+                results.append(result)
+                outcomes.append(("gives", comparable(result)))
+            except (RunstreamError, TimeoutError) as error:
+                outcomes.append(("raises", facts_of(error)))
+        self.agree = outcomes[0] == outcomes[1]
+        assert self.agree, f"on Redis {outcomes[0]}, in memory {outcomes[1]}"
+        return (results[0], results[1]) if results else None
+
+    # -- writing
+
+    @rule(client=clients, run_id=runs, draft=events)
+    def save_event(self, client: int, run_id: str, draft: EventDraft) -> None:
+        event = draft.of(run_id)
+        self.both(client, lambda store, _: store.save_event(event))
+
+    @rule(client=clients, drafted=st.lists(st.tuples(runs, events), max_size=4))
+    def save_events(self, client: int, drafted: list[tuple[str, EventDraft]]) -> None:
+        """Over several runs; but where leases are, over one: Redis applies each run's by itself, memory all or none."""
+        if self.taken:
+            drafted = [(drafted[0][0], draft) for _, draft in drafted]
+        made = [draft.of(run_id) for run_id, draft in drafted]
+        self.both(client, lambda store, _: store.save_events(made))
+
+    @rule(
+        target=cursors,
+        client=clients,
+        run_id=runs,
+        drafted=st.lists(st.tuples(events, keys), max_size=4),
+        keyed=st.booleans(),
+        expected=st.sampled_from(["any", "any", "right", "wrong"]),
+        wrong=offsets,
+        state=st.none() | states,
+        lane_id=snapshot_lanes,
+        each=st.booleans(),
+    )
+    def append(self, **arguments: Any) -> Any:
+        return self._append(lease=None, **arguments)
+
+    @rule(
+        target=cursors,
+        client=clients,
+        drafted=st.lists(st.tuples(events, keys), min_size=1, max_size=3),
+        keyed=st.booleans(),
+        expected=st.sampled_from(["any", "any", "right", "wrong"]),
+        wrong=offsets,
+        state=st.none() | states,
+        lane_id=snapshot_lanes,
+        each=st.booleans(),
+        lease=leases,
+        run_id=st.none() | runs,
+    )
+    def append_with_lease(self, run_id: str | None, lease: Both, **arguments: Any) -> Any:
+        """Mostly to its run."""
+        return self._append(run_id=run_id or lease[1].run_id, lease=lease, **arguments)
+
+    def _append(
+        self,
+        client: int,
+        run_id: str,
+        drafted: list[tuple[EventDraft, str | None]],
+        keyed: bool,
+        expected: str,
+        wrong: int,
+        state: StateDraft | None,
+        lane_id: str | None,
+        each: bool,
+        lease: Both | None,
+    ) -> Any:
+        made = [draft.of(run_id) for draft, _ in drafted]
+        expected_offset = None
+        if expected != "any":
+            expected_offset = wrong if expected == "wrong" else len(self.sides[1][0].list_events(run_id))
+        options = {
+            "expected_offset": expected_offset,
+            "keys": [key for _, key in drafted] if keyed else None,
+            "snapshot": None if state is None else state.of(run_id),
+            "lane_id": lane_id,
+        }
+
+        def call(store: Any, side: int) -> Any:
+            method = store.append_each if each else store.append
+            return method(run_id, made, lease=None if lease is None else lease[side], **options)
+
+        appended = self.both(client, call)
+        if appended is None:
+            return multiple()
+        if each:
+            appended = appended[0].appended, appended[1].appended
+        return appended[0].cursor, appended[1].cursor
+
+    # -- states
+
+    @rule(client=clients, run_id=runs, state=states, lane_id=snapshot_lanes)
+    def save_snapshot(self, client: int, run_id: str, state: StateDraft, lane_id: str | None) -> None:
+        self.both(client, lambda store, _: store.save_snapshot(run_id, state.of(run_id), lane_id=lane_id))
+
+    @rule(client=clients, state=states, lane_id=snapshot_lanes, lease=leases)
+    def save_snapshot_with_lease(self, client: int, state: StateDraft, lane_id: str | None, lease: Both) -> None:
+        run_id = lease[1].run_id
+        self.both(
+            client,
+            lambda store, side: store.save_snapshot(run_id, state.of(run_id), lane_id=lane_id, lease=lease[side]),
+        )
+
+    @rule(
+        client=clients,
+        run_id=runs,
+        value=st.integers(),
+        attempts=st.integers(1, 3),
+        other=clients,
+        overtaken=st.integers(0, 3),
+        lease=st.none() | leases,
+    )
+    def update_state(
+        self, client: int, run_id: str, value: int, attempts: int, other: int, overtaken: int, lease: Both | None
+    ) -> None:
+        """While somebody else saves other snapshots, so many times."""
+
+        def update(store: Any, side: int) -> Any:
+            left = overtaken
+
+            def change(state: RunState) -> RunState | None:
+                nonlocal left
+                if left:
+                    left -= 1
+                    self.sides[side][other].save_snapshot(run_id, OTHER_STATE.of(run_id))
+                state.data["value"] = value
+                state.started_at = state.updated_at = 1.5  # of a new one, when it was made
+                return state if value % 2 else None
+
+            return store.update_state(
+                run_id, change, attempts=attempts, lease=None if lease is None else lease[side]
+            )
+
+        self.both(client, update)
+
+    @rule(client=clients, run_id=runs, lane_id=snapshot_lanes)
+    def load_snapshot(self, client: int, run_id: str, lane_id: str | None) -> None:
+        self.both(client, lambda store, _: store.load_snapshot(run_id, lane_id=lane_id))
+
+    @rule(client=clients, run_id=runs)
+    def load_latest(self, client: int, run_id: str) -> None:
+        self.both(client, lambda store, _: store.load_latest(run_id))
+
+    @rule(client=clients, run_id=runs, lane_id=snapshot_lanes)
+    def recover(self, client: int, run_id: str, lane_id: str | None) -> None:
+        def call(store: Any, _: int) -> Any:
+            recovery = store.recover(run_id, lane_id=lane_id)
+            return [recovery.state, recovery.offset, recovery.events]
+
+        self.both(client, call)
+
+    # -- reading
+
+    @rule(
+        client=clients,
+        run_id=runs,
+        after=offsets,
+        before=st.none() | offsets,
+        limit=st.none() | st.integers(0, 5),
+        reverse=st.booleans(),
+    )
+    def read(
+        self, client: int, run_id: str, after: int, before: int | None, limit: int | None, reverse: bool
+    ) -> None:
+        options = {"before": before, "limit": limit, "reverse": reverse}
+        self.both(client, lambda store, _: store.read(run_id, after, **options))
+
+    @rule(client=clients, run_id=runs, cursor=cursors, limit=st.none() | st.integers(0, 3), reverse=st.booleans())
+    def read_from_cursor(self, client: int, run_id: str, cursor: Both, limit: int | None, reverse: bool) -> None:
+        """Also where that is a cursor of another run, or of one that was deleted since."""
+        options = {"limit": limit, "reverse": reverse}
+        self.both(client, lambda store, side: store.read(run_id, cursor[side], **options))
+
+    @rule(
+        client=clients,
+        run_id=runs,
+        after=offsets,
+        cursor=st.none() | cursors,
+        lane_id=st.none() | lanes,
+        of_kinds=st.none() | st.lists(kinds, max_size=2),
+    )
+    def follow(
+        self, client: int, run_id: str, after: int, cursor: Both | None, lane_id: str | None, of_kinds: Any
+    ) -> None:
+        """As far as there is anything: to the end of a run that has ended, to a timeout at once in all others."""
+
+        def call(store: Any, side: int) -> Any:
+            place = after if cursor is None else cursor[side]
+            given = []
+            with suppress(TimeoutError):
+                for item in store.follow(run_id, place, idle_timeout=0, lane_id=lane_id, kinds=of_kinds):
+                    given.append(item)  # noqa: PERF402  what came before the timeout counts
+                return ["ended", given]
+            return ["goes on", given]
+
+        self.both(client, call)
+
+    @rule(client=clients, run_id=runs, since_seq=st.integers(-1, 5))
+    def list_events(self, client: int, run_id: str, since_seq: int) -> None:
+        self.both(client, lambda store, _: store.list_events(run_id, since_seq))
+
+    @rule(client=clients, run_id=runs, lane_id=lanes)
+    def last_seq(self, client: int, run_id: str, lane_id: str) -> None:
+        self.both(client, lambda store, _: store.last_seq(run_id, lane_id))
+
+    # -- runs
+
+    @rule(client=clients, run_id=runs)
+    def run_info(self, client: int, run_id: str) -> None:
+        def call(store: Any, _: int) -> Any:
+            info = store.run_info(run_id)
+            return info and replace(info, created_at=0, updated_at=0)
+
+        self.both(client, call)
+
+    @rule(
+        client=clients,
+        session_id=st.none() | sessions,
+        status=st.sampled_from([None, "running", "completed"]),
+        limit=st.none() | st.integers(0, 3),
+    )
+    def list_runs(self, client: int, session_id: str | None, status: str | None, limit: int | None) -> None:
+        """The most recently updated first; those that one call wrote have no order among themselves."""
+        options = {"session_id": session_id, "status": status, "limit": limit}
+        here, there = ([info.run_id for info in stores[client].runs(**options)] for stores in self.sides)
+        updated_at = {info.run_id: info.updated_at for info in self.sides[1][client].runs()}
+        assert [updated_at[run_id] for run_id in here] == [updated_at[run_id] for run_id in there]
+        assert len(set(here)) == len(here)
+        assert limit is not None or set(here) == set(there)
+        listed = self.sides[0][client].list_runs()
+        assert listed == [info.run_id for info in self.sides[0][client].runs()]
+        assert set(listed) == set(updated_at)
+
+    @rule(client=clients, run_id=runs)
+    def delete_run(self, client: int, run_id: str) -> None:
+        self.both(client, lambda store, _: store.delete_run(run_id))
+
+    # -- leases
+
+    @rule(target=leases, client=clients, run_id=runs, lane_id=st.none() | lanes, owner=owners)
+    def take_lease(self, client: int, run_id: str, lane_id: str | None, owner: str) -> Any:
+        taken: list[Any] = []
+
+        def call(store: Any, _: int) -> Any:
+            lease = store.lease(run_id, owner=owner, lane_id=lane_id, ttl=TTL_SECONDS)
+            taken.append(lease)
+            return [lease.run_id, lease.lane_id, lease.owner, lease.lost]
+
+        if self.both(client, call) is None:
+            return multiple()
+        lease = taken[0], taken[1]
+        for side in (0, 1):
+            of_run = [former[side].epoch for former in self.taken if former[side].run_id == run_id]
+            assert all(lease[side].epoch > epoch for epoch in of_run)
+        self.taken.append(lease)
+        return lease
+
+    @rule(lease=leases)
+    def check_lease(self, lease: Both) -> None:
+        def call(_: Any, side: int) -> Any:
+            lease[side].check()
+
+        self.both(0, call)
+
+    @rule(lease=consumes(leases))
+    def release_lease(self, lease: Both) -> None:
+        """One that has passed on, too. What is written under it afterwards is refused."""
+
+        def release(_: Any, side: int) -> Any:
+            lease[side].release()
+
+        self.both(0, release)
+        event = EventDraft(lease[1].lane_id or "main").of(lease[1].run_id)
+        self.both(0, lambda _, side: lease[side].save_event(event))
+
+    # -- the end
+
+    def teardown(self) -> None:
+        try:
+            for client, run_id in itertools.product(range(CLIENTS), RUNS if self.agree else ()):
+                self.list_events(client, run_id, 0)
+                self.recover(client, run_id, None)
+                self.recover(client, run_id, "a")
+                self.run_info(client, run_id)
+        finally:
+            for lease in itertools.chain(*self.taken):
+                lease.release()
+        try:
+            if self.agree:
+                for run_id in RUNS:
+                    self.delete_run(0, run_id)
+                self.assert_nothing_left()
+        finally:
+            self._opened.close()
+
+    def assert_nothing_left(self) -> None:
+        """Of runs that were deleted, nothing but that they were; of others, what leases noted, for a while."""
+        for key in self.backend.key_names():
+            if not key.endswith((":config", ":deleted")):
+                assert key.endswith(":meta")
+                assert self.backend.raw.pttl(key) > 0
+
+
+@pytest.mark.parametrize("name", ["fake", *(["valkey"] if "valkey" in PROGRAMS else [])])
+def test_redis_and_memory_do_the_same(name: str, servers: Servers, namespace: str) -> None:
+    """Whatever three clients do to three runs."""
+    count = itertools.count()
+
+    def open_backend() -> RedisBackend:
+        if name == "fake":
+            return FakeBackend(namespace)
+        return ServerBackend(servers.get(name), f"{namespace}-{next(count)}")
+
+    share = {"fake": 0.25, "valkey": 1.0}[name]  # fakeredis takes its time
+    profile = settings(
+        max_examples=max(10, int(settings.default.max_examples * share)), stateful_step_count=40
+    )
+    run_state_machine_as_test(lambda: StoreMachine(open_backend), settings=profile)
