@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from backends import Backend, Blocking, LoopThread, MemoryBackend, Store
 
@@ -20,41 +19,20 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-class BlockingRun:
-    """An AsyncRun whose methods wait."""
+class BlockingRun(Blocking):
+    """An AsyncRun whose methods wait; what is set on it is set on the AsyncRun."""
 
     def __init__(self, loop: LoopThread, run: Any) -> None:
-        vars(self).update(_loop=loop, _run=run)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._run, name)
-        if name == "follow":
-            return lambda *args, **options: Blocking(self._loop, self._run)._iterate(value(*args, **options))
-        if inspect.iscoroutinefunction(value):
-            return lambda *args, **options: self._loop.run(value(*args, **options))
-        return value
+        vars(self).update(_loop=loop, _store=run)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._run, name, value)
-
-    def __enter__(self) -> Self:
-        self._loop.run(self._run.__aenter__())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._loop.run(self._run.__aexit__(*error))
+        setattr(self._store, name, value)
 
 
 def open_run(store: Store, run_id: str = "r", **options: Any) -> Any:
     """A Run, or an AsyncRun that waits."""
-    if not isinstance(store, Blocking):
-        return store.open_run(run_id, **options)
-    opening = store._store.open_run(run_id, **options)
-
-    async def opened() -> Any:
-        return await opening
-
-    return BlockingRun(store._loop, store._loop.run(opened()))
+    run: object = store.open_run(run_id, **options)
+    return BlockingRun(run._loop, run._store) if isinstance(run, Blocking) else run
 
 
 def leave(run: Any, failure: BaseException | None = None) -> BaseException | None:

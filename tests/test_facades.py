@@ -19,7 +19,7 @@ from runstream import (
     RunStore,
     SQLiteCheckpointer,
 )
-from runstream.lane_store import AsyncLaneStore, LaneStore
+from runstream.run.store import AsyncLaneStore, LaneStore
 from runstream.lease import AsyncLease, Lease
 from runstream.stores.threaded import ThreadedStore
 

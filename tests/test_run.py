@@ -43,7 +43,7 @@ from runstream import (
     StoreUnavailable,
     Visibility,
 )
-from runstream.lane import Emission
+from runstream.run.lane import Emission
 from runstream.model.protocols import Checkpointer
 from runstream.run import AsyncRun, Run
 from runstream.stores.redis.exchange import Exchange, Replies

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule, run_state_machine_as_test
 from servers import PROGRAMS, Servers
 
-from runstream import Appended, EventKind, InMemoryCheckpointer, PAEvent, Recorded, RunState, RunstreamError
+from runstream import Appended, EventKind, InMemoryCheckpointer, LeaseHeld, PAEvent, Recorded, RunState, RunstreamError
 from runstream.model.values import Cursor, Placement
 
 Both: TypeAlias = tuple[Any, Any]
@@ -44,6 +44,13 @@ class Front(InMemoryCheckpointer[Any, Any]):
     def __init__(self, other: InMemoryCheckpointer[Any, Any]) -> None:
         super().__init__()
         vars(self).update({name: value for name, value in vars(other).items() if name not in OWN_KNOWLEDGE})
+
+    def delete_run(self, run_id: str) -> bool:
+        """Whoever deletes what another has deleted forgets it: what the one object is never asked to do."""
+        was_there = super().delete_run(run_id)
+        if not was_there:
+            self._forget(run_id)
+        return was_there
 
 
 # -- what can be compared of an outcome
@@ -63,13 +70,6 @@ def comparable(result: Any) -> Any:
         case list():
             return [comparable(item) for item in result]
     return result
-
-
-def facts_of(error: RunstreamError | TimeoutError) -> Any:
-    """An error by its type and facts; how long a lease lasts differs by the time between the two calls."""
-    facts = dict(vars(error))
-    expires_in = facts.pop("expires_in", 1)
-    return type(error), facts, 0 < expires_in <= TTL_SECONDS
 
 
 # -- what the calls are made with
@@ -139,10 +139,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.backend = open_backend()
         self._opened.callback(self.backend.close)
         clock = itertools.count(1_700_000_000).__next__  # no two calls at the same time
-        first: InMemoryCheckpointer[Any, Any] = InMemoryCheckpointer(clock=lambda: float(clock()))
+        memory: InMemoryCheckpointer[Any, Any] = InMemoryCheckpointer(clock=lambda: float(clock()))
         redis_side = [self.backend.open(partitions=2) for _ in range(CLIENTS)]
-        self.sides: Sequence[Sequence[Any]] = (redis_side, [first, *(Front(first) for _ in range(CLIENTS - 1))])
+        self.sides: Sequence[Sequence[Any]] = (redis_side, [Front(memory) for _ in range(CLIENTS)])
         self.taken: list[Both] = []
+        self.holds: dict[tuple[str, str | None], Both] = {}
         self.agree = True
 
     def both(self, client: int, call: Callable[[Any, int], Any]) -> Both | None:
@@ -154,11 +155,23 @@ class StoreMachine(RuleBasedStateMachine):
                 result = list(result) if isinstance(result, Iterator) else result
                 results.append(result)
                 outcomes.append(("gives", comparable(result)))
-            except (RunstreamError, TimeoutError) as error:
-                outcomes.append(("raises", facts_of(error)))
+            except RunstreamError as error:
+                outcomes.append(("raises", self.facts_of(error)))
         self.agree = outcomes[0] == outcomes[1]
         assert self.agree, f"on Redis {outcomes[0]}, in memory {outcomes[1]}"
         return (results[0], results[1]) if results else None
+
+    def facts_of(self, error: RunstreamError) -> Any:
+        """An error by its type and facts.
+
+        How long a lease lasts differs by the time between the two calls, and of several leases that are in
+        the way either may be named.
+        """
+        facts = dict(vars(error))
+        if isinstance(error, LeaseHeld):
+            assert 0 < facts.pop("expires_in") <= TTL_SECONDS
+            assert facts.pop("owner") in {lease[0].owner for lease in self.holds.values()}
+        return type(error), facts
 
     # -- writing
 
@@ -408,6 +421,7 @@ class StoreMachine(RuleBasedStateMachine):
             of_run = [former[side].epoch for former in self.taken if former[side].run_id == run_id]
             assert all(lease[side].epoch > epoch for epoch in of_run)
         self.taken.append(lease)
+        self.holds[run_id, lane_id] = lease
         return lease
 
     @rule(lease=leases)
@@ -425,6 +439,8 @@ class StoreMachine(RuleBasedStateMachine):
             lease[side].release()
 
         self.both(0, release)
+        if self.holds.get((lease[1].run_id, lease[1].lane_id)) is lease:
+            del self.holds[lease[1].run_id, lease[1].lane_id]
         event = EventDraft(lease[1].lane_id or "main").of(lease[1].run_id)
         self.both(0, lambda _, side: lease[side].save_event(event))
 

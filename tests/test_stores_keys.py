@@ -22,7 +22,7 @@ from runstream.codec.archiving import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.codec.shapes import Codec
-from runstream.lane_store import LaneStore
+from runstream.run.store import LaneStore
 from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.errors import (
     ConcurrencyConflict,

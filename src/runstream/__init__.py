@@ -39,7 +39,7 @@ from runstream.model.values import (
     RunInfo,
     Snapshot,
 )
-from runstream.run import AsyncRun, Run
+from runstream.run import AsyncRun, Emission, Run
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
@@ -62,6 +62,7 @@ __all__ = [
     "DeltaBuffer",
     "DrainReport",
     "DrainWorker",
+    "Emission",
     "EncodingError",
     "EventKind",
     "EventsArchived",

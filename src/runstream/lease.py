@@ -75,7 +75,7 @@ class _Tenure:
         return self._is_over or time.monotonic() >= self._until
 
     @contextlib.contextmanager
-    def _noting_loss(self) -> Iterator[None]:
+    def noting_loss(self) -> Iterator[None]:
         """What is done with the lease: LeaseLost ends it."""
         try:
             yield
@@ -92,7 +92,7 @@ class _Tenure:
                 f"the lease of {self.owner!r} on run {self.run_id!r} was given back or is known to be lost: take a"
                 " new one"
             )
-        with self._noting_loss():
+        with self.noting_loss():
             yield
         self._until = max(self._until, asked_at + self.grant.ttl_seconds)
 
@@ -199,7 +199,7 @@ class Lease(_Tenure, Generic[E, S]):
     ) -> Appended:
         """The store's ``append`` to the run, with this lease and for its lane."""
         self._check_run(run_id)
-        with self._noting_loss():
+        with self.noting_loss():
             return self._store.append(
                 run_id,
                 events,
@@ -213,7 +213,7 @@ class Lease(_Tenure, Generic[E, S]):
     def save_snapshot(self, run_id: str, state: S) -> None:
         """Replace the snapshot of the lane or run, whoever saved the one before."""
         self._check_run(run_id)
-        with self._noting_loss():
+        with self.noting_loss():
             self._store.save_snapshot(run_id, state, lane_id=snapshot_lane(self.lane_id), lease=self)
 
     def load_latest(self, run_id: str) -> S | None:
@@ -320,7 +320,7 @@ class AsyncLease(_Tenure, Generic[E, S]):
     ) -> Appended:
         """The store's ``append`` to the run, with this lease and for its lane."""
         self._check_run(run_id)
-        with self._noting_loss():
+        with self.noting_loss():
             return await self._store.append(
                 run_id,
                 events,
@@ -334,7 +334,7 @@ class AsyncLease(_Tenure, Generic[E, S]):
     async def save_snapshot(self, run_id: str, state: S) -> None:
         """Replace the snapshot of the lane or run, whoever saved the one before."""
         self._check_run(run_id)
-        with self._noting_loss():
+        with self.noting_loss():
             await self._store.save_snapshot(run_id, state, lane_id=snapshot_lane(self.lane_id), lease=self)
 
     async def load_latest(self, run_id: str) -> S | None:

@@ -24,7 +24,8 @@ from runstream.model.names import check_run_id
 from runstream.model.protocols import OnCorrupt
 from runstream.model.values import Cursor, E, Recorded, S
 from runstream.stores.filters import check_read, origin
-from runstream.stores.local import AppendPlan, AppendRequest, LocalStore
+from runstream.stores.local import LocalStore
+from runstream.stores.planning import AppendPlan, AppendRequest
 from runstream.stores.refusals import diverged, lost
 
 __all__ = ["ArchiveStore", "new_entries", "planned_entries"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from enum import Enum
 from typing import Any
@@ -27,6 +26,7 @@ __all__ = [
 
 
 _SHORTEST_TTL_SECONDS = 0.05
+_LONGEST_SECONDS = 30 * 86_400.0  # whoever dies with a lease keeps all others out for as long
 
 
 def lane_of(event: Any) -> Any:
@@ -83,8 +83,9 @@ def check_lease(owner: str, lane_id: str | None, ttl: float, wait: float) -> Non
     if lane_id is not None:
         check_name("lane_id", lane_id)
     for name, seconds, least in (("ttl", ttl, _SHORTEST_TTL_SECONDS), ("wait", wait, 0.0)):
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds < math.inf:
-            raise ConfigurationError(f"{name}={seconds!r:.80}: pass seconds, {least:g} or more")
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not least <= seconds <= _LONGEST_SECONDS:
+            raise ConfigurationError(f"{name}={seconds!r:.80}: pass seconds, {least:g} to {_LONGEST_SECONDS:g}")
 
 
 def check_leased(run_id: str, lanes: Collection[str], grant: LeaseGrant | None) -> None:

@@ -20,15 +20,8 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.model.values import Cursor, E, LeaseGrant, Recorded, RunInfo, S
 from runstream.stores.filters import EventFilter, check_read, origin
 from runstream.stores.leases import HeldLease, Leases, check_newest, check_unleased, new_grant
-from runstream.stores.local import (
-    AppendPlan,
-    AppendRequest,
-    LocalStore,
-    RunHead,
-    SavedSnapshot,
-    new_start,
-    plan_append,
-)
+from runstream.stores.local import LocalStore
+from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.refusals import diverged, lost
 
 __all__ = ["InMemoryCheckpointer"]

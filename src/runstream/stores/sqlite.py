@@ -29,9 +29,9 @@ from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_count
-from runstream.stores.leases import HeldLease, Leases, check_newest, check_unleased, new_grant
-from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
+from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.sqlite_file import ArchiveFile, absolute_path
+from runstream.stores.sqlite_leases import in_force, release, remove_all, renew, take
 from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
 __all__ = ["SQLiteCheckpointer"]
@@ -53,15 +53,6 @@ _GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
 _GET_KEY = "SELECT offset, chain FROM events WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
 _GET_LAST_SEQ = """SELECT seq FROM lanes JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
     WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
-
-_GET_LEASES = """SELECT lane_id, token, owner, expires_at - :now FROM leases
-    WHERE run_id = :run_id AND expires_at > :now"""
-_GET_LAST_EPOCH = "SELECT coalesce(max(epoch), 0) FROM leases WHERE run_id = ?"
-_REMOVE_LEASE = "DELETE FROM leases WHERE run_id = ? AND lane_id IS ?"
-_ADD_LEASE = "INSERT INTO leases (run_id, lane_id, owner, epoch, token, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
-# when it was taken back or renewed; its epoch stays, so that the next one is higher
-_SET_LEASE_END = "UPDATE leases SET expires_at = ? WHERE run_id = ? AND lane_id IS ? AND token = ?"
-_REMOVE_LEASES = "DELETE FROM leases WHERE run_id = ?"
 
 _SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
     VALUES (?, ?, ?, ?, ?, ?)
@@ -151,8 +142,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         with self._file.write() as connection:
             was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
             if was_there:
-                check_unleased(run_id, _leases(connection, run_id, self._clock()))  # if it raises, all is undone
-                connection.execute(_REMOVE_LEASES, (run_id,))
+                remove_all(connection, self._clock(), run_id)  # if it raises, all is undone
         self._forget(run_id)
         return was_there
 
@@ -168,31 +158,17 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         """Give out the lease of one lane, or (None) of the whole run; LeaseHeld where another is in the way."""
         check_run_id(run_id)
         with self._file.write() as connection:
-            now = self._clock()  # not before: the file may have been locked for a while
-            grant = new_grant(
-                run_id,
-                _leases(connection, run_id, now),
-                lane_id=lane_id,
-                owner=owner,
-                ttl=ttl,
-                last_epoch=connection.execute(_GET_LAST_EPOCH, (run_id,)).fetchone()[0],
-                now=now,
-            )
-            connection.execute(_REMOVE_LEASE, (run_id, lane_id))
-            connection.execute(_ADD_LEASE, (run_id, lane_id, owner, grant.epoch, grant.token, now + ttl))
-        return grant
+            return take(connection, self._clock(), run_id, owner=owner, lane_id=lane_id, ttl=ttl)
 
     def renew_lease(self, grant: LeaseGrant) -> None:
         """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
         with self._file.write() as connection:
-            now = self._clock()
-            check_newest(_leases(connection, grant.run_id, now), grant)
-            _end_lease(connection, grant, now + grant.ttl_seconds)
+            renew(connection, self._clock(), grant)
 
     def release_lease(self, grant: LeaseGrant) -> None:
         """Take it back, unless it has passed on already."""
         with self._file.write() as connection:
-            _end_lease(connection, grant, 0.0)
+            release(connection, grant)
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run, or None."""
@@ -364,17 +340,8 @@ def _head(additions: _Additions, request: AppendRequest, run: RunRow) -> RunHead
     if request.state is not None:
         row = connection.execute(_GET_SNAPSHOT, (run_id, request.lane_id)).fetchone()
         saved = None if row is None else SavedSnapshot(request.lane_id, *row)
-    leases = _leases(connection, run_id, additions.now)
+    leases = in_force(connection, additions.now, run_id)
     return RunHead(run.start, run.last, run.session_id, run.status, lanes, saved, keys, leases)
-
-
-def _leases(connection: sqlite3.Connection, run_id: str, now: float) -> Leases:
-    rows = connection.execute(_GET_LEASES, {"run_id": run_id, "now": now})
-    return {lane_id: HeldLease._make(held) for lane_id, *held in rows}
-
-
-def _end_lease(connection: sqlite3.Connection, grant: LeaseGrant, expires_at: float) -> None:
-    connection.execute(_SET_LEASE_END, (expires_at, grant.run_id, grant.lane_id, grant.token))
 
 
 def _archive_snapshot(saved: SavedSnapshot, state: dict[str, Any] | None) -> ArchiveSnapshot:

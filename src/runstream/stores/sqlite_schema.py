@@ -27,7 +27,7 @@ from runstream.codec.shapes import Codec
 from runstream.model.errors import ConfigurationError, RunstreamError, UnsupportedVersion
 from runstream.model.state import status_after
 from runstream.model.values import Cursor
-from runstream.stores.local import new_start
+from runstream.stores.planning import new_start
 
 __all__ = ["SCHEMA_VERSION", "SET_ASIDE", "SET_LANE", "RunRow", "prepare", "run_row", "set_runs", "transaction"]
 

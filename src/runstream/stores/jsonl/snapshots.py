@@ -19,7 +19,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.stores.jsonl.disk import names_in
 from runstream.stores.jsonl.lines import Mark
 from runstream.stores.jsonl.names import prepared_name, snapshot_name
-from runstream.stores.local import SavedSnapshot
+from runstream.stores.planning import SavedSnapshot
 
 __all__ = ["all_snapshots", "load_header", "load_snapshot", "load_state", "snapshot_text"]
 

@@ -31,7 +31,7 @@ from runstream.stores.jsonl.lines import Mark
 from runstream.stores.jsonl.logfile import RunLog, Standing, bury
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
-from runstream.stores.local import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
+from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 
 __all__ = ["JSONLCheckpointer"]
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, NamedTuple
 
-from runstream.lane_store import AsyncLaneStore, LaneStore
 from runstream.lease import AsyncLease, Lease
 from runstream.model.errors import (
     ConfigurationError,
@@ -33,9 +32,10 @@ from runstream.model.errors import (
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.names import check_name, check_run_id, snapshot_lane
 from runstream.model.state import RunStatus
-from runstream.model.state_fields import ABSENT, get_field, mark_ended, put_fields
 from runstream.model.values import Cursor, DeltaBuffer, E, LeaseGrant, Placement, Recorded, Recovery, S
-from runstream.steps import Steps
+from runstream.run.state_fields import ABSENT, get_field, mark_ended, put_fields
+from runstream.run.steps import Steps
+from runstream.run.store import AsyncLaneStore, LaneStore
 
 __all__ = ["Emission", "LaneWriter", "error_payload"]
 
@@ -356,7 +356,7 @@ class LaneWriter(Generic[E, S]):
             )
 
     def _noting_loss(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.lease is None else self.lease._noting_loss()
+        return nullcontext() if self.lease is None else self.lease.noting_loss()
 
 
 def _new_owner() -> str:

@@ -1,7 +1,7 @@
 """The handle that an agent author works with: one lane of a run, recovered and gone on with.
 
 :class:`Run` waits, :class:`AsyncRun` is awaited. What they do is written once, as steps, in
-:mod:`~runstream.lane`; here is only who makes the steps' calls, and when.
+:mod:`~runstream.run.lane`; here is only who makes the steps' calls, and when.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from runstream.lane import Emission, LaneWriter, error_payload
-from runstream.lane_store import AsyncLaneStore, LaneStore
 from runstream.lease import AsyncLease, Lease
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import MAIN_LANE
 from runstream.model.state import RunStatus
 from runstream.model.values import DeltaBuffer, E, Recorded, S
-from runstream.steps import Steps, await_calls, make_calls
+from runstream.run.lane import Emission, LaneWriter, error_payload
+from runstream.run.steps import Steps, await_calls, make_calls
+from runstream.run.store import AsyncLaneStore, LaneStore
 
 __all__ = ["AsyncRun", "Emission", "Run"]
 
@@ -115,8 +115,8 @@ class Run(LaneWriter[E, S]):
     ) -> list[Recorded[E]]:
         """Append several events of this lane in one atomic step, and the state with them if ``checkpoint``.
 
-        An item is an :class:`~runstream.lane.Emission`, a tuple of the first of its fields (``(kind, payload)``,
-        ``(kind, payload, key)``), or a mere kind. An event whose key is known leaves a gap in ``seq`` if
+        An item is an :class:`~runstream.run.lane.Emission`, a tuple of the first of its fields (``(kind,
+        payload)``, ``(kind, payload, key)``), or a mere kind. An event whose key is known leaves a gap in ``seq`` if
         others of its batch come after it. A batch of nothing but such events writes nothing, the state
         included: that was saved when they were. Raises ConcurrencyConflict as ``checkpoint`` does.
         """
