@@ -58,10 +58,11 @@ class Appends:
     def __init__(self, store: Store) -> None:
         is_async = isinstance(store, Blocking)
         inner: Any = store._store if isinstance(store, Blocking) else store
-        self._append_each = inner.append_each
         self._failures: list[tuple[BaseException | None, bool]] = []
         self.batches: list[list[Any]] = []
-        inner.append_each = self._await if is_async else self._call
+        # of the class, as each Run has an object of its own; those that are opened from here on
+        method = self._awaited(type(inner)) if is_async else self._called(type(inner))
+        inner.__class__ = type(type(inner).__name__, (type(inner),), {"append_each": method})
 
     def fail(self, failure: BaseException, *, times: int = 1, applied: bool = False) -> None:
         """Let the next appends raise this: before they reach the store, or after they were applied."""
@@ -74,16 +75,22 @@ class Appends:
             raise failure
         return failure
 
-    def _call(self, run_id: str, events: Any, **options: Any) -> Any:
-        failure = self._begin(events)
-        placement = self._append_each(run_id, events, **options)
-        if failure is not None:
-            raise failure
-        return placement
+    def _called(self, kind: type[Any]) -> Any:
+        def append_each(store: Any, run_id: str, events: Any, **options: Any) -> Any:
+            failure = self._begin(events)
+            placement = kind.append_each(store, run_id, events, **options)
+            if failure is not None:
+                raise failure
+            return placement
 
-    async def _await(self, run_id: str, events: Any, **options: Any) -> Any:
-        failure = self._begin(events)
-        placement = await self._append_each(run_id, events, **options)
-        if failure is not None:
-            raise failure
-        return placement
+        return append_each
+
+    def _awaited(self, kind: type[Any]) -> Any:
+        async def append_each(store: Any, run_id: str, events: Any, **options: Any) -> Any:
+            failure = self._begin(events)
+            placement = await kind.append_each(store, run_id, events, **options)
+            if failure is not None:
+                raise failure
+            return placement
+
+        return append_each

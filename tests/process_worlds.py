@@ -490,9 +490,7 @@ def _fail(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-WORLDS: Mapping[str, Callable[..., None]] = {
-    world.__name__: world for world in (write, count, hold, follow)
-}
+WORLDS: Mapping[str, Callable[..., None]] = {world.__name__: world for world in (write, count, hold, follow)}
 
 if __name__ == "__main__":
     threading.excepthook = _fail

@@ -472,7 +472,9 @@ def test_a_lease_that_was_lost_is_no_lease(
     assert_dead(lease, open_hot())
 
 
-def test_a_lease_given_back_to_the_promoted_one_harms_nobody(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:
+def test_a_lease_given_back_to_the_promoted_one_harms_nobody(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot]
+) -> None:
     """Releasing what a failover has ended leaves the lease alone that came after it."""
     lease = hot.lease("r", owner="a", ttl=LONG_SECONDS)
     with pair.losing():

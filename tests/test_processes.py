@@ -112,9 +112,7 @@ def entry_of(run_id: str, at: Cursor, record: bytes) -> Entry:
     values = decode_record(run_id, at.offset, record)
     event = fields_of(run_id, values)
     lane_id, payload = event["lane_id"], event["payload"]
-    return Entry(
-        at, record, lane_id, event["seq"], (lane_id, payload["batch"]), payload["n"], key_of(values)
-    )
+    return Entry(at, record, lane_id, event["seq"], (lane_id, payload["batch"]), payload["n"], key_of(values))
 
 
 def find_faults(log: Log, sent: Iterable[Sent]) -> list[str]:
@@ -231,7 +229,10 @@ def tampered_logs() -> Iterator[tuple[str, Log]]:
     for at, entry in enumerate(entries):
         yield f"without {at}", replace(good_log(), entries=entries[:at] + entries[at + 1 :])
         for other in range(len(entries) + 1):
-            yield f"{at} again at {other}", replace(good_log(), entries=[*entries[:other], entry, *entries[other:]])
+            yield (
+                f"{at} again at {other}",
+                replace(good_log(), entries=[*entries[:other], entry, *entries[other:]]),
+            )
         for other in range(at):
             swapped = list(entries)
             swapped[at], swapped[other] = entries[other], entry
@@ -428,7 +429,9 @@ def test_nothing_that_a_stopped_holder_sends_is_applied(
         assert store.load_snapshot(holder.name) is store.load_snapshot(holder.name, lane_id="a") is None
         event = make_event(holder.name, 2, lane_id=lane_id or "main")
         # the key that it tried is not known
-        assert store.append(holder.name, [event], keys=["key"], lease=leases.get(holder.name))[0] == len(recorded) + 1
+        assert (
+            store.append(holder.name, [event], keys=["key"], lease=leases.get(holder.name))[0] == len(recorded) + 1
+        )
     for lease in leases.values():
         lease.release()
 

@@ -43,9 +43,9 @@ from runstream import (
     StoreUnavailable,
     Visibility,
 )
-from runstream.run.lane import Emission
 from runstream.model.protocols import Checkpointer
 from runstream.run import AsyncRun, Run
+from runstream.run.lane import Emission
 from runstream.stores.redis.exchange import Exchange, Replies
 
 LEASING = [name for name in BACKENDS if "jsonl" not in name]
@@ -165,11 +165,11 @@ def test_an_opening_that_fails_gives_its_lease_back(leasing: Store, monkeypatch:
     leasing.save_event(make_event("r"))
     inner: Any = getattr(leasing, "_store", leasing)
 
-    def fail(run_id: str, lane_id: str) -> int:
+    def fail(store: Any, run_id: str, lane_id: str) -> int:
         raise EventsArchived("gone", run_id=run_id, first_hot=2)
 
     with monkeypatch.context() as patched:
-        patched.setattr(inner, "last_seq", fail)
+        patched.setattr(type(inner), "last_seq", fail)
         with pytest.raises(EventsArchived):
             open_run(leasing, lease_ttl=30, owner="first")
     open_run(leasing, lease_ttl=30, owner="second").close()
@@ -264,7 +264,8 @@ def test_a_number_whose_outcome_is_unknown_is_not_used_again(
 def test_a_number_that_was_interrupted_on_its_way_is_not_used_again() -> None:
     """As for one whose outcome is unknown for another reason."""
     store = InMemoryCheckpointer()
-    run, appends = store.open_run("r"), Appends(store)
+    appends = Appends(store)
+    run = store.open_run("r")
     appends.fail(KeyboardInterrupt(), applied=True)
     with pytest.raises(KeyboardInterrupt):
         run.emit("one")
@@ -389,7 +390,7 @@ def test_a_known_event_that_cannot_be_read_for_now_is_not_made_up(
         raise StoreUnavailable("not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(inner, "read", fail)
+        patched.setattr(type(inner), "read", fail)  # a Run has an object of its own
         with pytest.raises(StoreUnavailable):
             run.emit("x", key="k")
     assert run.emit("x", key="k") == first
@@ -1172,3 +1173,27 @@ def test_agent_code_is_tested_without_a_server() -> None:
             run.emit("tool.result", key="step-1", answer=42)
             run.finish()
         assert [event.payload for event in store.list_events("r")] == [{"answer": 42}, {}]
+
+
+# -- two Runs on one store object ------------------------------------------------------------------------
+
+
+def test_two_runs_on_one_store_object_do_not_overwrite_each_other(store: Store) -> None:
+    """Each knows of snapshots what it did itself: a checkpoint over the other's is a conflict."""
+    first, second = open_run(store), open_run(store)
+    first.checkpoint()
+    with pytest.raises(ConcurrencyConflict):
+        second.checkpoint()
+    first.checkpoint()
+
+
+def test_a_runs_snapshot_does_not_cover_what_another_run_of_the_store_appended(store: Store) -> None:
+    """Its state does not hold that: a recovery gives it."""
+    first, second = open_run(store), open_run(store, lane_id="other")
+    first.emit("one")
+    second.emit("two")
+    first.emit("three")
+    first.checkpoint()
+    recovery = store.recover("r")
+    assert recovery.offset == 1
+    assert [item.event.kind for item in recovery.events] == ["two", "three"]

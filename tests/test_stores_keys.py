@@ -22,7 +22,6 @@ from runstream.codec.archiving import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.codec.shapes import Codec
-from runstream.run.store import LaneStore
 from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -35,6 +34,7 @@ from runstream.model.events import EventKind, PAEvent
 from runstream.model.names import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
 from runstream.model.values import Appended, Cursor, Placement
+from runstream.run.store import LaneStore
 from runstream.stores import sqlite
 from runstream.stores.jsonl import JSONLCheckpointer, logfile
 from runstream.stores.sqlite import SQLiteCheckpointer

@@ -17,7 +17,6 @@ from backends import Backend, Blocking, SQLiteBackend, Store, latest
 from conftest import BACKENDS, SHARED
 from samples import make_event, make_events, make_state
 
-from runstream.run.store import LaneStore
 from runstream.model.errors import (
     ConcurrencyConflict,
     ConfigurationError,
@@ -29,6 +28,7 @@ from runstream.model.errors import (
 from runstream.model.names import MAX_NAME_BYTES
 from runstream.model.protocols import Checkpointer
 from runstream.model.values import LeaseGrant
+from runstream.run.store import LaneStore
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.local import LocalStore
 from runstream.stores.sqlite import SQLiteCheckpointer

@@ -116,9 +116,9 @@ class Run(LaneWriter[E, S]):
         """Append several events of this lane in one atomic step, and the state with them if ``checkpoint``.
 
         An item is an :class:`~runstream.run.lane.Emission`, a tuple of the first of its fields (``(kind,
-        payload)``, ``(kind, payload, key)``), or a mere kind. An event whose key is known leaves a gap in ``seq`` if
-        others of its batch come after it. A batch of nothing but such events writes nothing, the state
-        included: that was saved when they were. Raises ConcurrencyConflict as ``checkpoint`` does.
+        payload)``, ``(kind, payload, key)``), or a mere kind. An event whose key is known leaves a gap in
+        ``seq`` if others of its batch come after it. A batch of nothing but such events writes nothing, the
+        state included: that was saved when they were. Raises ConcurrencyConflict as ``checkpoint`` does.
         """
         return self._do(self._emitting(items, checkpoint=checkpoint))
 

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, InvalidRunId
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_name
+from runstream.model.protocols import Leased
 from runstream.model.values import Cursor, LeaseGrant, RunInfo
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "check_lease",
     "check_leased",
     "check_read",
+    "grant_of",
     "lane_of",
     "origin",
     "seq_of",
@@ -86,6 +88,16 @@ def check_lease(owner: str, lane_id: str | None, ttl: float, wait: float) -> Non
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not is_number or not least <= seconds <= _LONGEST_SECONDS:
             raise ConfigurationError(f"{name}={seconds!r:.80}: pass seconds, {least:g} to {_LONGEST_SECONDS:g}")
+
+
+def grant_of(run_id: str, lease: Leased | None) -> LeaseGrant | None:
+    """The lease that a write to this run carries. Raises InvalidRunId for one on another run."""
+    grant = None if lease is None else lease.grant
+    if grant is not None and grant.run_id != run_id:
+        raise InvalidRunId(
+            f"a lease on run {grant.run_id!r:.80} says nothing of run {run_id!r:.80}: take one on that run"
+        )
+    return grant
 
 
 def check_leased(run_id: str, lanes: Collection[str], grant: LeaseGrant | None) -> None:

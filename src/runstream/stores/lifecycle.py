@@ -19,6 +19,12 @@ class _ByUrl:
         self._reopen = (function, args)
         return self
 
+    def _sharing_all_but(self, **own: Any) -> Self:
+        """The same store in another object, which owns these attributes and neither opens nor closes anything."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self), _release=None, _twin_of=self, **own)
+        return twin
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self._reopen is None:
             raise TypeError(

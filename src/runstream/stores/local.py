@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Self
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.packing import unpack
@@ -41,6 +41,7 @@ from runstream.stores.filters import (
     check_count,
     check_lease,
     check_leased,
+    grant_of,
     lane_of,
     seq_of,
 )
@@ -297,7 +298,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         Raises what ``recover`` and ``lease`` raise.
         """
         return Run.open(
-            self,
+            self.for_one_writer(),
             run_id,
             lane_id=lane_id,
             session_id=session_id,
@@ -306,6 +307,10 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             wait=wait,
             deltas=deltas,
         )
+
+    def for_one_writer(self) -> Self:
+        """The same store, in an object that knows of snapshots only what is done through it."""
+        return self._sharing_all_but(_coverage=CoverageBook(), _known={})
 
     def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it."""
@@ -385,7 +390,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         expected_offset: int | None = None,
         lease: Leased | None = None,
     ) -> AppendRequest:
-        grant = None if lease is None else lease.grant
+        grant = grant_of(run_id, lease)
         if grant is not None and not self._has_leases:
             raise self._no_leases()
         if state is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Generic
 
@@ -217,7 +218,7 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """
         return Opening(
             lambda: AsyncRun.open(
-                self,
+                type(self)(self._store.for_one_writer()),
                 run_id,
                 lane_id=lane_id,
                 session_id=session_id,
@@ -266,9 +267,17 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         return await asyncio.to_thread(self._store.delete_run, run_id)
 
 
-async def _in_pages(begin: Any, size: int) -> AsyncIterator[Any]:
-    """The items of an iterator that is begun and advanced in threads, ``size`` of them at a time."""
-    iterator: Iterator[Any] = await asyncio.to_thread(begin)
-    while page := await asyncio.to_thread(lambda: list(islice(iterator, size))):
-        for item in page:
-            yield item
+async def _in_pages(begin: Callable[[], Iterator[Any]], size: int) -> AsyncIterator[Any]:
+    """The items of an iterator that is begun and advanced in a thread, ``size`` of them at a time.
+
+    The thread is its own: followers wait, and asyncio has only a few for all else.
+    """
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="runstream-pages")
+    try:
+        iterator = await loop.run_in_executor(thread, begin)
+        while page := await loop.run_in_executor(thread, lambda: list(islice(iterator, size))):
+            for item in page:
+                yield item
+    finally:
+        thread.shutdown(wait=False)

@@ -333,9 +333,11 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         See :class:`~runstream.run.AsyncRun`. With ``lease_ttl`` it holds a lease on the lane, for ``owner``.
         Raises what ``recover`` and ``lease`` raise.
         """
-        return Opening(
-            lambda: AsyncRun.open(
-                self,
+
+        async def begin() -> AsyncRun[E, S]:
+            await self.open()
+            return await AsyncRun.open(
+                self._sharing_all_but(context=self.context.for_one_writer()),
                 run_id,
                 lane_id=lane_id,
                 session_id=session_id,
@@ -344,7 +346,8 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
                 wait=wait,
                 deltas=deltas,
             )
-        )
+
+        return Opening(begin)
 
     async def last_seq(self, run_id: str, lane_id: str) -> int:
         """The ``seq`` of the lane's last event, wherever that lies by now; 0 for a lane that has none."""

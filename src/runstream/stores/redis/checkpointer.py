@@ -326,7 +326,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         Raises what ``recover`` and ``lease`` raise.
         """
         return Run.open(
-            self,
+            self._sharing_all_but(context=self.context.for_one_writer()),
             run_id,
             lane_id=lane_id,
             session_id=session_id,

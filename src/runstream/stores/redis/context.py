@@ -6,9 +6,10 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from runstream.codec.chain import CHAIN_MODULUS
@@ -85,17 +86,10 @@ class SnapshotMemory:
         self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, run_id: str, lane_id: str | None) -> tuple[str, PackedState | None]:
-        """Token and packed state of the snapshot that is known, or ``("", None)``."""
+    def get(self, run_id: str, lane_id: str | None) -> tuple[str, int, PackedState | None]:
+        """Token, revision and packed state of the snapshot that is known, or ``("", 0, None)``."""
         with self._lock:
-            known = self._known.get((run_id, lane_id))
-            return ("", None) if known is None else (known[0], known[2])
-
-    def revision(self, run_id: str, lane_id: str | None) -> int:
-        """The revision of the snapshot that is known, or 0."""
-        with self._lock:
-            known = self._known.get((run_id, lane_id))
-            return 0 if known is None else known[1]
+            return self._known.get((run_id, lane_id), ("", 0, None))
 
     def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState) -> None:
         """Remember a snapshot."""
@@ -163,9 +157,13 @@ class ServerClock:
             self._ahead = ahead
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Context(Generic[E, S]):
-    """What every operation gets. ``partitions`` is what was asked for; ``keys`` are there once it is open."""
+    """What every operation gets. ``partitions`` is what was asked for; ``keys`` are there once it is open.
+
+    What a snapshot covers, and what it is made from, is a matter of who writes: each Run has a context of its
+    own for that, and shares the rest with the store that opened it.
+    """
 
     codec: Codec[E, S]
     namespace: str = "runstream"
@@ -181,17 +179,27 @@ class Context(Generic[E, S]):
     unsettled: UnsettledBook = field(default_factory=UnsettledBook)
     server_clock: ServerClock = field(default_factory=ServerClock)
     opened: Keys | None = None
+    sharing: list[weakref.ref[Context[E, S]]] = field(default_factory=list)
+    """The contexts of one store object: its own, and those of its Runs."""
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        self.sharing.append(weakref.ref(self, self.sharing.remove))
+
+    def for_one_writer(self) -> Context[E, S]:
+        """A context that knows of snapshots only what its own writer does."""
+        return replace(self, coverage=CoverageBook(), snapshots=SnapshotMemory())
 
     def forget(self, run_id: str) -> None:
-        """Know nothing of a run any more: neither what was seen nor what its snapshots would cover."""
+        """Know nothing of a run any more: neither what was seen nor what anybody's snapshots would cover."""
         self.seen.forget(run_id)
-        self.coverage.forget(run_id)
-        self.snapshots.forget(run_id)
         if self.recent is not None:
             self.recent.forget(run_id)
+        for sharing in tuple(self.sharing):
+            context = sharing()
+            if context is not None:
+                context.coverage.forget(run_id)
+                context.snapshots.forget(run_id)
 
     @classmethod
     def make(

@@ -11,9 +11,9 @@ from runstream.model.errors import ConcurrencyConflict
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.state import status_after
-from runstream.model.values import E, LeaseGrant, S
+from runstream.model.values import E, S
 from runstream.stores.coverage import Covered
-from runstream.stores.filters import check_attempts, check_count
+from runstream.stores.filters import check_attempts, check_count, grant_of
 from runstream.stores.redis.context import Context, random_token
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.reading import standing_of, standing_query
@@ -61,7 +61,7 @@ def append(
     """Append events, with a snapshot if there is one, in one atomic step."""
     check_count("expected_offset", expected_offset)
     encoded = context.codec.encode_events(run_id, events, keys)
-    batch = batch_of(run_id, encoded, expected_offset=expected_offset, grant=_grant(lease))
+    batch = batch_of(run_id, encoded, expected_offset=expected_offset, grant=grant_of(run_id, lease))
     if snapshot is not None:
         if context.unsettled:  # it may be a snapshot of this store's own that the new one is made from
             yield from settle(context, [run_id])
@@ -81,7 +81,8 @@ def save_snapshot(
     check_run_id(run_id)
     base = _own_base(context, run_id, lane_id, compare=False)
     yield from deliver(
-        context, [_with_snapshot(context, batch_of(run_id, (), grant=_grant(lease)), state, lane_id, base)]
+        context,
+        [_with_snapshot(context, batch_of(run_id, (), grant=grant_of(run_id, lease)), state, lane_id, base)],
     )
 
 
@@ -96,7 +97,7 @@ def update_state(
     """Load the run's state, change it, and save it if nobody has saved another in between; else again."""
     check_run_id(run_id)
     check_attempts(attempts)
-    keys = context.keys.run(run_id)
+    keys, plain = context.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, lease))
     queries = [(b"HGETALL", keys.snapshot(None)), (b"HGET", keys.meta, "start")]
     for left in range(attempts - 1, -1, -1):
         saved, start = yield Exchange(queries, atomic=True)
@@ -105,9 +106,7 @@ def update_state(
         changed = change(state)
         state = state if changed is None else changed
         try:
-            yield from deliver(
-                context, [_with_snapshot(context, batch_of(run_id, (), grant=_grant(lease)), state, None, base)]
-            )
+            yield from deliver(context, [_with_snapshot(context, plain, state, None, base)])
         except ConcurrencyConflict:
             if left == 0:
                 raise
@@ -120,6 +119,7 @@ class _Base(NamedTuple):
     """What a snapshot is made from: the one before, by token and content, and what it will cover."""
 
     token: str
+    revision: int
     packed: PackedState | None
     covers: Covered
     compare: bool
@@ -134,19 +134,16 @@ def _base(context: Context[E, S], run_id: str, saved: dict[bytes, bytes], start:
     """
     known = decode_known(context, run_id, None, saved)
     if known is None or start is None:
-        return _Base("", None, Covered(), compare=True)
+        return _Base("", 0, None, Covered(), compare=True)
     snapshot, token, packed = known
-    return _Base(token, packed, Covered(snapshot.offset, place(start).chain), compare=True, state=snapshot.state)
+    covers = Covered(snapshot.offset, place(start).chain)
+    return _Base(token, snapshot.revision, packed, covers, compare=True, state=snapshot.state)
 
 
 def _own_base(context: Context[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
     """What this store saved or loaded last, for a state that its writer has gone on from."""
-    token, packed = context.snapshots.get(run_id, lane_id)
-    return _Base(token, packed, context.coverage.covered(run_id, lane_id), compare)
-
-
-def _grant(lease: Leased | None) -> LeaseGrant | None:
-    return None if lease is None else lease.grant
+    token, revision, packed = context.snapshots.get(run_id, lane_id)
+    return _Base(token, revision, packed, context.coverage.covered(run_id, lane_id), compare)
 
 
 def _with_snapshot(context: Context[E, S], batch: Batch, state: S, lane_id: str | None, base: _Base) -> Batch:
@@ -162,6 +159,7 @@ def _with_snapshot(context: Context[E, S], batch: Batch, state: S, lane_id: str 
         random_token(),
         covers=base.covers,
         known_token=base.token,
+        known_revision=base.revision,
         known_state=base.packed,
         compare=base.compare,
     )

@@ -160,9 +160,8 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
         return lease_lost(batch.grant)
     if outcome == b"conflict":
         return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
-    if outcome == b"snapshot":
-        lane_id = batch.snapshot.lane_id if batch.snapshot is not None else None
-        return snapshot_conflict(run_id, context.snapshots.revision(run_id, lane_id), int(facts[0]))
+    if outcome == b"snapshot" and batch.snapshot is not None:
+        return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
     if outcome == b"archived":
         first_hot = int(facts[0]) + 1
         return EventsArchived(

@@ -85,6 +85,7 @@ class SnapshotWrite:
     token: str
     covers: Covered
     known_token: str = ""
+    known_revision: int = 0
     known_state: PackedState | None = None
     compare: bool = False
 
