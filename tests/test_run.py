@@ -1089,7 +1089,9 @@ async def test_a_number_that_was_cancelled_on_its_way_is_not_used_again(
 ) -> None:
     """Cancelled before its reply came, it is there; nobody else has its number, and cancelling records nothing."""
     applied = asyncio.Event()
-    append_each = hot.append_each
+    run = await hot.open_run("r")
+    writer: Any = run._store
+    append_each = writer.append_each
 
     async def hold_reply(*args: Any, **options: Any) -> Any:
         placement = await append_each(*args, **options)
@@ -1101,11 +1103,10 @@ async def test_a_number_that_was_cancelled_on_its_way_is_not_used_again(
         async with run:
             await run.emit("one")
 
-    run = await hot.open_run("r")
-    hot.append_each = hold_reply  # type: ignore[method-assign] # the reply that is on its way
+    writer.append_each = hold_reply  # the reply that is on its way
     task = asyncio.create_task(work(run))
     await applied.wait()
-    hot.append_each = append_each  # type: ignore[method-assign] # as it was
+    writer.append_each = append_each
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -2,8 +2,8 @@
 
 Three clients share runs. On Redis each is a store object of its own over one namespace. In memory they cannot all
 be the one object that holds the runs: which snapshot a writer knows, and which history it knows without a hole, is
-a matter of each store object, and P7 hangs on it. So each client there is a :class:`Front`: a store object that
-shares the runs, keys and leases of the first and has such knowledge of its own, by the store's own code.
+a matter of each store object, and P7 hangs on it. So each client there is what ``for_one_writer`` gives, as it does
+for every ``Run``: an object that shares runs, keys and leases with the others and has such knowledge of its own.
 
 What is compared: results and errors with their facts, after every call. What the two sides give out by chance or by
 their clocks (chains, tokens, epochs, times) is compared by what it is good for: a cursor by its offset and, as each
@@ -51,22 +51,6 @@ Both: TypeAlias = tuple[Any, Any]
 
 CLIENTS = 3
 TTL_SECONDS = 100_000.0  # time plays no part
-OWN_KNOWLEDGE = ("_coverage", "_known")
-
-
-class Front(InMemoryCheckpointer[Any, Any]):
-    """Another client of a store in memory: its runs are that one's, its knowledge of them is its own."""
-
-    def __init__(self, other: InMemoryCheckpointer[Any, Any]) -> None:
-        super().__init__()
-        vars(self).update({name: value for name, value in vars(other).items() if name not in OWN_KNOWLEDGE})
-
-    def delete_run(self, run_id: str) -> bool:
-        """Whoever deletes what another has deleted forgets it: what the one object is never asked to do."""
-        was_there = super().delete_run(run_id)
-        if not was_there:
-            self._forget(run_id)
-        return was_there
 
 
 # -- what can be compared of an outcome
@@ -161,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
         clock = itertools.count(1_700_000_000).__next__  # no two calls at the same time
         memory: InMemoryCheckpointer[Any, Any] = InMemoryCheckpointer(clock=lambda: float(clock()))
         redis_side = [self.backend.open(partitions=2) for _ in range(CLIENTS)]
-        self.sides: Sequence[Sequence[Any]] = (redis_side, [Front(memory) for _ in range(CLIENTS)])
+        self.sides: Sequence[Sequence[Any]] = (redis_side, [memory.for_one_writer() for _ in range(CLIENTS)])
         self.taken: list[Both] = []
         self.last_keys: dict[str, list[str | None]] = {}
         self.holds: dict[tuple[str, str | None], Both] = {}

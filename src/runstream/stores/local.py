@@ -199,6 +199,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         """As ``append``, telling where each of the events lies."""
         check_count("expected_offset", expected_offset)
         encoded = self.codec.encode_events(run_id, events, keys)
+        grant_of(run_id, lease)
         if not encoded and snapshot is None:
             _, last = self._bounds(run_id) or (Cursor(0, 0), Cursor(0, 0))
             # an append of nothing creates nothing, and still minds what is expected
@@ -232,6 +233,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         """
         check_run_id(run_id)
         check_attempts(attempts)
+        grant_of(run_id, lease)  # refused before anything is changed
         for left in range(attempts - 1, -1, -1):
             bounds = self._bounds(run_id)
             loaded = self._load_snapshot(run_id, None)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from runstream.codec.record import ERASED
-from runstream.model.errors import CorruptRecordError, EventsArchived
+from runstream.model.errors import CorruptRecordError, EventsArchived, StoreUnavailable
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import OnCorrupt
@@ -18,10 +18,10 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.model.values import Cursor, E, Recorded, Recovery, S
 from runstream.stores.filters import EventFilter, check_read, lane_of, origin, seq_of
 from runstream.stores.redis.context import Context
-from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Stream
+from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Refusal, Stream
 from runstream.stores.redis.operations.snapshots import decode_snapshot
 from runstream.stores.redis.pace import Pace
-from runstream.stores.redis.replies import as_map, entry_record, place
+from runstream.stores.redis.replies import as_map, entry_record, parse_info, place
 from runstream.stores.refusals import diverged, lost
 
 __all__ = [
@@ -249,13 +249,13 @@ class _Reader:
             *replies, entries, deleted = replies
             if standing.exists and standing.start.chain == known.history:
                 self.seen = known.cursor
-                self._check_history(standing, [(place(entry[0]), b"") for entry in entries])
+                yield from self._check_history(standing, [(place(entry[0]), b"") for entry in entries])
             elif deleted is None:
-                raise lost(self.run_id, known.cursor.offset, standing.last.offset)
+                yield from self._report_lost(known.cursor.offset, standing.last.offset)
             self.seen = None
         if cursor is not None and cursor.offset > standing.start.offset:
             self.seen = cursor
-            self._check_history(standing, [(place(entry[0]), b"") for entry in replies[0]])
+            yield from self._check_history(standing, [(place(entry[0]), b"") for entry in replies[0]])
         return standing
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[Standing, _Found]]:
@@ -272,7 +272,7 @@ class _Reader:
         found = [(at, entry_record(entry)) for entry in entries if (at := place(entry[0])).offset <= high]
         self._pace.saw(record for _, record in found)
         if again:
-            self._check_history(standing, found[:1])
+            yield from self._check_history(standing, found[:1])
             found = [item for item in found if item[0].offset > after]
         first = max(after, standing.start.offset) + 1
         for expected, (at, _) in enumerate(found, first):
@@ -327,16 +327,26 @@ class _Reader:
         self.seen = at
         self.context.seen.note(self.run_id, standing.start, at)
 
-    def _check_history(self, standing: Standing, found: _Found) -> None:
+    def _check_history(self, standing: Standing, found: _Found) -> Operation[None]:
         """Raise unless what was seen last is there still, or has been trimmed."""
         seen = self.seen
         if seen is None:
             return
         if standing.last.offset < seen.offset:
-            raise lost(self.run_id, seen.offset, standing.last.offset)
+            yield from self._report_lost(seen.offset, standing.last.offset)
         here = [at for at, _ in found] + [standing.mark, standing.last]
         if any(at != seen for at in here if at.offset == seen.offset):
             raise diverged(self.run_id, seen)
+
+    def _report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
+        """Raise the error for events that were seen and are not there: a replica may not have them yet."""
+        (info,) = yield Exchange([(b"INFO", "replication")], tolerant=True)
+        if not isinstance(info, Refusal) and parse_info(info).get("role") == "slave":
+            raise StoreUnavailable(
+                f"this replica has run {self.run_id!r} up to offset {last_present}; offset {last_seen} was seen"
+                " elsewhere: it lags behind; read again a little later, or from the primary"
+            )
+        raise lost(self.run_id, last_seen, last_present)
 
     def _report_missing(self, standing: Standing, expected: int) -> Operation[None]:
         """Raise the error that says why the event at ``expected`` is not there."""
