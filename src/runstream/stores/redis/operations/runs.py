@@ -112,24 +112,26 @@ def _parent(text: bytes | None) -> tuple[str, int] | None:
 
 
 def delete_run(context: Context[E, S], run_id: str) -> Operation[bool]:
-    """Remove all that Redis holds of a run. False if there was nothing."""
+    """Remove all that Redis holds of a run. False if there was nothing; LeaseHeld while a lease is in force."""
     check_run_id(run_id)
     yield from settle(context, [run_id])  # or it would come after the deletion and create the run anew
+    was_there = yield from _delete(context, run_id)
     context.unsettled.forget(run_id)
     context.forget(run_id)
+    return was_there
+
+
+def _delete(context: Context[E, S], run_id: str) -> Operation[bool]:
     while True:
         (reply,) = yield Exchange([(b"HGETALL", context.keys.run(run_id).meta)])
         meta = {name.decode(): value.decode() for name, value in as_map(reply).items()}
         if "start" not in meta:
             return False
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
-        (outcome,) = yield Exchange(
-            [
-                delete_call(
-                    context.keys, run_id, start=meta["start"], session_id=meta.get("session", ""), lanes=lanes
-                )
-            ]
+        call = delete_call(
+            context.keys, run_id, start=meta["start"], session_id=meta.get("session", ""), lanes=lanes
         )
+        (outcome,) = yield Exchange([call])
         if isinstance(outcome, list):
             raise held(run_id, outcome[1:])
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between
