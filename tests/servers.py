@@ -194,9 +194,8 @@ class Pair:
         self._directory = directory
         self._nodes = ExitStack()
         self.primary = self._start()
-        self.replica = self._start()
         self._point_at_primary()
-        self.replica.raw.execute_command("REPLICAOF", "127.0.0.1", self.primary.port)
+        self.replica = self._start_replica()
 
     @property
     def url(self) -> str:
@@ -236,6 +235,11 @@ class Pair:
         else:
             self.primary.raw.execute_command("REPLICAOF", "NO", "ONE")
 
+    def renew(self) -> None:
+        """The primary, which is alone after a failover, gets a replica again."""
+        self.replica = self._start_replica()
+        self.replicate()
+
     @contextmanager
     def losing(self) -> Iterator[None]:
         """What is done within is acknowledged by the primary and lost with it; what came before is kept."""
@@ -251,6 +255,11 @@ class Pair:
     def _start(self) -> Node:
         node = Node(self.name, self._directory)
         self._nodes.callback(node.end)
+        return node
+
+    def _start_replica(self) -> Node:
+        node = self._start()
+        node.raw.execute_command("REPLICAOF", "127.0.0.1", self.primary.port)
         return node
 
     def _point_at_primary(self) -> None:

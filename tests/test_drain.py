@@ -881,3 +881,13 @@ def _hot(backend: RedisBackend) -> Hot:
     store = backend.open()
     assert isinstance(store, RedisCheckpointer)
     return store
+
+
+def test_a_key_is_known_after_its_event_has_been_archived_and_trimmed(hot: Hot, archives: list[Archive]) -> None:
+    """An agent that repeats a step long after is told where it was recorded first; the archive has the key too."""
+    first = hot.append("r", emit_one("r"), keys=["book-hotel"])
+    DrainWorker(hot, archives, trim="archived").drain_once()
+    assert hot.append("r", emit_one("r"), keys=["book-hotel"]) == first
+    for archive in archives:
+        assert [entry.key for entry in archive.read_back("r", 1, 1)] == ["book-hotel"]
+        assert archive.append("r", emit_one("r"), keys=["book-hotel"]).first_offset == 1

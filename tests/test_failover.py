@@ -6,7 +6,9 @@ that is lost with it. Clients reach whichever is the primary at one address.
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -391,14 +393,275 @@ def test_what_got_no_reply_before_the_failover_is_applied_once_after_it(
     if replicated:
         pair.replicate()
     pair.promote()
-    appended = None
-    while appended is None:
-        try:
-            appended = hot.append("r", second)
-        except StoreUnavailable:  # connections to the old primary end one by one
-            continue
-    assert appended[:2] == (4, 5)
+    # connections to the old primary end one by one
+    assert until_taken(lambda: hot.append("r", second))[:2] == (4, 5)
     assert spans(hot) == [event.span_id for event in first + second]
+
+
+# -- what a store puts back
+
+
+@pytest.fixture
+def giver(open_hot: Callable[..., Hot]) -> Hot:
+    """A store that puts back what was lost of what it appended."""
+    return open_hot(resend_lost=True)
+
+
+@pytest.mark.parametrize("others", [0, 2, 4, 9], ids="{} of others".format)
+def test_what_was_lost_is_put_back_once_and_in_order(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot], others: int
+) -> None:
+    """Before the next append, as new offsets, behind what others have written by then; under its keys."""
+    kept, lost, between, after = (
+        make_events("r", 3),
+        make_events("r", 4),
+        make_events("r", others),
+        make_events("r", 2),
+    )
+    giver.append("r", kept)
+    with pair.losing():
+        giver.append("r", lost[:2], keys=[None, "k"])
+        giver.save_event(lost[2])
+        giver.save_events(lost[3:])
+    other = open_hot()
+    other.append("r", between)
+    assert giver.append("r", after)[:2] == (8 + others, 9 + others)
+    giver.save_event(make_event("r", span_id="last"))
+    assert spans(other) == [*(event.span_id for event in kept + between + lost + after), "last"]
+    assert other.append("r", make_events("r", 1), keys=["k"])[:2] == (5 + others, 5 + others)
+    assert spans(giver) == spans(other)
+    assert giver.list_events("r") == other.list_events("r")
+
+
+def test_whatever_is_written_next_puts_back_what_was_lost(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """Each run's by itself: by events, batches over several runs, snapshots and updates of the state."""
+    run_ids = ["a", "b", "c", "d", "e"]
+    for run_id in run_ids:
+        giver.append(run_id, make_events(run_id, 2))
+    with pair.losing():
+        lost = {run_id: make_events(run_id, 2, first=3) for run_id in run_ids}
+        for events in lost.values():
+            giver.save_events(events)
+    giver.save_events([make_event("a", 5), make_event("b", 5)])
+    giver.save_snapshot("c", make_state("c"))
+    giver.update_state("d", lambda state: state)
+    giver.append("e", [make_event("e", 5)], expected_offset=4)
+    for run_id in run_ids:
+        seqs = [event.seq for event in open_hot().list_events(run_id)]
+        assert seqs == ([1, 2, 3, 4] if run_id in "cd" else [1, 2, 3, 4, 5])
+    assert_everything_is_recovered(open_hot(), "c")
+
+
+def assert_everything_is_recovered(store: Hot, run_id: str) -> None:
+    """What a snapshot does not cover, a recovery gives: it covers nothing that its writer did not know."""
+    recovery = store.recover(run_id)
+    assert [item.offset for item in recovery.events] == list(range(recovery.offset + 1, 5))
+
+
+def test_a_key_that_others_have_used_meanwhile_is_not_written_again(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """The step was done again by somebody else, so it was recorded once."""
+    giver.append("r", make_events("r", 1))
+    with pair.losing():
+        lost = make_events("r", 3)
+        giver.append("r", lost, keys=["k1", "k2", None])
+    other, theirs = open_hot(), make_events("r", 1)
+    other.append("r", theirs, keys=["k1"])
+    last = make_event("r")
+    giver.save_event(last)
+    (kept, *rest) = spans(other)
+    assert kept
+    assert rest == [theirs[0].span_id, lost[1].span_id, lost[2].span_id, last.span_id]
+
+
+def test_what_others_have_lost_is_not_made_up_for(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
+    """A store that had seen it is told; one that had not puts back its own."""
+    other = open_hot()
+    giver.append("r", make_events("r", 2))
+    giver.append("s", make_events("s", 2))
+    with pair.losing():
+        giver.append("r", make_events("r", 1))
+        other.append("r", make_events("r", 2))
+        assert len(spans(giver)) == 5
+        other.append("s", make_events("s", 2))
+    with pytest.raises(AcknowledgedWritesLost):
+        giver.save_event(make_event("r"))
+    assert giver.append("s", make_events("s", 1)).first_offset == 3
+    with pytest.raises((AcknowledgedWritesLost, HistoryDiverged)):
+        other.save_event(make_event("s"))
+
+
+def test_what_is_lost_again_is_put_back_again(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
+    """A second failover, and one that loses only what came after it was put back."""
+    events = make_events("r", 8)
+    giver.append("r", events[:1])
+    with pair.losing():
+        giver.append("r", events[1:3])
+    giver.append("r", events[3:4])
+    pair.renew()
+    with pair.losing():
+        giver.append("r", events[4:6])
+    giver.append("r", events[6:7])
+    pair.renew()
+    with pair.losing():
+        pass
+    giver.append("r", events[7:])
+    assert spans(open_hot()) == [event.span_id for event in events]
+
+
+def test_what_has_been_trimmed_is_not_put_back(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot], tmp_path: Path
+) -> None:
+    """It is in the archive, and not lost."""
+    events = make_events("r", 9)
+    giver.append("r", events[:5])
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        DrainWorker(open_hot(), [archive], trim="archived").drain_once()
+        with pair.losing():
+            giver.append("r", events[5:7])
+        giver.append("r", events[7:])
+        DrainWorker(open_hot(), [archive], trim="archived").drain_once()
+        assert spans(archive) == [event.span_id for event in events]
+
+
+def test_a_run_that_is_lost_as_a_whole_is_put_back(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
+    """All of it, if all of it was this store's."""
+    events = make_events("r", 5)
+    with pair.losing():
+        giver.append("r", events[:4])
+    giver.append("r", events[4:])
+    assert spans(open_hot()) == [event.span_id for event in events]
+
+
+def test_a_run_that_was_taken_as_it_is_gets_nothing_back(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """Forgotten, or deleted: what was lost before is nobody's any more."""
+    for run_id in ("r", "s"):
+        giver.append(run_id, make_events(run_id, 2))
+    with pair.losing():
+        for run_id in ("r", "s"):
+            giver.append(run_id, make_events(run_id, 2))
+    giver.forget("r")
+    assert giver.append("r", make_events("r", 1)).first_offset == 3
+    assert open_hot().delete_run("s")
+    assert giver.append("s", make_events("s", 1)).first_offset == 1
+
+
+def test_more_than_is_held_is_not_made_up_for(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
+    """What is held comes back; that it is not all is told."""
+    large = [make_event("r", seq, payload={"text": "x" * 7_000_000}) for seq in range(4)]
+    giver.append("r", large[:1])
+    with pair.losing():
+        for event in large[1:]:
+            giver.save_event(event)
+    with pytest.raises(AcknowledgedWritesLost):
+        giver.save_event(make_event("r"))
+    there = spans(open_hot())
+    assert there[0] == large[0].span_id
+    assert set(there[1:]) <= {event.span_id for event in large[2:]}
+    assert len(set(there)) == len(there)
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY, Fault.CUT_REPLY], ids=lambda fault: fault.value
+)
+def test_putting_back_is_done_once_whichever_of_its_round_trips_is_struck(
+    pair: Pair, opened: ExitStack, fault: Fault
+) -> None:
+    """Run after run until there is no round trip left to strike; the caller repeats its append until it is told."""
+    proxy = opened.enter_context(FaultProxy(pair.url))
+    giver = opened.enter_context(connect(proxy.url, partitions=1, retry_seconds=0, resend_lost=True))
+    run_ids = [f"r{number}" for number in range(1, 20)]
+    sent = {run_id: make_events(run_id, 6) for run_id in run_ids}
+    for run_id, events in sent.items():
+        giver.append(run_id, events[:2])
+    with pair.losing():
+        for run_id, events in sent.items():
+            giver.append(run_id, events[2:4], keys=["k", None])
+    until_taken(lambda: giver.run_info("r1"))  # connections to the old primary end one by one
+    struck = []
+    for at, (run_id, events) in enumerate(sent.items(), 1):
+        proxy.reset()
+        proxy.arm(fault, at=at)
+        until_taken(lambda events=events, run_id=run_id: giver.append(run_id, events[4:]))  # type: ignore[misc]
+        proxy.disarm()
+        struck.append(proxy.struck)
+        assert [event.span_id for event in giver.list_events(run_id)] == [event.span_id for event in events]
+    assert struck[:3] == [1, 1, 1]
+    assert struck[-1] == 0
+
+
+def until_taken(call: Callable[[], Any]) -> Any:
+    """Repeat a call until it gets its reply."""
+    for _ in range(50):
+        try:
+            return call()
+        except StoreUnavailable:
+            continue
+    raise AssertionError("it never got a reply")
+
+
+def test_threads_that_write_through_a_failover_lose_nothing(pair: Pair, open_hot: Callable[..., Hot]) -> None:
+    """What each was acknowledged is there once, each lane in its order, whatever was on its way just then."""
+    giver = open_hot(resend_lost=True, retry_seconds=DEADLINE_SECONDS)
+    lanes = ["a", "b", "c", "d"]
+    written: dict[str, list[int]] = {lane_id: [] for lane_id in lanes}
+    done = threading.Event()
+
+    def write(lane_id: str) -> None:
+        for seq in itertools.count(1):
+            if done.is_set():
+                return
+            giver.save_event(make_event("r", seq, lane_id=lane_id))
+            written[lane_id].append(seq)
+
+    def await_events(count: int) -> None:
+        """Until so many more were acknowledged to every thread."""
+        wanted = {lane_id: len(seqs) + count for lane_id, seqs in written.items()}
+        await_that(
+            lambda: (
+                all(len(written[lane_id]) >= count for lane_id, count in wanted.items())
+                or any(writer.done() for writer in writers)
+            )
+        )
+
+    with ThreadPoolExecutor(len(lanes)) as threads:
+        writers = [threads.submit(write, lane_id) for lane_id in lanes]
+        try:
+            await_events(20)
+            pair.cut()
+            await_events(20)
+            pair.promote()
+            await_events(20)
+        finally:
+            done.set()
+        for writer in writers:
+            writer.result(DEADLINE_SECONDS)
+    there: dict[str, list[int]] = {lane_id: [] for lane_id in lanes}
+    for event in open_hot().list_events("r"):
+        there[event.lane_id].append(event.seq)
+    assert there == written
+
+
+def test_a_lost_lease_does_not_keep_back_what_was_lost(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """Under the lost one nothing is written; under the next one, all."""
+    events = make_events("r", 5, lane_id="a")
+    lease = giver.lease("r", owner="a", lane_id="a", ttl=LONG_SECONDS)
+    lease.append("r", events[:2])
+    with pair.losing():
+        lease.append("r", events[2:4])
+    with pytest.raises(LeaseLost):
+        lease.append("r", events[4:])
+    assert len(spans(open_hot())) == 2
+    with giver.lease("r", owner="a", lane_id="a", ttl=LONG_SECONDS) as new:
+        new.append("r", events[4:])
+    assert spans(open_hot()) == [event.span_id for event in events]
 
 
 # -- leases

@@ -462,3 +462,16 @@ def test_threads_that_share_a_store_lose_no_change(store: Store) -> None:
     state = store.load_latest("r")
     assert state is not None
     assert state.data == {"n": 80}
+
+
+def test_a_lane_is_recovered_whole_after_a_writer_who_knew_less_has_saved_it(
+    two_stores: tuple[Store, Store],
+) -> None:
+    """What the former snapshot covered and the new one does not is not forgotten."""
+    knows, knows_less = two_stores
+    knows.append("r", make_events("r", 4, lane_id="a"), snapshot=make_state("r"), lane_id="a")
+    knows.save_events(make_events("r", 2, first=5, lane_id="a"))
+    knows_less.save_snapshot("r", make_state("r", purpose="less"), lane_id="a")
+    recovery = knows_less.recover("r", lane_id="a")
+    assert recovery.offset == 0
+    assert [item.event.seq for item in recovery.events] == [1, 2, 3, 4, 5, 6]

@@ -167,17 +167,15 @@ elseif expected ~= '-' and tonumber(expected) ~= offset then
 end
 
 if snapshot then
-  local saved = call('HMGET', snapshot.key, 'token', 'revision')
+  local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
   snapshot.revision = tonumber(saved[2] or 0) + 1
   if (saved[1] or '') ~= snapshot.base then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
+  local lane = snapshot.lane and lane_of[snapshot.lane]
   local before, since = offset, nil
-  if snapshot.lane then
-    local lane = lane_of[snapshot.lane]
-    before, since = tonumber(lane.last), tonumber(lane.since or nil)
-  end
+  if lane then before, since = tonumber(lane.last), tonumber(lane.since or nil) end
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
   local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
   snapshot.covered = tonumber(base)
@@ -186,11 +184,15 @@ if snapshot then
   if before <= snapshot.covered then
     snapshot.covered = offset + written
   else
+    -- of a lane, all from its first event on that the former snapshot did not cover; if that one covered more
+    -- than this one does, all that this one does not
+    if saved[3] and snapshot.covered < tonumber(saved[3]) then
+      since = snapshot.covered + 1
+      snapshot.since = since
+    end
     -- what it does not cover must be there to be recovered
     local trimmed = tonumber(call('HGET', KEYS[2], 'trimmed') or 0)
-    local needs = snapshot.covered + 1
-    if snapshot.lane then needs = math.max(needs, since or needs) end
-    if needs <= trimmed then return {'archived', text(trimmed)} end
+    if math.max(snapshot.covered + 1, lane and since or 0) <= trimmed then return {'archived', text(trimmed)} end
   end
 end
 
@@ -255,6 +257,7 @@ if snapshot then
   end
   call('HSET', snapshot.key, 'offset', text(covered), 'revision', text(snapshot.revision),
     'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
+  if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
   change(snapshot.field, text(covered) .. ' ' .. text(snapshot.revision) .. ' ' .. snapshot.token)
   reply[4], reply[5] = text(snapshot.revision), text(covered)
 end
