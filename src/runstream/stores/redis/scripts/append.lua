@@ -185,8 +185,8 @@ if snapshot then
     snapshot.covered = offset + written
   else
     -- of a lane, all from its first event on that the former snapshot did not cover; if that one covered more
-    -- than this one does, all that this one does not
-    if saved[3] and snapshot.covered < tonumber(saved[3]) then
+    -- than this one does (or cannot tell: it is damaged), all that this one does not
+    if saved[3] and snapshot.covered < (tonumber(saved[3]) or math.huge) then
       since = snapshot.covered + 1
       snapshot.since = since
     end
