@@ -285,7 +285,7 @@ def check_lease(raw: Any, context: Any, run: str, lease: Any) -> None:
 
 def is_over(raw: Any, lease: bytes) -> bool:
     seconds, microseconds = raw.time()
-    return int(lease.split(b" ")[1]) <= seconds * 1_000_000 + microseconds
+    return bool(int(lease.split(b" ")[1]) <= seconds * 1_000_000 + microseconds)
 
 
 def check_deleted(raw: Any, context: Any, run: str) -> None:
