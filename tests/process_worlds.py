@@ -252,13 +252,14 @@ class Lane:
             try:
                 at = yield Call("append", (self._run_id, events), {"expected_offset": self._stands})
             except ConcurrencyConflict as conflict:
-                assert conflict.expected == self._stands < conflict.actual
-                self._stands = conflict.actual
-                self._journal.sends(batch._replace(expected=self._stands))
+                expected, actual = conflict.expected, conflict.actual
             else:
                 self._stands = at.last_offset
                 self._journal.was_told(batch, at.first_offset, at.last_offset)
                 return
+            assert expected == self._stands < actual
+            self._stands = actual
+            self._journal.sends(batch._replace(expected=self._stands))
 
     def _append(self, size: int = 0, *, keys: Sequence[str | None] | None = None) -> Work:
         batch, events = self._make(len(keys) if keys else size, keys=keys)
@@ -438,6 +439,7 @@ def _attempts(store: Any, lease: Any, events: Sequence[PAEvent]) -> dict[str, Ca
     """All that can be sent under a lease, to the store and through the lease."""
     run_id, lane_id, state = lease.run_id, lease.lane_id, RunState(lease.run_id)
     return {
+        "check": lease.check,
         "append": lambda: store.append(run_id, events, lease=lease),
         "append a key": lambda: store.append(run_id, events[:1], keys=["key"], lease=lease),
         "append a snapshot": lambda: store.append(run_id, events, snapshot=state, lane_id=lane_id, lease=lease),
@@ -447,7 +449,6 @@ def _attempts(store: Any, lease: Any, events: Sequence[PAEvent]) -> dict[str, Ca
         "the lease's event": lambda: lease.save_event(events[0]),
         "the lease's events": lambda: lease.save_events(events),
         "the lease's snapshot": lambda: lease.save_snapshot(run_id, state),
-        "check": lambda: lease.check(),
     }
 
 

@@ -204,11 +204,13 @@ class Pair:
 
     def client(self, **options: Any) -> redis.Redis:
         """A new client of whichever is the primary; the pair closes it."""
-        return self._nodes.enter_context(redis.Redis(unix_socket_path=self.socket_path, **options))
+        client: redis.Redis = self._nodes.enter_context(redis.Redis(unix_socket_path=self.socket_path, **options))
+        return client
 
     def replica_client(self) -> redis.Redis:
         """A new client of the replica; the pair closes it."""
-        return self._nodes.enter_context(redis.Redis(unix_socket_path=self.replica.socket_path))
+        client: redis.Redis = self._nodes.enter_context(redis.Redis(unix_socket_path=self.replica.socket_path))
+        return client
 
     def replicate(self) -> None:
         """Wait until the replica has all that the primary has."""

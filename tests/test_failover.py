@@ -10,7 +10,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,9 +93,14 @@ def often(url: str) -> str:
     return f"{url}?socket_timeout=1"
 
 
+def spans_of(events: Iterable[Any]) -> list[str]:
+    """What tells the events apart."""
+    return [event.span_id for event in events]
+
+
 def spans(store: RunStore[Any, Any]) -> list[str]:
     """The events of run r, by what tells them apart."""
-    return [event.span_id for event in store.list_events("r")]
+    return spans_of(store.list_events("r"))
 
 
 def await_that(has_come: Callable[[], bool]) -> None:
@@ -136,7 +141,7 @@ def test_a_writer_is_told_what_was_lost(pair: Pair, hot: Hot, open_hot: Callable
         hot.append("r", make_events("r", 4))
     for call in calls_of(hot):
         assert_lost(call, 7, 3)
-    assert spans(open_hot()) == [event.span_id for event in kept]
+    assert spans(open_hot()) == spans_of(kept)
     assert open_hot().load_snapshot("r") is None
     hot.forget("r")
     assert hot.append("r", make_events("r", 2))[:2] == (4, 5)
@@ -232,7 +237,7 @@ def test_a_follower_is_told_while_it_waits(pair: Pair, hot: Hot, opened: ExitSta
 
     def follow() -> None:
         for item in follower.follow("r", idle_timeout=DEADLINE_SECONDS):
-            given.append(item.offset)
+            given.append(item.offset)  # noqa: PERF401  the test sees each as it comes
 
     with Child("follow", url=often(pair.url), run_id="r", after=cursor) as child, ThreadPoolExecutor(1) as thread:
         following = thread.submit(follow)
@@ -339,8 +344,9 @@ def test_trimming_and_deleting_are_no_loss(
         assert [item.offset for item in open_hot().read("r", cursor)] == [6]
         assert hot.append("gone", make_events("gone", 1)).first_offset == 1
         assert hot.append("anew", make_events("anew", 1)).first_offset == 2
+        assert other.append("r", make_events("r", 2)).first_offset == 7
         DrainWorker(other, [archive], trim="archived").drain_once()
-    assert hot.append("r", make_events("r", 1)).first_offset == 7
+    assert hot.append("r", make_events("r", 1)).first_offset == 9
 
 
 def test_a_replica_that_lags_has_lost_nothing(pair: Pair, hot: Hot, opened: ExitStack) -> None:
@@ -395,7 +401,7 @@ def test_what_got_no_reply_before_the_failover_is_applied_once_after_it(
     pair.promote()
     # connections to the old primary end one by one
     assert until_taken(lambda: hot.append("r", second))[:2] == (4, 5)
-    assert spans(hot) == [event.span_id for event in first + second]
+    assert spans(hot) == spans_of(first + second)
 
 
 # -- what a store puts back
@@ -427,7 +433,7 @@ def test_what_was_lost_is_put_back_once_and_in_order(
     other.append("r", between)
     assert giver.append("r", after)[:2] == (8 + others, 9 + others)
     giver.save_event(make_event("r", span_id="last"))
-    assert spans(other) == [*(event.span_id for event in kept + between + lost + after), "last"]
+    assert spans(other) == [*spans_of(kept + between + lost + after), "last"]
     assert other.append("r", make_events("r", 1), keys=["k"])[:2] == (5 + others, 5 + others)
     assert spans(giver) == spans(other)
     assert giver.list_events("r") == other.list_events("r")
@@ -436,28 +442,29 @@ def test_what_was_lost_is_put_back_once_and_in_order(
 def test_whatever_is_written_next_puts_back_what_was_lost(
     pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
 ) -> None:
-    """Each run's by itself: by events, batches over several runs, snapshots and updates of the state."""
+    """Each run's by itself: by events, batches over several runs, snapshots and updates of the state.
+
+    A snapshot covers nothing of what others wrote meanwhile, nor what came after it.
+    """
     run_ids = ["a", "b", "c", "d", "e"]
     for run_id in run_ids:
         giver.append(run_id, make_events(run_id, 2))
     with pair.losing():
-        lost = {run_id: make_events(run_id, 2, first=3) for run_id in run_ids}
-        for events in lost.values():
-            giver.save_events(events)
+        for run_id in run_ids:
+            giver.append(run_id, make_events(run_id, 2, first=3))
+    other = open_hot()
+    for run_id in run_ids:
+        other.append(run_id, make_events(run_id, 2, first=10))
     giver.save_events([make_event("a", 5), make_event("b", 5)])
     giver.save_snapshot("c", make_state("c"))
     giver.update_state("d", lambda state: state)
-    giver.append("e", [make_event("e", 5)], expected_offset=4)
+    giver.append("e", [make_event("e", 5)], expected_offset=6, snapshot=make_state("e"))
     for run_id in run_ids:
-        seqs = [event.seq for event in open_hot().list_events(run_id)]
-        assert seqs == ([1, 2, 3, 4] if run_id in "cd" else [1, 2, 3, 4, 5])
-    assert_everything_is_recovered(open_hot(), "c")
-
-
-def assert_everything_is_recovered(store: Hot, run_id: str) -> None:
-    """What a snapshot does not cover, a recovery gives: it covers nothing that its writer did not know."""
-    recovery = store.recover(run_id)
-    assert [item.offset for item in recovery.events] == list(range(recovery.offset + 1, 5))
+        seqs = [event.seq for event in other.list_events(run_id)]
+        assert seqs == [1, 2, 10, 11, 3, 4] + ([] if run_id in "cd" else [5])
+        recovery = other.recover(run_id)
+        assert recovery.offset <= 2
+        assert len(recovery.events) == len(seqs) - recovery.offset
 
 
 def test_a_key_that_others_have_used_meanwhile_is_not_written_again(
@@ -495,21 +502,23 @@ def test_what_others_have_lost_is_not_made_up_for(pair: Pair, giver: Hot, open_h
 
 
 def test_what_is_lost_again_is_put_back_again(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
-    """A second failover, and one that loses only what came after it was put back."""
-    events = make_events("r", 8)
+    """After each failover, all that is missing then and nothing else: not what was put back and is there."""
+    events, theirs = make_events("r", 6), make_events("r", 2)
     giver.append("r", events[:1])
     with pair.losing():
         giver.append("r", events[1:3])
-    giver.append("r", events[3:4])
+    open_hot().append("r", theirs[:1])
+    giver.save_snapshot("r", make_state("r"))
     pair.renew()
     with pair.losing():
-        giver.append("r", events[4:6])
-    giver.append("r", events[6:7])
+        giver.append("r", events[3:4])
+    open_hot().append("r", theirs[1:])
     pair.renew()
     with pair.losing():
-        pass
-    giver.append("r", events[7:])
-    assert spans(open_hot()) == [event.span_id for event in events]
+        giver.append("r", events[4:5])
+    giver.append("r", events[5:])
+    wanted = [events[0], theirs[0], events[1], events[2], theirs[1], *events[3:]]
+    assert spans(open_hot()) == spans_of(wanted)
 
 
 def test_what_has_been_trimmed_is_not_put_back(
@@ -539,16 +548,31 @@ def test_a_run_that_is_lost_as_a_whole_is_put_back(pair: Pair, giver: Hot, open_
 def test_a_run_that_was_taken_as_it_is_gets_nothing_back(
     pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
 ) -> None:
-    """Forgotten, or deleted: what was lost before is nobody's any more."""
-    for run_id in ("r", "s"):
-        giver.append(run_id, make_events(run_id, 2))
+    """What was lost before it was forgotten is nobody's any more, also after another failover."""
+    giver.append("r", make_events("r", 2))
     with pair.losing():
-        for run_id in ("r", "s"):
-            giver.append(run_id, make_events(run_id, 2))
+        giver.append("r", make_events("r", 2, first=3))
     giver.forget("r")
-    assert giver.append("r", make_events("r", 1)).first_offset == 3
-    assert open_hot().delete_run("s")
-    assert giver.append("s", make_events("s", 1)).first_offset == 1
+    giver.append("r", make_events("r", 1, first=5))
+    pair.renew()
+    with pair.losing():
+        giver.append("r", make_events("r", 1, first=6))
+    giver.append("r", make_events("r", 1, first=7))
+    assert [event.seq for event in open_hot().list_events("r")] == [1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("former", [1, 2, 3, 9])
+def test_a_run_that_was_deleted_gets_nothing_back(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot], former: int
+) -> None:
+    """What another has deleted does not come back in the run of that name that was created after it."""
+    giver.append("r", make_events("r", former))
+    assert open_hot().delete_run("r")
+    giver.append("r", make_events("r", 2, first=21))
+    with pair.losing():
+        giver.append("r", make_events("r", 1, first=23))
+    giver.append("r", make_events("r", 1, first=24))
+    assert [event.seq for event in open_hot().list_events("r")] == [21, 22, 23, 24]
 
 
 def test_more_than_is_held_is_not_made_up_for(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
@@ -566,33 +590,57 @@ def test_more_than_is_held_is_not_made_up_for(pair: Pair, giver: Hot, open_hot: 
     assert len(set(there)) == len(there)
 
 
-@pytest.mark.parametrize(
-    "fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY, Fault.CUT_REPLY], ids=lambda fault: fault.value
-)
-def test_putting_back_is_done_once_whichever_of_its_round_trips_is_struck(
-    pair: Pair, opened: ExitStack, fault: Fault
-) -> None:
-    """Run after run until there is no round trip left to strike; the caller repeats its append until it is told."""
-    proxy = opened.enter_context(FaultProxy(pair.url))
-    giver = opened.enter_context(connect(proxy.url, partitions=1, retry_seconds=0, resend_lost=True))
-    run_ids = [f"r{number}" for number in range(1, 20)]
-    sent = {run_id: make_events(run_id, 6) for run_id in run_ids}
+def lose_in_many_runs(pair: Pair, giver: RunStore[Any, Any], other: Hot) -> dict[str, list[Any]]:
+    """Runs of which the third and fourth of six events are lost, and have another's in their place."""
+    sent = {f"r{number}": make_events(f"r{number}", 6) for number in range(1, 16)}
     for run_id, events in sent.items():
         giver.append(run_id, events[:2])
     with pair.losing():
         for run_id, events in sent.items():
             giver.append(run_id, events[2:4], keys=["k", None])
+    for run_id in sent:
+        other.save_event(make_event(run_id, span_id="another's"))
     until_taken(lambda: giver.run_info("r1"))  # connections to the old primary end one by one
+    return sent
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.DROP_REQUEST, Fault.DROP_REPLY, Fault.CUT_REPLY], ids=lambda fault: fault.value
+)
+def test_putting_back_is_done_once_whichever_of_its_round_trips_is_struck(
+    pair: Pair, opened: ExitStack, open_hot: Callable[..., Hot], fault: Fault
+) -> None:
+    """The first, the second, and so on to the last; the caller repeats its append until it is told."""
+    proxy = opened.enter_context(FaultProxy(pair.url))
+    giver = opened.enter_context(connect(proxy.url, partitions=1, retry_seconds=0, resend_lost=True))
     struck = []
-    for at, (run_id, events) in enumerate(sent.items(), 1):
+    for at, (run_id, events) in enumerate(lose_in_many_runs(pair, giver, open_hot()).items(), 1):
         proxy.reset()
         proxy.arm(fault, at=at)
         until_taken(lambda events=events, run_id=run_id: giver.append(run_id, events[4:]))  # type: ignore[misc]
         proxy.disarm()
         struck.append(proxy.struck)
-        assert [event.span_id for event in giver.list_events(run_id)] == [event.span_id for event in events]
+        there = spans_of(open_hot().list_events(run_id))
+        assert there == [*spans_of(events[:2]), "another's", *spans_of(events[2:])]
     assert struck[:3] == [1, 1, 1]
     assert struck[-1] == 0
+
+
+def test_two_who_find_the_loss_at_once_put_it_back_once(
+    pair: Pair, opened: ExitStack, open_hot: Callable[..., Hot]
+) -> None:
+    """One of them is held up at the first, the second, and so on of their round trips."""
+    proxy = opened.enter_context(FaultProxy(pair.url))
+    giver = opened.enter_context(connect(proxy.url, partitions=1, resend_lost=True))
+    threads = opened.enter_context(ThreadPoolExecutor(2))
+    for at, (run_id, events) in enumerate(lose_in_many_runs(pair, giver, open_hot()).items(), 1):
+        proxy.arm(Fault.DELAY, at=at, delay_seconds=0.05)
+        for done in [threads.submit(giver.save_event, event) for event in events[4:]]:
+            done.result(DEADLINE_SECONDS)
+        proxy.disarm()
+        there = spans_of(open_hot().list_events(run_id))
+        assert there[:5] == [*spans_of(events[:2]), "another's", *spans_of(events[2:4])]
+        assert sorted(there[5:]) == sorted(spans_of(events[4:]))
 
 
 def until_taken(call: Callable[[], Any]) -> Any:
@@ -661,7 +709,7 @@ def test_a_lost_lease_does_not_keep_back_what_was_lost(
     assert len(spans(open_hot())) == 2
     with giver.lease("r", owner="a", lane_id="a", ttl=LONG_SECONDS) as new:
         new.append("r", events[4:])
-    assert spans(open_hot()) == [event.span_id for event in events]
+    assert spans(open_hot()) == spans_of(events)
 
 
 # -- leases

@@ -76,7 +76,12 @@ class _Tenure:
 
     @contextlib.contextmanager
     def noting_loss(self) -> Iterator[None]:
-        """What is done with the lease: LeaseLost ends it."""
+        """What is done with the lease: LeaseLost ends it, and a fork has none."""
+        if self._forked():
+            raise LeaseLost(
+                f"the lease of {self.owner!r} on run {self.run_id!r} is the parent process's; nothing was written:"
+                " a forked process takes one of its own"
+            )
         try:
             yield
         except LeaseLost:
@@ -95,6 +100,16 @@ class _Tenure:
         with self.noting_loss():
             yield
         self._until = max(self._until, asked_at + self.grant.ttl_seconds)
+
+    @contextlib.contextmanager
+    def _not_hiding(self, error: BaseException | None) -> Iterator[None]:
+        """What fails here while an error is in flight is noted on that one."""
+        try:
+            yield
+        except RunstreamError as failure:
+            if error is None:
+                raise
+            error.add_note(f"runstream: the lease could not be given back: {failure}")
 
     def _pause(self, *, failed: bool) -> float:
         """Seconds until the next renewal; sooner after one that the store did not answer."""
@@ -117,8 +132,9 @@ class Lease(_Tenure, Generic[E, S]):
     A context manager that gives the lease back at the end. A thread renews it three times in its ttl,
     for as long as this object lives. It is a Checkpointer: what is written through it is applied only if
     it is still the newest lease, and raises LeaseLost otherwise. Snapshots are the lane's own, but for the
-    main lane and for a lease on the whole run, where they are the run's. In a forked process it is not
-    renewed, and not given back.
+    main lane and for a lease on the whole run, where they are the run's. (The run's own snapshot is no lane's:
+    a lease on the main lane keeps nobody from replacing it; one on the whole run does.) In a forked process
+    it is not renewed, and not given back.
     """
 
     def __init__(
@@ -178,7 +194,8 @@ class Lease(_Tenure, Generic[E, S]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        with self._not_hiding(error):
+            self.release()
 
     def save_event(self, event: E) -> None:
         """Append one event to the run. Raises what the store's ``append`` raises."""
@@ -299,7 +316,8 @@ class AsyncLease(_Tenure, Generic[E, S]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.release()
+        with self._not_hiding(error):
+            await self.release()
 
     async def save_event(self, event: E) -> None:
         """Append one event to the run. Raises what the store's ``append`` raises."""

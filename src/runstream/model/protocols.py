@@ -206,6 +206,12 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     def delete_run(self, run_id: str) -> bool:
         """Remove all that this store holds of a run. False if there was nothing."""
 
+    def forget(self, run_id: str) -> None:
+        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged.
+
+        What this store object knew of the run is forgotten; what it knows to be lost is not brought back.
+        """
+
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""
 
@@ -317,6 +323,8 @@ class AsyncRunStore(Protocol[E, S]):
     async def list_runs(self) -> list[str]: ...
 
     async def delete_run(self, run_id: str) -> bool: ...
+
+    async def forget(self, run_id: str) -> None: ...
 
     async def close(self) -> None: ...
 

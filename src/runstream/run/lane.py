@@ -157,7 +157,7 @@ class LaneWriter(Generic[E, S]):
     def _emitting(
         self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool
     ) -> Steps[list[Recorded[E]]]:
-        emissions = [Emission(item) if isinstance(item, str) else Emission(*item) for item in items]
+        emissions = [_emission(item) for item in ((items,) if isinstance(items, str) else items)]
         yield from self._going_first()
         if not emissions and not checkpoint:
             return []
@@ -357,6 +357,14 @@ class LaneWriter(Generic[E, S]):
 
     def _noting_loss(self) -> AbstractContextManager[None]:
         return nullcontext() if self.lease is None else self.lease.noting_loss()
+
+
+def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
+    if isinstance(item, str):
+        return Emission(item)
+    if isinstance(item, tuple) and 1 <= len(item) <= len(Emission._fields):
+        return Emission(*item)
+    raise EncodingError(f"an item of emit_many is an Emission, a tuple or a kind, not {item!r:.80}", path="items")
 
 
 def _new_owner() -> str:

@@ -349,6 +349,10 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             self._coverage.recovered(run_id, lane_id, bounds[0], end)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
 
+    def forget(self, run_id: str) -> None:
+        """Know nothing of a run any more: this store loses nothing, and has nothing else to forget."""
+        self._forget(run_id)
+
     def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
         """The events with ``seq > since_seq`` in log order; all of them for ``since_seq <= 0``."""
         events = [item.event for item in self.read(run_id)]

@@ -38,7 +38,8 @@ def lost(run_id: str, last_seen: int, last_present: int) -> AcknowledgedWritesLo
     """Events that were seen are not there any more."""
     return AcknowledgedWritesLost(
         f"run {run_id!r} stands at offset {last_present}, but offset {last_seen} was seen: the server has lost"
-        " events that it acknowledged; read the run again and decide what to repeat",
+        " events that it acknowledged; call forget(run_id) to take the run as it is, read it and decide what to"
+        " repeat (a store with resend_lost=True puts its own events back)",
         run_id=run_id,
         last_seen=last_seen,
         last_present=last_present,
@@ -49,7 +50,8 @@ def diverged(run_id: str, cursor: Cursor) -> HistoryDiverged:
     """The run has another event at the cursor's offset."""
     return HistoryDiverged(
         f"run {run_id!r} has another history than the one of cursor {cursor}: acknowledged events were lost and"
-        " their offsets filled again; read the run from its beginning",
+        " their offsets filled again; call forget(run_id) to take the run as it is, and read it from its"
+        " beginning",
         run_id=run_id,
         offset=cursor.offset,
     )

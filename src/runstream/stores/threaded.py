@@ -262,6 +262,10 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """The ids of all runs, the most recently updated first."""
         return await asyncio.to_thread(self._store.list_runs)
 
+    async def forget(self, run_id: str) -> None:
+        """Know nothing of a run any more."""
+        await asyncio.to_thread(self._store.forget, run_id)
+
     async def delete_run(self, run_id: str) -> bool:
         """Remove all that the store holds of a run; False if there was nothing."""
         return await asyncio.to_thread(self._store.delete_run, run_id)

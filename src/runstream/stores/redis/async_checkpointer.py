@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.lease import AsyncLease
+from runstream.model.errors import RunstreamError
 from runstream.model.events import EventKind, Visibility
 from runstream.model.opening import Opening
 from runstream.model.protocols import Fallback, Leased, OnCorrupt
@@ -16,6 +18,7 @@ from runstream.model.values import (
     Appended,
     DeltaBuffer,
     E,
+    LeaseGrant,
     Placement,
     Recorded,
     Recovery,
@@ -305,15 +308,27 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         Raises LeaseHeld while somebody else's is in the way for ``wait`` seconds.
         """
         check_lease(owner, lane_id, ttl, wait)
+        asked = leasing.asked_for(run_id, owner=owner, lane_id=lane_id, ttl=ttl)
+
+        async def take() -> LeaseGrant:
+            try:
+                return await self.perform(leasing.take_lease(self.context, asked))
+            except asyncio.CancelledError:
+                # it may have been given out: nobody would know its holder, and all would have to wait
+                with contextlib.suppress(RunstreamError):
+                    await asyncio.shield(release(asked))
+                raise
+
+        async def release(grant: LeaseGrant) -> None:
+            await self.perform(leasing.release_lease(self.context, grant))
+
         return Opening(
             lambda: AsyncLease.taken(
                 self,
-                lambda: self.perform(
-                    leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)
-                ),
+                take,
                 wait,
                 renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
-                release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),
+                release=release,
             )
         )
 

@@ -192,14 +192,20 @@ class Context(Generic[E, S]):
 
     def forget(self, run_id: str) -> None:
         """Know nothing of a run any more: neither what was seen nor what anybody's snapshots would cover."""
-        self.seen.forget(run_id)
+        self.forget_history(run_id)
         if self.recent is not None:
             self.recent.forget(run_id)
-        for sharing in tuple(self.sharing):
-            context = sharing()
-            if context is not None:
-                context.coverage.forget(run_id)
-                context.snapshots.forget(run_id)
+        for context in self._all_sharing():
+            context.snapshots.forget(run_id)
+
+    def forget_history(self, run_id: str) -> None:
+        """Know no more what was seen of a run, nor what of it anybody's snapshots would cover."""
+        self.seen.forget(run_id)
+        for context in self._all_sharing():
+            context.coverage.forget(run_id)
+
+    def _all_sharing(self) -> list[Context[E, S]]:
+        return [context for sharing in tuple(self.sharing) if (context := sharing()) is not None]
 
     @classmethod
     def make(

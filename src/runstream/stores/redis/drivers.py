@@ -49,7 +49,9 @@ _PASSING = (
     errors.TryAgainError,
     OSError,
 )
-_PASSING_TEXT = re.compile(r"\b(LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|NOREPLICAS|BUSY|MISCONF)\b")
+_PASSING_TEXT = re.compile(
+    r"\b(LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|NOREPLICAS|BUSY|MISCONF|UNBLOCKED)\b"
+)
 _FULL_TEXT = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 
 

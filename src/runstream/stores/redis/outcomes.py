@@ -44,6 +44,13 @@ class Applied(NamedTuple):
                 cursors.append(last)
         return Placement(self.appended, cursors, frozenset(self.known))
 
+    @property
+    def written(self) -> list[tuple[Cursor, EncodedEvent]]:
+        """The events that were written, with their places."""
+        cursors = self.placement.cursors
+        pairs = zip(cursors, self.events, strict=True)
+        return [pair for index, pair in enumerate(pairs) if index not in self.known]
+
 
 Outcome: TypeAlias = Applied | RunstreamError
 """Applied, or what it was refused for: then nothing was written."""

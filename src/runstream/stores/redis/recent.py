@@ -17,6 +17,7 @@ from runstream.model.values import Cursor
 __all__ = ["RecentBook", "Written"]
 
 _MAX_BYTES = 16 * 2**20
+_MAX_INCOMPLETE = 16_384
 
 Written: TypeAlias = tuple[Cursor, EncodedEvent]
 """An event that was acknowledged, and its place."""
@@ -36,28 +37,41 @@ class RecentBook:
         self._order: deque[str] = deque()  # the run of each event, the oldest first
         self._bytes = 0
         self._incomplete: set[str] = set()
+        self._knows_incomplete = True
         self._busy: set[str] = set()
+        self._histories: dict[str, int] = {}
+        self._read: dict[str, int] = {}
+        self._owed: dict[str, list[EncodedEvent]] = {}
 
-    def put(self, run_id: str, written: Iterable[Written]) -> None:
-        """Hold these events, which come after all that are held of the run; the oldest of any run go."""
+    def put(self, run_id: str, history: int, written: Iterable[Written]) -> None:
+        """Hold these events of this history (its first chain); the oldest of any run go.
+
+        What is held of a former run of that name, which was deleted since, goes at once.
+        """
         with self._lock:
             if os.getpid() != self._process:
                 self._start_anew()
-            events = self._runs.setdefault(run_id, deque())
+            if self._histories.get(run_id, history) != history:
+                self._hold_nothing(run_id)
+            self._histories[run_id] = history
             for one in written:
-                events.append(one)
+                self._runs.setdefault(run_id, deque()).append(one)
                 self._order.append(run_id)
                 self._bytes += len(one[1].record)
             while self._bytes > self._max_bytes:
                 self._let_go(self._order.popleft())
 
     def _let_go(self, run_id: str) -> None:
-        events = self._runs.get(run_id)
-        if not events:
-            return  # its events were forgotten, or replaced
+        events = self._runs[run_id]
         _, event = events.popleft()
         self._bytes -= len(event.record)
+        if not events:
+            del self._runs[run_id]
+            self._histories.pop(run_id, None)
         self._incomplete.add(run_id)
+        if len(self._incomplete) > _MAX_INCOMPLETE:
+            self._incomplete.clear()
+            self._knows_incomplete = False
 
     def get(self, run_id: str) -> Sequence[Written]:
         """The events that are held of a run, in its order: replies to threads may arrive in another."""
@@ -68,23 +82,61 @@ class RecentBook:
 
     def is_complete(self, run_id: str) -> bool:
         """Whether all that this store appended to the run is held."""
-        return run_id not in self._incomplete
+        return self._knows_incomplete and run_id not in self._incomplete
 
     def keep(self, run_id: str, written: Sequence[Written]) -> None:
         """Hold these events of the run and no others."""
-        self.forget(run_id)
-        self.put(run_id, written)
+        with self._lock:
+            history = self._histories.get(run_id, 0)
+            self._hold_nothing(run_id)
+        self.put(run_id, history, written)
 
     def forget(self, run_id: str) -> None:
-        """Hold nothing of a run any more."""
+        """Hold nothing of a run any more, nor owe it anything."""
         with self._lock:
-            for _, event in self._runs.pop(run_id, ()):
-                self._bytes -= len(event.record)
-            self._incomplete.discard(run_id)
+            self._owed.pop(run_id, None)
+            self._hold_nothing(run_id)
+
+    def _hold_nothing(self, run_id: str) -> None:
+        if events := self._runs.pop(run_id, None):
+            self._bytes -= sum(len(event.record) for _, event in events)
+            self._order = deque(other for other in self._order if other != run_id)
+        self._histories.pop(run_id, None)
+        self._incomplete.discard(run_id)
+        self._read.pop(run_id, None)
+
+    def has_read(self, run_id: str, offset: int) -> None:
+        """Note how far this store has read a run: events of others among it."""
+        with self._lock:
+            self._read[run_id] = max(offset, self._read.get(run_id, 0))
+
+    def knows_others(self, run_id: str, after: int, own: Iterable[int]) -> bool:
+        """Whether this store has read events after that offset that are none of these, its own."""
+        upto = self._read.get(run_id, 0)
+        return upto - after > sum(after < offset <= upto for offset in own)
+
+    def owe(self, run_id: str, events: Sequence[EncodedEvent]) -> None:
+        """Hold events that the server has lost until they are put back."""
+        with self._lock:
+            self._owed.setdefault(run_id, []).extend(events)
+            self._read.pop(run_id, None)
+
+    def owed(self, run_id: str) -> Sequence[EncodedEvent]:
+        """The events that are to be put back, in order."""
+        return tuple(self._owed.get(run_id, ()))
+
+    def put_back(self, run_id: str, events: Sequence[EncodedEvent]) -> None:
+        """Note that these are there again."""
+        with self._lock:
+            left = [event for event in self._owed.pop(run_id, ()) if event not in events]
+            if left:
+                self._owed[run_id] = left
 
     def begin(self, run_id: str) -> bool:
         """Be the one that puts back what a run has lost; False while another thread or task is."""
         with self._lock:
+            if os.getpid() != self._process:
+                self._start_anew()
             is_free = run_id not in self._busy
             self._busy.add(run_id)
             return is_free

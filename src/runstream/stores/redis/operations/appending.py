@@ -63,8 +63,7 @@ def append(
     encoded = context.codec.encode_events(run_id, events, keys)
     batch = batch_of(run_id, encoded, expected_offset=expected_offset, grant=grant_of(run_id, lease))
     if snapshot is not None:
-        if context.unsettled:  # it may be a snapshot of this store's own that the new one is made from
-            yield from settle(context, [run_id])
+        yield from settle(context, [run_id])  # it may be a snapshot of its own that the new one is made from
         batch = _with_snapshot(
             context, batch, snapshot, lane_id, _own_base(context, run_id, lane_id, compare=True)
         )

@@ -12,18 +12,31 @@ from runstream.stores.redis.operations.sending import held
 from runstream.stores.redis.scripts import lease_call
 from runstream.stores.refusals import lease_lost
 
-__all__ = ["release_lease", "renew_lease", "take_lease"]
+__all__ = ["asked_for", "release_lease", "renew_lease", "take_lease"]
 
 
-def take_lease(
-    context: Context[E, S], run_id: str, *, owner: str, lane_id: str | None, ttl: float
-) -> Operation[LeaseGrant]:
-    """Take the lease of one lane, or (None) of the whole run. Raises LeaseHeld where another is in the way."""
+def asked_for(run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
+    """The lease to take, with its token and without its epoch: so it can be given back if no reply comes."""
     check_run_id(run_id)
-    grant = LeaseGrant(run_id, lane_id, owner, 0, random_token(), ttl)
-    ((outcome, *facts),) = yield Exchange([lease_call(context.keys, "take", grant)])
+    return LeaseGrant(run_id, lane_id, owner, 0, random_token(), ttl)
+
+
+def take_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[LeaseGrant]:
+    """Take the lease of one lane, or of the whole run. Raises LeaseHeld where another is in the way."""
+    asked = [*context.unsettled.take_leases(grant.run_id), grant]
+    try:
+        # those that got no reply first: nobody holds them, and all would have to wait for them
+        *_, (outcome, *facts) = yield Exchange(
+            [
+                *(lease_call(context.keys, "release", former) for former in asked[:-1]),
+                lease_call(context.keys, "take", grant),
+            ]
+        )
+        asked = []
+    finally:
+        context.unsettled.put_leases(asked)
     if outcome == b"held":
-        raise held(run_id, facts)
+        raise held(grant.run_id, facts)
     return replace(grant, epoch=int(facts[0]))
 
 

@@ -23,8 +23,13 @@ def open_namespace(context: Context[E, S]) -> Operation[None]:
     has another number of partitions than was asked for.
     """
     (info,) = yield Exchange([(b"INFO",)], tolerant=True)
-    if not isinstance(info, Refusal):  # fakeredis has no INFO, and neither an age nor an eviction policy
+    if not isinstance(info, Refusal):
         _check_server(parse_info(info))
+    elif "unknown command" not in str(info.error):  # fakeredis has no INFO, nor an age, a policy or a failover
+        raise ConfigurationError(
+            f"{info.error}; runstream needs INFO: it tells by it whether the server evicts keys, and which server"
+            " gave a lease"
+        )
     config = namespace_config(context.namespace)
     if context.partitions is not None:
         Keys(context.namespace, context.partitions)  # refuses a bad number before it is written

@@ -19,6 +19,7 @@ from runstream.model.values import Cursor, E, Recorded, Recovery, S
 from runstream.stores.filters import EventFilter, check_read, lane_of, origin, seq_of
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Refusal, Stream
+from runstream.stores.redis.operations.sending import settle
 from runstream.stores.redis.operations.snapshots import decode_snapshot
 from runstream.stores.redis.pace import Pace
 from runstream.stores.redis.replies import as_map, entry_record, parse_info, place
@@ -110,6 +111,7 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
     if lane_id is not None:
         check_name("lane_id", lane_id)
         queries.append((b"HGET", keys.meta, f"since:{lane_id}"))
+    yield from settle(context, [run_id])  # what is on its way is part of what is gone on from
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
         saved, meta, *since = yield Exchange(queries, atomic=True)
@@ -145,6 +147,7 @@ def last_seq(context: Context[E, S], run_id: str, lane_id: str) -> Operation[int
     """The seq of the lane's last event, 0 for a lane that has none."""
     check_run_id(run_id)
     check_name("lane_id", lane_id)
+    yield from settle(context, [run_id])  # a number that is on its way is not free
     (lane,) = yield Exchange([(b"HGET", context.keys.run(run_id).meta, f"lane:{lane_id}")])
     return int(lane.partition(b" ")[2]) if lane else 0
 
@@ -326,6 +329,8 @@ class _Reader:
         """Note how far the run was read, for the next page and for whatever this store does next."""
         self.seen = at
         self.context.seen.note(self.run_id, standing.start, at)
+        if self.context.recent is not None:
+            self.context.recent.has_read(self.run_id, at.offset)
 
     def _check_history(self, standing: Standing, found: _Found) -> Operation[None]:
         """Raise unless what was seen last is there still, or has been trimmed."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runstream.codec.shapes import EncodedEvent
-from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, RunstreamError
+from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, RunstreamError
 from runstream.model.values import E, S
 from runstream.stores.coverage import Covered
 from runstream.stores.filters import check_leased
@@ -33,23 +33,33 @@ def deliver(context: Context[E, S], batches: Sequence[Batch]) -> Operation[list[
         for batch in batches:
             lane_id = None if batch.snapshot is None else batch.snapshot.lane_id
             check_leased(batch.run_id, batch.lanes if lane_id is None else (*batch.lanes, lane_id), batch.grant)
+    recent = context.recent
+    if recent is not None:
+        for batch in batches:
+            if recent.owed(batch.run_id):
+                yield from _pay(context, recent, batch)
     outcomes = yield from send(context, batches)
+    try:
+        return (yield from _applied(context, batches, outcomes))
+    except BaseException:
+        # of a call that fails, what was applied is not sent anew when it is repeated
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            context.unsettled.keep(batch, outcome)
+        raise
+
+
+def _applied(
+    context: Context[E, S], batches: Sequence[Batch], outcomes: list[Outcome]
+) -> Operation[list[Applied]]:
     applied = []
     for index, batch in enumerate(batches):
         outcome, recent = outcomes[index], context.recent
         if recent is not None and isinstance(outcome, AcknowledgedWritesLost | HistoryDiverged):
-            outcome = yield from _resend(context, recent, batch, outcome)
+            outcome = outcomes[index] = yield from _resend(context, recent, batch, outcome)
         if isinstance(outcome, RunstreamError):
             raise outcome
-        if recent is not None and batch.events:
-            recent.put(batch.run_id, _written(batch.events, outcome))
         applied.append(outcome)
     return applied
-
-
-def _written(events: Sequence[EncodedEvent], applied: Applied) -> list[Written]:
-    _, cursors, known = applied.placement
-    return [pair for index, pair in enumerate(zip(cursors, events, strict=True)) if index not in known]
 
 
 def _resend(
@@ -61,35 +71,71 @@ def _resend(
     that are lost, or appended more than it holds.
     """
     run_id = batch.run_id
-    while not recent.begin(run_id):
-        yield Exchange([standing_query(context.keys.run(run_id).meta)])  # another thread or task is at it
+    yield from _begin(recent, run_id)
     try:
         seen, held = context.seen.get(run_id), recent.get(run_id)
         present = yield from _count_present(context, run_id, held)
         if seen is None or not held or present is None:
             return loss
+        is_made_up_for = seen.cursor == held[-1][0]
         if present < len(held):
-            lost_events = [event for _, event in held[present:]]
-            (outcome,) = yield from send(
-                context, [batch_of(run_id, lost_events, grant=batch.grant)], checked=False
+            after = held[present - 1][0].offset if present else 0
+            is_made_up_for = (
+                is_made_up_for
+                and (present > 0 or recent.is_complete(run_id))
+                and not recent.knows_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
             )
-            if isinstance(outcome, RunstreamError):
-                return outcome
-            is_complete = present > 0 or recent.is_complete(run_id)
-            # what is known of the history that is gone says nothing of this one
-            context.forget(run_id)
-            context.seen.note(run_id, outcome.start, outcome.last)
-            recent.keep(run_id, [*held[:present], *_written(lost_events, outcome)])
-            if not is_complete:
-                return loss
-        if seen.cursor != held[-1][0]:
-            return loss
+            recent.keep(run_id, held[:present])
+            recent.owe(run_id, [event for _, event in held[present:]])
+            # what is covered of the history that is gone says nothing of this one
+            context.forget_history(run_id)
     finally:
         recent.end(run_id)
+    yield from _pay(context, recent, batch)
+    if not is_made_up_for:
+        return loss
     if batch.snapshot is not None:
         batch = batch._replace(snapshot=replace(batch.snapshot, covers=Covered()))
     (outcome,) = yield from send(context, [batch])
     return outcome
+
+
+def _pay(context: Context[E, S], recent: RecentBook, batch: Batch) -> Operation[None]:
+    """Put back what is owed to the batch's run, but for what another's lease is in the way of, for now."""
+    run_id, grant = batch.run_id, batch.grant
+    yield from _begin(recent, run_id)
+    try:
+        owed = recent.owed(run_id)
+        if not owed:
+            return
+        portions = [owed]
+        if grant is not None and grant.lane_id is not None:
+            portions = _by_lane(owed)
+        while portions:
+            portion = portions.pop(0)
+            lanes = {event.lane_id for event in portion}
+            carried = grant if grant is not None and (grant.lane_id is None or {grant.lane_id} == lanes) else None
+            (outcome,) = yield from send(context, [batch_of(run_id, portion, grant=carried)], checked=False)
+            if isinstance(outcome, Applied):
+                recent.put_back(run_id, portion)
+            elif not isinstance(outcome, LeaseHeld):
+                raise outcome
+            elif len(lanes) > 1:
+                portions += _by_lane(portion)
+    finally:
+        recent.end(run_id)
+
+
+def _by_lane(events: Sequence[EncodedEvent]) -> list[Sequence[EncodedEvent]]:
+    lanes: dict[str, list[EncodedEvent]] = {}
+    for event in events:
+        lanes.setdefault(event.lane_id, []).append(event)
+    return list(lanes.values())
+
+
+def _begin(recent: RecentBook, run_id: str) -> Operation[None]:
+    while not recent.begin(run_id):
+        yield Exchange([(b"TIME",)])  # another thread or task is at it
 
 
 def _count_present(context: Context[E, S], run_id: str, held: Sequence[Written]) -> Operation[int | None]:

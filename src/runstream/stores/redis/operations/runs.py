@@ -122,16 +122,21 @@ def delete_run(context: Context[E, S], run_id: str) -> Operation[bool]:
 
 
 def _delete(context: Context[E, S], run_id: str) -> Operation[bool]:
+    unsettled = context.unsettled
     while True:
         (reply,) = yield Exchange([(b"HGETALL", context.keys.run(run_id).meta)])
         meta = {name.decode(): value.decode() for name, value in as_map(reply).items()}
-        if "start" not in meta:
+        start, former = meta.get("start"), unsettled.deletion(run_id)
+        if former is not None and former != start:  # it was deleted; what is there now is another one
+            unsettled.end_deletion(run_id)
+            return True
+        if start is None:
             return False
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
-        call = delete_call(
-            context.keys, run_id, start=meta["start"], session_id=meta.get("session", ""), lanes=lanes
-        )
+        call = delete_call(context.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
+        unsettled.begin_deletion(run_id, start)
         (outcome,) = yield Exchange([call])
+        unsettled.end_deletion(run_id)
         if isinstance(outcome, list):
             raise held(run_id, outcome[1:])
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between

@@ -77,6 +77,9 @@ def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = Tr
         replies = yield from _attempt(context, attempts)
         context.producers.give_back(producer)
         outcomes = [_outcome(context, *pair) for pair in zip(fresh, replies, strict=True)]
+        if context.unsettled:
+            for batch in fresh:
+                context.unsettled.supersede(batch)
         if not claimed:
             return outcomes
         claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
@@ -91,12 +94,24 @@ def _claim(context: Context[E, S], batches: Sequence[Batch]) -> Operation[dict[s
 
 
 def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
-    """Send again what got no reply in these runs, and keep what becomes of it for callers that repeat it."""
-    attempts = context.unsettled.take(run_ids)
-    if attempts:
+    """Send again what got no reply in these runs, and keep what becomes of it for callers that repeat it.
+
+    One caller at a time: the others wait for what it finds out.
+    """
+    book = context.unsettled
+    if not book:
+        return
+    while (attempts := book.take(run_ids)) is None:
+        yield Exchange([(b"TIME",)])
+    if not attempts:
+        return
+    try:
         replies = yield from _attempt(context, attempts)
         for attempt, reply in zip(attempts, replies, strict=True):
-            context.unsettled.keep(attempt.batch, _outcome(context, attempt.batch, reply))
+            # what it tells of snapshots and of what they cover, its own writer has to know, and nobody else
+            book.keep(attempt.batch, _outcome(attempt.owner, attempt.batch, reply))
+    finally:
+        book.done(attempts)
 
 
 def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
@@ -107,24 +122,22 @@ def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked:
         producer.first_chain,
         context.seen.get(batch.run_id) if checked else None,
     )
-    return Attempt(batch, append_call(context.keys, batch, sending), sending)
+    return Attempt(context, batch, append_call(context.keys, batch, sending), sending)
 
 
 def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[list[_Reply]]:
     """One round trip, and another for what has to be put otherwise. What gets no reply waits to be settled."""
-    waiting = list(attempts)
+    is_done = False
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
-        waiting.clear()
         for index, attempt in enumerate(attempts):
-            if not _put_otherwise(context, attempt, replies[index]):
-                continue
-            waiting.append(attempt)
-            (replies[index],) = yield Exchange([attempt.call], tolerant=True)
-            waiting.clear()
+            if _put_otherwise(context, attempt, replies[index]):
+                (replies[index],) = yield Exchange([attempt.call], tolerant=True)
+        is_done = True
     finally:
-        # without a reply, be it for an error or because the caller was cancelled
-        context.unsettled.put(waiting)
+        if not is_done:
+            # for an error, or because the caller was cancelled: all of them, as nobody is told of any of them
+            context.unsettled.put(attempts)
     return replies
 
 
@@ -209,7 +222,10 @@ def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
         if batch.snapshot is not None:
             write = batch.snapshot
             context.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
-    return Applied(batch.events, start, former, last, known)
+    applied = Applied(batch.events, start, former, last, known)
+    if context.recent is not None and batch.events:
+        context.recent.put(run_id, start.chain, applied.written)
+    return applied
 
 
 def _without_known(

@@ -287,8 +287,8 @@ if not is_nothing then
 end
 
 call('HSET', KEYS[3], producer, text(batch) .. ' ' .. table.concat(reply, ' ', 2))
--- now and then, so that the run does not remember every process that ever wrote to it
-if batch % 16 == 1 and call('HLEN', KEYS[3]) > 16 then
+-- when one is new to it, so that the run does not remember every process that ever wrote to it
+if not sent and call('HLEN', KEYS[3]) > 16 then
   local known = call('HGETALL', KEYS[3])
   for i = 1, #known, 2 do
     -- its time is the seventh part of what is kept, in the place of the reply that it has there
