@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from backends import Backend, RedisBackend
+from backends import Backend, RedisBackend, latest
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from samples import make_event, make_events, make_state
 from servers import Server
 
@@ -389,3 +391,79 @@ def test_there_is_no_alarm_without_a_loss(redis_backend: RedisBackend, tmp_path:
 
 def spans_after(store: Hot, offset: int) -> list[str]:
     return [item.event.span_id for item in store.read("r", offset)]
+
+
+# -- callers that share a store object
+
+
+def test_threads_that_repeat_their_calls_while_connections_die_write_each_event_once(
+    server: Server, namespace: str, make_backend: Callable[[str], Backend]
+) -> None:
+    """Each of them repeats what was in doubt, and whoever comes first settles for all."""
+    backend = make_backend(server.name)
+    assert isinstance(backend, RedisBackend)
+    with server.client(retry=Retry(NoBackoff(), 0), client_name=namespace) as client:
+        store = RedisCheckpointer[Any, Any](client, namespace=namespace, retry_seconds=0)
+        in_doubt = 0
+
+        def write(lane: int) -> None:
+            nonlocal in_doubt
+            for seq in range(200):
+                event = make_event("r", seq, lane_id=str(lane))
+                while True:
+                    try:
+                        store.save_event(event)
+                        break
+                    except StoreUnavailable:
+                        in_doubt += 1
+
+        with ThreadPoolExecutor(4) as threads:
+            writing = [threads.submit(write, lane) for lane in range(4)]
+            while not all(writer.done() for writer in writing):
+                for connection in server.raw.client_list():
+                    if connection["name"] == namespace:
+                        server.raw.client_kill_filter(_id=connection["id"])
+            for writer in writing:
+                writer.result()
+    events = backend.open().list_events("r")
+    assert in_doubt > 0
+    assert len(events) == 800
+    assert len({event.span_id for event in events}) == 800
+
+
+def test_a_call_over_many_runs_that_is_repeated_is_applied_once(hot: Hot, line: Line) -> None:
+    """However many there are, what became of each is known."""
+    events = [make_event(f"r{number}") for number in range(600)]
+    line.cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.save_events(events)
+    hot.save_events(events)
+    assert [info.last_offset for info in hot.runs()] == [1] * 600
+
+
+def test_a_state_that_is_saved_again_later_is_saved(hot: Hot, line: Line) -> None:
+    """That an equal one got no reply long before, and was settled since, says nothing of this one."""
+    first, second = make_state("r", purpose="first"), make_state("r", purpose="second")
+    line.cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.save_snapshot("r", first)
+    hot.save_event(make_event("r"))
+    hot.save_snapshot("r", second)
+    hot.save_snapshot("r", first)
+    assert latest(hot, "r").purpose == "first"
+
+
+def test_a_deletion_that_is_repeated_spares_a_new_run_of_that_name(
+    hot: Hot, line: Line, redis_backend: RedisBackend
+) -> None:
+    """It names the run that it began with, and gets its first reply."""
+    other = open_hot(redis_backend)
+    hot.save_event(make_event("r", 1))
+    line.cut("", "reply")
+    with pytest.raises(StoreUnavailable):
+        hot.delete_run("r")
+    other.save_event(make_event("r", 2))
+    assert hot.delete_run("r") is True
+    assert [event.seq for event in other.list_events("r")] == [2]
+    assert hot.delete_run("r") is True
+    assert other.list_events("r") == []

@@ -26,10 +26,12 @@ from runstream.model.errors import (
     UnsupportedVersion,
 )
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
-from runstream.model.protocols import AsyncRunStore, Checkpointer, RunStore, Sink
+from runstream.model.opening import Opening
+from runstream.model.protocols import AsyncRunStore, Checkpointer, Leased, RunStore, Sink
 from runstream.model.state import NodeState, RunState, RunStatus
 from runstream.model.values import (
     Appended,
+    Cursor,
     DeltaBuffer,
     DrainReport,
     LeaseGrant,
@@ -59,6 +61,7 @@ __all__ = [
     "ConcurrencyConflict",
     "ConfigurationError",
     "CorruptRecordError",
+    "Cursor",
     "DeltaBuffer",
     "DrainReport",
     "DrainWorker",
@@ -74,7 +77,9 @@ __all__ = [
     "LeaseGrant",
     "LeaseHeld",
     "LeaseLost",
+    "Leased",
     "NodeState",
+    "Opening",
     "PAEvent",
     "PayloadTooLarge",
     "Placement",

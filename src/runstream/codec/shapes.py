@@ -157,6 +157,13 @@ class Codec(Generic[E, S]):
 
     # -- states ------------------------------------------------------------------------------------
 
+    def snapshot_fields(self, run_id: str, state: S) -> dict[str, Any]:
+        """As ``state_fields``, of a state to save for a run. Raises InvalidRunId for one of another run."""
+        fields = self.state_fields(state)
+        if fields.get("run_id", run_id) != run_id:
+            raise InvalidRunId(f"a state of run {fields['run_id']!r:.80} cannot be saved for run {run_id!r:.80}")
+        return fields
+
     def state_fields(self, state: S) -> dict[str, Any]:
         """The state as a dict with string keys. Raises EncodingError for anything else."""
         fields: Any

@@ -38,6 +38,7 @@ __all__ = [
     "Snapshot",
 ]
 
+_MAX_HELD = 2**30
 _CURSOR = re.compile(r"(\d{1,19})-(\d{1,13})")
 
 
@@ -119,6 +120,12 @@ class DeltaBuffer:
     max_events: int = 64
     max_bytes: int = 16_384
     max_milliseconds: int = 200
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_HELD:
+                raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 1 to {_MAX_HELD}")
 
 
 @dataclass(frozen=True, slots=True)

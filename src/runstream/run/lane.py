@@ -84,6 +84,8 @@ class LaneWriter(Generic[E, S]):
         check_run_id(run_id)
         check_name("lane_id", lane_id)
         check_name("session_id", session_id)
+        if deltas is not None and not isinstance(deltas, DeltaBuffer):
+            raise ConfigurationError(f"deltas={deltas!r:.80}: pass a DeltaBuffer, or None to hold nothing back")
         self._store = store
         self.run_id = run_id
         self.lane_id = lane_id

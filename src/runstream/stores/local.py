@@ -403,7 +403,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             return AppendRequest(run_id, encoded, expected_offset, lease=grant)
         if lane_id is not None:
             check_name("lane_id", lane_id)
-        fields = self.codec.state_fields(state)
+        fields = self.codec.snapshot_fields(run_id, state)
         packer = self.codec.packer
         known_token, known_revision = self._known.get((run_id, lane_id), ("", 0))
         return AppendRequest(

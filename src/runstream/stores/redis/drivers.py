@@ -7,6 +7,7 @@ script that the server does not know, and leaves replies as the protocol brought
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -141,7 +142,9 @@ def _block_seconds(client: Any) -> float:
     return _LONGEST_BLOCK_SECONDS if timeout is None else min(_LONGEST_BLOCK_SECONDS, timeout / 2)
 
 
-def _check_client(client: Any) -> None:
+def _check_client(client: Any, retry_seconds: float) -> None:
+    if not isinstance(retry_seconds, int | float) or not 0 <= retry_seconds < math.inf:
+        raise ConfigurationError(f"retry_seconds={retry_seconds!r:.80}: pass seconds, 0 or more")
     if client.connection_pool.connection_kwargs.get("decode_responses"):
         raise ConfigurationError("the client has decode_responses=True; records are bytes: pass one without it")
 
@@ -169,7 +172,7 @@ class SyncDriver:
     """Runs operations over a :class:`redis.Redis`."""
 
     def __init__(self, client: redis.Redis, retry_seconds: float) -> None:
-        _check_client(client)
+        _check_client(client, retry_seconds)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._process = os.getpid()
         self._retry_seconds = retry_seconds
@@ -255,7 +258,7 @@ class AsyncDriver:
     """Runs operations over a :class:`redis.asyncio.Redis`; line for line the sync one, awaited."""
 
     def __init__(self, client: redis.asyncio.Redis, retry_seconds: float) -> None:
-        _check_client(client)
+        _check_client(client, retry_seconds)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._retry_seconds = retry_seconds
         self.max_block_seconds = _block_seconds(client)

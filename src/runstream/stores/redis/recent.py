@@ -106,9 +106,10 @@ class RecentBook:
         self._read.pop(run_id, None)
 
     def has_read(self, run_id: str, offset: int) -> None:
-        """Note how far this store has read a run: events of others among it."""
+        """Note how far this store has read a run that it writes to: events of others among it."""
         with self._lock:
-            self._read[run_id] = max(offset, self._read.get(run_id, 0))
+            if run_id in self._runs:
+                self._read[run_id] = max(offset, self._read.get(run_id, 0))
 
     def knows_others(self, run_id: str, after: int, own: Iterable[int]) -> bool:
         """Whether this store has read events after that offset that are none of these, its own."""

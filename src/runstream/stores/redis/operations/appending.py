@@ -148,7 +148,7 @@ def _own_base(context: Context[E, S], run_id: str, lane_id: str | None, *, compa
 def _with_snapshot(context: Context[E, S], batch: Batch, state: S, lane_id: str | None, base: _Base) -> Batch:
     if lane_id is not None:
         check_name("lane_id", lane_id)
-    fields = context.codec.state_fields(state)
+    fields = context.codec.snapshot_fields(batch.run_id, state)
     status = batch.status
     if lane_id is None:  # a lane that has finished has not ended the run
         status = context.codec.status_of(fields) or status
