@@ -381,6 +381,34 @@ def test_a_writer_waits_for_the_promotion(pair: Pair, hot: Hot) -> None:
     assert len(spans(hot)) == 5
 
 
+def test_a_writer_waits_for_a_server_that_serves_nothing_yet(pair: Pair, hot: Hot) -> None:
+    """A replica without its primary that answers MASTERDOWN to everything, until it is promoted."""
+    hot.append("r", make_events("r", 3))
+    pair.replicate()
+    pair.replica.raw.config_set("replica-serve-stale-data", "no")
+    pair.cut()
+    pair.lose_primary()
+    with ThreadPoolExecutor(1) as thread:
+        appending = thread.submit(hot.append, "r", make_events("r", 2))
+        await_that(lambda: "errorstat_MASTERDOWN" in pair.primary.raw.info("errorstats"))
+        pair.promote()
+        assert appending.result(DEADLINE_SECONDS)[:2] == (4, 5)
+    assert len(spans(hot)) == 5
+
+
+def test_a_writer_waits_no_longer_than_it_was_told(pair: Pair, opened: ExitStack) -> None:
+    """Then it says that it may be tried again."""
+    store: Hot = RedisCheckpointer(pair.client(), retry_seconds=0.5)
+    store.append("r", make_events("r", 1))
+    pair.replicate()
+    pair.cut()
+    pair.lose_primary()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        store.append("r", make_events("r", 1))
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("replicated", [True, False], ids=["replicated", "lost"])
 def test_what_got_no_reply_before_the_failover_is_applied_once_after_it(
     pair: Pair, opened: ExitStack, replicated: bool
