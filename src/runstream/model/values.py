@@ -124,8 +124,8 @@ class DeltaBuffer:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_HELD:
-                raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 1 to {_MAX_HELD}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_HELD:
+                raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 0 to {_MAX_HELD}")
 
 
 @dataclass(frozen=True, slots=True)
