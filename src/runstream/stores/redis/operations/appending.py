@@ -61,7 +61,13 @@ def append(
     """Append events, with a snapshot if there is one, in one atomic step."""
     check_count("expected_offset", expected_offset)
     encoded = context.codec.encode_events(run_id, events, keys)
-    batch = batch_of(run_id, encoded, expected_offset=expected_offset, grant=grant_of(run_id, lease))
+    batch = batch_of(
+        run_id,
+        encoded,
+        is_keyed=keys is not None,
+        expected_offset=expected_offset,
+        grant=grant_of(run_id, lease),
+    )
     if snapshot is not None:
         yield from settle(context, [run_id])  # it may be a snapshot of its own that the new one is made from
         batch = _with_snapshot(

@@ -100,9 +100,9 @@ def _resend(
     return outcome
 
 
-def _pay(context: Context[E, S], recent: RecentBook, batch: Batch) -> Operation[None]:
-    """Put back what is owed to the batch's run, but for what another's lease is in the way of, for now."""
-    run_id, grant = batch.run_id, batch.grant
+def _pay(context: Context[E, S], recent: RecentBook, payer: Batch) -> Operation[None]:
+    """Put back what is owed to the payer's run, but for what another's lease is in the way of, for now."""
+    run_id, grant = payer.run_id, payer.grant
     yield from _begin(recent, run_id)
     try:
         owed = recent.owed(run_id)
@@ -115,7 +115,9 @@ def _pay(context: Context[E, S], recent: RecentBook, batch: Batch) -> Operation[
             portion = portions.pop(0)
             lanes = {event.lane_id for event in portion}
             carried = grant if grant is not None and (grant.lane_id is None or {grant.lane_id} == lanes) else None
-            (outcome,) = yield from send(context, [batch_of(run_id, portion, grant=carried)], checked=False)
+            is_keyed = any(event.key is not None for event in portion)
+            batch = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
+            (outcome,) = yield from send(context, [batch], checked=False)
             if isinstance(outcome, Applied):
                 recent.put_back(run_id, portion)
             elif not isinstance(outcome, LeaseHeld):

@@ -5,7 +5,7 @@ A batch that gets no reply waits to be settled; see :mod:`~runstream.stores.redi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from runstream.codec.shapes import EncodedEvent
@@ -37,11 +37,11 @@ def batch_of(
     run_id: str,
     events: Sequence[EncodedEvent],
     *,
+    is_keyed: bool = False,
     expected_offset: int | None = None,
     grant: LeaseGrant | None = None,
 ) -> Batch:
-    """The batch that appends these events to a run."""
-    is_keyed = any(event.key is not None for event in events)
+    """The batch that appends these events to a run; ``is_keyed`` if some of them may have a key."""
     return Batch(
         run_id,
         events,
@@ -55,12 +55,14 @@ def batch_of(
     )
 
 
-def _spans(events: Iterable[EncodedEvent]) -> dict[str, LaneSpan]:
-    lanes: dict[str, LaneSpan] = {}
+def _spans(events: Sequence[EncodedEvent]) -> dict[str, LaneSpan]:
+    firsts: dict[str, int] = {}
+    lasts: dict[str, int] = {}
     for index, event in enumerate(events, 1):
-        known = lanes.get(event.lane_id)
-        lanes[event.lane_id] = LaneSpan(index if known is None else known.first, index, event.seq)
-    return lanes
+        lane = event.lane_id
+        firsts.setdefault(lane, index)
+        lasts[lane] = index
+    return {lane: LaneSpan(firsts[lane], last, events[last - 1].seq) for lane, last in lasts.items()}
 
 
 def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:
@@ -235,5 +237,5 @@ def _without_known(
     befores = dict(zip(batch.lanes, rest, strict=False))
     pairs = iter(rest[len(batch.lanes) :])
     known = {int(index) - 1: place(cursor) for index, cursor in zip(pairs, pairs, strict=True)}
-    lanes = _spans(event for index, event in enumerate(batch.events) if index not in known)
+    lanes = _spans([event for index, event in enumerate(batch.events) if index not in known])
     return lanes, [befores[lane] for lane in lanes], known
