@@ -467,3 +467,36 @@ def test_a_deletion_that_is_repeated_spares_a_new_run_of_that_name(
     assert [event.seq for event in other.list_events("r")] == [2]
     assert hot.delete_run("r") is True
     assert other.list_events("r") == []
+
+
+def test_what_a_full_server_refused_is_taken_when_there_is_room_again(
+    server: Server, make_backend: Callable[[str], Backend]
+) -> None:
+    """Nothing was written, so nothing is unknown: the same call goes out anew, alone or with others."""
+    backend = make_backend(server.name)
+    hot, events = open_hot(backend), [make_event(run_id) for run_id in "rs"]
+    hot.save_event(make_event("q"))
+    server.raw.config_set("maxmemory", 1)
+    try:
+        for call in (lambda: hot.save_event(events[0]), lambda: hot.save_events(events)):
+            with pytest.raises(StoreUnavailable, match="full"):
+                call()
+    finally:
+        server.raw.config_set("maxmemory", 0)
+    hot.save_events(events)
+    assert [spans(hot, event.run_id) for event in events] == [[event.span_id] for event in events]
+
+
+def test_a_full_server_tells_what_it_has_applied(server: Server, make_backend: Callable[[str], Backend]) -> None:
+    """Or the batch would be taken for refused, and be sent anew when there is room again."""
+    hot, events = open_hot(make_backend(server.name)), make_events("r", 2)
+    line = Line(hot)
+    line.cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", events)
+    server.raw.config_set("maxmemory", 1)
+    try:
+        assert hot.append("r", events)[:2] == (1, 2)
+    finally:
+        server.raw.config_set("maxmemory", 0)
+    assert len(spans(hot)) == 2

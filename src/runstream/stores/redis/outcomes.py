@@ -8,10 +8,14 @@ from typing import NamedTuple, TypeAlias
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.codec.shapes import EncodedEvent
-from runstream.model.errors import RunstreamError
+from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.values import Appended, Cursor, Placement
 
-__all__ = ["Applied", "Outcome"]
+__all__ = ["Applied", "Outcome", "TooOld"]
+
+
+class TooOld(StoreUnavailable):
+    """Whether it was applied can no longer be told: it is not sent again, however often its caller repeats it."""
 
 
 class Applied(NamedTuple):
@@ -53,4 +57,4 @@ class Applied(NamedTuple):
 
 
 Outcome: TypeAlias = Applied | RunstreamError
-"""Applied, or what it was refused for: then nothing was written."""
+"""Applied, or what it was refused for: then nothing was written, unless it is TooOld to tell."""

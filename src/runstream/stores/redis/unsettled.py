@@ -17,10 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runstream.model.errors import StoreUnavailable
 from runstream.model.values import LeaseGrant
 from runstream.stores.redis.exchange import ScriptCall
-from runstream.stores.redis.outcomes import Applied, Outcome
+from runstream.stores.redis.outcomes import Applied, Outcome, TooOld
 from runstream.stores.redis.scripts import PRODUCER_WINDOW_SECONDS, Batch, Sending
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class UnsettledBook:
     def keep(self, batch: Batch, outcome: Outcome) -> None:
         """Keep what became of a batch for the caller that may repeat it."""
         # any other refusal has written nothing, and what was refused then is not refused for ever
-        if isinstance(outcome, Applied | StoreUnavailable):
+        if isinstance(outcome, Applied | TooOld):
             kept = _Kept(batch, outcome, 500 + sum(len(event.record) for event in batch.events))
             with self._lock:
                 self._kept.setdefault(batch.run_id, []).append(kept)
@@ -132,13 +131,12 @@ class UnsettledBook:
                     return kept.outcome
         return None
 
-    def supersede(self, batch: Batch) -> None:
-        """Note that a batch was applied: whoever saves a former snapshot now means to save it again."""
-        if batch.snapshot is None or batch.run_id not in self._kept:
+    def supersede(self, run_id: str, lane_id: str | None) -> None:
+        """Note that a snapshot was saved: whoever saves a former one now means to save it again."""
+        if run_id not in self._kept:
             return
-        lane_id = batch.snapshot.lane_id
         with self._lock:
-            for kept in tuple(self._kept.get(batch.run_id, ())):
+            for kept in tuple(self._kept.get(run_id, ())):
                 sent = kept.batch
                 if not sent.events and sent.snapshot is not None and sent.snapshot.lane_id == lane_id:
                     self._drop(kept)

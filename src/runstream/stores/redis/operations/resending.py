@@ -44,7 +44,8 @@ def deliver(context: Context[E, S], batches: Sequence[Batch]) -> Operation[list[
     except BaseException:
         # of a call that fails, what was applied is not sent anew when it is repeated
         for batch, outcome in zip(batches, outcomes, strict=True):
-            context.unsettled.keep(batch, outcome)
+            if isinstance(outcome, Applied):
+                context.unsettled.keep(batch, outcome)
         raise
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from runstream.codec.shapes import EncodedEvent
-from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError, StoreUnavailable
+from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError
 from runstream.model.state import status_after
 from runstream.model.values import Cursor, E, LeaseGrant, S
 from runstream.stores.redis.context import Context, Producer
 from runstream.stores.redis.exchange import Exchange, Operation, Refusal
-from runstream.stores.redis.outcomes import Applied, Outcome
+from runstream.stores.redis.outcomes import Applied, Outcome, TooOld
 from runstream.stores.redis.replies import known_place, place
 from runstream.stores.redis.scripts import (
     MICROSECONDS,
@@ -79,9 +79,9 @@ def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = Tr
         replies = yield from _attempt(context, attempts)
         context.producers.give_back(producer)
         outcomes = [_outcome(context, *pair) for pair in zip(fresh, replies, strict=True)]
-        if context.unsettled:
-            for batch in fresh:
-                context.unsettled.supersede(batch)
+        for batch, outcome in zip(fresh, outcomes, strict=True):
+            if batch.snapshot is not None and isinstance(outcome, Applied):
+                context.unsettled.supersede(batch.run_id, batch.snapshot.lane_id)
         if not claimed:
             return outcomes
         claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
@@ -191,7 +191,7 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
     if outcome == b"diverged" and seen is not None:
         return diverged(run_id, seen.cursor)
     if outcome == b"stale":
-        return StoreUnavailable(
+        return TooOld(
             f"an append to run {run_id!r} got no reply and is older than {PRODUCER_WINDOW_SECONDS} seconds:"
             " whether it was applied can no longer be told, and it was not sent again; read the end of the run"
         )

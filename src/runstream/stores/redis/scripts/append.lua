@@ -49,7 +49,10 @@ local now = text(microseconds)
 local sent = call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
 if sent_batch == batch then
-  call('HSET', KEYS[3], producer, sent) -- a write, so that WAIT covers the first one
+  -- a write, so that WAIT covers the first one; as in claim.lua: a full server refuses neither of the two, and
+  -- what was applied is not taken for refused
+  call('HDEL', KEYS[3], '')
+  call('HSET', KEYS[3], producer, sent)
   local reply = {}
   for part in string.gmatch(sent, '%S+') do reply[#reply + 1] = part end
   reply[1] = 'ok'
