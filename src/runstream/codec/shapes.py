@@ -24,7 +24,7 @@ from runstream.model.errors import (
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
-from runstream.model.state import RunState, RunStatus
+from runstream.model.state import STATUSES, RunState
 from runstream.model.values import E, S
 
 __all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "group_by_run"]
@@ -41,7 +41,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "payload": {},
 }
 _OWN = frozenset({"run_id", *FIELDS})
-_STATUSES = frozenset(status.value for status in RunStatus)
 _RESERVED = "$"  # what stands beside an event's fields in a JSONL archive starts with this
 
 
@@ -195,7 +194,7 @@ class Codec(Generic[E, S]):
         """The status that a state names, or None for one that says nothing a run can be."""
         status = fields.get("status")
         status = status.value if isinstance(status, Enum) else status
-        return status if isinstance(status, str) and status in _STATUSES else None
+        return status if isinstance(status, str) and status in STATUSES else None
 
     def make_state(self, run_id: str, fields: dict[str, Any]) -> S:
         """The state with these fields. Raises CorruptRecordError where the state type refuses them."""

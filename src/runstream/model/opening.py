@@ -29,11 +29,8 @@ class Opening(Generic[T]):
         self._begin = begin
         self._opened: T | None = None
 
-    async def _open(self) -> T:
-        return await self._begin()
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return self._open().__await__()
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begin().__await__()
 
     async def __aenter__(self) -> T:
         self._opened = await self._begin()

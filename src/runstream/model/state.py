@@ -15,7 +15,7 @@ from typing import Any
 
 from runstream.model.events import EventKind, member_or_text
 
-__all__ = ["ENDED_STATUSES", "NodeState", "RunState", "RunStatus", "status_after"]
+__all__ = ["ENDED_STATUSES", "STATUSES", "NodeState", "RunState", "RunStatus", "status_after"]
 
 
 class RunStatus(str, Enum):
@@ -28,6 +28,9 @@ class RunStatus(str, Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+
+STATUSES = frozenset(status.value for status in RunStatus)
+"""The statuses that a run can have. A state may have one of its author's own, which says nothing of the run."""
 
 ENDED_STATUSES = frozenset({"completed", "failed", "cancelled"})
 """The statuses of a run that has ended. ``run.started`` or a running snapshot opens it again."""

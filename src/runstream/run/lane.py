@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class _Held(Generic[E]):
     is_sealed: bool = False
 
 
-class LaneWriter(Generic[E, S]):
+class LaneWriter(ABC, Generic[E, S]):
     """What :class:`~runstream.run.Run` and :class:`~runstream.run.AsyncRun` share: all but the waiting."""
 
     _store: LaneStore[E, S] | AsyncLaneStore[E, S]
@@ -241,9 +242,9 @@ class LaneWriter(Generic[E, S]):
             return None
         return found
 
+    @abstractmethod
     def _read_one(self, offset: int) -> Any:
-        """The event at this offset, or None."""
-        raise NotImplementedError
+        """The event at this offset, or None; awaited by who awaits."""
 
     def _appending(
         self,

@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
-from runstream.model.state import RunState, RunStatus
+from runstream.model.state import STATUSES, RunState, RunStatus
 
 __all__ = ["ABSENT", "get_field", "mark_ended", "put_fields"]
 
 ABSENT: Any = object()
 """What a state has in place of a field that it does not have."""
-
-_STATUSES = frozenset(status.value for status in RunStatus)
 
 
 def get_field(state: Any, name: str) -> Any:
@@ -47,7 +45,7 @@ def mark_ended(state: Any, status: RunStatus) -> list[tuple[str, Any]]:
     elif isinstance(current, Enum):
         if (member := type(current)._value2member_map_.get(status.value)) is not None:
             changes["status"] = member
-    elif isinstance(current, str) and current in _STATUSES:
+    elif isinstance(current, str) and current in STATUSES:
         changes["status"] = status.value
     if isinstance(finished_at, int | float):
         changes["finished_at"] = time.time()

@@ -6,12 +6,12 @@ own, and is told whether a write may go on, or what lease it gives out.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from runstream.model.values import LeaseGrant
 from runstream.stores.refusals import lease_held, lease_lost
+from runstream.stores.tokens import random_token
 
 __all__ = ["HeldLease", "Leases", "check_newest", "check_unleased", "check_write", "new_grant"]
 
@@ -72,4 +72,4 @@ def new_grant(
         if is_in_the_way:
             raise lease_held(run_id, scope, held.owner, held.expires_in)
     epoch = max(int(now * _MICROSECONDS), last_epoch + 1)
-    return LeaseGrant(run_id, lane_id, owner, epoch, secrets.token_urlsafe(12), ttl)
+    return LeaseGrant(run_id, lane_id, owner, epoch, random_token(), ttl)

@@ -20,6 +20,7 @@ from runstream.model.values import Appended, Cursor, LeaseGrant, Placement
 from runstream.stores.coverage import Covered
 from runstream.stores.leases import Leases, check_write
 from runstream.stores.refusals import offset_conflict, snapshot_conflict
+from runstream.stores.tokens import random_token
 
 __all__ = ["AppendPlan", "AppendRequest", "RunHead", "SavedSnapshot", "new_start", "plan_append"]
 
@@ -176,5 +177,5 @@ def _plan_snapshot(head: RunHead, request: AppendRequest, last: int) -> SavedSna
         # it covers all, if all that came before is covered: in the run, or in its lane
         last if before <= covers else covers,
         (saved.revision if saved else 0) + 1,
-        secrets.token_urlsafe(12),
+        random_token(),
     )

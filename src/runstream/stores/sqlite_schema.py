@@ -231,8 +231,13 @@ def prepare(connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: 
             _adopt_snapshots(connection)
 
 
+def _names(connection: sqlite3.Connection) -> set[str]:
+    """The tables, indexes and views of the file."""
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
 def _lacking(connection: sqlite3.Connection) -> list[str]:
-    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    names = _names(connection)
     return [name for name in _LATER if name not in names]
 
 
@@ -244,7 +249,7 @@ def _check_version(connection: sqlite3.Connection, path: str) -> int:
             found=found,
             supported=SCHEMA_VERSION,
         )
-    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    names = _names(connection)
     if found == 0:
         is_foreign = bool(names & (_OUR_NAMES | _LATER.keys()))
         for table, expected in _FOREIGN_TABLES.items():

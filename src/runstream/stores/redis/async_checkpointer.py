@@ -308,19 +308,16 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         Raises LeaseHeld while somebody else's is in the way for ``wait`` seconds.
         """
         check_lease(owner, lane_id, ttl, wait)
-        asked = leasing.asked_for(run_id, owner=owner, lane_id=lane_id, ttl=ttl)
 
         async def take() -> LeaseGrant:
             try:
-                return await self.perform(leasing.take_lease(self.context, asked))
+                return await self.perform(
+                    leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)
+                )
             except asyncio.CancelledError:
-                # it may have been given out: nobody would know its holder, and all would have to wait
                 with contextlib.suppress(RunstreamError):
-                    await asyncio.shield(release(asked))
+                    await asyncio.shield(self.perform(leasing.give_back_unanswered(self.context, run_id)))
                 raise
-
-        async def release(grant: LeaseGrant) -> None:
-            await self.perform(leasing.release_lease(self.context, grant))
 
         return Opening(
             lambda: AsyncLease.taken(
@@ -328,7 +325,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
                 take,
                 wait,
                 renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
-                release=release,
+                release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),
             )
         )
 

@@ -301,10 +301,9 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         somebody else's is in the way for ``wait`` seconds.
         """
         check_lease(owner, lane_id, ttl, wait)
-        asked = leasing.asked_for(run_id, owner=owner, lane_id=lane_id, ttl=ttl)
         return Lease.taken(
             self,
-            lambda: self.perform(leasing.take_lease(self.context, asked)),
+            lambda: self.perform(leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)),
             wait,
             renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
             release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),

@@ -232,8 +232,3 @@ class Context(Generic[E, S]):
         if self.opened is None:
             raise ConfigurationError("the store is not open: use `await connect_async(...)` or `async with`")
         return self.opened
-
-
-def random_token() -> str:
-    """What names one snapshot: numbers can be given out twice after a failover, tokens cannot."""
-    return secrets.token_urlsafe(12)

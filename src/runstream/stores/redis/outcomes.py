@@ -11,7 +11,10 @@ from runstream.codec.shapes import EncodedEvent
 from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.values import Appended, Cursor, Placement
 
-__all__ = ["Applied", "Outcome", "TooOld"]
+__all__ = ["Applied", "Outcome", "TooOld", "Written"]
+
+Written: TypeAlias = tuple[Cursor, EncodedEvent]
+"""An event that was acknowledged, and its place."""
 
 
 class TooOld(StoreUnavailable):
@@ -49,7 +52,7 @@ class Applied(NamedTuple):
         return Placement(self.appended, cursors, frozenset(self.known))
 
     @property
-    def written(self) -> list[tuple[Cursor, EncodedEvent]]:
+    def written(self) -> list[Written]:
         """The events that were written, with their places."""
         cursors = self.placement.cursors
         pairs = zip(cursors, self.events, strict=True)

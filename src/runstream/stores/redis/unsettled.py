@@ -71,9 +71,12 @@ class UnsettledBook:
         self._deletions: dict[str, tuple[str, float]] = {}
         self._leases: dict[str, list[LeaseGrant]] = {}
 
-    def __bool__(self) -> bool:
+    def _own(self) -> None:
         if os.getpid() != self._process:
             self._start_anew()  # it is the parent's to settle
+
+    def __bool__(self) -> bool:
+        self._own()
         return bool(self._attempts or self._busy or self._kept)
 
     # -- batches -----------------------------------------------------------------------------------
@@ -159,11 +162,13 @@ class UnsettledBook:
 
     def deletion(self, run_id: str) -> str | None:
         """The start of the run whose deletion got no reply, if that was lately."""
+        self._own()
         start, begun = self._deletions.get(run_id, ("", 0.0))
         return start if start and time.monotonic() - begun < PRODUCER_WINDOW_SECONDS else None
 
     def take_leases(self, run_id: str) -> list[LeaseGrant]:
         """The leases that were asked for and got no reply: whoever takes one gives them back first."""
+        self._own()
         with self._lock:
             return self._leases.pop(run_id, [])
 

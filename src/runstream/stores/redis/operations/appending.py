@@ -14,7 +14,7 @@ from runstream.model.state import status_after
 from runstream.model.values import E, S
 from runstream.stores.coverage import Covered
 from runstream.stores.filters import check_attempts, check_count, grant_of
-from runstream.stores.redis.context import Context, random_token
+from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.reading import standing_of, standing_query
 from runstream.stores.redis.operations.resending import deliver
@@ -24,6 +24,7 @@ from runstream.stores.redis.outcomes import Applied
 from runstream.stores.redis.replies import as_map, place
 from runstream.stores.redis.scripts import Batch, LaneSpan, SnapshotWrite
 from runstream.stores.refusals import offset_conflict
+from runstream.stores.tokens import random_token
 
 __all__ = ["append", "save_event", "save_events", "save_snapshot", "update_state"]
 

@@ -6,38 +6,44 @@ from dataclasses import replace
 
 from runstream.model.names import check_run_id
 from runstream.model.values import E, LeaseGrant, S
-from runstream.stores.redis.context import Context, random_token
+from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.sending import held
 from runstream.stores.redis.scripts import lease_call
 from runstream.stores.refusals import lease_lost
+from runstream.stores.tokens import random_token
 
-__all__ = ["asked_for", "release_lease", "renew_lease", "take_lease"]
+__all__ = ["give_back_unanswered", "release_lease", "renew_lease", "take_lease"]
 
 
-def asked_for(run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
-    """The lease to take, with its token and without its epoch: so it can be given back if no reply comes."""
+def take_lease(
+    context: Context[E, S], run_id: str, *, owner: str, lane_id: str | None, ttl: float
+) -> Operation[LeaseGrant]:
+    """Take the lease of one lane, or (None) of the whole run. Raises LeaseHeld where another is in the way."""
     check_run_id(run_id)
-    return LeaseGrant(run_id, lane_id, owner, 0, random_token(), ttl)
-
-
-def take_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[LeaseGrant]:
-    """Take the lease of one lane, or of the whole run. Raises LeaseHeld where another is in the way."""
-    asked = [*context.unsettled.take_leases(grant.run_id), grant]
+    yield from give_back_unanswered(context, run_id)
+    grant = LeaseGrant(run_id, lane_id, owner, 0, random_token(), ttl)
+    unanswered = [grant]
     try:
-        # those that got no reply first: nobody holds them, and all would have to wait for them
-        *_, (outcome, *facts) = yield Exchange(
-            [
-                *(lease_call(context.keys, "release", former) for former in asked[:-1]),
-                lease_call(context.keys, "take", grant),
-            ]
-        )
-        asked = []
+        ((outcome, *facts),) = yield Exchange([lease_call(context.keys, "take", grant)])
+        unanswered.clear()
     finally:
-        context.unsettled.put_leases(asked)
+        context.unsettled.put_leases(unanswered)
     if outcome == b"held":
-        raise held(grant.run_id, facts)
+        raise held(run_id, facts)
     return replace(grant, epoch=int(facts[0]))
+
+
+def give_back_unanswered(context: Context[E, S], run_id: str) -> Operation[None]:
+    """Give back what was asked for and got no reply: nobody holds it, and all would have to wait for it."""
+    unanswered = context.unsettled.take_leases(run_id)
+    if not unanswered:
+        return
+    try:
+        yield Exchange([lease_call(context.keys, "release", grant) for grant in unanswered])
+        unanswered = []
+    finally:
+        context.unsettled.put_leases(unanswered)
 
 
 def renew_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[None]:

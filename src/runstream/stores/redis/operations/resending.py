@@ -19,8 +19,8 @@ from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.reading import standing_of, standing_query
 from runstream.stores.redis.operations.sending import batch_of, send
-from runstream.stores.redis.outcomes import Applied, Outcome
-from runstream.stores.redis.recent import RecentBook, Written
+from runstream.stores.redis.outcomes import Applied, Outcome, Written
+from runstream.stores.redis.recent import RecentBook
 from runstream.stores.redis.replies import place
 from runstream.stores.redis.scripts import Batch
 
@@ -120,7 +120,7 @@ def _pay(context: Context[E, S], recent: RecentBook, payer: Batch) -> Operation[
             batch = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
             (outcome,) = yield from send(context, [batch], checked=False)
             if isinstance(outcome, Applied):
-                recent.put_back(run_id, portion)
+                recent.paid(run_id, lanes)
             elif not isinstance(outcome, LeaseHeld):
                 raise outcome
             elif len(lanes) > 1:
