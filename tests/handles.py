@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from backends import Backend, Blocking, LoopThread, MemoryBackend, Store
-
-DEADLINE_SECONDS = 20.0
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait for what must come."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "what must come did not come"
-        time.sleep(0.005)
 
 
 class BlockingRun(Blocking):

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,14 @@ import redis
 from runstream.stores.redis.embedded import EmbeddedServer
 
 DEADLINE_SECONDS = 20.0
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "what must come did not come"
+        time.sleep(0.002)
 
 
 def _in_wheel(package: str, pattern: str) -> str | None:
@@ -214,10 +222,7 @@ class Pair:
 
     def replicate(self) -> None:
         """Wait until the replica has all that the primary has."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not self._is_level():
-            assert time.monotonic() < deadline, "the replica does not catch up"
-            time.sleep(0.002)
+        eventually(self._is_level)
 
     def cut(self) -> None:
         """Cut the link: the replica stays one, with what it has; the primary goes on alone."""

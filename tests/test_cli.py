@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any, Self
 
 import pytest
 from samples import make_event, make_events, make_state
-from servers import free_port
+from servers import eventually, free_port
 from typer.testing import CliRunner
 
 from runstream import (
@@ -52,13 +51,6 @@ def has_server() -> bool:
 
 
 needs_server = pytest.mark.skipif(not has_server(), reason="needs a server program")
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "what must come did not come"
-        time.sleep(0.005)
 
 
 # what a test machine may have set

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from servers import eventually
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.stores.redis import embedded, server_program
@@ -71,13 +72,6 @@ def state_of(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return ""
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "what must come did not come"
-        time.sleep(0.002)
 
 
 def is_locked(file: Path) -> bool:

@@ -13,13 +13,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from process_worlds import Child
 from samples import make_event, make_events, make_state
-from servers import DEADLINE_SECONDS, PROGRAMS, Pair, primary_and_replica
+from servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually, primary_and_replica
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -101,13 +102,6 @@ def spans_of(events: Iterable[Any]) -> list[str]:
 def spans(store: RunStore[Any, Any]) -> list[str]:
     """The events of run r, by what tells them apart."""
     return spans_of(store.list_events("r"))
-
-
-def await_that(has_come: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not has_come():
-        assert time.monotonic() < deadline, "what must come did not come"
-        time.sleep(0.001)
 
 
 # -- the writer
@@ -244,7 +238,7 @@ def test_a_follower_is_told_while_it_waits(pair: Pair, hot: Hot, opened: ExitSta
         with pair.losing():
             hot.append("r", make_events("r", 4))
             assert [child.hear() for _ in range(4)] == ["4", "5", "6", "7"]
-            await_that(lambda: len(given) == 7)
+            eventually(lambda: len(given) == 7)
         assert_lost(lambda: following.result(DEADLINE_SECONDS), 7, 3)
         assert json.loads(child.hear()) == {
             "error": "AcknowledgedWritesLost",
@@ -375,7 +369,7 @@ def test_a_writer_waits_for_the_promotion(pair: Pair, hot: Hot) -> None:
     refused = pair.primary.raw.info("stats")["total_error_replies"]
     with ThreadPoolExecutor(1) as thread:
         appending = thread.submit(hot.append, "r", make_events("r", 2))
-        await_that(lambda: pair.primary.raw.info("stats")["total_error_replies"] > refused)
+        eventually(lambda: pair.primary.raw.info("stats")["total_error_replies"] > refused)
         pair.promote()
         assert appending.result(DEADLINE_SECONDS)[:2] == (4, 5)
     assert len(spans(hot)) == 5
@@ -390,7 +384,7 @@ def test_a_writer_waits_for_a_server_that_serves_nothing_yet(pair: Pair, hot: Ho
     pair.lose_primary()
     with ThreadPoolExecutor(1) as thread:
         appending = thread.submit(hot.append, "r", make_events("r", 2))
-        await_that(lambda: "errorstat_MASTERDOWN" in pair.primary.raw.info("errorstats"))
+        eventually(lambda: "errorstat_MASTERDOWN" in pair.primary.raw.info("errorstats"))
         pair.promote()
         assert appending.result(DEADLINE_SECONDS)[:2] == (4, 5)
     assert len(spans(hot)) == 5
@@ -645,7 +639,7 @@ def test_putting_back_is_done_once_whichever_of_its_round_trips_is_struck(
     for at, (run_id, events) in enumerate(lose_in_many_runs(pair, giver, open_hot()).items(), 1):
         proxy.reset()
         proxy.arm(fault, at=at)
-        until_taken(lambda events=events, run_id=run_id: giver.append(run_id, events[4:]))  # type: ignore[misc]
+        until_taken(partial(giver.append, run_id, events[4:]))
         proxy.disarm()
         struck.append(proxy.struck)
         there = spans_of(open_hot().list_events(run_id))
@@ -698,7 +692,7 @@ def test_threads_that_write_through_a_failover_lose_nothing(pair: Pair, open_hot
     def await_events(count: int) -> None:
         """Until so many more were acknowledged to every thread."""
         wanted = {lane_id: len(seqs) + count for lane_id, seqs in written.items()}
-        await_that(
+        eventually(
             lambda: (
                 all(len(written[lane_id]) >= count for lane_id, count in wanted.items())
                 or any(writer.done() for writer in writers)

@@ -16,12 +16,11 @@ import pytest
 import redis
 import redis.asyncio
 from backends import Blocking, LoopThread
-from handles import eventually
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from samples import make_event, make_events, make_state
-from servers import PROGRAMS, Server, Servers
+from servers import PROGRAMS, Server, Servers, eventually
 
 from runstream import AsyncRedisCheckpointer, RedisCheckpointer, StoreUnavailable
 from runstream.codec.chain import next_chain

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import PROGRAMS, Server, Servers, tcp_server
+from servers import PROGRAMS, Server, Servers, eventually, tcp_server
 
 from runstream.testing import Fault, FaultProxy
 from runstream.testing.resp import Framer, command_name
@@ -27,13 +27,6 @@ pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real s
 DEADLINE_SECONDS = 20.0
 ENDING = [fault for fault in Fault if fault is not Fault.DELAY]
 APPLIED = {Fault.DROP_REPLY, Fault.CUT_REPLY, Fault.DELAY}
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "what must come did not come"
-        time.sleep(0.002)
 
 
 @pytest.fixture

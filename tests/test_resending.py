@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,8 +25,10 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
+from runstream.codec.shapes import Codec
 from runstream.stores.redis import scripts, unsettled
 from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.stores.redis.recent import RecentBook
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -478,9 +481,10 @@ def test_what_a_full_server_refused_is_taken_when_there_is_room_again(
     hot.save_event(make_event("q"))
     server.raw.config_set("maxmemory", 1)
     try:
-        for call in (lambda: hot.save_event(events[0]), lambda: hot.save_events(events)):
-            with pytest.raises(StoreUnavailable, match="full"):
-                call()
+        with pytest.raises(StoreUnavailable, match="full"):
+            hot.save_event(events[0])
+        with pytest.raises(StoreUnavailable, match="full"):
+            hot.save_events(events)
     finally:
         server.raw.config_set("maxmemory", 0)
     hot.save_events(events)
@@ -500,3 +504,16 @@ def test_a_full_server_tells_what_it_has_applied(server: Server, make_backend: C
     finally:
         server.raw.config_set("maxmemory", 0)
     assert len(spans(hot)) == 2
+
+
+def test_a_fork_puts_nothing_back() -> None:
+    """What the server has lost of the parent's events is the parent's to put back."""
+    book = RecentBook()
+    book.owe("r", Codec[Any, Any]().encode_events("r", make_events("r", 3)))
+    child = os.fork()
+    if child == 0:
+        os._exit(len(book.owed("r")))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(book.owed("r")) == 3
+    book.paid("r", {"main"})
+    assert not book.owed("r")

@@ -13,8 +13,9 @@ import fakeredis
 import purpose_agent.runtime
 import pytest
 from backends import Backend, RedisBackend, Store
-from handles import Appends, eventually, leave, open_run
+from handles import Appends, leave, open_run
 from samples import make_event, make_state
+from servers import eventually
 from test_run import Line
 
 from runstream import (
