@@ -1,6 +1,6 @@
 """P8, P9 and P12: what the drain promises, and attempts to break it.
 
-Every test of a fault ends in :func:`check_archives`: each acknowledged event exactly once, in order.
+Every test of a fault ends in :func:`archive_check.check_archives`: each acknowledged event exactly once, in order.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archive_check import Archive, check_archives
 from backends import Backend, RedisBackend
 
 from runstream import (
@@ -44,7 +44,6 @@ from runstream.stores.redis.operations import draining
 DEADLINE_SECONDS = 30.0
 
 Hot = RedisCheckpointer[Any, Any]
-Archive = SQLiteCheckpointer[Any, Any] | JSONLCheckpointer[Any, Any]
 
 
 @pytest.fixture
@@ -86,22 +85,6 @@ def emit(hot: Hot, run_id: str, count: int, *, lane_id: str = "main", first: int
     for event in events[count // 2 :]:
         hot.save_event(event)
     return events
-
-
-def check_archives(archives: Sequence[Archive], acknowledged: dict[str, list[PAEvent]]) -> None:
-    """The checker: each archive holds each acknowledged event exactly once, in order, with dense offsets."""
-    for archive in archives:
-        for run_id, events in acknowledged.items():
-            recorded = list(archive.read(run_id))
-            assert [item.offset for item in recorded] == list(range(1, len(recorded) + 1))
-            assert Counter(item.event.span_id for item in recorded).most_common(1)[0][1] == 1
-            by_lane: dict[str, list[PAEvent]] = {}
-            for item in recorded:
-                by_lane.setdefault(item.event.lane_id, []).append(item.event)
-            expected: dict[str, list[PAEvent]] = {}
-            for event in events:
-                expected.setdefault(event.lane_id, []).append(event)
-            assert by_lane == expected, f"{archive.location}, run {run_id}"
 
 
 def due(hot: Hot) -> list[str]:
