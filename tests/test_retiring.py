@@ -215,8 +215,8 @@ def test_a_run_that_is_not_fit_any_more_stays(
     assert run is not None
     change(hot, raw)
     before = redis_backend.footprint()
-    for tokens in (run.tokens, {None: "other"}):
-        (outcome,) = retire_now(hot, archives, Fit("r", run.header, tokens))
+    for fit in (Fit("r", run.header, run.tokens), Fit("r", run.header, {None: "other"})):
+        (outcome,) = retire_now(hot, archives, fit)
         assert outcome.name == "unfit"
     assert before.pop(keys.partition.retire)
     assert redis_backend.footprint() == before
@@ -247,7 +247,7 @@ def test_a_run_is_retired_only_after_it_was_quiet_and_while_nobody_has_a_lease_o
     with hot.lease("r", owner="us", lane_id="main", ttl=30) as lease:
         assert retire_all(hot, archives).retired == 0
         assert raw.zscore(partition.retire, "r") > updated + 20_000_000
-        assert lease.check() is None
+        lease.check()
     raw.zadd(partition.retire, {"r": 5})
     assert retire_all(hot, archives).retired == 1
 
