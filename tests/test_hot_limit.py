@@ -116,6 +116,15 @@ def test_a_snapshot_and_a_drain_are_the_way_out(redis_backend: RedisBackend, tmp
         refused(lambda: limited.save_event(make_event("r", 11)))
 
 
+def test_a_snapshot_alone_is_taken_also_of_a_run_that_has_too_much_already(place: Backend, limited: Any) -> None:
+    """A store without a limit has filled it, or the limit was lowered."""
+    limited.append("r", make_events("r", 5))
+    place.open().append("r", make_events("r", 5, first=6))
+    refused(lambda: limited.save_event(make_event("r", 11)), hot_events=10)
+    limited.save_snapshot("r", make_state("r", purpose="out"))
+    assert limited.load_latest("r").purpose == "out"
+
+
 class _Line:
     """Loses the reply to the next exchange."""
 

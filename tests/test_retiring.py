@@ -304,6 +304,37 @@ def test_what_an_archive_has_lost_since_is_not_removed_from_redis(
         assert hot.load_latest("r") is not None
 
 
+def test_a_run_whose_snapshots_are_not_those_that_were_compared_stays(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
+) -> None:
+    """Whatever the worker asked the archives for, it was not these."""
+    hot.append("r", ended("r"), snapshot=make_state("r", status="completed"))
+    hot.append("r", [], snapshot=make_state("r"), lane_id="main")
+    DrainWorker(hot, archives).drain_once()
+    fit, before = fit_of(hot), redis_backend.footprint()
+    of_run: dict[str | None, str] = {None: fit.tokens[None]}
+    for tokens in ({}, of_run, {**of_run, "main": "another"}):
+        (outcome,) = retire_now(hot, archives, fit._replace(tokens=tokens))
+        assert outcome.name == "changed"
+    assert redis_backend.footprint() == before
+    assert retire_now(hot, archives, fit)[0].name == "ok"
+
+
+def test_a_tombstone_is_not_retired_again(
+    redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
+) -> None:
+    """Or it would never be forgotten. A worker whose reply was lost sends it twice."""
+    hot.append("r", ended("r"), snapshot=make_state("r", status="completed"))
+    DrainWorker(hot, archives).drain_once()
+    fit = fit_of(hot)
+    assert retire_now(hot, archives, fit)[0].name == "ok"
+    before = redis_backend.footprint()
+    for again in (fit, fit_of(hot)):
+        raw.zadd(hot.context.keys.run("r").partition.retire, {"r": 5})
+        assert retire_now(hot, archives, again)[0].name == "unfit"
+        assert redis_backend.footprint() == before
+
+
 # -- what comes after --------------------------------------------------------------------------------------
 
 
@@ -589,6 +620,27 @@ def test_the_revision_goes_on_so_that_no_archive_takes_a_new_snapshot_for_an_old
         assert (archived.state.purpose, archived.revision) == ("third", 3)
 
 
+def test_a_run_that_is_retired_again_still_knows_that_it_had_snapshots(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
+) -> None:
+    """Its next one has the revision after theirs, however often it went on without any."""
+    hot.append("r", ended("r"), snapshot=make_state("r"))
+    hot.append("r", [], snapshot=make_state("r"), lane_id="main")
+    hot.save_snapshot("r", make_state("r", status="completed"))
+    for turn in range(2):
+        assert retire_all(hot, archives).retired == 1
+        other = open_hot(redis_backend)
+        for load in (other.load_latest, partial(other.load_snapshot, lane_id="main")):
+            with pytest.raises(EventsArchived):
+                load("r")
+        hot.save_event(make_event("r", 5 + turn))
+    for lane_id, revision in ((None, 3), ("main", 2)):
+        hot.save_snapshot("r", make_state("r"), lane_id=lane_id)
+        saved = hot.load_snapshot("r", lane_id=lane_id)
+        assert saved is not None
+        assert saved.revision == revision
+
+
 def test_no_writer_believes_that_it_knows_a_lane_whose_end_is_not_known(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
 ) -> None:
@@ -623,6 +675,10 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
         partition.archives for partition in hot.context.keys.partitions
     }
     assert hot.delete_run("r") is False
+    hot.append("r", ended("r"))
+    DrainWorker(hot, archives, trim="never").drain_once()
+    hot.delete_run("r")
+    assert redis_backend.footprint().keys() == left.keys(), "nor is one that was to be retired"
     assert hot.append("r", [make_event("r", 1)])[:2] == (1, 1)
 
 
@@ -978,6 +1034,28 @@ def test_a_tombstone_is_small_whatever_the_run_was(own_server: ServerBackend, tm
         hot.save_event(make_event(run_id, 5))
         assert retire_all(hot, [archive]).retired == 1
     assert raw.memory_usage(meta) <= TOMBSTONE_BYTES
+
+
+def test_a_full_server_refuses_neither_to_retire_nor_to_forget(own_server: ServerBackend, tmp_path: Path) -> None:
+    """Not one byte is free, and nothing was trimmed before: each script begins with what makes room."""
+    raw, hot = own_server.raw, open_hot(own_server)
+    hot.append("r", ended("r"), snapshot=make_state("r", status="completed"))
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
+        DrainWorker(hot, [archive], trim="never").drain_once()
+        fit = fit_of(hot)
+        raw.config_set("maxmemory", 1)
+        assert retire_now(hot, [archive], fit, quiet=60)[0].name == "later"
+        assert retiring_of(hot, [archive]).all_due() == DrainReport(retired=1, trimmed=4)
+        tombstone = fit_of(hot)
+        raw.config_set("maxmemory", 0)
+        with hot.lease("r", owner="us"):
+            raw.config_set("maxmemory", 1)
+            assert hot.perform(retiring.forget(hot.context.keys, [tombstone], 0)) == ["later"]
+        raw.config_set("maxmemory", 0)
+        raw.zadd(hot.context.keys.run("r").partition.retired, {"r": 5})  # when the lease would have run out
+        raw.config_set("maxmemory", 1)
+        assert hot.perform(retiring.forget(hot.context.keys, [tombstone], 0)) == ["ok"]
+        assert hot.list_runs() == []
 
 
 def test_a_full_server_is_drained_and_takes_writes_again(own_server: ServerBackend, tmp_path: Path) -> None:
