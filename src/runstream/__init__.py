@@ -23,6 +23,7 @@ from runstream.model.errors import (
     PayloadTooLarge,
     RunstreamError,
     StoreUnavailable,
+    TooManyHotEvents,
     UnsupportedVersion,
 )
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
@@ -96,6 +97,7 @@ __all__ = [
     "Sink",
     "Snapshot",
     "StoreUnavailable",
+    "TooManyHotEvents",
     "UnsupportedVersion",
     "Visibility",
     "connect",

@@ -48,6 +48,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "durability": str,
     "retry_seconds": float,
     "resend_lost": _flag,
+    "max_hot_events": int,
 }
 _READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
 _OBJECTS = ("event_type", "state_type", "fallback")
@@ -59,8 +60,8 @@ def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
     ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
     its own, shared by all processes that name DIR), ``fake:`` (fakeredis, for tests), ``sqlite:PATH``,
     ``jsonl:DIR``, ``memory:``. The stores' options, ``namespace``, ``partitions``, ``durability``,
-    ``retry_seconds``, ``require_lease``, ``resend_lost`` and ``max_event_bytes``, may stand in the query
-    (``?namespace=dev``) or be arguments, as may ``event_type``, ``state_type`` and ``fallback`` be arguments.
+    ``retry_seconds``, ``require_lease``, ``resend_lost``, ``max_hot_events`` and ``max_event_bytes``, may stand in
+    the query (``?namespace=dev``) or be arguments, as may ``event_type``, ``state_type`` and ``fallback``.
 
     The store is a context manager; closing it closes what it opened. It is pickled by its URL, and it
     survives a fork. Raises ConfigurationError for a URL, option or server that does not fit and

@@ -63,6 +63,22 @@ def drain(
     claim: Annotated[
         float, typer.Option(min=0.1, help="Seconds after which the runs of a worker that died go to another.")
     ] = 30.0,
+    retire_after: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds of quiet after which an ended, archived run leaves Redis but for a tombstone.",
+            show_default="never",
+        ),
+    ] = None,
+    forget_after: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds after that until the tombstone goes too: an append then starts another run.",
+            show_default="never",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The worker's name in logs.", show_default="host and process id")
     ] = None,
@@ -80,7 +96,16 @@ def drain(
         hot = opened.enter_context(connect(url))
         if not isinstance(hot, RedisCheckpointer):
             raise ConfigurationError("a drain empties Redis: --url is a redis:, rediss:, unix: or embedded: URL")
-        worker = DrainWorker(hot, sinks, name=name, batch=batch, trim=trim, claim_seconds=claim)
+        worker = DrainWorker(
+            hot,
+            sinks,
+            name=name,
+            batch=batch,
+            trim=trim,
+            claim_seconds=claim,
+            retire_after_seconds=retire_after,
+            forget_after_seconds=forget_after,
+        )
         with _logging_to_stderr(), _stopping_on_signals() as stop, ending_with_parent(end_with_parent):
             _log.info("drain %s begins; archives: %s", worker.name, ", ".join(sink.location for sink in sinks))
             report = worker.drain_once() if once else worker.run(stop)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from runstream.drain.proof import disproof
+from runstream.drain.retiring import Retiring
 from runstream.drain.work import Piece, Positions, RunWork
 from runstream.model.errors import (
     ArchiveGap,
@@ -53,6 +54,11 @@ class DrainWorker:
     ``claim_seconds`` is how long a dead worker's runs wait for another; ``poll_seconds`` how often an
     idle worker looks for work; ``park_seconds`` after what time a parked run is tried again.
 
+    With ``retire_after_seconds`` a run that has ended, is archived and was quiet for so long leaves Redis but for
+    a tombstone (see :mod:`~runstream.drain.retiring`), and with ``forget_after_seconds`` that one too, so long
+    after: then nothing in Redis tells any more that there was such a run, and an append under its id starts
+    another one. None: it stays.
+
     Several workers may drain one store. All must have the same archives: those of the first worker
     become the ones that each partition requires. Raises ConfigurationError for other ones.
     """
@@ -68,6 +74,8 @@ class DrainWorker:
         claim_seconds: float = 30.0,
         poll_seconds: float = 0.2,
         park_seconds: float = 300.0,
+        retire_after_seconds: float | None = None,
+        forget_after_seconds: float | None = None,
     ) -> None:
         if not sinks:
             raise ConfigurationError("a drain needs at least one archive to drain to")
@@ -88,6 +96,9 @@ class DrainWorker:
         self._poll_seconds = poll_seconds
         self._park_seconds = park_seconds
         self._enlisted = False
+        self._retiring = Retiring(
+            hot, self._sinks, retire_after_seconds, forget_after_seconds, park_seconds=park_seconds
+        )
 
     def drain_once(self) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.
@@ -100,7 +111,7 @@ class DrainWorker:
         report = DrainReport()
         while claimed := self._claim(began):
             report += self._drain_claimed(claimed)
-        return report
+        return report + self._retiring.all_due()
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain until ``stop`` is set, the batch in hand included; returns what was done in all.
@@ -115,6 +126,7 @@ class DrainWorker:
                 claimed = self._claim(None)
                 if claimed:
                     report += self._drain_claimed(claimed, stop)
+                report += self._retiring.some_due()
                 failures = 0
             except StoreUnavailable as error:
                 if failures == 0:

@@ -15,7 +15,8 @@ Every error that reaches a caller is one of these; an exception of redis-py or o
     ├── LeaseHeld                 somebody else holds the lease (owner, expires_in; seconds)
     ├── AcknowledgedWritesLost    the server forgot what it acknowledged (run_id, last_seen, last_present)
     ├── HistoryDiverged           two histories of one run differ (run_id, offset)
-    ├── EventsArchived            the events asked for have left Redis (run_id, first_hot)
+    ├── EventsArchived            what was asked for has left Redis (run_id, first_hot, archives)
+    ├── TooManyHotEvents          a run has as many events in Redis as it may (run_id, hot_events, limit)
     ├── ArchiveGap                an archive would be left with a hole (run_id, expected, found)
     └── StoreUnavailable          outcome unknown; the same call is safe to send again
 
@@ -24,6 +25,7 @@ Each carries its facts as attributes and says in its message what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "PayloadTooLarge",
     "RunstreamError",
     "StoreUnavailable",
+    "TooManyHotEvents",
     "UnsupportedVersion",
 ]
 
@@ -153,12 +156,30 @@ class HistoryDiverged(RunstreamError):
 
 
 class EventsArchived(RunstreamError):
-    """The events asked for have been archived and trimmed; ``first_hot`` is the first offset still in Redis."""
+    """What was asked for has been archived and has left Redis.
 
-    def __init__(self, message: str, *, run_id: str, first_hot: int) -> None:
+    ``first_hot`` is the first offset still in Redis, ``archives`` are the locations where the rest is, as far
+    as they are known.
+    """
+
+    def __init__(self, message: str, *, run_id: str, first_hot: int, archives: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.run_id = run_id
         self.first_hot = first_hot
+        self.archives = tuple(archives)
+
+
+class TooManyHotEvents(RunstreamError):
+    """With this append the run would have more than ``limit`` events in Redis, where it has ``hot_events``.
+
+    Nothing was written. The limit is the store's ``max_hot_events``.
+    """
+
+    def __init__(self, message: str, *, run_id: str, hot_events: int, limit: int) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.hot_events = hot_events
+        self.limit = limit
 
 
 class ArchiveGap(RunstreamError):

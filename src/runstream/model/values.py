@@ -173,7 +173,7 @@ class RunInfo:
 @dataclass(frozen=True, slots=True)
 class DrainReport:
     """What a drain did: counts of runs settled, events and snapshots archived, records quarantined,
-    runs parked, entries trimmed from Redis.
+    runs parked, entries trimmed from Redis (those of retired runs included), runs retired, runs forgotten.
     """
 
     runs: int = 0
@@ -182,6 +182,8 @@ class DrainReport:
     quarantined: int = 0
     parked: int = 0
     trimmed: int = 0
+    retired: int = 0
+    forgotten: int = 0
 
     def __add__(self, other: DrainReport) -> DrainReport:
         return DrainReport(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))

@@ -8,10 +8,19 @@ from runstream.model.errors import (
     HistoryDiverged,
     LeaseHeld,
     LeaseLost,
+    TooManyHotEvents,
 )
 from runstream.model.values import Cursor, LeaseGrant
 
-__all__ = ["diverged", "lease_held", "lease_lost", "lost", "offset_conflict", "snapshot_conflict"]
+__all__ = [
+    "diverged",
+    "lease_held",
+    "lease_lost",
+    "lost",
+    "offset_conflict",
+    "snapshot_conflict",
+    "too_many_hot_events",
+]
 
 
 def offset_conflict(run_id: str, expected: int, actual: int) -> ConcurrencyConflict:
@@ -73,6 +82,19 @@ def lease_held(run_id: str, lane_id: str | None, owner: str, expires_in: float) 
         owner=owner,
         expires_in=expires_in,
     )
+
+
+def too_many_hot_events(run_id: str, count: int, hot_events: int, limit: int) -> TooManyHotEvents:
+    """An append of ``count`` events to a run that has ``hot_events`` in Redis and may have ``limit``."""
+    if count > limit:
+        text = f"run {run_id!r}: {count} events in one append are more than max_hot_events={limit}: split it"
+    else:
+        text = (
+            f"run {run_id!r} has {hot_events} events in Redis, and with these {count} it would have more than"
+            f" max_hot_events={limit}: see whether a drain worker runs and keeps up (runstream status), save a"
+            " snapshot so that what it covers can be trimmed, and append again later"
+        )
+    return TooManyHotEvents(f"{text}; nothing was written", run_id=run_id, hot_events=hot_events, limit=limit)
 
 
 def _scope(run_id: str, lane_id: str | None) -> str:

@@ -64,6 +64,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         require_lease: bool = False,
         resend_lost: bool = False,
+        max_hot_events: int | None = None,
     ) -> None:
         self._driver = AsyncDriver(client, retry_seconds)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
@@ -75,6 +76,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
             self._driver.max_block_seconds,
             require_lease=require_lease,
             resend_lost=resend_lost,
+            max_hot_events=max_hot_events,
         )
         self._opening = asyncio.Lock()
 

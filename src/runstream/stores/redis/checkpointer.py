@@ -51,6 +51,11 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
     that this object appended, and where a server comes back without some of them, the next append puts
     those back first: once, in order, as new offsets. What it cannot make up for (events of others that this
     object had seen, or more than it holds) raises AcknowledgedWritesLost or HistoryDiverged all the same.
+    ``max_hot_events`` refuses with TooManyHotEvents an append to a run that would then have more than so many
+    events in Redis, which is better than a server that is full for all; a snapshot alone is never refused.
+
+    What a drain worker has retired is listed still and may be appended to; reading it raises EventsArchived,
+    which names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
 
     Threads may share one object. The methods are those of
     :class:`~runstream.model.protocols.RunStore`.
@@ -73,6 +78,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         require_lease: bool = False,
         resend_lost: bool = False,
+        max_hot_events: int | None = None,
     ) -> None:
         self._driver = SyncDriver(client, retry_seconds)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
@@ -84,6 +90,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
             self._driver.max_block_seconds,
             require_lease=require_lease,
             resend_lost=resend_lost,
+            max_hot_events=max_hot_events,
         )
         self._driver.run(opening.open_namespace(self.context), once=True)
 

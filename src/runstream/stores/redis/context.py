@@ -18,6 +18,7 @@ from runstream.codec.snapshot import PackedState
 from runstream.model.errors import ConfigurationError
 from runstream.model.values import Cursor, E, S
 from runstream.stores.coverage import CoverageBook
+from runstream.stores.filters import check_count
 from runstream.stores.redis.keys import Keys, check_namespace
 from runstream.stores.redis.recent import RecentBook
 from runstream.stores.redis.scripts import Seen
@@ -171,6 +172,7 @@ class Context(Generic[E, S]):
     max_block_seconds: float = 1.0
     require_lease: bool = False
     recent: RecentBook | None = None
+    max_hot_events: int | None = None
     clock: Callable[[], float] = time.monotonic
     producers: ProducerPool = field(default_factory=ProducerPool)
     coverage: CoverageBook = field(default_factory=CoverageBook)
@@ -218,13 +220,18 @@ class Context(Generic[E, S]):
         *,
         require_lease: bool,
         resend_lost: bool,
+        max_hot_events: int | None = None,
     ) -> Context[E, S]:
         """The context of a store with these options. Raises ConfigurationError for what there is not."""
         if durability != "primary":
             raise ConfigurationError(f"durability={durability!r}: this version gives 'primary' and nothing else")
-        return cls(
-            codec, namespace, partitions, max_block_seconds, require_lease, RecentBook() if resend_lost else None
-        )
+        check_count("max_hot_events", max_hot_events)
+        if max_hot_events == 0:
+            raise ConfigurationError(
+                "max_hot_events=0: a run needs room for at least one event; None for no limit"
+            )
+        recent = RecentBook() if resend_lost else None
+        return cls(codec, namespace, partitions, max_block_seconds, require_lease, recent, max_hot_events)
 
     @property
     def keys(self) -> Keys:

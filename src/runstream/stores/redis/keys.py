@@ -25,7 +25,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class PartitionKeys:
     """The keys of one partition."""
 
-    __slots__ = ("archives", "config", "deleted", "due", "parked", "runs", "tag")
+    __slots__ = ("archives", "config", "deleted", "due", "parked", "retire", "retired", "runs", "tag")
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -41,6 +41,10 @@ class PartitionKeys:
         """Sorted set: first chains of runs that were deleted lately, by when, in microseconds of server time."""
         self.parked = f"{tag}:parked"
         """Hash: runs that a drain has set aside, run id to reason."""
+        self.retire = f"{tag}:retire"
+        """Sorted set: ended runs of which all is archived by last update, in microseconds of server time."""
+        self.retired = f"{tag}:retired"
+        """Sorted set: retired runs by when that was, in microseconds of server time."""
 
     def session(self, session_id: str) -> str:
         """Sorted set: the run ids of a session by last update, in microseconds of server time."""

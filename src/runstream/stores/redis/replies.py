@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.model.values import Cursor
 
-__all__ = ["as_map", "entry_record", "known_place", "parse_info", "place", "scored"]
+__all__ = ["Retired", "as_map", "entry_record", "known_place", "parse_info", "place", "retired_of", "scored"]
 
 
 def as_map(reply: Any) -> dict[bytes, bytes]:
@@ -44,6 +44,27 @@ def place(text: bytes) -> Cursor:
 
 known_place = lru_cache(maxsize=1024)(place)
 """As ``place``, for one that comes again with every reply: a run's start."""
+
+
+class Retired(NamedTuple):
+    """What is left of a retired run: how often its snapshots had been saved, and up to where it went.
+
+    ``run_revision`` is that of the run's own snapshot, ``lane_revision`` the highest of its lanes', 0 where there
+    was none. ``offset`` is the last that was retired; None of a tombstone: all was.
+    """
+
+    run_revision: int
+    lane_revision: int
+    offset: int | None = None
+
+    def had_snapshot(self, lane_id: str | None) -> bool:
+        """Whether the run (None) had a snapshot; of a lane, whether any had: which ones is not known any more."""
+        return (self.run_revision if lane_id is None else self.lane_revision) > 0
+
+
+def retired_of(text: bytes | None) -> Retired | None:
+    """Meta's field ``retired``; None for a run that was not."""
+    return Retired(*map(int, text.split())) if text else None
 
 
 def entry_record(entry: Any) -> bytes:

@@ -16,12 +16,13 @@ from runstream.stores.coverage import Covered
 from runstream.stores.filters import check_attempts, check_count, grant_of
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.stores.redis.operations.moved import retired_away
 from runstream.stores.redis.operations.reading import standing_of, standing_query
 from runstream.stores.redis.operations.resending import deliver
 from runstream.stores.redis.operations.sending import batch_of, settle
 from runstream.stores.redis.operations.snapshots import decode_known
 from runstream.stores.redis.outcomes import Applied
-from runstream.stores.redis.replies import as_map, place
+from runstream.stores.redis.replies import as_map, place, retired_of
 from runstream.stores.redis.scripts import Batch, LaneSpan, SnapshotWrite
 from runstream.stores.refusals import offset_conflict
 from runstream.stores.tokens import random_token
@@ -104,9 +105,12 @@ def update_state(
     check_run_id(run_id)
     check_attempts(attempts)
     keys, plain = context.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, lease))
-    queries = [(b"HGETALL", keys.snapshot(None)), (b"HGET", keys.meta, "start")]
+    queries = [(b"HGETALL", keys.snapshot(None)), (b"HMGET", keys.meta, "start", "retired")]
     for left in range(attempts - 1, -1, -1):
-        saved, start = yield Exchange(queries, atomic=True)
+        saved, (start, gone) = yield Exchange(queries, atomic=True)
+        retired = retired_of(gone)
+        if not saved and retired is not None and retired.had_snapshot(None):
+            raise (yield from retired_away(context, run_id, None))  # and no new state in its place
         base = _base(context, run_id, as_map(saved), start)
         state = context.codec.new_state(run_id) if base.state is None else base.state
         changed = change(state)

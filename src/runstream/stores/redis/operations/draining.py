@@ -128,7 +128,9 @@ def _loaded(run_id: str, meta: dict[bytes, bytes]) -> LoadedRun | None:
         int(meta[b"updated"]) / MICROSECONDS,
     )
     last = place(meta[b"last"])
-    return LoadedRun(header, place(meta[b"mark"]) if b"mark" in meta else start, last, tokens)
+    # of a tombstone all is archived; what goes on after one has a mark
+    unmarked = last if b"retired" in meta else start
+    return LoadedRun(header, place(meta[b"mark"]) if b"mark" in meta else unmarked, last, tokens)
 
 
 class Wanted(NamedTuple):

@@ -19,10 +19,11 @@ from runstream.model.values import Cursor, E, Recorded, Recovery, S
 from runstream.stores.filters import EventFilter, check_read, lane_of, origin, seq_of
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Items, Operation, Paging, Refusal, Stream
+from runstream.stores.redis.operations.moved import events_archived, retired_away
 from runstream.stores.redis.operations.sending import settle
 from runstream.stores.redis.operations.snapshots import decode_snapshot
 from runstream.stores.redis.pace import Pace
-from runstream.stores.redis.replies import as_map, entry_record, parse_info, place
+from runstream.stores.redis.replies import Retired, as_map, entry_record, parse_info, place, retired_of
 from runstream.stores.refusals import diverged, lost
 
 __all__ = [
@@ -43,30 +44,46 @@ _RECOVER_ATTEMPTS = 10
 
 
 class Standing(NamedTuple):
-    """Where a run stands, as its meta has it; a run that is not there stands at 0."""
+    """Where a run stands, as its meta has it; a run that is not there stands at 0.
+
+    Of a tombstone the mark is the last place: all was archived before it was retired.
+    """
 
     exists: bool
     start: Cursor
     last: Cursor
     mark: Cursor
     status: str
+    retired: Retired | None = None
+
+    @property
+    def has_retired_events(self) -> bool:
+        """Whether events left Redis with all that was known of their lanes."""
+        if self.retired is None:
+            return False
+        upto = self.last.offset if self.retired.offset is None else self.retired.offset
+        return upto > self.start.offset
 
 
 def standing_query(meta_key: str) -> tuple[Any, ...]:
     """The command whose reply :func:`standing_of` reads."""
-    return (b"HMGET", meta_key, "start", "last", "mark", "status")
+    return (b"HMGET", meta_key, "start", "last", "mark", "status", "retired")
 
 
 def standing_of(reply: Sequence[bytes | None]) -> Standing:
     """Where the run stands."""
-    start, last, mark, status = reply
+    start, last, mark, status, left = reply
     at_start = place(start) if start else Cursor(0, 0)
+    at_last = place(last) if last else at_start
+    retired = retired_of(left)
+    unmarked = at_start if retired is None else at_last
     return Standing(
         start is not None,
         at_start,
-        place(last) if last else at_start,
-        place(mark) if mark else at_start,
+        at_last,
+        place(mark) if mark else unmarked,
         status.decode() if status else "",
+        retired,
     )
 
 
@@ -117,6 +134,10 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
         saved, meta, *since = yield Exchange(queries, atomic=True)
         standing = standing_of(meta)
         snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
+        if snapshot is None and standing.retired is not None:
+            is_unknown_lane = lane_id is not None and since[0] is None
+            if standing.retired.had_snapshot(lane_id) or (is_unknown_lane and standing.has_retired_events):
+                raise (yield from retired_away(context, run_id, lane_id))
         covered = standing.start.offset if snapshot is None else snapshot.offset
         recorded: list[Recorded[E]] = []
         try:
@@ -148,7 +169,11 @@ def last_seq(context: Context[E, S], run_id: str, lane_id: str) -> Operation[int
     check_run_id(run_id)
     check_name("lane_id", lane_id)
     yield from settle(context, [run_id])  # a number that is on its way is not free
-    (lane,) = yield Exchange([(b"HGET", context.keys.run(run_id).meta, f"lane:{lane_id}")])
+    meta_key = context.keys.run(run_id).meta
+    queries = [(b"HGET", meta_key, f"lane:{lane_id}"), standing_query(meta_key)]
+    lane, meta = yield Exchange(queries, atomic=True)
+    if not lane and standing_of(meta).has_retired_events:
+        raise (yield from retired_away(context, run_id, lane_id))  # a number that was used is not given again
     return int(lane.partition(b" ")[2]) if lane else 0
 
 
@@ -357,14 +382,7 @@ class _Reader:
         """Raise the error that says why the event at ``expected`` is not there."""
         if expected > standing.mark.offset:  # nobody may have trimmed what was never archived
             raise lost(self.run_id, standing.last.offset, expected - 1)
-        (first,) = yield Exchange([(b"XRANGE", self._keys.events, str(expected), "+", b"COUNT", 1)])
-        first_hot = place(first[0][0]).offset if first else standing.last.offset + 1
-        raise EventsArchived(
-            f"events {expected} to {first_hot - 1} of run {self.run_id!r} have left Redis for the archive; read"
-            f" them there, or read on from offset {first_hot} (after={first_hot - 1})",
-            run_id=self.run_id,
-            first_hot=first_hot,
-        )
+        raise (yield from events_archived(self.context, self.run_id, expected))
 
     def _next_count(self) -> int:
         return self._pace.count if self.left is None else min(self._pace.count, self.left)

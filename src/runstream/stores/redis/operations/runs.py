@@ -18,7 +18,7 @@ from runstream.stores.redis.scripts import MICROSECONDS, delete_call
 __all__ = ["delete_run", "list_runs", "run_info", "runs"]
 
 _CHUNK = 200
-_INFO = ("start", "last", "mark", "status", "session", "created", "updated", "parent")
+_INFO = ("start", "last", "mark", "status", "retired", "session", "created", "updated", "parent")
 
 
 def run_info(context: Context[E, S], run_id: str) -> Operation[RunInfo | None]:
@@ -86,10 +86,10 @@ def _infos(context: Context[E, S], run_ids: Sequence[str]) -> Operation[list[Run
 
 
 def _info(run_id: str, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
-    standing = standing_of(meta[:4])
+    standing = standing_of(meta[:5])
     if not standing.exists:
         return None
-    session, created, updated, parent = meta[4:]
+    session, created, updated, parent = meta[5:]
     return RunInfo(
         run_id,
         session.decode() if session else "",

@@ -26,7 +26,15 @@ from runstream.stores.redis.scripts import (
     lane_of_lease,
 )
 from runstream.stores.redis.unsettled import Attempt
-from runstream.stores.refusals import diverged, lease_held, lease_lost, lost, offset_conflict, snapshot_conflict
+from runstream.stores.refusals import (
+    diverged,
+    lease_held,
+    lease_lost,
+    lost,
+    offset_conflict,
+    snapshot_conflict,
+    too_many_hot_events,
+)
 
 __all__ = ["batch_of", "held", "send", "settle"]
 
@@ -123,6 +131,7 @@ def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked:
         context.server_clock.now(),
         producer.first_chain,
         context.seen.get(batch.run_id) if checked else None,
+        context.max_hot_events,
     )
     return Attempt(context, batch, append_call(context.keys, batch, sending), sending)
 
@@ -177,15 +186,10 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
         return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
     if outcome == b"snapshot" and batch.snapshot is not None:
         return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
-    if outcome == b"archived":
-        first_hot = int(facts[0]) + 1
-        return EventsArchived(
-            f"run {run_id!r}: this snapshot does not cover events that have left Redis for the archive (up to"
-            f" offset {first_hot - 1}): nobody could recover from it, and nothing was written; recover the run or"
-            " lane first, go on from what that gives, and save again",
-            run_id=run_id,
-            first_hot=first_hot,
-        )
+    if outcome == b"full":
+        return too_many_hot_events(run_id, int(facts[1]), int(facts[0]), context.max_hot_events or 0)
+    if outcome in (b"archived", b"retired"):
+        return _archived(run_id, outcome, int(facts[0]))
     if outcome == b"lost":
         return lost(run_id, int(facts[0]) if seen is None else seen.cursor.offset, int(facts[0]))
     if outcome == b"diverged" and seen is not None:
@@ -199,6 +203,21 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
         f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
         " it was created anew since this store was opened; open the store again"
     )
+
+
+def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
+    if outcome == b"retired":
+        text = (
+            "was retired, and the snapshot that this one was to follow has left Redis for the archive: nothing was"
+            " written; load it there and go on from it, or put this one in its place (save_snapshot)"
+        )
+    else:
+        text = (
+            f"has events, up to offset {upto}, that have left Redis for the archive and are not covered by this"
+            " snapshot: nobody could recover from it, and nothing was written; recover the run or lane first, go"
+            " on from what that gives, and save again"
+        )
+    return EventsArchived(f"run {run_id!r} {text}", run_id=run_id, first_hot=upto + 1)
 
 
 def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:

@@ -8,7 +8,8 @@ from runstream.model.names import check_name, check_run_id
 from runstream.model.values import E, S, Snapshot
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.replies import as_map, place
+from runstream.stores.redis.operations.moved import retired_away
+from runstream.stores.redis.replies import as_map, place, retired_of
 
 __all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
 
@@ -21,9 +22,12 @@ def load_snapshot(
     if lane_id is not None:
         check_name("lane_id", lane_id)
     keys = context.keys.run(run_id)
-    queries = [(b"HGETALL", keys.snapshot(lane_id)), (b"HGET", keys.meta, "start")]
-    saved, start = yield Exchange(queries, atomic=True)
+    queries = [(b"HGETALL", keys.snapshot(lane_id)), (b"HMGET", keys.meta, "start", "retired")]
+    saved, (start, left) = yield Exchange(queries, atomic=True)
     snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
+    retired = retired_of(left)
+    if snapshot is None and retired is not None and retired.had_snapshot(lane_id):
+        raise (yield from retired_away(context, run_id, lane_id))
     if snapshot is not None and start:
         context.coverage.loaded(run_id, lane_id, place(start), snapshot.offset)
     return snapshot

@@ -14,7 +14,7 @@ from runstream.model.state import status_after
 from runstream.model.values import Cursor, LeaseGrant
 from runstream.stores.coverage import Covered
 from runstream.stores.redis.exchange import Script, ScriptCall
-from runstream.stores.redis.keys import Keys, PartitionKeys
+from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
 
 __all__ = [
     "MICROSECONDS",
@@ -29,9 +29,11 @@ __all__ = [
     "claim_call",
     "delete_call",
     "enlist_call",
+    "forget_call",
     "lane_of_lease",
     "lease_call",
     "park_call",
+    "retire_call",
     "settle_call",
     "snapshot_field",
 ]
@@ -53,8 +55,9 @@ def _load(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-SCRIPTS = tuple(map(_load, ("append", "claim", "settle", "park", "delete", "enlist", "lease")))
-_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST, _LEASE = SCRIPTS
+_NAMES = ("append", "claim", "settle", "park", "delete", "enlist", "lease", "retire", "forget")
+SCRIPTS = tuple(map(_load, _NAMES))
+_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST, _LEASE, _RETIRE, _FORGET = SCRIPTS
 
 
 def snapshot_field(lane_id: str | None) -> str:
@@ -153,7 +156,7 @@ class Sending(NamedTuple):
     """How a batch is sent: under which producer and number, first when, and what its writer saw last.
 
     ``sent_at`` is server time in microseconds, None before it is known; ``first_chain`` is for a run
-    that is new.
+    that is new; ``max_hot_events`` is how many entries the run may have in Redis then, None for any number.
     """
 
     producer: str
@@ -161,19 +164,20 @@ class Sending(NamedTuple):
     sent_at: int | None
     first_chain: int
     seen: Seen | None
+    max_hot_events: int | None = None
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
     """Append events, a snapshot, or both."""
     run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot = batch
-    producer, number, sent_at, first_chain, seen = sending
+    producer, number, sent_at, first_chain, seen, most = sending
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
     # in one word list: redis-py takes longer over each argument than the script over all of these
     words = (
         f"{len(keys.partitions)} {first_chain} {producer} {number} {'-' if sent_at is None else sent_at}"
         f" {PRODUCER_WINDOW_SECONDS * MICROSECONDS} {'- -' if seen is None else seen.words}"
-        f" {'-' if expected is None else expected} {status or '-'} {len(lanes)}"
+        f" {'-' if expected is None else expected} {'-' if most is None else most} {status or '-'} {len(lanes)}"
         f" {len(events) if is_keyed else 0} {0 if grant is None else 1} {0 if snapshot is None else 1}"
     )
     args: list[Any] = [run_id, session_id, words]
@@ -247,7 +251,7 @@ def settle_call(
         args += (snapshot_field(lane_id), token)
     return ScriptCall(
         _SETTLE,
-        (run.events, run.meta, partition.due, partition.archives, partition.parked),
+        (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire),
         args,
     )
 
@@ -267,20 +271,81 @@ def delete_call(
 ) -> ScriptCall:
     """Remove a run whose start, session and snapshots (by lane) are these."""
     run = keys.run(run_id)
-    partition = run.partition
+    snapshots = (run.snapshot(lane_id) for lane_id in lanes)
     return ScriptCall(
         _DELETE,
+        (*_all_but_snapshots(run, session_id), *snapshots),
+        (run_id, start, session_id, len(lanes), DELETED_WINDOW_SECONDS * MICROSECONDS),
+    )
+
+
+def _all_but_snapshots(run: RunKeys, session_id: str) -> tuple[str, ...]:
+    partition = run.partition
+    return (
+        run.events,
+        run.meta,
+        run.producers,
+        run.keys,
+        partition.runs,
+        partition.session(session_id),
+        partition.due,
+        partition.parked,
+        partition.deleted,
+        partition.retire,
+        partition.retired,
+    )
+
+
+def retire_call(
+    keys: Keys,
+    run_id: str,
+    *,
+    start: str,
+    quiet_seconds: float,
+    archives: Sequence[str],
+    snapshots: Mapping[str | None, str],
+) -> ScriptCall:
+    """Retire a run (``start`` "" if there is none) of which these archives have all, with these snapshots
+    (token by lane), if it was quiet for so long.
+    """
+    run = keys.run(run_id)
+    partition = run.partition
+    args: list[Any] = [
+        run_id,
+        start,
+        int(quiet_seconds * MICROSECONDS),
+        PRODUCER_WINDOW_SECONDS * MICROSECONDS,
+        len(archives),
+        *archives,
+    ]
+    for lane_id, token in snapshots.items():
+        args += (snapshot_field(lane_id), token)
+    return ScriptCall(
+        _RETIRE,
         (
             run.events,
             run.meta,
             run.producers,
-            run.keys,
-            partition.runs,
-            partition.session(session_id),
             partition.due,
-            partition.parked,
-            partition.deleted,
-            *(run.snapshot(lane_id) for lane_id in lanes),
+            partition.retire,
+            partition.retired,
+            partition.archives,
+            *(run.snapshot(lane_id) for lane_id in snapshots),
         ),
-        (run_id, start, session_id, len(lanes), DELETED_WINDOW_SECONDS * MICROSECONDS),
+        args,
+    )
+
+
+def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> ScriptCall:
+    """Forget a run (``start`` "" if there is none) that was retired so long ago."""
+    return ScriptCall(
+        _FORGET,
+        _all_but_snapshots(keys.run(run_id), session_id),
+        (
+            run_id,
+            start,
+            session_id,
+            int(retired_seconds * MICROSECONDS),
+            DELETED_WINDOW_SECONDS * MICROSECONDS,
+        ),
     )

@@ -6,8 +6,9 @@
 --       3 words, separated by single spaces: partitions; first chain, for a run that is new; producer; its
 --         batch number; when it was first sent (microseconds), or '-'; for how long a silent producer is
 --         remembered (microseconds); the history (its first chain) and the place in it that the writer saw
---         last, or '-' twice; expected offset, or '-'; status, or '-'; number of lanes; number of events that
---         are described (all or 0); number of leases; number of snapshots
+--         last, or '-' twice; expected offset, or '-'; most entries that the run may have here, or '-'; status,
+--         or '-'; number of lanes; number of events that are described (all or 0); number of leases; number of
+--         snapshots
 --       then for each lane: its name; the indexes in the batch of its first and last event, and the seq of the
 --         latter, separated by spaces
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': its lane by its index
@@ -28,19 +29,23 @@
 --         {'diverged'}              the run has another history there, nothing written
 --         {'partitions', n}         the namespace has n, nothing written
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
+--         {'full', entries, more}   the run has so many entries here, too many with so many more, nothing written
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there, nothing written
+--         {'retired', offset}       compare: the former snapshot was retired, up to there, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
 -- After 'ok': offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
 -- the run is due. A batch that its producer has sent before gets its first reply and changes nothing. An event
 -- whose key was known has not been written again; if all were known, nothing has been, the snapshot included.
+-- A run that was retired goes on after its last place, which is its mark; what is not known of its lanes any more
+-- is taken to be as bad as it can be: they have events up to there, and no snapshot covers any of them.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
 
 local run_id, session = ARGV[1], ARGV[2]
-local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, status, lanes, described,
-  leases, snapshots = string.match(ARGV[3],
-  '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, most, status, lanes,
+  described, leases, snapshots = string.match(ARGV[3],
+  '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 batch, window, lanes, described = tonumber(batch), tonumber(window), tonumber(lanes), tonumber(described)
 
 -- a resend: the first reply is kept with the producer, its parts separated by spaces
@@ -82,16 +87,20 @@ end
 -- what is known of the run and of its lanes: the first one's in the same breath
 local first_lane = lanes > 0 and ARGV[4] or snapshot and snapshot.lane or ''
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease',
-  'lane:' .. first_lane, 'since:' .. first_lane, 'lease:' .. first_lane)
+  'lane:' .. first_lane, 'since:' .. first_lane, 'lease:' .. first_lane, 'retired')
 local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
 local former = meta[2] or start
+local of_run, of_lanes, retired = retired_of(meta[8], offset)
 local lane_of = {}
 local function add_lane(name, first, last, seq)
   local known = name == first_lane and {meta[5], meta[6], meta[7]}
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq}
+  if retired and not known[1] and retired > place(start) then
+    lane.last, lane.since_ever = text(retired), text(place(start) + 1)
+  end
   lane_of[name] = lane
   return lane
 end
@@ -125,7 +134,7 @@ if seen ~= '-' and seen ~= meta[2] then
     local entry = call('XRANGE', KEYS[1], text(seen_offset), text(seen_offset))[1]
     local there = entry and entry[1]
     if not there then
-      local mark = call('HGET', KEYS[2], 'mark') or start
+      local mark = call('HGET', KEYS[2], 'mark') or is_tombstone(meta[8]) and former or start
       -- trimmed: then it was archived, and the mark is there or beyond
       if place(mark) <= seen_offset then there = mark end
     end
@@ -167,18 +176,23 @@ if is_nothing then
   snapshot = nil
 elseif expected ~= '-' and tonumber(expected) ~= offset then
   return {'conflict', text(offset)}
+elseif most ~= '-' and written > 0 then
+  local entries = call('XLEN', KEYS[1])
+  if entries + written > tonumber(most) then return {'full', text(entries), text(written)} end
 end
 
 if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
-  snapshot.revision = tonumber(saved[2] or 0) + 1
+  local gone = not saved[1] and retired and (snapshot.lane and of_lanes or of_run) or 0
+  snapshot.revision = tonumber(saved[2] or gone) + 1
+  if gone > 0 and snapshot.mode == 'compare' then return {'retired', text(retired)} end
   if (saved[1] or '') ~= snapshot.base then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
   local lane = snapshot.lane and lane_of[snapshot.lane]
   local before, since = offset, nil
-  if lane then before, since = tonumber(lane.last), tonumber(lane.since or nil) end
+  if lane then before, since = tonumber(lane.last), tonumber(lane.since or lane.since_ever or nil) end
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
   local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
   snapshot.covered = tonumber(base)
@@ -194,7 +208,7 @@ if snapshot then
       snapshot.since = since
     end
     -- what it does not cover must be there to be recovered
-    local trimmed = tonumber(call('HGET', KEYS[2], 'trimmed') or 0)
+    local trimmed = math.max(tonumber(call('HGET', KEYS[2], 'trimmed') or 0), retired or 0)
     if math.max(snapshot.covered + 1, lane and since or 0) <= trimmed then return {'archived', text(trimmed)} end
   end
 end
@@ -235,7 +249,9 @@ for i = 1, lanes do
   if lane.last_index then
     lane.last = text(before_batch + lane.last_index)
     change('lane:' .. lane.name, lane.last .. ' ' .. lane.seq)
-    if not lane.since then change('since:' .. lane.name, text(before_batch + lane.first_index)) end
+    if not lane.since then
+      change('since:' .. lane.name, lane.since_ever or text(before_batch + lane.first_index))
+    end
   end
 end
 for i = 1, described do
@@ -278,6 +294,10 @@ if not is_nothing then
     change('status', 'running')
   end
   if session ~= '' and (meta[3] or '') == '' then change('session', session) end
+  if is_tombstone(meta[8]) then
+    change('mark', former)
+    change('retired', meta[8] .. ' ' .. text(retired))
+  end
   for i = 1, #changed, 4000 do
     call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
   end
@@ -290,6 +310,13 @@ if not is_nothing then
 end
 
 call('HSET', KEYS[3], producer, text(batch) .. ' ' .. table.concat(reply, ' ', 2))
+if retired then -- producers go a window after the run was retired, and stay if it goes on
+  if is_nothing and is_tombstone(meta[8]) then
+    call('PEXPIRE', KEYS[3], text(math.ceil(window / 1000)))
+  else
+    call('PERSIST', KEYS[3])
+  end
+end
 -- when one is new to it, so that the run does not remember every process that ever wrote to it
 if not sent and call('HLEN', KEYS[3]) > 16 then
   local known = call('HGETALL', KEYS[3])

@@ -14,6 +14,20 @@ local function clock()
   return time[1] * 1000000 + time[2]
 end
 
+local function is_ended(status) return status == 'completed' or status == 'failed' or status == 'cancelled' end
+
+-- Meta's field `retired`, of a run that was retired: 'RUN LANES', the revision of the run's own snapshot and the
+-- highest of its lanes' (0: none) as they left Redis with its events; this is a tombstone, and its last place is
+-- the mark. Once something has come after it: 'RUN LANES OFFSET', with the offset up to which it was retired.
+-- The two revisions and the offset; for a run that was not retired, nothing.
+local function retired_of(retired, last)
+  if not retired then return nil end
+  local of_run, of_lanes, offset = string.match(retired, '^(%d+) (%d+) ?(%d*)$')
+  return tonumber(of_run), tonumber(of_lanes), tonumber(offset) or last
+end
+
+local function is_tombstone(retired) return retired and string.match(retired, '^%d+ %d+$') ~= nil end
+
 -- What tells this server, as a primary, from every other and from itself before it was last promoted or started
 -- again. A lease is in force only where it was given: behind a failover or a restart it may have been the newest,
 -- or a lost one may have passed it. A server that does not tell (fakeredis; a user without INFO) has '-'.

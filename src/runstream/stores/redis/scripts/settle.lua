@@ -1,6 +1,6 @@
 -- Notes that a run is archived up to a place, and trims what is not needed any more.
 --
--- KEYS  1 events  2 meta  3 due  4 archives  5 parked
+-- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)
 --       3 the place that is proven to be archived  4 'covered', 'archived' or 'never'
 --       5 keep the claim for so long (microseconds), or '' to give it up
@@ -14,8 +14,9 @@
 --         In the last three cases nothing was trimmed and the claim stands until it runs out.
 --
 -- After 'ok': the mark is at least at that place; what was trimmed lies at or before it. The run stays
--- due if an event or a snapshot came in between. XTRIM is the first write: it frees memory, so that a
--- full server does not refuse what would make room.
+-- due if an event or a snapshot came in between; if it has ended and nothing is left to archive, it is in
+-- `retire`. XTRIM is the first write (of a retired run, ZREM): it frees memory, so that a full server does not
+-- refuse what would make room.
 
 local function offset_of(cursor) return (place(cursor)) end
 
@@ -35,8 +36,16 @@ for i = 1, #required, 2 do
   if not has[required[i]] then return {'archives', required[i + 1]} end
 end
 
-local mark = meta['mark'] or meta['start']
 local proven, offset = ARGV[3], offset_of(ARGV[3])
+if is_tombstone(meta['retired']) then
+  -- a worker that is late: all of the run was archived before it was retired
+  if offset > offset_of(meta['last']) then return {'diverged'} end
+  call('ZREM', KEYS[3], ARGV[1])
+  call('HDEL', KEYS[5], ARGV[1])
+  return {'ok', 0, '1'}
+end
+
+local mark = meta['mark'] or meta['start']
 if proven ~= mark and proven ~= meta['last'] then
   local entry = call('XRANGE', KEYS[1], proven, proven)
   if #entry == 0 then
@@ -82,6 +91,7 @@ if ARGV[5] ~= '' then
   call('ZADD', KEYS[3], 'XX', text(clock() + tonumber(ARGV[5])), ARGV[1])
 elseif done then
   call('ZREM', KEYS[3], ARGV[1])
+  if is_ended(meta['status']) then call('ZADD', KEYS[6], meta['updated'], ARGV[1]) end
 else
   call('ZADD', KEYS[3], text(clock()), ARGV[1])
 end

@@ -1,0 +1,50 @@
+-- Forgets a retired run: its tombstone goes, with all that was left beside it.
+--
+-- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
+--       11 retired
+-- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
+--       3 its session  4 how long it must have been retired  5 for how long a deletion is remembered (both
+--         microseconds)
+--
+-- Replies 'ok'
+--         'unfit'    it is not a tombstone, or not any more: taken off `retired`; retiring puts it back
+--         'later'    it was retired since, or is leased: it is looked at again then
+--         'changed'  it is another run of that name, or has another session; nothing was written
+--
+-- After 'ok' a run of that name is a new one, and whoever knew this history is told that it was deleted, not that it
+-- was lost. The first write is a ZREM or DEL: a full server does not refuse it, nor what follows.
+
+local now, quiet = clock(), tonumber(ARGV[4])
+local score = call('ZSCORE', KEYS[11], ARGV[1])
+local fields = call('HGETALL', KEYS[2])
+local meta = {}
+for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+if (meta['start'] or '') ~= ARGV[2] then return 'changed' end
+if not score or not is_tombstone(meta['retired']) or call('ZSCORE', KEYS[7], ARGV[1]) then
+  call('ZREM', KEYS[11], ARGV[1])
+  return 'unfit'
+end
+if (meta['session'] or '') ~= ARGV[3] then return 'changed' end
+
+local from = tonumber(score)
+for field, value in pairs(meta) do
+  if string.match(field, '^lease') then
+    local _, _, expires = lease_in_force(value, now)
+    if expires then from = math.max(from, expires - quiet) end
+  end
+end
+if from > now - quiet then
+  call('ZREM', KEYS[11], '') -- as in claim.lua: a full server does not refuse this, nor what follows
+  call('ZADD', KEYS[11], 'XX', text(from), ARGV[1])
+  return 'later'
+end
+
+call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+call('ZREM', KEYS[5], ARGV[1])
+call('ZREM', KEYS[6], ARGV[1])
+call('HDEL', KEYS[8], ARGV[1])
+call('ZREM', KEYS[10], ARGV[1])
+call('ZREM', KEYS[11], ARGV[1])
+call('ZREMRANGEBYSCORE', KEYS[9], '-inf', text(now - tonumber(ARGV[5])))
+call('ZADD', KEYS[9], text(now), string.match(ARGV[2], '%d+$'))
+return 'ok'

@@ -1,0 +1,94 @@
+-- Retires a run that has ended and is archived: it leaves Redis except for a tombstone in its meta.
+--
+-- KEYS  1 events  2 meta  3 producers  4 due  5 retire  6 retired  7 archives
+--       then its snapshots
+-- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
+--       3 how long it must have been quiet  4 for how long a silent producer is remembered (both microseconds)
+--       5 number of archives that have it, their UUIDs
+--       then the meta field of each snapshot that they have, and its token
+--
+-- Replies {'ok', entries that left Redis}
+--         {'unfit'}                 it has not ended, is not archived or is retired already: taken off `retire`;
+--                                   settling puts it back
+--         {'later'}                 it was not quiet for so long, or is leased: it is looked at again then
+--         {'changed'}               it has other snapshots, or is another run of that name; nothing was written
+--         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
+--
+-- After 'ok': meta has start, last place, status, session, parent, times, and `retired` (see common.lua), and is
+-- in `retired`; no events, no snapshots. Callers' keys stay known, and producers for their window: what is sent
+-- again is not applied again. Where the mark is the last place, it was put there by a settling that carried the
+-- proof, and nothing is due: so all that goes here was compared with every archive (P9). The first write is a
+-- ZREM or DEL: a full server does not refuse it, nor what follows.
+
+local now, quiet = clock(), tonumber(ARGV[3])
+local score = call('ZSCORE', KEYS[5], ARGV[1])
+local fields = call('HGETALL', KEYS[2])
+local meta, snapshots = {}, {}
+for i = 1, #fields, 2 do
+  meta[fields[i]] = fields[i + 1]
+  if string.sub(fields[i], 1, 8) == 'snapshot' then snapshots[fields[i]] = fields[i + 1] end
+end
+
+local at, has = 6, {}
+for _ = 1, tonumber(ARGV[5]) do
+  has[ARGV[at]] = true
+  at = at + 1
+end
+local required = call('HGETALL', KEYS[7])
+for i = 1, #required, 2 do
+  if not has[required[i]] then return {'archives', required[i + 1]} end
+end
+
+if (meta['start'] or '') ~= ARGV[2] then return {'changed'} end
+if not score or not meta['start'] or is_tombstone(meta['retired']) or not is_ended(meta['status'])
+  or (meta['mark'] or meta['start']) ~= meta['last'] or call('ZSCORE', KEYS[4], ARGV[1]) then
+  call('ZREM', KEYS[5], ARGV[1])
+  return {'unfit'}
+end
+
+local from = tonumber(meta['updated'])
+for field, value in pairs(meta) do
+  if string.match(field, '^lease') then
+    local _, _, expires = lease_in_force(value, now)
+    if expires then from = math.max(from, expires - quiet) end
+  end
+end
+if from > now - quiet then
+  call('ZREM', KEYS[5], '') -- as in claim.lua: a full server does not refuse this, nor what follows
+  call('ZADD', KEYS[5], 'XX', text(from), ARGV[1])
+  return {'later'}
+end
+
+local archived = {}
+for i = at, #ARGV, 2 do archived[ARGV[i]] = ARGV[i + 1] end
+local of_run, of_lanes = retired_of(meta['retired'])
+of_run, of_lanes = of_run or 0, of_lanes or 0
+for field, value in pairs(snapshots) do
+  local revision, token = string.match(value, '^%d+ (%d+) (%S+)$')
+  if archived[field] ~= token then return {'changed'} end
+  if field == 'snapshot' then
+    of_run = math.max(of_run, tonumber(revision))
+  else
+    of_lanes = math.max(of_lanes, tonumber(revision))
+  end
+end
+
+local entries = call('XLEN', KEYS[1])
+call('DEL', KEYS[1])
+for i = 8, #KEYS do call('DEL', KEYS[i]) end
+-- made anew, or it would keep the room of what it had: a hash never goes back to its compact form
+call('DEL', KEYS[2])
+local kept = {'start', meta['start'], 'last', meta['last'], 'status', meta['status'], 'created', meta['created'],
+  'updated', meta['updated'], 'retired', text(of_run) .. ' ' .. text(of_lanes)}
+local function keep(field)
+  if meta[field] then kept[#kept + 1], kept[#kept + 2] = field, meta[field] end
+end
+keep('session')
+keep('parent')
+-- the next epoch is the server's time anyway, unless that is behind
+if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end
+call('HSET', KEYS[2], unpack(kept))
+call('PEXPIRE', KEYS[3], text(math.ceil(tonumber(ARGV[4]) / 1000)))
+call('ZREM', KEYS[5], ARGV[1])
+call('ZADD', KEYS[6], text(now), ARGV[1])
+return {'ok', entries}
