@@ -78,6 +78,8 @@ class Piece:
     broken: Mapping[str | None, str] = field(default_factory=dict)
     blocked: str = ""
     """Why the run cannot go on after this piece: a record of a newer version."""
+    fresh_bytes: int = 0
+    """The size of those records that lie after the mark."""
 
     @property
     def end(self) -> Cursor:
@@ -110,6 +112,8 @@ class Piece:
             except UnsupportedVersion as error:
                 piece.blocked = str(error)
                 return piece
+            if expected > work.run.mark.offset:
+                piece.fresh_bytes += len(record)
         reached = want.first - 1 + len(piece.entries)
         if reached != want.last:
             raise ArchiveGap(

@@ -28,10 +28,14 @@ __all__ = [
     "append_call",
     "claim_call",
     "delete_call",
+    "drop_call",
     "enlist_call",
+    "extend_call",
     "lane_of_lease",
     "lease_call",
     "park_call",
+    "report_call",
+    "revisit_call",
     "settle_call",
     "snapshot_field",
 ]
@@ -41,6 +45,8 @@ PRODUCER_WINDOW_SECONDS = 600
 """For how long the server remembers a producer that is silent. A batch that is older is refused."""
 DELETED_WINDOW_SECONDS = 7 * 24 * 3600
 """For how long it is remembered that a run was deleted rather than lost."""
+WORKER_WINDOW_SECONDS = 24 * 3600
+"""For how long the report of a worker that is silent is kept."""
 
 
 def _source(name: str) -> str:
@@ -53,8 +59,9 @@ def _load(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-SCRIPTS = tuple(map(_load, ("append", "claim", "settle", "park", "delete", "enlist", "lease")))
-_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST, _LEASE = SCRIPTS
+_NAMES = ("append", "claim", "settle", "park", "delete", "enlist", "lease", "extend", "report", "revisit", "drop")
+SCRIPTS = tuple(map(_load, _NAMES))
+_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST, _LEASE, _EXTEND, _REPORT, _REVISIT, _DROP = SCRIPTS
 
 
 def snapshot_field(lane_id: str | None) -> str:
@@ -220,6 +227,27 @@ def claim_call(partition: PartitionKeys, due_until: int | None, count: int, seco
     return ScriptCall(_CLAIM, (partition.due,), (until, count, int(seconds * MICROSECONDS)))
 
 
+def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> ScriptCall:
+    """Hold the claims on runs of one partition for so much longer."""
+    return ScriptCall(_EXTEND, (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
+
+
+def report_call(workers: str, name: str, report: str) -> ScriptCall:
+    """Note a worker's report, a JSON object that is not empty, in the hash ``workers``."""
+    return ScriptCall(_REPORT, (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
+
+
+def revisit_call(keys: Keys, run_id: str) -> ScriptCall:
+    """Make a run due, if it is there."""
+    run = keys.run(run_id)
+    return ScriptCall(_REVISIT, (run.partition.due, run.meta), (run_id,))
+
+
+def drop_call(partition: PartitionKeys, archive_id: str) -> ScriptCall:
+    """Require an archive of a partition no longer, unless it is the only one."""
+    return ScriptCall(_DROP, (partition.archives,), (archive_id,))
+
+
 def settle_call(
     keys: Keys,
     run_id: str,
@@ -252,7 +280,7 @@ def settle_call(
     )
 
 
-def park_call(keys: Keys, run_id: str, *, start: Cursor, reason: str, seconds: float) -> ScriptCall:
+def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seconds: float) -> ScriptCall:
     """Set a run aside for ``seconds``."""
     run = keys.run(run_id)
     return ScriptCall(
