@@ -17,6 +17,7 @@ _log = logging.getLogger("runstream.drain")
 
 _SHORTEST_SECONDS = 0.01
 _LONGEST_SECONDS = 30.0
+_LASTING_ATTEMPTS = 3
 _MOST_DOUBLINGS = 16  # more would not change the pause, and at some point not fit into a float
 
 
@@ -64,6 +65,13 @@ class Episodes:
         longest = min(_LONGEST_SECONDS, self._shortest_seconds * 2.0 ** min(episode.attempts, _MOST_DOUBLINGS))
         # chance keeps workers from coming back all at one moment
         return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret hangs on it
+
+    @property
+    def have_lasted(self) -> bool:
+        """Whether an archive has failed several times, so that it may be one run that it fails for."""
+        return any(
+            what != REDIS and episode.attempts >= _LASTING_ATTEMPTS for what, episode in self._episodes.items()
+        )
 
     def over(self, what: str) -> None:
         """Note that it works: the end of its episode, if there is one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -213,9 +214,33 @@ class DrainWorker:
         done: set[str] = set()
         try:
             with self._heartbeat.holding(lambda: [due.run_id for due in claimed if due.run_id not in done]):
-                self._drain_apart(claimed, done, stop)
+                drain = self._drain_one_by_one if self._episodes.have_lasted else self._drain_apart
+                drain(claimed, done, stop)
         finally:
             self._release([due for due in claimed if due.run_id not in done])
+
+    def _drain_one_by_one(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
+        """Drain claimed runs with an archive that has failed for a while: it may do so for one run only.
+
+        A run that it fails for, before or after it works for another, is set aside. If it fails for two in a row,
+        it is the archive; an attempt may take long, so none is made for the others.
+        """
+        suspect: tuple[DueRun, StoreUnavailable] | None = None
+        works = False
+        for due in random.sample(claimed, len(claimed)):  # not always the same two first
+            try:
+                self._drain_apart([due], done, stop)
+            except StoreUnavailable as error:
+                if suspect is not None or self._failed == REDIS:
+                    raise
+                suspect = due, error
+            else:
+                works = True
+            if suspect is not None and works:
+                self._set_aside(suspect[0].run_id, suspect[1], done)
+                suspect, works = None, False
+        if suspect is not None:
+            raise suspect[1]
 
     def _drain_apart(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
         """Drain claimed runs together, and apart if one of them fails in a way that is not foreseen.
@@ -231,13 +256,15 @@ class DrainWorker:
             except (StoreUnavailable, ConfigurationError):
                 raise
             except Exception as error:  # noqa: BLE001 - see above
-                middle = len(group) // 2
-                if culprits := [due for due in group if not middle or due.run_id == _run_of(error)]:
-                    for due in culprits:
-                        self._set_aside(due.run_id, error, done)
-                    groups.append(group)
-                else:
-                    groups.extend((group[:middle], group[middle:]))
+                groups.extend(self._without_culprit(group, error, done))
+
+    def _without_culprit(self, group: list[DueRun], error: Exception, done: set[str]) -> list[list[DueRun]]:
+        """Set the run aside that an error comes from; where that is not known, tell the halves to try."""
+        middle = len(group) // 2
+        culprits = [due for due in group if not middle or due.run_id == _run_of(error)]
+        for due in culprits:
+            self._set_aside(due.run_id, error, done)
+        return [group] if culprits else [group[:middle], group[middle:]]
 
     def _drain_together(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
         queue: deque[RunWork] = deque()
