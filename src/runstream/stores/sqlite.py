@@ -132,8 +132,6 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         # a finalizer: a store that nobody closes gives its file back all the same
         self.owns(weakref.finalize(self, self._file.close))
         self.reopens_with(partial(SQLiteCheckpointer, path, busy_timeout_seconds=busy_timeout_seconds, **options))
-        with self._file.use() as connection:
-            self._archive_id: str = connection.execute("SELECT id FROM archive").fetchone()[0]
 
     # -- a store of its own ------------------------------------------------------------------------
 
@@ -259,7 +257,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     @property
     def archive_id(self) -> str:
         """The UUID of this archive."""
-        return self._archive_id
+        return self._file.archive_id
 
     @property
     def location(self) -> str:
@@ -285,9 +283,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             for batch in batches:
                 _add_batch(additions, batch)
             additions.insert()
-        with self._file.use() as connection:
-            # what is read back is to come from the file, not from the pages that were written here
-            connection.execute("PRAGMA shrink_memory")
+        self._file.read_anew()
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the file holds at these offsets, both included, in order."""
