@@ -31,7 +31,7 @@ from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnav
 from runstream.stores.sqlite_place import Place, drop_log_from_cache, sync_log, sync_names
 from runstream.stores.sqlite_schema import prepare, transaction
 
-__all__ = ["ArchiveFile", "absolute_path"]
+__all__ = ["ArchiveFile", "absolute_path", "is_damage"]
 
 _WAY_BACK = (
     "put the file back together with its -wal, or drop this archive from those that the namespace requires"
@@ -43,7 +43,7 @@ _WAY_BACK = (
 _ERRORS: dict[int, tuple[type[RunstreamError], str]] = {
     sqlite3.SQLITE_NOTADB: (
         ConfigurationError,
-        "is not a SQLite database: name another file, or restore this one",
+        "is not a SQLite database: name another file",
     ),
     sqlite3.SQLITE_CANTOPEN: (
         ConfigurationError,
@@ -81,7 +81,7 @@ class ArchiveFile:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._place = Place(None, None, None)
+        self._place = Place.of(path)
         self._is_closed = False
         with _files_lock:
             _files.add(self)
@@ -163,7 +163,7 @@ class ArchiveFile:
                 archive_id=self.archive_id or None,
             )
             place = Place.of(self.path)
-            if None in place or before.database not in (None, place.database):
+            if None in place.files or before.database not in (None, place.database):
                 raise StoreUnavailable(f"{self.path} was removed or replaced while it was opened: {_WAY_BACK}")
             sync_names(self.path)
         except BaseException:
@@ -174,9 +174,9 @@ class ArchiveFile:
 
     def _check_place(self) -> None:
         """Raise StoreUnavailable, and give the connection up, unless its files are where others will look."""
-        if (what := self._place.changed(self.path)) is None:
+        if (what := self._place.changed()) is None:
             return
-        if self._connection is not None and not self._place.is_taken(self.path):
+        if self._connection is not None and not self._place.is_taken():
             # What is only in a log that was removed goes into the database. And a log that stays where
             # another database is put must not be taken for its own.
             with suppress(sqlite3.Error):
@@ -218,7 +218,12 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
         return stored
 
 
-def _code_of(error: Exception) -> int:
+def is_damage(error: BaseException | None) -> bool:
+    """Whether this is how sqlite3 says that what is in the file makes no sense."""
+    return _code_of(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _code_of(error: BaseException | None) -> int:
     # extended codes have the primary one in their low byte; errors of the module itself have none
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 

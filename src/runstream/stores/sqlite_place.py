@@ -11,48 +11,62 @@ process has on it, and SQLite's are on the database and on the index.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from runstream.stores.disk import drop_from_cache, sync, sync_directory
 
 __all__ = ["Place", "drop_log_from_cache", "sync_log", "sync_names"]
 
 _Identity: TypeAlias = tuple[int, int]
+_SUFFIXES = ("", "-wal", "-shm")
 
 
-class Place(NamedTuple):
-    """The device and inode of each file of an archive; None for one that is not there."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What lies at an archive's path: the device and inode of each of its files, None for one that is not there.
 
+    ``real`` is where a symbolic link leads to: SQLite keeps log and index there, beside the database.
+    """
+
+    path: str
+    real: str
     database: _Identity | None
     log: _Identity | None
     index: _Identity | None
 
     @classmethod
     def of(cls, path: str) -> Place:
-        """What lies at this path now."""
-        # as SQLite does: the log lies beside the file that a link leads to
-        real = os.path.realpath(path)
-        return cls(*(_identity(f"{real}{suffix}") for suffix in ("", "-wal", "-shm")))
+        """What lies there now."""
+        return cls._look(path, os.path.realpath(path))
 
-    def changed(self, path: str) -> str | None:
-        """What is not as it was when this was the place: that, with its file's name; or None."""
-        now = Place.of(path)
-        if now == self:
-            return None
-        for before, found, suffix in zip(self, now, ("", "-wal", "-shm"), strict=True):
+    @classmethod
+    def _look(cls, path: str, real: str) -> Place:
+        return cls(path, real, _identity(path), _identity(f"{real}-wal"), _identity(f"{real}-shm"))
+
+    @property
+    def files(self) -> tuple[_Identity | None, _Identity | None, _Identity | None]:
+        """All three."""
+        return self.database, self.log, self.index
+
+    def changed(self) -> str | None:
+        """What has been done to a file since, with its name; None if all are what they were."""
+        now = self._look(self.path, self.real)
+        for before, found, suffix in zip(self.files, now.files, _SUFFIXES, strict=True):
             if found != before:
-                return f"{path}{suffix} was {'removed' if found is None else 'replaced'} while it was in use"
-        raise AssertionError("two places that differ differ in one of their files")
+                return f"{self.path}{suffix} was {'removed' if found is None else 'replaced'} while it was in use"
+        return None
 
-    def is_taken(self, path: str) -> bool:
-        """Whether somebody else may have begun to write to the database of this place, past our log or index."""
-        now = Place.of(path)
+    def is_taken(self) -> bool:
+        """Whether somebody else may have begun to write to this database, past this log or index."""
+        now = self._look(self.path, self.real)
         if now.database != self.database:
             return False
         if now.index not in (None, self.index):
             return True
-        return now.log not in (None, self.log) and os.path.getsize(f"{os.path.realpath(path)}-wal") > 0
+        return now.log not in (None, self.log) and _size(f"{self.real}-wal") > 0
 
 
 def sync_log(path: str) -> None:
@@ -94,7 +108,13 @@ def _open_log(path: str) -> int | None:
 
 def _identity(path: str) -> _Identity | None:
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError:  # it cannot be reached: as good as not there
         return None
     return found.st_dev, found.st_ino
+
+
+def _size(path: str) -> int:
+    with suppress(FileNotFoundError):
+        return Path(path).stat().st_size
+    return 0

@@ -267,8 +267,8 @@ def _check_version(connection: sqlite3.Connection, path: str, archive_id: str | 
         row = None if is_foreign or found == 0 else connection.execute(_GET_ARCHIVE_ID).fetchone()
         if row != (archive_id,):
             raise StoreUnavailable(
-                f"{path} is not the archive {archive_id} that it was while it was in use: put that back in its place,"
-                " or drop it from those that the namespace requires and add another"
+                f"{path} is not the archive {archive_id} that was in use there: put that back, or drop it from"
+                " those that the namespace requires and add another"
             )
     if is_foreign:
         raise ConfigurationError(f"{path} is another program's database: name another file")

@@ -108,9 +108,8 @@ class Home:
     def _read_about(self) -> bool:
         """Learn the archive's UUID; False if it has none yet."""
         path, content, identity = self.path / _ABOUT, b"", None
-        with unavailable(path), contextlib.suppress(FileNotFoundError):
-            with path.open("rb") as file:
-                identity, content = _identity(os.fstat(file.fileno())), file.read()
+        with unavailable(path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            identity, content = _identity(os.fstat(file.fileno())), file.read()
         if not content:
             return False
         try:

@@ -195,7 +195,7 @@ class RunLog:
                 self._prepared(snapshot.lane_id, snapshot.token).unlink(missing_ok=True)
 
     def cut_back(self, end: int, written: bytes) -> None:
-        """Take back what was written at ``end`` (bytes). Where that fails too, it is done before anything else is."""
+        """Take back what was written at ``end`` (bytes). If that fails, it is done before anything else is."""
         if self._failed is not None and self._failed[0] == end + len(written):
             written += self._failed[1]  # of a later batch, which has failed first
         self._failed = (end, written)
@@ -260,8 +260,8 @@ class RunLog:
         """Raise StoreUnavailable unless the file is the one that was read, at the place where others will look."""
         if self._identity not in (None, _identity(handle)) or not is_at(self.path, handle):
             raise StoreUnavailable(
-                f"{self.path} was removed or replaced while it was written; put it back, or let it be written anew,"
-                " and send the same call again"
+                f"{self.path} was removed or replaced while it was written; put it back, or let it be written"
+                " anew, and send the same call again"
             )
 
     def _take_back(self, end: int, written: bytes) -> None:

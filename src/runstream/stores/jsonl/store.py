@@ -27,7 +27,7 @@ from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import names_in, unavailable
 from runstream.stores.jsonl.history import Span
 from runstream.stores.jsonl.home import Home
-from runstream.stores.jsonl.lines import Mark
+from runstream.stores.jsonl.lines import NOT_READ, Mark
 from runstream.stores.jsonl.logfile import RunLog, Standing, bury
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
@@ -182,6 +182,28 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             for offset, span in spans:
                 for entry in _between(log, [span], offset, offset):
                     yield each, entry
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the files themselves, from the medium: lines and snapshots that do not read.
+
+        Empty if they are sound. A record that was kept aside when it was archived is no such line. Raises
+        StoreUnavailable where the files cannot be looked at.
+        """
+        with self._using(), unavailable(self.base_dir):
+            run_ids = sorted(self._home.run_ids())
+        problems = []
+        for run_id in run_ids:
+            start, last = self._bounds(run_id) or (Cursor(0, 0), Cursor(0, 0))
+            problems += [
+                f"run {run_id!r}, event {entry.offset}: {entry.reason}"
+                for entry in self.read_back(run_id, start.offset + 1, last.offset)
+                if entry.reason.startswith(NOT_READ)
+            ]
+            try:
+                self.read_back_snapshots(run_id)
+            except CorruptRecordError as error:
+                problems.append(str(error))
+        return problems
 
     # -- as a store --------------------------------------------------------------------------------
 
