@@ -1,4 +1,4 @@
-"""Small disks that fill up, and files that may not be written: the real thing where this machine lets a test have it."""
+"""Small disks that fill up, and files that may not be written: the real thing where a test may have it."""
 
 from __future__ import annotations
 

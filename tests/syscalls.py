@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-__all__ = ["KILL", "CAN_REFUSE", "refuse", "where_refused"]
+__all__ = ["CAN_REFUSE", "KILL", "refuse", "where_refused"]
 
 T = TypeVar("T")
 

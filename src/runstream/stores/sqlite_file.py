@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.stores.sqlite_place import Place, drop_log_from_cache, sync_log, sync_names
+from runstream.stores.sqlite_place import Place, drop_log_from_cache, in_use_by_others, sync_log, sync_names
 from runstream.stores.sqlite_schema import prepare, transaction
 
 __all__ = ["ArchiveFile", "absolute_path", "is_damage"]
@@ -176,20 +176,15 @@ class ArchiveFile:
         """Raise StoreUnavailable, and give the connection up, unless its files are where others will look."""
         if (what := self._place.changed()) is None:
             return
-        if self._connection is not None and not self._place.is_taken():
-            # What is only in a log that was removed goes into the database. And a log that stays where
-            # another database is put must not be taken for its own.
-            with suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA busy_timeout = 0")
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self._disconnect()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _leave(connection, self._place)
         raise StoreUnavailable(f"{what}; nothing counts that was written since: {_WAY_BACK}")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(sqlite3.Error):  # all that was committed is in the file; the next opener tidies up
-                connection.close()
+            _close(connection)
 
     def _in_our_words(self, error: sqlite3.Error | OSError) -> RunstreamError:
         if isinstance(error, OSError):
@@ -208,6 +203,31 @@ def absolute_path(db_path: str | os.PathLike[str]) -> str:
     if not isinstance(path, str) or path in ("", ":memory:") or "\0" in path:
         raise ConfigurationError(f"{path!r:.80} does not name a file; for runs in memory use InMemoryCheckpointer")
     return str(Path(path).absolute())
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):  # all that was committed is in the file; the next opener tidies up
+        connection.close()
+
+
+def _leave(connection: sqlite3.Connection, place: Place) -> None:
+    """Close the connection to files of which one was removed or replaced.
+
+    What is only in the log goes into the database first: nobody else finds a log that was removed, and one
+    that still lies where another database was put must not be taken for that one's. But where others may have
+    begun a log of their own, the last to close would write an older state over theirs, and remove it.
+    """
+    if not place.is_taken():
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        _close(connection)
+    elif sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)
+        _close(connection)
+    else:
+        with in_use_by_others(place.real):
+            _close(connection)
 
 
 def _text_or_bytes(stored: bytes) -> str | bytes:

@@ -4,23 +4,29 @@ SQLite goes on writing to files that were removed or replaced, and what it commi
 has three: the database, its log (``-wal``), and the log's index (``-shm``), in which connections keep their
 locks. Two connections that have not all three in common do not see each other, and destroy the database.
 
-Only the log is opened here, never the other two: closing any handle of a file gives up every lock that the
-process has on it, and SQLite's are on the database and on the index.
+Only the log is opened here, and not the other two unless their locks are void: closing any handle of a file
+gives up every lock that the process has on it, and SQLite's are on the database and on the index.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import suppress
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from runstream.stores.disk import drop_from_cache, sync, sync_directory
 
-__all__ = ["Place", "drop_log_from_cache", "sync_log", "sync_names"]
+__all__ = ["Place", "drop_log_from_cache", "in_use_by_others", "sync_log", "sync_names"]
 
 _Identity: TypeAlias = tuple[int, int]
+# where SQLite's readers lock a database: begin and length, of its file format
+_SHARED = (0x40000002, 510)
 _SUFFIXES = ("", "-wal", "-shm")
 
 
@@ -97,6 +103,22 @@ def drop_log_from_cache(path: str) -> None:
 def sync_names(path: str) -> None:
     """Let the archive's files be found after a crash of the machine."""
     sync_directory(Path(path).resolve().parent)
+
+
+@contextmanager
+def in_use_by_others(database: str) -> Iterator[None]:
+    """Let SQLite find that others have the database open too, so that no connection tidies up as it closes.
+
+    For Python 3.11, which cannot tell it so. The connections that this process has to it are to be given up.
+    """
+    handle = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if sys.platform == "linux":
+            # a lock of this handle, not of the process
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, *_SHARED, 0))
+        yield
+    finally:
+        os.close(handle)
 
 
 def _open_log(path: str) -> int | None:

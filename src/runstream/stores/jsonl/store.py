@@ -332,6 +332,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         with self._using():
             self._home.archive_id()  # an archive has its UUID before it has a run
             with self._home.locks.held(run_ids), unavailable(self.base_dir):
+                self._home.check()  # again: it may have taken a while
                 yield
 
     def _write(self, additions: Sequence[_Addition]) -> None:
