@@ -32,12 +32,14 @@ from runstream import (
     JSONLCheckpointer,
     PAEvent,
     RedisCheckpointer,
+    RunState,
     SQLiteCheckpointer,
     StoreUnavailable,
     create_event,
 )
+from runstream.stores import sqlite_file
 from runstream.stores.jsonl import logfile
-from runstream.stores.jsonl.disk import write_all
+from runstream.stores.jsonl.disk import Locks, write_all
 from runstream.stores.redis.exchange import Exchange
 
 BUSY_SECONDS = 0.2
@@ -169,6 +171,13 @@ class Scene:
         """The archive's files and directories."""
         return sorted({self.path, *self.path.rglob("*"), *self.path.parent.glob(f"{self.path.name}-*")})
 
+    def content(self) -> dict[Path, bytes]:
+        """What is in the archive's files, but for those that are only there to be locked."""
+        files = [path for path in self.files() if path.is_file()]
+        return {
+            path: path.read_bytes() for path in files if path.parent.name != ".locks" and "-shm" not in path.name
+        }
+
     def close(self) -> None:
         self.archive.close()
 
@@ -198,16 +207,20 @@ def test_a_full_disk_keeps_everything_in_redis_until_there_is_room(
         scene.drain_and_check()
         held = {run_id: list(events) for run_id, events in scene.acknowledged.items()}
         scene.emit(20, size=30_000)
+        scene.hot.save_snapshot("two", RunState(run_id="two", data={"text": "x" * 100_000}))
+        content = scene.content()
         disk.fill()
         scene.drain_in_vain(
             "make room and send", "its room and the limits on files; send", "free space or give access"
         )
         check_archives([scene.archive], held)
-        assert not [path for path in scene.files() if ".prepared-" in path.name]
+        if kind == "jsonl":
+            assert {path: data for path, data in scene.content().items() if data} == content
         with closing(scene.open()) as another:
             check_archives([another], held)
         disk.make_room()
         scene.drain_and_check()
+        assert scene.archive.load_latest("two") == scene.hot.load_latest("two")
 
 
 def test_a_database_that_may_not_grow_says_so(sqlite_scene: Scene) -> None:
@@ -527,12 +540,12 @@ def test_what_is_put_in_its_place_is_not_written_to(scene: Scene, replaced_by: s
             (scene.path / ".runstream.json").write_text("nonsense")
     else:
         scene.path.write_bytes(b"" if replaced_by == "an empty one" else b"nonsense" * 1000)
-    there = {path: path.read_bytes() for path in scene.files() if path.is_file() and path.parent.name != ".locks"}
+    there = scene.content()
     scene.drain_in_vain(
         "was replaced", "was removed", "is not the archive", "is not a SQLite database", "does not read"
     )
     for path, content in there.items():
-        assert path.read_bytes() == content or path.name.endswith("-shm")
+        assert path.read_bytes() == content
     if scene.path.is_dir():
         assert not (scene.path / "one").exists()
         shutil.rmtree(scene.path)
@@ -540,6 +553,49 @@ def test_what_is_put_in_its_place_is_not_written_to(scene: Scene, replaced_by: s
         for path in scene.files():
             path.unlink()
     aside.rename(scene.path)
+    scene.drain_and_check()
+
+
+def test_a_file_that_is_removed_while_it_is_opened_again_is_not_made_anew(
+    sqlite_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = sqlite_scene
+    scene.emit()
+    scene.drain_and_check()
+    scene.disconnect()
+    aside = scene.path.with_name("aside")
+    monkeypatch.setattr(sqlite_file, "sync_log", lambda _: scene.path.rename(aside))
+    with pytest.raises(StoreUnavailable):
+        scene.archive.position("one")
+    monkeypatch.undo()
+    assert not scene.path.exists()
+    aside.rename(scene.path)
+    scene.emit()
+    scene.drain_and_check()
+
+
+def test_a_directory_that_is_replaced_while_its_lock_is_waited_for_is_not_written_to(
+    jsonl_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = jsonl_scene
+    scene.emit()
+    scene.drain_and_check()
+    take, aside = Locks._take, scene.path.with_name("aside")
+
+    def replaced_meanwhile(locks: Locks, path: Path, deadline: float) -> int:
+        handle = take(locks, path, deadline)
+        scene.path.rename(aside)
+        scene.path.mkdir()
+        return handle
+
+    monkeypatch.setattr(Locks, "_take", replaced_meanwhile)
+    with pytest.raises(StoreUnavailable, match="was removed"):
+        scene.archive.append("new", [create_event("new", "text.delta")])
+    monkeypatch.undo()
+    assert list(scene.path.iterdir()) == []
+    scene.path.rmdir()
+    aside.rename(scene.path)
+    scene.emit()
     scene.drain_and_check()
 
 
