@@ -1,8 +1,8 @@
 """The points at which a drain worker can die: each operation of it is watched, and so is what reaches the disk.
 
 A point lies between two operations: commands to Redis, statements of SQLite, calls that change a file. What is
-after the one is before the next, so a worker of N operations has N + 1 points. A write to a file is two operations,
-so that it is torn at one of them. What is watched stays so: the process is a victim's and ends as one.
+after the one is before the next, so a worker of N operations has N + 1 points. A write to a file is two
+operations, so that it is torn at one of them. What is watched stays so: the process is a victim's and ends as one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Points:
 
 def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> None:
     """Each command is sent alone and is an operation; ``meddle`` sees it before."""
-    send, execute = SyncDriver._send, redis.Redis.execute_command
+    send = SyncDriver._send
+    execute: Any = redis.Redis.execute_command
 
     def execute_one(client: Any, *command: Any, **options: Any) -> Any:
         if not points.is_asleep:

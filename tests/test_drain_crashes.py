@@ -17,9 +17,10 @@ from servers import PROGRAMS, Servers
 pytestmark = [
     pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server"),
     pytest.mark.skipif(sys.platform != "linux", reason="what a loss of power leaves is told from /proc"),
+    pytest.mark.timeout(300),  # each takes some ten seconds on a machine that has nothing else to do
 ]
 
-PARTS = 4
+PARTS = 6
 """How many tests share the points of a world, so that they run at once."""
 
 
