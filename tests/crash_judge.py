@@ -22,11 +22,16 @@ def faults_at_once(world: World, archives: Sequence[Archive]) -> Iterator[str]:
     for run_id in [*world.acknowledged, "anew"]:
         run = world.keys.run(run_id)
         meta = world.raw.hgetall(run.meta)
-        if not meta:
-            continue
         first = world.raw.xrange(run.events, count=1)
-        last_gone = Cursor.parse((first[0][0] if first else meta[b"last"]).decode()).offset - bool(first)
-        marked = Cursor.parse(meta.get(b"mark", meta[b"start"]).decode()).offset
+        if meta:
+            last_gone = Cursor.parse((first[0][0] if first else meta[b"last"]).decode()).offset - bool(first)
+            marked = Cursor.parse(meta.get(b"mark", meta[b"start"]).decode()).offset
+        elif run_id in ("gone", "anew"):
+            continue
+        else:
+            last_gone = marked = len(world.acknowledged[run_id]) + sum(
+                run_id == poisoned for poisoned, _ in world.poison
+            )
         for archive in archives:
             position = archive.position(run_id)
             held = 0 if position is None else position.cursor.offset
@@ -60,35 +65,40 @@ def unlike(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[st
 
 def standing(world: World) -> dict[str, Any]:
     """What Redis holds, without what differs from one time to the other: clocks, tokens, and who wrote."""
-    found: dict[str, Any] = {}
-    for name in world.key_names():
-        kind = world.raw.type(name)
-        text = name.decode()
-        if ":run:anew:" in text or text.endswith((":producers", ":deleted", ":workers")):
-            continue
-        value: Any
-        if kind == b"stream":
-            value = [entry.decode() for entry, _ in world.raw.xrange(name)]
-        elif kind == b"zset":
-            value = [member.decode() for member in sorted(world.raw.zrange(name, 0, -1)) if member != b"anew"]
-        else:
-            value = {
-                key.decode(): _without_token(key, content)
-                for key, content in sorted(world.raw.hgetall(name).items())
-                if key not in (b"updated", b"created", b"token", b"saved", b"anew")
-            }
-        if text.endswith(":archives"):
-            value = sorted(location.rpartition("/")[2] for location in value.values())
-        if value:
-            found[text.partition(":")[2]] = value
+    names = [name for name in world.key_names() if not _PASSING.search(name)]
+    with world.raw.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.type(name)
+        kinds = pipeline.execute()
+        for name, kind in zip(names, kinds, strict=True):
+            getattr(pipeline, {b"stream": "xrange", b"zset": "zrange", b"hash": "hgetall"}[kind])(
+                name, *_ALL.get(kind, ())
+            )
+        values = pipeline.execute()
+    found = {}
+    for name, value in zip(names, values, strict=True):
+        if name.endswith(b":archives"):
+            told = sorted(location.rpartition(b"/")[2].decode() for location in value.values())
+        elif isinstance(value, dict):
+            told = [_told(key, content) for key, content in sorted(value.items()) if key not in _PASSING_FIELDS]
+        else:  # a stream's entries, or the members of a sorted set
+            members = [each[0] if isinstance(each, tuple) else each for each in value]
+            told = sorted(member.decode() for member in members if member != b"anew")
+        if told:
+            found[name.decode().partition(":")[2]] = told
     return found
 
 
-def _without_token(key: bytes, content: bytes) -> str:
-    """A hash's value; in meta the place of a snapshot has its token behind it."""
+_PASSING = re.compile(rb":run:anew:|:(producers|deleted|workers)$")
+_PASSING_FIELDS = {b"updated", b"created", b"saved", b"token", b"anew"}
+_ALL: Mapping[bytes, tuple[Any, ...]] = {b"zset": (0, -1)}
+
+
+def _told(key: bytes, content: bytes) -> str:
+    """A field of a hash; in meta a snapshot's place has its token behind it."""
     if key.startswith(b"snapshot"):
-        content = re.sub(rb" \S+$", b"", content)
-    return content.decode("latin-1")
+        content = content.rpartition(b" ")[0]
+    return f"{key.decode()} {content.decode('latin-1')}"
 
 
 def _faults_of_events(world: World, archive: Archive) -> Iterator[str]:

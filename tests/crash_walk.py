@@ -108,7 +108,7 @@ def be_survivor(world: World, directory: Path, expected: Any, tell: int) -> None
     """Let happen what has not yet, drain what is left, and tell what is wrong, and how Redis stands."""
     with world.hot() as hot, world.archives(directory) as archives:
         faults = list(faults_at_once(world, archives))
-        for act in (world.delete, world.make_anew, world.append_more, world.append_late):
+        for act in (world.delete, world.make_anew, world.append_more, world.save_more, world.append_late):
             act(hot)
         world.let_claims_run_out()
         world.drain(hot, archives)

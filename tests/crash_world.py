@@ -128,7 +128,7 @@ class World:
         self._add_poison(hot, "poison", 2)
         self._add(hot, events_of("poison", 3, 3), step=3)
         self._add(hot, events_of("busy", 1, 3), step=3)
-        hot.save_snapshot("bare", RunState("bare", current_step=1, session_id="s"))
+        hot.save_snapshot("bare", RunState("bare", status=RunStatus.RUNNING, session_id="s"))
         self._note("bare", [], hot, None)
         self._add(hot, events_of("gone", 1, 3), step=3)
         self._add(hot, events_of("anew", 1, 3), step=3)
@@ -136,12 +136,14 @@ class World:
         self._former_start = self.raw.hget(self.keys.run("anew").meta, "start")
         self.later = {name: events_of(name, *seqs) for name, seqs in _LATER.items()}
         self.later_states = {
-            name: RunState(name, current_step=5, status=RunStatus.RUNNING, session_id="s") for name in self.later
+            name: RunState(name, current_step=5, status=RunStatus.RUNNING, session_id="s")
+            for name in ("anew", "bare", "busy")
         }
         self._moments = {
             (b"EVALSHA", self.keys.run("gone").events): self.delete,
             (b"XRANGE", self.keys.run("anew").events): self.make_anew,
             (b"EVALSHA", self.keys.run("busy").events): self.append_more,
+            (b"EVALSHA", self.keys.run("bare").events): self.save_more,
         }
 
     def _add(
@@ -195,7 +197,7 @@ class World:
         """Come between two commands of the worker, the second of which is this."""
         name = command[3:4] if command[0] == b"EVALSHA" else command[1:2]
         act = self._moments.get((command[0], *name)) if name else None
-        if act is not None and (is_deleting or act == self.append_more):
+        if act is not None and (is_deleting or act not in (self.delete, self.make_anew)):
             act(others)
 
     def delete(self, others: Hot) -> None:
@@ -215,6 +217,11 @@ class World:
             others.recover("busy")
             others.append("busy", self.later["busy"], keys=["fourth", "fifth"], snapshot=self.later_states["busy"])
 
+    def save_more(self, others: Hot) -> None:
+        """A snapshot comes, and nothing else."""
+        if not self.is_new and others.load_snapshot("bare") == self.snapshots["bare", None]:
+            others.save_snapshot("bare", self.later_states["bare"])
+
     def append_late(self, others: Hot) -> None:
         """Events come while no worker is there."""
         if not self.is_new:
@@ -232,6 +239,7 @@ class World:
         kept = {place: found for place, found in self.snapshots.items() if place[0] not in ("gone", "anew")}
         if not self.is_new:
             kept["busy", None] = Snapshot(self.later_states["busy"], 5, 2)
+            kept["bare", None] = Snapshot(self.later_states["bare"], 0, 2)
         return kept
 
     # -- Redis ---------------------------------------------------------------------------------------
