@@ -60,7 +60,9 @@ def archive_faults(
             yield "it is not there"
         return
     entries = list(archive.read_back(run_id, 1, position.cursor.offset))
-    yield from _faults_of_chain(run_id, entries, position.cursor)
+    bounds = archive._bounds(run_id)
+    assert bounds is not None
+    yield from _faults_of_chain(run_id, entries, bounds[0], position.cursor)
     aside = [entry for entry in entries if entry.raw is not None]
     if len(aside) != kept_aside:
         yield f"{len(aside)} records are kept aside, not {kept_aside}"
@@ -68,20 +70,17 @@ def archive_faults(
     yield from _faults_of_events(recorded, events, or_more=or_more)
 
 
-def _faults_of_chain(run_id: str, entries: Sequence[ArchiveEntry], last: Cursor) -> Iterator[str]:
+def _faults_of_chain(run_id: str, entries: Sequence[ArchiveEntry], start: Cursor, last: Cursor) -> Iterator[str]:
     """Offsets are dense; every chain follows from the one before and from what the entry itself holds."""
     codec: Codec[Any, Any] = Codec()
-    former: Cursor | None = None
+    former = start
     for entry in entries:
-        if former is not None:
-            if entry.offset != former.offset + 1:
-                yield f"{former.offset} is followed by {entry.offset}"
-            elif entry.chain != next_chain(former.chain, _crc_of(codec, run_id, entry)):
-                yield f"the chain breaks at {entry.offset}"
-        elif entry.offset != 1:
-            yield f"it begins with {entry.offset}"
+        if entry.offset != former.offset + 1:
+            yield f"{former.offset} is followed by {entry.offset}"
+        elif entry.chain != next_chain(former.chain, _crc_of(codec, run_id, entry)):
+            yield f"the chain breaks at {entry.offset}"
         former = entry.cursor
-    if former is not None and former != last:
+    if former != last:
         yield f"it ends at {former}, and says that it ends at {last}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,3 +163,16 @@ def redis_backend(request: pytest.FixtureRequest, make_backend: Callable[[str], 
 def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     """Every real server."""
     return servers.get(request.param)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much the tests that walk all of something have walked: one that has become short is seen to be."""
+    counted: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call":
+                counted.update(
+                    {name: number for name, number in report.user_properties if isinstance(number, int)}
+                )
+    for name, number in sorted(counted.items()):
+        terminalreporter.write_line(f"{name}: {number:,}")

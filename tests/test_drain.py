@@ -35,7 +35,7 @@ from runstream import (
 )
 from runstream.codec.record import encode_record, seed
 from runstream.drain.heartbeat import Heartbeat
-from runstream.drain.work import RunWork
+from runstream.drain.work import Piece, RunWork
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.protocols import Sink
 from runstream.model.values import Cursor
@@ -801,6 +801,50 @@ def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
     assert report.parked == 0
     assert parked(hot) == {}
     check_archives(archives, acknowledged)
+
+
+@pytest.mark.parametrize("name", ["entries", "a snapshot alone"])
+def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_start_of_the_former_one(
+    fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Between looking at it and loading it: the archive gets nothing then, and the new run at the next drain."""
+    hot = _hot(fake)
+    if name == "entries":
+        emit(hot, "r", 4)
+    hot.save_snapshot("r", RunState(run_id="r", current_step=1))
+    original = draining.load_entries
+    acknowledged: dict[str, list[PAEvent]] = {}
+
+    def load_another(*args: Any) -> Any:
+        if not acknowledged:
+            hot.delete_run("r")
+            acknowledged["r"] = emit(hot, "r", 5)
+            hot.save_snapshot("r", RunState(run_id="r", current_step=2))
+        return original(*args)
+
+    monkeypatch.setattr(draining, "load_entries", load_another)
+    assert DrainWorker(hot, archives).drain_once() == DrainReport()
+    assert [archive.position("r") for archive in archives] == [None, None]
+    assert DrainWorker(hot, archives).drain_once().runs == 1
+    check_archives(archives, acknowledged)
+    assert parked(hot) == {}
+
+
+def test_what_does_not_follow_from_where_the_archives_stand_is_not_written(hot: Hot) -> None:
+    """A failover between looking and loading has put other events after another one at that place."""
+    emit(hot, "r", 4)
+    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    assert run is not None
+    second = Cursor.parse([item.cursor for item in hot.read("r")][1])
+    for at, follows in ((second, True), (Cursor(2, second.chain + 1), False)):
+        work = RunWork(draining.DueRun("r", 0), run, [], at, [])
+        want = work.want(10)
+        (loaded,) = hot.perform(draining.load_entries(hot.context.keys, [want]))
+        if follows:
+            assert len(Piece.make(work, want, loaded).entries) == 2
+        else:
+            with pytest.raises(HistoryDiverged):
+                Piece.make(work, want, loaded)
 
 
 # -- many at once ------------------------------------------------------------------------------------

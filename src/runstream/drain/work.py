@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from runstream.codec.archiving import archive_entries
+from runstream.codec.chain import next_chain
+from runstream.codec.record import record_crc
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.values import Cursor
@@ -102,8 +104,14 @@ class Piece:
 
     @classmethod
     def make(cls, work: RunWork, want: Wanted, loaded: Loaded) -> Piece:
-        """The piece that was loaded. Raises ArchiveGap where entries have left Redis unarchived."""
+        """The piece that was loaded.
+
+        Raises ArchiveGap where entries have left Redis unarchived, and HistoryDiverged where it is not of the
+        history that the work began with.
+        """
         piece = cls(work, [], broken=loaded.broken)
+        if loaded.start != work.run.header.start:
+            raise _diverged(work)
         try:
             for expected, entry in enumerate(archive_entries(work.run_id, loaded.entries), want.first):
                 if entry.offset != expected:
@@ -111,6 +119,11 @@ class Piece:
                 piece.entries.append(entry)
         except UnsupportedVersion as error:
             piece.blocked = str(error)
+        # the first chain tells for all that were loaded with it; that of a damaged record tells nothing
+        if piece.entries and piece.entries[0].data is not None:
+            crc = record_crc(loaded.entries[0][1])
+            if piece.entries[0].chain != next_chain(work.at.chain, crc):
+                raise _diverged(work)
         fresh = max(0, work.run.mark.offset + 1 - want.first)
         piece.fresh_bytes = sum(len(record) for _, record in loaded.entries[fresh : len(piece.entries)])
         if piece.blocked:
@@ -127,3 +140,12 @@ class Piece:
         # one that was saved since the run was loaded may cover events that are not in this piece
         piece.snapshots = [snapshot for snapshot in loaded.snapshots if snapshot.offset <= work.run.last.offset]
         return piece
+
+
+def _diverged(work: RunWork) -> HistoryDiverged:
+    return HistoryDiverged(
+        f"what Redis has of run {work.run_id!r} after {work.at} does not follow from there: the run was deleted"
+        " and made anew, or events were lost in Redis; nothing of it was written",
+        run_id=work.run_id,
+        offset=work.at.offset,
+    )

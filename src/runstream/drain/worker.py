@@ -329,7 +329,7 @@ class DrainWorker:
         for (work, want), found in zip(chosen, loaded, strict=True):
             try:
                 pieces.append(Piece.make(work, want, found))
-            except ArchiveGap as error:
+            except (ArchiveGap, HistoryDiverged) as error:
                 if self._has_moved(work):
                     done.add(work.run_id)
                 else:

@@ -161,11 +161,15 @@ class Wanted(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The entries' places and records, and the snapshots; one that does not read is in ``broken``, with why."""
+    """The entries' places and records, and the snapshots; one that does not read is in ``broken``, with why.
+
+    ``start`` is the run's after all that was read: where it is another, or None, so may what was read be.
+    """
 
     entries: list[tuple[Cursor, bytes]]
     snapshots: list[ArchiveSnapshot]
     broken: dict[str | None, str]
+    start: Cursor | None
 
 
 def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]]:
@@ -175,13 +179,15 @@ def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]
         run = keys.run(run_id)
         commands.append((b"XRANGE", run.events, str(first), str(last)))
         commands += [(b"HGETALL", run.snapshot(lane_id)) for lane_id in lanes]
+        commands.append((b"HGET", run.meta, b"start"))
     replies = iter((yield Exchange(commands)))
     found = []
     for want in wanted:
-        loaded = Loaded([(place(entry[0]), entry_record(entry)) for entry in next(replies)], [], {})
+        loaded = Loaded([(place(entry[0]), entry_record(entry)) for entry in next(replies)], [], {}, None)
         for lane_id in want.lanes:
             _add_snapshot(loaded, lane_id, as_map(next(replies)))
-        found.append(loaded)
+        start = next(replies)
+        found.append(loaded._replace(start=None if start is None else place(start)))
     return found
 
 

@@ -1,0 +1,245 @@
+"""The points at which a drain worker can die: each operation of it is watched, and so is what reaches the disk.
+
+A point lies between two operations: commands to Redis, statements of SQLite, calls that change a file. What is
+after the one is before the next, so a worker of N operations has N + 1 points. A write to a file is two
+operations, so that it is torn at one of them. What is watched stays so: the process is a victim's and ends as one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from runstream.stores.redis.drivers import SyncDriver
+
+__all__ = ["Disk", "Points", "insist", "watch_files", "watch_redis", "watch_sqlite", "watch_writes"]
+
+
+class Points:
+    """Counts what the worker does, and has something happen at one point of it (None: at none)."""
+
+    def __init__(self, chosen: int | None, happen: Callable[[str], None]) -> None:
+        self.labels: list[str] = []  # of those that were passed
+        self.is_asleep = False
+        self._chosen = chosen
+        self._happen = happen
+        self._thread = threading.get_ident()  # what other threads do comes when it comes, and is no point
+
+    def between(self, label: str) -> None:
+        """Pass a point; the label names the operation that comes next."""
+        if self.is_asleep or threading.get_ident() != self._thread:
+            return
+        is_chosen = len(self.labels) == self._chosen
+        self.labels.append(label)
+        if is_chosen:
+            with self.asleep():
+                self._happen(label)
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """What is done here is no doing of the worker's."""
+        was, self.is_asleep = self.is_asleep, True
+        try:
+            yield
+        finally:
+            self.is_asleep = was
+
+
+def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> None:
+    """Each command is sent alone and is an operation; ``meddle`` sees it before."""
+    send = SyncDriver._send
+    execute: Any = redis.Redis.execute_command
+
+    def execute_one(client: Any, *command: Any, **options: Any) -> Any:
+        if not points.is_asleep:
+            points.between("Redis: " + b" ".join(map(_as_bytes, command[:5])).decode(errors="replace"))
+            with points.asleep():
+                meddle(command)
+        return execute(client, *command, **options)
+
+    def send_singly(driver: SyncDriver, commands: Any, *, atomic: bool) -> Any:
+        if points.is_asleep:
+            return send(driver, commands, atomic=atomic)
+        assert not atomic, "a worker sends no transactions: if it does, each is one operation"
+        return [reply for command in commands for reply in send(driver, [command], atomic=False)]
+
+    _replace(SyncDriver, "_send", send_singly)
+    _replace(redis.Redis, "execute_command", execute_one)
+
+
+def _as_bytes(part: Any) -> bytes:
+    return part if isinstance(part, bytes) else str(part).encode()
+
+
+def _replace(place: Any, name: str, call: Callable[..., Any]) -> None:
+    setattr(place, name, call)
+
+
+def watch_sqlite(points: Points) -> None:
+    """Each statement is an operation, once for each row that it is given, and so are open and close."""
+    connect: Any = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def close(self) -> None:  # also where a store closes its file
+            points.between("SQLite: close")
+            super().close()
+
+    def watched_connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        points.between("SQLite: open")
+        connection: sqlite3.Connection = connect(*args, factory=Connection, **options)
+        connection.set_trace_callback(lambda statement: points.between(f"SQLite: {statement[:90]}"))
+        return connection
+
+    _replace(sqlite3, "connect", watched_connect)
+
+
+CHANGES = ("rename", "replace", "unlink", "remove", "mkdir", "rmdir", "truncate", "ftruncate", "link", "symlink")
+
+
+def watch_files(points: Points, disk: Disk) -> None:
+    """Each call that changes a file is an operation."""
+    open_, fsync = os.open, os.fsync
+
+    def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watching(*args: Any, **options: Any) -> Any:
+            points.between(f"{name} {' '.join(map(str, args))}")
+            with points.asleep():
+                return call(*args, **options)
+
+        return watching
+
+    def watched_open(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if points.is_asleep or not flags & (os.O_CREAT | os.O_TRUNC):
+            return open_(path, flags, *args, **options)
+        points.between(f"open {path}")
+        with points.asleep():
+            handle = open_(path, flags, *args, **options)
+            disk.hold(path)
+        return handle
+
+    def watched_fsync(handle: int) -> None:
+        points.between("fsync")
+        fsync(handle)
+        disk.note_sync(handle)
+
+    for name in CHANGES:
+        _replace(os, name, watched(name, getattr(os, name)))
+    _replace(os, "open", watched_open)
+    _replace(os, "fsync", watched_fsync)
+
+
+def watch_writes(points: Points, full_at: int | None) -> None:
+    """Each write is two operations, for each half of it. In the middle of one of them the disk is full."""
+    write = os.write
+    writes = count(1)
+
+    def watched_write(handle: int, data: Any) -> int:
+        if points.is_asleep:
+            return write(handle, data)
+        points.between(f"write {len(data)} bytes")
+        half = len(data) // 2
+        written = write(handle, data[:half])
+        if next(writes) == full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        points.between(f"the other half of {len(data)} bytes")
+        return written + write(handle, data[half:])
+
+    _replace(os, "write", watched_write)
+
+
+def insist(points: Points, directory: Path) -> None:
+    """End the process at a change of a file that is not counted, so that nothing is left out."""
+    changes = {f"os.{name}" for name in CHANGES}
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        if points.is_asleep or (event != "open" and event not in changes):
+            return
+        makes = event != "open" or (isinstance(args[2], int) and args[2] & (os.O_CREAT | os.O_TRUNC))
+        if makes and str(args[0]).startswith(str(directory)):
+            traceback.print_stack()
+            print(f"{event} of {args[0]} is not counted", file=sys.stderr, flush=True)
+            os._exit(3)
+
+    sys.addaudithook(audit)
+
+
+# -- power ---------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """What of a directory is left when the machine loses power: what was fsynced, under names that were.
+
+    All that is there at first is on the disk. Lock files are not looked at: there is nothing in them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._names: dict[int, dict[str, int]] = {}  # inode of a directory -> its names on the disk
+        self._contents: dict[int, bytes] = {}
+        self._held: dict[int, int] = {}
+        self._note(root)
+        for path in root.rglob("*"):
+            self._note(path)
+
+    def hold(self, path: Any) -> int:
+        """The file's inode, which from here on is given to no other."""
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        inode = os.fstat(handle).st_ino
+        if self._held.setdefault(inode, handle) != handle:
+            os.close(handle)
+        return inode
+
+    def note_sync(self, handle: int) -> None:
+        """What is there now stays there."""
+        self._note(Path(f"/proc/self/fd/{handle}").resolve())
+
+    def _note(self, path: Path) -> None:
+        inode = self.hold(path)
+        if path.is_dir():
+            self._names[inode] = {child.name: self.hold(child) for child in path.iterdir()}
+        else:
+            self._contents[inode] = path.read_bytes()
+
+    def left(self) -> dict[str, bytes | None]:
+        """Content by name, None for a directory."""
+        return {name: content for name, content in self._left(self.hold(self.root), "") if ".locks" not in name}
+
+    def _left(self, inode: int, prefix: str) -> Iterator[tuple[str, bytes | None]]:
+        for name, child in sorted(self._names.get(inode, {}).items()):
+            if Path(f"/proc/self/fd/{self._held[child]}").is_dir():
+                yield prefix + name, None
+                yield from self._left(child, f"{prefix}{name}/")
+            else:
+                yield prefix + name, self._contents.get(child, b"")
+
+    def is_behind(self) -> bool:
+        """Whether there is more now than would be left."""
+        there = {str(path.relative_to(self.root)): path for path in self.root.rglob("*")}
+        return self.left() != {
+            name: None if path.is_dir() else path.read_bytes()
+            for name, path in there.items()
+            if ".locks" not in name
+        }
+
+    def lose_power(self) -> None:
+        """Let only that be there."""
+        left = self.left()
+        shutil.rmtree(self.root)
+        self.root.mkdir()
+        for name, content in left.items():
+            if content is None:
+                (self.root / name).mkdir()
+            else:
+                (self.root / name).write_bytes(content)

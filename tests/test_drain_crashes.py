@@ -1,0 +1,84 @@
+"""P8 at every point at which a worker can die: see :mod:`crash_walk` for how they are walked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from crash_walk import Found, Task
+from servers import PROGRAMS, Servers
+
+pytestmark = [
+    pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server"),
+    pytest.mark.skipif(sys.platform != "linux", reason="what a loss of power leaves is told from /proc"),
+    pytest.mark.timeout(300),  # each takes some ten seconds on a machine that has nothing else to do
+]
+
+PARTS = 6
+"""How many tests share the points of a world, so that they run at once."""
+
+
+@pytest.fixture
+def walk(
+    servers: Servers, namespace: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> Callable[..., Found]:
+    """Walk the points of a task in a process of its own."""
+
+    def walk(**what: object) -> Found:
+        task = Task(servers.get("valkey").socket_path, namespace, str(tmp_path), **what)  # type: ignore[arg-type]
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "crash_walk", json.dumps(asdict(task))],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = Found(**json.loads(done.stdout))
+        order = "JSONL" if task.jsonl_first else "SQLite"
+        record_property(f"crash points tried ({task.world}, {task.how}, {order} first)", found.tried)
+        if found.power_losses:
+            record_property("crash points at which power was lost besides", found.power_losses)
+        assert found.faults == [], "\n".join([*found.faults, done.stderr])
+        return found
+
+    return walk
+
+
+ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite first", "jsonl first"])
+
+
+@ORDERS
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twice(
+    walk: Callable[..., Found], jsonl_first: bool, part: int
+) -> None:
+    """At each point, and where power is lost there: the next worker finishes as if nothing had been."""
+    found = walk(world="going on", jsonl_first=jsonl_first, part=part, parts=PARTS)
+    assert found.points > 300
+    assert found.power_losses > 10
+
+
+@ORDERS
+def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_good_ones(
+    walk: Callable[..., Found], jsonl_first: bool
+) -> None:
+    """The same from nothing: no tables, no directory, no archive that Redis requires."""
+    found = walk(world="from nothing", jsonl_first=jsonl_first)
+    assert found.points > 60
+    assert found.power_losses > 4
+
+
+@ORDERS
+def test_a_run_that_is_deleted_between_any_two_commands_of_a_worker_is_not_mixed_with_its_successor(
+    walk: Callable[..., Found], jsonl_first: bool
+) -> None:
+    """Deleted, or deleted and made anew: an archive has some of the one history, or the whole of the other."""
+    found = walk(world="going on", jsonl_first=jsonl_first, how="deleted")
+    assert found.points > 60
