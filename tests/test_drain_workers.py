@@ -345,7 +345,7 @@ def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     """Nobody else gets the runs meanwhile, neither those being written nor those that wait."""
     hot, other = open_hot(real), open_hot(real)
     acknowledged = {run_id: emit(hot, run_id, 3) for run_id in "abcd"}
-    seconds, taken = 0.6, []
+    seconds, taken = 1.2, []
 
     def slowly(*_: Any) -> None:
         until = time.monotonic() + 3 * seconds
