@@ -42,6 +42,7 @@ from runstream import (
     StoreUnavailable,
     UnsupportedVersion,
 )
+from runstream.drain import heartbeat
 from runstream.drain.episodes import Episodes
 from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.progress import Progress
@@ -109,9 +110,15 @@ def of_level(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 @pytest.mark.parametrize("broken", [0, 1])
 @pytest.mark.parametrize("step", ["position", "write", "read_back"])
 def test_an_archive_that_fails_is_one_episode_and_nothing_leaves_redis(
-    fake: RedisBackend, archives: list[Archive], caplog: pytest.LogCaptureFixture, broken: int, step: str
+    fake: RedisBackend,
+    archives: list[Archive],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: int,
+    step: str,
 ) -> None:
     """Either of two, at any step: logged once, visible to threads and in Redis, repeated, over by itself."""
+    monkeypatch.setattr(heartbeat, "_REPORT_SECONDS", 1000.0)  # an episode is reported at once
     caplog.set_level(logging.INFO, "runstream.drain")
     hot = open_hot(fake)
     acknowledged = {run_id: emit(hot, run_id, 5) for run_id in ("a", "b")}
@@ -338,7 +345,7 @@ def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     """Nobody else gets the runs meanwhile, neither those being written nor those that wait."""
     hot, other = open_hot(real), open_hot(real)
     acknowledged = {run_id: emit(hot, run_id, 3) for run_id in "abcd"}
-    seconds, taken = 0.6, []
+    seconds, taken = 1.2, []
 
     def slowly(*_: Any) -> None:
         until = time.monotonic() + 3 * seconds
@@ -396,13 +403,14 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("error", [None, StoreUnavailable("gone"), Killed()], ids=["none", "outage", "kill"])
 def test_the_heartbeat_ends_with_the_worker_and_begins_with_work(
-    fake: RedisBackend, archives: list[Archive], error: BaseException | None
+    fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, error: BaseException | None
 ) -> None:
     """No thread before there is something to hold, none after, whatever ended the worker; it keeps no process."""
     hot = open_hot(fake)
     worker = DrainWorker(hot, archives)
-    assert worker.drain_once() == DrainReport()
-    assert heartbeats() == []
+    with monkeypatch.context() as without:
+        without.setattr(threading, "Thread", None)
+        assert worker.drain_once() == DrainReport()
     emit(hot, "a", 3)
     seen: list[bool] = []
 
@@ -460,12 +468,12 @@ def test_an_extension_puts_nothing_back_that_was_settled(fake: RedisBackend, arc
 def test_a_forked_process_has_a_heartbeat_of_its_own(fake: RedisBackend) -> None:
     """Its parent's thread is not there, and what that thread held at the fork is nobody's."""
     hot = open_hot(fake)
-    heartbeat = Heartbeat(hot, "w", 30.0, dict)
-    heartbeat.start()
+    beat = Heartbeat(hot, "w", 30.0, dict)
+    beat.start()
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with heartbeat.still:
+        with beat.still:
             held.set()
             forked.wait(DEADLINE_SECONDS)
 
@@ -476,11 +484,11 @@ def test_a_forked_process_has_a_heartbeat_of_its_own(fake: RedisBackend) -> None
     if child == 0:
         code = 1
         try:
-            heartbeat.stop()  # its parent's: nothing to wait for
-            heartbeat.start()
-            if heartbeat.still.acquire(timeout=DEADLINE_SECONDS):
-                heartbeat.still.release()
-                heartbeat.stop()
+            beat.stop()  # its parent's: nothing to wait for
+            beat.start()
+            if beat.still.acquire(timeout=DEADLINE_SECONDS):
+                beat.still.release()
+                beat.stop()
                 code = 0
         finally:
             os._exit(code)
@@ -488,7 +496,7 @@ def test_a_forked_process_has_a_heartbeat_of_its_own(fake: RedisBackend) -> None
     _, status = os.waitpid(child, 0)
     holder.join()
     assert len(heartbeats()) == 1
-    heartbeat.stop()
+    beat.stop()
     assert heartbeats() == []
     assert status == 0
 

@@ -104,7 +104,8 @@ def test_what_has_left_redis_is_copied_from_an_archive_that_has_it(
     """Also a run that Redis has nothing of any more; from every kind of archive into every kind."""
     acknowledged = {f"r{n}": emit(hot, f"r{n}", 7) for n in range(6)}
     acknowledged["long"] = emit(hot, "long", 300)
-    hot.save_snapshot("r1", RunState(run_id="r1", current_step=7))
+    for run_id in ("r0", "r1"):
+        hot.save_snapshot(run_id, RunState(run_id=run_id, current_step=7))
     hot.save_snapshot("r1", RunState(run_id="r1", current_step=3), lane_id="side")
     DrainWorker(hot, archives[:2], trim="archived").drain_once()
     hot.delete_run("r0")
@@ -124,8 +125,11 @@ def test_what_has_left_redis_is_copied_from_an_archive_that_has_it(
         assert archives[late].load_snapshot("r1", lane_id=lane_id) == archives[source].load_snapshot(
             "r1", lane_id=lane_id
         )
-    info, original = archives[late].run_info("r1"), archives[source].run_info("r1")
-    assert info == original
+    for run_id in ("r0", "r1"):
+        assert archives[late].run_info(run_id) == archives[source].run_info(run_id)
+    state = archives[late].load_latest("r0")
+    assert state is not None
+    assert state.current_step == 7
 
 
 def test_a_copy_has_the_quarantine_too(archives: list[Archive]) -> None:

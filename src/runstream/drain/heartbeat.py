@@ -8,6 +8,7 @@ another worker does the same work once more.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -47,7 +48,10 @@ class Heartbeat:
         self._keys = hot.context.keys
         self._name = name
         self._claim_seconds = claim_seconds
-        self._every_seconds = max(_SHORTEST_SECONDS, claim_seconds / _BEATS_PER_CLAIM)
+        # a claim of no length is for nobody to hold
+        self._every_seconds = (
+            max(_SHORTEST_SECONDS, claim_seconds / _BEATS_PER_CLAIM) if claim_seconds else math.inf
+        )
         self._said = said
         self._begin_anew()
 

@@ -62,7 +62,7 @@ class NamespaceStatus:
 
 
 def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
-    """How a namespace stands: in three round trips, and two more for every few thousand runs that are due."""
+    """How a namespace stands: in three round trips, and two for every few thousand runs that are due."""
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
     facts = {} if isinstance(info, Refusal) else parse_info(info)
     now = int(time[0]) * MICROSECONDS + int(time[1])
@@ -76,10 +76,9 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
             (b"HGETALL", partition.parked),
             (b"HGETALL", partition.archives),
         ]
-    replies = yield Exchange(commands)
+    *replies, workers = yield Exchange([*commands, (b"HGETALL", keys.workers)])
     runs, queued, due, first, parked, archives = (replies[at::6] for at in range(6))
     backlog_events = yield from backlog(keys)
-    (workers,) = yield Exchange([(b"HGETALL", keys.workers)])
     oldest = min((at for reply in first for _, at in scored(reply)), default=now)
     is_valkey = "valkey_version" in facts
     memory = facts.get("used_memory", "")
