@@ -223,6 +223,36 @@ def bench_drain(client: redis.Redis, directory: Path, rounds: int, runs: int, pe
     return result
 
 
+def bench_idle_runs(client: redis.Redis, directory: Path, rounds: int, idle: int) -> Result:
+    """Ten active runs among idle ones, against ten active runs alone: work is proportional to what is new."""
+
+    def drainer(name: str) -> tuple[Any, runstream.DrainWorker]:
+        store: Any = runstream.RedisCheckpointer(client, namespace=name)
+        return store, runstream.DrainWorker(store, [runstream.SQLiteCheckpointer(str(directory / f"{name}.db"))])
+
+    def rate(store: Any, worker: runstream.DrainWorker) -> float:
+        run_ids = [f"active-{number}" for number in range(10)]
+        store.save_events([event(run_id, seq) for run_id in run_ids for seq in range(100)])
+        reports: list[runstream.DrainReport] = []
+        per_second = timed(1000, lambda: reports.append(worker.drain_once()))
+        assert reports[0].events == 1000
+        return per_second
+
+    among, worker_among = drainer("among")
+    alone, worker_alone = drainer("alone")
+    for first in range(0, idle, 1000):
+        among.save_events([event(f"idle-{number}", 0) for number in range(first, min(first + 1000, idle))])
+    assert worker_among.drain_once().events == idle
+    return interleaved(
+        f"drain_once of 10 active runs among {idle:,} idle ones",
+        "the same without the idle ones",
+        "events/s",
+        rounds,
+        lambda: rate(among, worker_among),
+        lambda: rate(alone, worker_alone),
+    )
+
+
 INSERT = "INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -284,6 +314,7 @@ def main() -> None:
                 bench_save_events(client, store, rounds, 20000 // scale),
                 bench_list_events(client, store, rounds, 100_000 // scale),
                 bench_drain(client, directory, min(rounds, 3), 100 // scale, 1000),
+                bench_idle_runs(client, directory, rounds, 100_000 // scale),
             ],
             console,
         )

@@ -25,16 +25,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import BERLIN, RICH_VALUES, any_text, hashables, make_event, same, values
 
-from runstream.codec.archiving import archive_entry, entry_fields
+from runstream.codec.archiving import archive_entries, archive_entry, entry_fields
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.fallback import plain_data
-from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
 from runstream.codec.packing import Packer, unpack, unpack_plain
 from runstream.codec.record import (
     ERASED,
     FIELDS,
+    decode_plain_records,
     decode_record,
-    decode_record_plain,
     encode_record,
     fields_of,
     record_crc,
@@ -43,6 +43,7 @@ from runstream.codec.record import (
 from runstream.codec.shapes import Codec
 from runstream.codec.snapshot import PackedState, pack_state, state_checksum, unpack_state
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
+from runstream.model.values import Cursor
 
 PACKER = Packer(None)
 
@@ -77,20 +78,44 @@ def test_a_value_comes_back_equal_and_of_the_same_types_through_json(value: Any)
     assert same(load_json(text.encode()), value)
 
 
+def check_fast_path(value: Any) -> None:
+    """It gives the value as it is, or says that it is not for it: alone, and beside others."""
+    for packed in ([PACKER.pack(value)], [PACKER.pack(0), PACKER.pack(value), PACKER.pack("x")]):
+        found = unpack_plain(packed)
+        if found is not None:
+            assert same(found[len(packed) // 2], value)
+        texts = dump_plain_json(found)
+        if texts is not None:
+            assert same(load_json(texts[len(packed) // 2]), value)
+
+
+def test_the_fast_path_is_for_what_is_plain() -> None:
+    """Or it would be no way at all."""
+    value = {"a": [1, -1.5, None, True, "ü"], "b": {"c": "\x00"}}
+    texts = dump_plain_json(unpack_plain([PACKER.pack(value)]))
+    assert texts == ['{"a":[1,-1.5,null,true,"ü"],"b":{"c":"\\u0000"}}']
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=repr)
+def test_no_float_becomes_null(value: float) -> None:
+    """Of either size: other programs write the shorter one."""
+    for single in (False, True):
+        packed = msgpack.packb({"a": [value]}, use_single_float=single)
+        assert unpack_plain([packed]) is None
+        assert "null" not in dump_json(unpack(packed))
+
+
 @given(values)
 def test_a_value_comes_back_equal_by_way_of_the_fast_path(value: Any) -> None:
     """From Redis to an archive: what msgpack found to be plain is dumped at C speed, and is the same."""
-    found, plain = unpack_plain(PACKER.pack(value))
-    assert same(found, value)
-    assert same(load_json(dump_json(found, plain=plain)), value)
+    check_fast_path(value)
 
 
 @pytest.mark.parametrize("value", EDGE_CASES, ids=lambda value: type(value).__name__)
 def test_an_edge_case_comes_back_too(value: Any) -> None:
     assert same(unpack(PACKER.pack(value)), value)
     assert same(load_json(dump_json(value)), value)
-    found, plain = unpack_plain(PACKER.pack(value))
-    assert same(load_json(dump_json(found, plain=plain)), value)
+    check_fast_path(value)
 
 
 @given(values)
@@ -140,8 +165,7 @@ tags = st.sampled_from(
 @example({"$dict": [[{"$dict": []}, 1]]})
 @example({"$str": "\ud800"})
 def test_no_dict_of_a_user_is_taken_for_a_tag(value: Any) -> None:
-    found, plain = unpack_plain(PACKER.pack(value))
-    assert same(load_json(dump_json(found, plain=plain)), value)
+    check_fast_path(value)
     assert same(load_json(dump_json(value)), value)
 
 
@@ -181,9 +205,9 @@ def test_broken_text_is_a_value_error(text: str) -> None:
 @example(b"\x81\x90\x01")  # a list as a key
 @example(b"\x91" * 2000)
 def test_any_bytes_are_a_value_or_a_value_error(packed: bytes) -> None:
-    for read in (unpack, unpack_plain):
-        with suppress(ValueError):
-            read(packed)
+    with suppress(ValueError):
+        unpack(packed)
+    dump_plain_json(unpack_plain([packed]))
 
 
 def test_an_hour_that_comes_twice_is_told_apart() -> None:
@@ -386,7 +410,8 @@ def test_a_record_comes_back(run_id: str, fields: list[Any], extra: dict[str, An
     written = fields if not extra and key is None else [*fields, extra or None, *([] if key is None else [key])]
     record = encode_record(PACKER, seed(run_id), written)
     assert same(decode_record(run_id, 1, record), written)
-    assert same(decode_record_plain(run_id, 1, record)[0], written)
+    plain = decode_plain_records(run_id, [record])
+    assert plain is None or same(plain, [written])
     assert fields_of(run_id, written).keys() == {"run_id", *FIELDS, *extra}
     entry = archive_entry(run_id, 1, 5, record)
     assert entry.raw is None
@@ -406,6 +431,10 @@ def test_one_changed_byte_of_a_record_is_always_detected(
         decode_record(run_id, 7, changed)
     assert (caught.value.run_id, caught.value.offset, caught.value.raw) == (run_id, 7, changed)
     assert archive_entry(run_id, 7, 0, changed).raw == changed
+    (between, _, _) = [
+        *archive_entries(run_id, [(Cursor(7, 0), changed), (Cursor(8, 0), record), (Cursor(9, 0), record)])
+    ]
+    assert between.raw == changed
 
 
 @given(st.text(min_size=1, max_size=9), _fields, st.data())
@@ -430,12 +459,17 @@ def test_a_record_of_another_run_is_detected(run_id: str, other: str, fields: li
 @given(st.integers(2, 255), st.binary(min_size=1))
 def test_a_record_of_a_newer_version_is_told_from_a_damaged_one(version: int, body: bytes) -> None:
     checksum = zlib.crc32(body, seed("r", version)).to_bytes(4, "big")
-    for decode in (decode_record, decode_record_plain):
-        with pytest.raises(UnsupportedVersion) as caught:
-            decode("r", 3, bytes([version]) + checksum + body)
-        assert caught.value.found == version
+    newer = bytes([version]) + checksum + body
+    with pytest.raises(UnsupportedVersion) as caught:
+        decode_record("r", 3, newer)
+    assert caught.value.found == version
     with pytest.raises(UnsupportedVersion):
-        archive_entry("r", 3, 0, bytes([version]) + checksum + body)
+        archive_entry("r", 3, 0, newer)
+    before = encode_record(PACKER, seed("r"), ["", "main", "s", None, 1, 0.0, "run.started", "public", {}])
+    entries = archive_entries("r", [(Cursor(2, 0), before), (Cursor(3, 0), newer)])
+    assert next(entries).offset == 2
+    with pytest.raises(UnsupportedVersion):
+        next(entries)
 
 
 def test_an_erased_entry_has_neither_text_nor_bytes() -> None:

@@ -874,3 +874,11 @@ def test_a_key_is_known_after_its_event_has_been_archived_and_trimmed(hot: Hot, 
     for archive in archives:
         assert [entry.key for entry in archive.read_back("r", 1, 1)] == ["book-hotel"]
         assert archive.append("r", emit_one("r"), keys=["book-hotel"]).first_offset == 1
+
+
+def test_a_limit_holds_for_a_cursor_whose_entry_has_been_trimmed(hot: Hot, archives: list[Archive]) -> None:
+    emit(hot, "r", 5)
+    fifth = list(hot.read("r"))[-1].cursor
+    DrainWorker(hot, archives, trim="archived").drain_once()
+    emit(hot, "r", 4, first=6)
+    assert [item.offset for item in hot.read("r", fifth, limit=2)] == [6, 7]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from runstream.codec.lossless_json import dump_json, load_json
-from runstream.codec.record import ERASED, FIELDS, check_values, decode_record_plain, fields_of, key_of
+from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
+from runstream.codec.record import (
+    ERASED,
+    FIELDS,
+    check_values,
+    decode_plain_records,
+    decode_record,
+    fields_of,
+    key_of,
+)
 from runstream.model.archive import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.names import check_name
+from runstream.model.values import Cursor
 
-__all__ = ["archive_entry", "entry_fields"]
+__all__ = ["archive_entries", "archive_entry", "entry_fields"]
 
 _LANE, _SEQ, _TS, _KIND = (FIELDS.index(name) for name in ("lane_id", "seq", "ts", "kind"))
 
@@ -23,17 +33,47 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
     if record == ERASED:
         return ArchiveEntry(offset, chain, None, None)
     try:
-        values, plain = decode_record_plain(run_id, offset, record)
+        values = decode_record(run_id, offset, record)
         check_values(values)
-        key = key_of(values)
-        if key is not None:
-            check_name("key", key)
-        data = dump_json(fields_of(run_id, values), plain=plain)
-        columns = EntryColumns(int(values[_SEQ]), float(values[_TS]), values[_KIND], values[_LANE])
+        return _entry(Cursor(offset, chain), values, dump_json(fields_of(run_id, values)))
     except (CorruptRecordError, EncodingError, ValueError, RecursionError) as error:
         # where the checksum held, it is a record of another program, or nested beyond JSON's depth
         return ArchiveEntry(offset, chain, None, None, raw=record, reason=str(error))
-    return ArchiveEntry(offset, chain, key, data, columns=columns)
+
+
+def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
+    """As archive_entry for each of these (plain events all at once, which takes a third of the time)."""
+    entries = _plain_entries(run_id, records)
+    if entries is not None:
+        yield from entries
+        return
+    for one in records:
+        cursor, record = one
+        yield from _plain_entries(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
+
+
+def _plain_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> list[ArchiveEntry] | None:
+    decoded = decode_plain_records(run_id, [record for _, record in records])
+    if decoded is None:
+        return None
+    try:
+        for values in decoded:
+            check_values(values)
+        texts = dump_plain_json([fields_of(run_id, values) for values in decoded])
+        if texts is None:
+            return None
+        places = (cursor for cursor, _ in records)
+        return list(map(_entry, places, decoded, texts))
+    except (EncodingError, TypeError, ValueError):  # of another program
+        return None
+
+
+def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:
+    key = key_of(values)
+    if key is not None:
+        check_name("key", key)
+    columns = EntryColumns(int(values[_SEQ]), float(values[_TS]), values[_KIND], values[_LANE])
+    return ArchiveEntry(at.offset, at.chain, key, data, None, "", columns)
 
 
 def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:

@@ -8,8 +8,10 @@ equal bytes, sets included, so bytes can be compared instead of values.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -171,7 +173,12 @@ def _unpack_tagged(packed: bytes) -> tuple[Any, bool]:
         has_tagged = True
         return _Tagged(kind, payload)
 
-    return _unpack(packed, strict_map_key=False, ext_hook=load), has_tagged
+    try:
+        value = msgpack.unpackb(packed, strict_map_key=False, ext_hook=load, unicode_errors="surrogatepass")
+    except (msgpack.UnpackException, TypeError, ArithmeticError) as error:
+        # StackError and ExtraData are ValueErrors already; an unhashable key or a bad Decimal is not
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return value, has_tagged
 
 
 def _resolve(value: Any, has_tagged: bool) -> Any:
@@ -196,22 +203,26 @@ def _refuse_extension(_code: int, _payload: bytes) -> Any:
     raise _NotPlain
 
 
-def unpack_plain(packed: bytes) -> tuple[Any, bool]:
-    """The value, and whether it holds nothing but strings, numbers, None, lists and dicts with such keys.
+_unpack_plain = partial(
+    msgpack.unpackb, strict_map_key=True, ext_hook=_refuse_extension, unicode_errors="surrogatepass"
+)
 
-    Bytes and not-a-number also count as plain here; a JSON encoder refuses those by itself.
+# what may be a float, of 64 bits or of 32, that is infinite or not a number: a JSON encoder makes null of those.
+# Two patterns, as each begins with a byte that is searched for at C speed
+_find_double = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
+_find_single = re.compile(rb"\xca[\x7f\xff][\x80-\xff]").search
+
+
+def unpack_plain(packed: Sequence[bytes]) -> list[Any] | None:
+    """The values, if all hold nothing but strings, finite numbers, None, lists and dicts with such keys.
+
+    Otherwise, and where one does not unpack, None. Bytes also count as plain here; a JSON encoder refuses those
+    by itself.
     """
+    together = b"".join(packed)
+    if _find_double(together) or _find_single(together):
+        return None
     try:
-        return _unpack(packed, strict_map_key=True, ext_hook=_refuse_extension), True
-    except (_NotPlain, ValueError):
-        return unpack(packed), False
-
-
-def _unpack(packed: bytes, *, strict_map_key: bool, ext_hook: Callable[[int, bytes], Any]) -> Any:
-    try:
-        return msgpack.unpackb(
-            packed, strict_map_key=strict_map_key, ext_hook=ext_hook, unicode_errors="surrogatepass"
-        )
-    except (msgpack.UnpackException, TypeError, ArithmeticError) as error:
-        # StackError and ExtraData are ValueErrors already; an unhashable key or a bad Decimal is not
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+        return list(map(_unpack_plain, packed))
+    except (_NotPlain, msgpack.UnpackException, ValueError, TypeError):
+        return None

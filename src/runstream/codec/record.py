@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,8 +30,8 @@ __all__ = [
     "FIELDS",
     "RECORD_VERSION",
     "check_values",
+    "decode_plain_records",
     "decode_record",
-    "decode_record_plain",
     "encode_record",
     "fields_of",
     "key_of",
@@ -52,6 +53,7 @@ FIELDS = (
     "payload",
 )
 _HEAD = 5
+_VERSION_BYTE = bytes((RECORD_VERSION,))
 
 
 @lru_cache(maxsize=1024)  # a log is read record by record, and all of a run's have the same
@@ -85,7 +87,7 @@ def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
     except EncodingError:
         packer.pack(dict(zip(FIELDS, values, strict=False)))  # the same failure, with the field's name in its path
         raise
-    return b"\x01" + zlib.crc32(body, crc_seed).to_bytes(4, "big") + body
+    return _VERSION_BYTE + zlib.crc32(body, crc_seed).to_bytes(4, "big") + body
 
 
 def record_crc(record: bytes) -> int:
@@ -138,21 +140,38 @@ def decode_record(run_id: str, offset: int, record: bytes) -> list[Any]:
         raise _corrupt(run_id, offset, record, str(error)) from error
 
 
-def decode_record_plain(run_id: str, offset: int, record: bytes) -> tuple[list[Any], bool]:
-    """As decode_record, with whether the values are plain (see ``packing.unpack_plain``)."""
-    body = _body(run_id, offset, record)
-    try:
-        values, plain = unpack_plain(body)
-        return _checked(run_id, offset, record, values), plain
-    except ValueError as error:
-        raise _corrupt(run_id, offset, record, str(error)) from error
+def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any]] | None:
+    """As decode_record for each, if all are sound and plain (see ``packing.unpack_plain``); otherwise None."""
+    bodies = [record[_HEAD:] for record in records]
+    start = seed(run_id)
+    for record, body in zip(records, bodies, strict=True):
+        if record[:1] != _VERSION_BYTE or zlib.crc32(body, start) != record_crc(record):
+            return None
+    decoded = unpack_plain(bodies)
+    sizes = range(len(FIELDS), len(FIELDS) + 3)
+    if decoded is None or not all(type(values) is list and len(values) in sizes for values in decoded):
+        return None
+    return decoded
 
 
 def fields_of(run_id: str, values: list[Any]) -> dict[str, Any]:
     """The event as a dict: the ten fields, then the further ones."""
-    fields = {"run_id": run_id, **dict(zip(FIELDS, values, strict=False))}
-    if len(values) > len(FIELDS) and values[len(FIELDS)]:
-        fields.update(values[len(FIELDS)])
+    # written out: it takes a third of the time of dict(zip(...)), for every event that is read or archived
+    session_id, lane_id, span_id, parent_span_id, seq, ts, kind, visibility, payload, *more = values
+    fields = {
+        "run_id": run_id,
+        "session_id": session_id,
+        "lane_id": lane_id,
+        "span_id": span_id,
+        "parent_span_id": parent_span_id,
+        "seq": seq,
+        "ts": ts,
+        "kind": kind,
+        "visibility": visibility,
+        "payload": payload,
+    }
+    if more and more[0]:
+        fields.update(more[0])
     return fields
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from runstream.codec.archiving import archive_entry
+from runstream.codec.archiving import archive_entries
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.values import Cursor
@@ -102,14 +102,14 @@ class Piece:
     def make(cls, work: RunWork, want: Wanted, loaded: Loaded) -> Piece:
         """The piece that was loaded. Raises ArchiveGap where entries have left Redis unarchived."""
         piece = cls(work, [], broken=loaded.broken)
-        for expected, (cursor, record) in enumerate(loaded.entries, want.first):
-            if cursor.offset != expected:
-                break
-            try:
-                piece.entries.append(archive_entry(work.run_id, cursor.offset, cursor.chain, record))
-            except UnsupportedVersion as error:
-                piece.blocked = str(error)
-                return piece
+        try:
+            for expected, entry in enumerate(archive_entries(work.run_id, loaded.entries), want.first):
+                if entry.offset != expected:
+                    break
+                piece.entries.append(entry)
+        except UnsupportedVersion as error:
+            piece.blocked = str(error)
+            return piece
         reached = want.first - 1 + len(piece.entries)
         if reached != want.last:
             raise ArchiveGap(

@@ -48,7 +48,7 @@ class ArchiveEntry(NamedTuple):
     @property
     def content(self) -> tuple[object, ...]:
         """What must come back equal when the entry is read back."""
-        return (self.offset, self.chain, self.key, self.data, self.raw)
+        return self[:5]
 
 
 class ArchiveSnapshot(NamedTuple):

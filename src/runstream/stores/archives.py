@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
-from runstream.codec.archiving import archive_entry, entry_fields
+from runstream.codec.archiving import archive_entries, entry_fields
 from runstream.model.archive import ArchiveEntry, RunBatch
 from runstream.model.errors import (
     ArchiveGap,
@@ -37,9 +37,7 @@ def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEnt
     Raises EncodingError for an event that JSON cannot hold (nested too deeply): a record that is in Redis
     goes to the quarantine then, but one that has not been accepted yet is refused.
     """
-    entries = [
-        archive_entry(request.run_id, cursor.offset, cursor.chain, event.record) for cursor, event in plan.written
-    ]
+    entries = list(archive_entries(request.run_id, [(cursor, event.record) for cursor, event in plan.written]))
     for entry in entries:
         if entry.raw is not None:
             raise EncodingError(f"an event of run {request.run_id!r} cannot be archived: {entry.reason}")

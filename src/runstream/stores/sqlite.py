@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain as chained
 from typing import Any
 
 from runstream.codec.archiving import entry_fields
@@ -40,6 +41,9 @@ _PAGE_ROWS = 1000
 
 _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+# many in one statement: it takes half the time of as many statements, each of which lets go of Python's lock
+_ROWS_AT_ONCE = 100  # 900 parameters; every SQLite takes 999
+_ADD_EVENTS = _ADD_EVENT + ", (?, ?, ?, ?, ?, ?, ?, ?, ?)" * (_ROWS_AT_ONCE - 1)
 # in the shape of ArchiveEntry. Not a view: SQLite would sort all of a run to give a page of it
 _GET_ENTRIES = """SELECT offset, chain, key,
     CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, NULL, '', NULL
@@ -409,7 +413,11 @@ class _Additions:
 
     def insert(self) -> None:
         """Hand it all to SQLite."""
-        self.connection.executemany(_ADD_EVENT, self._events)
+        whole = len(self._events) - len(self._events) % _ROWS_AT_ONCE
+        for first in range(0, whole, _ROWS_AT_ONCE):
+            rows = self._events[first : first + _ROWS_AT_ONCE]
+            self.connection.execute(_ADD_EVENTS, list(chained.from_iterable(rows)))
+        self.connection.executemany(_ADD_EVENT, self._events[whole:])
         self.connection.executemany(SET_ASIDE, self._aside)
         self.connection.executemany(SET_LANE, [(*place, offset) for place, offset in self._lanes.items()])
         set_runs(self.connection, self.runs)

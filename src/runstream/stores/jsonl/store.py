@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from runstream.codec.archiving import entry_fields
 from runstream.codec.fallback import plain_data
-from runstream.codec.lossless_json import dump_json
-from runstream.codec.packing import unpack_plain
+from runstream.codec.lossless_json import dump_json, dump_plain_json
+from runstream.codec.packing import unpack, unpack_plain
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
@@ -370,8 +370,9 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             return []
         saved = plan.snapshot
         try:
-            value, plain = unpack_plain(self.codec.packer.pack(request.state))
-            data = dump_json(value, plain=plain)
+            packed = self.codec.packer.pack(request.state)
+            texts = dump_plain_json(unpack_plain([packed]))
+            data = dump_json(unpack(packed)) if texts is None else texts[0]
         except (ValueError, TypeError, RecursionError) as error:
             raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
         return [ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, data)]

@@ -301,7 +301,7 @@ class _Reader:
         self._pace.saw(record for _, record in found)
         if again:
             yield from self._check_history(standing, found[:1])
-            found = [item for item in found if item[0].offset > after]
+            found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
         first = max(after, standing.start.offset) + 1
         for expected, (at, _) in enumerate(found, first):
             if at.offset != expected:
