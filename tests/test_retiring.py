@@ -320,11 +320,12 @@ def test_a_run_whose_snapshots_are_not_those_that_were_compared_stays(
     assert retire_now(hot, archives, fit)[0].name == "ok"
 
 
+@pytest.mark.parametrize("count", [0, 4])
 def test_a_tombstone_is_not_retired_again(
-    redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
+    redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive], count: int
 ) -> None:
     """Or it would never be forgotten. A worker whose reply was lost sends it twice."""
-    hot.append("r", ended("r"), snapshot=make_state("r", status="completed"))
+    hot.append("r", ended("r")[:count], snapshot=make_state("r", status="completed"))
     DrainWorker(hot, archives).drain_once()
     fit = fit_of(hot)
     assert retire_now(hot, archives, fit)[0].name == "ok"
