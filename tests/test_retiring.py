@@ -703,10 +703,10 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
         partition.archives for partition in hot.context.keys.partitions
     }
     assert hot.delete_run("r") is False
-    hot.append("r", ended("r"))
-    DrainWorker(hot, archives, trim="never").drain_once()
-    hot.delete_run("r")
-    assert redis_backend.footprint().keys() == left.keys(), "nor is one that was to be retired"
+    hot.append("s", ended("s"))
+    assert DrainWorker(hot, archives, trim="never").drain_once().runs == 1
+    hot.delete_run("s")
+    assert redis_backend.footprint().keys() == left.keys(), "nor of one that was to be retired"
     assert hot.append("r", [make_event("r", 1)])[:2] == (1, 1)
 
 
