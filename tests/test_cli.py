@@ -39,7 +39,7 @@ from runstream.stores.redis.operations import draining
 from runstream.stores.redis.server_program import find_server_program
 
 DEADLINE_SECONDS = 20.0
-COMMANDS = ["demo", "drain", "runs", "show", "status", "agent"]
+COMMANDS = ["demo", "drain", "runs", "show", "status", "archives", "agent"]
 
 
 def has_server() -> bool:

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import eventually
 
 from runstream.codec.archiving import archive_entry
 from runstream.codec.chain import next_chain
@@ -38,6 +40,7 @@ from runstream.model.protocols import RunStore, Sink
 from runstream.model.state import RunState
 from runstream.model.values import Cursor
 from runstream.stores.jsonl import JSONLCheckpointer, names
+from runstream.stores.jsonl.disk import Locks
 from runstream.stores.jsonl.lines import Mark, batch_text, facts_of, own_entry
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
@@ -714,6 +717,156 @@ def test_a_directory_that_cannot_be_written_is_unavailable_to_writers_and_open_t
             with pytest.raises(StoreUnavailable):
                 store.save_event(event("r", 2))
             assert numbers(store, "r") == [1]
+
+
+def test_a_failed_batch_is_not_taken_back_from_under_somebody_who_went_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two runs' batches the second fails; another writer goes on from the first before it is taken back."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    write = os.write
+
+    def fail_second(handle: int, data: bytes) -> int:
+        if b'"run_id":"q"' in bytes(data):
+            fail()
+        return write(handle, data)
+
+    with JSONLCheckpointer(tmp_path) as store, JSONLCheckpointer(tmp_path) as another:
+        store.save_events([event("r", 1), event("q", 1)])
+        monkeypatch.setattr(os, "write", fail_second)
+        monkeypatch.setattr(os, "ftruncate", fail)
+        with pytest.raises(StoreUnavailable):
+            store.save_events([event("r", 2), event("q", 2)])
+        monkeypatch.undo()
+        another.save_event(event("r", 3))
+        assert numbers(another, "r") == [1, 2, 3]
+        for use in (store.position, store.run_info, lambda run_id: store.save_event(event(run_id, 4))):
+            use("r")
+            assert numbers(another, "r")[:3] == [1, 2, 3]
+        assert numbers(store, "r") == [1, 2, 3, 4]
+        assert numbers(store, "q") == [1]
+
+
+def test_a_failed_batch_is_taken_back_only_by_who_holds_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader leaves it alone: another writer may be in the middle of going on from it."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with JSONLCheckpointer(tmp_path, busy_timeout_seconds=0.05) as store:
+        store.save_event(event("r", 1))
+        monkeypatch.setattr(os, "fsync", fail)
+        monkeypatch.setattr(os, "ftruncate", fail)
+        with pytest.raises(StoreUnavailable):
+            store.save_event(event("r", 2))
+        monkeypatch.undo()
+        content = log_of(tmp_path).read_bytes()
+        with Locks(tmp_path, 0.0).held(["r"]):
+            assert numbers(store, "r") == [1]
+            for use in (store.position, store.read_back_snapshots, lambda run_id: store.read_back(run_id, 1, 1)):
+                with pytest.raises(StoreUnavailable, match="another process has held"):
+                    use("r")
+            assert log_of(tmp_path).read_bytes() == content
+        position = store.position("r")
+        assert position is not None
+        assert position.cursor.offset == 1
+        assert len(log_of(tmp_path).read_bytes()) < len(content)
+
+
+def test_who_waits_for_a_lock_whose_file_is_removed_takes_the_one_that_others_take(tmp_path: Path) -> None:
+    first, second, third = (Locks(tmp_path, seconds) for seconds in (0.0, 1.0, 0.0))
+    entered: list[str] = []
+
+    def wait() -> None:
+        try:
+            with second.held(["r"]):
+                entered.append("the second, beside the third")
+        except StoreUnavailable:
+            entered.append("nobody")
+
+    waiter = threading.Thread(target=wait)
+    with ExitStack() as former:
+        former.enter_context(first.held(["r"]))
+        waiter.start()
+        (lock,) = (tmp_path / ".locks").iterdir()
+        eventually(lambda: len(handles_of(lock)) == 2)  # the second has opened it too
+        lock.unlink()
+        with third.held(["r"]):
+            former.close()
+            waiter.join(DEADLINE_SECONDS)
+    assert entered == ["nobody"]
+
+
+def handles_of(path: Path) -> list[str]:
+    """The handles that this process has on a file."""
+    found = []
+    for handle in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # one that is closed by now
+            if os.path.samestat(os.fstat(int(handle.name)), path.stat()):
+                found.append(handle.name)
+    return found
+
+
+def test_a_new_runs_name_is_on_the_disk_even_if_another_made_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody was killed between making the directory and its fsync."""
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted_fsync(handle: int) -> None:
+        fsync(handle)
+        synced.append(os.fstat(handle).st_ino)
+
+    with JSONLCheckpointer(tmp_path) as store:
+        assert store.archive_id
+        (tmp_path / "r").mkdir()
+        monkeypatch.setattr(os, "fsync", noted_fsync)
+        store.save_event(event("r", 1))
+    log, run, base = log_of(tmp_path).stat().st_ino, (tmp_path / "r").stat().st_ino, tmp_path.stat().st_ino
+    assert synced.index(base) < synced.index(log)
+    assert run in synced[synced.index(log) :]
+
+
+def test_all_directories_that_a_new_archive_lies_in_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted_fsync(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    with JSONLCheckpointer(tmp_path / "a" / "b" / "c") as store:
+        assert store.archive_id
+    places = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
+    assert {place.stat().st_ino for place in places} <= synced
+
+
+def test_the_integrity_of_lines_and_snapshots_is_checked(tmp_path: Path) -> None:
+    with JSONLCheckpointer(tmp_path) as store:
+        entries = history("r", START, [event("r", number, text="plain") for number in range(1, 6)])
+        entries.append(ArchiveEntry(6, 77, None, None, b"\x01\xff raw", "it was broken when it came"))
+        store.write([batch("r", START, entries, ArchiveSnapshot(None, 6, 1, "t", '{"a":1}'))])
+        store.save_events([event("q", 1), event("q", 2)])
+        assert store.check_integrity() == []
+        content = log_of(tmp_path).read_bytes().split(b"\n")
+        content[2] = content[2].replace(b"plain", b"p\xffain")
+        log_of(tmp_path).write_bytes(b"\n".join(content))
+        (tmp_path / "r" / "snapshot.json").write_text("{")
+        log_of(tmp_path, "q").write_bytes(log_of(tmp_path, "q").read_bytes() + b"nonsense\n")
+        found = store.check_integrity()
+    assert len(found) == 3
+    assert "run 'q', event 3: not an event of this run" in found[0]
+    assert "run 'r', event 2: its line was damaged" in found[1]
+    assert "the snapshot of run 'r' does not read" in found[2]
 
 
 WRITER = """

@@ -635,6 +635,164 @@ def test_a_full_disk_is_unavailable_and_nothing_of_the_batch_is_kept(archive: Ar
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
 
 
+# -- durable ------------------------------------------------------------------------------------------------
+
+
+def settings(archive: Archive) -> dict[str, Any]:
+    """How the connection of now commits: 2 is FULL."""
+    names = ("journal_mode", "synchronous", "fullfsync")
+    with archive._file.use() as connection:
+        return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+
+
+def test_every_connection_syncs_what_it_commits(open_archive: Open, path: Path) -> None:
+    """The first, on a file that another program made in another mode; one after a fork; one after a failure."""
+    ForeignCheckpointer(str(path)).save_event(foreign_event(1))
+    query(path, "PRAGMA journal_mode = DELETE")
+    archive = open_archive()
+    durable = {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1}
+    assert settings(archive) == durable
+    archive._file.before_fork()
+    query(path, "PRAGMA journal_mode = TRUNCATE")  # nobody has it open: it can be changed
+    archive._file.after_fork()
+    assert settings(archive) == durable
+    with archive._file.use() as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+    with pytest.raises(StoreUnavailable), archive._file.use() as connection:
+        connection.execute("SELECT * FROM what_is_not_there")
+    assert settings(archive) == durable
+
+
+def test_the_log_is_on_the_disk_before_the_file_is_opened_and_its_name_too(
+    open_archive: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite takes for committed what it finds in a log, also if its writer never came to sync it."""
+    open_archive().save_event(make_event("r"))
+    log, order = path.with_name(path.name + "-wal").stat().st_ino, []
+    fsync, advise, connect = os.fsync, os.posix_fadvise, sqlite3.connect
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(first: Any, *rest: Any, **options: Any) -> Any:
+            order.append((name, os.fstat(first).st_ino if isinstance(first, int) else 0))
+            return call(first, *rest, **options)
+
+        return noting
+
+    for module, name, call in ((os, "fsync", fsync), (os, "posix_fadvise", advise), (sqlite3, "connect", connect)):
+        monkeypatch.setattr(module, name, noted(name, call))
+    open_archive()
+    expected = [("fsync", log), ("posix_fadvise", log), ("connect", 0), ("fsync", path.parent.stat().st_ino)]
+    assert order == expected
+
+
+def test_what_was_written_is_read_back_from_the_disk(
+    archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda handle, *_: dropped.append(os.fstat(handle).st_ino))
+    archive.write([batch_of("r", history("r", 3))])
+    assert dropped == [path.with_name(path.name + "-wal").stat().st_ino]
+
+
+def test_an_archive_that_a_link_leads_to_is_watched_where_it_lies(open_archive: Open, path: Path) -> None:
+    place = path.parent / "elsewhere"
+    place.mkdir()
+    path.symlink_to(place / "real.db")
+    archive = open_archive()
+    archive.save_event(make_event("r"))
+    (place / "real.db-wal").unlink()
+    with pytest.raises(StoreUnavailable, match="-wal was removed"):
+        archive.position("r")
+    assert offsets(archive) == [1]
+    SQLiteCheckpointer(place / "other.db").close()
+    path.unlink()
+    path.symlink_to(place / "other.db")
+    with pytest.raises(StoreUnavailable, match="was replaced"):
+        archive.position("r")
+    with pytest.raises(StoreUnavailable, match="is not the archive"):
+        archive.position("r")
+    path.unlink()
+    path.symlink_to(place / "real.db")
+    assert offsets(archive) == [1]
+
+
+# -- its integrity, its older versions ----------------------------------------------------------------------
+
+
+def test_the_integrity_of_the_file_is_checked(open_archive: Open, path: Path) -> None:
+    archive = open_archive()
+    archive.write([batch_of("r", history("r", 200, payload={"text": "x" * 200}))])
+    assert archive.check_integrity() == []
+    theirs = ForeignCheckpointer(str(path))
+    theirs.save_event(foreign_event(1))
+    theirs.save_event(foreign_event(2))
+    (found,) = archive.check_integrity()
+    assert found == "run 'r' has 2 events of another program that have no offset yet"
+    archive.close()
+    archive = open_archive()  # which adopts them
+    assert archive.check_integrity() == []
+    ((page,),) = query(path, "SELECT rootpage FROM sqlite_master WHERE name = 'events_by_offset'")
+    archive.close()
+    with path.open("rb+") as file:
+        file.seek((page - 1) * 4096)
+        file.write(bytes(4096))
+    found = " ".join(open_archive().check_integrity())
+    assert "malformed" in found or "events_by_offset" in found or "page" in found
+
+
+def test_a_file_of_an_earlier_version_gets_in_place_what_came_later(open_archive: Open, path: Path) -> None:
+    """Before there were leases and an index of keys; what it holds stays."""
+    archive = open_archive()
+    archive.append("r", make_events("r", 3), keys=["a", None, "b"])
+    names, before = query(path, "SELECT name FROM sqlite_master ORDER BY name"), list(archive.read("r"))
+    uuid = archive.archive_id
+    archive.close()
+    query(path, "DROP TABLE leases")
+    query(path, "DROP INDEX events_by_key")
+    archive = open_archive()
+    assert query(path, "SELECT name FROM sqlite_master ORDER BY name") == names
+    assert (archive.archive_id, list(archive.read("r"))) == (uuid, before)
+    assert archive.append("r", make_events("r", 1), keys=["b"]).last_offset == 3
+    with archive.lease("r", owner="me"):
+        pass
+    assert archive.check_integrity() == []
+
+
+def test_many_writers_of_one_file_all_get_their_turn(path: Path, open_archive: Open) -> None:
+    """Processes with threads, each as fast as it can: no one waits so long that it gives up."""
+    script = """
+import sys, threading
+from runstream.model.events import PAEvent
+from runstream.stores.sqlite import SQLiteCheckpointer
+store = SQLiteCheckpointer(sys.argv[1], busy_timeout_seconds=20)
+failed = []
+
+def work(run_id):
+    try:
+        for turn in range(10):
+            store.save_events([PAEvent(run_id, seq=100 * turn + n) for n in range(100)])
+    except BaseException as error:
+        failed.append(error)
+
+threads = [threading.Thread(target=work, args=(f"{sys.argv[2]}-{n}",)) for n in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failed, failed
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in range(3)]
+    for writer in writers:
+        assert writer.wait(100) == 0
+    archive = open_archive()
+    assert sorted(archive.list_runs()) == sorted(
+        f"{process}-{thread}" for process in range(3) for thread in range(2)
+    )
+    for run_id in archive.list_runs():
+        assert [event.seq for event in archive.list_events(run_id)] == list(range(1000))
+    assert archive.check_integrity() == []
+
+
 # -- closing, pickling, forking, being killed --------------------------------------------------------------
 
 

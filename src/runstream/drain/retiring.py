@@ -14,13 +14,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from runstream.model.archive import Position
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.exchange import Operation
+from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations import draining, retiring
 from runstream.stores.redis.operations.draining import LoadedRun
 from runstream.stores.redis.operations.retiring import Fit
@@ -36,16 +38,19 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 class Retiring:
     """What one worker retires and forgets; without ``retire_after`` (seconds) it does nothing.
 
-    Raises ConfigurationError for a time below 0, and for ``forget_after`` alone.
+    ``perform`` runs an operation on Redis, ``position`` asks an archive. Raises ConfigurationError for a time
+    below 0, and for ``forget_after`` alone.
     """
 
     def __init__(
         self,
-        hot: RedisCheckpointer[Any, Any],
+        keys: Keys,
         sinks: Sequence[Sink],
         retire_after: float | None,
         forget_after: float | None,
         *,
+        perform: Callable[[Operation[Any]], Any],
+        position: Callable[[Sink, str], Position | None],
         park_seconds: float,
     ) -> None:
         for name, seconds in (("retire_after_seconds", retire_after), ("forget_after_seconds", forget_after)):
@@ -55,8 +60,9 @@ class Retiring:
             raise ConfigurationError(
                 "forget_after_seconds without retire_after_seconds: only what was retired is forgotten; pass both"
             )
-        self._hot = hot
-        self._keys = hot.context.keys
+        self._keys = keys
+        self._perform = perform
+        self._position = position
         self._sinks = sinks
         self._retire_after = retire_after
         self._forget_after = forget_after
@@ -87,7 +93,7 @@ class Retiring:
         if self._retire_after is None:
             return DrainReport(), set()
         look = retiring.look(self._keys, self._retire_after, self._forget_after, _RUNS_PER_LOOK)
-        due = self._hot.perform(look)
+        due = self._perform(look)
         report = DrainReport()
         if due.to_forget:
             report += self._forget(due.to_forget)
@@ -101,18 +107,18 @@ class Retiring:
     def _retire(self, run_ids: Sequence[str], quiet: float) -> DrainReport:
         report = DrainReport()
         fits = []
-        for run_id, run in zip(run_ids, self._hot.perform(draining.load(self._keys, run_ids)), strict=True):
+        for run_id, run in zip(run_ids, self._perform(draining.load(self._keys, run_ids)), strict=True):
             if run is not None and run.mark == run.last and (reason := self._lack(run)) is not None:
                 if self._has_moved(run):
                     continue  # and what was asked of the archives says nothing: it is looked at again
                 # it comes due, so that it is archived there, and being due it is not retired
                 _log.error("run %r is not retired: %s", run_id, reason)
-                self._hot.perform(draining.park(self._keys, run.header, reason, self._park_seconds))
+                self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))
                 report += DrainReport(parked=1)
             fits.append(_fit(run_id, run))
         archives = [sink.archive_id for sink in self._sinks]
         for fit, outcome in zip(
-            fits, self._hot.perform(retiring.retire(self._keys, fits, quiet, archives)), strict=True
+            fits, self._perform(retiring.retire(self._keys, fits, quiet, archives)), strict=True
         ):
             if outcome.name == "archives":
                 raise ConfigurationError(
@@ -128,7 +134,7 @@ class Retiring:
         It was added since, or its file was lost or put back from a copy: what is in Redis is then all there is.
         """
         for sink in self._sinks:
-            position = sink.position(run.header.run_id)
+            position = self._position(sink, run.header.run_id)
             held = run.header.start if position is None else position.cursor
             if held != run.last:
                 return f"{sink.location} has it up to {held}, not up to {run.last}; nothing was removed"
@@ -139,15 +145,15 @@ class Retiring:
 
     def _has_moved(self, run: LoadedRun) -> bool:
         """Whether something was appended, or saved, since the run was loaded."""
-        (now,) = self._hot.perform(draining.load(self._keys, [run.header.run_id]))
+        (now,) = self._perform(draining.load(self._keys, [run.header.run_id]))
         return now is None or (now.header.start, now.last, now.tokens) != (run.header.start, run.last, run.tokens)
 
     def _forget(self, run_ids: Sequence[str]) -> DrainReport:
         if self._forget_after is None:
             return DrainReport()
-        runs = self._hot.perform(draining.load(self._keys, run_ids))
+        runs = self._perform(draining.load(self._keys, run_ids))
         fits = [_fit(run_id, run) for run_id, run in zip(run_ids, runs, strict=True)]
-        outcomes = self._hot.perform(retiring.forget(self._keys, fits, self._forget_after))
+        outcomes = self._perform(retiring.forget(self._keys, fits, self._forget_after))
         return DrainReport(forgotten=outcomes.count("ok"))
 
 

@@ -78,6 +78,8 @@ class Piece:
     broken: Mapping[str | None, str] = field(default_factory=dict)
     blocked: str = ""
     """Why the run cannot go on after this piece: a record of a newer version."""
+    fresh_bytes: int = 0
+    """The size of those records that lie after the mark."""
 
     @property
     def end(self) -> Cursor:
@@ -109,6 +111,9 @@ class Piece:
                 piece.entries.append(entry)
         except UnsupportedVersion as error:
             piece.blocked = str(error)
+        fresh = max(0, work.run.mark.offset + 1 - want.first)
+        piece.fresh_bytes = sum(len(record) for _, record in loaded.entries[fresh : len(piece.entries)])
+        if piece.blocked:
             return piece
         reached = want.first - 1 + len(piece.entries)
         if reached != want.last:

@@ -15,12 +15,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Literal, TypeAlias, TypeVar
 
+from runstream.drain.episodes import Episodes
+from runstream.drain.heartbeat import Heartbeat
+from runstream.drain.progress import REDIS, Progress, Timing
 from runstream.drain.proof import disproof
 from runstream.drain.retiring import Retiring
 from runstream.drain.work import Piece, Positions, RunWork
+from runstream.model.archive import Position
 from runstream.model.errors import (
     ArchiveGap,
     ConfigurationError,
@@ -31,6 +37,7 @@ from runstream.model.errors import (
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
 from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.exchange import Operation
 from runstream.stores.redis.operations import draining
 from runstream.stores.redis.operations.draining import DueRun, Proven, Settled
 from runstream.stores.redis.pace import Pace
@@ -39,10 +46,11 @@ __all__ = ["DrainWorker", "Trim"]
 
 Trim: TypeAlias = Literal["covered", "archived", "never"]
 
+T = TypeVar("T")
+
 _log = logging.getLogger("runstream.drain")
 
 _RUNS_PER_CLAIM = 16  # of each partition: few enough to be through before the claim runs out
-_LONGEST_BACKOFF_SECONDS = 30.0
 
 
 class DrainWorker:
@@ -51,8 +59,9 @@ class DrainWorker:
     ``batch`` is how many events go into one transaction of a sink, fewer where they are large.
     ``trim`` says what leaves Redis: ``"covered"``, what is archived and covered by every snapshot of the
     run, so that ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``.
-    ``claim_seconds`` is how long a dead worker's runs wait for another; ``poll_seconds`` how often an
-    idle worker looks for work; ``park_seconds`` after what time a parked run is tried again.
+    ``partitions`` are the numbers of those that it drains, None for all. ``claim_seconds`` is how long a dead
+    worker's runs wait for another; ``poll_seconds`` how often an idle worker looks for work; ``park_seconds``
+    after what time a parked run is tried again.
 
     With ``retire_after_seconds`` a run that has ended, is archived and was quiet for so long leaves Redis but for
     a tombstone (see :mod:`~runstream.drain.retiring`), and with ``forget_after_seconds`` that one too, so long
@@ -60,7 +69,10 @@ class DrainWorker:
     another one. None: it stays.
 
     Several workers may drain one store. All must have the same archives: those of the first worker
-    become the ones that each partition requires. Raises ConfigurationError for other ones.
+    become the ones that each partition requires, until ``runstream archives`` changes them. Raises
+    ConfigurationError for other ones.
+
+    ``progress`` tells any thread how it fares; ``name`` is the name under which it reports itself in Redis.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class DrainWorker:
         name: str | None = None,
         batch: int = 1000,
         trim: Trim = "covered",
+        partitions: Collection[int] | None = None,
         claim_seconds: float = 30.0,
         poll_seconds: float = 0.2,
         park_seconds: float = 300.0,
@@ -90,14 +103,26 @@ class DrainWorker:
         self._archives = {sink.archive_id: sink.location for sink in sinks}
         if len(self._archives) != len(self._sinks):
             raise ConfigurationError("two of the archives are one and the same; name each once")
+        self._partitions = None if partitions is None else sorted(self._keys.numbered(partitions))
         self._pace = Pace(batch)
         self._trim: Trim = trim
         self._claim_seconds = claim_seconds
         self._poll_seconds = poll_seconds
         self._park_seconds = park_seconds
         self._enlisted = False
+        self.progress = Progress(writes=dict.fromkeys(self._archives.values(), Timing()))
+        self._report = DrainReport()
+        self._failed = REDIS
+        self._heartbeat = Heartbeat(hot, self.name, claim_seconds, self._said)
+        self._episodes = Episodes(self.name, self.progress, poll_seconds, self._heartbeat.report_now)
         self._retiring = Retiring(
-            hot, self._sinks, retire_after_seconds, forget_after_seconds, park_seconds=park_seconds
+            self._keys,
+            self._sinks,
+            retire_after_seconds,
+            forget_after_seconds,
+            perform=self._perform,
+            position=self._position,
+            park_seconds=park_seconds,
         )
 
     def drain_once(self) -> DrainReport:
@@ -106,109 +131,200 @@ class DrainWorker:
         Raises StoreUnavailable if Redis or an archive cannot be reached: claims are given up, nothing
         is lost, and the same call is safe to repeat.
         """
-        self._enlist()
-        began = self._hot.perform(draining.server_time())
-        report = DrainReport()
-        while claimed := self._claim(began):
-            report += self._drain_claimed(claimed)
-        return report + self._retiring.all_due()
+        with self._at_work():
+            self._enlist()
+            began = self._perform(draining.server_time())
+            while claimed := self._claim(began):
+                self._drain_claimed(claimed)
+            self._note(self._retiring.all_due())
+        return self._report
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain until ``stop`` is set, the batch in hand included; returns what was done in all.
 
-        An outage of Redis or of an archive is waited out, with a growing pause.
+        An outage of Redis or of an archive is waited out, with a growing pause; ``progress.failing`` and the
+        worker's report in Redis tell of it meanwhile. Raises ConfigurationError for what waiting does not cure.
         """
         stop = stop or threading.Event()
-        report, failures = DrainReport(), 0
-        while not stop.is_set():
-            try:
-                self._enlist()
-                claimed = self._claim(None)
-                if claimed:
-                    report += self._drain_claimed(claimed, stop)
-                report += self._retiring.some_due()
-                failures = 0
-            except StoreUnavailable as error:
-                if failures == 0:
-                    _log.warning("drain %s waits: %s", self.name, error)
-                failures += 1
-                stop.wait(self._pause(failures))
-                continue
-            if not claimed:
-                stop.wait(self._poll_seconds)
-        return report
+        with self._at_work():
+            self._heartbeat.start(report_in=0)
+            while not stop.is_set():
+                self.progress.beat()
+                stop.wait(self._round(stop))
+        return self._report
 
-    def _pause(self, failures: int) -> float:
-        longest = min(_LONGEST_BACKOFF_SECONDS, self._poll_seconds * 2.0**failures)
-        # chance keeps workers from coming back all at one moment
-        return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret hangs on it
+    def _round(self, stop: threading.Event) -> float:
+        """Claim once, and drain that; tells how many seconds to wait before the next time."""
+        try:
+            self._enlist()
+            claimed = self._claim(None)
+            if claimed:
+                self._drain_claimed(claimed, stop)
+            self._note(self._retiring.some_due())
+        except StoreUnavailable as error:
+            if self._failed == REDIS:
+                self._enlisted = False  # it may come back without what it knew
+            else:
+                self._episodes.over(REDIS)
+            return self._episodes.failed(self._failed, error)
+        self._episodes.over(REDIS)
+        return 0 if claimed else self._poll_seconds
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._report = DrainReport()
+        try:
+            yield
+        finally:
+            self._heartbeat.stop()
+
+    def _said(self) -> dict[str, object]:
+        """What the worker reports of itself."""
+        return {
+            "archives": list(self._archives.values()),
+            "failing": {what: asdict(failure) for what, failure in dict(self.progress.failing).items()},
+            "events": self.progress.report.events,
+            "partitions": self._partitions,
+        }
+
+    def _note(self, done: DrainReport) -> None:
+        self._report += done
+        self.progress.report += done
+        self.progress.beat()
+
+    @contextmanager
+    def _using(self, what: str) -> Iterator[None]:
+        """Remember who it was that could not be reached."""
+        try:
+            yield
+        except StoreUnavailable:
+            self._failed = what
+            raise
+
+    def _perform(self, operation: Operation[T]) -> T:
+        with self._using(REDIS):
+            return self._hot.perform(operation)
+
+    def _position(self, sink: Sink, run_id: str) -> Position | None:
+        with self._using(sink.location):
+            return sink.position(run_id)
 
     # -- claiming ----------------------------------------------------------------------------------
 
     def _enlist(self) -> None:
         if self._enlisted:
             return
-        for partition, required in self._hot.perform(draining.enlist(self._keys, self._archives)).items():
+        found = self._perform(draining.enlist(self._keys, self._archives, self._partitions))
+        for partition, required in found.items():
             if required.keys() != self._archives.keys():
                 raise ConfigurationError(
                     f"partition {partition} requires the archives {_listed(required)}; this worker has"
-                    f" {_listed(self._archives)}: start it with the same ones"
+                    f" {_listed(self._archives)}: start it with the same ones, or change what is required with"
+                    " `runstream archives`"
                 )
         self._enlisted = True
 
     def _claim(self, due_until: int | None) -> list[DueRun]:
-        return self._hot.perform(draining.claim(self._keys, due_until, _RUNS_PER_CLAIM, self._claim_seconds))
+        return self._perform(
+            draining.claim(self._keys, due_until, _RUNS_PER_CLAIM, self._claim_seconds, self._partitions)
+        )
 
     # -- draining ----------------------------------------------------------------------------------
 
-    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event | None = None) -> DrainReport:
+    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event | None = None) -> None:
         """Drain claimed runs; with ``stop`` set, the batch in hand is finished and the rest given up."""
-        report = DrainReport()
-        queue: deque[RunWork] = deque()
+        stop = stop or threading.Event()
         done: set[str] = set()
         try:
-            for due, (run, positions) in zip(claimed, self._look([due.run_id for due in claimed]), strict=True):
-                if run is None:  # deleted since it was claimed
-                    done.add(due.run_id)
-                    continue
-                try:
-                    queue.append(RunWork.begin(due, run, positions))
-                except HistoryDiverged as error:
-                    report += self._park(run, str(error), done)
-            extended = time.monotonic()
-            while queue and not (stop is not None and stop.is_set()):
-                report += self._drain_batch(queue, done)
-                if queue and time.monotonic() - extended > self._claim_seconds / 3:
-                    extended = time.monotonic()
-                    waiting = [work.run_id for work in queue]
-                    self._hot.perform(draining.extend(self._keys, waiting, self._claim_seconds))
+            with self._heartbeat.holding(lambda: [due.run_id for due in claimed if due.run_id not in done]):
+                drain = self._drain_one_by_one if self._episodes.have_lasted else self._drain_apart
+                drain(claimed, done, stop)
         finally:
             self._release([due for due in claimed if due.run_id not in done])
-        return report
+
+    def _drain_one_by_one(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
+        """Drain claimed runs with an archive that has failed for a while: it may do so for one run only.
+
+        A run that it fails for, before or after it works for another, is set aside. If it fails for two in a row,
+        it is the archive; an attempt may take long, so none is made for the others.
+        """
+        suspect: tuple[DueRun, StoreUnavailable] | None = None
+        works = False
+        for due in random.sample(claimed, len(claimed)):  # not always the same two first
+            try:
+                self._drain_apart([due], done, stop)
+            except StoreUnavailable as error:
+                if suspect is not None or self._failed == REDIS:
+                    raise
+                suspect = due, error
+            else:
+                works = True
+            if suspect is not None and works:
+                self._set_aside(suspect[0].run_id, suspect[1], done)
+                suspect, works = None, False
+        if suspect is not None:
+            raise suspect[1]
+
+    def _drain_apart(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
+        """Drain claimed runs together, and apart if one of them fails in a way that is not foreseen.
+
+        Whatever that is, a damaged file or a defect of ours, it is to hold up no other run: the runs are taken
+        in halves until the one is found, and that one is set aside.
+        """
+        groups = deque([claimed])
+        while groups and not stop.is_set():
+            group = [due for due in groups.popleft() if due.run_id not in done]
+            try:
+                self._drain_together(group, done, stop)
+            except (StoreUnavailable, ConfigurationError):
+                raise
+            except Exception as error:  # noqa: BLE001 - see above
+                groups.extend(self._without_culprit(group, error, done))
+
+    def _without_culprit(self, group: list[DueRun], error: Exception, done: set[str]) -> list[list[DueRun]]:
+        """Set the run aside that an error comes from; where that is not known, tell the halves to try."""
+        middle = len(group) // 2
+        culprits = [due for due in group if not middle or due.run_id == _run_of(error)]
+        for due in culprits:
+            self._set_aside(due.run_id, error, done)
+        return [group] if culprits else [group[:middle], group[middle:]]
+
+    def _drain_together(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
+        queue: deque[RunWork] = deque()
+        for due, (run, positions) in zip(claimed, self._look([due.run_id for due in claimed]), strict=True):
+            if run is None:  # deleted since it was claimed
+                done.add(due.run_id)
+                continue
+            try:
+                queue.append(RunWork.begin(due, run, positions))
+            except HistoryDiverged as error:
+                self._park(run, str(error), done)
+        while queue and not stop.is_set():
+            self._drain_batch(queue, done)
 
     def _look(self, run_ids: Sequence[str]) -> list[tuple[draining.LoadedRun | None, Positions]]:
         """How these runs stand in Redis, and how far each archive has them.
 
         The archives are asked first: then none can be ahead of Redis because of what happens in between.
         """
-        positions = [[sink.position(run_id) for sink in self._sinks] for run_id in run_ids]
-        return list(zip(self._hot.perform(draining.load(self._keys, run_ids)), positions, strict=True))
+        found = [[self._position(sink, run_id) for run_id in run_ids] for sink in self._sinks]
+        runs = self._perform(draining.load(self._keys, run_ids))
+        return [(run, positions) for run, *positions in zip(runs, *found, strict=True)]
 
     def _has_moved(self, work: RunWork) -> bool:
         """Whether another worker has taken the run on: a claim that had run out, as it does when one is slow."""
         ((run, positions),) = self._look([work.run_id])
         return run is None or run.mark != work.run.mark or list(positions) != list(work.positions)
 
-    def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> DrainReport:
+    def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> None:
         """Write, prove and settle as many entries as go into one transaction."""
-        report = DrainReport()
         pieces: list[Piece] = []
         chosen, room = [], self._pace.count
         while queue and room > 0:
             want = queue[0].want(room)
             room -= max(1, want.last - want.first + 1)
             chosen.append((queue.popleft(), want))
-        loaded = self._hot.perform(draining.load_entries(self._keys, [want for _, want in chosen]))
+        loaded = self._perform(draining.load_entries(self._keys, [want for _, want in chosen]))
         self._pace.saw(record for found in loaded for _, record in found.entries)
         for (work, want), found in zip(chosen, loaded, strict=True):
             try:
@@ -217,45 +333,54 @@ class DrainWorker:
                 if self._has_moved(work):
                     done.add(work.run_id)
                 else:
-                    report += self._park(work.run, str(error), done)
+                    self._park(work.run, str(error), done)
+        # nothing is settled before every archive has written and shown all of it
         for sink in self._sinks:
-            report += self._write(sink, pieces, done)
-        for piece in list(pieces):
-            for sink in self._sinks:
-                if (reason := disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)) is not None:
-                    pieces.remove(piece)
-                    report += self._park(piece.work.run, f"{reason}; nothing was trimmed", done)
-                    break
-        report += self._settle(pieces, queue, done)
-        _log.info("settled %s", report)
-        return report
+            self._write(sink, pieces, done)
+        for sink in self._sinks:
+            self._prove(sink, pieces, done)
+        self._settle(pieces, queue, done)
 
-    def _write(self, sink: Sink, pieces: list[Piece], done: set[str]) -> DrainReport:
+    def _write(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
         """Write the pieces in one transaction, without those of runs that the archive must refuse."""
-        report = DrainReport()
         while pieces:
+            self.progress.beat()
+            began = time.monotonic()
             try:
-                sink.write([piece.batch() for piece in pieces])
+                with self._using(sink.location):
+                    sink.write([piece.batch() for piece in pieces])
             except (ArchiveGap, HistoryDiverged) as error:
                 refused = next(piece for piece in pieces if piece.work.run_id == error.run_id)
                 pieces.remove(refused)
-                report += self._park(refused.work.run, str(error), done)
+                self._park(refused.work.run, str(error), done)
             else:
+                self.progress.wrote(sink.location, time.monotonic() - began)
                 break
-        return report
 
-    def _settle(self, pieces: list[Piece], queue: deque[RunWork], done: set[str]) -> DrainReport:
-        report = DrainReport()
+    def _prove(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
+        """Read the pieces back, and park the runs of which the archive does not hold what it was given."""
+        self.progress.beat()
+        for piece in list(pieces):
+            with self._using(sink.location):
+                reason = disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)
+            if reason is not None:
+                pieces.remove(piece)
+                self._park(piece.work.run, f"{reason}; nothing was trimmed", done)
+        if pieces:
+            self._episodes.over(sink.location)
+
+    def _settle(self, pieces: list[Piece], queue: deque[RunWork], done: set[str]) -> None:
         if not pieces:
-            return report
+            return
         proven = [self._proven(piece) for piece in pieces]
-        for piece, settled in zip(
-            pieces,
-            self._hot.perform(draining.settle(self._keys, proven, list(self._archives))),
-            strict=True,
-        ):
+        with self._heartbeat.still:
+            replies = self._perform(draining.settle(self._keys, proven, list(self._archives)))
+        report = DrainReport()
+        for piece, settled in zip(pieces, replies, strict=True):
             report += self._settled(piece, settled, queue, done)
-        return report
+        self.progress.batches += 1
+        self._note(report)
+        _log.info("settled %s", report)
 
     def _proven(self, piece: Piece) -> Proven:
         for lane_id, reason in piece.broken.items():
@@ -274,46 +399,66 @@ class DrainWorker:
         work = piece.work
         if settled.outcome == "archives":
             raise ConfigurationError(
-                f"run {work.run_id!r} must also be archived in {settled.detail}: start the worker with every"
-                " archive that is required"
+                f"run {work.run_id!r} must also be archived in {settled.detail}, which is required since; nothing"
+                " was trimmed: start the worker with that archive too, or see `runstream archives`"
             )
         if settled.outcome == "diverged":
             reason = "Redis lost what was being archived and has another history now; nothing was trimmed"
-            return self._park(work.run, reason, done)
+            self._park(work.run, reason, done)
+            return DrainReport()
         if settled.outcome == "gone":
             done.add(work.run_id)
             return DrainReport()
         fresh = [entry for entry in piece.entries if entry.offset > work.run.mark.offset]
-        report = DrainReport(
+        self.progress.bytes += piece.fresh_bytes
+        if piece.blocked:
+            self._park(work.run, piece.blocked, done)
+        elif piece.is_last:
+            done.add(work.run_id)
+        else:
+            work.at = piece.end
+            queue.appendleft(work)
+        return DrainReport(
             runs=int(piece.is_last),
             events=sum(entry.raw is None for entry in fresh),
             snapshots=len(piece.snapshots),
             quarantined=sum(entry.raw is not None for entry in fresh),
             trimmed=settled.trimmed,
         )
-        if piece.blocked:
-            report += self._park(work.run, piece.blocked, done)
-        elif piece.is_last:
-            done.add(work.run_id)
-        else:
-            work.at = piece.end
-            queue.appendleft(work)
-        return report
 
-    def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> DrainReport:
+    def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> None:
         """Set a run aside, so that it holds up no other, and say why."""
         _log.error("run %r is parked: %s", run.header.run_id, reason)
-        self._hot.perform(draining.park(self._keys, run.header, reason, self._park_seconds))
+        with self._heartbeat.still:
+            self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))
         done.add(run.header.run_id)
-        return DrainReport(parked=1)
+        self._note(DrainReport(parked=1))
+
+    def _set_aside(self, run_id: str, error: Exception, done: set[str]) -> None:
+        """Park a run that failed in a way that is not foreseen."""
+        is_ours = isinstance(error, RunstreamError)
+        reason = str(error) if is_ours else f"{type(error).__name__}: {error}; the worker's log has more"
+        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error)
+        with self._heartbeat.still:
+            self._perform(draining.park_unread(self._keys, run_id, reason, self._park_seconds))
+        done.add(run_id)
+        self._note(DrainReport(parked=1))
 
     def _release(self, claimed: list[DueRun]) -> None:
         """Give up what was not settled. A claim that cannot be given up runs out by itself."""
+        if not claimed:
+            return
         try:
-            self._hot.perform(draining.release(self._keys, claimed))
+            with self._heartbeat.still:
+                self._hot.perform(draining.release(self._keys, claimed))
         except RunstreamError as error:
             _log.debug("claims run out by themselves: %s", error)
 
 
 def _listed(archives: dict[str, str]) -> str:
     return ", ".join(sorted(archives.values()))
+
+
+def _run_of(error: Exception) -> str | None:
+    """The run that an error of ours names."""
+    return getattr(error, "run_id", None) if isinstance(error, RunstreamError) else None

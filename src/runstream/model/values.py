@@ -29,6 +29,7 @@ __all__ = [
     "DeltaBuffer",
     "DrainReport",
     "E",
+    "Failure",
     "LeaseGrant",
     "Placement",
     "Recorded",
@@ -168,6 +169,14 @@ class RunInfo:
     created_at: float
     updated_at: float
     parent: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is wrong with an archive, or with Redis, and ``since`` when: Unix time in seconds."""
+
+    since: float
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

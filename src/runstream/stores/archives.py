@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from runstream.codec.archiving import archive_entries, entry_fields
-from runstream.model.archive import ArchiveEntry, RunBatch
+from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
     ConfigurationError,
@@ -82,6 +82,13 @@ def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEnt
 
 class ArchiveStore(LocalStore[E, S]):
     """A local store that is a sink as well. Subclasses give ``_entries`` besides."""
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """What the archive notes of a run besides its history; None for one that it does not know."""
+        bounds, info = self._bounds(run_id), self.run_info(run_id)
+        if bounds is None or info is None:
+            return None
+        return RunHeader(run_id, bounds[0], info.session_id, info.status, info.created_at, info.updated_at)
 
     @abstractmethod
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:

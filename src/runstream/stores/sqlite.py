@@ -24,14 +24,14 @@ from runstream.codec.fallback import plain_data
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, Position, RunBatch
-from runstream.model.errors import CorruptRecordError, EncodingError
+from runstream.model.errors import CorruptRecordError, EncodingError, StoreUnavailable
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
-from runstream.stores.sqlite_file import ArchiveFile, absolute_path
+from runstream.stores.sqlite_file import ArchiveFile, absolute_path, is_damage
 from runstream.stores.sqlite_leases import in_force, release, remove_all, renew, take
 from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
@@ -85,6 +85,9 @@ _GET_INFOS = """SELECT run_id, session_id, status, last_offset, start_offset, cr
     AND (:updated_after IS NULL OR updated_at > :updated_after)
     ORDER BY updated_at DESC LIMIT :limit"""
 
+_COUNT_FOREIGN = """SELECT run_id, count(*) FROM events INDEXED BY foreign_events
+    WHERE offset IS NULL GROUP BY run_id"""
+
 _DELETE_RUN = (
     "DELETE FROM events WHERE run_id = ?",
     "DELETE FROM snapshots WHERE run_id = ?",
@@ -132,8 +135,6 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         # a finalizer: a store that nobody closes gives its file back all the same
         self.owns(weakref.finalize(self, self._file.close))
         self.reopens_with(partial(SQLiteCheckpointer, path, busy_timeout_seconds=busy_timeout_seconds, **options))
-        with self._file.use() as connection:
-            self._archive_id: str = connection.execute("SELECT id FROM archive").fetchone()[0]
 
     # -- a store of its own ------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     @property
     def archive_id(self) -> str:
         """The UUID of this archive."""
-        return self._archive_id
+        return self._file.archive_id
 
     @property
     def location(self) -> str:
@@ -285,9 +286,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             for batch in batches:
                 _add_batch(additions, batch)
             additions.insert()
-        with self._file.use() as connection:
-            # what is read back is to come from the file, not from the pages that were written here
-            connection.execute("PRAGMA shrink_memory")
+        self._file.read_anew()
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the file holds at these offsets, both included, in order."""
@@ -309,6 +308,26 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             if len(rows) < _PAGE_ROWS:
                 return
             place.update(run_id=rows[-1][0], offset=rows[-1][1])
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the file itself, from the medium; nothing if it is sound.
+
+        Looks at every page, holding up this object's other users meanwhile, and at what purpose-agent added
+        and the next open is going to adopt. Raises StoreUnavailable where the file cannot be looked at.
+        """
+        try:
+            self._file.read_anew()
+            with self._file.use() as connection:
+                found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
+                foreign = connection.execute(_COUNT_FOREIGN).fetchall()
+        except StoreUnavailable as error:
+            if not is_damage(error.__cause__):
+                raise
+            return [str(error)]
+        problems = [] if found == ["ok"] else found
+        for run_id, count in foreign:
+            problems.append(f"run {run_id!r} has {count} events of another program that have no offset yet")
+        return problems
 
 
 # -- inside a transaction ------------------------------------------------------------------------------

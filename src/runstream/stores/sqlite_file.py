@@ -1,12 +1,18 @@
 """One SQLite file, opened: shared by threads, survives a fork, and says what went wrong in our own words.
 
 There is one connection per process and a lock around it: SQLite has one writer at a time anyhow, and
-nothing is read or written here that holds the lock for longer than a page or a batch.
+nothing is read or written here that holds the lock for longer than a page or a batch, a check of the whole
+file excepted.
 
 A fork is the danger. SQLite keeps the locks of a file in one table per process, and a child inherits that
 table but not the locks: if it opens the file beside an inherited connection, it believes that it holds what
 only its parent holds, and what it commits is lost when the parent closes the file. So the connection is
 closed before a fork, and parent and child each open their own when they next need it.
+
+So is a person, who removes the file while it is in use, or puts another in its place. Before each use, and
+before a commit counts, the files at the archive's place must be those that are open; otherwise the
+connection is given up. From then on no file is made, and only the archive that was opened first is opened
+again, by its UUID: until it is back, every call raises StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -19,15 +25,26 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.stores.sqlite_place import Place, drop_log_from_cache, in_use_by_others, sync_log, sync_names
 from runstream.stores.sqlite_schema import prepare, transaction
 
-__all__ = ["ArchiveFile", "absolute_path"]
+__all__ = ["ArchiveFile", "absolute_path", "is_damage"]
 
-# SQLite's primary result codes that say more than "try again"
+_WAY_BACK = (
+    "put the file back together with its -wal, or drop this archive from those that the namespace requires"
+    " and add another"
+)
+
+# What SQLite's primary result codes say. The first kind is raised by the first open: another path, or other
+# rights, must be given. A file that was an archive before may become one again: the second kind, for all.
 _ERRORS: dict[int, tuple[type[RunstreamError], str]] = {
-    sqlite3.SQLITE_NOTADB: (ConfigurationError, "is not a SQLite database: name another file"),
+    sqlite3.SQLITE_NOTADB: (
+        ConfigurationError,
+        "is not a SQLite database: name another file",
+    ),
     sqlite3.SQLITE_CANTOPEN: (
         ConfigurationError,
         "cannot be opened: it must be a file that can be written, in a directory that can be written",
@@ -41,46 +58,71 @@ _ERRORS: dict[int, tuple[type[RunstreamError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreUnavailable, "is locked by another connection; send the same again"),
     sqlite3.SQLITE_FULL: (StoreUnavailable, "has no room left; make room and send the same again"),
     sqlite3.SQLITE_CORRUPT: (StoreUnavailable, "is damaged; restore it from a copy and send the same again"),
+    sqlite3.SQLITE_IOERR: (
+        StoreUnavailable,
+        "cannot be read or written: see the disk, its room and the limits on files; send the same again",
+    ),
 }
+# after which the same connection goes on. On a full disk another might not find the room for its files
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
 _OTHERWISE = (StoreUnavailable, "does not answer; send the same again")
 
 
 class ArchiveFile:
-    """The file at ``path``, which is created if it is not there, and opened at the first use.
+    """The file at ``path``, which is created if it is not there when this is made, and never later.
 
-    ``busy_timeout_seconds`` is how long a writer waits for another one.
+    ``busy_timeout_seconds`` is how long a writer waits for another one. ``archive_id`` is its UUID.
+    Raises ConfigurationError for a path that cannot be an archive.
     """
 
     def __init__(self, path: str, busy_timeout_seconds: float) -> None:
         self.path = path
+        self.archive_id = ""
         self._busy_timeout_seconds = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._place = Place.of(path)
         self._is_closed = False
         with _files_lock:
             _files.add(self)
+        with self.use():
+            pass
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone.
 
-        Raises ConfigurationError or StoreUnavailable in place of what sqlite3 raises.
+        Raises ConfigurationError or StoreUnavailable in place of what sqlite3 and the system raise.
         """
         with self._lock:
             if self._is_closed:
                 raise ConfigurationError(f"the archive {self.path} was closed: open it again")
             try:
-                if self._connection is None:
-                    self._connection = _connect(self.path, self._busy_timeout_seconds)
-                yield self._connection
-            except sqlite3.Error as error:
-                raise _in_our_words(self.path, error) from error
+                if self._connection is not None:
+                    self._check_place()
+                yield self._connection or self._connect()
+            except (sqlite3.Error, OSError) as error:
+                if _code_of(error) not in _PASSING:
+                    # it may hold on to what is past: a file that was read-only, pages that never reached the disk
+                    self._disconnect()
+                raise self._in_our_words(error) from error
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """The connection in a transaction, which is durable when this ends and undone when it raises."""
-        with self.use() as connection, transaction(connection):
-            yield connection
+        """The connection in a transaction, which is durable when this ends and undone when it raises.
+
+        Where the files were removed or replaced meanwhile, StoreUnavailable is raised though it was committed.
+        """
+        with self.use() as connection:
+            with transaction(connection):
+                yield connection
+            self._check_place()
+
+    def read_anew(self) -> None:
+        """Let what is read next come from the file, not from what is remembered of writing it."""
+        with self.use() as connection:
+            connection.execute("PRAGMA shrink_memory")
+            drop_log_from_cache(self.path)
 
     def close(self) -> None:
         """Close the file for good. Closing twice is fine."""
@@ -97,11 +139,62 @@ class ArchiveFile:
         """Go on, in the parent or in the child."""
         self._lock.release()
 
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file: any, if it is the first time, and the same archive from then on."""
+        before = Place.of(self.path)
+        if self.archive_id and before.database is None:
+            raise StoreUnavailable(f"{self.path} was removed while it was in use: {_WAY_BACK}")
+        sync_log(self.path)
+        connection = sqlite3.connect(
+            f"file:{quote(os.fsencode(self.path))}?mode={'rw' if self.archive_id else 'rwc'}",
+            uri=True,
+            timeout=self._busy_timeout_seconds,
+            isolation_level=None,  # transactions begin where the code says so
+            check_same_thread=False,  # the lock of this object does that
+        )
+        try:
+            connection.text_factory = _text_or_bytes
+            archive_id = prepare(
+                connection,
+                self.path,
+                busy_timeout_seconds=self._busy_timeout_seconds,
+                archive_id=self.archive_id or None,
+            )
+            place = Place.of(self.path)
+            if None in place.files or before.database not in (None, place.database):
+                raise StoreUnavailable(f"{self.path} was removed or replaced while it was opened: {_WAY_BACK}")
+            sync_names(self.path)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._place, self.archive_id = connection, place, archive_id
+        return connection
+
+    def _check_place(self) -> None:
+        """Raise StoreUnavailable, and give the connection up, unless its files are where others will look."""
+        if (what := self._place.changed()) is None:
+            return
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _leave(connection, self._place)
+        raise StoreUnavailable(f"{what}; nothing counts that was written since: {_WAY_BACK}")
+
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(sqlite3.Error):  # all that was committed is in the file; the next opener tidies up
-                connection.close()
+            _close(connection)
+
+    def _in_our_words(self, error: sqlite3.Error | OSError) -> RunstreamError:
+        if isinstance(error, OSError):
+            return StoreUnavailable(
+                f"the archive {self.path}: {error.strerror or error}; see its disk, then send the same again"
+            )
+        kind, what = _ERRORS.get(_code_of(error), _OTHERWISE)
+        if self.archive_id:
+            kind = StoreUnavailable
+        return kind(f"the archive {self.path} {what} ({error})")
 
 
 def absolute_path(db_path: str | os.PathLike[str]) -> str:
@@ -112,20 +205,29 @@ def absolute_path(db_path: str | os.PathLike[str]) -> str:
     return str(Path(path).absolute())
 
 
-def _connect(path: str, busy_timeout_seconds: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path,
-        timeout=busy_timeout_seconds,
-        isolation_level=None,  # transactions begin where the code says so
-        check_same_thread=False,  # the lock of ArchiveFile does that
-    )
-    try:
-        connection.text_factory = _text_or_bytes
-        prepare(connection, path, busy_timeout_seconds=busy_timeout_seconds)
-    except BaseException:
+def _close(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):  # all that was committed is in the file; the next opener tidies up
         connection.close()
-        raise
-    return connection
+
+
+def _leave(connection: sqlite3.Connection, place: Place) -> None:
+    """Close the connection to files of which one was removed or replaced.
+
+    What is only in the log goes into the database first: nobody else finds a log that was removed, and one
+    that still lies where another database was put must not be taken for that one's. But where others may have
+    begun a log of their own, the last to close would write an older state over theirs, and remove it.
+    """
+    if not place.is_taken():
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        _close(connection)
+    elif sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)
+        _close(connection)
+    else:
+        with in_use_by_others(place.real):
+            _close(connection)
 
 
 def _text_or_bytes(stored: bytes) -> str | bytes:
@@ -136,11 +238,14 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
         return stored
 
 
-def _in_our_words(path: str, error: sqlite3.Error) -> RunstreamError:
+def is_damage(error: BaseException | None) -> bool:
+    """Whether this is how sqlite3 says that what is in the file makes no sense."""
+    return _code_of(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _code_of(error: BaseException | None) -> int:
     # extended codes have the primary one in their low byte; errors of the module itself have none
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    kind, what = _ERRORS.get(code, _OTHERWISE)
-    return kind(f"the archive {path} {what} ({error})")
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 _files: weakref.WeakSet[ArchiveFile] = weakref.WeakSet()

@@ -24,7 +24,7 @@ from runstream.codec.chain import next_chain
 from runstream.codec.lossless_json import dump_json
 from runstream.codec.record import record_crc
 from runstream.codec.shapes import Codec
-from runstream.model.errors import ConfigurationError, RunstreamError, UnsupportedVersion
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable, UnsupportedVersion
 from runstream.model.state import status_after
 from runstream.model.values import Cursor
 from runstream.stores.planning import new_start
@@ -134,6 +134,7 @@ SET_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset) VALUES (?, ?, ?)
     ON CONFLICT (run_id, lane_id) DO UPDATE SET last_offset = excluded.last_offset"""
 SET_ASIDE = """INSERT INTO quarantine (run_id, offset, chain, key, raw, reason, quarantined_at)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_GET_ARCHIVE_ID = "SELECT id FROM archive"
 _GET_RUN = """SELECT session_id, status, start_offset, start_chain, last_offset, last_chain, created_at, updated_at
     FROM runs WHERE run_id = ?"""
 
@@ -209,18 +210,21 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") 
         raise
 
 
-def prepare(connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: float) -> None:
-    """Make the file an archive of this version, and adopt what purpose-agent has added to it.
+def prepare(
+    connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: float, archive_id: str | None = None
+) -> str:
+    """Make the file an archive of this version, and adopt what purpose-agent has added to it; give its UUID.
 
-    Raises UnsupportedVersion for a newer version and ConfigurationError for another program's file,
-    which are then unchanged.
+    With ``archive_id`` it must be that archive already: StoreUnavailable is raised for anything else. Raises
+    UnsupportedVersion for a newer version and ConfigurationError for another program's file. A file that is
+    refused is unchanged.
     """
-    with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile
-        version = _check_version(connection, path)
-    _use_write_ahead_log(connection, path, busy_timeout_seconds)
     connection.execute("PRAGMA synchronous = FULL")
     # macOS: a plain fsync leaves the data in the disk's cache
     connection.execute("PRAGMA fullfsync = ON")
+    with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile
+        version = _check_version(connection, path, archive_id)
+    _use_write_ahead_log(connection, path, busy_timeout_seconds)
     if version == 0 or _lacking(connection) or connection.execute(_HAS_FOREIGN_ROWS).fetchone()[0]:
         with transaction(connection):
             if _check_version(connection, path) == 0:  # another process may have been here meanwhile
@@ -229,6 +233,8 @@ def prepare(connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: 
                 connection.execute(_LATER[name])
             _adopt_events(connection)
             _adopt_snapshots(connection)
+    found: str = connection.execute(_GET_ARCHIVE_ID).fetchone()[0]
+    return found
 
 
 def _names(connection: sqlite3.Connection) -> set[str]:
@@ -241,7 +247,7 @@ def _lacking(connection: sqlite3.Connection) -> list[str]:
     return [name for name in _LATER if name not in names]
 
 
-def _check_version(connection: sqlite3.Connection, path: str) -> int:
+def _check_version(connection: sqlite3.Connection, path: str, archive_id: str | None = None) -> int:
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > SCHEMA_VERSION:
         raise UnsupportedVersion(
@@ -257,6 +263,13 @@ def _check_version(connection: sqlite3.Connection, path: str) -> int:
             is_foreign |= bool(columns) and not columns >= expected
     else:
         is_foreign = not names >= _OUR_NAMES
+    if archive_id is not None:
+        row = None if is_foreign or found == 0 else connection.execute(_GET_ARCHIVE_ID).fetchone()
+        if row != (archive_id,):
+            raise StoreUnavailable(
+                f"{path} is not the archive {archive_id} that was in use there: put that back, or drop it from"
+                " those that the namespace requires and add another"
+            )
     if is_foreign:
         raise ConfigurationError(f"{path} is another program's database: name another file")
     return found

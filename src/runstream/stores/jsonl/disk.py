@@ -1,23 +1,22 @@
-"""Files that are on the disk when a call returns, and locks between processes."""
+"""Files that are written whole, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runstream.model.errors import StoreUnavailable
+from runstream.stores.disk import sync
 
-__all__ = ["LOCKS", "Locks", "names_in", "sync", "sync_directory", "unavailable", "write_all", "write_file"]
+__all__ = ["LOCKS", "Locks", "is_at", "names_in", "unavailable", "write_all", "write_file"]
 
 LOCKS = ".locks"
 _STRIPES = 64
-_WAIT_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 0.02
 
 
@@ -30,23 +29,6 @@ def unavailable(place: Path) -> Iterator[None]:
         raise StoreUnavailable(
             f"{place}: {error.strerror or error}; free space or give access, then send the same call again"
         ) from error
-
-
-def sync(handle: int) -> None:
-    """Return when the file's content is on the disk."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(handle, fcntl.F_FULLFSYNC)  # fsync leaves it in the drive's own memory there
-    else:
-        os.fsync(handle)
-
-
-def sync_directory(directory: Path) -> None:
-    """Return when the names in a directory are on the disk."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_all(handle: int, data: bytes) -> None:
@@ -75,6 +57,14 @@ def names_in(directory: Path) -> list[str]:
         return []
 
 
+def is_at(path: Path, handle: int) -> bool:
+    """Whether what is open is what others find at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 class Locks:
     """Locks between processes, by name, in ``DIR/.locks``.
 
@@ -83,13 +73,14 @@ class Locks:
     longer the run's.
     """
 
-    def __init__(self, base_dir: Path) -> None:
+    def __init__(self, base_dir: Path, wait_seconds: float) -> None:
         self._directory = base_dir / LOCKS
+        self._wait_seconds = wait_seconds
 
     @contextlib.contextmanager
     def held(self, names: Iterable[str]) -> Iterator[None]:
-        """Hold the locks of these names. Raises StoreUnavailable if others hold them for half a minute."""
-        deadline = time.monotonic() + _WAIT_SECONDS
+        """Hold the locks of these names. Raises StoreUnavailable if others hold them for too long."""
+        deadline = time.monotonic() + self._wait_seconds
         with contextlib.ExitStack() as stack:
             # in one order everywhere, or two writers could wait for each other
             for stripe in sorted({zlib.crc32(name.encode()) % _STRIPES for name in names}):
@@ -99,17 +90,43 @@ class Locks:
     @contextlib.contextmanager
     def _one(self, path: Path, deadline: float) -> Iterator[None]:
         with unavailable(path):
-            handle = self._open(path)
+            handle = self._take(path, deadline)
         try:
-            with unavailable(path):
-                _lock(handle, path, deadline)
-            try:
-                yield
-            finally:
-                # said outright: a process forked meanwhile has this handle too, and closing ours would not do
-                fcntl.flock(handle, fcntl.LOCK_UN)
+            yield
         finally:
+            # said outright: a process forked meanwhile has this handle too, and closing ours would not do
+            fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
+
+    def _take(self, path: Path, deadline: float) -> int:
+        """Lock the file at this path; a handle of it."""
+        while True:
+            handle = self._open(path)
+            try:
+                self._lock(handle, path, deadline)
+                if is_at(path, handle):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            # somebody has removed the file: who comes later locks another one
+            os.close(handle)
+
+    def _lock(self, handle: int, path: Path, deadline: float) -> None:
+        pause = 0.0005
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(
+                        f"another process has held {path} for {self._wait_seconds:g} seconds; see whether it is"
+                        " stopped, then send the same call again"
+                    ) from error
+            else:
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _open(self, path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -118,20 +135,3 @@ class Locks:
         except FileNotFoundError:
             self._directory.mkdir(exist_ok=True)
             return os.open(path, flags, 0o666)
-
-
-def _lock(handle: int, path: Path, deadline: float) -> None:
-    pause = 0.0005
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise StoreUnavailable(
-                    f"another process has held {path} for {_WAIT_SECONDS:.0f} seconds; see whether it is stopped,"
-                    " then send the same call again"
-                ) from error
-        else:
-            return
-        time.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

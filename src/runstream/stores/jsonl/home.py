@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import uuid
 from pathlib import Path
 
-from runstream.model.errors import ConfigurationError, UnsupportedVersion
+from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.stores.disk import sync_directory
 from runstream.stores.jsonl import names
-from runstream.stores.jsonl.disk import Locks, names_in, sync_directory, unavailable, write_file
+from runstream.stores.jsonl.disk import Locks, names_in, unavailable, write_file
 from runstream.stores.jsonl.lines import facts_of, is_header, load_header
 
 __all__ = ["Home"]
 
 _FORMAT = 1
 _ABOUT = ".runstream.json"
+_WAY_BACK = (
+    "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
+)
 
 
 class Home:
     """The directory that an archive lies in.
 
-    It is made if it is not there. Raises ConfigurationError where it cannot be, or is not a directory,
-    and UnsupportedVersion where a newer runstream wrote it.
+    It is made if it is not there when this is made, and never later. ``wait_seconds`` is how long a writer
+    waits for another one. Raises ConfigurationError where it cannot be, or is not a directory, and
+    UnsupportedVersion where a newer runstream wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_seconds: float) -> None:
         self.path = path
-        self.locks = Locks(path)
+        self.locks = Locks(path, wait_seconds)
         self._archive_id = ""
+        self._about: tuple[int, int, int] | None = None  # device, inode and time of the file that told the UUID
         try:
-            if not path.is_dir():
-                path.mkdir(parents=True, exist_ok=True)
-                sync_directory(path.parent)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"{path} cannot be a directory of runs: {error.strerror or error}; name another"
@@ -46,6 +51,33 @@ class Home:
                 if not self._read_about():
                     self._make_about()
         return self._archive_id
+
+    def check(self) -> None:
+        """Raise StoreUnavailable unless what lies here is the archive that this has been from its first use on.
+
+        A directory that was removed must not pass for an archive that knows no run.
+        """
+        if not self._archive_id:
+            return
+        path = self.path / _ABOUT
+        with unavailable(path):
+            try:
+                if _identity(path.stat()) == self._about:
+                    return
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise StoreUnavailable(f"{path} was removed while it was in use: {_WAY_BACK}") from error
+        known, self._archive_id = self._archive_id, ""
+        try:
+            self._read_about()
+        except ConfigurationError as error:
+            raise StoreUnavailable(str(error)) from error
+        finally:
+            found, self._archive_id = self._archive_id, known
+        if found != known:
+            self._about = None
+            raise StoreUnavailable(
+                f"{self.path} is not the archive {known} that it was while it was in use: {_WAY_BACK}"
+            )
 
     def directory_of(self, run_id: str) -> Path:
         """The run's directory, whether it exists or not. Raises ConfigurationError for a symbolic link."""
@@ -75,9 +107,9 @@ class Home:
 
     def _read_about(self) -> bool:
         """Learn the archive's UUID; False if it has none yet."""
-        path, content = self.path / _ABOUT, b""
-        with unavailable(path), contextlib.suppress(FileNotFoundError):
-            content = path.read_bytes()
+        path, content, identity = self.path / _ABOUT, b"", None
+        with unavailable(path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            identity, content = _identity(os.fstat(file.fileno())), file.read()
         if not content:
             return False
         try:
@@ -91,7 +123,7 @@ class Home:
                 found=found,
                 supported=_FORMAT,
             )
-        self._archive_id = archive_id
+        self._archive_id, self._about = archive_id, identity
         return True
 
     def _make_about(self) -> None:
@@ -100,8 +132,15 @@ class Home:
         prepared = path.with_name(f"{_ABOUT}.prepared")
         write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
         prepared.replace(path)
-        sync_directory(self.path)
-        self._archive_id = archive_id
+        for directory in (self.path, *self.path.parents):  # some of them may be as new as this
+            with contextlib.suppress(PermissionError):
+                sync_directory(directory)
+        self._read_about()
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int, int]:
+    # an inode's number is given out again: its time tells one file from the next
+    return facts.st_dev, facts.st_ino, facts.st_ctime_ns
 
 
 def _run_in(directory: Path) -> str | None:

@@ -34,6 +34,7 @@ from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.values import Cursor
 
 __all__ = [
+    "NOT_READ",
     "Facts",
     "Mark",
     "batch_text",
@@ -48,6 +49,10 @@ __all__ = [
 
 Facts = re.Match[bytes]
 """Our members of a line: 1 offset, 2 chain, 3 key (JSON) or None, 4 commit mark (JSON) or None."""
+
+_DAMAGED, _STRANGE = "its line was damaged", "not an event of this run"
+NOT_READ = (_DAMAGED, _STRANGE)
+"""How the reason of an entry begins whose line did not read; of any other, its record did not."""
 
 _FACTS_BEGIN = b'"$offset":'
 _FACTS = re.compile(
@@ -159,7 +164,7 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
             return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"])
         return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
     except (ValueError, KeyError) as error:  # the line was damaged; its place was not
-        return ArchiveEntry(offset, chain, key, None, line, f"its line was damaged: {error}")
+        return ArchiveEntry(offset, chain, key, None, line, f"{_DAMAGED}: {error}")
 
 
 def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
@@ -176,7 +181,7 @@ def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
         (event,) = _PLAIN.encode_events(run_id, [_PlainEvent({"ts": 0.0, **fields})])
     except (ValueError, TypeError, RecursionError, EncodingError, InvalidRunId) as error:
         chain = next_chain(before.chain, zlib.crc32(line))
-        return ArchiveEntry(offset, chain, None, None, line, f"not an event of this run: {error}")
+        return ArchiveEntry(offset, chain, None, None, line, f"{_STRANGE}: {error}")
     return archive_entry(run_id, offset, next_chain(before.chain, record_crc(event.record)), event.record)
 
 

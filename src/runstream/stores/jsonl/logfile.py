@@ -26,8 +26,9 @@ from typing import NamedTuple
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
 from runstream.model.values import Cursor
+from runstream.stores.disk import drop_from_cache, sync, sync_directory
 from runstream.stores.jsonl import names
-from runstream.stores.jsonl.disk import names_in, sync, sync_directory, unavailable, write_all, write_file
+from runstream.stores.jsonl.disk import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.jsonl.history import History, Span, entries_in
 from runstream.stores.jsonl.lines import Mark, batch_text, facts_of, is_header, load_header
 from runstream.stores.jsonl.snapshots import snapshot_text
@@ -72,19 +73,21 @@ class RunLog:
         """The last commit mark."""
         return self.history.mark
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a write failed and could not be taken back yet."""
+        return self._failed is not None
+
     def look(self, *, durable: bool = False) -> bool:
         """Learn what others have written since. True if there is anything in the log.
 
         With ``durable`` what is known then is on the disk too, whoever wrote it: a process may have been
-        killed between its write and its fsync.
+        killed between its write and its fsync. Where ``has_failed``, the caller then holds the run's lock.
         """
         if self._failed is not None:
-            try:
-                self._take_back(*self._failed)
-            except StoreUnavailable:
-                if durable:
-                    raise
+            if not durable:
                 return self.history.start is not None  # what was proven before can still be read
+            self._take_back(*self._failed)
         try:
             handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -95,6 +98,8 @@ class RunLog:
             if durable and self._proven < self.history.end:
                 sync(handle)
                 sync_directory(self.directory)
+                if self._proven == 0:
+                    sync_directory(self.directory.parent)
                 self._proven = self.history.end
         return self.history.start is not None
 
@@ -136,8 +141,8 @@ class RunLog:
         if span.begin >= span.end:
             return
         with self.path.open("rb") as file:
-            if from_disk and hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), span.begin, span.end - span.begin, os.POSIX_FADV_DONTNEED)
+            if from_disk:
+                drop_from_cache(file.fileno(), span.begin, span.end - span.begin)
             file.seek(span.begin)
             yield from entries_in(self.run_id, span, file)
 
@@ -145,10 +150,12 @@ class RunLog:
 
     def make_ready(self) -> None:
         """Make the directory, finish what is committed, set aside what is not."""
-        if self._identity is None and not self.directory.is_dir():
-            self.directory.mkdir()
+        if self._identity is None:
+            with contextlib.suppress(FileExistsError):
+                self.directory.mkdir()
+                self._is_settled = True
+            # also where another made it, who may have been killed right after
             sync_directory(self.directory.parent)
-            self._is_settled = True
         if self._identity is not None and self._size > self.history.end:
             self._set_aside()
         if not self._is_settled:
@@ -162,8 +169,8 @@ class RunLog:
                 write_file(self._prepared(snapshot.lane_id, snapshot.token), snapshot_text(snapshot))
             sync_directory(self.directory)
 
-    def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> None:
-        """Step 2. If it fails, nothing of it is left, and OSError is raised."""
+    def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
+        """Step 2; gives what was written. If it fails, nothing of it is left, and OSError is raised."""
         known = self.history
         first = None if known.has_header else header
         at = known.last if known.start is not None else header.start
@@ -173,6 +180,7 @@ class RunLog:
         self._append(text)
         known.scan(io.BytesIO(text))
         self._proven = self._size = known.end
+        return text
 
     def place_snapshots(self) -> None:
         """Step 3. Never fails: the batch is committed, and the next writer finishes this if need be."""
@@ -180,8 +188,16 @@ class RunLog:
             with contextlib.suppress(OSError):
                 self._settle()
 
-    def cut_back(self, end: int, written: bytes = b"") -> None:
-        """Cut the log back to ``end`` bytes. Where that fails too, it is done before anything else is."""
+    def discard(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
+        """Undo step 1, of a batch that did not come to step 2: on a full disk it takes up room."""
+        for snapshot in snapshots:
+            with contextlib.suppress(OSError):
+                self._prepared(snapshot.lane_id, snapshot.token).unlink(missing_ok=True)
+
+    def cut_back(self, end: int, written: bytes) -> None:
+        """Take back what was written at ``end`` (bytes). If that fails, it is done before anything else is."""
+        if self._failed is not None and self._failed[0] == end + len(written):
+            written += self._failed[1]  # of a later batch, which has failed first
         self._failed = (end, written)
         with contextlib.suppress(OSError, StoreUnavailable):
             self._take_back(end, written)
@@ -197,7 +213,7 @@ class RunLog:
 
     def _refresh(self, file: io.BufferedReader) -> None:
         facts = os.fstat(file.fileno())
-        identity, known = (facts.st_dev, facts.st_ino), self.history
+        identity, known = _identity(file.fileno()), self.history
         if identity != self._identity or not self._goes_on(file.fileno(), facts.st_size):
             self._forget()
             known = self.history
@@ -222,21 +238,31 @@ class RunLog:
         self._identity, self._size, self._proven, self._is_settled = None, 0, 0, False
 
     def _append(self, text: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(self.path, flags, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        # one that was removed since it was read must not begin in the middle of the run
+        handle = os.open(self.path, flags | (os.O_CREAT if self._identity is None else 0), 0o666)
         try:
+            self._check(handle)
             write_all(handle, text)
             sync(handle)
             if self._identity is None:
                 sync_directory(self.directory)
-                facts = os.fstat(handle)
-                self._identity = (facts.st_dev, facts.st_ino)
-        except OSError:
+                self._identity = _identity(handle)
+            self._check(handle)
+        except (OSError, StoreUnavailable):
             # a failed fsync may have dropped the pages it did not write: only what was proven before counts
             self.cut_back(self.history.end, text)
             raise
         finally:
             os.close(handle)
+
+    def _check(self, handle: int) -> None:
+        """Raise StoreUnavailable unless the file is the one that was read, at the place where others will look."""
+        if self._identity not in (None, _identity(handle)) or not is_at(self.path, handle):
+            raise StoreUnavailable(
+                f"{self.path} was removed or replaced while it was written; put it back, or let it be written"
+                " anew, and send the same call again"
+            )
 
     def _take_back(self, end: int, written: bytes) -> None:
         """Cut the log back, unless somebody else has gone on from what was to be taken back."""
@@ -248,7 +274,7 @@ class RunLog:
                 return
             try:
                 size = os.fstat(handle).st_size
-                if not written or written.startswith(os.pread(handle, len(written) + 1, end)):
+                if written.startswith(os.pread(handle, len(written) + 1, end)):
                     os.ftruncate(handle, min(size, end))
                     sync(handle)
             finally:
@@ -289,6 +315,11 @@ class RunLog:
 
     def _prepared(self, lane_id: str | None, token: str) -> Path:
         return self.directory / names.prepared_name(lane_id, token)
+
+
+def _identity(handle: int) -> tuple[int, int]:
+    facts = os.fstat(handle)
+    return facts.st_dev, facts.st_ino
 
 
 def bury(grave: Path, home: Path | None = None) -> None:

@@ -27,7 +27,7 @@ from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import names_in, unavailable
 from runstream.stores.jsonl.history import Span
 from runstream.stores.jsonl.home import Home
-from runstream.stores.jsonl.lines import Mark
+from runstream.stores.jsonl.lines import NOT_READ, Mark
 from runstream.stores.jsonl.logfile import RunLog, Standing, bury
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
@@ -57,11 +57,13 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
     """Runs in a directory of JSON lines. Threads and processes may share it; it survives a fork.
 
     ``base_dir`` is made if it is not there, and nothing else until the first write; a read makes
-    nothing. The other options are those of every store. Raises ConfigurationError where ``base_dir``
-    is not a directory and cannot be made one, and UnsupportedVersion where a newer runstream wrote it.
+    nothing. A writer waits up to ``busy_timeout_seconds`` for another one of the same run. The other
+    options are those of every store. Raises ConfigurationError where ``base_dir`` is not a directory
+    and cannot be made one, and UnsupportedVersion where a newer runstream wrote it.
 
     A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then
-    cut back to what it was, so that the same call can be sent again. Events of another program's
+    cut back to what it was, so that the same call can be sent again. So does an archive that was removed
+    or replaced while it was in use, until it is back: none is made in its place. Events of another program's
     writer, which knows no locks, are read where they stand between ours. There are no leases.
     """
 
@@ -75,13 +77,14 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        busy_timeout_seconds: float = 30.0,
     ) -> None:
         super().__init__(
             event_type=event_type, state_type=state_type, fallback=fallback, max_event_bytes=max_event_bytes
         )
         self.base_dir = Path(base_dir).absolute()
         self._is_closed = False
-        self._home = Home(self.base_dir)
+        self._home = Home(self.base_dir, busy_timeout_seconds)
         self._start_anew()
         reopen = functools.partial(
             type(self),
@@ -89,6 +92,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             state_type=state_type,
             fallback=fallback,
             max_event_bytes=max_event_bytes,
+            busy_timeout_seconds=busy_timeout_seconds,
         )
         self.reopens_with(reopen, str(self.base_dir))
 
@@ -115,7 +119,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         check_run_id(run_id)
         with self._using(), unavailable(self.base_dir):
             log = self._log(run_id)
-            standing = self._standing(log, durable=True)
+            with self._repairing(log):
+                standing = self._standing(log, durable=True)
             if standing is None:
                 return None
             found = all_snapshots(run_id, log.directory, log.mark)
@@ -149,7 +154,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         check_run_id(run_id)
         with self._using(), unavailable(self.base_dir):
             log = self._log(run_id)
-            log.look(durable=True)
+            with self._repairing(log):
+                log.look(durable=True)
             span = log.span(first - 1, last)
         return _between(log, [span], first, last, from_disk=True)
 
@@ -158,7 +164,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         check_run_id(run_id)
         with self._using(), unavailable(self.base_dir):
             log = self._log(run_id)
-            log.look(durable=True)
+            with self._repairing(log):
+                log.look(durable=True)
             return list(all_snapshots(run_id, log.directory, log.mark))
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
@@ -175,6 +182,28 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             for offset, span in spans:
                 for entry in _between(log, [span], offset, offset):
                     yield each, entry
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the files themselves, from the medium: lines and snapshots that do not read.
+
+        Empty if they are sound. A record that was kept aside when it was archived is no such line. Raises
+        StoreUnavailable where the files cannot be looked at.
+        """
+        with self._using(), unavailable(self.base_dir):
+            run_ids = sorted(self._home.run_ids())
+        problems = []
+        for run_id in run_ids:
+            start, last = self._bounds(run_id) or (Cursor(0, 0), Cursor(0, 0))
+            problems += [
+                f"run {run_id!r}, event {entry.offset}: {entry.reason}"
+                for entry in self.read_back(run_id, start.offset + 1, last.offset)
+                if entry.reason.startswith(NOT_READ)
+            ]
+            try:
+                self.read_back_snapshots(run_id)
+            except CorruptRecordError as error:
+                problems.append(str(error))
+        return problems
 
     # -- as a store --------------------------------------------------------------------------------
 
@@ -289,6 +318,13 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         if self._pid != os.getpid():
             self._start_anew()  # a thread of the parent may have held the mutex when it forked
         with self._mutex:
+            self._home.check()
+            yield
+
+    @contextlib.contextmanager
+    def _repairing(self, log: RunLog) -> Iterator[None]:
+        """Hold the run's lock if there is something to take back: another writer must not be in the middle."""
+        with self._home.locks.held([log.run_id] if log.has_failed else ()):
             yield
 
     @contextlib.contextmanager
@@ -296,22 +332,28 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         with self._using():
             self._home.archive_id()  # an archive has its UUID before it has a run
             with self._home.locks.held(run_ids), unavailable(self.base_dir):
+                self._home.check()  # again: it may have taken a while
                 yield
 
     def _write(self, additions: Sequence[_Addition]) -> None:
         """Write what has been planned and checked. If it fails, nothing of it is left."""
-        before = [(addition.log, addition.log.history.end) for addition in additions]
-        done = 0
-        for addition in additions:
-            addition.log.make_ready()
-            addition.log.prepare(addition.snapshots)
         try:
             for addition in additions:
-                addition.log.commit(addition.header, addition.entries, addition.mark)
-                done += 1
+                addition.log.make_ready()
+                addition.log.prepare(addition.snapshots)
+        except OSError:
+            for addition in additions:
+                addition.log.discard(addition.snapshots)
+            raise
+        done: list[tuple[RunLog, int, bytes]] = []
+        try:
+            for addition in additions:
+                end = addition.log.history.end
+                text = addition.log.commit(addition.header, addition.entries, addition.mark)
+                done.append((addition.log, end, text))
         except BaseException:  # whatever it is: the call has failed as a whole, and will be sent again as a whole
-            for log, end in reversed(before[:done]):
-                log.cut_back(end)
+            for log, end, text in reversed(done):
+                log.cut_back(end, text)
             raise
         for addition in additions:
             addition.log.place_snapshots()

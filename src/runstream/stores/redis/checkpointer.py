@@ -98,9 +98,12 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         """Say what a forked process has to do before it uses this store."""
         self._driver.after_fork = rejoin
 
-    def perform(self, operation: Operation[T]) -> T:
-        """Run one operation; what the drain worker does to Redis goes through here too."""
-        return self._driver.run(operation)
+    def perform(self, operation: Operation[T], *, once: bool = False) -> T:
+        """Run one operation; what the drain worker does to Redis goes through here too.
+
+        With ``once``, it is not sent again where the server cannot be reached.
+        """
+        return self._driver.run(operation, once=once)
 
     def save_event(self, event: E) -> None:
         """Append one event to its run. It is kept when this returns.

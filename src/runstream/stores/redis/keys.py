@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Collection
 from functools import lru_cache
 
 from runstream.model.errors import ConfigurationError
@@ -93,9 +94,25 @@ class Keys:
         if not 1 <= partitions <= MAX_PARTITIONS:
             raise ConfigurationError(f"partitions={partitions}: a namespace has 1 to {MAX_PARTITIONS}")
         self.namespace = namespace
+        self.workers = f"{{{namespace}}}:workers"
+        """Hash: the drain workers, name to what each says of itself, as JSON."""
         self.partitions = [PartitionKeys(f"{{{namespace}:{number}}}") for number in range(partitions)]
         # an append needs them all, and one run is appended to many times
         self.run = lru_cache(maxsize=4096)(self._run)
+
+    def numbered(self, only: Collection[int] | None = None) -> dict[int, PartitionKeys]:
+        """The partitions by number, all or ``only`` some. Raises ConfigurationError for one that there is not."""
+        count = len(self.partitions)
+        if only is None:
+            return dict(enumerate(self.partitions))
+        for number in only:
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+                raise ConfigurationError(
+                    f"partition {number!r:.80} is none of this namespace's: they are numbered 0 to {count - 1}"
+                )
+        if not only:
+            raise ConfigurationError("the list of partitions is empty: name some, or leave it out for all")
+        return {number: self.partitions[number] for number in only}
 
     def _run(self, run_id: str) -> RunKeys:
         """The keys of a run."""

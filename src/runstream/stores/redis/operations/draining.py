@@ -6,7 +6,8 @@ time, as the sorted sets hold them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,13 +16,15 @@ from runstream.codec.snapshot import read_saved
 from runstream.model.archive import ArchiveSnapshot, RunHeader
 from runstream.model.values import Cursor
 from runstream.stores.redis.exchange import Command, Exchange, Operation
-from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.keys import Keys, PartitionKeys
 from runstream.stores.redis.replies import as_map, entry_record, place, scored
 from runstream.stores.redis.scripts import (
     MICROSECONDS,
     claim_call,
     enlist_call,
+    extend_call,
     park_call,
+    report_call,
     settle_call,
 )
 
@@ -38,9 +41,12 @@ __all__ = [
     "load",
     "load_entries",
     "park",
+    "park_unread",
     "release",
+    "report",
     "server_time",
     "settle",
+    "sign_off",
 ]
 
 
@@ -69,12 +75,18 @@ class Settled(NamedTuple):
     detail: str = ""
 
 
-def enlist(keys: Keys, archives: Mapping[str, str]) -> Operation[dict[int, dict[str, str]]]:
-    """The archives (UUID to location) that each partition requires; one that has none takes these."""
-    replies = yield Exchange([enlist_call(partition, archives) for partition in keys.partitions])
+def enlist(
+    keys: Keys, archives: Mapping[str, str], only: Collection[int] | None = None
+) -> Operation[dict[int, dict[str, str]]]:
+    """The archives (UUID to location) that each partition requires; one that has none takes these.
+
+    ``only`` limits this to some partitions, by their numbers.
+    """
+    partitions = keys.numbered(only)
+    replies = yield Exchange([enlist_call(partition, archives) for partition in partitions.values()])
     return {
-        partition: {uuid.decode(): location.decode() for uuid, location in as_map(reply).items()}
-        for partition, reply in enumerate(replies)
+        number: {uuid.decode(): location.decode() for uuid, location in as_map(reply).items()}
+        for number, reply in zip(partitions, replies, strict=True)
     }
 
 
@@ -84,18 +96,24 @@ def server_time() -> Operation[int]:
     return int(reply[0]) * MICROSECONDS + int(reply[1])
 
 
-def claim(keys: Keys, due_until: int | None, count: int, seconds: float) -> Operation[list[DueRun]]:
-    """Claim up to ``count`` runs of each partition that came due up to then (None: now)."""
-    calls = [claim_call(partition, due_until, count, seconds) for partition in keys.partitions]
-    replies = yield Exchange(calls)
+def claim(
+    keys: Keys, due_until: int | None, count: int, seconds: float, only: Collection[int] | None = None
+) -> Operation[list[DueRun]]:
+    """Claim up to ``count`` runs of each partition that came due up to then (None: now).
+
+    ``only`` limits this to some partitions, by their numbers.
+    """
+    partitions = keys.numbered(only).values()
+    replies = yield Exchange([claim_call(partition, due_until, count, seconds) for partition in partitions])
     return [DueRun(run_id, due_at) for _, due in replies for run_id, due_at in scored(due)]
 
 
 def extend(keys: Keys, run_ids: Sequence[str], seconds: float) -> Operation[None]:
-    """Hold claims for so much longer. A full server refuses it; they then run out, which does no harm."""
-    until = (yield from server_time()) + int(seconds * MICROSECONDS)
-    calls: list[Command] = [(b"ZADD", keys.run(run_id).partition.due, b"XX", until, run_id) for run_id in run_ids]
-    yield Exchange(calls, tolerant=True)
+    """Hold claims for so much longer."""
+    together: dict[PartitionKeys, list[str]] = {}
+    for run_id in run_ids:
+        together.setdefault(keys.run(run_id).partition, []).append(run_id)
+    yield Exchange([extend_call(partition, of_it, seconds) for partition, of_it in together.items()])
 
 
 def release(keys: Keys, claimed: Sequence[DueRun]) -> Operation[None]:
@@ -215,3 +233,21 @@ def _settled(reply: Sequence[bytes]) -> Settled:
 def park(keys: Keys, header: RunHeader, reason: str, seconds: float) -> Operation[None]:
     """Set a run aside; it comes due again in so many seconds."""
     yield Exchange([park_call(keys, header.run_id, start=header.start, reason=reason, seconds=seconds)])
+
+
+def park_unread(keys: Keys, run_id: str, reason: str, seconds: float) -> Operation[None]:
+    """As ``park``, for a run that could not be loaded."""
+    (start,) = yield Exchange([(b"HGET", keys.run(run_id).meta, b"start")])
+    if start is not None:
+        text = start.decode(errors="replace")
+        yield Exchange([park_call(keys, run_id, start=text, reason=reason, seconds=seconds)])
+
+
+def report(keys: Keys, name: str, said: Mapping[str, object]) -> Operation[None]:
+    """Note what a worker says of itself."""
+    yield Exchange([report_call(keys.workers, name, json.dumps(said))])
+
+
+def sign_off(keys: Keys, name: str) -> Operation[None]:
+    """Remove what a worker said of itself: it has ended in good order."""
+    yield Exchange([(b"HDEL", keys.workers, name)])

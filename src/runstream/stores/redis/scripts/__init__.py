@@ -28,12 +28,16 @@ __all__ = [
     "append_call",
     "claim_call",
     "delete_call",
+    "drop_call",
     "enlist_call",
+    "extend_call",
     "forget_call",
     "lane_of_lease",
     "lease_call",
     "park_call",
+    "report_call",
     "retire_call",
+    "revisit_call",
     "settle_call",
     "snapshot_field",
 ]
@@ -43,6 +47,8 @@ PRODUCER_WINDOW_SECONDS = 600
 """For how long the server remembers a producer that is silent. A batch that is older is refused."""
 DELETED_WINDOW_SECONDS = 7 * 24 * 3600
 """For how long it is remembered that a run was deleted rather than lost."""
+WORKER_WINDOW_SECONDS = 24 * 3600
+"""For how long the report of a worker that is silent is kept."""
 
 
 def _source(name: str) -> str:
@@ -55,9 +61,15 @@ def _load(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-_NAMES = ("append", "claim", "settle", "park", "delete", "enlist", "lease", "retire", "forget")
-SCRIPTS = tuple(map(_load, _NAMES))
-_APPEND, _CLAIM, _SETTLE, _PARK, _DELETE, _ENLIST, _LEASE, _RETIRE, _FORGET = SCRIPTS
+_SCRIPT = {
+    name: _load(name)
+    for name in (
+        *("append", "lease", "delete", "enlist", "drop", "claim", "extend", "settle", "park", "revisit"),
+        *("retire", "forget", "report"),
+    )
+}
+_APPEND = _SCRIPT["append"]
+SCRIPTS = tuple(_SCRIPT.values())
 
 
 def snapshot_field(lane_id: str | None) -> str:
@@ -210,18 +222,41 @@ def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> ScriptCall:
     """Take, renew or release a lease; a take gives it its epoch."""
     lasts = int(grant.ttl_seconds * MICROSECONDS)
     args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner)
-    return ScriptCall(_LEASE, (keys.run(grant.run_id).meta,), args)
+    return ScriptCall(_SCRIPT["lease"], (keys.run(grant.run_id).meta,), args)
 
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> ScriptCall:
     """Enlist archives (UUID to location) in a partition that has none, and tell which it has."""
-    return ScriptCall(_ENLIST, (partition.archives,), [part for pair in archives.items() for part in pair])
+    return ScriptCall(
+        _SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
+    )
 
 
 def claim_call(partition: PartitionKeys, due_until: int | None, count: int, seconds: float) -> ScriptCall:
     """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now)."""
     until = "" if due_until is None else due_until
-    return ScriptCall(_CLAIM, (partition.due,), (until, count, int(seconds * MICROSECONDS)))
+    return ScriptCall(_SCRIPT["claim"], (partition.due,), (until, count, int(seconds * MICROSECONDS)))
+
+
+def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> ScriptCall:
+    """Hold the claims on runs of one partition for so much longer."""
+    return ScriptCall(_SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
+
+
+def report_call(workers: str, name: str, report: str) -> ScriptCall:
+    """Note a worker's report, a JSON object that is not empty, in the hash ``workers``."""
+    return ScriptCall(_SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
+
+
+def revisit_call(keys: Keys, run_id: str) -> ScriptCall:
+    """Make a run due, if it is there."""
+    run = keys.run(run_id)
+    return ScriptCall(_SCRIPT["revisit"], (run.partition.due, run.meta), (run_id,))
+
+
+def drop_call(partition: PartitionKeys, archive_id: str) -> ScriptCall:
+    """Require an archive of a partition no longer, unless it is the only one."""
+    return ScriptCall(_SCRIPT["drop"], (partition.archives,), (archive_id,))
 
 
 def settle_call(
@@ -250,17 +285,17 @@ def settle_call(
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
     return ScriptCall(
-        _SETTLE,
+        _SCRIPT["settle"],
         (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire),
         args,
     )
 
 
-def park_call(keys: Keys, run_id: str, *, start: Cursor, reason: str, seconds: float) -> ScriptCall:
+def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seconds: float) -> ScriptCall:
     """Set a run aside for ``seconds``."""
     run = keys.run(run_id)
     return ScriptCall(
-        _PARK,
+        _SCRIPT["park"],
         (run.meta, run.partition.due, run.partition.parked),
         (run_id, str(start), reason, int(seconds * MICROSECONDS)),
     )
@@ -273,7 +308,7 @@ def delete_call(
     run = keys.run(run_id)
     snapshots = (run.snapshot(lane_id) for lane_id in lanes)
     return ScriptCall(
-        _DELETE,
+        _SCRIPT["delete"],
         (*_all_but_snapshots(run, session_id), *snapshots),
         (run_id, start, session_id, len(lanes), DELETED_WINDOW_SECONDS * MICROSECONDS),
     )
@@ -321,7 +356,7 @@ def retire_call(
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
     return ScriptCall(
-        _RETIRE,
+        _SCRIPT["retire"],
         (
             run.events,
             run.meta,
@@ -339,7 +374,7 @@ def retire_call(
 def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> ScriptCall:
     """Forget a run (``start`` "" if there is none) that was retired so long ago."""
     return ScriptCall(
-        _FORGET,
+        _SCRIPT["forget"],
         _all_but_snapshots(keys.run(run_id), session_id),
         (
             run_id,

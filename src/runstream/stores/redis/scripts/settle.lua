@@ -13,7 +13,7 @@
 --         {'archives', location}    an archive that the partition requires has not taken part
 --         In the last three cases nothing was trimmed and the claim stands until it runs out.
 --
--- After 'ok': the mark is at least at that place; what was trimmed lies at or before it. The run stays
+-- After 'ok': the mark is at least at that place; what was trimmed now lies at or before that place. The run stays
 -- due if an event or a snapshot came in between; if it has ended and nothing is left to archive, it is in
 -- `retire`. XTRIM is the first write (of a retired run, ZREM): it frees memory, so that a full server does not
 -- refuse what would make room.
@@ -46,6 +46,7 @@ if is_tombstone(meta['retired']) then
 end
 
 local mark = meta['mark'] or meta['start']
+local reach = offset -- what lies after it, these archives have not shown to hold, whoever has moved the mark there
 if proven ~= mark and proven ~= meta['last'] then
   local entry = call('XRANGE', KEYS[1], proven, proven)
   if #entry == 0 then
@@ -58,9 +59,9 @@ if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
 -- the last offset that nobody needs from here
 local limit = 0
 if ARGV[4] == 'archived' then
-  limit = offset
+  limit = reach
 elseif ARGV[4] == 'covered' then
-  limit = offset
+  limit = reach
   local of_run = meta['snapshot']
   if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
   for field, value in pairs(meta) do

@@ -1,0 +1,139 @@
+"""What a worker does beside its work: it holds its claims, and reports itself.
+
+A batch may take long (a SQLite file may be locked for half a minute), and a claim is not to run out meanwhile.
+So this is a thread of its own. It does nothing to the work: a beat that fails, or comes late, costs at most that
+another worker does the same work once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from runstream.model.errors import RunstreamError
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations import draining
+
+__all__ = ["Heartbeat"]
+
+_log = logging.getLogger("runstream.drain")
+
+_SHORTEST_SECONDS = 0.02
+_BEATS_PER_CLAIM = 3
+_ATTEMPTS_PER_BEAT = 4  # while the server cannot be reached
+_REPORT_SECONDS = 5.0
+
+
+class Heartbeat:
+    """Extends the claims in hand three times in ``claim_seconds``, and reports what ``said`` tells now and then.
+
+    Both go through a store that others close, so the thread is gone when ``stop`` returns. It is a daemon: a
+    process that ends does not wait for it. A forked process has none until it starts its own.
+    """
+
+    def __init__(
+        self,
+        hot: RedisCheckpointer[Any, Any],
+        name: str,
+        claim_seconds: float,
+        said: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self._hot = hot
+        self._keys = hot.context.keys
+        self._name = name
+        self._claim_seconds = claim_seconds
+        self._every_seconds = max(_SHORTEST_SECONDS, claim_seconds / _BEATS_PER_CLAIM)
+        self._said = said
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.still = threading.RLock()
+        """Whoever holds it knows that no claim is being extended: held where claims are given up, which an
+        extension in flight would undo, so that what came in meanwhile would wait as if it were claimed."""
+        self._in_hand: Callable[[], Sequence[str]] | None = None
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+        self._stirred = threading.Event()
+        self._is_ending = False
+        self._report_at = 0.0
+        self._has_reported = False
+
+    def start(self, *, report_in: float = _REPORT_SECONDS) -> None:
+        """Start the thread, unless it runs; its first report comes in so many seconds."""
+        if self._process != os.getpid():
+            self._begin_anew()
+        if self._thread is None:
+            self._report_at = time.monotonic() + report_in
+            self._thread = threading.Thread(target=self._run, name="runstream-heartbeat", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and take the report back.
+
+        A reply that is on its way to the thread is waited for, for as long as its client does.
+        """
+        if self._thread is None or self._process != os.getpid():
+            return
+        self._is_ending = True
+        self._stirred.set()
+        self._thread.join()
+        if self._has_reported:
+            with suppress(RunstreamError):  # forgotten after a day
+                self._hot.perform(draining.sign_off(self._keys, self._name), once=True)
+        self._begin_anew()
+
+    @contextmanager
+    def holding(self, in_hand: Callable[[], Sequence[str]]) -> Iterator[None]:
+        """Hold the claims on the runs that ``in_hand`` tells, asked at every beat."""
+        self.start()
+        self._in_hand = in_hand
+        try:
+            yield
+        finally:
+            with self.still:
+                self._in_hand = None
+
+    def report_now(self) -> None:
+        """Report at once, if the thread runs."""
+        self._report_at = 0.0
+        self._stirred.set()
+
+    def _run(self) -> None:
+        extend_at = time.monotonic() + self._every_seconds
+        while not self._is_ending:
+            self._stirred.wait(max(0.0, min(extend_at, self._report_at) - time.monotonic()))
+            self._stirred.clear()
+            now = time.monotonic()
+            if now >= extend_at and not self._is_ending:
+                with self.still:
+                    is_held = self._try(self._extend)
+                extend_at = now + self._every_seconds / (1 if is_held else _ATTEMPTS_PER_BEAT)
+            if now >= self._report_at and not self._is_ending:
+                self._report_at = now + _REPORT_SECONDS
+                self._try(self._report)
+
+    def _extend(self) -> None:
+        in_hand = () if self._in_hand is None else self._in_hand()
+        if in_hand:
+            self._hot.perform(draining.extend(self._keys, in_hand, self._claim_seconds), once=True)
+
+    def _report(self) -> None:
+        self._has_reported = True
+        self._hot.perform(draining.report(self._keys, self._name, self._said()), once=True)
+
+    def _try(self, chore: Callable[[], None]) -> bool:
+        """Whether it could be done. What could not is done the next time."""
+        try:
+            chore()
+        except RunstreamError as error:
+            _log.debug("a heartbeat failed and is tried again: %s", error)
+        except Exception:  # noqa: BLE001 - without a heartbeat each long batch would be done twice
+            _log.warning("a heartbeat failed in a way that is not foreseen; it goes on", exc_info=True)
+        else:
+            return True
+        return False

@@ -1,0 +1,134 @@
+"""Add an archive to those that a namespace requires, or drop one.
+
+An archive that comes late lacks what has left Redis. So it gets that first, from one that has it. Then it is
+required: from that moment on nothing leaves Redis that it does not hold. What left in between it gets after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+from runstream.drain.proof import disproof
+from runstream.model.archive import RunBatch
+from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
+from runstream.model.protocols import Sink
+from runstream.model.values import RunInfo
+from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations import draining, requiring
+from runstream.stores.redis.pace import Pace
+from runstream.stores.sqlite import SQLiteCheckpointer
+
+__all__ = ["Archive", "add_archive", "copy_run", "drop_archive"]
+
+_BATCH = 1000
+
+Hot: TypeAlias = RedisCheckpointer[Any, Any]
+Archive: TypeAlias = SQLiteCheckpointer[Any, Any] | JSONLCheckpointer[Any, Any]
+"""An archive that can tell all that it holds."""
+
+
+def add_archive(
+    hot: Hot,
+    archive: Sink,
+    copy_from: Archive | None = None,
+    on_copied: Callable[[str, int], None] | None = None,
+) -> None:
+    """Require this archive too, in every partition, and make every run due, so that it gets what is in Redis.
+
+    What has left Redis already is copied from ``copy_from``, an archive that is required; ``on_copied`` is told
+    each run and how many events of it were copied. Broken off, it may be repeated, and goes on where it was.
+    Raises ConfigurationError, and requires nothing new, where the archive would lack what has left Redis.
+    """
+    keys = hot.context.keys
+    before = hot.perform(requiring.required(keys))
+    known = {uuid: location for of_partition in before for uuid, location in of_partition.items()}
+    if copy_from is not None:
+        if copy_from.archive_id not in known:
+            raise ConfigurationError(f"{copy_from.location} is not required here: copy from an archive that is")
+        # also runs that Redis has nothing of any more: a late event would need what was before it
+        _copy_runs(copy_from, archive, copy_from.runs(), on_copied)
+    _check_nothing_lacks(hot, archive)
+    mine = {archive.archive_id: archive.location}
+    hot.perform(requiring.require(keys, [mine if required else known | mine for required in before]))
+    if copy_from is not None:
+        _copy_runs(copy_from, archive, _lacking(hot, archive), on_copied)
+    try:
+        _check_nothing_lacks(hot, archive)
+    except ConfigurationError:  # a worker has trimmed in between
+        if archive.archive_id not in known:
+            hot.perform(requiring.drop(keys, archive.archive_id))
+        raise
+    hot.perform(requiring.revisit(keys, hot.list_runs()))
+
+
+def drop_archive(hot: Hot, archive_id: str) -> None:
+    """Require an archive no longer. Raises ConfigurationError for the last one, which stays."""
+    keys = hot.context.keys
+    last = [n for n, of_it in enumerate(hot.perform(requiring.required(keys))) if of_it.keys() == {archive_id}]
+    if last or (last := hot.perform(requiring.drop(keys, archive_id))):
+        raise ConfigurationError(
+            f"partition {last[0]} requires no other archive: without any, nothing would be proven; add one first"
+        )
+
+
+def _copy_runs(
+    source: Archive, target: Sink, infos: Iterable[RunInfo], on_copied: Callable[[str, int], None] | None
+) -> None:
+    for info in infos:
+        count = copy_run(source, target, info.run_id)
+        if count and on_copied is not None:
+            on_copied(info.run_id, count)
+
+
+def copy_run(source: Archive, target: Sink, run_id: str) -> int:
+    """Copy what an archive has of a run and another lacks, and prove it; tells how many events that was.
+
+    Raises HistoryDiverged where they have different histories, ArchiveGap where the copy does not hold.
+    """
+    header, there, position = source.header(run_id), source.position(run_id), target.position(run_id)
+    if header is None or there is None:
+        return 0
+    at = begin = header.start if position is None else position.cursor
+    same = [entry.cursor for entry in source.read_back(run_id, at.offset, at.offset)] or [header.start]
+    if at.offset <= there.cursor.offset and at not in same:
+        raise HistoryDiverged(
+            f"{source.location} and {target.location} have different histories of run {run_id!r} at offset"
+            f" {at.offset} or before: nothing of it was copied",
+            run_id=run_id,
+            offset=at.offset,
+        )
+    pace = Pace(_BATCH)
+    while True:
+        last = min(at.offset + pace.count, there.cursor.offset)
+        entries = list(source.read_back(run_id, at.offset + 1, last))
+        pace.saw(entry.raw or (entry.data or "").encode() for entry in entries)
+        is_last = last >= there.cursor.offset
+        snapshots = source.read_back_snapshots(run_id) if is_last else ()
+        target.write([RunBatch(header, at, entries, snapshots)])
+        if (reason := disproof(target, run_id, entries, snapshots)) is not None:
+            raise ArchiveGap(f"{reason}; the copy does not hold", run_id=run_id, expected=last, found=at.offset)
+        at = entries[-1].cursor if entries else at
+        if is_last:
+            return max(0, at.offset - begin.offset)
+
+
+def _lacking(hot: Hot, archive: Sink) -> Iterator[RunInfo]:
+    """The runs of which events have left Redis that the archive does not have."""
+    for info in hot.runs():
+        position = archive.position(info.run_id)
+        if info.first_hot - 1 > (0 if position is None else position.cursor.offset):
+            (run,) = hot.perform(draining.load(hot.context.keys, [info.run_id]))
+            if run is not None and info.first_hot - 1 > run.header.start.offset:  # else it began there
+                yield info
+
+
+def _check_nothing_lacks(hot: Hot, archive: Sink) -> None:
+    lacking = list(_lacking(hot, archive))
+    if lacking:
+        raise ConfigurationError(
+            f"{archive.location} lacks events of {len(lacking)} runs that have left Redis (of"
+            f" {lacking[0].run_id!r} up to offset {lacking[0].first_hot - 1}) and would be left with holes: copy"
+            " them from an archive that has them, with --copy-from"
+        )

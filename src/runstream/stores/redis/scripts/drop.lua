@@ -1,0 +1,10 @@
+-- Requires an archive of a partition no longer.
+--
+-- KEYS  1 archives
+-- ARGV  1 the archive's UUID
+--
+-- Replies 1, or 0 if it is the only one: without any, the next worker's archives would be taken, whatever they are.
+
+if call('HEXISTS', KEYS[1], ARGV[1]) == 1 and call('HLEN', KEYS[1]) == 1 then return 0 end
+call('HDEL', KEYS[1], ARGV[1])
+return 1

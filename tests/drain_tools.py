@@ -1,0 +1,132 @@
+"""What the tests of the drain share: archives to interfere with, and what stands in Redis."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from archive_check import Archive
+from backends import RedisBackend
+from samples import make_events
+from servers import DEADLINE_SECONDS
+
+from runstream import DrainReport, DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer
+from runstream.stores.redis.exchange import Exchange
+from runstream.stores.redis.replies import scored
+
+Hot: TypeAlias = RedisCheckpointer[Any, Any]
+
+
+class Hooked:
+    """An archive that lets a test look or interfere before each call of some of its methods."""
+
+    def __init__(self, inner: Archive, **hooks: Callable[..., None]) -> None:
+        self._inner = inner
+        self._hooks = hooks
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        hook = self._hooks.get(name)
+        if hook is None:
+            return found
+
+        def hooked(*args: Any) -> Any:
+            hook(*args)
+            return found(*args)
+
+        return hooked
+
+
+class Outage:
+    """A hook that raises for as long as it is on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.is_on = True
+        self.calls = 0
+
+    def __call__(self, *_: Any) -> None:
+        self.calls += 1
+        if self.is_on:
+            raise self.error
+
+
+def open_archives(directory: Path) -> list[Archive]:
+    """One of each kind."""
+    return [SQLiteCheckpointer(directory / "archive.db"), JSONLCheckpointer(directory / "archive")]
+
+
+def open_hot(backend: RedisBackend, **options: Any) -> Hot:
+    """Another store over that namespace."""
+    store = backend.open(**options)
+    assert isinstance(store, RedisCheckpointer)
+    return store
+
+
+def emit(hot: Hot, run_id: str, count: int, *, first: int = 1) -> list[PAEvent]:
+    """Append so many events, and give them back: they are acknowledged."""
+    events = make_events(run_id, count, first=first)
+    hot.save_events(events)
+    return events
+
+
+def first_hot(hot: Hot, run_id: str) -> int:
+    """The first offset that is in Redis."""
+    info = hot.run_info(run_id)
+    assert info is not None
+    return info.first_hot
+
+
+def ask(hot: Hot, *command: Any) -> Any:
+    """The server's reply to a command."""
+
+    def operation() -> Any:
+        (reply,) = yield Exchange([command])
+        return reply
+
+    return hot.perform(operation())
+
+
+def due(hot: Hot) -> dict[str, float]:
+    """The runs that are due, claimed or parked, and when they come due: seconds of server time."""
+    found = {}
+    for partition in hot.context.keys.partitions:
+        for run_id, at in scored(ask(hot, b"ZRANGE", partition.due, 0, -1, b"WITHSCORES")):
+            found[run_id] = at / 1e6
+    return found
+
+
+def server_seconds(hot: Hot) -> float:
+    """The server's time."""
+    seconds, microseconds = ask(hot, b"TIME")
+    return int(seconds) + int(microseconds) / 1e6
+
+
+@contextmanager
+def running(*workers: DrainWorker) -> Iterator[list[DrainReport]]:
+    """The workers run while this lasts; then they are told to stop. What they report is there after it."""
+    stop = threading.Event()
+    reports: list[DrainReport] = []
+    failures: list[BaseException] = []
+
+    def work(worker: DrainWorker) -> None:
+        try:
+            reports.append(worker.run(stop))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is seen
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield reports
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+    assert not any(thread.is_alive() for thread in threads)
+    if failures:
+        raise failures[0]

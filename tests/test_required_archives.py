@@ -1,0 +1,409 @@
+"""Adding and dropping a required archive: P9 holds for one that comes late, and for what left Redis before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archive_check import Archive, check_archives
+from backends import Backend, RedisBackend, ServerBackend
+from drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
+from servers import PROGRAMS, eventually
+from typer.testing import CliRunner
+
+from runstream import (
+    ConfigurationError,
+    DrainWorker,
+    HistoryDiverged,
+    JSONLCheckpointer,
+    PAEvent,
+    RunState,
+    SQLiteCheckpointer,
+    StoreUnavailable,
+)
+from runstream.cli import app
+from runstream.drain.requiring import add_archive, copy_run, drop_archive
+from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.values import Cursor
+from runstream.stores.redis.operations import draining, requiring
+from runstream.stores.redis.operations.inspecting import namespace_status
+
+
+@pytest.fixture
+def fake(make_backend: Callable[[str], Backend]) -> RedisBackend:
+    backend = make_backend("fake")
+    assert isinstance(backend, RedisBackend)
+    return backend
+
+
+@pytest.fixture
+def hot(fake: RedisBackend) -> Hot:
+    return open_hot(fake, partitions=4)
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Iterator[list[Archive]]:
+    """Two that hold what is drained, and two that come late."""
+    made = open_archives(tmp_path)
+    (tmp_path / "late").mkdir()
+    made += open_archives(tmp_path / "late")
+    yield made
+    for archive in made:
+        archive.close()
+
+
+def required(hot: Hot) -> list[set[str]]:
+    return [set(of_partition) for of_partition in hot.perform(requiring.required(hot.context.keys))]
+
+
+def ids(*archives: Archive) -> set[str]:
+    return {archive.archive_id for archive in archives}
+
+
+# -- adding ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", [2, 3])
+def test_an_archive_that_is_added_gets_every_run_that_is_in_redis(
+    redis_backend: RedisBackend, archives: list[Archive], late: int
+) -> None:
+    """Also of runs that are archived and never get another event; it is required in every partition."""
+    hot = open_hot(redis_backend, partitions=4)
+    acknowledged = {f"r{n}": emit(hot, f"r{n}", 5) for n in range(20)}
+    hot.save_snapshot("r1", RunState(run_id="r1", current_step=5))
+    DrainWorker(hot, archives[:2], trim="never").drain_once()
+    assert due(hot) == {}
+    add_archive(hot, archives[late])
+    assert required(hot) == [ids(*archives[:2], archives[late])] * 4
+    DrainWorker(hot, [*archives[:2], archives[late]]).drain_once()
+    assert due(hot) == {}
+    check_archives([*archives[:2], archives[late]], acknowledged)
+    assert archives[late].load_snapshot("r1") == hot.load_snapshot("r1")
+
+
+def test_an_archive_that_would_have_holes_is_refused(hot: Hot, archives: list[Archive]) -> None:
+    """Nothing is required that was not; the error names a run, and the way on."""
+    emit(hot, "whole", 5)
+    emit(hot, "cut", 5)
+    hot.save_snapshot("cut", RunState(run_id="cut"))
+    DrainWorker(hot, archives[:2]).drain_once()
+    emit(hot, "cut", 2, first=6)
+    with pytest.raises(ConfigurationError, match=r"1 runs .*'cut' up to offset 5.*--copy-from"):
+        add_archive(hot, archives[2])
+    assert required(hot) == [ids(*archives[:2])] * 4
+
+
+@pytest.mark.parametrize(("source", "late"), [(0, 2), (0, 3), (1, 2), (1, 3)])
+def test_what_has_left_redis_is_copied_from_an_archive_that_has_it(
+    hot: Hot, archives: list[Archive], source: int, late: int
+) -> None:
+    """Also a run that Redis has nothing of any more; from every kind of archive into every kind."""
+    acknowledged = {f"r{n}": emit(hot, f"r{n}", 7) for n in range(6)}
+    acknowledged["long"] = emit(hot, "long", 300)
+    hot.save_snapshot("r1", RunState(run_id="r1", current_step=7))
+    hot.save_snapshot("r1", RunState(run_id="r1", current_step=3), lane_id="side")
+    DrainWorker(hot, archives[:2], trim="archived").drain_once()
+    hot.delete_run("r0")
+    acknowledged["r2"] += emit(hot, "r2", 2, first=8)
+    copied: dict[str, int] = {}
+
+    def note(run_id: str, count: int) -> None:
+        copied[run_id] = count
+
+    add_archive(hot, archives[late], archives[source], note)
+    assert copied == {**{f"r{n}": 7 for n in range(6)}, "long": 300}
+    everything = [*archives[:2], archives[late]]
+    DrainWorker(hot, everything, trim="archived").drain_once()
+    assert due(hot) == {}
+    check_archives(everything, acknowledged)
+    for lane_id in (None, "side"):
+        assert archives[late].load_snapshot("r1", lane_id=lane_id) == archives[source].load_snapshot(
+            "r1", lane_id=lane_id
+        )
+    info, original = archives[late].run_info("r1"), archives[source].run_info("r1")
+    assert info == original
+
+
+def test_a_copy_has_the_quarantine_too(archives: list[Archive]) -> None:
+    """What does not read keeps its offset, its bytes and the reason."""
+    start = Cursor(0, 5)
+    entry = ArchiveEntry(1, 77, None, None, b"\x01damaged", "checksum")
+    archives[0].write([RunBatch(RunHeader("r", start), start, [entry])])
+    assert copy_run(archives[0], archives[3], "r") == 1
+    ((run_id, kept),) = archives[3].quarantine()
+    assert (run_id, kept.content, kept.reason) == ("r", entry.content, entry.reason)
+
+
+def test_copying_goes_on_where_it_was_broken_off_and_may_be_repeated(hot: Hot, archives: list[Archive]) -> None:
+    """The late archive's own commit tells how far it is."""
+    acknowledged = {"long": emit(hot, "long", 300), "r": emit(hot, "r", 3)}
+    DrainWorker(hot, archives[:2], trim="archived").drain_once()
+    late = archives[2]
+    write, left = late.write, iter(range(2))
+
+    def write_twice(batches: Any) -> None:
+        if next(left, None) is None:
+            raise StoreUnavailable("full")
+        write(batches)
+
+    late.write = write_twice  # type: ignore[method-assign] # a disk that fills up
+    with pytest.raises(StoreUnavailable):
+        add_archive(hot, late, archives[0])
+    del late.write
+    position = late.position("long")
+    assert position is not None
+    assert 0 < position.cursor.offset < 300
+    assert required(hot) == [ids(*archives[:2])] * 4
+    assert copy_run(archives[0], late, "long") == 300 - position.cursor.offset
+    for _ in range(2):
+        add_archive(hot, late, archives[0])
+        assert required(hot) == [ids(*archives[:3])] * 4
+    check_archives(archives[:3], acknowledged)
+
+
+def test_a_copy_goes_only_onto_the_same_history(hot: Hot, archives: list[Archive]) -> None:
+    """An archive that holds another run of that name keeps it, and is not added."""
+    emit(hot, "r", 5)
+    DrainWorker(hot, archives[:2], trim="archived").drain_once()
+    other = archives[2]
+    other.save_events([PAEvent("r", seq=n) for n in range(1, 4)])
+    with pytest.raises(HistoryDiverged, match="'r'"):
+        add_archive(hot, other, archives[0])
+    assert required(hot) == [ids(*archives[:2])] * 4
+    assert len(other.list_events("r")) == 3
+
+
+def test_a_copy_comes_from_an_archive_that_is_required(hot: Hot, archives: list[Archive]) -> None:
+    """Any other may lack what was trimmed."""
+    DrainWorker(hot, archives[:1]).drain_once()
+    with pytest.raises(ConfigurationError, match="is not required here"):
+        add_archive(hot, archives[2], archives[1])
+
+
+def test_what_a_worker_trims_while_an_archive_is_added_is_copied_too(
+    hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It settled after the copy and before the archive was required: without a copy, the archive is not added."""
+    acknowledged = {"r": emit(hot, "r", 5)}
+    worker = DrainWorker(hot, archives[:2], trim="archived")
+    worker.drain_once()
+    require = requiring.require
+
+    def trim_first(*args: Any) -> Any:
+        acknowledged["r"] += emit(hot, "r", 5, first=len(acknowledged["r"]) + 1)
+        worker.drain_once()
+        yield from require(*args)
+
+    monkeypatch.setattr(requiring, "require", trim_first)
+    add_archive(hot, archives[2], archives[0])
+    assert required(hot) == [ids(*archives[:3])] * 4
+    monkeypatch.undo()
+    with pytest.raises(ConfigurationError, match="required since"):
+        worker.drain_once()
+    DrainWorker(hot, archives[:3], trim="archived").drain_once()
+    check_archives(archives[:3], acknowledged)
+
+    fresh = archives[3]
+    copy_run(archives[0], fresh, "r")  # so that it lacks nothing at first
+    monkeypatch.setattr(requiring, "require", trim_first)
+    worker = DrainWorker(hot, archives[:3], trim="archived")
+    with pytest.raises(ConfigurationError, match="lacks events of 1 runs"):
+        add_archive(hot, fresh)
+    assert required(hot) == [ids(*archives[:3])] * 4
+
+
+def test_nothing_is_trimmed_that_an_archive_which_came_late_does_not_have_yet(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """The mark is far ahead of it, and what it lacks is covered by now: each batch trims what it has proven."""
+    hot = open_hot(redis_backend, partitions=4)
+    acknowledged = {"r": emit(hot, "r", 300)}
+    DrainWorker(hot, archives[:2]).drain_once()
+    assert first_hot(hot, "r") == 1
+    add_archive(hot, archives[2])
+    hot.save_snapshot("r", RunState(run_id="r"))
+    seen: list[tuple[int, int]] = []
+    worker = DrainWorker(hot, archives[:3], batch=50)
+    settle = worker._settled
+
+    def watched(*args: Any) -> Any:
+        position = archives[2].position("r")
+        assert position is not None
+        seen.append((first_hot(hot, "r") - 1, position.cursor.offset))
+        return settle(*args)
+
+    worker._settled = watched  # type: ignore[method-assign,assignment] # after each settling
+    report = worker.drain_once()
+    assert report.parked == 0
+    assert len(seen) == 6
+    assert all(trimmed <= archived for trimmed, archived in seen)
+    check_archives(archives[:3], acknowledged)
+    assert first_hot(hot, "r") == 301
+
+
+def test_a_settling_trims_no_further_than_the_place_that_it_proves(hot: Hot, archives: list[Archive]) -> None:
+    """Also where the mark lies beyond it."""
+    emit(hot, "r", 10)
+    DrainWorker(hot, archives[:2], trim="never").drain_once()
+    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    assert run is not None
+    third = next(entry.cursor for entry in archives[0].read_back("r", 3, 3))
+    proven = draining.Proven(run.header, third, run.tokens, "archived", None)
+    (settled,) = hot.perform(draining.settle(hot.context.keys, [proven], list(ids(*archives[:2]))))
+    assert (settled.outcome, settled.trimmed) == ("ok", 3)
+    info = hot.run_info("r")
+    assert info is not None
+    assert (info.archived_offset, info.first_hot) == (10, 4)
+
+
+def test_a_partition_that_requires_none_yet_gets_the_whole_set(hot: Hot, archives: list[Archive]) -> None:
+    """A worker that is limited to some partitions has enlisted its archives there only."""
+    DrainWorker(hot, archives[:2], partitions=[0]).drain_once()
+    add_archive(hot, archives[2])
+    assert required(hot) == [ids(*archives[:3])] * 4
+
+
+def test_a_deleted_run_does_not_come_back_into_the_queue(hot: Hot) -> None:
+    """It was listed before it was deleted."""
+    hot.perform(requiring.revisit(hot.context.keys, ["never-was"]))
+    assert due(hot) == {}
+
+
+def test_a_running_worker_without_the_new_archive_ends_and_has_trimmed_nothing(
+    hot: Hot, archives: list[Archive]
+) -> None:
+    """The error names what is missing."""
+    acknowledged = {"r": emit(hot, "r", 5)}
+    worker = DrainWorker(hot, archives[:2], trim="archived", poll_seconds=0.01)
+
+    def outlive() -> None:
+        with running(worker):
+            eventually(lambda: due(hot) == {})
+            add_archive(hot, archives[2], archives[0])
+            eventually(lambda: worker._heartbeat._thread is None)
+
+    with pytest.raises(ConfigurationError, match=r"late/archive\.db"):
+        outlive()
+    DrainWorker(hot, archives[:3]).drain_once()
+    check_archives(archives[:3], acknowledged)
+
+
+# -- dropping ----------------------------------------------------------------------------------------
+
+
+def test_an_archive_that_is_dropped_holds_up_nothing_and_keeps_what_it_holds(
+    hot: Hot, archives: list[Archive]
+) -> None:
+    """A worker that still writes to it goes on; one that starts with it is refused; one without it is fine."""
+    acknowledged = {"r": emit(hot, "r", 5)}
+    worker = DrainWorker(hot, archives[:2])
+    worker.drain_once()
+    drop_archive(hot, archives[1].archive_id)
+    acknowledged["r"] += emit(hot, "r", 5, first=6)
+    assert worker.drain_once().events == 5
+    check_archives(archives[:2], acknowledged)
+    with pytest.raises(ConfigurationError, match="requires the archives"):
+        DrainWorker(hot, archives[:2]).drain_once()
+    acknowledged["r"] += emit(hot, "r", 5, first=11)
+    DrainWorker(hot, archives[:1], trim="archived").drain_once()
+    check_archives(archives[:1], acknowledged)
+    assert len(archives[1].list_events("r")) == 10
+    with pytest.raises(ConfigurationError, match="lacks"):
+        add_archive(hot, archives[1])
+    add_archive(hot, archives[1], archives[0])
+    check_archives(archives[:2], acknowledged)
+
+
+def test_the_last_archive_cannot_be_dropped(redis_backend: RedisBackend, archives: list[Archive]) -> None:
+    """Nor the last one of a single partition; then it stays in all of them."""
+    hot = open_hot(redis_backend, partitions=4)
+    DrainWorker(hot, archives[:1]).drain_once()
+    with pytest.raises(ConfigurationError, match="no other archive"):
+        drop_archive(hot, archives[0].archive_id)
+    hot.perform(requiring.require(hot.context.keys, [{"other": "sqlite:other"}] * 3 + [{"x": "sqlite:x"}]))
+    hot.perform(requiring.drop(hot.context.keys, "x"))
+    with pytest.raises(ConfigurationError, match="partition 3 requires no other"):
+        drop_archive(hot, archives[0].archive_id)
+    assert all(archives[0].archive_id in of_partition for of_partition in required(hot))
+    assert hot.perform(requiring.drop(hot.context.keys, archives[0].archive_id)) == [3]
+
+
+# -- on the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend], tmp_path: Path) -> None:
+    """One story: an archive is added with what it lacks, the workers get it, the old one is dropped."""
+    backend = make_backend("valkey")
+    assert isinstance(backend, ServerBackend)
+    hot = open_hot(backend, partitions=4)
+    url = f"{backend.server.url}?namespace={backend.namespace}"
+    old, new = f"sqlite:{tmp_path}/old.db", f"jsonl:{tmp_path}/new"
+
+    def run(*arguments: str, answer: str = "") -> Any:
+        done = CliRunner().invoke(app, ["archives", *arguments, "--url", url], input=answer)
+        return done.exit_code, done.stdout, done.stderr
+
+    def listed() -> dict[str, int]:
+        code, out, _ = run("--json")
+        assert code == 0
+        return {one["location"]: one["partitions"] for one in json.loads(out)}
+
+    assert listed() == {}
+    acknowledged = {"r": emit(hot, "r", 5)}
+    with closing(SQLiteCheckpointer(tmp_path / "old.db")) as archive:
+        DrainWorker(hot, [archive], trim="archived").drain_once()
+    assert listed() == {old: 4}
+    code, _, err = run("add", new)
+    assert (code, "--copy-from" in err) == (2, True)
+    assert listed() == {old: 4}
+    code, out, err = run("add", new, "--copy-from", old)
+    assert code == 0
+    assert sorted(line.split()[1:] for line in out.splitlines()[1:]) == [[new, "4"], [old, "4"]]
+    assert "copied 5 events of run 'r'" in err
+    assert "restart the workers with it" in err
+    assert listed() == {old: 4, new: 4}
+    code, _, err = run("drop", old, answer="n\n")
+    assert (code, "Nothing in it is deleted" in err) == (1, True)
+    assert listed() == {old: 4, new: 4}
+    assert run("drop", old, answer="y\n")[0] == 0
+    assert listed() == {new: 4}
+    code, _, err = run("drop", new, "--yes")
+    assert (code, "no other archive" in err) == (2, True)
+    code, _, err = run("drop", "sqlite:nowhere.db", "--yes")
+    assert (code, new in err) == (2, True)
+    with closing(JSONLCheckpointer(tmp_path / "new")) as copy:
+        DrainWorker(hot, [copy]).drain_once()
+        check_archives([copy], acknowledged)
+    assert hot.perform(namespace_status(hot.context.keys)).backlog_events == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add"], "take one archive"),
+        (["drop"], "take one archive"),
+        (["list", "sqlite:x"], "take one archive"),
+        (["drop", "sqlite:x", "--copy-from", "sqlite:y"], "goes with add"),
+        (["add", "memory:"], "is not an archive"),
+        (["add", "sqlite:x", "--copy-from", "sqlite:nowhere"], "nothing at that path"),
+        (["enlarge"], "enlarge"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str, monkeypatch: Any, tmp_path: Path) -> None:
+    """Exit code 2, and nothing was changed."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["archives", *arguments, "--url", "fake:"])
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_an_archive_requires_no_archives(tmp_path: Path) -> None:
+    """The command is about a Redis store."""
+    SQLiteCheckpointer(tmp_path / "a.db").close()
+    done = CliRunner().invoke(app, ["archives", "--url", f"sqlite:{tmp_path}/a.db"])
+    assert (done.exit_code, "a Redis store requires" in done.stderr) == (2, True)
