@@ -369,6 +369,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield Place(tmp_path, server, store)
 
 
+NONE_RETIRED = {"retired": 0, "forgotten": 0}
+
+
 @needs_server
 def test_drain_once_archives_everything_and_says_so(place: Place) -> None:
     for run_id in ("a", "b"):
@@ -378,7 +381,15 @@ def test_drain_once_archives_everything_and_says_so(place: Place) -> None:
     assert said.document["name"] == "w1"
     assert sorted(said.document["archives"].values()) == sorted(place.archives, reverse=False)
     report = said.document["report"]
-    assert report == {"runs": 2, "events": 10, "snapshots": 2, "quarantined": 0, "parked": 0, "trimmed": 10}
+    assert report == {
+        "runs": 2,
+        "events": 10,
+        "snapshots": 2,
+        "quarantined": 0,
+        "parked": 0,
+        "trimmed": 10,
+        **NONE_RETIRED,
+    }
     assert all(line.startswith("time=") and " level=info " in line for line in said.err.splitlines())
     for url in place.archives:
         shown = run("show", "a", "--url", url, "--json").document
@@ -437,6 +448,21 @@ def test_drain_once_ends_with_1_if_a_run_is_parked(place: Place) -> None:
     assert said.document["report"]["parked"] == 1
     assert list(said.document["parked"]) == ["r"]
     assert "level=error" in said.err
+
+
+@needs_server
+def test_drain_retires_and_forgets_when_it_is_told_to(place: Place) -> None:
+    place.store.save_events([*make_events("r", 4), make_event("r", 5, kind="run.finished")])
+    drain = ("drain", "--url", place.url, *place.to, "--once", "--json", "--retire-after")
+    assert run(*drain, "60").document["report"]["retired"] == 0
+    assert run(*drain, "0").document["report"]["retired"] == 1
+    said = run("show", "r", "--url", place.url, "--json")
+    assert (said.code, said.document["archived_up_to"], said.document["events"]) == (0, 5, [])
+    assert run(*drain, "0", "--forget-after", "0").document["report"]["forgotten"] == 1
+    assert run("show", "r", "--url", place.url).code == 4
+    refused = run("drain", "--url", place.url, *place.to, "--once", "--forget-after", "5")
+    assert (refused.code, refused.out) == (2, "")
+    assert "retire" in refused.err
 
 
 @contextmanager

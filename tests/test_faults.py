@@ -28,6 +28,7 @@ from runstream.codec.record import record_crc
 from runstream.codec.snapshot import state_checksum, unpack_state
 from runstream.model.state import RunState
 from runstream.stores.redis import scripts
+from runstream.stores.redis.operations import draining, retiring
 from runstream.testing import Fault, FaultProxy
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
@@ -66,6 +67,8 @@ class Step:
     """From what the call gave: the lease that is in force on the main lane, or None."""
     is_silent: bool = False
     """The caller is not told of a failure."""
+    retired: int = 0
+    """How many events have left Redis with all else that it held of the run."""
     counts: bool = False
     """The state counts in ``current_step`` how often it was changed. Each call may change it once."""
 
@@ -158,6 +161,21 @@ def append_with_keys(store: Any, run: str, _: Open) -> Step:
     return Step(call, {run: [*before, events[0], events[2]]}, reply=(3, 4), keys={run: ["a", "b", "c", "d"]})
 
 
+def append_to_a_retired_run(store: Any, run: str, other: Open) -> Step:
+    """By one that has not written before, and does not know how old its batch is by the server's time."""
+    before, events = make_events(run, 2), make_events(run, 2, first=3)
+    another = other()
+    another.append(run, before, snapshot=make_state(run, status="completed"))
+    (found,) = another.perform(draining.load(another.context.keys, [run]))
+    proven = draining.Proven(found.header, found.last, found.tokens, "archived", None)
+    another.perform(draining.settle(another.context.keys, [proven], []))
+    fit = retiring.Fit(run, found.header, found.tokens)
+    (outcome,) = another.perform(retiring.retire(another.context.keys, [fit], 0, []))
+    assert outcome.name == "ok"
+    call = partial(store.append, run, events, expected_offset=2)
+    return Step(call, {run: before + events}, reply=(3, 4), retired=2)
+
+
 def append_under_a_lease(store: Any, run: str, _: Open) -> Step:
     before, events = begin(store, run), make_events(run, 2, first=3)
     lease = store.lease(run, owner="us", lane_id="main")
@@ -200,6 +218,7 @@ OPERATIONS: list[Operation] = [
     save_snapshot_over_another,
     update_state,
     append_with_keys,
+    append_to_a_retired_run,
     append_under_a_lease,
     take_lease,
     renew_lease,
@@ -214,7 +233,7 @@ OPERATIONS: list[Operation] = [
 def check(raw: Any, context: Any, step: Step, most_changes: int) -> None:
     """The server holds what the step says, once; ``most_changes``: how often ``update_state`` was called."""
     for run, events in step.events.items():
-        check_events(raw, context, run, events, step.keys.get(run))
+        check_events(raw, context, run, events, step.keys.get(run), step.retired)
     if step.deleted:
         check_deleted(raw, context, step.deleted)
         return
@@ -228,15 +247,22 @@ def check(raw: Any, context: Any, step: Step, most_changes: int) -> None:
 
 
 def check_events(
-    raw: Any, context: Any, run: str, events: Sequence[Any], event_keys: Sequence[str | None] | None
+    raw: Any,
+    context: Any,
+    run: str,
+    events: Sequence[Any],
+    event_keys: Sequence[str | None] | None,
+    retired: int,
 ) -> None:
     """Each event once, in order, at offsets without a hole, along one chain; meta and the indexes agree."""
     keys = context.keys.run(run)
     entries = raw.xrange(keys.events)
     records = [encoded.record for encoded in context.codec.encode_events(run, events, event_keys)]
-    assert [entry[b"e"] for _, entry in entries] == records
+    assert [entry[b"e"] for _, entry in entries] == records[retired:]
     meta = raw.hgetall(keys.meta)
     base, chain = map(int, meta[b"start"].split(b"-"))
+    for record in records[:retired]:
+        base, chain = base + 1, next_chain(chain, record_crc(record))
     for offset, (entry_id, entry) in enumerate(entries, base + 1):
         chain = next_chain(chain, record_crc(entry[b"e"]))
         assert entry_id == b"%d-%d" % (offset, chain)
@@ -249,7 +275,7 @@ def check_events(
         assert raw.zscore(index, run) is not None
     for batch in raw.hvals(keys.producers):  # what a resend would be told lies within what is there
         _, _, last, *_ = batch.split(b" ")
-        assert int(last.split(b"-")[0]) <= len(entries)
+        assert int(last.split(b"-")[0]) <= len(records)
 
 
 def check_snapshot(raw: Any, context: Any, step: Step, saved: dict[bytes, bytes], most_changes: int) -> None:

@@ -328,11 +328,12 @@ def test_a_run_whose_snapshots_are_not_those_that_were_compared_stays(
     assert retire_now(hot, archives, fit)[0].name == "ok"
 
 
+@pytest.mark.parametrize("count", [0, 4])
 def test_a_tombstone_is_not_retired_again(
-    redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
+    redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive], count: int
 ) -> None:
     """Or it would never be forgotten. A worker whose reply was lost sends it twice."""
-    hot.append("r", ended("r"), snapshot=make_state("r", status="completed"))
+    hot.append("r", ended("r")[:count], snapshot=make_state("r", status="completed"))
     DrainWorker(hot, archives).drain_once()
     fit = fit_of(hot)
     assert retire_now(hot, archives, fit)[0].name == "ok"
@@ -428,6 +429,30 @@ def test_what_is_sent_again_after_the_run_was_retired_is_applied_once(
     retire_all(other, archives)
     assert hot.append("r", [late])[:2] == (5, 5)
     check_archives(archives, {"r": [*events, late]})
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["retired", "goes on"])
+def test_what_was_sent_before_and_does_not_say_when_is_not_applied_twice(
+    redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive], goes_on: bool
+) -> None:
+    """A process's very first call got no reply, and its producer was forgotten since: only its caller can tell."""
+    hot.append("r", make_events("r", 2))
+    late, last = open_hot(redis_backend), ended("r", 1, first=3)
+    Line(late).cut("reply")
+    with pytest.raises(StoreUnavailable):
+        late.append("r", last)
+    assert retire_all(hot, archives).retired == 1
+    raw.delete(hot.context.keys.run("r").producers)  # the window has passed
+    stands = hot.append("r", make_events("r", 1)).last_offset if goes_on else 3
+    (attempts,) = late.context.unsettled._attempts.values()
+    attempts[0].begun -= PRODUCER_WINDOW_SECONDS
+    with pytest.raises(StoreUnavailable, match="can no longer be told"):
+        late.append("r", last)
+    info = hot.run_info("r")
+    assert info is not None
+    assert info.last_offset == stands
+    young = open_hot(redis_backend)
+    assert young.append("r", [make_event("r", 9)]).last_offset == stands + 1
 
 
 def test_a_callers_key_is_known_until_the_run_is_forgotten(
@@ -558,6 +583,9 @@ def test_a_run_that_had_no_snapshot_has_none(
     retire_all(hot, archives)
     assert hot.load_latest("r") is None
     assert hot.load_snapshot("r", lane_id="main") is None
+    for lane_id in (None, "main", "new"):
+        with pytest.raises(EventsArchived):  # but it had events
+            open_hot(redis_backend).recover("r", lane_id=lane_id)
 
 
 def test_a_run_of_nothing_but_a_snapshot_is_retired_too(
@@ -683,10 +711,10 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
         partition.archives for partition in hot.context.keys.partitions
     }
     assert hot.delete_run("r") is False
-    hot.append("r", ended("r"))
-    DrainWorker(hot, archives, trim="never").drain_once()
-    hot.delete_run("r")
-    assert redis_backend.footprint().keys() == left.keys(), "nor is one that was to be retired"
+    hot.append("s", ended("s"))
+    assert DrainWorker(hot, archives, trim="never").drain_once().runs == 1
+    hot.delete_run("s")
+    assert redis_backend.footprint().keys() == left.keys(), "nor of one that was to be retired"
     assert hot.append("r", [make_event("r", 1)])[:2] == (1, 1)
 
 

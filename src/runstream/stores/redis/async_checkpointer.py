@@ -107,7 +107,8 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
 
         Raises EncodingError for what cannot be stored (PayloadTooLarge for what is over the limit),
         InvalidRunId, AcknowledgedWritesLost or HistoryDiverged if the server lost what this store saw,
-        and StoreUnavailable; after that, the same event may be sent again and is applied once.
+        TooManyHotEvents over this store's ``max_hot_events``, and StoreUnavailable; after that, the same event
+        may be sent again and is applied once.
         """
         await self.perform(appending.save_event(self.context, event))
 
@@ -138,7 +139,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         events writes nothing, its snapshot included. With ``lease`` it is applied only if that is
         the newest still. ``lane_id`` says whose the snapshot is: a lane's, or, if None, the run's. Raises
         LeaseLost, LeaseHeld where another's lease is in the way, EventsArchived for a snapshot that does not
-        cover what has left Redis, and what ``save_event`` raises.
+        cover what has left Redis or would follow one that was retired, and what ``save_event`` raises.
         """
         applied = await self.perform(
             appending.append(
@@ -274,14 +275,14 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         )
 
     async def load_latest(self, run_id: str) -> S | None:
-        """The state of the run's latest snapshot, or None."""
+        """The state of the run's latest snapshot, or None. Raises what ``load_snapshot`` raises."""
         snapshot = await self.load_snapshot(run_id)
         return None if snapshot is None else snapshot.state
 
     async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it, or None.
 
-        Raises CorruptRecordError for one that does not read.
+        Raises CorruptRecordError for one that does not read, EventsArchived for one that was retired.
         """
         return await self.perform(snapshots.load_snapshot(self.context, run_id, lane_id=lane_id))
 
@@ -364,7 +365,10 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         return Opening(begin)
 
     async def last_seq(self, run_id: str, lane_id: str) -> int:
-        """The ``seq`` of the lane's last event, wherever that lies by now; 0 for a lane that has none."""
+        """The ``seq`` of the lane's last event, wherever that lies by now; 0 for a lane that has none.
+
+        Raises EventsArchived for a lane that was not written since its run was retired.
+        """
         return await self.perform(reading.last_seq(self.context, run_id, lane_id))
 
     @property

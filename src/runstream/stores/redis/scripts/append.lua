@@ -22,7 +22,8 @@
 --
 -- Replies {'ok', former last place, last place, revision, covered offset, start, server time,
 --          former last offset of each lane, then the index and place of each event whose key was known}
---         {'stale', server time}    too old to tell whether it was applied before, nothing written
+--         {'stale', server time}    too old to tell whether it was applied before, nothing written; or it does not
+--                                   say how old it is, and the run was retired: its producers may be forgotten
 --         {'unleased'}              the lease that it carries has passed on or run out, nothing written
 --         {'held', field, owner, microseconds}  another lease is in force, for so long, nothing written
 --         {'lost', offset}          the run stands before what the writer saw, nothing written
@@ -92,6 +93,7 @@ local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
 local former = meta[2] or start
 local of_run, of_lanes, retired = retired_of(meta[8], offset)
+if retired and not sent and sent_at == '-' then return {'stale', now} end
 local lane_of = {}
 local function add_lane(name, first, last, seq)
   local known = name == first_lane and {meta[5], meta[6], meta[7]}
