@@ -108,17 +108,19 @@ class DrainWorker:
         self._heartbeat = Heartbeat(hot, self.name, claim_seconds, self._said)
         self._episodes = Episodes(self.name, self.progress, poll_seconds, self._heartbeat.report_now)
 
-    def drain_once(self) -> DrainReport:
+    def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.
 
-        Raises StoreUnavailable if Redis or an archive cannot be reached: claims are given up, nothing
-        is lost, and the same call is safe to repeat.
+        When ``stop`` is set it ends with the batch in hand, and leaves the rest to the next. Raises
+        StoreUnavailable if Redis or an archive cannot be reached: claims are given up, nothing is lost, and the
+        same call is safe to repeat.
         """
+        stop = stop or threading.Event()
         with self._at_work():
             self._enlist()
             began = self._perform(draining.server_time())
-            while claimed := self._claim(began):
-                self._drain_claimed(claimed)
+            while not stop.is_set() and (claimed := self._claim(began)):
+                self._drain_claimed(claimed, stop)
         return self._report
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
@@ -208,9 +210,8 @@ class DrainWorker:
 
     # -- draining ----------------------------------------------------------------------------------
 
-    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event | None = None) -> None:
+    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event) -> None:
         """Drain claimed runs; with ``stop`` set, the batch in hand is finished and the rest given up."""
-        stop = stop or threading.Event()
         done: set[str] = set()
         try:
             with self._heartbeat.holding(lambda: [due.run_id for due in claimed if due.run_id not in done]):
