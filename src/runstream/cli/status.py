@@ -17,7 +17,7 @@ from runstream.cli.watch import watch_with
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore, Sink
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.inspecting import NamespaceStatus, namespace_status
+from runstream.stores.redis.operations.inspecting import NamespaceStatus, WorkerReport, namespace_status
 
 __all__ = ["EPILOG", "status"]
 
@@ -157,16 +157,19 @@ def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
     if found.archives:
         yield make_table(["archive", "location"], sorted(found.archives.items()))
     if found.workers:
-        workers = sorted(found.workers, key=lambda worker: worker.name)
-        yield make_table(
-            ["worker", "seen", "events", "fails"],
-            [[one.name, ago(one.seen_at), one.events, "; ".join(one.failing) or None] for one in workers],
-        )
-        failures = [[one.name, *failure] for one in workers for failure in one.failing.items()]
-        if failures:
-            yield make_table(["worker", "what fails", "why"], failures)
+        rows = [_worker_row(found, one) for one in found.workers]
+        yield make_table(["worker", "seen", "partitions", "events"], rows)
+    failures = [(one.name, *failure) for one in found.workers for failure in one.failing.items()]
+    if failures:
+        rows = [(name, what, ago(failure.since), failure.error) for name, what, failure in failures]
+        yield make_table(["worker", "what fails", "since", "why"], rows)
     if found.parked:
         yield make_table(["parked run", "reason"], sorted(found.parked.items()))
+
+
+def _worker_row(found: NamespaceStatus, worker: WorkerReport) -> Sequence[object]:
+    drains = "all" if worker.partitions is None else ",".join(map(str, worker.partitions))
+    return worker.name, ago(worker.seen_at, now=found.now), drains, worker.events
 
 
 def _fact_table(facts: dict[str, Any]) -> Table:

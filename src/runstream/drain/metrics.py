@@ -31,6 +31,7 @@ __all__ = ["DrainCollector", "metrics_app"]
 
 _PREFIX = "runstream_drain"
 _EVERY_SECONDS = 5.0
+_LIVING_SECONDS = 60.0
 _WAIT_SECONDS = 2.0  # a scrape has ten by default
 
 
@@ -107,12 +108,14 @@ def _faring(progress: Progress, archives: Sequence[str]) -> Iterator[Metric]:
 
 def _standing(found: NamespaceStatus) -> Iterator[Metric]:
     oldest = "Seconds that the run that came due first has waited; 0 if none is due."
-    yield _gauge("lag_events", "Events of due runs that are not archived.", found.backlog_events)
+    backlog = "Events that are not archived, of runs that are due, claimed or parked."
+    yield _gauge("lag_events", backlog, found.backlog_events)
     yield _gauge("lag_seconds", oldest, found.oldest_due_seconds)
     yield _gauge("runs_pending", "Runs that wait for a worker now.", found.due)
     yield _gauge("runs_later", "Runs that come due later: claimed by a worker, or parked.", found.later)
     yield _gauge("runs_parked", "Runs set aside for a person to look at.", len(found.parked))
-    yield _gauge("workers", "Workers that have said of late that they live.", len(found.workers))
+    living = sum(found.now - worker.seen_at < _LIVING_SECONDS for worker in found.workers)
+    yield _gauge("workers", "Workers that said within the last minute that they live.", living)
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:
