@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -261,8 +262,44 @@ def test_json_lines_have_time_level_message_and_fields(place: Place) -> None:
     for line in lines:
         assert list(line)[:3] == ["time", "level", "message"]
         assert line["worker"] == "w"
+    settled = next(line for line in lines if line["message"].startswith("settled"))
+    assert (settled["events"], settled["trimmed"]) == (5, 5)
     end = lines[-1]
     assert (end["level"], end["events"], end["runs"], end["trimmed"]) == ("info", 5, 1, 5)
+
+
+def test_the_line_of_a_parked_run_names_the_run(place: Place) -> None:
+    place.emit("a run", 5)
+    assert spawn("drain", *place.drain, "--once").code == 0
+    place.store.delete_run("a run")
+    place.emit("a run", 1)  # of the same name, with a history of its own
+    said = spawn("drain", *place.drain, "--once", "--log-format", "json")
+    assert said.code == 1
+    (line,) = (line for line in map(json.loads, said.err.splitlines()) if line["level"] == "error")
+    assert line["run"] == "a run"
+    assert line["reason"] in line["message"]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs a limit that another process can set")
+def test_the_lines_of_an_outage_name_the_archive(place: Place) -> None:
+    """One when it begins, one when it is over, however often the worker tried."""
+    with Worker(*place.drain, "--log-format", "json") as worker:
+        worker.says("begins")
+        _, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (1, hard))
+        place.emit("r", 500)
+        worker.says("fails")
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        worker.says("works again")
+        lines = [json.loads(line) for line in worker.lines]
+    begin, end = (line for line in lines if "archive" in line)
+    assert (begin["level"], begin["archive"], end["level"], end["archive"]) == (
+        "warning",
+        place.jsonl,
+        "info",
+        place.jsonl,
+    )
+    assert begin["error"]
 
 
 def test_the_error_that_ends_a_worker_is_a_json_line_too(place: Place) -> None:

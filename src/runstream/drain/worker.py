@@ -361,12 +361,18 @@ class DrainWorker:
             report += self._settled(piece, settled, queue, done)
         self.progress.batches += 1
         self._note(report)
-        _log.info("settled %s", report)
+        _log.info("settled %s", report, extra=report.to_dict())
 
     def _proven(self, piece: Piece) -> Proven:
         for lane_id, reason in piece.broken.items():
             of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
-            _log.error("the snapshot%s of run %r does not read: %s", of_lane, piece.work.run_id, reason)
+            _log.error(
+                "the snapshot%s of run %r does not read: %s",
+                of_lane,
+                piece.work.run_id,
+                reason,
+                extra={"run": piece.work.run_id, "lane": lane_id},
+            )
         return Proven(
             piece.work.run.header,
             piece.end,
@@ -409,17 +415,19 @@ class DrainWorker:
 
     def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> None:
         """Set a run aside, so that it holds up no other, and say why."""
-        _log.error("run %r is parked: %s", run.header.run_id, reason)
+        run_id = run.header.run_id
+        _log.error("run %r is parked: %s", run_id, reason, extra={"run": run_id, "reason": reason})
         with self._heartbeat.still:
             self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))
-        done.add(run.header.run_id)
+        done.add(run_id)
         self._note(DrainReport(parked=1))
 
     def _set_aside(self, run_id: str, error: Exception, done: set[str]) -> None:
         """Park a run that failed in a way that is not foreseen."""
         is_ours = isinstance(error, RunstreamError)
         reason = str(error) if is_ours else f"{type(error).__name__}: {error}; the worker's log has more"
-        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error)
+        fields = {"run": run_id, "reason": reason}
+        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error, extra=fields)
         with self._heartbeat.still:
             self._perform(draining.park_unread(self._keys, run_id, reason, self._park_seconds))
         done.add(run_id)
