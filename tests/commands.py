@@ -223,3 +223,18 @@ class Place:
         self.store.close()
         self.node.end()
         self._sockets.cleanup()
+
+
+def put_damaged(place: Place, run_id: str) -> None:
+    """Append an event whose record does not read."""
+    codec = place.store.context.codec
+    encode = codec.encode_events
+
+    def encode_damaged(run_id: str, events: Any, keys: Any = None) -> Any:
+        return [found._replace(record=found.record[:-1] + b"\xc1") for found in encode(run_id, events, keys)]
+
+    codec.encode_events = encode_damaged  # type: ignore[method-assign] # a disk or wire that flips bits
+    try:
+        place.emit(run_id, 1, first=1000)
+    finally:
+        del codec.encode_events  # the instance's own, set above

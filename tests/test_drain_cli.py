@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import signal
 import sqlite3
@@ -14,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -180,6 +181,33 @@ def test_a_worker_that_waits_for_its_server_ends_with_0(place: Place) -> None:
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0, worker.err
         assert worker.document["report"]["events"] == 0
+
+
+@pytest.mark.parametrize("how", ["grace", "second signal"])
+def test_who_does_not_read_the_log_cannot_keep_a_worker_from_ending(place: Place, how: str) -> None:
+    """Its stderr is a pipe that is full: the first line that it logs holds up whoever writes it, for ever."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    grace = "1" if how == "grace" else "60"
+    with subprocess.Popen(
+        command("drain", *place.drain, "--grace", grace), stdout=subprocess.DEVNULL, stderr=writer, env=QUIET
+    ) as process:
+        os.close(writer)
+        try:
+            eventually((place.directory / "a.db").exists)  # so it takes signals by now
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            if how == "second signal":
+                process.send_signal(signal.SIGINT)
+            assert process.wait(DEADLINE_SECONDS) == (3 if how == "grace" else 130)
+            assert time.monotonic() - began < SOON_SECONDS
+        finally:
+            process.kill()
+            os.close(reader)
 
 
 def test_leaving_in_time_leaves_no_handler_and_no_thread_behind() -> None:

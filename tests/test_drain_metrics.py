@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import DEADLINE_SECONDS, QUIET, Place, Worker, get, spawn
+from commands import DEADLINE_SECONDS, QUIET, Place, Worker, get, put_damaged, spawn
 from prometheus_client.parser import text_string_to_metric_families
 from samples import make_state
 from servers import PROGRAMS, eventually, free_port
@@ -62,21 +62,6 @@ def scrape(worker: Worker) -> dict[str, float]:
 def health(worker: Worker) -> tuple[int, dict[str, Any]]:
     status, text = worker.get("/health")
     return status, json.loads(text)
-
-
-def put_damaged(place: Place, run_id: str) -> None:
-    """Append an event whose record does not read."""
-    codec = place.store.context.codec
-    encode = codec.encode_events
-
-    def encode_damaged(run_id: str, events: Any, keys: Any = None) -> Any:
-        return [found._replace(record=found.record[:-1] + b"\xc1") for found in encode(run_id, events, keys)]
-
-    codec.encode_events = encode_damaged  # type: ignore[method-assign] # a disk or wire that flips bits
-    try:
-        place.emit(run_id, 1, first=1000)
-    finally:
-        del codec.encode_events  # the instance's own, set above
 
 
 def hot_bytes(place: Place, run_id: str) -> int:

@@ -39,6 +39,7 @@ runstream drain --to sqlite:archive.db --to jsonl:archive/ --once --json
 
 runstream drain --to sqlite:archive.db --partitions 0-7 --log-format json --metrics-port 9464"""
 
+_TELLING = "What the worker tells of itself"
 _ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 
 _log = logging.getLogger("runstream.drain")
@@ -75,24 +76,39 @@ def drain(
     grace: Annotated[
         float,
         typer.Option(
-            min=0.1, help="Seconds after the signal within which the worker has ended, whatever it waits for."
+            min=0.1,
+            max=86_400,
+            help="Seconds after the signal within which the worker has ended, whatever it waits for.",
         ),
     ] = 25.0,
     log_format: Annotated[
-        LogFormat, typer.Option(help="What a line of the log on stderr is: text, or a JSON object.")
+        LogFormat,
+        typer.Option(
+            help="What a line of the log on stderr is: text, or a JSON object.", rich_help_panel=_TELLING
+        ),
     ] = "text",
-    log_level: Annotated[LogLevel, typer.Option(help="What is logged: this, and what is worse.")] = "info",
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What is logged: this, and what is worse.", rich_help_panel=_TELLING)
+    ] = "info",
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65_535, help="Serve /metrics (Prometheus) and /health at this port; 0: one that is free."
+            min=0,
+            max=65_535,
+            help="Serve /metrics (Prometheus) and /health at this port; 0: one that is free.",
+            rich_help_panel=_TELLING,
         ),
     ] = None,
-    metrics_host: Annotated[str, typer.Option(help="The address at which that port is.")] = "127.0.0.1",
+    metrics_host: Annotated[
+        str, typer.Option(help="The address at which that port is.", rich_help_panel=_TELLING)
+    ] = "127.0.0.1",
     stuck_after: Annotated[
         float,
         typer.Option(
-            min=0.1, help="Seconds without a sign of life of the worker's loop after which /health says 503."
+            min=0.1,
+            max=86_400,
+            help="Seconds without a sign of life of the worker's loop after which /health says 503.",
+            rich_help_panel=_TELLING,
         ),
     ] = 120.0,
     as_json: AsJson = False,

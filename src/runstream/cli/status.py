@@ -95,7 +95,7 @@ def status(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep it on screen, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks of --watch.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
     """Show how a store stands: server, memory, runs, what waits to be archived, who archives it and what

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,8 @@ def stopping_on_signals(grace_seconds: float) -> Iterator[threading.Event]:
 
     This must be left within ``grace_seconds`` of that signal: else the process ends with exit code 3, and at a
     second signal it ends at once with 128 and the signal's number. Neither unwinds anything, so both are as safe
-    as a kill, and no call that hangs can hold them up. Only the main thread may enter this.
+    as a kill, and no call that hangs can hold them up (a reader of stderr who does not read: the first by at most
+    a second). Only the main thread may enter this.
     """
     stop = threading.Event()
     reader, writer = os.pipe()
@@ -61,13 +63,14 @@ def _watch(reader: int, stop: threading.Event, grace_seconds: float) -> None:
     first = _next_signal(reader, None)
     if not first:
         return
+    deadline = time.monotonic() + grace_seconds
     stop.set()
     name = signal.Signals(first).name
     _say(
         logging.INFO,
         f"{name}: finishes the batch in hand, within {grace_seconds:g} s; a second signal ends it at once",
     )
-    second = _next_signal(reader, grace_seconds)
+    second = _next_signal(reader, max(0.0, deadline - time.monotonic()))
     if second is None:
         _say(
             logging.ERROR,
