@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from commands import DEADLINE_SECONDS, QUIET, Place, Worker, command, put_damaged, run
 from servers import PROGRAMS, eventually
 
+from runstream import PAEvent, connect
 from runstream.cli.exits import ExitCode
+from runstream.stores.redis.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 
@@ -143,6 +146,28 @@ def test_it_goes_on_through_an_outage_and_shows_it(place: Place) -> None:
         assert "cannot reach the server" in read_until(watcher, "error")["error"]
         place.start_server()
         assert read_until(watcher, "runs")["runs"] == 0
+
+
+def test_what_is_seen_is_printed_at_once(place: Place) -> None:
+    """Not when a buffer is full, which would be minutes later."""
+    with watching(place.url, "--json", "--every", "3600") as watcher:
+        read_until(watcher, "runs")
+
+
+def test_an_embedded_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    """Who watches opens the store anew, as any other user of that server would."""
+    with EmbeddedServer(tmp_path / "server") as server:
+        url = f"embedded:{tmp_path}/server"
+        with watching(url, "--json") as watcher, connect(url) as store:
+            store.save_event(PAEvent("r"))
+            eventually(lambda: read_until(watcher, "runs")["runs"] == 1)
+            with closing(redis.Redis(unix_socket_path=server.socket_path)) as client:
+                pid = client.info("server")["process_id"]
+            os.kill(pid, signal.SIGKILL)
+            read_until(watcher, "error")
+            assert read_until(watcher, "runs")["runs"] == 1
+            watcher.send_signal(signal.SIGINT)
+            assert watcher.wait(DEADLINE_SECONDS) == ExitCode.INTERRUPTED
 
 
 def test_it_can_begin_in_an_outage(place: Place) -> None:
