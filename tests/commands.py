@@ -27,7 +27,9 @@ from runstream.cli import app
 DEADLINE_SECONDS = 20.0
 
 # what a test machine may have set
-NOT_SET = dict.fromkeys(("RUNSTREAM_URL", "RUNSTREAM_DEBUG", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS"))
+NOT_SET = dict.fromkeys(
+    ("RUNSTREAM_URL", "RUNSTREAM_DEBUG", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "PYTHONUNBUFFERED")
+)
 QUIET = {name: value for name, value in os.environ.items() if name not in NOT_SET}
 
 

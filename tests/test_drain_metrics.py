@@ -134,10 +134,11 @@ def test_scrapes_ask_redis_no_more_often_than_every_few_seconds(place: Place) ->
     with serving_worker(place) as worker:
         scrape(worker)
         place.node.raw.config_resetstat()
+        began = time.monotonic()
         for _ in range(20):
             assert scrape(worker)["namespace_up"] == 1
         calls = place.node.raw.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"]
-        assert calls <= 2  # one where the first answer was old by then; and this test's own may count
+        assert calls <= 2 + (time.monotonic() - began) / 5
 
 
 def test_a_server_that_hangs_holds_up_no_scrape(place: Place) -> None:
@@ -186,25 +187,28 @@ def test_a_full_disk_is_seen_and_is_no_reason_to_restart(place: Place) -> None:
 def test_a_loop_that_is_stuck_is_not_healthy_until_it_goes_on(place: Place) -> None:
     """A call that does not return: to a locked file, longer than the loop may be silent."""
     with serving_worker(place, "--stuck-after", "1.5") as worker:
-        assert health(worker)[0] == 200
+        eventually(lambda: health(worker)[0] == 200)
         with closing(sqlite3.connect(place.directory / "a.db", isolation_level=None)) as lock:
             lock.execute("BEGIN IMMEDIATE")
             place.emit("r", 5)
-            eventually(lambda: health(worker)[0] == 503)
+            eventually(lambda: place.in_jsonl("r") >= 5 and health(worker)[0] == 503)
             facts = health(worker)[1]
             assert facts["status"] == "stuck"
             assert facts["last_beat_age_seconds"] > 1.5
             lock.execute("ROLLBACK")
         eventually(lambda: health(worker)[0] == 200)
-        assert place.archived("r") == 5
+        eventually(lambda: place.archived("r") == 5)
 
 
-def test_an_idle_worker_is_healthy(place: Place) -> None:
-    """Its loop gives signs of life also when there is nothing to do."""
-    with serving_worker(place, "--stuck-after", "2") as worker:
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
-            assert health(worker)[0] == 200
+def test_an_idle_worker_gives_signs_of_life(place: Place) -> None:
+    """There is nothing to do, for longer than its last sign of life is old."""
+    with serving_worker(place) as worker:
+        began = time.monotonic()
+
+        def is_younger_than_the_test() -> bool:
+            return time.monotonic() - began > 2 and health(worker)[1]["last_beat_age_seconds"] < 1
+
+        eventually(is_younger_than_the_test)
 
 
 def test_a_worker_that_waits_for_its_server_is_healthy_and_says_so(place: Place) -> None:
@@ -250,7 +254,7 @@ def test_the_compose_files_health_check_tells_alive_from_stuck_and_gone(place: P
 
     with Worker(*place.drain, "--metrics-port", str(port), "--stuck-after", "1.5") as worker:
         worker.says("begins")
-        assert is_healthy()
+        eventually(is_healthy)
         with closing(sqlite3.connect(place.directory / "a.db", isolation_level=None)) as lock:
             lock.execute("BEGIN IMMEDIATE")
             place.emit("r", 5)
