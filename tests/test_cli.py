@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from commands import DEADLINE_SECONDS, QUIET, command, run, spawn
 from samples import make_event, make_events, make_state
 from servers import eventually, free_port
-from typer.testing import CliRunner
 
 from runstream import (
     ConcurrencyConflict,
@@ -31,14 +30,12 @@ from runstream import (
     StoreUnavailable,
     connect,
 )
-from runstream.cli import app
 from runstream.cli.exits import EXIT_CODES, ExitCode, NoSuchRun, exit_code_of
 from runstream.cli.output import ago, bytes_text, printable
 from runstream.stores.redis.embedded import EmbeddedServer
 from runstream.stores.redis.operations import draining
 from runstream.stores.redis.server_program import find_server_program
 
-DEADLINE_SECONDS = 20.0
 COMMANDS = ["demo", "drain", "runs", "show", "status", "archives", "agent"]
 
 
@@ -51,45 +48,6 @@ def has_server() -> bool:
 
 
 needs_server = pytest.mark.skipif(not has_server(), reason="needs a server program")
-
-
-# what a test machine may have set
-NOT_SET = dict.fromkeys(("RUNSTREAM_URL", "RUNSTREAM_DEBUG", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS"))
-QUIET = {name: value for name, value in os.environ.items() if name not in NOT_SET}
-
-
-@dataclass
-class Said:
-    """What a command ended with and printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "runstream", *arguments]
-
-
-def run(*arguments: str, **environment: str) -> Said:
-    """Run a command in this process: a tenth of the time that a process of its own takes to start."""
-    done = CliRunner(env={**NOT_SET, **environment}).invoke(app, arguments)
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    assert "\x1b" not in done.stdout + done.stderr, "control characters, and nobody at a terminal"
-    return Said(done.exit_code, done.stdout, done.stderr)
-
-
-def spawn(*arguments: str) -> Said:
-    """Run a command as a process."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=QUIET, timeout=DEADLINE_SECONDS, check=False
-    )
-    assert "\x1b" not in done.stdout + done.stderr, "control characters, and nobody at a terminal"
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture

@@ -105,6 +105,32 @@ def test_the_compose_file_has_the_parts_it_promises() -> None:
         assert services[name]["environment"]["RUNSTREAM_URL"].startswith("redis://redis:")
 
 
+def option(service: str, name: str) -> str:
+    """What a service's command line gives an option."""
+    line: list[str] = COMPOSE["services"][service]["command"]
+    return line[line.index(name) + 1]
+
+
+def test_the_compose_files_drain_has_a_health_check_at_its_own_port() -> None:
+    """It asks where the worker listens; what it runs is tried in test_drain_metrics."""
+    drain = COMPOSE["services"]["drain"]
+    port = option("drain", "--metrics-port")
+    assert drain["expose"] == [port]
+    assert option("drain", "--metrics-host") == "0.0.0.0"
+    kind, program, flag, code = drain["healthcheck"]["test"]
+    assert (kind, program, flag) == ("CMD", "python", "-c")
+    assert f"http://127.0.0.1:{port}/health" in code
+    assert "metrics" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_compose_file_gives_a_worker_longer_to_end_than_it_needs() -> None:
+    """A platform that kills sooner than the worker gives up would make its promise untrue."""
+    group: Any = get_command(app)
+    (grace,) = (parameter.default for parameter in group.commands["drain"].params if parameter.name == "grace")
+    assert "--grace" not in COMPOSE["services"]["drain"]["command"]
+    assert float(COMPOSE["services"]["drain"]["stop_grace_period"].removesuffix("s")) > grace + 1
+
+
 def answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())

@@ -1,26 +1,26 @@
 """``runstream drain``: the drain worker as a process.
 
-It ends by a signal. The first SIGTERM or SIGINT lets it finish the batch in hand and settle; a second one
-ends it where it stands, which is as safe as a kill: what is not settled, the next worker does again.
+It ends by a signal. The first SIGTERM or SIGINT lets it finish the batch in hand and settle, within a bound; a
+second one, or the bound, ends it where it stands, which is as safe as a kill: what is not settled, the next
+worker does again.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Annotated, Literal
 
 import typer
 
 from runstream.cli.exits import ExitCode
+from runstream.cli.logs import LogFormat, LogLevel, logging_to_stderr
+from runstream.cli.monitor import Health, load_metrics_app, serving
 from runstream.cli.options import AsJson, EndWithParent, Url, ending_with_parent
-from runstream.cli.output import emit_json, iso_time, print_table, printable
+from runstream.cli.output import emit_json, print_table
+from runstream.cli.partitions import parse_partitions
+from runstream.cli.stopping import stopping_on_signals
 from runstream.connect import connect
 from runstream.drain import DrainWorker
 from runstream.model.errors import ConfigurationError
@@ -35,8 +35,11 @@ EPILOG = """Examples:
 
 runstream drain --url redis://localhost --to sqlite:archive.db
 
-runstream drain --to sqlite:archive.db --to jsonl:archive/ --once --json"""
+runstream drain --to sqlite:archive.db --to jsonl:archive/ --once --json
 
+runstream drain --to sqlite:archive.db --partitions 0-7 --log-format json --metrics-port 9464"""
+
+_TELLING = "What the worker tells of itself"
 _ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 
 _log = logging.getLogger("runstream.drain")
@@ -82,17 +85,72 @@ def drain(
     name: Annotated[
         str | None, typer.Option(help="The worker's name in logs.", show_default="host and process id")
     ] = None,
+    partitions: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Only the runs of these partitions, such as 0-3,7.", show_default="all"),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            max=86_400,
+            help="Seconds after the signal within which the worker has ended, whatever it waits for.",
+        ),
+    ] = 25.0,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            help="What a line of the log on stderr is: text, or a JSON object.", rich_help_panel=_TELLING
+        ),
+    ] = "text",
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What is logged: this, and what is worse.", rich_help_panel=_TELLING)
+    ] = "info",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Serve /metrics (Prometheus) and /health at this port; 0: one that is free.",
+            rich_help_panel=_TELLING,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="The address at which that port is.", rich_help_panel=_TELLING)
+    ] = "127.0.0.1",
+    stuck_after: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            max=86_400,
+            help="Seconds without a sign of life of the worker's loop after which /health says 503.",
+            rich_help_panel=_TELLING,
+        ),
+    ] = 120.0,
     as_json: AsJson = False,
     end_with_parent: EndWithParent = False,
 ) -> None:
     """Archive what is in Redis, prove it, and trim it, until SIGTERM or SIGINT.
 
-    The signal lets the batch in hand be finished; then the report is printed and the exit code is 0. A
-    second signal ends the worker at once (130 or 143), and nothing is lost by that. With --once it ends
-    when what was due is drained, with exit code 1 if any run is parked.
+    The signal lets the batch in hand be finished; then the report is printed and the exit code is 0. What
+    takes longer than --grace (a locked file, a server that hangs) is left as it is, with exit code 3, and a
+    second signal ends the worker at once (130 or 143): nothing is lost by either, the next worker does it again.
+
+    With --once it ends when what was due is drained, with exit code 1 if any run is parked and 3 if Redis or an
+    archive is unavailable. Two that overlap do no harm.
+
+    With --metrics-port it answers GET /metrics for Prometheus, and GET /health with 200 as long as its loop
+    lives, be it waiting for Redis or for a disk that is full, which the body then says; else with 503.
     """
-    with ExitStack() as opened:
+    wanted = None if partitions is None else parse_partitions(partitions)
+    with (
+        logging_to_stderr(log_format, log_level) as fields,
+        stopping_on_signals(grace) as stop,
+        ending_with_parent(end_with_parent),
+        ExitStack() as opened,
+    ):
         sinks = [_open_sink(opened, target) for target in to]
+        locations = [sink.location for sink in sinks]
         hot = opened.enter_context(connect(url))
         if not isinstance(hot, RedisCheckpointer):
             raise ConfigurationError("a drain empties Redis: --url is a redis:, rediss:, unix: or embedded: URL")
@@ -103,13 +161,20 @@ def drain(
             batch=batch,
             trim=trim,
             claim_seconds=claim,
+            partitions=wanted,
             retire_after_seconds=retire_after,
             forget_after_seconds=forget_after,
         )
-        with _logging_to_stderr(), _stopping_on_signals() as stop, ending_with_parent(end_with_parent):
-            _log.info("drain %s begins; archives: %s", worker.name, ", ".join(sink.location for sink in sinks))
-            report = worker.drain_once() if once else worker.run(stop)
-            _log.info("drain %s ends: %s events archived", worker.name, report.events)
+        fields["worker"] = worker.name
+        health = Health(worker.name, worker.progress, stuck_after)
+        if metrics_port is not None:
+            metrics = load_metrics_app(worker, hot, locations)
+            served = opened.enter_context(serving(metrics_host, metrics_port, metrics, health))
+            _log.info("serves %s/metrics and %s/health", served, served, extra={"url": served})
+        _log.info("drain %s begins; archives: %s", worker.name, ", ".join(locations))
+        report = worker.drain_once(stop) if once else worker.run(stop)
+        health.has_ended = True
+        _log.info("drain %s ends: %s events archived", worker.name, report.events, extra=report.to_dict())
         parked = hot.perform(namespace_status(hot.context.keys)).parked if once else {}
         _print_report(worker.name, sinks, report, parked, as_json=as_json)
     if parked:
@@ -138,56 +203,3 @@ def _print_report(
     print_table(["drained", "count"], counts.items())
     if parked:
         print_table(["parked run", "reason"], sorted(parked.items()))
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
-    stop = threading.Event()
-    seen: list[int] = []
-
-    def handle(number: int, _: Any) -> None:
-        if seen:
-            # not an exception: what it would unwind through may be waiting for a server that hangs
-            os._exit(128 + number)
-        seen.append(number)
-        # neither a logger, whose lock this thread may hold, nor a stream, which it may be writing to
-        text = f"{signal.Signals(number).name}: finishes the batch in hand; a second signal ends it at once"
-        os.write(2, f"{_line(time.time(), 'info', text)}\n".encode())
-        # not here: this thread may hold the event's lock, as a worker that waits does
-        threading.Thread(target=stop.set).start()
-
-    former = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _logging_to_stderr() -> Iterator[None]:
-    """What the library logs from INFO on, one line each, on stderr."""
-    logger = logging.getLogger("runstream")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-class _OneLine(logging.Formatter):
-    """``time=… level=… message="…"``: grep finds it, and a program can take it apart."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _line(record.created, record.levelname.lower(), record.getMessage())
-
-
-def _line(timestamp: float, level: str, message: str) -> str:
-    quoted = printable(message).replace('"', '\\"')
-    return f'time={iso_time(timestamp)} level={level} message="{quoted}"'

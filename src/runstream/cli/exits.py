@@ -27,9 +27,9 @@ class ExitCode(IntEnum):
 
 EXIT_CODES = (
     "Exit codes: 0 fine; 1 something does not hold (a check failed, a run is parked, a record does not read,"
-    " somebody else wrote first, the output cannot be written); 2 a mistake in usage or configuration; 3 the store"
-    " is unavailable, it is safe to repeat the command; 4 no such run; 130 interrupted (Ctrl-C); 141 whoever read"
-    " the output went away (as with | head)."
+    " somebody else wrote first, the output cannot be written); 2 a mistake in usage or configuration; 3 a store"
+    " is unavailable, or kept a drain from ending in time: it is safe to repeat the command; 4 no such run;"
+    " 130 interrupted (Ctrl-C); 141 whoever read the output went away (as with | head)."
 )
 
 

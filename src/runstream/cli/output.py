@@ -18,7 +18,17 @@ from rich.table import Table
 
 from runstream.codec.lossless_json import dump_json
 
-__all__ = ["ago", "bytes_text", "console", "emit_json", "iso_time", "print_table", "printable", "say"]
+__all__ = [
+    "ago",
+    "bytes_text",
+    "console",
+    "emit_json",
+    "iso_time",
+    "make_table",
+    "print_table",
+    "printable",
+    "say",
+]
 
 _PIPED_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
@@ -42,14 +52,22 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def emit_json(document: Any) -> None:
-    """The one JSON document of a command. Values that JSON has no type for are tagged as in the archive."""
-    sys.stdout.write(json.dumps(json.loads(dump_json(document)), indent=2) + "\n")
+def emit_json(document: Any, *, on_one_line: bool = False) -> None:
+    """The one JSON document of a command. Values that JSON has no type for are tagged as in the archive.
+
+    ``on_one_line`` is for one of many, so that whoever reads them knows where each ends.
+    """
+    sys.stdout.write(json.dumps(json.loads(dump_json(document)), indent=None if on_one_line else 2) + "\n")
     sys.stdout.flush()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table on stdout; columns of numbers are aligned to the right. A cell that is None stays empty."""
+    """A table on stdout, as :func:`make_table` makes it."""
+    console(sys.stdout).print(make_table(columns, rows, title=title))
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
+    """A table for stdout; columns of numbers are aligned to the right. A cell that is None stays empty."""
     cells = [list(row) for row in rows]
     piped = not sys.stdout.isatty()
     table = Table(box=None if piped else SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
@@ -58,7 +76,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
-    console(sys.stdout).print(table)
+    return table
 
 
 def printable(text: str) -> str:

@@ -2,67 +2,127 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
 
 from runstream.cli.options import AsJson, Url, open_to_look
-from runstream.cli.output import bytes_text, emit_json, print_table
+from runstream.cli.output import ago, bytes_text, console, emit_json, make_table
+from runstream.cli.watch import watch_with
+from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore, Sink
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.inspecting import NamespaceStatus, namespace_status
+from runstream.stores.redis.operations.inspecting import NamespaceStatus, WorkerReport, namespace_status
 
 __all__ = ["EPILOG", "status"]
 
 EPILOG = """Examples:
 
-runstream status --url 'redis://localhost?namespace=dev'
+runstream status --url 'redis://localhost?namespace=dev' --archive sqlite:archive.db
+
+runstream status --watch --every 5
 
 runstream status --json | jq .oldest_due_seconds"""
 
 
-def status(url: Url = None, as_json: AsJson = False) -> None:
-    """Show how a store stands: server, memory, runs, what waits to be archived, what is parked and why.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one look found: a namespace or else the counts of an archive, and what the archives hold."""
 
-    A run is due when it has something to archive. An age of the oldest due run (seconds) that grows means
-    that no drain worker keeps up. An archive shows its counts of runs and events instead.
-    """
-    namespace: NamespaceStatus | None = None
-    with open_to_look(url) as store:
-        if isinstance(store, RedisCheckpointer):
-            namespace = store.perform(namespace_status(store.context.keys))
-            facts = asdict(namespace)
+    namespace: NamespaceStatus | None
+    counts: dict[str, Any]
+    contents: Sequence[dict[str, Any]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        facts = self.counts if self.namespace is None else asdict(self.namespace)
+        return facts if self.contents is None else {**facts, "contents": self.contents}
+
+    def tables(self) -> Iterator[Table]:
+        """All of it, for people."""
+        if self.namespace is None:
+            yield _fact_table(self.counts)
         else:
-            facts = _archive_facts(store)
+            yield from _namespace_tables(self.namespace)
+        if self.contents is not None:
+            columns = ["archive", "runs", "events", "quarantined"]
+            names = ["location", "runs", "events", "quarantined"]
+            yield make_table(columns, [[held[name] for name in names] for held in self.contents])
+
+
+@dataclass(slots=True)
+class _Looker:
+    """Looks at a store and at archives again and again; what it opens stays open until a look fails."""
+
+    url: str | None
+    archives: Sequence[str] | None
+    _opened: ExitStack = field(default_factory=ExitStack)
+    _stores: list[RunStore[Any, Any]] = field(default_factory=list)
+
+    def look(self) -> _Found:
+        """How all stands now. Raises what opening and reading a store raise; then it may be called again."""
+        try:
+            if not self._stores:
+                self._stores = [self._opened.enter_context(open_to_look(self.url))]
+                self._stores += [self._opened.enter_context(open_to_look(url)) for url in self.archives or ()]
+            store, *archives = self._stores
+            contents = [_contents(archive) for archive in archives] if self.archives else None
+            if isinstance(store, RedisCheckpointer):
+                return _Found(store.perform(namespace_status(store.context.keys)), {}, contents)
+            return _Found(None, _counts(store), contents)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._stores = []
+        self._opened.close()
+
+
+def status(
+    url: Url = None,
+    archive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARCHIVE",
+            help="Show what this archive holds too, sqlite:PATH or jsonl:DIR; give it again for each further one.",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep it on screen, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks of --watch.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a store stands: server, memory, runs, what waits to be archived, who archives it and what
+    holds them up, what is parked and why.
+
+    A run is due when it has something to archive. A backlog (events), or an age of the oldest due run
+    (seconds), that grows means that no drain worker keeps up. An archive shows its counts of runs, events
+    and quarantined records, as those given with --archive do.
+
+    --watch goes on through an outage, and shows it. Where stdout is no terminal it prints the tables, or with
+    --json a document on a line of its own, at every look.
+    """
+    looker = _Looker(url, archive)
+    try:
+        if watch:
+            watch_with(looker.look, every, as_json=as_json)
+        found = looker.look()
+    finally:
+        looker.close()
     if as_json:
-        emit_json(facts)
-    elif namespace is None:
-        _print_facts(facts)
-    else:
-        _print_namespace(namespace)
+        emit_json(found.to_dict())
+        return
+    for table in found.tables():
+        console(sys.stdout).print(table)
 
 
-def _print_namespace(found: NamespaceStatus) -> None:
-    memory = found.used_memory_bytes
-    _print_facts(
-        {
-            "server": f"{found.server} {found.version}" if found.version else "does not say",
-            "memory used": "does not say" if memory is None else bytes_text(memory),
-            "namespace": f"{found.namespace} ({found.partitions} partitions)",
-            "runs": found.runs,
-            "due now": found.due,
-            "due later (claimed or parked)": found.later,
-            "oldest due since": f"{found.oldest_due_seconds:.1f} s",
-            "parked": len(found.parked),
-            "required archives": len(found.archives),
-        }
-    )
-    if found.archives:
-        print_table(["archive", "location"], sorted(found.archives.items()))
-    if found.parked:
-        print_table(["parked run", "reason"], sorted(found.parked.items()))
-
-
-def _archive_facts(store: RunStore[Any, Any]) -> dict[str, Any]:
+def _counts(store: RunStore[Any, Any]) -> dict[str, Any]:
     infos = list(store.runs())
     facts: dict[str, Any] = {"runs": len(infos), "events": sum(info.last_offset for info in infos)}
     if isinstance(store, Sink):
@@ -71,5 +131,46 @@ def _archive_facts(store: RunStore[Any, Any]) -> dict[str, Any]:
     return facts
 
 
-def _print_facts(facts: dict[str, Any]) -> None:
-    print_table(["what", "value"], [(name, str(value)) for name, value in facts.items()])
+def _contents(store: RunStore[Any, Any]) -> dict[str, Any]:
+    if not isinstance(store, Sink):
+        raise ConfigurationError("--archive is an archive: sqlite:PATH or jsonl:DIR")
+    return _counts(store)
+
+
+def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
+    memory = found.used_memory_bytes
+    yield _fact_table(
+        {
+            "server": f"{found.server} {found.version}" if found.version else "does not say",
+            "memory used": "does not say" if memory is None else bytes_text(memory),
+            "namespace": f"{found.namespace} ({found.partitions} partitions)",
+            "runs": found.runs,
+            "due now": found.due,
+            "due later (claimed or parked)": found.later,
+            "backlog": f"{found.backlog_events} events",
+            "oldest due since": f"{found.oldest_due_seconds:.1f} s",
+            "parked": len(found.parked),
+            "workers": len(found.workers),
+            "required archives": len(found.archives),
+        }
+    )
+    if found.archives:
+        yield make_table(["archive", "location"], sorted(found.archives.items()))
+    if found.workers:
+        rows = [_worker_row(found, one) for one in found.workers]
+        yield make_table(["worker", "seen", "partitions", "events"], rows)
+    failures = [(one.name, *failure) for one in found.workers for failure in one.failing.items()]
+    if failures:
+        rows = [(name, what, ago(failure.since), failure.error) for name, what, failure in failures]
+        yield make_table(["worker", "what fails", "since", "why"], rows)
+    if found.parked:
+        yield make_table(["parked run", "reason"], sorted(found.parked.items()))
+
+
+def _worker_row(found: NamespaceStatus, worker: WorkerReport) -> Sequence[object]:
+    drains = "all" if worker.partitions is None else ",".join(map(str, worker.partitions))
+    return worker.name, ago(worker.seen_at, now=found.now), drains, worker.events
+
+
+def _fact_table(facts: dict[str, Any]) -> Table:
+    return make_table(["what", "value"], [(name, str(value)) for name, value in facts.items()])

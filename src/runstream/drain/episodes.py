@@ -58,6 +58,7 @@ class Episodes:
                 self._worker,
                 _named(what),
                 error,
+                extra={"archive": None if what == REDIS else what, "error": str(error)},
             )
             self._changed()
         episode.attempts += 1
@@ -84,6 +85,7 @@ class Episodes:
             self._worker,
             _named(what),
             time.monotonic() - episode.since,
+            extra={"archive": None if what == REDIS else what},
         )
         self._changed()
 

@@ -125,17 +125,19 @@ class DrainWorker:
             park_seconds=park_seconds,
         )
 
-    def drain_once(self) -> DrainReport:
+    def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.
 
-        Raises StoreUnavailable if Redis or an archive cannot be reached: claims are given up, nothing
-        is lost, and the same call is safe to repeat.
+        When ``stop`` is set it ends with the batch in hand, and leaves the rest to the next. Raises
+        StoreUnavailable if Redis or an archive cannot be reached: claims are given up, nothing is lost, and the
+        same call is safe to repeat.
         """
+        stop = stop or threading.Event()
         with self._at_work():
             self._enlist()
             began = self._perform(draining.server_time())
-            while claimed := self._claim(began):
-                self._drain_claimed(claimed)
+            while not stop.is_set() and (claimed := self._claim(began)):
+                self._drain_claimed(claimed, stop)
             self._note(self._retiring.all_due())
         return self._report
 
@@ -231,9 +233,8 @@ class DrainWorker:
 
     # -- draining ----------------------------------------------------------------------------------
 
-    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event | None = None) -> None:
+    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event) -> None:
         """Drain claimed runs; with ``stop`` set, the batch in hand is finished and the rest given up."""
-        stop = stop or threading.Event()
         done: set[str] = set()
         try:
             with self._heartbeat.holding(lambda: [due.run_id for due in claimed if due.run_id not in done]):
@@ -380,12 +381,18 @@ class DrainWorker:
             report += self._settled(piece, settled, queue, done)
         self.progress.batches += 1
         self._note(report)
-        _log.info("settled %s", report)
+        _log.info("settled %s", report, extra=report.to_dict())
 
     def _proven(self, piece: Piece) -> Proven:
         for lane_id, reason in piece.broken.items():
             of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
-            _log.error("the snapshot%s of run %r does not read: %s", of_lane, piece.work.run_id, reason)
+            _log.error(
+                "the snapshot%s of run %r does not read: %s",
+                of_lane,
+                piece.work.run_id,
+                reason,
+                extra={"run": piece.work.run_id, "lane": lane_id},
+            )
         return Proven(
             piece.work.run.header,
             piece.end,
@@ -428,17 +435,19 @@ class DrainWorker:
 
     def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> None:
         """Set a run aside, so that it holds up no other, and say why."""
-        _log.error("run %r is parked: %s", run.header.run_id, reason)
+        run_id = run.header.run_id
+        _log.error("run %r is parked: %s", run_id, reason, extra={"run": run_id, "reason": reason})
         with self._heartbeat.still:
             self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))
-        done.add(run.header.run_id)
+        done.add(run_id)
         self._note(DrainReport(parked=1))
 
     def _set_aside(self, run_id: str, error: Exception, done: set[str]) -> None:
         """Park a run that failed in a way that is not foreseen."""
         is_ours = isinstance(error, RunstreamError)
         reason = str(error) if is_ours else f"{type(error).__name__}: {error}; the worker's log has more"
-        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error)
+        fields = {"run": run_id, "reason": reason}
+        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error, extra=fields)
         with self._heartbeat.still:
             self._perform(draining.park_unread(self._keys, run_id, reason, self._park_seconds))
         done.add(run_id)

@@ -43,7 +43,8 @@ class NamespaceStatus:
     that wait for a worker now, ``later`` those that come due in the future: claimed by a worker, or
     parked. ``oldest_due_seconds`` is how long the first of the due ones has waited, 0 if there is none.
     ``parked`` is run id to reason, ``archives`` UUID to location. ``backlog_events`` counts the events of all
-    these runs that are not archived, ``workers`` are the drain workers, by name.
+    these runs that are not archived, ``workers`` are the drain workers, by name. ``now`` is that moment, Unix
+    time in seconds: what a worker's ``seen_at`` is compared with.
     """
 
     namespace: str
@@ -59,6 +60,7 @@ class NamespaceStatus:
     archives: Mapping[str, str]
     backlog_events: int
     workers: Sequence[WorkerReport]
+    now: float
 
 
 def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
@@ -96,6 +98,7 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
         {uuid.decode(): location.decode() for reply in archives for uuid, location in as_map(reply).items()},
         backlog_events,
         sorted(_reports(as_map(workers)), key=lambda worker: worker.name),
+        now / MICROSECONDS,
     )
 
 

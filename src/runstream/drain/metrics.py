@@ -1,0 +1,164 @@
+"""What a worker has done and how its namespace stands, as Prometheus metrics.
+
+Needs prometheus_client, the extra ``metrics``. The worker counts; this only reads, when it is scraped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from runstream.drain.progress import Progress, Timing
+from runstream.drain.worker import DrainWorker
+from runstream.model.errors import RunstreamError
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations.inspecting import NamespaceStatus, namespace_status
+
+__all__ = ["DrainCollector", "metrics_app"]
+
+_PREFIX = "runstream_drain"
+_EVERY_SECONDS = 5.0
+_LIVING_SECONDS = 60.0
+_WAIT_SECONDS = 2.0  # a scrape has ten by default
+
+
+class DrainCollector(Collector):
+    """For a registry of prometheus_client: the metrics of one worker, and of the namespace that it drains.
+
+    ``archives`` are the locations of the worker's sinks. The namespace is asked at most every 5 seconds, over
+    ``hot``. While Redis does not answer within 2 seconds the namespace's metrics are left out, and
+    ``runstream_drain_namespace_up`` is 0: an old number would look like a new one.
+    """
+
+    def __init__(self, worker: DrainWorker, hot: RedisCheckpointer[Any, Any], archives: Sequence[str]) -> None:
+        self._worker = worker
+        self._namespace = hot.context.keys.namespace
+        self._archives = list(archives)
+        self._reader = _Reader(lambda: hot.perform(namespace_status(hot.context.keys)))
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now. Raises nothing for a server that is away."""
+        progress = self._worker.progress
+        info = {"worker": self._worker.name, "namespace": self._namespace}
+        yield InfoMetricFamily(_PREFIX, "Which worker this is, and what it drains.", value=info)
+        yield from _done(progress)
+        yield from _faring(progress, self._archives)
+        found = self._reader.latest()
+        yield _gauge("namespace_up", "1 if Redis said how the namespace stands, 0 if not.", found is not None)
+        if found is not None:
+            yield from _standing(found)
+
+
+def metrics_app(worker: DrainWorker, hot: RedisCheckpointer[Any, Any], archives: Sequence[str]) -> WSGIApplication:
+    """A WSGI application that gives the metrics of a worker and of this process."""
+    registry = CollectorRegistry()
+    registry.register(DrainCollector(worker, hot, archives))
+    ProcessCollector(registry=registry)
+    app: WSGIApplication = make_wsgi_app(registry)
+    return app
+
+
+def _done(progress: Progress) -> Iterator[Metric]:
+    report = progress.report
+    for name, help_text, value in (
+        ("runs", "Runs of which all that was there has been archived; a run counts each time.", report.runs),
+        ("events", "Events archived and proven.", report.events),
+        ("bytes", "Bytes of the events archived, as Redis holds them.", progress.bytes),
+        ("batches", "Batches settled: one transaction in each archive.", progress.batches),
+        ("snapshots", "Snapshots archived and proven.", report.snapshots),
+        ("quarantined", "Records that do not read, kept aside in the archives.", report.quarantined),
+        ("parkings", "Times that a run was parked; a run counts each time.", report.parked),
+        ("trimmed", "Entries trimmed from Redis.", report.trimmed),
+        ("retries", "Attempts at an archive or at Redis that failed and were repeated.", progress.retries),
+    ):
+        yield CounterMetricFamily(f"{_PREFIX}_{name}", help_text, value=value)
+
+
+def _faring(progress: Progress, archives: Sequence[str]) -> Iterator[Metric]:
+    writes = SummaryMetricFamily(
+        f"{_PREFIX}_archive_write_seconds", "Seconds that writes to an archive took.", labels=["archive"]
+    )
+    fails = progress.failing.copy()  # the worker goes on changing it
+    failing = GaugeMetricFamily(
+        f"{_PREFIX}_archive_failing", "1 while an archive fails and is tried again, else 0.", labels=["archive"]
+    )
+    for location in archives:
+        timing = progress.writes.get(location, Timing())
+        writes.add_metric([location], count_value=timing.count, sum_value=timing.seconds)
+        failing.add_metric([location], float(location in fails))
+    yield writes
+    yield failing
+    yield _gauge("redis_failing", "1 while Redis fails and is tried again, else 0.", "redis" in fails)
+    age = time.monotonic() - progress.last_beat
+    yield _gauge("last_beat_age_seconds", "Seconds since the loop's last sign of life.", age)
+
+
+def _standing(found: NamespaceStatus) -> Iterator[Metric]:
+    oldest = "Seconds that the run that came due first has waited; 0 if none is due."
+    backlog = "Events that are not archived, of runs that are due, claimed or parked."
+    yield _gauge("lag_events", backlog, found.backlog_events)
+    yield _gauge("lag_seconds", oldest, found.oldest_due_seconds)
+    yield _gauge("runs_pending", "Runs that wait for a worker now.", found.due)
+    yield _gauge("runs_later", "Runs that come due later: claimed by a worker, or parked.", found.later)
+    yield _gauge("runs_parked", "Runs set aside for a person to look at.", len(found.parked))
+    living = sum(found.now - worker.seen_at < _LIVING_SECONDS for worker in found.workers)
+    yield _gauge("workers", "Workers that said within the last minute that they live.", living)
+
+
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{_PREFIX}_{name}", help_text, value=float(value))
+
+
+class _Reader:
+    """Asks in a thread, so that whoever wants to know never waits for a server that hangs."""
+
+    def __init__(self, read: Callable[[], NamespaceStatus]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._question: _Question | None = None
+
+    def latest(self) -> NamespaceStatus | None:
+        """What was found in the last seconds; None if nothing was."""
+        with self._lock:
+            question = self._question
+            if question is None or question.is_old():
+                question = self._question = _Question(self._read)
+        question.is_answered.wait(_WAIT_SECONDS)
+        return question.answer
+
+
+class _Question:
+    """One look at the namespace, under way or answered; the answer is None where there is none."""
+
+    def __init__(self, read: Callable[[], NamespaceStatus]) -> None:
+        self.answer: NamespaceStatus | None = None
+        self.is_answered = threading.Event()
+        self._read = read
+        self._asked_at = time.monotonic()
+        # daemon: a process that ends does not wait for it
+        threading.Thread(target=self._ask, daemon=True).start()
+
+    def is_old(self) -> bool:
+        """Whether it is time to ask again; there is never more than one question under way."""
+        return self.is_answered.is_set() and time.monotonic() - self._asked_at > _EVERY_SECONDS
+
+    def _ask(self) -> None:
+        try:
+            self.answer = self._read()
+        except RunstreamError:
+            pass  # away, or closed: there is no answer
+        finally:
+            self.is_answered.set()
