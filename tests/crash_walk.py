@@ -176,7 +176,7 @@ class Walk:
     def _walk(self) -> None:
         # what a worker that nobody disturbs does and leaves; the first one loads scripts that others find loaded
         for _ in range(2):
-            labels = self._one("killed", None).labels
+            labels = self._one(self.task.how, None).labels
         points = [
             point
             for point, label in enumerate(labels)
