@@ -145,16 +145,19 @@ def _faults_of_remade(world: World, archives: Sequence[Archive], why: str | None
             have_former.append(archive.location)
             if snapshot not in (None, former_snapshot):
                 yield f"{archive.location} has the former run with the snapshot of the new one"
-        elif not held and why is not None:
-            if snapshot is not None:
-                yield f"{archive.location} has nothing of the new run but its snapshot"
         else:
-            if snapshot != later_snapshot:
-                yield f"{archive.location} has the new run with {snapshot}"
-            for fault in archive_faults(archive, "anew", later):
+            # where the other archive has the former run, this one may have got some of the new one before
+            is_whole = why is None or held == len(later)
+            if snapshot != (later_snapshot if is_whole else None):
+                yield f"{archive.location} has {held} events of the new run, with {snapshot}"
+            for fault in archive_faults(archive, "anew", later if is_whole else later[:held]):
                 yield f"{archive.location}, the new run: {fault}"
     if bool(have_former) != (why is not None):
         yield f"{have_former} have some of the former run, and the new one is parked: {why}"
-    there = [entry.decode() for entry, _ in world.raw.xrange(world.keys.run("anew").events)]
+    run = world.keys.run("anew")
+    there = [entry for entry, _ in world.raw.xrange(run.events)]
     if why is not None and len(there) != len(later):
         yield f"of the new run, which is parked, there is only {there}"
+    start, last, mark = world.raw.hmget(run.meta, "start", "last", "mark")
+    if mark not in (None, start, last, *there):
+        yield f"the new run is archived up to {mark}, which is no place in it"

@@ -167,9 +167,16 @@ class Walk:
         self.world.prepare(self._prepared)
         self._saved = self.world.saved()
         gc.freeze()
+        try:
+            self._walk()
+        finally:
+            self.world.put_back({})
+        return self.found
+
+    def _walk(self) -> None:
         # what a worker that nobody disturbs does and leaves; the first one loads scripts that others find loaded
         for _ in range(2):
-            labels = self._one("killed", None).labels
+            labels = self._one(self.task.how, None).labels
         points = [
             point
             for point, label in enumerate(labels)
@@ -185,8 +192,6 @@ class Walk:
                 self.found.power_losses += 1
             if len(self.found.faults) >= MANY_FAULTS:
                 break
-        self.world.put_back({})
-        return self.found
 
     def _one(self, how: str, point: int | None) -> Fate:
         """One victim and its survivor."""
