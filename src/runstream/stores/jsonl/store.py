@@ -118,7 +118,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             standing = self._standing(log, durable=True)
             if standing is None:
                 return None
-            found = all_snapshots(run_id, log.directory, log.mark)
+            # one that does not read is not there: it is archived again, over the damaged one
+            found = all_snapshots(run_id, log.directory, log.mark, on_corrupt="skip")
             return Position(standing.last, {snapshot.lane_id: snapshot.token for snapshot in found})
 
     def write(self, batches: Sequence[RunBatch]) -> None:

@@ -14,7 +14,8 @@
 --         In the last three cases nothing was trimmed and the claim stands until it runs out.
 --
 -- After 'ok': the mark is at least at that place; what was trimmed lies at or before it. The run stays
--- due if an event or a snapshot came in between. XTRIM is the first write: it frees memory, so that a
+-- due if an event or a snapshot came in between; of each snapshot that is archived, meta has the token in
+-- `proven` or `proven:LANE`, once the last place is. XTRIM is the first write: it frees memory, so that a
 -- full server does not refuse what would make room.
 
 local function offset_of(cursor) return (place(cursor)) end
@@ -73,8 +74,13 @@ local done = offset == offset_of(meta['last'])
 local archived = {}
 for i = at, #ARGV, 2 do archived[ARGV[i]] = ARGV[i + 1] end
 for field, value in pairs(meta) do
-  if string.sub(field, 1, 8) == 'snapshot' and archived[field] ~= string.match(value, '(%S+)$') then
-    done = false
+  if string.sub(field, 1, 8) == 'snapshot' then
+    local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
+    if archived[field] ~= token then
+      done = false
+    elseif ARGV[5] == '' and meta[note] ~= token then
+      call('HSET', KEYS[2], note, token)
+    end
   end
 end
 
