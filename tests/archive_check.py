@@ -159,7 +159,7 @@ def _of_lane(lane_id: str, events: Iterable[Any]) -> list[Any]:
 
 
 def check_drained(hot: RedisCheckpointer[Any, Any], archives: Sequence[Archive]) -> None:
-    """Fail, with all that is wrong, unless each archive has all that Redis has or had, and nothing is left to do."""
+    """Fail, with all that is wrong, unless each archive has all that Redis has or had, and nothing is left."""
     faults = list(drained_faults(hot, archives))
     assert not faults, "\n".join(faults)
 

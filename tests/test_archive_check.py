@@ -256,12 +256,13 @@ def test_a_changed_jsonl_file_is_found(hot: Hot, tmp_path: Path, change: str) ->
 
 def test_what_redis_has_beyond_the_archive_is_found(archive: Archive, hot: Hot) -> None:
     """An event, a run and a snapshot that came after, and a run that is parked."""
-    for more in (
+    additions: list[Callable[[], object]] = [
         lambda: hot.save_event(event("a", 4)),
         lambda: hot.save_snapshot("r", RunState("r", purpose="z")),
         lambda: hot.save_event(PAEvent("another")),
-    ):
-        more()
+    ]
+    for add in additions:
+        add()
         assert list(drained_faults(hot, [archive]))
         DrainWorker(hot, [archive]).drain_once()
         check_drained(hot, [archive])
