@@ -565,7 +565,7 @@ class _Player:
 
 
 MOMENTS = ("write", "written", "proven")
-"""Of a worker's last archive: before its write, after it, after its proof. Any other is how a statement begins."""
+"""Before the first archive is written, after the last was, after the proof. Any other: how a statement begins."""
 
 
 def drain(url: str, archives: Sequence[str], moment: str, trim: str, claim_seconds: float) -> None:
@@ -574,7 +574,8 @@ def drain(url: str, archives: Sequence[str], moment: str, trim: str, claim_secon
         hot: Any = opened.enter_context(connect(url))
         sinks: list[Any] = [opened.enter_context(connect(target)) for target in archives]
         if moment in MOMENTS:
-            sinks[-1] = _Standing(sinks[-1], moment)
+            place = 0 if moment == "write" else -1
+            sinks[place] = _Standing(sinks[place], moment)
         else:
             _stand_at_statement(sinks[-1], moment)
         worker = DrainWorker(hot, sinks, trim=trim, claim_seconds=claim_seconds)  # type: ignore[arg-type]
@@ -587,18 +588,20 @@ class _Standing:
     def __init__(self, sink: Any, moment: str) -> None:
         self._sink = sink
         self._moments = [moment]
+        self._has_snapshots = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sink, name)
 
     def write(self, batches: Sequence[Any]) -> None:
         self._stand("write")
+        self._has_snapshots = any(batch.snapshots for batch in batches)
         self._sink.write(batches)
         self._stand("written")
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[Any]:
         yield from self._sink.read_back(run_id, first, last)
-        if not self._sink.read_back_snapshots(run_id):  # else those come after
+        if not self._has_snapshots:  # they come after
             self._stand("proven")
 
     def read_back_snapshots(self, run_id: str) -> Any:
@@ -614,12 +617,14 @@ class _Standing:
 
 
 def _stand_at_statement(archive: Any, beginning: str) -> None:
-    """Stand still before the next statement that begins so, with pages of the transaction in the file's log."""
-    left = [beginning]
+    """Stand still before a statement of a writing transaction, with pages of it in the file's log already."""
+    awaited = ["BEGIN IMMEDIATE", beginning]
 
     def trace(statement: str) -> None:
-        if left and statement.startswith(left[0]):
-            print(left.pop(), flush=True)
+        if len(awaited) == 2 and statement.startswith(awaited[0]):
+            awaited.pop(0)
+        if len(awaited) == 1 and statement.startswith(awaited[0]):
+            print(awaited.pop(), flush=True)
             _wait_for_word()
 
     with archive._file.use() as connection:

@@ -1,7 +1,8 @@
 """P8 and P9 under real kills: workers, writers and Redis itself, and the process that holds SQLite.
 
 ``RUNSTREAM_TEST_ROUNDS=7`` plays every game that often: more than 100 kills; a run of the suite, once. Each game
-prints its seed and its kills; ``RUNSTREAM_TEST_SEED`` gives the seed. It settles what is done, not how long that takes.
+prints its seed and its kills; ``RUNSTREAM_TEST_SEED`` gives the seed. It settles what is done to whom, not when
+exactly that strikes.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from archive_check import Archive, check_archives, check_drained
 from process_worlds import DEADLINE_SECONDS, Child, Command, Score, Turn
-from servers import PROGRAMS, eventually
+from samples import make_event, make_state
+from servers import PROGRAMS, Server, Servers, eventually
 
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.cli.exits import ExitCode
@@ -284,3 +286,62 @@ def check_trimmed(hot: RedisCheckpointer[Any, Any], trim: str) -> None:
     infos = list(hot.runs())
     left = sum(info.first_hot - 1 for info in infos)
     assert left == sum(info.last_offset for info in infos) if trim == "archived" else left > 0
+
+
+# -- SQLite's process, in mid-transaction --------------------------------------------------------------
+
+
+@pytest.fixture
+def server(servers: Servers) -> Server:
+    return servers.get("valkey")
+
+
+@pytest.fixture
+def url(server: Server, namespace: str) -> Iterator[str]:
+    """Where the processes meet; what they leave is removed."""
+    yield f"{server.url}?namespace={namespace}"
+    if left := list(server.raw.scan_iter(f"{{{namespace}*", count=1000)):
+        server.raw.delete(*left)
+
+
+@pytest.mark.parametrize(
+    ("moment", "is_committed"),
+    [
+        ("BEGIN IMMEDIATE", False),
+        ("INSERT INTO events", False),
+        ("INSERT INTO runs", False),
+        ("COMMIT", False),
+        ("written", True),
+        ("proven", True),
+    ],
+)
+def test_a_transaction_is_there_whole_or_not_at_all(
+    url: str, tmp_path: Path, moment: str, is_committed: bool
+) -> None:
+    """Killed around SQLite's commit, the worker has trimmed nothing, and the next one archives all of it once."""
+    with (
+        store_at(url) as hot,
+        JSONLCheckpointer(tmp_path / "archive") as lines,
+        SQLiteCheckpointer(tmp_path / "archive.db") as rows,
+    ):
+        events = [make_event("r", seq, payload={"text": "x" * 10_000}) for seq in range(1, 101)]
+        hot.save_events(events)
+        hot.save_snapshot("r", make_state("r"))
+        arguments = {"trim": "archived", "claim_seconds": 0.1, "moment": moment}
+        with Child("drain", url=url, archives=[lines.location, rows.location], **arguments) as worker:
+            assert worker.hear() == moment
+            if moment == "COMMIT":
+                assert (tmp_path / "archive.db-wal").stat().st_size > 200_000, "its pages are not in the log yet"
+            worker.kill()
+        info = hot.run_info("r")
+        assert info is not None
+        assert (info.first_hot, info.archived_offset) == (1, 0)
+        with closing(sqlite3.connect(tmp_path / "archive.db")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            (there,) = connection.execute("SELECT count(*) FROM events").fetchone()
+            assert (there > 0) == is_committed
+        survivor = DrainWorker(hot, [lines, rows], trim="archived")
+        eventually(lambda: survivor.drain_once().runs == 1)
+        check_archives([lines, rows], {"r": events})
+        check_drained(hot, [lines, rows])
+        check_trimmed(hot, "archived")

@@ -20,10 +20,11 @@ from typing import Any, cast
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend
-from samples import make_event, make_state
+from samples import make_event, make_events, make_state
 
 from runstream import (
     DrainWorker,
+    HistoryDiverged,
     JSONLCheckpointer,
     PAEvent,
     RedisCheckpointer,
@@ -397,3 +398,23 @@ def test_when_the_truth_comes_back_the_run_goes_on(hot: Hot, tmp_path: Path) -> 
         assert first_hot(hot, "r") == 7
         check_archives([archive, other], {"r": acknowledged["r"]}, kept_aside=1)
         check_archives([archive, other], {"other": acknowledged["other"]})
+
+
+@pytest.mark.parametrize("further", [0, 1, 5])
+def test_a_batch_of_another_history_is_refused_however_far_the_archive_is(
+    hot: Hot, archive: Archive, further: int
+) -> None:
+    """A paused worker had it from a server that is gone: neither its events nor its snapshot are taken."""
+    fill(hot)
+    late: list[RunBatch] = []
+    sink = sink_of(archive, write=late.extend)
+    DrainWorker(hot, [sink], trim="never").drain_once()
+    (batch,) = (batch for batch in late if batch.header.run_id == "r")
+    hot.delete_run("r")
+    hot.save_events(make_events("r", len(batch.entries) + further))
+    hot.save_snapshot("r", make_state("r", purpose="new"))
+    DrainWorker(hot, [archive]).drain_once()
+    for part in (batch, replace(batch, entries=batch.entries[:3]), replace(batch, entries=())):
+        with pytest.raises(HistoryDiverged):
+            archive.write([part])
+    check_holds_what_left(hot, archive)

@@ -212,7 +212,7 @@ class DrainWorker:
             for sink in self._sinks:
                 if (reason := disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)) is not None:
                     pieces.remove(piece)
-                    report += self._park(piece.work.run, f"{reason}; nothing was trimmed", done)
+                    report += self._give_up(piece.work, f"{reason}; nothing was trimmed", done)
                     break
         report += self._settle(pieces, queue, done)
         _log.info("settled %s", report)
@@ -227,7 +227,7 @@ class DrainWorker:
             except (ArchiveGap, HistoryDiverged) as error:
                 refused = next(piece for piece in pieces if piece.work.run_id == error.run_id)
                 pieces.remove(refused)
-                report += self._park(refused.work.run, str(error), done)
+                report += self._give_up(refused.work, str(error), done)
             else:
                 break
         return report
@@ -287,6 +287,14 @@ class DrainWorker:
             work.at = piece.end
             queue.appendleft(work)
         return report
+
+    def _give_up(self, work: RunWork, reason: str, done: set[str]) -> DrainReport:
+        """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
+        (run,) = self._hot.perform(draining.load(self._keys, [work.run_id]))
+        if run is not None and run.mark == work.run.mark:
+            return self._park(work.run, reason, done)
+        done.add(work.run_id)
+        return DrainReport()
 
     def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> DrainReport:
         """Set a run aside, so that it holds up no other, and say why."""
