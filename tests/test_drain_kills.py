@@ -111,8 +111,9 @@ class Game:
                     self._go_on(number)
             for number, worker in enumerate(self._workers):
                 if (code := worker.process.poll()) is not None:
-                    # as one does that starts while the server is down
-                    assert code == ExitCode.UNAVAILABLE, f"a worker ended with {code}: {worker.log.read_text()}"
+                    said = worker.log.read_text()
+                    assert code == ExitCode.UNAVAILABLE, f"a worker ended with {code}: {said}"
+                    assert " begins" not in said, f"only one that starts while the server is down gives up: {said}"
                     self._workers[number] = self._start_worker()
             if time.monotonic() >= until:
                 return

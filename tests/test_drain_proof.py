@@ -238,7 +238,7 @@ def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: 
 @pytest.mark.parametrize(("kind", "lie"), LIES)
 def test_what_another_worker_wrote_is_proven_too(hot: Hot, tmp_path: Path, kind: str, lie: str) -> None:
     """It died before its proof, and the archive was changed then: from the archived mark on, all is compared."""
-    fill(hot)
+    acknowledged = fill(hot)
 
     class Killed(BaseException):
         """Stands for SIGKILL between write and proof."""
@@ -258,6 +258,7 @@ def test_what_another_worker_wrote_is_proven_too(hot: Hot, tmp_path: Path, kind:
                 assert (first_hot(hot, "r"), archived(hot, "r")) == (1, 0)
             else:  # what was lost at the end, or a snapshot, is just not there yet: it was written again
                 check_holds_what_left(hot, found)
+                check_archives([found], {"r": acknowledged["r"]}, kept_aside=1)
         assert (first_hot(hot, "other"), archived(hot, "other")) == (4, 3)
 
 
