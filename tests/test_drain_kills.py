@@ -86,7 +86,7 @@ class Game:
     def _start_worker(self) -> Command:
         self._started += 1
         options = ["drain", "--url", self.url, "--end-with-parent", "--claim", str(CLAIM_SECONDS)]
-        options += ["--batch", str(self._dice.choice([20, 200, 1000])), "--trim", self._trim]
+        options += ["--batch", str(self._dice.choice([50, 200, 1000])), "--trim", self._trim]
         targets = [part for archive in self._dice.sample(self.archives, 2) for part in ("--to", archive)]
         worker = Command("drain", *options, *targets, log=self._directory / f"{self._started}.log")
         self._stack.enter_context(worker)
@@ -185,10 +185,13 @@ class Game:
         for number in list(self._stopped):
             self._go_on(number)
         with store_at(self.url) as hot:
-            deadline = time.monotonic() + DEADLINE_SECONDS
+            archived, deadline = -1, 0.0
             while not self._is_drained(hot):
+                before, archived = archived, sum(info.archived_offset for info in hot.runs())
+                if archived != before:  # slow is no fault
+                    deadline = time.monotonic() + DEADLINE_SECONDS
                 assert time.monotonic() < deadline, "\n".join(self._log_of_all())
-                self._tend(0.02)
+                self._tend(0.05)
         for worker in self._workers:
             worker.end()
 
