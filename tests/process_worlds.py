@@ -54,6 +54,8 @@ __all__ = [
 
 DEADLINE_SECONDS = 60.0
 LANES = 4
+RUSH = 200
+"""Turns that a player takes one right after the other."""
 SHARED_KEYS = [f"shared-{number}" for number in range(160)]
 """The keys under which every process writes: of all of them, one event each is to be there."""
 
@@ -482,6 +484,7 @@ class _Player:
         self._name = name
         self._score = score
         self._dice = dice
+        self._taken = 0
         self._number = 0
         self._next = dict.fromkeys(run_ids, 1)
         for turn in score.turns():
@@ -496,7 +499,9 @@ class _Player:
         ways = (self._single, self._batch, self._keys, self._with_snapshot, self._snapshot)
         (way,) = self._dice.choices(ways, (10, 5, 3, 2, 1))
         way(self._dice.choice(list(self._next)))
-        time.sleep(self._dice.uniform(0, 0.01))  # a pace at which a drain has a chance
+        # a rush first, then a trickle: a drain has a chance on any machine
+        self._taken += 1
+        time.sleep(self._dice.uniform(0, 0.01 if self._taken < RUSH else 0.2))
 
     def _single(self, run_id: str) -> None:
         turn = self._begin(run_id, 1)

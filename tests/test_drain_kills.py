@@ -67,12 +67,14 @@ class Game:
 
     # -- the players
 
+    def _url_of_one(self) -> str:
+        """For one who waits within the store until the server is back, or who sees StoreUnavailable at once."""
+        return f"{self.url}?retry_seconds={self._dice.choice(['0', '0.05', '10'])}"
+
     def _start_writer(self, name: str) -> Child:
-        # some wait within the store until the server is back, others see StoreUnavailable and call again
-        url = f"{self.url}?retry_seconds={self._dice.choice(['0', '0.05', '10'])}"
         child = Child(
             "play",
-            url=url,
+            url=self._url_of_one(),
             name=name,
             run_ids=RUNS,
             seed=self._dice.getrandbits(32),
@@ -85,7 +87,7 @@ class Game:
 
     def _start_worker(self) -> Command:
         self._started += 1
-        options = ["drain", "--url", self.url, "--end-with-parent", "--claim", str(CLAIM_SECONDS)]
+        options = ["drain", "--url", self._url_of_one(), "--end-with-parent", "--claim", str(CLAIM_SECONDS)]
         options += ["--batch", str(self._dice.choice([50, 200, 1000])), "--trim", self._trim]
         targets = [part for archive in self._dice.sample(self.archives, 2) for part in ("--to", archive)]
         worker = Command("drain", *options, *targets, log=self._directory / f"{self._started}.log")
@@ -95,11 +97,15 @@ class Game:
     # -- chance
 
     def play(self, kills: int) -> None:
-        """Let chance do its worst until so many were killed."""
-        acts = (self._kill_worker, self._kill_worker_as_it_writes, self._stop_worker, self._kill_server)
-        while self.kills.total() < kills:
+        """Let chance do its worst until so many were killed, each kind of them once at least."""
+        acts = [self._kill_worker, self._kill_worker_as_it_writes, self._kill_server, self._kill_writer]
+        plan = [*acts, *self._dice.choices(acts, (2, 3, 2, 1), k=kills - len(acts))]
+        self._dice.shuffle(plan)
+        for act in plan:
+            for _ in range(self._dice.choice([0, 0, 1, 2])):
+                self._tend(self._dice.uniform(0.05, 0.3))
+                self._stop_worker()
             self._tend(self._dice.uniform(0.05, 0.5))
-            (act,) = self._dice.choices((*acts, self._kill_writer), (4, 6, 3, 3, 2))
             act()
 
     def _tend(self, seconds: float = 0.0) -> None:
@@ -121,11 +127,13 @@ class Game:
 
     def _choose_worker(self) -> int:
         """One that is at work, or stopped in its work."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             self._tend()
             at_work = [n for n, worker in enumerate(self._workers) if b"settled" in worker.log.read_bytes()]
             if at_work:
                 return self._dice.choice(at_work)
+            assert time.monotonic() < deadline, "\n".join(self._log_of_all())
             time.sleep(0.005)
 
     def _kill_worker(self) -> None:
@@ -213,6 +221,7 @@ def _changed_at(path: Path) -> int:
         return 0
 
 
+@pytest.mark.timeout(300)  # on a machine that is busy with other things
 @pytest.mark.parametrize("workers", TRIM)
 @pytest.mark.parametrize("game", range(ROUNDS))
 def test_whatever_is_killed_the_archives_hold_everything_once(
