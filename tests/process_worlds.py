@@ -16,18 +16,46 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias
 
-from runstream import ConcurrencyConflict, LeaseLost, PAEvent, RunState, RunstreamError, connect, connect_async
+from runstream import (
+    Appended,
+    ConcurrencyConflict,
+    DrainWorker,
+    EventKind,
+    EventsArchived,
+    LeaseLost,
+    PAEvent,
+    RunState,
+    RunstreamError,
+    StoreUnavailable,
+    connect,
+    connect_async,
+)
+from runstream.model.events import member_or_text
 
-__all__ = ["SHARED_KEYS", "Child", "Journal", "Past", "Sent", "facts"]
+__all__ = [
+    "DEADLINE_SECONDS",
+    "SHARED_KEYS",
+    "Child",
+    "Command",
+    "Journal",
+    "Past",
+    "Score",
+    "Sent",
+    "Turn",
+    "facts",
+]
 
 DEADLINE_SECONDS = 60.0
 LANES = 4
+RUSH = 200
+"""Turns that a player takes one right after the other."""
 SHARED_KEYS = [f"shared-{number}" for number in range(160)]
 """The keys under which every process writes: of all of them, one event each is to be there."""
 
@@ -41,13 +69,16 @@ class Child:
     """Another process, where a warning is an error; a context manager that ends it if it still runs."""
 
     def __init__(self, world: str, **arguments: Any) -> None:
+        self._start(world, ["-m", "process_worlds", world, json.dumps(arguments)], subprocess.PIPE)
+
+    def _start(self, world: str, arguments: Sequence[str], stderr: Any) -> None:
         self.world = world
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "process_worlds", world, json.dumps(arguments)],
+            [sys.executable, "-W", "error", *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -92,6 +123,18 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()  # also one that is stopped
         self.process.communicate()
+
+
+class Command(Child):
+    """A ``runstream`` command as a process, whose stderr goes to the file ``log``: it may say much in a long life.
+
+    One that has ``--end-with-parent`` is sent SIGTERM by ``end``.
+    """
+
+    def __init__(self, name: str, *arguments: str, log: Path) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._start(name, ["-m", "runstream", *arguments], file)
 
 
 # -- the journal
@@ -348,6 +391,252 @@ async def _perform_async(store: Any, work: Work) -> None:
                 call = work.send(result)
 
 
+# -- playing: many runs, in every way that there is, whatever becomes of the server
+
+
+class Turn(NamedTuple):
+    """One call of a player: events of one lane that follow ``first``, with what goes with them.
+
+    ``snapshot`` is the lane that one is of, "" for the run's own, None for none; its purpose is the turn's name.
+    """
+
+    number: int
+    run_id: str
+    lane_id: str
+    first: int
+    kinds: Sequence[str]
+    keys: Sequence[str] | None = None
+    snapshot: str | None = None
+    outcome: str = ""
+    """"told" for one that was acknowledged, "refused" for one that wrote nothing, "" where no reply came."""
+    offset: int | None = None
+    """Where it was told that its first event lies."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from every other turn of every player."""
+        return f"{self.lane_id}/{self.number}"
+
+    def events(self) -> list[PAEvent]:
+        """Its events, for the player and for the checker."""
+        return [
+            PAEvent(
+                self.run_id,
+                lane_id=self.lane_id,
+                span_id=f"{self.run_id}/{self.lane_id}/{seq}",
+                seq=seq,
+                ts=float(seq),
+                kind=member_or_text(EventKind, kind),
+                payload={"raw": b"\x00\xff", "pair": (seq, self.name), "text": "x" * (seq % 300)},
+            )
+            for seq, kind in enumerate(self.kinds, self.first)
+        ]
+
+    def state(self) -> RunState:
+        """The state that its snapshot has."""
+        return RunState(self.run_id, purpose=self.name, current_step=self.first, started_at=1.0, updated_at=1.0)
+
+
+class Score:
+    """The turns of one player, line by line, whole up to the last moment of the process that writes it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(self, turn: Turn) -> None:
+        """Note a turn that is taken now, or what came of it before the next is."""
+        os.write(self._file, json.dumps(turn).encode() + b"\n")
+
+    def turns(self) -> list[Turn]:
+        """All turns, in the order in which they were taken."""
+        lines = self._path.read_text().splitlines(keepends=True)
+        noted = [Turn(*json.loads(line)) for line in lines if line.endswith("\n")]
+        return list({turn.number: turn for turn in noted}.values())
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        os.close(self._file)
+
+
+def play(url: str, name: str, run_ids: Sequence[str], seed: int, score: str) -> None:
+    """Write to many runs, in a lane of each, until the parent says anything. An outage is sat out.
+
+    A player that was killed goes on behind what it has sent.
+    """
+    noted, enough = Score(score), threading.Event()
+    with connect(url) as store:
+        player = _Player(store, name, run_ids, noted, random.Random(f"{seed} {name} {len(noted.turns())}"))
+        _wait_for_all()
+
+        def wait() -> None:
+            _wait_for_word()
+            enough.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+        while not enough.is_set():
+            player.take_turn()
+
+
+class _Player:
+    def __init__(self, store: Any, name: str, run_ids: Sequence[str], score: Score, dice: random.Random) -> None:
+        self._store = store
+        self._name = name
+        self._score = score
+        self._dice = dice
+        self._taken = 0
+        self._number = 0
+        self._next = dict.fromkeys(run_ids, 1)
+        for turn in score.turns():
+            self._number = turn.number
+            self._next[turn.run_id] = turn.first + len(turn.kinds)
+        for run_id, first in self._next.items():
+            if first > 1:  # a process that goes on first recovers, or its snapshots would cover nothing
+                self._recover(run_id, name)
+
+    def take_turn(self) -> None:
+        """Do one thing to one run."""
+        ways = (self._single, self._batch, self._keys, self._with_snapshot, self._snapshot)
+        (way,) = self._dice.choices(ways, (10, 5, 3, 2, 1))
+        way(self._dice.choice(list(self._next)))
+        # a rush first, then a trickle: a drain has a chance on any machine
+        self._taken += 1
+        time.sleep(self._dice.uniform(0, 0.01 if self._taken < RUSH else 0.2))
+
+    def _single(self, run_id: str) -> None:
+        turn = self._begin(run_id, 1)
+        self._take(turn, lambda: self._store.save_event(turn.events()[0]))
+
+    def _batch(self, run_id: str) -> None:
+        turn = self._begin(run_id, self._dice.randint(2, 30))
+        self._take(turn, lambda: self._store.save_events(turn.events()))
+
+    def _keys(self, run_id: str) -> None:
+        """Events with keys; now and then they come again, as from an agent that repeats a step."""
+        size = self._dice.randint(1, 5)
+        keys = [f"{self._name}/{self._number + 1}/{n}" for n in range(size)]
+        turn = self._begin(run_id, size, keys=keys)
+        self._take(turn, lambda: self._store.append(run_id, turn.events(), keys=keys))
+        if self._dice.random() < 0.5:
+            self._until_told(lambda: self._store.append(run_id, turn.events(), keys=keys))
+
+    def _with_snapshot(self, run_id: str) -> None:
+        turn = self._begin(run_id, self._dice.randint(1, 5), snapshot=self._name)
+        self._take(
+            turn,
+            lambda: self._store.append(run_id, turn.events(), snapshot=turn.state(), lane_id=self._name),
+        )
+
+    def _snapshot(self, run_id: str) -> None:
+        """A snapshot alone: the lane's, or, in every other run, the run's own, of all that is in it."""
+        is_of_run = list(self._next).index(run_id) % 2 == 1 and self._dice.random() < 0.5
+        if is_of_run:
+            self._recover(run_id, None)
+        turn = self._begin(run_id, 0, snapshot="" if is_of_run else self._name)
+        lane_id = None if is_of_run else self._name
+        self._take(turn, lambda: self._store.save_snapshot(run_id, turn.state(), lane_id=lane_id))
+
+    def _begin(self, run_id: str, size: int, **facts: Any) -> Turn:
+        self._number += 1
+        kinds = self._dice.choices(
+            ("tool.result", "run.finished", "run.started", "of a later version"), (20, 1, 1, 1), k=size
+        )
+        turn = Turn(self._number, run_id, self._name, self._next[run_id], kinds, **facts)
+        self._next[run_id] += size
+        self._score.note(turn)
+        return turn
+
+    def _take(self, turn: Turn, call: Callable[[], Any]) -> None:
+        try:
+            at = self._until_told(call)
+        except EventsArchived:  # this process has not recovered what the snapshot would have to cover
+            self._score.note(turn._replace(outcome="refused"))
+        else:
+            offset = at.first_offset if isinstance(at, Appended) else None
+            self._score.note(turn._replace(outcome="told", offset=offset))
+
+    def _recover(self, run_id: str, lane_id: str | None) -> None:
+        with suppress(EventsArchived):
+            self._until_told(lambda: self._store.recover(run_id, lane_id=lane_id))
+
+    @staticmethod
+    def _until_told(call: Callable[[], Any]) -> Any:
+        while True:
+            with suppress(StoreUnavailable):
+                return call()
+
+
+# -- draining, up to a moment
+
+
+MOMENTS = ("write", "written", "proven")
+"""Before the first archive is written, after the last was, after the proof. Any other: how a statement begins."""
+
+
+def drain(url: str, archives: Sequence[str], moment: str, trim: str, claim_seconds: float) -> None:
+    """Drain once; stand still at a moment, say so, and go on at the parent's word. Then tell the report."""
+    with ExitStack() as opened:
+        hot: Any = opened.enter_context(connect(url))
+        sinks: list[Any] = [opened.enter_context(connect(target)) for target in archives]
+        if moment in MOMENTS:
+            place = 0 if moment == "write" else -1
+            sinks[place] = _Standing(sinks[place], moment)
+        else:
+            _stand_at_statement(sinks[-1], moment)
+        worker = DrainWorker(hot, sinks, trim=trim, claim_seconds=claim_seconds)  # type: ignore[arg-type]
+        print(json.dumps(worker.drain_once().to_dict()), flush=True)
+
+
+class _Standing:
+    """A sink that stands still once, at a moment, until the parent says anything."""
+
+    def __init__(self, sink: Any, moment: str) -> None:
+        self._sink = sink
+        self._moments = [moment]
+        self._has_snapshots = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sink, name)
+
+    def write(self, batches: Sequence[Any]) -> None:
+        self._stand("write")
+        self._has_snapshots = any(batch.snapshots for batch in batches)
+        self._sink.write(batches)
+        self._stand("written")
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[Any]:
+        yield from self._sink.read_back(run_id, first, last)
+        if not self._has_snapshots:  # they come after
+            self._stand("proven")
+
+    def read_back_snapshots(self, run_id: str) -> Any:
+        found = self._sink.read_back_snapshots(run_id)
+        self._stand("proven")
+        return found
+
+    def _stand(self, moment: str) -> None:
+        if moment in self._moments:
+            self._moments.remove(moment)
+            print(moment, flush=True)
+            _wait_for_word()
+
+
+def _stand_at_statement(archive: Any, beginning: str) -> None:
+    """Stand still before a statement of a writing transaction, with pages of it in the file's log already."""
+    awaited = ["BEGIN IMMEDIATE", beginning]
+
+    def trace(statement: str) -> None:
+        if len(awaited) == 2 and statement.startswith(awaited[0]):
+            awaited.pop(0)
+        if len(awaited) == 1 and statement.startswith(awaited[0]):
+            print(awaited.pop(), flush=True)
+            _wait_for_word()
+
+    with archive._file.use() as connection:
+        connection.execute("PRAGMA cache_size = 2")  # pages: what does not fit is written before the commit
+        connection.set_trace_callback(trace)
+
+
 # -- counting
 
 
@@ -491,7 +780,9 @@ def _fail(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-WORLDS: Mapping[str, Callable[..., None]] = {world.__name__: world for world in (write, count, hold, follow)}
+WORLDS: Mapping[str, Callable[..., None]] = {
+    world.__name__: world for world in (write, play, drain, count, hold, follow)
+}
 
 if __name__ == "__main__":
     threading.excepthook = _fail

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from runstream.codec.archiving import entry_fields
 from runstream.codec.packing import Packer
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot
-from runstream.model.errors import RunstreamError
+from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.protocols import Sink
 
 __all__ = ["disproof"]
@@ -32,7 +32,10 @@ def disproof(
             return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
     if snapshots:
         # a later one than ours is there when this worker was paused: Redis will say which it is to be
-        held_snapshots = {snapshot.lane_id: snapshot for snapshot in sink.read_back_snapshots(run_id)}
+        try:
+            held_snapshots = {snapshot.lane_id: snapshot for snapshot in sink.read_back_snapshots(run_id)}
+        except CorruptRecordError as error:
+            return f"{sink.location} does not hold the snapshots as Redis does: {error}"
         for snapshot in snapshots:
             held_snapshot = held_snapshots.get(snapshot.lane_id)
             if held_snapshot != snapshot and (

@@ -51,7 +51,8 @@ class RunWork:
         """The work on a run, given how far each archive has it.
 
         It begins at the archived mark, or before it where an archive is behind: what others wrote
-        after the mark is not proven yet. Raises HistoryDiverged for an archive that is ahead of Redis.
+        after the mark is not proven yet, and neither are snapshots that no settling has noted as proven.
+        Raises HistoryDiverged for an archive that is ahead of Redis.
         """
         at = run.mark
         held: list[Mapping[str | None, str]] = []
@@ -66,6 +67,7 @@ class RunWork:
                 )
             at = min(at, cursor)
             held.append({} if position is None else position.snapshots)
+        held.append(run.proven)
         lanes = [lane for lane, token in run.tokens.items() if any(h.get(lane) != token for h in held)]
         return cls(claim, run, positions, at, lanes)
 

@@ -353,7 +353,7 @@ class DrainWorker:
             except (ArchiveGap, HistoryDiverged) as error:
                 refused = next(piece for piece in pieces if piece.work.run_id == error.run_id)
                 pieces.remove(refused)
-                self._park(refused.work.run, str(error), done)
+                self._give_up(refused.work, str(error), done)
             else:
                 self.progress.wrote(sink.location, time.monotonic() - began)
                 break
@@ -366,7 +366,7 @@ class DrainWorker:
                 reason = disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)
             if reason is not None:
                 pieces.remove(piece)
-                self._park(piece.work.run, f"{reason}; nothing was trimmed", done)
+                self._give_up(piece.work, f"{reason}; nothing was trimmed", done)
         if pieces:
             self._episodes.over(sink.location)
 
@@ -432,6 +432,13 @@ class DrainWorker:
             quarantined=sum(entry.raw is not None for entry in fresh),
             trimmed=settled.trimmed,
         )
+
+    def _give_up(self, work: RunWork, reason: str, done: set[str]) -> None:
+        """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
+        (run,) = self._perform(draining.load(self._keys, [work.run_id]))
+        if run is not None and run.mark == work.run.mark:
+            self._park(work.run, reason, done)
+        done.add(work.run_id)
 
     def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> None:
         """Set a run aside, so that it holds up no other, and say why."""

@@ -7,7 +7,7 @@ it keeps :class:`~runstream.model.archive.ArchiveEntry`, one per place, and read
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from runstream.codec.archiving import archive_entries, entry_fields
@@ -44,10 +44,14 @@ def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEnt
     return entries
 
 
-def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEntry]:
+def new_entries(
+    batch: RunBatch, position: Cursor | None, place_of: Callable[[int], Cursor | None]
+) -> Sequence[ArchiveEntry]:
     """The batch's entries that an archive which stands at ``position`` (None: has not the run) lacks.
 
-    Raises ArchiveGap where a hole would be left, HistoryDiverged where the archive has another history.
+    ``place_of`` tells what the archive has at an offset, None for nothing; it is asked where the archive is
+    further than the batch. Raises ArchiveGap where a hole would be left, HistoryDiverged where the archive has
+    another history.
     """
     run_id = batch.header.run_id
     if batch.end.offset - batch.after.offset != len(batch.entries):
@@ -68,7 +72,8 @@ def new_entries(batch: RunBatch, position: Cursor | None) -> Sequence[ArchiveEnt
         )
     known = here.offset - batch.after.offset
     if known > len(batch.entries):
-        return ()  # it is further already: another worker has been here
+        # another worker has been here; its history may be that of a server that was promoted meanwhile
+        known, here = len(batch.entries), place_of(batch.end.offset) or batch.end
     same_place = batch.after if known == 0 else batch.entries[known - 1].cursor
     if same_place != here:
         raise HistoryDiverged(

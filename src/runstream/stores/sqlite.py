@@ -379,7 +379,7 @@ def _add_batch(additions: _Additions, batch: RunBatch) -> None:
     header, now = batch.header, additions.now
     run_id = header.run_id
     run = additions.run(run_id)
-    entries = new_entries(batch, None if run is None else run.last)
+    entries = new_entries(batch, None if run is None else run.last, partial(additions.place_of, run_id))
     additions.add_entries(run_id, entries)
     for snapshot in batch.snapshots:
         additions.set_snapshot(run_id, snapshot)
@@ -406,6 +406,15 @@ class _Additions:
     def run(self, run_id: str) -> RunRow | None:
         """The run as it stands within this transaction, or None."""
         return self.runs.get(run_id) or run_row(self.connection, run_id)
+
+    def place_of(self, run_id: str, offset: int) -> Cursor | None:
+        """What the file has at an offset of the run, its start included; None for nothing."""
+        run = self.run(run_id)
+        if run is not None and offset == run.start.offset:
+            return run.start
+        place = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
+        row = self.connection.execute(_GET_ENTRIES, place).fetchone()
+        return None if row is None else Cursor(row[0], row[1])
 
     def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Entries that come after all that the run has."""

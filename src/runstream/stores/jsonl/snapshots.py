@@ -16,6 +16,7 @@ from typing import Any
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.model.archive import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
+from runstream.model.protocols import OnCorrupt
 from runstream.stores.jsonl.disk import names_in
 from runstream.stores.jsonl.lines import Mark
 from runstream.stores.jsonl.names import prepared_name, snapshot_name
@@ -84,8 +85,13 @@ def load_state(run_id: str, snapshot: ArchiveSnapshot) -> dict[str, Any]:
     raise _corrupt(run_id, snapshot.data.encode(), reason)
 
 
-def all_snapshots(run_id: str, directory: Path, mark: Mark | None) -> Iterator[ArchiveSnapshot]:
-    """The snapshots of the run and of its lanes."""
+def all_snapshots(
+    run_id: str, directory: Path, mark: Mark | None, *, on_corrupt: OnCorrupt = "raise"
+) -> Iterator[ArchiveSnapshot]:
+    """The snapshots of the run and of its lanes.
+
+    Raises CorruptRecordError for a file that does not read, unless ``on_corrupt="skip"``.
+    """
     names = names_in(directory)
     lanes = {lane_id for lane_id, _ in mark.snapshots} if mark is not None else set()
     for name in names:
@@ -94,7 +100,12 @@ def all_snapshots(run_id: str, directory: Path, mark: Mark | None) -> Iterator[A
         elif name.startswith("snapshot-") and name.endswith(".json"):
             lanes.add(_lane_in(directory / name))
     for lane_id in sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or "")):
-        snapshot = load_snapshot(run_id, directory, lane_id, mark)
+        try:
+            snapshot = load_snapshot(run_id, directory, lane_id, mark)
+        except CorruptRecordError:
+            if on_corrupt == "skip":
+                continue
+            raise
         if snapshot is not None:
             yield snapshot
 

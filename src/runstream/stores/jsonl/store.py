@@ -123,7 +123,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                 standing = self._standing(log, durable=True)
             if standing is None:
                 return None
-            found = all_snapshots(run_id, log.directory, log.mark)
+            # one that does not read is not there: it is archived again, over the damaged one
+            found = all_snapshots(run_id, log.directory, log.mark, on_corrupt="skip")
             return Position(standing.last, {snapshot.lane_id: snapshot.token for snapshot in found})
 
     def write(self, batches: Sequence[RunBatch]) -> None:
@@ -142,7 +143,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                     standing = self._standing(log, durable=True)
                     places[run_id] = None if standing is None else standing.last
                 place = places[run_id]
-                entries = new_entries(batch, place)
+                entries = new_entries(batch, place, functools.partial(_place_of, log))
                 snapshots = [new for new in batch.snapshots if not self._has(log, new)]
                 if entries or snapshots or place is None:
                     additions.append(_Addition(log, batch.header, entries, snapshots))
@@ -439,6 +440,15 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             standing.created_at,
             standing.updated_at,
         )
+
+
+def _place_of(log: RunLog, offset: int) -> Cursor | None:
+    """What the log has at an offset, its start included, as of the last look; None for nothing."""
+    start = log.history.start
+    if start is not None and offset == start.offset:
+        return start
+    found = next(_between(log, [log.span(offset - 1, offset)], offset, offset), None)
+    return None if found is None else found.cursor
 
 
 def _between(

@@ -59,12 +59,16 @@ class DueRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedRun:
-    """A run as a worker finds it: header, archived mark, last place, and its snapshots' tokens by lane."""
+    """A run as a worker finds it: header, archived mark, last place, and its snapshots' tokens by lane.
+
+    ``proven`` has the tokens of the snapshots that were proven to be archived when the run was last settled.
+    """
 
     header: RunHeader
     mark: Cursor
     last: Cursor
     tokens: Mapping[str | None, str]
+    proven: Mapping[str | None, str]
 
 
 class Settled(NamedTuple):
@@ -133,10 +137,12 @@ def _loaded(run_id: str, meta: dict[bytes, bytes]) -> LoadedRun | None:
         return None
     start = place(meta[b"start"])
     tokens: dict[str | None, str] = {}
+    proven: dict[str | None, str] = {}
     for field, value in meta.items():
-        if field.startswith(b"snapshot"):
-            _, colon, lane = field.partition(b":")
-            tokens[lane.decode() if colon else None] = value.rpartition(b" ")[2].decode()
+        name, colon, lane = field.partition(b":")
+        if name in (b"snapshot", b"proven"):
+            of = tokens if name == b"snapshot" else proven
+            of[lane.decode() if colon else None] = value.rpartition(b" ")[2].decode()
     header = RunHeader(
         run_id,
         start,
@@ -148,7 +154,7 @@ def _loaded(run_id: str, meta: dict[bytes, bytes]) -> LoadedRun | None:
     last = place(meta[b"last"])
     # of a tombstone all is archived; what goes on after one has a mark
     unmarked = last if b"retired" in meta else start
-    return LoadedRun(header, place(meta[b"mark"]) if b"mark" in meta else unmarked, last, tokens)
+    return LoadedRun(header, place(meta[b"mark"]) if b"mark" in meta else unmarked, last, tokens, proven)
 
 
 class Wanted(NamedTuple):

@@ -14,7 +14,8 @@
 --         In the last three cases nothing was trimmed and the claim stands until it runs out.
 --
 -- After 'ok': the mark is at least at that place; what was trimmed now lies at or before that place. The run stays
--- due if an event or a snapshot came in between; if it has ended and nothing is left to archive, it is in
+-- due if an event or a snapshot came in between; of each snapshot that is archived, meta has the token in
+-- `proven` or `proven:LANE`, once the last place is; if it has ended and nothing is left to archive, it is in
 -- `retire`. XTRIM is the first write (of a retired run, ZREM): it frees memory, so that a full server does not
 -- refuse what would make room.
 
@@ -83,8 +84,13 @@ local done = offset == offset_of(meta['last'])
 local archived = {}
 for i = at, #ARGV, 2 do archived[ARGV[i]] = ARGV[i + 1] end
 for field, value in pairs(meta) do
-  if string.sub(field, 1, 8) == 'snapshot' and archived[field] ~= string.match(value, '(%S+)$') then
-    done = false
+  if string.sub(field, 1, 8) == 'snapshot' then
+    local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
+    if archived[field] ~= token then
+      done = false
+    elseif ARGV[5] == '' and meta[note] ~= token then
+      call('HSET', KEYS[2], note, token)
+    end
   end
 end
 
