@@ -120,7 +120,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         with self._using(), unavailable(self.base_dir):
             log = self._log(run_id)
             with self._repairing(log):
-                standing = self._standing(log, durable=True)
+                standing = self._history(log)
             if standing is None:
                 return None
             # one that does not read is not there: it is archived again, over the damaged one
@@ -140,7 +140,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                 check_run_id(run_id)
                 log = self._log(run_id)
                 if run_id not in places:
-                    standing = self._standing(log, durable=True)
+                    standing = self._history(log)
                     places[run_id] = None if standing is None else standing.last
                 place = places[run_id]
                 entries = new_entries(batch, place, functools.partial(_place_of, log))
@@ -378,6 +378,11 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         if standing is not None and not standing.is_foreign:
             return standing
         return self._foreign_standing(log, standing)
+
+    def _history(self, log: RunLog) -> Standing | None:
+        """Where a run stands as a sink has it: one of which there is a state and no log has no history yet."""
+        standing = self._standing(log, durable=True)
+        return None if log.history.start is None else standing
 
     def _foreign_standing(self, log: RunLog, standing: Standing | None) -> Standing | None:
         """Where a run stands that only another program wrote: its snapshot tells the rest."""
