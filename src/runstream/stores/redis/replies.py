@@ -43,7 +43,7 @@ def place(text: bytes) -> Cursor:
 
 
 known_place = lru_cache(maxsize=1024)(place)
-"""As ``place``, for one that comes again with every reply: a run's start."""
+"""As ``place``, for one that comes again: a run's start, and the end of an append, after which the next begins."""
 
 
 class Retired(NamedTuple):

@@ -30,13 +30,13 @@ from runstream.stores.tokens import random_token
 __all__ = ["append", "save_event", "save_events", "save_snapshot", "update_state"]
 
 
-def save_event(context: Context[E, S], event: E) -> Operation[None]:
+def save_event(context: Context[E, S], event: E) -> Operation[list[Applied]]:
     """Append one event to the run that it names."""
     run_id: Any = getattr(event, "run_id", None)
     (encoded,) = context.codec.encode_events(run_id, (event,))
     status = status_after((encoded.kind,)) or ""
     lanes = {encoded.lane_id: LaneSpan(1, 1, encoded.seq)}
-    yield from deliver(context, [Batch(run_id, (encoded,), encoded.session_id, status, lanes)])
+    return deliver(context, [Batch(run_id, (encoded,), encoded.session_id, status, lanes)])
 
 
 def save_events(context: Context[E, S], events: Iterable[E]) -> Operation[None]:

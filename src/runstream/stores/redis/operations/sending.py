@@ -38,7 +38,8 @@ from runstream.stores.refusals import (
 
 __all__ = ["batch_of", "held", "send", "settle"]
 
-_Reply: TypeAlias = Sequence[bytes] | Refusal
+_Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
+"""That a batch was applied, in one text; what it was refused for; or that the script itself was."""
 
 
 def batch_of(
@@ -86,8 +87,10 @@ def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = Tr
         attempts = [_begin(context, batch, producer, checked=checked) for batch in fresh]
         replies = yield from _attempt(context, attempts)
         context.producers.give_back(producer)
-        outcomes = [_outcome(context, *pair) for pair in zip(fresh, replies, strict=True)]
-        for batch, outcome in zip(fresh, outcomes, strict=True):
+        outcomes = []
+        for batch, reply in zip(fresh, replies, strict=True):
+            outcome = _outcome(context, batch, reply)
+            outcomes.append(outcome)
             if batch.snapshot is not None and isinstance(outcome, Applied):
                 context.unsettled.supersede(batch.run_id, batch.snapshot.lane_id)
         if not claimed:
@@ -142,7 +145,7 @@ def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[l
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
         for index, attempt in enumerate(attempts):
-            if _put_otherwise(context, attempt, replies[index]):
+            if type(replies[index]) is not bytes and _put_otherwise(context, attempt, replies[index]):
                 (replies[index],) = yield Exchange([attempt.call], tolerant=True)
         is_done = True
     finally:
@@ -152,7 +155,7 @@ def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[l
     return replies
 
 
-def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: _Reply) -> bool:
+def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: Sequence[bytes] | Refusal) -> bool:
     """Whether the script refused for what can be put otherwise; then the attempt's call is the other one."""
     if isinstance(reply, Refusal):
         return False
@@ -222,23 +225,20 @@ def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
 
 def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
     """What the append script's reply says; see its header."""
-    if isinstance(reply, Refusal):
-        return reply.error
-    if reply[0] != b"ok":
-        return _refusal(context, batch, reply[0], reply[1:])
+    if not isinstance(reply, bytes):
+        return reply.error if isinstance(reply, Refusal) else _refusal(context, batch, reply[0], reply[1:])
     run_id, lanes = batch.run_id, batch.lanes
-    _, before, after, revision, _, began, time, *rest = reply
-    former, last, start = place(before), place(after), known_place(began)
+    _, before, after, revision, _, began, time, *rest = reply.split()
+    former, last, start = known_place(before), known_place(after), known_place(began)
     context.server_clock.heard(int(time))
     context.seen.note(run_id, start, last)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
     if lanes or not batch.events:
-        ends = {
-            lane: (int(lane_before), former.offset + span.last)
-            for (lane, span), lane_before in zip(lanes.items(), rest, strict=True)
-        }
+        ends = {}
+        for lane, lane_before in zip(lanes, rest, strict=True):
+            ends[lane] = int(lane_before), former.offset + lanes[lane].last
         context.coverage.appended(run_id, start, former.offset, last.offset, ends)
         if batch.snapshot is not None:
             write = batch.snapshot

@@ -20,8 +20,9 @@
 --         remove; fields and values; fields
 --       then the records
 --
--- Replies {'ok', former last place, last place, revision, covered offset, start, server time,
---          former last offset of each lane, then the index and place of each event whose key was known}
+-- Replies, if it was applied, one text, which is kept with the producer, of words separated by single spaces:
+--           batch number, former last place, last place, revision, covered offset, start, server time, former
+--           last offset of each lane, then the index and place of each event whose key was known
 --         {'stale', server time}    too old to tell whether it was applied before, nothing written; or it does not
 --                                   say how old it is, and the run was retired: its producers may be forgotten
 --         {'unleased'}              the lease that it carries has passed on or run out, nothing written
@@ -36,7 +37,7 @@
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
--- After 'ok': offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
+-- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
 -- the run is due. A batch that its producer has sent before gets its first reply and changes nothing. An event
 -- whose key was known has not been written again; if all were known, nothing has been, the snapshot included.
 -- A run that was retired goes on after its last place, which is its mark; what is not known of its lanes any more
@@ -45,11 +46,11 @@
 
 local run_id, session = ARGV[1], ARGV[2]
 local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, most, status, lanes,
-  described, leases, snapshots = string.match(ARGV[3],
-  '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  described, leases, snapshots = string.match(ARGV[3], '([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) '
+  .. '([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+)')
 batch, window, lanes, described = tonumber(batch), tonumber(window), tonumber(lanes), tonumber(described)
 
--- a resend: the first reply is kept with the producer, its parts separated by spaces
+-- a resend: the first reply is kept with the producer
 local microseconds = clock()
 local now = text(microseconds)
 local sent = call('HGET', KEYS[3], producer)
@@ -59,10 +60,7 @@ if sent_batch == batch then
   -- what was applied is not taken for refused
   call('HDEL', KEYS[3], '')
   call('HSET', KEYS[3], producer, sent)
-  local reply = {}
-  for part in string.gmatch(sent, '%S+') do reply[#reply + 1] = part end
-  reply[1] = 'ok'
-  return reply
+  return sent
 end
 if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > window) then
   return {'stale', now}
@@ -244,7 +242,7 @@ changed[2] = last
 
 -- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole, and the
 -- first event of each lane that no snapshot of it covers: from there on it is recovered
-local reply = {'ok', former, last, '0', '0', start, now}
+local reply = {text(batch), former, last, '0', '0', start, now}
 for i = 1, lanes do
   local lane = touched[i]
   reply[7 + i] = lane.last
@@ -311,7 +309,8 @@ if not is_nothing then
   call('ZADD', KEYS[5], 'NX', now, run_id)
 end
 
-call('HSET', KEYS[3], producer, text(batch) .. ' ' .. table.concat(reply, ' ', 2))
+reply = table.concat(reply, ' ')
+call('HSET', KEYS[3], producer, reply)
 if retired then -- producers go a window after the run was retired, and stay if it goes on
   if is_nothing and is_tombstone(meta[8]) then
     call('PEXPIRE', KEYS[3], text(math.ceil(window / 1000)))
