@@ -135,7 +135,7 @@ def _faults_beside_events(world: World, archive: Archive) -> Iterator[str]:
 def _faults_of_remade(world: World, archives: Sequence[Archive], why: str | None) -> Iterator[str]:
     """A run that was made anew is archived, or, where an archive has some of the former one, parked and kept."""
     former, later = world.former, world.later["anew"]
-    former_snapshot, later_snapshot = world.snapshots["anew", None], Snapshot(world.later_states["anew"], 5, 1)
+    former_snapshot, later_snapshot = world.snapshots["anew", None], Snapshot(world.later_states["anew"], 2, 1)
     have_former = []
     for archive in archives:
         position = archive.position("anew")

@@ -209,7 +209,9 @@ class World:
         """A run is deleted, and another is made under its name."""
         if not self.is_new and self.raw.hget(self.keys.run("anew").meta, "start") == self._former_start:
             others.delete_run("anew")
-            others.append("anew", self.later["anew"], snapshot=self.later_states["anew"])
+            # its snapshot covers no more than the former run had, so that the one could be taken for the other's
+            others.append("anew", self.later["anew"][:2], snapshot=self.later_states["anew"])
+            others.append("anew", self.later["anew"][2:])
 
     def append_more(self, others: Hot) -> None:
         """Events and a snapshot come."""
