@@ -208,7 +208,7 @@ def _as_loaded(replacement: Replacement) -> LoadedRun:
     header = replacement.header
     noted = (int(fields["created"]) / MICROSECONDS, int(fields["updated"]) / MICROSECONDS)
     header = RunHeader(header.run_id, header.start, header.session_id, header.status, *noted)
-    return LoadedRun(header, replacement.before, replacement.last, tokens)
+    return LoadedRun(header, replacement.before, replacement.last, tokens, {})
 
 
 def unpark(keys: Keys, run_ids: Sequence[str]) -> Operation[list[str]]:
