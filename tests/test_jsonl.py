@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -1093,7 +1094,9 @@ def test_what_is_written_reads_back_the_same_byte_for_byte(tmp_path: Path) -> No
             assert position is not None
             assert position.cursor == entries[-1].cursor
             assert position.snapshots == {each.lane_id: each.token for each in snapshots}
-            assert [(run_id, found) for run_id, found in store.quarantine()] == [("r", entries[2])]
+            ((run_id, kept),) = store.quarantine()
+            assert (run_id, kept._replace(quarantined_at=0.0)) == ("r", entries[2])
+            assert time.time() - 60 < kept.quarantined_at <= time.time()
             info = store.run_info("r")
             assert info is not None
             assert (info.status, info.session_id, info.created_at, info.updated_at) == ("paused", "s", 1.5, 2.5)

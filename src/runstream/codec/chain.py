@@ -7,12 +7,18 @@ both are exact. Two histories that differ anywhere before n differ at n.
 
 from __future__ import annotations
 
-__all__ = ["CHAIN_MODULUS", "next_chain"]
+__all__ = ["CHAIN_MODULUS", "former_chain", "next_chain"]
 
 CHAIN_MODULUS = 2**43 - 57
 _MULTIPLIER = 1021
+_INVERSE = pow(_MULTIPLIER, -1, CHAIN_MODULUS)
 
 
 def next_chain(chain: int, crc: int) -> int:
     """The chain after one more record, whose checksum is ``crc``."""
     return (chain * _MULTIPLIER + crc) % CHAIN_MODULUS
+
+
+def former_chain(chain: int, crc: int) -> int:
+    """The chain before a record whose checksum is ``crc``, given the one after it."""
+    return (chain - crc) * _INVERSE % CHAIN_MODULUS

@@ -14,10 +14,17 @@ from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersi
 from runstream.model.values import Cursor
 from runstream.stores.redis.operations.draining import DueRun, Loaded, LoadedRun, Wanted
 
-__all__ = ["Piece", "Positions", "RunWork"]
+__all__ = ["Piece", "Positions", "RunWork", "why_parked"]
 
 Positions: TypeAlias = Sequence[Position | None]
 """How far each archive has a run, in the order of the worker's sinks."""
+
+
+def why_parked(error: ArchiveGap | HistoryDiverged) -> str:
+    """Why a run is parked that an archive cannot take, and what comes next."""
+    if isinstance(error, HistoryDiverged):
+        return f"{error}; decide which is to be the run's: `runstream resolve {error.run_id}`"
+    return f"{error}; bring the archive back that has it, then: `runstream unpark {error.run_id}`"
 
 
 @dataclass(slots=True)

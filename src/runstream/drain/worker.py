@@ -25,7 +25,7 @@ from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.progress import REDIS, Progress, Timing
 from runstream.drain.proof import disproof
 from runstream.drain.retiring import Retiring
-from runstream.drain.work import Piece, Positions, RunWork
+from runstream.drain.work import Piece, Positions, RunWork, why_parked
 from runstream.model.archive import Position
 from runstream.model.errors import (
     ArchiveGap,
@@ -299,7 +299,7 @@ class DrainWorker:
             try:
                 queue.append(RunWork.begin(due, run, positions))
             except HistoryDiverged as error:
-                self._park(run, str(error), done)
+                self._park(run, why_parked(error), done)
         while queue and not stop.is_set():
             self._drain_batch(queue, done)
 
@@ -334,7 +334,7 @@ class DrainWorker:
                 if self._has_moved(work):
                     done.add(work.run_id)
                 else:
-                    self._park(work.run, str(error), done)
+                    self._park(work.run, why_parked(error), done)
         # nothing is settled before every archive has written and shown all of it
         for sink in self._sinks:
             self._write(sink, pieces, done)
@@ -353,7 +353,7 @@ class DrainWorker:
             except (ArchiveGap, HistoryDiverged) as error:
                 refused = next(piece for piece in pieces if piece.work.run_id == error.run_id)
                 pieces.remove(refused)
-                self._give_up(refused.work, str(error), done)
+                self._give_up(refused.work, why_parked(error), done)
             else:
                 self.progress.wrote(sink.location, time.monotonic() - began)
                 break
@@ -411,7 +411,8 @@ class DrainWorker:
             )
         if settled.outcome == "diverged":
             reason = "Redis lost what was being archived and has another history now; nothing was trimmed"
-            self._park(work.run, reason, done)
+            error = HistoryDiverged(reason, run_id=work.run_id, offset=piece.end.offset)
+            self._park(work.run, why_parked(error), done)
             return DrainReport()
         if settled.outcome == "gone":
             done.add(work.run_id)

@@ -39,6 +39,8 @@ class ArchiveEntry(NamedTuple):
     raw: bytes | None = None
     reason: str = ""
     columns: EntryColumns | None = None
+    quarantined_at: float = 0.0
+    """When the record was kept aside, Unix time in seconds; 0.0 where nobody has noted it yet."""
 
     @property
     def cursor(self) -> Cursor:
@@ -66,7 +68,10 @@ class ArchiveSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What an archive notes of a run besides its history. ``start`` is the place before its first event."""
+    """What an archive notes of a run besides its history. ``start`` is the place before its first event.
+
+    ``parent`` is the run that this one is a branch of, and the offset at which it parts from it.
+    """
 
     run_id: str
     start: Cursor
@@ -74,6 +79,7 @@ class RunHeader:
     status: str = "running"
     created_at: float = 0.0
     updated_at: float = 0.0
+    parent: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

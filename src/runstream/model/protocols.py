@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.events import EventKind, Visibility
 from runstream.model.opening import Opening
 from runstream.model.values import (
     Appended,
+    Cursor,
     DeltaBuffer,
     E,
     LeaseGrant,
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from runstream.lease import AsyncLease, Lease
     from runstream.run import AsyncRun, Run
 
-__all__ = ["AsyncRunStore", "Checkpointer", "Fallback", "Leased", "OnCorrupt", "RunStore", "Sink"]
+__all__ = [
+    "AsyncRunStore",
+    "Checkpointer",
+    "Fallback",
+    "Leased",
+    "MendableSink",
+    "OnCorrupt",
+    "RunStore",
+    "Sink",
+]
 
 Fallback: TypeAlias = Callable[[Any], Any]
 """Turns a value that cannot be stored as it is into one that can, or raises TypeError."""
@@ -367,3 +377,27 @@ class Sink(Protocol):
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         """The records that were kept aside, of one run or of all, with their run ids."""
+
+
+@runtime_checkable
+class MendableSink(Sink, Protocol):
+    """A sink in which a person can put right what a worker must leave alone. The drain needs none of it."""
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """What the archive notes of a run; None for one that it does not know."""
+
+    def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
+        """Put an event that reads by now back in its place in the history, out of the quarantine.
+
+        Durable when it returns. False, and nothing is changed, if the quarantine has no record at this very
+        place (any more).
+        """
+
+    def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
+        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name.
+
+        ``header`` is what the archive notes of the run from then on. Where it starts elsewhere than the run
+        does, nothing of the run's history stays, and ``to`` is that start. Durable when it returns, as a
+        whole or not at all, and idempotent. Raises ConcurrencyConflict if the run stands elsewhere than at
+        ``expected``, and HistoryDiverged if it never was at ``to``; then nothing is changed.
+        """

@@ -14,6 +14,7 @@ from runstream.codec.archiving import archive_entries, entry_fields
 from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
+    ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
     EncodingError,
@@ -28,7 +29,7 @@ from runstream.stores.local import LocalStore
 from runstream.stores.planning import AppendPlan, AppendRequest
 from runstream.stores.refusals import diverged, lost
 
-__all__ = ["ArchiveStore", "new_entries", "planned_entries"]
+__all__ = ["ArchiveStore", "check_cut", "new_entries", "planned_entries"]
 
 
 def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEntry]:
@@ -83,6 +84,34 @@ def new_entries(
             offset=here.offset,
         )
     return batch.entries[known:]
+
+
+def check_cut(
+    header: RunHeader, to: Cursor, expected: Cursor, bounds: tuple[Cursor, Cursor] | None, there: Cursor | None
+) -> bool:
+    """Whether a run is still to be cut back to ``to``; False if that has been done.
+
+    ``bounds`` are the run's start and last place (None: it is not there), ``there`` is the entry at the
+    offset of ``to``. Raises ConcurrencyConflict where the run does not stand at ``expected``, HistoryDiverged
+    where it never was at ``to``.
+    """
+    run_id = header.run_id
+    start, last = bounds or (Cursor(0, 0), Cursor(0, 0))
+    if (start, last) == (header.start, to):
+        return False
+    if bounds is None or last != expected:
+        raise ConcurrencyConflict(
+            f"the archive has run {run_id!r} up to {last}, not {expected}: nothing was changed; look again",
+            expected=expected.offset,
+            actual=last.offset,
+        )
+    if to != header.start and (start != header.start or there != to):
+        raise HistoryDiverged(
+            f"the archive's history of run {run_id!r} does not pass {to}: nothing was changed",
+            run_id=run_id,
+            offset=to.offset,
+        )
+    return True
 
 
 class ArchiveStore(LocalStore[E, S]):

@@ -23,7 +23,14 @@ from runstream.codec.archiving import entry_fields
 from runstream.codec.fallback import plain_data
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, Position, RunBatch
+from runstream.model.archive import (
+    ArchiveEntry,
+    ArchiveSnapshot,
+    EntryColumns,
+    Position,
+    RunBatch,
+    RunHeader,
+)
 from runstream.model.errors import CorruptRecordError, EncodingError, StoreUnavailable
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
@@ -33,6 +40,7 @@ from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.sqlite_file import ArchiveFile, absolute_path, is_damage
 from runstream.stores.sqlite_leases import in_force, release, remove_all, renew, take
+from runstream.stores.sqlite_mending import cut_back, header_of, readmit
 from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
 __all__ = ["SQLiteCheckpointer"]
@@ -46,10 +54,10 @@ _ROWS_AT_ONCE = 100  # 900 parameters; every SQLite takes 999
 _ADD_EVENTS = _ADD_EVENT + ", (?, ?, ?, ?, ?, ?, ?, ?, ?)" * (_ROWS_AT_ONCE - 1)
 # in the shape of ArchiveEntry. Not a view: SQLite would sort all of a run to give a page of it
 _GET_ENTRIES = """SELECT offset, chain, key,
-    CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, NULL, '', NULL
+    CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, NULL, '', NULL, 0.0
     FROM events WHERE run_id = :run_id AND offset > :low AND offset <= :high
     UNION ALL
-    SELECT offset, chain, key, NULL, raw, reason, NULL
+    SELECT offset, chain, key, NULL, raw, reason, NULL, quarantined_at
     FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high
     ORDER BY offset LIMIT :rows"""
 _GET_ENTRIES_BACK = _GET_ENTRIES.replace("ORDER BY offset", "ORDER BY offset DESC")
@@ -73,7 +81,7 @@ _GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHER
 _GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
 _GET_SNAPSHOTS = "SELECT lane_id, offset, revision, token, state FROM states WHERE run_id = ? ORDER BY lane_id"
 
-_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, reason FROM quarantine
+_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, reason, quarantined_at FROM quarantine
     WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
     ORDER BY run_id, offset LIMIT :rows"""
 
@@ -303,8 +311,8 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         while True:
             with self._file.use() as connection:
                 rows = connection.execute(_GET_QUARANTINE, place).fetchall()
-            for owner, offset, chain, key, raw, reason in rows:
-                yield owner, ArchiveEntry(offset, chain, key, None, raw, reason)
+            for owner, offset, chain, key, raw, reason, at in rows:
+                yield owner, ArchiveEntry(offset, chain, key, None, raw, reason, quarantined_at=at)
             if len(rows) < _PAGE_ROWS:
                 return
             place.update(run_id=rows[-1][0], offset=rows[-1][1])
@@ -328,6 +336,34 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         for run_id, count in foreign:
             problems.append(f"run {run_id!r} has {count} events of another program that have no offset yet")
         return problems
+
+    # -- put right by a person -----------------------------------------------------------------------
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """What the archive notes of a run; None for one that it does not know."""
+        check_run_id(run_id)
+        with self._file.use() as connection:
+            return header_of(connection, run_id)
+
+    def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
+        """Put an event that reads by now back in its place in the history, out of the quarantine.
+
+        False, and nothing is changed, if there is no such record in the quarantine (any more).
+        """
+        check_run_id(run_id)
+        columns = entry.columns or _columns_of(run_id, entry)
+        with self._file.write() as connection:
+            return readmit(connection, run_id, entry, columns)
+
+    def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
+        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name.
+
+        Durable when it returns, and idempotent. Raises ConcurrencyConflict if the run stands elsewhere than
+        at ``expected``, and HistoryDiverged if it never was at ``to``; then nothing is changed.
+        """
+        with self._file.write() as connection:
+            cut_back(connection, header, to, expected)
+        self._forget(header.run_id)
 
 
 # -- inside a transaction ------------------------------------------------------------------------------
@@ -386,7 +422,8 @@ def _add_batch(additions: _Additions, batch: RunBatch) -> None:
     updated_at = header.updated_at or now
     if run is None:
         created_at = header.created_at or now
-        run = RunRow(header.session_id, header.status, header.start, header.start, created_at, updated_at)
+        start = header.start
+        run = RunRow(header.session_id, header.status, start, start, created_at, updated_at, header.parent)
     elif updated_at >= run.updated_at:  # else: of a worker that was paused, and knows less than the archive
         run = run._replace(session_id=header.session_id, status=header.status, updated_at=updated_at)
     additions.runs[run_id] = run._replace(last=entries[-1].cursor) if entries else run
@@ -419,14 +456,14 @@ class _Additions:
     def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Entries that come after all that the run has."""
         for entry in entries:
-            offset, chain, key, data, raw, reason, columns = entry
+            offset, chain, key, data, raw, reason, columns, quarantined_at = entry
             if data is not None:
                 if columns is None:
                     columns = _columns_of(run_id, entry)
                 self._events.append((run_id, *columns, data, offset, chain, key))
                 self._lanes[run_id, columns[3]] = offset
             elif raw is not None:
-                self._aside.append((run_id, offset, chain, key, raw, reason, self.now))
+                self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self.now))
             else:
                 self._events.append((run_id, *_ERASED_COLUMNS, "", offset, chain, key))
 

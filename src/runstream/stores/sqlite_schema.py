@@ -127,7 +127,7 @@ _LATER = {
 }
 
 _SET_RUN = """INSERT INTO runs (run_id, session_id, status, start_offset, start_chain, last_offset, last_chain,
-    created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    created_at, updated_at, parent_run_id, parent_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET session_id = excluded.session_id, status = excluded.status,
     last_offset = excluded.last_offset, last_chain = excluded.last_chain, updated_at = excluded.updated_at"""
 SET_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset) VALUES (?, ?, ?)
@@ -163,7 +163,7 @@ _TAG_MARK = '"$'
 
 
 class RunRow(NamedTuple):
-    """What the table of runs holds of one."""
+    """What the table of runs holds of one. ``parent`` is noted with the run, and not read back here."""
 
     session_id: str
     status: str
@@ -171,6 +171,7 @@ class RunRow(NamedTuple):
     last: Cursor
     created_at: float
     updated_at: float
+    parent: tuple[str, int] | None = None
 
 
 def run_row(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
@@ -184,11 +185,14 @@ def run_row(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
 
 
 def set_runs(connection: sqlite3.Connection, runs: Mapping[str, RunRow]) -> None:
-    """Note runs, by their ids, as they stand now. Where one started is noted once and stays."""
+    """Note runs, by their ids, as they stand now. Where one started, and its parent, is noted once and stays."""
     connection.executemany(
         _SET_RUN,
         [
-            (run_id, run.session_id, run.status, *run.start, *run.last, run.created_at, run.updated_at)
+            (
+                *(run_id, run.session_id, run.status, *run.start, *run.last, run.created_at, run.updated_at),
+                *(run.parent or (None, None)),
+            )
             for run_id, run in runs.items()
         ],
     )

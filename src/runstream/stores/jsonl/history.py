@@ -45,13 +45,14 @@ class _Line(NamedTuple):
 class Span(NamedTuple):
     """A stretch of the file that holds entries: from ``begin`` to ``end`` in bytes, after ``before``.
 
-    ``holes`` are the stretches of lines that never came to count.
+    ``holes`` are the stretches of lines that never came to count; ``file`` names the file by device and inode.
     """
 
     begin: int
     end: int
     before: Cursor
     holes: tuple[tuple[int, int], ...]
+    file: tuple[int, int] | None = None
 
 
 class History:
@@ -65,6 +66,7 @@ class History:
         self.last = Cursor(0, 0)
         self.has_header = False
         self.created_at = 0.0
+        self.parent: tuple[str, int] | None = None
         self.mark: Mark | None = None
         self.plain_status: str | None = None  # what plain lines since the last mark say
         self.plain_session = ""
@@ -209,7 +211,7 @@ class History:
         if self.created_at == 0.0:
             # where it does not read, the line was damaged; where the run starts was not
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                self.created_at = load_header(line.line)[1]
+                _, self.created_at, self.parent = load_header(line.line)
 
     def _take_place(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event

@@ -4,7 +4,7 @@ A line is a JSON object whose last members are ours, made of nothing that needs 
 
 ==============================================  ================================================
 ``{EVENT,"$offset":12,"$chain":345}``           an event; with ``,"$key":"…"`` if it has a key
-``{"$quarantined":WHY,"$raw":BASE64,"$offset"…``  a record that did not read, kept aside
+``{"$quarantined":WHY,"$raw":BASE64,"$at":TIME,"$offset"…``  a record that did not read, kept aside then
 ``{"$erased":true,"$offset"…``                  an entry whose content is gone
 ``{"$run":{"run_id":…,…},"$offset"…``           the run's header; its place is the run's start
 ``{"$offset"…``                                 nothing but a commit mark
@@ -36,6 +36,7 @@ from runstream.model.values import Cursor
 __all__ = [
     "NOT_READ",
     "Facts",
+    "Header",
     "Mark",
     "batch_text",
     "facts_of",
@@ -45,6 +46,7 @@ __all__ = [
     "load_header",
     "own_entry",
     "plain_entry",
+    "readmitted_line",
 ]
 
 Facts = re.Match[bytes]
@@ -76,13 +78,15 @@ class _PlainEvent(NamedTuple):
 class Mark(NamedTuple):
     """What a commit mark tells: how the run stands after this batch, and the batch's snapshots.
 
-    ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token.
+    ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
+    whose snapshots went with the branch that was cut off here.
     """
 
     status: str
     updated_at: float
     session_id: str = ""
     snapshots: tuple[tuple[str | None, str], ...] = ()
+    dropped: tuple[str | None, ...] = ()
 
     def dump(self) -> str:
         """The mark as JSON."""
@@ -91,6 +95,8 @@ class Mark(NamedTuple):
             members["session_id"] = self.session_id
         if self.snapshots:  # pairs, not an object: a lane's name must not look like a member of ours
             members["snapshots"] = self.snapshots
+        if self.dropped:
+            members["dropped"] = self.dropped
         return _dump(members)
 
     @classmethod
@@ -98,7 +104,16 @@ class Mark(NamedTuple):
         """The mark that was dumped. Raises ValueError for anything else."""
         members = json.loads(text)
         snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
-        return cls(members["status"], members.get("updated_at", 0.0), members.get("session_id", ""), snapshots)
+        told = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
+        return cls(*told, snapshots, tuple(members.get("dropped", ())))
+
+
+class Header(NamedTuple):
+    """What a run's first line tells. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
+
+    run_id: str
+    created_at: float
+    parent: tuple[str, int] | None = None
 
 
 def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
@@ -108,7 +123,9 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
     """
     lines = []
     if header is not None:
-        facts = {"run_id": header.run_id, "created_at": header.created_at}
+        facts: dict[str, Any] = {"run_id": header.run_id, "created_at": header.created_at}
+        if header.parent is not None:
+            facts["parent"] = header.parent
         lines.append(f'{{"$run":{_dump(facts)},{_place(header.start)}')
     lines += [f"{_content(entry)}{_place(entry)}" for entry in entries]
     if not lines:
@@ -133,10 +150,11 @@ def is_bare_mark(facts: Facts) -> bool:
     return facts.start() == 1
 
 
-def load_header(line: bytes) -> tuple[str, float]:
-    """The run id and the time of creation (Unix time in seconds) of a header. Raises ValueError."""
+def load_header(line: bytes) -> Header:
+    """What a header tells. Raises ValueError, KeyError or TypeError for a line that is none."""
     run = json.loads(line)["$run"]
-    return run["run_id"], run["created_at"]
+    parent = run.get("parent")
+    return Header(run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1])))
 
 
 def lane_of(line: bytes) -> bytes | None:
@@ -161,10 +179,23 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
         if line.startswith(_QUARANTINED):
             kept = json.loads(line)
             raw = base64.b64decode(kept["$raw"], validate=True)
-            return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"])
+            at = float(kept.get("$at", 0.0))
+            return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"], quarantined_at=at)
         return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
-    except (ValueError, KeyError) as error:  # the line was damaged; its place was not
+    except (ValueError, KeyError, TypeError) as error:  # the line was damaged; its place was not
         return ArchiveEntry(offset, chain, key, None, line, f"{_DAMAGED}: {error}")
+
+
+def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
+    """The line that takes the place of one that is kept aside, once its record reads: with its line break.
+
+    None for a line that does not keep aside what lies at the entry's place.
+    """
+    facts = facts_of(line.rstrip(b"\r\n"))
+    if facts is None or not line.startswith(_QUARANTINED) or own_entry(line, facts).cursor != entry.cursor:
+        return None
+    mark = b"" if facts[4] is None else b',"$commit":' + facts[4]
+    return f"{_content(entry)}{_place(entry)}".encode() + mark + b"}\n"
 
 
 def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
@@ -193,7 +224,8 @@ def _content(entry: ArchiveEntry) -> str:
         return f"{entry.data[:-1]},"
     if entry.raw is None:
         return _ERASED.decode()
-    return f'{{"$quarantined":{_dump(entry.reason)},"$raw":"{base64.b64encode(entry.raw).decode()}",'
+    kept = f'"$raw":"{base64.b64encode(entry.raw).decode()}","$at":{_dump(entry.quarantined_at)}'
+    return f'{{"$quarantined":{_dump(entry.reason)},{kept},'
 
 
 def _place(entry: ArchiveEntry | Cursor) -> str:

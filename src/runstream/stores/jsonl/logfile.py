@@ -19,7 +19,7 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ class Standing(NamedTuple):
     created_at: float
     updated_at: float
     is_foreign: bool = False  # only another program has written to it
+    parent: tuple[str, int] | None = None
 
 
 class RunLog:
@@ -116,6 +117,7 @@ class RunLog:
             known.created_at,
             self._modified if known.ends_plain or mark is None else mark.updated_at,
             mark is None,
+            known.parent,
         )
 
     def glance(self) -> Standing | None:
@@ -130,17 +132,20 @@ class RunLog:
 
     def span(self, low: int, high: int) -> Span:
         """Where the entries after ``low`` up to ``high`` are, as of the last look."""
-        return self.history.span(low, high)
+        return self.history.span(low, high)._replace(file=self._identity)
 
     def spans_back(self, low: int, high: int) -> list[Span]:
         """The same in pieces, the last first."""
-        return list(self.history.spans_back(low, high))
+        return [span._replace(file=self._identity) for span in self.history.spans_back(low, high)]
 
     def entries(self, span: Span, *, from_disk: bool = False) -> Iterator[ArchiveEntry]:
         """The entries of a stretch; ``from_disk``: not from the memory of the operating system."""
         if span.begin >= span.end:
             return
         with self.path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            if span.file is not None and span.file != (facts.st_dev, facts.st_ino):
+                raise StoreUnavailable(f"{self.path} was rewritten while it was read; read it again")
             if from_disk:
                 drop_from_cache(file.fileno(), span.begin, span.end - span.begin)
             file.seek(span.begin)
@@ -201,6 +206,25 @@ class RunLog:
         self._failed = (end, written)
         with contextlib.suppress(OSError, StoreUnavailable):
             self._take_back(end, written)
+
+    def replace(self, content: Iterable[bytes]) -> None:
+        """Put another log in the place of this one: on the disk as a whole, or not at all.
+
+        Nothing may be left to finish or to set aside: ``make_ready`` comes first.
+        """
+        rewritten = self.directory / names.REWRITTEN
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(rewritten, flags, 0o666)
+        try:
+            for part in content:
+                write_all(handle, part)
+            sync(handle)
+        finally:
+            os.close(handle)
+        rewritten.replace(self.path)
+        sync_directory(self.directory)
+        self._forget()
+        self.look(durable=True)
 
     def remove(self, grave: Path) -> None:
         """Remove the run. The directory goes to ``grave`` first, so that the run is gone at once or not at all."""
@@ -306,10 +330,12 @@ class RunLog:
         for lane_id, token in self.mark.snapshots if self.mark is not None else ():
             with contextlib.suppress(FileNotFoundError):
                 self._prepared(lane_id, token).replace(self.directory / names.snapshot_name(lane_id))
+        for lane_id in self.mark.dropped if self.mark is not None else ():
+            (self.directory / names.snapshot_name(lane_id)).unlink(missing_ok=True)
         # on the disk before the next mark, which does not name them
         sync_directory(self.directory)
         for name in names_in(self.directory):
-            if ".prepared-" in name and names.is_run_file(name):
+            if name == names.REWRITTEN or (".prepared-" in name and names.is_run_file(name)):
                 (self.directory / name).unlink(missing_ok=True)
         self._is_settled = True
 
@@ -352,10 +378,11 @@ def _glance(run_id: str, file: io.BufferedReader) -> Standing | None:
     if b"\0" in end:
         return None
     try:
-        mark, (named, created_at) = Mark.load(facts[4]), load_header(first)
+        mark, (named, created_at, parent) = Mark.load(facts[4]), load_header(first)
     except (ValueError, KeyError, TypeError):
         return None
     if named != run_id:
         return None
     start, last_place = Cursor(int(head[1]), int(head[2])), Cursor(int(facts[1]), int(facts[2]))
-    return Standing(start, last_place, mark.session_id, mark.status, created_at, mark.updated_at)
+    told = (mark.session_id, mark.status, created_at, mark.updated_at)
+    return Standing(start, last_place, *told, parent=parent)

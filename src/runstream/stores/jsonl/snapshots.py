@@ -115,6 +115,8 @@ def _places(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator
     for lane, token in mark.snapshots if mark is not None else ():
         if lane == lane_id:
             yield directory / prepared_name(lane_id, token)
+    if mark is not None and lane_id in mark.dropped:
+        return  # what lies there went with a branch, and has not been removed yet
     yield directory / snapshot_name(lane_id)
 
 

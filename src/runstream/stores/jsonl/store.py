@@ -29,6 +29,7 @@ from runstream.stores.jsonl.history import Span
 from runstream.stores.jsonl.home import Home
 from runstream.stores.jsonl.lines import NOT_READ, Mark
 from runstream.stores.jsonl.logfile import RunLog, Standing, bury
+from runstream.stores.jsonl.mending import cut_back, readmit
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
@@ -143,7 +144,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                     standing = self._history(log)
                     places[run_id] = None if standing is None else standing.last
                 place = places[run_id]
-                entries = new_entries(batch, place, functools.partial(_place_of, log))
+                lacking = new_entries(batch, place, functools.partial(_place_of, log))
+                entries = [self._timed(entry) for entry in lacking]
                 snapshots = [new for new in batch.snapshots if not self._has(log, new)]
                 if entries or snapshots or place is None:
                     additions.append(_Addition(log, batch.header, entries, snapshots))
@@ -205,6 +207,41 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             except CorruptRecordError as error:
                 problems.append(str(error))
         return problems
+
+    # -- put right by a person -------------------------------------------------------------------------
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """What the archive notes of a run; None for one that it does not know."""
+        check_run_id(run_id)
+        with self._using(), unavailable(self.base_dir):
+            standing = self._standing(self._log(run_id), durable=True)
+        if standing is None:
+            return None
+        noted = (standing.session_id, standing.status or "running", standing.created_at, standing.updated_at)
+        return RunHeader(run_id, standing.start, *noted, standing.parent)
+
+    def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
+        """Put an event that reads by now back in its place in the history, out of the quarantine.
+
+        False, and nothing is changed, if there is no such record in the quarantine (any more).
+        """
+        check_run_id(run_id)
+        with self._writing([run_id]):
+            log = self._log(run_id)
+            return log.look(durable=True) and readmit(log, entry)
+
+    def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
+        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name.
+
+        Durable when it returns, and idempotent. Raises ConcurrencyConflict if the run stands elsewhere than
+        at ``expected``, and HistoryDiverged if it never was at ``to``; then nothing is changed.
+        """
+        check_run_id(header.run_id)
+        with self._writing([header.run_id]):
+            log = self._log(header.run_id)
+            log.look(durable=True)
+            cut_back(log, header, to, expected)
+        self._forget(header.run_id)
 
     # -- as a store --------------------------------------------------------------------------------
 
@@ -425,6 +462,12 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
         return [ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, data)]
 
+    def _timed(self, entry: ArchiveEntry) -> ArchiveEntry:
+        """The entry, with the time at which it is kept aside if it is."""
+        if entry.raw is None or entry.quarantined_at:
+            return entry
+        return entry._replace(quarantined_at=self._clock())
+
     def _has(self, log: RunLog, snapshot: ArchiveSnapshot) -> bool:
         saved = load_snapshot_header(log.directory, snapshot.lane_id, log.mark)
         # one of a lower revision comes from a worker that was paused
@@ -444,6 +487,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             standing.start.offset + 1,
             standing.created_at,
             standing.updated_at,
+            standing.parent,
         )
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["DEFAULT_PARTITIONS", "MAX_PARTITIONS", "Keys", "PartitionKeys", "RunKeys"]
+__all__ = ["DEFAULT_PARTITIONS", "MAX_PARTITIONS", "Keys", "PartitionKeys", "RefilledKeys", "RunKeys"]
 
 DEFAULT_PARTITIONS = 16
 MAX_PARTITIONS = 4096
@@ -84,6 +84,21 @@ class RunKeys:
     def snapshot(self, lane_id: str | None) -> str:
         """Hash: the latest snapshot of the run, or of one lane."""
         return self.run_snapshot if lane_id is None else f"{self.run_snapshot}:{lane_id}"
+
+
+class RefilledKeys:
+    """The keys of a history that is refilled beside its run, to be put in the run's place. They expire."""
+
+    __slots__ = ("_name", "events", "keys")
+
+    def __init__(self, run: RunKeys, token: str) -> None:
+        self._name = f"{run.meta.removesuffix('meta')}refilled:{token}"
+        self.events = f"{self._name}:events"
+        self.keys = f"{self._name}:keys"
+
+    def snapshot(self, lane_id: str | None) -> str:
+        """Hash: the snapshot of the run, or of one lane."""
+        return f"{self._name}:snapshot" + ("" if lane_id is None else f":{lane_id}")
 
 
 class Keys:

@@ -19,7 +19,10 @@ from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
 __all__ = [
     "MICROSECONDS",
     "PRODUCER_WINDOW_SECONDS",
+    "REFILL",
     "SCRIPTS",
+    "SWITCH",
+    "UNPARK",
     "Batch",
     "LaneSpan",
     "Seen",
@@ -65,10 +68,11 @@ _SCRIPT = {
     name: _load(name)
     for name in (
         *("append", "lease", "delete", "enlist", "drop", "claim", "extend", "settle", "park", "revisit"),
-        *("retire", "forget", "report"),
+        *("retire", "forget", "report", "refill", "switch", "unpark"),
     )
 }
 _APPEND = _SCRIPT["append"]
+REFILL, SWITCH, UNPARK = (_SCRIPT[name] for name in ("refill", "switch", "unpark"))
 SCRIPTS = tuple(_SCRIPT.values())
 
 

@@ -1,0 +1,56 @@
+"""``runstream unpark``: let a run that a drain has set aside be tried again now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from runstream.cli.exits import NoSuchRun
+from runstream.cli.options import AsJson, Url, open_to_look
+from runstream.cli.output import emit_json, print_table
+from runstream.model.errors import ConfigurationError
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations import restoring
+from runstream.stores.redis.operations.inspecting import namespace_status
+
+__all__ = ["EPILOG", "unpark"]
+
+EPILOG = """Examples:
+
+runstream unpark run-42 --url redis://localhost
+
+runstream unpark --all --json"""
+
+
+def unpark(
+    run: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN", help="The ids of parked runs.", show_default=False)
+    ] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="Every run that is parked.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let parked runs come due now, once what parked them is out of the way, instead of in some minutes.
+
+    A worker tries them again; if the cause is still there, it parks them again. `runstream status` shows which
+    runs are parked and why. A run that is not parked is exit code 4; the others that were named come due.
+    """
+    wanted = list(run or ())
+    if bool(wanted) == is_all:
+        raise typer.BadParameter("name runs, or say --all", param_hint="RUN")
+    with open_to_look(url) as store:
+        if not isinstance(store, RedisCheckpointer):
+            raise ConfigurationError(
+                "runs are parked in Redis: --url is a redis:, rediss:, unix: or embedded: URL"
+            )
+        if is_all:
+            wanted = sorted(store.perform(namespace_status(store.context.keys)).parked)
+        done = store.perform(restoring.unpark(store.context.keys, wanted)) if wanted else []
+    if as_json:
+        emit_json({"unparked": done})
+    else:
+        print_table(["unparked run"], [(run_id,) for run_id in done])
+    missing = [run_id for run_id in wanted if run_id not in done]
+    if missing and not is_all:
+        raise NoSuchRun(f"not parked: {', '.join(map(repr, missing))}; `runstream status` shows those that are")

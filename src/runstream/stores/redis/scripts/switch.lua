@@ -1,0 +1,64 @@
+-- Puts a history that was refilled beside a run in the run's place.
+--
+-- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 due  7 parked  8 config of the partition
+--       9 the session that the run was in  10 the one that it is in  11 refilled events  12 refilled keys
+--       13 retire  14 retired
+--       then for each snapshot: its key, the refilled one; then the keys of the snapshots that the run had
+-- ARGV  1 run id  2 the run as it was seen, 'START LAST UPDATED', or '-' for none  3 number of refilled entries
+--       4 the last offset that both histories have, 0 for none  5 partitions  6 session  7 updated  8 number of snapshots
+--       then the fields of meta and their values
+--
+-- Replies {'ok'}
+--         {'moved', last place}  the run is not as it was seen any more, nothing was changed
+--         {'incomplete'}         what was refilled is not there as a whole, nothing was changed
+--
+-- After 'ok': the run has the refilled history and no other; no lease on it is in force, though the next one has
+-- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: its
+-- resend gets its first reply. RENAME, or DEL, is the first write: a full server refuses neither.
+
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent')
+local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
+if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
+local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
+if call('XLEN', KEYS[11]) ~= count then return {'incomplete'} end
+for i = 1, snapshots do
+  if call('EXISTS', KEYS[14 + 2 * i]) == 0 then return {'incomplete'} end
+end
+
+local function put(refilled, key)
+  if call('EXISTS', refilled) == 1 then
+    call('RENAME', refilled, key)
+    call('PERSIST', key)
+  else
+    call('DEL', key)
+  end
+end
+put(KEYS[11], KEYS[1])
+put(KEYS[12], KEYS[4])
+for i = 15 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
+for i = 1, snapshots do put(KEYS[14 + 2 * i], KEYS[13 + 2 * i]) end
+
+-- the place that a producer's last batch ended at is the second of what its reply has
+local sent = call('HGETALL', KEYS[3])
+for i = 1, #sent, 2 do
+  local reached = string.match(sent[i + 1], '^%S+ %S+ (%d+)-')
+  if not reached or tonumber(reached) > common then call('HDEL', KEYS[3], sent[i]) end
+end
+
+call('PERSIST', KEYS[3]) -- of a retired run they were to go
+
+call('DEL', KEYS[2])
+for i = 9, #ARGV, 4000 do
+  call('HSET', KEYS[2], unpack(ARGV, i, math.min(i + 3999, #ARGV)))
+end
+if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
+if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
+call('HSETNX', KEYS[8], 'partitions', ARGV[5])
+call('ZADD', KEYS[5], ARGV[7], ARGV[1])
+call('ZREM', KEYS[9], ARGV[1])
+if ARGV[6] ~= '' then call('ZADD', KEYS[10], ARGV[7], ARGV[1]) end
+call('ZADD', KEYS[6], text(clock()), ARGV[1])
+call('HDEL', KEYS[7], ARGV[1])
+call('ZREM', KEYS[13], ARGV[1])
+call('ZREM', KEYS[14], ARGV[1])
+return {'ok'}
