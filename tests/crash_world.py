@@ -32,8 +32,8 @@ Hot: TypeAlias = RedisCheckpointer[Any, Any]
 PARTITIONS = 2
 CLAIM_SECONDS = 600.0  # none runs out by itself: which operations there are must not hang on the machine's pace
 
-WORKER_OPTIONS: dict[str, Any] = {"batch": 4, "claim_seconds": CLAIM_SECONDS}
-"""What the worker does besides: retiring is ``"retire_after_seconds": 0.0`` here."""
+WORKER_OPTIONS: dict[str, Any] = {"batch": 4, "claim_seconds": CLAIM_SECONDS, "retire_after_seconds": 0.0}
+"""With runs that have ended leaving Redis at once."""
 
 _LATER = {"busy": (4, 5), "long": (10, 11), "anew": (1, 5)}
 
