@@ -22,6 +22,8 @@ from runstream.model.values import Cursor
 
 __all__ = ["archive_entries", "archive_entry", "entry_fields"]
 
+_TOGETHER = 100  # so few that their values go before Python's collector looks for them
+
 _LANE, _SEQ, _TS, _KIND = (FIELDS.index(name) for name in ("lane_id", "seq", "ts", "kind"))
 
 
@@ -42,14 +44,16 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
 
 
 def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
-    """As archive_entry for each of these (plain events all at once, which takes a third of the time)."""
-    entries = _plain_entries(run_id, records)
-    if entries is not None:
-        yield from entries
-        return
-    for one in records:
-        cursor, record = one
-        yield from _plain_entries(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
+    """As archive_entry for each of these (plain events many at once, which takes a third of the time)."""
+    for first in range(0, len(records), _TOGETHER):
+        some = records[first : first + _TOGETHER]
+        entries = _plain_entries(run_id, some)
+        if entries is not None:
+            yield from entries
+            continue
+        for one in some:
+            cursor, record = one
+            yield from _plain_entries(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
 
 
 def _plain_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> list[ArchiveEntry] | None:

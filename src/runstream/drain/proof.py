@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from runstream.codec.archiving import entry_fields
 from runstream.codec.packing import Packer
@@ -24,12 +25,11 @@ def disproof(
     """
     if entries:
         found = sink.read_back(run_id, entries[0].offset, entries[-1].offset)
-        for expected in entries:
-            held = next(found, None)
-            if held is None or not _same(run_id, expected, held):
+        for expected, held in zip_longest(entries, found):
+            if expected is None:
+                return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
+            if held is None or (expected.content != held.content and not _same(run_id, expected, held)):
                 return f"{sink.location} does not hold event {expected.offset} as Redis does"
-        if next(found, None) is not None:
-            return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
     if snapshots:
         # a later one than ours is there when this worker was paused: Redis will say which it is to be
         try:
@@ -47,11 +47,10 @@ def disproof(
 
 
 def _same(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> bool:
-    if expected.content == held.content:
-        return True
+    """Whether two texts have the same values: another version may have written them otherwise."""
     if expected.cursor != held.cursor or expected.key != held.key or expected.raw != held.raw:
         return False
-    try:  # another version may have written the same values in another text
+    try:
         return _PACKER.pack(entry_fields(run_id, expected)) == _PACKER.pack(entry_fields(run_id, held))
     except RunstreamError:
         return False

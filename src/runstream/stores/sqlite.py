@@ -324,7 +324,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         and the next open is going to adopt. Raises StoreUnavailable where the file cannot be looked at.
         """
         try:
-            self._file.read_anew()
+            self._file.read_anew(from_disk=True)
             with self._file.use() as connection:
                 found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
                 foreign = connection.execute(_COUNT_FOREIGN).fetchall()

@@ -118,11 +118,16 @@ class ArchiveFile:
                 yield connection
             self._check_place()
 
-    def read_anew(self) -> None:
-        """Let what is read next come from the file, not from what is remembered of writing it."""
+    def read_anew(self, *, from_disk: bool = False) -> None:
+        """Let what is read next come from the file, not from what is remembered of writing it.
+
+        With ``from_disk``, not from what the system remembers either. That takes as long again as to read it, and
+        shows only a disk that lied about its fsync.
+        """
         with self.use() as connection:
             connection.execute("PRAGMA shrink_memory")
-            drop_log_from_cache(self.path)
+            if from_disk:
+                drop_log_from_cache(self.path)
 
     def close(self) -> None:
         """Close the file for good. Closing twice is fine."""
