@@ -685,12 +685,14 @@ def test_the_log_is_on_the_disk_before_the_file_is_opened_and_its_name_too(
     assert order == expected
 
 
-def test_what_was_written_is_read_back_from_the_disk(
+def test_the_integrity_is_checked_from_the_disk(
     archive: Archive, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropped: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda handle, *_: dropped.append(os.fstat(handle).st_ino))
     archive.write([batch_of("r", history("r", 3))])
+    assert dropped == []
+    archive.check_integrity()
     assert dropped == [path.with_name(path.name + "-wal").stat().st_ino]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
 from runstream.codec.record import (
     ERASED,
-    FIELDS,
     check_values,
     decode_plain_records,
     decode_record,
@@ -23,8 +22,6 @@ from runstream.model.values import Cursor
 __all__ = ["archive_entries", "archive_entry", "entry_fields"]
 
 _TOGETHER = 100  # so few that their values go before Python's collector looks for them
-
-_LANE, _SEQ, _TS, _KIND = (FIELDS.index(name) for name in ("lane_id", "seq", "ts", "kind"))
 
 
 def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:
@@ -76,8 +73,9 @@ def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:
     key = key_of(values)
     if key is not None:
         check_name("key", key)
-    columns = EntryColumns(int(values[_SEQ]), float(values[_TS]), values[_KIND], values[_LANE])
-    return ArchiveEntry(at.offset, at.chain, key, data, None, "", columns)
+    _, lane_id, _, _, seq, ts, kind, *_ = values
+    offset, chain = at
+    return ArchiveEntry(offset, chain, key, data, None, "", EntryColumns(int(seq), float(ts), kind, lane_id))
 
 
 def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:

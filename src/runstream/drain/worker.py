@@ -417,7 +417,8 @@ class DrainWorker:
         if settled.outcome == "gone":
             done.add(work.run_id)
             return DrainReport()
-        fresh = [entry for entry in piece.entries if entry.offset > work.run.mark.offset]
+        fresh = piece.entries[max(0, work.run.mark.offset - work.at.offset) :]
+        aside = sum([entry.raw is not None for entry in fresh])
         self.progress.bytes += piece.fresh_bytes
         if piece.blocked:
             self._park(work.run, piece.blocked, done)
@@ -428,9 +429,9 @@ class DrainWorker:
             queue.appendleft(work)
         return DrainReport(
             runs=int(piece.is_last),
-            events=sum(entry.raw is None for entry in fresh),
+            events=len(fresh) - aside,
             snapshots=len(piece.snapshots),
-            quarantined=sum(entry.raw is not None for entry in fresh),
+            quarantined=aside,
             trimmed=settled.trimmed,
         )
 

@@ -16,7 +16,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain as chained
 from typing import Any
 
 from runstream.codec.archiving import entry_fields
@@ -50,8 +49,9 @@ _PAGE_ROWS = 1000
 _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 # many in one statement: it takes half the time of as many statements, each of which lets go of Python's lock
-_ROWS_AT_ONCE = 100  # 900 parameters; every SQLite takes 999
-_ADD_EVENTS = _ADD_EVENT + ", (?, ?, ?, ?, ?, ?, ?, ?, ?)" * (_ROWS_AT_ONCE - 1)
+_AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_VALUES = _AND_ANOTHER.count("?")
+_VALUES_AT_ONCE = 100 * _VALUES  # every SQLite takes 999
 # in the shape of ArchiveEntry. Not a view: SQLite would sort all of a run to give a page of it
 _GET_ENTRIES = """SELECT offset, chain, key,
     CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, NULL, '', NULL, 0.0
@@ -436,7 +436,7 @@ class _Additions:
         self.connection = connection
         self.now = now
         self.runs: dict[str, RunRow] = {}
-        self._events: list[tuple[Any, ...]] = []
+        self._values: list[Any] = []  # of events, one row's after the other
         self._aside: list[tuple[Any, ...]] = []
         self._lanes: dict[tuple[str, str], int] = {}
 
@@ -460,12 +460,12 @@ class _Additions:
             if data is not None:
                 if columns is None:
                     columns = _columns_of(run_id, entry)
-                self._events.append((run_id, *columns, data, offset, chain, key))
+                self._values += (run_id, *columns, data, offset, chain, key)
                 self._lanes[run_id, columns[3]] = offset
             elif raw is not None:
                 self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self.now))
             else:
-                self._events.append((run_id, *_ERASED_COLUMNS, "", offset, chain, key))
+                self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key)
 
     def set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
         """Replace the snapshot of the run or lane, unless it is the same one."""
@@ -478,11 +478,9 @@ class _Additions:
 
     def insert(self) -> None:
         """Hand it all to SQLite."""
-        whole = len(self._events) - len(self._events) % _ROWS_AT_ONCE
-        for first in range(0, whole, _ROWS_AT_ONCE):
-            rows = self._events[first : first + _ROWS_AT_ONCE]
-            self.connection.execute(_ADD_EVENTS, list(chained.from_iterable(rows)))
-        self.connection.executemany(_ADD_EVENT, self._events[whole:])
+        for first in range(0, len(self._values), _VALUES_AT_ONCE):
+            values = self._values[first : first + _VALUES_AT_ONCE]
+            self.connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
         self.connection.executemany(SET_ASIDE, self._aside)
         self.connection.executemany(SET_LANE, [(*place, offset) for place, offset in self._lanes.items()])
         set_runs(self.connection, self.runs)
