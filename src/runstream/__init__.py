@@ -48,6 +48,7 @@ from runstream.stores.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = [
     "TERMINAL_KINDS",
@@ -58,6 +59,7 @@ __all__ = [
     "AsyncRedisCheckpointer",
     "AsyncRun",
     "AsyncRunStore",
+    "AsyncTieredCheckpointer",
     "Checkpointer",
     "ConcurrencyConflict",
     "ConfigurationError",
@@ -97,6 +99,7 @@ __all__ = [
     "Sink",
     "Snapshot",
     "StoreUnavailable",
+    "TieredCheckpointer",
     "TooManyHotEvents",
     "UnsupportedVersion",
     "Visibility",

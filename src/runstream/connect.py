@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from runstream.model.errors import ConfigurationError
 from runstream.model.opening import Opening
 from runstream.model.protocols import AsyncRunStore, RunStore
+from runstream.stores.archives import ArchiveStore
 from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
@@ -26,6 +27,7 @@ from runstream.stores.redis.clients import (
 from runstream.stores.redis.embedded import EmbeddedServer
 from runstream.stores.sqlite import SQLiteCheckpointer
 from runstream.stores.threaded import ThreadedStore
+from runstream.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = ["connect", "connect_async"]
 
@@ -50,11 +52,12 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "resend_lost": _flag,
     "max_hot_events": int,
 }
+_ARCHIVES = ("sqlite", "jsonl")
 _READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
 _OBJECTS = ("event_type", "state_type", "fallback")
 
 
-def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
+def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> RunStore[Any, Any]:
     """Open the store that a URL names; None takes the URL in the environment variable ``RUNSTREAM_URL``.
 
     ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
@@ -63,26 +66,38 @@ def connect(url: str | None = None, **options: Any) -> RunStore[Any, Any]:
     ``retry_seconds``, ``require_lease``, ``resend_lost``, ``max_hot_events`` and ``max_event_bytes``, may stand in
     the query (``?namespace=dev``) or be arguments, as may ``event_type``, ``state_type`` and ``fallback``.
 
+    With ``archive``, the ``sqlite:`` or ``jsonl:`` URL of an archive that a drain worker writes from that server,
+    it is the tiered store (:class:`~runstream.tiered.TieredCheckpointer`), which reads a run as one wherever its
+    events lie.
+
     The store is a context manager; closing it closes what it opened. It is pickled by its URL, and it
     survives a fork. Raises ConfigurationError for a URL, option or server that does not fit and
     StoreUnavailable for a server that cannot be reached.
     """
     target = _Target.parse(url, options)
-    store: RunStore[Any, Any] = target.open().reopens_with(_reopen, target.url, options)
-    return store
+    with ExitStack() as opened:
+        archived = None if archive is None else opened.enter_context(_open_archive(target, archive))
+        store = target.open()
+        if archived is not None:
+            opened.enter_context(store)
+            store = TieredCheckpointer(store, archived).owns(opened.pop_all().close)
+    reopened: RunStore[Any, Any] = store.reopens_with(_reopen, target.url, archive, options)
+    return reopened
 
 
-def connect_async(url: str | None = None, **options: Any) -> Opening[AsyncRunStore[Any, Any]]:
+def connect_async(
+    url: str | None = None, *, archive: str | None = None, **options: Any
+) -> Opening[AsyncRunStore[Any, Any]]:
     """As :func:`connect`, for asyncio: await what this gives, or enter it with ``async with``."""
     target = _Target.parse(url, options)
-    return Opening(partial(_open_async, target.url, options))
+    return Opening(partial(_open_async, target.url, archive, options))
 
 
-async def _open_async(url: str, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
+async def _open_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
     # joining an embedded server, or opening a file, waits; a thread does that
-    store = await asyncio.to_thread(_reopen_async, url, options)
+    store = await asyncio.to_thread(_reopen_async, url, archive, options)
     try:
-        if isinstance(store, AsyncRedisCheckpointer):
+        if isinstance(store, AsyncRedisCheckpointer | AsyncTieredCheckpointer):
             await store.open()
     except BaseException:  # whatever it is, connections and server are given back
         await store.close()
@@ -90,14 +105,37 @@ async def _open_async(url: str, options: dict[str, Any]) -> AsyncRunStore[Any, A
     return store
 
 
-def _reopen(url: str, options: dict[str, Any]) -> RunStore[Any, Any]:
-    return connect(url, **options)
+def _reopen(url: str, archive: str | None, options: dict[str, Any]) -> RunStore[Any, Any]:
+    return connect(url, archive=archive, **options)
 
 
-def _reopen_async(url: str, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
+def _reopen_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
     target = _Target.parse(url, options)
-    store: AsyncRunStore[Any, Any] = target.build_async().reopens_with(_reopen_async, url, options)
-    return store
+    with ExitStack() as opened:
+        archived = None if archive is None else opened.enter_context(_open_archive(target, archive))
+        store = target.build_async()
+        if archived is not None:
+            opened.pop_all()
+            store = AsyncTieredCheckpointer(store, archived).owns(partial(_close_both, store, archived))
+    reopened: AsyncRunStore[Any, Any] = store.reopens_with(_reopen_async, url, archive, options)
+    return reopened
+
+
+async def _close_both(hot: AsyncRedisCheckpointer[Any, Any], archive: ArchiveStore[Any, Any]) -> None:
+    await hot.close()
+    await asyncio.to_thread(archive.close)
+
+
+def _open_archive(hot: _Target, url: str) -> ArchiveStore[Any, Any]:
+    """The archive of a tiered store, with the event and state types of its hot part."""
+    target = _Target.parse(url, {name: hot.options[name] for name in _OBJECTS if name in hot.options})
+    if hot.scheme in _LOCAL or target.scheme not in _ARCHIVES:
+        raise ConfigurationError(
+            "a tiered store is a Redis store (redis:, rediss:, unix:, embedded:, fake:) with an archive that is"
+            f" sqlite: or jsonl:, not {hot.scheme}: with {target.scheme}:"
+        )
+    archive: ArchiveStore[Any, Any] = target.open()
+    return archive
 
 
 class _Target:

@@ -175,6 +175,11 @@ class Lease(_Tenure, Generic[E, S]):
             except LeaseHeld as held:
                 time.sleep(_pause_for(held, deadline))
 
+    def over(self, store: RunStore[E, S]) -> Self:
+        """The same lease, which writes and reads through another view of its store."""
+        self._store = store
+        return self
+
     def check(self) -> None:
         """Ask the store, and renew the lease. Raises LeaseLost, or StoreUnavailable where there is no answer."""
         with self._renewing():
@@ -296,6 +301,11 @@ class AsyncLease(_Tenure, Generic[E, S]):
                 return cls(store, await take(), asked_at, renew=renew, release=release)
             except LeaseHeld as held:
                 await asyncio.sleep(_pause_for(held, deadline))
+
+    def over(self, store: AsyncRunStore[E, S]) -> Self:
+        """The same lease, which writes and reads through another view of its store."""
+        self._store = store
+        return self
 
     async def check(self) -> None:
         """Ask the store, and renew the lease. Raises LeaseLost, or StoreUnavailable where there is no answer."""

@@ -22,14 +22,14 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_run_id
-from runstream.model.protocols import OnCorrupt
+from runstream.model.protocols import MendableSink, OnCorrupt
 from runstream.model.values import Cursor, E, Recorded, S
 from runstream.stores.filters import check_read, origin
 from runstream.stores.local import LocalStore
 from runstream.stores.planning import AppendPlan, AppendRequest
 from runstream.stores.refusals import diverged, lost
 
-__all__ = ["ArchiveStore", "check_cut", "new_entries", "planned_entries"]
+__all__ = ["ArchiveStore", "check_cut", "deleted_here", "new_entries", "planned_entries"]
 
 
 def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEntry]:
@@ -114,7 +114,16 @@ def check_cut(
     return True
 
 
-class ArchiveStore(LocalStore[E, S]):
+def deleted_here(run_id: str) -> HistoryDiverged:
+    """The archive was told to take nothing of this history any more."""
+    return HistoryDiverged(
+        f"run {run_id!r} was deleted, with this very history: nothing was written",
+        run_id=run_id,
+        offset=0,
+    )
+
+
+class ArchiveStore(LocalStore[E, S], MendableSink):
     """A local store that is a sink as well. Subclasses give ``_entries`` besides."""
 
     def header(self, run_id: str) -> RunHeader | None:
@@ -127,6 +136,14 @@ class ArchiveStore(LocalStore[E, S]):
     @abstractmethod
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         """The entries with ``low < offset <= high``, in order or newest first, quarantined ones too."""
+
+    @abstractmethod
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand.
+
+        ``start`` is the place before the history's first event, None for what the archive itself has. False if
+        there was nothing to remove.
+        """
 
     def read(
         self,

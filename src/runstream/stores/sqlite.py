@@ -34,7 +34,7 @@ from runstream.model.errors import CorruptRecordError, EncodingError, StoreUnava
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
-from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
+from runstream.stores.archives import ArchiveStore, deleted_here, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.sqlite_file import ArchiveFile, absolute_path, is_damage
@@ -105,6 +105,9 @@ _DELETE_RUN = (
     "DELETE FROM runs WHERE run_id = ?",
 )
 
+_NOTE_DELETED = "INSERT OR IGNORE INTO deleted (run_id, start_chain, deleted_at) VALUES (?, ?, ?)"
+_WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
+
 # an event with neither kind nor data, see sqlite_schema
 _ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
 
@@ -153,9 +156,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         """
         check_run_id(run_id)
         with self._file.write() as connection:
-            was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
-            if was_there:
-                remove_all(connection, self._clock(), run_id)  # if it raises, all is undone
+            was_there = _delete(connection, self._clock(), run_id)
         self._forget(run_id)
         return was_there
 
@@ -265,6 +266,17 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
 
     # -- a sink ------------------------------------------------------------------------------------
 
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand."""
+        check_run_id(run_id)
+        with self._file.write() as connection:
+            run, now = run_row(connection, run_id), self._clock()
+            starts = [place for place in (start, run and run.start) if place is not None]
+            connection.executemany(_NOTE_DELETED, [(run_id, place.chain, now) for place in starts])
+            was_there = _delete(connection, now, run_id)
+        self._forget(run_id)
+        return was_there
+
     @property
     def archive_id(self) -> str:
         """The UUID of this archive."""
@@ -369,6 +381,13 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
 # -- inside a transaction ------------------------------------------------------------------------------
 
 
+def _delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
+    was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
+    if was_there:
+        remove_all(connection, now, run_id)  # if it raises, all is undone
+    return was_there
+
+
 def _append(additions: _Additions, request: AppendRequest) -> AppendPlan:
     run_id, now = request.run_id, additions.now
     run = additions.run(run_id)
@@ -415,6 +434,8 @@ def _add_batch(additions: _Additions, batch: RunBatch) -> None:
     header, now = batch.header, additions.now
     run_id = header.run_id
     run = additions.run(run_id)
+    if run is None and additions.connection.execute(_WAS_DELETED, (run_id, header.start.chain)).fetchone():
+        raise deleted_here(run_id)
     entries = new_entries(batch, None if run is None else run.last, partial(additions.place_of, run_id))
     additions.add_entries(run_id, entries)
     for snapshot in batch.snapshots:

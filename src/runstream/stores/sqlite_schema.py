@@ -123,6 +123,13 @@ _LATER = {
         token TEXT NOT NULL,
         expires_at REAL NOT NULL  -- Unix time in seconds
     )""",
+    # histories that were deleted here, so that a drain which had one in hand does not bring it back
+    "deleted": """CREATE TABLE deleted (
+        run_id TEXT NOT NULL,
+        start_chain INTEGER NOT NULL,
+        deleted_at REAL NOT NULL,
+        PRIMARY KEY (run_id, start_chain)
+    ) WITHOUT ROWID""",
     "leases_by_run": "CREATE INDEX leases_by_run ON leases (run_id)",
 }
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
@@ -14,13 +15,14 @@ from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import Locks, names_in, unavailable, write_file
 from runstream.stores.jsonl.lines import facts_of, is_header, load_header
 
-__all__ = ["Home"]
+__all__ = ["DELETED", "Home"]
 
 _FORMAT = 1
 _ABOUT = ".runstream.json"
 _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )
+DELETED = ".deleted.jsonl"
 
 
 class Home:
@@ -78,6 +80,24 @@ class Home:
             raise StoreUnavailable(
                 f"{self.path} is not the archive {known} that it was while it was in use: {_WAY_BACK}"
             )
+
+    def was_deleted(self, run_id: str, chain: int) -> bool:
+        """Whether a history of that run, which began with that chain, was deleted here for good."""
+        path = self.path / DELETED
+        with unavailable(path), contextlib.suppress(FileNotFoundError):
+            return _deleted_line(run_id, chain) in path.read_text().splitlines()
+        return False
+
+    def note_deleted(self, run_id: str, chains: Collection[int]) -> None:
+        """Note histories of a run as deleted for good; the caller holds the lock of that name."""
+        path = self.path / DELETED
+        with unavailable(path):
+            known = path.read_text().splitlines() if path.exists() else []
+            lines = dict.fromkeys([*known, *(_deleted_line(run_id, chain) for chain in chains)])
+            prepared = path.with_name(f"{DELETED}.prepared")
+            write_file(prepared, "".join(f"{line}\n" for line in lines).encode())
+            prepared.replace(path)
+            sync_directory(self.path)
 
     def directory_of(self, run_id: str) -> Path:
         """The run's directory, whether it exists or not. Raises ConfigurationError for a symbolic link."""
@@ -141,6 +161,10 @@ class Home:
 def _identity(facts: os.stat_result) -> tuple[int, int, int]:
     # an inode's number is given out again: its time tells one file from the next
     return facts.st_dev, facts.st_ino, facts.st_ctime_ns
+
+
+def _deleted_line(run_id: str, chain: int) -> str:
+    return json.dumps([run_id, chain])
 
 
 def _run_in(directory: Path) -> str | None:

@@ -22,11 +22,11 @@ from runstream.model.errors import ConfigurationError, CorruptRecordError, Encod
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
-from runstream.stores.archives import ArchiveStore, new_entries, planned_entries
+from runstream.stores.archives import ArchiveStore, deleted_here, new_entries, planned_entries
 from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import names_in, unavailable
 from runstream.stores.jsonl.history import Span
-from runstream.stores.jsonl.home import Home
+from runstream.stores.jsonl.home import DELETED, Home
 from runstream.stores.jsonl.lines import NOT_READ, Mark
 from runstream.stores.jsonl.logfile import RunLog, Standing, bury
 from runstream.stores.jsonl.mending import cut_back, readmit
@@ -144,6 +144,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                     standing = self._history(log)
                     places[run_id] = None if standing is None else standing.last
                 place = places[run_id]
+                if place is None and self._home.was_deleted(run_id, batch.header.start.chain):
+                    raise deleted_here(run_id)
                 lacking = new_entries(batch, place, functools.partial(_place_of, log))
                 entries = [self._timed(entry) for entry in lacking]
                 snapshots = [new for new in batch.snapshots if not self._has(log, new)]
@@ -243,6 +245,17 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             cut_back(log, header, to, expected)
         self._forget(header.run_id)
 
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand."""
+        check_run_id(run_id)
+        with self._writing([run_id, DELETED]):
+            standing = self._standing(self._log(run_id))
+            chains = {place.chain for place in (start, standing and standing.start) if place is not None}
+            self._home.note_deleted(run_id, chains)
+            was_there = self._delete(run_id)
+        self._forget(run_id)
+        return was_there
+
     # -- as a store --------------------------------------------------------------------------------
 
     def run_info(self, run_id: str) -> RunInfo | None:
@@ -258,15 +271,19 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             if not self._home.directory_of(run_id).exists():
                 return False
             with self._home.locks.held([run_id]), unavailable(self.base_dir):
-                log = self._log(run_id)
-                if not any(map(names.is_run_file, names_in(log.directory))):
-                    return False
-                for name in names_in(self.base_dir):
-                    if name.startswith(_GRAVE):  # of somebody who was killed in the middle of this
-                        bury(self.base_dir / name)
-                log.remove(self.base_dir / f"{_GRAVE}{secrets.token_hex(8)}")
-                self._logs.pop(run_id, None)
+                was_there = self._delete(run_id)
         self._forget(run_id)
+        return was_there
+
+    def _delete(self, run_id: str) -> bool:
+        log = self._log(run_id)
+        if not any(map(names.is_run_file, names_in(log.directory))):
+            return False
+        for name in names_in(self.base_dir):
+            if name.startswith(_GRAVE):  # of somebody who was killed in the middle of this
+                bury(self.base_dir / name)
+        log.remove(self.base_dir / f"{_GRAVE}{secrets.token_hex(8)}")
+        self._logs.pop(run_id, None)
         return True
 
     def last_seq(self, run_id: str, lane_id: str) -> int:

@@ -16,6 +16,7 @@ from runstream.model.opening import Opening
 from runstream.model.protocols import Fallback, Leased, OnCorrupt
 from runstream.model.values import (
     Appended,
+    Cursor,
     DeltaBuffer,
     E,
     LeaseGrant,
@@ -352,7 +353,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         async def begin() -> AsyncRun[E, S]:
             await self.open()
             return await AsyncRun.open(
-                self._sharing_all_but(context=self.context.for_one_writer()),
+                self.for_one_writer(),
                 run_id,
                 lane_id=lane_id,
                 session_id=session_id,
@@ -370,6 +371,18 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         Raises EventsArchived for a lane that was not written since its run was retired.
         """
         return await self.perform(reading.last_seq(self.context, run_id, lane_id))
+
+    def for_one_writer(self) -> Self:
+        """The store for one more writer, who knows of snapshots only what it does itself."""
+        return self._sharing_all_but(context=self.context.for_one_writer())
+
+    async def has_recovered(self, run_id: str, offset: int, *, lane_id: str | None = None) -> None:
+        """Note that this writer has recovered the run, or a lane, up to an offset, from wherever that lies."""
+        await self.perform(reading.has_recovered(self.context, run_id, offset, lane_id=lane_id))
+
+    async def start_of(self, run_id: str) -> Cursor | None:
+        """The place before a run's first event, whose chain no other run has; None for a run that is not there."""
+        return await self.perform(reading.start_of(self.context, run_id))
 
     @property
     def codec(self) -> Codec[E, S]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
@@ -12,6 +12,7 @@ from runstream.model.events import EventKind, Visibility
 from runstream.model.protocols import Fallback, Leased, OnCorrupt
 from runstream.model.values import (
     Appended,
+    Cursor,
     DeltaBuffer,
     E,
     Placement,
@@ -337,7 +338,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         Raises what ``recover`` and ``lease`` raise.
         """
         return Run.open(
-            self._sharing_all_but(context=self.context.for_one_writer()),
+            self.for_one_writer(),
             run_id,
             lane_id=lane_id,
             session_id=session_id,
@@ -353,6 +354,18 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         Raises EventsArchived for a lane that was not written since its run was retired.
         """
         return self.perform(reading.last_seq(self.context, run_id, lane_id))
+
+    def for_one_writer(self) -> Self:
+        """The store for one more writer, who knows of snapshots only what it does itself."""
+        return self._sharing_all_but(context=self.context.for_one_writer())
+
+    def has_recovered(self, run_id: str, offset: int, *, lane_id: str | None = None) -> None:
+        """Note that this writer has recovered the run, or a lane, up to an offset, from wherever that lies."""
+        self.perform(reading.has_recovered(self.context, run_id, offset, lane_id=lane_id))
+
+    def start_of(self, run_id: str) -> Cursor | None:
+        """The place before a run's first event, whose chain no other run has; None for a run that is not there."""
+        return self.perform(reading.start_of(self.context, run_id))
 
     @property
     def codec(self) -> Codec[E, S]:

@@ -84,7 +84,7 @@ class SnapshotMemory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState | None]] = OrderedDict()
         self._bytes = 0
 
     def get(self, run_id: str, lane_id: str | None) -> tuple[str, int, PackedState | None]:
@@ -92,12 +92,12 @@ class SnapshotMemory:
         with self._lock:
             return self._known.get((run_id, lane_id), ("", 0, None))
 
-    def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState) -> None:
-        """Remember a snapshot."""
+    def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState | None) -> None:
+        """Remember a snapshot; without its state the next is sent whole."""
         with self._lock:
             self._drop((run_id, lane_id))
             self._known[run_id, lane_id] = (token, revision, state)
-            self._bytes += state.size
+            self._bytes += 0 if state is None else state.size
             while self._bytes > _MAX_SNAPSHOT_BYTES:
                 self._drop(next(iter(self._known)))
 
@@ -109,7 +109,7 @@ class SnapshotMemory:
 
     def _drop(self, place: tuple[str, str | None]) -> None:
         known = self._known.pop(place, None)
-        if known is not None:
+        if known is not None and known[2] is not None:
             self._bytes -= known[2].size
 
 

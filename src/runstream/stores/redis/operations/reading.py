@@ -30,17 +30,20 @@ __all__ = [
     "Standing",
     "collect",
     "follow",
+    "has_recovered",
     "last_seq",
     "list_events",
     "read",
     "recover",
     "standing_of",
     "standing_query",
+    "start_of",
 ]
 
 PAGE = 1000
 _MAX_SEQUENCE = 2**64 - 1
 _RECOVER_ATTEMPTS = 10
+_RETIRED = "retired"  # in the place of a token: the snapshot that left Redis when the run was retired
 
 
 class Standing(NamedTuple):
@@ -162,6 +165,28 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
         run_id=run_id,
         first_hot=standing.last.offset + 1,
     )
+
+
+def has_recovered(
+    context: Context[E, S], run_id: str, offset: int, *, lane_id: str | None = None
+) -> Operation[None]:
+    """Note that the history up to an offset was read, partly elsewhere, in order to go on from there."""
+    keys = context.keys.run(run_id)
+    meta, has_snapshot = yield Exchange(
+        [standing_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True
+    )
+    standing = standing_of(meta)
+    context.coverage.recovered(run_id, lane_id, standing.start, offset)
+    if standing.retired is not None and not has_snapshot:
+        context.snapshots.put(run_id, lane_id, _RETIRED, 0, None)
+
+
+def start_of(context: Context[E, S], run_id: str) -> Operation[Cursor | None]:
+    """The place before the run's first event, or None for a run that is not there."""
+    check_run_id(run_id)
+    (meta,) = yield Exchange([standing_query(context.keys.run(run_id).meta)])
+    standing = standing_of(meta)
+    return standing.start if standing.exists else None
 
 
 def last_seq(context: Context[E, S], run_id: str, lane_id: str) -> Operation[int]:

@@ -33,7 +33,7 @@
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
 --         {'full', entries, more}   the run has so many entries here, too many with so many more, nothing written
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there, nothing written
---         {'retired', offset}       compare: the former snapshot was retired, up to there, nothing written
+--         {'retired', offset}       compare: the former snapshot was retired, and the writer does not have it from there, up to there, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
@@ -185,7 +185,11 @@ if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
   local gone = not saved[1] and retired and (snapshot.lane and of_lanes or of_run) or 0
   snapshot.revision = tonumber(saved[2] or gone) + 1
-  if gone > 0 and snapshot.mode == 'compare' then return {'retired', text(retired)} end
+  if gone > 0 and snapshot.base == 'retired' then
+    snapshot.base = '' -- its writer has it from the archive, where it stays as it is
+  elseif gone > 0 and snapshot.mode == 'compare' then
+    return {'retired', text(retired)}
+  end
   if (saved[1] or '') ~= snapshot.base then
     if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end

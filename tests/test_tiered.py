@@ -1,0 +1,390 @@
+"""P10: one view over hot and archive, wherever the boundary lies and while it moves."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backends import Backend, RedisBackend
+from samples import make_event, make_events, make_state
+from servers import eventually
+
+import runstream
+from runstream import (
+    AcknowledgedWritesLost,
+    ArchiveGap,
+    ConcurrencyConflict,
+    ConfigurationError,
+    DrainWorker,
+    EventKind,
+    EventsArchived,
+    HistoryDiverged,
+    JSONLCheckpointer,
+    RedisCheckpointer,
+    SQLiteCheckpointer,
+)
+from runstream.stores.archives import ArchiveStore
+from runstream.stores.redis.context import SeenBook
+from runstream.stores.redis.exchange import Exchange
+from runstream.tiered import TieredCheckpointer
+
+Hot = RedisCheckpointer[Any, Any]
+Tiered = TieredCheckpointer[Any, Any]
+
+_ARCHIVES: dict[str, Callable[[Path], ArchiveStore[Any, Any]]] = {
+    "sqlite": lambda directory: SQLiteCheckpointer(directory / "archive.db"),
+    "jsonl": lambda directory: JSONLCheckpointer(directory / "archive"),
+}
+
+
+@pytest.fixture
+def hot(redis_backend: RedisBackend) -> Hot:
+    store = redis_backend.open()
+    assert isinstance(store, RedisCheckpointer)
+    return store
+
+
+@pytest.fixture(params=_ARCHIVES)
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArchiveStore[Any, Any]]:
+    with closing(_ARCHIVES[request.param](tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tiered(hot: Hot, archive: ArchiveStore[Any, Any]) -> Tiered:
+    return TieredCheckpointer(hot, archive)
+
+
+def drain(hot: Hot, archive: Any, trim: Any = "archived") -> None:
+    assert DrainWorker(hot, [archive], trim=trim).drain_once().parked == 0
+
+
+@pytest.fixture
+def split(hot: Hot, archive: Any, tiered: Tiered) -> Tiered:
+    """A run of nine events, of which the first five are in the archive alone."""
+    tiered.append("r", make_events("r", 5))
+    drain(hot, archive)
+    tiered.append("r", make_events("r", 4, first=6))
+    return tiered
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("limit", [None, 0, 1, 4, 5, 6, 20])
+def test_every_stretch_of_a_run_is_read_as_from_a_list(split: Tiered, reverse: bool, limit: int | None) -> None:
+    for after in range(11):
+        for before in (None, *range(1, 12)):
+            offsets = list(range(after + 1, 10 if before is None else min(before, 10)))
+            wanted = (offsets[::-1] if reverse else offsets)[:limit]
+            found = list(split.read("r", after, before=before, limit=limit, reverse=reverse))
+            assert [item.offset for item in found] == wanted
+            assert [item.event.seq for item in found] == wanted
+
+
+def test_a_cursor_is_checked_in_whichever_tier_it_lies(split: Tiered) -> None:
+    for item in split.read("r"):
+        assert [later.offset for later in split.read("r", item.cursor)] == list(range(item.offset + 1, 10))
+        offset, _, chain = item.cursor.partition("-")
+        with pytest.raises(HistoryDiverged):
+            list(split.read("r", f"{offset}-{int(chain) + 1}"))
+
+
+def test_a_redis_store_alone_says_that_the_rest_has_moved(split: Tiered, hot: Hot) -> None:
+    with pytest.raises(EventsArchived):
+        hot.list_events("r")
+    assert [event.seq for event in split.list_events("r")] == list(range(1, 10))
+    assert [event.seq for event in split.list_events("r", 7)] == [8, 9]
+
+
+def test_a_gap_is_an_error_that_says_where_was_looked(split: Tiered, hot: Hot, tmp_path: Path) -> None:
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "other.db")) as other:
+        blind = TieredCheckpointer(hot, other)
+        with pytest.raises(ArchiveGap, match="1 to 5") as caught:
+            blind.list_events("r")
+        assert (caught.value.expected, caught.value.found) == (1, 6)
+        for reverse in (False, True):
+            with pytest.raises(ArchiveGap):
+                list(blind.read("r", reverse=reverse))
+
+
+def test_an_archive_with_another_history_is_never_mixed_in(split: Tiered, hot: Hot, archive: Any) -> None:
+    """The run was lost, and others have made it anew."""
+    hot.delete_run("r")
+    hot.append("r", make_events("r", 3))
+    with pytest.raises(AcknowledgedWritesLost):
+        split.list_events("r")
+    hot.append("r", make_events("r", 6, first=4))
+    hot.perform(_trimmed(hot, "r", 4))
+    for reverse in (False, True):
+        with pytest.raises(HistoryDiverged):
+            list(split.read("r", reverse=reverse))
+
+
+def _trimmed(hot: Hot, run_id: str, first: int) -> Any:
+    """As by a drain: the mark moves, and what lies before it goes."""
+    run = hot.context.keys.run(run_id)
+    ((entries),) = yield Exchange([(b"XRANGE", run.events, str(first - 1), str(first - 1))])
+    yield Exchange([(b"HSET", run.meta, "mark", entries[0][0]), (b"XTRIM", run.events, b"MINID", str(first))])
+
+
+def test_a_run_that_left_redis_altogether_is_read_from_the_archive(split: Tiered, hot: Hot, archive: Any) -> None:
+    drain(hot, archive)
+    forgetful = TieredCheckpointer(_stranger(hot), archive)
+    _vanish(hot, "r")
+    assert [item.offset for item in forgetful.read("r")] == list(range(1, 10))
+    assert [item.offset for item in forgetful.read("r", 3, limit=2, reverse=True)] == [9, 8]
+    info = forgetful.run_info("r")
+    assert info is not None
+    assert (info.last_offset, info.first_hot, info.archived_offset) == (9, 10, 9)
+    assert forgetful.list_runs() == ["r"]
+    with pytest.raises(AcknowledgedWritesLost):
+        forgetful.recover("r")
+    with pytest.raises(AcknowledgedWritesLost):  # this one had seen it
+        split.list_events("r")
+
+
+def _stranger(hot: Hot) -> Hot:
+    """A store that has seen nothing yet."""
+    twin = hot.for_one_writer()
+    twin.context = replace(twin.context, seen=SeenBook())
+    return twin
+
+
+def _vanish(hot: Hot, run_id: str) -> None:
+    """As in a restart without persistence."""
+    run = hot.context.keys.run(run_id)
+
+    def gone() -> Any:
+        yield Exchange([(b"DEL", run.events, run.meta, run.producers), (b"ZREM", run.partition.runs, run_id)])
+
+    hot.perform(gone())
+
+
+def test_snapshots_and_recovery_come_from_where_they_are(hot: Hot, archive: Any, tiered: Tiered) -> None:
+    tiered.append("r", make_events("r", 3))
+    tiered.append("r", make_events("r", 2, lane_id="side"))
+    drain(hot, archive)
+    tiered.append("r", make_events("r", 2, first=4))
+    recovery = TieredCheckpointer(_stranger(hot), archive).recover("r")
+    assert (recovery.state, recovery.offset) == (None, 0)
+    assert [item.offset for item in recovery.events] == list(range(1, 8))
+    side = tiered.recover("r", lane_id="side")
+    assert [item.offset for item in side.events] == [4, 5]
+    assert tiered.load_latest("r") is None
+
+
+def test_a_writer_that_recovered_from_both_covers_all_of_it(hot: Hot, archive: Any, tiered: Tiered) -> None:
+    tiered.append("r", make_events("r", 5))
+    drain(hot, archive)
+    tiered.append("r", make_events("r", 2, first=6))
+    other = TieredCheckpointer(_stranger(hot), archive)
+    other.recover("r")
+    other.save_snapshot("r", make_state("r"))
+    snapshot = tiered.load_snapshot("r")
+    assert snapshot is not None
+    assert snapshot.offset == 7
+
+
+def test_a_run_is_opened_and_gone_on_with_across_the_tiers(hot: Hot, archive: Any, tiered: Tiered) -> None:
+    with tiered.open_run("r", lane_id="a") as run:
+        run.emit(EventKind.AGENT_PROGRESS, n=1)
+    drain(hot, archive)
+    with tiered.open_run("r", lane_id="a", lease_ttl=5, owner="me") as run:
+        assert [item.offset for item in run.recovered.events] == [1]
+        assert run.emit(EventKind.AGENT_PROGRESS, n=2).event.seq == 2
+        run.checkpoint()
+        run.finish()
+    assert [event.seq for event in tiered.list_events("r")][:2] == [1, 2]
+
+
+def test_runs_of_both_are_listed_once_the_newest_first(hot: Hot, archive: Any, tiered: Tiered) -> None:
+    for name in "abc":
+        tiered.append(name, [make_event(name, session_id="s")])
+    drain(hot, archive)
+    _vanish(hot, "b")
+    assert set(tiered.list_runs()) == {"a", "b", "c"}
+    assert tiered.list_runs()[0] == "c"
+    assert [info.run_id for info in tiered.runs(limit=1)] == ["c"]
+    assert sorted(info.run_id for info in tiered.runs(session_id="s")) == ["a", "b", "c"]
+    tiered.append("a", [make_event("a", kind=EventKind.RUN_FINISHED)])
+    assert [info.run_id for info in tiered.runs(status="completed")] == ["a"]
+    assert sorted(info.run_id for info in tiered.runs(status="running")) == ["b", "c"]
+
+
+def test_a_deleted_run_is_not_brought_back_by_a_drain_in_flight(hot: Hot, archive: Any, tiered: Tiered) -> None:
+    """The worker has its events in hand, and writes them after that; another run of that name is welcome."""
+    tiered.append("r", make_events("r", 3))
+
+    class Late:
+        """The archive as a slow worker sees it: the run is deleted before its first write."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(archive, name)
+
+        def write(self, batches: Any) -> None:
+            if not deleted:
+                deleted.append(tiered.delete_run("r"))
+            archive.write(batches)
+
+    deleted: list[bool] = []
+    DrainWorker(hot, [Late()]).drain_once()
+    assert deleted == [True]
+    assert archive.position("r") is None
+    assert tiered.run_info("r") is None
+    assert tiered.delete_run("r") is False
+    tiered.append("r", make_events("r", 2))
+    drain(hot, archive)
+    assert len(tiered.list_events("r")) == 2
+    assert tiered.delete_run("r") is True
+    assert archive.position("r") is None
+
+
+def test_a_follower_goes_from_the_archive_through_redis_to_the_live_end(
+    split: Tiered, hot: Hot, archive: Any
+) -> None:
+    following = split.follow("r", idle_timeout=20)
+    assert [next(following).offset for _ in range(7)] == list(range(1, 8))
+    split.append("r", [make_event("r", 10), make_event("r", 11, lane_id="side")])
+    drain(hot, archive)
+    split.append("r", [make_event("r", 12, kind=EventKind.RUN_FINISHED)])
+    assert [item.offset for item in following] == [8, 9, 10, 11, 12]
+    assert [item.offset for item in split.follow("r", lane_id="side")] == [11]
+    third = list(split.read("r", limit=3))[-1].cursor
+    assert [item.offset for item in split.follow("r", third, kinds=[EventKind.RUN_FINISHED])] == [12]
+
+
+def test_followers_see_every_event_once_while_workers_trim_under_them(
+    make_backend: Callable[[str], Backend], archive: ArchiveStore[Any, Any]
+) -> None:
+    """Four writers, two workers, four followers that begin anywhere."""
+    hot = make_backend("valkey").open()
+    assert isinstance(hot, RedisCheckpointer)
+    tiered = TieredCheckpointer(hot, archive)
+    stop, per_writer = threading.Event(), 300
+
+    def write(lane_id: str) -> None:
+        for seq in range(per_writer):
+            tiered.append("r", [make_event("r", seq, lane_id=lane_id)])
+
+    def follow(after: int) -> list[tuple[int, str]]:
+        return [(item.offset, item.event.span_id) for item in tiered.follow("r", after, idle_timeout=30)]
+
+    with ThreadPoolExecutor(10) as threads:
+        workers = [
+            threads.submit(DrainWorker(hot, [archive], trim="archived", poll_seconds=0.01).run, stop) for _ in "12"
+        ]
+        writers = [threads.submit(write, lane_id) for lane_id in "abcd"]
+        eventually(lambda: (info := tiered.run_info("r")) is not None and info.first_hot > 200)
+        followers = [threads.submit(follow, after) for after in (0, 50, 199, 777)]
+        for writer in writers:
+            writer.result()
+        tiered.append("r", [make_event("r", kind=EventKind.RUN_FINISHED)])
+        seen = [follower.result() for follower in followers]
+        stop.set()
+        assert all(worker.result().parked == 0 for worker in workers)
+    whole = [(item.offset, item.event.span_id) for item in tiered.read("r")]
+    assert [offset for offset, _ in whole] == list(range(1, 4 * per_writer + 2))
+    for after, found in zip((0, 50, 199, 777), seen, strict=True):
+        assert found == whole[after:]
+
+
+def test_connect_opens_both_and_the_store_goes_to_another_process_by_its_urls(tmp_path: Path) -> None:
+    urls = {"url": f"embedded:{tmp_path / 'state'}", "archive": f"sqlite:{tmp_path / 'runs.db'}"}
+    with runstream.connect(**urls) as store:
+        assert isinstance(store, TieredCheckpointer)
+        store.append("r", make_events("r", 3))
+        with runstream.connect(urls["url"]) as hot, runstream.connect(urls["archive"]) as archive:
+            drain(hot, archive)  # type: ignore[arg-type]  # connect says no more than RunStore
+        with pickle.loads(pickle.dumps(store)) as other:
+            assert len(other.list_events("r")) == 3
+
+
+@pytest.mark.parametrize("archive", ["memory:", "redis://localhost"])
+def test_an_archive_that_is_none_is_refused(archive: str) -> None:
+    with pytest.raises(ConfigurationError, match="tiered"):
+        runstream.connect("fake:", archive=archive)
+    with pytest.raises(ConfigurationError, match="tiered"):
+        runstream.connect("memory:", archive="sqlite:x.db")
+
+
+async def test_the_async_view_reads_the_same(tmp_path: Path) -> None:
+    urls = {"url": f"embedded:{tmp_path / 'state'}", "archive": f"sqlite:{tmp_path / 'runs.db'}"}
+    async with runstream.connect_async(**urls) as store:
+        await store.append("r", make_events("r", 5))
+        with runstream.connect(urls["url"]) as hot, runstream.connect(urls["archive"]) as archive:
+            drain(hot, archive)  # type: ignore[arg-type]  # connect says no more than RunStore
+        async with store.open_run("r", lane_id="a", lease_ttl=5, owner="me") as run:
+            await run.emit(EventKind.AGENT_PROGRESS, n=6)
+            await run.checkpoint()
+            await run.finish()
+        assert len(await store.list_events("r")) == 7
+        assert [item.offset async for item in store.read("r", reverse=True, limit=3)] == [7, 6, 5]
+        assert [item.offset async for item in store.follow("r", 3)] == [4, 5, 6, 7]
+        assert (await store.recover("r")).offset == 0
+        assert [info.run_id async for info in store.runs()] == ["r"]
+        assert await store.list_runs() == ["r"]
+        async with store.lease("r", owner="you") as lease:
+            assert len(await lease.list_events("r")) == 7
+        assert await store.delete_run("r") is True
+        assert await store.run_info("r") is None
+
+
+def retire(hot: Hot, archive: Any) -> None:
+    assert DrainWorker(hot, [archive], retire_after_seconds=0).drain_once().retired == 1
+
+
+def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any, tiered: Tiered) -> None:
+    """Its snapshots and all that was known of its lanes are in the archive, and are taken from there."""
+    with tiered.open_run("r", session_id="s") as run:
+        run.emit(EventKind.AGENT_PROGRESS, n=1)
+        run.state.purpose = "first"
+        run.finish()
+    with tiered.open_run("r", lane_id="side") as side:
+        side.emit(EventKind.AGENT_PROGRESS, n=1)
+        side.checkpoint()
+    retire(hot, archive)
+    whole = tiered.list_events("r")
+    assert list(tiered.follow("r"))[-1].event == whole[-1]
+    other = TieredCheckpointer(_stranger(hot), archive)
+    assert other.load_latest("r") == tiered.load_latest("r") is not None
+    with pytest.raises(EventsArchived):
+        hot.recover("r")
+
+    def change(state: Any) -> None:
+        state.purpose += ", second"
+
+    assert other.update_state("r", change).purpose == "first, second"
+    with tiered.open_run("r", lane_id="side") as again:
+        assert again.recovered.state is not None
+        assert again.emit(EventKind.AGENT_PROGRESS, n=2).event.seq == 2
+        again.checkpoint()
+    with tiered.open_run("r") as late:
+        assert late.state.purpose == "first, second"
+        late.emit(EventKind.AGENT_PROGRESS, n=3)
+        late.state.purpose = "third"
+        late.checkpoint()
+        late.finish()
+    retire(hot, archive)
+    assert tiered.list_events("r")[: len(whole)] == whole
+    state = tiered.load_latest("r")
+    assert state is not None
+    assert state.purpose == "third"
+
+
+def test_two_that_went_on_with_a_retired_run_do_not_overwrite_each_other(
+    hot: Hot, archive: Any, tiered: Tiered
+) -> None:
+    with tiered.open_run("r") as run:
+        run.emit(EventKind.AGENT_PROGRESS)
+        run.finish()
+    retire(hot, archive)
+    first, second = tiered.open_run("r"), tiered.open_run("r")
+    first.checkpoint()
+    with pytest.raises(ConcurrencyConflict):
+        second.checkpoint()
