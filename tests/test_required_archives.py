@@ -232,7 +232,7 @@ def test_nothing_is_trimmed_that_an_archive_which_came_late_does_not_have_yet(
     hot.save_snapshot("r", RunState(run_id="r"))
     seen: list[tuple[int, int]] = []
     worker = DrainWorker(hot, archives[:3], batch=50)
-    settle = worker._settled
+    settle = worker._batches._settled
 
     def watched(*args: Any) -> Any:
         position = archives[2].position("r")
@@ -240,7 +240,7 @@ def test_nothing_is_trimmed_that_an_archive_which_came_late_does_not_have_yet(
         seen.append((first_hot(hot, "r") - 1, position.cursor.offset))
         return settle(*args)
 
-    worker._settled = watched  # type: ignore[method-assign,assignment] # after each settling
+    worker._batches._settled = watched  # type: ignore[method-assign,assignment] # after each settling
     report = worker.drain_once()
     assert report.parked == 0
     assert len(seen) == 6

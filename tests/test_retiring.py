@@ -35,6 +35,7 @@ from runstream import (
 )
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
+from runstream.drain.reach import Reach
 from runstream.drain.retiring import Retiring
 from runstream.model.values import Cursor
 from runstream.stores.redis.exchange import Exchange, Replies
@@ -260,15 +261,7 @@ def test_a_worker_looks_only_at_what_was_quiet(hot: Hot, archives: list[Archive]
 
 
 def retiring_of(hot: Hot, archives: list[Archive], forget_after: float | None = None) -> Retiring:
-    return Retiring(
-        hot.context.keys,
-        archives,
-        0,
-        forget_after,
-        perform=hot.perform,
-        position=lambda sink, run_id: sink.position(run_id),
-        park_seconds=60,
-    )
+    return Retiring(Reach(hot), archives, 0, forget_after, park_seconds=60)
 
 
 def test_a_run_that_another_archive_is_to_have_by_now_is_not_retired(

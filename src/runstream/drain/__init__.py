@@ -1,5 +1,6 @@
 """The drain: archive what is in Redis, prove it, and trim."""
 
-from runstream.drain.worker import DrainWorker, Trim
+from runstream.drain.batches import Trim
+from runstream.drain.worker import DrainWorker
 
 __all__ = ["DrainWorker", "Trim"]

@@ -14,15 +14,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from runstream.model.archive import Position
+from runstream.drain.reach import Reach
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
-from runstream.stores.redis.exchange import Operation
-from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations import draining, retiring
 from runstream.stores.redis.operations.draining import LoadedRun
 from runstream.stores.redis.operations.retiring import Fit
@@ -38,19 +35,16 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 class Retiring:
     """What one worker retires and forgets; without ``retire_after`` (seconds) it does nothing.
 
-    ``perform`` runs an operation on Redis, ``position`` asks an archive. Raises ConfigurationError for a time
-    below 0, and for ``forget_after`` alone.
+    Raises ConfigurationError for a time below 0, and for ``forget_after`` alone.
     """
 
     def __init__(
         self,
-        keys: Keys,
+        reach: Reach,
         sinks: Sequence[Sink],
         retire_after: float | None,
         forget_after: float | None,
         *,
-        perform: Callable[[Operation[Any]], Any],
-        position: Callable[[Sink, str], Position | None],
         park_seconds: float,
     ) -> None:
         for name, seconds in (("retire_after_seconds", retire_after), ("forget_after_seconds", forget_after)):
@@ -60,9 +54,9 @@ class Retiring:
             raise ConfigurationError(
                 "forget_after_seconds without retire_after_seconds: only what was retired is forgotten; pass both"
             )
-        self._keys = keys
-        self._perform = perform
-        self._position = position
+        self._keys = reach.keys
+        self._perform = reach.perform
+        self._position = reach.position
         self._sinks = sinks
         self._retire_after = retire_after
         self._forget_after = forget_after

@@ -13,40 +13,26 @@ import os
 import random
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any
 
+from runstream.drain.batches import Batches, Trim
 from runstream.drain.episodes import Episodes
 from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.progress import REDIS, Progress, Timing
-from runstream.drain.proof import disproof
+from runstream.drain.reach import Reach
 from runstream.drain.retiring import Retiring
-from runstream.drain.work import Piece, Positions, RunWork, why_parked
-from runstream.model.archive import Position
-from runstream.model.errors import (
-    ArchiveGap,
-    ConfigurationError,
-    HistoryDiverged,
-    RunstreamError,
-    StoreUnavailable,
-)
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.exchange import Operation
 from runstream.stores.redis.operations import draining
-from runstream.stores.redis.operations.draining import DueRun, Proven, Settled
-from runstream.stores.redis.pace import Pace
+from runstream.stores.redis.operations.draining import DueRun
 
-__all__ = ["DrainWorker", "Trim"]
-
-Trim: TypeAlias = Literal["covered", "archived", "never"]
-
-T = TypeVar("T")
+__all__ = ["DrainWorker"]
 
 _log = logging.getLogger("runstream.drain")
 
@@ -92,37 +78,37 @@ class DrainWorker:
     ) -> None:
         if not sinks:
             raise ConfigurationError("a drain needs at least one archive to drain to")
-        if batch < 1:
-            raise ConfigurationError(f"batch={batch}: a transaction holds at least one event")
-        if trim not in ("covered", "archived", "never"):
-            raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._hot = hot
         self._keys = hot.context.keys
-        self._sinks = list(sinks)
         self._archives = {sink.archive_id: sink.location for sink in sinks}
-        if len(self._archives) != len(self._sinks):
+        if len(self._archives) != len(sinks):
             raise ConfigurationError("two of the archives are one and the same; name each once")
         self._partitions = None if partitions is None else sorted(self._keys.numbered(partitions))
-        self._pace = Pace(batch)
-        self._trim: Trim = trim
         self._claim_seconds = claim_seconds
         self._poll_seconds = poll_seconds
         self._park_seconds = park_seconds
         self._enlisted = False
         self.progress = Progress(writes=dict.fromkeys(self._archives.values(), Timing()))
         self._report = DrainReport()
-        self._failed = REDIS
+        self._reach = Reach(hot)
+        self._perform = self._reach.perform
         self._heartbeat = Heartbeat(hot, self.name, claim_seconds, self._said)
         self._episodes = Episodes(self.name, self.progress, poll_seconds, self._heartbeat.report_now)
-        self._retiring = Retiring(
-            self._keys,
-            self._sinks,
-            retire_after_seconds,
-            forget_after_seconds,
-            perform=self._perform,
-            position=self._position,
+        self._batches = Batches(
+            self._reach,
+            list(sinks),
+            self._heartbeat,
+            self._episodes,
+            self.progress,
+            self._note,
+            batch=batch,
+            trim=trim,
+            claim_seconds=claim_seconds,
             park_seconds=park_seconds,
+        )
+        self._retiring = Retiring(
+            self._reach, list(sinks), retire_after_seconds, forget_after_seconds, park_seconds=park_seconds
         )
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
@@ -164,11 +150,11 @@ class DrainWorker:
                 self._drain_claimed(claimed, stop)
             self._note(self._retiring.some_due())
         except StoreUnavailable as error:
-            if self._failed == REDIS:
+            if self._reach.failed == REDIS:
                 self._enlisted = False  # it may come back without what it knew
             else:
                 self._episodes.over(REDIS)
-            return self._episodes.failed(self._failed, error)
+            return self._episodes.failed(self._reach.failed, error)
         self._episodes.over(REDIS)
         return 0 if claimed else self._poll_seconds
 
@@ -193,23 +179,6 @@ class DrainWorker:
         self._report += done
         self.progress.report += done
         self.progress.beat()
-
-    @contextmanager
-    def _using(self, what: str) -> Iterator[None]:
-        """Remember who it was that could not be reached."""
-        try:
-            yield
-        except StoreUnavailable:
-            self._failed = what
-            raise
-
-    def _perform(self, operation: Operation[T]) -> T:
-        with self._using(REDIS):
-            return self._hot.perform(operation)
-
-    def _position(self, sink: Sink, run_id: str) -> Position | None:
-        with self._using(sink.location):
-            return sink.position(run_id)
 
     # -- claiming ----------------------------------------------------------------------------------
 
@@ -255,7 +224,7 @@ class DrainWorker:
             try:
                 self._drain_apart([due], done, stop)
             except StoreUnavailable as error:
-                if suspect is not None or self._failed == REDIS:
+                if suspect is not None or self._reach.failed == REDIS:
                     raise
                 suspect = due, error
             else:
@@ -276,7 +245,7 @@ class DrainWorker:
         while groups and not stop.is_set():
             group = [due for due in groups.popleft() if due.run_id not in done]
             try:
-                self._drain_together(group, done, stop)
+                self._batches.drain_together(group, done, stop)
             except (StoreUnavailable, ConfigurationError):
                 raise
             except Exception as error:  # noqa: BLE001 - see above
@@ -289,167 +258,6 @@ class DrainWorker:
         for due in culprits:
             self._set_aside(due.run_id, error, done)
         return [group] if culprits else [group[:middle], group[middle:]]
-
-    def _drain_together(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
-        queue: deque[RunWork] = deque()
-        for due, (run, positions) in zip(claimed, self._look([due.run_id for due in claimed]), strict=True):
-            if run is None:  # deleted since it was claimed
-                done.add(due.run_id)
-                continue
-            try:
-                queue.append(RunWork.begin(due, run, positions))
-            except HistoryDiverged as error:
-                self._park(run, why_parked(error), done)
-        while queue and not stop.is_set():
-            self._drain_batch(queue, done)
-
-    def _look(self, run_ids: Sequence[str]) -> list[tuple[draining.LoadedRun | None, Positions]]:
-        """How these runs stand in Redis, and how far each archive has them.
-
-        The archives are asked first: then none can be ahead of Redis because of what happens in between.
-        """
-        found = [[self._position(sink, run_id) for run_id in run_ids] for sink in self._sinks]
-        runs = self._perform(draining.load(self._keys, run_ids))
-        return [(run, positions) for run, *positions in zip(runs, *found, strict=True)]
-
-    def _has_moved(self, work: RunWork) -> bool:
-        """Whether another worker has taken the run on: a claim that had run out, as it does when one is slow."""
-        ((run, positions),) = self._look([work.run_id])
-        return run is None or run.mark != work.run.mark or list(positions) != list(work.positions)
-
-    def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> None:
-        """Write, prove and settle as many entries as go into one transaction."""
-        pieces: list[Piece] = []
-        chosen, room = [], self._pace.count
-        while queue and room > 0:
-            want = queue[0].want(room)
-            room -= max(1, want.last - want.first + 1)
-            chosen.append((queue.popleft(), want))
-        loaded = self._perform(draining.load_entries(self._keys, [want for _, want in chosen]))
-        self._pace.saw(record for found in loaded for _, record in found.entries)
-        for (work, want), found in zip(chosen, loaded, strict=True):
-            try:
-                pieces.append(Piece.make(work, want, found))
-            except (ArchiveGap, HistoryDiverged) as error:
-                if self._has_moved(work):
-                    done.add(work.run_id)
-                else:
-                    self._park(work.run, why_parked(error), done)
-        # nothing is settled before every archive has written and shown all of it
-        for sink in self._sinks:
-            self._write(sink, pieces, done)
-        for sink in self._sinks:
-            self._prove(sink, pieces, done)
-        self._settle(pieces, queue, done)
-
-    def _write(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
-        """Write the pieces in one transaction, without those of runs that the archive must refuse."""
-        while pieces:
-            self.progress.beat()
-            began = time.monotonic()
-            try:
-                with self._using(sink.location):
-                    sink.write([piece.batch() for piece in pieces])
-            except (ArchiveGap, HistoryDiverged) as error:
-                refused = next(piece for piece in pieces if piece.work.run_id == error.run_id)
-                pieces.remove(refused)
-                self._give_up(refused.work, why_parked(error), done)
-            else:
-                self.progress.wrote(sink.location, time.monotonic() - began)
-                break
-
-    def _prove(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
-        """Read the pieces back, and park the runs of which the archive does not hold what it was given."""
-        self.progress.beat()
-        for piece in list(pieces):
-            with self._using(sink.location):
-                reason = disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)
-            if reason is not None:
-                pieces.remove(piece)
-                self._give_up(piece.work, f"{reason}; nothing was trimmed", done)
-        if pieces:
-            self._episodes.over(sink.location)
-
-    def _settle(self, pieces: list[Piece], queue: deque[RunWork], done: set[str]) -> None:
-        if not pieces:
-            return
-        proven = [self._proven(piece) for piece in pieces]
-        with self._heartbeat.still:
-            replies = self._perform(draining.settle(self._keys, proven, list(self._archives)))
-        report = DrainReport()
-        for piece, settled in zip(pieces, replies, strict=True):
-            report += self._settled(piece, settled, queue, done)
-        self.progress.batches += 1
-        self._note(report)
-        _log.info("settled %s", report, extra=report.to_dict())
-
-    def _proven(self, piece: Piece) -> Proven:
-        for lane_id, reason in piece.broken.items():
-            of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
-            _log.error(
-                "the snapshot%s of run %r does not read: %s",
-                of_lane,
-                piece.work.run_id,
-                reason,
-                extra={"run": piece.work.run_id, "lane": lane_id},
-            )
-        return Proven(
-            piece.work.run.header,
-            piece.end,
-            piece.tokens,
-            # a snapshot that does not read covers nothing
-            "never" if piece.broken else self._trim,
-            None if piece.is_last else self._claim_seconds,
-        )
-
-    def _settled(self, piece: Piece, settled: Settled, queue: deque[RunWork], done: set[str]) -> DrainReport:
-        work = piece.work
-        if settled.outcome == "archives":
-            raise ConfigurationError(
-                f"run {work.run_id!r} must also be archived in {settled.detail}, which is required since; nothing"
-                " was trimmed: start the worker with that archive too, or see `runstream archives`"
-            )
-        if settled.outcome == "diverged":
-            reason = "Redis lost what was being archived and has another history now; nothing was trimmed"
-            error = HistoryDiverged(reason, run_id=work.run_id, offset=piece.end.offset)
-            self._park(work.run, why_parked(error), done)
-            return DrainReport()
-        if settled.outcome == "gone":
-            done.add(work.run_id)
-            return DrainReport()
-        fresh = piece.entries[max(0, work.run.mark.offset - work.at.offset) :]
-        aside = sum([entry.raw is not None for entry in fresh])
-        self.progress.bytes += piece.fresh_bytes
-        if piece.blocked:
-            self._park(work.run, piece.blocked, done)
-        elif piece.is_last:
-            done.add(work.run_id)
-        else:
-            work.at = piece.end
-            queue.appendleft(work)
-        return DrainReport(
-            runs=int(piece.is_last),
-            events=len(fresh) - aside,
-            snapshots=len(piece.snapshots),
-            quarantined=aside,
-            trimmed=settled.trimmed,
-        )
-
-    def _give_up(self, work: RunWork, reason: str, done: set[str]) -> None:
-        """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
-        (run,) = self._perform(draining.load(self._keys, [work.run_id]))
-        if run is not None and run.mark == work.run.mark:
-            self._park(work.run, reason, done)
-        done.add(work.run_id)
-
-    def _park(self, run: draining.LoadedRun, reason: str, done: set[str]) -> None:
-        """Set a run aside, so that it holds up no other, and say why."""
-        run_id = run.header.run_id
-        _log.error("run %r is parked: %s", run_id, reason, extra={"run": run_id, "reason": reason})
-        with self._heartbeat.still:
-            self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))
-        done.add(run_id)
-        self._note(DrainReport(parked=1))
 
     def _set_aside(self, run_id: str, error: Exception, done: set[str]) -> None:
         """Park a run that failed in a way that is not foreseen."""
