@@ -75,7 +75,8 @@ def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:
         check_name("key", key)
     _, lane_id, _, _, seq, ts, kind, *_ = values
     offset, chain = at
-    return ArchiveEntry(offset, chain, key, data, None, "", EntryColumns(int(seq), float(ts), kind, lane_id))
+    columns = EntryColumns._make((int(seq), float(ts), kind, lane_id))
+    return ArchiveEntry._make((offset, chain, key, data, None, "", columns, 0.0))
 
 
 def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:

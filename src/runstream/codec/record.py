@@ -145,7 +145,7 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
     bodies = [record[_HEAD:] for record in records]
     start = seed(run_id)
     for record, body in zip(records, bodies, strict=True):
-        if record[:1] != _VERSION_BYTE or zlib.crc32(body, start) != record_crc(record):
+        if record[:_HEAD] != _VERSION_BYTE + zlib.crc32(body, start).to_bytes(4, "big"):
             return None
     decoded = unpack_plain(bodies)
     sizes = range(len(FIELDS), len(FIELDS) + 3)

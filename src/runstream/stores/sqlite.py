@@ -476,17 +476,19 @@ class _Additions:
 
     def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Entries that come after all that the run has."""
+        lanes: dict[str, int] = {}
         for entry in entries:
             offset, chain, key, data, raw, reason, columns, quarantined_at = entry
             if data is not None:
                 if columns is None:
                     columns = _columns_of(run_id, entry)
                 self._values += (run_id, *columns, data, offset, chain, key)
-                self._lanes[run_id, columns[3]] = offset
+                lanes[columns[3]] = offset
             elif raw is not None:
                 self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self.now))
             else:
                 self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key)
+        self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
 
     def set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
         """Replace the snapshot of the run or lane, unless it is the same one."""

@@ -20,7 +20,7 @@ class Pace:
 
     def saw(self, records: Iterable[bytes]) -> None:
         """Note what came."""
-        sizes = [len(record) for record in records]
+        sizes = list(map(len, records))
         if sizes:
             mean = max(1, sum(sizes) // len(sizes))
             self.count = max(1, min(self._most, _TARGET_BYTES // mean))
