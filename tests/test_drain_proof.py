@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -419,3 +420,33 @@ def test_a_batch_of_another_history_is_refused_however_far_the_archive_is(
         with pytest.raises(HistoryDiverged):
             archive.write([part])
     check_holds_what_left(hot, archive)
+
+
+class Forgetful(sqlite3.Connection):
+    """A connection that, while it is told to, takes a COMMIT for done."""
+
+    forgets = False
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        return super().execute("SELECT 1" if self.forgets and sql == "COMMIT" else sql, *args)
+
+
+def test_a_commit_that_was_lost_is_noticed(hot: Hot, tmp_path: Path, monkeypatch: Any) -> None:
+    """What is read back comes over the connection that wrote it, which sees what it has not committed."""
+    acknowledged = fill(hot)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Forgetful))
+    with SQLiteCheckpointer(tmp_path / "a.db") as archive:
+
+        def write(batches: Sequence[RunBatch]) -> None:
+            monkeypatch.setattr(Forgetful, "forgets", True)
+            try:
+                archive.write(batches)
+            finally:
+                monkeypatch.setattr(Forgetful, "forgets", False)
+
+        with pytest.raises(StoreUnavailable, match="did not commit"):
+            DrainWorker(hot, [sink_of(archive, write=write)], trim="archived").drain_once()
+        assert first_hot(hot, "r") == 1
+        DrainWorker(hot, [archive], trim="archived").drain_once()
+        assert first_hot(hot, "r") == 7
+        check_archives([archive], {"other": acknowledged["other"]})
