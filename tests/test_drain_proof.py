@@ -21,6 +21,7 @@ from typing import Any, cast
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend
+from drain_tools import ask
 from samples import make_event, make_events, make_state
 
 from runstream import (
@@ -420,6 +421,32 @@ def test_a_batch_of_another_history_is_refused_however_far_the_archive_is(
         with pytest.raises(HistoryDiverged):
             archive.write([part])
     check_holds_what_left(hot, archive)
+
+
+def test_a_lie_in_a_later_batch_of_a_run_parks_it_too(hot: Hot, archive: Archive) -> None:
+    """What this worker itself has settled of the run is not taken for another worker's."""
+    hot.save_events(make_events("r", 25))
+
+    def read_back(*span: Any) -> Iterator[Any]:
+        return (entry for entry in archive.read_back(*span) if entry.offset != 15)
+
+    report = DrainWorker(hot, [sink_of(archive, read_back=read_back)], batch=10, trim="archived").drain_once()
+    assert (report.events, report.parked) == (10, 1)
+    assert "does not hold event 15" in parked(hot)["r"]
+    assert first_hot(hot, "r") == 11
+
+
+def test_a_gap_in_a_later_batch_of_a_run_parks_it_too(hot: Hot, archive: Archive) -> None:
+    hot.save_events(make_events("r", 25))
+    events = hot.context.keys.run("r").events
+
+    def write(batches: Sequence[RunBatch]) -> None:
+        archive.write(batches)
+        ask(hot, b"XDEL", events, ask(hot, b"XRANGE", events, b"11", b"11")[0][0])
+
+    report = DrainWorker(hot, [sink_of(archive, write=write)], batch=10, trim="never").drain_once()
+    assert (report.events, report.parked) == (10, 1)
+    assert "event 11" in parked(hot)["r"]
 
 
 class Forgetful(sqlite3.Connection):

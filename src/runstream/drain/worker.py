@@ -424,7 +424,7 @@ class DrainWorker:
         elif piece.is_last:
             done.add(work.run_id)
         else:
-            work.at = piece.end
+            work.settled(piece.end)
             queue.appendleft(work)
         return DrainReport(
             runs=int(piece.is_last),
