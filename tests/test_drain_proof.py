@@ -477,3 +477,16 @@ def test_a_commit_that_was_lost_is_noticed(hot: Hot, tmp_path: Path, monkeypatch
         DrainWorker(hot, [archive], trim="archived").drain_once()
         assert first_hot(hot, "r") == 7
         check_archives([archive], {"other": acknowledged["other"]})
+
+
+def test_a_worker_that_is_late_does_not_trim_what_was_settled_of_another_history(hot: Hot) -> None:
+    """It proved another one up to an offset that others have passed since, as after a run was resolved."""
+    hot.save_events(make_events("r", 5))
+    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    assert run is not None
+    hot.perform(draining.settle(hot.context.keys, [draining.Proven(run.header, run.last, {}, "never", None)], []))
+    former = Cursor(3, 12345)
+    late = draining.Proven(run.header, former, {}, "archived", None)
+    assert hot.perform(draining.settle(hot.context.keys, [late], [])) == [draining.Settled("gone")]
+    assert first_hot(hot, "r") == 1
+    assert archived(hot, "r") == 5
