@@ -721,7 +721,7 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
 def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:
-    """Nothing of it is left; it counts as deleted, and a run of its name is another one."""
+    """Nothing of it stays; it counts as deleted, and a run of its name is another one."""
     events = ended("r", session_id="s")
     hot.append("r", events, keys=["a", None, None, None])
     reader, writer = open_hot(redis_backend), open_hot(redis_backend)
@@ -732,12 +732,31 @@ def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     assert retire_all(hot, archives, forget_after_seconds=0).forgotten == 1
     assert hot.list_runs() == []
     assert hot.run_info("r") is None
-    names = (":config", ":deleted", ":archives")
+    names = (":config", ":deleted", ":archives", ":producers")
     assert all(key.endswith(names) for key in redis_backend.key_names())
+    producers = hot.context.keys.run("r").producers
+    assert 0 < raw.pttl(producers) <= PRODUCER_WINDOW_SECONDS * 1000
     assert list(reader.read("r")) == []
     assert writer.append("r", [make_event("r", 1)])[:2] == (1, 1)
+    assert raw.pttl(producers) == -1, "they are those of a run that lives"
     with pytest.raises(HistoryDiverged):
         list(reader.read("r", cursors[0]))
+    check_archives(archives, {"r": events})
+
+
+def test_a_batch_that_is_sent_again_after_its_run_was_forgotten_is_not_a_new_run(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """Its reply was lost, and the run was archived, retired and forgotten before it came again."""
+    writer, other = open_hot(redis_backend), open_hot(redis_backend)
+    events = ended("r")
+    Line(writer).cut("reply")
+    with pytest.raises(StoreUnavailable):
+        writer.append("r", events)
+    assert retire_all(other, archives, forget_after_seconds=0).forgotten == 1
+    assert writer.append("r", events)[:2] == (1, 4)
+    assert other.list_runs() == []
+    assert retire_all(other, archives) == DrainReport()
     check_archives(archives, {"r": events})
 
 
