@@ -123,6 +123,7 @@ class DrainWorker:
             perform=self._perform,
             position=self._position,
             park_seconds=park_seconds,
+            partitions=self._partitions,
         )
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
@@ -138,7 +139,7 @@ class DrainWorker:
             began = self._perform(draining.server_time())
             while not stop.is_set() and (claimed := self._claim(began)):
                 self._drain_claimed(claimed, stop)
-            self._note(self._retiring.all_due())
+            self._note(self._retiring.all_due(stop))
         return self._report
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
