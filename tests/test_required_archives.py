@@ -298,6 +298,26 @@ def test_a_running_worker_without_the_new_archive_ends_and_has_trimmed_nothing(
     check_archives(archives[:3], acknowledged)
 
 
+@pytest.mark.parametrize("late", [2, 3])
+def test_an_archive_is_added_while_workers_trim_all_the_time(hot: Hot, archives: list[Archive], late: int) -> None:
+    """What leaves Redis between the copying and the requiring is copied once nothing leaves it any more."""
+    acknowledged = {run_id: emit(hot, run_id, 5) for run_id in ("a", "b")}
+    worker = DrainWorker(hot, archives[:1], trim="archived")
+    worker.drain_once()
+    busy = iter(range(2))
+
+    def go_on(run_id: str, count: int) -> None:
+        if next(busy, None) is not None:
+            for known, events in acknowledged.items():
+                events += emit(hot, known, 5, first=len(events) + 1)
+            worker.drain_once()
+
+    add_archive(hot, archives[late], archives[0], go_on)
+    assert next(busy, None) is None
+    DrainWorker(hot, [archives[0], archives[late]], trim="archived").drain_once()
+    check_archives([archives[0], archives[late]], acknowledged)
+
+
 @pytest.mark.parametrize("what", ["event", "snapshot"])
 def test_an_archive_that_holds_other_than_redis_before_the_mark_is_refused(
     hot: Hot, archives: list[Archive], what: str

@@ -51,7 +51,8 @@ def add_archive(
             raise ConfigurationError(f"{copy_from.location} is not required here: copy from an archive that is")
         # also runs that Redis has nothing of any more: a late event would need what was before it
         _copy_runs(copy_from, archive, copy_from.runs(), on_copied)
-    _check_nothing_lacks(hot, archive)
+    # what leaves Redis while this looks is copied once nothing does any more
+    _check_nothing_lacks(hot, archive, *([] if copy_from is None else [copy_from]))
     for info in hot.runs():
         _check_same(hot, archive, info.run_id)
     mine = {archive.archive_id: archive.location}
@@ -121,18 +122,19 @@ def copy_run(source: Archive, target: Sink, run_id: str) -> int:
             return max(0, at.offset - begin.offset)
 
 
-def _lacking(hot: Hot, archive: Sink) -> Iterator[RunInfo]:
-    """The runs of which events have left Redis that the archive does not have."""
+def _lacking(hot: Hot, *archives: Sink) -> Iterator[RunInfo]:
+    """The runs of which events have left Redis that none of the archives has."""
     for info in hot.runs():
-        position = archive.position(info.run_id)
-        if info.first_hot - 1 > (0 if position is None else position.cursor.offset):
+        positions = [archive.position(info.run_id) for archive in archives]
+        if info.first_hot - 1 > max(0 if position is None else position.cursor.offset for position in positions):
             (run,) = hot.perform(draining.load(hot.context.keys, [info.run_id]))
             if run is not None and info.first_hot - 1 > run.header.start.offset:  # else it began there
                 yield info
 
 
-def _check_nothing_lacks(hot: Hot, archive: Sink) -> None:
-    lacking = list(_lacking(hot, archive))
+def _check_nothing_lacks(hot: Hot, archive: Sink, *sources: Sink) -> None:
+    """Raise ConfigurationError where events have left Redis that neither the archive nor its sources have."""
+    lacking = list(_lacking(hot, archive, *sources))
     if lacking:
         raise ConfigurationError(
             f"{archive.location} lacks events of {len(lacking)} runs that have left Redis (of"
