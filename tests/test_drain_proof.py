@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend
+from drain_tools import ask
 from samples import make_event, make_events, make_state
 
 from runstream import (
@@ -419,3 +421,72 @@ def test_a_batch_of_another_history_is_refused_however_far_the_archive_is(
         with pytest.raises(HistoryDiverged):
             archive.write([part])
     check_holds_what_left(hot, archive)
+
+
+def test_a_lie_in_a_later_batch_of_a_run_parks_it_too(hot: Hot, archive: Archive) -> None:
+    """What this worker itself has settled of the run is not taken for another worker's."""
+    hot.save_events(make_events("r", 25))
+
+    def read_back(*span: Any) -> Iterator[Any]:
+        return (entry for entry in archive.read_back(*span) if entry.offset != 15)
+
+    report = DrainWorker(hot, [sink_of(archive, read_back=read_back)], batch=10, trim="archived").drain_once()
+    assert (report.events, report.parked) == (10, 1)
+    assert "does not hold event 15" in parked(hot)["r"]
+    assert first_hot(hot, "r") == 11
+
+
+def test_a_gap_in_a_later_batch_of_a_run_parks_it_too(hot: Hot, archive: Archive) -> None:
+    hot.save_events(make_events("r", 25))
+    events = hot.context.keys.run("r").events
+
+    def write(batches: Sequence[RunBatch]) -> None:
+        archive.write(batches)
+        ask(hot, b"XDEL", events, ask(hot, b"XRANGE", events, b"11", b"11")[0][0])
+
+    report = DrainWorker(hot, [sink_of(archive, write=write)], batch=10, trim="never").drain_once()
+    assert (report.events, report.parked) == (10, 1)
+    assert "event 11" in parked(hot)["r"]
+
+
+class Forgetful(sqlite3.Connection):
+    """A connection that, while it is told to, takes a COMMIT for done."""
+
+    forgets = False
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        return super().execute("SELECT 1" if self.forgets and sql == "COMMIT" else sql, *args)
+
+
+def test_a_commit_that_was_lost_is_noticed(hot: Hot, tmp_path: Path, monkeypatch: Any) -> None:
+    """What is read back comes over the connection that wrote it, which sees what it has not committed."""
+    acknowledged = fill(hot)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Forgetful))
+    with SQLiteCheckpointer(tmp_path / "a.db") as archive:
+
+        def write(batches: Sequence[RunBatch]) -> None:
+            monkeypatch.setattr(Forgetful, "forgets", True)
+            try:
+                archive.write(batches)
+            finally:
+                monkeypatch.setattr(Forgetful, "forgets", False)
+
+        with pytest.raises(StoreUnavailable, match="did not commit"):
+            DrainWorker(hot, [sink_of(archive, write=write)], trim="archived").drain_once()
+        assert first_hot(hot, "r") == 1
+        DrainWorker(hot, [archive], trim="archived").drain_once()
+        assert first_hot(hot, "r") == 7
+        check_archives([archive], {"other": acknowledged["other"]})
+
+
+def test_a_worker_that_is_late_does_not_trim_what_was_settled_of_another_history(hot: Hot) -> None:
+    """It proved another one up to an offset that others have passed since, as after a run was resolved."""
+    hot.save_events(make_events("r", 5))
+    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    assert run is not None
+    hot.perform(draining.settle(hot.context.keys, [draining.Proven(run.header, run.last, {}, "never", None)], []))
+    former = Cursor(3, 12345)
+    late = draining.Proven(run.header, former, {}, "archived", None)
+    assert hot.perform(draining.settle(hot.context.keys, [late], [])) == [draining.Settled("gone")]
+    assert first_hot(hot, "r") == 1
+    assert archived(hot, "r") == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from servers import PROGRAMS, eventually
 from typer.testing import CliRunner
 
 from runstream import (
+    ArchiveGap,
     ConfigurationError,
     DrainWorker,
     HistoryDiverged,
@@ -294,6 +296,67 @@ def test_a_running_worker_without_the_new_archive_ends_and_has_trimmed_nothing(
         outlive()
     DrainWorker(hot, archives[:3]).drain_once()
     check_archives(archives[:3], acknowledged)
+
+
+@pytest.mark.parametrize("late", [2, 3])
+def test_an_archive_is_added_while_workers_trim_all_the_time(hot: Hot, archives: list[Archive], late: int) -> None:
+    """What leaves Redis between the copying and the requiring is copied once nothing leaves it any more."""
+    acknowledged = {run_id: emit(hot, run_id, 5) for run_id in ("a", "b")}
+    worker = DrainWorker(hot, archives[:1], trim="archived")
+    worker.drain_once()
+    busy = iter(range(2))
+
+    def go_on(run_id: str, count: int) -> None:
+        if next(busy, None) is not None:
+            for known, events in acknowledged.items():
+                events.extend(emit(hot, known, 5, first=len(events) + 1))
+            worker.drain_once()
+
+    add_archive(hot, archives[late], archives[0], go_on)
+    assert next(busy, None) is None
+    DrainWorker(hot, [archives[0], archives[late]], trim="archived").drain_once()
+    check_archives([archives[0], archives[late]], acknowledged)
+
+
+@pytest.mark.parametrize("what", ["event", "snapshot"])
+def test_an_archive_that_holds_other_than_redis_before_the_mark_is_refused(
+    hot: Hot, archives: list[Archive], what: str
+) -> None:
+    """Workers compare what comes after the mark: what it brings along nobody would ever have proven."""
+    emit(hot, "r", 5)
+    hot.save_snapshot("r", RunState(run_id="r", current_step=5))
+    DrainWorker(hot, [archives[0], archives[2]], trim="never").drain_once()
+    drop_archive(hot, archives[2].archive_id)
+    statement = {
+        "event": """UPDATE events SET data = replace(data, '"n":3', '"n":33') WHERE offset = 3""",
+        "snapshot": "UPDATE snapshots SET state = replace(state, ':5', ':55')",
+    }[what]
+    with closing(sqlite3.connect(archives[2].location.removeprefix("sqlite:"))) as connection, connection:
+        assert connection.execute(statement).rowcount == 1
+    with pytest.raises(ConfigurationError, match="does not hold"):
+        add_archive(hot, archives[2])
+    assert required(hot) == [ids(archives[0])] * 4
+    with pytest.raises((ConfigurationError, ArchiveGap), match="does not hold"):
+        add_archive(hot, archives[2], archives[0])
+    assert required(hot) == [ids(archives[0])] * 4
+    add_archive(hot, archives[3])
+    DrainWorker(hot, [archives[0], archives[3]], trim="archived").drain_once()
+    assert first_hot(hot, "r") == 6
+
+
+def test_an_archive_with_another_history_is_added_and_the_run_is_parked(hot: Hot, archives: list[Archive]) -> None:
+    """That the workers see: it holds up neither the other runs nor the adding."""
+    emit(hot, "r", 5)
+    DrainWorker(hot, [archives[2]], trim="never").drain_once()
+    add_archive(hot, archives[0])
+    drop_archive(hot, archives[2].archive_id)
+    hot.delete_run("r")
+    emit(hot, "r", 7)
+    emit(hot, "other", 3)
+    DrainWorker(hot, archives[:1], trim="never").drain_once()
+    add_archive(hot, archives[2])
+    report = DrainWorker(hot, [archives[0], archives[2]], trim="archived").drain_once()
+    assert (report.parked, first_hot(hot, "r"), first_hot(hot, "other")) == (1, 1, 4)
 
 
 # -- dropping ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend, FakeBackend, RedisBackend, ServerBackend
+from drain_tools import Hooked
 from samples import make_event, make_events, make_state
 from servers import PROGRAMS, Servers, eventually
 
@@ -714,7 +715,7 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
 def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:
-    """Nothing of it is left; it counts as deleted, and a run of its name is another one."""
+    """Nothing of it stays; it counts as deleted, and a run of its name is another one."""
     events = ended("r", session_id="s")
     hot.append("r", events, keys=["a", None, None, None])
     reader, writer = open_hot(redis_backend), open_hot(redis_backend)
@@ -725,13 +726,107 @@ def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     assert retire_all(hot, archives, forget_after_seconds=0).forgotten == 1
     assert hot.list_runs() == []
     assert hot.run_info("r") is None
-    names = (":config", ":deleted", ":archives")
+    names = (":config", ":deleted", ":archives", ":producers")
     assert all(key.endswith(names) for key in redis_backend.key_names())
+    producers = hot.context.keys.run("r").producers
+    assert 0 < raw.pttl(producers) <= PRODUCER_WINDOW_SECONDS * 1000
     assert list(reader.read("r")) == []
     assert writer.append("r", [make_event("r", 1)])[:2] == (1, 1)
+    assert raw.pttl(producers) == -1, "they are those of a run that lives"
     with pytest.raises(HistoryDiverged):
         list(reader.read("r", cursors[0]))
     check_archives(archives, {"r": events})
+
+
+def test_a_batch_that_is_sent_again_after_its_run_was_forgotten_is_not_a_new_run(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """Its reply was lost, and the run was archived, retired and forgotten before it came again."""
+    writer, other = open_hot(redis_backend), open_hot(redis_backend)
+    events = ended("r")
+    Line(writer).cut("reply")
+    with pytest.raises(StoreUnavailable):
+        writer.append("r", events)
+    assert retire_all(other, archives, forget_after_seconds=0).forgotten == 1
+    assert writer.append("r", events)[:2] == (1, 4)
+    assert other.list_runs() == []
+    assert retire_all(other, archives) == DrainReport()
+    check_archives(archives, {"r": events})
+
+
+@pytest.mark.parametrize("field", ["last", "mark", "updated", "created"])
+def test_a_damaged_run_holds_up_neither_the_worker_nor_the_runs_that_are_retired_with_it(
+    hot: Hot, raw: Any, archives: list[Archive], field: str
+) -> None:
+    """It is parked, which status shows, and not looked at again before it comes due."""
+    for run_id in ("a", "r", "z"):
+        hot.append(run_id, ended(run_id))
+    DrainWorker(hot, archives).drain_once()
+    raw.hset(hot.context.keys.run("r").meta, field, "?")
+    worker = DrainWorker(hot, archives, retire_after_seconds=0)
+    report = worker.drain_once()
+    assert (report.retired, report.parked) == (2, 1)
+    assert raw.hexists(hot.context.keys.run("r").partition.parked, "r")
+    assert worker.drain_once() == DrainReport()
+
+
+def test_a_damaged_tombstone_holds_up_no_other(hot: Hot, raw: Any, archives: list[Archive]) -> None:
+    for run_id in ("a", "r", "z"):
+        hot.append(run_id, ended(run_id))
+    retire_all(hot, archives)
+    raw.hset(hot.context.keys.run("r").meta, "last", "?")
+    report = retire_all(hot, archives, forget_after_seconds=0)
+    assert (report.forgotten, report.parked) == (2, 1)
+    assert retire_all(hot, archives, forget_after_seconds=0) == DrainReport()
+
+
+def test_an_archive_that_fails_for_one_run_holds_up_no_other(hot: Hot, tmp_path: Path) -> None:
+    """Its files cannot be read: the others are retired, and no outage of the archive begins."""
+    with JSONLCheckpointer(tmp_path / "archive") as archive:
+        for run_id in ("a", "r", "z"):
+            hot.append(run_id, ended(run_id))
+        DrainWorker(hot, [archive]).drain_once()
+    log = tmp_path / "archive" / "r" / "events.jsonl"
+    log.unlink()
+    log.mkdir()
+    with JSONLCheckpointer(tmp_path / "archive") as archive:
+        worker = DrainWorker(hot, [archive], retire_after_seconds=0)
+        report = worker.drain_once()
+        assert (report.retired, report.parked) == (2, 1)
+        assert worker.progress.failing == {}
+
+
+def test_a_worker_retires_and_forgets_in_its_own_partitions_only(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """Those of others may require other archives: it would park what is sound, and end."""
+    hot = open_hot(redis_backend, partitions=2)
+    workers = [DrainWorker(hot, [archives[n]], partitions=[n], retire_after_seconds=0) for n in (0, 1)]
+    for n in range(20):
+        hot.append(f"r{n}", ended(f"r{n}", 2))
+    for n in (0, 1):
+        DrainWorker(hot, [archives[n]], partitions=[n]).drain_once()
+    reports = [worker.drain_once() for worker in workers]
+    assert [report.parked for report in reports] == [0, 0]
+    assert [report.retired for report in reports] == [len(archive.list_runs()) for archive in archives]
+    assert min(report.retired for report in reports) > 0
+    forgetful = DrainWorker(hot, archives[:1], partitions=[0], retire_after_seconds=0, forget_after_seconds=0)
+    assert forgetful.drain_once().forgotten == reports[0].retired
+
+
+def test_retiring_ends_when_the_worker_is_told_to_end(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """However many runs there are to retire."""
+    hot, count = open_hot(redis_backend, partitions=1), 40
+    for n in range(count):
+        hot.append(f"r{n}", ended(f"r{n}", 2))
+    DrainWorker(hot, archives).drain_once()
+    stop = threading.Event()
+    told = Hooked(archives[0], position=lambda _: stop.set())
+    first = DrainWorker(hot, [told, archives[1]], retire_after_seconds=0).drain_once(stop)
+    assert 0 < first.retired < count
+    assert retire_all(hot, archives).retired == count - first.retired
 
 
 @pytest.mark.parametrize("change", [appended_since, lane_saved_since, unended], ids=lambda change: change.__name__)

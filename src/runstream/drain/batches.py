@@ -210,7 +210,7 @@ class Batches:
         elif piece.is_last:
             done.add(work.run_id)
         else:
-            work.at = piece.end
+            work.settled(piece.end)
             queue.appendleft(work)
         return DrainReport(
             runs=int(piece.is_last),

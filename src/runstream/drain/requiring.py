@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+from runstream.drain.histories import PAGE, HotHistory
 from runstream.drain.proof import disproof
 from runstream.model.archive import RunBatch
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
@@ -39,7 +40,8 @@ def add_archive(
 
     What has left Redis already is copied from ``copy_from``, an archive that is required; ``on_copied`` is told
     each run and how many events of it were copied. Broken off, it may be repeated, and goes on where it was.
-    Raises ConfigurationError, and requires nothing new, where the archive would lack what has left Redis.
+    Raises ConfigurationError, and requires nothing new, where the archive would lack what has left Redis, or holds
+    other than Redis does.
     """
     keys = hot.context.keys
     before = hot.perform(requiring.required(keys))
@@ -49,14 +51,20 @@ def add_archive(
             raise ConfigurationError(f"{copy_from.location} is not required here: copy from an archive that is")
         # also runs that Redis has nothing of any more: a late event would need what was before it
         _copy_runs(copy_from, archive, copy_from.runs(), on_copied)
-    _check_nothing_lacks(hot, archive)
+    # what leaves Redis while this looks is copied once nothing does any more
+    _check_nothing_lacks(hot, archive, *([] if copy_from is None else [copy_from]))
+    for info in hot.runs():
+        _check_same(hot, archive, info.run_id)
     mine = {archive.archive_id: archive.location}
     hot.perform(requiring.require(keys, [mine if required else known | mine for required in before]))
+    late = [] if copy_from is None else list(_lacking(hot, archive))
     if copy_from is not None:
-        _copy_runs(copy_from, archive, _lacking(hot, archive), on_copied)
+        _copy_runs(copy_from, archive, late, on_copied)
     try:
         _check_nothing_lacks(hot, archive)
-    except ConfigurationError:  # a worker has trimmed in between
+        for info in late:
+            _check_same(hot, archive, info.run_id)
+    except ConfigurationError:  # a worker has trimmed in between, or the copy is of something else
         if archive.archive_id not in known:
             hot.perform(requiring.drop(keys, archive.archive_id))
         raise
@@ -114,21 +122,51 @@ def copy_run(source: Archive, target: Sink, run_id: str) -> int:
             return max(0, at.offset - begin.offset)
 
 
-def _lacking(hot: Hot, archive: Sink) -> Iterator[RunInfo]:
-    """The runs of which events have left Redis that the archive does not have."""
+def _lacking(hot: Hot, *archives: Sink) -> Iterator[RunInfo]:
+    """The runs of which events have left Redis that none of the archives has."""
     for info in hot.runs():
-        position = archive.position(info.run_id)
-        if info.first_hot - 1 > (0 if position is None else position.cursor.offset):
+        positions = [archive.position(info.run_id) for archive in archives]
+        if info.first_hot - 1 > max(0 if position is None else position.cursor.offset for position in positions):
             (run,) = hot.perform(draining.load(hot.context.keys, [info.run_id]))
             if run is not None and info.first_hot - 1 > run.header.start.offset:  # else it began there
                 yield info
 
 
-def _check_nothing_lacks(hot: Hot, archive: Sink) -> None:
-    lacking = list(_lacking(hot, archive))
+def _check_nothing_lacks(hot: Hot, archive: Sink, *sources: Sink) -> None:
+    """Raise ConfigurationError where events have left Redis that neither the archive nor its sources have."""
+    lacking = list(_lacking(hot, archive, *sources))
     if lacking:
         raise ConfigurationError(
             f"{archive.location} lacks events of {len(lacking)} runs that have left Redis (of"
             f" {lacking[0].run_id!r} up to offset {lacking[0].first_hot - 1}) and would be left with holes: copy"
             " them from an archive that has them, with --copy-from"
+        )
+
+
+def _check_same(hot: Hot, archive: Sink, run_id: str) -> None:
+    """Raise ConfigurationError where an archive holds other than Redis does of a run that both have.
+
+    Workers prove what comes after the archived mark. What an archive brings along from before it, a copy or what
+    it got when it was required once, they would take to be proven. A history that is another one they see.
+    """
+    position = archive.position(run_id)
+    redis = None if position is None else HotHistory.look(hot, run_id)
+    if position is None or redis is None:
+        return
+    last = min(position.cursor.offset, redis.last.offset)
+    there = next(archive.read_back(run_id, last, last), None)
+    if there is not None and there.cursor != redis.at(last):
+        return
+    for first in range(redis.first, last + 1, PAGE):
+        _refuse(archive, run_id, disproof(archive, run_id, redis.page(first, min(first + PAGE - 1, last)), ()))
+    tokens = position.snapshots
+    held = [one for one in redis.snapshots() if tokens.get(one.lane_id) == one.token]
+    _refuse(archive, run_id, disproof(archive, run_id, (), held))
+
+
+def _refuse(archive: Sink, run_id: str, reason: str | None) -> None:
+    if reason is not None:
+        raise ConfigurationError(
+            f"{reason} (run {run_id!r}): it, or what it was copied from, was changed, and nothing leaves Redis on"
+            f" its word. Remove {archive.location} and add an empty one, copied from an archive that is sound"
         )

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from runstream.drain.reach import Reach
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
 from runstream.stores.redis.operations import draining, retiring
@@ -30,12 +33,14 @@ _log = logging.getLogger("runstream.drain")
 
 _RUNS_PER_LOOK = 16  # of each partition: a worker that has events to archive is not kept from it for long
 _SECONDS_BETWEEN_LOOKS = 1.0
+_NO_RUN = "~"  # an archive that cannot tell of a run is asked for one that is not there
 
 
 class Retiring:
     """What one worker retires and forgets; without ``retire_after`` (seconds) it does nothing.
 
-    Raises ConfigurationError for a time below 0, and for ``forget_after`` alone.
+    ``partitions`` are the numbers of those that are the worker's, None for all. Raises ConfigurationError for a
+    time below 0, and for ``forget_after`` alone.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Retiring:
         forget_after: float | None,
         *,
         park_seconds: float,
+        partitions: Collection[int] | None = None,
     ) -> None:
         for name, seconds in (("retire_after_seconds", retire_after), ("forget_after_seconds", forget_after)):
             if seconds is not None and not 0 <= seconds < math.inf:
@@ -61,17 +67,22 @@ class Retiring:
         self._retire_after = retire_after
         self._forget_after = forget_after
         self._park_seconds = park_seconds
+        self._partitions = partitions
         self._next_look = 0.0
 
-    def all_due(self) -> DrainReport:
-        """Retire and forget what it is time for. Raises StoreUnavailable; it is safe to repeat."""
+    def all_due(self, stop: threading.Event | None = None) -> DrainReport:
+        """Retire and forget what it is time for, or as much as can be before ``stop`` is set.
+
+        Raises StoreUnavailable; it is safe to repeat.
+        """
         report, done = DrainReport(), set[tuple[str, str]]()
-        while True:
+        while stop is None or not stop.is_set():
             some, found = self._some_due()
             report += some
             if found <= done:  # what is left is not fit yet
                 return report
             done |= found
+        return report
 
     def some_due(self) -> DrainReport:
         """Retire and forget a few runs; looks again at once while there are any, else after a second."""
@@ -86,17 +97,46 @@ class Retiring:
         """What was done to which runs."""
         if self._retire_after is None:
             return DrainReport(), set()
-        look = retiring.look(self._keys, self._retire_after, self._forget_after, _RUNS_PER_LOOK)
+        look = retiring.look(self._keys, self._retire_after, self._forget_after, _RUNS_PER_LOOK, self._partitions)
         due = self._perform(look)
         report = DrainReport()
         if due.to_forget:
-            report += self._forget(due.to_forget)
+            report += self._apart(self._forget, due.to_forget)
         if due.to_retire:
-            report += self._retire(due.to_retire, self._retire_after)
+            report += self._apart(partial(self._retire, quiet=self._retire_after), due.to_retire)
         if report != DrainReport():
             _log.info("retired %s", report)
         found = {("retire", run_id) for run_id in due.to_retire} | {("forget", run_id) for run_id in due.to_forget}
         return report, found
+
+    def _apart(self, step: Callable[[Sequence[str]], DrainReport], run_ids: Sequence[str]) -> DrainReport:
+        """Take a step with these runs together, and with each alone if that fails in a way that is not foreseen.
+
+        Whatever is wrong with a run, it is to hold up no other, and least of all the worker.
+        """
+        report, groups = DrainReport(), deque([run_ids])
+        while groups:
+            group = groups.popleft()
+            try:
+                report += step(group)
+            except (StoreUnavailable, ConfigurationError):
+                raise
+            except Exception as error:  # noqa: BLE001 - see above
+                if len(group) > 1:
+                    groups.extend([run_id] for run_id in group)
+                else:
+                    report += self._set_aside(group[0], error)
+        return report
+
+    def _set_aside(self, run_id: str, error: Exception) -> DrainReport:
+        """Park a run that failed in a way that is not foreseen, and look at it again only when it comes due."""
+        is_ours = isinstance(error, RunstreamError)
+        reason = str(error) if is_ours else f"{type(error).__name__}: {error}; the worker's log has more"
+        fields = {"run": run_id, "reason": reason}
+        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error, extra=fields)
+        self._perform(draining.park_unread(self._keys, run_id, reason, self._park_seconds))
+        self._perform(retiring.put_off(self._keys, run_id, self._park_seconds))
+        return DrainReport(parked=1)
 
     def _retire(self, run_ids: Sequence[str], quiet: float) -> DrainReport:
         report = DrainReport()
@@ -128,7 +168,11 @@ class Retiring:
         It was added since, or its file was lost or put back from a copy: what is in Redis is then all there is.
         """
         for sink in self._sinks:
-            position = self._position(sink, run.header.run_id)
+            try:
+                position = self._position(sink, run.header.run_id)
+            except StoreUnavailable as error:
+                self._position(sink, _NO_RUN)  # which raises as well, if it is not for this run only
+                return f"{error}; nothing was removed"
             held = run.header.start if position is None else position.cursor
             if held != run.last:
                 return f"{sink.location} has it up to {held}, not up to {run.last}; nothing was removed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from runstream.codec.archiving import archive_entries
@@ -52,6 +52,15 @@ class RunWork:
         count = min(room, self.left)
         lanes = self.lanes if count == self.left else ()
         return Wanted(self.run_id, self.at.offset + 1, self.at.offset + count, lanes)
+
+    def settled(self, end: Cursor) -> None:
+        """Go on from there: what it is compared with from now on is how this worker has left it."""
+        self.at = end
+        self.run = replace(self.run, mark=max(self.run.mark, end))
+        self.positions = [
+            Position(end, {}) if held is None else replace(held, cursor=max(held.cursor, end))
+            for held in self.positions
+        ]
 
     @classmethod
     def begin(cls, claim: DueRun, run: LoadedRun, positions: Positions) -> RunWork:

@@ -108,7 +108,12 @@ class DrainWorker:
             park_seconds=park_seconds,
         )
         self._retiring = Retiring(
-            self._reach, list(sinks), retire_after_seconds, forget_after_seconds, park_seconds=park_seconds
+            self._reach,
+            list(sinks),
+            retire_after_seconds,
+            forget_after_seconds,
+            park_seconds=park_seconds,
+            partitions=self._partitions,
         )
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
@@ -124,7 +129,7 @@ class DrainWorker:
             began = self._perform(draining.server_time())
             while not stop.is_set() and (claimed := self._claim(began)):
                 self._drain_claimed(claimed, stop)
-            self._note(self._retiring.all_due())
+            self._note(self._retiring.all_due(stop))
         return self._report
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:

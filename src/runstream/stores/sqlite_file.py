@@ -116,6 +116,9 @@ class ArchiveFile:
         with self.use() as connection:
             with transaction(connection):
                 yield connection
+            if connection.in_transaction:  # what this connection reads of it would be seen by nobody else
+                self._disconnect()
+                raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
             self._check_place()
 
     def read_anew(self, *, from_disk: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from runstream.model.archive import RunHeader
@@ -11,7 +11,7 @@ from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.draining import server_time
 from runstream.stores.redis.scripts import MICROSECONDS, forget_call, retire_call
 
-__all__ = ["Due", "Fit", "Outcome", "forget", "look", "retire"]
+__all__ = ["Due", "Fit", "Outcome", "forget", "look", "put_off", "retire"]
 
 
 class Due(NamedTuple):
@@ -21,11 +21,16 @@ class Due(NamedTuple):
     to_forget: Sequence[str]
 
 
-def look(keys: Keys, quiet: float, retired: float | None, count: int) -> Operation[Due]:
-    """Up to ``count`` runs of each partition that were quiet, or retired (None: do not look), for so long."""
+def look(
+    keys: Keys, quiet: float, retired: float | None, count: int, only: Collection[int] | None = None
+) -> Operation[Due]:
+    """Up to ``count`` runs of each partition that were quiet, or retired (None: do not look), for so long.
+
+    ``only`` limits this to some partitions, by their numbers.
+    """
     now = yield from server_time()
     commands: list[Command] = []
-    for partition in keys.partitions:
+    for partition in keys.numbered(only).values():
         commands.append(_up_to(partition.retire, now, quiet, count))
         if retired is not None:
             commands.append(_up_to(partition.retired, now, retired, count))
@@ -100,3 +105,11 @@ def forget(keys: Keys, runs: Sequence[Fit], retired: float) -> Operation[list[st
         ]
     )
     return [reply.decode() for reply in replies]
+
+
+def put_off(keys: Keys, run_id: str, seconds: float) -> Operation[None]:
+    """Do not look at a run, to retire or to forget it, for at least so long."""
+    partition = keys.run(run_id).partition
+    now = yield from server_time()
+    until = now + int(seconds * MICROSECONDS)
+    yield Exchange([(b"ZADD", key, b"XX", until, run_id) for key in (partition.retire, partition.retired)])

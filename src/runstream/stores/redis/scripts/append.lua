@@ -291,6 +291,7 @@ if not is_nothing then
     change('created', now)
     call('HSET', KEYS[6], 'partitions', partitions)
     call('PERSIST', KEYS[2]) -- what a lease noted of a run that was not there yet
+    call('PERSIST', KEYS[3]) -- what a forgotten run of that name has left
   end
   if status ~= '-' then
     change('status', status)

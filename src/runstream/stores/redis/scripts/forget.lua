@@ -1,6 +1,7 @@
--- Forgets a retired run: its tombstone goes, with all that was left beside it.
+-- Forgets a retired run: its tombstone goes, with all that was left beside it but its producers, which go by
+-- themselves a window after it was retired: a batch that is sent again until then gets its first reply.
 --
--- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
+-- KEYS  1 events  2 meta  3 producers (not touched)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
 --       3 its session  4 how long it must have been retired  5 for how long a deletion is remembered (both
@@ -39,7 +40,7 @@ if from > now - quiet then
   return 'later'
 end
 
-call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+call('DEL', KEYS[1], KEYS[2], KEYS[4])
 call('ZREM', KEYS[5], ARGV[1])
 call('ZREM', KEYS[6], ARGV[1])
 call('HDEL', KEYS[8], ARGV[1])

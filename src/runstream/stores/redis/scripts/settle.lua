@@ -8,7 +8,8 @@
 --       then the meta field of each snapshot that is archived, and its token
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive}
---         {'gone'}                  the run was deleted, or deleted and created anew
+--         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
+--                                   that place which has been settled since
 --         {'diverged'}              the run has another history at that place
 --         {'archives', location}    an archive that the partition requires has not taken part
 --         In the last three cases nothing was trimmed and the claim stands until it runs out.
@@ -49,10 +50,12 @@ end
 local mark = meta['mark'] or meta['start']
 local reach = offset -- what lies after it, these archives have not shown to hold, whoever has moved the mark there
 if proven ~= mark and proven ~= meta['last'] then
-  local entry = call('XRANGE', KEYS[1], proven, proven)
-  if #entry == 0 then
-    if offset > offset_of(mark) then return {'diverged'} end
+  local entry = call('XRANGE', KEYS[1], text(offset), text(offset))[1]
+  local is_settled = offset <= offset_of(mark)
+  if not entry and is_settled then
     proven, offset = mark, offset_of(mark) -- somebody else has settled further
+  elseif not entry or entry[1] ~= proven then
+    return {is_settled and 'gone' or 'diverged'}
   end
 end
 if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
