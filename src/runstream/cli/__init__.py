@@ -19,7 +19,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from runstream.cli import agent, archives, demo, drain, quarantine, resolve, runs, show, status, unpark
+from runstream.cli import agent, archives, demo, drain, export, quarantine, resolve, runs, show, status, unpark
 from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.output import printable
 from runstream.model.errors import RunstreamError
@@ -94,6 +94,7 @@ _add(demo.demo, demo.EPILOG)
 _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
+_add(export.export, export.EPILOG)
 _add(status.status, status.EPILOG)
 _add(archives.archives, archives.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)

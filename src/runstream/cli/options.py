@@ -43,17 +43,19 @@ EndWithParent = Annotated[
 _PATH_SCHEMES = ("embedded", "sqlite", "jsonl")
 
 
-def open_to_look(url: str | None) -> RunStore[Any, Any]:
+def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
     """The store at ``url`` (None: RUNSTREAM_URL), which must be there: a mistyped path is not created.
 
-    Raises ConfigurationError for a path at which there is nothing, and what ``connect`` raises.
+    With ``archive``, the tiered store over both. Raises ConfigurationError for a path at which there is nothing,
+    and what ``connect`` raises.
     """
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
-    scheme, _, rest = url.partition(":")
-    path = unquote(rest.partition("?")[0])
-    if scheme in _PATH_SCHEMES and path and not Path(path).exists():
-        raise ConfigurationError(f"{scheme}:{path}: there is nothing at that path; check the URL")
-    return connect(url)
+    for each in (url, archive or ""):
+        scheme, _, rest = each.partition(":")
+        path = unquote(rest.partition("?")[0])
+        if scheme in _PATH_SCHEMES and path and not Path(path).exists():
+            raise ConfigurationError(f"{scheme}:{path}: there is nothing at that path; check the URL")
+    return connect(url, archive=archive)
 
 
 @contextmanager
