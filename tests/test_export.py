@@ -156,6 +156,19 @@ def test_fields_of_a_users_own_are_not_lost_and_not_taken_for_ours(tmp_path: Pat
     assert (row["offset"], load_json(row["extra"])) == ("1", {"offset": "mine", "tags": {"a"}})
 
 
+def test_an_event_is_one_line_also_where_another_program_has_laid_it_out(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/runs.db"
+    event = make_event("r", 1, payload={"text": "a\nb\r"})
+    with connect(url) as store:
+        store.save_event(event)
+    with closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as connection:
+        laid_out = json.dumps(event.to_dict(), indent=1).replace("\n", "\r\n")
+        connection.execute("UPDATE events SET data = ?", (laid_out,))
+    assert export("r", "--url", url, "--to", tmp_path / "r.jsonl").code == 0
+    (line,) = (tmp_path / "r.jsonl").read_bytes().splitlines()
+    assert load_json(line)["event"] == event.to_dict()
+
+
 def test_a_sqlite_file_is_an_archive_of_the_run(url: str, tmp_path: Path) -> None:
     # all but those that do not even equal themselves, which the checker compares
     values = {name: value for name, value in RICH_VALUES.items() if name not in {"floats", "decimals"}}
