@@ -24,8 +24,8 @@ from runstream.codec.lossless_json import load_json
 from runstream.integrations.sources import Item, Source, SourceEvent, SourceRun, SourceSnapshot, Unreadable
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable, UnsupportedVersion
 from runstream.stores.jsonl import names
-from runstream.stores.jsonl.history import History, entries_in
-from runstream.stores.jsonl.lines import facts_of
+from runstream.stores.jsonl.history import History, Span
+from runstream.stores.jsonl.lines import facts_of, is_bare_mark, is_header, own_entry
 from runstream.stores.jsonl.snapshots import all_snapshots, load_state
 from runstream.stores.sqlite_schema import SCHEMA_VERSION
 
@@ -111,16 +111,7 @@ class _RunDirectory(SourceRun):
             start = history.start
             lines = _Counted(file)
             if start is not None and history.last != start:
-                span = history.span(start.offset, history.last.offset)._replace(begin=0, before=start)
-                for entry in entries_in(self.run_id, span, lines):
-                    place = f"{self._log}, line {lines.count}"
-                    try:
-                        fields = entry_fields(self.run_id, entry)
-                    except CorruptRecordError as error:
-                        yield Unreadable(place, entry.reason or str(error), error.raw)
-                        continue
-                    if fields is not None:
-                        yield SourceEvent(place, fields, entry.key)
+                yield from self._counting(lines, history.span(start.offset, history.last.offset))
             yield from self._cut(lines, history.end)
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
@@ -158,6 +149,29 @@ class _RunDirectory(SourceRun):
             if isinstance(run_id, str) and run_id:
                 return run_id
         return None
+
+    def _counting(self, lines: _Counted, span: Span) -> Iterator[Item]:
+        """The lines up to the span's end that have come to count."""
+        position = 0
+        for raw in lines:
+            begin, position = position, position + len(raw)
+            if begin >= span.end:
+                return
+            line, place = raw.rstrip(b"\r\n"), f"{self._log}, line {lines.count}"
+            if not line.strip() or any(first <= begin < last for first, last in span.holes):
+                continue
+            facts = facts_of(line)
+            if facts is None:
+                yield _event(place, line, is_ours=False)
+            elif not is_bare_mark(facts) and not is_header(line):
+                entry = own_entry(line, facts)
+                try:
+                    fields = entry_fields(self.run_id, entry)
+                except CorruptRecordError as error:
+                    yield Unreadable(place, entry.reason or str(error), error.raw)
+                else:
+                    if fields is not None:
+                        yield SourceEvent(place, fields, entry.key)
 
     def _cut(self, lines: _Counted, end: int) -> Iterator[Item]:
         """What stands after the last line that counts: one that was cut, if it is not of a batch of ours."""
@@ -316,10 +330,7 @@ class _RunRows(SourceRun):
         ids = iter(array("q", (row_id for (row_id,) in self._source.rows(query, (self.run_id,)))))
         while page := list(islice(ids, _PAGE_ROWS)):
             for row_id, data in self._source.rows(_GET_ROWS, page + [page[-1]] * (_PAGE_ROWS - len(page))):
-                found = _event(self._place(f"row {row_id}"), data, is_ours=False)
-                if isinstance(found, SourceEvent):
-                    found.fields.setdefault("ts", 0.0)  # as where it stands in a line
-                yield found
+                yield _event(self._place(f"row {row_id}"), data, is_ours=False)
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
         """The states in its rows."""
@@ -353,25 +364,32 @@ class _RunRows(SourceRun):
         self, lane_id: str | None, data: bytes, updated_at: object, *, is_ours: bool
     ) -> SourceSnapshot | Unreadable:
         place = self._place("state" if lane_id is None else f"state of lane {lane_id!r}")
-        found = _event(place, data, is_ours=is_ours)
+        found = _object_in(place, data, is_ours=is_ours)
         if isinstance(found, Unreadable):
             return found
-        return SourceSnapshot(place, lane_id, found.fields, _number(updated_at))
+        return SourceSnapshot(place, lane_id, found, _number(updated_at))
 
     def _place(self, what: str) -> str:
         return f"{self._source.path}, run {self.run_id!r}, {what}"
 
 
 def _event(place: str, data: bytes | None, *, is_ours: bool, key: str | None = None) -> Item:
+    found = _object_in(place, data, is_ours=is_ours)
+    if isinstance(found, Unreadable):
+        return found
+    if not is_ours:
+        found.setdefault("ts", 0.0)  # as in an archive that takes such an event in
+    return SourceEvent(place, found, key)
+
+
+def _object_in(place: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any] | Unreadable:
     try:
         text = (data or b"").decode()
         # what purpose-agent wrote may look like a tag of ours, and is none
-        fields = load_json(text) if is_ours else json.loads(text)
+        found = load_json(text) if is_ours else json.loads(text)
     except (ValueError, RecursionError) as error:
         return Unreadable(place, str(error), data or b"")
-    if not isinstance(fields, dict):
-        return Unreadable(place, "it is not a JSON object", data or b"")
-    return SourceEvent(place, fields, key)
+    return found if isinstance(found, dict) else Unreadable(place, "it is not a JSON object", data or b"")
 
 
 def _number(value: object) -> float:
