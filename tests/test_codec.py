@@ -400,6 +400,17 @@ _fields = st.tuples(
 ).map(list)
 
 
+def test_fields_of_its_own_are_kept_of_an_event_that_lacks_some_of_ours() -> None:
+    class Short:
+        def to_dict(self) -> dict[str, Any]:
+            return {"run_id": "r", "kind": "x", "ts": 1.0, "tags": {"a"}}
+
+    codec: Codec[Any, Any] = Codec()
+    (encoded,) = codec.encode_events("r", [Short()])
+    fields = fields_of("r", decode_record("r", 1, encoded.record))
+    assert (fields["tags"], fields["lane_id"], fields["seq"]) == ({"a"}, "main", 0)
+
+
 @given(
     st.text(min_size=1, max_size=20),
     _fields,

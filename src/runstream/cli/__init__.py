@@ -19,7 +19,20 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from runstream.cli import agent, archives, demo, drain, quarantine, resolve, runs, show, status, unpark
+from runstream.cli import (
+    agent,
+    archives,
+    demo,
+    drain,
+    export,
+    import_,
+    quarantine,
+    resolve,
+    runs,
+    show,
+    status,
+    unpark,
+)
 from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.output import printable
 from runstream.model.errors import RunstreamError
@@ -84,16 +97,18 @@ def _global_options(
     """Durable, shared, replayable runs for multi-process AI agents, on plain Redis."""
 
 
-def _add(command: Callable[..., None], epilog: str) -> None:
+def _add(command: Callable[..., None], epilog: str, name: str | None = None) -> None:
     """Add a command. Its docstring is its help, where a paragraph is as wide as the terminal."""
     paragraphs = (getdoc(command) or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(one.split()) for one in paragraphs), epilog=epilog)(command)
+    app.command(name, help="\n\n".join(" ".join(one.split()) for one in paragraphs), epilog=epilog)(command)
 
 
 _add(demo.demo, demo.EPILOG)
 _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
+_add(export.export, export.EPILOG)
+_add(import_.import_, import_.EPILOG, name="import")
 _add(status.status, status.EPILOG)
 _add(archives.archives, archives.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)

@@ -18,7 +18,7 @@ from runstream.connect import connect
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore
 
-__all__ = ["AsJson", "EndWithParent", "Url", "ending_with_parent", "open_to_look"]
+__all__ = ["AsJson", "EndWithParent", "Url", "ending_with_parent", "open_to_look", "path_of"]
 
 Url = Annotated[
     str | None,
@@ -43,17 +43,27 @@ EndWithParent = Annotated[
 _PATH_SCHEMES = ("embedded", "sqlite", "jsonl")
 
 
-def open_to_look(url: str | None) -> RunStore[Any, Any]:
+def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
     """The store at ``url`` (None: RUNSTREAM_URL), which must be there: a mistyped path is not created.
 
-    Raises ConfigurationError for a path at which there is nothing, and what ``connect`` raises.
+    With ``archive``, the tiered store over both. Raises ConfigurationError for a path at which there is nothing,
+    and what ``connect`` raises.
     """
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
+    for each in (url, archive or ""):
+        path = path_of(each)
+        if path is not None and not path.exists():
+            raise ConfigurationError(
+                f"{each.partition(':')[0]}:{path}: there is nothing at that path; check the URL"
+            )
+    return connect(url, archive=archive)
+
+
+def path_of(url: str) -> Path | None:
+    """The path that a URL names; None for one that names none."""
     scheme, _, rest = url.partition(":")
     path = unquote(rest.partition("?")[0])
-    if scheme in _PATH_SCHEMES and path and not Path(path).exists():
-        raise ConfigurationError(f"{scheme}:{path}: there is nothing at that path; check the URL")
-    return connect(url)
+    return Path(path) if scheme in _PATH_SCHEMES and path else None
 
 
 @contextmanager

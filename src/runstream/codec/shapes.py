@@ -119,7 +119,9 @@ class Codec(Generic[E, S]):
             if isinstance(values[place], Enum):
                 values[place] = values[place].value
         check_values(values)
-        if len(fields) > len(_OWN) and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
+        # one of ours has all of its fields; another may lack some and have others
+        is_plain = type(event) is PAEvent and len(fields) == len(_OWN)
+        if not is_plain and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
             _check_extra(extra)
             values.append(extra)
         if key is not None:

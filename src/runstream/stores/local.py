@@ -349,6 +349,12 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
             self._coverage.recovered(run_id, lane_id, bounds[0], end)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
 
+    def has_recovered(self, run_id: str, offset: int, *, lane_id: str | None = None) -> None:
+        """Note that the history up to an offset was read, elsewhere, in order to go on from there."""
+        bounds = self._bounds(run_id)
+        if bounds is not None:
+            self._coverage.recovered(run_id, lane_id, bounds[0], offset)
+
     def forget(self, run_id: str) -> None:
         """Know nothing of a run any more: this store loses nothing, and has nothing else to forget."""
         self._forget(run_id)

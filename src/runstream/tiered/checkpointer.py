@@ -42,6 +42,17 @@ class TieredCheckpointer(Lifecycle, Generic[E, S]):
         """How events and states are encoded."""
         return self._hot.codec
 
+    @property
+    def hot(self) -> RedisCheckpointer[E, S]:
+        """The Redis store."""
+        return self._hot
+
+    @property
+    def archive(self) -> ArchiveStore[E, S]:
+        """The archive."""
+        archive: ArchiveStore[E, S] = self._view.archive
+        return archive
+
     # -- written to Redis ------------------------------------------------------------------------------
 
     def save_event(self, event: E) -> None:

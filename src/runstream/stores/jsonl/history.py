@@ -136,15 +136,17 @@ class History:
 
     def _take_foreign(self, line: _Line) -> None:
         """A line that is not ours: another program's event, or a line that was damaged."""
-        if plain_entry(self.run_id, self.last, line.line).data is None:
+        entry = plain_entry(self.run_id, self.last, line.line)
+        if entry.data is None:
             if line.raw.endswith(b"\n"):  # else it is cut
                 self._pending.append(line)  # what follows tells what it was
             return
+        last = self.last
         self._commit_damaged()
         if self._pending:  # another program went on after a batch that was torn
             self._holes.append((self._pending[0].begin, line.begin))
             self._pending.clear()
-        self._take_plain(line)
+        self._take_plain(line, entry if self.last == last else None)
 
     def _commit(self, position: int) -> bool:
         """All that is pending counts: the last of it has a commit mark."""
@@ -220,8 +222,9 @@ class History:
             self._index.append((offset, begin, self.last.chain))
         self.last = Cursor(offset, chain)
 
-    def _take_plain(self, line: _Line) -> None:
-        entry = plain_entry(self.run_id, self.last, line.line)
+    def _take_plain(self, line: _Line, entry: ArchiveEntry | None = None) -> None:
+        """A line that counts by itself; ``entry`` is what is in it, if that is known to follow the last place."""
+        entry = entry or plain_entry(self.run_id, self.last, line.line)
         if self.start is None:
             self.start = Cursor(0, 0)
             self.created_at = entry.columns.ts if entry.columns is not None else 0.0

@@ -1,0 +1,138 @@
+"""``runstream export``: one run into one file."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runstream.cli.exits import NoSuchRun
+from runstream.cli.export_files import (
+    Export,
+    Format,
+    binary_stdout,
+    complete_or_absent,
+    write_csv,
+    write_jsonl,
+    write_sqlite,
+)
+from runstream.cli.options import Url, open_to_look
+from runstream.cli.output import say
+from runstream.cli.progress import showing_progress
+from runstream.model.errors import ConfigurationError
+from runstream.model.names import check_run_id
+from runstream.model.protocols import RunStore, Sink
+from runstream.tiered import TieredCheckpointer
+from runstream.tiered.whole import WholeRun
+
+__all__ = ["EPILOG", "export"]
+
+EPILOG = """Examples:
+
+runstream export run-42 --url redis://localhost --archive sqlite:archive.db --to run-42.db
+
+runstream export run-42 --url sqlite:archive.db --to run-42.csv
+
+runstream export run-42 --url jsonl:archive/ --to - --format jsonl | jq .event.payload"""
+
+_STDOUT = "-"
+_FORMATS: dict[str, Format] = {
+    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
+    ".csv": "csv",
+    **dict.fromkeys((".sqlite", ".sqlite3", ".db"), "sqlite"),
+}
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    to: Annotated[str, typer.Option(metavar="FILE", help="The file to make; - is stdout, for jsonl and csv.")],
+    url: Url = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(metavar="ARCHIVE", help="Where events went that have left Redis: sqlite:PATH or jsonl:DIR."),
+    ] = None,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="By default what the file's suffix says.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave out what does not read, and say how much that is.")
+    ] = False,
+) -> None:
+    """Write all events of a run, from wherever they lie, into one file.
+
+    jsonl: one line per event, {"offset", "cursor", "key", "event"}. Lossless: what JSON has no type for is tagged
+    as in the archives. csv (RFC 4180, UTF-8): one record per event, the time as ISO 8601 and as Unix seconds, the
+    payload as JSON text. Texts stand as they are: before you open it in a spreadsheet, mind that one which begins
+    with =, +, - or @ may be taken for a formula. sqlite: an archive of this run, with its latest snapshots; a
+    sqlite: URL names it, and purpose-agent reads it.
+
+    The file is there when all of it is written, and not before. A record that does not read ends the command, with
+    exit code 1, unless --skip-corrupt is given; a sqlite file has it in its quarantine then.
+    """
+    check_run_id(run)
+    made = _format_of(to, file_format)
+    with ExitStack() as opened:
+        store = opened.enter_context(open_to_look(url, archive))
+        whole = WholeRun.look(store, run)
+        if whole is None:
+            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        told = opened.enter_context(showing_progress(f"export of {run}", len(whole)))
+        exported = Export(whole, skip=skip_corrupt, told=told)
+        if to == _STDOUT:
+            _write(exported, made, opened.enter_context(binary_stdout()))
+        else:
+            path = Path(to)
+            if made == "sqlite":
+                _check_place(path, store)
+            partial = opened.enter_context(complete_or_absent(path, force=force))
+            if made == "sqlite":
+                write_sqlite(exported, partial)
+            else:
+                with partial.open("xb") as file:
+                    _write(exported, made, file)
+    if exported.corrupt or whole.broken:
+        say(_left_out(exported))
+    if to != _STDOUT:
+        say(f"{exported.events} events of run {run!r} are in {to}")
+
+
+def _format_of(to: str, asked: Format | None) -> Format:
+    found = asked or (None if to == _STDOUT else _FORMATS.get(Path(to).suffix.lower()))
+    if found is None:
+        raise typer.BadParameter("jsonl, csv or sqlite: the file's name does not say which", param_hint="--format")
+    if found == "sqlite" and to == _STDOUT:
+        raise typer.BadParameter("a database is a file of its own, not stdout", param_hint="--to")
+    return found
+
+
+def _check_place(path: Path, store: RunStore[Any, Any]) -> None:
+    """Raise ConfigurationError where a database would come to lie beside another one's files, or on its source."""
+    archive = store.archive if isinstance(store, TieredCheckpointer) else store
+    if isinstance(archive, Sink):
+        source = Path(archive.location.partition(":")[2])
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ConfigurationError(f"{path} is the archive that is exported from: name another file")
+    for suffix in ("-wal", "-shm", "-journal"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            raise ConfigurationError(
+                f"{beside} is there: another program has that database open, or was killed in it, and would spoil"
+                " the one that is put in its place; name another file"
+            )
+
+
+def _write(exported: Export, made: Format, file: Any) -> None:
+    (write_csv if made == "csv" else write_jsonl)(exported, file)
+
+
+def _left_out(exported: Export) -> str:
+    parts = []
+    if exported.corrupt:
+        shown = ", ".join(map(str, exported.corrupt[:10])) + ", …" * (len(exported.corrupt) > 10)
+        parts.append(f"{len(exported.corrupt)} records that do not read are left out, at offsets {shown}")
+    if exported.run.broken:
+        parts.append(f"{len(exported.run.broken)} snapshots that do not read are left out")
+    return "; ".join(parts)

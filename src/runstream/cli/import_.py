@@ -1,0 +1,134 @@
+"""``runstream import``: the runs of purpose-agent's files, or of an archive, into a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from runstream.cli.exits import ExitCode, NoSuchRun
+from runstream.cli.options import AsJson, Url, path_of
+from runstream.cli.output import emit_json, print_table, say
+from runstream.cli.progress import showing_progress
+from runstream.connect import connect
+from runstream.integrations.importing import Imported, Importer
+from runstream.integrations.purpose_agent import open_source
+from runstream.integrations.sources import Source, SourceRun, Unreadable
+from runstream.model.errors import ConfigurationError
+
+__all__ = ["EPILOG", "import_"]
+
+EPILOG = """Examples:
+
+runstream import checkpoints/ --url sqlite:archive.db
+
+runstream import purpose_agent_checkpoints.db --url redis://localhost --dry-run"""
+
+_SHOWN = 20  # lines or rows that do not read, each said on a line of its own
+
+
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A directory or database of purpose-agent, or an archive.")
+    ],
+    url: Url = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run; may be given several times.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first line or row that does not read.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing, say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Append the runs of purpose-agent's own files to a store: their events in order, then their states.
+
+    SOURCE is the directory or the SQLite database of purpose-agent's checkpointers, or an archive; which of these
+    is told by what is in it. It is only read. From an archive, too, events are appended, as a new history with
+    their keys; `runstream restore` puts a history back as it was.
+
+    What was imported before is passed over, so the command can be repeated, after it was broken off or when the
+    source has grown. A run that the store has with other events is left alone, and is exit code 1. So is a line or
+    row that does not read; the others are imported.
+    """
+    with ExitStack() as opened:
+        found = opened.enter_context(open_source(source))
+        chosen = _chosen(found, run)
+        store = _open(opened, url, source, dry_run=dry_run)
+        unread = _Unread()
+        told = opened.enter_context(showing_progress(f"import of {found.location}", found.count_events()))
+        importer = Importer(store, strict=strict, dry_run=dry_run, told=told, unread=unread.take)
+        results = [importer.run(each) for each in chosen]
+    unread.sum_up()
+    for result in results:
+        if result.refused:
+            say(result.refused)
+    if as_json:
+        emit_json({"dry_run": dry_run, "runs": [_facts(result) for result in results]})
+    else:
+        _print(results, dry_run=dry_run)
+    if not all(result.is_whole for result in results):
+        raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+class _Unread:
+    """Says what does not read, the first of it line by line."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def take(self, found: Unreadable) -> None:
+        """Count it, and say it."""
+        self.count += 1
+        if self.count <= _SHOWN:
+            say(f"{found.place}: does not read: {found.reason}")
+
+    def sum_up(self) -> None:
+        """Say how many there were, if not each was said."""
+        if self.count > _SHOWN:
+            say(f"{self.count} lines or rows do not read, the first {_SHOWN} are listed")
+
+
+def _chosen(source: Source, wanted: Sequence[str] | None) -> list[SourceRun]:
+    """The runs to import. Raises NoSuchRun for one that the source has not."""
+    runs = list(source.runs())
+    if wanted is None:
+        return runs
+    known = {each.run_id for each in runs}
+    for run_id in wanted:
+        if run_id not in known:
+            raise NoSuchRun(f"there is no run {run_id!r} in {source.location}")
+    return [each for each in runs if each.run_id in wanted]
+
+
+def _open(opened: ExitStack, url: str | None, source: Path, *, dry_run: bool) -> Any:
+    """The store to import into, if it is not what is imported. A dry run makes none."""
+    url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
+    target = path_of(url)
+    if target is not None and source.resolve().is_relative_to(target.resolve()):
+        raise ConfigurationError(f"{source} is in the store itself: name another one with --url")
+    if dry_run and target is not None and not target.exists():
+        directory = opened.enter_context(TemporaryDirectory(prefix="runstream-"))
+        url = f"sqlite:{directory}/empty.db"
+    return opened.enter_context(connect(url, state_type=dict, max_event_bytes=2**62))
+
+
+def _facts(result: Imported) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in Imported.__slots__}
+
+
+def _print(results: Sequence[Imported], *, dry_run: bool) -> None:
+    columns = ["run", "events", "there before", "would be added" if dry_run else "added", "states", "unreadable"]
+    rows = [
+        (
+            *(result.run_id, result.events, result.there, result.added, result.snapshots, result.unreadable),
+            "refused" if result.refused else "",
+        )
+        for result in results
+    ]
+    print_table([*columns, ""], rows)

@@ -1,0 +1,1 @@
+"""What other programs wrote, and how it becomes runs."""
