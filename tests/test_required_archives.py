@@ -13,13 +13,16 @@ import pytest
 from archive_check import Archive, check_archives
 from backends import Backend, RedisBackend, ServerBackend
 from drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
+from samples import make_event, make_events
 from servers import PROGRAMS, eventually
 from typer.testing import CliRunner
 
 from runstream import (
     ArchiveGap,
     ConfigurationError,
+    DrainReport,
     DrainWorker,
+    EventKind,
     HistoryDiverged,
     JSONLCheckpointer,
     PAEvent,
@@ -316,6 +319,19 @@ def test_an_archive_is_added_while_workers_trim_all_the_time(hot: Hot, archives:
     assert next(busy, None) is None
     DrainWorker(hot, [archives[0], archives[late]], trim="archived").drain_once()
     check_archives([archives[0], archives[late]], acknowledged)
+
+
+def test_runs_that_an_added_archive_is_about_to_get_are_not_parked(hot: Hot, archives: list[Archive]) -> None:
+    """A worker that retires may look at them before it has drained them, however many there are."""
+    for n in range(20):
+        hot.save_events([*make_events(f"r{n}", 2), make_event(f"r{n}", 3, kind=EventKind.RUN_FINISHED)])
+    DrainWorker(hot, archives[:1], trim="never").drain_once()
+    add_archive(hot, archives[2])
+    worker = DrainWorker(hot, [archives[0], archives[2]], retire_after_seconds=0)
+    assert worker._retiring.all_due() == DrainReport()
+    assert hot.perform(namespace_status(hot.context.keys)).parked == {}
+    report = worker.drain_once()
+    assert (report.runs, report.retired, report.parked) == (20, 20, 0)
 
 
 @pytest.mark.parametrize("what", ["event", "snapshot"])

@@ -143,8 +143,8 @@ class Retiring:
         fits = []
         for run_id, run in zip(run_ids, self._perform(draining.load(self._keys, run_ids)), strict=True):
             if run is not None and run.mark == run.last and (reason := self._lack(run)) is not None:
-                if self._has_moved(run):
-                    continue  # and what was asked of the archives says nothing: it is looked at again
+                if self._perform(retiring.is_due(self._keys, run_id)) or self._has_moved(run):
+                    continue  # it is archived first, as when an archive was added: it is looked at again
                 # it comes due, so that it is archived there, and being due it is not retired
                 _log.error("run %r is not retired: %s", run_id, reason)
                 self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))

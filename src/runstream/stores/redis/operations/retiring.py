@@ -11,7 +11,7 @@ from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.draining import server_time
 from runstream.stores.redis.scripts import MICROSECONDS, forget_call, retire_call
 
-__all__ = ["Due", "Fit", "Outcome", "forget", "look", "put_off", "retire"]
+__all__ = ["Due", "Fit", "Outcome", "forget", "is_due", "look", "put_off", "retire"]
 
 
 class Due(NamedTuple):
@@ -105,6 +105,12 @@ def forget(keys: Keys, runs: Sequence[Fit], retired: float) -> Operation[list[st
         ]
     )
     return [reply.decode() for reply in replies]
+
+
+def is_due(keys: Keys, run_id: str) -> Operation[bool]:
+    """Whether a run is due, claimed or parked."""
+    (score,) = yield Exchange([(b"ZSCORE", keys.run(run_id).partition.due, run_id)])
+    return score is not None
 
 
 def put_off(keys: Keys, run_id: str, seconds: float) -> Operation[None]:
