@@ -94,7 +94,7 @@ class Retiring:
         if due.to_retire:
             report += self._retire(due.to_retire, self._retire_after)
         if report != DrainReport():
-            _log.info("retired %s", report)
+            _log.info("retiring: %s", report, extra=report.to_dict())
         found = {("retire", run_id) for run_id in due.to_retire} | {("forget", run_id) for run_id in due.to_forget}
         return report, found
 
