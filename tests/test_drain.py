@@ -855,8 +855,9 @@ def test_an_archive_ahead_of_redis_is_seen_before_anything_is_written(hot: Hot) 
     (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
     assert run is not None
     with pytest.raises(HistoryDiverged) as ahead:
-        RunWork.begin(draining.DueRun("r", 0), run, [Position(Cursor(5, 1))])
+        RunWork.begin(draining.DueRun("r", 0), run, [("sqlite:a.db", Position(Cursor(5, 1)))])
     assert ahead.value.offset == 5
+    assert "sqlite:a.db" in str(ahead.value)
 
 
 def _hot(backend: RedisBackend) -> Hot:

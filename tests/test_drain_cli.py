@@ -22,7 +22,7 @@ from typing import Any, Self
 import pytest
 import typer
 from archive_check import check_archives
-from commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, run, spawn
+from commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, put_damaged, run, spawn
 from servers import PROGRAMS, eventually, tcp_server
 
 from runstream import JSONLCheckpointer, PAEvent, SQLiteCheckpointer, connect
@@ -306,6 +306,7 @@ def test_the_line_of_a_parked_run_names_the_run(place: Place) -> None:
     (line,) = (line for line in map(json.loads, said.err.splitlines()) if line["level"] == "error")
     assert line["run"] == "a run"
     assert line["reason"] in line["message"]
+    assert "`runstream resolve 'a run'`" in line["reason"]
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs a limit that another process can set")
@@ -405,7 +406,28 @@ def test_partitions_are_numbers_and_ranges(text: str, numbers: set[int]) -> None
 def test_what_names_no_partitions_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_partitions(text)
-    assert run("drain", "--url", "fake:", "--to", "jsonl:/nowhere", "--partitions", text).code == 2
+    said = run("drain", "--url", "fake:", "--to", "jsonl:/nowhere", "--partitions", text)
+    assert (said.code, "--partitions" in said.err) == (2, True)
+
+
+def test_forgetting_what_is_never_retired_is_refused_in_the_words_of_the_command_line() -> None:
+    said = run("drain", "--url", "fake:", "--to", "jsonl:/nowhere", "--forget-after", "5")
+    assert (said.code, "--retire-after" in said.err) == (2, True)
+
+
+def test_the_line_of_a_record_that_does_not_read_says_how_to_look_at_it(place: Place) -> None:
+    """Once: a record that stays in Redis is not named again by the next drain."""
+    place.emit("a run", 5)
+    put_damaged(place, "a run")
+    said = spawn("drain", *place.drain, "--once", "--log-format", "json")
+    assert said.code == 0
+    (line,) = (line for line in map(json.loads, said.err.splitlines()) if line["level"] == "warning")
+    assert (line["run"], line["offset"]) == ("a run", 6)
+    assert line["reason"] in line["message"]
+    assert "`runstream quarantine show 'a run' 6`" in line["message"]
+    place.emit("a run", 1, first=7)
+    said = spawn("drain", *place.drain, "--once", "--log-level", "warning")
+    assert (said.code, said.err) == (0, "")
 
 
 def test_a_worker_drains_the_partitions_that_it_was_given(place: Place) -> None:

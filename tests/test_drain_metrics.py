@@ -88,6 +88,7 @@ def test_the_metrics_are_what_was_done(place: Place) -> None:
         assert found["bytes_total"] == held
         assert found["snapshots_total"] == 1
         assert found["trimmed_total"] == 43
+        assert (found["retired_total"], found["forgotten_total"]) == (0, 0)
         assert found["batches_total"] >= 1
         assert found["parkings_total"] == 0
         assert found["retries_total"] == 0

@@ -153,6 +153,7 @@ def test_a_record_of_a_newer_version_is_not_kept_aside_but_parks_its_run(
     check_archives(archives, {"r": acknowledged})
     status = hot.perform(inspecting.namespace_status(hot.context.keys))
     assert "upgrade" in status.parked["r"]
+    assert "`runstream unpark r`" in status.parked["r"]
 
 
 def test_a_batch_of_nothing_but_poison_is_archived_and_trimmed(hot: Hot, archives: list[Archive]) -> None:

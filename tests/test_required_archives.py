@@ -97,7 +97,7 @@ def test_an_archive_that_would_have_holes_is_refused(hot: Hot, archives: list[Ar
     hot.save_snapshot("cut", RunState(run_id="cut"))
     DrainWorker(hot, archives[:2]).drain_once()
     emit(hot, "cut", 2, first=6)
-    with pytest.raises(ConfigurationError, match=r"1 runs .*'cut' up to offset 5.*--copy-from"):
+    with pytest.raises(ConfigurationError, match=r"of 1 run .*'cut' up to offset 5.*--copy-from"):
         add_archive(hot, archives[2])
     assert required(hot) == [ids(*archives[:2])] * 4
 
@@ -220,7 +220,7 @@ def test_what_a_worker_trims_while_an_archive_is_added_is_copied_too(
     copy_run(archives[0], fresh, "r")  # so that it lacks nothing at first
     monkeypatch.setattr(requiring, "require", trim_first)
     worker = DrainWorker(hot, archives[:3], trim="archived")
-    with pytest.raises(ConfigurationError, match="lacks events of 1 runs"):
+    with pytest.raises(ConfigurationError, match=r"lacks events .* of 1 run "):
         add_archive(hot, fresh)
     assert required(hot) == [ids(*archives[:3])] * 4
 
@@ -434,7 +434,7 @@ def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend]
     def listed() -> dict[str, int]:
         code, out, _ = run("--json")
         assert code == 0
-        return {one["location"]: one["partitions"] for one in json.loads(out)}
+        return {one["location"]: one["partitions"] for one in json.loads(out)["archives"]}
 
     assert listed() == {}
     acknowledged = {"r": emit(hot, "r", 5)}
@@ -451,7 +451,7 @@ def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend]
     assert "restart the workers with it" in err
     assert listed() == {old: 4, new: 4}
     code, _, err = run("drop", old, answer="n\n")
-    assert (code, "Nothing in it is deleted" in err) == (1, True)
+    assert (code, "It keeps what it holds" in err) == (1, True)
     assert listed() == {old: 4, new: 4}
     assert run("drop", old, answer="y\n")[0] == 0
     assert listed() == {new: 4}
@@ -472,7 +472,7 @@ def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend]
         (["drop"], "take one archive"),
         (["list", "sqlite:x"], "take one archive"),
         (["drop", "sqlite:x", "--copy-from", "sqlite:y"], "goes with add"),
-        (["add", "memory:"], "is not an archive"),
+        (["add", "memory:"], "an archive is"),
         (["add", "sqlite:x", "--copy-from", "sqlite:nowhere"], "nothing at that path"),
         (["enlarge"], "enlarge"),
     ],
@@ -489,4 +489,4 @@ def test_an_archive_requires_no_archives(tmp_path: Path) -> None:
     """The command is about a Redis store."""
     SQLiteCheckpointer(tmp_path / "a.db").close()
     done = CliRunner().invoke(app, ["archives", "--url", f"sqlite:{tmp_path}/a.db"])
-    assert (done.exit_code, "a Redis store requires" in done.stderr) == (2, True)
+    assert (done.exit_code, "works on Redis" in done.stderr) == (2, True)

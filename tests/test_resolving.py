@@ -1319,6 +1319,8 @@ def test_unpark_lets_runs_come_due_and_says_which_were_not_parked(tmp_path: Path
         said = run("unpark", "--all", "--url", url)
         assert (said.code, said.out.split()) == (0, ["unparked", "run", "b"])
         assert run("unpark", "--all", "--url", url, "--json").document == {"unparked": []}
+        said = run("unpark", "--all", "--url", url)
+        assert (said.code, said.out, said.err) == (0, "", "runstream: no run is parked\n")
         assert run("unpark", "--url", url).code == 2
         assert run("unpark", "a", "--all", "--url", url).code == 2
         assert run("unpark", "a", "--url", f"sqlite:{tmp_path}/a.db").code == 2
@@ -1331,7 +1333,8 @@ def test_resolve_says_what_it_cannot_do(tmp_path: Path) -> None:
         assert isinstance(hot, RedisCheckpointer)
         emit(hot, "r", 1)
         assert run("resolve", "nobody", "--url", url, "--to", archive).code == 4
-        assert run("resolve", "r", "--url", url).code == 2
+        said = run("resolve", "r", "--url", url)
+        assert (said.code, "requires no archive yet" in said.err) == (2, True)
         assert run("resolve", "r", "--url", archive, "--to", archive).code == 2
         assert run("resolve", "r", "--url", url, "--to", f"sqlite:{tmp_path}/none.db").code == 2
         assert run("resolve", "r", "--url", url, "--to", "memory:").code == 2
@@ -1339,6 +1342,30 @@ def test_resolve_says_what_it_cannot_do(tmp_path: Path) -> None:
         said = run("resolve", "r", "--url", url, "--to", archive)
         assert (said.code, "nothing is to be decided" in said.err) == (0, True)
         assert run("resolve", "r", "--url", url, "--to", archive, "--json").document["parted"] is False
+
+
+@needs_server
+def test_resolve_looks_at_the_required_archives_unless_it_is_told_which(tmp_path: Path) -> None:
+    """So that the command that the reason for parking names does it; a path may have any character."""
+    url, directory = f"embedded:{tmp_path}/server", tmp_path / "100% sure?"
+    directory.mkdir()
+    with (
+        EmbeddedServer(tmp_path / "server"),
+        connect(url) as hot,
+        SQLiteCheckpointer(directory / "a.db") as archive,
+    ):
+        assert isinstance(hot, RedisCheckpointer)
+        emit(hot, "r", 1)
+        assert DrainWorker(hot, [archive]).drain_once().runs == 1
+        hot.delete_run("r")
+        emit(hot, "r", 2)
+        assert DrainWorker(hot, [archive]).drain_once().parked == 1
+        said = run("resolve", "r", "--url", url, "--json")
+        assert (said.code, said.document["parted"]) == (0, True)
+        assert [one["location"] for one in said.document["archives"]] == [archive.location]
+        (directory / "a.db").rename(directory / "b.db")
+        said = run("resolve", "r", "--url", url)
+        assert (said.code, "nothing at that path" in said.err) == (2, True)
 
 
 def test_a_run_with_a_very_long_name_has_branches_with_a_name_that_a_run_may_have() -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from runstream.cli.options import AsJson, Url, open_to_look
+from runstream.cli.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
 from runstream.cli.output import emit_json, print_table, say
-from runstream.connect import connect
-from runstream.drain.requiring import Archive, add_archive, drop_archive
+from runstream.drain.requiring import add_archive, drop_archive
 from runstream.model.errors import ConfigurationError
-from runstream.model.protocols import RunStore
-from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.requiring import required
-from runstream.stores.sqlite import SQLiteCheckpointer
 
 __all__ = ["EPILOG", "archives"]
 
@@ -31,18 +26,20 @@ runstream archives add jsonl:copy/ --copy-from sqlite:archive.db
 runstream archives drop sqlite:archive.db"""
 
 _WHAT_DROPPING_MEANS = (
-    "{location} is required no longer then: events leave Redis without being in it. Nothing in it is deleted."
-    " Restart the workers without it. Drop it?"
+    "Once dropped, {location} is no longer required: events will leave Redis without being in it. It keeps what"
+    " it holds. Restart the workers without it. Drop it?"
 )
 
 
 def archives(
-    action: Annotated[Literal["list", "add", "drop"], typer.Argument(help="What to do.")] = "list",
+    action: Annotated[
+        Literal["list", "add", "drop"], typer.Argument(metavar="ACTION", help="list, add or drop.")
+    ] = "list",
     archive: Annotated[
         str | None,
         typer.Argument(metavar="ARCHIVE", help="sqlite:PATH or jsonl:DIR; to drop one, its UUID will do as well."),
     ] = None,
-    url: Url = None,
+    url: HotUrl = None,
     copy_from: Annotated[
         str | None,
         typer.Option(metavar="ARCHIVE", help="With add: copy what it lacks from this archive, which is required."),
@@ -66,7 +63,8 @@ def archives(
         raise typer.BadParameter("add and drop take one archive, list takes none", param_hint="ARCHIVE")
     if copy_from is not None and action != "add":
         raise typer.BadParameter("goes with add", param_hint="--copy-from")
-    with _open(url) as hot:
+    with open_to_look(url) as store:
+        hot = as_hot(store)
         if action == "add" and archive is not None:
             _add(hot, archive, copy_from)
         elif action == "drop" and archive is not None:
@@ -75,28 +73,17 @@ def archives(
     found = {uuid: location for of_partition in of_partitions for uuid, location in of_partition.items()}
     counts = {uuid: sum(uuid in of_partition for of_partition in of_partitions) for uuid in found}
     if as_json:
-        emit_json(
-            [{"archive": uuid, "location": found[uuid], "partitions": counts[uuid]} for uuid in sorted(found)]
-        )
+        listed = [{"archive": uuid, "location": found[uuid], "partitions": counts[uuid]} for uuid in sorted(found)]
+        emit_json({"archives": listed, "partitions": len(of_partitions)})
     else:
         rows = [(uuid, found[uuid], counts[uuid]) for uuid in sorted(found)]
         print_table(["archive", "location", f"of {len(of_partitions)} partitions"], rows)
 
 
-@contextmanager
-def _open(url: str | None) -> Iterator[RedisCheckpointer[Any, Any]]:
-    with open_to_look(url) as store:
-        if not isinstance(store, RedisCheckpointer):
-            raise ConfigurationError(
-                "a Redis store requires archives: --url is a redis:, rediss:, unix: or embedded: URL"
-            )
-        yield store
-
-
 def _add(hot: RedisCheckpointer[Any, Any], target: str, copy_from: str | None) -> None:
     with ExitStack() as opened:
-        source = None if copy_from is None else _archive(opened.enter_context(open_to_look(copy_from)), copy_from)
-        archive = _archive(opened.enter_context(connect(target)), target)
+        source = None if copy_from is None else open_archive(opened, copy_from, "--copy-from")
+        archive = open_archive(opened, target, "ARCHIVE", is_new=True)
         copied = 0
 
         def tell(run_id: str, count: int) -> None:
@@ -106,12 +93,6 @@ def _add(hot: RedisCheckpointer[Any, Any], target: str, copy_from: str | None) -
 
         add_archive(hot, archive, source, tell)
         say(f"{archive.location} is required now: restart the workers with it")
-
-
-def _archive(store: RunStore[Any, Any], target: str) -> Archive:
-    if not isinstance(store, SQLiteCheckpointer | JSONLCheckpointer):
-        raise ConfigurationError(f"{target} is not an archive; sqlite:PATH and jsonl:DIR are")
-    return store
 
 
 def _drop(hot: RedisCheckpointer[Any, Any], target: str, *, ask: bool) -> None:

@@ -17,16 +17,14 @@ import typer
 from runstream.cli.exits import ExitCode
 from runstream.cli.logs import LogFormat, LogLevel, logging_to_stderr
 from runstream.cli.monitor import Health, load_metrics_app, serving
-from runstream.cli.options import AsJson, EndWithParent, Url, ending_with_parent
+from runstream.cli.options import AsJson, EndWithParent, HotUrl, as_hot, ending_with_parent, open_archive
 from runstream.cli.output import emit_json, print_table
 from runstream.cli.partitions import parse_partitions
 from runstream.cli.stopping import stopping_on_signals
 from runstream.connect import connect
 from runstream.drain import DrainWorker
-from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
-from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.inspecting import namespace_status
 
 __all__ = ["EPILOG", "drain"]
@@ -40,7 +38,6 @@ runstream drain --to sqlite:archive.db --to jsonl:archive/ --once --json
 runstream drain --to sqlite:archive.db --partitions 0-7 --log-format json --metrics-port 9464"""
 
 _TELLING = "What the worker tells of itself"
-_ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 
 _log = logging.getLogger("runstream.drain")
 
@@ -52,7 +49,7 @@ def drain(
             metavar="ARCHIVE", help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one."
         ),
     ],
-    url: Url = None,
+    url: HotUrl = None,
     once: Annotated[bool, typer.Option("--once", help="Drain what is due now, then end.")] = False,
     batch: Annotated[
         int, typer.Option(min=1, help="How many events go into one transaction of an archive.")
@@ -83,7 +80,8 @@ def drain(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The worker's name in logs.", show_default="host and process id")
+        str | None,
+        typer.Option(help="The worker's name in log and status.", show_default="host and process id"),
     ] = None,
     partitions: Annotated[
         str | None,
@@ -142,6 +140,10 @@ def drain(
     With --metrics-port it answers GET /metrics for Prometheus, and GET /health with 200 as long as its loop
     lives, be it waiting for Redis or for a disk that is full, which the body then says; else with 503.
     """
+    if forget_after is not None and retire_after is None:
+        raise typer.BadParameter(
+            "only what was retired is forgotten: give --retire-after too", param_hint="--forget-after"
+        )
     wanted = None if partitions is None else parse_partitions(partitions)
     with (
         logging_to_stderr(log_format, log_level) as fields,
@@ -149,11 +151,9 @@ def drain(
         ending_with_parent(end_with_parent),
         ExitStack() as opened,
     ):
-        sinks = [_open_sink(opened, target) for target in to]
+        sinks = [open_archive(opened, target, "--to", is_new=True) for target in to]
         locations = [sink.location for sink in sinks]
-        hot = opened.enter_context(connect(url))
-        if not isinstance(hot, RedisCheckpointer):
-            raise ConfigurationError("a drain empties Redis: --url is a redis:, rediss:, unix: or embedded: URL")
+        hot = as_hot(opened.enter_context(connect(url)))
         worker = DrainWorker(
             hot,
             sinks,
@@ -179,17 +179,6 @@ def drain(
         _print_report(worker.name, sinks, report, parked, as_json=as_json)
     if parked:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
-
-
-def _open_sink(opened: ExitStack, target: str) -> Sink:
-    scheme = target.partition(":")[0]
-    if scheme not in _ARCHIVE_SCHEMES:
-        schemes = " and ".join(f"{name}:" for name in _ARCHIVE_SCHEMES)
-        raise typer.BadParameter(f"{scheme}: is not an archive; {schemes} are", param_hint="--to")
-    store = opened.enter_context(connect(target))
-    if not isinstance(store, Sink):  # so long as the schemes above say the truth, never
-        raise ConfigurationError(f"{scheme}: is not an archive")
-    return store
 
 
 def _print_report(

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -15,10 +15,24 @@ from urllib.parse import unquote
 import typer
 
 from runstream.connect import connect
+from runstream.drain.requiring import Archive
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore
+from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.sqlite import SQLiteCheckpointer
 
-__all__ = ["AsJson", "EndWithParent", "Url", "ending_with_parent", "open_to_look", "path_of"]
+__all__ = [
+    "AsJson",
+    "EndWithParent",
+    "HotUrl",
+    "Url",
+    "as_hot",
+    "ending_with_parent",
+    "open_archive",
+    "open_to_look",
+    "path_of",
+]
 
 Url = Annotated[
     str | None,
@@ -26,6 +40,17 @@ Url = Annotated[
         "--url",
         envvar="RUNSTREAM_URL",
         help="The store: redis://, rediss://, unix://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
+        " options may stand in its query (?namespace=dev).",
+        show_default=False,
+    ),
+]
+
+HotUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="RUNSTREAM_URL",
+        help="The Redis store: redis://, rediss://, unix:// or embedded:DIR;"
         " options may stand in its query (?namespace=dev).",
         show_default=False,
     ),
@@ -41,6 +66,7 @@ EndWithParent = Annotated[
 ]
 
 _PATH_SCHEMES = ("embedded", "sqlite", "jsonl")
+_ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 
 
 def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
@@ -64,6 +90,27 @@ def path_of(url: str) -> Path | None:
     scheme, _, rest = url.partition(":")
     path = unquote(rest.partition("?")[0])
     return Path(path) if scheme in _PATH_SCHEMES and path else None
+
+
+def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
+    """The archive that a URL names, until ``opened`` is closed; it must be there unless it may be a new one."""
+    if target.partition(":")[0] not in _ARCHIVE_SCHEMES:
+        raise typer.BadParameter(f"{target!r:.80}: an archive is sqlite:PATH or jsonl:DIR", param_hint=option)
+    store = opened.enter_context(connect(target) if is_new else open_to_look(target))
+    if not isinstance(
+        store, SQLiteCheckpointer | JSONLCheckpointer
+    ):  # so long as the schemes above say the truth, never
+        raise ConfigurationError(f"{target}: is not an archive")
+    return store
+
+
+def as_hot(store: RunStore[Any, Any]) -> RedisCheckpointer[Any, Any]:
+    """The store, if it is Redis. Raises ConfigurationError for any other."""
+    if not isinstance(store, RedisCheckpointer):
+        raise ConfigurationError(
+            "this command works on Redis: --url (or RUNSTREAM_URL) is a redis:, rediss:, unix: or embedded: URL"
+        )
+    return store
 
 
 @contextmanager

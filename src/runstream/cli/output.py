@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -61,19 +61,34 @@ def emit_json(document: Any, *, on_one_line: bool = False) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    whole: Collection[str] = (),
+) -> None:
     """A table on stdout, as :func:`make_table` makes it."""
-    console(sys.stdout).print(make_table(columns, rows, title=title))
+    console(sys.stdout).print(make_table(columns, rows, title=title, whole=whole))
 
 
-def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
-    """A table for stdout; columns of numbers are aligned to the right. A cell that is None stays empty."""
+def make_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    whole: Collection[str] = (),
+) -> Table:
+    """A table for stdout; columns of numbers are aligned to the right. A cell that is None stays empty.
+
+    The ``whole`` columns are the last to be folded where a terminal is narrow.
+    """
     cells = [list(row) for row in rows]
     piped = not sys.stdout.isatty()
     table = Table(box=None if piped else SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
     for index, name in enumerate(columns):
         numeric = bool(cells) and all(isinstance(row[index], int | None) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name in whole)
     for row in cells:
         table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
     return table

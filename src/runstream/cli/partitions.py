@@ -10,6 +10,7 @@ from runstream.stores.redis.keys import MAX_PARTITIONS
 
 __all__ = ["parse_partitions"]
 
+_OPTION = "--partitions"
 _PART = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
 
 
@@ -19,11 +20,17 @@ def parse_partitions(text: str) -> frozenset[int]:
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:
-            raise typer.BadParameter(f"{part!r:.40} is neither a number nor a range; for example 0-3,7")
+            raise typer.BadParameter(
+                f"{part!r:.40} is neither a number nor a range; for example 0-3,7", param_hint=_OPTION
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise typer.BadParameter(f"the range {part.strip()} ends before it begins; write {last}-{first}")
+            raise typer.BadParameter(
+                f"the range {part.strip()} ends before it begins; write {last}-{first}", param_hint=_OPTION
+            )
         if last >= MAX_PARTITIONS:
-            raise typer.BadParameter(f"partition {last}: a namespace has at most {MAX_PARTITIONS}, from 0 on")
+            raise typer.BadParameter(
+                f"partition {last}: a namespace has at most {MAX_PARTITIONS}, from 0 on", param_hint=_OPTION
+            )
         found.update(range(first, last + 1))
     return frozenset(found)

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson
+from runstream.cli.options import AsJson, open_archive
 from runstream.cli.output import bytes_text, console, emit_json, iso_time, print_table, printable, say
-from runstream.cli.resolve import open_archive
 from runstream.codec.archiving import archive_entry
 from runstream.codec.packing import unpack
 from runstream.codec.record import record_crc
@@ -36,7 +35,9 @@ _HEAD_BYTES = 5
 
 
 def quarantine(
-    action: Annotated[Literal["list", "show", "retry"], typer.Argument(help="What to do.")] = "list",
+    action: Annotated[
+        Literal["list", "show", "retry"], typer.Argument(metavar="ACTION", help="list, show or retry.")
+    ] = "list",
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Only the records of this run.")] = None,
     offset: Annotated[
         int | None, typer.Argument(metavar="OFFSET", min=1, help="Only the record at this offset of the run.")

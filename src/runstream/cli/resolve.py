@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from runstream.cli.exits import NoSuchRun
-from runstream.cli.options import AsJson, Url, open_to_look
+from runstream.cli.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
 from runstream.cli.output import emit_json, iso_time, print_table, say
 from runstream.codec.archiving import entry_fields
 from runstream.drain import resolving
@@ -17,14 +18,14 @@ from runstream.drain.histories import History
 from runstream.drain.resolving import Histories, Keep, Resolution, Side
 from runstream.model.archive import ArchiveEntry
 from runstream.model.errors import ConfigurationError, RunstreamError
-from runstream.model.protocols import MendableSink
 from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations.requiring import required
 
-__all__ = ["EPILOG", "open_archive", "resolve"]
+__all__ = ["EPILOG", "resolve"]
 
 EPILOG = """Examples:
 
-runstream resolve run-42 --url redis://localhost --to sqlite:archive.db
+runstream resolve run-42 --url redis://localhost
 
 runstream resolve run-42 --keep both --to sqlite:archive.db --to jsonl:archive/"""
 
@@ -40,16 +41,18 @@ _CHOICES = {
 def resolve(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     to: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            metavar="ARCHIVE", help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one."
+            metavar="ARCHIVE",
+            help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one.",
+            show_default="those that the namespace requires",
         ),
-    ],
+    ] = None,
     keep: Annotated[
         Keep | None,
         typer.Option(help="Which history is to be the run's; without it nothing is changed.", show_default=False),
     ] = None,
-    url: Url = None,
+    url: HotUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Resolve a run of which Redis and the archive have different histories, as after a failover that lost writes.
@@ -60,10 +63,8 @@ def resolve(
     are told so at their next write.
     """
     with ExitStack() as opened:
-        sinks = [open_archive(opened, target, "--to") for target in to]
-        hot = opened.enter_context(open_to_look(url))
-        if not isinstance(hot, RedisCheckpointer):
-            raise ConfigurationError("--url is the Redis side: a redis:, rediss:, unix: or embedded: URL")
+        hot = as_hot(opened.enter_context(open_to_look(url)))
+        sinks = [open_archive(opened, target, "--to") for target in to or _required(hot)]
         found = resolving.look(hot, sinks, run)
         if found is None:
             raise NoSuchRun(f"there is no run {run!r} in Redis; `runstream runs` lists those that there are")
@@ -78,14 +79,12 @@ def resolve(
             _print(found)
 
 
-def open_archive(opened: ExitStack, target: str, option: str) -> MendableSink:
-    """The archive that a URL names, which must be there, until ``opened`` is closed."""
-    if target.partition(":")[0] not in ("sqlite", "jsonl"):
-        raise typer.BadParameter("an archive is sqlite:PATH or jsonl:DIR", param_hint=option)
-    store = opened.enter_context(open_to_look(target))
-    if not isinstance(store, MendableSink):  # so long as the schemes above say the truth, never
-        raise ConfigurationError(f"{target}: is not an archive")
-    return store
+def _required(hot: RedisCheckpointer[Any, Any]) -> list[str]:
+    """The URLs of the archives that the namespace requires, where its workers have them."""
+    locations = {location for found in hot.perform(required(hot.context.keys)) for location in found.values()}
+    if not locations:
+        raise ConfigurationError("this namespace requires no archive yet: name those to compare with, with --to")
+    return [f"{scheme}:{quote(path)}" for scheme, _, path in (at.partition(":") for at in sorted(locations))]
 
 
 def _facts(found: Histories) -> dict[str, Any]:
@@ -155,7 +154,8 @@ def _print(found: Histories) -> None:
     rows: list[tuple[Any, ...]] = [("Redis", str(found.redis.last), found.redis.first, None, None)]
     rows += [_row(side) for side in found.sides]
     rows += [(sink.location, "has nothing of the run", None, None, None) for sink in found.without]
-    print_table(["history", "last", "first offset", "parts from Redis after", "own events"], rows)
+    columns = ["history", "last", "first", "parts after", "own events"]
+    print_table(columns, rows, whole=("last", "parts after"))
     if not found.parted:
         say(
             f"no archive has what Redis has not: nothing is to be decided; `runstream unpark {found.redis.run_id}`"
@@ -182,6 +182,9 @@ def _row(side: Side) -> tuple[Any, ...]:
 
 def _print_events(title: str, history: History, after: int) -> None:
     events = _events(history, after)
+    if not events:
+        say(f"{title}: nothing that can be shown after {after}")
+        return
     columns = ["offset", "cursor", "time (UTC)", "lane", "kind"]
     rows: Sequence[tuple[Any, ...]] = [
         (one["offset"], one["cursor"], _time(one["ts"]), one["lane_id"], one["kind"]) for one in events

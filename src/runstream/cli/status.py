@@ -50,9 +50,8 @@ class _Found:
         else:
             yield from _namespace_tables(self.namespace)
         if self.contents is not None:
-            columns = ["archive", "runs", "events", "quarantined"]
-            names = ["location", "runs", "events", "quarantined"]
-            yield make_table(columns, [[held[name] for name in names] for held in self.contents])
+            columns = ["location", "runs", "events", "quarantined"]
+            yield make_table(columns, [[held[name] for name in columns] for held in self.contents])
 
 
 @dataclass(slots=True)
@@ -148,7 +147,7 @@ def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
             "due now": found.due,
             "due later (claimed or parked)": found.later,
             "backlog": f"{found.backlog_events} events",
-            "oldest due since": f"{found.oldest_due_seconds:.1f} s",
+            "oldest due waits": f"{found.oldest_due_seconds:.1f} s" if found.due else "none is due",
             "parked": len(found.parked),
             "workers": len(found.workers),
             "required archives": len(found.archives),

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from runstream.cli.exits import NoSuchRun
-from runstream.cli.options import AsJson, Url, open_to_look
-from runstream.cli.output import emit_json, print_table
-from runstream.model.errors import ConfigurationError
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.cli.options import AsJson, HotUrl, as_hot, open_to_look
+from runstream.cli.output import emit_json, print_table, say
 from runstream.stores.redis.operations import restoring
 from runstream.stores.redis.operations.inspecting import namespace_status
 
@@ -28,7 +26,7 @@ def unpark(
         list[str] | None, typer.Argument(metavar="RUN", help="The ids of parked runs.", show_default=False)
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Every run that is parked.")] = False,
-    url: Url = None,
+    url: HotUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Let parked runs come due now, once what parked them is out of the way, instead of in some minutes.
@@ -40,17 +38,16 @@ def unpark(
     if bool(wanted) == is_all:
         raise typer.BadParameter("name runs, or say --all", param_hint="RUN")
     with open_to_look(url) as store:
-        if not isinstance(store, RedisCheckpointer):
-            raise ConfigurationError(
-                "runs are parked in Redis: --url is a redis:, rediss:, unix: or embedded: URL"
-            )
+        hot = as_hot(store)
         if is_all:
-            wanted = sorted(store.perform(namespace_status(store.context.keys)).parked)
-        done = store.perform(restoring.unpark(store.context.keys, wanted)) if wanted else []
+            wanted = sorted(hot.perform(namespace_status(hot.context.keys)).parked)
+        done = hot.perform(restoring.unpark(hot.context.keys, wanted)) if wanted else []
     if as_json:
         emit_json({"unparked": done})
-    else:
+    elif done:
         print_table(["unparked run"], [(run_id,) for run_id in done])
+    if not wanted:
+        say("no run is parked")
     missing = [run_id for run_id in wanted if run_id not in done]
     if missing and not is_all:
         raise NoSuchRun(f"not parked: {', '.join(map(repr, missing))}; `runstream status` shows those that are")

@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from shlex import quote
 from typing import Literal, TypeAlias
 
 from runstream.drain.episodes import Episodes
@@ -18,7 +19,8 @@ from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.progress import Progress
 from runstream.drain.proof import disproof
 from runstream.drain.reach import Reach
-from runstream.drain.work import Piece, Positions, RunWork, why_parked
+from runstream.drain.work import Piece, Positions, RunWork, once_mended, why_parked
+from runstream.model.archive import ArchiveEntry
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
@@ -95,12 +97,16 @@ class Batches:
         """
         found = [[self._position(sink, run_id) for run_id in run_ids] for sink in self._sinks]
         runs = self._perform(draining.load(self._keys, run_ids))
-        return [(run, positions) for run, *positions in zip(runs, *found, strict=True)]
+        locations = [sink.location for sink in self._sinks]
+        return [
+            (run, list(zip(locations, positions, strict=True)))
+            for run, *positions in zip(runs, *found, strict=True)
+        ]
 
     def _has_moved(self, work: RunWork) -> bool:
         """Whether another worker has taken the run on: a claim that had run out, as it does when one is slow."""
         ((run, positions),) = self._look([work.run_id])
-        return run is None or run.mark != work.run.mark or list(positions) != list(work.positions)
+        return run is None or run.mark != work.run.mark or positions != work.positions
 
     def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> None:
         """Write, prove and settle as many entries as go into one transaction."""
@@ -151,7 +157,8 @@ class Batches:
                 reason = disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)
             if reason is not None:
                 pieces.remove(piece)
-                self._give_up(piece.work, f"{reason}; nothing was trimmed", done)
+                run_id = piece.work.run_id
+                self._give_up(piece.work, once_mended(f"{reason}; nothing was trimmed", run_id), done)
         if pieces:
             self._episodes.over(sink.location)
 
@@ -205,8 +212,9 @@ class Batches:
         fresh = piece.entries[max(0, work.run.mark.offset - work.at.offset) :]
         aside = sum([entry.raw is not None for entry in fresh])
         self._progress.bytes += piece.fresh_bytes
+        _log_quarantined(work.run_id, fresh)
         if piece.blocked:
-            self._park(work.run, piece.blocked, done)
+            self._park(work.run, once_mended(piece.blocked, work.run_id), done)
         elif piece.is_last:
             done.add(work.run_id)
         else:
@@ -235,3 +243,15 @@ class Batches:
             self._perform(draining.park(self._keys, run.header, reason, self._park_seconds))
         done.add(run_id)
         self._note(DrainReport(parked=1))
+
+
+def _log_quarantined(run_id: str, entries: Iterable[ArchiveEntry]) -> None:
+    for entry in entries:
+        if entry.raw is not None:
+            _log.warning(
+                "%s; its bytes are kept: `runstream quarantine show %s %s`",
+                entry.reason,
+                quote(run_id),
+                entry.offset,
+                extra={"run": run_id, "offset": entry.offset, "reason": entry.reason},
+            )

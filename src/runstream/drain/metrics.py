@@ -82,6 +82,8 @@ def _done(progress: Progress) -> Iterator[Metric]:
         ("quarantined", "Records that do not read, kept aside in the archives.", report.quarantined),
         ("parkings", "Times that a run was parked; a run counts each time.", report.parked),
         ("trimmed", "Entries trimmed from Redis.", report.trimmed),
+        ("retired", "Runs retired: taken out of Redis but for a tombstone.", report.retired),
+        ("forgotten", "Tombstones of retired runs taken out of Redis.", report.forgotten),
         ("retries", "Attempts at an archive or at Redis that failed and were repeated.", progress.retries),
     ):
         yield CounterMetricFamily(f"{_PREFIX}_{name}", help_text, value=value)

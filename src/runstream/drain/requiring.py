@@ -136,8 +136,9 @@ def _check_nothing_lacks(hot: Hot, archive: Sink, *sources: Sink) -> None:
     """Raise ConfigurationError where events have left Redis that neither the archive nor its sources have."""
     lacking = list(_lacking(hot, archive, *sources))
     if lacking:
+        counted = "1 run" if len(lacking) == 1 else f"{len(lacking)} runs"
         raise ConfigurationError(
-            f"{archive.location} lacks events of {len(lacking)} runs that have left Redis (of"
+            f"{archive.location} lacks events that have left Redis, of {counted} (of"
             f" {lacking[0].run_id!r} up to offset {lacking[0].first_hot - 1}) and would be left with holes: copy"
             " them from an archive that has them, with --copy-from"
         )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
+from shlex import quote
 from typing import Any, Literal, TypeAlias
 
 from runstream.codec.archiving import entry_fields
@@ -131,7 +132,9 @@ def resolve(hot: Hot, sinks: Sequence[MendableSink], seen: Histories, keep: Keep
         else:
             _check_supply(seen)
         # so that no worker takes it on meanwhile; if this is killed, the run comes due and is parked again
-        reason = f"it is being resolved; if nobody is at it any more, repeat `runstream resolve {header.run_id}`"
+        reason = (
+            f"it is being resolved; if nobody is at it any more, repeat `runstream resolve {quote(header.run_id)}`"
+        )
         hot.perform(draining.park(keys, header, reason, _HELD_SECONDS))
         if keep == "archive":
             _keep_archive(hot, sinks, seen, done)

@@ -105,7 +105,7 @@ class Retiring:
         if due.to_retire:
             report += self._apart(partial(self._retire, quiet=self._retire_after), due.to_retire)
         if report != DrainReport():
-            _log.info("retired %s", report)
+            _log.info("retiring: %s", report, extra=report.to_dict())
         found = {("retire", run_id) for run_id in due.to_retire} | {("forget", run_id) for run_id in due.to_forget}
         return report, found
 

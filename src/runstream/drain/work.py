@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import TypeAlias
 
 from runstream.codec.archiving import archive_entries
@@ -14,17 +15,22 @@ from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersi
 from runstream.model.values import Cursor
 from runstream.stores.redis.operations.draining import DueRun, Loaded, LoadedRun, Wanted
 
-__all__ = ["Piece", "Positions", "RunWork", "why_parked"]
+__all__ = ["Piece", "Positions", "RunWork", "once_mended", "why_parked"]
 
-Positions: TypeAlias = Sequence[Position | None]
-"""How far each archive has a run, in the order of the worker's sinks."""
+Positions: TypeAlias = Sequence[tuple[str, Position | None]]
+"""The location of each archive and how far it has a run, in the order of the worker's sinks."""
 
 
 def why_parked(error: ArchiveGap | HistoryDiverged) -> str:
     """Why a run is parked that an archive cannot take, and what comes next."""
     if isinstance(error, HistoryDiverged):
-        return f"{error}; decide which is to be the run's: `runstream resolve {error.run_id}`"
-    return f"{error}; bring the archive back that has it, then: `runstream unpark {error.run_id}`"
+        return f"{error}; decide which is to be the run's: `runstream resolve {quote(error.run_id)}`"
+    return f"{error}; bring the archive back that has it, then: `runstream unpark {quote(error.run_id)}`"
+
+
+def once_mended(reason: str, run_id: str) -> str:
+    """Why a run is parked until something is put right that the reason tells, and what comes next."""
+    return f"{reason}; once that is put right: `runstream unpark {quote(run_id)}`"
 
 
 @dataclass(slots=True)
@@ -72,11 +78,11 @@ class RunWork:
         """
         at = run.mark
         held: list[Mapping[str | None, str]] = []
-        for position in positions:
+        for location, position in positions:
             cursor = run.header.start if position is None else position.cursor
             if cursor.offset > run.last.offset or (cursor.offset == run.last.offset and cursor != run.last):
                 raise HistoryDiverged(
-                    f"an archive has run {run.header.run_id!r} up to {cursor}, Redis up to {run.last}: events were"
+                    f"{location} has run {run.header.run_id!r} up to {cursor}, Redis up to {run.last}: events were"
                     " lost in Redis, or the run was deleted there and made anew; both are kept",
                     run_id=run.header.run_id,
                     offset=cursor.offset,

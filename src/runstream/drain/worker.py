@@ -25,6 +25,7 @@ from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.progress import REDIS, Progress, Timing
 from runstream.drain.reach import Reach
 from runstream.drain.retiring import Retiring
+from runstream.drain.work import once_mended
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
@@ -268,6 +269,7 @@ class DrainWorker:
         """Park a run that failed in a way that is not foreseen."""
         is_ours = isinstance(error, RunstreamError)
         reason = str(error) if is_ours else f"{type(error).__name__}: {error}; the worker's log has more"
+        reason = once_mended(reason, run_id)
         fields = {"run": run_id, "reason": reason}
         _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error, extra=fields)
         with self._heartbeat.still:

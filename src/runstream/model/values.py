@@ -198,7 +198,11 @@ class DrainReport:
         return DrainReport(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     def __str__(self) -> str:
-        counts = (f"{count} {name}" for name, count in self.to_dict().items() if count)
+        counts = (
+            f"{count} {name.removesuffix('s') if count == 1 else name}"
+            for name, count in self.to_dict().items()
+            if count
+        )
         return ", ".join(counts) or "nothing"
 
     def to_dict(self) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def _our_error(error: Exception) -> RunstreamError:
         )
     if isinstance(error, errors.ResponseError) and not _is_passing(error):
         return _refused(error)
-    return StoreUnavailable(f"cannot reach the server: {error}; it is safe to send the same call again")
+    said = str(error).rstrip(".")
+    return StoreUnavailable(f"cannot reach the server: {said}; it is safe to send the same call again")
 
 
 def _refused(error: errors.ResponseError) -> RunstreamError:
