@@ -95,8 +95,8 @@ _ALL: Mapping[bytes, tuple[Any, ...]] = {b"zset": (0, -1)}
 
 
 def _told(key: bytes, content: bytes) -> str:
-    """A field of a hash; in meta a snapshot's place has its token behind it."""
-    if key.startswith(b"snapshot"):
+    """A field of a hash; in meta a snapshot's place has its token behind it, and a proof is nothing but one."""
+    if key.startswith((b"snapshot", b"proven")):
         content = content.rpartition(b" ")[0]
     return f"{key.decode()} {content.decode('latin-1')}"
 

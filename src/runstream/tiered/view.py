@@ -122,6 +122,25 @@ class View(Generic[E, S]):
         snapshot = yield partial(self.archive.load_snapshot, run_id, lane_id=lane_id)
         return snapshot
 
+    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Steps[Snapshot[S] | None]:
+        """The snapshot that covers most up to the offset: Redis's latest, or one of the archive's history."""
+        check_count("offset", offset)
+        latest = yield from self.load_snapshot(run_id, lane_id)
+        if latest is None or latest.offset == offset:
+            return latest
+        kept: Snapshot[S] | None = yield partial(self.archive.snapshot_at, run_id, offset, lane_id=lane_id)
+        if latest.offset > offset or (kept is not None and kept.offset > latest.offset):
+            return kept
+        return latest
+
+    def snapshot_history(self, run_id: str, lane_id: str | None) -> Pouring:
+        """The archive's history of snapshots, and Redis's latest, if the archive has not seen it yet."""
+        latest = yield from self.load_snapshot(run_id, lane_id)
+        history = Pour(self.archive.snapshot_history(run_id, lane_id=lane_id))
+        yield history
+        if latest is not None and (history.last is None or history.last.revision < latest.revision):
+            yield Pour(self.pouring(_only(latest)))
+
     def recover(self, run_id: str, lane_id: str | None) -> Steps[Recovery[S, E]]:
         """The latest snapshot and the events after it."""
         recovery: Recovery[S, E]
