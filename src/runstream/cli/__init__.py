@@ -1,4 +1,4 @@
-"""The command line: ``runstream demo``, ``drain``, ``runs``, ``show``, ``status``, ``archives``, and an ``agent``.
+"""The command line: ``runstream demo``, ``drain``, ``runs``, ``show``, ``tail``, ``status`` and others.
 
 One file per command; this one assembles them and turns the library's errors into one line and an exit code.
 """
@@ -19,7 +19,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from runstream.cli import agent, archives, demo, drain, quarantine, resolve, runs, show, status, unpark
+from runstream.cli import agent, archives, demo, drain, quarantine, resolve, runs, show, status, tail, unpark
 from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.output import printable
 from runstream.model.errors import RunstreamError
@@ -94,6 +94,7 @@ _add(demo.demo, demo.EPILOG)
 _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
+_add(tail.tail, tail.EPILOG)
 _add(status.status, status.EPILOG)
 _add(archives.archives, archives.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)

@@ -18,7 +18,7 @@ from runstream.connect import connect
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore
 
-__all__ = ["AsJson", "EndWithParent", "Url", "ending_with_parent", "open_to_look"]
+__all__ = ["AsJson", "EndWithParent", "OfArchive", "Url", "ending_with_parent", "open_to_look"]
 
 Url = Annotated[
     str | None,
@@ -27,6 +27,16 @@ Url = Annotated[
         envvar="RUNSTREAM_URL",
         help="The store: redis://, rediss://, unix://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
         " options may stand in its query (?namespace=dev).",
+        show_default=False,
+    ),
+]
+
+OfArchive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="The archive that a drain worker writes from that server, sqlite:PATH or jsonl:DIR: what has left"
+        " Redis is read there.",
         show_default=False,
     ),
 ]
@@ -43,17 +53,19 @@ EndWithParent = Annotated[
 _PATH_SCHEMES = ("embedded", "sqlite", "jsonl")
 
 
-def open_to_look(url: str | None) -> RunStore[Any, Any]:
+def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
     """The store at ``url`` (None: RUNSTREAM_URL), which must be there: a mistyped path is not created.
 
-    Raises ConfigurationError for a path at which there is nothing, and what ``connect`` raises.
+    With ``archive``, which must be there too, it is the tiered store. Raises ConfigurationError for a path at
+    which there is nothing, and what ``connect`` raises.
     """
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
-    scheme, _, rest = url.partition(":")
-    path = unquote(rest.partition("?")[0])
-    if scheme in _PATH_SCHEMES and path and not Path(path).exists():
-        raise ConfigurationError(f"{scheme}:{path}: there is nothing at that path; check the URL")
-    return connect(url)
+    for each in (url, archive or ""):
+        scheme, _, rest = each.partition(":")
+        path = unquote(rest.partition("?")[0])
+        if scheme in _PATH_SCHEMES and path and not Path(path).exists():
+            raise ConfigurationError(f"{scheme}:{path}: there is nothing at that path; check the URL")
+    return connect(url, archive=archive)
 
 
 @contextmanager

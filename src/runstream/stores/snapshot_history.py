@@ -23,14 +23,14 @@ class KeptSnapshot(NamedTuple):
 
 
 def latest_of(kept: Sequence[KeptSnapshot], count: int | None) -> list[KeptSnapshot]:
-    """The latest so many of each lane (None: all), in the order in which they were saved."""
+    """The latest so many of each lane (None: all), one at least, in the order in which they were saved."""
     if count is None:
         return list(kept)
     left: dict[str | None, int] = {}
     chosen = []
     for one in reversed(kept):
         lane_id = one.saved.lane_id
-        left[lane_id] = left.get(lane_id, count) - 1
+        left[lane_id] = left.get(lane_id, max(count, 1)) - 1
         if left[lane_id] >= 0:
             chosen.append(one)
     return chosen[::-1]

@@ -83,16 +83,15 @@ class SnapshotLog:
         Raises CorruptRecordError where its text does not read.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._path.open("rb") as file:
-            begin, length = kept.place or (0, 0)
-            file.seek(begin)
-            found = parse_snapshot(run_id, kept.saved.lane_id, line) if (line := file.read(length)) else None
-            if found is not None and found.token == kept.saved.token:
-                return found
-            file.seek(0)
-            for one in _lines_of(file):
-                if one.saved.token == kept.saved.token:
-                    file.seek(one.place[0])
-                    return parse_snapshot(run_id, kept.saved.lane_id, file.read(one.place[1]))
+            if kept.place is not None:
+                file.seek(kept.place[0])
+                line = file.read(kept.place[1])
+                if _token_in(line) == kept.saved.token:
+                    return parse_snapshot(run_id, kept.saved.lane_id, line)
+                file.seek(0)
+            for line in file:
+                if _token_in(line) == kept.saved.token:
+                    return parse_snapshot(run_id, kept.saved.lane_id, line)
         return None
 
     def drop_old(self, keep: int, counts: Callable[[str], bool]) -> None:
@@ -123,6 +122,11 @@ class SnapshotLog:
     def _count(self) -> int:
         with self._path.open("rb") as file:
             return sum(1 for _ in file)
+
+
+def _token_in(line: bytes) -> str | None:
+    facts = facts_of_snapshot(line)
+    return None if facts is None else json.loads(facts[3])
 
 
 def _lines_of(file: BinaryIO) -> Iterator[KeptSnapshot]:
