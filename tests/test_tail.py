@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -337,6 +338,30 @@ def test_it_goes_on_through_an_outage_and_misses_and_repeats_nothing(place: Plac
         assert ["again" in line for line in tail.errors] == [True, True] * 4
         waits = [line for line in tail.errors if "waits until it answers again" in line]
         assert len(waits) == 4  # each outage is said once
+
+
+def test_an_outage_is_said_once_however_long_it_lasts(place: Place) -> None:
+    """Somebody else takes the calls, and hangs up."""
+    place.emit("r", 3)
+    address = Path(place.url.removeprefix("unix://"))
+    elsewhere = address.with_name("elsewhere")
+    with Tail("r", "--url", f"{place.url}?retry_seconds=0.05") as tail, socket.socket(socket.AF_UNIX) as deaf:
+        tail.shows(3)
+        deaf.bind(str(elsewhere))
+        deaf.listen()
+        deaf.settimeout(DEADLINE_SECONDS)
+        address.unlink()
+        address.symlink_to(elsewhere)
+        place.node.raw.client_kill_filter(_type="normal", skipme=True)
+        for _ in range(12):
+            deaf.accept()[0].close()
+        address.unlink()
+        address.symlink_to(place.node.socket_path)
+        place.emit("r", 2, first=4)
+        finish(place)
+        assert tail.end() == 0
+        assert tail.offsets == [1, 2, 3, 4, 5, 6]
+        assert ["again" in line for line in tail.errors] == [True, True], tail.errors
 
 
 def test_history_that_was_lost_in_a_failover_ends_it_with_1() -> None:
