@@ -129,6 +129,10 @@ def _faults_beside_events(world: World, archive: Archive) -> Iterator[str]:
     for (run_id, lane_id), expected in world.expected_snapshots().items():
         if (found := archive.load_snapshot(run_id, lane_id=lane_id)) != expected:
             yield f"the snapshot of {run_id!r}, {lane_id!r} is {found}, not {expected}"
+        history = list(archive.snapshot_history(run_id, lane_id=lane_id))
+        revisions = [one.revision for one in history]
+        if history[-1:] != [expected] or revisions != sorted(set(revisions)):
+            yield f"the history of the snapshots of {run_id!r}, {lane_id!r} is {history}"
     if archive.location.startswith("sqlite:"):
         with closing(sqlite3.connect(archive.location.removeprefix("sqlite:"))) as connection:
             ((said,),) = connection.execute("PRAGMA integrity_check")

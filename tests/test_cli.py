@@ -36,7 +36,7 @@ from runstream.stores.redis.embedded import EmbeddedServer
 from runstream.stores.redis.operations import draining
 from runstream.stores.redis.server_program import find_server_program
 
-COMMANDS = ["demo", "drain", "runs", "show", "status", "archives"]
+COMMANDS = ["demo", "drain", "runs", "show", "tail", "status", "archives"]
 COMMANDS += ["unpark", "resolve", "quarantine", "agent"]
 
 

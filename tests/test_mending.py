@@ -228,7 +228,7 @@ def test_a_log_is_cut_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
             again.append("r", events[5:6])
             assert again.load_latest("r") is None
             names = sorted(path.name for path in (directory / "r").iterdir())
-            assert names == ["events.jsonl", "snapshot-a.json"]
+            assert names == ["events.jsonl", "snapshot-a.json", "snapshots.jsonl"]
     print(f"{point - 1} points")
     assert seen == {5, 12}
     assert point > 8

@@ -53,6 +53,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "max_hot_events": int,
 }
 _ARCHIVES = ("sqlite", "jsonl")
+_ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int}
 _READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
 _OBJECTS = ("event_type", "state_type", "fallback")
 
@@ -63,8 +64,9 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
     ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
     its own, shared by all processes that name DIR), ``fake:`` (fakeredis, for tests), ``sqlite:PATH``,
     ``jsonl:DIR``, ``memory:``. The stores' options, ``namespace``, ``partitions``, ``durability``,
-    ``retry_seconds``, ``require_lease``, ``resend_lost``, ``max_hot_events`` and ``max_event_bytes``, may stand in
-    the query (``?namespace=dev``) or be arguments, as may ``event_type``, ``state_type`` and ``fallback``.
+    ``retry_seconds``, ``require_lease``, ``resend_lost``, ``max_hot_events``, ``max_event_bytes`` and
+    ``keep_snapshots``, may stand in the query (``?namespace=dev``) or be arguments, as may ``event_type``,
+    ``state_type`` and ``fallback``.
 
     With ``archive``, the ``sqlite:`` or ``jsonl:`` URL of an archive that a drain worker writes from that server,
     it is the tiered store (:class:`~runstream.tiered.TieredCheckpointer`), which reads a run as one wherever its
@@ -165,6 +167,8 @@ class _Target:
             known |= _LEASE_OPTIONS
         if scheme not in _LOCAL:
             known |= _REDIS_OPTIONS
+        if scheme in _ARCHIVES:
+            known |= _ARCHIVE_OPTIONS
         name, _, query = rest.partition("?")
         ours, others = _split_query(scheme, query, known)
         for option in options:

@@ -1,4 +1,4 @@
-"""The command line: ``runstream demo``, ``drain``, ``runs``, ``show``, ``status``, ``archives``, and an ``agent``.
+"""The command line: ``runstream demo``, ``drain``, ``runs``, ``show``, ``tail``, ``status`` and others.
 
 One file per command; this one assembles them and turns the library's errors into one line and an exit code.
 """
@@ -31,6 +31,7 @@ from runstream.cli import (
     runs,
     show,
     status,
+    tail,
     unpark,
 )
 from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
@@ -107,6 +108,7 @@ _add(demo.demo, demo.EPILOG)
 _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
+_add(tail.tail, tail.EPILOG)
 _add(export.export, export.EPILOG)
 _add(import_.import_, import_.EPILOG, name="import")
 _add(status.status, status.EPILOG)

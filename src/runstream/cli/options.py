@@ -26,6 +26,7 @@ __all__ = [
     "AsJson",
     "EndWithParent",
     "HotUrl",
+    "OfArchive",
     "Url",
     "as_hot",
     "ending_with_parent",
@@ -41,6 +42,16 @@ Url = Annotated[
         envvar="RUNSTREAM_URL",
         help="The store: redis://, rediss://, unix://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
         " options may stand in its query (?namespace=dev).",
+        show_default=False,
+    ),
+]
+
+OfArchive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="The archive that a drain worker writes from that server, sqlite:PATH or jsonl:DIR: what has left"
+        " Redis is read there.",
         show_default=False,
     ),
 ]

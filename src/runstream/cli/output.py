@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -17,20 +17,25 @@ from rich.console import Console
 from rich.table import Table
 
 from runstream.codec.lossless_json import dump_json
+from runstream.model.values import Recorded
 
 __all__ = [
     "ago",
     "bytes_text",
+    "clock",
     "console",
     "emit_json",
+    "event_facts",
     "iso_time",
     "make_table",
     "print_table",
     "printable",
     "say",
+    "short",
 ]
 
 _PIPED_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
+_VALUES_WIDTH = 100  # characters of a payload or state on one line
 
 
 class _Console(Console):
@@ -115,6 +120,26 @@ def ago(timestamp: float, *, now: float | None = None) -> str:
         if seconds < limit:
             return f"{int(seconds / size)} {unit} ago"
     return f"{int(seconds / 86_400)} d ago"
+
+
+def clock(timestamp: float) -> str:
+    """The time of day in UTC, with milliseconds, of Unix time in seconds."""
+    try:
+        return datetime.fromtimestamp(timestamp, UTC).strftime("%H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError, OSError):  # a producer may write any number, also not-a-number
+        return str(timestamp)
+
+
+def short(values: Mapping[str, Any], *, width: int = _VALUES_WIDTH) -> str:
+    """A payload or state on one line: ``key=value`` pairs, cut off where they get long."""
+    plain = json.loads(dump_json(values))
+    text = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in plain.items())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def event_facts(item: Recorded[Any]) -> dict[str, Any]:
+    """An event with its place, for JSON."""
+    return {"offset": item.offset, "cursor": item.cursor, **item.event.to_dict()}
 
 
 def bytes_text(size: int) -> str:

@@ -1,36 +1,38 @@
-"""``runstream show``: one run, its snapshots, and what happened in it."""
+"""``runstream show``: one run, its snapshots, and what happened in it; now, or as it was at an offset."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from runstream.cli.exits import NoSuchRun
-from runstream.cli.options import AsJson, Url, open_to_look
-from runstream.cli.output import ago, emit_json, iso_time, print_table, say
+from runstream.cli.options import AsJson, OfArchive, Url, open_to_look
+from runstream.cli.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
 from runstream.cli.runs import run_facts
-from runstream.codec.lossless_json import dump_json
-from runstream.model.errors import EventsArchived
-from runstream.model.protocols import RunStore, Sink
+from runstream.model.errors import ConfigurationError, EventsArchived
+from runstream.model.protocols import RunStore, SnapshotHistory
 from runstream.model.values import Recorded, RunInfo, Snapshot
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.inspecting import snapshot_lanes
+from runstream.tiered import TieredCheckpointer
 
 __all__ = ["EPILOG", "show"]
 
 EPILOG = """Examples:
 
-runstream show run-42 --url redis://localhost
+runstream show run-42 --url redis://localhost --archive sqlite:archive.db
 
-runstream show run-42 --url sqlite:archive.db --lane planner --after 100 --limit 50"""
+runstream show run-42 --url sqlite:archive.db --lane planner --after 100 --limit 50
 
-_PAYLOAD_WIDTH = 100  # characters of a payload in the timeline
+runstream show run-42 --url sqlite:archive.db --at 70"""
+
 _ATTEMPTS = 10  # at reading on from what is hot while a worker trims
+
+_Snapshots = Mapping[str | None, Snapshot[Any]]
+"""The run's own snapshot (under None) and those of its lanes."""
 
 
 @dataclass(slots=True)
@@ -47,80 +49,127 @@ class _Timeline:
     next_after: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which events to show: of all lanes or one, after an offset, up to one (None: the end), at most so many."""
+
+    lane: str | None
+    after: int
+    upto: int | None
+    limit: int
+
+
 def show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     url: Url = None,
-    after: Annotated[int, typer.Option(min=0, help="Only events after this offset.")] = 0,
+    archive: OfArchive = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="Only events after this offset.", show_default="0")
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Show the run as it was at this offset: the nearest snapshot that covers no more, and the events"
+            " from there.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many events.")] = 100,
     lane: Annotated[str | None, typer.Option(help="Only events and snapshot of this lane.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: what is known of it, its snapshots, and its events in order.
+    """Show a run: what is known of it, its events in order, and its state at the end; or with --at, how it was.
 
     A Redis store shows what is hot; which events have moved to the archive is said on stderr (with --json
-    in "archived_up_to").
+    in "archived_up_to"). With --archive they are read there. Former snapshots are found in an archive only, and
+    there are those that were the latest when a drain worker looked: without one, --at shows the events from the
+    beginning.
     """
-    with open_to_look(url) as store:
+    with open_to_look(url, archive) as store:
         info = store.run_info(run)
         if info is None:
             raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
-        snapshots = _snapshots(store, run, lane)
-        timeline = _timeline(store, info, after, limit, lane)
-        is_hot = isinstance(store, RedisCheckpointer)
+        if at is not None and at > info.last_offset:
+            raise ConfigurationError(
+                f"--at {at}: run {run!r} ends at offset {info.last_offset}; name one that it has"
+            )
+        snapshots = _snapshots(store, run, lane, at)
+        if after is None:
+            after = 0 if at is None else _begin(snapshots, lane)
+        timeline = _timeline(store, run, _Wanted(lane, after, at, limit))
+        is_hot = isinstance(store, RedisCheckpointer | TieredCheckpointer)
     if timeline.archived_up_to:
-        say(f"offsets up to {timeline.archived_up_to} of this run are in the archive; show them with its URL")
+        say(
+            f"offsets up to {timeline.archived_up_to} of this run are in the archive; show them with its URL, or"
+            " name it with --archive"
+        )
     if timeline.unreadable:
         say(f"offsets without an event that reads: {', '.join(map(str, timeline.unreadable))}")
     if as_json:
-        emit_json(_facts(info, snapshots, timeline, is_hot=is_hot))
+        emit_json({**_facts(info, snapshots, timeline, is_hot=is_hot), "at": at})
         return
-    _print(info, snapshots, timeline, is_hot=is_hot)
+    _print(info, snapshots, timeline, at, is_hot=is_hot)
     if timeline.next_after is not None:
         say(f"there are more events; go on with --after {timeline.next_after}")
 
 
-def _snapshots(store: RunStore[Any, Any], run_id: str, lane: str | None) -> dict[str | None, Snapshot[Any]]:
-    """The run's own snapshot (under None) and those of its lanes, or of one lane."""
+def _snapshots(store: RunStore[Any, Any], run_id: str, lane: str | None, at: int | None) -> _Snapshots:
+    """The run's own snapshot and those of its lanes, or of one lane: the latest, or those nearest to an offset."""
     lanes: list[str | None] = [None]
     if lane is not None:
         lanes = [lane]
     elif isinstance(store, RedisCheckpointer):
         lanes = store.perform(snapshot_lanes(store.context.keys, run_id))
-    elif isinstance(store, Sink):
-        lanes = [snapshot.lane_id for snapshot in store.read_back_snapshots(run_id)]
-    found = {lane_id: store.load_snapshot(run_id, lane_id=lane_id) for lane_id in lanes}
+    elif isinstance(store, SnapshotHistory):
+        lanes = store.snapshot_lanes(run_id)
+    found = {lane_id: _snapshot(store, run_id, lane_id, at) for lane_id in lanes}
     return {lane_id: snapshot for lane_id, snapshot in found.items() if snapshot is not None}
 
 
-def _timeline(store: RunStore[Any, Any], info: RunInfo, after: int, limit: int, lane: str | None) -> _Timeline:
-    archived_up_to = 0
-    for _ in range(_ATTEMPTS):
+def _snapshot(store: RunStore[Any, Any], run_id: str, lane_id: str | None, at: int | None) -> Snapshot[Any] | None:
+    if at is not None and isinstance(store, SnapshotHistory):
+        return store.snapshot_at(run_id, at, lane_id=lane_id)
+    latest = store.load_snapshot(run_id, lane_id=lane_id)
+    return latest if at is None or latest is None or latest.offset <= at else None
+
+
+def _begin(snapshots: _Snapshots, lane: str | None) -> int:
+    """What the state at an offset starts from: the snapshot that was asked for, or else every lane's."""
+    own = snapshots.get(lane)
+    if own is not None:
+        return own.offset
+    return min((snapshot.offset for snapshot in snapshots.values()), default=0)
+
+
+def _timeline(store: RunStore[Any, Any], run_id: str, wanted: _Wanted) -> _Timeline:
+    archived_up_to, after = 0, wanted.after
+    for attempt in range(_ATTEMPTS):
         try:
-            return _read(store, info.run_id, after, limit, lane, archived_up_to)
+            return _read(store, run_id, wanted, after, archived_up_to)
         except EventsArchived as error:
+            if attempt == _ATTEMPTS - 1:
+                raise
             after = archived_up_to = error.first_hot - 1
-    return _read(store, info.run_id, after, limit, lane, archived_up_to)
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _read(
-    store: RunStore[Any, Any], run_id: str, after: int, limit: int, lane: str | None, archived_up_to: int
-) -> _Timeline:
+def _read(store: RunStore[Any, Any], run_id: str, wanted: _Wanted, after: int, archived_up_to: int) -> _Timeline:
     timeline = _Timeline(archived_up_to=archived_up_to)
     position = after
-    for item in store.read(run_id, after, on_corrupt="skip"):
-        if len(timeline.events) == limit:
+    before = None if wanted.upto is None else wanted.upto + 1
+    for item in store.read(run_id, after, before=before, on_corrupt="skip"):
+        if len(timeline.events) == wanted.limit:
             timeline.next_after = position
             break
         timeline.unreadable += range(position + 1, item.offset)
         position = item.offset
-        if lane is None or item.event.lane_id == lane:
+        if wanted.lane is None or item.event.lane_id == wanted.lane:
             timeline.events.append(item)
     return timeline
 
 
-def _facts(
-    info: RunInfo, snapshots: Mapping[str | None, Snapshot[Any]], timeline: _Timeline, *, is_hot: bool
-) -> dict[str, Any]:
+def _facts(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, *, is_hot: bool) -> dict[str, Any]:
     return {
         "run": run_facts(info, is_hot=is_hot),
         "snapshots": [
@@ -134,14 +183,12 @@ def _facts(
         ],
         "archived_up_to": timeline.archived_up_to,
         "unreadable": timeline.unreadable,
-        "events": [{"offset": at, "cursor": cursor, **event.to_dict()} for at, cursor, event in timeline.events],
+        "events": [event_facts(item) for item in timeline.events],
         "next_after": timeline.next_after,
     }
 
 
-def _print(
-    info: RunInfo, snapshots: Mapping[str | None, Snapshot[Any]], timeline: _Timeline, *, is_hot: bool
-) -> None:
+def _print(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, at: int | None, *, is_hot: bool) -> None:
     archived = f", archived up to {info.archived_offset}" if is_hot else ""
     rows = [
         ("run", info.run_id),
@@ -151,35 +198,36 @@ def _print(
         ("created", f"{iso_time(info.created_at)} ({ago(info.created_at)})"),
         ("updated", f"{iso_time(info.updated_at)} ({ago(info.updated_at)})"),
     ]
+    if at is not None:
+        rows.append(("shown at", f"offset {at}"))
     print_table(["what", "value"], rows)
     if snapshots:
         columns = ["snapshot of", "covers offset", "revision", "status", "step", "node"]
         print_table(columns, [_snapshot_row(lane, snapshot) for lane, snapshot in snapshots.items()])
     if timeline.events:
         print_table(["offset", "time (UTC)", "lane", "kind", "payload"], map(_event_row, timeline.events))
+    for lane, snapshot in snapshots.items():
+        print_table([f"state of {_name(lane)}", f"as of offset {snapshot.offset}"], _state_rows(snapshot))
+
+
+def _name(lane: str | None) -> str:
+    return "the run" if lane is None else f"lane {lane}"
 
 
 def _snapshot_row(lane: str | None, snapshot: Snapshot[Any]) -> tuple[object, ...]:
     state = snapshot.state.to_dict()
-    name = "the run" if lane is None else f"lane {lane}"
     facts = (state.get(key) for key in ("status", "current_step", "current_node"))
-    return (name, snapshot.offset, snapshot.revision, *facts)
+    return (_name(lane), snapshot.offset, snapshot.revision, *facts)
+
+
+def _state_rows(snapshot: Snapshot[Any]) -> list[tuple[object, ...]]:
+    """What the state holds, key by key; what is empty tells nothing."""
+    state = snapshot.state.to_dict()
+    return [
+        (key, short({key: value})[len(key) + 1 :]) for key, value in state.items() if value not in ("", [], {})
+    ]
 
 
 def _event_row(item: Recorded[Any]) -> tuple[object, ...]:
     event = item.event.to_dict()
-    return (item.offset, _clock(event["ts"]), event["lane_id"], event["kind"], _short(event["payload"]))
-
-
-def _clock(timestamp: float) -> str:
-    try:
-        return datetime.fromtimestamp(timestamp, UTC).strftime("%H:%M:%S.%f")[:-3]
-    except (ValueError, OverflowError, OSError):  # a producer may write any number, also not-a-number
-        return str(timestamp)
-
-
-def _short(payload: Mapping[str, Any]) -> str:
-    """A payload on one line: ``key=value`` pairs, cut off where they get long."""
-    values = json.loads(dump_json(payload))
-    text = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
-    return text if len(text) <= _PAYLOAD_WIDTH else f"{text[: _PAYLOAD_WIDTH - 1]}…"
+    return (item.offset, clock(event["ts"]), event["lane_id"], event["kind"], short(event["payload"]))

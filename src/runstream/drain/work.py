@@ -64,8 +64,8 @@ class RunWork:
         self.at = end
         self.run = replace(self.run, mark=max(self.run.mark, end))
         self.positions = [
-            Position(end, {}) if held is None else replace(held, cursor=max(held.cursor, end))
-            for held in self.positions
+            (location, Position(end, {}) if held is None else replace(held, cursor=max(held.cursor, end)))
+            for location, held in self.positions
         ]
 
     @classmethod

@@ -36,6 +36,7 @@ __all__ = [
     "OnCorrupt",
     "RunStore",
     "Sink",
+    "SnapshotHistory",
 ]
 
 Fallback: TypeAlias = Callable[[Any], Any]
@@ -401,3 +402,17 @@ class MendableSink(Sink, Protocol):
         whole or not at all, and idempotent. Raises ConcurrencyConflict if the run stands elsewhere than at
         ``expected``, and HistoryDiverged if it never was at ``to``; then nothing is changed.
         """
+
+
+@runtime_checkable
+class SnapshotHistory(Protocol):
+    """A store that keeps the snapshots that it saw, to show a run as it was: an archive, the tiered store."""
+
+    def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+
+    def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> Iterator[Snapshot[Any]]:
+        """The snapshots that are kept of the run, or of one lane of it, in the order in which they were saved."""
+
+    def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[Any] | None:
+        """The snapshot of the run, or of one lane of it, that covers most of what lies up to this offset."""

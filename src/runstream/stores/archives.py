@@ -21,13 +21,14 @@ from runstream.model.errors import (
     HistoryDiverged,
 )
 from runstream.model.events import EventKind, Visibility
-from runstream.model.names import check_run_id
+from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import MendableSink, OnCorrupt
-from runstream.model.values import Cursor, E, Recorded, S
-from runstream.stores.filters import check_read, origin
+from runstream.model.values import Cursor, E, Recorded, S, Snapshot
+from runstream.stores.filters import check_count, check_read, origin
 from runstream.stores.local import LocalStore
 from runstream.stores.planning import AppendPlan, AppendRequest
 from runstream.stores.refusals import diverged, lost
+from runstream.stores.snapshot_history import KeptSnapshot, nearest
 
 __all__ = ["ArchiveStore", "check_cut", "deleted_here", "new_entries", "planned_entries"]
 
@@ -124,7 +125,11 @@ def deleted_here(run_id: str) -> HistoryDiverged:
 
 
 class ArchiveStore(LocalStore[E, S], MendableSink):
-    """A local store that is a sink as well. Subclasses give ``_entries`` besides."""
+    """A local store that is a sink as well. Subclasses give what is abstract here besides.
+
+    It keeps the history of the snapshots that it saw, so that a run can be looked at as it was at any offset. Of
+    a run that a drain worker archives, it sees those that were the latest when a worker looked, and no others.
+    """
 
     def header(self, run_id: str) -> RunHeader | None:
         """What the archive notes of a run besides its history; None for one that it does not know."""
@@ -138,12 +143,65 @@ class ArchiveStore(LocalStore[E, S], MendableSink):
         """The entries with ``low < offset <= high``, in order or newest first, quarantined ones too."""
 
     @abstractmethod
+    def _kept(self, run_id: str) -> list[KeptSnapshot]:
+        """The snapshots that are kept of the run and its lanes, in the order in which each lane's were saved."""
+
+    @abstractmethod
+    def _kept_state(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
+        """The state, as plain data, that the history has under that token; None if it has none (any more)."""
+
+    @abstractmethod
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
         """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand.
 
         ``start`` is the place before the history's first event, None for what the archive itself has. False if
         there was nothing to remove.
         """
+
+    def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+        check_run_id(run_id)
+        lanes = {kept.saved.lane_id for kept in self._kept(run_id)}
+        return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
+
+    def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> Iterator[Snapshot[S]]:
+        """The snapshots that are kept of the run, or of one lane of it, in the order in which they were saved.
+
+        Raises CorruptRecordError at one that does not read.
+        """
+        check_run_id(run_id)
+        if lane_id is not None:
+            check_name("lane_id", lane_id)
+        kept = [one for one in self._kept(run_id) if one.saved.lane_id == lane_id]
+        found = (self._restored(run_id, one) for one in kept)
+        return (snapshot for snapshot in found if snapshot is not None)
+
+    def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The snapshot of the run, or of one lane of it, that covers most of what lies up to this offset.
+
+        None if there is none that covers no more. With the events from there to the offset it tells how the run
+        was then. Of those that cover the same it is the last. Raises CorruptRecordError if it does not read.
+        """
+        check_run_id(run_id)
+        if lane_id is not None:
+            check_name("lane_id", lane_id)
+        check_count("offset", offset)
+        found = (self._restored(run_id, one) for one in nearest(self._kept(run_id), lane_id, offset))
+        return next((snapshot for snapshot in found if snapshot is not None), None)
+
+    def _restored(self, run_id: str, kept: KeptSnapshot) -> Snapshot[S] | None:
+        """The snapshot, or None if it has been dropped since."""
+        saved, fields = kept.saved, None
+        if kept.place is None:
+            loaded = self._load_snapshot(run_id, saved.lane_id)
+            fields = None if loaded is None or loaded[0].token != saved.token else loaded[1]
+        if fields is None:  # also one that has been replaced since: the history has it now
+            fields = self._kept_state(run_id, kept)
+        return (
+            None
+            if fields is None
+            else Snapshot(self.codec.make_state(run_id, fields), saved.offset, saved.revision)
+        )
 
     def read(
         self,

@@ -10,6 +10,8 @@ import sqlite3
 from runstream.model.archive import ArchiveEntry, EntryColumns, Position, RunHeader
 from runstream.model.values import Cursor
 from runstream.stores.archives import check_cut
+from runstream.stores.snapshot_history import tokens_before_cut
+from runstream.stores.sqlite_history import history_of, keep_only
 from runstream.stores.sqlite_schema import run_row
 
 __all__ = ["cut_back", "header_of", "readmit"]
@@ -75,7 +77,10 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         connection.execute(statement, (run_id, keep))
     connection.execute(_FORGET_LANES, (run_id,))
     connection.execute(_COUNT_LANES, (run_id,))
-    for lane_id, token in connection.execute(_GET_TOKENS, (run_id,)).fetchall():
+    tokens = dict(connection.execute(_GET_TOKENS, (run_id,)))
+    history = [kept.saved for kept in history_of(connection, run_id)]
+    keep_only(connection, run_id, history, tokens_before_cut(history, tokens, to, keep))
+    for lane_id, token in tokens.items():
         if to.snapshots.get(lane_id) == token:
             continue
         if lane_id is None:

@@ -131,6 +131,20 @@ _LATER = {
         PRIMARY KEY (run_id, start_chain)
     ) WITHOUT ROWID""",
     "leases_by_run": "CREATE INDEX leases_by_run ON leases (run_id)",
+    # every snapshot that was ever the latest, as long as it is kept; the state comes last: it may be large
+    "snapshot_history": """CREATE TABLE snapshot_history (
+        id INTEGER PRIMARY KEY,  -- rises from each snapshot of a lane to the next
+        run_id TEXT NOT NULL,
+        lane_id TEXT,  -- NULL: the run's own
+        offset INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        token TEXT NOT NULL,
+        archived_at REAL NOT NULL,  -- Unix time in seconds
+        state TEXT NOT NULL
+    )""",
+    "snapshot_history_by_token": """CREATE UNIQUE INDEX snapshot_history_by_token
+        ON snapshot_history (run_id, token)""",
+    "snapshot_history_by_lane": "CREATE INDEX snapshot_history_by_lane ON snapshot_history (run_id, lane_id)",
 }
 
 _SET_RUN = """INSERT INTO runs (run_id, session_id, status, start_offset, start_chain, last_offset, last_chain,

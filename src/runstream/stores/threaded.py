@@ -29,7 +29,7 @@ from runstream.stores.filters import check_lease
 from runstream.stores.lifecycle import AsyncLifecycle
 from runstream.stores.local import LocalStore
 
-__all__ = ["ThreadedStore"]
+__all__ = ["ThreadedStore", "in_pages"]
 
 _PAGE = 500
 
@@ -112,7 +112,7 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         on_corrupt: OnCorrupt = "raise",
     ) -> AsyncIterator[Recorded[E]]:
         """The events with ``after < offset < before``."""
-        return _in_pages(
+        return in_pages(
             lambda: self._store.read(
                 run_id, after, before=before, limit=limit, reverse=reverse, on_corrupt=on_corrupt
             ),
@@ -133,7 +133,7 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
 
         A follower that is cancelled while it waits leaves its thread waiting until the next event.
         """
-        return _in_pages(
+        return in_pages(
             lambda: self._store.follow(
                 run_id, after, idle_timeout=idle_timeout, lane_id=lane_id, kinds=kinds, visibility=visibility
             ),
@@ -251,7 +251,7 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         limit: int | None = None,
     ) -> AsyncIterator[RunInfo]:
         """The runs that match, the most recently updated first."""
-        return _in_pages(
+        return in_pages(
             lambda: self._store.runs(
                 session_id=session_id, status=status, updated_after=updated_after, limit=limit
             ),
@@ -271,7 +271,7 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         return await asyncio.to_thread(self._store.delete_run, run_id)
 
 
-async def _in_pages(begin: Callable[[], Iterator[Any]], size: int) -> AsyncIterator[Any]:
+async def in_pages(begin: Callable[[], Iterator[Any]], size: int) -> AsyncIterator[Any]:
     """The items of an iterator that is begun and advanced in a thread, ``size`` of them at a time.
 
     The thread is its own: followers wait, and asyncio has only a few for all else.

@@ -30,7 +30,7 @@ from runstream.stores.archives import ArchiveStore
 from runstream.stores.filters import seq_of
 from runstream.stores.lifecycle import AsyncLifecycle
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
-from runstream.stores.threaded import ThreadedStore
+from runstream.stores.threaded import ThreadedStore, in_pages
 from runstream.tiered.pouring import pour_async
 from runstream.tiered.view import View
 
@@ -45,6 +45,18 @@ class _ThreadedArchive(ThreadedStore[E, S]):
     async def position(self, run_id: str) -> Position | None:
         """How far the archive has a run; None for one that it does not know."""
         return await asyncio.to_thread(self._store.position, run_id)
+
+    async def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The snapshot that covers most of what lies up to this offset."""
+        return await asyncio.to_thread(self._store.snapshot_at, run_id, offset, lane_id=lane_id)
+
+    def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> AsyncIterator[Snapshot[S]]:
+        """The snapshots that are kept."""
+        return in_pages(lambda: self._store.snapshot_history(run_id, lane_id=lane_id), 1)
+
+    async def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes of which snapshots are kept."""
+        return await asyncio.to_thread(self._store.snapshot_lanes, run_id)
 
     async def delete_history(self, run_id: str, start: Cursor | None) -> bool:
         """Remove a run, and take nothing of that history any more."""
@@ -241,6 +253,23 @@ class AsyncTieredCheckpointer(AsyncLifecycle, Generic[E, S]):
     async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
         """The latest snapshot of the run, or of one lane of it, or None."""
         return await await_calls(self._view.load_snapshot(run_id, lane_id))
+
+    async def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The snapshot of the run, or of one lane of it, that covers most of what lies up to this offset."""
+        return await await_calls(self._view.snapshot_at(run_id, offset, lane_id))
+
+    async def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> AsyncIterator[Snapshot[S]]:
+        """The snapshots that the archive has seen of the run or a lane, in order, and then the latest one."""
+        last = None
+        async for last in self._view.archive.snapshot_history(run_id, lane_id=lane_id):
+            yield last
+        latest = await await_calls(self._view.unseen_snapshot(run_id, lane_id, last))
+        if latest is not None:
+            yield latest
+
+    async def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes of which there are snapshots, with None first where there are some of the run's own."""
+        return await await_calls(self._view.snapshot_lanes(run_id))
 
     async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it, of the run or of one lane."""

@@ -217,6 +217,27 @@ class TieredCheckpointer(Lifecycle, Generic[E, S]):
         """The latest snapshot of the run, or of one lane of it, or None."""
         return make_calls(self._view.load_snapshot(run_id, lane_id))
 
+    def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The snapshot of the run, or of one lane of it, that covers most of what lies up to this offset, or None.
+
+        It is one of the archive's history of snapshots, or the latest one, if that covers no more. The archive
+        has seen those that were the latest when a drain worker looked: of others, nothing is left.
+        """
+        return make_calls(self._view.snapshot_at(run_id, offset, lane_id))
+
+    def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> Iterator[Snapshot[S]]:
+        """The snapshots that the archive has seen of the run or a lane, in order, and then the latest one."""
+        last = None
+        for last in self._view.archive.snapshot_history(run_id, lane_id=lane_id):
+            yield last
+        latest = make_calls(self._view.unseen_snapshot(run_id, lane_id, last))
+        if latest is not None:
+            yield latest
+
+    def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes of which there are snapshots, with None first where there are some of the run's own."""
+        return make_calls(self._view.snapshot_lanes(run_id))
+
     def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
         """The latest snapshot and the events after it, of the run or of one lane."""
         return make_calls(self._view.recover(run_id, lane_id))

@@ -20,7 +20,8 @@ from runstream.model.protocols import Leased, OnCorrupt
 from runstream.model.state import ENDED_STATUSES
 from runstream.model.values import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.run.steps import Steps
-from runstream.stores.filters import EventFilter, check_attempts, check_read, lane_of, origin
+from runstream.stores.filters import EventFilter, check_attempts, check_count, check_read, lane_of, origin
+from runstream.stores.redis.operations.inspecting import snapshot_lanes
 from runstream.stores.refusals import lost
 from runstream.tiered.pouring import Pour, Pouring
 
@@ -112,15 +113,47 @@ class View(Generic[E, S]):
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Steps[Snapshot[S] | None]:
         """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
+        return (yield from self._latest(self.hot, run_id, lane_id))
+
+    def _latest(self, hot: Any, run_id: str, lane_id: str | None) -> Steps[Snapshot[S] | None]:
         snapshot: Snapshot[S] | None
         try:
-            snapshot = yield partial(self.hot.load_snapshot, run_id, lane_id=lane_id)
+            snapshot = yield partial(hot.load_snapshot, run_id, lane_id=lane_id)
             if snapshot is not None or (yield partial(self.hot.run_info, run_id)) is not None:
                 return snapshot
         except EventsArchived:
             pass
         snapshot = yield partial(self.archive.load_snapshot, run_id, lane_id=lane_id)
         return snapshot
+
+    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Steps[Snapshot[S] | None]:
+        """The snapshot that covers most up to the offset: Redis's latest, or one of the archive's history."""
+        check_count("offset", offset)
+        latest = yield from self._looked_at(run_id, lane_id)
+        if latest is None or latest.offset == offset:
+            return latest
+        kept: Snapshot[S] | None = yield partial(self.archive.snapshot_at, run_id, offset, lane_id=lane_id)
+        if latest.offset > offset or (kept is not None and kept.offset > latest.offset):
+            return kept
+        return latest
+
+    def unseen_snapshot(
+        self, run_id: str, lane_id: str | None, last: Snapshot[S] | None
+    ) -> Steps[Snapshot[S] | None]:
+        """Redis's latest snapshot, unless the archive has seen it: the last of its history is ``last``."""
+        latest = yield from self._looked_at(run_id, lane_id)
+        return None if latest is None or (last is not None and latest.revision <= last.revision) else latest
+
+    def snapshot_lanes(self, run_id: str) -> Steps[list[str | None]]:
+        """The lanes of which either has snapshots, with None first where there are some of the run's own."""
+        check_run_id(run_id)
+        lanes = {*(yield partial(self.hot.perform, snapshot_lanes(self.hot.context.keys, run_id)))}
+        lanes |= {*(yield partial(self.archive.snapshot_lanes, run_id))}
+        return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
+
+    def _looked_at(self, run_id: str, lane_id: str | None) -> Steps[Snapshot[S] | None]:
+        """The latest snapshot, of which the store's writer does not know that it was read."""
+        return self._latest(self.hot.for_one_writer(), run_id, lane_id)
 
     def recover(self, run_id: str, lane_id: str | None) -> Steps[Recovery[S, E]]:
         """The latest snapshot and the events after it."""

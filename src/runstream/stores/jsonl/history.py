@@ -11,6 +11,7 @@ import contextlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from runstream.model.archive import ArchiveEntry
@@ -76,6 +77,8 @@ class History:
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
+        self._token_marks: list[bytes] = []  # the commit marks that tell of snapshots
+        self._tokens: set[str] = set()
         self._index: list[tuple[int, int, int]] = []  # offset, where its line begins, the chain before
         self._holes: list[tuple[int, int]] = []
         self._pending: list[_Line] = []
@@ -84,6 +87,18 @@ class History:
     def is_cut(self) -> bool:
         """Whether the last line that counts lacks its line break."""
         return self.end > 0 and not self.tail.endswith(b"\n")
+
+    @property
+    def tokens(self) -> AbstractSet[str]:
+        """The tokens of all snapshots that were committed with this history, the latest and those before."""
+        for text in self._token_marks:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # the mark was damaged
+                mark = Mark.load(text)
+                if mark.kept is not None:
+                    self._tokens = set(mark.kept)
+                self._tokens.update(token for _, token in mark.snapshots)
+        self._token_marks.clear()
+        return self._tokens
 
     def scan(self, lines: Iterable[bytes]) -> None:
         """Take note of the lines that follow ``end``."""
@@ -164,6 +179,8 @@ class History:
         last = self._pending[-1]
         self.end, self.tail = position, last.raw
         self._mark_text = last.facts[4] if last.facts is not None else None
+        if self._mark_text is not None and Mark.names_tokens(self._mark_text):
+            self._token_marks.append(self._mark_text)
         self.plain_status, self.ends_plain = None, False
         self._pending.clear()
         return True

@@ -79,7 +79,8 @@ class Mark(NamedTuple):
     """What a commit mark tells: how the run stands after this batch, and the batch's snapshots.
 
     ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
-    whose snapshots went with the branch that was cut off here.
+    whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
+    did not, and is None where nothing was cut off.
     """
 
     status: str
@@ -87,6 +88,7 @@ class Mark(NamedTuple):
     session_id: str = ""
     snapshots: tuple[tuple[str | None, str], ...] = ()
     dropped: tuple[str | None, ...] = ()
+    kept: tuple[str, ...] | None = None
 
     def dump(self) -> str:
         """The mark as JSON."""
@@ -97,6 +99,8 @@ class Mark(NamedTuple):
             members["snapshots"] = self.snapshots
         if self.dropped:
             members["dropped"] = self.dropped
+        if self.kept is not None:
+            members["kept"] = self.kept
         return _dump(members)
 
     @classmethod
@@ -105,7 +109,14 @@ class Mark(NamedTuple):
         members = json.loads(text)
         snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
         told = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
-        return cls(*told, snapshots, tuple(members.get("dropped", ())))
+        kept = members.get("kept")
+        return cls(*told, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
+
+    @staticmethod
+    def names_tokens(text: bytes) -> bool:
+        """Whether the mark that was dumped may tell anything of snapshots; without reading it."""
+        # inside a JSON string a backslash comes before the second quote
+        return b'"snapshots":' in text or b'"kept":' in text
 
 
 class Header(NamedTuple):

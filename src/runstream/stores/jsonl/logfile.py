@@ -2,7 +2,8 @@
 
 A batch goes through four steps, each on the disk before the next begins:
 
-1. its snapshots are written to files of another name (``snapshot.json.prepared-TOKEN``);
+1. its snapshots are written to files of another name (``snapshot.json.prepared-TOKEN``), and added to their
+   history (:mod:`runstream.stores.jsonl.snapshot_log`), where nothing counts whose token was not committed;
 2. its lines are appended in one write; the last carries the commit mark, which names the tokens:
    from here on the batch is committed, and readers take the prepared files for the snapshots;
 3. the prepared files are renamed into place;
@@ -31,7 +32,10 @@ from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.jsonl.history import History, Span, entries_in
 from runstream.stores.jsonl.lines import Mark, batch_text, facts_of, is_header, load_header
-from runstream.stores.jsonl.snapshots import snapshot_text
+from runstream.stores.jsonl.snapshot_log import SnapshotLog
+from runstream.stores.jsonl.snapshots import all_snapshots, snapshot_text
+from runstream.stores.planning import SavedSnapshot
+from runstream.stores.snapshot_history import KeptSnapshot, latest_of
 
 __all__ = ["RunLog", "Standing"]
 
@@ -53,11 +57,17 @@ class Standing(NamedTuple):
 
 
 class RunLog:
-    """A run's directory, and what this process knows of it."""
+    """A run's directory, and what this process knows of it.
 
-    def __init__(self, directory: Path, run_id: str) -> None:
+    ``keep_snapshots`` is how many of each lane the history of snapshots keeps at least; None: all.
+    """
+
+    def __init__(self, directory: Path, run_id: str, keep_snapshots: int | None = None) -> None:
         self.directory = directory
         self.run_id = run_id
+        self._keep_snapshots = keep_snapshots
+        self._snapshot_log = SnapshotLog(directory)
+        self._snapshot_log_end: int | None = None  # where a batch that is not committed yet has begun in it
         self.path = directory / names.EVENTS
         self.history = History(run_id)
         self._identity: tuple[int, int] | None = None  # device and inode; None: no file
@@ -151,6 +161,19 @@ class RunLog:
             file.seek(span.begin)
             yield from entries_in(self.run_id, span, file)
 
+    def kept_snapshots(self) -> list[KeptSnapshot]:
+        """The history of snapshots as of the last look; the latest at the end where the history lacks them."""
+        kept = self._snapshot_log.kept(self.history.tokens.__contains__)
+        known = {one.saved.token for one in kept}
+        for one in all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip"):
+            if one.token not in known:
+                kept.append(KeptSnapshot(SavedSnapshot(one.lane_id, one.offset, one.revision, one.token), None))
+        return latest_of(kept, self._keep_snapshots)
+
+    def load_kept(self, kept: KeptSnapshot) -> ArchiveSnapshot | None:
+        """One of that history; None if it has been dropped since."""
+        return self._snapshot_log.load(self.run_id, kept)
+
     # -- writing: the caller holds the run's lock and has looked --------------------------------------
 
     def make_ready(self) -> None:
@@ -172,6 +195,11 @@ class RunLog:
             self._is_settled = False
             for snapshot in snapshots:
                 write_file(self._prepared(snapshot.lane_id, snapshot.token), snapshot_text(snapshot))
+            if self._keep_snapshots != 0:
+                former: list[ArchiveSnapshot] = []
+                if not self._snapshot_log.exists():  # of a version that kept none
+                    former += all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
+                self._snapshot_log_end = self._snapshot_log.append([*former, *snapshots])
             sync_directory(self.directory)
 
     def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
@@ -182,7 +210,13 @@ class RunLog:
         text = batch_text(first, at, entries, mark)
         if known.is_cut:
             text = b"\n" + text
-        self._append(text)
+        snapshot_log_end, self._snapshot_log_end = self._snapshot_log_end, None
+        try:
+            self._append(text)
+        except OSError:
+            if snapshot_log_end is not None and self._failed is None:  # else a mark may still name what is there
+                self._snapshot_log.cut(snapshot_log_end)
+            raise
         known.scan(io.BytesIO(text))
         self._proven = self._size = known.end
         return text
@@ -192,12 +226,17 @@ class RunLog:
         if not self._is_settled:
             with contextlib.suppress(OSError):
                 self._settle()
+                if self._keep_snapshots is not None:
+                    self._snapshot_log.drop_old(self._keep_snapshots, self.history.tokens.__contains__)
 
     def discard(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
         """Undo step 1, of a batch that did not come to step 2: on a full disk it takes up room."""
         for snapshot in snapshots:
             with contextlib.suppress(OSError):
                 self._prepared(snapshot.lane_id, snapshot.token).unlink(missing_ok=True)
+        if self._snapshot_log_end is not None:
+            self._snapshot_log.cut(self._snapshot_log_end)
+            self._snapshot_log_end = None
 
     def cut_back(self, end: int, written: bytes) -> None:
         """Take back what was written at ``end`` (bytes). If that fails, it is done before anything else is."""
@@ -335,7 +374,8 @@ class RunLog:
         # on the disk before the next mark, which does not name them
         sync_directory(self.directory)
         for name in names_in(self.directory):
-            if name == names.REWRITTEN or (".prepared-" in name and names.is_run_file(name)):
+            is_rewritten = name in (names.REWRITTEN, names.SNAPSHOTS_REWRITTEN)
+            if is_rewritten or (".prepared-" in name and names.is_run_file(name)):
                 (self.directory / name).unlink(missing_ok=True)
         self._is_settled = True
 

@@ -18,6 +18,7 @@ from runstream.stores.jsonl.history import entries_in
 from runstream.stores.jsonl.lines import Mark, batch_text, readmitted_line
 from runstream.stores.jsonl.logfile import RunLog
 from runstream.stores.jsonl.snapshots import all_snapshots
+from runstream.stores.snapshot_history import tokens_before_cut
 
 __all__ = ["cut_back", "readmit"]
 
@@ -59,9 +60,13 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     if not check_cut(header, cursor, expected, bounds, None if found is None else found.entry.cursor):
         return
     log.make_ready()
-    snapshots = all_snapshots(log.run_id, log.directory, log.mark)
-    dropped = tuple(one.lane_id for one in snapshots if to.snapshots.get(one.lane_id) != one.token)
-    mark = Mark(header.status, header.updated_at, header.session_id, dropped=dropped)
+    snapshots = list(all_snapshots(log.run_id, log.directory, log.mark))
+    latest = {one.lane_id: one.token for one in snapshots}
+    dropped = tuple(lane_id for lane_id, token in latest.items() if to.snapshots.get(lane_id) != token)
+    common = cursor.offset if known.start == header.start else -1  # of another history nothing stays
+    history = [kept.saved for kept in log.kept_snapshots()]
+    stay = tuple(tokens_before_cut(history, latest, to, common))
+    mark = Mark(header.status, header.updated_at, header.session_id, dropped=dropped, kept=stay)
     if cursor == header.start:
         if known.start == header.start:  # of the same history it is a branch of the same run
             header = replace(header, parent=known.parent)

@@ -15,6 +15,8 @@ from urllib.parse import unquote_to_bytes
 __all__ = [
     "EVENTS",
     "REWRITTEN",
+    "SNAPSHOTS",
+    "SNAPSHOTS_REWRITTEN",
     "encoded",
     "is_hashed",
     "is_run_file",
@@ -27,6 +29,8 @@ __all__ = [
 
 EVENTS = "events.jsonl"
 REWRITTEN = "events.jsonl.rewritten"
+SNAPSHOTS = "snapshots.jsonl"
+SNAPSHOTS_REWRITTEN = "snapshots.jsonl.rewritten"
 MAX_RUN_NAME_BYTES = 200
 _MAX_LANE_NAME_BYTES = 120  # with a prepared snapshot's suffix it stays below the 255 of most file systems
 _MAX_FILE_NAME_BYTES = 255
@@ -36,7 +40,8 @@ _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
 _HASHED = "%-"
 _RUN_FILE = re.compile(
-    r"events\.jsonl(\.torn-\d+|\.rewritten)?|snapshot(-[a-z0-9_.%-]*|\.backup)?\.json(\.prepared-[a-z0-9_.%-]+)?"
+    r"events\.jsonl(\.torn-\d+|\.rewritten)?|snapshots\.jsonl(\.rewritten)?"
+    r"|snapshot(-[a-z0-9_.%-]*|\.backup)?\.json(\.prepared-[a-z0-9_.%-]+)?"
 )
 
 

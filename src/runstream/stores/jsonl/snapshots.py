@@ -22,7 +22,15 @@ from runstream.stores.jsonl.lines import Mark
 from runstream.stores.jsonl.names import prepared_name, snapshot_name
 from runstream.stores.planning import SavedSnapshot
 
-__all__ = ["all_snapshots", "load_header", "load_snapshot", "load_state", "snapshot_text"]
+__all__ = [
+    "all_snapshots",
+    "facts_of_snapshot",
+    "load_header",
+    "load_snapshot",
+    "load_state",
+    "parse_snapshot",
+    "snapshot_text",
+]
 
 _FACTS_BEGIN = b'"$offset":'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
@@ -52,7 +60,7 @@ def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark 
             content = path.read_bytes()
         except FileNotFoundError:
             continue
-        return _parse(run_id, lane_id, content)
+        return parse_snapshot(run_id, lane_id, content)
     return None
 
 
@@ -63,7 +71,7 @@ def load_header(directory: Path, lane_id: str | None, mark: Mark | None) -> Save
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 file.seek(max(0, size - _LONGEST_FACTS_BYTES))
-                found = _facts(file.read())
+                found = facts_of_snapshot(file.read())
                 if found is not None:
                     return SavedSnapshot(lane_id, int(found[1]), int(found[2]), json.loads(found[3]))
                 file.seek(0)
@@ -120,7 +128,8 @@ def _places(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator
     yield directory / snapshot_name(lane_id)
 
 
-def _facts(content: bytes) -> re.Match[bytes] | None:
+def facts_of_snapshot(content: bytes) -> re.Match[bytes] | None:
+    """Our members at the end: 1 offset, 2 revision, 3 token and 4 lane (JSON); None if they are not there."""
     begin = content.rfind(_FACTS_BEGIN)
     return _FACTS.fullmatch(content, begin) if begin > 0 else None
 
@@ -128,14 +137,15 @@ def _facts(content: bytes) -> re.Match[bytes] | None:
 def _lane_in(path: Path) -> str | None:
     """The lane that a file is of; None for one that tells no lane, which is as good as not there."""
     try:
-        facts = _facts(path.read_bytes())
+        facts = facts_of_snapshot(path.read_bytes())
     except FileNotFoundError:
         return None
     return None if facts is None else json.loads(facts[4])
 
 
-def _parse(run_id: str, lane_id: str | None, content: bytes) -> ArchiveSnapshot:
-    found = _facts(content)
+def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveSnapshot:
+    """The snapshot in a file's content. Raises CorruptRecordError for one that does not read."""
+    found = facts_of_snapshot(content)
     try:
         if found is not None:
             state = content[: found.start()].decode().removesuffix(",") + "}"

@@ -23,6 +23,7 @@ from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.stores.archives import ArchiveStore, deleted_here, new_entries, planned_entries
+from runstream.stores.filters import check_count
 from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import names_in, unavailable
 from runstream.stores.jsonl.history import Span
@@ -33,6 +34,7 @@ from runstream.stores.jsonl.mending import cut_back, readmit
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
+from runstream.stores.snapshot_history import KeptSnapshot
 
 __all__ = ["JSONLCheckpointer"]
 
@@ -58,9 +60,11 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
     """Runs in a directory of JSON lines. Threads and processes may share it; it survives a fork.
 
     ``base_dir`` is made if it is not there, and nothing else until the first write; a read makes
-    nothing. A writer waits up to ``busy_timeout_seconds`` for another one of the same run. The other
-    options are those of every store. Raises ConfigurationError where ``base_dir`` is not a directory
-    and cannot be made one, and UnsupportedVersion where a newer runstream wrote it.
+    nothing. A writer waits up to ``busy_timeout_seconds`` for another one of the same run. Of each run, and of
+    each of its lanes, the latest ``keep_snapshots`` snapshots are kept in ``snapshots.jsonl`` (None: all of them;
+    0: none but the latest; up to twice as many take up room): a snapshot of 1 MB that is saved 1,000 times takes
+    1 GB. The other options are those of every store. Raises ConfigurationError where ``base_dir`` is not a
+    directory and cannot be made one, and UnsupportedVersion where a newer runstream wrote it.
 
     A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then
     cut back to what it was, so that the same call can be sent again. So does an archive that was removed
@@ -79,12 +83,15 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         busy_timeout_seconds: float = 30.0,
+        keep_snapshots: int | None = None,
     ) -> None:
+        check_count("keep_snapshots", keep_snapshots)
         super().__init__(
             event_type=event_type, state_type=state_type, fallback=fallback, max_event_bytes=max_event_bytes
         )
         self.base_dir = Path(base_dir).absolute()
         self._is_closed = False
+        self._keep_snapshots = keep_snapshots
         self._home = Home(self.base_dir, busy_timeout_seconds)
         self._start_anew()
         reopen = functools.partial(
@@ -94,6 +101,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             fallback=fallback,
             max_event_bytes=max_event_bytes,
             busy_timeout_seconds=busy_timeout_seconds,
+            keep_snapshots=keep_snapshots,
         )
         self.reopens_with(reopen, str(self.base_dir))
 
@@ -343,6 +351,17 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         saved = SavedSnapshot(lane_id, snapshot.offset, snapshot.revision, snapshot.token)
         return saved, load_state(run_id, snapshot)
 
+    def _kept(self, run_id: str) -> list[KeptSnapshot]:
+        with self._using(), unavailable(self.base_dir):
+            log = self._log(run_id)
+            log.look()
+            return log.kept_snapshots()
+
+    def _kept_state(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
+        with self._using(), unavailable(self.base_dir):
+            found = self._log(run_id).load_kept(kept)
+        return None if found is None else load_state(run_id, found)
+
     def _infos(self) -> list[RunInfo]:
         with self._using(), unavailable(self.base_dir):
             found = [self._info(run_id) for run_id in self._home.run_ids()]
@@ -417,7 +436,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         directory = self._home.directory_of(run_id)
         log = self._logs.get(run_id)
         if log is None or log.directory != directory:
-            log = self._logs[run_id] = RunLog(directory, run_id)
+            log = self._logs[run_id] = RunLog(directory, run_id, self._keep_snapshots)
             if len(self._logs) > _MAX_LOGS:
                 self._logs.popitem(last=False)
         self._logs.move_to_end(run_id)

@@ -1,0 +1,294 @@
+"""``runstream tail``: follow a run live, one line per event, through outages."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import select
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from runstream.cli.exits import ExitCode, NoSuchRun
+from runstream.cli.options import OfArchive, Url, open_to_look
+from runstream.cli.output import clock, console, emit_json, event_facts, printable, say, short
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
+from runstream.model.events import Visibility
+from runstream.model.protocols import RunStore, Sink
+from runstream.model.values import Cursor, Recorded
+from runstream.stores.filters import EventFilter, origin
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+
+__all__ = ["EPILOG", "lane_style", "tail"]
+
+EPILOG = """Examples:
+
+runstream tail run-42 --url redis://localhost
+
+runstream tail run-42 --url redis://localhost --archive sqlite:archive.db --since 10m --kind tool.error
+
+runstream tail run-42 --url redis://localhost --lines 0 --json | jq .payload"""
+
+_LINES = 10
+_WIDEST_LANE = 24
+_LOOK_SECONDS = 1.0  # how often it looks whether somebody still reads what it prints
+_LONGEST_PAUSE_SECONDS = 2.0
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
+
+# rich's names; bright ones besides, and none that a terminal's background may have
+_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+_STYLES = (*_COLOURS, *(f"bright_{colour}" for colour in _COLOURS))
+
+
+def tail(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    url: Url = None,
+    archive: OfArchive = None,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines",
+            "-n",
+            min=0,
+            help="Begin with the last so many events; 0: only new ones.",
+            show_default=f"{_LINES}",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin after this offset or cursor, or (30s, 10m, 2h, 1d) with what is no older than that.",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind; may be repeated.")] = None,
+    lane: Annotated[str | None, typer.Option(help="Only events of this lane.")] = None,
+    visibility: Annotated[Visibility | None, typer.Option(help="Only events that these may see.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a run that is not there yet.")] = False,
+    idle_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="End, with code 1, after so many seconds without an event.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each event as one JSON object on a line.")
+    ] = False,
+) -> None:
+    """Follow a run: one line per event, until the run has ended.
+
+    A line has time (UTC), offset, lane, seq, kind and payload; each lane has its colour. While the server is away
+    it waits, and then goes on where it was. What has left Redis is read from the archive, with --archive.
+    --lines counts the events that are shown; with --since there is no such limit unless it is given too.
+    """
+    wanted = EventFilter(lane, kind or None, visibility)
+    with open_to_look(url, archive) as store:
+        if isinstance(store, Sink):
+            raise ConfigurationError(
+                "an archive has no live end to follow: name the server, with this as its --archive; or look at the"
+                " run with `runstream show`"
+            )
+        if store.run_info(run) is None and not wait:
+            raise NoSuchRun(
+                f"there is no run {run!r} in this store; `runstream runs` lists those that there are, and --wait"
+                " waits for it"
+            )
+        place = _begin(store, run, wanted, since, lines)
+        following = _Following(store, run, place, wanted, math.inf if idle_timeout is None else idle_timeout)
+        show = _show_json if as_json else _printer()
+        for item in following.events():
+            show(item)
+        if following.is_idle:
+            say(f"no event came in {idle_timeout:g} seconds, and run {run!r} has not ended")
+            raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+# -- where to begin ------------------------------------------------------------------------------------
+
+
+def _begin(
+    store: RunStore[Any, Any], run_id: str, wanted: EventFilter, since: str | None, lines: int | None
+) -> int | str:
+    """The place after which to begin: an offset, or a cursor."""
+    place: int | str = 0
+    if since is not None:
+        place = _since(store, run_id, since)
+        if lines is None:
+            return place
+    left = _LINES if lines is None else lines
+
+    def is_before(item: Recorded[Any]) -> bool:
+        nonlocal left
+        if left == 0:
+            return True
+        left -= wanted(item.event)
+        return False
+
+    return max(place, _back_to(store, run_id, is_before), key=lambda each: origin(each)[0])
+
+
+def _since(store: RunStore[Any, Any], run_id: str, since: str) -> int | str:
+    age = _AGE.fullmatch(since)
+    if age is not None:
+        oldest = time.time() - float(age[1]) * _SECONDS[age[2]]
+        return _back_to(store, run_id, lambda item: item.event.ts < oldest)
+    if since.isdecimal() and since.isascii():
+        return int(since)
+    if "-" in since:
+        return str(Cursor.parse(since))
+    raise ConfigurationError(
+        f"--since {since!r:.80}: name an offset (120), a cursor (120-4711), or a time (30s, 10m, 2h, 1d)"
+    )
+
+
+def _back_to(store: RunStore[Any, Any], run_id: str, is_before: Callable[[Recorded[Any]], bool]) -> int | str:
+    """The place of the last event of which that is true; if there is none, that before all that is there.
+
+    A Redis store alone does not have all: that is said.
+    """
+    info = store.run_info(run_id)
+    first = info.first_hot - 1 if info is not None and isinstance(store, RedisCheckpointer) else 0
+    events: Any = store.read(run_id, first, reverse=True, on_corrupt="skip")
+    try:
+        with closing(events):
+            for item in events:
+                if is_before(item):
+                    cursor: str = item.cursor
+                    return cursor
+    except EventsArchived as moved:  # a worker has trimmed meanwhile
+        first = moved.first_hot - 1
+    if first:
+        say(f"offsets up to {first} of this run are in the archive; name it with --archive to see them too")
+    return first
+
+
+# -- following -----------------------------------------------------------------------------------------
+
+
+class _Following:
+    """The events of a run from a place on, through outages, as long as somebody reads them.
+
+    It asks again and again from the last place on: so nothing is missed or repeated, whatever happens in
+    between. ``idle_timeout`` is in seconds; ``is_idle`` tells that it ended because of that.
+    """
+
+    def __init__(
+        self, store: RunStore[Any, Any], run_id: str, place: int | str, wanted: EventFilter, idle_timeout: float
+    ) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._place = place
+        self._wanted = wanted
+        self._idle_timeout = idle_timeout
+        self._given_at = time.monotonic()
+        self._looked_at = 0.0
+        self.is_idle = False
+
+    def events(self) -> Iterator[Recorded[Any]]:
+        """The events that are wanted, until the run has ended.
+
+        Raises AcknowledgedWritesLost and HistoryDiverged, EventsArchived where what comes next has left the
+        store, and BrokenPipeError where nobody reads stdout any more.
+        """
+        while True:
+            self.is_idle = time.monotonic() >= self._given_at + self._idle_timeout
+            if self.is_idle:
+                return
+            try:
+                yield from self._until_quiet()
+            except TimeoutError:
+                self._look()
+            except StoreUnavailable as error:
+                say(f"{error}; waits until it answers again")
+                self._wait()
+                say(f"it answers again; goes on after {self._place}")
+            except CorruptRecordError as error:
+                say(f"offset {error.offset} does not read: {error}")
+                self._place = error.offset
+            else:
+                return
+
+    def _until_quiet(self) -> Iterator[Recorded[Any]]:
+        left = self._given_at + self._idle_timeout - time.monotonic()
+        events: Any = self._store.follow(
+            self._run_id, self._place, idle_timeout=max(0.001, min(left, _LOOK_SECONDS))
+        )
+        with closing(events):
+            for item in events:
+                self._place = item.cursor
+                if self._wanted(item.event):
+                    yield item
+                    self._given_at = time.monotonic()
+                elif time.monotonic() > min(self._looked_at + _LOOK_SECONDS, self._given_at + self._idle_timeout):
+                    self._look()
+                    raise TimeoutError
+
+    def _wait(self) -> None:
+        """Wait until the store answers."""
+        pause = 0.05
+        while True:
+            try:
+                self._store.run_info(self._run_id)
+            except StoreUnavailable:
+                self._look()
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            else:
+                self._given_at = time.monotonic()
+                return
+
+    def _look(self) -> None:
+        """Raise BrokenPipeError if stdout is a pipe that nobody reads any more: a write would tell it too late."""
+        self._looked_at = time.monotonic()
+        try:
+            handle = sys.stdout.fileno()
+        except (OSError, ValueError):  # it is no file, in a test
+            return
+        poll = select.poll()
+        poll.register(handle, 0)
+        if poll.poll(0):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+# -- showing -------------------------------------------------------------------------------------------
+
+
+def _show_json(item: Recorded[Any]) -> None:
+    emit_json(event_facts(item), on_one_line=True)
+
+
+def _printer() -> Callable[[Recorded[Any]], None]:
+    """What prints an event on a line: in its lane's colour at a terminal, unless NO_COLOR is set."""
+    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    out = console(sys.stdout)
+    width = 4
+
+    def show(item: Recorded[Any]) -> None:
+        nonlocal width
+        event = item.event.to_dict()
+        lane, kind = printable(str(event["lane_id"])), printable(str(event["kind"]))
+        width = max(width, min(len(lane), _WIDEST_LANE))
+        at = clock(event["ts"])
+        payload = printable(short(event["payload"]))
+        rest = f" {item.offset:>6} {lane:<{width}} {event['seq']!s:>5} {kind:<14} {payload}"
+        if in_colour:
+            out.print(Text.assemble((at, "dim"), (rest, lane_style(lane))), no_wrap=True, overflow="ellipsis")
+        else:
+            sys.stdout.write(f"{at}{rest}\n")
+            sys.stdout.flush()
+
+    return show
+
+
+def lane_style(lane: str) -> str:
+    """The colour of a lane: the same wherever and whenever it is shown."""
+    return _STYLES[zlib.crc32(lane.encode()) % len(_STYLES)]
