@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, TypeAlias
 
-__all__ = ["Item", "Source", "SourceEvent", "SourceRun", "SourceSnapshot", "Unreadable"]
+from runstream.codec.lossless_json import load_json
+
+__all__ = ["Item", "Source", "SourceEvent", "SourceRun", "SourceSnapshot", "Unreadable", "event_in", "object_in"]
 
 
 class SourceEvent(NamedTuple):
@@ -82,3 +85,24 @@ class Source(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def event_in(place: str, data: bytes | None, *, is_ours: bool, key: str | None = None) -> Item:
+    """The event in a line or row; ``is_ours``: where its values have tags."""
+    found = object_in(place, data, is_ours=is_ours)
+    if isinstance(found, Unreadable):
+        return found
+    if not is_ours:
+        found.setdefault("ts", 0.0)  # as in an archive that takes such an event in
+    return SourceEvent(place, found, key)
+
+
+def object_in(place: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any] | Unreadable:
+    """The JSON object in a line, row or file."""
+    try:
+        text = (data or b"").decode()
+        # what purpose-agent wrote may look like a tag of ours, and is none
+        found = load_json(text) if is_ours else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(place, str(error), data or b"")
+    return found if isinstance(found, dict) else Unreadable(place, "it is not a JSON object", data or b"")
