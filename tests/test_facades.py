@@ -12,19 +12,28 @@ import runstream
 from runstream import (
     AsyncRedisCheckpointer,
     AsyncRunStore,
+    AsyncTieredCheckpointer,
     Checkpointer,
     InMemoryCheckpointer,
     JSONLCheckpointer,
     RedisCheckpointer,
     RunStore,
     SQLiteCheckpointer,
+    TieredCheckpointer,
 )
 from runstream.lease import AsyncLease, Lease
 from runstream.run.store import AsyncLaneStore, LaneStore
 from runstream.stores.threaded import ThreadedStore
 
-SYNC_STORES = [RedisCheckpointer, InMemoryCheckpointer, JSONLCheckpointer, SQLiteCheckpointer]
-ASYNC_STORES = [AsyncRedisCheckpointer, ThreadedStore]
+SYNC_STORES = [
+    RedisCheckpointer,
+    InMemoryCheckpointer,
+    JSONLCheckpointer,
+    SQLiteCheckpointer,
+    TieredCheckpointer,
+]
+STORES_WITH_OPTIONS = SYNC_STORES[:-1]  # the tiered store has those of its parts
+ASYNC_STORES = [AsyncRedisCheckpointer, ThreadedStore, AsyncTieredCheckpointer]
 LIFECYCLE = {"__enter__", "__exit__", "__aenter__", "__aexit__"}
 ITERATORS = {"read", "follow", "runs"}
 OPENINGS = {"lease", "open_run"}
@@ -109,7 +118,7 @@ def test_a_local_store_behind_await_is_called_as_the_protocol_says(name: str) ->
     assert get_return(mine) == get_return(wanted)
 
 
-@pytest.mark.parametrize("store", SYNC_STORES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("store", STORES_WITH_OPTIONS, ids=lambda kind: kind.__name__)
 def test_every_store_names_its_options(store: type[Any]) -> None:
     """A misspelt option is refused, by mypy too; and what all stores take has one default."""
     options = inspect.signature(store).parameters
@@ -170,7 +179,7 @@ def test_every_store_has_what_a_run_is_made_of(name: str) -> None:
 def test_a_lease_and_an_async_one_differ_only_in_the_waiting(name: str) -> None:
     sync, awaited = getattr(Lease, name), getattr(AsyncLease, name)
     assert parameters(sync) == parameters(awaited)
-    assert inspect.iscoroutinefunction(awaited) == (name != "noting_loss")  # which only watches
+    assert inspect.iscoroutinefunction(awaited) == (name not in {"noting_loss", "over"})  # which wait for nothing
     assert get_return(sync) == get_return(awaited)
     assert public(Lease) == public(AsyncLease)
 
