@@ -34,13 +34,6 @@ from runstream.stores.redis.operations.inspecting import namespace_status
 
 
 @pytest.fixture
-def fake(make_backend: Callable[[str], Backend]) -> RedisBackend:
-    backend = make_backend("fake")
-    assert isinstance(backend, RedisBackend)
-    return backend
-
-
-@pytest.fixture
 def hot(fake: RedisBackend) -> Hot:
     return open_hot(fake, partitions=4)
 
