@@ -386,7 +386,7 @@ def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend]
         (["drop"], "take one archive"),
         (["list", "sqlite:x"], "take one archive"),
         (["drop", "sqlite:x", "--copy-from", "sqlite:y"], "goes with add"),
-        (["add", "memory:"], "an archive is"),
+        (["add", "memory:"], "is not an archive"),
         (["add", "sqlite:x", "--copy-from", "sqlite:nowhere"], "nothing at that path"),
         (["enlarge"], "enlarge"),
     ],
