@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from archive_check import Archive
 from backends import (
     AsyncRedisBackend,
     Backend,
@@ -23,6 +24,7 @@ from backends import (
     Store,
     ThreadedBackend,
 )
+from drain_tools import open_archives
 from servers import PROGRAMS, Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
@@ -124,6 +126,23 @@ def make_backend(
     yield make
     for backend in made:
         backend.close()
+
+
+@pytest.fixture
+def fake(make_backend: Callable[[str], Backend]) -> FakeBackend:
+    """A namespace of fakeredis, for tests that try very many points."""
+    backend = make_backend("fake")
+    assert isinstance(backend, FakeBackend)
+    return backend
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Iterator[list[Archive]]:
+    """One archive of each kind."""
+    made = open_archives(tmp_path)
+    yield made
+    for archive in made:
+        archive.close()
 
 
 @pytest.fixture(params=BACKENDS)

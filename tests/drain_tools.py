@@ -13,8 +13,18 @@ from backends import RedisBackend
 from samples import make_events
 from servers import DEADLINE_SECONDS
 
-from runstream import DrainReport, DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer
+from runstream import (
+    DrainReport,
+    DrainWorker,
+    EventKind,
+    JSONLCheckpointer,
+    PAEvent,
+    RedisCheckpointer,
+    SQLiteCheckpointer,
+    create_event,
+)
 from runstream.stores.redis.exchange import Exchange
+from runstream.stores.redis.operations.inspecting import namespace_status
 from runstream.stores.redis.replies import scored
 
 Hot: TypeAlias = RedisCheckpointer[Any, Any]
@@ -97,6 +107,30 @@ def due(hot: Hot) -> dict[str, float]:
         for run_id, at in scored(ask(hot, b"ZRANGE", partition.due, 0, -1, b"WITHSCORES")):
             found[run_id] = at / 1e6
     return found
+
+
+def parked(hot: Hot) -> dict[str, str]:
+    """The runs that are set aside, and why."""
+    return dict(hot.perform(namespace_status(hot.context.keys)).parked)
+
+
+def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> bytes:
+    """Append an event whose record is damaged on its way into Redis; offset and chain are the script's."""
+    codec: Any = hot.context.codec
+    encode = codec.encode_events
+    made: list[bytes] = []
+
+    def encode_damaged(*args: Any) -> Any:
+        damaged = [one._replace(record=make(one.record)) for one in encode(*args)]
+        made.extend(one.record for one in damaged)
+        return damaged
+
+    codec.encode_events = encode_damaged
+    try:
+        hot.append(run_id, [create_event(run_id, EventKind.AGENT_PROGRESS, seq=99)])
+    finally:
+        del codec.encode_events  # the instance's own, set above
+    return made[0]
 
 
 def server_seconds(hot: Hot) -> float:

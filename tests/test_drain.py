@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend, RedisBackend
+from drain_tools import Hot, due, open_archives, open_hot, parked, put_raw
 
 from runstream import (
     ConfigurationError,
@@ -25,9 +26,7 @@ from runstream import (
     EventKind,
     EventsArchived,
     HistoryDiverged,
-    JSONLCheckpointer,
     PAEvent,
-    RedisCheckpointer,
     RunState,
     SQLiteCheckpointer,
     StoreUnavailable,
@@ -44,36 +43,11 @@ from runstream.stores.redis.operations import draining
 
 DEADLINE_SECONDS = 30.0
 
-Hot = RedisCheckpointer[Any, Any]
-
 
 @pytest.fixture
 def hot(redis_backend: RedisBackend) -> Hot:
     """A store on every kind of server."""
-    store = redis_backend.open()
-    assert isinstance(store, RedisCheckpointer)
-    return store
-
-
-@pytest.fixture
-def fake(make_backend: Callable[[str], Backend]) -> RedisBackend:
-    """A namespace of fakeredis, for tests that try very many points."""
-    backend = make_backend("fake")
-    assert isinstance(backend, RedisBackend)
-    return backend
-
-
-@pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[Archive]]:
-    """One archive of each kind."""
-    made = open_archives(tmp_path)
-    yield made
-    for archive in made:
-        archive.close()
-
-
-def open_archives(directory: Path) -> list[Archive]:
-    return [SQLiteCheckpointer(directory / "archive.db"), JSONLCheckpointer(directory / "archive")]
+    return open_hot(redis_backend)
 
 
 def emit(hot: Hot, run_id: str, count: int, *, lane_id: str = "main", first: int = 1) -> list[PAEvent]:
@@ -86,30 +60,6 @@ def emit(hot: Hot, run_id: str, count: int, *, lane_id: str = "main", first: int
     for event in events[count // 2 :]:
         hot.save_event(event)
     return events
-
-
-def due(hot: Hot) -> list[str]:
-    """The runs that are due, claimed or not."""
-    return [
-        name.decode()
-        for partition in hot.context.keys.partitions
-        for name in hot.perform(_one((b"ZRANGE", partition.due, 0, -1)))
-    ]
-
-
-def parked(hot: Hot) -> dict[str, str]:
-    """The runs that are set aside, and why."""
-    found = {}
-    for partition in hot.context.keys.partitions:
-        reply = hot.perform(_one((b"HGETALL", partition.parked)))
-        flat = list(reply.items()) if isinstance(reply, dict) else list(zip(reply[::2], reply[1::2], strict=True))
-        found.update({name.decode(): reason.decode() for name, reason in flat})
-    return found
-
-
-def _one(command: tuple[Any, ...]) -> Any:
-    (reply,) = yield Exchange([command])
-    return reply
 
 
 # -- the main job ------------------------------------------------------------------------------------
@@ -132,7 +82,7 @@ def test_both_archives_hold_every_event_once_and_every_snapshot(hot: Hot, archiv
             assert archive.load_snapshot("a", lane_id=lane_id) == hot.load_snapshot("a", lane_id=lane_id)
         for run_id in acknowledged:
             assert [item.cursor for item in archive.read(run_id)] == cursors(hot, archives, run_id)
-    assert due(hot) == []
+    assert due(hot) == {}
     assert DrainWorker(hot, archives).drain_once() == DrainReport()
 
 
@@ -148,7 +98,7 @@ def test_many_runs_go_into_one_transaction_and_a_long_one_into_several(
     fake: RedisBackend, archives: list[Archive]
 ) -> None:
     """A batch is filled from as many runs as it takes, and never exceeded."""
-    hot = _hot(fake)
+    hot = open_hot(fake)
     acknowledged = {f"short-{n}": emit(hot, f"short-{n}", 4) for n in range(20)}
     acknowledged["long"] = emit(hot, "long", 170)
     watched = Watched(archives[0])
@@ -161,7 +111,7 @@ def test_many_runs_go_into_one_transaction_and_a_long_one_into_several(
 
 def test_a_batch_of_large_events_has_few_of_them(fake: RedisBackend, archives: list[Archive]) -> None:
     """What a worker holds in memory is bounded by bytes, not only by how many events that is."""
-    hot = _hot(fake)
+    hot = open_hot(fake)
     events = [create_event("r", EventKind.TOOL_RESULT, seq=seq, page="x" * 2**20) for seq in range(1, 101)]
     for event in events:
         hot.save_event(event)
@@ -178,7 +128,7 @@ def test_events_and_snapshots_that_come_in_between_keep_the_run_due(
     fake: RedisBackend, archives: list[Archive]
 ) -> None:
     """What is appended while the worker writes is drained by the next drain."""
-    hot = _hot(fake)
+    hot = open_hot(fake)
     acknowledged = {"r": emit(hot, "r", 5)}
 
     def append_more() -> None:
@@ -187,11 +137,11 @@ def test_events_and_snapshots_that_come_in_between_keep_the_run_due(
 
     worker = DrainWorker(hot, [Watched(archives[0], after_write=append_more)])
     assert worker.drain_once().events == 5
-    assert due(hot) == ["r"]
+    assert list(due(hot)) == ["r"]
     report = DrainWorker(hot, [archives[0]]).drain_once()
     assert (report.events, report.snapshots) == (3, 1)
     check_archives(archives[:1], acknowledged)
-    assert due(hot) == []
+    assert due(hot) == {}
 
 
 # -- trimming ----------------------------------------------------------------------------------------
@@ -247,7 +197,7 @@ def test_a_lane_that_was_idle_while_others_went_on_is_recovered_from_redis(
     redis_backend: RedisBackend, archives: list[Archive]
 ) -> None:
     """What lies between its snapshot and its next event was others', and may have been trimmed."""
-    a, b = _hot(redis_backend), _hot(redis_backend)
+    a, b = open_hot(redis_backend), open_hot(redis_backend)
     a.append("r", emit_events("r", "a", 1), snapshot=RunState(run_id="r"), lane_id="a")
     b.append("r", emit_events("r", "b", 4), snapshot=RunState(run_id="r"), lane_id="b")
     worker = DrainWorker(b, archives)
@@ -256,7 +206,7 @@ def test_a_lane_that_was_idle_while_others_went_on_is_recovered_from_redis(
     a.save_event(later)
     b.append("r", emit_events("r", "b", 3), snapshot=RunState(run_id="r"), lane_id="b")
     worker.drain_once()
-    recovery = _hot(redis_backend).recover("r", lane_id="a")
+    recovery = open_hot(redis_backend).recover("r", lane_id="a")
     assert [item.event for item in recovery.events] == [later]
     assert hot_from(b, "r") == 6
 
@@ -265,7 +215,7 @@ def test_a_snapshot_that_needs_what_was_trimmed_is_refused_and_recovering_first_
     redis_backend: RedisBackend, archives: list[Archive]
 ) -> None:
     """A writer that has not recovered covers too little: nothing is written, and recover still works."""
-    first, second = _hot(redis_backend), _hot(redis_backend)
+    first, second = open_hot(redis_backend), open_hot(redis_backend)
     first.append("r", emit_events("r", "main", 5), snapshot=RunState(run_id="r", current_step=5))
     DrainWorker(first, archives).drain_once()
     second.save_event(create_event("r", EventKind.AGENT_PROGRESS))
@@ -314,7 +264,7 @@ def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None
     other = Cursor(last.offset - 2, last.chain)
     (settled,) = hot.perform(draining.settle(hot.context.keys, [proven(hot, "r", other)], []))
     assert settled.outcome == "diverged"
-    assert (hot_from(hot, "r"), due(hot)) == (1, ["r"])
+    assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
 
 def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
@@ -325,7 +275,7 @@ def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
     emit(hot, "r", 10)
     (settled,) = hot.perform(draining.settle(hot.context.keys, [stale], []))
     assert settled.outcome == "gone"
-    assert (hot_from(hot, "r"), due(hot)) == (1, ["r"])
+    assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
 
 def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list[Archive]) -> None:
@@ -338,7 +288,7 @@ def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list
     assert settled.outcome == "ok"
     info = hot.run_info("r")
     assert info is not None
-    assert (info.archived_offset, info.first_hot, due(hot)) == (10, 11, ["r"])
+    assert (info.archived_offset, info.first_hot, list(due(hot))) == (10, 11, ["r"])
 
 
 def ids(archives: Sequence[Archive]) -> list[str]:
@@ -469,7 +419,7 @@ def test_a_parked_run_comes_due_again_and_is_no_longer_parked_once_it_settles(
     fake: RedisBackend, tmp_path: Path
 ) -> None:
     """When the cause has gone, the run goes on by itself."""
-    hot = _hot(fake)
+    hot = open_hot(fake)
     acknowledged = {"r": emit(hot, "r", 6)}
     with closing(SQLiteCheckpointer(tmp_path / "archive.db")) as archive:
         lying = Watched(archive, after_write=lambda: tamper(archive, "UPDATE events SET chain = chain + 1"))
@@ -499,7 +449,7 @@ def test_a_sink_that_fails_keeps_everything_in_redis_until_it_works_again(
 
 def test_a_running_worker_waits_an_outage_out(fake: RedisBackend, archives: list[Archive]) -> None:
     """run() goes on by itself when the archive is back, and stops when it is told to."""
-    hot = _hot(fake)
+    hot = open_hot(fake)
     acknowledged = {"r": emit(hot, "r", 6)}
     outage = iter([True, True, True])
 
@@ -512,7 +462,7 @@ def test_a_running_worker_waits_an_outage_out(fake: RedisBackend, archives: list
     reports: list[DrainReport] = []
     thread = threading.Thread(target=lambda: reports.append(worker.run(stop)))
     thread.start()
-    until(lambda: due(hot) == [])
+    until(lambda: due(hot) == {})
     stop.set()
     thread.join(DEADLINE_SECONDS)
     assert reports == [DrainReport(runs=1, events=6)]
@@ -520,21 +470,6 @@ def test_a_running_worker_waits_an_outage_out(fake: RedisBackend, archives: list
 
 
 # -- poison ------------------------------------------------------------------------------------------
-
-
-def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> None:
-    """Append an event whose record is damaged on its way into Redis; offset and chain are the script's."""
-    codec = hot.context.codec
-    encode = codec.encode_events
-
-    def encode_damaged(run_id: str, events: Any, keys: Any = None) -> Any:
-        return [encoded._replace(record=make(encoded.record)) for encoded in encode(run_id, events, keys)]
-
-    codec.encode_events = encode_damaged  # type: ignore[method-assign] # a disk or wire that flips bits
-    try:
-        hot.append(run_id, emit_one(run_id))
-    finally:
-        del codec.encode_events  # the instance's own, set above
 
 
 def test_a_poisoned_record_is_kept_aside_and_holds_up_nothing(hot: Hot, archives: list[Archive]) -> None:
@@ -577,14 +512,14 @@ def test_a_snapshot_that_does_not_read_covers_nothing_and_holds_up_no_event(
     redis_backend: RedisBackend, archives: list[Archive]
 ) -> None:
     """The events are archived and stay in Redis, since no snapshot is there to recover from."""
-    hot = _hot(redis_backend)
+    hot = open_hot(redis_backend)
     acknowledged = {"r": emit(hot, "r", 4)}
     hot.save_snapshot("r", RunState(run_id="r", purpose="p"))
     redis_backend.raw.hset(hot.context.keys.run("r").snapshot(None), "=purpose", b"\x92\x03\xa1q")
     report = DrainWorker(hot, archives).drain_once()
     assert (report.events, report.snapshots, report.trimmed, report.parked) == (4, 0, 0, 0)
     check_archives(archives, acknowledged)
-    assert due(hot) == []
+    assert due(hot) == {}
 
 
 # -- crashes at every point --------------------------------------------------------------------------
@@ -659,7 +594,7 @@ def test_a_worker_that_dies_at_any_point_loses_nothing_and_archives_nothing_twic
 
 def die_at(point: int, backend: RedisBackend, directory: Path, *, sqlite_first: bool) -> bool:
     """One worker that dies at this point, another that finishes, and the checker. False if it never died."""
-    hot = _hot(backend)
+    hot = open_hot(backend)
     acknowledged = {"a": emit(hot, "a", 7), "b": emit(hot, "b", 3)}
     hot.save_snapshot("a", RunState(run_id="a", current_step=7))
     acknowledged["a"] += emit(hot, "a", 2, first=8)
@@ -667,7 +602,7 @@ def die_at(point: int, backend: RedisBackend, directory: Path, *, sqlite_first: 
     if not sqlite_first:
         archives.reverse()
     mortal = Mortal(point)
-    victim = _hot(backend)
+    victim = open_hot(backend)
     make_mortal(victim, mortal)
     died = False
     try:
@@ -682,7 +617,7 @@ def die_at(point: int, backend: RedisBackend, directory: Path, *, sqlite_first: 
 
     def drained() -> bool:
         worker.drain_once()
-        return due(hot) == []
+        return due(hot) == {}
 
     until(drained)
     check_archives(survivors, acknowledged)
@@ -723,7 +658,7 @@ def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
 ) -> None:
     """Its claim ran out between two steps: the other has appended to, archived and trimmed the run since."""
     monkeypatch.setattr(Heartbeat, "_extend", lambda _: None)  # as of a process that was stopped
-    hot = _hot(fake)
+    hot = open_hot(fake)
     acknowledged = {"r": emit(hot, "r", 4)}
     taken_on: list[bool] = []
 
@@ -731,7 +666,7 @@ def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
         if not taken_on:
             taken_on.append(True)
             acknowledged["r"] += emit(hot, "r", 3, first=5)
-            assert DrainWorker(_hot(fake), archives, trim="archived").drain_once().events == 7
+            assert DrainWorker(open_hot(fake), archives, trim="archived").drain_once().events == 7
 
     class Slow(Watched):
         def position(self, run_id: str) -> Position | None:
@@ -761,7 +696,7 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
     fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Between looking at it and loading it: the archive gets nothing then, and the new run at the next drain."""
-    hot = _hot(fake)
+    hot = open_hot(fake)
     if name == "entries":
         emit(hot, "r", 4)
     hot.save_snapshot("r", RunState(run_id="r", current_step=1))
@@ -812,7 +747,7 @@ def test_several_workers_share_the_load_and_archive_everything_once(
     archives = open_archives(tmp_path)  # both are there before several workers open them
 
     def write(name: str) -> None:
-        hot = _hot(redis_backend)
+        hot = open_hot(redis_backend)
         for n in range(12):
             run_id = f"{name}-{n % 4}"
             known = acknowledged.setdefault(run_id, [])
@@ -822,18 +757,18 @@ def test_several_workers_share_the_load_and_archive_everything_once(
 
     def drain() -> None:
         own = open_archives(tmp_path)
-        DrainWorker(_hot(redis_backend), own, batch=10, claim_seconds=0.2, poll_seconds=0.01).run(stop)
+        DrainWorker(open_hot(redis_backend), own, batch=10, claim_seconds=0.2, poll_seconds=0.01).run(stop)
         for archive in own:
             archive.close()
 
-    hot = _hot(redis_backend)
+    hot = open_hot(redis_backend)
     DrainWorker(hot, archives).drain_once()
     with ThreadPoolExecutor(5) as pool:
         workers = [pool.submit(drain) for _ in range(3)]
         try:
             for writer in [pool.submit(write, name) for name in "xy"]:
                 writer.result(DEADLINE_SECONDS)
-            until(lambda: due(hot) == [] or any(worker.done() for worker in workers))
+            until(lambda: due(hot) == {} or any(worker.done() for worker in workers))
         finally:
             stop.set()
         for worker in workers:
@@ -858,12 +793,6 @@ def test_an_archive_ahead_of_redis_is_seen_before_anything_is_written(hot: Hot) 
         RunWork.begin(draining.DueRun("r", 0), run, [("sqlite:a.db", Position(Cursor(5, 1)))])
     assert ahead.value.offset == 5
     assert "sqlite:a.db" in str(ahead.value)
-
-
-def _hot(backend: RedisBackend) -> Hot:
-    store = backend.open()
-    assert isinstance(store, RedisCheckpointer)
-    return store
 
 
 def test_a_key_is_known_after_its_event_has_been_archived_and_trimmed(hot: Hot, archives: list[Archive]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, cast
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend
-from drain_tools import ask
+from drain_tools import ask, first_hot, parked
 from samples import make_event, make_events, make_state
 
 from runstream import (
@@ -37,7 +37,6 @@ from runstream.model.archive import Position, RunBatch
 from runstream.model.protocols import Sink
 from runstream.model.values import Cursor
 from runstream.stores.redis.operations import draining
-from runstream.stores.redis.operations.inspecting import namespace_status
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -111,20 +110,10 @@ def fill(hot: Hot) -> dict[str, list[PAEvent]]:
     return {"r": events, "other": others}
 
 
-def first_hot(hot: Hot, run_id: str) -> int:
-    info = hot.run_info(run_id)
-    assert info is not None
-    return info.first_hot
-
-
 def archived(hot: Hot, run_id: str) -> int:
     info = hot.run_info(run_id)
     assert info is not None
     return info.archived_offset
-
-
-def parked(hot: Hot) -> dict[str, str]:
-    return dict(hot.perform(namespace_status(hot.context.keys)).parked)
 
 
 def let_parked_come_due(hot: Hot) -> None:

@@ -57,25 +57,10 @@ needs_server = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real
 
 
 @pytest.fixture
-def fake(make_backend: Callable[[str], Backend]) -> RedisBackend:
-    backend = make_backend("fake")
-    assert isinstance(backend, RedisBackend)
-    return backend
-
-
-@pytest.fixture
 def real(make_backend: Callable[[str], Backend]) -> ServerBackend:
     backend = make_backend("valkey")
     assert isinstance(backend, ServerBackend)
     return backend
-
-
-@pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[Archive]]:
-    made = open_archives(tmp_path)
-    yield made
-    for archive in made:
-        archive.close()
 
 
 @pytest.fixture

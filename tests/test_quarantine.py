@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from archive_check import Archive, check_archives
 from backends import Backend, RedisBackend
 from commands import run
+from drain_tools import put_raw
 
 from runstream import (
     DrainWorker,
@@ -42,15 +43,6 @@ from runstream.stores.redis.operations import draining, inspecting
 
 Hot = RedisCheckpointer[Any, Any]
 START = Cursor(0, 77)
-
-
-@pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[Archive]]:
-    """One archive of each kind."""
-    made: list[Archive] = [SQLiteCheckpointer(tmp_path / "archive.db"), JSONLCheckpointer(tmp_path / "archive")]
-    yield made
-    for archive in made:
-        archive.close()
 
 
 @pytest.fixture(params=["sqlite", "jsonl"])
@@ -84,25 +76,6 @@ POISON: dict[str, Callable[[bytes], bytes]] = {
     "of another program, other fields": lambda _: sealed(1, msgpack.packb([1, 2, 3, 4, 5, 6, 7, 8, 9])),
     "of another program, zeros": lambda _: bytes(64),
 }
-
-
-def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> bytes:
-    """Append an event whose record is damaged on its way into Redis; offset and chain are the script's."""
-    codec: Any = hot.context.codec
-    encode = codec.encode_events
-    made: list[bytes] = []
-
-    def encode_damaged(*args: Any) -> Any:
-        damaged = [one._replace(record=make(one.record)) for one in encode(*args)]
-        made.extend(one.record for one in damaged)
-        return damaged
-
-    codec.encode_events = encode_damaged
-    try:
-        hot.append(run_id, [create_event(run_id, EventKind.AGENT_PROGRESS, seq=99)])
-    finally:
-        del codec.encode_events
-    return made[0]
 
 
 def emit(hot: Hot, run_id: str, count: int, first: int = 1) -> list[PAEvent]:

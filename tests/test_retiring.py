@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from archive_check import Archive, check_archives
 from backends import Backend, FakeBackend, RedisBackend, ServerBackend
-from drain_tools import Hooked
+from drain_tools import Hooked, open_archives
 from samples import make_event, make_events, make_state
 from servers import PROGRAMS, Servers, eventually
 
@@ -29,7 +29,6 @@ from runstream import (
     EventKind,
     EventsArchived,
     HistoryDiverged,
-    JSONLCheckpointer,
     RedisCheckpointer,
     SQLiteCheckpointer,
     StoreUnavailable,
@@ -61,28 +60,8 @@ def hot(redis_backend: RedisBackend) -> Hot:
 
 
 @pytest.fixture
-def fake(make_backend: Callable[[str], Backend]) -> FakeBackend:
-    backend = make_backend("fake")
-    assert isinstance(backend, FakeBackend)
-    return backend
-
-
-@pytest.fixture
 def raw(redis_backend: RedisBackend) -> Any:
     return redis_backend.raw
-
-
-@pytest.fixture
-def archives(tmp_path: Path) -> Iterator[list[Archive]]:
-    """One archive of each kind."""
-    made = open_archives(tmp_path)
-    yield made
-    for archive in made:
-        archive.close()
-
-
-def open_archives(directory: Path) -> list[Archive]:
-    return [SQLiteCheckpointer(directory / "archive.db"), JSONLCheckpointer(directory / "archive")]
 
 
 def retire_all(hot: Hot, archives: list[Archive], **options: Any) -> DrainReport:

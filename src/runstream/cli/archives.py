@@ -33,7 +33,7 @@ _WHAT_DROPPING_MEANS = (
 
 def archives(
     action: Annotated[
-        Literal["list", "add", "drop"], typer.Argument(metavar="ACTION", help="list, add or drop.")
+        Literal["list", "add", "drop"], typer.Argument(metavar="ACTION", help="What to do.")
     ] = "list",
     archive: Annotated[
         str | None,

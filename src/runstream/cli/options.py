@@ -105,12 +105,12 @@ def path_of(url: str) -> Path | None:
 
 def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
     """The archive that a URL names, until ``opened`` is closed; it must be there unless it may be a new one."""
-    if target.partition(":")[0] not in _ARCHIVE_SCHEMES:
-        raise typer.BadParameter(f"{target!r:.80}: an archive is sqlite:PATH or jsonl:DIR", param_hint=option)
+    scheme = target.partition(":")[0]  # the rest may hold a password
+    if scheme not in _ARCHIVE_SCHEMES:
+        raise typer.BadParameter(f"{scheme!r:.80} is not an archive; sqlite: and jsonl: are", param_hint=option)
     store = opened.enter_context(connect(target) if is_new else open_to_look(target))
-    if not isinstance(
-        store, SQLiteCheckpointer | JSONLCheckpointer
-    ):  # so long as the schemes above say the truth, never
+    # so long as the schemes say the truth, it is one
+    if not isinstance(store, SQLiteCheckpointer | JSONLCheckpointer):
         raise ConfigurationError(f"{target}: is not an archive")
     return store
 

@@ -36,7 +36,7 @@ _HEAD_BYTES = 5
 
 def quarantine(
     action: Annotated[
-        Literal["list", "show", "retry"], typer.Argument(metavar="ACTION", help="list, show or retry.")
+        Literal["list", "show", "retry"], typer.Argument(metavar="ACTION", help="What to do.")
     ] = "list",
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Only the records of this run.")] = None,
     offset: Annotated[
