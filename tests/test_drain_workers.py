@@ -20,6 +20,7 @@ from drain_tools import (
     Hooked,
     Hot,
     Outage,
+    ask,
     due,
     emit,
     first_hot,
@@ -321,6 +322,26 @@ def test_a_run_whose_meta_does_not_read_is_set_aside(fake: RedisBackend, archive
 
 def heartbeats() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "runstream-heartbeat"]
+
+
+def test_a_run_that_a_clock_that_was_ahead_has_claimed_comes_due(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """The server was replaced by one whose clock is right; a run that is parked for long is left alone."""
+    hot = open_hot(redis_backend, partitions=1)
+    acknowledged = {run_id: emit(hot, run_id, 3) for run_id in "abcd"}
+    year, week = 365 * 86_400, 7 * 86_400
+    (partition,) = hot.context.keys.partitions
+    ahead = {"a": year, "b": year, "c": week, "d": 60}
+    now = server_seconds(hot)
+    ask(hot, b"ZADD", partition.due, *(x for run_id, by in ahead.items() for x in ((now + by) * 1e6, run_id)))
+    patient = DrainWorker(hot, archives, park_seconds=week)
+    assert patient.drain_once().runs == 2
+    assert set(due(hot)) == {"c", "d"}
+    assert DrainWorker(hot, archives).drain_once().runs == 1
+    assert set(due(hot)) == {"d"}
+    for run_id in "abc":
+        check_archives(archives, {run_id: acknowledged[run_id]})
 
 
 @needs_server

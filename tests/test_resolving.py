@@ -384,6 +384,15 @@ def test_what_a_writer_has_put_back_is_not_appended_again(world: World) -> None:
     world.check("both")
 
 
+def test_a_limit_on_hot_events_does_not_keep_a_run_from_being_resolved(world: World) -> None:
+    """What is parked is not trimmed: repeated however often, it would be refused each time."""
+    part(world, "new on top")
+    limited = world.backend.open(max_hot_events=1)
+    assert isinstance(limited, RedisCheckpointer)
+    assert resolve(limited, world.sinks, world.look(), "both").appended == len(world.of_archive)
+    world.check("both")
+
+
 def test_events_of_one_span_are_different_events(world: World) -> None:
     """A tool call and its result may share a span: the one in Redis is not taken for the other."""
     world.common = emit(world.hot, "r", 2)

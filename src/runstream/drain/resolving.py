@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from shlex import quote
@@ -25,7 +25,7 @@ from runstream.model.errors import ArchiveGap, ConcurrencyConflict, Configuratio
 from runstream.model.protocols import MendableSink
 from runstream.model.values import Cursor
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations import draining, restoring
+from runstream.stores.redis.operations import appending, draining, restoring
 
 __all__ = ["Histories", "Keep", "Resolution", "Side", "look", "resolve"]
 
@@ -299,6 +299,9 @@ def _append_missing(hot: Hot, redis: HotHistory, missing: Iterator[ArchiveEntry]
         known = hot.perform(restoring.known_keys(keys, run_id, [one.key for one in page if one.key is not None]))
         fields = [EventFields(entry_fields(run_id, one) or {}) for one in page]
         own_keys = [None if one.key in known else one.key for one in page]
-        appended = hot.append(run_id, fields, expected_offset=last, keys=own_keys)
-        last = appended.last_offset
+        # a run that is parked is not trimmed: a limit on it would never let this be done
+        unlimited = replace(hot.context, max_hot_events=None)
+        last = hot.perform(
+            appending.append(unlimited, run_id, fields, expected_offset=last, keys=own_keys)
+        ).appended.last_offset
         done.appended += len(page)

@@ -203,7 +203,14 @@ class DrainWorker:
 
     def _claim(self, due_until: int | None) -> list[DueRun]:
         return self._perform(
-            draining.claim(self._keys, due_until, _RUNS_PER_CLAIM, self._claim_seconds, self._partitions)
+            draining.claim(
+                self._keys,
+                due_until,
+                _RUNS_PER_CLAIM,
+                self._claim_seconds,
+                self._partitions,
+                max(draining.FARTHEST_SECONDS, 2 * self._claim_seconds, 2 * self._park_seconds),
+            )
         )
 
     # -- draining ----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from runstream.stores.redis.scripts import (
 )
 
 __all__ = [
+    "FARTHEST_SECONDS",
     "DueRun",
     "Loaded",
     "LoadedRun",
@@ -48,6 +49,9 @@ __all__ = [
     "settle",
     "sign_off",
 ]
+
+
+FARTHEST_SECONDS = 24 * 3600.0
 
 
 class DueRun(NamedTuple):
@@ -101,14 +105,22 @@ def server_time() -> Operation[int]:
 
 
 def claim(
-    keys: Keys, due_until: int | None, count: int, seconds: float, only: Collection[int] | None = None
+    keys: Keys,
+    due_until: int | None,
+    count: int,
+    seconds: float,
+    only: Collection[int] | None = None,
+    farthest_seconds: float = FARTHEST_SECONDS,
 ) -> Operation[list[DueRun]]:
     """Claim up to ``count`` runs of each partition that came due up to then (None: now).
 
-    ``only`` limits this to some partitions, by their numbers.
+    ``only`` limits this to some partitions, by their numbers. A run that would come due further ahead than
+    ``farthest_seconds`` is claimed too: a server whose clock was ahead has left it there.
     """
     partitions = keys.numbered(only).values()
-    replies = yield Exchange([claim_call(partition, due_until, count, seconds) for partition in partitions])
+    replies = yield Exchange(
+        [claim_call(partition, due_until, count, seconds, farthest_seconds) for partition in partitions]
+    )
     return [DueRun(run_id, due_at) for _, due in replies for run_id, due_at in scored(due)]
 
 

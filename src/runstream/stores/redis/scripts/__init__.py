@@ -236,10 +236,15 @@ def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Script
     )
 
 
-def claim_call(partition: PartitionKeys, due_until: int | None, count: int, seconds: float) -> ScriptCall:
-    """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now)."""
+def claim_call(
+    partition: PartitionKeys, due_until: int | None, count: int, seconds: float, farthest_seconds: float
+) -> ScriptCall:
+    """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now), or that would come
+    due further ahead than ``farthest_seconds``.
+    """
     until = "" if due_until is None else due_until
-    return ScriptCall(_SCRIPT["claim"], (partition.due,), (until, count, int(seconds * MICROSECONDS)))
+    times = (int(seconds * MICROSECONDS), int(farthest_seconds * MICROSECONDS))
+    return ScriptCall(_SCRIPT["claim"], (partition.due,), (until, count, *times))
 
 
 def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> ScriptCall:

@@ -2,16 +2,22 @@
 --
 -- KEYS  1 due
 -- ARGV  1 only what came due up to this time, or '' for now (microseconds)  2 how many
---       3 for how long (microseconds)
+--       3 for how long (microseconds)  4 how far ahead nobody claims or parks for (microseconds)
 --
 -- Replies {server time, {run id, when it came due, ...}}
 --
--- After it: a claimed run comes due again by itself when the claim has passed.
+-- After it: a claimed run comes due again by itself when the claim has passed. One that would come due further ahead
+-- than that was left there by a server whose clock was ahead, and counts as due.
 
 local now = clock()
 local limit = now
 if ARGV[1] ~= '' and tonumber(ARGV[1]) < now then limit = tonumber(ARGV[1]) end
 local due = call('ZRANGEBYSCORE', KEYS[1], '-inf', text(limit), 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+local left = ARGV[2] - #due / 2
+if left > 0 then
+  local astray = call('ZRANGEBYSCORE', KEYS[1], text(now + ARGV[4]), '+inf', 'WITHSCORES', 'LIMIT', 0, text(left))
+  for i = 1, #astray do due[#due + 1] = astray[i] end
+end
 -- the first write is one that a full server does not refuse; after it none is refused
 call('ZREM', KEYS[1], '')
 local until_ = text(now + tonumber(ARGV[3]))
