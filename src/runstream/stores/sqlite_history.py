@@ -17,11 +17,13 @@ __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_t
 
 _KEEP = """INSERT OR IGNORE INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
-# one that was saved before there was a history, or by another program
+# one that was saved before there was a history, or by another program; asked without reading the state
+_IS_UNKNOWN = """SELECT 1 FROM states WHERE run_id = :run_id AND lane_id IS :lane_id AND NOT is_foreign
+    AND NOT EXISTS (SELECT 1 FROM snapshot_history AS known
+        WHERE known.run_id = states.run_id AND known.token = states.token)"""
 _KEEP_REPLACED = """INSERT INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
-    SELECT run_id, lane_id, offset, revision, token, ?, state FROM states
-    WHERE run_id = ? AND lane_id IS ? AND NOT is_foreign AND NOT EXISTS (SELECT 1
-        FROM snapshot_history AS known WHERE known.run_id = states.run_id AND known.token = states.token)"""
+    SELECT run_id, lane_id, offset, revision, token, :now, state FROM states
+    WHERE run_id = :run_id AND lane_id IS :lane_id"""
 _DROP_OLD = """DELETE FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id AND id <= (
     SELECT id FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id
     ORDER BY id DESC LIMIT 1 OFFSET :keep)"""
@@ -34,7 +36,9 @@ _DROP = "DELETE FROM snapshot_history WHERE run_id = ? AND token = ?"
 
 def keep_replaced(connection: sqlite3.Connection, run_id: str, lane_id: str | None, now: float) -> None:
     """Keep the latest snapshot of the run or lane, which is about to be replaced, if the history lacks it."""
-    connection.execute(_KEEP_REPLACED, (now, run_id, lane_id))
+    place = {"run_id": run_id, "lane_id": lane_id, "now": now}
+    if connection.execute(_IS_UNKNOWN, place).fetchone() is not None:
+        connection.execute(_KEEP_REPLACED, place)
 
 
 def keep_snapshot(
