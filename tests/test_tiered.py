@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from backends import Backend, RedisBackend
 from drain_tools import Hooked, Outage
 from samples import make_event, make_events, make_state
+from servers import eventually
 
 import runstream
 from runstream import (
@@ -255,6 +257,26 @@ def test_a_deleted_run_is_not_brought_back_by_a_drain_in_flight(hot: Hot, archiv
     assert archive.position("r") is None
 
 
+def test_what_was_deleted_is_remembered_for_a_week(archive: Any) -> None:
+    """So that an archive of which runs are deleted every day does not grow by that for ever."""
+    now = 1_700_000_000.0
+    archive._clock = lambda: now
+    start = Cursor(0, 5)
+    batch = RunBatch(RunHeader("r", start, "", "running", 1.0, 1.0), start)
+    archive.delete_history("r", start)
+    for days in (0, 6):
+        now += days * 86_400
+        archive.delete_history(f"other {days}", start)
+        with pytest.raises(HistoryDiverged, match="deleted"):
+            archive.write([batch])
+    now += 2 * 86_400
+    archive.delete_history("another", start)
+    archive.write([batch])
+    assert archive.position("r") is not None
+    with pytest.raises(HistoryDiverged, match="deleted"):
+        archive.write([replace(batch, header=replace(batch.header, run_id="other 6"))])
+
+
 def test_a_follower_goes_from_the_archive_through_redis_to_the_live_end(
     split: Tiered, hot: Hot, archive: Any
 ) -> None:
@@ -308,6 +330,38 @@ async def test_the_async_view_reads_the_same(tmp_path: Path) -> None:
             assert len(await lease.list_events("r")) == 7
         assert await store.delete_run("r") is True
         assert await store.run_info("r") is None
+
+
+async def test_an_async_reader_that_stops_gives_its_thread_back(tmp_path: Path) -> None:
+    """Closed in the middle of the archive, and cancelled while it follows."""
+    urls = {"url": f"embedded:{tmp_path / 'state'}", "archive": f"sqlite:{tmp_path / 'runs.db'}"}
+
+    def reading() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("runstream-pages")]
+
+    async with runstream.connect_async(**urls) as store:
+        await store.append("r", make_events("r", 5))
+        with runstream.connect(urls["url"]) as hot, runstream.connect(urls["archive"]) as archive:
+            drain(hot, archive)  # type: ignore[arg-type]  # connect says no more than RunStore
+        async with aclosing(cast("Any", store.read("r"))) as stream:
+            assert (await anext(stream)).offset == 1
+            assert reading()
+        await asyncio.to_thread(eventually, lambda: not reading())
+        has_come = asyncio.Event()
+
+        async def follow() -> None:
+            async for item in store.follow("r"):
+                if item.offset == 5:
+                    has_come.set()
+
+        following = asyncio.create_task(follow())
+        await has_come.wait()
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+        await asyncio.to_thread(eventually, lambda: not reading())
+        await store.append("r", [make_event("r", 6)])
+        assert len(await store.list_events("r")) == 6
 
 
 def retire(hot: Hot, archive: Any) -> None:
