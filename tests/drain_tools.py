@@ -31,9 +31,9 @@ Hot: TypeAlias = RedisCheckpointer[Any, Any]
 
 
 class Hooked:
-    """An archive that lets a test look or interfere before each call of some of its methods."""
+    """An archive, or a store, that lets a test look or interfere before each call of some of its methods."""
 
-    def __init__(self, inner: Archive, **hooks: Callable[..., None]) -> None:
+    def __init__(self, inner: Any, **hooks: Callable[..., None]) -> None:
         self._inner = inner
         self._hooks = hooks
 
@@ -43,9 +43,9 @@ class Hooked:
         if hook is None:
             return found
 
-        def hooked(*args: Any) -> Any:
+        def hooked(*args: Any, **options: Any) -> Any:
             hook(*args)
-            return found(*args)
+            return found(*args, **options)
 
         return hooked
 

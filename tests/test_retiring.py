@@ -29,6 +29,7 @@ from runstream import (
     EventKind,
     EventsArchived,
     HistoryDiverged,
+    JSONLCheckpointer,
     RedisCheckpointer,
     SQLiteCheckpointer,
     StoreUnavailable,

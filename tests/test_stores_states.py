@@ -475,3 +475,17 @@ def test_a_lane_is_recovered_whole_after_a_writer_who_knew_less_has_saved_it(
     recovery = knows_less.recover("r", lane_id="a")
     assert recovery.offset == 0
     assert [item.event.seq for item in recovery.events] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_writer_that_finds_no_snapshot_any_more_saves_the_first(two_stores: tuple[Store, Store]) -> None:
+    """The run was deleted by somebody else, and made anew: what this one has loaded now is that there is none."""
+    one, other = two_stores
+    one.append("r", make_events("r", 1), snapshot=make_state("r"))
+    for load in (one.recover, one.load_latest):
+        other.delete_run("r")
+        other.append("r", make_events("r", 2))
+        with pytest.raises(ConcurrencyConflict):
+            one.append("r", (), snapshot=make_state("r"))
+        load("r")
+        one.append("r", (), snapshot=make_state("r", purpose="new"))
+        assert latest(one, "r").purpose == "new"

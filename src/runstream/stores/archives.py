@@ -30,7 +30,10 @@ from runstream.stores.planning import AppendPlan, AppendRequest
 from runstream.stores.refusals import diverged, lost
 from runstream.stores.snapshot_history import KeptSnapshot, nearest
 
-__all__ = ["ArchiveStore", "check_cut", "deleted_here", "new_entries", "planned_entries"]
+__all__ = ["DELETED_FOR_SECONDS", "ArchiveStore", "check_cut", "deleted_here", "new_entries", "planned_entries"]
+
+DELETED_FOR_SECONDS = 7 * 86_400.0
+"""For how long an archive takes nothing of a history that was deleted: as long as Redis knows of the deletion."""
 
 
 def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEntry]:
@@ -152,7 +155,7 @@ class ArchiveStore(LocalStore[E, S], MendableSink):
 
     @abstractmethod
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand.
+        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand.
 
         ``start`` is the place before the history's first event, None for what the archive itself has. False if
         there was nothing to remove.

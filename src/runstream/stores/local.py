@@ -322,6 +322,7 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         bounds = self._bounds(run_id)
         loaded = self._load_snapshot(run_id, lane_id)
         if loaded is None:
+            self._known.pop((run_id, lane_id), None)  # so the next one follows none
             return None
         saved, fields = loaded
         state = self.codec.make_state(run_id, fields)

@@ -34,7 +34,7 @@ from runstream.model.errors import CorruptRecordError, EncodingError, StoreUnava
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
-from runstream.stores.archives import ArchiveStore, deleted_here, new_entries, planned_entries
+from runstream.stores.archives import DELETED_FOR_SECONDS, ArchiveStore, deleted_here, new_entries, planned_entries
 from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.snapshot_history import KeptSnapshot, latest_of
@@ -108,7 +108,8 @@ _DELETE_RUN = (
     "DELETE FROM runs WHERE run_id = ?",
 )
 
-_NOTE_DELETED = "INSERT OR IGNORE INTO deleted (run_id, start_chain, deleted_at) VALUES (?, ?, ?)"
+_NOTE_DELETED = "INSERT OR REPLACE INTO deleted (run_id, start_chain, deleted_at) VALUES (?, ?, ?)"
+_FORGET_DELETED = "DELETE FROM deleted WHERE deleted_at < ?"
 _WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
 
 # an event with neither kind nor data, see sqlite_schema
@@ -276,11 +277,12 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     # -- a sink ------------------------------------------------------------------------------------
 
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand."""
+        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand."""
         check_run_id(run_id)
         with self._file.write() as connection:
             run, now = run_row(connection, run_id), self._clock()
             starts = [place for place in (start, run and run.start) if place is not None]
+            connection.execute(_FORGET_DELETED, (now - DELETED_FOR_SECONDS,))
             connection.executemany(_NOTE_DELETED, [(run_id, place.chain, now) for place in starts])
             was_there = _delete(connection, now, run_id)
         self._forget(run_id)

@@ -129,7 +129,7 @@ class AsyncTieredCheckpointer(AsyncLifecycle, Generic[E, S]):
         lane_id: str | None = None,
     ) -> Placement:
         """As ``append``, telling where each of the events lies."""
-        return await self._hot.append_each(
+        steps = self._view.append_each(
             run_id,
             events,
             expected_offset=expected_offset,
@@ -138,6 +138,7 @@ class AsyncTieredCheckpointer(AsyncLifecycle, Generic[E, S]):
             snapshot=snapshot,
             lane_id=lane_id,
         )
+        return await await_calls(steps)
 
     async def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None

@@ -98,7 +98,7 @@ class TieredCheckpointer(Lifecycle, Generic[E, S]):
         lane_id: str | None = None,
     ) -> Placement:
         """As ``append``, telling where each of the events lies."""
-        return self._hot.append_each(
+        steps = self._view.append_each(
             run_id,
             events,
             expected_offset=expected_offset,
@@ -107,6 +107,7 @@ class TieredCheckpointer(Lifecycle, Generic[E, S]):
             snapshot=snapshot,
             lane_id=lane_id,
         )
+        return make_calls(steps)
 
     def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None

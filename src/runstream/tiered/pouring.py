@@ -7,6 +7,7 @@ but the waiting.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from typing import Any, TypeAlias
@@ -22,7 +23,7 @@ _FAILURES = (RunstreamError, TimeoutError)
 class Pour:
     """A stream of recorded events to hand on, without those that are not wanted."""
 
-    __slots__ = ("given", "last", "stream", "wanted")
+    __slots__ = ("given", "given_at", "last", "stream", "wanted")
 
     def __init__(self, stream: Any, wanted: Callable[[Any], bool] | None = None) -> None:
         self.stream = stream
@@ -31,6 +32,8 @@ class Pour:
         """The last item that came, wanted or not."""
         self.given = 0
         """How many were handed on."""
+        self.given_at: float | None = None
+        """When the reader came back for the next one, by the monotonic clock."""
 
     def takes(self, item: Recorded[Any]) -> bool:
         """Note an item; whether it is handed on."""
@@ -39,6 +42,10 @@ class Pour:
             return False
         self.given += 1
         return True
+
+    def reached(self, low: int, place: int | str) -> tuple[int, int | str]:
+        """Offset and place of the last item, or those from which on this was to go."""
+        return (low, place) if self.last is None else (self.last.offset, self.last.cursor)
 
 
 Pouring: TypeAlias = Generator[Callable[[], Any] | Pour, Any, None]
@@ -57,6 +64,7 @@ def pour(steps: Pouring) -> Iterator[Any]:
                             for item in wish.stream:
                                 if wish.takes(item):
                                     yield item
+                                    wish.given_at = time.monotonic()
                     else:
                         result = wish()
                 except _FAILURES as error:
@@ -80,6 +88,7 @@ async def pour_async(steps: Pouring) -> AsyncIterator[Any]:
                             async for item in wish.stream:
                                 if wish.takes(item):
                                     yield item
+                                    wish.given_at = time.monotonic()
                     else:
                         result = await wish()
                 except _FAILURES as error:

@@ -7,31 +7,36 @@ both hold one history is proven by the chain at the place up to which the archiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, NamedTuple
 
 from runstream.model.archive import Position
-from runstream.model.errors import ArchiveGap, ConcurrencyConflict, EventsArchived
+from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, EventsArchived
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_run_id
 from runstream.model.protocols import Leased, OnCorrupt
 from runstream.model.state import ENDED_STATUSES
-from runstream.model.values import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.values import Cursor, E, Placement, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.run.steps import Steps
-from runstream.stores.filters import EventFilter, check_attempts, check_count, check_read, lane_of, origin
+from runstream.stores.filters import EventFilter, check_count, check_read, lane_of, origin
 from runstream.stores.redis.operations.inspecting import snapshot_lanes
-from runstream.stores.refusals import lost
+from runstream.stores.refusals import lost, snapshot_conflict
 from runstream.tiered.pouring import Pour, Pouring
 
 __all__ = ["View"]
 
 
 class _Tiers(NamedTuple):
-    """Where the parts of a run lie: Redis has ``first_hot`` to ``last``, the archive all up to ``archived``."""
+    """Where the parts of a run lie: Redis has ``first_hot`` to ``last``, the archive all up to ``archived``.
+
+    It begins after ``base``; 0 where the archive has the beginning, and knows.
+    """
 
     is_hot: bool
+    base: int
     first_hot: int
     last: int
     archived: Position | None
@@ -69,6 +74,7 @@ class View(Generic[E, S]):
         low, _ = origin(after)
         tiers = yield from self.tiers(run_id)
         high = tiers.last if before is None else min(before - 1, tiers.last)
+        yield from self._check_cursor(run_id, after, tiers, is_read=limit != 0 and low < high)
         reading = _Reading(self, run_id, tiers, low, high, limit, on_corrupt)
         yield from reading.backward(after) if reverse else reading.forward(after)
 
@@ -85,29 +91,50 @@ class View(Generic[E, S]):
         """History from wherever it lies, then live."""
         check_run_id(run_id)
         wanted = EventFilter(lane_id, kinds, visibility)
-        place, (low, _) = after, origin(after)
+        place, (low, cursor) = after, origin(after)
+        clock = _Patience(idle_timeout)
+        tiers = yield from self.tiers(run_id)
+        yield from self._check_cursor(run_id, after, tiers)
+        if cursor is None and 0 < low <= tiers.last:
+            at: list[Recorded[E]] = yield partial(
+                self.collect, self.pouring(self.read(run_id, low - 1, before=low + 1, on_corrupt="skip"))
+            )
+            place = at[0].cursor if at else after
         while True:
-            tiers = yield from self.tiers(run_id)
-            reading = _Reading(self, run_id, tiers, low, tiers.last)
-            if low + 1 < tiers.first_hot:
-                place = yield from reading.from_archive(place, wanted)
-                low = reading.low
+            # what there is is read first: of a run that goes meanwhile, whoever waits for more would not be told
+            reading = _Reading(self, run_id, tiers, low, tiers.last, wanted=wanted, clock=clock)
+            yield from reading.forward(place)
+            low, place = reading.low, reading.place
             if not tiers.is_hot and tiers.archived is not None:
                 info: RunInfo | None = yield partial(self.archive.run_info, run_id)
                 if info is not None and info.status in ENDED_STATUSES:
                     return
                 raise lost(run_id, tiers.last, 0)
             filters = {"lane_id": lane_id, "kinds": kinds, "visibility": visibility}
-            poured = Pour(self.hot.follow(run_id, place, idle_timeout=idle_timeout, **filters))
+            poured = clock.watch(Pour(self.hot.follow(run_id, place, idle_timeout=clock.left, **filters)))
             try:
                 yield poured
-            except EventsArchived as moved:
-                if poured.last is not None:
-                    low, place = poured.last.offset, poured.last.cursor
-                if moved.first_hot <= low + 1:
-                    raise
+            except (EventsArchived, AcknowledgedWritesLost) as error:
+                low, place = poured.reached(low, place)
+                tiers = yield from self._moved(run_id, low, error)
+            except TimeoutError:
+                low, place = poured.reached(low, place)
+                if not clock.left:
+                    text = f"run {run_id!r} had no event to give for {idle_timeout} seconds"
+                    raise TimeoutError(text) from None
             else:
                 return
+
+    def _moved(self, run_id: str, low: int, error: EventsArchived | AcknowledgedWritesLost) -> Steps[_Tiers]:
+        """How the run lies after it has moved from where a follower was at ``low``; the error if it has not."""
+        if isinstance(error, AcknowledgedWritesLost):
+            tiers = yield from self.left(run_id)
+            if tiers is None:
+                raise error
+            return tiers
+        if error.first_hot <= low + 1:
+            raise error
+        return (yield from self.tiers(run_id))
 
     # -- states --------------------------------------------------------------------------------------
 
@@ -121,8 +148,8 @@ class View(Generic[E, S]):
             snapshot = yield partial(hot.load_snapshot, run_id, lane_id=lane_id)
             if snapshot is not None or (yield partial(self.hot.run_info, run_id)) is not None:
                 return snapshot
-        except EventsArchived:
-            pass
+        except EventsArchived as moved:
+            yield from self.check(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
         snapshot = yield partial(self.archive.load_snapshot, run_id, lane_id=lane_id)
         return snapshot
 
@@ -160,34 +187,70 @@ class View(Generic[E, S]):
         recovery: Recovery[S, E]
         try:
             recovery = yield partial(self.hot.recover, run_id, lane_id=lane_id)
+            tiers = yield from self.tiers(run_id)
+            if tiers.is_hot and recovery == Recovery(None, 0, []):
+                # it may have been put back since: then this is not all
+                recovery = yield partial(self.hot.recover, run_id, lane_id=lane_id)
         except EventsArchived:
             recovery = yield from self._recover_archived(run_id, lane_id)
         else:
-            tiers = yield from self.tiers(run_id)
             if not tiers.is_hot and tiers.archived is not None:
                 # to go on from nothing would begin another history of this run in Redis
                 raise lost(run_id, tiers.last, 0)
         return recovery
 
     def _recover_archived(self, run_id: str, lane_id: str | None) -> Steps[Recovery[S, E]]:
+        again = yield from self.load_snapshot(run_id, lane_id)
         while True:
-            snapshot = yield from self.load_snapshot(run_id, lane_id)
+            snapshot = again
             covered = 0 if snapshot is None else snapshot.offset
             tiers = yield from self.tiers(run_id)
             reading = self.read(run_id, covered, before=tiers.last + 1)
             recorded: list[Recorded[E]] = yield partial(self.collect, self.pouring(reading))
+            # before the snapshot is looked at again: one that is retired after this is known to be another
+            yield partial(self.hot.has_recovered, run_id, tiers.last, lane_id=lane_id)
             again = yield from self.load_snapshot(run_id, lane_id)
             if (again and again.revision) == (snapshot and snapshot.revision):
                 break
-        yield partial(self.hot.has_recovered, run_id, tiers.last, lane_id=lane_id)
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
 
+    def append_each(
+        self, run_id: str, events: Iterable[E], *, snapshot: S | None, lane_id: str | None, **options: Any
+    ) -> Steps[Placement]:
+        """Append to Redis, also with a snapshot that follows one which was retired since its writer saved it."""
+        append = partial(self.hot.append_each, run_id, list(events), snapshot=snapshot, lane_id=lane_id, **options)
+        placement: Placement
+        try:
+            placement = yield append
+        except EventsArchived:
+            if snapshot is None or not (yield from self._follows_archived(run_id, lane_id)):
+                raise
+            placement = yield append
+        return placement
+
+    def _follows_archived(self, run_id: str, lane_id: str | None) -> Steps[bool]:
+        """Let this writer go on from the snapshot that it knows and the archive has; False if none was retired.
+
+        Raises ConcurrencyConflict if the archive has another one.
+        """
+        known, revision, _ = self.hot.context.snapshots.get(run_id, lane_id)
+        retired: str = yield partial(self.hot.retired_token, run_id, lane_id=lane_id)
+        if not retired:
+            return False
+        # asked after that: one that is retired later than this makes it another token
+        position: Position | None = yield partial(self.archive.position, run_id)
+        archived = "" if position is None else position.snapshots.get(lane_id, "")
+        if archived != known:
+            raise snapshot_conflict(run_id, revision, int(retired.rpartition("-")[2]))
+        self.hot.context.snapshots.put(run_id, lane_id, retired, revision, None)
+        return True
+
     def update_state(
         self, run_id: str, change: Callable[[S], S | None], *, attempts: int, lease: Leased | None
     ) -> Steps[S]:
-        """Compare-and-set of the state, also of one that has left Redis."""
+        """Compare-and-set of the state, also of one that has left Redis. It covers what it did before."""
         state: S
         try:
             state = yield partial(self.hot.update_state, run_id, change, attempts=attempts, lease=lease)
@@ -195,17 +258,14 @@ class View(Generic[E, S]):
             pass
         else:
             return state
-        check_attempts(attempts)
         while True:
             attempts -= 1
-            recovery = yield from self.recover(run_id, None)
-            state = self.hot.codec.new_state(run_id) if recovery.state is None else recovery.state
-            changed = change(state)
-            state = state if changed is None else changed
+            snapshot = yield from self.load_snapshot(run_id, None)
+            update = partial(self.hot.update_archived, run_id, change, snapshot, lease=lease)
             try:
-                yield partial(self.hot.append, run_id, (), snapshot=state, lease=lease)
-            except ConcurrencyConflict:
-                if attempts == 0:
+                state = yield partial(update, attempts=max(1, attempts))
+            except EventsArchived:  # another one was saved meanwhile, and retired
+                if attempts <= 0:
                     raise
             else:
                 return state
@@ -225,8 +285,9 @@ class View(Generic[E, S]):
     ) -> Steps[list[RunInfo]]:
         """The runs that match, the most recently updated first: what Redis knows of a run counts."""
         wanted = {"session_id": session_id, "status": status, "updated_after": updated_after}
-        known = set((yield partial(self.hot.list_runs)))
         found: list[RunInfo] = yield partial(self.collect, self.hot.runs(**wanted, limit=limit))
+        # after that: one that is forgotten in between is among those that were found
+        known = {info.run_id for info in found}.union((yield partial(self.hot.list_runs)))
         # so many at least are in no place but the archive, if there are so many
         enough = None if limit is None else limit + len(known)
         archived = yield partial(self.collect, self.archive.runs(**wanted, limit=enough))
@@ -241,8 +302,8 @@ class View(Generic[E, S]):
             seq = yield partial(self.hot.last_seq, run_id, lane_id)
             if seq or (yield partial(self.hot.run_info, run_id)) is not None:
                 return seq
-        except EventsArchived:
-            pass
+        except EventsArchived as moved:
+            yield from self.check(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
         seq = yield partial(self.archive.last_seq, run_id, lane_id)
         return seq
 
@@ -255,21 +316,69 @@ class View(Generic[E, S]):
 
     # -- inside --------------------------------------------------------------------------------------
 
+    def _check_cursor(self, run_id: str, after: int | str, tiers: _Tiers, *, is_read: bool = True) -> Steps[None]:
+        """Check a cursor in the archive, where Redis cannot: it has trimmed the event, and its place with it."""
+        offset, cursor = origin(after)
+        if cursor is None:
+            return
+        if tiers.archived is not None and (
+            not tiers.is_hot or (offset < tiers.first_hot and offset <= tiers.archived.cursor.offset)
+        ):
+            yield partial(self.collect, self.archive.read(run_id, after, limit=0))
+        elif not is_read:
+            yield partial(self.collect, self.hot.read(run_id, after, limit=0))
+
     def tiers(self, run_id: str) -> Steps[_Tiers]:
         """How the run lies. Raises AcknowledgedWritesLost where Redis is behind the archive.
 
-        The archive is asked first: then it cannot be ahead because of what happens in between.
+        The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
+        not have the run, or is behind, it is asked again: a worker may have archived more and then forgotten the
+        run, or somebody may have deleted it and made it anew.
         """
         archived: Position | None = yield partial(self.archive.position, run_id)
-        info: RunInfo | None = yield partial(self.hot.run_info, run_id)
-        archived_last = 0 if archived is None else archived.cursor.offset
-        if info is None:
-            # it was forgotten, or deleted, or never there; or lost, which this store object would know
-            yield partial(self.collect, self.hot.read(run_id, limit=0))
-            return _Tiers(False, archived_last + 1, archived_last, archived)
-        if archived_last > info.last_offset:
+        while True:
+            archived_last = 0 if archived is None else archived.cursor.offset
+            info: RunInfo | None = yield partial(self.hot.run_info, run_id)
+            if info is not None and archived_last <= info.last_offset:
+                base = 0
+                if archived_last + 1 < info.first_hot:
+                    start: Cursor | None = yield partial(self.hot.start_of, run_id)
+                    base = 0 if start is None else start.offset
+                return _Tiers(True, base, info.first_hot, info.last_offset, archived)
+            before, archived = archived, (yield partial(self.archive.position, run_id))
+            if archived == before:
+                break
+        if info is not None:
             raise lost(run_id, archived_last, info.last_offset)
-        return _Tiers(True, info.first_hot, info.last_offset, archived)
+        # it was forgotten, or deleted, or never there; or lost, which this store object would know
+        yield partial(self.collect, self.hot.read(run_id, limit=0))
+        return _Tiers(False, 0, archived_last + 1, archived_last, archived)
+
+    def left(self, run_id: str) -> Steps[_Tiers | None]:
+        """How a run lies that Redis had a moment ago, if it has gone from there and the archive has it."""
+        tiers = yield from self.tiers(run_id)
+        return None if tiers.is_hot or tiers.archived is None else tiers
+
+    def check(self, run_id: str, end: int, first_hot: int, *, is_hot: bool) -> Steps[None]:
+        """Raise ArchiveGap unless the archive has all up to ``end``, HistoryDiverged if it is another history."""
+        archived: Position | None = yield partial(self.archive.position, run_id)
+        last = 0 if archived is None else archived.cursor.offset
+        if archived is None or last < end:
+            raise ArchiveGap(
+                f"events {last + 1} to {end} of run {run_id!r} are in neither tier: Redis begins with"
+                f" {first_hot}, the archive that was asked ends with {last}; ask the archive that the drain"
+                " worker writes",
+                run_id=run_id,
+                expected=last + 1,
+                found=first_hot,
+            )
+        if not is_hot:
+            return
+        try:
+            yield partial(self.collect, self.hot.read(run_id, str(archived.cursor), limit=0))
+        except AcknowledgedWritesLost:
+            if (yield from self.left(run_id)) is None:
+                raise
 
 
 class _Reading:
@@ -284,105 +393,157 @@ class _Reading:
         high: int,
         limit: int | None = None,
         on_corrupt: OnCorrupt = "raise",
+        *,
+        wanted: Callable[[Any], bool] | None = None,
+        clock: _Patience | None = None,
     ) -> None:
         self.view = view
         self.run_id = run_id
         self.first_hot = tiers.first_hot
         self.is_hot = tiers.is_hot
-        self.low = low
+        self.low = max(low, tiers.base)
         self.high = high
         self.left = limit
         self.on_corrupt = on_corrupt
+        self.wanted = wanted
+        self.clock = clock
+        self.place: int | str = low
+        """Where the reading has come to, forwards."""
 
     def forward(self, place: int | str) -> Pouring:
         """From the lowest on; ``place`` is where that is, with its chain if the reader knows that."""
-        if not self.is_hot:
-            yield self._pour(self.view.archive, place)
-            return
-        while self.left != 0:
-            if self.low + 1 < self.first_hot and self.low < self.high:
-                place = yield from self.from_archive(place)
-                if self.low == self.high:
-                    return
-            poured = self._pour(self.view.hot, place)
+        self.place = place
+        while self.left != 0 and self.low < self.high:
+            if self.low + 1 < self.first_hot:
+                yield from self._from_archive()
+                continue
+            poured = self._pour(self.view.hot, self.place)
             try:
                 yield poured
             except EventsArchived as moved:
-                self._count(poured)
-                if poured.last is not None:
-                    self.low, place = poured.last.offset, poured.last.cursor
+                self._reached(poured)
                 if moved.first_hot <= self.low + 1:
                     raise
                 self.first_hot = moved.first_hot
+            except AcknowledgedWritesLost:
+                self._reached(poured)
+                if not (yield from self._has_left()):
+                    raise
             else:
-                return
+                self._reached(poured)
+                if not (yield from self._has_vanished(self.low, self.high)):
+                    self._complete(self.high)
+                    return
 
     def backward(self, place: int | str) -> Pouring:
         """From the highest on."""
         if self.is_hot and self.low + 1 < self.first_hot:
             yield from self._check(self.first_hot - 1)
         while self.is_hot and self.left != 0 and self.low < self.high and self.first_hot <= self.high:
-            poured = self._pour(self.view.hot, max(place, self.first_hot - 1, key=_offset), reverse=True)
+            lowest = max(self.low, self.first_hot - 1)
+            poured = self._pour(self.view.hot, max(place, lowest, key=_offset), reverse=True)
             try:
                 yield poured
             except EventsArchived as moved:
                 if moved.first_hot <= self.first_hot:
                     raise
                 self.first_hot = moved.first_hot
-                if poured.last is not None:
-                    self.high = poured.last.offset - 1
+                self._reached_back(poured)
+            except AcknowledgedWritesLost:
+                self._reached_back(poured)
+                if not (yield from self._has_left()):
+                    raise
             else:
-                self.high = self.first_hot - 1
-            self._count(poured)
-        if self.left != 0 and (self.low < self.high or not self.is_hot):
-            if self.is_hot:
-                yield from self._check(self.high)
+                self._reached_back(poured)
+                if not (yield from self._has_vanished(self.high, lowest)):
+                    self.high = lowest
+        if self.left != 0 and self.low < self.high:
+            yield from self._check(self.high)
             yield self._pour(self.view.archive, place, reverse=True)
 
-    def from_archive(
-        self, place: int | str, wanted: Callable[[Any], bool] | None = None
-    ) -> Generator[Callable[[], Any] | Pour, Any, int | str]:
-        """Up to where Redis begins; returns the place that is reached then."""
+    def _from_archive(self) -> Pouring:
+        """Up to where Redis begins."""
         end = min(self.first_hot - 1, self.high)
         yield from self._check(end)
-        poured = self._pour(self.view.archive, place, before=end + 1, wanted=wanted)
+        poured = self._pour(self.view.archive, self.place, before=end + 1)
         yield poured
-        self._count(poured)
-        self.low = end
-        return poured.last.cursor if poured.last is not None and poured.last.offset == end else end
+        self._reached(poured)
+        if self.left != 0:
+            self._complete(end)
 
-    def _pour(
-        self,
-        store: Any,
-        place: int | str,
-        *,
-        before: int | None = None,
-        reverse: bool = False,
-        wanted: Callable[[Any], bool] | None = None,
-    ) -> Pour:
+    def _complete(self, end: int) -> None:
+        """All up to there has been given; the last of it may have been erased, or skipped."""
+        if self.low < end:
+            self.low = self.place = end
+
+    def _has_vanished(self, reached: int, end: int) -> Steps[bool]:
+        """Whether Redis gave less because the run has left it; then the archive has the rest.
+
+        Raises AcknowledgedWritesLost if the rest is nowhere.
+        """
+        if self.left == 0 or reached == end:
+            return False
+        info: RunInfo | None = yield partial(self.view.hot.run_info, self.run_id)
+        last = 0 if info is None else info.last_offset
+        if last >= max(reached, end):
+            return False
+        if not (yield from self._has_left()):
+            raise lost(self.run_id, max(reached, end), last)
+        return True
+
+    def _has_left(self) -> Steps[bool]:
+        """Whether the archive has all that is left to read of a run which Redis does not have any more."""
+        tiers = yield from self.view.left(self.run_id)
+        if tiers is None or tiers.last < self.high:
+            return False
+        self.is_hot, self.first_hot = False, tiers.first_hot
+        return True
+
+    def _pour(self, store: Any, place: int | str, *, before: int | None = None, reverse: bool = False) -> Pour:
         options = {"limit": self.left, "reverse": reverse, "on_corrupt": self.on_corrupt}
-        return Pour(store.read(self.run_id, place, before=before or self.high + 1, **options), wanted)
+        poured = Pour(store.read(self.run_id, place, before=before or self.high + 1, **options), self.wanted)
+        return poured if self.clock is None else self.clock.watch(poured)
+
+    def _reached(self, poured: Pour) -> None:
+        self._count(poured)
+        self.low, self.place = poured.reached(self.low, self.place)
+
+    def _reached_back(self, poured: Pour) -> None:
+        self._count(poured)
+        if poured.last is not None:
+            self.high = poured.last.offset - 1
 
     def _count(self, poured: Pour) -> None:
         if self.left is not None:
             self.left -= poured.given
 
     def _check(self, end: int) -> Steps[None]:
-        """Raise ArchiveGap unless the archive has all up to there, HistoryDiverged if it is another history."""
-        archived: Position | None = yield partial(self.view.archive.position, self.run_id)
-        last = 0 if archived is None else archived.cursor.offset
-        if archived is None or last < end:
-            raise ArchiveGap(
-                f"events {last + 1} to {end} of run {self.run_id!r} are in neither tier: Redis begins with"
-                f" {self.first_hot}, the archive that was asked ends with {last}; ask the archive that the drain"
-                " worker writes",
-                run_id=self.run_id,
-                expected=last + 1,
-                found=self.first_hot,
-            )
-        if self.is_hot:
-            at = str(archived.cursor)
-            yield partial(self.view.collect, self.view.hot.read(self.run_id, at, limit=0))
+        return self.view.check(self.run_id, end, self.first_hot, is_hot=self.is_hot)
+
+
+class _Patience:
+    """For how long a follower waits for an event that it gives, whatever tier it waits in."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._poured: Pour | None = None
+        self._began = time.monotonic()
+
+    def watch(self, poured: Pour) -> Pour:
+        """Count from when this gives something, once it does."""
+        self._note()
+        self._poured = poured
+        return poured
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to wait, 0 for no more; None to wait for ever."""
+        self._note()
+        return None if self._seconds is None else max(0.0, self._began + self._seconds - time.monotonic())
+
+    def _note(self) -> None:
+        if self._poured is not None and self._poured.given_at is not None:
+            self._began = max(self._began, self._poured.given_at)
 
 
 def _archived(info: RunInfo) -> RunInfo:

@@ -83,21 +83,31 @@ class Home:
 
     def was_deleted(self, run_id: str, chain: int) -> bool:
         """Whether a history of that run, which began with that chain, was deleted here for good."""
-        path = self.path / DELETED
-        with unavailable(path), contextlib.suppress(FileNotFoundError):
-            return _deleted_line(run_id, chain) in path.read_text().splitlines()
-        return False
+        return (run_id, chain) in self._deleted()
 
-    def note_deleted(self, run_id: str, chains: Collection[int]) -> None:
-        """Note histories of a run as deleted for good; the caller holds the lock of that name."""
+    def note_deleted(self, run_id: str, chains: Collection[int], now: float, seconds: float) -> None:
+        """Note histories of a run as deleted, for so long; the caller holds the lock of that name."""
+        known = {place: at for place, at in self._deleted().items() if at >= now - seconds}
+        known |= dict.fromkeys(((run_id, chain) for chain in chains), now)
+        lines = (json.dumps([*place, at]) for place, at in known.items())
         path = self.path / DELETED
         with unavailable(path):
-            known = path.read_text().splitlines() if path.exists() else []
-            lines = dict.fromkeys([*known, *(_deleted_line(run_id, chain) for chain in chains)])
             prepared = path.with_name(f"{DELETED}.prepared")
             write_file(prepared, "".join(f"{line}\n" for line in lines).encode())
             prepared.replace(path)
             sync_directory(self.path)
+
+    def _deleted(self) -> dict[tuple[str, int], float]:
+        """The histories that were deleted, by run and first chain, and when."""
+        path, content = self.path / DELETED, ""
+        with unavailable(path), contextlib.suppress(FileNotFoundError):
+            content = path.read_text()
+        try:
+            return {(run_id, chain): at for run_id, chain, at in map(json.loads, content.splitlines())}
+        except (ValueError, TypeError) as error:
+            raise StoreUnavailable(
+                f"{path} does not read: {error}; remove it if no drain was at work on a run that was deleted"
+            ) from error
 
     def directory_of(self, run_id: str) -> Path:
         """The run's directory, whether it exists or not. Raises ConfigurationError for a symbolic link."""
@@ -161,10 +171,6 @@ class Home:
 def _identity(facts: os.stat_result) -> tuple[int, int, int]:
     # an inode's number is given out again: its time tells one file from the next
     return facts.st_dev, facts.st_ino, facts.st_ctime_ns
-
-
-def _deleted_line(run_id: str, chain: int) -> str:
-    return json.dumps([run_id, chain])
 
 
 def _run_in(directory: Path) -> str | None:

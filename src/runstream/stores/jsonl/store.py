@@ -22,7 +22,7 @@ from runstream.model.errors import ConfigurationError, CorruptRecordError, Encod
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
-from runstream.stores.archives import ArchiveStore, deleted_here, new_entries, planned_entries
+from runstream.stores.archives import DELETED_FOR_SECONDS, ArchiveStore, deleted_here, new_entries, planned_entries
 from runstream.stores.filters import check_count
 from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import names_in, unavailable
@@ -254,12 +254,13 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         self._forget(header.run_id)
 
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        """Remove a run, and take nothing of that history any more: a drain in flight may have it in hand."""
+        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand."""
         check_run_id(run_id)
         with self._writing([run_id, DELETED]):
             standing = self._standing(self._log(run_id))
             chains = {place.chain for place in (start, standing and standing.start) if place is not None}
-            self._home.note_deleted(run_id, chains)
+            if chains:
+                self._home.note_deleted(run_id, chains, self._clock(), DELETED_FOR_SECONDS)
             was_there = self._delete(run_id)
         self._forget(run_id)
         return was_there

@@ -363,6 +363,35 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         """Note that this writer has recovered the run, or a lane, up to an offset, from wherever that lies."""
         self.perform(reading.has_recovered(self.context, run_id, offset, lane_id=lane_id))
 
+    def update_archived(
+        self,
+        run_id: str,
+        change: Callable[[S], S | None],
+        archived: Snapshot[S] | None,
+        *,
+        attempts: int,
+        lease: Leased | None,
+    ) -> S:
+        """``update_state`` of a run of which an archive has what has left Redis, and this snapshot (None: none).
+
+        What is saved covers what the former snapshot covers, though that be less than what has left Redis. Raises
+        EventsArchived if that is not the snapshot that was retired last.
+        """
+        return self.perform(
+            appending.update_state(
+                self.context,
+                run_id,
+                change,
+                attempts=attempts,
+                lease=lease,
+                archived=appending.Archived(archived),
+            )
+        )
+
+    def retired_token(self, run_id: str, *, lane_id: str | None = None) -> str:
+        """What stands for the token of the latest snapshot if that was retired; '' if it is not so."""
+        return self.perform(reading.retired_token(self.context, run_id, lane_id=lane_id))
+
     def start_of(self, run_id: str) -> Cursor | None:
         """The place before a run's first event, whose chain no other run has; None for a run that is not there."""
         return self.perform(reading.start_of(self.context, run_id))

@@ -101,6 +101,11 @@ class SnapshotMemory:
             while self._bytes > _MAX_SNAPSHOT_BYTES:
                 self._drop(next(iter(self._known)))
 
+    def drop(self, run_id: str, lane_id: str | None) -> None:
+        """Know of no snapshot of a run or lane: there was none to load, so the next one follows none."""
+        with self._lock:
+            self._drop((run_id, lane_id))
+
     def forget(self, run_id: str) -> None:
         """Know nothing of a run any more."""
         with self._lock:

@@ -59,7 +59,15 @@ class Retired(NamedTuple):
 
     def had_snapshot(self, lane_id: str | None) -> bool:
         """Whether the run (None) had a snapshot; of a lane, whether any had: which ones is not known any more."""
-        return (self.run_revision if lane_id is None else self.lane_revision) > 0
+        return self.revision(lane_id) > 0
+
+    def revision(self, lane_id: str | None) -> int:
+        """How often the run's (None) snapshot had been saved; of a lane, the highest that any had."""
+        return self.run_revision if lane_id is None else self.lane_revision
+
+    def token(self, lane_id: str | None) -> str:
+        """What stands for the token of a snapshot that left Redis; '' if there was none."""
+        return f"retired-{self.revision(lane_id)}" if self.had_snapshot(lane_id) else ""
 
 
 def retired_of(text: bytes | None) -> Retired | None:

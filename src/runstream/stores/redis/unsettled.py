@@ -190,5 +190,6 @@ def _is_same(sent: Batch, repeated: Batch) -> bool:
     return (
         sent.snapshot.lane_id == repeated.snapshot.lane_id
         and sent.snapshot.compare == repeated.snapshot.compare
+        and sent.snapshot.changes == repeated.snapshot.changes
         and sent.snapshot.state.fields == repeated.snapshot.state.fields
     )

@@ -11,7 +11,7 @@ from runstream.model.errors import ConcurrencyConflict
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.state import status_after
-from runstream.model.values import E, S
+from runstream.model.values import E, S, Snapshot
 from runstream.stores.coverage import Covered
 from runstream.stores.filters import check_attempts, check_count, grant_of
 from runstream.stores.redis.context import Context
@@ -27,7 +27,7 @@ from runstream.stores.redis.scripts import Batch, LaneSpan, SnapshotWrite
 from runstream.stores.refusals import offset_conflict
 from runstream.stores.tokens import random_token
 
-__all__ = ["append", "save_event", "save_events", "save_snapshot", "update_state"]
+__all__ = ["Archived", "append", "save_event", "save_events", "save_snapshot", "update_state"]
 
 
 def save_event(context: Context[E, S], event: E) -> Operation[list[Applied]]:
@@ -100,8 +100,12 @@ def update_state(
     *,
     attempts: int = 10,
     lease: Leased | None = None,
+    archived: Archived | None = None,
 ) -> Operation[S]:
-    """Load the run's state, change it, and save it if nobody has saved another in between; else again."""
+    """Load the run's state, change it, and save it if nobody has saved another in between; else again.
+
+    ``archived`` is the snapshot that an archive has, for a run whose own was retired; it is used for one attempt.
+    """
     check_run_id(run_id)
     check_attempts(attempts)
     keys, plain = context.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, lease))
@@ -109,9 +113,14 @@ def update_state(
     for left in range(attempts - 1, -1, -1):
         saved, (start, gone) = yield Exchange(queries, atomic=True)
         retired = retired_of(gone)
-        if not saved and retired is not None and retired.had_snapshot(None):
-            raise (yield from retired_away(context, run_id, None))  # and no new state in its place
         base = _base(context, run_id, as_map(saved), start)
+        if not saved and start and retired is not None and retired.had_snapshot(None):
+            former, archived = archived and archived.snapshot, archived and Archived(None)
+            if former is None or former.revision != retired.run_revision:
+                raise (yield from retired_away(context, run_id, None))  # and no new state in its place
+            covers = Covered(former.offset, place(start).chain)
+            base = _Base(retired.token(None), former.revision, None, covers, compare=True, state=former.state)
+        base = base._replace(changes=archived is not None)
         state = context.codec.new_state(run_id) if base.state is None else base.state
         changed = change(state)
         state = state if changed is None else changed
@@ -125,6 +134,12 @@ def update_state(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+class Archived(NamedTuple):
+    """What an archive has of a run's snapshot; None for none."""
+
+    snapshot: Snapshot[Any] | None
+
+
 class _Base(NamedTuple):
     """What a snapshot is made from: the one before, by token and content, and what it will cover."""
 
@@ -134,6 +149,7 @@ class _Base(NamedTuple):
     covers: Covered
     compare: bool
     state: Any = None
+    changes: bool = False
 
 
 def _base(context: Context[E, S], run_id: str, saved: dict[bytes, bytes], start: bytes | None) -> _Base:
@@ -172,6 +188,7 @@ def _with_snapshot(context: Context[E, S], batch: Batch, state: S, lane_id: str 
         known_revision=base.revision,
         known_state=base.packed,
         compare=base.compare,
+        changes=base.changes,
     )
     session_id = batch.session_id or fields.get("session_id", "")
     return batch._replace(session_id=session_id, status=status, snapshot=write)

@@ -35,6 +35,7 @@ __all__ = [
     "list_events",
     "read",
     "recover",
+    "retired_token",
     "standing_of",
     "standing_query",
     "start_of",
@@ -43,7 +44,6 @@ __all__ = [
 PAGE = 1000
 _MAX_SEQUENCE = 2**64 - 1
 _RECOVER_ATTEMPTS = 10
-_RETIRED = "retired"  # in the place of a token: the snapshot that left Redis when the run was retired
 
 
 class Standing(NamedTuple):
@@ -137,10 +137,9 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
         saved, meta, *since = yield Exchange(queries, atomic=True)
         standing = standing_of(meta)
         snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
-        if snapshot is None and standing.retired is not None:
+        if snapshot is None:
             is_unknown_lane = lane_id is not None and since[0] is None
-            if standing.retired.had_snapshot(lane_id) or (is_unknown_lane and standing.has_retired_events):
-                raise (yield from retired_away(context, run_id, lane_id))
+            yield from _without_snapshot(context, run_id, lane_id, standing, is_unknown_lane=is_unknown_lane)
         covered = standing.start.offset if snapshot is None else snapshot.offset
         recorded: list[Recorded[E]] = []
         try:
@@ -167,6 +166,18 @@ def recover(context: Context[E, S], run_id: str, *, lane_id: str | None = None) 
     )
 
 
+def _without_snapshot(
+    context: Context[E, S], run_id: str, lane_id: str | None, standing: Standing, *, is_unknown_lane: bool
+) -> Operation[None]:
+    """Raise EventsArchived if what there was to recover from was retired; else know that there is none."""
+    retired = standing.retired
+    if retired is not None and (
+        retired.had_snapshot(lane_id) or (is_unknown_lane and standing.has_retired_events)
+    ):
+        raise (yield from retired_away(context, run_id, lane_id))
+    context.snapshots.drop(run_id, lane_id)
+
+
 def has_recovered(
     context: Context[E, S], run_id: str, offset: int, *, lane_id: str | None = None
 ) -> Operation[None]:
@@ -178,7 +189,17 @@ def has_recovered(
     standing = standing_of(meta)
     context.coverage.recovered(run_id, lane_id, standing.start, offset)
     if standing.retired is not None and not has_snapshot:
-        context.snapshots.put(run_id, lane_id, _RETIRED, 0, None)
+        context.snapshots.put(run_id, lane_id, standing.retired.token(lane_id), 0, None)
+
+
+def retired_token(context: Context[E, S], run_id: str, *, lane_id: str | None = None) -> Operation[str]:
+    """What stands for the token of the latest snapshot if that was retired; '' if it is here, or was never."""
+    keys = context.keys.run(run_id)
+    meta, has_snapshot = yield Exchange(
+        [standing_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True
+    )
+    retired = standing_of(meta).retired
+    return "" if retired is None or has_snapshot else retired.token(lane_id)
 
 
 def start_of(context: Context[E, S], run_id: str) -> Operation[Cursor | None]:
@@ -339,6 +360,8 @@ class _Reader:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
             standing, found = yield from self.page(low, high, self._next_count())
+            if not found:  # deleted, or forgotten, since this began
+                yield from self._report_lost(high, standing.last.offset)
             self.note(standing, found[-1][0])
             low = found[-1][0].offset
             yield Items(self._counted((yield from self.decode(found))))
@@ -350,6 +373,8 @@ class _Reader:
         while low < high and self.left != 0:
             count = self._next_count()
             standing, found = yield from self.page(max(low, high - count), high, count)
+            if not found:  # as above
+                yield from self._report_lost(high, standing.last.offset)
             if found[-1][0].offset < high:
                 yield from self._report_missing(standing, found[-1][0].offset + 1)
             high = found[0][0].offset - 1

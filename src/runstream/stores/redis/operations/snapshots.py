@@ -28,7 +28,9 @@ def load_snapshot(
     retired = retired_of(left)
     if snapshot is None and retired is not None and retired.had_snapshot(lane_id):
         raise (yield from retired_away(context, run_id, lane_id))
-    if snapshot is not None and start:
+    if snapshot is None:
+        context.snapshots.drop(run_id, lane_id)
+    elif start:
         context.coverage.loaded(run_id, lane_id, place(start), snapshot.offset)
     return snapshot
 

@@ -96,7 +96,8 @@ class SnapshotWrite:
     """A snapshot to save: the packed state, and the one that its writer knows, if any.
 
     It goes out as a difference from ``known_state``, or whole without one. ``compare`` refuses it
-    where another has been saved since. ``covers`` is what the writer knows of the history.
+    where another has been saved since. ``covers`` is what the writer knows of the history; ``changes`` says
+    that it is what the one before covers, and may be less than what has left Redis.
     """
 
     lane_id: str | None
@@ -107,6 +108,7 @@ class SnapshotWrite:
     known_revision: int = 0
     known_state: PackedState | None = None
     compare: bool = False
+    changes: bool = False
 
     def args(self) -> list[Any]:
         """What the append script takes of it."""
@@ -118,7 +120,7 @@ class SnapshotWrite:
             sets, removes = self.state.changes_from(self.known_state)
         args: list[Any] = [
             snapshot_field(self.lane_id),
-            "compare" if self.compare else "replace",
+            "change" if self.changes else "compare" if self.compare else "replace",
             self.known_token,
             self.token,
             self.covers.offset,

@@ -14,8 +14,10 @@
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': its lane by its index
 --         in the lanes, the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
---       then for the snapshot: its meta field, mode ('replace', 'compare'), the token that it is made from
---         ('' for none), its own token, the offset that its writer covers and the chain of the start of the
+--       then for the snapshot: its meta field, mode ('replace', 'compare', or 'change': as 'compare', and it covers
+--         what the one before covers, so that nothing is lost though that be less than what left Redis), the token
+--         that it is made from ('' for none; 'retired-REVISION' for one that was retired, where its writer has it
+--         from the archive), its own token, the offset that its writer covers and the chain of the start of the
 --         history that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to
 --         remove; fields and values; fields
 --       then the records
@@ -33,7 +35,8 @@
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
 --         {'full', entries, more}   the run has so many entries here, too many with so many more, nothing written
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there, nothing written
---         {'retired', offset}       compare: the former snapshot was retired, and the writer does not have it from there, up to there, nothing written
+--         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, and the writer does
+--                                   not have it from the archive, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
@@ -185,13 +188,15 @@ if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
   local gone = not saved[1] and retired and (snapshot.lane and of_lanes or of_run) or 0
   snapshot.revision = tonumber(saved[2] or gone) + 1
-  if gone > 0 and snapshot.base == 'retired' then
-    snapshot.base = '' -- its writer has it from the archive, where it stays as it is
-  elseif gone > 0 and snapshot.mode == 'compare' then
+  local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
+  if gone > 0 and archived == text(gone) then
+    snapshot.base, snapshot.mode = '', 'change' -- its writer has it from the archive, where it stays as it is
+  elseif gone > 0 and compares then
+    if archived then return {'snapshot', text(gone)} end -- others have gone on since, and that was retired too
     return {'retired', text(retired)}
   end
   if (saved[1] or '') ~= snapshot.base then
-    if snapshot.mode == 'compare' then return {'snapshot', text(snapshot.revision - 1)} end
+    if compares then return {'snapshot', text(snapshot.revision - 1)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
   local lane = snapshot.lane and lane_of[snapshot.lane]
@@ -213,7 +218,9 @@ if snapshot then
     end
     -- what it does not cover must be there to be recovered
     local trimmed = math.max(tonumber(call('HGET', KEYS[2], 'trimmed') or 0), retired or 0)
-    if math.max(snapshot.covered + 1, lane and since or 0) <= trimmed then return {'archived', text(trimmed)} end
+    if snapshot.mode ~= 'change' and math.max(snapshot.covered + 1, lane and since or 0) <= trimmed then
+      return {'archived', text(trimmed)}
+    end
   end
 end
 
