@@ -10,7 +10,7 @@ from runstream.model.archive import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.protocols import Sink
 
-__all__ = ["disproof"]
+__all__ = ["disproof", "same_content"]
 
 _PACKER = Packer(fallback=None)
 
@@ -26,7 +26,7 @@ def disproof(
         found = sink.read_back(run_id, entries[0].offset, entries[-1].offset)
         for expected in entries:
             held = next(found, None)
-            if held is None or not _same(run_id, expected, held):
+            if held is None or not same_content(run_id, expected, held):
                 return f"{sink.location} does not hold event {expected.offset} as Redis does"
         if next(found, None) is not None:
             return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
@@ -46,7 +46,8 @@ def disproof(
     return None
 
 
-def _same(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> bool:
+def same_content(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> bool:
+    """Whether two keepers have the same at a place: the same text, or the same values."""
     if expected.content == held.content:
         return True
     if expected.cursor != held.cursor or expected.key != held.key or expected.raw != held.raw:
