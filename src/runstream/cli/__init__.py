@@ -19,7 +19,20 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from runstream.cli import agent, archives, demo, drain, quarantine, resolve, runs, show, status, unpark
+from runstream.cli import (
+    agent,
+    archives,
+    demo,
+    drain,
+    quarantine,
+    resolve,
+    restore,
+    runs,
+    show,
+    status,
+    unpark,
+    verify,
+)
 from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.output import printable
 from runstream.model.errors import RunstreamError
@@ -99,6 +112,8 @@ _add(archives.archives, archives.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)
 _add(resolve.resolve, resolve.EPILOG)
 _add(quarantine.quarantine, quarantine.EPILOG)
+_add(restore.restore, restore.EPILOG)
+_add(verify.verify, verify.EPILOG)
 _add(agent.agent, agent.EPILOG)
 
 
