@@ -28,11 +28,13 @@ from runstream.cli import (
     import_,
     quarantine,
     resolve,
+    restore,
     runs,
     show,
     status,
     tail,
     unpark,
+    verify,
 )
 from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
 from runstream.cli.output import printable
@@ -116,6 +118,8 @@ _add(archives.archives, archives.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)
 _add(resolve.resolve, resolve.EPILOG)
 _add(quarantine.quarantine, quarantine.EPILOG)
+_add(restore.restore, restore.EPILOG)
+_add(verify.verify, verify.EPILOG)
 _add(agent.agent, agent.EPILOG)
 
 

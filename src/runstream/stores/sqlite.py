@@ -38,6 +38,7 @@ from runstream.stores.archives import DELETED_FOR_SECONDS, ArchiveStore, deleted
 from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.sqlite_checking import columns_between, noted_lanes, unlisted_runs
 from runstream.stores.sqlite_file import ArchiveFile, absolute_path, is_damage
 from runstream.stores.sqlite_history import history_of, keep_replaced, keep_snapshot, state_text
 from runstream.stores.sqlite_leases import in_force, release, remove_all, renew, take
@@ -351,6 +352,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             with self._file.use() as connection:
                 found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
                 foreign = connection.execute(_COUNT_FOREIGN).fetchall()
+                unlisted = unlisted_runs(connection)
         except StoreUnavailable as error:
             if not is_damage(error.__cause__):
                 raise
@@ -358,7 +360,18 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         problems = [] if found == ["ok"] else found
         for run_id, count in foreign:
             problems.append(f"run {run_id!r} has {count} events of another program that have no offset yet")
+        problems += [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
         return problems
+
+    def columns(self, run_id: str, first: int, last: int) -> dict[int, EntryColumns]:
+        """What the columns say of the events at these offsets, both included: what ``read_back`` says in JSON."""
+        with self._file.use() as connection:
+            return columns_between(connection, run_id, first, last)
+
+    def noted_lanes(self, run_id: str) -> dict[str, int]:
+        """The offset of the last event of each lane, as the file has noted it."""
+        with self._file.use() as connection:
+            return noted_lanes(connection, run_id)
 
     # -- put right by a person -----------------------------------------------------------------------
 

@@ -43,11 +43,13 @@ _PACKER = Packer(fallback=None)
 class HotRun:
     """A run as Redis has it: what a worker sees of it, and the first offset that is still there.
 
-    ``first_hot`` is the offset after the last where nothing is.
+    ``first_hot`` is the offset after the last where nothing is. ``is_tombstone``: the run was retired, and nothing
+    has come after that.
     """
 
     run: LoadedRun
     first_hot: int
+    is_tombstone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,12 @@ def hot_run(keys: Keys, run_id: str) -> Operation[HotRun | None]:
     (run,) = yield from load(keys, [run_id])
     if run is None:
         return None
-    (first,) = yield Exchange([(b"XRANGE", keys.run(run_id).events, "-", "+", b"COUNT", 1)])
-    return HotRun(run, place(first[0][0]).offset if first else run.last.offset + 1)
+    of_run = keys.run(run_id)
+    query: list[Command] = [(b"XRANGE", of_run.events, "-", "+", b"COUNT", 1), (b"HGET", of_run.meta, b"retired")]
+    first, retired = yield Exchange(query)
+    # the revisions alone: once something has come after it, the offset stands beside them
+    is_tombstone = retired is not None and len(retired.split()) == 2
+    return HotRun(run, place(first[0][0]).offset if first else run.last.offset + 1, is_tombstone)
 
 
 def places(keys: Keys, run_id: str, offsets: Collection[int]) -> Operation[list[Cursor | None]]:
@@ -195,8 +201,7 @@ def switch(
     if at == replacement.last and (yield from load(keys, [run_id]))[0] == _as_loaded(replacement):
         return
     raise ConcurrencyConflict(
-        f"run {run_id!r} went on while it was being resolved and stands at {at} now: nothing was changed;"
-        " look again",
+        f"run {run_id!r} went on meanwhile and stands at {at} now: nothing was changed; look again",
         expected=0 if seen is None else seen.run.last.offset,
         actual=at.offset,
     )

@@ -1,0 +1,168 @@
+"""``runstream restore``: put runs of an archive back into Redis, after a lost one or to work on an old run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from runstream.cli.exits import ExitCode, NoSuchRun
+from runstream.cli.options import AsJson, open_to_look
+from runstream.cli.output import emit_json, print_table, say
+from runstream.cli.progress import showing_progress
+from runstream.connect import connect
+from runstream.drain.histories import ArchivedHistory
+from runstream.drain.requiring import Archive
+from runstream.drain.restoring import PutBack, is_branch, put_back
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.model.values import RunInfo
+from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.sqlite import SQLiteCheckpointer
+
+__all__ = ["EPILOG", "open_whole_archive", "restore"]
+
+EPILOG = """Examples:
+
+runstream restore --from sqlite:archive.db --to redis://localhost
+
+runstream restore run-42 --from jsonl:archive/ --to 'redis://localhost?namespace=dev' --whole"""
+
+
+class _Done(NamedTuple):
+    """What became of a run: ``put`` is None for one that was refused, for the ``reason``."""
+
+    run_id: str
+    put: PutBack | None
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.put is None:
+            return {"run_id": self.run_id, "outcome": "refused", "reason": self.reason}
+        return {
+            "run_id": self.run_id,
+            "outcome": self.put.outcome,
+            "last": str(self.put.last),
+            "first_hot": self.put.first_hot,
+        }
+
+
+def restore(
+    source: Annotated[
+        str, typer.Option("--from", metavar="ARCHIVE", help="The archive, sqlite:PATH or jsonl:DIR.")
+    ],
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="The ids of runs; without any, all of the archive.", show_default=False
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="REDIS",
+            envvar="RUNSTREAM_URL",
+            help="The Redis store: redis://, rediss://, unix:// or embedded:DIR.",
+            show_default=False,
+        ),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Put every event back, not only what an agent needs to go on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs of an archive back into Redis: after a lost Redis, or to work on an old run.
+
+    Offsets, checksums, snapshots, callers' keys, status, session and times are what they were; agents go on where
+    the archive ends. Redis gets what they need for that, and the other events stay in the archive, unless --whole
+    is given. Then the run is due, and the next drain settles it; a worker trims what it proves to be archived.
+
+    Nothing that Redis has is overwritten. A run that it has as far as the archive, or further, is left as it is;
+    one of which it has another history is refused, the others go on, and the exit code is 1. A retired run is
+    made hot again. Each run is put back as a whole or not at all: killed at any point, the same command goes on.
+    Branches, RUN~OFFSET-CHAIN, stay in the archive.
+    """
+    began = time.monotonic()
+    with ExitStack() as opened:
+        archive = open_whole_archive(opened, source, "--from")
+        wanted = _wanted(archive, run)
+        hot = opened.enter_context(connect(to))
+        if not isinstance(hot, RedisCheckpointer):
+            raise ConfigurationError("--to is the Redis side: a redis:, rediss:, unix: or embedded: URL")
+        done = _restore(hot, archive, wanted, whole=whole)
+    seconds = time.monotonic() - began
+    refused = sum(one.put is None for one in done)
+    if as_json:
+        counts = {name: sum(_outcome(one) == name for one in done) for name in ("restored", "there already")}
+        totals = {"restored": counts["restored"], "there_already": counts["there already"], "refused": refused}
+        emit_json({"runs": [one.to_dict() for one in done], **totals, "seconds": round(seconds, 3)})
+    else:
+        columns = ["run", "what was done", "last", "first offset in Redis"]
+        print_table(columns, [_row(one) for one in done])
+        for one in done:
+            if one.put is None:
+                say(f"refused: {one.reason}")
+    if refused:
+        raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+def open_whole_archive(opened: ExitStack, target: str, option: str) -> Archive:
+    """The archive that a URL names, which must be there; open until ``opened`` is closed."""
+    if target.partition(":")[0] not in ("sqlite", "jsonl"):
+        raise typer.BadParameter("an archive is sqlite:PATH or jsonl:DIR", param_hint=option)
+    store = opened.enter_context(open_to_look(target))
+    if not isinstance(store, SQLiteCheckpointer | JSONLCheckpointer):  # never, if the schemes above tell the truth
+        raise ConfigurationError(f"{target}: is not an archive")
+    return store
+
+
+def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> list[RunInfo]:
+    """The runs to put back, the first updated first. Raises NoSuchRun for one that the archive does not have."""
+    if run_ids:
+        found = {run_id: archive.run_info(run_id) for run_id in run_ids}
+        if missing := [run_id for run_id, info in found.items() if info is None]:
+            raise NoSuchRun(f"{archive.location} has no run {', '.join(map(repr, missing))}; nothing was done")
+        return [info for info in found.values() if info is not None]
+    runs = [info for info in archive.runs() if not _stays(archive, info)]
+    return runs[::-1]
+
+
+def _stays(archive: Archive, info: RunInfo) -> bool:
+    if info.parent is None:
+        return False
+    history = ArchivedHistory.look(archive, info.run_id)
+    return history is not None and is_branch(history)
+
+
+def _restore(
+    hot: RedisCheckpointer[Any, Any], archive: Archive, wanted: Sequence[RunInfo], *, whole: bool
+) -> list[_Done]:
+    done = []
+    with showing_progress("putting back", sum(map(_events, wanted))) as advance:
+        for info in wanted:
+            try:
+                put = put_back(hot, archive, info.run_id, whole=whole, on_events=advance)
+                done.append(_Done(info.run_id, put))
+            except StoreUnavailable:
+                raise
+            except RunstreamError as error:
+                done.append(_Done(info.run_id, None, str(error)))
+    return done
+
+
+def _events(info: RunInfo) -> int:
+    return info.last_offset - info.first_hot + 1
+
+
+def _outcome(done: _Done) -> str:
+    return "refused" if done.put is None else done.put.outcome
+
+
+def _row(done: _Done) -> tuple[object, ...]:
+    if done.put is None:
+        return done.run_id, "refused", None, None
+    return done.run_id, done.put.outcome, str(done.put.last), done.put.first_hot

@@ -1,0 +1,159 @@
+"""``runstream verify``: are runs whole, in Redis, in archives, and in each as in the others."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from runstream.cli.exits import ExitCode, NoSuchRun
+from runstream.cli.options import AsJson, Url, open_to_look
+from runstream.cli.output import emit_json, print_table, say
+from runstream.cli.progress import showing_progress
+from runstream.cli.restore import open_whole_archive
+from runstream.drain.requiring import Archive
+from runstream.drain.verifying import Difference, Verdict, verify_run
+from runstream.model.errors import ConfigurationError
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.sqlite import SQLiteCheckpointer
+
+__all__ = ["EPILOG", "verify"]
+
+EPILOG = """Examples:
+
+runstream verify --url redis://localhost --archive sqlite:archive.db
+
+runstream verify run-42 --archive sqlite:archive.db --archive jsonl:archive/ --json"""
+
+
+@dataclass(slots=True)
+class _Keepers:
+    """What is compared. An archive whose file is ``damaged``, and how, is not looked into any further."""
+
+    hot: RedisCheckpointer[Any, Any] | None = None
+    archives: list[Archive] = field(default_factory=list)
+    damaged: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def runs(self) -> dict[str, int]:
+        """All runs that any of them has, and how many offsets of each there are to look at."""
+        found: dict[str, int] = {}
+        for store in (*([self.hot] if self.hot else []), *self.archives):
+            for info in store.runs():
+                count = info.last_offset - info.first_hot + 1
+                found[info.run_id] = max(count, found.get(info.run_id, 0))
+        return found
+
+
+def verify(
+    run: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="The ids of runs; without any, all of them.", show_default=False),
+    ] = None,
+    url: Url = None,
+    archive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARCHIVE", help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check runs in Redis, in archives, or in each against the others.
+
+    Of every run: offsets are dense; each event gives the checksum that its place was made from; what several keep
+    is the same; nothing is missing between the end of an archive and what is left in Redis; snapshots cover what
+    there is; what Redis notes of a run is true of it. Of a SQLite archive the file's own integrity, too.
+
+    Prints a table, and the first difference of each run, with its offset and what each side has. A difference is
+    exit code 1. Records that do not read are counted; kept aside as they were, they are no difference. Runs that
+    are written to and trimmed meanwhile are no obstacle. Nothing is changed.
+    """
+    began = time.monotonic()
+    verdicts: list[Verdict] = []
+    with ExitStack() as opened:
+        keepers = _open(opened, url, archive or ())
+        wanted = _wanted(keepers, run)
+        with showing_progress("verifying", sum(wanted.values())) as advance:
+            for run_id in wanted:
+                verdicts.append(  # noqa: PERF401 - a bar moves
+                    verify_run(run_id, hot=keepers.hot, sinks=keepers.archives, on_events=advance)
+                )
+    seconds = time.monotonic() - began
+    events = sum(one.events for verdict in verdicts for one in verdict.checked)
+    rate = round(events / max(seconds, 1e-6))
+    is_sound = not keepers.damaged and all(verdict.is_sound for verdict in verdicts)
+    if as_json:
+        facts = {"is_sound": is_sound, "runs": [_facts(one) for one in verdicts], "damaged": keepers.damaged}
+        emit_json({**facts, "events": events, "seconds": round(seconds, 3), "events_per_second": rate})
+    else:
+        _print(keepers, verdicts)
+        say(f"{len(verdicts)} runs, {events} events in {seconds:.1f} s: {rate} events/s")
+    if not is_sound:
+        raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Keepers:
+    keepers = _Keepers()
+    for target in archives:
+        store = open_whole_archive(opened, target, "--archive")
+        # of JSON lines every one is read below
+        problems = store.check_integrity() if isinstance(store, SQLiteCheckpointer) else []
+        if problems:
+            keepers.damaged[store.location] = problems
+        else:
+            keepers.archives.append(store)
+    if url or os.environ.get("RUNSTREAM_URL"):
+        hot = opened.enter_context(open_to_look(url))
+        if not isinstance(hot, RedisCheckpointer):
+            raise ConfigurationError("--url is the Redis side; an archive is given with --archive")
+        keepers.hot = hot
+    elif not archives:
+        raise ConfigurationError("there is nothing to verify: give --url, --archive, or both")
+    return keepers
+
+
+def _wanted(keepers: _Keepers, run_ids: Sequence[str] | None) -> dict[str, int]:
+    """The runs to verify, and about how many offsets each has. Raises NoSuchRun for one that nobody has."""
+    found = keepers.runs()
+    if not run_ids:
+        return dict(sorted(found.items()))
+    if missing := [run_id for run_id in run_ids if run_id not in found]:
+        raise NoSuchRun(f"nobody has a run {', '.join(map(repr, missing))}")
+    return {run_id: found[run_id] for run_id in run_ids}
+
+
+def _facts(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "run_id": verdict.run_id,
+        "is_sound": verdict.is_sound,
+        "checked": [
+            {"location": one.location, "first": one.first, "events": one.events, "quarantined": one.quarantined}
+            for one in verdict.checked
+        ],
+        "difference": None if verdict.difference is None else _difference_facts(verdict.difference),
+    }
+
+
+def _difference_facts(difference: Difference) -> dict[str, Any]:
+    sides = [{"who": who, "has": has} for who, has in difference.sides]
+    return {"offset": difference.offset, "what": difference.what, "sides": sides}
+
+
+def _print(keepers: _Keepers, verdicts: Sequence[Verdict]) -> None:
+    rows: list[tuple[object, ...]] = []
+    for verdict in verdicts:
+        told = "sound" if verdict.difference is None else f"{verdict.difference.offset}: {verdict.difference.what}"
+        checked = [(one.location, one.events, one.quarantined) for one in verdict.checked] or [("Redis", 0, 0)]
+        rows += [(verdict.run_id, *one, told) for one in checked]
+    print_table(["run", "where", "events", "quarantined", "verdict"], rows)
+    for location, problems in keepers.damaged.items():
+        for problem in problems:
+            say(f"{location}: {problem}")
+    for verdict in verdicts:
+        if verdict.difference is not None:
+            say(f"run {verdict.run_id!r}: {verdict.difference}")
