@@ -22,7 +22,7 @@ from runstream import (
     RunStatus,
 )
 from runstream.codec.record import ERASED
-from runstream.drain.worker import Trim
+from runstream.drain import Trim
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.sqlite import SQLiteCheckpointer
 
