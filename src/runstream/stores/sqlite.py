@@ -262,9 +262,8 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         query = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
         while low < high:
-            with self._file.use() as connection:
-                place = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
-                rows = connection.execute(query, place).fetchall()
+            place = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
+            rows = self._file.rows(query, place)
             for row in rows:
                 # bytes: another program has put there what is not text
                 yield ArchiveEntry._make(row) if type(row[3]) is not bytes else _damaged(row)

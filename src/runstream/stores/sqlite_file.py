@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
@@ -120,6 +121,19 @@ class ArchiveFile:
                 self._disconnect()
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
             self._check_place()
+
+    def rows(self, query: str, parameters: dict[str, object]) -> list[Any]:
+        """All rows of a query; a text that is damaged comes as bytes, so that only its own row is spoilt."""
+        with self.use() as connection:
+            connection.text_factory = str  # faster by a fifth, and good for every text that is not damaged
+            try:
+                return connection.execute(query, parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if "decode" not in str(error):
+                    raise
+            finally:
+                connection.text_factory = _text_or_bytes
+            return connection.execute(query, parameters).fetchall()
 
     def read_anew(self, *, from_disk: bool = False) -> None:
         """Let what is read next come from the file, not from what is remembered of writing it.
