@@ -80,7 +80,7 @@ def standing(world: World) -> dict[str, Any]:
         if name.endswith(b":archives"):
             told = sorted(location.rpartition(b"/")[2].decode() for location in value.values())
         elif isinstance(value, dict):
-            told = [_told(key, content) for key, content in sorted(value.items()) if key not in _PASSING_FIELDS]
+            told = [_told(value, key) for key in sorted(value) if key not in _PASSING_FIELDS]
         else:  # a stream's entries, or the members of a sorted set
             members = [each[0] if isinstance(each, tuple) else each for each in value]
             told = sorted(member.decode() for member in members if member != b"anew")
@@ -94,10 +94,14 @@ _PASSING_FIELDS = {b"updated", b"created", b"saved", b"token", b"anew"}
 _ALL: Mapping[bytes, tuple[Any, ...]] = {b"zset": (0, -1)}
 
 
-def _told(key: bytes, content: bytes) -> str:
-    """A field of a hash; in meta a snapshot's place has its token behind it."""
+def _told(fields: Mapping[bytes, bytes], key: bytes) -> str:
+    """A field of a hash; in meta a snapshot's place has its token behind it, and what is proven has it alone."""
+    content = fields[key]
     if key.startswith(b"snapshot"):
         content = content.rpartition(b" ")[0]
+    elif key.startswith(b"proven"):
+        place = fields.get(key.replace(b"proven", b"snapshot", 1), b"")
+        content = b"as it is" if content == place.rpartition(b" ")[2] else b"another"
     return f"{key.decode()} {content.decode('latin-1')}"
 
 
