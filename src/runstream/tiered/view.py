@@ -1,20 +1,14 @@
-"""What the two tiers make together, as steps: the archive has the beginning of a run, Redis has its end.
-
-Dense offsets are the proof. The boundary is where Redis begins (``first_hot``), and it moves: whoever reads
-towards it may find that it has gone on, and goes back to the archive for what has left Redis meanwhile. That
-both hold one history is proven by the chain at the place up to which the archive has it.
-"""
+"""What the two tiers make together, as steps: the archive has the beginning of a run, Redis has its end."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 from runstream.model.archive import Position
-from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, EventsArchived
+from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
 from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_run_id
 from runstream.model.protocols import Leased, OnCorrupt
@@ -25,36 +19,14 @@ from runstream.stores.filters import EventFilter, check_count, check_read, lane_
 from runstream.stores.redis.operations.inspecting import snapshot_lanes
 from runstream.stores.refusals import lost, snapshot_conflict
 from runstream.tiered.pouring import Pour, Pouring
+from runstream.tiered.reading import Patience, Reading
+from runstream.tiered.tiers import Tiered, Tiers
 
 __all__ = ["View"]
 
 
-class _Tiers(NamedTuple):
-    """Where the parts of a run lie: Redis has ``first_hot`` to ``last``, the archive all up to ``archived``.
-
-    It begins after ``base``; 0 where the archive has the beginning, and knows.
-    """
-
-    is_hot: bool
-    base: int
-    first_hot: int
-    last: int
-    archived: Position | None
-
-
-class View(Generic[E, S]):
-    """The steps over a Redis store and an archive, both sync or both async.
-
-    ``collect`` makes a list of a stream, ``pouring`` a stream of steps, in the way of the two.
-    """
-
-    def __init__(
-        self, hot: Any, archive: Any, collect: Callable[[Any], Any], pouring: Callable[[Pouring], Any]
-    ) -> None:
-        self.hot = hot
-        self.archive = archive
-        self.collect = collect
-        self.pouring = pouring
+class View(Tiered, Generic[E, S]):
+    """The steps of a tiered store's methods."""
 
     # -- events --------------------------------------------------------------------------------------
 
@@ -74,8 +46,8 @@ class View(Generic[E, S]):
         low, _ = origin(after)
         tiers = yield from self.tiers(run_id)
         high = tiers.last if before is None else min(before - 1, tiers.last)
-        yield from self._check_cursor(run_id, after, tiers, is_read=limit != 0 and low < high)
-        reading = _Reading(self, run_id, tiers, low, high, limit, on_corrupt)
+        yield from self.check_cursor(run_id, after, tiers, is_read=limit != 0 and low < high)
+        reading = Reading(self, run_id, tiers, low, high, limit, on_corrupt)
         yield from reading.backward(after) if reverse else reading.forward(after)
 
     def follow(
@@ -92,9 +64,9 @@ class View(Generic[E, S]):
         check_run_id(run_id)
         wanted = EventFilter(lane_id, kinds, visibility)
         place, (low, cursor) = after, origin(after)
-        clock = _Patience(idle_timeout)
+        clock = Patience(idle_timeout)
         tiers = yield from self.tiers(run_id)
-        yield from self._check_cursor(run_id, after, tiers)
+        yield from self.check_cursor(run_id, after, tiers)
         if cursor is None and 0 < low <= tiers.last:
             at: list[Recorded[E]] = yield partial(
                 self.collect, self.pouring(self.read(run_id, low - 1, before=low + 1, on_corrupt="skip"))
@@ -102,7 +74,7 @@ class View(Generic[E, S]):
             place = at[0].cursor if at else after
         while True:
             # what there is is read first: of a run that goes meanwhile, whoever waits for more would not be told
-            reading = _Reading(self, run_id, tiers, low, tiers.last, wanted=wanted, clock=clock)
+            reading = Reading(self, run_id, tiers, low, tiers.last, wanted=wanted, clock=clock)
             yield from reading.forward(place)
             low, place = reading.low, reading.place
             if not tiers.is_hot and tiers.archived is not None:
@@ -125,7 +97,7 @@ class View(Generic[E, S]):
             else:
                 return
 
-    def _moved(self, run_id: str, low: int, error: EventsArchived | AcknowledgedWritesLost) -> Steps[_Tiers]:
+    def _moved(self, run_id: str, low: int, error: EventsArchived | AcknowledgedWritesLost) -> Steps[Tiers]:
         """How the run lies after it has moved from where a follower was at ``low``; the error if it has not."""
         if isinstance(error, AcknowledgedWritesLost):
             tiers = yield from self.left(run_id)
@@ -314,242 +286,7 @@ class View(Generic[E, S]):
         was_archived: bool = yield partial(self.archive.delete_history, run_id, start)
         return was_hot or was_archived
 
-    # -- inside --------------------------------------------------------------------------------------
-
-    def _check_cursor(self, run_id: str, after: int | str, tiers: _Tiers, *, is_read: bool = True) -> Steps[None]:
-        """Check a cursor in the archive, where Redis cannot: it has trimmed the event, and its place with it."""
-        offset, cursor = origin(after)
-        if cursor is None:
-            return
-        if tiers.archived is not None and (
-            not tiers.is_hot or (offset < tiers.first_hot and offset <= tiers.archived.cursor.offset)
-        ):
-            yield partial(self.collect, self.archive.read(run_id, after, limit=0))
-        elif not is_read:
-            yield partial(self.collect, self.hot.read(run_id, after, limit=0))
-
-    def tiers(self, run_id: str) -> Steps[_Tiers]:
-        """How the run lies. Raises AcknowledgedWritesLost where Redis is behind the archive.
-
-        The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
-        not have the run, or is behind, it is asked again: a worker may have archived more and then forgotten the
-        run, or somebody may have deleted it and made it anew.
-        """
-        archived: Position | None = yield partial(self.archive.position, run_id)
-        while True:
-            archived_last = 0 if archived is None else archived.cursor.offset
-            info: RunInfo | None = yield partial(self.hot.run_info, run_id)
-            if info is not None and archived_last <= info.last_offset:
-                base = 0
-                if archived_last + 1 < info.first_hot:
-                    start: Cursor | None = yield partial(self.hot.start_of, run_id)
-                    base = 0 if start is None else start.offset
-                return _Tiers(True, base, info.first_hot, info.last_offset, archived)
-            before, archived = archived, (yield partial(self.archive.position, run_id))
-            if archived == before:
-                break
-        if info is not None:
-            raise lost(run_id, archived_last, info.last_offset)
-        # it was forgotten, or deleted, or never there; or lost, which this store object would know
-        yield partial(self.collect, self.hot.read(run_id, limit=0))
-        return _Tiers(False, 0, archived_last + 1, archived_last, archived)
-
-    def left(self, run_id: str) -> Steps[_Tiers | None]:
-        """How a run lies that Redis had a moment ago, if it has gone from there and the archive has it."""
-        tiers = yield from self.tiers(run_id)
-        return None if tiers.is_hot or tiers.archived is None else tiers
-
-    def check(self, run_id: str, end: int, first_hot: int, *, is_hot: bool) -> Steps[None]:
-        """Raise ArchiveGap unless the archive has all up to ``end``, HistoryDiverged if it is another history."""
-        archived: Position | None = yield partial(self.archive.position, run_id)
-        last = 0 if archived is None else archived.cursor.offset
-        if archived is None or last < end:
-            raise ArchiveGap(
-                f"events {last + 1} to {end} of run {run_id!r} are in neither tier: Redis begins with"
-                f" {first_hot}, the archive that was asked ends with {last}; ask the archive that the drain"
-                " worker writes",
-                run_id=run_id,
-                expected=last + 1,
-                found=first_hot,
-            )
-        if not is_hot:
-            return
-        try:
-            yield partial(self.collect, self.hot.read(run_id, str(archived.cursor), limit=0))
-        except AcknowledgedWritesLost:
-            if (yield from self.left(run_id)) is None:
-                raise
-
-
-class _Reading:
-    """One reading of a run, from ``low + 1`` to ``high``."""
-
-    def __init__(
-        self,
-        view: View[Any, Any],
-        run_id: str,
-        tiers: _Tiers,
-        low: int,
-        high: int,
-        limit: int | None = None,
-        on_corrupt: OnCorrupt = "raise",
-        *,
-        wanted: Callable[[Any], bool] | None = None,
-        clock: _Patience | None = None,
-    ) -> None:
-        self.view = view
-        self.run_id = run_id
-        self.first_hot = tiers.first_hot
-        self.is_hot = tiers.is_hot
-        self.low = max(low, tiers.base)
-        self.high = high
-        self.left = limit
-        self.on_corrupt = on_corrupt
-        self.wanted = wanted
-        self.clock = clock
-        self.place: int | str = low
-        """Where the reading has come to, forwards."""
-
-    def forward(self, place: int | str) -> Pouring:
-        """From the lowest on; ``place`` is where that is, with its chain if the reader knows that."""
-        self.place = place
-        while self.left != 0 and self.low < self.high:
-            if self.low + 1 < self.first_hot:
-                yield from self._from_archive()
-                continue
-            poured = self._pour(self.view.hot, self.place)
-            try:
-                yield poured
-            except EventsArchived as moved:
-                self._reached(poured)
-                if moved.first_hot <= self.low + 1:
-                    raise
-                self.first_hot = moved.first_hot
-            except AcknowledgedWritesLost:
-                self._reached(poured)
-                if not (yield from self._has_left()):
-                    raise
-            else:
-                self._reached(poured)
-                if not (yield from self._has_vanished(self.low, self.high)):
-                    self._complete(self.high)
-                    return
-
-    def backward(self, place: int | str) -> Pouring:
-        """From the highest on."""
-        if self.is_hot and self.low + 1 < self.first_hot:
-            yield from self._check(self.first_hot - 1)
-        while self.is_hot and self.left != 0 and self.low < self.high and self.first_hot <= self.high:
-            lowest = max(self.low, self.first_hot - 1)
-            poured = self._pour(self.view.hot, max(place, lowest, key=_offset), reverse=True)
-            try:
-                yield poured
-            except EventsArchived as moved:
-                if moved.first_hot <= self.first_hot:
-                    raise
-                self.first_hot = moved.first_hot
-                self._reached_back(poured)
-            except AcknowledgedWritesLost:
-                self._reached_back(poured)
-                if not (yield from self._has_left()):
-                    raise
-            else:
-                self._reached_back(poured)
-                if not (yield from self._has_vanished(self.high, lowest)):
-                    self.high = lowest
-        if self.left != 0 and self.low < self.high:
-            yield from self._check(self.high)
-            yield self._pour(self.view.archive, place, reverse=True)
-
-    def _from_archive(self) -> Pouring:
-        """Up to where Redis begins."""
-        end = min(self.first_hot - 1, self.high)
-        yield from self._check(end)
-        poured = self._pour(self.view.archive, self.place, before=end + 1)
-        yield poured
-        self._reached(poured)
-        if self.left != 0:
-            self._complete(end)
-
-    def _complete(self, end: int) -> None:
-        """All up to there has been given; the last of it may have been erased, or skipped."""
-        if self.low < end:
-            self.low = self.place = end
-
-    def _has_vanished(self, reached: int, end: int) -> Steps[bool]:
-        """Whether Redis gave less because the run has left it; then the archive has the rest.
-
-        Raises AcknowledgedWritesLost if the rest is nowhere.
-        """
-        if self.left == 0 or reached == end:
-            return False
-        info: RunInfo | None = yield partial(self.view.hot.run_info, self.run_id)
-        last = 0 if info is None else info.last_offset
-        if last >= max(reached, end):
-            return False
-        if not (yield from self._has_left()):
-            raise lost(self.run_id, max(reached, end), last)
-        return True
-
-    def _has_left(self) -> Steps[bool]:
-        """Whether the archive has all that is left to read of a run which Redis does not have any more."""
-        tiers = yield from self.view.left(self.run_id)
-        if tiers is None or tiers.last < self.high:
-            return False
-        self.is_hot, self.first_hot = False, tiers.first_hot
-        return True
-
-    def _pour(self, store: Any, place: int | str, *, before: int | None = None, reverse: bool = False) -> Pour:
-        options = {"limit": self.left, "reverse": reverse, "on_corrupt": self.on_corrupt}
-        poured = Pour(store.read(self.run_id, place, before=before or self.high + 1, **options), self.wanted)
-        return poured if self.clock is None else self.clock.watch(poured)
-
-    def _reached(self, poured: Pour) -> None:
-        self._count(poured)
-        self.low, self.place = poured.reached(self.low, self.place)
-
-    def _reached_back(self, poured: Pour) -> None:
-        self._count(poured)
-        if poured.last is not None:
-            self.high = poured.last.offset - 1
-
-    def _count(self, poured: Pour) -> None:
-        if self.left is not None:
-            self.left -= poured.given
-
-    def _check(self, end: int) -> Steps[None]:
-        return self.view.check(self.run_id, end, self.first_hot, is_hot=self.is_hot)
-
-
-class _Patience:
-    """For how long a follower waits for an event that it gives, whatever tier it waits in."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._poured: Pour | None = None
-        self._began = time.monotonic()
-
-    def watch(self, poured: Pour) -> Pour:
-        """Count from when this gives something, once it does."""
-        self._note()
-        self._poured = poured
-        return poured
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to wait, 0 for no more; None to wait for ever."""
-        self._note()
-        return None if self._seconds is None else max(0.0, self._began + self._seconds - time.monotonic())
-
-    def _note(self) -> None:
-        if self._poured is not None and self._poured.given_at is not None:
-            self._began = max(self._began, self._poured.given_at)
-
 
 def _archived(info: RunInfo) -> RunInfo:
     """What an archive knows of a run that Redis has no more."""
     return replace(info, first_hot=info.last_offset + 1)
-
-
-def _offset(place: int | str) -> int:
-    return origin(place)[0]
