@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from runstream import JSONLCheckpointer, Recorded, RedisCheckpointer, SQLiteCheckpointer
 from runstream.codec.archiving import archive_entry, entry_fields
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
+from runstream.codec.shapes import Codec, EventFields
 from runstream.model.archive import ArchiveEntry
 from runstream.model.errors import ArchiveGap, CorruptRecordError
 from runstream.model.values import Cursor
@@ -27,15 +27,6 @@ Archive: TypeAlias = SQLiteCheckpointer[Any, Any] | JSONLCheckpointer[Any, Any]
 
 _EVERYTHING = 2**53
 """An offset behind any that a test gives out: what an archive holds behind its own end is seen too."""
-
-
-class _Fields(NamedTuple):
-    """An event's fields in the shape that a codec takes."""
-
-    fields: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.fields
 
 
 def check_archives(archives: Sequence[Archive], acknowledged: Mapping[str, Sequence[Any]], **options: Any) -> None:
@@ -133,7 +124,7 @@ def _crc_of(codec: Codec[Any, Any], run_id: str, entry: ArchiveEntry) -> int | N
     fields = _fields_in(run_id, entry)
     if fields is None:
         return None
-    (encoded,) = codec.encode_events(run_id, [_Fields(fields)], None if entry.key is None else [entry.key])
+    (encoded,) = codec.encode_events(run_id, [EventFields(fields)], None if entry.key is None else [entry.key])
     return record_crc(encoded.record)
 
 

@@ -48,11 +48,10 @@ from runstream import (
 from runstream.codec.archiving import entry_fields
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
+from runstream.codec.shapes import Codec, EventFields
 from runstream.drain.branching import branch_name
 from runstream.drain.histories import ArchivedHistory
 from runstream.drain.resolving import Histories, Keep, Resolution, look, resolve
-from runstream.drain.restoring import EventFields
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.names import check_run_id
 from runstream.model.protocols import MendableSink

@@ -29,7 +29,7 @@ from runstream.stores.sqlite import SQLiteCheckpointer
 from runstream.stores.threaded import ThreadedStore
 from runstream.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
-__all__ = ["connect", "connect_async"]
+__all__ = ["ARCHIVE_SCHEMES", "connect", "connect_async"]
 
 _SERVERS = ("redis", "rediss", "unix")
 _SCHEMES = (*_SERVERS, "embedded", "fake", "sqlite", "jsonl", "memory")
@@ -52,7 +52,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "resend_lost": _flag,
     "max_hot_events": int,
 }
-_ARCHIVES = ("sqlite", "jsonl")
+ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 _ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int}
 _READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
 _OBJECTS = ("event_type", "state_type", "fallback")
@@ -131,7 +131,7 @@ async def _close_both(hot: AsyncRedisCheckpointer[Any, Any], archive: ArchiveSto
 def _open_archive(hot: _Target, url: str) -> ArchiveStore[Any, Any]:
     """The archive of a tiered store, with the event and state types of its hot part."""
     target = _Target.parse(url, {name: hot.options[name] for name in _OBJECTS if name in hot.options})
-    if hot.scheme in _LOCAL or target.scheme not in _ARCHIVES:
+    if hot.scheme in _LOCAL or target.scheme not in ARCHIVE_SCHEMES:
         raise ConfigurationError(
             "a tiered store is a Redis store (redis:, rediss:, unix:, embedded:, fake:) with an archive that is"
             f" sqlite: or jsonl:, not {hot.scheme}: with {target.scheme}:"
@@ -167,7 +167,7 @@ class _Target:
             known |= _LEASE_OPTIONS
         if scheme not in _LOCAL:
             known |= _REDIS_OPTIONS
-        if scheme in _ARCHIVES:
+        if scheme in ARCHIVE_SCHEMES:
             known |= _ARCHIVE_OPTIONS
         name, _, query = rest.partition("?")
         ours, others = _split_query(scheme, query, known)

@@ -18,7 +18,7 @@ from runstream.cli.export_files import (
     write_jsonl,
     write_sqlite,
 )
-from runstream.cli.options import Url, open_to_look
+from runstream.cli.options import OfArchive, Url, open_to_look
 from runstream.cli.output import say
 from runstream.cli.progress import showing_progress
 from runstream.model.errors import ConfigurationError
@@ -49,10 +49,7 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     to: Annotated[str, typer.Option(metavar="FILE", help="The file to make; - is stdout, for jsonl and csv.")],
     url: Url = None,
-    archive: Annotated[
-        str | None,
-        typer.Option(metavar="ARCHIVE", help="Where events went that have left Redis: sqlite:PATH or jsonl:DIR."),
-    ] = None,
+    archive: OfArchive = None,
     file_format: Annotated[
         Format | None, typer.Option("--format", help="By default what the file's suffix says.")
     ] = None,

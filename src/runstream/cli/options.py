@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import typer
 
-from runstream.connect import connect
+from runstream.connect import ARCHIVE_SCHEMES, connect
 from runstream.drain.requiring import Archive
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore
@@ -76,8 +76,7 @@ EndWithParent = Annotated[
     typer.Option("--end-with-parent", hidden=True, help="End as with SIGTERM when stdin, a pipe, is closed."),
 ]
 
-_PATH_SCHEMES = ("embedded", "sqlite", "jsonl")
-_ARCHIVE_SCHEMES = ("sqlite", "jsonl")
+_PATH_SCHEMES = ("embedded", *ARCHIVE_SCHEMES)
 
 
 def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
@@ -106,7 +105,7 @@ def path_of(url: str) -> Path | None:
 def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
     """The archive that a URL names, until ``opened`` is closed; it must be there unless it may be a new one."""
     scheme = target.partition(":")[0]  # the rest may hold a password
-    if scheme not in _ARCHIVE_SCHEMES:
+    if scheme not in ARCHIVE_SCHEMES:
         raise typer.BadParameter(f"{scheme!r:.80} is not an archive; sqlite: and jsonl: are", param_hint=option)
     store = opened.enter_context(connect(target) if is_new else open_to_look(target))
     # so long as the schemes say the truth, it is one

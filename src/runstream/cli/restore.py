@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson, open_to_look
+from runstream.cli.options import AsJson, open_archive
 from runstream.cli.output import emit_json, print_table, say
 from runstream.cli.progress import showing_progress
 from runstream.connect import connect
@@ -19,11 +19,9 @@ from runstream.drain.requiring import Archive
 from runstream.drain.restoring import PutBack, is_branch, put_back
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.values import RunInfo
-from runstream.stores.jsonl import JSONLCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.sqlite import SQLiteCheckpointer
 
-__all__ = ["EPILOG", "open_whole_archive", "restore"]
+__all__ = ["EPILOG", "restore"]
 
 EPILOG = """Examples:
 
@@ -88,7 +86,7 @@ def restore(
     """
     began = time.monotonic()
     with ExitStack() as opened:
-        archive = open_whole_archive(opened, source, "--from")
+        archive = open_archive(opened, source, "--from")
         wanted = _wanted(archive, run)
         hot = opened.enter_context(connect(to))
         if not isinstance(hot, RedisCheckpointer):
@@ -108,16 +106,6 @@ def restore(
                 say(f"refused: {one.reason}")
     if refused:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
-
-
-def open_whole_archive(opened: ExitStack, target: str, option: str) -> Archive:
-    """The archive that a URL names, which must be there; open until ``opened`` is closed."""
-    if target.partition(":")[0] not in ("sqlite", "jsonl"):
-        raise typer.BadParameter("an archive is sqlite:PATH or jsonl:DIR", param_hint=option)
-    store = opened.enter_context(open_to_look(target))
-    if not isinstance(store, SQLiteCheckpointer | JSONLCheckpointer):  # never, if the schemes above tell the truth
-        raise ConfigurationError(f"{target}: is not an archive")
-    return store
 
 
 def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> list[RunInfo]:

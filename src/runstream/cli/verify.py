@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson, Url, open_to_look
+from runstream.cli.options import AsJson, Url, open_archive, open_to_look
 from runstream.cli.output import emit_json, print_table, say
 from runstream.cli.progress import showing_progress
-from runstream.cli.restore import open_whole_archive
 from runstream.drain.requiring import Archive
 from runstream.drain.verifying import Difference, Verdict, verify_run
 from runstream.model.errors import ConfigurationError
@@ -100,7 +99,7 @@ def verify(
 def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Keepers:
     keepers = _Keepers()
     for target in archives:
-        store = open_whole_archive(opened, target, "--archive")
+        store = open_archive(opened, target, "--archive")
         # of JSON lines every one is read below
         problems = store.check_integrity() if isinstance(store, SQLiteCheckpointer) else []
         if problems:

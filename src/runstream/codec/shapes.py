@@ -27,7 +27,7 @@ from runstream.model.protocols import Fallback
 from runstream.model.state import STATUSES, RunState
 from runstream.model.values import E, S
 
-__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "group_by_run"]
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "EventFields", "group_by_run"]
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
 
@@ -63,6 +63,16 @@ def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
         check_run_id(run_id)
         groups.setdefault(run_id, []).append(event)
     return groups
+
+
+class EventFields(NamedTuple):
+    """An event that is nothing but its fields, in the shape that a codec takes."""
+
+    fields: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields."""
+        return self.fields
 
 
 class Codec(Generic[E, S]):

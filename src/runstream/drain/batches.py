@@ -210,9 +210,9 @@ class Batches:
             done.add(work.run_id)
             return DrainReport()
         fresh = piece.entries[max(0, work.run.mark.offset - work.at.offset) :]
-        aside = sum([entry.raw is not None for entry in fresh])
+        aside = [entry for entry in fresh if entry.raw is not None]
         self._progress.bytes += piece.fresh_bytes
-        _log_quarantined(work.run_id, fresh)
+        _log_quarantined(work.run_id, aside)
         if piece.blocked:
             self._park(work.run, once_mended(piece.blocked, work.run_id), done)
         elif piece.is_last:
@@ -222,9 +222,9 @@ class Batches:
             queue.appendleft(work)
         return DrainReport(
             runs=int(piece.is_last),
-            events=len(fresh) - aside,
+            events=len(fresh) - len(aside),
             snapshots=len(piece.snapshots),
-            quarantined=aside,
+            quarantined=len(aside),
             trimmed=settled.trimmed,
         )
 
@@ -247,11 +247,10 @@ class Batches:
 
 def _log_quarantined(run_id: str, entries: Iterable[ArchiveEntry]) -> None:
     for entry in entries:
-        if entry.raw is not None:
-            _log.warning(
-                "%s; its bytes are kept: `runstream quarantine show %s %s`",
-                entry.reason,
-                quote(run_id),
-                entry.offset,
-                extra={"run": run_id, "offset": entry.offset, "reason": entry.reason},
-            )
+        _log.warning(
+            "%s; its bytes are kept: `runstream quarantine show %s %s`",
+            entry.reason,
+            quote(run_id),
+            entry.offset,
+            extra={"run": run_id, "offset": entry.offset, "reason": entry.reason},
+        )

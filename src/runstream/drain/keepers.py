@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from runstream.codec.archiving import archive_entries, entry_fields
@@ -189,7 +190,7 @@ class ArchiveKeeper(Keeper):
         stored = None if self._table is None else self._table.columns(run_id, first, last)
         for entry in entries:
             fields, crc = self._read(entry)
-            self._check_place(entry.cursor, crc, lambda entry=entry: shown(entry))  # type: ignore[misc]
+            self._check_place(entry.cursor, crc, partial(shown, entry))
             columns = None if fields is None else _columns_of(fields)
             if stored is not None and columns != stored.get(entry.offset) and columns is not None:
                 self._differ(entry, "its columns are not those of its text", stored.get(entry.offset), columns)
@@ -295,7 +296,7 @@ class HotKeeper(Keeper):
             first = self._skip_trimmed(first, last)
         for cursor, record in records:
             crc = None if record == ERASED else record_crc(record)
-            self._check_place(cursor, crc, lambda record=record: f"a record of {len(record)} bytes")  # type: ignore[misc]
+            self._check_place(cursor, crc, partial(_record_shown, record))
         self._check_whole(len(records), first, last)
         try:
             entries = list(archive_entries(run_id, records))
@@ -437,6 +438,10 @@ def of_snapshot(one: ArchiveSnapshot | None) -> str:
     if one is None:
         return "nothing"
     return f"covers {one.offset}, revision {one.revision}, token {one.token}: {one.data[:_SHOWN]}"
+
+
+def _record_shown(record: bytes) -> str:
+    return f"a record of {len(record)} bytes"
 
 
 def shown(entry: ArchiveEntry) -> str:

@@ -17,9 +17,10 @@ from shlex import quote
 from typing import Any, Literal, TypeAlias
 
 from runstream.codec.archiving import entry_fields
+from runstream.codec.shapes import EventFields
 from runstream.drain.branching import keep_branch
 from runstream.drain.histories import PAGE, ArchivedHistory, History, HotHistory, Parting, parting
-from runstream.drain.restoring import EventFields, restore_run
+from runstream.drain.restoring import restore_run
 from runstream.model.archive import ArchiveEntry, Position
 from runstream.model.errors import ArchiveGap, ConcurrencyConflict, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import MendableSink

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from runstream.codec.archiving import entry_fields
 from runstream.codec.chain import next_chain
 from runstream.codec.record import ERASED, record_crc
-from runstream.codec.shapes import Codec
+from runstream.codec.shapes import Codec, EventFields
 from runstream.drain.branching import branch_name
 from runstream.drain.histories import ArchivedHistory, HotHistory, parting
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot
@@ -34,7 +34,7 @@ from runstream.stores.redis.operations import restoring
 from runstream.stores.redis.operations.restoring import HotRun, Replacement
 from runstream.stores.tokens import random_token
 
-__all__ = ["EventFields", "PutBack", "is_branch", "made_record", "put_back", "restore_run"]
+__all__ = ["PutBack", "is_branch", "made_record", "put_back", "restore_run"]
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
@@ -51,16 +51,6 @@ class PutBack:
     outcome: Literal["restored", "there already"]
     last: Cursor
     first_hot: int
-
-
-class EventFields(NamedTuple):
-    """An event's fields in the shape that a codec takes."""
-
-    fields: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields."""
-        return self.fields
 
 
 def restore_run(

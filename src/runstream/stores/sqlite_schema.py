@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from runstream.codec.chain import next_chain
 from runstream.codec.lossless_json import dump_json
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
+from runstream.codec.shapes import Codec, EventFields
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable, UnsupportedVersion
 from runstream.model.state import status_after
 from runstream.model.values import Cursor
@@ -328,16 +328,6 @@ def _create(connection: sqlite3.Connection) -> None:
 # -- what purpose-agent wrote ------------------------------------------------------------------------
 
 
-class _ForeignEvent:
-    """The fields of an event that purpose-agent wrote, in the shape that a codec takes."""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self._fields = fields
-
-    def to_dict(self) -> dict[str, Any]:
-        return self._fields
-
-
 def _load_foreign(data: bytes) -> tuple[dict[str, Any], str]:
     """The fields, and the text that has them in our own JSON: the same unless it could hold a tag of ours.
 
@@ -370,7 +360,7 @@ def _adopt_run(
     for row_id, data, created_at in rows:
         try:
             fields, text = _load_foreign(data)
-            (event,) = codec.encode_events(run_id, [_ForeignEvent(fields)])
+            (event,) = codec.encode_events(run_id, [EventFields(fields)])
         except (ValueError, RecursionError, RunstreamError) as error:
             # as for a record in Redis that does not read: the chain takes what stands in the checksum's place
             last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(data)))

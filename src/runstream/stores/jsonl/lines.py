@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from runstream.codec.archiving import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
+from runstream.codec.shapes import Codec, EventFields
 from runstream.model.archive import ArchiveEntry, RunHeader
 from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.values import Cursor
@@ -66,13 +66,6 @@ _LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"l
 
 # its options must not depend on the store's: the chain of a plain line is made of the record
 _PLAIN: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
-
-
-class _PlainEvent(NamedTuple):
-    fields: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.fields
 
 
 class Mark(NamedTuple):
@@ -220,7 +213,7 @@ def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
         fields = json.loads(line)
         if not isinstance(fields, dict):
             raise TypeError("it is not a JSON object")
-        (event,) = _PLAIN.encode_events(run_id, [_PlainEvent({"ts": 0.0, **fields})])
+        (event,) = _PLAIN.encode_events(run_id, [EventFields({"ts": 0.0, **fields})])
     except (ValueError, TypeError, RecursionError, EncodingError, InvalidRunId) as error:
         chain = next_chain(before.chain, zlib.crc32(line))
         return ArchiveEntry(offset, chain, None, None, line, f"{_STRANGE}: {error}")
