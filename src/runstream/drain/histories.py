@@ -20,7 +20,7 @@ from runstream.model.protocols import MendableSink
 from runstream.model.values import Cursor
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations import draining, restoring
-from runstream.stores.redis.operations.draining import Wanted
+from runstream.stores.redis.operations.draining import Loaded, Wanted
 
 __all__ = ["ArchivedHistory", "History", "HotHistory", "Parting", "parting"]
 
@@ -146,9 +146,18 @@ class HotHistory(History):
 
     def records(self, first: int, last: int) -> Sequence[tuple[Cursor, bytes]]:
         """The places and wire records at these offsets."""
-        wanted = Wanted(self.run_id, first, last)
+        return self.load(first, last).entries
+
+    def load(self, first: int, last: int, lanes: Sequence[str | None] = ()) -> Loaded:
+        """The entries at these offsets, and the snapshots of these lanes, as Redis has them now."""
+        wanted = Wanted(self.run_id, first, last, lanes)
         (loaded,) = self._hot.perform(draining.load_entries(self._hot.context.keys, [wanted]))
-        return loaded.entries
+        return loaded
+
+    def load_snapshots(self) -> Loaded:
+        """The snapshots, and why one that is damaged does not read; no entries."""
+        beyond = self.last.offset + 1
+        return self.load(beyond, beyond, list(self.tokens()))
 
     def place_before_first(self) -> Cursor:
         """The place before the first entry that is still there: of a trimmed one, by its successor's checksum."""
@@ -162,10 +171,7 @@ class HotHistory(History):
 
     def snapshots(self) -> Sequence[ArchiveSnapshot]:
         """The run's snapshots; one that is damaged is no snapshot."""
-        lanes = list(self.found.run.tokens)
-        wanted = Wanted(self.run_id, self.last.offset + 1, self.last.offset + 1, lanes)
-        (loaded,) = self._hot.perform(draining.load_entries(self._hot.context.keys, [wanted]))
-        return loaded.snapshots
+        return self.load_snapshots().snapshots
 
     def tokens(self) -> Mapping[str | None, str]:
         """The tokens of the snapshots, as the run's meta has them."""

@@ -24,8 +24,7 @@ from runstream.model.protocols import MendableSink
 from runstream.model.values import Cursor
 from runstream.stores.jsonl.lines import NOT_READ
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations import checking, draining, restoring
-from runstream.stores.redis.operations.draining import Wanted
+from runstream.stores.redis.operations import checking, restoring
 from runstream.stores.redis.scripts import snapshot_field
 from runstream.stores.sqlite import SQLiteCheckpointer
 
@@ -258,8 +257,7 @@ class HotKeeper(Keeper):
         start, mark = history.header.start, history.found.run.mark
         known = {place.offset: place for place in (start, mark)}
         run = history.found.run
-        wanted = Wanted(history.run_id, run.last.offset + 1, run.last.offset + 1, list(run.tokens))
-        (loaded,) = hot.perform(draining.load_entries(hot.context.keys, [wanted]))
+        loaded = history.load_snapshots()
         super().__init__(history, known.get(history.first - 1), loaded.snapshots)
         self.hot = hot
         self.run = run

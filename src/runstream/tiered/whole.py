@@ -16,8 +16,6 @@ from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverg
 from runstream.model.protocols import RunStore
 from runstream.stores.archives import ArchiveStore
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations import draining
-from runstream.stores.redis.operations.draining import Wanted
 from runstream.stores.redis.operations.moved import events_archived
 from runstream.stores.redis.pace import Pace
 from runstream.stores.refusals import lost
@@ -115,9 +113,7 @@ class WholeRun:
         found = HotHistory.look(hot, self.run_id)
         if found is None:
             return {}
-        beyond = found.last.offset + 1  # no entries
-        wanted = Wanted(self.run_id, beyond, beyond, list(found.tokens()))
-        (loaded,) = hot.perform(draining.load_entries(hot.context.keys, [wanted]))
+        loaded = found.load_snapshots()
         self.broken |= loaded.broken
         return {one.lane_id: one for one in loaded.snapshots}
 
@@ -133,12 +129,11 @@ class WholeRun:
 
     def _from_redis(self, at: int) -> Iterator[ArchiveEntry]:
         """From there on, up to the end or to where entries have been trimmed meanwhile."""
-        if self._hot is None or self._found is None:
+        if self._found is None:
             return
         pace = Pace(_PAGE)
         while at < self.last.offset:
-            wanted = Wanted(self.run_id, at + 1, min(at + pace.count, self.last.offset))
-            (loaded,) = self._hot.perform(draining.load_entries(self._hot.context.keys, [wanted]))
+            loaded = self._found.load(at + 1, min(at + pace.count, self.last.offset))
             records = loaded.entries
             if loaded.start != self.header.start or not records or records[0][0].offset != at + 1:
                 return
