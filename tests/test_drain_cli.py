@@ -203,7 +203,8 @@ def test_who_does_not_read_the_log_cannot_keep_a_worker_from_ending(place: Place
             process.send_signal(signal.SIGTERM)
             if how == "second signal":
                 process.send_signal(signal.SIGINT)
-            assert process.wait(DEADLINE_SECONDS) == (3 if how == "grace" else 130)
+            # the system delivers two signals that are pending in an order of its own
+            assert process.wait(DEADLINE_SECONDS) in ({3} if how == "grace" else {130, 143})
             assert time.monotonic() - began < SOON_SECONDS
         finally:
             process.kill()
