@@ -37,10 +37,10 @@ from runstream import (
     StoreUnavailable,
     create_event,
 )
-from runstream.stores import sqlite_file
 from runstream.stores.jsonl import logfile
 from runstream.stores.jsonl.disk import Locks, write_all
 from runstream.stores.redis.exchange import Exchange
+from runstream.stores.sqlite import file as sqlite_file
 
 BUSY_SECONDS = 0.2
 

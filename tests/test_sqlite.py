@@ -46,8 +46,8 @@ from runstream.model.events import PAEvent
 from runstream.model.protocols import RunStore, Sink
 from runstream.model.state import RunState, RunStatus
 from runstream.model.values import Cursor
-from runstream.stores import sqlite as sqlite_store
 from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.sqlite import store as sqlite_store
 
 Archive = SQLiteCheckpointer[PAEvent, RunState]
 Open = Callable[..., Archive]

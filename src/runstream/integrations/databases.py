@@ -22,7 +22,7 @@ from runstream.integrations.sources import (
     object_in,
 )
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
-from runstream.stores.sqlite_schema import SCHEMA_VERSION
+from runstream.stores.sqlite.schema import SCHEMA_VERSION
 
 __all__ = ["DatabaseSource"]
 

@@ -4,7 +4,7 @@ Promises: what a call has committed survives a crash of the process and of the m
 ``synchronous=FULL``); an append or a batch is in the file as a whole or not at all; a reader holds up
 nobody, neither between the events that it is given nor while it fetches them. Any number of threads and
 processes of one host may share the file. The tables, and how a file of purpose-agent's own becomes one of
-ours, are in :mod:`runstream.stores.sqlite_schema`.
+ours, are in :mod:`runstream.stores.sqlite.schema`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from runstream.stores.archives import DELETED_FOR_SECONDS, ArchiveStore, deleted
 from runstream.stores.filters import RunFilter, check_count
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.snapshot_history import KeptSnapshot, latest_of
-from runstream.stores.sqlite_checking import columns_between, noted_lanes, unlisted_runs
-from runstream.stores.sqlite_file import ArchiveFile, absolute_path, is_damage
-from runstream.stores.sqlite_history import history_of, keep_replaced, keep_snapshot, state_text
-from runstream.stores.sqlite_leases import in_force, release, remove_all, renew, take
-from runstream.stores.sqlite_mending import cut_back, header_of, readmit
-from runstream.stores.sqlite_schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
+from runstream.stores.sqlite.checking import columns_between, noted_lanes, unlisted_runs
+from runstream.stores.sqlite.file import ArchiveFile, absolute_path, is_damage
+from runstream.stores.sqlite.history import history_of, keep_replaced, keep_snapshot, state_text
+from runstream.stores.sqlite.leases import in_force, release, remove_all, renew, take
+from runstream.stores.sqlite.mending import cut_back, header_of, readmit
+from runstream.stores.sqlite.schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
 __all__ = ["SQLiteCheckpointer"]
 
@@ -113,7 +113,7 @@ _NOTE_DELETED = "INSERT OR REPLACE INTO deleted (run_id, start_chain, deleted_at
 _FORGET_DELETED = "DELETE FROM deleted WHERE deleted_at < ?"
 _WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
 
-# an event with neither kind nor data, see sqlite_schema
+# an event with neither kind nor data, see schema
 _ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
 
 

@@ -1,0 +1,17 @@
+"""Runs in one SQLite file: a store, and a sink of the drain worker.
+
+=====================  =========================================================================
+:mod:`.schema`         the tables, and what becomes of a file that purpose-agent wrote
+:mod:`.place`          whether the archive's files are still those that are open
+:mod:`.file`           the file, opened: threads, forks, what went wrong in our own words
+:mod:`.history`        the history of snapshots
+:mod:`.leases`         leases, by the clock of the host
+:mod:`.mending`        what a person puts right
+:mod:`.checking`       what the file has beside the histories that it tells
+:mod:`.store`          the store
+=====================  =========================================================================
+"""
+
+from runstream.stores.sqlite.store import SQLiteCheckpointer
+
+__all__ = ["SQLiteCheckpointer"]
