@@ -1,7 +1,9 @@
 """Runs in one SQLite file: a store, and a sink of the drain worker.
 
 =====================  =========================================================================
-:mod:`.schema`         the tables, and what becomes of a file that purpose-agent wrote
+:mod:`.rows`           the rows that tell where a run stands, and transactions
+:mod:`.adopting`       what purpose-agent wrote, made part of the archive
+:mod:`.schema`         the tables, and how a file gets them
 :mod:`.place`          whether the archive's files are still those that are open
 :mod:`.file`           the file, opened: threads, forks, what went wrong in our own words
 :mod:`.history`        the history of snapshots

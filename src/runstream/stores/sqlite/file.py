@@ -30,7 +30,8 @@ from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.stores.sqlite.place import Place, drop_log_from_cache, in_use_by_others, sync_log, sync_names
-from runstream.stores.sqlite.schema import prepare, transaction
+from runstream.stores.sqlite.rows import transaction
+from runstream.stores.sqlite.schema import prepare
 
 __all__ = ["ArchiveFile", "absolute_path", "is_damage"]
 

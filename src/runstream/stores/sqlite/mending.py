@@ -12,7 +12,7 @@ from runstream.model.values import Cursor
 from runstream.stores.archives import check_cut
 from runstream.stores.snapshot_history import tokens_before_cut
 from runstream.stores.sqlite.history import history_of, keep_only
-from runstream.stores.sqlite.schema import run_row
+from runstream.stores.sqlite.rows import run_row
 
 __all__ = ["cut_back", "header_of", "readmit"]
 

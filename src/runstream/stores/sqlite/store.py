@@ -43,7 +43,7 @@ from runstream.stores.sqlite.file import ArchiveFile, absolute_path, is_damage
 from runstream.stores.sqlite.history import history_of, keep_replaced, keep_snapshot, state_text
 from runstream.stores.sqlite.leases import in_force, release, remove_all, renew, take
 from runstream.stores.sqlite.mending import cut_back, header_of, readmit
-from runstream.stores.sqlite.schema import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
+from runstream.stores.sqlite.rows import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
 
 __all__ = ["SQLiteCheckpointer"]
 
