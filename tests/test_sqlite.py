@@ -48,6 +48,7 @@ from runstream.model.state import RunState, RunStatus
 from runstream.model.values import Cursor
 from runstream.stores.sqlite import SQLiteCheckpointer
 from runstream.stores.sqlite import store as sqlite_store
+from runstream.stores.sqlite.rows import GET_ENTRIES
 
 Archive = SQLiteCheckpointer[PAEvent, RunState]
 Open = Callable[..., Archive]
@@ -419,7 +420,7 @@ def test_pages_are_found_by_index_and_not_by_sorting_or_scanning(archive: Archiv
     place = {"run_id": "r", "low": 0, "high": 9, "rows": 5}
     plans = []
     with archive._file.use() as connection:
-        for sql in (sqlite_store._GET_ENTRIES, sqlite_store._GET_ENTRIES_BACK):
+        for sql in (GET_ENTRIES, sqlite_store._GET_ENTRIES_BACK):
             plans += connection.execute(f"EXPLAIN QUERY PLAN {sql}", place).fetchall()
         plans += connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._GET_STATE}", ("r", None)).fetchall()
     steps = [step for *_, step in plans]

@@ -36,8 +36,7 @@ from runstream.model.protocols import Sink
 from runstream.model.values import Appended, Cursor, Placement
 from runstream.run.store import LaneStore
 from runstream.stores.jsonl import JSONLCheckpointer, logfile
-from runstream.stores.sqlite import SQLiteCheckpointer
-from runstream.stores.sqlite import store as sqlite_store
+from runstream.stores.sqlite import SQLiteCheckpointer, additions
 
 START = Cursor(0, 77)
 DAMAGE = "it breaks"
@@ -433,7 +432,7 @@ def test_keys_are_found_by_an_index(tmp_path: Path) -> None:
     with SQLiteCheckpointer[Any, Any](tmp_path / "x.db") as archive:
         archive.append("r", make_events("r", 3), keys=["a", "b", None])
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._GET_KEY}", ("r", "a")).fetchall()
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {additions._GET_KEY}", ("r", "a")).fetchall()
     assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_by_key (run_id=? AND key=?)"]
 
 

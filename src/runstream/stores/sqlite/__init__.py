@@ -8,6 +8,8 @@
 :mod:`.file`           the file, opened: threads, forks, what went wrong in our own words
 :mod:`.history`        the history of snapshots
 :mod:`.leases`         leases, by the clock of the host
+:mod:`.deleting`       how a run goes, and does not come back
+:mod:`.additions`      what a transaction adds: appends, and a drain's batches
 :mod:`.mending`        what a person puts right
 :mod:`.checking`       what the file has beside the histories that it tells
 :mod:`.store`          the store

@@ -3,24 +3,22 @@
 Promises: what a call has committed survives a crash of the process and of the machine (a write-ahead log,
 ``synchronous=FULL``); an append or a batch is in the file as a whole or not at all; a reader holds up
 nobody, neither between the events that it is given nor while it fetches them. Any number of threads and
-processes of one host may share the file. The tables, and how a file of purpose-agent's own becomes one of
-ours, are in :mod:`runstream.stores.sqlite.schema`.
+processes of one host may share the file. The tables are in :mod:`runstream.stores.sqlite.schema`; how a
+file of purpose-agent's own becomes one of ours, in :mod:`runstream.stores.sqlite.adopting`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from runstream.codec.archiving import entry_fields
 from runstream.codec.fallback import plain_data
-from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.lossless_json import load_json
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import (
     ArchiveEntry,
@@ -30,56 +28,31 @@ from runstream.model.archive import (
     RunBatch,
     RunHeader,
 )
-from runstream.model.errors import CorruptRecordError, EncodingError, StoreUnavailable
+from runstream.model.errors import CorruptRecordError, StoreUnavailable
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
-from runstream.stores.archives import DELETED_FOR_SECONDS, ArchiveStore, deleted_here, new_entries, planned_entries
+from runstream.stores.archives import ArchiveStore
 from runstream.stores.filters import RunFilter, check_count
-from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
+from runstream.stores.planning import AppendPlan, AppendRequest, SavedSnapshot
 from runstream.stores.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.sqlite.additions import Additions, add_batch, append, columns_of
 from runstream.stores.sqlite.checking import columns_between, noted_lanes, unlisted_runs
+from runstream.stores.sqlite.deleting import delete, note_deleted
 from runstream.stores.sqlite.file import ArchiveFile, absolute_path, is_damage
-from runstream.stores.sqlite.history import history_of, keep_replaced, keep_snapshot, state_text
-from runstream.stores.sqlite.leases import in_force, release, remove_all, renew, take
+from runstream.stores.sqlite.history import history_of, state_text
+from runstream.stores.sqlite.leases import release, renew, take
 from runstream.stores.sqlite.mending import cut_back, header_of, readmit
-from runstream.stores.sqlite.rows import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs, transaction
+from runstream.stores.sqlite.rows import GET_ENTRIES, run_row, transaction
 
 __all__ = ["SQLiteCheckpointer"]
 
 _PAGE_ROWS = 1000
 
-_ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-# many in one statement: it takes half the time of as many statements, each of which lets go of Python's lock
-_AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_VALUES = _AND_ANOTHER.count("?")
-_VALUES_AT_ONCE = 100 * _VALUES  # every SQLite takes 999
-# in the shape of ArchiveEntry. Not a view: SQLite would sort all of a run to give a page of it
-_GET_ENTRIES = """SELECT offset, chain, key,
-    CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, NULL, '', NULL, 0.0
-    FROM events WHERE run_id = :run_id AND offset > :low AND offset <= :high
-    UNION ALL
-    SELECT offset, chain, key, NULL, raw, reason, NULL, quarantined_at
-    FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high
-    ORDER BY offset LIMIT :rows"""
-_GET_ENTRIES_BACK = _GET_ENTRIES.replace("ORDER BY offset", "ORDER BY offset DESC")
-_GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
-_GET_KEY = "SELECT offset, chain FROM events WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
+_GET_ENTRIES_BACK = GET_ENTRIES.replace("ORDER BY offset", "ORDER BY offset DESC")
 _GET_LAST_SEQ = """SELECT seq FROM lanes JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
     WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
 
-_SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
-    VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
-    offset = excluded.offset, revision = excluded.revision, token = excluded.token
-    WHERE token IS NOT excluded.token AND coalesce(revision, 0) <= excluded.revision"""
-_SET_LANE_STATE = """INSERT INTO lane_snapshots (run_id, state, updated_at, offset, revision, token, lane_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (run_id, lane_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
-    offset = excluded.offset, revision = excluded.revision, token = excluded.token
-    WHERE token IS NOT excluded.token AND coalesce(revision, 0) <= excluded.revision"""
-_GET_SNAPSHOT = "SELECT offset, revision, token FROM states WHERE run_id = ? AND lane_id IS ?"
 _GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHERE run_id = ? AND lane_id IS ?"
 _GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
 _GET_SNAPSHOTS = "SELECT lane_id, offset, revision, token, state FROM states WHERE run_id = ? ORDER BY lane_id"
@@ -98,23 +71,6 @@ _GET_INFOS = """SELECT run_id, session_id, status, last_offset, start_offset, cr
 
 _COUNT_FOREIGN = """SELECT run_id, count(*) FROM events INDEXED BY foreign_events
     WHERE offset IS NULL GROUP BY run_id"""
-
-_DELETE_RUN = (
-    "DELETE FROM events WHERE run_id = ?",
-    "DELETE FROM snapshots WHERE run_id = ?",
-    "DELETE FROM lane_snapshots WHERE run_id = ?",
-    "DELETE FROM snapshot_history WHERE run_id = ?",
-    "DELETE FROM lanes WHERE run_id = ?",
-    "DELETE FROM quarantine WHERE run_id = ?",
-    "DELETE FROM runs WHERE run_id = ?",
-)
-
-_NOTE_DELETED = "INSERT OR REPLACE INTO deleted (run_id, start_chain, deleted_at) VALUES (?, ?, ?)"
-_FORGET_DELETED = "DELETE FROM deleted WHERE deleted_at < ?"
-_WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
-
-# an event with neither kind nor data, see schema
-_ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
 
 
 class SQLiteCheckpointer(ArchiveStore[E, S]):
@@ -168,7 +124,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         """
         check_run_id(run_id)
         with self._file.write() as connection:
-            was_there = _delete(connection, self._clock(), run_id)
+            was_there = delete(connection, self._clock(), run_id)
         self._forget(run_id)
         return was_there
 
@@ -230,8 +186,8 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         with self._file.write() as connection:
             # not before: the file may have been locked for a while, and a lease may have run out meanwhile
-            additions = _Additions(connection, self._clock(), self._keep_snapshots)
-            plans = [_append(additions, request) for request in requests]
+            additions = Additions(connection, self._clock(), self._keep_snapshots)
+            plans = [append(additions, request) for request in requests]
             additions.insert()
         return plans
 
@@ -260,7 +216,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         return None if run is None else (run.start, run.last)
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
-        query = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
+        query = _GET_ENTRIES_BACK if reverse else GET_ENTRIES
         while low < high:
             place = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
             rows = self._file.rows(query, place)
@@ -282,9 +238,8 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         with self._file.write() as connection:
             run, now = run_row(connection, run_id), self._clock()
             starts = [place for place in (start, run and run.start) if place is not None]
-            connection.execute(_FORGET_DELETED, (now - DELETED_FOR_SECONDS,))
-            connection.executemany(_NOTE_DELETED, [(run_id, place.chain, now) for place in starts])
-            was_there = _delete(connection, now, run_id)
+            note_deleted(connection, now, run_id, starts)
+            was_there = delete(connection, now, run_id)
         self._forget(run_id)
         return was_there
 
@@ -313,9 +268,9 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         """
         now = self._clock()
         with self._file.write() as connection:
-            additions = _Additions(connection, now, self._keep_snapshots)
+            additions = Additions(connection, now, self._keep_snapshots)
             for batch in batches:
-                _add_batch(additions, batch)
+                add_batch(additions, batch)
             additions.insert()
         self._file.read_anew()
 
@@ -386,7 +341,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         False, and nothing is changed, if there is no such record in the quarantine (any more).
         """
         check_run_id(run_id)
-        columns = entry.columns or _columns_of(run_id, entry)
+        columns = entry.columns or columns_of(run_id, entry)
         with self._file.write() as connection:
             return readmit(connection, run_id, entry, columns)
 
@@ -399,148 +354,6 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         with self._file.write() as connection:
             cut_back(connection, header, to, expected)
         self._forget(header.run_id)
-
-
-# -- inside a transaction ------------------------------------------------------------------------------
-
-
-def _delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
-    was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
-    if was_there:
-        remove_all(connection, now, run_id)  # if it raises, all is undone
-    return was_there
-
-
-def _append(additions: _Additions, request: AppendRequest) -> AppendPlan:
-    run_id, now = request.run_id, additions.now
-    run = additions.run(run_id)
-    if run is None:
-        start = new_start()
-        run = RunRow("", "running", start, start, created_at=now, updated_at=now)
-    plan = plan_append(_head(additions, request, run), request)
-    if plan.is_empty:
-        return plan
-    additions.add_entries(run_id, planned_entries(request, plan))
-    if plan.snapshot is not None:
-        additions.set_snapshot(run_id, _archive_snapshot(plan.snapshot, request.state))
-    head = plan.head
-    additions.runs[run_id] = run._replace(
-        session_id=head.session_id, status=head.status, last=head.last, updated_at=now
-    )
-    return plan
-
-
-def _head(additions: _Additions, request: AppendRequest, run: RunRow) -> RunHead:
-    """Where the run stands, with the lanes, the snapshot, the keys and the leases that the request is about."""
-    connection, run_id = additions.connection, request.run_id
-    found = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in request.lanes}
-    lanes = {lane: row[0] for lane, row in found.items() if row is not None}
-    places = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
-    keys = {key: Cursor._make(row) for key, row in places.items() if row is not None}
-    saved = None
-    if request.state is not None:
-        row = connection.execute(_GET_SNAPSHOT, (run_id, request.lane_id)).fetchone()
-        saved = None if row is None else SavedSnapshot(request.lane_id, *row)
-    leases = in_force(connection, additions.now, run_id)
-    return RunHead(run.start, run.last, run.session_id, run.status, lanes, saved, keys, leases)
-
-
-def _archive_snapshot(saved: SavedSnapshot, state: dict[str, Any] | None) -> ArchiveSnapshot:
-    try:
-        text = dump_json(state)
-    except RecursionError as error:
-        raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
-    return ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, text)
-
-
-def _add_batch(additions: _Additions, batch: RunBatch) -> None:
-    header, now = batch.header, additions.now
-    run_id = header.run_id
-    run = additions.run(run_id)
-    if run is None and additions.connection.execute(_WAS_DELETED, (run_id, header.start.chain)).fetchone():
-        raise deleted_here(run_id)
-    entries = new_entries(batch, None if run is None else run.last, partial(additions.place_of, run_id))
-    additions.add_entries(run_id, entries)
-    for snapshot in batch.snapshots:
-        additions.set_snapshot(run_id, snapshot)
-    updated_at = header.updated_at or now
-    if run is None:
-        created_at = header.created_at or now
-        start = header.start
-        run = RunRow(header.session_id, header.status, start, start, created_at, updated_at, header.parent)
-    elif updated_at >= run.updated_at:  # else: of a worker that was paused, and knows less than the archive
-        run = run._replace(session_id=header.session_id, status=header.status, updated_at=updated_at)
-    additions.runs[run_id] = run._replace(last=entries[-1].cursor) if entries else run
-
-
-class _Additions:
-    """What one transaction adds to any number of runs, gathered so that SQLite gets it in few calls."""
-
-    def __init__(self, connection: sqlite3.Connection, now: float, keep_snapshots: int | None) -> None:
-        self.connection = connection
-        self.now = now
-        self._keep_snapshots = keep_snapshots
-        self.runs: dict[str, RunRow] = {}
-        self._values: list[Any] = []  # of events, one row's after the other
-        self._aside: list[tuple[Any, ...]] = []
-        self._lanes: dict[tuple[str, str], int] = {}
-
-    def run(self, run_id: str) -> RunRow | None:
-        """The run as it stands within this transaction, or None."""
-        return self.runs.get(run_id) or run_row(self.connection, run_id)
-
-    def place_of(self, run_id: str, offset: int) -> Cursor | None:
-        """What the file has at an offset of the run, its start included; None for nothing."""
-        run = self.run(run_id)
-        if run is not None and offset == run.start.offset:
-            return run.start
-        place = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
-        row = self.connection.execute(_GET_ENTRIES, place).fetchone()
-        return None if row is None else Cursor(row[0], row[1])
-
-    def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
-        """Entries that come after all that the run has."""
-        lanes: dict[str, int] = {}
-        for entry in entries:
-            offset, chain, key, data, raw, reason, columns, quarantined_at = entry
-            if data is not None:
-                if columns is None:
-                    columns = _columns_of(run_id, entry)
-                self._values += (run_id, *columns, data, offset, chain, key)
-                lanes[columns[3]] = offset
-            elif raw is not None:
-                self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self.now))
-            else:
-                self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key)
-        self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
-
-    def set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
-        """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history."""
-        lane_id, offset, revision, token, text = snapshot
-        if self._keep_snapshots != 0:
-            keep_replaced(self.connection, run_id, lane_id, self.now)
-        values = (run_id, text, self.now, offset, revision, token)
-        if lane_id is None:
-            is_new = self.connection.execute(_SET_RUN_STATE, values).rowcount > 0
-        else:
-            is_new = self.connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
-        if is_new:
-            keep_snapshot(self.connection, run_id, snapshot, self.now, self._keep_snapshots)
-
-    def insert(self) -> None:
-        """Hand it all to SQLite."""
-        for first in range(0, len(self._values), _VALUES_AT_ONCE):
-            values = self._values[first : first + _VALUES_AT_ONCE]
-            self.connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
-        self.connection.executemany(SET_ASIDE, self._aside)
-        self.connection.executemany(SET_LANE, [(*place, offset) for place, offset in self._lanes.items()])
-        set_runs(self.connection, self.runs)
-
-
-def _columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:
-    """The columns of an event that came without them, from another archive."""
-    fields = entry_fields(run_id, entry) or {}
-    return EntryColumns(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))
 
 
 # -- rows to values ------------------------------------------------------------------------------------
