@@ -1,33 +1,30 @@
 """What the stores of one machine share: memory, SQLite, JSONL.
 
-A local store gives a few primitives, each atomic in its own medium; the rest of the interface is made of
-them here. What an append does to a run is decided in :mod:`runstream.stores.planning`.
+A local store gives a few primitives (:mod:`runstream.stores.primitives`), each atomic in its own medium; the
+rest of the interface is made of them here. What an append does to a run is decided in
+:mod:`runstream.stores.planning`.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, Self
+from typing import ClassVar, Self
 
 from runstream.codec.fallback import plain_data
 from runstream.codec.packing import unpack
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec, EncodedEvent, group_by_run
 from runstream.lease import Lease
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
-from runstream.model.events import EventKind, Visibility
 from runstream.model.names import check_name, check_run_id
-from runstream.model.protocols import Fallback, Leased, OnCorrupt
+from runstream.model.protocols import Fallback, Leased
 from runstream.model.values import (
     Appended,
     Cursor,
     DeltaBuffer,
     E,
-    LeaseGrant,
     Placement,
-    Recorded,
     Recovery,
     RunInfo,
     S,
@@ -46,13 +43,14 @@ from runstream.stores.filters import (
     seq_of,
 )
 from runstream.stores.lifecycle import Lifecycle
-from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, plan_append
+from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, plan_append
+from runstream.stores.primitives import Primitives
 
 __all__ = ["LocalStore"]
 
 
-class LocalStore(Lifecycle, ABC, Generic[E, S]):
-    """A store of one machine. Subclasses give what is abstract here."""
+class LocalStore(Lifecycle, Primitives[E, S]):
+    """A store of one machine. Subclasses give the primitives."""
 
     _has_leases: ClassVar[bool] = True
 
@@ -71,75 +69,6 @@ class LocalStore(Lifecycle, ABC, Generic[E, S]):
         self._clock = clock
         self._coverage = CoverageBook()
         self._known: dict[tuple[str, str | None], tuple[str, int]] = {}  # token and revision
-
-    # -- what a store gives ------------------------------------------------------------------------
-
-    @abstractmethod
-    def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
-        """Plan and write these appends to different runs, each in one atomic step; nothing for an empty plan."""
-
-    @abstractmethod
-    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
-        """The latest snapshot's header and the state as plain data."""
-
-    @abstractmethod
-    def _infos(self) -> list[RunInfo]:
-        """All runs, in any order."""
-
-    @abstractmethod
-    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
-        """The place before the run's first event and that of its last; None for a run that is not there."""
-
-    @abstractmethod
-    def read(
-        self,
-        run_id: str,
-        after: int | str = 0,
-        *,
-        before: int | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        on_corrupt: OnCorrupt = "raise",
-    ) -> Iterator[Recorded[E]]:
-        """The events with ``after < offset < before``."""
-
-    @abstractmethod
-    def follow(
-        self,
-        run_id: str,
-        after: int | str = 0,
-        *,
-        idle_timeout: float | None = None,
-        lane_id: str | None = None,
-        kinds: Collection[EventKind | str] | None = None,
-        visibility: Visibility | str | None = None,
-    ) -> Iterator[Recorded[E]]:
-        """History, then live. Raises ConfigurationError where there is no live end."""
-
-    @abstractmethod
-    def delete_run(self, run_id: str) -> bool:
-        """Remove all that this store holds of a run; False if there was nothing.
-
-        Raises LeaseHeld while a lease of it is in force.
-        """
-
-    @abstractmethod
-    def last_seq(self, run_id: str, lane_id: str) -> int:
-        """The ``seq`` of the lane's last event; 0 for a lane that has none."""
-
-    @abstractmethod
-    def take_lease(self, run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
-        """Give out the lease of one lane, or (None) of the whole run; LeaseHeld where another is in the way."""
-
-    @abstractmethod
-    def renew_lease(self, grant: LeaseGrant) -> None:
-        """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
-
-    @abstractmethod
-    def release_lease(self, grant: LeaseGrant) -> None:
-        """Take it back, unless it has passed on already."""
-
-    # -- what follows from it ----------------------------------------------------------------------
 
     def save_event(self, event: E) -> None:
         """Append one event to its run. It is kept when this returns."""
