@@ -4,9 +4,13 @@
 :mod:`.names`          run ids and lanes as file names
 :mod:`.lines`          entries as lines of a log
 :mod:`.history`        what a pass over a log's lines tells
+:mod:`.standing`       where a run stands
 :mod:`.snapshots`      snapshots as files
+:mod:`.snapshot_log`   their history
 :mod:`.disk`           fsync, locks between processes
+:mod:`.home`           the archive's directory: its UUID, and which directory is which run's
 :mod:`.logfile`        one run's directory and how a batch is written to it
+:mod:`.mending`        what a person puts right
 :mod:`.store`          the store
 =====================  =========================================================================
 """

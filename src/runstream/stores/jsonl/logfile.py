@@ -19,41 +19,25 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
-from runstream.model.values import Cursor
 from runstream.stores.disk import drop_from_cache, sync, sync_directory
 from runstream.stores.jsonl import names
 from runstream.stores.jsonl.disk import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.jsonl.history import History, Span, entries_in
-from runstream.stores.jsonl.lines import Mark, batch_text, facts_of, is_header, load_header
+from runstream.stores.jsonl.lines import Mark, batch_text
 from runstream.stores.jsonl.snapshot_log import SnapshotLog
 from runstream.stores.jsonl.snapshots import all_snapshots, snapshot_text
+from runstream.stores.jsonl.standing import Standing, glance
 from runstream.stores.planning import SavedSnapshot
 from runstream.stores.snapshot_history import KeptSnapshot, latest_of
 
-__all__ = ["RunLog", "Standing"]
+__all__ = ["RunLog", "bury"]
 
-_GLANCE_BYTES = 65536
 _COPY_BYTES = 1 << 20
-
-
-class Standing(NamedTuple):
-    """Where a run stands and what is noted of it; times are Unix time in seconds."""
-
-    start: Cursor
-    last: Cursor
-    session_id: str
-    status: str | None  # None: nothing said so
-    created_at: float
-    updated_at: float
-    is_foreign: bool = False  # only another program has written to it
-    parent: tuple[str, int] | None = None
 
 
 class RunLog:
@@ -134,7 +118,7 @@ class RunLog:
         """Where the run stands, from its first and last line where these tell all."""
         if self._identity is None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.path.open("rb") as file:
-                found = _glance(self.run_id, file)
+                found = glance(self.run_id, file)
                 if found is not None:
                     return found
         self.look()
@@ -401,28 +385,3 @@ def bury(grave: Path, home: Path | None = None) -> None:
     elif home is not None:
         grave.replace(home)
     sync_directory(grave.parent)
-
-
-def _glance(run_id: str, file: io.BufferedReader) -> Standing | None:
-    """Where the run stands, if the first line is its header and the last one has a commit mark."""
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return None
-    first = file.readline().removesuffix(b"\n")
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - _GLANCE_BYTES))
-    end = file.read()
-    last = end[end.rfind(b"\n", 0, -1) + 1 :]
-    head, facts = facts_of(first), facts_of(last.removesuffix(b"\n"))
-    if head is None or not is_header(first) or facts is None or facts[4] is None or not last.endswith(b"\n"):
-        return None
-    if b"\0" in end:
-        return None
-    try:
-        mark, (named, created_at, parent) = Mark.load(facts[4]), load_header(first)
-    except (ValueError, KeyError, TypeError):
-        return None
-    if named != run_id:
-        return None
-    start, last_place = Cursor(int(head[1]), int(head[2])), Cursor(int(facts[1]), int(facts[2]))
-    told = (mark.session_id, mark.status, created_at, mark.updated_at)
-    return Standing(start, last_place, *told, parent=parent)

@@ -29,10 +29,11 @@ from runstream.stores.jsonl.disk import names_in, unavailable
 from runstream.stores.jsonl.history import Span
 from runstream.stores.jsonl.home import DELETED, Home
 from runstream.stores.jsonl.lines import NOT_READ, Mark
-from runstream.stores.jsonl.logfile import RunLog, Standing, bury
+from runstream.stores.jsonl.logfile import RunLog, bury
 from runstream.stores.jsonl.mending import cut_back, readmit
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
+from runstream.stores.jsonl.standing import Standing
 from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedSnapshot, new_start, plan_append
 from runstream.stores.snapshot_history import KeptSnapshot
 
