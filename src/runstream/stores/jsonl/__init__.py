@@ -10,7 +10,10 @@
 :mod:`.disk`           fsync, locks between processes
 :mod:`.home`           the archive's directory: its UUID, and which directory is which run's
 :mod:`.logfile`        one run's directory and how a batch is written to it
+:mod:`.reading`        what the log has between two offsets
+:mod:`.additions`      what one call adds to any number of runs, written as a whole
 :mod:`.mending`        what a person puts right
+:mod:`.runs`           how the logs are got at, and where each run stands
 :mod:`.store`          the store
 =====================  =========================================================================
 """

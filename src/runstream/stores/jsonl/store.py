@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import secrets
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from runstream.codec.archiving import entry_fields
 from runstream.codec.fallback import plain_data
@@ -18,19 +15,21 @@ from runstream.codec.lossless_json import dump_json, dump_plain_json
 from runstream.codec.packing import unpack, unpack_plain
 from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
-from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.values import Cursor, E, LeaseGrant, RunInfo, S
-from runstream.stores.archives import DELETED_FOR_SECONDS, ArchiveStore, deleted_here, new_entries, planned_entries
+from runstream.stores.archives import DELETED_FOR_SECONDS, deleted_here, new_entries, planned_entries
 from runstream.stores.filters import check_count
 from runstream.stores.jsonl import names
+from runstream.stores.jsonl.additions import Addition, write_additions
 from runstream.stores.jsonl.disk import names_in, unavailable
-from runstream.stores.jsonl.history import Span
-from runstream.stores.jsonl.home import DELETED, Home
-from runstream.stores.jsonl.lines import NOT_READ, Mark
+from runstream.stores.jsonl.home import DELETED
+from runstream.stores.jsonl.lines import NOT_READ
 from runstream.stores.jsonl.logfile import RunLog, bury
 from runstream.stores.jsonl.mending import cut_back, readmit
+from runstream.stores.jsonl.reading import between, place_of
+from runstream.stores.jsonl.runs import JSONLRuns
 from runstream.stores.jsonl.snapshots import all_snapshots, load_snapshot, load_state
 from runstream.stores.jsonl.snapshots import load_header as load_snapshot_header
 from runstream.stores.jsonl.standing import Standing
@@ -40,24 +39,9 @@ from runstream.stores.snapshot_history import KeptSnapshot
 __all__ = ["JSONLCheckpointer"]
 
 _GRAVE = ".deleted-"
-_MAX_LOGS = 1024  # runs of which this process remembers where they stand
 
 
-class _Addition(NamedTuple):
-    """What one batch adds to one run."""
-
-    log: RunLog
-    header: RunHeader
-    entries: Sequence[ArchiveEntry]
-    snapshots: Sequence[ArchiveSnapshot]
-
-    @property
-    def mark(self) -> Mark:
-        tokens = tuple((snapshot.lane_id, snapshot.token) for snapshot in self.snapshots)
-        return Mark(self.header.status, self.header.updated_at, self.header.session_id, tokens)
-
-
-class JSONLCheckpointer(ArchiveStore[E, S]):
+class JSONLCheckpointer(JSONLRuns[E, S]):
     """Runs in a directory of JSON lines. Threads and processes may share it; it survives a fork.
 
     ``base_dir`` is made if it is not there, and nothing else until the first write; a read makes
@@ -88,13 +72,14 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         super().__init__(
-            event_type=event_type, state_type=state_type, fallback=fallback, max_event_bytes=max_event_bytes
+            Path(base_dir).absolute(),
+            event_type=event_type,
+            state_type=state_type,
+            fallback=fallback,
+            max_event_bytes=max_event_bytes,
+            busy_timeout_seconds=busy_timeout_seconds,
+            keep_snapshots=keep_snapshots,
         )
-        self.base_dir = Path(base_dir).absolute()
-        self._is_closed = False
-        self._keep_snapshots = keep_snapshots
-        self._home = Home(self.base_dir, busy_timeout_seconds)
-        self._start_anew()
         reopen = functools.partial(
             type(self),
             event_type=event_type,
@@ -105,11 +90,6 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             keep_snapshots=keep_snapshots,
         )
         self.reopens_with(reopen, str(self.base_dir))
-
-    def close(self) -> None:
-        """Use the store no more. Closing twice is fine."""
-        self._is_closed = True
-        super().close()
 
     @property
     def archive_id(self) -> str:
@@ -155,13 +135,13 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                 place = places[run_id]
                 if place is None and self._home.was_deleted(run_id, batch.header.start.chain):
                     raise deleted_here(run_id)
-                lacking = new_entries(batch, place, functools.partial(_place_of, log))
+                lacking = new_entries(batch, place, functools.partial(place_of, log))
                 entries = [self._timed(entry) for entry in lacking]
                 snapshots = [new for new in batch.snapshots if not self._has(log, new)]
                 if entries or snapshots or place is None:
-                    additions.append(_Addition(log, batch.header, entries, snapshots))
+                    additions.append(Addition(log, batch.header, entries, snapshots))
                     places[run_id] = entries[-1].cursor if entries else place or batch.header.start
-            self._write(additions)
+            write_additions(additions)
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the log holds at these offsets, both included, in order, from the disk."""
@@ -171,7 +151,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             with self._repairing(log):
                 log.look(durable=True)
             span = log.span(first - 1, last)
-        return _between(log, [span], first, last, from_disk=True)
+        return between(log, [span], first, last, from_disk=True)
 
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the archive holds of a run, from their files."""
@@ -194,7 +174,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                 log.look()
                 spans = [(offset, log.span(offset - 1, offset)) for offset in log.history.kept_aside]
             for offset, span in spans:
-                for entry in _between(log, [span], offset, offset):
+                for entry in between(log, [span], offset, offset):
                     yield each, entry
 
     def check_integrity(self) -> list[str]:
@@ -306,7 +286,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             offset = log.history.lanes.get(lane_id)
             if offset is None:
                 return 0
-            (entry,) = _between(log, [log.span(offset - 1, offset)], offset, offset)
+            (entry,) = between(log, [log.span(offset - 1, offset)], offset, offset)
         return int((entry_fields(run_id, entry) or {}).get("seq", 0))
 
     def take_lease(self, run_id: str, *, owner: str, lane_id: str | None, ttl: float) -> LeaseGrant:
@@ -339,8 +319,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
                 created_at = now if standing is None else standing.created_at
                 header = RunHeader(request.run_id, head.start, head.session_id, head.status, created_at, now)
                 snapshots = self._snapshots(request, plan)
-                additions.append(_Addition(log, header, planned_entries(request, plan), snapshots))
-            self._write(additions)
+                additions.append(Addition(log, header, planned_entries(request, plan), snapshots))
+            write_additions(additions)
         return plans
 
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SavedSnapshot, dict[str, Any]] | None:
@@ -364,117 +344,13 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             found = self._log(run_id).load_kept(kept)
         return None if found is None else load_state(run_id, found)
 
-    def _infos(self) -> list[RunInfo]:
-        with self._using(), unavailable(self.base_dir):
-            found = [self._info(run_id) for run_id in self._home.run_ids()]
-        return [info for info in found if info is not None]
-
-    def _bounds(self, run_id: str) -> tuple[Cursor, Cursor] | None:
-        with self._using(), unavailable(self.base_dir):
-            standing = self._standing(self._log(run_id))
-        return None if standing is None else (standing.start, standing.last)
-
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         with self._using(), unavailable(self.base_dir):
             log = self._log(run_id)
             spans = log.spans_back(low, high) if reverse else [log.span(low, high)]
-        return _between(log, spans, low + 1, high, reverse=reverse)
+        return between(log, spans, low + 1, high, reverse=reverse)
 
     # -- inside ------------------------------------------------------------------------------------
-
-    def _start_anew(self) -> None:
-        self._pid = os.getpid()
-        self._mutex = threading.RLock()
-        self._logs: OrderedDict[str, RunLog] = OrderedDict()
-
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[None]:
-        if self._is_closed:
-            raise ConfigurationError(f"this store of {self.base_dir} is closed; open another")
-        if self._pid != os.getpid():
-            self._start_anew()  # a thread of the parent may have held the mutex when it forked
-        with self._mutex:
-            self._home.check()
-            yield
-
-    @contextlib.contextmanager
-    def _repairing(self, log: RunLog) -> Iterator[None]:
-        """Hold the run's lock if there is something to take back: another writer must not be in the middle."""
-        with self._home.locks.held([log.run_id] if log.has_failed else ()):
-            yield
-
-    @contextlib.contextmanager
-    def _writing(self, run_ids: Iterable[str]) -> Iterator[None]:
-        with self._using():
-            self._home.archive_id()  # an archive has its UUID before it has a run
-            with self._home.locks.held(run_ids), unavailable(self.base_dir):
-                self._home.check()  # again: it may have taken a while
-                yield
-
-    def _write(self, additions: Sequence[_Addition]) -> None:
-        """Write what has been planned and checked. If it fails, nothing of it is left."""
-        try:
-            for addition in additions:
-                addition.log.make_ready()
-                addition.log.prepare(addition.snapshots)
-        except OSError:
-            for addition in additions:
-                addition.log.discard(addition.snapshots)
-            raise
-        done: list[tuple[RunLog, int, bytes]] = []
-        try:
-            for addition in additions:
-                end = addition.log.history.end
-                text = addition.log.commit(addition.header, addition.entries, addition.mark)
-                done.append((addition.log, end, text))
-        except BaseException:  # whatever it is: the call has failed as a whole, and will be sent again as a whole
-            for log, end, text in reversed(done):
-                log.cut_back(end, text)
-            raise
-        for addition in additions:
-            addition.log.place_snapshots()
-
-    def _log(self, run_id: str) -> RunLog:
-        directory = self._home.directory_of(run_id)
-        log = self._logs.get(run_id)
-        if log is None or log.directory != directory:
-            log = self._logs[run_id] = RunLog(directory, run_id, self._keep_snapshots)
-            if len(self._logs) > _MAX_LOGS:
-                self._logs.popitem(last=False)
-        self._logs.move_to_end(run_id)
-        return log
-
-    def _standing(self, log: RunLog, *, durable: bool = False, briefly: bool = False) -> Standing | None:
-        standing = None
-        if briefly:
-            standing = log.glance()
-        elif log.look(durable=durable):
-            standing = log.standing()
-        if standing is not None and not standing.is_foreign:
-            return standing
-        return self._foreign_standing(log, standing)
-
-    def _history(self, log: RunLog) -> Standing | None:
-        """Where a run stands as a sink has it: one of which there is a state and no log has no history yet."""
-        standing = self._standing(log, durable=True)
-        return None if log.history.start is None else standing
-
-    def _foreign_standing(self, log: RunLog, standing: Standing | None) -> Standing | None:
-        """Where a run stands that only another program wrote: its snapshot tells the rest."""
-        with contextlib.suppress(FileNotFoundError, CorruptRecordError):
-            saved_at = (log.directory / names.snapshot_name(None)).stat().st_mtime
-            standing = standing or Standing(Cursor(0, 0), Cursor(0, 0), "", None, saved_at, saved_at)
-            snapshot = load_snapshot(log.run_id, log.directory, None, log.mark)
-            if snapshot is not None:
-                fields = load_state(log.run_id, snapshot)
-                session_id = fields.get("session_id")
-                is_later = standing.status is None or saved_at >= standing.updated_at
-                standing = standing._replace(
-                    session_id=standing.session_id or (session_id if isinstance(session_id, str) else ""),
-                    status=(self.codec.status_of(fields) if is_later else None) or standing.status,
-                    updated_at=max(standing.updated_at, saved_at),
-                )
-        return standing
 
     def _head(self, log: RunLog, standing: Standing | None, request: AppendRequest) -> RunHead:
         if standing is None:
@@ -510,42 +386,3 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         saved = load_snapshot_header(log.directory, snapshot.lane_id, log.mark)
         # one of a lower revision comes from a worker that was paused
         return saved is not None and (saved.token == snapshot.token or saved.revision > snapshot.revision)
-
-    def _info(self, run_id: str) -> RunInfo | None:
-        standing = self._standing(self._log(run_id), briefly=True)
-        if standing is None:
-            return None
-        last = standing.last.offset
-        return RunInfo(
-            run_id,
-            standing.session_id,
-            standing.status or "running",
-            last,
-            last,
-            standing.start.offset + 1,
-            standing.created_at,
-            standing.updated_at,
-            standing.parent,
-        )
-
-
-def _place_of(log: RunLog, offset: int) -> Cursor | None:
-    """What the log has at an offset, its start included, as of the last look; None for nothing."""
-    start = log.history.start
-    if start is not None and offset == start.offset:
-        return start
-    found = next(_between(log, [log.span(offset - 1, offset)], offset, offset), None)
-    return None if found is None else found.cursor
-
-
-def _between(
-    log: RunLog, spans: Sequence[Span], first: int, last: int, *, reverse: bool = False, from_disk: bool = False
-) -> Iterator[ArchiveEntry]:
-    with unavailable(log.path):
-        for span in spans:
-            entries: Iterable[ArchiveEntry] = log.entries(span, from_disk=from_disk)
-            if reverse:
-                entries = reversed(list(entries))
-            for entry in entries:
-                if first <= entry.offset <= last:
-                    yield entry
