@@ -12,16 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runstream.codec.archiving import entry_fields
-from runstream.drain.keepers import (
-    ArchiveKeeper,
-    Difference,
-    DifferenceFound,
-    HotKeeper,
-    Keeper,
-    of_lane,
-    of_snapshot,
-    shown,
-)
+from runstream.drain.archive_keeper import ArchiveKeeper
+from runstream.drain.hot_keeper import HotKeeper
+from runstream.drain.keepers import Difference, DifferenceFound, Keeper, of_lane, of_snapshot, shown
 from runstream.drain.proof import same_content
 from runstream.drain.restoring import made_record
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position
