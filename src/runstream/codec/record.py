@@ -23,7 +23,7 @@ from typing import Any
 
 from runstream.codec.packing import Packer, unpack, unpack_plain
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
-from runstream.model.names import check_name
+from runstream.model.names import MAX_NAME_BYTES, check_name
 
 __all__ = [
     "ERASED",
@@ -69,7 +69,9 @@ _SEQ, _TS = FIELDS.index("seq"), FIELDS.index("ts")
 def check_values(values: list[Any]) -> None:
     """Raise EncodingError, naming the field, for values that could not be keys in Redis or columns in SQLite."""
     for name, place in _TEXTS:
-        check_name(name, values[place])
+        value = values[place]
+        if type(value) is not str or len(value) > MAX_NAME_BYTES or not value.isascii():  # nearly never
+            check_name(name, value)
     seq, ts = values[_SEQ], values[_TS]
     if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
         raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from operator import itemgetter
 from typing import Any, Generic, NamedTuple, cast
 
 from runstream.codec.fallback import plain_data
@@ -41,6 +42,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "payload": {},
 }
 _OWN = frozenset({"run_id", *FIELDS})
+_get_values = itemgetter(*FIELDS)
 _RESERVED = "$"  # what stands beside an event's fields in a JSONL archive starts with this
 
 
@@ -120,14 +122,13 @@ class Codec(Generic[E, S]):
             if to_dict is None:
                 raise EncodingError(f"an event has to_dict; {type(event).__qualname__} has not")
             fields = to_dict()
+            if type(fields) is not dict:
+                fields = dict(fields)  # nothing may come up with what is not in it
         if fields.get("run_id") != run_id:
             raise InvalidRunId(
                 f"an event of run {fields.get('run_id')!r:.80} cannot be appended to run {run_id!r:.80}"
             )
-        values: list[Any] = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
-        for place in (_KIND, _VISIBILITY):
-            if isinstance(values[place], Enum):
-                values[place] = values[place].value
+        values = _values_of(fields)
         check_values(values)
         # one of ours has all of its fields; another may lack some and have others
         is_plain = type(event) is PAEvent and len(fields) == len(_OWN)
@@ -224,6 +225,19 @@ class Codec(Generic[E, S]):
 _SESSION, _LANE, _SEQ, _KIND, _VISIBILITY = (
     FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "kind", "visibility")
 )
+
+
+def _values_of(fields: Mapping[str, Any]) -> list[Any]:
+    """An event's values in the order of FIELDS; members of enums give theirs."""
+    try:
+        values = [*_get_values(fields)]
+    except KeyError:
+        values = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
+    for place in (_KIND, _VISIBILITY):
+        value = values[place]
+        if type(value) is not str and isinstance(value, Enum):
+            values[place] = value._value_  # its property `value` takes longer than all of this
+    return values
 
 
 def _check_keys(keys: Sequence[str | None], count: int) -> None:

@@ -39,8 +39,6 @@ def check_run_id(run_id: Any) -> None:
 
 def check_name(field: str, value: Any) -> None:
     """Raise EncodingError, naming the field, unless this is a string of at most 512 bytes of UTF-8."""
-    if type(value) is str and len(value) <= MAX_NAME_BYTES and value.isascii():
-        return  # nearly always
     if type(value) is not str:
         raise EncodingError(f"{field} is a plain string, not {type(value).__name__} ({value!r:.80})", path=field)
     size = _utf8_size(value)

@@ -15,7 +15,7 @@ from typing import Any
 
 from runstream.model.events import EventKind, member_or_text
 
-__all__ = ["ENDED_STATUSES", "STATUSES", "NodeState", "RunState", "RunStatus", "status_after"]
+__all__ = ["ENDED_STATUSES", "STATUSES", "STATUS_BY_KIND", "NodeState", "RunState", "RunStatus", "status_after"]
 
 
 class RunStatus(str, Enum):
@@ -35,7 +35,7 @@ STATUSES = frozenset(status.value for status in RunStatus)
 ENDED_STATUSES = frozenset({"completed", "failed", "cancelled"})
 """The statuses of a run that has ended. ``run.started`` or a running snapshot opens it again."""
 
-_STATUS_BY_KIND: Mapping[str, str] = {
+STATUS_BY_KIND: Mapping[str, str] = {
     EventKind.RUN_STARTED.value: "running",
     EventKind.RUN_FINISHED.value: "completed",
     EventKind.RUN_ERROR.value: "failed",
@@ -49,7 +49,7 @@ def status_after(kinds: Iterable[str]) -> str | None:
     """
     status = None
     for kind in kinds:
-        status = _STATUS_BY_KIND.get(kind, status)
+        status = STATUS_BY_KIND.get(kind, status)
     return status
 
 

@@ -48,7 +48,7 @@ class Coverage:
                 self.ahead[before] = last
             return
         self.covered = max(self.covered, last)
-        while self.covered in self.ahead:
+        while self.ahead and self.covered in self.ahead:
             self.covered = self.ahead.pop(self.covered)
 
 
@@ -97,7 +97,7 @@ class CoverageBook:
         page = self._pages.get((run_id, lane_id))
         if page is None or page.history != start.chain:  # new here, or deleted and created anew
             page = self._pages[run_id, lane_id] = Coverage(start.chain, start.offset)
+            if len(self._pages) > _MAX_RUNS:
+                self._pages.popitem(last=False)
         self._pages.move_to_end((run_id, lane_id))
-        if len(self._pages) > _MAX_RUNS:
-            self._pages.popitem(last=False)
         return page

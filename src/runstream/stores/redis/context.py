@@ -16,11 +16,12 @@ from runstream.codec.chain import CHAIN_MODULUS
 from runstream.codec.shapes import Codec
 from runstream.codec.snapshot import PackedState
 from runstream.model.errors import ConfigurationError
-from runstream.model.values import Cursor, E, S
+from runstream.model.values import E, S
 from runstream.stores.coverage import CoverageBook
 from runstream.stores.filters import check_count
 from runstream.stores.redis.keys import Keys, check_namespace
 from runstream.stores.redis.recent import RecentBook
+from runstream.stores.redis.replies import offset_of
 from runstream.stores.redis.scripts import Seen
 from runstream.stores.redis.unsettled import UnsettledBook
 
@@ -129,15 +130,16 @@ class SeenBook:
         """What was seen last of a run."""
         return self._seen.get(run_id)
 
-    def note(self, run_id: str, start: Cursor, cursor: Cursor) -> None:
+    def note(self, run_id: str, start: bytes, place: bytes) -> None:
         """Note a place that was seen; of one history, only what is further on."""
+        offset = offset_of(place)
         with self._lock:
             known = self._seen.get(run_id)
-            if known is not None and known.history == start.chain and known.cursor.offset >= cursor.offset:
+            if known is not None and known.start == start and known.offset >= offset:
                 return
-            self._seen[run_id] = Seen(start.chain, cursor)
+            self._seen[run_id] = Seen(start, place, offset)
             self._seen.move_to_end(run_id)
-            if len(self._seen) > _MAX_SEEN:
+            if known is None and len(self._seen) > _MAX_SEEN:
                 self._seen.popitem(last=False)
 
     def forget(self, run_id: str) -> None:
@@ -189,8 +191,12 @@ class Context(Generic[E, S]):
     sharing: list[weakref.ref[Context[E, S]]] = field(default_factory=list)
     """The contexts of one store object: its own, and those of its Runs."""
 
+    asks_nothing: bool = field(init=False)
+    """Whether an append of this store is no more than that: no limit, no lease, nothing to hold for a resend."""
+
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        self.asks_nothing = self.recent is None and self.max_hot_events is None and not self.require_lease
         self.sharing.append(weakref.ref(self, self.sharing.remove))
 
     def for_one_writer(self) -> Context[E, S]:

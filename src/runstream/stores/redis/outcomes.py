@@ -10,6 +10,7 @@ from runstream.codec.record import record_crc
 from runstream.codec.shapes import EncodedEvent
 from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.values import Appended, Cursor, Placement
+from runstream.stores.redis.replies import offset_of, place
 
 __all__ = ["Applied", "Outcome", "TooOld", "Written"]
 
@@ -22,27 +23,31 @@ class TooOld(StoreUnavailable):
 
 
 class Applied(NamedTuple):
-    """A batch that was applied: the run's start, its last place before and after, and where known events lie."""
+    """A batch that was applied: the run's last place before and after, and where known events lie."""
 
     events: Sequence[EncodedEvent]
-    start: Cursor
-    former: Cursor
-    last: Cursor
-    known: Mapping[int, Cursor]
+    former: bytes
+    last: bytes
+    known: Mapping[int, Cursor] = {}
     """By the event's index in the batch."""
 
     @property
     def appended(self) -> Appended:
         """Where the batch landed."""
         first = self.known.get(0)
-        last = self.known.get(len(self.events) - 1, self.last)
-        return Appended(self.former.offset + 1 if first is None else first.offset, last.offset, str(last))
+        first_offset = offset_of(self.former) + 1 if first is None else first.offset
+        last = self.known.get(len(self.events) - 1)
+        if last is not None:
+            return Appended(first_offset, last.offset, str(last))
+        return Appended(first_offset, offset_of(self.last), self.last.decode())
 
     @property
     def placement(self) -> Placement:
         """Where each event lies: the chain tells, from the place before the batch on."""
+        if len(self.events) == 1 and not self.known:
+            return Placement(self.appended, [place(self.last)], frozenset())
         cursors = []
-        last = self.former
+        last = place(self.former)
         for index, event in enumerate(self.events):
             if index in self.known:
                 cursors.append(self.known[index])

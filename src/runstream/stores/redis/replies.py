@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 from runstream.model.values import Cursor
 
-__all__ = ["Retired", "as_map", "entry_record", "known_place", "parse_info", "place", "retired_of", "scored"]
+__all__ = [
+    "Retired",
+    "as_map",
+    "entry_record",
+    "known_place",
+    "offset_of",
+    "parse_info",
+    "place",
+    "retired_of",
+    "scored",
+]
 
 
 def as_map(reply: Any) -> dict[bytes, bytes]:
@@ -43,7 +53,12 @@ def place(text: bytes) -> Cursor:
 
 
 known_place = lru_cache(maxsize=1024)(place)
-"""As ``place``, for one that comes again: a run's start, and the end of an append, after which the next begins."""
+"""As ``place``, for one that comes again: a run's start."""
+
+
+def offset_of(text: bytes) -> int:
+    """The offset of a place as meta holds it."""
+    return int(text.partition(b"-")[0])
 
 
 class Retired(NamedTuple):

@@ -10,33 +10,33 @@ from runstream.codec.snapshot import PackedState, pack_state
 from runstream.model.errors import ConcurrencyConflict
 from runstream.model.names import check_name, check_run_id
 from runstream.model.protocols import Leased
-from runstream.model.state import status_after
 from runstream.model.values import E, S, Snapshot
 from runstream.stores.coverage import Covered
 from runstream.stores.filters import check_attempts, check_count, grant_of
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.moved import retired_away
+from runstream.stores.redis.operations.ordinary import append_event, is_ordinary
 from runstream.stores.redis.operations.reading import standing_of, standing_query
 from runstream.stores.redis.operations.resending import deliver
 from runstream.stores.redis.operations.sending import batch_of, settle
 from runstream.stores.redis.operations.snapshots import decode_known
 from runstream.stores.redis.outcomes import Applied
 from runstream.stores.redis.replies import as_map, place, retired_of
-from runstream.stores.redis.scripts import Batch, LaneSpan, SnapshotWrite
+from runstream.stores.redis.scripts import Batch, SnapshotWrite
 from runstream.stores.refusals import offset_conflict
 from runstream.stores.tokens import random_token
 
 __all__ = ["Archived", "append", "save_event", "save_events", "save_snapshot", "update_state"]
 
 
-def save_event(context: Context[E, S], event: E) -> Operation[list[Applied]]:
+def save_event(context: Context[E, S], event: E) -> Operation[Applied | list[Applied]]:
     """Append one event to the run that it names."""
     run_id: Any = getattr(event, "run_id", None)
     (encoded,) = context.codec.encode_events(run_id, (event,))
-    status = status_after((encoded.kind,)) or ""
-    lanes = {encoded.lane_id: LaneSpan(1, 1, encoded.seq)}
-    return deliver(context, [Batch(run_id, (encoded,), encoded.session_id, status, lanes)])
+    if is_ordinary(context, encoded):
+        return append_event(context, run_id, encoded)
+    return deliver(context, [batch_of(run_id, (encoded,))])
 
 
 def save_events(context: Context[E, S], events: Iterable[E]) -> Operation[None]:
@@ -63,6 +63,9 @@ def append(
     """Append events, with a snapshot if there is one, in one atomic step."""
     check_count("expected_offset", expected_offset)
     encoded = context.codec.encode_events(run_id, events, keys)
+    is_bare = keys is None and expected_offset is None and lease is None and snapshot is None
+    if is_bare and len(encoded) == 1 and is_ordinary(context, encoded[0]):
+        return (yield from append_event(context, run_id, encoded[0]))
     batch = batch_of(
         run_id,
         encoded,
@@ -198,7 +201,8 @@ def _append_nothing(context: Context[E, S], run_id: str, expected_offset: int | 
     """Where the run stands: an append of nothing creates nothing."""
     (meta,) = yield Exchange([standing_query(context.keys.run(run_id).meta)])
     standing = standing_of(meta)
-    last = standing.last
-    if expected_offset is not None and expected_offset != last.offset:
-        raise offset_conflict(run_id, expected_offset, last.offset)
-    return Applied((), standing.start, last, last, {})
+    offset = standing.last.offset
+    if expected_offset is not None and expected_offset != offset:
+        raise offset_conflict(run_id, expected_offset, offset)
+    last = str(standing.last).encode()
+    return Applied((), last, last)

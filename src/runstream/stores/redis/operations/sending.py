@@ -15,7 +15,7 @@ from runstream.model.values import Cursor, E, LeaseGrant, S
 from runstream.stores.redis.context import Context, Producer
 from runstream.stores.redis.exchange import Exchange, Operation, Refusal
 from runstream.stores.redis.outcomes import Applied, Outcome, TooOld
-from runstream.stores.redis.replies import known_place, place
+from runstream.stores.redis.replies import known_place, offset_of, place
 from runstream.stores.redis.scripts import (
     MICROSECONDS,
     PRODUCER_WINDOW_SECONDS,
@@ -36,7 +36,7 @@ from runstream.stores.refusals import (
     too_many_hot_events,
 )
 
-__all__ = ["batch_of", "held", "send", "settle"]
+__all__ = ["batch_of", "held", "send", "send_again", "settle"]
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
 """That a batch was applied, in one text; what it was refused for; or that the script itself was."""
@@ -97,6 +97,12 @@ def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = Tr
             return outcomes
         claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
     return [claimed[batch.run_id] for batch in batches]
+
+
+def send_again(attempt: Attempt) -> Operation[Outcome]:
+    """Send a batch again that was refused, and give what becomes of it."""
+    (reply,) = yield from _attempt(attempt.owner, [attempt])
+    return _outcome(attempt.owner, attempt.batch, reply)
 
 
 def _claim(context: Context[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
@@ -228,22 +234,23 @@ def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
     if not isinstance(reply, bytes):
         return reply.error if isinstance(reply, Refusal) else _refusal(context, batch, reply[0], reply[1:])
     run_id, lanes = batch.run_id, batch.lanes
-    _, before, after, revision, _, began, time, *rest = reply.split()
-    former, last, start = known_place(before), known_place(after), known_place(began)
+    _, former, last, revision, _, began, time, *rest = reply.split()
+    start = known_place(began)
     context.server_clock.heard(int(time))
-    context.seen.note(run_id, start, last)
+    context.seen.note(run_id, began, last)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
     if lanes or not batch.events:
+        before = offset_of(former)
         ends = {}
         for lane, lane_before in zip(lanes, rest, strict=True):
-            ends[lane] = int(lane_before), former.offset + lanes[lane].last
-        context.coverage.appended(run_id, start, former.offset, last.offset, ends)
+            ends[lane] = int(lane_before), before + lanes[lane].last
+        context.coverage.appended(run_id, start, before, offset_of(last), ends)
         if batch.snapshot is not None:
             write = batch.snapshot
             context.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
-    applied = Applied(batch.events, start, former, last, known)
+    applied = Applied(batch.events, former, last, known)
     if context.recent is not None and batch.events:
         context.recent.put(run_id, start.chain, applied.written)
     return applied

@@ -15,6 +15,7 @@ from runstream.model.values import Cursor, LeaseGrant
 from runstream.stores.coverage import Covered
 from runstream.stores.redis.exchange import Script, ScriptCall
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
+from runstream.stores.redis.replies import place
 
 __all__ = [
     "MICROSECONDS",
@@ -33,6 +34,7 @@ __all__ = [
     "delete_call",
     "drop_call",
     "enlist_call",
+    "event_call",
     "extend_call",
     "forget_call",
     "lane_of_lease",
@@ -60,6 +62,8 @@ def _source(name: str) -> str:
 
 def _load(name: str) -> Script:
     source = _source("common") + _source(name)
+    if name == "append":
+        source = _source("ordinary") + source
     # the digest is the server's own name for a script, not a safeguard
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
@@ -158,16 +162,21 @@ class Batch(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A place that a writer or reader saw: the history's first chain, and the cursor in it."""
+    """A place that a writer or reader saw, and the start of the history that it is in, as Redis tells them."""
 
-    history: int
-    cursor: Cursor
+    start: bytes
+    place: bytes
+    offset: int
 
     @property
-    def words(self) -> str:
-        """The two as the append script takes them."""
-        offset, chain = self.cursor
-        return f"{self.history} {offset}-{chain}"
+    def cursor(self) -> Cursor:
+        """The place."""
+        return place(self.place)
+
+    @property
+    def history(self) -> int:
+        """The history's first chain."""
+        return place(self.start).chain
 
 
 class Sending(NamedTuple):
@@ -181,26 +190,58 @@ class Sending(NamedTuple):
     number: int
     sent_at: int | None
     first_chain: int
-    seen: Seen | None
+    seen: Seen | None = None
     max_hot_events: int | None = None
+
+
+_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0)
+
+
+def event_call(keys: Keys, run_id: str, event: EncodedEvent, sending: Sending) -> ScriptCall:
+    """Append one event, with nothing asked for besides."""
+    run = keys.run(run_id)
+    session_id = event.session_id
+    return ScriptCall(
+        _APPEND,
+        (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append,
+        (*_head(keys, run_id, session_id, sending), "", event.lane_id, event.seq, "1 1", event.record),
+    )
+
+
+def _head(keys: Keys, run_id: str, session_id: str, sending: Sending) -> tuple[Any, ...]:
+    producer, number, sent_at, first_chain, seen, _ = sending
+    return (
+        run_id,
+        session_id,
+        producer,
+        number,
+        "-" if sent_at is None else sent_at,
+        "-" if seen is None else seen.place,
+        "-" if seen is None else seen.start,
+        f"{len(keys.partitions)} {PRODUCER_WINDOW_SECONDS * MICROSECONDS} {first_chain}",
+    )
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
     """Append events, a snapshot, or both."""
     run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot = batch
-    producer, number, sent_at, first_chain, seen, most = sending
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
-    # in one word list: redis-py takes longer over each argument than the script over all of these
-    words = (
-        f"{len(keys.partitions)} {first_chain} {producer} {number} {'-' if sent_at is None else sent_at}"
-        f" {PRODUCER_WINDOW_SECONDS * MICROSECONDS} {'- -' if seen is None else seen.words}"
-        f" {'-' if expected is None else expected} {'-' if most is None else most} {status or '-'} {len(lanes)}"
-        f" {len(events) if is_keyed else 0} {0 if grant is None else 1} {0 if snapshot is None else 1}"
+    asked = (
+        expected,
+        sending.max_hot_events,
+        status or None,
+        len(lanes),
+        len(events) if is_keyed else 0,
+        int(grant is not None),
+        int(snapshot is not None),
     )
-    args: list[Any] = [run_id, session_id, words]
+    args: list[Any] = [
+        *_head(keys, run_id, session_id, sending),
+        "" if asked == _NOTHING_ASKED else " ".join("-" if word is None else str(word) for word in asked),
+    ]
     for lane, (first, last, seq) in lanes.items():
-        args += (lane, f"{first} {last} {seq}")
+        args += (lane, seq, f"{first} {last}")
     if session_id:
         names = (*names, run.partition.session(session_id))
     if is_keyed:

@@ -2,15 +2,16 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
 --       then the session, if the batch names one, then keys, if events have some, then the snapshot, if there is one
--- ARGV  1 run id  2 session id, or ''
---       3 words, separated by single spaces: partitions; first chain, for a run that is new; producer; its
---         batch number; when it was first sent (microseconds), or '-'; for how long a silent producer is
---         remembered (microseconds); the history (its first chain) and the place in it that the writer saw
---         last, or '-' twice; expected offset, or '-'; most entries that the run may have here, or '-'; status,
---         or '-'; number of lanes; number of events that are described (all or 0); number of leases; number of
---         snapshots
---       then for each lane: its name; the indexes in the batch of its first and last event, and the seq of the
---         latter, separated by spaces
+-- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
+--       5 when it was first sent (microseconds), or '-'
+--       6 the place that the writer saw last, or '-'  7 the start of the history that it saw it in, or '-'
+--       8 words, separated by single spaces: partitions; for how long a silent producer is remembered
+--         (microseconds); first chain, for a run that is new
+--       9 what is asked for besides, or '' for nothing: events of one lane. Words, separated by single spaces:
+--         expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
+--         lanes; number of events that are described (all or 0); number of leases; number of snapshots
+--       then for each lane: its name; the seq of its last event in the batch; the indexes in the batch of its
+--         first and last event, separated by a space
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': its lane by its index
 --         in the lanes, the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
@@ -46,17 +47,18 @@
 -- A run that was retired goes on after its last place, which is its mark; what is not known of its lanes any more
 -- is taken to be as bad as it can be: they have events up to there, and no snapshot covers any of them.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
+--
+-- ordinary.lua comes before this and common.lua: what it leaves undone comes here, with what it has read.
 
-local run_id, session = ARGV[1], ARGV[2]
-local partitions, new_chain, producer, batch, sent_at, window, history, seen, expected, most, status, lanes,
-  described, leases, snapshots = string.match(ARGV[3], '([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) '
-  .. '([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+)')
-batch, window, lanes, described = tonumber(batch), tonumber(window), tonumber(lanes), tonumber(described)
+-- producer, asked, time, now, sent, meta and seen are ordinary.lua's
+local partitions, window, new_chain = string.match(ARGV[8], '^(%d+) (%d+) (%d+)$')
+local expected, most, status, lanes, described, leases, snapshots = string.match(asked == '' and '- - - 1 0 0 0'
+  or asked, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+window, lanes, described = tonumber(window), tonumber(lanes), tonumber(described)
+local batch, sent_at, seen_start = tonumber(ARGV[4]), ARGV[5], ARGV[7]
+local microseconds = time[1] * 1000000 + time[2]
 
 -- a resend: the first reply is kept with the producer
-local microseconds = clock()
-local now = text(microseconds)
-local sent = call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
 if sent_batch == batch then
   -- a write, so that WAIT covers the first one; as in claim.lua: a full server refuses neither of the two, and
@@ -70,7 +72,7 @@ if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > 
 end
 
 -- where everything lies in the arguments
-local at_events = 4 + 2 * lanes
+local at_events = 10 + 3 * lanes
 local at_lease = at_events + described
 local at_snapshot = at_lease + (leases == '1' and 2 or 0)
 local snapshot, at_records = nil, at_snapshot
@@ -86,10 +88,7 @@ if snapshots == '1' then
   at_records = at + 10 + 2 * snapshot.sets + snapshot.removes
 end
 
--- what is known of the run and of its lanes: the first one's in the same breath
-local first_lane = lanes > 0 and ARGV[4] or snapshot and snapshot.lane or ''
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease',
-  'lane:' .. first_lane, 'since:' .. first_lane, 'lease:' .. first_lane, 'retired')
+-- what is known of the run and of its lanes
 local start = meta[1] or ('0-' .. new_chain)
 local offset, chain = place(meta[2] or start)
 local former = meta[2] or start
@@ -97,7 +96,7 @@ local of_run, of_lanes, retired = retired_of(meta[8], offset)
 if retired and not sent and sent_at == '-' then return {'stale', now} end
 local lane_of = {}
 local function add_lane(name, first, last, seq)
-  local known = name == first_lane and {meta[5], meta[6], meta[7]}
+  local known = name == ARGV[10] and {meta[5], meta[6], meta[7]}
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq}
@@ -109,7 +108,9 @@ local function add_lane(name, first, last, seq)
 end
 local touched = {}
 for i = 1, lanes do
-  touched[i] = add_lane(ARGV[2 + 2 * i], string.match(ARGV[3 + 2 * i], '^(%d+) (%d+) (%S+)$'))
+  local at = 7 + 3 * i
+  local first, last = string.match(ARGV[at + 2], '^(%d+) (%d+)$')
+  touched[i] = add_lane(ARGV[at], first, last, ARGV[at + 1])
 end
 if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
 
@@ -128,8 +129,9 @@ end
 
 if seen ~= '-' and seen ~= meta[2] then
   local seen_offset = place(seen)
-  if not meta[1] or string.match(start, '%d+$') ~= history then
+  if start ~= seen_start then
     -- deleted, by somebody who was allowed to, or lost, and perhaps created anew by others
+    local history = string.match(seen_start, '%d+$')
     if not call('ZSCORE', KEYS[7], history) then return {'lost', text(meta[1] and offset or 0)} end
   elseif offset < seen_offset then
     return {'lost', text(offset)}

@@ -1,0 +1,133 @@
+"""The ordinary append, which is written for speed, does to Redis what the general one does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from backends import RedisBackend
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samples import make_event, make_state
+
+from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld
+from runstream.model.events import EventKind
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+
+LANES = ("main", "a", "b")
+STATE = make_state("r")
+KINDS = (EventKind.AGENT_PROGRESS, EventKind.TOOL_RESULT, EventKind.RUN_STARTED, EventKind.RUN_FINISHED)
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("save"), st.integers(0, 1), st.sampled_from(LANES), st.sampled_from(KINDS)),
+        st.tuples(st.just("append"), st.integers(0, 1), st.sampled_from(LANES), st.sampled_from(("", "s", "t"))),
+        st.tuples(st.just("snapshot"), st.integers(0, 1), st.sampled_from((None, *LANES)), st.none()),
+        st.tuples(st.just("forget"), st.integers(0, 1), st.none(), st.none()),
+        st.tuples(st.just("settled"), st.integers(0, 1), st.none(), st.none()),
+    ),
+    max_size=15,
+)
+
+
+def open_two(backend: RedisBackend, namespace: str, **options: Any) -> Sequence[RedisCheckpointer[Any, Any]]:
+    """Two writers of one namespace."""
+    return [RedisCheckpointer(backend.raw, namespace=namespace, **options) for _ in range(2)]
+
+
+def do(raw: Any, stores: Sequence[RedisCheckpointer[Any, Any]], script: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What each step gives its writer, without what differs from run to run."""
+    given: list[Any] = []
+    for seq, (what, writer, lane, more) in enumerate(script):
+        store = stores[writer]
+        if what == "save":
+            store.save_event(make_event("r", seq, lane_id=lane, kind=more, ts=1.0, span_id="s"))
+        elif what == "append":
+            event = make_event("r", seq, lane_id=lane, session_id=more, ts=1.0, span_id="s")
+            placement = store.append_each("r", [event])
+            given.append((placement.appended[:2], [cursor.offset for cursor in placement.cursors]))
+            assert placement.appended.cursor == str(placement.cursors[-1])
+        elif what == "snapshot":
+            store.save_snapshot("r", STATE, lane_id=lane)
+        elif what == "settled":
+            raw.zrem(store.context.keys.run("r").partition.due, "r")
+        else:
+            store.forget("r")
+    given += [(recorded.offset, recorded.event) for recorded in stores[0].read("r")]
+    for lane in (None, *LANES):
+        snapshot = stores[0].load_snapshot("r", lane_id=lane)
+        given.append(snapshot and (snapshot.offset, snapshot.revision))
+    return given
+
+
+def what_lies_there(raw: Any, namespace: str) -> dict[str, Any]:
+    """All keys of a namespace, without its name, times, chains, producers' names and tokens."""
+    found: dict[str, Any] = {}
+    (meta,) = raw.keys(f"{{{namespace}*:run:r:meta") or [b""]
+    for key in sorted(raw.keys(f"{{{namespace}*")):
+        kind = raw.type(key)
+        if kind == b"stream":
+            value = [(plain(entry_id), fields) for entry_id, fields in raw.xrange(key)]
+        elif kind == b"zset":
+            # all but `due` have the run's last update as the score
+            value = [
+                (member, key.endswith(b":due") or int(score) == int(raw.hget(meta, "updated")))
+                for member, score in raw.zrange(key, 0, -1, withscores=True)
+            ]
+        else:
+            held = raw.hgetall(key)
+            is_nameless = key.endswith((b":producers", b":deleted"))
+            value = sorted((b"" if is_nameless else name, plain(text)) for name, text in held.items())
+        found[key.decode().replace(namespace, "")] = value
+    return found
+
+
+def plain(text: bytes) -> bytes:
+    """An offset without its chain; neither times nor tokens."""
+    text = re.sub(rb"\b(\d+)-\d+\b", rb"\1-", text)
+    text = re.sub(rb"\b1[6-9]\d{14}\b", b"TIME", text)
+    return re.sub(rb"[A-Za-z0-9_-]{16,}", b"TOKEN", text)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=steps)
+def test_it_leaves_what_the_general_append_leaves(redis_backend: RedisBackend, script: list[Any]) -> None:
+    """Two writers, lanes, sessions, statuses, snapshots; a limit, never reached, asks for the general one."""
+    raw = redis_backend.raw
+    namespaces = [f"{redis_backend.namespace}-{name}" for name in ("quick", "general")]
+    try:
+        quick = do(raw, open_two(redis_backend, namespaces[0]), script)
+        general = do(raw, open_two(redis_backend, namespaces[1], max_hot_events=10**6), script)
+        assert quick == general
+        assert what_lies_there(raw, namespaces[0]) == what_lies_there(raw, namespaces[1])
+    finally:
+        raw.delete(*(key for namespace in namespaces for key in raw.keys(f"{{{namespace}*")))
+
+
+def test_what_is_in_the_way_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) -> None:
+    """Right after an append of its own, so that nothing else is out of the ordinary."""
+    one, other = open_two(redis_backend, redis_backend.namespace)
+    for lane_id in ("main", None):
+        one.save_event(make_event("r", 1))
+        with other.lease("r", owner="o", lane_id=lane_id), pytest.raises(LeaseHeld):
+            one.save_event(make_event("r", 2))
+        one.save_event(make_event("r", 3))
+    with other.lease("r", owner="o", lane_id="elsewhere"):
+        one.save_event(make_event("r", 4))
+    assert [recorded.offset for recorded in one.read("r")] == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) -> None:
+    """Meta is put back to what it was, as a failover does it."""
+    one, _ = open_two(redis_backend, redis_backend.namespace)
+    raw, keys = redis_backend.raw, one.context.keys.run("r")
+    one.save_event(make_event("r", 1))
+    before = raw.hgetall(keys.meta)
+    one.save_event(make_event("r", 2))
+    raw.hset(keys.meta, mapping=before)
+    raw.xdel(keys.events, raw.xrevrange(keys.events, count=1)[0][0])
+    with pytest.raises(AcknowledgedWritesLost) as lost:
+        one.save_event(make_event("r", 3))
+    assert (lost.value.last_seen, lost.value.last_present) == (2, 1)
