@@ -48,7 +48,6 @@ from runstream.model.state import RunState, RunStatus
 from runstream.model.values import Cursor
 from runstream.stores.sqlite import SQLiteCheckpointer
 from runstream.stores.sqlite import store as sqlite_store
-from runstream.stores.sqlite.rows import GET_ENTRIES
 
 Archive = SQLiteCheckpointer[PAEvent, RunState]
 Open = Callable[..., Archive]
@@ -420,7 +419,7 @@ def test_pages_are_found_by_index_and_not_by_sorting_or_scanning(archive: Archiv
     place = {"run_id": "r", "low": 0, "high": 9, "rows": 5}
     plans = []
     with archive._file.use() as connection:
-        for sql in (GET_ENTRIES, sqlite_store._GET_ENTRIES_BACK):
+        for sql in sqlite_store._GET_ENTRIES + sqlite_store._GET_ENTRIES_BACK:
             plans += connection.execute(f"EXPLAIN QUERY PLAN {sql}", place).fetchall()
         plans += connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._GET_STATE}", ("r", None)).fetchall()
     steps = [step for *_, step in plans]
@@ -450,7 +449,7 @@ def test_a_batch_that_is_written_twice_is_kept_once(archive: Archive) -> None:
     archive.write([batch])
     archive.write([batch, batch])
     archive.write([batch_of("r", entries[:2])])
-    assert list(archive.read_back("r", 1, 9)) == [entry._replace(columns=None) for entry in entries]
+    assert [found[:7] for found in archive.read_back("r", 1, 9)] == [entry[:7] for entry in entries]
     assert archive.position("r") == Position(entries[-1].cursor)
 
 

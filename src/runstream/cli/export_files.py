@@ -73,7 +73,7 @@ class Export:
                     raise
                 self.corrupt.append(entry.offset)
                 raw = error.raw
-                yield entry._replace(data=None, raw=raw, reason=entry.reason or str(error), columns=None), None
+                yield entry._replace(data=None, raw=raw, reason=entry.reason or str(error), kind=None), None
             self._told(1)
 
     def check_snapshots(self) -> None:

@@ -220,7 +220,7 @@ def unpack_plain(packed: Sequence[bytes]) -> list[Any] | None:
     by itself.
     """
     together = b"".join(packed)
-    if _find_double(together) or _find_single(together):
+    if _find_double(together) or (b"\xca" in together and _find_single(together)):
         return None
     try:
         return list(map(_unpack_plain, packed))

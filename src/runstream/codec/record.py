@@ -29,6 +29,7 @@ __all__ = [
     "ERASED",
     "FIELDS",
     "RECORD_VERSION",
+    "check_all_values",
     "check_values",
     "decode_plain_records",
     "decode_record",
@@ -53,6 +54,7 @@ FIELDS = (
     "payload",
 )
 _HEAD = 5
+_SIZES = frozenset(range(len(FIELDS), len(FIELDS) + 3))
 _VERSION_BYTE = bytes((RECORD_VERSION,))
 
 
@@ -77,6 +79,19 @@ def check_values(values: list[Any]) -> None:
         raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")
     if not isinstance(ts, int | float) or not math.isfinite(ts):
         raise EncodingError(f"ts is Unix time in seconds, not {ts!r:.80}", path="ts")
+
+
+def check_all_values(events: Sequence[Sequence[Any]]) -> None:
+    """As ``check_values`` for each, column by column: raises also for what only that one has to look at."""
+    columns = list(zip(*events, strict=False))
+    for name, place in _TEXTS:
+        for value in set(columns[place]):
+            check_name(name, value)
+    seqs, times = columns[_SEQ], columns[_TS]
+    if set(map(type, seqs)) != {int} or min(seqs) < -(2**63) or max(seqs) >= 2**63:
+        raise EncodingError("seq is an integer of 64 bits", path="seq")
+    if not set(map(type, times)) <= {int, float} or not all(map(math.isfinite, times)):
+        raise EncodingError("ts is Unix time in seconds", path="ts")
 
 
 def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
@@ -150,8 +165,7 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
         if record[:_HEAD] != _VERSION_BYTE + zlib.crc32(body, start).to_bytes(4, "big"):
             return None
     decoded = unpack_plain(bodies)
-    sizes = range(len(FIELDS), len(FIELDS) + 3)
-    if decoded is None or not all(type(values) is list and len(values) in sizes for values in decoded):
+    if decoded is None or set(map(type, decoded)) != {list} or not _SIZES.issuperset(map(len, decoded)):
         return None
     return decoded
 

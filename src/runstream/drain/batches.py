@@ -110,6 +110,16 @@ class Batches:
 
     def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> None:
         """Write, prove and settle as many entries as go into one transaction."""
+        pieces = self._next_pieces(queue, done)
+        # nothing is settled before every archive has written and shown all of it
+        for sink in self._sinks:
+            self._write(sink, pieces, done)
+        for sink in self._sinks:
+            self._prove(sink, pieces, done)
+        self._settle(pieces, queue, done)
+
+    def _next_pieces(self, queue: deque[RunWork], done: set[str]) -> list[Piece]:
+        """Load what goes into one transaction, and make of it what archives keep."""
         pieces: list[Piece] = []
         chosen, room = [], self._pace.count
         while queue and room > 0:
@@ -117,7 +127,7 @@ class Batches:
             room -= max(1, want.last - want.first + 1)
             chosen.append((queue.popleft(), want))
         loaded = self._perform(draining.load_entries(self._keys, [want for _, want in chosen]))
-        self._pace.saw(record for found in loaded for _, record in found.entries)
+        self._pace.saw(record for found in loaded for record in found.records)
         for (work, want), found in zip(chosen, loaded, strict=True):
             try:
                 pieces.append(Piece.make(work, want, found))
@@ -126,12 +136,7 @@ class Batches:
                     done.add(work.run_id)
                 else:
                     self._park(work.run, why_parked(error), done)
-        # nothing is settled before every archive has written and shown all of it
-        for sink in self._sinks:
-            self._write(sink, pieces, done)
-        for sink in self._sinks:
-            self._prove(sink, pieces, done)
-        self._settle(pieces, queue, done)
+        return pieces
 
     def _write(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
         """Write the pieces in one transaction, without those of runs that the archive must refuse."""

@@ -28,7 +28,8 @@ def disproof(
         for expected, held in zip_longest(entries, found):
             if expected is None:
                 return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
-            if held is None or not same_content(run_id, expected, held):
+            # with no call where they are the same, as they nearly always are
+            if held is None or (expected[:5] != held[:5] and not same_content(run_id, expected, held)):
                 return f"{sink.location} does not hold event {expected.offset} as Redis does"
     if snapshots:
         # a later one than ours is there when this worker was paused: Redis will say which it is to be

@@ -145,11 +145,11 @@ class Piece:
             piece.blocked = str(error)
         # the first chain tells for all that were loaded with it; that of a damaged record tells nothing
         if piece.entries and piece.entries[0].data is not None:
-            crc = record_crc(loaded.entries[0][1])
+            crc = record_crc(loaded.records[0])
             if piece.entries[0].chain != next_chain(work.at.chain, crc):
                 raise _diverged(work)
         fresh = max(0, work.run.mark.offset + 1 - want.first)
-        piece.fresh_bytes = sum(len(record) for _, record in loaded.entries[fresh : len(piece.entries)])
+        piece.fresh_bytes = sum(map(len, loaded.records[fresh : len(piece.entries)]))
         if piece.blocked:
             return piece
         reached = want.first - 1 + len(piece.entries)

@@ -29,7 +29,8 @@ class ArchiveEntry(NamedTuple):
 
     An event has its JSON text in ``data``. A record that could not be decoded has None there, its
     bytes in ``raw`` and the cause in ``reason``: it goes to the quarantine and keeps its offset.
-    An entry that was erased has neither.
+    An entry that was erased has neither. The last four are ``columns``, where they are at hand: not in a tuple of
+    their own, since a drain makes these by the thousand, for Python's collector to look through.
     """
 
     offset: int
@@ -38,9 +39,17 @@ class ArchiveEntry(NamedTuple):
     data: str | None
     raw: bytes | None = None
     reason: str = ""
-    columns: EntryColumns | None = None
     quarantined_at: float = 0.0
     """When the record was kept aside, Unix time in seconds; 0.0 where nobody has noted it yet."""
+    seq: int = 0
+    ts: float = 0.0
+    kind: str | None = None
+    lane_id: str = ""
+
+    @property
+    def columns(self) -> EntryColumns | None:
+        """The event's own columns, None where they are not at hand: its JSON has them."""
+        return None if self.kind is None else EntryColumns(self.seq, self.ts, self.kind, self.lane_id)
 
     @property
     def cursor(self) -> Cursor:

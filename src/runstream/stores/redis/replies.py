@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,11 +11,11 @@ from runstream.model.values import Cursor
 __all__ = [
     "Retired",
     "as_map",
-    "entry_record",
     "known_place",
     "offset_of",
     "parse_info",
     "place",
+    "records_of",
     "retired_of",
     "scored",
 ]
@@ -90,10 +90,6 @@ def retired_of(text: bytes | None) -> Retired | None:
     return Retired(*map(int, text.split())) if text else None
 
 
-def entry_record(entry: Any) -> bytes:
-    """The wire record of a stream entry; of an entry with other fields than ours, what it holds."""
-    fields = entry[1]
-    if len(fields) == 2 and fields[0] == b"e":
-        record: bytes = fields[1]
-        return record
-    return b" ".join(fields)
+def records_of(entries: Sequence[Any]) -> list[bytes]:
+    """The wire records of stream entries; of an entry with other fields than ours, what it holds."""
+    return [fields[1] if len(fields) == 2 and fields[0] == b"e" else b" ".join(fields) for _, fields in entries]

@@ -21,7 +21,7 @@ from runstream.stores.planning import AppendPlan, AppendRequest, RunHead, SavedS
 from runstream.stores.sqlite.deleting import was_deleted
 from runstream.stores.sqlite.history import keep_replaced, keep_snapshot
 from runstream.stores.sqlite.leases import in_force
-from runstream.stores.sqlite.rows import GET_ENTRIES, SET_ASIDE, SET_LANE, RunRow, run_row, set_runs
+from runstream.stores.sqlite.rows import GET_ASIDE, GET_EVENTS, SET_ASIDE, SET_LANE, RunRow, run_row, set_runs
 
 __all__ = ["Additions", "add_batch", "append", "columns_of"]
 
@@ -71,19 +71,20 @@ class Additions:
         if run is not None and offset == run.start.offset:
             return run.start
         place = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
-        row = self.connection.execute(GET_ENTRIES, place).fetchone()
+        found = (self.connection.execute(query, place).fetchone() for query in (GET_EVENTS, GET_ASIDE))
+        row = next((row for row in found if row is not None), None)
         return None if row is None else Cursor(row[0], row[1])
 
     def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Entries that come after all that the run has."""
         lanes: dict[str, int] = {}
         for entry in entries:
-            offset, chain, key, data, raw, reason, columns, quarantined_at = entry
+            offset, chain, key, data, raw, reason, quarantined_at, seq, ts, kind, lane_id = entry
             if data is not None:
-                if columns is None:
-                    columns = columns_of(run_id, entry)
-                self._values += (run_id, *columns, data, offset, chain, key)
-                lanes[columns[3]] = offset
+                if kind is None:
+                    seq, ts, kind, lane_id = columns_of(run_id, entry)
+                self._values += (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
+                lanes[lane_id] = offset
             elif raw is not None:
                 self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self.now))
             else:

@@ -22,8 +22,8 @@ import sqlite3
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -123,18 +123,23 @@ class ArchiveFile:
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
             self._check_place()
 
-    def rows(self, query: str, parameters: dict[str, object]) -> list[Any]:
-        """All rows of a query; a text that is damaged comes as bytes, so that only its own row is spoilt."""
-        with self.use() as connection:
+    def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
+        """All rows of each query, as they were at one moment.
+
+        A text that is damaged comes as bytes, so that only its own row is spoilt.
+        """
+        with self.use() as connection, ExitStack() as at_one_moment:
+            if not connection.in_transaction:
+                at_one_moment.enter_context(transaction(connection, "BEGIN"))
             connection.text_factory = str  # faster by a fifth, and good for every text that is not damaged
             try:
-                return connection.execute(query, parameters).fetchall()
+                return [connection.execute(query, parameters).fetchall() for query in queries]
             except sqlite3.OperationalError as error:
                 if "decode" not in str(error):
                     raise
             finally:
                 connection.text_factory = _text_or_bytes
-            return connection.execute(query, parameters).fetchall()
+            return [connection.execute(query, parameters).fetchall() for query in queries]
 
     def read_anew(self, *, from_disk: bool = False) -> None:
         """Let what is read next come from the file, not from what is remembered of writing it.

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from runstream.codec.fallback import plain_data
@@ -43,13 +44,14 @@ from runstream.stores.sqlite.file import ArchiveFile, absolute_path, is_damage
 from runstream.stores.sqlite.history import history_of, state_text
 from runstream.stores.sqlite.leases import release, renew, take
 from runstream.stores.sqlite.mending import cut_back, header_of, readmit
-from runstream.stores.sqlite.rows import GET_ENTRIES, run_row, transaction
+from runstream.stores.sqlite.rows import GET_ASIDE, GET_EVENTS, run_row, transaction
 
 __all__ = ["SQLiteCheckpointer"]
 
 _PAGE_ROWS = 1000
 
-_GET_ENTRIES_BACK = GET_ENTRIES.replace("ORDER BY offset", "ORDER BY offset DESC")
+_GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
+_GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
 _GET_LAST_SEQ = """SELECT seq FROM lanes JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
     WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
 
@@ -216,13 +218,15 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         return None if run is None else (run.start, run.last)
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
-        query = _GET_ENTRIES_BACK if reverse else GET_ENTRIES
+        queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
         while low < high:
             place = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
-            rows = self._file.rows(query, place)
+            rows, aside = self._file.rows(queries, place)
+            if aside:
+                rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)[:_PAGE_ROWS]
             for row in rows:
                 # bytes: another program has put there what is not text
-                yield ArchiveEntry._make(row) if type(row[3]) is not bytes else _damaged(row)
+                yield ArchiveEntry(*row) if type(row[3]) is not bytes else _damaged(row)
             if len(rows) < _PAGE_ROWS:
                 return
             if reverse:

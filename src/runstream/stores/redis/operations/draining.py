@@ -7,7 +7,7 @@ time, as the sorted sets hold them.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from runstream.model.archive import ArchiveSnapshot, RunHeader
 from runstream.model.values import Cursor
 from runstream.stores.redis.exchange import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys, PartitionKeys
-from runstream.stores.redis.replies import as_map, entry_record, place, scored
+from runstream.stores.redis.replies import as_map, place, records_of, scored
 from runstream.stores.redis.scripts import (
     MICROSECONDS,
     claim_call,
@@ -179,15 +179,22 @@ class Wanted(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The entries' places and records, and the snapshots; one that does not read is in ``broken``, with why.
+    """The entries' ids and records, and the snapshots; one that does not read is in ``broken``, with why.
 
     ``start`` is the run's after all that was read: where it is another, or None, so may what was read be.
     """
 
-    entries: list[tuple[Cursor, bytes]]
+    # bytes alone: a pair for each would be a thousand objects for Python's collector to look through
+    ids: list[bytes]
+    records: list[bytes]
     snapshots: list[ArchiveSnapshot]
     broken: dict[str | None, str]
     start: Cursor | None
+
+    @property
+    def entries(self) -> Iterator[tuple[Cursor, bytes]]:
+        """The entries' places and records, in order."""
+        return zip(map(place, self.ids), self.records, strict=True)
 
 
 def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]]:
@@ -201,7 +208,8 @@ def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]
     replies = iter((yield Exchange(commands)))
     found = []
     for want in wanted:
-        loaded = Loaded([(place(entry[0]), entry_record(entry)) for entry in next(replies)], [], {}, None)
+        entries = next(replies)
+        loaded = Loaded([entry_id for entry_id, _ in entries], records_of(entries), [], {}, None)
         for lane_id in want.lanes:
             _add_snapshot(loaded, lane_id, as_map(next(replies)))
         start = next(replies)

@@ -23,7 +23,7 @@ from runstream.stores.redis.operations.moved import events_archived, retired_awa
 from runstream.stores.redis.operations.sending import settle
 from runstream.stores.redis.operations.snapshots import decode_snapshot
 from runstream.stores.redis.pace import Pace
-from runstream.stores.redis.replies import Retired, as_map, entry_record, parse_info, place, retired_of
+from runstream.stores.redis.replies import Retired, as_map, parse_info, place, records_of, retired_of
 from runstream.stores.refusals import diverged, lost
 
 __all__ = [
@@ -343,7 +343,8 @@ class _Reader:
         meta, entries = yield Exchange([standing_query(self._keys.meta), query], atomic=True)
         standing = standing_of(meta)
         high = standing.last.offset if upto is None else min(upto, standing.last.offset)
-        found = [(at, entry_record(entry)) for entry in entries if (at := place(entry[0])).offset <= high]
+        places = (place(entry_id) for entry_id, _ in entries)
+        found = [item for item in zip(places, records_of(entries), strict=True) if item[0].offset <= high]
         self._pace.saw(record for _, record in found)
         if again:
             yield from self._check_history(standing, found[:1])
