@@ -25,7 +25,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import BERLIN, RICH_VALUES, any_text, hashables, make_event, same, values
 
-from runstream.codec.archiving import archive_entries, archive_entry, entry_fields
+from runstream.codec.archiving import archive_entries, archive_entry, entry_fields, plain_entries
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.fallback import plain_data
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
@@ -42,6 +42,7 @@ from runstream.codec.record import (
 )
 from runstream.codec.shapes import Codec
 from runstream.codec.snapshot import PackedState, pack_state, state_checksum, unpack_state
+from runstream.model.archive import ArchiveEntry, contents_of, kept_aside
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
 from runstream.model.values import Cursor
 
@@ -429,6 +430,53 @@ def test_a_record_comes_back(run_id: str, fields: list[Any], extra: dict[str, An
     assert entry.key == key
     if not set(extra) & {"run_id", *FIELDS}:
         assert same(entry_fields(run_id, entry), fields_of(run_id, written))
+
+
+@given(
+    st.text(min_size=1, max_size=9),
+    st.lists(st.tuples(_fields, st.none() | _names), min_size=1, max_size=5),
+)
+def test_many_at_once_are_what_each_is_by_itself(run_id: str, events: list[tuple[list[Any], str | None]]) -> None:
+    records = [
+        encode_record(PACKER, seed(run_id), fields if key is None else [*fields, None, key])
+        for fields, key in events
+    ]
+    offsets = list(range(5, 5 + len(records)))
+    chains = [offset * 7 for offset in offsets]
+    places = list(zip(offsets, chains, records, strict=True))
+    single = [archive_entry(run_id, *place) for place in places]
+    together = list(archive_entries(run_id, [(Cursor(offset, chain), record) for offset, chain, record in places]))
+
+    def told(entries: list[ArchiveEntry]) -> Any:
+        """JSON may spell one value in two ways."""
+        return [(entry._replace(data=None), entry.data and entry_fields(run_id, entry)) for entry in entries]
+
+    assert same(told(together), told(single))
+    plain = plain_entries(run_id, offsets, chains, records)
+    if plain is not None:
+        assert (list(plain), len(plain), plain[-1]) == (together, len(together), together[-1])
+        assert list(plain[1:]) == together[1:]
+        assert list(contents_of(plain)) == list(contents_of(together))
+        assert kept_aside(plain) == kept_aside(single) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("seq", value) for value in (2**63, -(2**63) - 1, 1.0, "1", None, [1])),
+        *(("ts", value) for value in (math.nan, -math.inf, "1", None)),
+        *((name, value) for name in ("lane_id", "kind") for value in (None, 1, "x" * 513, [1])),
+    ],
+)
+def test_what_another_program_wrote_is_kept_aside_among_others_too(name: str, value: Any) -> None:
+    values: list[Any] = ["", "main", "s", None, 1, 0.0, "run.started", "public", {}]
+    record = encode_record(PACKER, seed("r"), values)
+    values[FIELDS.index(name)] = value
+    records = [record, encode_record(PACKER, seed("r"), values), record]
+    assert plain_entries("r", [1, 2, 3], [7, 7, 7], records) is None
+    entries = list(archive_entries("r", [(Cursor(offset, 7), each) for offset, each in enumerate(records, 1)]))
+    assert entries == [archive_entry("r", offset, 7, each) for offset, each in enumerate(records, 1)]
+    assert kept_aside(entries) == [entries[1]]
 
 
 @given(st.text(min_size=1, max_size=9), _fields, st.data())

@@ -26,7 +26,7 @@ from purpose_agent.runtime.state import RunState as ForeignState
 from purpose_agent.runtime.state import RunStatus as ForeignStatus
 from samples import RICH_VALUES, make_event, make_events, make_state, same
 
-from runstream.codec.archiving import archive_entry
+from runstream.codec.archiving import archive_entry, plain_entries
 from runstream.codec.chain import next_chain
 from runstream.codec.record import ERASED, record_crc
 from runstream.codec.shapes import Codec
@@ -451,6 +451,41 @@ def test_a_batch_that_is_written_twice_is_kept_once(archive: Archive) -> None:
     archive.write([batch_of("r", entries[:2])])
     assert [found[:7] for found in archive.read_back("r", 1, 9)] == [entry[:7] for entry in entries]
     assert archive.position("r") == Position(entries[-1].cursor)
+
+
+def test_a_batch_of_columns_is_written_as_its_entries_are(archive: Archive, tmp_path: Path) -> None:
+    """What a drain hands on, made from the wire records of two lanes, one of them with a key."""
+    events = [make_event("r", seq, lane_id=lane, ts=1.5) for seq, lane in enumerate("aabba", 1)]
+    records = [event.record for event in CODEC.encode_events("r", events, [None, "k", None, None, None])]
+    entries = chained("r", records, START)
+    plain = plain_entries("r", [e.offset for e in entries], [e.chain for e in entries], records)
+    assert plain is not None
+    archive.write([batch_of("r", plain[:3])])
+    archive.write([batch_of("r", plain, created_at=5.0)])
+    with SQLiteCheckpointer[PAEvent, RunState](tmp_path / "other.db") as other:
+        other.write([batch_of("r", entries[:3])])
+        other.write([batch_of("r", entries, created_at=5.0)])
+        for table in ("events", "lanes"):
+            columns = "*" if table == "lanes" else "run_id, seq, ts, kind, lane_id, data, offset, chain, key"
+            written = [query(Path(each._file.path), f"SELECT {columns} FROM {table}") for each in (archive, other)]
+            assert written[0] == written[1] != []
+        assert [archive.last_seq("r", lane) for lane in "ab"] == [5, 4]
+
+
+def test_a_page_shows_one_moment(archive: Archive, path: Path) -> None:
+    """A record that is readmitted while the page is read is in one of its two tables."""
+    entries = history("r", 3)
+    archive.write([batch_of("r", [entries[0], entries[1]._replace(data=None, raw=b"raw"), entries[2]])])
+    with SQLiteCheckpointer[PAEvent, RunState](path) as other, archive._file.use() as connection:
+
+        def readmit(statement: str) -> None:
+            if "FROM quarantine" in statement:
+                connection.set_trace_callback(None)
+                assert other.readmit("r", entries[1])
+
+        connection.set_trace_callback(readmit)
+        assert [entry.raw for entry in archive.read_back("r", 1, 3)] == [None, b"raw", None]
+        assert [entry.raw for entry in archive.read_back("r", 1, 3)] == [None, None, None]
 
 
 def test_of_an_overlapping_batch_only_what_is_new_is_added(archive: Archive) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
@@ -16,13 +16,14 @@ from runstream.codec.record import (
     fields_of,
     key_of,
 )
-from runstream.model.archive import ArchiveEntry
+from runstream.model.archive import ArchiveEntry, PlainEntries
 from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.names import check_name
 from runstream.model.values import Cursor
 
-__all__ = ["archive_entries", "archive_entry", "entry_fields"]
+__all__ = ["archive_entries", "archive_entry", "entry_fields", "plain_entries"]
 
+_COLUMNS = 6  # of those that ``_columns`` gives
 _TOGETHER = 100  # so few that their values go before Python's collector looks for them
 
 
@@ -55,9 +56,29 @@ def archive_entries(run_id: str, records: Iterable[tuple[Cursor, bytes]]) -> Ite
             yield from _plain_entries(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
 
 
-def _plain_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> list[ArchiveEntry] | None:
-    """The entries, made column by column; None where one of the records wants to be looked at by itself."""
-    decoded = decode_plain_records(run_id, [record for _, record in records])
+def plain_entries(
+    run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
+) -> PlainEntries | None:
+    """As archive_entry for each of these; None where one of them wants to be looked at by itself."""
+    columns: list[list[Any]] = [[] for _ in range(_COLUMNS)]
+    for first in range(0, len(records), _TOGETHER):
+        some = _columns(run_id, records[first : first + _TOGETHER])
+        if some is None:
+            return None
+        for column, more in zip(columns, some, strict=True):
+            column.extend(more)
+    return PlainEntries([offsets, chains, *columns])
+
+
+def _plain_entries(run_id: str, entries: Sequence[tuple[Cursor, bytes]]) -> PlainEntries | None:
+    places, records = zip(*entries, strict=True)
+    offsets, chains = zip(*places, strict=True)
+    return plain_entries(run_id, offsets, chains, records)
+
+
+def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Iterable[Any]] | None:
+    """Key, data, seq, ts, kind and lane_id of plain events."""
+    decoded = decode_plain_records(run_id, records)
     if decoded is None:
         return None
     try:
@@ -71,10 +92,7 @@ def _plain_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> list
     if texts is None:
         return None
     _, lanes, _, _, seqs, times, kinds, *_ = zip(*decoded, strict=False)  # some have more than the nine
-    offsets, chains = zip(*[cursor for cursor, _ in records], strict=True)
-    unread = repeat(None), repeat(""), repeat(0.0)
-    rows = zip(offsets, chains, keys, texts, *unread, seqs, map(float, times), kinds, lanes, strict=False)
-    return list(map(ArchiveEntry._make, rows))
+    return keys, texts, seqs, map(float, times), kinds, lanes
 
 
 def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:

@@ -20,7 +20,7 @@ from runstream.drain.progress import Progress
 from runstream.drain.proof import disproof
 from runstream.drain.reach import Reach
 from runstream.drain.work import Piece, Positions, RunWork, once_mended, why_parked
-from runstream.model.archive import ArchiveEntry
+from runstream.model.archive import ArchiveEntry, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.values import DrainReport
@@ -215,7 +215,7 @@ class Batches:
             done.add(work.run_id)
             return DrainReport()
         fresh = piece.entries[max(0, work.run.mark.offset - work.at.offset) :]
-        aside = [entry for entry in fresh if entry.raw is not None]
+        aside = kept_aside(fresh)
         self._progress.bytes += piece.fresh_bytes
         _log_quarantined(work.run_id, aside)
         if piece.blocked:

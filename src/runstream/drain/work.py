@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import TypeAlias
 
-from runstream.codec.archiving import archive_entries
+from runstream.codec.archiving import archive_entries, plain_entries
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
@@ -99,7 +99,7 @@ class Piece:
     """What is written, proven and settled of a run in one go."""
 
     work: RunWork
-    entries: list[ArchiveEntry]
+    entries: Sequence[ArchiveEntry]
     snapshots: list[ArchiveSnapshot] = field(default_factory=list)
     broken: Mapping[str | None, str] = field(default_factory=dict)
     blocked: str = ""
@@ -136,13 +136,7 @@ class Piece:
         piece = cls(work, [], broken=loaded.broken)
         if loaded.start != work.run.header.start:
             raise _diverged(work)
-        try:
-            for expected, entry in enumerate(archive_entries(work.run_id, loaded.entries), want.first):
-                if entry.offset != expected:
-                    break
-                piece.entries.append(entry)
-        except UnsupportedVersion as error:
-            piece.blocked = str(error)
+        piece.entries, piece.blocked = _entries(work.run_id, want.first, loaded)
         # the first chain tells for all that were loaded with it; that of a damaged record tells nothing
         if piece.entries and piece.entries[0].data is not None:
             crc = record_crc(loaded.records[0])
@@ -164,6 +158,24 @@ class Piece:
         # one that was saved since the run was loaded may cover events that are not in this piece
         piece.snapshots = [snapshot for snapshot in loaded.snapshots if snapshot.offset <= work.run.last.offset]
         return piece
+
+
+def _entries(run_id: str, first: int, loaded: Loaded) -> tuple[Sequence[ArchiveEntry], str]:
+    """What was loaded without a hole, from that offset on, and why a record stops it there, if one does."""
+    offsets, chains = loaded.places
+    if offsets == list(range(first, first + len(offsets))):
+        plain = plain_entries(run_id, offsets, chains, loaded.records)
+        if plain is not None:
+            return plain, ""
+    entries: list[ArchiveEntry] = []
+    try:
+        for expected, entry in enumerate(archive_entries(run_id, loaded.entries), first):
+            if entry.offset != expected:
+                break
+            entries.append(entry)
+    except UnsupportedVersion as error:
+        return entries, str(error)
+    return entries, ""
 
 
 def _diverged(work: RunWork) -> HistoryDiverged:

@@ -6,13 +6,24 @@ text: what a sink reads back can then be compared with what Redis holds without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple, overload
 
 from runstream.model.values import Cursor
 
-__all__ = ["ArchiveEntry", "ArchiveSnapshot", "EntryColumns", "Position", "RunBatch", "RunHeader"]
+__all__ = [
+    "ArchiveEntry",
+    "ArchiveSnapshot",
+    "EntryColumns",
+    "PlainEntries",
+    "Position",
+    "RunBatch",
+    "RunHeader",
+    "contents_of",
+    "kept_aside",
+]
 
 
 class EntryColumns(NamedTuple):
@@ -60,6 +71,49 @@ class ArchiveEntry(NamedTuple):
     def content(self) -> tuple[object, ...]:
         """What must come back equal when the entry is read back."""
         return self[:5]
+
+
+class PlainEntries(Sequence[ArchiveEntry]):
+    """Entries that are nothing but events, column by column; one is made when it is asked for.
+
+    A drain has them by the thousand: it hands whole columns on, and makes none at all.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.columns = columns
+        """Offset, chain, key, data, seq, ts, kind and lane_id; all of one length."""
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @overload
+    def __getitem__(self, index: int) -> ArchiveEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> PlainEntries: ...
+    def __getitem__(self, index: int | slice) -> ArchiveEntry | PlainEntries:
+        if isinstance(index, slice):
+            return PlainEntries([column[index] for column in self.columns])
+        offset, chain, key, data, *own = [column[index] for column in self.columns]
+        return ArchiveEntry(offset, chain, key, data, None, "", 0.0, *own)
+
+    def __iter__(self) -> Iterator[ArchiveEntry]:
+        offsets, chains, keys, texts, *own = self.columns
+        unread = repeat(None), repeat(""), repeat(0.0)
+        return map(ArchiveEntry._make, zip(offsets, chains, keys, texts, *unread, *own, strict=False))
+
+
+def kept_aside(entries: Sequence[ArchiveEntry]) -> list[ArchiveEntry]:
+    """Those that did not read."""
+    return [] if isinstance(entries, PlainEntries) else [entry for entry in entries if entry.raw is not None]
+
+
+def contents_of(entries: Sequence[ArchiveEntry]) -> Iterator[tuple[object, ...]]:
+    """The ``content`` of each."""
+    if isinstance(entries, PlainEntries):
+        return zip(*entries.columns[:4], repeat(None), strict=False)
+    return (entry.content for entry in entries)
 
 
 class ArchiveSnapshot(NamedTuple):

@@ -6,6 +6,7 @@ it in few calls at the end.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterable
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 from runstream.codec.archiving import entry_fields
 from runstream.codec.lossless_json import dump_json
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, RunBatch
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
 from runstream.model.errors import EncodingError
 from runstream.model.values import Cursor
 from runstream.stores.archives import deleted_here, new_entries, planned_entries
@@ -78,6 +79,14 @@ class Additions:
     def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Entries that come after all that the run has."""
         lanes: dict[str, int] = {}
+        if isinstance(entries, PlainEntries):
+            offsets, chains, keys, texts, seqs, times, kinds, lane_ids = entries.columns
+            rows = zip(
+                itertools.repeat(run_id), seqs, times, kinds, lane_ids, texts, offsets, chains, keys, strict=False
+            )
+            self._values += itertools.chain.from_iterable(rows)
+            lanes.update(zip(lane_ids, offsets, strict=True))
+            entries = ()
         for entry in entries:
             offset, chain, key, data, raw, reason, quarantined_at, seq, ts, kind, lane_id = entry
             if data is not None:

@@ -192,6 +192,12 @@ class Loaded(NamedTuple):
     start: Cursor | None
 
     @property
+    def places(self) -> tuple[list[int], list[int]]:
+        """The entries' offsets, and their chains."""
+        numbers = list(map(int, b"-".join(self.ids).split(b"-"))) if self.ids else []
+        return numbers[::2], numbers[1::2]
+
+    @property
     def entries(self) -> Iterator[tuple[Cursor, bytes]]:
         """The entries' places and records, in order."""
         return zip(map(place, self.ids), self.records, strict=True)
