@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ from backends import RedisBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import make_event, make_state
+from servers import eventually
 
-from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld
+from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld, StoreUnavailable
 from runstream.model.events import EventKind
+from runstream.stores.redis import unsettled
 from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations import appending
 
 LANES = ("main", "a", "b")
 STATE = make_state("r")
@@ -131,3 +135,18 @@ def test_a_loss_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) ->
     with pytest.raises(AcknowledgedWritesLost) as lost:
         one.save_event(make_event("r", 3))
     assert (lost.value.last_seen, lost.value.last_present) == (2, 1)
+
+
+def test_what_was_on_its_way_for_too_long_is_not_as_good_as_new(
+    redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may have applied it and forgotten its producer since: it gets no other time put on it."""
+    monkeypatch.setattr(unsettled, "PRODUCER_WINDOW_SECONDS", 0.2)
+    store, _ = open_two(redis_backend, redis_backend.namespace)
+    operation = appending.save_event(store.context, make_event("r", 1))
+    sent = operation.send(None).commands  # type: ignore[arg-type] # how a generator begins
+    late = time.monotonic() + 0.2
+    eventually(lambda: time.monotonic() > late)
+    assert operation.send([[b"stale", b"1"]]).commands == list(sent)
+    with pytest.raises(StoreUnavailable, match="can no longer be told"):
+        operation.send([[b"stale", b"1"]])

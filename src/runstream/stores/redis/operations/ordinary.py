@@ -6,6 +6,8 @@ neither sent nor kept. What turns out not to be ordinary goes on as any batch do
 
 from __future__ import annotations
 
+import time
+
 from runstream.codec.shapes import EncodedEvent
 from runstream.model.errors import RunstreamError
 from runstream.model.state import STATUS_BY_KIND
@@ -32,14 +34,14 @@ def append_event(context: Context[E, S], run_id: str, event: EncodedEvent) -> Op
     seen = context.seen.get(run_id)
     sending = Sending(producer.name, producer.number, context.server_clock.now(), producer.first_chain, seen)
     call = event_call(context.keys, run_id, event, sending)
-    reply = None
+    reply, begun = None, time.monotonic()
     try:
         (reply,) = yield Exchange((call,), tolerant=True)
     finally:
         if reply is None:
-            context.unsettled.put([Attempt(context, batch_of(run_id, (event,)), call, sending)])
+            context.unsettled.put([Attempt(context, batch_of(run_id, (event,)), call, sending, begun)])
     if type(reply) is not bytes:  # the same answer again, or as good as new
-        outcome = yield from send_again(Attempt(context, batch_of(run_id, (event,)), call, sending))
+        outcome = yield from send_again(Attempt(context, batch_of(run_id, (event,)), call, sending, begun))
         context.producers.give_back(producer)
         if isinstance(outcome, RunstreamError):
             raise outcome
