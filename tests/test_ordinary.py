@@ -16,7 +16,7 @@ from servers import eventually
 
 from runstream.model.errors import AcknowledgedWritesLost, LeaseHeld, StoreUnavailable
 from runstream.model.events import EventKind
-from runstream.stores.redis import unsettled
+from runstream.stores.redis import scripts, unsettled
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations import appending
 
@@ -135,6 +135,19 @@ def test_a_loss_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) ->
     with pytest.raises(AcknowledgedWritesLost) as lost:
         one.save_event(make_event("r", 3))
     assert (lost.value.last_seen, lost.value.last_present) == (2, 1)
+
+
+def test_silent_producers_are_forgotten_here_too(
+    redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each store is new to the run and has read it, so that it goes right on from the end."""
+    monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
+    for _ in range(40):
+        store, _ = open_two(redis_backend, redis_backend.namespace)
+        assert all(recorded.offset for recorded in store.read("r"))
+        store.save_event(make_event("r", 1))
+    assert redis_backend.raw.hlen(store.context.keys.run("r").producers) <= 17
+    assert len(list(store.read("r"))) == 40
 
 
 def test_what_was_on_its_way_for_too_long_is_not_as_good_as_new(

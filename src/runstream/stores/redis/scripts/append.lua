@@ -50,7 +50,7 @@
 --
 -- ordinary.lua comes before this and common.lua: what it leaves undone comes here, with what it has read.
 
--- producer, asked, time, now, sent, meta and seen are ordinary.lua's
+-- producer, asked, time, now, meta, seen and remember are ordinary.lua's
 local partitions, window, new_chain = string.match(ARGV[8], '^(%d+) (%d+) (%d+)$')
 local expected, most, status, lanes, described, leases, snapshots = string.match(asked == '' and '- - - 1 0 0 0'
   or asked, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
@@ -59,6 +59,7 @@ local batch, sent_at, seen_start = tonumber(ARGV[4]), ARGV[5], ARGV[7]
 local microseconds = time[1] * 1000000 + time[2]
 
 -- a resend: the first reply is kept with the producer
+local sent = call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
 if sent_batch == batch then
   -- a write, so that WAIT covers the first one; as in claim.lua: a full server refuses neither of the two, and
@@ -323,8 +324,7 @@ if not is_nothing then
   call('ZADD', KEYS[5], 'NX', now, run_id)
 end
 
-reply = table.concat(reply, ' ')
-call('HSET', KEYS[3], producer, reply)
+local kept = remember(table.concat(reply, ' '))
 if retired then -- producers go a window after the run was retired, and stay if it goes on
   if is_nothing and is_tombstone(meta[8]) then
     call('PEXPIRE', KEYS[3], text(math.ceil(window / 1000)))
@@ -332,13 +332,4 @@ if retired then -- producers go a window after the run was retired, and stay if 
     call('PERSIST', KEYS[3])
   end
 end
--- when one is new to it, so that the run does not remember every process that ever wrote to it
-if not sent and call('HLEN', KEYS[3]) > 16 then
-  local known = call('HGETALL', KEYS[3])
-  for i = 1, #known, 2 do
-    -- its time is the seventh part of what is kept, in the place of the reply that it has there
-    local at = string.match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
-    if microseconds - tonumber(at) > window then call('HDEL', KEYS[3], known[i]) end
-  end
-end
-return reply
+return kept

@@ -1,5 +1,5 @@
--- The ordinary append, put before common.lua and append.lua: events of one lane, by a producer and to a lane that
--- the run knows, right after what their writer saw last, with nothing in the way and nothing asked for besides.
+-- The ordinary append, put before common.lua and append.lua: events of one lane that the run knows, right after
+-- what their writer saw last, with nothing in the way and nothing asked for besides.
 -- Keys, arguments and replies are append.lua's, and so is what holds after it. What is not ordinary goes on there.
 --
 -- It is written for speed, since it is what an agent waits for at every event: a server that has just woken up
@@ -10,12 +10,26 @@ local run_id, session, producer, seen, asked, lane = ARGV[1], ARGV[2], ARGV[3], 
 
 local time = call('TIME')
 local now = time[1] .. format('%06d', time[2])
-local sent = call('HGET', KEYS[3], producer)
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease',
   'lane:' .. lane, 'since:' .. lane, 'lease:' .. lane, 'retired')
 
--- a batch that was applied before has moved the run on, so that it is not ordinary when it comes again
-if asked == '' and seen == meta[2] and sent and meta[5] and session == (meta[3] or '')
+-- Keeps the reply with the producer, and gives it. When that is new to the run, those that were silent for too long
+-- are forgotten, so that a run does not remember every process that ever wrote to it.
+local function remember(reply)
+  if call('HSET', KEYS[3], producer, reply) == 1 and call('HLEN', KEYS[3]) > 16 then
+    local since = now - match(ARGV[8], '^%d+ (%d+)')
+    local known = call('HGETALL', KEYS[3])
+    for i = 1, #known, 2 do
+      -- its time is the seventh part of what is kept, in the place of the reply that it has there
+      local at = match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
+      if tonumber(at) < since then call('HDEL', KEYS[3], known[i]) end
+    end
+  end
+  return reply
+end
+
+-- a batch that was applied before has moved the run on, so that it is not ordinary when it comes again, however late
+if asked == '' and seen == meta[2] and meta[5] and session == (meta[3] or '')
   and not (meta[4] or meta[7] or meta[8]) then
   local offset, chain = match(seen, '^(%d+)-(%d+)$')
   local last
@@ -30,8 +44,6 @@ if asked == '' and seen == meta[2] and sent and meta[5] and session == (meta[3] 
   call('ZADD', KEYS[4], now, run_id)
   if session ~= '' then call('ZADD', KEYS[8], now, run_id) end
   call('ZADD', KEYS[5], 'NX', now, run_id)
-  local reply = ARGV[4] .. ' ' .. seen .. ' ' .. last .. ' 0 0 ' .. meta[1] .. ' ' .. now .. ' '
-    .. match(meta[5], '^%d+')
-  call('HSET', KEYS[3], producer, reply)
-  return reply
+  return remember(ARGV[4] .. ' ' .. seen .. ' ' .. last .. ' 0 0 ' .. meta[1] .. ' ' .. now .. ' '
+    .. match(meta[5], '^%d+'))
 end
