@@ -79,6 +79,8 @@ def same(left: Any, right: Any) -> bool:
         return same(list(left), list(right)) and same(list(left.values()), list(right.values()))
     if isinstance(left, set | frozenset):
         return len(left) == len(right) and all(any(same(one, other) for other in right) for one in left)
+    if isinstance(left, PAEvent | RunState):
+        return same(vars(left), vars(right))
     if isinstance(left, float):
         return repr(left) == repr(right)  # tells 0.0 from -0.0, and knows not-a-number
     if isinstance(left, Decimal):

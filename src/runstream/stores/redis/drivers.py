@@ -225,15 +225,9 @@ class SyncDriver:
             self._process = os.getpid()
         commands = exchange.commands
         try:
-            if len(commands) == 1:
-                try:
-                    return [self._client.execute_command(*_plain(commands[0]))]
-                except errors.ResponseError as error:
-                    replies: Replies = [error]
-            else:
-                replies = self._send(commands, atomic=exchange.atomic)
-                if not _have_error(replies):
-                    return replies
+            replies = self._send(commands, atomic=exchange.atomic)
+            if not _have_error(replies):
+                return replies
             if unknown := _unknown_scripts(replies):
                 for script in {_script_of(commands[index]) for index in unknown}:
                     self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
@@ -245,6 +239,11 @@ class SyncDriver:
             raise _our_error(error) from error
 
     def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
+        if len(commands) == 1:
+            try:
+                return [self._client.execute_command(*_plain(commands[0]))]
+            except errors.ResponseError as error:
+                return [error]
         with self._client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*_plain(command))
@@ -307,15 +306,9 @@ class AsyncDriver:
         """One round trip, and another for scripts that the server did not know."""
         commands = exchange.commands
         try:
-            if len(commands) == 1:
-                try:
-                    return [await self._client.execute_command(*_plain(commands[0]))]
-                except errors.ResponseError as error:
-                    replies: Replies = [error]
-            else:
-                replies = await self._send(commands, atomic=exchange.atomic)
-                if not _have_error(replies):
-                    return replies
+            replies = await self._send(commands, atomic=exchange.atomic)
+            if not _have_error(replies):
+                return replies
             if unknown := _unknown_scripts(replies):
                 for script in {_script_of(commands[index]) for index in unknown}:
                     await self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
@@ -327,6 +320,11 @@ class AsyncDriver:
             raise _our_error(error) from error
 
     async def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
+        if len(commands) == 1:
+            try:
+                return [await self._client.execute_command(*_plain(commands[0]))]
+            except errors.ResponseError as error:
+                return [error]
         async with self._client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*_plain(command))
