@@ -60,7 +60,7 @@ class ArchiveKeeper(Keeper):
         for entry in entries:
             fields, crc = self._read(entry)
             self._check_place(entry.cursor, crc, partial(shown, entry))
-            columns = None if fields is None else _columns_of(fields)
+            columns = None if fields is None else EntryColumns.of(fields)
             if stored is not None and columns != stored.get(entry.offset) and columns is not None:
                 self._differ(entry, "its columns are not those of its text", stored.get(entry.offset), columns)
             self._saw(entry, columns)
@@ -118,7 +118,3 @@ class ArchiveKeeper(Keeper):
             why = (self.location, str(self._unread_snapshot))
             raise DifferenceFound(self.last.offset, "a snapshot does not read", why)
         self._check_snapshots()
-
-
-def _columns_of(fields: dict[str, Any]) -> EntryColumns:
-    return EntryColumns(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))

@@ -34,6 +34,11 @@ class EntryColumns(NamedTuple):
     kind: str
     lane_id: str
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> EntryColumns:
+        """Those of an event with these fields. Raises KeyError where one has no default."""
+        return cls(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))
+
 
 class ArchiveEntry(NamedTuple):
     """One place of a run as an archive keeps it.

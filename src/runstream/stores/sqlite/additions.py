@@ -189,5 +189,4 @@ def add_batch(additions: Additions, batch: RunBatch) -> None:
 
 def columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:
     """The columns of an event that came without them, from another archive."""
-    fields = entry_fields(run_id, entry) or {}
-    return EntryColumns(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))
+    return EntryColumns.of(entry_fields(run_id, entry) or {})
