@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import datetime, time, timedelta, timezone
 from enum import Enum, IntEnum
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgpack
@@ -477,6 +478,48 @@ def test_what_another_program_wrote_is_kept_aside_among_others_too(name: str, va
     entries = list(archive_entries("r", [(Cursor(offset, 7), each) for offset, each in enumerate(records, 1)]))
     assert entries == [archive_entry("r", offset, 7, each) for offset, each in enumerate(records, 1)]
     assert kept_aside(entries) == [entries[1]]
+
+
+class Told(Enum):
+    """Its value is what a property of its own says."""
+
+    A = "a"
+
+    @property
+    def value(self) -> str:
+        return f"kind-{self.name}"
+
+
+class Late(dict[str, Any]):
+    """Makes its values when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return value() if callable(value) else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run_id": "r", "kind": Told.A, "ts": 1.0},
+        Late(run_id="r", kind=lambda: "kind-A", ts=lambda: 1.0),
+        MappingProxyType({"run_id": "r", "kind": "kind-A", "ts": 1.0}),
+        defaultdict(lambda: "made up", {"run_id": "r", "kind": "kind-A", "ts": 1.0}),
+    ],
+    ids=["enum", "late", "proxy", "defaultdict"],
+)
+def test_the_fields_of_an_event_come_in_many_shapes(fields: Any) -> None:
+    (encoded,) = Codec[Any, Any]().encode_events("r", [SimpleNamespace(to_dict=lambda: fields)])
+    assert decode_record("r", 1, encoded.record) == ["", "main", "", None, 0, 1.0, "kind-A", "public", {}]
 
 
 @given(st.text(min_size=1, max_size=9), _fields, st.data())

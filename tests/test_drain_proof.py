@@ -33,7 +33,7 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.model.archive import Position, RunBatch
+from runstream.model.archive import ArchiveEntry, Position, RunBatch
 from runstream.model.protocols import Sink
 from runstream.model.values import Cursor
 from runstream.stores.redis.operations import draining
@@ -307,6 +307,18 @@ def test_a_sink_that_returns_before_its_commit_is_caught(hot: Hot, tmp_path: Pat
         assert (first_hot(hot, "r"), first_hot(hot, "other")) == (1, 1)
     with reopened(archive) as fresh:
         assert fresh.position("r") is None
+
+
+def test_a_lie_is_caught_before_what_comes_after_it(hot: Hot, archive: Archive) -> None:
+    """A sink that fails behind its lie has lied: it is the run that is parked, and no sink that is tried again."""
+    fill(hot)
+
+    def read_back(run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        yield next(iter(archive.read_back(run_id, first, last)))._replace(data="{}")
+        raise StoreUnavailable("the page behind it is damaged")
+
+    assert DrainWorker(hot, [sink_of(archive, read_back=read_back)], trim="archived").drain_once().parked == 2
+    assert (first_hot(hot, "r"), first_hot(hot, "other")) == (1, 1)
 
 
 def test_a_sink_that_writes_nothing_is_caught(hot: Hot, archive: Archive) -> None:

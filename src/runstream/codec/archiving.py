@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
@@ -23,8 +23,7 @@ from runstream.model.values import Cursor
 
 __all__ = ["archive_entries", "archive_entry", "entry_fields", "plain_entries"]
 
-_COLUMNS = 6  # of those that ``_columns`` gives
-_TOGETHER = 100  # so few that their values go before Python's collector looks for them
+_MANY = 100  # so few that their values go before Python's collector looks for them
 
 
 def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:
@@ -46,31 +45,31 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
 def archive_entries(run_id: str, records: Iterable[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
     """As archive_entry for each of these (plain events many at once, which takes a third of the time)."""
     left = iter(records)
-    while some := list(islice(left, _TOGETHER)):
-        entries = _plain_entries(run_id, some)
+    while some := list(islice(left, _MANY)):
+        entries = _together(run_id, some)
         if entries is not None:
             yield from entries
             continue
         for one in some:
             cursor, record = one
-            yield from _plain_entries(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
+            yield from _together(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
 
 
 def plain_entries(
     run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
 ) -> PlainEntries | None:
-    """As archive_entry for each of these; None where one of them wants to be looked at by itself."""
-    columns: list[list[Any]] = [[] for _ in range(_COLUMNS)]
-    for first in range(0, len(records), _TOGETHER):
-        some = _columns(run_id, records[first : first + _TOGETHER])
-        if some is None:
+    """As archive_entry for each of these; None where there is none, or one wants to be looked at by itself."""
+    parts = []
+    for first in range(0, len(records), _MANY):
+        part = _columns(run_id, records[first : first + _MANY])
+        if part is None:
             return None
-        for column, more in zip(columns, some, strict=True):
-            column.extend(more)
-    return PlainEntries([offsets, chains, *columns])
+        parts.append(part)
+    columns = [list(chain.from_iterable(column)) for column in zip(*parts, strict=True)]
+    return PlainEntries([offsets, chains, *columns]) if columns else None
 
 
-def _plain_entries(run_id: str, entries: Sequence[tuple[Cursor, bytes]]) -> PlainEntries | None:
+def _together(run_id: str, entries: Sequence[tuple[Cursor, bytes]]) -> PlainEntries | None:
     places, records = zip(*entries, strict=True)
     offsets, chains = zip(*places, strict=True)
     return plain_entries(run_id, offsets, chains, records)

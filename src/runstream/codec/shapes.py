@@ -123,7 +123,7 @@ class Codec(Generic[E, S]):
                 raise EncodingError(f"an event has to_dict; {type(event).__qualname__} has not")
             fields = to_dict()
             if type(fields) is not dict:
-                fields = dict(fields)  # nothing may come up with what is not in it
+                fields = dict(fields.items())  # one that makes up what it has not would make up defaults
         if fields.get("run_id") != run_id:
             raise InvalidRunId(
                 f"an event of run {fields.get('run_id')!r:.80} cannot be appended to run {run_id!r:.80}"
@@ -146,7 +146,8 @@ class Codec(Generic[E, S]):
                 size=len(record),
                 limit=self.max_event_bytes,
             )
-        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], values[_SEQ], key)
+        # of the user's int, or a bool, what it is: others do not know how it is written
+        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], int(values[_SEQ]), key)
 
     def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
         """The event that a record holds. Raises CorruptRecordError or UnsupportedVersion."""
@@ -236,7 +237,7 @@ def _values_of(fields: Mapping[str, Any]) -> list[Any]:
     for place in (_KIND, _VISIBILITY):
         value = values[place]
         if type(value) is not str and isinstance(value, Enum):
-            values[place] = value._value_  # its property `value` takes longer than all of this
+            values[place] = value.value
     return values
 
 

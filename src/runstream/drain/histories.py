@@ -146,7 +146,7 @@ class HotHistory(History):
 
     def records(self, first: int, last: int) -> Sequence[tuple[Cursor, bytes]]:
         """The places and wire records at these offsets."""
-        return list(self.load(first, last).entries)
+        return self.load(first, last).entries
 
     def load(self, first: int, last: int, lanes: Sequence[str | None] = ()) -> Loaded:
         """The entries at these offsets, and the snapshots of these lanes, as Redis has them now."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
 from operator import eq
 
 from runstream.codec.archiving import entry_fields
@@ -25,12 +25,11 @@ def disproof(
     ``entries`` are made from what is in Redis now, whoever wrote what the archive holds.
     """
     if entries:
-        found = list(sink.read_back(run_id, entries[0].offset, entries[-1].offset))
-        # without a line of Python for each, where all are the same
-        if len(found) != len(entries) or not all(map(eq, contents_of(entries), contents_of(found))):
-            for expected, held in zip_longest(entries, found):
+        first, last = entries[0].offset, entries[-1].offset
+        if not _are_equal(entries, sink.read_back(run_id, first, last)):
+            for expected, held in zip_longest(entries, sink.read_back(run_id, first, last)):
                 if expected is None:
-                    return f"{sink.location} holds an event twice at or before {entries[-1].offset}"
+                    return f"{sink.location} holds an event twice at or before {last}"
                 if held is None or not same_content(run_id, expected, held):
                     return f"{sink.location} does not hold event {expected.offset} as Redis does"
     if snapshots:
@@ -47,6 +46,12 @@ def disproof(
                 of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
                 return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
     return None
+
+
+def _are_equal(entries: Sequence[ArchiveEntry], found: Iterable[ArchiveEntry]) -> bool:
+    """Whether both have the same content to the end, as they nearly always do: at the speed of C."""
+    end = (object(),)
+    return all(map(eq, chain(contents_of(entries), end), chain(contents_of(found), end)))
 
 
 def same_content(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> bool:

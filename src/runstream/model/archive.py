@@ -6,7 +6,7 @@ text: what a sink reads back can then be compared with what Redis holds without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple, overload
@@ -114,7 +114,7 @@ def kept_aside(entries: Sequence[ArchiveEntry]) -> list[ArchiveEntry]:
     return [] if isinstance(entries, PlainEntries) else [entry for entry in entries if entry.raw is not None]
 
 
-def contents_of(entries: Sequence[ArchiveEntry]) -> Iterator[tuple[object, ...]]:
+def contents_of(entries: Iterable[ArchiveEntry]) -> Iterator[tuple[object, ...]]:
     """The ``content`` of each."""
     if isinstance(entries, PlainEntries):
         return zip(*entries.columns[:4], repeat(None), strict=False)

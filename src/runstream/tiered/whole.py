@@ -134,7 +134,7 @@ class WholeRun:
         pace = Pace(_PAGE)
         while at < self.last.offset:
             loaded = self._found.load(at + 1, min(at + pace.count, self.last.offset))
-            records = list(loaded.entries)
+            records = loaded.entries
             if loaded.start != self.header.start or not records or records[0][0].offset != at + 1:
                 return
             pace.saw(record for _, record in records)

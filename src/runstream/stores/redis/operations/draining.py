@@ -7,7 +7,7 @@ time, as the sorted sets hold them.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -198,9 +198,9 @@ class Loaded(NamedTuple):
         return numbers[::2], numbers[1::2]
 
     @property
-    def entries(self) -> Iterator[tuple[Cursor, bytes]]:
+    def entries(self) -> list[tuple[Cursor, bytes]]:
         """The entries' places and records, in order."""
-        return zip(map(place, self.ids), self.records, strict=True)
+        return list(zip(map(place, self.ids), self.records, strict=True))
 
 
 def load_entries(keys: Keys, wanted: Sequence[Wanted]) -> Operation[list[Loaded]]:

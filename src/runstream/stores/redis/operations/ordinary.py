@@ -14,7 +14,7 @@ from runstream.model.state import STATUS_BY_KIND
 from runstream.model.values import E, S
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.operations.sending import batch_of, send_again
+from runstream.stores.redis.operations.sending import batch_of, outcome_of
 from runstream.stores.redis.outcomes import Applied
 from runstream.stores.redis.replies import known_place, offset_of
 from runstream.stores.redis.scripts import Sending, event_call
@@ -40,14 +40,16 @@ def append_event(context: Context[E, S], run_id: str, event: EncodedEvent) -> Op
     finally:
         if reply is None:
             context.unsettled.put([Attempt(context, batch_of(run_id, (event,)), call, sending, begun)])
-    if type(reply) is not bytes:  # the same answer again, or as good as new
-        outcome = yield from send_again(Attempt(context, batch_of(run_id, (event,)), call, sending, begun))
+    if type(reply) is not bytes:
+        attempt = Attempt(context, batch_of(run_id, (event,)), call, sending, begun)
+        outcome = yield from outcome_of(attempt, reply)
         context.producers.give_back(producer)
         if isinstance(outcome, RunstreamError):
             raise outcome
         return outcome
     context.producers.give_back(producer)
-    _, former, last, _, _, start, _, lane_before = reply.split()
+    _, former, last, _, _, start, now, lane_before = reply.split()
+    context.server_clock.heard(int(now))
     context.seen.note(run_id, start, last)
     before = offset_of(former)
     ends = {event.lane_id: (int(lane_before), before + 1)}

@@ -36,7 +36,7 @@ from runstream.stores.refusals import (
     too_many_hot_events,
 )
 
-__all__ = ["batch_of", "held", "send", "send_again", "settle"]
+__all__ = ["batch_of", "held", "outcome_of", "send", "settle"]
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
 """That a batch was applied, in one text; what it was refused for; or that the script itself was."""
@@ -99,9 +99,10 @@ def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = Tr
     return [claimed[batch.run_id] for batch in batches]
 
 
-def send_again(attempt: Attempt) -> Operation[Outcome]:
-    """Send a batch again that was refused, and give what becomes of it."""
-    (reply,) = yield from _attempt(attempt.owner, [attempt])
+def outcome_of(attempt: Attempt, reply: _Reply) -> Operation[Outcome]:
+    """What becomes of a batch that got this reply: sent again where it can be put otherwise, and only there."""
+    if not isinstance(reply, bytes) and _put_otherwise(attempt.owner, attempt, reply):
+        (reply,) = yield from _attempt(attempt.owner, [attempt])
     return _outcome(attempt.owner, attempt.batch, reply)
 
 
