@@ -178,6 +178,19 @@ def redis_backend(request: pytest.FixtureRequest, make_backend: Callable[[str], 
     return backend
 
 
+@pytest.fixture(params=["sqlite", "jsonl", "fake", "valkey"])
+def url(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path) -> str:
+    """A store of every kind that a process can be pointed at."""
+    name: str = request.param
+    if name == "valkey":
+        backend = make_backend(name)
+        assert isinstance(backend, ServerBackend)
+        return f"{backend.server.url}?namespace={backend.namespace}"
+    return {"sqlite": f"sqlite:{tmp_path}/target.db", "jsonl": f"jsonl:{tmp_path}/target"}.get(
+        name, f"fake:{uuid.uuid4().hex}"
+    )
+
+
 @pytest.fixture(params=REAL)
 def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     """Every real server."""

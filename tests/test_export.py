@@ -8,7 +8,6 @@ import json
 import signal
 import sqlite3
 import subprocess
-import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -39,19 +38,6 @@ from runstream.tiered import TieredCheckpointer
 from runstream.tiered.whole import WholeRun
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
-
-
-@pytest.fixture(params=["sqlite", "jsonl", "fake", "valkey"])
-def url(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path) -> str:
-    """A store of every kind that a process can be pointed at."""
-    name: str = request.param
-    if name == "valkey":
-        backend = make_backend(name)
-        assert isinstance(backend, ServerBackend)
-        return f"{backend.server.url}?namespace={backend.namespace}"
-    return {"sqlite": f"sqlite:{tmp_path}/runs.db", "jsonl": f"jsonl:{tmp_path}/runs"}.get(
-        name, f"fake:{uuid.uuid4().hex}"
-    )
 
 
 @pytest.fixture

@@ -7,14 +7,12 @@ import json
 import os
 import sqlite3
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from backends import Backend, ServerBackend
 from commands import Said, run
 from samples import RICH_VALUES, make_event, make_events, make_state, same
 
@@ -36,19 +34,6 @@ their_events = pytest.importorskip("purpose_agent.runtime.events")
 their_state = pytest.importorskip("purpose_agent.runtime.state")
 
 KIND = their_events.EventKind
-
-
-@pytest.fixture(params=["sqlite", "jsonl", "fake", "valkey"])
-def url(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], tmp_path: Path) -> str:
-    """A store of every kind that a process can be pointed at."""
-    name: str = request.param
-    if name == "valkey":
-        backend = make_backend(name)
-        assert isinstance(backend, ServerBackend)
-        return f"{backend.server.url}?namespace={backend.namespace}"
-    return {"sqlite": f"sqlite:{tmp_path}/target.db", "jsonl": f"jsonl:{tmp_path}/target"}.get(
-        name, f"fake:{uuid.uuid4().hex}"
-    )
 
 
 class Theirs(NamedTuple):
