@@ -14,10 +14,10 @@ from runstream.model.state import STATUS_BY_KIND
 from runstream.model.values import E, S
 from runstream.stores.redis.context import Context
 from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.operations.sending import batch_of, outcome_of
+from runstream.stores.redis.operations.sending import batch_of, heard, outcome_of, sending_of
 from runstream.stores.redis.outcomes import Applied
 from runstream.stores.redis.replies import known_place, offset_of
-from runstream.stores.redis.scripts import Sending, event_call
+from runstream.stores.redis.scripts import event_call
 from runstream.stores.redis.unsettled import Attempt
 
 __all__ = ["append_event", "is_ordinary"]
@@ -31,8 +31,7 @@ def is_ordinary(context: Context[E, S], event: EncodedEvent) -> bool:
 def append_event(context: Context[E, S], run_id: str, event: EncodedEvent) -> Operation[Applied]:
     """Append an event to its run."""
     producer = context.producers.take()
-    seen = context.seen.get(run_id)
-    sending = Sending(producer.name, producer.number, context.server_clock.now(), producer.first_chain, seen)
+    sending = sending_of(context, run_id, producer)
     call = event_call(context.keys, run_id, event, sending)
     reply, begun = None, time.monotonic()
     try:
@@ -48,9 +47,7 @@ def append_event(context: Context[E, S], run_id: str, event: EncodedEvent) -> Op
             raise outcome
         return outcome
     context.producers.give_back(producer)
-    _, former, last, _, _, start, now, lane_before = reply.split()
-    context.server_clock.heard(int(now))
-    context.seen.note(run_id, start, last)
+    _, former, last, _, _, start, _, lane_before = heard(context, run_id, reply)
     before = offset_of(former)
     ends = {event.lane_id: (int(lane_before), before + 1)}
     context.coverage.appended(run_id, known_place(start), before, before + 1, ends)

@@ -36,7 +36,7 @@ from runstream.stores.refusals import (
     too_many_hot_events,
 )
 
-__all__ = ["batch_of", "held", "outcome_of", "send", "settle"]
+__all__ = ["batch_of", "heard", "held", "outcome_of", "send", "sending_of", "settle"]
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
 """That a batch was applied, in one text; what it was refused for; or that the script itself was."""
@@ -134,15 +134,28 @@ def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
         book.done(attempts)
 
 
-def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
-    sending = Sending(
+def sending_of(context: Context[E, S], run_id: str, producer: Producer, *, checked: bool = True) -> Sending:
+    """How the producer's next batch is sent to a run; see ``send`` for ``checked``."""
+    return Sending(
         producer.name,
         producer.number,
         context.server_clock.now(),
         producer.first_chain,
-        context.seen.get(batch.run_id) if checked else None,
+        context.seen.get(run_id) if checked else None,
         context.max_hot_events,
     )
+
+
+def heard(context: Context[E, S], run_id: str, reply: bytes) -> list[bytes]:
+    """The words of a reply that a batch was applied (see append.lua), with its time and its place noted."""
+    words = reply.split()
+    context.server_clock.heard(int(words[6]))
+    context.seen.note(run_id, words[5], words[2])
+    return words
+
+
+def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
+    sending = sending_of(context, batch.run_id, producer, checked=checked)
     return Attempt(context, batch, append_call(context.keys, batch, sending), sending)
 
 
@@ -235,10 +248,8 @@ def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
     if not isinstance(reply, bytes):
         return reply.error if isinstance(reply, Refusal) else _refusal(context, batch, reply[0], reply[1:])
     run_id, lanes = batch.run_id, batch.lanes
-    _, former, last, revision, _, began, time, *rest = reply.split()
+    _, former, last, revision, _, began, _, *rest = heard(context, run_id, reply)
     start = known_place(began)
-    context.server_clock.heard(int(time))
-    context.seen.note(run_id, began, last)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)

@@ -190,7 +190,7 @@ class Sending(NamedTuple):
     number: int
     sent_at: int | None
     first_chain: int
-    seen: Seen | None = None
+    seen: Seen | None
     max_hot_events: int | None = None
 
 

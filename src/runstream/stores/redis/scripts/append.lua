@@ -50,7 +50,7 @@
 --
 -- ordinary.lua comes before this and common.lua: what it leaves undone comes here, with what it has read.
 
--- producer, asked, time, now, meta, seen and remember are ordinary.lua's
+-- what is not declared here or in common.lua is ordinary.lua's: what it has read, `add` with its place, `remember`
 local partitions, window, new_chain = string.match(ARGV[8], '^(%d+) (%d+) (%d+)$')
 local expected, most, status, lanes, described, leases, snapshots = string.match(asked == '' and '- - - 1 0 0 0'
   or asked, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
@@ -91,7 +91,7 @@ end
 
 -- what is known of the run and of its lanes
 local start = meta[1] or ('0-' .. new_chain)
-local offset, chain = place(meta[2] or start)
+offset, chain = place(meta[2] or start)
 local former = meta[2] or start
 local of_run, of_lanes, retired = retired_of(meta[8], offset)
 if retired and not sent and sent_at == '-' then return {'stale', now} end
@@ -228,7 +228,8 @@ if snapshot then
 end
 
 -- from here on nothing may refuse
-local last, changed, before_batch = former, {'last', '', 'updated', now}, offset
+local changed, before_batch = {'last', '', 'updated', now}, offset
+last = former
 local function change(field, value)
   changed[#changed + 1] = field
   changed[#changed + 1] = value
@@ -237,12 +238,7 @@ local keyed = {}
 for i = at_records, #ARGV do
   local index = i - at_records + 1
   if not known_places[index] then
-    local record = ARGV[i]
-    local a, b, c, d = string.byte(record, 2, 5)
-    chain = (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
-    offset = offset + 1
-    last = format('%.0f-%.0f', offset, chain)
-    call('XADD', KEYS[1], last, 'e', record)
+    add(ARGV[i])
     if key_of[index] then
       keyed[#keyed + 1], keyed[#keyed + 2] = key_of[index], last
       key_of[index] = last

@@ -45,6 +45,41 @@ local function lease_in_force(lease, now)
   return token, owner, tonumber(expires), epoch
 end
 
+-- Whether a field of meta notes a snapshot, of the run or of a lane.
+local function is_snapshot(field) return string.sub(field, 1, 8) == 'snapshot' end
+
+-- When the last of the leases that are in force runs out; 0 if none is.
+local function last_expiry(meta, now)
+  local last = 0
+  for field, value in pairs(meta) do
+    if string.match(field, '^lease') then
+      local _, _, expires = lease_in_force(value, now)
+      last = math.max(last, expires or 0)
+    end
+  end
+  return last
+end
+
+-- All fields of a hash by their names.
+local function all_of(key)
+  local fields, found = call('HGETALL', key), {}
+  for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
+  return found
+end
+
+-- ARGV from `first` on: a number of archives, their UUIDs, then fields and values. The location of an archive that
+-- the partition requires (key) and that is not among them, or nil; the fields' values by their names.
+local function archived_by(key, first)
+  local at_fields, has, values = first + 1 + tonumber(ARGV[first]), {}, {}
+  for i = first + 1, at_fields - 1 do has[ARGV[i]] = true end
+  for i = at_fields, #ARGV, 2 do values[ARGV[i]] = ARGV[i + 1] end
+  local required = call('HGETALL', key)
+  for i = 1, #required, 2 do
+    if not has[required[i]] then return required[i + 1], values end
+  end
+  return nil, values
+end
+
 -- The reply that says so, if a lease is in force in that field whose token is another one.
 local function held(field, lease, now, mine)
   local token, owner, expires = lease_in_force(lease, now)

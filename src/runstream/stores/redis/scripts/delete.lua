@@ -10,11 +10,9 @@
 -- of it is in force, for so long. DEL is the first write: it frees memory.
 
 local now = clock()
-local fields = call('HGETALL', KEYS[2])
-local meta, snapshots = {}, 0
-for i = 1, #fields, 2 do
-  meta[fields[i]] = fields[i + 1]
-  if string.sub(fields[i], 1, 8) == 'snapshot' then snapshots = snapshots + 1 end
+local meta, snapshots = all_of(KEYS[2]), 0
+for field in pairs(meta) do
+  if is_snapshot(field) then snapshots = snapshots + 1 end
 end
 if meta['start'] ~= ARGV[2] then return 0 end
 for field, value in pairs(meta) do

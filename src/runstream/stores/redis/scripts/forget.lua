@@ -17,9 +17,7 @@
 
 local now, quiet = clock(), tonumber(ARGV[4])
 local score = call('ZSCORE', KEYS[11], ARGV[1])
-local fields = call('HGETALL', KEYS[2])
-local meta = {}
-for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+local meta = all_of(KEYS[2])
 if (meta['start'] or '') ~= ARGV[2] then return 'changed' end
 if not score or not is_tombstone(meta['retired']) or call('ZSCORE', KEYS[7], ARGV[1]) then
   call('ZREM', KEYS[11], ARGV[1])
@@ -27,13 +25,7 @@ if not score or not is_tombstone(meta['retired']) or call('ZSCORE', KEYS[7], ARG
 end
 if (meta['session'] or '') ~= ARGV[3] then return 'changed' end
 
-local from = tonumber(score)
-for field, value in pairs(meta) do
-  if string.match(field, '^lease') then
-    local _, _, expires = lease_in_force(value, now)
-    if expires then from = math.max(from, expires - quiet) end
-  end
-end
+local from = math.max(tonumber(score), last_expiry(meta, now) - quiet)
 if from > now - quiet then
   call('ZREM', KEYS[11], '') -- as in claim.lua: a full server does not refuse this, nor what follows
   call('ZADD', KEYS[11], 'XX', text(from), ARGV[1])

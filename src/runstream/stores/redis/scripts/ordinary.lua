@@ -28,17 +28,20 @@ local function remember(reply)
   return reply
 end
 
+-- Adds a record after the last event, whose place these are.
+local offset, chain, last
+local function add(record)
+  local a, b, c, d = string.byte(record, 2, 5)
+  offset, chain = offset + 1, (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
+  last = format('%.0f-%.0f', offset, chain)
+  call('XADD', KEYS[1], last, 'e', record)
+end
+
 -- a batch that was applied before has moved the run on, so that it is not ordinary when it comes again, however late
 if asked == '' and seen == meta[2] and meta[5] and session == (meta[3] or '')
   and not (meta[4] or meta[7] or meta[8]) then
-  local offset, chain = match(seen, '^(%d+)-(%d+)$')
-  local last
-  for i = 13, #ARGV do
-    local a, b, c, d = string.byte(ARGV[i], 2, 5)
-    offset, chain = offset + 1, (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
-    last = format('%.0f-%.0f', offset, chain)
-    call('XADD', KEYS[1], last, 'e', ARGV[i])
-  end
+  offset, chain = match(seen, '^(%d+)-(%d+)$')
+  for i = 13, #ARGV do add(ARGV[i]) end
   call('HSET', KEYS[2], 'last', last, 'updated', now, 'lane:' .. lane, match(last, '^%d+') .. ' ' .. ARGV[11])
   if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', match(seen, '^%d+') + 1)) end
   call('ZADD', KEYS[4], now, run_id)

@@ -22,22 +22,9 @@
 
 local now, quiet = clock(), tonumber(ARGV[3])
 local score = call('ZSCORE', KEYS[5], ARGV[1])
-local fields = call('HGETALL', KEYS[2])
-local meta, snapshots = {}, {}
-for i = 1, #fields, 2 do
-  meta[fields[i]] = fields[i + 1]
-  if string.sub(fields[i], 1, 8) == 'snapshot' then snapshots[fields[i]] = fields[i + 1] end
-end
-
-local at, has = 6, {}
-for _ = 1, tonumber(ARGV[5]) do
-  has[ARGV[at]] = true
-  at = at + 1
-end
-local required = call('HGETALL', KEYS[7])
-for i = 1, #required, 2 do
-  if not has[required[i]] then return {'archives', required[i + 1]} end
-end
+local meta = all_of(KEYS[2])
+local missing, archived = archived_by(KEYS[7], 5)
+if missing then return {'archives', missing} end
 
 if (meta['start'] or '') ~= ARGV[2] then return {'changed'} end
 if not score or not meta['start'] or is_tombstone(meta['retired']) or not is_ended(meta['status'])
@@ -46,30 +33,24 @@ if not score or not meta['start'] or is_tombstone(meta['retired']) or not is_end
   return {'unfit'}
 end
 
-local from = tonumber(meta['updated'])
-for field, value in pairs(meta) do
-  if string.match(field, '^lease') then
-    local _, _, expires = lease_in_force(value, now)
-    if expires then from = math.max(from, expires - quiet) end
-  end
-end
+local from = math.max(tonumber(meta['updated']), last_expiry(meta, now) - quiet)
 if from > now - quiet then
   call('ZREM', KEYS[5], '') -- as in claim.lua: a full server does not refuse this, nor what follows
   call('ZADD', KEYS[5], 'XX', text(from), ARGV[1])
   return {'later'}
 end
 
-local archived = {}
-for i = at, #ARGV, 2 do archived[ARGV[i]] = ARGV[i + 1] end
 local of_run, of_lanes = retired_of(meta['retired'])
 of_run, of_lanes = of_run or 0, of_lanes or 0
-for field, value in pairs(snapshots) do
-  local revision, token = string.match(value, '^%d+ (%d+) (%S+)$')
-  if archived[field] ~= token then return {'changed'} end
-  if field == 'snapshot' then
-    of_run = math.max(of_run, tonumber(revision))
-  else
-    of_lanes = math.max(of_lanes, tonumber(revision))
+for field, value in pairs(meta) do
+  if is_snapshot(field) then
+    local revision, token = string.match(value, '^%d+ (%d+) (%S+)$')
+    if archived[field] ~= token then return {'changed'} end
+    if field == 'snapshot' then
+      of_run = math.max(of_run, tonumber(revision))
+    else
+      of_lanes = math.max(of_lanes, tonumber(revision))
+    end
   end
 end
 

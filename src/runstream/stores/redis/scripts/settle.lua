@@ -22,21 +22,11 @@
 
 local function offset_of(cursor) return (place(cursor)) end
 
-local fields = call('HGETALL', KEYS[2])
-local meta = {}
-for i = 1, #fields, 2 do meta[fields[i]] = fields[i + 1] end
+local meta = all_of(KEYS[2])
 if meta['start'] ~= ARGV[2] then return {'gone'} end
 
-local at = 7
-local has = {}
-for _ = 1, tonumber(ARGV[6]) do
-  has[ARGV[at]] = true
-  at = at + 1
-end
-local required = call('HGETALL', KEYS[4])
-for i = 1, #required, 2 do
-  if not has[required[i]] then return {'archives', required[i + 1]} end
-end
+local missing, archived = archived_by(KEYS[4], 6)
+if missing then return {'archives', missing} end
 
 local proven, offset = ARGV[3], offset_of(ARGV[3])
 if is_tombstone(meta['retired']) then
@@ -84,10 +74,8 @@ end
 call('HDEL', KEYS[5], ARGV[1])
 
 local done = offset == offset_of(meta['last'])
-local archived = {}
-for i = at, #ARGV, 2 do archived[ARGV[i]] = ARGV[i + 1] end
 for field, value in pairs(meta) do
-  if string.sub(field, 1, 8) == 'snapshot' then
+  if is_snapshot(field) then
     local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
     if archived[field] ~= token then
       done = false
