@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
@@ -21,7 +21,7 @@ from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.names import check_name
 from runstream.model.values import Cursor
 
-__all__ = ["archive_entries", "archive_entry", "entry_fields", "plain_entries"]
+__all__ = ["archive_entries", "archive_entry", "archive_lots", "entry_fields", "plain_entries"]
 
 _MANY = 100  # so few that their values go before Python's collector looks for them
 
@@ -42,40 +42,36 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
         return ArchiveEntry(offset, chain, None, None, raw=record, reason=str(error))
 
 
-def archive_entries(run_id: str, records: Iterable[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
+def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
     """As archive_entry for each of these (plain events many at once, which takes a third of the time)."""
-    left = iter(records)
-    while some := list(islice(left, _MANY)):
-        entries = _together(run_id, some)
-        if entries is not None:
-            yield from entries
+    offsets, chains = [cursor.offset for cursor, _ in records], [cursor.chain for cursor, _ in records]
+    return chain.from_iterable(archive_lots(run_id, offsets, chains, [record for _, record in records]))
+
+
+def archive_lots(
+    run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
+) -> Iterator[Sequence[ArchiveEntry]]:
+    """As archive_entry for each of these, in lots: as columns where all of a lot are plain events."""
+    for first in range(0, len(records), _MANY):
+        lot = slice(first, first + _MANY)
+        plain = plain_entries(run_id, offsets[lot], chains[lot], records[lot])
+        if plain is not None:
+            yield plain
             continue
-        for one in some:
-            cursor, record = one
-            yield from _together(run_id, [one]) or [archive_entry(run_id, *cursor, record)]
+        for offset, chain_there, record in zip(offsets[lot], chains[lot], records[lot], strict=True):
+            one = plain_entries(run_id, [offset], [chain_there], [record])
+            yield one or [archive_entry(run_id, offset, chain_there, record)]
 
 
 def plain_entries(
     run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
 ) -> PlainEntries | None:
-    """As archive_entry for each of these; None where there is none, or one wants to be looked at by itself."""
-    parts = []
-    for first in range(0, len(records), _MANY):
-        part = _columns(run_id, records[first : first + _MANY])
-        if part is None:
-            return None
-        parts.append(part)
-    columns = [list(chain.from_iterable(column)) for column in zip(*parts, strict=True)]
-    return PlainEntries([offsets, chains, *columns]) if columns else None
+    """As archive_entry for each of these; None where one of them wants to be looked at by itself."""
+    columns = _columns(run_id, records)
+    return None if columns is None else PlainEntries([offsets, chains, *columns])
 
 
-def _together(run_id: str, entries: Sequence[tuple[Cursor, bytes]]) -> PlainEntries | None:
-    places, records = zip(*entries, strict=True)
-    offsets, chains = zip(*places, strict=True)
-    return plain_entries(run_id, offsets, chains, records)
-
-
-def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Iterable[Any]] | None:
+def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Sequence[Any]] | None:
     """Key, data, seq, ts, kind and lane_id of plain events."""
     decoded = decode_plain_records(run_id, records)
     if decoded is None:
@@ -91,7 +87,7 @@ def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Iterable[Any]] |
     if texts is None:
         return None
     _, lanes, _, _, seqs, times, kinds, *_ = zip(*decoded, strict=False)  # some have more than the nine
-    return keys, texts, seqs, map(float, times), kinds, lanes
+    return keys, texts, seqs, list(map(float, times)), kinds, lanes
 
 
 def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:

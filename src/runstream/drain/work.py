@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
+from operator import eq
 from shlex import quote
 from typing import TypeAlias
 
-from runstream.codec.archiving import archive_entries, plain_entries
+from runstream.codec.archiving import archive_lots
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
+from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, joined
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.values import Cursor
 from runstream.stores.redis.operations.draining import DueRun, Loaded, LoadedRun, Wanted
@@ -163,19 +165,15 @@ class Piece:
 def _entries(run_id: str, first: int, loaded: Loaded) -> tuple[Sequence[ArchiveEntry], str]:
     """What was loaded without a hole, from that offset on, and why a record stops it there, if one does."""
     offsets, chains = loaded.places
-    if offsets == list(range(first, first + len(offsets))):
-        plain = plain_entries(run_id, offsets, chains, loaded.records)
-        if plain is not None:
-            return plain, ""
-    entries: list[ArchiveEntry] = []
+    are_next = list(map(eq, offsets, count(first)))
+    dense = are_next.index(False) if False in are_next else len(offsets)
+    lots: list[Sequence[ArchiveEntry]] = []
     try:
-        for expected, entry in enumerate(archive_entries(run_id, loaded.entries), first):
-            if entry.offset != expected:
-                break
-            entries.append(entry)
+        for lot in archive_lots(run_id, offsets[:dense], chains[:dense], loaded.records[:dense]):
+            lots.append(lot)  # noqa: PERF402 - what came before a record of a newer version stays
     except UnsupportedVersion as error:
-        return entries, str(error)
-    return entries, ""
+        return joined(lots), str(error)
+    return joined(lots), ""
 
 
 def _diverged(work: RunWork) -> HistoryDiverged:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, NamedTuple, overload
 
 from runstream.model.values import Cursor
@@ -22,6 +22,7 @@ __all__ = [
     "RunBatch",
     "RunHeader",
     "contents_of",
+    "joined",
     "kept_aside",
 ]
 
@@ -100,13 +101,22 @@ class PlainEntries(Sequence[ArchiveEntry]):
     def __getitem__(self, index: int | slice) -> ArchiveEntry | PlainEntries:
         if isinstance(index, slice):
             return PlainEntries([column[index] for column in self.columns])
-        offset, chain, key, data, *own = [column[index] for column in self.columns]
-        return ArchiveEntry(offset, chain, key, data, None, "", 0.0, *own)
+        offset, chain_there, key, data, *own = [column[index] for column in self.columns]
+        return ArchiveEntry(offset, chain_there, key, data, None, "", 0.0, *own)
 
     def __iter__(self) -> Iterator[ArchiveEntry]:
         offsets, chains, keys, texts, *own = self.columns
         unread = repeat(None), repeat(""), repeat(0.0)
         return map(ArchiveEntry._make, zip(offsets, chains, keys, texts, *unread, *own, strict=False))
+
+
+def joined(lots: Sequence[Sequence[ArchiveEntry]]) -> Sequence[ArchiveEntry]:
+    """The entries of all lots: as columns still, if all of them are."""
+    plain = [lot for lot in lots if isinstance(lot, PlainEntries)]
+    if len(plain) < len(lots) or not lots:
+        return list(chain.from_iterable(lots))
+    parts = zip(*(lot.columns for lot in plain), strict=True)
+    return PlainEntries([list(chain.from_iterable(part)) for part in parts])
 
 
 def kept_aside(entries: Sequence[ArchiveEntry]) -> list[ArchiveEntry]:
