@@ -46,26 +46,24 @@ class Packer:
 
     def __init__(self, fallback: Fallback | None = plain_data) -> None:
         self.fallback = fallback
-        self._own = threading.local()  # making a packer costs as much as packing a small event
+        self._free: list[msgpack.Packer] = []  # making one costs as much as packing a small event
+        self._own = threading.local()
 
     def pack(self, value: Any, path: str = "") -> bytes:
         """The value as bytes. Raises EncodingError, which names the place of what cannot be stored."""
         try:
-            packer = self._own.packer
-        except AttributeError:
-            packer = self._own.packer = self._new_packer()
-        try:
-            packed: bytes = packer.pack(value)
+            return self._pack(value)
         except _REFUSALS as error:
             raise self._blame(value, path, error) from error
-        return packed
-
-    def _new_packer(self) -> msgpack.Packer:
-        return msgpack.Packer(default=self._convert, strict_types=True, unicode_errors="surrogatepass")
 
     def _pack(self, value: Any) -> bytes:
-        # a new packer: the thread's own may be in the middle of the value that holds this one
-        packed: bytes = self._new_packer().pack(value)
+        # one that is free: another thread's, or what holds this value, may be in the middle of theirs
+        try:
+            packer = self._free.pop()
+        except IndexError:
+            packer = msgpack.Packer(default=self._convert, strict_types=True, unicode_errors="surrogatepass")
+        packed: bytes = packer.pack(value)
+        self._free.append(packer)
         return packed
 
     def _convert(self, value: Any) -> Any:

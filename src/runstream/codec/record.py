@@ -70,10 +70,15 @@ _SEQ, _TS = FIELDS.index("seq"), FIELDS.index("ts")
 
 def check_values(values: list[Any]) -> None:
     """Raise EncodingError, naming the field, for values that could not be keys in Redis or columns in SQLite."""
-    for name, place in _TEXTS:
-        value = values[place]
-        if type(value) is not str or len(value) > MAX_NAME_BYTES or not value.isascii():  # nearly never
-            check_name(name, value)
+    session_id, lane_id, _, _, _, _, kind, visibility = values[:8]
+    if type(session_id) is type(lane_id) is type(kind) is type(visibility) is str:
+        together = session_id + lane_id + kind + visibility
+        is_sound = together.isascii() and len(together) <= MAX_NAME_BYTES  # as nearly all are
+    else:
+        is_sound = False
+    if not is_sound:
+        for name, place in _TEXTS:
+            check_name(name, values[place])
     seq, ts = values[_SEQ], values[_TS]
     if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
         raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")

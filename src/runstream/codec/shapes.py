@@ -107,14 +107,14 @@ class Codec(Generic[E, S]):
         another number of keys than of events.
         """
         check_run_id(run_id)
-        crc_seed = seed(run_id)
         if keys is None:
-            return [self._encode_event(run_id, crc_seed, event) for event in events]
+            return [self.encode_event(run_id, event) for event in events]
         events = list(events)
         _check_keys(keys, len(events))
-        return [self._encode_event(run_id, crc_seed, *pair) for pair in zip(events, keys, strict=True)]
+        return [self.encode_event(run_id, *pair) for pair in zip(events, keys, strict=True)]
 
-    def _encode_event(self, run_id: str, crc_seed: int, event: E, key: str | None = None) -> EncodedEvent:
+    def encode_event(self, run_id: str, event: E, key: str | None = None) -> EncodedEvent:
+        """One event as ``encode_events`` gives it, of a run whose id was checked."""
         if type(event) is PAEvent:
             fields: Mapping[str, Any] = event.__dict__
         else:
@@ -137,7 +137,7 @@ class Codec(Generic[E, S]):
             values.append(extra)
         if key is not None:
             values += [key] if len(values) > len(FIELDS) else [None, key]
-        record = encode_record(self.packer, crc_seed, values)
+        record = encode_record(self.packer, seed(run_id), values)
         if len(record) > self.max_event_bytes:
             raise PayloadTooLarge(
                 f"an event of run {run_id!r} has {len(record)} bytes; the limit is {self.max_event_bytes}"
@@ -234,10 +234,14 @@ def _values_of(fields: Mapping[str, Any]) -> list[Any]:
         values = [*_get_values(fields)]
     except KeyError:
         values = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
+    kind, visibility = values[_KIND], values[_VISIBILITY]
+    if type(kind) is EventKind and type(visibility) is Visibility:
+        # what the property `value` gives, in a tenth of the time
+        values[_KIND], values[_VISIBILITY] = kind._value_, visibility._value_
+        return values
     for place in (_KIND, _VISIBILITY):
-        value = values[place]
-        if type(value) is not str and isinstance(value, Enum):
-            values[place] = value.value
+        if isinstance(values[place], Enum):
+            values[place] = values[place].value
     return values
 
 
