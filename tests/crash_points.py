@@ -73,10 +73,17 @@ def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> No
         if points.is_asleep:
             return send(driver, commands, atomic=atomic)
         assert not atomic, "a worker sends no transactions: if it does, each is one operation"
-        return [reply for command in commands for reply in send(driver, [command], atomic=False)]
+        return [_reply(driver, command) for command in commands]
 
     _replace(SyncDriver, "_send", send_singly)
     _replace(redis.Redis, "execute_command", execute_one)
+
+
+def _reply(driver: SyncDriver, command: Any) -> Any:
+    try:
+        return driver._client.execute_command(*command)
+    except redis.ResponseError as error:
+        return error
 
 
 def _as_bytes(part: Any) -> bytes:

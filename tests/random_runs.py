@@ -29,7 +29,7 @@ from runstream.stores.sqlite import SQLiteCheckpointer
 __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one_archive", "picture"]
 
 _LANES = ("main", "side", "a:b %")
-_PASSING = ("mark", "trimmed", "proven", "lease", "epoch", "retired")
+_PASSING = ("mark", "trimmed", "proven", "lease", "epoch", "retired", "by")
 
 
 class Author:
@@ -145,7 +145,7 @@ def picture(backend: RedisBackend, hot: Hot, *, without: Collection[str] = _PASS
             "events": raw.xrange(keys.events),
             "keys": raw.hgetall(keys.keys),
             "snapshots": snapshots,
-            "listed": raw.zscore(keys.partition.runs, run_id),
+            "listed": raw.zscore(keys.partition.runs, run_id) // 10**6,
             "in session": raw.zscore(keys.partition.session(session), run_id) is not None,
         }
     return found

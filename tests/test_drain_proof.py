@@ -95,14 +95,15 @@ def fill(hot: Hot) -> dict[str, list[PAEvent]]:
     events = [make_event("r", seq, payload={"raw": b"\x00\xff", "n": seq}) for seq in range(1, 6)]
     hot.save_events(events[:3])
     hot.append("r", events[3:], keys=[None, "the key"])
-    encode = hot.context.codec.encode_events
+    encode = hot.context.codec.encode_event
 
     def encode_damaged(*args: Any) -> Any:
-        return [one._replace(record=one.record[:-1] + bytes((one.record[-1] ^ 1,))) for one in encode(*args)]
+        encoded = encode(*args)
+        return encoded._replace(record=encoded.record[:-1] + bytes((encoded.record[-1] ^ 1,)))
 
-    hot.context.codec.encode_events = encode_damaged  # type: ignore[assignment, method-assign]
+    hot.context.codec.encode_event = encode_damaged  # type: ignore[assignment, method-assign]
     hot.save_event(make_event("r", 6))
-    del hot.context.codec.encode_events  # the instance's own, set above
+    del hot.context.codec.encode_event  # the instance's own, set above
     hot.save_snapshot("r", make_state("r", purpose="p"))
     hot.save_snapshot("r", make_state("r", purpose="p"), lane_id="main")
     others = [make_event("other", seq) for seq in (1, 2, 3)]

@@ -48,7 +48,7 @@ from runstream.drain.episodes import Episodes
 from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.progress import Progress
 from runstream.model.archive import RunBatch
-from runstream.stores.redis.exchange import Exchange, Operation, Replies, ScriptCall
+from runstream.stores.redis.exchange import Exchange, Operation, Replies, script_of
 from runstream.stores.redis.keys import PartitionKeys
 from runstream.stores.redis.operations import draining, inspecting
 from runstream.stores.redis.operations.inspecting import NamespaceStatus, WorkerReport, namespace_status
@@ -560,7 +560,7 @@ def strike(  # noqa: C901 - one scenario, in the order in which it happens
         nonlocal calls
         if dies and proxy.struck > before:
             raise StoreUnavailable("the dead send nothing")
-        names = {c.script.name if isinstance(c, ScriptCall) else c[0].decode() for c in exchange.commands}
+        names = {script.name if (script := script_of(c)) else c[0].decode() for c in exchange.commands}
         if which[0] in names:
             calls += 1
             if calls == which[1]:  # the worker's other thread sends nothing meanwhile: see Heartbeat.still

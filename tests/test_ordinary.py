@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from backends import RedisBackend
+from backends import RedisBackend, kept_replies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import make_event, make_state
@@ -19,7 +19,6 @@ from runstream.model.errors import AcknowledgedWritesLost, ConfigurationError, L
 from runstream.model.events import EventKind
 from runstream.stores.redis import scripts, unsettled
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.exchange import ScriptCall
 from runstream.stores.redis.operations import appending
 
 
@@ -63,7 +62,10 @@ def do(raw: Any, stores: Sequence[RedisCheckpointer[Any, Any]], script: Sequence
         elif what == "snapshot":
             store.save_snapshot("r", STATE, lane_id=lane)
         elif what == "settled":
-            raw.zrem(store.context.keys.run("r").partition.due, "r")
+            keys = store.context.keys.run("r")
+            raw.zrem(keys.partition.due, "r")
+            if last := raw.hget(keys.meta, "last"):
+                raw.hset(keys.meta, "mark", last)
         else:
             store.forget("r")
     given += [(recorded.offset, recorded.event) for recorded in stores[0].read("r")]
@@ -74,21 +76,26 @@ def do(raw: Any, stores: Sequence[RedisCheckpointer[Any, Any]], script: Sequence
 
 
 def what_lies_there(raw: Any, namespace: str) -> dict[str, Any]:
-    """All keys of a namespace, without its name, times, chains, producers' names and tokens."""
+    """All keys of a namespace, without its name, times, chains, producers' names and tokens.
+
+    What the last append notes of itself in meta stands for what its producer is remembered by.
+    """
     found: dict[str, Any] = {}
     (meta,) = raw.keys(f"{{{namespace}*:run:r:meta") or [b""]
+    updated = raw.hget(meta, "updated")
     for key in sorted(raw.keys(f"{{{namespace}*")):
         kind = raw.type(key)
         if kind == b"stream":
             value = [(plain(entry_id), fields) for entry_id, fields in raw.xrange(key)]
         elif kind == b"zset":
-            # all but `due` have the run's last update as the score
             value = [
-                (member, key.endswith(b":due") or int(score) == int(raw.hget(meta, "updated")))
+                # right to the second; a session's is not touched by events that name none
+                (member, not key.endswith(b":runs") or int(score) // 10**6 == int(updated) // 10**6)
                 for member, score in raw.zrange(key, 0, -1, withscores=True)
             ]
         else:
-            held = raw.hgetall(key)
+            held = kept_replies(raw, meta, key) if key.endswith(b":producers") else raw.hgetall(key)
+            held.pop(b"by", None)
             is_nameless = key.endswith((b":producers", b":deleted"))
             value = sorted((b"" if is_nameless else name, plain(text)) for name, text in held.items())
         found[key.decode().replace(namespace, "")] = value
@@ -144,6 +151,32 @@ def test_a_loss_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) ->
     assert (lost.value.last_seen, lost.value.last_present) == (2, 1)
 
 
+def test_the_lists_of_runs_are_right_to_the_second(redis_backend: RedisBackend) -> None:
+    """What was updated in another second is listed anew; within one, each run itself tells when it was."""
+    store, _ = open_two(redis_backend, redis_backend.namespace)
+    raw = redis_backend.raw
+    run_ids = ["a", "b", "c", "d"]
+    for run_id in run_ids:
+        store.save_event(make_event(run_id, 1, session_id="s"))
+    keys = store.context.keys.run("a")
+    lists = keys.partition.runs, keys.partition.session("s")
+    for name in lists:
+        raw.zadd(name, {"a": 1})
+    now = int(raw.hget(keys.meta, "updated"))
+    raw.hset(keys.meta, "updated", now - 10**6)
+    store.save_event(make_event("a", 2, session_id="s"))
+    assert all(raw.zscore(name, "a") >= now for name in lists)
+    assert store.list_runs() == ["a", "d", "c", "b"]
+    for run_id in ("c", "b", "a", "d"):
+        store.save_event(make_event(run_id, 3, session_id="s"))
+        assert store.list_runs()[0] == run_id
+        assert [info.run_id for info in store.runs(session_id="s", limit=1)] == [run_id]
+        assert [info.run_id for info in store.runs(updated_after=time.time() - 60, limit=1)] == [run_id]
+    last = store.run_info("d")
+    assert last is not None
+    assert [info.run_id for info in store.runs(updated_after=last.updated_at - 1e-5)] == ["d"]
+
+
 def test_silent_producers_are_forgotten_here_too(
     redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +197,9 @@ def test_each_says_how_old_it_is(redis_backend: RedisBackend) -> None:
     told = store.context.server_clock.now()
     assert told is not None
     (call,) = appending.save_event(store.context, make_event("r", 2)).send(None).commands  # type: ignore[arg-type] # begins it
-    assert isinstance(call, ScriptCall)
-    assert told <= call.args[4] < told + 60_000_000
+    _, _, count, *rest = call
+    sent_at, *_ = rest[count:][5].split()  # among the words: see append.lua
+    assert told <= int(sent_at) < told + 60_000_000
 
 
 @pytest.mark.parametrize("seq", [True, Numbers.SEVEN])
@@ -189,6 +223,7 @@ def test_what_is_refused_is_sent_once(redis_backend: RedisBackend) -> None:
     raw, keys = redis_backend.raw, store.context.keys.run("r")
     raw.delete(keys.partition.runs)
     raw.set(keys.partition.runs, "of another program")
+    raw.hincrby(keys.meta, "updated", -(10**6))  # so that it is listed anew
     with pytest.raises(ConfigurationError, match="another program"):
         store.save_event(make_event("r", 3))
     raw.delete(keys.partition.runs)

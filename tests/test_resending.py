@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from runstream import (
 )
 from runstream.codec.shapes import Codec
 from runstream.stores.redis import scripts, unsettled
+from runstream.stores.redis.context import ServerClock
 from runstream.stores.redis.exchange import Exchange, Replies
 from runstream.stores.redis.recent import RecentBook
 
@@ -183,7 +185,7 @@ def test_a_batch_that_is_too_old_is_refused_rather_than_applied_twice(
     line.cut("request")
     monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
     monkeypatch.setattr(unsettled, "PRODUCER_WINDOW_SECONDS", 0)
-    hot.context.server_clock.heard(1)  # told by a reply of long ago
+    hot.context.server_clock.heard(b"1")  # told by a reply of long ago
     with pytest.raises(StoreUnavailable):
         hot.append("r", events)
     with pytest.raises(StoreUnavailable, match="can no longer be told"):
@@ -194,9 +196,61 @@ def test_a_batch_that_is_too_old_is_refused_rather_than_applied_twice(
 def test_a_clock_that_is_behind_delays_nothing(hot: Hot) -> None:
     """A batch that only looks old is sent again at once, with the time that the server told."""
     hot.save_event(make_event("r"))
-    hot.context.server_clock.heard(1, reset=True)
+    hot.context.server_clock.heard(b"1", reset=True)
     hot.save_event(make_event("r"))
     assert len(spans(hot)) == 2
+
+
+def test_an_ordinary_append_is_known_after_ordinary_ones_of_others(
+    redis_backend: RedisBackend, hot: Hot, line: Line
+) -> None:
+    """Two others have read the run, so that they go right on from its end; its resend gets the first reply."""
+    hot.save_event(make_event("r", 1))
+    event = make_event("r", 2)
+    line.cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", [event])
+    for seq in (3, 4):
+        other = open_hot(redis_backend)
+        assert spans(other)
+        other.save_event(make_event("r", seq))
+        other.save_event(make_event("r", seq))
+    appended = hot.append("r", [event])
+    assert appended[:2] == (2, 2)
+    assert appended.cursor == str(next(item.cursor for item in hot.read("r") if item.offset == 2))
+    assert [item.event.seq for item in hot.read("r")] == [1, 2, 3, 3, 4, 4]
+
+
+def test_the_last_ordinary_append_is_known_after_its_run_was_retired(hot: Hot, line: Line, tmp_path: Path) -> None:
+    """Its reply is lost, the run leaves Redis, the resend gets the first reply."""
+    hot.save_event(make_event("r", 1, kind="run.finished"))
+    event = make_event("r", 2)
+    line.cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", [event])
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        for _ in range(2):
+            DrainWorker(hot, [archive], retire_after_seconds=0).drain_once()
+        raw: Any = hot._driver._client
+        assert not raw.exists(hot.context.keys.run("r").events)
+        assert hot.append("r", [event])[:2] == (2, 2)
+        assert [item.event.seq for item in archive.read("r")] == [1, 2]
+
+
+def test_a_clock_is_set_within_a_second_too() -> None:
+    """Of each second the first reply counts, unless what was believed is to be given up."""
+    clock = ServerClock()
+    clock.heard(b"5000000")
+    told = clock.now()
+    clock.heard(b"5999999")
+    now = clock.now()
+    assert told is not None
+    assert now is not None
+    assert now - told < 900_000
+    clock.heard(b"5999999", reset=True)
+    now = clock.now()
+    assert now is not None
+    assert now >= 5_999_999
 
 
 def test_silent_producers_are_forgotten(redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 import pytest
 from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend
+from backends import Backend, RedisBackend, kept_replies
 from commands import run
 from servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually, primary_and_replica
 
@@ -57,7 +57,7 @@ from runstream.model.names import check_run_id
 from runstream.model.protocols import MendableSink
 from runstream.model.values import Cursor
 from runstream.stores.redis.embedded import EmbeddedServer
-from runstream.stores.redis.exchange import Exchange, Replies, ScriptCall
+from runstream.stores.redis.exchange import Exchange, Replies, script_of
 from runstream.stores.redis.operations import draining, inspecting, restoring
 
 Hot = RedisCheckpointer[Any, Any]
@@ -661,7 +661,8 @@ def test_a_resend_finds_its_first_reply_where_both_histories_have_it(world: Worl
 
 
 def producers(world: World) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = world.backend.raw.hgetall(world.hot.context.keys.run("r").producers)
+    keys = world.hot.context.keys.run("r")
+    found = kept_replies(world.backend.raw, keys.meta, keys.producers)
     return {name: sent.split()[2] for name, sent in found.items()}
 
 
@@ -806,7 +807,7 @@ def test_an_append_of_a_former_attempt_that_arrives_late_is_not_repeated(world: 
     overtaken: list[int] = []
 
     def late(one: Exchange) -> Replies:
-        scripts = [each.script.name for each in one.commands if isinstance(each, ScriptCall)]
+        scripts = [script.name for each in one.commands if (script := script_of(each))]
         if "append" in scripts and not overtaken:
             overtaken.append(1)
             with pytest.raises(Killed):
@@ -1288,7 +1289,7 @@ def test_what_was_refilled_and_never_put_in_place_goes_by_itself(failed_over: Wo
     exchange = driver.exchange
 
     def dying(one: Exchange) -> Replies:
-        if any(isinstance(command, ScriptCall) and command.script.name == "switch" for command in one.commands):
+        if any((script := script_of(command)) and script.name == "switch" for command in one.commands):
             raise Killed
         replies: Replies = exchange(one)
         return replies

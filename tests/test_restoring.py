@@ -37,7 +37,7 @@ from runstream.drain.resolving import look, resolve
 from runstream.drain.restoring import put_back
 from runstream.drain.verifying import verify_run
 from runstream.stores.redis.embedded import EmbeddedServer
-from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.stores.redis.exchange import Exchange, Replies, script_of
 from runstream.tiered import TieredCheckpointer
 
 KINDS = ("sqlite", "jsonl")
@@ -394,7 +394,7 @@ def test_what_is_written_meanwhile_is_not_overwritten(backend: RedisBackend, arc
 
 
 def _names(one: Exchange) -> str:
-    return " ".join(getattr(getattr(call, "script", None), "name", "").upper() for call in one.commands)
+    return " ".join(script.name.upper() for command in one.commands if (script := script_of(command)))
 
 
 def _before_each(hot: Hot, hook: Callable[[Exchange], object]) -> None:

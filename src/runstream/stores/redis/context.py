@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
-from runstream.codec.chain import CHAIN_MODULUS
 from runstream.codec.shapes import Codec
 from runstream.codec.snapshot import PackedState
 from runstream.model.errors import ConfigurationError
@@ -21,7 +20,6 @@ from runstream.stores.coverage import CoverageBook
 from runstream.stores.filters import check_count
 from runstream.stores.redis.keys import Keys, check_namespace
 from runstream.stores.redis.recent import RecentBook
-from runstream.stores.redis.replies import offset_of
 from runstream.stores.redis.scripts import Seen
 from runstream.stores.redis.unsettled import UnsettledBook
 
@@ -29,7 +27,6 @@ __all__ = ["Context", "Producer", "ProducerPool", "SeenBook", "ServerClock", "Sn
 
 _MAX_SNAPSHOT_BYTES = 64 * 2**20
 _MAX_SEEN = 16_384
-_CHAIN_STEP = 2**42 - 11  # any that has no divisor in common with the modulus
 
 DEFAULT_RETRY_SECONDS = 5.0
 
@@ -37,17 +34,11 @@ DEFAULT_RETRY_SECONDS = 5.0
 class Producer:
     """The identity under which one call at a time appends. It numbers its batches."""
 
-    __slots__ = ("_chain", "name", "number")
+    __slots__ = ("name", "number")
 
     def __init__(self) -> None:
-        self.name = secrets.token_urlsafe(9)
+        self.name = secrets.token_hex(9)
         self.number = 0
-        self._chain = secrets.randbelow(CHAIN_MODULUS)
-
-    @property
-    def first_chain(self) -> int:
-        """The first chain of a run that the batch with this number creates: another one for every batch."""
-        return (self._chain + self.number * _CHAIN_STEP) % CHAIN_MODULUS
 
 
 class ProducerPool:
@@ -130,9 +121,8 @@ class SeenBook:
         """What was seen last of a run."""
         return self._seen.get(run_id)
 
-    def note(self, run_id: str, start: bytes, place: bytes) -> None:
+    def note(self, run_id: str, start: bytes, place: bytes, offset: int) -> None:
         """Note a place that was seen; of one history, only what is further on."""
-        offset = offset_of(place)
         with self._lock:
             known = self._seen.get(run_id)
             if known is not None and known.start == start and known.offset >= offset:
@@ -153,14 +143,22 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._ahead: int | None = None
+        self._second: bytes | None = None
 
     def now(self) -> int | None:
         """The server's time by this process's clock, or None before any reply has told it."""
         return None if self._ahead is None else self._ahead + time.monotonic_ns() // 1000
 
-    def heard(self, server_time: int, *, reset: bool = False) -> None:
-        """Note a time that a reply told. ``reset`` believes it even if it is earlier than what was known."""
-        ahead = server_time - time.monotonic_ns() // 1000
+    def heard(self, server_time: bytes, *, reset: bool = False) -> None:
+        """Note a time that a reply told; of each second, the first that tells it is enough.
+
+        ``reset`` believes it even if it is earlier than what was known.
+        """
+        second = server_time[:-6]
+        if second == self._second and not reset:
+            return
+        self._second = second
+        ahead = int(server_time) - time.monotonic_ns() // 1000
         if self._ahead is None or reset or ahead > self._ahead:
             self._ahead = ahead
 

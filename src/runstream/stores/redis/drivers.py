@@ -28,8 +28,8 @@ from runstream.stores.redis.exchange import (
     Refusal,
     Replies,
     Script,
-    ScriptCall,
     Stream,
+    script_of,
 )
 
 __all__ = ["AsyncDriver", "SyncDriver"]
@@ -102,17 +102,11 @@ def _refused(error: errors.ResponseError) -> RunstreamError:
     return ConfigurationError(f"the server refused a command: {text}")
 
 
-def _plain(command: Command | ScriptCall) -> Command:
-    """The command as redis-py sends it."""
-    if isinstance(command, ScriptCall):
-        return (b"EVALSHA", command.script.sha, len(command.keys), *command.keys, *command.args)
-    return command
-
-
-def _script_of(command: Command | ScriptCall) -> Script:
-    if isinstance(command, ScriptCall):
-        return command.script
-    raise ConfigurationError(f"the server does not know a script that {command[0]!r} needs")
+def _unknown_script(command: Command) -> Script:
+    script = script_of(command)
+    if script is None:
+        raise ConfigurationError(f"the server does not know a script that {command[0]!r} needs")
+    return script
 
 
 def _have_error(replies: Sequence[Any]) -> bool:
@@ -225,11 +219,17 @@ class SyncDriver:
             self._process = os.getpid()
         commands = exchange.commands
         try:
-            replies = self._send(commands, atomic=exchange.atomic)
-            if not _have_error(replies):
-                return replies
+            if len(commands) == 1:
+                try:
+                    return [self._client.execute_command(*commands[0])]
+                except errors.ResponseError as error:
+                    replies: Replies = [error]
+            else:
+                replies = self._send(commands, atomic=exchange.atomic)
+                if not _have_error(replies):
+                    return replies
             if unknown := _unknown_scripts(replies):
-                for script in {_script_of(commands[index]) for index in unknown}:
+                for script in {_unknown_script(commands[index]) for index in unknown}:
                     self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
                 again = self._send([commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
@@ -238,15 +238,10 @@ class SyncDriver:
         except (errors.RedisError, OSError) as error:
             raise _our_error(error) from error
 
-    def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
-        if len(commands) == 1:
-            try:
-                return [self._client.execute_command(*_plain(commands[0]))]
-            except errors.ResponseError as error:
-                return [error]
+    def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
         with self._client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
-                pipeline.execute_command(*_plain(command))
+                pipeline.execute_command(*command)
             replies: Replies = pipeline.execute(raise_on_error=False)
             return replies
 
@@ -306,11 +301,17 @@ class AsyncDriver:
         """One round trip, and another for scripts that the server did not know."""
         commands = exchange.commands
         try:
-            replies = await self._send(commands, atomic=exchange.atomic)
-            if not _have_error(replies):
-                return replies
+            if len(commands) == 1:
+                try:
+                    return [await self._client.execute_command(*commands[0])]
+                except errors.ResponseError as error:
+                    replies: Replies = [error]
+            else:
+                replies = await self._send(commands, atomic=exchange.atomic)
+                if not _have_error(replies):
+                    return replies
             if unknown := _unknown_scripts(replies):
-                for script in {_script_of(commands[index]) for index in unknown}:
+                for script in {_unknown_script(commands[index]) for index in unknown}:
                     await self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
                 again = await self._send([commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
@@ -319,15 +320,10 @@ class AsyncDriver:
         except (errors.RedisError, OSError) as error:
             raise _our_error(error) from error
 
-    async def _send(self, commands: Sequence[Command | ScriptCall], *, atomic: bool) -> Replies:
-        if len(commands) == 1:
-            try:
-                return [await self._client.execute_command(*_plain(commands[0]))]
-            except errors.ResponseError as error:
-                return [error]
+    async def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
         async with self._client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
-                pipeline.execute_command(*_plain(command))
+                pipeline.execute_command(*command)
             replies: Replies = await pipeline.execute(raise_on_error=False)
             return replies
 

@@ -9,7 +9,8 @@ returns is its result. It does no I/O, so that sync and async differ only in the
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from hashlib import sha1
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from runstream.model.errors import RunstreamError
 
@@ -22,8 +23,9 @@ __all__ = [
     "Refusal",
     "Replies",
     "Script",
-    "ScriptCall",
     "Stream",
+    "script_call",
+    "script_of",
 ]
 
 T = TypeVar("T")
@@ -32,30 +34,41 @@ Command: TypeAlias = tuple[Any, ...]
 """A command's name, as bytes so that redis-py leaves its reply alone, and its arguments."""
 
 
-class Script(NamedTuple):
-    """A Lua script with the digest under which the server knows it."""
+class Script(str):
+    """A Lua script: the digest under which the server knows it, and what it is the digest of."""
+
+    __slots__ = ("name", "source")
 
     name: str
     source: str
-    sha: str
+
+    def __new__(cls, name: str, source: str) -> Self:
+        """Name a script by its source."""
+        # the digest is the server's own name for a script, not a safeguard
+        script = super().__new__(cls, sha1(source.encode(), usedforsecurity=False).hexdigest())
+        script.name, script.source = name, source
+        return script
 
 
-class ScriptCall(NamedTuple):
-    """One call of a script."""
+def script_call(script: Script, keys: Sequence[str], args: Sequence[Any]) -> Command:
+    """The command that calls a script."""
+    return (b"EVALSHA", script, len(keys), *keys, *args)
 
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[Any]
+
+def script_of(command: Command) -> Script | None:
+    """The script that a command calls, if it calls one."""
+    return command[1] if command[0] == b"EVALSHA" else None
 
 
 class Exchange(NamedTuple):
     """Commands for one round trip.
 
     ``atomic``: nothing of anybody else's comes between them. ``tolerant``: a command that the server
-    refuses gives a :class:`Refusal` in place of a reply instead of an error.
+    refuses gives a :class:`Refusal` in place of a reply instead of an error. ``frequent``: such calls follow
+    closely upon each other, and a driver may hold a connection for them.
     """
 
-    commands: Sequence[Command | ScriptCall]
+    commands: Sequence[Command]
     atomic: bool = False
     tolerant: bool = False
 

@@ -33,7 +33,7 @@ class PartitionKeys:
         self.config = f"{tag}:config"
         """Hash: how many partitions the namespace has, as this partition knows it."""
         self.runs = f"{tag}:runs"
-        """Sorted set: run ids by last update, in microseconds of server time."""
+        """Sorted set: run ids by last update, in microseconds of server time, right to the second."""
         self.due = f"{tag}:due"
         """Sorted set: runs to archive by when they come due, in microseconds of server time."""
         self.archives = f"{tag}:archives"
@@ -48,7 +48,7 @@ class PartitionKeys:
         """Sorted set: retired runs by when that was, in microseconds of server time."""
 
     def session(self, session_id: str) -> str:
-        """Sorted set: the run ids of a session by last update, in microseconds of server time."""
+        """Sorted set: the run ids of a session by last update, as in ``runs``."""
         return f"{self.tag}:session:{session_id}"
 
 

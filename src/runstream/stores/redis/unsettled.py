@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runstream.model.values import LeaseGrant
-from runstream.stores.redis.exchange import ScriptCall
+from runstream.stores.redis.exchange import Command
 from runstream.stores.redis.outcomes import Applied, Outcome, TooOld
 from runstream.stores.redis.scripts import PRODUCER_WINDOW_SECONDS, Batch, Sending
 
@@ -36,7 +36,7 @@ class Attempt:
 
     owner: Context[Any, Any]
     batch: Batch
-    call: ScriptCall
+    call: Command
     sending: Sending
     begun: float = field(default_factory=time.monotonic)
 
@@ -78,6 +78,10 @@ class UnsettledBook:
     def __bool__(self) -> bool:
         self._own()
         return bool(self._attempts or self._busy or self._kept)
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits here. In a fork, neither does anything of its parent's then."""
+        return not (self._attempts or self._busy or self._kept)
 
     # -- batches -----------------------------------------------------------------------------------
 

@@ -33,7 +33,8 @@ __all__ = ["Archived", "append", "save_event", "save_events", "save_snapshot", "
 def save_event(context: Context[E, S], event: E) -> Operation[Applied | list[Applied]]:
     """Append one event to the run that it names."""
     run_id: Any = getattr(event, "run_id", None)
-    (encoded,) = context.codec.encode_events(run_id, (event,))
+    check_run_id(run_id)
+    encoded = context.codec.encode_event(run_id, event)
     if is_ordinary(context, encoded):
         return append_event(context, run_id, encoded)
     return deliver(context, [batch_of(run_id, (encoded,))])

@@ -404,7 +404,7 @@ class _Reader:
     def note(self, standing: Standing, at: Cursor) -> None:
         """Note how far the run was read, for the next page and for whatever this store does next."""
         self.seen = at
-        self.context.seen.note(self.run_id, str(standing.start).encode(), str(at).encode())
+        self.context.seen.note(self.run_id, str(standing.start).encode(), str(at).encode(), at.offset)
         if self.context.recent is not None:
             self.context.recent.has_read(self.run_id, at.offset)
 

@@ -16,7 +16,7 @@ from runstream.codec.snapshot import pack_state, state_checksum
 from runstream.model.archive import ArchiveSnapshot, RunHeader
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
 from runstream.model.values import Cursor
-from runstream.stores.redis.exchange import Command, Exchange, Operation, ScriptCall
+from runstream.stores.redis.exchange import Command, Exchange, Operation, script_call
 from runstream.stores.redis.keys import Keys, RefilledKeys
 from runstream.stores.redis.operations.draining import LoadedRun, load
 from runstream.stores.redis.replies import as_map, place
@@ -142,7 +142,7 @@ def put_entries(
         args += (str(cursor), record)
     for key, cursor in places_of_keys.items():
         args += (key, str(cursor))
-    (count,) = yield Exchange([ScriptCall(REFILL, (refilled.events, refilled.keys), args)])
+    (count,) = yield Exchange([script_call(REFILL, (refilled.events, refilled.keys), args)])
     return int(count)
 
 
@@ -188,7 +188,7 @@ def switch(
     args += [fields["updated"], len(lanes)]
     for pair in fields.items():
         args += pair
-    ((outcome, *detail),) = yield Exchange([ScriptCall(SWITCH, names, args)])
+    ((outcome, *detail),) = yield Exchange([script_call(SWITCH, names, args)])
     if outcome == b"ok":
         return
     if outcome == b"incomplete":
@@ -220,7 +220,7 @@ def unpark(keys: Keys, run_ids: Sequence[str]) -> Operation[list[str]]:
     """Let runs that were set aside come due now; those of them that were set aside."""
     partitions = [keys.run(run_id).partition for run_id in run_ids]
     calls = [
-        ScriptCall(UNPARK, (partition.due, partition.parked), (run_id,))
+        script_call(UNPARK, (partition.due, partition.parked), (run_id,))
         for partition, run_id in zip(partitions, run_ids, strict=True)
     ]
     replies = yield Exchange(calls)

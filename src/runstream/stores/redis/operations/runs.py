@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
@@ -66,10 +67,18 @@ def _run_ids(context: Context[E, S], session_id: str | None, updated_after: floa
         check_name("session_id", session_id)
     # no set has the runs without a session
     places = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
-    low = "-inf" if updated_after is None or session_id else f"({updated_after * MICROSECONDS:.0f}"
+    # they are right to the second
+    low = "-inf" if updated_after is None or session_id else f"{(updated_after - 1) * MICROSECONDS:.0f}"
     replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in places])
-    found = [pair for reply in replies for pair in scored(reply)]
-    return [run_id for run_id, _ in sorted(found, key=lambda pair: pair[1], reverse=True)]
+    updated = dict(pair for reply in replies for pair in scored(reply))
+    # of those that share a second, each tells its time itself
+    shared = Counter(time // MICROSECONDS for time in updated.values())
+    close = [run_id for run_id, time in updated.items() if shared[time // MICROSECONDS] > 1]
+    for at in range(0, len(close), _CHUNK):
+        chunk = close[at : at + _CHUNK]
+        times = yield Exchange([(b"HGET", keys.run(run_id).meta, "updated") for run_id in chunk])
+        updated.update((run_id, int(time)) for run_id, time in zip(chunk, times, strict=True) if time)
+    return sorted(updated, key=updated.__getitem__, reverse=True)
 
 
 def _infos(context: Context[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | None]]:

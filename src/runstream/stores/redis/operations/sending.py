@@ -88,8 +88,8 @@ def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = Tr
         replies = yield from _attempt(context, attempts)
         context.producers.give_back(producer)
         outcomes = []
-        for batch, reply in zip(fresh, replies, strict=True):
-            outcome = _outcome(context, batch, reply)
+        for attempt, reply in zip(attempts, replies, strict=True):
+            batch, outcome = attempt.batch, _outcome(attempt, reply)
             outcomes.append(outcome)
             if batch.snapshot is not None and isinstance(outcome, Applied):
                 context.unsettled.supersede(batch.run_id, batch.snapshot.lane_id)
@@ -103,7 +103,7 @@ def outcome_of(attempt: Attempt, reply: _Reply) -> Operation[Outcome]:
     """What becomes of a batch that got this reply: sent again where it can be put otherwise, and only there."""
     if not isinstance(reply, bytes) and _put_otherwise(attempt.owner, attempt, reply):
         (reply,) = yield from _attempt(attempt.owner, [attempt])
-    return _outcome(attempt.owner, attempt.batch, reply)
+    return _outcome(attempt, reply)
 
 
 def _claim(context: Context[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
@@ -129,7 +129,7 @@ def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
         replies = yield from _attempt(context, attempts)
         for attempt, reply in zip(attempts, replies, strict=True):
             # what it tells of snapshots and of what they cover, its own writer has to know, and nobody else
-            book.keep(attempt.batch, _outcome(attempt.owner, attempt.batch, reply))
+            book.keep(attempt.batch, _outcome(attempt, reply))
     finally:
         book.done(attempts)
 
@@ -140,18 +140,15 @@ def sending_of(context: Context[E, S], run_id: str, producer: Producer, *, check
         producer.name,
         producer.number,
         context.server_clock.now(),
-        producer.first_chain,
         context.seen.get(run_id) if checked else None,
         context.max_hot_events,
     )
 
 
-def heard(context: Context[E, S], run_id: str, reply: bytes) -> list[bytes]:
-    """The words of a reply that a batch was applied (see append.lua), with its time and its place noted."""
-    words = reply.split()
-    context.server_clock.heard(int(words[6]))
-    context.seen.note(run_id, words[5], words[2])
-    return words
+def heard(context: Context[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int) -> None:
+    """Note the time and the last place, with this offset, that the reply to an applied batch tells."""
+    context.server_clock.heard(server_time)
+    context.seen.note(run_id, start, last, offset)
 
 
 def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
@@ -184,7 +181,7 @@ def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: Sequence[byt
         attempt.batch.snapshot.known_state = None
     elif reply[0] == b"stale" and not attempt.is_old:
         # the clocks differ, not the ages: what was refused was not applied, so it is as good as new
-        context.server_clock.heard(int(reply[1]), reset=True)
+        context.server_clock.heard(reply[1], reset=True)
         attempt.sending = attempt.sending._replace(sent_at=context.server_clock.now())
     else:
         return False
@@ -243,13 +240,15 @@ def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
     return EventsArchived(f"run {run_id!r} {text}", run_id=run_id, first_hot=upto + 1)
 
 
-def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
+def _outcome(attempt: Attempt, reply: _Reply) -> Outcome:
     """What the append script's reply says; see its header."""
+    context, batch = attempt.owner, attempt.batch
     if not isinstance(reply, bytes):
         return reply.error if isinstance(reply, Refusal) else _refusal(context, batch, reply[0], reply[1:])
     run_id, lanes = batch.run_id, batch.lanes
-    _, former, last, revision, _, began, _, *rest = heard(context, run_id, reply)
-    start = known_place(began)
+    former, last, revision, began, server_time, *rest = _words(attempt.sending, reply)
+    last_offset, start = offset_of(last), known_place(began)
+    heard(context, run_id, server_time, began, last, last_offset)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
@@ -258,7 +257,7 @@ def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
         ends = {}
         for lane, lane_before in zip(lanes, rest, strict=True):
             ends[lane] = int(lane_before), before + lanes[lane].last
-        context.coverage.appended(run_id, start, before, offset_of(last), ends)
+        context.coverage.appended(run_id, start, before, last_offset, ends)
         if batch.snapshot is not None:
             write = batch.snapshot
             context.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
@@ -266,6 +265,15 @@ def _outcome(context: Context[E, S], batch: Batch, reply: _Reply) -> Outcome:
     if context.recent is not None and batch.events:
         context.recent.put(run_id, start.chain, applied.written)
     return applied
+
+
+def _words(sending: Sending, reply: bytes) -> Sequence[bytes]:
+    """Former last place, last place, revision, start, server time, and what a reply tells of lanes and events."""
+    words = reply.split()
+    if len(words) == 3 and sending.seen is not None:  # an ordinary append: it went right after what was seen
+        return sending.seen.place, words[0], b"0", sending.seen.start, words[1], words[2]
+    _, former, last, revision, _, start, server_time, *rest = words
+    return former, last, revision, start, server_time, *rest
 
 
 def _without_known(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,7 +12,7 @@ from runstream.codec.snapshot import PackedState, state_checksum
 from runstream.model.state import status_after
 from runstream.model.values import Cursor, LeaseGrant
 from runstream.stores.coverage import Covered
-from runstream.stores.redis.exchange import Script, ScriptCall
+from runstream.stores.redis.exchange import Command, Script, script_call
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
 from runstream.stores.redis.replies import place
 
@@ -64,8 +63,7 @@ def _load(name: str) -> Script:
     source = _source("common") + _source(name)
     if name == "append":
         source = _source("ordinary") + source
-    # the digest is the server's own name for a script, not a safeguard
-    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, source)
 
 
 _SCRIPT = {
@@ -182,14 +180,13 @@ class Seen(NamedTuple):
 class Sending(NamedTuple):
     """How a batch is sent: under which producer and number, first when, and what its writer saw last.
 
-    ``sent_at`` is server time in microseconds, None before it is known; ``first_chain`` is for a run
-    that is new; ``max_hot_events`` is how many entries the run may have in Redis then, None for any number.
+    ``sent_at`` is server time in microseconds, None before it is known; ``max_hot_events`` is how many entries the
+    run may have in Redis then, None for any number.
     """
 
     producer: str
     number: int
     sent_at: int | None
-    first_chain: int
     seen: Seen | None
     max_hot_events: int | None = None
 
@@ -197,32 +194,39 @@ class Sending(NamedTuple):
 _NOTHING_ASKED = (None, None, None, 1, 0, 0, 0)
 
 
-def event_call(keys: Keys, run_id: str, event: EncodedEvent, sending: Sending) -> ScriptCall:
-    """Append one event, with nothing asked for besides."""
+def event_call(
+    keys: Keys,
+    run_id: str,
+    event: EncodedEvent,
+    producer: str,
+    number: int,
+    sent_at: int | None,
+    seen: Seen | None,
+) -> Command:
+    """Append one event, with nothing asked for besides; the rest is as in ``Sending``."""
+    record, lane_id, _, session_id, seq, _ = event
     run = keys.run(run_id)
-    session_id = event.session_id
-    return ScriptCall(
-        _APPEND,
-        (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append,
-        (*_head(keys, run_id, session_id, sending), "", event.lane_id, event.seq, "1 1", event.record),
+    names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
+    place, words = _standpoint(keys, sent_at, seen)
+    # what script_call makes, without a list in between
+    head = (b"EVALSHA", _APPEND, len(names))
+    args = (run_id, session_id, producer, number, place, words, lane_id, seq, record)
+    return head + names + args
+
+
+def _standpoint(keys: Keys, sent_at: int | None, seen: Seen | None) -> tuple[bytes, bytes]:
+    """The place that the writer saw last, and the words that are beside it."""
+    place, start = (b"-", b"-") if seen is None else (seen.place, seen.start)
+    at = b"-" if sent_at is None else b"%d" % sent_at
+    return place, b"%b %b %d %d" % (
+        at,
+        start,
+        len(keys.partitions),
+        PRODUCER_WINDOW_SECONDS * MICROSECONDS,
     )
 
 
-def _head(keys: Keys, run_id: str, session_id: str, sending: Sending) -> tuple[Any, ...]:
-    producer, number, sent_at, first_chain, seen, _ = sending
-    return (
-        run_id,
-        session_id,
-        producer,
-        number,
-        "-" if sent_at is None else sent_at,
-        "-" if seen is None else seen.place,
-        "-" if seen is None else seen.start,
-        f"{len(keys.partitions)} {PRODUCER_WINDOW_SECONDS * MICROSECONDS} {first_chain}",
-    )
-
-
-def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
+def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
     """Append events, a snapshot, or both."""
     run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot = batch
     run = keys.run(run_id)
@@ -236,12 +240,14 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
         int(grant is not None),
         int(snapshot is not None),
     )
-    args: list[Any] = [
-        *_head(keys, run_id, session_id, sending),
-        "" if asked == _NOTHING_ASKED else " ".join("-" if word is None else str(word) for word in asked),
-    ]
+    place, words = _standpoint(keys, sending.sent_at, sending.seen)
+    is_plain = asked == _NOTHING_ASKED
+    if not is_plain:
+        more = " ".join("-" if word is None else str(word) for word in asked)
+        place, words = b"-", b"%b %b %b" % (words, place, more.encode())
+    args: list[Any] = [run_id, session_id, sending.producer, sending.number, place, words]
     for lane, (first, last, seq) in lanes.items():
-        args += (lane, seq, f"{first} {last}")
+        args += (lane, seq if is_plain else f"{seq} {first} {last}")
     if session_id:
         names = (*names, run.partition.session(session_id))
     if is_keyed:
@@ -253,7 +259,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> ScriptCall:
         names = (*names, run.snapshot(snapshot.lane_id))
         args += snapshot.args()
     args += [event.record for event in events]
-    return ScriptCall(_APPEND, names, args)
+    return script_call(_APPEND, names, args)
 
 
 def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
@@ -265,50 +271,50 @@ def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) ->
     return described
 
 
-def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> ScriptCall:
+def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
     """Take, renew or release a lease; a take gives it its epoch."""
     lasts = int(grant.ttl_seconds * MICROSECONDS)
     args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner)
-    return ScriptCall(_SCRIPT["lease"], (keys.run(grant.run_id).meta,), args)
+    return script_call(_SCRIPT["lease"], (keys.run(grant.run_id).meta,), args)
 
 
-def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> ScriptCall:
+def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Command:
     """Enlist archives (UUID to location) in a partition that has none, and tell which it has."""
-    return ScriptCall(
+    return script_call(
         _SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
     )
 
 
 def claim_call(
     partition: PartitionKeys, due_until: int | None, count: int, seconds: float, farthest_seconds: float
-) -> ScriptCall:
+) -> Command:
     """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now), or that would come
     due further ahead than ``farthest_seconds``.
     """
     until = "" if due_until is None else due_until
     times = (int(seconds * MICROSECONDS), int(farthest_seconds * MICROSECONDS))
-    return ScriptCall(_SCRIPT["claim"], (partition.due,), (until, count, *times))
+    return script_call(_SCRIPT["claim"], (partition.due,), (until, count, *times))
 
 
-def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> ScriptCall:
+def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> Command:
     """Hold the claims on runs of one partition for so much longer."""
-    return ScriptCall(_SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
+    return script_call(_SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
 
 
-def report_call(workers: str, name: str, report: str) -> ScriptCall:
+def report_call(workers: str, name: str, report: str) -> Command:
     """Note a worker's report, a JSON object that is not empty, in the hash ``workers``."""
-    return ScriptCall(_SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
+    return script_call(_SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
 
 
-def revisit_call(keys: Keys, run_id: str) -> ScriptCall:
+def revisit_call(keys: Keys, run_id: str) -> Command:
     """Make a run due, if it is there."""
     run = keys.run(run_id)
-    return ScriptCall(_SCRIPT["revisit"], (run.partition.due, run.meta), (run_id,))
+    return script_call(_SCRIPT["revisit"], (run.partition.due, run.meta), (run_id,))
 
 
-def drop_call(partition: PartitionKeys, archive_id: str) -> ScriptCall:
+def drop_call(partition: PartitionKeys, archive_id: str) -> Command:
     """Require an archive of a partition no longer, unless it is the only one."""
-    return ScriptCall(_SCRIPT["drop"], (partition.archives,), (archive_id,))
+    return script_call(_SCRIPT["drop"], (partition.archives,), (archive_id,))
 
 
 def settle_call(
@@ -321,7 +327,7 @@ def settle_call(
     keep_seconds: float | None,
     archives: Sequence[str],
     snapshots: Mapping[str | None, str],
-) -> ScriptCall:
+) -> Command:
     """Note that a run is archived up to ``proven``, with these snapshots (token by lane)."""
     run = keys.run(run_id)
     partition = run.partition
@@ -336,30 +342,28 @@ def settle_call(
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
-    return ScriptCall(
+    return script_call(
         _SCRIPT["settle"],
         (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire),
         args,
     )
 
 
-def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seconds: float) -> ScriptCall:
+def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seconds: float) -> Command:
     """Set a run aside for ``seconds``."""
     run = keys.run(run_id)
-    return ScriptCall(
+    return script_call(
         _SCRIPT["park"],
         (run.meta, run.partition.due, run.partition.parked),
         (run_id, str(start), reason, int(seconds * MICROSECONDS)),
     )
 
 
-def delete_call(
-    keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]
-) -> ScriptCall:
+def delete_call(keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]) -> Command:
     """Remove a run whose start, session and snapshots (by lane) are these."""
     run = keys.run(run_id)
     snapshots = (run.snapshot(lane_id) for lane_id in lanes)
-    return ScriptCall(
+    return script_call(
         _SCRIPT["delete"],
         (*_all_but_snapshots(run, session_id), *snapshots),
         (run_id, start, session_id, len(lanes), DELETED_WINDOW_SECONDS * MICROSECONDS),
@@ -391,7 +395,7 @@ def retire_call(
     quiet_seconds: float,
     archives: Sequence[str],
     snapshots: Mapping[str | None, str],
-) -> ScriptCall:
+) -> Command:
     """Retire a run (``start`` "" if there is none) of which these archives have all, with these snapshots
     (token by lane), if it was quiet for so long.
     """
@@ -407,7 +411,7 @@ def retire_call(
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
-    return ScriptCall(
+    return script_call(
         _SCRIPT["retire"],
         (
             run.events,
@@ -423,9 +427,9 @@ def retire_call(
     )
 
 
-def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> ScriptCall:
+def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> Command:
     """Forget a run (``start`` "" if there is none) that was retired so long ago."""
-    return ScriptCall(
+    return script_call(
         _SCRIPT["forget"],
         _all_but_snapshots(keys.run(run_id), session_id),
         (

@@ -3,15 +3,15 @@
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
 --       then the session, if the batch names one, then keys, if events have some, then the snapshot, if there is one
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
---       5 when it was first sent (microseconds), or '-'
---       6 the place that the writer saw last, or '-'  7 the start of the history that it saw it in, or '-'
---       8 words, separated by single spaces: partitions; for how long a silent producer is remembered
---         (microseconds); first chain, for a run that is new
---       9 what is asked for besides, or '' for nothing: events of one lane. Words, separated by single spaces:
---         expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
---         lanes; number of events that are described (all or 0); number of leases; number of snapshots
---       then for each lane: its name; the seq of its last event in the batch; the indexes in the batch of its
---         first and last event, separated by a space
+--       5 the place that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
+--         one lane
+--       6 words, separated by single spaces: when it was first sent (microseconds), or '-'; the start of the history
+--         that the writer saw that place in, or '-'; partitions; for how long a silent producer is remembered
+--         (microseconds); and if more is asked for: the place that the writer saw last, or '-'; expected offset, or
+--         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
+--         that are described (all or 0); number of leases; number of snapshots
+--       then for each lane: its name; the seq of its last event in the batch and, if more is asked for, after
+--         single spaces, the indexes in the batch of its first and last event
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': its lane by its index
 --         in the lanes, the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
@@ -23,7 +23,8 @@
 --         remove; fields and values; fields
 --       then the records
 --
--- Replies, if it was applied, one text, which is kept with the producer, of words separated by single spaces:
+-- Replies, if it was applied, one text, of words separated by single spaces: of an ordinary append, what
+--         ordinary.lua says; of any other, and of a resend, what is kept with the producer:
 --           batch number, former last place, last place, revision, covered offset, start, server time, former
 --           last offset of each lane, then the index and place of each event whose key was known
 --         {'stale', server time}    too old to tell whether it was applied before, nothing written; or it does not
@@ -42,7 +43,7 @@
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
 -- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
--- the run is due. A batch that its producer has sent before gets its first reply and changes nothing. An event
+-- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its first reply and changes nothing. An event
 -- whose key was known has not been written again; if all were known, nothing has been, the snapshot included.
 -- A run that was retired goes on after its last place, which is its mark; what is not known of its lanes any more
 -- is taken to be as bad as it can be: they have events up to there, and no snapshot covers any of them.
@@ -50,16 +51,20 @@
 --
 -- ordinary.lua comes before this and common.lua: what it leaves undone comes here, with what it has read.
 
--- what is not declared here or in common.lua is ordinary.lua's: what it has read, `add` with its place, `remember`
-local partitions, window, new_chain = string.match(ARGV[8], '^(%d+) (%d+) (%d+)$')
-local expected, most, status, lanes, described, leases, snapshots = string.match(asked == '' and '- - - 1 0 0 0'
-  or asked, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+-- what is not declared here or in common.lua is ordinary.lua's: what it has read, and `add` with its place
+local sent_at, seen_start, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) ?(.*)$')
+local expected, most, status, lanes, described, leases, snapshots = '-', '-', '-', 1, 0, '0', '0'
+if more ~= '' then
+  seen, expected, most, status, lanes, described, leases, snapshots =
+    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+end
 window, lanes, described = tonumber(window), tonumber(lanes), tonumber(described)
-local batch, sent_at, seen_start = tonumber(ARGV[4]), ARGV[5], ARGV[7]
-local microseconds = time[1] * 1000000 + time[2]
+local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
 
 -- a resend: the first reply is kept with the producer
-local sent = call('HGET', KEYS[3], producer)
+local by_producer, by_reply = nil, nil
+if by then by_producer, by_reply = reply_of(by, meta[1], meta[2], meta[11]) end
+local sent = by_producer == producer and by_reply or call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
 if sent_batch == batch then
   -- a write, so that WAIT covers the first one; as in claim.lua: a full server refuses neither of the two, and
@@ -73,7 +78,7 @@ if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > 
 end
 
 -- where everything lies in the arguments
-local at_events = 10 + 3 * lanes
+local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
 local at_snapshot = at_lease + (leases == '1' and 2 or 0)
 local snapshot, at_records = nil, at_snapshot
@@ -89,15 +94,16 @@ if snapshots == '1' then
   at_records = at + 10 + 2 * snapshot.sets + snapshot.removes
 end
 
--- what is known of the run and of its lanes
-local start = meta[1] or ('0-' .. new_chain)
+-- what is known of the run and of its lanes. The first chain of one that is new is the random one of the producer that
+-- creates it, and for each that it creates another
+local start = meta[1] or ('0-' .. text((tonumber(string.sub(producer, 1, 10), 16) * 7 + now) % 8796093022151))
 offset, chain = place(meta[2] or start)
 local former = meta[2] or start
 local of_run, of_lanes, retired = retired_of(meta[8], offset)
 if retired and not sent and sent_at == '-' then return {'stale', now} end
 local lane_of = {}
 local function add_lane(name, first, last, seq)
-  local known = name == ARGV[10] and {meta[5], meta[6], meta[7]}
+  local known = name == ARGV[7] and {meta[5], meta[6], meta[7]}
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq}
@@ -109,9 +115,9 @@ local function add_lane(name, first, last, seq)
 end
 local touched = {}
 for i = 1, lanes do
-  local at = 7 + 3 * i
-  local first, last = string.match(ARGV[at + 2], '^(%d+) (%d+)$')
-  touched[i] = add_lane(ARGV[at], first, last, ARGV[at + 1])
+  local seq, first, last = match(ARGV[6 + 2 * i], '^(%S+) ?(%d*) ?(%d*)$')
+  if first == '' then first, last = 1, #ARGV - 8 end
+  touched[i] = add_lane(ARGV[5 + 2 * i], first, last, seq)
 end
 if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
 
@@ -228,6 +234,19 @@ if snapshot then
 end
 
 -- from here on nothing may refuse
+-- Keeps a reply with its producer. When that is new there, those that were silent for too long are forgotten, so that
+-- a run does not remember every process that ever wrote to it.
+local function keep(producer, reply)
+  if call('HSET', KEYS[3], producer, reply) == 1 and call('HLEN', KEYS[3]) > 16 then
+    local since, known = now - window, call('HGETALL', KEYS[3])
+    for i = 1, #known, 2 do
+      -- its time is the seventh part of what is kept, in the place of the reply that it has there
+      local at = match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
+      if tonumber(at) < since then call('HDEL', KEYS[3], known[i]) end
+    end
+  end
+end
+
 local changed, before_batch = {'last', '', 'updated', now}, offset
 last = former
 local function change(field, value)
@@ -320,7 +339,12 @@ if not is_nothing then
   call('ZADD', KEYS[5], 'NX', now, run_id)
 end
 
-local kept = remember(table.concat(reply, ' '))
+if by then
+  call('HDEL', KEYS[2], 'by')
+  keep(by_producer, by_reply)
+end
+local kept = table.concat(reply, ' ')
+keep(producer, kept)
 if retired then -- producers go a window after the run was retired, and stay if it goes on
   if is_nothing and is_tombstone(meta[8]) then
     call('PEXPIRE', KEYS[3], text(math.ceil(window / 1000)))

@@ -45,6 +45,15 @@ local function lease_in_force(lease, now)
   return token, owner, tonumber(expires), epoch
 end
 
+-- Meta's field `by`, if the run's last append was an ordinary one: 'PRODUCER BATCH FORMER BEFORE', with the run's
+-- place and the lane's last offset before it. It stands for the reply that is kept with its producer.
+-- Its producer, and that reply; for a run whose last append was another one, nothing.
+local function reply_of(by, start, last, updated)
+  if not by then return nil end
+  local producer, batch, former, before = string.match(by, '^(%S+) (%d+) (%S+) (%d+)$')
+  return producer, table.concat({batch, former, last, '0 0', start, updated, before}, ' ')
+end
+
 -- Whether a field of meta notes a snapshot, of the run or of a lane.
 local function is_snapshot(field) return string.sub(field, 1, 8) == 'snapshot' end
 

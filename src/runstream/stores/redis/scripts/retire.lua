@@ -69,6 +69,8 @@ keep('parent')
 -- the next epoch is the server's time anyway, unless that is behind
 if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end
 call('HSET', KEYS[2], unpack(kept))
+local producer, reply = reply_of(meta['by'], meta['start'], meta['last'], meta['updated'])
+if producer then call('HSET', KEYS[3], producer, reply) end
 call('PEXPIRE', KEYS[3], text(math.ceil(tonumber(ARGV[4]) / 1000)))
 call('ZREM', KEYS[5], ARGV[1])
 call('ZADD', KEYS[6], text(now), ARGV[1])

@@ -16,7 +16,7 @@
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: its
 -- resend gets its first reply. RENAME, or DEL, is the first write: a full server refuses neither.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
@@ -38,6 +38,8 @@ put(KEYS[12], KEYS[4])
 for i = 15 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
 for i = 1, snapshots do put(KEYS[14 + 2 * i], KEYS[13 + 2 * i]) end
 
+local producer, reply = reply_of(meta[6], meta[1], meta[2], meta[3])
+if producer then call('HSET', KEYS[3], producer, reply) end
 -- the place that a producer's last batch ended at is the second of what its reply has
 local sent = call('HGETALL', KEYS[3])
 for i = 1, #sent, 2 do
