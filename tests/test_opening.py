@@ -306,7 +306,8 @@ async def test_a_callers_client_is_neither_closed_nor_changed(a_server: Server, 
             works(store)
         store.close()
         works(store)
-        assert client.client_id() == connection, "the very connection is still open"
+        there = {one["id"] for one in client.client_list()}  # the store holds one, so the client may take another
+        assert str(connection) in there, "the very connection is still open"
         assert client.connection_pool.connection_kwargs == options
         async with redis.asyncio.Redis(unix_socket_path=a_server.socket_path) as awaited:
             connection = await awaited.client_id()

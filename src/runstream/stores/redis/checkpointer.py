@@ -42,7 +42,8 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
     """Runs in Redis, shared by any number of processes.
 
     ``client`` is a :class:`redis.Redis` without ``decode_responses``; it is never closed or
-    reconfigured. ``namespace`` separates what shares a server. ``partitions`` is fixed when a
+    reconfigured. One connection of its pool is held between calls, by all stores over it together, unless the pool
+    is small or of a class of its own. ``namespace`` separates what shares a server. ``partitions`` is fixed when a
     namespace is created (16 unless given); None takes what it has. ``event_type`` and ``state_type``
     are what reads give, ``fallback`` what becomes of values that cannot be stored as they are
     (None: an error), ``max_event_bytes`` the largest encoded event. A call that finds no server, or one

@@ -31,6 +31,7 @@ from runstream.stores.redis.exchange import (
     Stream,
     script_of,
 )
+from runstream.stores.redis.held_connection import sender_of
 
 __all__ = ["AsyncDriver", "SyncDriver"]
 
@@ -169,6 +170,7 @@ class SyncDriver:
     def __init__(self, client: redis.Redis, retry_seconds: float) -> None:
         _check_client(client, retry_seconds)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self._sender = sender_of(client)
         self._process = os.getpid()
         self._retry_seconds = retry_seconds
         self.max_block_seconds = _block_seconds(client)
@@ -221,7 +223,8 @@ class SyncDriver:
         try:
             if len(commands) == 1:
                 try:
-                    return [self._client.execute_command(*commands[0])]
+                    sender = self._sender if exchange.frequent else self._client
+                    return [sender.execute_command(*commands[0])]
                 except errors.ResponseError as error:
                     replies: Replies = [error]
             else:

@@ -71,6 +71,7 @@ class Exchange(NamedTuple):
     commands: Sequence[Command]
     atomic: bool = False
     tolerant: bool = False
+    frequent: bool = False
 
 
 class Refusal(NamedTuple):

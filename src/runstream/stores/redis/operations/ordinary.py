@@ -35,7 +35,7 @@ def append_event(context: Context[E, S], run_id: str, event: EncodedEvent) -> Op
     call = event_call(context.keys, run_id, event, producer.name, producer.number, sent_at, seen)
     reply, begun = None, time.monotonic()
     try:
-        (reply,) = yield Exchange((call,), tolerant=True)
+        (reply,) = yield Exchange((call,), tolerant=True, frequent=True)
     finally:
         words = reply.split() if type(reply) is bytes else ()
         if len(words) != 3 or seen is None:  # there is none, or not that of an ordinary append

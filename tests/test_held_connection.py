@@ -1,0 +1,233 @@
+"""The connection of a client's pool that is held between calls."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.credentials import UsernamePasswordCredentialProvider
+from redis.retry import Retry
+from servers import Server, eventually
+
+from runstream.stores.redis import held_connection
+from runstream.stores.redis.drivers import SyncDriver
+from runstream.stores.redis.held_connection import sender_of
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Any]:
+    """A client that sends nothing again by itself."""
+    with server.client(retry=Retry(NoBackoff(), 0)) as client:
+        yield client
+
+
+@pytest.fixture
+def sender(client: Any) -> Any:
+    """What holds a connection of the client's pool, which it has not yet."""
+    return sender_of(client)
+
+
+def connection_id(sender: Any) -> int:
+    number: int = sender.execute_command(b"CLIENT", b"ID")
+    return number
+
+
+def pool_state(client: Any) -> tuple[int, int]:
+    """How many connections lie in the pool, and how many are out."""
+    pool: Any = client.connection_pool
+    return len(pool._available_connections), len(pool._in_use_connections)
+
+
+def ended(server: Server, number: int) -> bool:
+    listed: Any = server.raw.client_list()
+    return all(int(one["id"]) != number for one in listed)
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_stores_over_one_pool_hold_one_connection_until_the_last_is_gone(client: Any) -> None:
+    """The second store's client is another one, over the same pool."""
+    other = redis.Redis(connection_pool=client.connection_pool)
+    senders = [SyncDriver(one, 0)._sender for one in (client, other)]
+    numbers = {connection_id(sender) for sender in senders for _ in range(3)}
+    assert len(numbers) == 1
+    assert pool_state(client) == (0, 1)
+    del senders[0]
+    assert pool_state(client) == (0, 1)
+    senders.clear()
+    assert pool_state(client) == (1, 0)
+    assert connection_id(client) in numbers
+
+
+def test_another_thread_does_not_wait_for_it(client: Any, sender: Any) -> None:
+    """While it is in use, commands go over the pool's others, which go back at once."""
+    held = connection_id(sender)
+    waits = threading.Thread(target=sender.execute_command, args=(b"BLPOP", b"{none}", b"2"))
+    waits.start()
+    try:
+        eventually(lambda: not sender._free)
+        others = {connection_id(sender) for _ in range(3)}
+        assert len(others) == 1
+        assert held not in others
+        assert waits.is_alive()
+    finally:
+        client.execute_command(b"CLIENT", b"UNBLOCK", held)
+        waits.join()
+    assert connection_id(sender) == held
+    assert pool_state(client) == (1, 1)
+
+
+def test_threads_that_come_at_once_leave_one_held(client: Any, sender: Any) -> None:
+    """Each gets a connection before any of them is held; all commands get replies."""
+    together, replies = threading.Barrier(8), []
+    connect = client.client
+    client.client = lambda: (connect(), together.wait())[0]
+    threads = [threading.Thread(target=lambda: replies.append(connection_id(sender))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(replies) == 8
+    assert len(sender._free) == 1
+    assert pool_state(client)[1] == 1
+
+
+def test_a_handler_may_send_while_the_connection_is_being_made(client: Any, sender: Any) -> None:
+    """As a signal's does, in the thread that it interrupts: it must not wait for that."""
+    connect, handled = client.client, []
+
+    def connect_interrupted() -> Any:
+        client.client = connect
+        handled.append(connection_id(sender))
+        return connect()
+
+    client.client = connect_interrupted
+    assert connection_id(sender)
+    assert len(handled) == 1
+
+
+def test_a_fork_has_its_own(sender: Any) -> None:
+    """Parent and child send at once; either gets the replies to what it sent."""
+    held = connection_id(sender)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            replies = [sender.execute_command(b"ECHO", b"c%d" % number) for number in range(300)]
+            own = replies == [b"c%d" % number for number in range(300)] and connection_id(sender) != held
+            status = 0 if own and len(sender._free) == 1 else 2
+        finally:
+            os._exit(status)
+    replies = [sender.execute_command(b"ECHO", b"p%d" % number) for number in range(300)]
+    assert os.waitpid(child, 0)[1] == 0
+    assert replies == [b"p%d" % number for number in range(300)]
+    assert connection_id(sender) == held
+
+
+def test_no_thread_of_a_fork_finds_the_parents_connection(sender: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is seen that the process is another one, what was the parent's is gone already."""
+    connection_id(sender)
+    found: list[Any] = []
+
+    def note(holding: Any, name: str, value: Any) -> None:
+        if name == "_process":
+            found.extend(holding._free)
+        object.__setattr__(holding, name, value)
+
+    monkeypatch.setattr(held_connection._HeldConnection, "__setattr__", note, raising=False)
+    monkeypatch.setattr(sender, "_process", -1)
+    found.clear()
+    assert connection_id(sender)
+    assert sender._process == os.getpid()
+    assert not found
+
+
+def test_an_interrupted_calls_reply_is_never_taken_for_anothers(client: Any, sender: Any) -> None:
+    """It comes after the pool has looked, so that only closing the connection helps."""
+    connection_id(sender)
+    sender._free[0].parse_response = interrupt  # sent, and interrupted before the reply is read
+    with pytest.raises(KeyboardInterrupt):
+        sender.execute_command(b"BLPOP", b"{none}", b"0.2")
+    assert client.execute_command(b"ECHO", b"next") == b"next"
+    assert sender.execute_command(b"ECHO", b"and next") == b"and next"
+
+
+def test_what_an_interrupt_has_lost_is_held_anew(client: Any, sender: Any) -> None:
+    """It came as the connection was taken: that is back in the pool, and the next call holds it again."""
+    connection_id(sender)
+    sender._free.pop()
+    assert pool_state(client) == (1, 0)
+    held = connection_id(sender)
+    assert pool_state(client) == (0, 1)
+    assert connection_id(sender) == held
+
+
+def test_a_connection_that_the_server_closed_is_noticed(server: Server, sender: Any) -> None:
+    """After the time for which it is trusted, by a client that does not send again."""
+    held = connection_id(sender)
+    server.raw.client_kill_filter(_id=str(held))
+    eventually(lambda: ended(server, held))
+    last = sender._used
+    eventually(lambda: time.monotonic() > last + held_connection._TRUSTED_SECONDS)
+    assert connection_id(sender) != held
+
+
+def test_a_closed_client_opens_it_again(client: Any, sender: Any) -> None:
+    held = connection_id(sender)
+    client.close()
+    assert connection_id(sender) != held
+    assert pool_state(client) == (0, 1)
+
+
+def test_what_the_server_refuses_leaves_it_held(client: Any, sender: Any) -> None:
+    held = connection_id(sender)
+    with pytest.raises(redis.ResponseError):
+        sender.execute_command(b"NONE")
+    assert pool_state(client) == (0, 1)
+    assert connection_id(sender) == held
+
+
+def test_what_is_held_was_nobodys_before(client: Any, sender: Any) -> None:
+    """Whoever used a connection of the pool before may have been interrupted, and a reply still come."""
+    number = connection_id(client)
+    assert pool_state(client) == (1, 0)
+    assert connection_id(sender) != number
+    assert pool_state(client) == (0, 1)
+
+
+class OwnClient(redis.Redis):
+    """Of a class of its own."""
+
+
+class OwnPool(redis.ConnectionPool):
+    """Of a class of its own."""
+
+
+def test_what_may_do_more_than_take_a_connection_is_left_alone(server: Server) -> None:
+    """Small pools, other classes, patched instances, one connection only, credentials that may be renewed."""
+    place: dict[str, Any] = {"connection_class": redis.UnixDomainSocketConnection, "path": server.socket_path}
+    blocking: Any = redis.BlockingConnectionPool
+    patched: Any = server.client()
+    patched.execute_command = patched.execute_command
+    left_alone = [
+        server.client(max_connections=15),
+        OwnClient(unix_socket_path=server.socket_path),
+        redis.Redis(connection_pool=OwnPool(**place)),
+        redis.Redis(connection_pool=blocking(**place)),
+        patched,
+        server.client(single_connection_client=True),
+        server.client(credential_provider=UsernamePasswordCredentialProvider("default", "none")),
+    ]
+    for client in left_alone:
+        assert sender_of(client) is client
+        client.close()
+    with server.client(max_connections=16) as plain:
+        assert sender_of(plain) is not plain
