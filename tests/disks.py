@@ -61,7 +61,7 @@ class _Tmpfs(SmallDisk):
     """A file system of its own of 4 MiB: ENOSPC, as on any disk."""
 
     def fill(self) -> None:
-        with suppress(OSError), open(self._ballast, "wb", buffering=0) as file:  # noqa: PTH123
+        with suppress(OSError), self._ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 

@@ -583,7 +583,7 @@ def drain(url: str, archives: Sequence[str], moment: str, trim: str, claim_secon
             sinks[place] = _Standing(sinks[place], moment)
         else:
             _stand_at_statement(sinks[-1], moment)
-        worker = DrainWorker(hot, sinks, trim=trim, claim_seconds=claim_seconds)  # type: ignore[arg-type]
+        worker = DrainWorker(hot, sinks, trim=trim, claim_seconds=claim_seconds)  # type: ignore[arg-type]  # a stand-in for a sink
         print(json.dumps(worker.drain_once().to_dict()), flush=True)
 
 

@@ -173,7 +173,7 @@ class Node:
         self.raw: Any = redis.Redis(unix_socket_path=self.socket_path)  # the stubs' unions of sync and async
         try:
             _await_answer_of(self.raw, self.process)
-        except BaseException:
+        except BaseException:  # an interrupt too: it would be left running
             self.end()
             raise
 

@@ -101,7 +101,7 @@ def fill(hot: Hot) -> dict[str, list[PAEvent]]:
         encoded = encode(*args)
         return encoded._replace(record=encoded.record[:-1] + bytes((encoded.record[-1] ^ 1,)))
 
-    hot.context.codec.encode_event = encode_damaged  # type: ignore[assignment, method-assign]
+    hot.context.codec.encode_event = encode_damaged  # type: ignore[assignment, method-assign]  # a writer whose memory is bad
     hot.save_event(make_event("r", 6))
     del hot.context.codec.encode_event  # the instance's own, set above
     hot.save_snapshot("r", make_state("r", purpose="p"))

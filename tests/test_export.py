@@ -213,7 +213,7 @@ def test_a_run_in_two_tiers_is_exported_as_one(split: Any, tmp_path: Path, suffi
     said = export("r", "--url", url, "--archive", archive_url, "--to", path)
     assert said.code == 0, said.err
     with connect(archive_url) as archive:
-        both = list(TieredCheckpointer[Any, Any](hot, archive).read("r"))  # type: ignore[arg-type]
+        both = list(TieredCheckpointer[Any, Any](hot, archive).read("r"))  # type: ignore[arg-type]  # connect gives any store
     assert len(both) == 9
     if suffix == "db":
         with SQLiteCheckpointer[Any, Any](path) as copy:

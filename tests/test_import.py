@@ -28,6 +28,8 @@ from runstream import (
 from runstream.integrations import importing
 from runstream.integrations.importing import Imported, Importer
 from runstream.integrations.purpose_agent import open_source
+from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.values import Cursor
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 their_events = pytest.importorskip("purpose_agent.runtime.events")
@@ -358,7 +360,7 @@ def test_whoever_comes_in_between_is_not_written_over(source: Theirs, url: str) 
             other.append("r", [make_event("r", 9, payload={"n": -1})])
             return done
 
-        store.append = append_and_be_overtaken  # type: ignore[method-assign]
+        store.append = append_and_be_overtaken  # type: ignore[method-assign]  # between two of its appends
         (done,) = importing_all(store, opened)
     assert "stands at offset 501, not 500" in done.refused
     assert numbers(url) == [*range(1, 501), -1]
@@ -502,9 +504,6 @@ def test_a_state_that_is_none_is_named(source: Theirs, tmp_path: Path, state: st
 def test_a_record_in_an_archives_quarantine_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "archive"
     make: Any = {"sqlite": SQLiteCheckpointer, "jsonl": JSONLCheckpointer}[kind]
-    from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader  # noqa: PLC0415
-    from runstream.model.values import Cursor  # noqa: PLC0415
-
     with make(path) as archive:
         archive.append("r", make_events("r", 2))
         position, header = archive.position("r"), archive.header("r")
@@ -631,6 +630,6 @@ def test_batches_are_small_enough_to_hold(tmp_path: Path, monkeypatch: pytest.Mo
             sizes.append(len(events))
             return append(run_id, events, **options)
 
-        store.append = counting  # type: ignore[method-assign]
+        store.append = counting  # type: ignore[method-assign]  # and counts them
         importing_all(store, opened)
     assert sizes == [2, 2, 2, 2]

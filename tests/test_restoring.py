@@ -605,8 +605,8 @@ def test_the_command_restores_what_it_may_and_says_what_it_did(tmp_path: Path) -
     source, url = f"sqlite:{tmp_path}/a.db", f"embedded:{tmp_path}/server"
     with EmbeddedServer(tmp_path / "server"), connect(url) as hot, connect(source) as archive:
         for run_id in ("lost", "other", "there"):
-            write_one(hot, run_id)  # type: ignore[arg-type]
-        drain(hot, archive)  # type: ignore[arg-type]
+            write_one(hot, run_id)  # type: ignore[arg-type]  # connect gives any store
+        drain(hot, archive)  # type: ignore[arg-type]  # connect gives any store
         for run_id in ("lost", "other"):
             hot.delete_run(run_id)
         hot.save_events(make_events("other", 2))
@@ -638,7 +638,7 @@ def test_the_command_restores_an_embedded_server_that_is_gone(tmp_path: Path) ->
         hot = open_hot(backend)
         for number in range(30):
             write_one(hot, f"run-{number}")
-        drain(hot, archive)  # type: ignore[arg-type]
+        drain(hot, archive)  # type: ignore[arg-type]  # connect gives any store
     backend.close()
     said = run("restore", "--from", source, "--to", url, "--json")
     assert (said.code, said.document["restored"]) == (0, 30)

@@ -108,7 +108,7 @@ def test_over_both_tiers_nothing_is_missing(place: Place, scheme: str) -> None:
     store = place.store
     store.append("r", make_events("r", 4), snapshot=make_state("r", current_step=4))
     with connect(url) as archive:
-        DrainWorker(store, [archive], trim="archived").drain_once()  # type: ignore[list-item]
+        DrainWorker(store, [archive], trim="archived").drain_once()  # type: ignore[list-item]  # connect gives any store
     store.append("r", make_events("r", 4, first=5), snapshot=make_state("r", current_step=8))
     store.append("r", make_events("r", 4, first=9))
     tiers = ["--archive", url]
@@ -125,7 +125,7 @@ def test_redis_alone_shows_what_it_has_and_says_what_is_elsewhere(place: Place) 
     store = place.store
     store.append("r", make_events("r", 4), snapshot=make_state("r", current_step=4))
     with connect(place.sqlite) as archive:
-        DrainWorker(store, [archive], trim="archived").drain_once()  # type: ignore[list-item]
+        DrainWorker(store, [archive], trim="archived").drain_once()  # type: ignore[list-item]  # connect gives any store
     store.append("r", make_events("r", 4, first=5))
     assert seen(place.url, "--at", "7") == ({None: (4, 4)}, [5, 6, 7])
     store.append("r", [], snapshot=make_state("r", current_step=8))

@@ -19,6 +19,7 @@ from backends import FakeBackend, LoopThread
 from samples import make_event, make_events, make_state
 
 from runstream import (
+    AsyncRedisCheckpointer,
     ConfigurationError,
     DrainWorker,
     JSONLCheckpointer,
@@ -136,7 +137,7 @@ def test_a_run_that_is_not_there_has_none(archive: Archive) -> None:
 def test_an_offset_is_a_whole_number(archive: Archive) -> None:
     for offset in (-1, 1.5, "3", True):
         with pytest.raises(ConfigurationError):
-            archive.snapshot_at("r", offset)  # type: ignore[arg-type]
+            archive.snapshot_at("r", offset)  # type: ignore[arg-type]  # what is refused
 
 
 def test_to_look_at_the_past_says_nothing_of_what_a_writer_has_seen(archive: Archive) -> None:
@@ -563,8 +564,6 @@ def test_the_same_awaited(backend: FakeBackend, loop_thread: LoopThread, archive
 
     async def look() -> tuple[Any, ...]:
         client = backend.async_client()
-        from runstream import AsyncRedisCheckpointer  # noqa: PLC0415
-
         async with AsyncRedisCheckpointer[Any, Any](client, namespace=backend.namespace) as awaited:
             tiered = AsyncTieredCheckpointer(awaited, archive)
             found = [one.state.current_step async for one in tiered.snapshot_history("r")]

@@ -808,7 +808,7 @@ def work(run_id):
     try:
         for turn in range(10):
             store.save_events([PAEvent(run_id, seq=100 * turn + n) for n in range(100)])
-    except BaseException as error:
+    except BaseException as error:  # in a thread, where it would be printed and forgotten
         failed.append(error)
 
 threads = [threading.Thread(target=work, args=(f"{sys.argv[2]}-{n}",)) for n in range(2)]

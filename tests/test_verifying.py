@@ -169,7 +169,11 @@ def test_branches_verify(make_backend: Callable[[str], Backend], tmp_path: Path,
 def test_a_file_of_purpose_agents_verifies(tmp_path: Path) -> None:
     """Its rows are adopted when the file is opened; lines of its own in a log count as they stand."""
     with closing(sqlite3.connect(tmp_path / "a.db")) as file, file:
-        file.execute("CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, seq INTEGER NOT NULL, ts REAL NOT NULL, kind TEXT NOT NULL, lane_id TEXT DEFAULT 'main', data TEXT NOT NULL, created_at REAL)")  # fmt: skip # noqa: E501
+        file.execute(
+            "CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL,"
+            " seq INTEGER NOT NULL, ts REAL NOT NULL, kind TEXT NOT NULL, lane_id TEXT DEFAULT 'main',"
+            " data TEXT NOT NULL, created_at REAL)"
+        )
         file.execute("CREATE TABLE snapshots (run_id TEXT PRIMARY KEY, state TEXT NOT NULL, updated_at REAL)")
         for event in make_events("r", 3, payload={"$tuple": [1]}):
             file.execute(
@@ -186,7 +190,9 @@ def test_a_file_of_purpose_agents_verifies(tmp_path: Path) -> None:
         archive.append("r", [make_event("r", 7)])
         verdict = verify_run("r", sinks=[archive])
         assert verdict.difference is None
-        assert verdict.checked[0].events == archive.position("r").cursor.offset  # type: ignore[union-attr]
+        position = archive.position("r")
+        assert position is not None
+        assert verdict.checked[0].events == position.cursor.offset
         archive.close()
 
 
@@ -690,7 +696,7 @@ def test_the_command_prints_what_it_found(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "server"), connect(url) as hot, connect(source) as a, connect(other) as b:
         for run_id in ("good", "bad"):
             hot.save_events(make_events(run_id, 5))
-        DrainWorker(hot, [a, b], trim="never").drain_once()  # type: ignore[arg-type,list-item]
+        DrainWorker(hot, [a, b], trim="never").drain_once()  # type: ignore[arg-type,list-item]  # connect gives any store
         both = ("--url", url, "--archive", source, "--archive", other)
         said = run("verify", *both, "--json")
         assert (said.code, said.err, said.document["is_sound"]) == (0, "", True)

@@ -74,7 +74,7 @@ class _Looker:
             if isinstance(store, RedisCheckpointer):
                 return _Found(store.perform(namespace_status(store.context.keys)), {}, contents)
             return _Found(None, _counts(store), contents)
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else would close them
             self.close()
             raise
 

@@ -63,7 +63,7 @@ class DatabaseSource(Source):
             self._connection = _open_read_only(path)
         try:
             self.is_ours = self._check()
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else would close it
             self._connection.close()
             raise
 

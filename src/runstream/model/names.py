@@ -28,10 +28,10 @@ def _utf8_size(text: str) -> int | None:
 
 def check_run_id(run_id: Any) -> None:
     """Raise InvalidRunId unless this is a string of 1 to 512 bytes of UTF-8."""
-    if type(run_id) is str and 1 <= len(run_id) <= MAX_NAME_BYTES and run_id.isascii():
-        return  # as nearly all are
     if type(run_id) is not str:  # an Enum that is a str is another text in an f-string than it is equal to
         raise InvalidRunId(f"a run id is a plain string, not {type(run_id).__name__} ({run_id!r:.80})")
+    if 1 <= len(run_id) <= MAX_NAME_BYTES and run_id.isascii():
+        return  # as nearly all are
     size = _utf8_size(run_id)
     if size is None:
         raise InvalidRunId(f"run id {run_id!r:.80} has characters that UTF-8 cannot carry (lone surrogates)")

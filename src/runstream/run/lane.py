@@ -121,7 +121,7 @@ class LaneWriter(ABC, Generic[E, S]):
             self._seq = yield partial(self._store.last_seq, self.run_id, self.lane_id)
             state = self.recovered.state
             self.state = self._new_state() if state is None else state
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too: nobody would give the lease back
             yield from self._releasing(error)
             raise
         known = get_field(self.state, "session_id")
@@ -176,7 +176,7 @@ class LaneWriter(ABC, Generic[E, S]):
         try:
             self._check_says(status)
             (recorded,) = yield from self._recording([Emission(kind, payload)], self.state)
-        except BaseException:
+        except BaseException:  # an interrupt too: the run has not ended
             put_fields(self.state, former)
             raise
         return recorded
@@ -265,7 +265,7 @@ class LaneWriter(ABC, Generic[E, S]):
                     snapshot=snapshot,
                     lane_id=snapshot_lane(self.lane_id),
                 )
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too: the events may have been applied
             if not _is_refusal(error):
                 self._seq = max((self._seq, *seqs))
             raise
@@ -393,7 +393,7 @@ def _noting(error: BaseException | None, consequence: str, steps: Steps[Any]) ->
     """These steps; where they fail while an error is in flight, that is noted on the error."""
     try:
         yield from steps
-    except Exception as failure:
+    except Exception as failure:  # whatever it is, the error in flight is the one to be told
         if error is None:
             raise
         error.add_note(f"runstream: {consequence}: {type(failure).__name__}: {failure}")

@@ -170,7 +170,7 @@ class FaultProxy:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", self.port))
             listener.setblocking(False)
-        except BaseException:
+        except BaseException:  # an interrupt too: the port would stay taken
             listener.close()
             raise
         return listener
@@ -196,7 +196,7 @@ class FaultProxy:
             server = socket.socket(socket.AF_UNIX)
             try:
                 server.connect(self._address)
-            except BaseException:
+            except BaseException:  # an interrupt too: nobody else would close it
                 server.close()
                 raise
         server.settimeout(None)

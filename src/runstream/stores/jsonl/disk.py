@@ -106,7 +106,7 @@ class Locks:
                 self._lock(handle, path, deadline)
                 if is_at(path, handle):
                     return handle
-            except BaseException:
+            except BaseException:  # an interrupt too: the lock goes with the handle
                 os.close(handle)
                 raise
             # somebody has removed the file: who comes later locks another one

@@ -266,7 +266,7 @@ class EmbeddedServer:
                     # is what this one is for.
                     process.returncode = 0
                     return
-            except BaseException:
+            except BaseException:  # Ctrl-C too: nobody else knows of it yet
                 if process is not None:
                     process.kill()
                     process.wait()

@@ -77,7 +77,7 @@ class UnsettledBook:
 
     def __bool__(self) -> bool:
         self._own()
-        return bool(self._attempts or self._busy or self._kept)
+        return not self.is_empty()
 
     def is_empty(self) -> bool:
         """Whether nothing waits here. In a fork, neither does anything of its parent's then."""

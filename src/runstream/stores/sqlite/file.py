@@ -194,7 +194,7 @@ class ArchiveFile:
             if None in place.files or before.database not in (None, place.database):
                 raise StoreUnavailable(f"{self.path} was removed or replaced while it was opened: {_WAY_BACK}")
             sync_names(self.path)
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else would close it
             connection.close()
             raise
         self._connection, self._place, self.archive_id = connection, place, archive_id

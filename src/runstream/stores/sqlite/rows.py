@@ -78,7 +78,7 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") 
         connection.execute(begin)
         yield
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # an interrupt too: no half of it stays open for the next to commit
         if connection.in_transaction:  # some of SQLite's failures have ended it already
             connection.execute("ROLLBACK")
         raise

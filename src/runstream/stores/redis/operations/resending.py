@@ -42,7 +42,7 @@ def deliver(context: Context[E, S], batches: Sequence[Batch]) -> Operation[list[
     try:
         return (yield from _applied(context, batches, outcomes))
     except BaseException:
-        # of a call that fails, what was applied is not sent anew when it is repeated
+        # of a call that fails or is broken off, what was applied is not sent anew when it is repeated
         for batch, outcome in zip(batches, outcomes, strict=True):
             if isinstance(outcome, Applied):
                 context.unsettled.keep(batch, outcome)

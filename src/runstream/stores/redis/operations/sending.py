@@ -36,7 +36,7 @@ from runstream.stores.refusals import (
     too_many_hot_events,
 )
 
-__all__ = ["batch_of", "heard", "held", "outcome_of", "send", "sending_of", "settle"]
+__all__ = ["batch_of", "heard", "held", "outcome_of", "send", "settle"]
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
 """That a batch was applied, in one text; what it was refused for; or that the script itself was."""
@@ -134,17 +134,6 @@ def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
         book.done(attempts)
 
 
-def sending_of(context: Context[E, S], run_id: str, producer: Producer, *, checked: bool = True) -> Sending:
-    """How the producer's next batch is sent to a run; see ``send`` for ``checked``."""
-    return Sending(
-        producer.name,
-        producer.number,
-        context.server_clock.now(),
-        context.seen.get(run_id) if checked else None,
-        context.max_hot_events,
-    )
-
-
 def heard(context: Context[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int) -> None:
     """Note the time and the last place, with this offset, that the reply to an applied batch tells."""
     context.server_clock.heard(server_time)
@@ -152,7 +141,13 @@ def heard(context: Context[E, S], run_id: str, server_time: bytes, start: bytes,
 
 
 def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
-    sending = sending_of(context, batch.run_id, producer, checked=checked)
+    sending = Sending(
+        producer.name,
+        producer.number,
+        context.server_clock.now(),
+        context.seen.get(batch.run_id) if checked else None,
+        context.max_hot_events,
+    )
     return Attempt(context, batch, append_call(context.keys, batch, sending), sending)
 
 

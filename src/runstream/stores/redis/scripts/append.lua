@@ -37,14 +37,15 @@
 --         {'conflict', offset}      the run stands elsewhere than expected, nothing written
 --         {'full', entries, more}   the run has so many entries here, too many with so many more, nothing written
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there, nothing written
---         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, and the writer does
---                                   not have it from the archive, nothing written
+--         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, and the writer
+--                                   does not have it from the archive, nothing written
 --         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
 --         {'whole'}                 the difference does not apply, send the whole, nothing written
 --
 -- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
--- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its first reply and changes nothing. An event
--- whose key was known has not been written again; if all were known, nothing has been, the snapshot included.
+-- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its
+-- first reply and changes nothing. An event whose key was known has not been written again; if all were known,
+-- nothing has been, the snapshot included.
 -- A run that was retired goes on after its last place, which is its mark; what is not known of its lanes any more
 -- is taken to be as bad as it can be: they have events up to there, and no snapshot covers any of them.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
@@ -233,7 +234,6 @@ if snapshot then
   end
 end
 
--- from here on nothing may refuse
 -- Keeps a reply with its producer. When that is new there, those that were silent for too long are forgotten, so that
 -- a run does not remember every process that ever wrote to it.
 local function keep(producer, reply)
@@ -247,6 +247,7 @@ local function keep(producer, reply)
   end
 end
 
+-- from here on nothing may refuse
 local changed, before_batch = {'last', '', 'updated', now}, offset
 last = former
 local function change(field, value)
