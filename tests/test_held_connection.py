@@ -1,4 +1,4 @@
-"""The connection of a client's pool that is held between calls."""
+"""The connection of a client's pool that is held between appends."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import wraps
 from typing import Any
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
+from redis.observability.config import OTelConfig
+from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
 from servers import Server, eventually
 
 from runstream.stores.redis import held_connection
 from runstream.stores.redis.drivers import SyncDriver
 from runstream.stores.redis.held_connection import sender_of
+from runstream.testing import Fault, FaultProxy
 
 
 @pytest.fixture
@@ -49,8 +53,19 @@ def ended(server: Server, number: int) -> bool:
     return all(int(one["id"]) != number for one in listed)
 
 
-def interrupt(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
+def is_looked_at_again(sender: Any) -> None:
+    """Wait until the next command looks at the connection first."""
+    eventually(lambda: time.monotonic() > sender._looked + held_connection._TRUSTED_SECONDS)
+
+
+def interrupt_next_read(connection: Any) -> None:
+    """A command of this connection is sent, and interrupted before its reply is read."""
+
+    def interrupt() -> None:
+        del connection.read_response
+        raise KeyboardInterrupt
+
+    connection.read_response = interrupt
 
 
 def test_stores_over_one_pool_hold_one_connection_until_the_last_is_gone(client: Any) -> None:
@@ -153,7 +168,7 @@ def test_no_thread_of_a_fork_finds_the_parents_connection(sender: Any, monkeypat
 def test_an_interrupted_calls_reply_is_never_taken_for_anothers(client: Any, sender: Any) -> None:
     """It comes after the pool has looked, so that only closing the connection helps."""
     connection_id(sender)
-    sender._free[0].parse_response = interrupt  # sent, and interrupted before the reply is read
+    interrupt_next_read(sender._free[0].connection)
     with pytest.raises(KeyboardInterrupt):
         sender.execute_command(b"BLPOP", b"{none}", b"0.2")
     assert client.execute_command(b"ECHO", b"next") == b"next"
@@ -175,9 +190,56 @@ def test_a_connection_that_the_server_closed_is_noticed(server: Server, sender: 
     held = connection_id(sender)
     server.raw.client_kill_filter(_id=str(held))
     eventually(lambda: ended(server, held))
-    last = sender._used
-    eventually(lambda: time.monotonic() > last + held_connection._TRUSTED_SECONDS)
+    is_looked_at_again(sender)
     assert connection_id(sender) != held
+
+
+def test_a_connection_that_is_to_move_does(client: Any, sender: Any) -> None:
+    """A server that is about to go says so, redis-py marks what is in use, and a busy writer makes no pause."""
+    held = connection_id(sender)
+    sender._free[0].connection.mark_for_reconnect()
+    eventually(lambda: connection_id(sender) != held)
+    moved = connection_id(sender)
+    is_looked_at_again(sender)
+    assert connection_id(sender) == moved
+    assert pool_state(client) == (0, 1)
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+@pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST])
+def test_it_sends_again_as_often_as_the_client(server: Server, namespace: str, retries: int, fault: Fault) -> None:
+    """Counted by the server, as what the client itself does; what is held after that is sound."""
+    counts: list[list[Any]] = []
+    with FaultProxy(server.url, quiet_seconds=0.001) as proxy:
+        for way in (sender_of, lambda client: client):
+            with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), retries)) as client:
+                sender, key = way(client), f"{namespace}:{len(counts)}".encode()
+                sender.execute_command(b"ECHO", b"warm")
+                proxy.reset()
+                proxy.arm(fault, times=retries + 1)
+                with pytest.raises(redis.ConnectionError):
+                    sender.execute_command(b"INCR", key)
+                struck = [proxy.struck, server.raw.get(key)]
+                if retries:
+                    proxy.arm(fault, times=retries)
+                sender.execute_command(b"INCR", key)
+                counts.append([*struck, proxy.struck, server.raw.getdel(key)])
+                assert sender.execute_command(b"ECHO", b"next") == b"next"
+    assert counts[0] == counts[1]
+    assert counts[0][0] == retries + 1
+
+
+def test_it_sends_again_what_the_client_would_send_again(server: Server) -> None:
+    """Also what the server refuses, where the client was told to."""
+    refused = []
+    with server.client(retry_on_error=[redis.ResponseError], retry=Retry(NoBackoff(), 2)) as client:
+        for sender in (sender_of(client), client):
+            server.raw.config_resetstat()
+            with pytest.raises(redis.ResponseError):
+                sender.execute_command(b"EVALSHA", b"0" * 40, 0)
+            refused.append(server.raw.info("commandstats")["cmdstat_evalsha"]["calls"])
+        assert sender_of(client).execute_command(b"ECHO", b"next") == b"next"
+    assert refused == [3, 3]
 
 
 def test_a_closed_client_opens_it_again(client: Any, sender: Any) -> None:
@@ -201,6 +263,36 @@ def test_what_is_held_was_nobodys_before(client: Any, sender: Any) -> None:
     assert pool_state(client) == (1, 0)
     assert connection_id(sender) != number
     assert pool_state(client) == (0, 1)
+
+
+def test_traced_or_measured_commands_are_left_alone(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tracers do it, which put their own in the class; and redis-py, for OpenTelemetry."""
+    execute: Any = redis.Redis.execute_command
+
+    def traced(self: Any, *command: Any, **options: Any) -> Any:
+        return execute(self, *command, **options)
+
+    for tracer in (traced, wraps(execute)(traced), Proxy(execute)):
+        monkeypatch.setattr(redis.Redis, "execute_command", tracer)
+        assert sender_of(client) is client
+    monkeypatch.undo()
+    assert sender_of(client) is not client
+    measuring = get_observability_instance().init(OTelConfig())
+    try:
+        assert sender_of(client) is client
+    finally:
+        measuring.shutdown()
+    assert sender_of(client) is not client
+
+
+class Proxy:
+    """What wrapt puts in the place of a function: it says of itself what the function would."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
 
 
 class OwnClient(redis.Redis):
