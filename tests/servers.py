@@ -9,11 +9,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from runstream.stores.redis.embedded import EmbeddedServer
 
@@ -109,11 +111,13 @@ class Servers:
 
 
 def free_port() -> int:
-    """A port of the loopback interface at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port at which nobody listens, nor 10,000 above it, where nodes of a cluster meet."""
+    while True:
+        with suppress(OSError, OverflowError), socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 @contextmanager
@@ -147,7 +151,7 @@ def _await_answer_of(client: redis.Redis, process: subprocess.Popen[bytes]) -> N
     deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         try:
-            client.ping()
+            client.info("server")  # which it answers also while it loads what it has
         except redis.ConnectionError:
             assert process.poll() is None, "the server ended at once"
             assert time.monotonic() < deadline, "the server does not answer"
@@ -156,21 +160,21 @@ def _await_answer_of(client: redis.Redis, process: subprocess.Popen[bytes]) -> N
 
 
 class Node:
-    """One server of a pair: at a loopback port for its replica, at a unix socket for clients."""
+    """One server of several: at a loopback port for the others, at a unix socket for clients."""
 
-    def __init__(self, name: str, directory: str) -> None:
+    def __init__(self, name: str, directory: str, *options: str) -> None:
         self.port = free_port()
         self.socket_path = f"{directory}/{self.port}.sock"
-        options = f"--port {self.port} --bind 127.0.0.1 --unixsocket {self.socket_path} --save --appendonly no"
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket_path]
         self.process = subprocess.Popen(
-            # of all ways in which a replica can get its first copy, the one without pauses
-            [PROGRAMS[name], *f"{options} --repl-diskless-sync no --repl-diskless-load on-empty-db".split()],
+            [PROGRAMS[name], *place, "--save", "", "--appendonly", "no", *options],
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self.raw: Any = redis.Redis(unix_socket_path=self.socket_path)  # the stubs' unions of sync and async
+        # the stubs have unions of sync and async
+        self.raw: Any = redis.Redis(unix_socket_path=self.socket_path, retry=Retry(NoBackoff(), 0))
         try:
             _await_answer_of(self.raw, self.process)
         except BaseException:  # an interrupt too: it would be left running
@@ -260,7 +264,9 @@ class Pair:
         self._nodes.close()
 
     def _start(self) -> Node:
-        node = Node(self.name, self._directory)
+        # of all ways in which a replica can get its first copy, the one without pauses
+        options = "--repl-diskless-sync no --repl-diskless-load on-empty-db"
+        node = Node(self.name, self._directory, *options.split())
         self._nodes.callback(node.end)
         return node
 

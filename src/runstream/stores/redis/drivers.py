@@ -92,6 +92,11 @@ def _our_error(error: Exception) -> RunstreamError:
 
 def _refused(error: errors.ResponseError) -> RunstreamError:
     text = str(error)
+    if isinstance(error, errors.AskError):  # MovedError is one too
+        return ConfigurationError(
+            f"the key lies at another node of a cluster ({text}), and this client knows one server only:"
+            " use a server that is no cluster, or one node that has all slots"
+        )
     if "WRONGTYPE" in text or "equal or smaller" in text:
         return ConfigurationError(
             f"a key of this namespace holds data of another program ({text}); use another namespace"
