@@ -660,6 +660,22 @@ def test_a_resend_finds_its_first_reply_where_both_histories_have_it(world: Worl
     assert producers(world) == common
 
 
+def test_a_resend_finds_its_first_reply_where_the_archive_only_has_more(world: World) -> None:
+    """The run's last append is in both histories, and noted in the run still."""
+    world.common = emit(world.hot, "r", 3)
+    world.hot.save_event(create_event("r", "x"))
+    world.drain()
+    behind = world.remember()
+    world.of_archive = emit(world.hot, "r", 2, first=5)
+    world.drain()
+    world.come_back(behind)
+    common = producers(world)
+    assert world.backend.raw.hexists(world.hot.context.keys.run("r").meta, "by")
+    world.resolve("archive")
+    assert producers(world) == common
+    assert not world.backend.raw.hexists(world.hot.context.keys.run("r").meta, "by")
+
+
 def producers(world: World) -> dict[bytes, bytes]:
     keys = world.hot.context.keys.run("r")
     found = kept_replies(world.backend.raw, keys.meta, keys.producers)
