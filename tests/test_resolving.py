@@ -644,14 +644,19 @@ def test_writers_of_the_branch_that_gave_way_are_told(any_world: World) -> None:
     later.release()
 
 
-def test_a_resend_finds_its_first_reply_where_both_histories_have_it(world: World) -> None:
-    """The producer of a batch in the common part is remembered, that of a batch that gave way is not."""
-    world.common = emit(world.hot, "r", 3)
+def fall_behind(world: World) -> None:
+    """Two more events come and are archived, and the server comes back without them."""
     world.drain()
     behind = world.remember()
     world.of_archive = emit(world.hot, "r", 2, first=4)
     world.drain()
     world.come_back(behind)
+
+
+def test_a_resend_finds_its_first_reply_where_both_histories_have_it(world: World) -> None:
+    """The producer of a batch in the common part is remembered, that of a batch that gave way is not."""
+    world.common = emit(world.hot, "r", 3)
+    fall_behind(world)
     common = producers(world)
     world.hot = world.open()
     world.of_redis = emit(world.hot, "r", 1, first=4)
@@ -664,11 +669,7 @@ def test_a_resend_finds_its_first_reply_where_the_archive_only_has_more(world: W
     """The run's last append is in both histories, and noted in the run still."""
     world.common = emit(world.hot, "r", 3)
     world.hot.save_event(create_event("r", "x"))
-    world.drain()
-    behind = world.remember()
-    world.of_archive = emit(world.hot, "r", 2, first=5)
-    world.drain()
-    world.come_back(behind)
+    fall_behind(world)
     common = producers(world)
     assert world.backend.raw.hexists(world.hot.context.keys.run("r").meta, "by")
     world.resolve("archive")
