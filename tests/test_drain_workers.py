@@ -119,6 +119,7 @@ def test_an_archive_that_fails_is_one_episode_and_nothing_leaves_redis(
         assert (failure.error, abs(failure.since - time.time()) < DEADLINE_SECONDS) == ("the disk is full", True)
         assert worker.progress.failing.keys() == {location}
         assert {first_hot(hot, run_id) for run_id in acknowledged} == {1}
+        eventually(lambda: "w" in reported(hot))
         eventually(lambda: reported(hot)["w"].failing == {location: failure})
         outage.is_on = False
         eventually(lambda: due(hot) == {})
@@ -150,7 +151,7 @@ def test_an_archive_that_fails_for_one_run_only_holds_up_no_other(
     worker = DrainWorker(hot, sinks, trim="archived", poll_seconds=0.01)
     with running(worker):
         eventually(lambda: due(hot).keys() == {"bad"})
-        eventually(lambda: "input/output error" in status_of(hot).parked["bad"])
+        eventually(lambda: "input/output error" in status_of(hot).parked.get("bad", ""))
     assert worker.progress.failing == {}
     check_archives(archives, acknowledged)
     assert first_hot(hot, "bad") == 1
