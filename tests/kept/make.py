@@ -19,9 +19,9 @@ must not be there yet: what is kept is never written again.
     what must be read from all of these, in the notation of neutral.py. It says what was given to be written, and
     what the server then had as the ids of the entries; nothing in it was read back through runstream's codec.
 
-Made again, the events and states are the same; chains, tokens, UUIDs and what the server's clock says are not. No
-path or name of the machine that made them is in any file: that is checked, and the archives' own place in the
-namespace is written as ``/archives``.
+Made again, the events and states are the same, but for those that a ``Run`` makes; chains, tokens, UUIDs and what
+the server's clock says are not. No path or name of the machine that made them is in any file: that is checked, and
+the archives' own place in the namespace is written as ``/archives``.
 """
 
 from __future__ import annotations
