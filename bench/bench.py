@@ -37,7 +37,7 @@ from rich.table import Table
 
 import runstream
 from runstream.codec.lossless_json import dump_json
-from runstream.stores.redis.server_program import find_server_program
+from runstream.stores.redis.connection.server_binary import find_server_program
 
 
 @dataclass

@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from runstream import JSONLCheckpointer, Recorded, RedisCheckpointer, SQLiteCheckpointer
-from runstream.codec.archiving import archive_entry, entry_fields
+from runstream.codec.archive_entries import archive_entry, entry_fields
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec, EventFields
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec, EventFields
-from runstream.model.archive import ArchiveEntry
+from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import ArchiveGap, CorruptRecordError
-from runstream.model.values import Cursor
-from runstream.stores.redis.operations import draining
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.model.results import Cursor
+from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.stores.redis.operations.worker import drain
 
 __all__ = ["Archive", "archive_faults", "check_archives", "check_drained", "drained_faults"]
 
@@ -170,7 +170,7 @@ def drained_faults(hot: RedisCheckpointer[Any, Any], archives: Sequence[Archive]
         yield from (f"{archive.location}: {run_id!r} is in the quarantine" for run_id, _ in archive.quarantine())
         if (archived := sorted(archive.list_runs())) != run_ids:
             yield f"{archive.location} has the runs {archived}, Redis has {run_ids}"
-    for run_id, run in zip(run_ids, hot.perform(draining.load(keys, run_ids)), strict=True):
+    for run_id, run in zip(run_ids, hot.perform(drain.load(keys, run_ids)), strict=True):
         assert run is not None, "a run was deleted while its archives were checked"
         if run.mark != run.last:
             yield f"run {run_id!r} is archived up to {run.mark} only, of {run.last}"
@@ -179,12 +179,12 @@ def drained_faults(hot: RedisCheckpointer[Any, Any], archives: Sequence[Archive]
                 yield f"{archive.location}, run {run_id!r}: {fault}"
 
 
-def _faults_against(hot: RedisCheckpointer[Any, Any], archive: Archive, run: draining.LoadedRun) -> Iterator[str]:
+def _faults_against(hot: RedisCheckpointer[Any, Any], archive: Archive, run: drain.LoadedRun) -> Iterator[str]:
     run_id = run.header.run_id
     if (bounds := archive._bounds(run_id)) != (run.header.start, run.last):
         yield f"it lies between {bounds}, in Redis between {(run.header.start, run.last)}"
-    wanted = draining.Wanted(run_id, 1, run.last.offset, list(run.tokens))
-    (loaded,) = hot.perform(draining.load_entries(hot.context.keys, [wanted]))
+    wanted = drain.Wanted(run_id, 1, run.last.offset, list(run.tokens))
+    (loaded,) = hot.perform(drain.load_entries(hot.context.keys, [wanted]))
     held = {entry.offset: entry.content for entry in archive.read_back(run_id, 1, _EVERYTHING)}
     for (offset, chain), record in loaded.entries:
         if held.get(offset) != archive_entry(run_id, offset, chain, record).content:

@@ -22,14 +22,14 @@ import redis
 import redis.asyncio
 from servers import Server
 
-from runstream.model.opening import Opening
+from runstream.model.awaitable import Opening
 from runstream.model.protocols import RunStore
-from runstream.stores.jsonl import JSONLCheckpointer
-from runstream.stores.local import LocalStore
-from runstream.stores.memory import InMemoryCheckpointer
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.local.memory import InMemoryCheckpointer
+from runstream.stores.local.operations import LocalStore
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.sqlite import SQLiteCheckpointer
 from runstream.stores.threaded import ThreadedStore
 
 Store: TypeAlias = RunStore[Any, Any]

@@ -12,7 +12,7 @@ from archive_check import Archive, archive_faults
 from crash_world import World
 
 from runstream import Snapshot
-from runstream.model.values import Cursor
+from runstream.model.results import Cursor
 
 __all__ = ["faults_at_once", "faults_in_the_end", "standing", "unlike"]
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import redis
 
-from runstream.stores.redis.drivers import SyncDriver
+from runstream.stores.redis.connection.driver import SyncDriver
 
 __all__ = ["Disk", "Points", "insist", "watch_files", "watch_redis", "watch_sqlite", "watch_writes"]
 

@@ -24,7 +24,7 @@ from runstream import (
     create_event,
 )
 from runstream.stores.redis.exchange import Exchange
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.stores.redis.operations.admin.status import namespace_status
 from runstream.stores.redis.replies import scored
 
 Hot: TypeAlias = RedisCheckpointer[Any, Any]

@@ -23,8 +23,8 @@ from runstream import (
 )
 from runstream.codec.record import ERASED
 from runstream.drain import Trim
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.redis.keys import RunKeys
-from runstream.stores.sqlite import SQLiteCheckpointer
 
 __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one_archive", "picture"]
 

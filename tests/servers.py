@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 
 DEADLINE_SECONDS = 20.0
 

@@ -25,12 +25,12 @@ from runstream import (
     RunState,
     SQLiteCheckpointer,
 )
-from runstream.codec.archiving import entry_fields
+from runstream.codec.archive_entries import entry_fields
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
-from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
-from runstream.model.values import Cursor
+from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.results import Cursor
 
 Hot = RedisCheckpointer[Any, Any]
 

@@ -30,11 +30,11 @@ from runstream import (
     StoreUnavailable,
     connect,
 )
-from runstream.cli.exits import EXIT_CODES, ExitCode, NoSuchRun, exit_code_of
-from runstream.cli.output import ago, bytes_text, printable
-from runstream.stores.redis.embedded import EmbeddedServer
-from runstream.stores.redis.operations import draining
-from runstream.stores.redis.server_program import find_server_program
+from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, NoSuchRun, exit_code_of
+from runstream.cli.support.output import ago, bytes_text, printable
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.connection.server_binary import find_server_program
+from runstream.stores.redis.operations.worker import drain
 
 COMMANDS = ["demo", "drain", "runs", "show", "tail", "status", "archives"]
 COMMANDS += ["unpark", "resolve", "quarantine", "agent"]
@@ -384,9 +384,9 @@ def test_status_shows_what_waits_and_where_it_goes(place: Place) -> None:
     assert facts["version"]
     run("drain", "--url", place.url, *place.to, "--once")
     keys = place.store.context.keys
-    (loaded,) = place.store.perform(draining.load(keys, ["a"]))
+    (loaded,) = place.store.perform(drain.load(keys, ["a"]))
     assert loaded is not None
-    place.store.perform(draining.park(keys, loaded.header, "for a test", 60))
+    place.store.perform(drain.park(keys, loaded.header, "for a test", 60))
     facts = run("status", "--url", place.url, "--json").document
     assert (facts["due"], facts["later"], facts["oldest_due_seconds"]) == (0, 1, 0)
     assert facts["parked"] == {"a": "for a test"}

@@ -26,11 +26,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import BERLIN, RICH_VALUES, any_text, hashables, make_event, same, values
 
-from runstream.codec.archiving import archive_entries, archive_entry, entry_fields, plain_entries
+from runstream.codec.archive_entries import archive_entries, archive_entry, entry_fields, plain_entries
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.fallback import plain_data
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
-from runstream.codec.packing import Packer, unpack, unpack_plain
+from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
 from runstream.codec.record import (
     ERASED,
     FIELDS,
@@ -41,11 +42,10 @@ from runstream.codec.record import (
     record_crc,
     seed,
 )
-from runstream.codec.shapes import Codec
-from runstream.codec.snapshot import PackedState, pack_state, state_checksum, unpack_state
-from runstream.model.archive import ArchiveEntry, contents_of, kept_aside
+from runstream.codec.snapshot_fields import PackedState, pack_state, state_checksum, unpack_state
+from runstream.model.archive_records import ArchiveEntry, contents_of, kept_aside
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
-from runstream.model.values import Cursor
+from runstream.model.results import Cursor
 
 PACKER = Packer(None)
 
@@ -240,7 +240,7 @@ def test_equal_sets_have_equal_bytes(members: list[Any], shuffle: Any) -> None:
 
 def test_sets_have_the_same_bytes_in_every_process() -> None:
     script = (
-        "from runstream.codec.packing import Packer;"
+        "from runstream.codec.msgpack_values import Packer;"
         "print(Packer().pack({'abc', 'def', ('x', 1), frozenset({'q', 'r'}), None, b'y'}).hex())"
     )
     outputs = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runstream.model.values import Cursor
-from runstream.stores.coverage import CoverageBook
+from runstream.model.results import Cursor
+from runstream.operations.coverage import CoverageBook
 
 A, B = Cursor(0, 1), Cursor(0, 2)
 

@@ -29,11 +29,11 @@ from runstream import (
     Sink,
     connect,
 )
-from runstream.cli.demo_check import Check, check
-from runstream.cli.example_agent import Outcome, Task, work
-from runstream.cli.journal import Acknowledged, Journal, JournalTail, read_journal
-from runstream.stores.redis.operations import draining
-from runstream.stores.redis.server_program import find_server_program
+from runstream.cli.demo.agent import Outcome, Task, work
+from runstream.cli.demo.checks import Check, check
+from runstream.cli.demo.journal import Acknowledged, Journal, JournalTail, read_journal
+from runstream.stores.redis.connection.server_binary import find_server_program
+from runstream.stores.redis.operations.worker import drain
 
 DEADLINE_SECONDS = 30.0
 
@@ -284,9 +284,9 @@ def test_what_is_not_archived_yet_is_seen(played: Played) -> None:
 
 def test_a_parked_run_is_seen(played: Played) -> None:
     keys = played.hot.context.keys
-    (run,) = played.hot.perform(draining.load(keys, ["support"]))
+    (run,) = played.hot.perform(drain.load(keys, ["support"]))
     assert run is not None
-    played.hot.perform(draining.park(keys, run.header, "for a test", 60))
+    played.hot.perform(drain.park(keys, run.header, "for a test", 60))
     assert any("run 'support' is parked: for a test" in one for one in played.problems())
 
 

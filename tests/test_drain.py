@@ -33,13 +33,13 @@ from runstream import (
     create_event,
 )
 from runstream.codec.record import encode_record, seed
+from runstream.drain.claimed_run import Piece, RunWork
 from runstream.drain.heartbeat import Heartbeat
-from runstream.drain.work import Piece, RunWork
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.protocols import Sink
-from runstream.model.values import Cursor
+from runstream.model.results import Cursor
 from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations import draining
+from runstream.stores.redis.operations.worker import drain
 
 DEADLINE_SECONDS = 30.0
 
@@ -251,10 +251,10 @@ def emit_one(run_id: str) -> list[PAEvent]:
 # -- a worker that is late can do no harm ------------------------------------------------------------
 
 
-def proven(hot: Hot, run_id: str, cursor: Cursor, trim: str = "archived") -> draining.Proven:
-    (run,) = hot.perform(draining.load(hot.context.keys, [run_id]))
+def proven(hot: Hot, run_id: str, cursor: Cursor, trim: str = "archived") -> drain.Proven:
+    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
     assert run is not None
-    return draining.Proven(run.header, cursor, run.tokens, trim, None)
+    return drain.Proven(run.header, cursor, run.tokens, trim, None)
 
 
 def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None:
@@ -262,7 +262,7 @@ def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None
     emit(hot, "r", 10)
     last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
     other = Cursor(last.offset - 2, last.chain)
-    (settled,) = hot.perform(draining.settle(hot.context.keys, [proven(hot, "r", other)], []))
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", other)], []))
     assert settled.outcome == "diverged"
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
@@ -273,7 +273,7 @@ def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
     stale = proven(hot, "r", Cursor.parse([item.cursor for item in hot.read("r")][-1]))
     hot.delete_run("r")
     emit(hot, "r", 10)
-    (settled,) = hot.perform(draining.settle(hot.context.keys, [stale], []))
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [stale], []))
     assert settled.outcome == "gone"
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
@@ -284,7 +284,7 @@ def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list
     fifth = Cursor.parse([item.cursor for item in hot.read("r")][4])
     DrainWorker(hot, archives, trim="archived").drain_once()
     emit(hot, "r", 2, first=11)
-    (settled,) = hot.perform(draining.settle(hot.context.keys, [proven(hot, "r", fifth)], ids(archives)))
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", fifth)], ids(archives)))
     assert settled.outcome == "ok"
     info = hot.run_info("r")
     assert info is not None
@@ -301,7 +301,7 @@ def test_settling_without_a_required_archive_is_refused(hot: Hot, archives: list
     DrainWorker(hot, archives).drain_once()
     emit(hot, "r", 4, first=5)
     last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
-    (settled,) = hot.perform(draining.settle(hot.context.keys, [proven(hot, "r", last)], ids(archives[:1])))
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", last)], ids(archives[:1])))
     assert (settled.outcome, settled.detail) == ("archives", archives[1].location)
     assert hot_from(hot, "r") == 1
 
@@ -318,7 +318,7 @@ def test_a_worker_with_other_archives_is_refused(hot: Hot, archives: list[Archiv
 def test_a_dead_workers_runs_come_due_again_by_themselves(hot: Hot, archives: list[Archive]) -> None:
     """A claim that nobody settles runs out; nobody else takes the run before."""
     acknowledged = {"r": emit(hot, "r", 6)}
-    assert [run.run_id for run in hot.perform(draining.claim(hot.context.keys, None, 10, 0.5))] == ["r"]
+    assert [run.run_id for run in hot.perform(drain.claim(hot.context.keys, None, 10, 0.5))] == ["r"]
     assert DrainWorker(hot, archives).drain_once() == DrainReport()
     worker = DrainWorker(hot, archives)
     until(lambda: worker.drain_once().events == 6)
@@ -676,14 +676,14 @@ def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
             return found
 
     if step != "position":
-        original = getattr(draining, step)
+        original = getattr(drain, step)
 
         def slowly(*args: Any) -> Any:
             if not taken_on:
                 take_on()
             return original(*args)
 
-        monkeypatch.setattr(draining, step, slowly)
+        monkeypatch.setattr(drain, step, slowly)
     report = DrainWorker(hot, [Slow(archives[0]), archives[1]], claim_seconds=0).drain_once()
     assert taken_on
     assert report.parked == 0
@@ -700,7 +700,7 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
     if name == "entries":
         emit(hot, "r", 4)
     hot.save_snapshot("r", RunState(run_id="r", current_step=1))
-    original = draining.load_entries
+    original = drain.load_entries
     acknowledged: dict[str, list[PAEvent]] = {}
 
     def load_another(*args: Any) -> Any:
@@ -710,7 +710,7 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
             hot.save_snapshot("r", RunState(run_id="r", current_step=2))
         return original(*args)
 
-    monkeypatch.setattr(draining, "load_entries", load_another)
+    monkeypatch.setattr(drain, "load_entries", load_another)
     assert DrainWorker(hot, archives).drain_once() == DrainReport()
     assert [archive.position("r") for archive in archives] == [None, None]
     assert DrainWorker(hot, archives).drain_once().runs == 1
@@ -721,13 +721,13 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
 def test_what_does_not_follow_from_where_the_archives_stand_is_not_written(hot: Hot) -> None:
     """A failover between looking and loading has put other events after another one at that place."""
     emit(hot, "r", 4)
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
     second = Cursor.parse([item.cursor for item in hot.read("r")][1])
     for at, follows in ((second, True), (Cursor(2, second.chain + 1), False)):
-        work = RunWork(draining.DueRun("r", 0), run, [], at, [])
+        work = RunWork(drain.DueRun("r", 0), run, [], at, [])
         want = work.want(10)
-        (loaded,) = hot.perform(draining.load_entries(hot.context.keys, [want]))
+        (loaded,) = hot.perform(drain.load_entries(hot.context.keys, [want]))
         if follows:
             assert len(Piece.make(work, want, loaded).entries) == 2
         else:
@@ -787,10 +787,10 @@ def test_both_archives_are_sinks(archives: list[Archive]) -> None:
 def test_an_archive_ahead_of_redis_is_seen_before_anything_is_written(hot: Hot) -> None:
     """Redis came back from a failover behind the archive: that is a divergence, not a shorter run."""
     emit(hot, "r", 3)
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
     with pytest.raises(HistoryDiverged) as ahead:
-        RunWork.begin(draining.DueRun("r", 0), run, [("sqlite:a.db", Position(Cursor(5, 1)))])
+        RunWork.begin(drain.DueRun("r", 0), run, [("sqlite:a.db", Position(Cursor(5, 1)))])
     assert ahead.value.offset == 5
     assert "sqlite:a.db" in str(ahead.value)
 

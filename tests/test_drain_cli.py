@@ -26,10 +26,10 @@ from commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, put_
 from servers import PROGRAMS, eventually, tcp_server
 
 from runstream import JSONLCheckpointer, PAEvent, SQLiteCheckpointer, connect
-from runstream.cli.logs import logging_to_stderr
-from runstream.cli.partitions import parse_partitions
-from runstream.cli.stopping import stopping_on_signals
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.cli.support.log_formats import logging_to_stderr
+from runstream.cli.support.partitions import parse_partitions
+from runstream.cli.support.signals import stopping_on_signals
+from runstream.stores.redis.operations.admin.status import namespace_status
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 

@@ -25,9 +25,9 @@ from samples import make_event, make_state
 from servers import PROGRAMS, Server, Servers, eventually
 
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
-from runstream.cli.exits import ExitCode
-from runstream.stores.redis.embedded import EmbeddedServer
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.cli.support.exit_codes import ExitCode
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.operations.admin.status import namespace_status
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

@@ -21,7 +21,7 @@ from servers import PROGRAMS, Pair, eventually, primary_and_replica
 
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.drain import Trim
-from runstream.stores.redis.operations.inspecting import NamespaceStatus, namespace_status
+from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
 

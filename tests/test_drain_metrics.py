@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from samples import make_state
 from servers import PROGRAMS, eventually, free_port
 
-from runstream.cli.monitor import Health, serving
-from runstream.drain.progress import Failure, Progress
-from runstream.stores.redis.operations import draining
+from runstream.cli.support.http_endpoints import Health, serving
+from runstream.drain.stats import Failure, Progress
+from runstream.stores.redis.operations.worker import drain
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 
@@ -116,9 +116,9 @@ def test_the_metrics_show_a_backlog_and_what_is_parked(place: Place) -> None:
     late = [run_id for run_id in run_ids if keys.run(run_id).partition is keys.partitions[others]]
     for run_id in late:
         place.emit(run_id, 7)
-    (loaded,) = place.store.perform(draining.load(keys, [late[0]]))
+    (loaded,) = place.store.perform(drain.load(keys, [late[0]]))
     assert loaded is not None
-    place.store.perform(draining.park(keys, loaded.header, "for a test", 600))
+    place.store.perform(drain.park(keys, loaded.header, "for a test", 600))
     partitions = ",".join(str(number) for number in range(16) if number != others)
     with serving_worker(place, "--partitions", partitions) as worker:
         found = scrape(worker)

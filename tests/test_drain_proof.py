@@ -33,10 +33,10 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.model.archive import ArchiveEntry, Position, RunBatch
+from runstream.model.archive_records import ArchiveEntry, Position, RunBatch
 from runstream.model.protocols import Sink
-from runstream.model.values import Cursor
-from runstream.stores.redis.operations import draining
+from runstream.model.results import Cursor
+from runstream.stores.redis.operations.worker import drain
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -120,7 +120,7 @@ def archived(hot: Hot, run_id: str) -> int:
 def let_parked_come_due(hot: Hot) -> None:
     """Let parked runs be tried again now."""
     for run_id in parked(hot):
-        hot.perform(draining.release(hot.context.keys, [draining.DueRun(run_id, 0)]))
+        hot.perform(drain.release(hot.context.keys, [drain.DueRun(run_id, 0)]))
 
 
 # -- lies: one row, line or file of one run -------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_a_sink_that_writes_another_run_is_caught(hot: Hot, archive: Archive) ->
 
 def truly(hot: Hot, run_id: str) -> Position:
     """The position of an archive that has all that is in Redis of a run."""
-    (run,) = hot.perform(draining.load(hot.context.keys, [run_id]))
+    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
     assert run is not None
     return Position(run.last, run.tokens)
 
@@ -484,11 +484,11 @@ def test_a_commit_that_was_lost_is_noticed(hot: Hot, tmp_path: Path, monkeypatch
 def test_a_worker_that_is_late_does_not_trim_what_was_settled_of_another_history(hot: Hot) -> None:
     """It proved another one up to an offset that others have passed since, as after a run was resolved."""
     hot.save_events(make_events("r", 5))
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
-    hot.perform(draining.settle(hot.context.keys, [draining.Proven(run.header, run.last, {}, "never", None)], []))
+    hot.perform(drain.settle(hot.context.keys, [drain.Proven(run.header, run.last, {}, "never", None)], []))
     former = Cursor(3, 12345)
-    late = draining.Proven(run.header, former, {}, "archived", None)
-    assert hot.perform(draining.settle(hot.context.keys, [late], [])) == [draining.Settled("gone")]
+    late = drain.Proven(run.header, former, {}, "archived", None)
+    assert hot.perform(drain.settle(hot.context.keys, [late], [])) == [drain.Settled("gone")]
     assert first_hot(hot, "r") == 1
     assert archived(hot, "r") == 5

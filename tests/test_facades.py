@@ -21,7 +21,7 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.lease import AsyncLease, Lease
+from runstream.run.lease import AsyncLease, Lease
 from runstream.run.store import AsyncLaneStore, LaneStore
 from runstream.stores.threaded import ThreadedStore
 

@@ -25,10 +25,10 @@ from servers import PROGRAMS, Server, Servers, eventually
 from runstream import AsyncRedisCheckpointer, RedisCheckpointer, StoreUnavailable
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.codec.snapshot import state_checksum, unpack_state
+from runstream.codec.snapshot_fields import state_checksum, unpack_state
 from runstream.model.state import RunState
-from runstream.stores.redis import scripts
-from runstream.stores.redis.operations import draining, retiring
+from runstream.stores.redis.operations.worker import drain, retire
+from runstream.stores.redis.scripts import calls
 from runstream.testing import Fault, FaultProxy
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
@@ -37,7 +37,7 @@ PATIENT_SECONDS = 20.0
 IMPATIENT_SECONDS = 0.2
 MOST_CALLS = 50
 LEASE_SECONDS = 2.0
-SCRIPTS = [script.source for script in scripts.SCRIPTS]
+SCRIPTS = [script.source for script in calls.SCRIPTS]
 
 SENDERS = ["caller", "store", "redis-py"]
 """Who sends again: the caller after StoreUnavailable, the store, or a caller's client as redis-py makes it."""
@@ -166,11 +166,11 @@ def append_to_a_retired_run(store: Any, run: str, other: Open) -> Step:
     before, events = make_events(run, 2), make_events(run, 2, first=3)
     another = other()
     another.append(run, before, snapshot=make_state(run, status="completed"))
-    (found,) = another.perform(draining.load(another.context.keys, [run]))
-    proven = draining.Proven(found.header, found.last, found.tokens, "archived", None)
-    another.perform(draining.settle(another.context.keys, [proven], []))
-    fit = retiring.Fit(run, found.header, found.tokens)
-    (outcome,) = another.perform(retiring.retire(another.context.keys, [fit], 0, []))
+    (found,) = another.perform(drain.load(another.context.keys, [run]))
+    proven = drain.Proven(found.header, found.last, found.tokens, "archived", None)
+    another.perform(drain.settle(another.context.keys, [proven], []))
+    fit = retire.Fit(run, found.header, found.tokens)
+    (outcome,) = another.perform(retire.retire(another.context.keys, [fit], 0, []))
     assert outcome.name == "ok"
     call = partial(store.append, run, events, expected_offset=2)
     return Step(call, {run: before + events}, reply=(3, 4), retired=2)
@@ -401,9 +401,9 @@ class Rig:
 
 def until_taken(call: Callable[[], Any]) -> tuple[Any, int]:
     """Repeat a call until it gets its reply: that, and how many calls it took."""
-    for calls in range(1, MOST_CALLS + 1):
+    for count in range(1, MOST_CALLS + 1):
         try:
-            return call(), calls
+            return call(), count
         except StoreUnavailable:
             continue
     raise AssertionError("it never got a reply")

@@ -18,9 +18,9 @@ from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
 from servers import Server, eventually
 
-from runstream.stores.redis import held_connection
-from runstream.stores.redis.drivers import SyncDriver
-from runstream.stores.redis.held_connection import sender_of
+from runstream.stores.redis.connection import pinned_connection
+from runstream.stores.redis.connection.driver import SyncDriver
+from runstream.stores.redis.connection.pinned_connection import sender_of
 from runstream.testing import Fault, FaultProxy
 
 
@@ -55,7 +55,7 @@ def ended(server: Server, number: int) -> bool:
 
 def is_looked_at_again(sender: Any) -> None:
     """Wait until the next command looks at the connection first."""
-    eventually(lambda: time.monotonic() > sender._looked + held_connection._TRUSTED_SECONDS)
+    eventually(lambda: time.monotonic() > sender._looked + pinned_connection._TRUSTED_SECONDS)
 
 
 def interrupt_next_read(connection: Any) -> None:
@@ -157,7 +157,7 @@ def test_no_thread_of_a_fork_finds_the_parents_connection(sender: Any, monkeypat
             found.extend(holding._free)
         object.__setattr__(holding, name, value)
 
-    monkeypatch.setattr(held_connection._HeldConnection, "__setattr__", note, raising=False)
+    monkeypatch.setattr(pinned_connection._HeldConnection, "__setattr__", note, raising=False)
     monkeypatch.setattr(sender, "_process", -1)
     found.clear()
     assert connection_id(sender)

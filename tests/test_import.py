@@ -25,11 +25,11 @@ from runstream import (
     StoreUnavailable,
     connect,
 )
-from runstream.integrations import importing
-from runstream.integrations.importing import Imported, Importer
-from runstream.integrations.purpose_agent import open_source
-from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
-from runstream.model.values import Cursor
+from runstream.integrations.purpose_agent import importer
+from runstream.integrations.purpose_agent.directory import open_source
+from runstream.integrations.purpose_agent.importer import Imported, Importer
+from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.results import Cursor
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 their_events = pytest.importorskip("purpose_agent.runtime.events")
@@ -616,7 +616,7 @@ def test_what_was_imported_is_exported_for_purpose_agent(source: Theirs, tmp_pat
 
 
 def test_batches_are_small_enough_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "_BATCH_BYTES", 10_000)
+    monkeypatch.setattr(importer, "_BATCH_BYTES", 10_000)
     source = Theirs(tmp_path / "runs", theirs.JSONLCheckpointer(str(tmp_path / "runs")))
     for seq in range(1, 9):
         source.checkpointer.save_event(their_event("r", seq, n=seq, text="x" * 6000))

@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import eventually
 
-from runstream.codec.archiving import archive_entry
+from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
     ConcurrencyConflict,
@@ -38,11 +38,11 @@ from runstream.model.errors import (
 )
 from runstream.model.events import PAEvent, create_event
 from runstream.model.protocols import RunStore, Sink
+from runstream.model.results import Cursor
 from runstream.model.state import RunState
-from runstream.model.values import Cursor
-from runstream.stores.jsonl import JSONLCheckpointer, names
-from runstream.stores.jsonl.disk import Locks
-from runstream.stores.jsonl.lines import Mark, batch_text, facts_of, own_entry
+from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
+from runstream.stores.archive.jsonl.file_locks import Locks
+from runstream.stores.archive.jsonl.line_format import Mark, batch_text, facts_of, own_entry
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 their_events = pytest.importorskip("purpose_agent.runtime.events")
@@ -78,7 +78,7 @@ def numbers(store: Store, run_id: str) -> list[int]:
 
 
 def log_of(directory: Path, run_id: str = "r") -> Path:
-    return directory / names.encoded(run_id) / "events.jsonl"
+    return directory / file_names.encoded(run_id) / "events.jsonl"
 
 
 def history(run_id: str, start: Cursor, events: list[PAEvent]) -> list[ArchiveEntry]:
@@ -366,21 +366,21 @@ run_ids = st.text(min_size=1, max_size=300).filter(_is_run_id)
 @given(run_ids)
 @settings(max_examples=500)
 def test_a_name_is_safe_and_tells_its_id(run_id: str) -> None:
-    name = names.encoded(run_id)
+    name = file_names.encoded(run_id)
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-.%")
     assert len(name) <= 200
     assert not name.startswith(".")
     assert not name.endswith(".")
-    assert names.is_hashed(name) or names.named(name) == run_id
+    assert file_names.is_hashed(name) or file_names.named(name) == run_id
 
 
 @given(run_ids, run_ids)
 @settings(max_examples=500)
 def test_different_ids_never_share_a_directory(one: str, other: str) -> None:
     if one != other:
-        assert names.encoded(one) != names.encoded(other)
-        if names.may_be_raw(one):
-            assert names.encoded(other) != one
+        assert file_names.encoded(one) != file_names.encoded(other)
+        if file_names.may_be_raw(one):
+            assert file_names.encoded(other) != one
 
 
 def test_a_symbolic_link_to_elsewhere_is_refused_and_not_listed(tmp_path: Path) -> None:
@@ -872,7 +872,7 @@ def test_the_integrity_of_lines_and_snapshots_is_checked(tmp_path: Path) -> None
 
 WRITER = """
 import sys
-from runstream.stores.jsonl import JSONLCheckpointer
+from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.model.events import create_event
 from runstream.model.state import RunState
 directory, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

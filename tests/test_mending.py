@@ -21,9 +21,9 @@ from runstream import (
     SQLiteCheckpointer,
     create_event,
 )
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.protocols import MendableSink
-from runstream.model.values import Cursor
+from runstream.model.results import Cursor
 
 
 @pytest.fixture(params=["sqlite", "jsonl"])

@@ -36,7 +36,7 @@ from runstream import (
     connect,
     connect_async,
 )
-from runstream.stores.redis.clients import open_async_client, open_client
+from runstream.stores.redis.connection.clients import open_async_client, open_client
 
 PASSWORD = "s3cret-pass"
 needs_a_server = pytest.mark.skipif(not PROGRAMS, reason="this machine has no server")

@@ -17,9 +17,10 @@ from servers import eventually
 
 from runstream.model.errors import AcknowledgedWritesLost, ConfigurationError, LeaseHeld, StoreUnavailable
 from runstream.model.events import EventKind
-from runstream.stores.redis import scripts, unsettled
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations import appending
+from runstream.stores.redis.operations.client import append
+from runstream.stores.redis.scripts import calls
+from runstream.stores.redis.session import in_flight
 
 
 class Numbers(IntEnum):
@@ -181,7 +182,7 @@ def test_silent_producers_are_forgotten_here_too(
     redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each store is new to the run and has read it, so that it goes right on from the end."""
-    monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
+    monkeypatch.setattr(calls, "PRODUCER_WINDOW_SECONDS", 0)
     for _ in range(40):
         store, _ = open_two(redis_backend, redis_backend.namespace)
         assert all(recorded.offset for recorded in store.read("r"))
@@ -196,7 +197,7 @@ def test_each_says_how_old_it_is(redis_backend: RedisBackend) -> None:
     store.save_event(make_event("r", 1))
     told = store.context.server_clock.now()
     assert told is not None
-    (call,) = appending.save_event(store.context, make_event("r", 2)).send(None).commands  # type: ignore[arg-type] # begins it
+    (call,) = append.save_event(store.context, make_event("r", 2)).send(None).commands  # type: ignore[arg-type] # begins it
     _, _, count, *rest = call
     sent_at, *_ = rest[count:][5].split()  # among the words: see append.lua
     assert told <= int(sent_at) < told + 60_000_000
@@ -216,7 +217,7 @@ def test_what_is_refused_is_sent_once(redis_backend: RedisBackend) -> None:
     """Also where the script could not go on half way: what it had written is not written once more."""
     store, _ = open_two(redis_backend, redis_backend.namespace, retry_seconds=0)
     store.save_event(make_event("r", 1))
-    operation = appending.save_event(store.context, make_event("r", 2))
+    operation = append.save_event(store.context, make_event("r", 2))
     operation.send(None)  # type: ignore[arg-type] # how a generator begins
     with pytest.raises(LeaseHeld):
         operation.send([[b"held", b"lease", b"o", b"1000"]])
@@ -234,9 +235,9 @@ def test_what_was_on_its_way_for_too_long_is_not_as_good_as_new(
     redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server may have applied it and forgotten its producer since: it gets no other time put on it."""
-    monkeypatch.setattr(unsettled, "PRODUCER_WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(in_flight, "PRODUCER_WINDOW_SECONDS", 0.2)
     store, _ = open_two(redis_backend, redis_backend.namespace)
-    operation = appending.save_event(store.context, make_event("r", 1))
+    operation = append.save_event(store.context, make_event("r", 1))
     operation.send(None)  # type: ignore[arg-type] # how a generator begins
     late = time.monotonic() + 0.2
     eventually(lambda: time.monotonic() > late)

@@ -23,9 +23,9 @@ from servers import PROGRAMS, Server, Servers
 
 from runstream import LeaseHeld, RedisCheckpointer, connect
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of, key_of, record_crc
-from runstream.codec.shapes import Codec
-from runstream.model.values import Cursor
+from runstream.model.results import Cursor
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

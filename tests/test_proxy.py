@@ -20,7 +20,7 @@ from redis.retry import Retry
 from servers import PROGRAMS, Server, Servers, eventually, tcp_server
 
 from runstream.testing import Fault, FaultProxy
-from runstream.testing.resp import Framer, command_name
+from runstream.testing.fault_proxy.resp import Framer, command_name
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

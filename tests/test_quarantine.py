@@ -29,17 +29,18 @@ from runstream import (
     StoreUnavailable,
     create_event,
 )
-from runstream.codec import archiving
-from runstream.codec.archiving import archive_entry
+from runstream.codec import archive_entries
+from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import FIELDS, record_crc
-from runstream.codec.shapes import Codec
-from runstream.drain.proof import disproof
-from runstream.drain.readmitting import Retried, retry
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
-from runstream.model.values import Cursor
-from runstream.stores.jsonl import logfile
-from runstream.stores.redis.operations import draining, inspecting
+from runstream.drain.readback import disproof
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
+from runstream.model.results import Cursor
+from runstream.repair.quarantine import Retried, retry
+from runstream.stores.archive.jsonl import run_log
+from runstream.stores.redis.operations.admin import status
+from runstream.stores.redis.operations.worker import drain
 
 Hot = RedisCheckpointer[Any, Any]
 START = Cursor(0, 77)
@@ -124,9 +125,9 @@ def test_a_record_of_a_newer_version_is_not_kept_aside_but_parks_its_run(
     report = DrainWorker(hot, archives, trim="archived").drain_once()
     assert (report.events, report.quarantined, report.parked, report.trimmed) == (2, 0, 1, 2)
     check_archives(archives, {"r": acknowledged})
-    status = hot.perform(inspecting.namespace_status(hot.context.keys))
-    assert "upgrade" in status.parked["r"]
-    assert "`runstream unpark r`" in status.parked["r"]
+    found = hot.perform(status.namespace_status(hot.context.keys))
+    assert "upgrade" in found.parked["r"]
+    assert "`runstream unpark r`" in found.parked["r"]
 
 
 def test_a_batch_of_nothing_but_poison_is_archived_and_trimmed(hot: Hot, archives: list[Archive]) -> None:
@@ -206,21 +207,21 @@ def test_a_worker_proves_what_was_readmitted_against_what_redis_still_has(
 ) -> None:
     """Kept aside by a version that could not read it, readmitted by this one: the same content as from Redis."""
     acknowledged = emit(hot, "r", 2)
-    original: Any = archiving.check_values  # type: ignore[attr-defined] # where a record is looked at
+    original: Any = archive_entries.check_values  # type: ignore[attr-defined] # where a record is looked at
 
     def older(values: list[Any]) -> None:
         original(values)
         if values[FIELDS.index("seq")] == 3:
             raise EncodingError("this version does not know it")
 
-    monkeypatch.setattr(archiving, "check_values", older)
-    monkeypatch.setattr(archiving, "check_all_values", lambda events: list(map(older, events)))
+    monkeypatch.setattr(archive_entries, "check_values", older)
+    monkeypatch.setattr(archive_entries, "check_all_values", lambda events: list(map(older, events)))
     acknowledged += emit(hot, "r", 3, first=3)
     assert DrainWorker(hot, archives, trim="never").drain_once().quarantined == 1
     monkeypatch.undo()
     for archive in archives:
         assert [one.reason for one in retry(archive, "r", 3)] == [""]
-    ((loaded),) = hot.perform(draining.load_entries(hot.context.keys, [draining.Wanted("r", 1, 5)]))
+    ((loaded),) = hot.perform(drain.load_entries(hot.context.keys, [drain.Wanted("r", 1, 5)]))
     entries = [archive_entry("r", *cursor, record) for cursor, record in loaded.entries]
     assert [disproof(archive, "r", entries, ()) for archive in archives] == [None, None]
     acknowledged += emit(hot, "r", 1, first=6)
@@ -264,7 +265,7 @@ def test_a_disk_that_is_full_leaves_the_log_as_it_was(tmp_path: Path, monkeypatc
         log = tmp_path / "r" / "events.jsonl"
         before = log.read_bytes()
         for step in ("write_all", "sync", "sync_directory"):
-            original = getattr(logfile, step)
+            original = getattr(run_log, step)
             calls: list[int] = []
 
             def fail(*args: Any, original: Any = original, calls: list[int] = calls) -> Any:
@@ -272,7 +273,7 @@ def test_a_disk_that_is_full_leaves_the_log_as_it_was(tmp_path: Path, monkeypatc
                 raise OSError(28, "No space left on device")
 
             with monkeypatch.context() as patched:
-                patched.setattr(logfile, step, fail)
+                patched.setattr(run_log, step, fail)
                 with pytest.raises(StoreUnavailable):
                     list(retry(archive, "r", 3))
                 assert calls

@@ -23,9 +23,9 @@ from samples import make_event, make_events, make_state, same
 from servers import Server
 
 from runstream.codec.chain import next_chain
-from runstream.codec.packing import Packer, unpack
+from runstream.codec.event_codec import Codec
+from runstream.codec.msgpack_values import Packer, unpack
 from runstream.codec.record import ERASED, FIELDS, encode_record, record_crc, seed
-from runstream.codec.shapes import Codec
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ConfigurationError,
@@ -35,11 +35,11 @@ from runstream.model.errors import (
     UnsupportedVersion,
 )
 from runstream.model.events import EventKind
-from runstream.model.values import Appended
+from runstream.model.results import Appended
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.operations import appending
+from runstream.stores.redis.operations.client import append
 
 _numbers = itertools.count()
 
@@ -322,7 +322,7 @@ def test_an_append_that_is_sent_twice_is_applied_once(
         "after others": lambda: other.save_events(make_events("r", 2, first=4)),
         "trimmed": lambda: raw.xtrim(key_of(redis_backend, "r", "events"), maxlen=0, approximate=False),
     }[how]
-    operation = appending.append(store.context, "r", make_events("r", 2, first=2), expected_offset=1)
+    operation = append.append(store.context, "r", make_events("r", 2, first=2), expected_offset=1)
     appended = send_twice(store, operation, between).appended
     assert appended[:2] == (2, 3)
     info = store.run_info("r")
@@ -337,7 +337,7 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any]
 ) -> None:
     store.save_snapshot("r", make_state("r", data={"a": 1}))
-    operation = appending.append(
+    operation = append.append(
         store.context, "r", make_events("r", 2), snapshot=make_state("r", data={"a": 2, "b": 3})
     )
     assert send_twice(store, operation, nothing).appended[:2] == (1, 2)
@@ -350,7 +350,7 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
 
 def test_batches_of_several_runs_that_are_sent_twice_are_applied_once(store: RedisCheckpointer[Any, Any]) -> None:
     events = [event for run_id in "abc" for event in make_events(run_id, 2)]
-    send_twice(store, appending.save_events(store.context, events), nothing)
+    send_twice(store, append.save_events(store.context, events), nothing)
     assert [len(store.list_events(run_id)) for run_id in "abc"] == [2, 2, 2]
 
 
@@ -358,7 +358,7 @@ def test_a_call_that_was_broken_off_does_not_lend_its_number_to_another(
     store: RedisCheckpointer[Any, Any],
 ) -> None:
     """What was sent last may have been applied or not; the next append is another batch all the same."""
-    operation = appending.append(store.context, "r", [make_event("r", 1)])
+    operation = append.append(store.context, "r", [make_event("r", 1)])
     store._driver.exchange(next(operation))
     operation.close()
     assert store.append("r", [make_event("r", 2)])[:2] == (2, 2)

@@ -31,11 +31,12 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.cli import app
-from runstream.drain.requiring import add_archive, copy_run, drop_archive
-from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
-from runstream.model.values import Cursor
-from runstream.stores.redis.operations import draining, requiring
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.results import Cursor
+from runstream.repair.required_archives import add_archive, copy_run, drop_archive
+from runstream.stores.redis.operations.admin import required_archives
+from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.stores.redis.operations.worker import drain
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def archives(tmp_path: Path) -> Iterator[list[Archive]]:
 
 
 def required(hot: Hot) -> list[set[str]]:
-    return [set(of_partition) for of_partition in hot.perform(requiring.required(hot.context.keys))]
+    return [set(of_partition) for of_partition in hot.perform(required_archives.required(hot.context.keys))]
 
 
 def ids(*archives: Archive) -> set[str]:
@@ -193,14 +194,14 @@ def test_what_a_worker_trims_while_an_archive_is_added_is_copied_too(
     acknowledged = {"r": emit(hot, "r", 5)}
     worker = DrainWorker(hot, archives[:2], trim="archived")
     worker.drain_once()
-    require = requiring.require
+    require = required_archives.require
 
     def trim_first(*args: Any) -> Any:
         acknowledged["r"] += emit(hot, "r", 5, first=len(acknowledged["r"]) + 1)
         worker.drain_once()
         yield from require(*args)
 
-    monkeypatch.setattr(requiring, "require", trim_first)
+    monkeypatch.setattr(required_archives, "require", trim_first)
     add_archive(hot, archives[2], archives[0])
     assert required(hot) == [ids(*archives[:3])] * 4
     monkeypatch.undo()
@@ -211,7 +212,7 @@ def test_what_a_worker_trims_while_an_archive_is_added_is_copied_too(
 
     fresh = archives[3]
     copy_run(archives[0], fresh, "r")  # so that it lacks nothing at first
-    monkeypatch.setattr(requiring, "require", trim_first)
+    monkeypatch.setattr(required_archives, "require", trim_first)
     worker = DrainWorker(hot, archives[:3], trim="archived")
     with pytest.raises(ConfigurationError, match=r"lacks events .* of 1 run "):
         add_archive(hot, fresh)
@@ -251,11 +252,11 @@ def test_a_settling_trims_no_further_than_the_place_that_it_proves(hot: Hot, arc
     """Also where the mark lies beyond it."""
     emit(hot, "r", 10)
     DrainWorker(hot, archives[:2], trim="never").drain_once()
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
     third = next(entry.cursor for entry in archives[0].read_back("r", 3, 3))
-    proven = draining.Proven(run.header, third, run.tokens, "archived", None)
-    (settled,) = hot.perform(draining.settle(hot.context.keys, [proven], list(ids(*archives[:2]))))
+    proven = drain.Proven(run.header, third, run.tokens, "archived", None)
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven], list(ids(*archives[:2]))))
     assert (settled.outcome, settled.trimmed) == ("ok", 3)
     info = hot.run_info("r")
     assert info is not None
@@ -271,7 +272,7 @@ def test_a_partition_that_requires_none_yet_gets_the_whole_set(hot: Hot, archive
 
 def test_a_deleted_run_does_not_come_back_into_the_queue(hot: Hot) -> None:
     """It was listed before it was deleted."""
-    hot.perform(requiring.revisit(hot.context.keys, ["never-was"]))
+    hot.perform(required_archives.revisit(hot.context.keys, ["never-was"]))
     assert due(hot) == {}
 
 
@@ -400,12 +401,12 @@ def test_the_last_archive_cannot_be_dropped(redis_backend: RedisBackend, archive
     DrainWorker(hot, archives[:1]).drain_once()
     with pytest.raises(ConfigurationError, match="no other archive"):
         drop_archive(hot, archives[0].archive_id)
-    hot.perform(requiring.require(hot.context.keys, [{"other": "sqlite:other"}] * 3 + [{"x": "sqlite:x"}]))
-    hot.perform(requiring.drop(hot.context.keys, "x"))
+    hot.perform(required_archives.require(hot.context.keys, [{"other": "sqlite:other"}] * 3 + [{"x": "sqlite:x"}]))
+    hot.perform(required_archives.drop(hot.context.keys, "x"))
     with pytest.raises(ConfigurationError, match="partition 3 requires no other"):
         drop_archive(hot, archives[0].archive_id)
     assert all(archives[0].archive_id in of_partition for of_partition in required(hot))
-    assert hot.perform(requiring.drop(hot.context.keys, archives[0].archive_id)) == [3]
+    assert hot.perform(required_archives.drop(hot.context.keys, archives[0].archive_id)) == [3]
 
 
 # -- on the command line -----------------------------------------------------------------------------

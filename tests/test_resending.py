@@ -26,11 +26,12 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.codec.shapes import Codec
-from runstream.stores.redis import scripts, unsettled
-from runstream.stores.redis.context import ServerClock
+from runstream.codec.event_codec import Codec
 from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.recent import RecentBook
+from runstream.stores.redis.scripts import calls
+from runstream.stores.redis.session import in_flight
+from runstream.stores.redis.session.recent_appends import RecentBook
+from runstream.stores.redis.session.session import ServerClock
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -183,8 +184,8 @@ def test_a_batch_that_is_too_old_is_refused_rather_than_applied_twice(
     """The server may have forgotten its producer: it is not sent again, and the next append goes on."""
     events = make_events("r", 2)
     line.cut("request")
-    monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
-    monkeypatch.setattr(unsettled, "PRODUCER_WINDOW_SECONDS", 0)
+    monkeypatch.setattr(calls, "PRODUCER_WINDOW_SECONDS", 0)
+    monkeypatch.setattr(in_flight, "PRODUCER_WINDOW_SECONDS", 0)
     hot.context.server_clock.heard(b"1")  # told by a reply of long ago
     with pytest.raises(StoreUnavailable):
         hot.append("r", events)
@@ -255,7 +256,7 @@ def test_a_clock_is_set_within_a_second_too() -> None:
 
 def test_silent_producers_are_forgotten(redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run does not remember every process that ever wrote to it."""
-    monkeypatch.setattr(scripts, "PRODUCER_WINDOW_SECONDS", 0)
+    monkeypatch.setattr(calls, "PRODUCER_WINDOW_SECONDS", 0)
     for _ in range(60):
         store = open_hot(redis_backend)
         store.context.server_clock = NoClock()  # type: ignore[assignment] # a process that has heard no time yet

@@ -45,20 +45,21 @@ from runstream import (
     connect,
     create_event,
 )
-from runstream.codec.archiving import entry_fields
+from runstream.codec.archive_entries import entry_fields
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec, EventFields
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec, EventFields
-from runstream.drain.branching import branch_name
-from runstream.drain.histories import ArchivedHistory
-from runstream.drain.resolving import Histories, Keep, Resolution, look, resolve
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
-from runstream.model.names import check_run_id
+from runstream.history.hot import ArchivedHistory
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import MendableSink
-from runstream.model.values import Cursor
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.model.results import Cursor
+from runstream.repair.branches import branch_name
+from runstream.repair.resolve import Histories, Keep, Resolution, look, resolve
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.exchange import Exchange, Replies, script_of
-from runstream.stores.redis.operations import draining, inspecting, restoring
+from runstream.stores.redis.operations.admin import restore, status
+from runstream.stores.redis.operations.worker import drain
 
 Hot = RedisCheckpointer[Any, Any]
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -126,11 +127,11 @@ class World:
         return resolve(self.hot, self.sinks, self.look(), keep)
 
     def parked(self) -> dict[str, str]:
-        return dict(self.hot.perform(inspecting.namespace_status(self.hot.context.keys)).parked)
+        return dict(self.hot.perform(status.namespace_status(self.hot.context.keys)).parked)
 
     def due(self) -> int:
-        status = self.hot.perform(inspecting.namespace_status(self.hot.context.keys))
-        return status.due + status.later
+        found = self.hot.perform(status.namespace_status(self.hot.context.keys))
+        return found.due + found.later
 
     def check(self, keep: Keep) -> None:
         """The run has the history that was kept; the other one's events are in every archive, by another name."""
@@ -573,9 +574,9 @@ def test_a_run_that_has_not_parted_just_comes_due(world: World, keep: Keep) -> N
     world.common = emit(world.hot, "r", 3)
     world.drain()
     emit_keyed(world.hot, "k")
-    (loaded,) = world.hot.perform(draining.load(world.hot.context.keys, ["r"]))
+    (loaded,) = world.hot.perform(drain.load(world.hot.context.keys, ["r"]))
     assert loaded is not None
-    world.hot.perform(draining.park(world.hot.context.keys, loaded.header, "for a test", 60))
+    world.hot.perform(drain.park(world.hot.context.keys, loaded.header, "for a test", 60))
     assert world.drain().runs == 0
     assert world.resolve(keep) == Resolution()
     assert world.drain().runs == 1
@@ -719,11 +720,11 @@ def test_an_archive_that_cannot_prove_its_chains_is_not_put_over_redis(world: Wo
     path = world.archives[0].location.removeprefix("sqlite:")
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("UPDATE events SET data = replace(data, 'AP8=', 'AP4=') WHERE offset = 12 AND run_id = 'r'")
-    (before,) = world.hot.perform(draining.load(world.hot.context.keys, ["r"]))
+    (before,) = world.hot.perform(drain.load(world.hot.context.keys, ["r"]))
     with pytest.raises(CorruptRecordError, match="does not give the chain") as damaged:
         world.resolve("archive")
     assert damaged.value.offset == 12
-    assert world.hot.perform(draining.load(world.hot.context.keys, ["r"])) == [before]
+    assert world.hot.perform(drain.load(world.hot.context.keys, ["r"])) == [before]
     assert [item.event.span_id for item in world.hot.read("r", 10)] == [event.span_id for event in world.of_redis]
 
 
@@ -792,11 +793,11 @@ def test_a_branch_that_an_archive_does_not_hold_gives_nothing_up(world: World, k
     sinks = world.sinks
     sinks[liar] = Liar(sinks[liar])
     positions = [archive.position("r") for archive in world.archives]
-    (before,) = world.hot.perform(draining.load(world.hot.context.keys, ["r"]))
+    (before,) = world.hot.perform(drain.load(world.hot.context.keys, ["r"]))
     with pytest.raises(StoreUnavailable, match="does not hold"):
         resolve(world.hot, sinks, world.look(), keep)
     assert [archive.position("r") for archive in world.archives] == positions
-    assert world.hot.perform(draining.load(world.hot.context.keys, ["r"])) == [before]
+    assert world.hot.perform(drain.load(world.hot.context.keys, ["r"])) == [before]
     world.resolve(keep)
     world.check(keep)
 
@@ -812,7 +813,7 @@ def test_what_was_put_back_is_proven_again_in_every_archive(world: World) -> Non
     assert (report.parked, report.trimmed) == (1, 0)
     assert "does not hold" in world.parked()["r"]
     log.write_bytes(text)
-    world.hot.perform(restoring.unpark(world.hot.context.keys, ["r"]))
+    world.hot.perform(restore.unpark(world.hot.context.keys, ["r"]))
     world.check("archive")
 
 
@@ -1081,7 +1082,7 @@ def test_killed_at_any_point_and_repeated_it_ends_the_same(
 def test_no_worker_takes_the_run_while_it_is_resolved(world: World, keep: Keep) -> None:
     """It is parked meanwhile, and says why; whoever looks at the status knows."""
     part(world, "new on top")
-    world.hot.perform(restoring.unpark(world.hot.context.keys, ["r"]))
+    world.hot.perform(restore.unpark(world.hot.context.keys, ["r"]))
     seen: list[str] = []
 
     class Looking(Passing):
@@ -1105,15 +1106,15 @@ def test_a_worker_that_settles_late_trims_only_what_is_archived(world: World, ke
     """It proved one of the branches, slept, and settles after the run has been resolved."""
     part(world, "new on top")
     keys = world.hot.context.keys
-    (before,) = world.hot.perform(draining.load(keys, ["r"]))
+    (before,) = world.hot.perform(drain.load(keys, ["r"]))
     assert before is not None
     position = world.archives[0].position("r")
     assert position is not None
     cursor = position.cursor if is_kept == (keep == "archive") else before.last
-    late = draining.Proven(before.header, cursor, before.tokens, "covered", None)
+    late = drain.Proven(before.header, cursor, before.tokens, "covered", None)
     world.resolve(keep)
     first = world.hot.run_info("r")
-    (settled,) = world.hot.perform(draining.settle(keys, [late], [one.archive_id for one in world.archives]))
+    (settled,) = world.hot.perform(drain.settle(keys, [late], [one.archive_id for one in world.archives]))
     assert settled.outcome == ("ok" if is_kept else "diverged")
     if not is_kept:
         assert world.hot.run_info("r") == first
@@ -1131,7 +1132,7 @@ def test_a_worker_that_writes_late_is_refused_by_the_archive(world: World) -> No
                 resolved.append(world.resolve("archive"))
             super().write(batches)
 
-    world.hot.perform(restoring.unpark(world.hot.context.keys, ["r"]))
+    world.hot.perform(restore.unpark(world.hot.context.keys, ["r"]))
     report = DrainWorker(world.hot, [Slow(one) for one in world.archives]).drain_once()
     assert (resolved != [], report.parked, report.trimmed) == (True, 0, 0)
     world.check("archive")
@@ -1334,9 +1335,9 @@ def test_unpark_lets_runs_come_due_and_says_which_were_not_parked(tmp_path: Path
         for run_id in ("a", "b", "c"):
             emit(hot, run_id, 1)
         keys = hot.context.keys
-        for loaded in hot.perform(draining.load(keys, ["a", "b"])):
+        for loaded in hot.perform(drain.load(keys, ["a", "b"])):
             assert loaded is not None
-            hot.perform(draining.park(keys, loaded.header, "for a test", 600))
+            hot.perform(drain.park(keys, loaded.header, "for a test", 600))
         said = run("unpark", "a", "c", "nobody", "--url", url, "--json")
         assert (said.code, said.document) == (4, {"unparked": ["a"]})
         assert "'c', 'nobody'" in said.err

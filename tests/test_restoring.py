@@ -33,12 +33,12 @@ from runstream import (
     connect,
 )
 from runstream.codec.record import ERASED
-from runstream.drain.resolving import look, resolve
-from runstream.drain.restoring import put_back
-from runstream.drain.verifying import verify_run
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.repair.resolve import look, resolve
+from runstream.repair.restore import put_back
+from runstream.repair.verify import verify_run
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.exchange import Exchange, Replies, script_of
-from runstream.tiered import TieredCheckpointer
+from runstream.stores.tiered import TieredCheckpointer
 
 KINDS = ("sqlite", "jsonl")
 needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")

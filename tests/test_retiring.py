@@ -37,12 +37,12 @@ from runstream import (
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.drain.reach import Reach
-from runstream.drain.retiring import Retiring
-from runstream.model.values import Cursor
+from runstream.drain.retire import Retiring
+from runstream.model.results import Cursor
 from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations import draining, retiring
-from runstream.stores.redis.operations.retiring import Fit
-from runstream.stores.redis.scripts import PRODUCER_WINDOW_SECONDS
+from runstream.stores.redis.operations.worker import drain, retire
+from runstream.stores.redis.operations.worker.retire import Fit
+from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -170,9 +170,9 @@ def lane_saved_since(hot: Hot, raw: Any) -> None:
 
 
 def parked(hot: Hot, raw: Any) -> None:
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
-    hot.perform(draining.park(hot.context.keys, run.header, "why", 60))
+    hot.perform(drain.park(hot.context.keys, run.header, "why", 60))
 
 
 def marked_less(hot: Hot, raw: Any) -> None:
@@ -195,7 +195,7 @@ def test_a_run_that_is_not_fit_any_more_stays(
     DrainWorker(hot, archives, trim="never").drain_once()
     keys = hot.context.keys.run("r")
     assert members(raw, keys.partition.retire) == ["r"]
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
     change(hot, raw)
     before = redis_backend.footprint()
@@ -206,13 +206,13 @@ def test_a_run_that_is_not_fit_any_more_stays(
     assert redis_backend.footprint() == before
 
 
-def retire_now(hot: Hot, archives: list[Archive], fit: Fit, quiet: float = 0) -> list[retiring.Outcome]:
+def retire_now(hot: Hot, archives: list[Archive], fit: Fit, quiet: float = 0) -> list[retire.Outcome]:
     ids = [archive.archive_id for archive in archives]
-    return hot.perform(retiring.retire(hot.context.keys, [fit], quiet, ids))
+    return hot.perform(retire.retire(hot.context.keys, [fit], quiet, ids))
 
 
 def fit_of(hot: Hot, run_id: str = "r") -> Fit:
-    (run,) = hot.perform(draining.load(hot.context.keys, [run_id]))
+    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
     assert run is not None
     return Fit(run_id, run.header, run.tokens)
 
@@ -820,7 +820,7 @@ def test_a_run_that_went_on_is_not_forgotten(
     fit = fit_of(hot)
     change(hot, raw)
     before = redis_backend.footprint()
-    assert hot.perform(retiring.forget(hot.context.keys, [fit], 0)) == ["unfit"]
+    assert hot.perform(retire.forget(hot.context.keys, [fit], 0)) == ["unfit"]
     assert before.pop(hot.context.keys.run("r").partition.retired)
     assert redis_backend.footprint() == before
 
@@ -833,10 +833,10 @@ def test_a_run_that_is_leased_or_was_made_anew_is_not_forgotten(
     fit = fit_of(hot)
     with hot.lease("r", owner="us"):
         assert retire_all(hot, archives, forget_after_seconds=0).forgotten == 0
-    assert hot.perform(retiring.forget(hot.context.keys, [fit], 60)) == ["later"]
+    assert hot.perform(retire.forget(hot.context.keys, [fit], 60)) == ["later"]
     hot.delete_run("r")
     hot.append("r", ended("r"))
-    assert hot.perform(retiring.forget(hot.context.keys, [fit], 0)) == ["changed"]
+    assert hot.perform(retire.forget(hot.context.keys, [fit], 0)) == ["changed"]
     assert retire_now(hot, archives, fit)[0].name == "changed"
     assert len(hot.list_events("r")) == 4
 
@@ -901,8 +901,8 @@ def test_a_worker_that_is_late_finds_a_tombstone_and_leaves_it(
 ) -> None:
     """Its claim ran out; another has archived and retired the run, before and after it was loaded."""
     hot.append("r", ended("r"))
-    due = hot.perform(draining.claim(hot.context.keys, None, 10, 0))
-    (run,) = hot.perform(draining.load(hot.context.keys, ["r"]))
+    due = hot.perform(drain.claim(hot.context.keys, None, 10, 0))
+    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
     assert run is not None
     assert retire_all(hot, archives).retired == 1
     meta = hot.context.keys.run("r").meta
@@ -910,11 +910,11 @@ def test_a_worker_that_is_late_finds_a_tombstone_and_leaves_it(
     raw.zadd(hot.context.keys.run("r").partition.due, {"r": 5})
     ids = [archive.archive_id for archive in archives]
     for cursor in (run.header.start, run.last):
-        proven = draining.Proven(run.header, cursor, run.tokens, "archived", None)
-        (settled,) = hot.perform(draining.settle(hot.context.keys, [proven], ids))
+        proven = drain.Proven(run.header, cursor, run.tokens, "archived", None)
+        (settled,) = hot.perform(drain.settle(hot.context.keys, [proven], ids))
         assert settled.outcome == "ok"
-    beyond = draining.Proven(run.header, Cursor(5, 1), run.tokens, "archived", None)
-    assert hot.perform(draining.settle(hot.context.keys, [beyond], ids))[0].outcome == "diverged"
+    beyond = drain.Proven(run.header, Cursor(5, 1), run.tokens, "archived", None)
+    assert hot.perform(drain.settle(hot.context.keys, [beyond], ids))[0].outcome == "diverged"
     raw.zadd(hot.context.keys.run("r").partition.due, {"r": 5})
     assert DrainWorker(hot, archives).drain_once().parked == 0
     assert due
@@ -1007,7 +1007,7 @@ def _finish(worker: DrainWorker, hot: Hot, run_ids: list[str]) -> bool:
         return False
     keys = hot.context.keys
     infos = [hot.run_info(run_id) for run_id in run_ids]
-    runs = hot.perform(draining.load(keys, run_ids))
+    runs = hot.perform(drain.load(keys, run_ids))
     return all(info is not None and info.first_hot == info.last_offset + 1 for info in infos) and not any(
         run is None or run.tokens for run in runs
     )
@@ -1161,11 +1161,11 @@ def test_a_full_server_refuses_neither_to_retire_nor_to_forget(own_server: Serve
         raw.config_set("maxmemory", 0)
         with hot.lease("r", owner="us"):
             raw.config_set("maxmemory", 1)
-            assert hot.perform(retiring.forget(hot.context.keys, [tombstone], 0)) == ["later"]
+            assert hot.perform(retire.forget(hot.context.keys, [tombstone], 0)) == ["later"]
         raw.config_set("maxmemory", 0)
         raw.zadd(hot.context.keys.run("r").partition.retired, {"r": 5})  # when the lease would have run out
         raw.config_set("maxmemory", 1)
-        assert hot.perform(retiring.forget(hot.context.keys, [tombstone], 0)) == ["ok"]
+        assert hot.perform(retire.forget(hot.context.keys, [tombstone], 0)) == ["ok"]
         assert hot.list_runs() == []
 
 

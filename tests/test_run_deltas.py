@@ -27,7 +27,7 @@ from runstream import (
     PayloadTooLarge,
     StoreUnavailable,
 )
-from runstream.model.values import DeltaBuffer
+from runstream.model.results import DeltaBuffer
 
 LARGE = DeltaBuffer(max_events=1000, max_bytes=1_000_000, max_milliseconds=1_000_000)
 """One that nothing but a flush empties."""

@@ -37,10 +37,10 @@ from runstream import (
     StoreUnavailable,
     create_event,
 )
-from runstream.stores.jsonl import logfile
-from runstream.stores.jsonl.disk import Locks, write_all
+from runstream.stores.archive.jsonl import run_log
+from runstream.stores.archive.jsonl.file_locks import Locks, write_all
+from runstream.stores.archive.sqlite import connection as sqlite_file
 from runstream.stores.redis.exchange import Exchange
-from runstream.stores.sqlite import file as sqlite_file
 
 BUSY_SECONDS = 0.2
 
@@ -369,7 +369,7 @@ HOLDER = """
 import sqlite3, sys
 from contextlib import closing
 from pathlib import Path
-from runstream.stores.jsonl.disk import Locks
+from runstream.stores.archive.jsonl.file_locks import Locks
 def wait():
     print("held", flush=True)
     sys.stdin.read()
@@ -492,7 +492,7 @@ def test_a_batch_in_a_log_that_is_removed_meanwhile_does_not_count(
         if log.exists():
             log.rename(log.with_name("aside"))
 
-    monkeypatch.setattr(logfile, "write_all", removed_meanwhile)
+    monkeypatch.setattr(run_log, "write_all", removed_meanwhile)
     before = scene.hot_events()
     error = scene.drain()
     assert isinstance(error, StoreUnavailable)
@@ -510,13 +510,13 @@ def test_a_log_that_is_removed_after_it_was_read_is_not_begun_in_its_middle(
     scene.emit()
     scene.drain_and_check()
     scene.emit(run_ids=("one",))
-    log, make_ready = scene.path / "one" / "events.jsonl", logfile.RunLog.make_ready
+    log, make_ready = scene.path / "one" / "events.jsonl", run_log.RunLog.make_ready
 
-    def removed_after(run: logfile.RunLog) -> None:
+    def removed_after(run: run_log.RunLog) -> None:
         make_ready(run)
         log.rename(log.with_name("aside"))
 
-    monkeypatch.setattr(logfile.RunLog, "make_ready", removed_after)
+    monkeypatch.setattr(run_log.RunLog, "make_ready", removed_after)
     assert isinstance(scene.drain(), StoreUnavailable)
     monkeypatch.undo()
     assert not log.exists()

@@ -28,11 +28,11 @@ from runstream import (
     StoreUnavailable,
     connect,
 )
-from runstream.model.archive import ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.protocols import SnapshotHistory
-from runstream.model.values import Cursor
-from runstream.stores.jsonl import snapshot_log
-from runstream.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.model.results import Cursor
+from runstream.stores.archive.jsonl import snapshot_history_file
+from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 KINDS = ["sqlite", "jsonl"]
 
@@ -487,7 +487,7 @@ def test_a_line_is_found_where_it_lies_by_now(tmp_path: Path) -> None:
         with closing(JSONLCheckpointer[Any, Any](tmp_path, keep_snapshots=3)) as writer:
             checkpoint_after(writer, 11)
         assert [step_of(one) for one in found] == [9, 10]
-        assert snapshot_log.SnapshotLog(tmp_path / "r").exists()
+        assert snapshot_history_file.SnapshotLog(tmp_path / "r").exists()
 
 
 # -- of a run that is drained

@@ -26,11 +26,11 @@ from purpose_agent.runtime.state import RunState as ForeignState
 from purpose_agent.runtime.state import RunStatus as ForeignStatus
 from samples import RICH_VALUES, make_event, make_events, make_state, same
 
-from runstream.codec.archiving import archive_entry, plain_entries
+from runstream.codec.archive_entries import archive_entry, plain_entries
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import ERASED, record_crc
-from runstream.codec.shapes import Codec
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
     ConcurrencyConflict,
@@ -44,10 +44,10 @@ from runstream.model.errors import (
 )
 from runstream.model.events import PAEvent
 from runstream.model.protocols import RunStore, Sink
+from runstream.model.results import Cursor
 from runstream.model.state import RunState, RunStatus
-from runstream.model.values import Cursor
-from runstream.stores.sqlite import SQLiteCheckpointer
-from runstream.stores.sqlite import store as sqlite_store
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import checkpointer as sqlite_store
 
 Archive = SQLiteCheckpointer[PAEvent, RunState]
 Open = Callable[..., Archive]
@@ -800,7 +800,7 @@ def test_many_writers_of_one_file_all_get_their_turn(path: Path, open_archive: O
     script = """
 import sys, threading
 from runstream.model.events import PAEvent
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 store = SQLiteCheckpointer(sys.argv[1], busy_timeout_seconds=20)
 failed = []
 
@@ -857,7 +857,7 @@ def test_a_store_that_nobody_closes_warns_of_nothing_and_gives_its_file_back(pat
     run_script(
         """
 import gc, os, sys
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 store = SQLiteCheckpointer(sys.argv[1])
 assert os.path.exists(sys.argv[1] + "-wal")
 del store
@@ -875,7 +875,7 @@ def test_what_a_forked_child_commits_survives_its_parents_closing(path: Path) ->
         """
 import os, sys
 from runstream.model.events import PAEvent
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 store = SQLiteCheckpointer(sys.argv[1])
 store.save_events([PAEvent("r", seq=seq) for seq in range(1500)])
@@ -908,7 +908,7 @@ def test_a_fork_waits_for_other_threads_and_leaves_the_child_no_lock(path: Path)
         """
 import os, sys, threading, warnings
 from runstream.model.events import PAEvent
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
 store = SQLiteCheckpointer(sys.argv[1])
@@ -959,7 +959,7 @@ def test_processes_open_one_new_file_at_once_and_append_to_one_run(path: Path, o
     script = """
 import sys
 from runstream.model.events import PAEvent
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 print("ready", flush=True)
 sys.stdin.read()
 with SQLiteCheckpointer(sys.argv[1]) as store:
@@ -999,7 +999,7 @@ def test_nothing_is_left_of_a_transaction_whose_process_was_killed(archive: Arch
     archive.save_events(make_events("r", 2))
     script = """
 import sys
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 store = SQLiteCheckpointer(sys.argv[1])
 with store._file.write() as connection:

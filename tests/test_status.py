@@ -19,8 +19,8 @@ from commands import DEADLINE_SECONDS, QUIET, Place, Worker, command, put_damage
 from servers import PROGRAMS, eventually
 
 from runstream import PAEvent, connect
-from runstream.cli.exits import ExitCode
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.cli.support.exit_codes import ExitCode
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 

@@ -44,7 +44,7 @@ from runstream import (
     RunState,
     RunstreamError,
 )
-from runstream.model.values import Cursor, Placement
+from runstream.model.results import Cursor, Placement
 
 Both: TypeAlias = tuple[Any, Any]
 """What the call gave on Redis, and in memory."""

@@ -19,7 +19,7 @@ from runstream.model.errors import (
     HistoryDiverged,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility
-from runstream.model.values import Appended, Cursor, Recorded
+from runstream.model.results import Appended, Cursor, Recorded
 
 JOIN_SECONDS = 20.0
 

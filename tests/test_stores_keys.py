@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_event, make_events, make_state
 
-from runstream.codec.archiving import archive_entry
+from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
-from runstream.codec.shapes import Codec
-from runstream.model.archive import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.errors import (
     ConcurrencyConflict,
     ConfigurationError,
@@ -31,12 +31,12 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent
-from runstream.model.names import MAX_NAME_BYTES
+from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
-from runstream.model.values import Appended, Cursor, Placement
+from runstream.model.results import Appended, Cursor, Placement
 from runstream.run.store import LaneStore
-from runstream.stores.jsonl import JSONLCheckpointer, logfile
-from runstream.stores.sqlite import SQLiteCheckpointer, additions
+from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
+from runstream.stores.archive.sqlite import SQLiteCheckpointer, write_batch
 
 START = Cursor(0, 77)
 DAMAGE = "it breaks"
@@ -432,7 +432,7 @@ def test_keys_are_found_by_an_index(tmp_path: Path) -> None:
     with SQLiteCheckpointer[Any, Any](tmp_path / "x.db") as archive:
         archive.append("r", make_events("r", 3), keys=["a", "b", None])
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {additions._GET_KEY}", ("r", "a")).fetchall()
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {write_batch._GET_KEY}", ("r", "a")).fetchall()
     assert [row[3] for row in plan] == ["SEARCH events USING INDEX events_by_key (run_id=? AND key=?)"]
 
 
@@ -460,7 +460,7 @@ def test_a_batch_that_was_taken_back_leaves_no_key_behind(tmp_path: Path, monkey
             raise OSError(5, DAMAGE)
 
         with monkeypatch.context() as broken:
-            broken.setattr(logfile, "sync", fail)
+            broken.setattr(run_log, "sync", fail)
             with pytest.raises(StoreUnavailable):
                 store.append("r", [make_event("r", 2)], keys=["k"])
         assert append_each(store, "r", [make_event("r", 2)], keys=["k"]).known == frozenset()

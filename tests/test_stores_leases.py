@@ -25,13 +25,13 @@ from runstream.model.errors import (
     LeaseHeld,
     LeaseLost,
 )
-from runstream.model.names import MAX_NAME_BYTES
+from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Checkpointer
-from runstream.model.values import LeaseGrant
+from runstream.model.results import LeaseGrant
 from runstream.run.store import LaneStore
-from runstream.stores.jsonl import JSONLCheckpointer
-from runstream.stores.local import LocalStore
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.local.operations import LocalStore
 
 DEADLINE_SECONDS = 30.0
 LEASING = [name for name in BACKENDS if name != "jsonl"]

@@ -25,7 +25,7 @@ from runstream.model.errors import (
     RunstreamError,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility
-from runstream.model.values import RunInfo
+from runstream.model.results import RunInfo
 
 
 def info_of(store: Store, run_id: str = "r") -> RunInfo:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from samples import make_event, make_events, make_state, same
 
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.results import Recovery
 from runstream.model.state import NodeState, RunState, RunStatus
-from runstream.model.values import Recovery
 
 _numbers = itertools.count()
 

@@ -34,18 +34,17 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.codec.archiving import archive_entries
+from runstream.codec.archive_entries import archive_entries
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.drain.histories import ArchivedHistory
-from runstream.drain.restoring import restore_run
-from runstream.model.archive import RunBatch, RunHeader
-from runstream.model.values import Cursor
-from runstream.stores.archives import ArchiveStore
-from runstream.stores.redis.context import SeenBook
+from runstream.history.hot import ArchivedHistory
+from runstream.model.archive_records import RunBatch, RunHeader
+from runstream.model.results import Cursor
+from runstream.repair.restore import restore_run
+from runstream.stores.archive.base import ArchiveStore
 from runstream.stores.redis.exchange import Exchange
-from runstream.stores.redis.operations import reading
-from runstream.tiered import TieredCheckpointer
+from runstream.stores.redis.session.session import SeenBook
+from runstream.stores.tiered import TieredCheckpointer, read
 
 Hot = RedisCheckpointer[Any, Any]
 Tiered = TieredCheckpointer[Any, Any]
@@ -495,7 +494,7 @@ def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, 
 def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
     fake: Hot, archive: Any, leave: Any, reverse: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PAGE", 3)
+    monkeypatch.setattr(read, "PAGE", 3)
     tiered = TieredCheckpointer(_stranger(fake), archive)
     end(fake, "r", 10)
     wanted = [*(range(10, 0, -1) if reverse else range(1, 11))][:limit]
@@ -510,7 +509,7 @@ def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
 def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(
     fake: Hot, archive: Any, leave: Any, kinds: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PAGE", 3)
+    monkeypatch.setattr(read, "PAGE", 3)
     tiered = TieredCheckpointer(_stranger(fake), archive)
     end(fake, "r", 10)
     following = tiered.follow("r", idle_timeout=20, kinds=kinds)
@@ -520,7 +519,7 @@ def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(
 
 
 def test_a_follower_of_a_deleted_run_is_told(fake: Hot, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PAGE", 3)
+    monkeypatch.setattr(read, "PAGE", 3)
     tiered = TieredCheckpointer(fake, archive)
     end(fake, "r", 10)
     following, found = tiered.follow("r"), tiered.read("r")

@@ -40,10 +40,10 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.drain.histories import ArchivedHistory, HotHistory
-from runstream.drain.restoring import restore_run
+from runstream.history.hot import ArchivedHistory, HotHistory
 from runstream.model.state import ENDED_STATUSES, status_after
-from runstream.stores.archives import ArchiveStore
+from runstream.repair.restore import restore_run
+from runstream.stores.archive.base import ArchiveStore
 
 Tiered: TypeAlias = Any  # TieredCheckpointer, or its async form behind a sync face
 

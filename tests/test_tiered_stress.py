@@ -24,7 +24,7 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.stores.archives import ArchiveStore
+from runstream.stores.archive.base import ArchiveStore
 
 RUNS = ("goes on", "ends")
 LANES = "abcd"

@@ -26,10 +26,10 @@ from samples import make_event, make_events, make_state
 from servers import PROGRAMS
 
 from runstream import DrainWorker, EventKind, connect
-from runstream.drain.resolving import look, resolve
-from runstream.drain.restoring import put_back
-from runstream.drain.verifying import Verdict, verify_run
-from runstream.stores.redis.embedded import EmbeddedServer
+from runstream.repair.resolve import look, resolve
+from runstream.repair.restore import put_back
+from runstream.repair.verify import Verdict, verify_run
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.exchange import Exchange, Replies
 
 KINDS = ("sqlite", "jsonl")

@@ -27,8 +27,8 @@ from runstream import (
     SQLiteCheckpointer,
     connect,
 )
-from runstream.lease import AsyncLease, Lease
 from runstream.run import AsyncRun, Run
+from runstream.run.lease import AsyncLease, Lease
 from runstream.stores.threaded import ThreadedStore
 
 

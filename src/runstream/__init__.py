@@ -7,7 +7,7 @@ trimmed. All stores speak one small Protocol, :class:`Checkpointer`.
 
 from runstream.connect import connect, connect_async
 from runstream.drain import DrainWorker
-from runstream.lease import AsyncLease, Lease
+from runstream.model.awaitable import Opening
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ArchiveGap,
@@ -27,10 +27,8 @@ from runstream.model.errors import (
     UnsupportedVersion,
 )
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
-from runstream.model.opening import Opening
 from runstream.model.protocols import AsyncRunStore, Checkpointer, Leased, RunStore, Sink
-from runstream.model.state import NodeState, RunState, RunStatus
-from runstream.model.values import (
+from runstream.model.results import (
     Appended,
     Cursor,
     DeltaBuffer,
@@ -42,13 +40,15 @@ from runstream.model.values import (
     RunInfo,
     Snapshot,
 )
+from runstream.model.state import NodeState, RunState, RunStatus
 from runstream.run import AsyncRun, Emission, Run
-from runstream.stores.jsonl import JSONLCheckpointer
-from runstream.stores.memory import InMemoryCheckpointer
+from runstream.run.lease import AsyncLease, Lease
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.sqlite import SQLiteCheckpointer
-from runstream.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = [
     "TERMINAL_KINDS",

@@ -10,24 +10,24 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from runstream.model.awaitable import Opening
 from runstream.model.errors import ConfigurationError
-from runstream.model.opening import Opening
 from runstream.model.protocols import AsyncRunStore, RunStore
-from runstream.stores.archives import ArchiveStore
-from runstream.stores.jsonl import JSONLCheckpointer
-from runstream.stores.memory import InMemoryCheckpointer
+from runstream.stores.archive.base import ArchiveStore
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.clients import (
+from runstream.stores.redis.connection.clients import (
     open_async_client,
     open_async_fake_client,
     open_client,
     open_fake_client,
 )
-from runstream.stores.redis.embedded import EmbeddedServer
-from runstream.stores.sqlite import SQLiteCheckpointer
+from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.threaded import ThreadedStore
-from runstream.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = ["ARCHIVE_SCHEMES", "connect", "connect_async"]
 
@@ -69,8 +69,8 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
     ``state_type`` and ``fallback``.
 
     With ``archive``, the ``sqlite:`` or ``jsonl:`` URL of an archive that a drain worker writes from that server,
-    it is the tiered store (:class:`~runstream.tiered.TieredCheckpointer`), which reads a run as one wherever its
-    events lie.
+    it is the tiered store (:class:`~runstream.stores.tiered.TieredCheckpointer`), which reads a run as one
+    wherever its events lie.
 
     The store is a context manager; closing it closes what it opened. It is pickled by its URL, and it
     survives a fork. Raises ConfigurationError for a URL, option or server that does not fit and

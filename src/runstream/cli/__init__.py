@@ -20,9 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from runstream.cli import (
-    agent,
     archives,
-    demo,
     drain,
     export,
     import_,
@@ -36,8 +34,10 @@ from runstream.cli import (
     unpark,
     verify,
 )
-from runstream.cli.exits import EXIT_CODES, ExitCode, exit_code_of
-from runstream.cli.output import printable
+from runstream.cli.demo import agent_command
+from runstream.cli.demo import command as demo_command
+from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, exit_code_of
+from runstream.cli.support.output import printable
 from runstream.model.errors import RunstreamError
 
 __all__ = ["app", "main"]
@@ -106,7 +106,7 @@ def _add(command: Callable[..., None], epilog: str, name: str | None = None) -> 
     app.command(name, help="\n\n".join(" ".join(one.split()) for one in paragraphs), epilog=epilog)(command)
 
 
-_add(demo.demo, demo.EPILOG)
+_add(demo_command.demo, demo_command.EPILOG)
 _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
@@ -120,7 +120,7 @@ _add(resolve.resolve, resolve.EPILOG)
 _add(quarantine.quarantine, quarantine.EPILOG)
 _add(restore.restore, restore.EPILOG)
 _add(verify.verify, verify.EPILOG)
-_add(agent.agent, agent.EPILOG)
+_add(agent_command.agent, agent_command.EPILOG)
 
 
 def main() -> None:

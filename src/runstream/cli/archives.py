@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from runstream.cli.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
-from runstream.cli.output import emit_json, print_table, say
-from runstream.drain.requiring import add_archive, drop_archive
+from runstream.cli.support.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
+from runstream.cli.support.output import emit_json, print_table, say
 from runstream.model.errors import ConfigurationError
+from runstream.repair.required_archives import add_archive, drop_archive
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.requiring import required
+from runstream.stores.redis.operations.admin.required_archives import required
 
 __all__ = ["EPILOG", "archives"]
 

@@ -14,18 +14,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from runstream.cli.exits import ExitCode
-from runstream.cli.logs import LogFormat, LogLevel, logging_to_stderr
-from runstream.cli.monitor import Health, load_metrics_app, serving
-from runstream.cli.options import AsJson, EndWithParent, HotUrl, as_hot, ending_with_parent, open_archive
-from runstream.cli.output import emit_json, print_table
-from runstream.cli.partitions import parse_partitions
-from runstream.cli.stopping import stopping_on_signals
+from runstream.cli.support.exit_codes import ExitCode
+from runstream.cli.support.http_endpoints import Health, load_metrics_app, serving
+from runstream.cli.support.log_formats import LogFormat, LogLevel, logging_to_stderr
+from runstream.cli.support.options import AsJson, EndWithParent, HotUrl, as_hot, ending_with_parent, open_archive
+from runstream.cli.support.output import emit_json, print_table
+from runstream.cli.support.partitions import parse_partitions
+from runstream.cli.support.signals import stopping_on_signals
 from runstream.connect import connect
 from runstream.drain import DrainWorker
 from runstream.model.protocols import Sink
-from runstream.model.values import DrainReport
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.model.results import DrainReport
+from runstream.stores.redis.operations.admin.status import namespace_status
 
 __all__ = ["EPILOG", "drain"]
 

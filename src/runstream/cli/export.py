@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.exits import NoSuchRun
-from runstream.cli.export_files import (
+from runstream.cli.support.exit_codes import NoSuchRun
+from runstream.cli.support.export_formats import (
     Export,
     Format,
     binary_stdout,
@@ -18,14 +18,14 @@ from runstream.cli.export_files import (
     write_jsonl,
     write_sqlite,
 )
-from runstream.cli.options import OfArchive, Url, open_to_look
-from runstream.cli.output import say
-from runstream.cli.progress import showing_progress
+from runstream.cli.support.options import OfArchive, Url, open_to_look
+from runstream.cli.support.output import say
+from runstream.cli.support.progress_bar import showing_progress
+from runstream.history.merged import WholeRun
 from runstream.model.errors import ConfigurationError
-from runstream.model.names import check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import RunStore, Sink
-from runstream.tiered import TieredCheckpointer
-from runstream.tiered.whole import WholeRun
+from runstream.stores.tiered import TieredCheckpointer
 
 __all__ = ["EPILOG", "export"]
 

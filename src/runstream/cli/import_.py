@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson, Url, path_of
-from runstream.cli.output import emit_json, print_table, say
-from runstream.cli.progress import showing_progress
+from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.options import AsJson, Url, path_of
+from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.progress_bar import showing_progress
 from runstream.connect import connect
-from runstream.integrations.importing import Imported, Importer
-from runstream.integrations.purpose_agent import open_source
-from runstream.integrations.sources import Source, SourceRun, Unreadable
+from runstream.integrations.purpose_agent.directory import open_source
+from runstream.integrations.purpose_agent.importer import Imported, Importer
+from runstream.integrations.purpose_agent.source import Source, SourceRun, Unreadable
 from runstream.model.errors import ConfigurationError
 
 __all__ = ["EPILOG", "import_"]

@@ -9,17 +9,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson, open_archive
-from runstream.cli.output import bytes_text, console, emit_json, iso_time, print_table, printable, say
-from runstream.codec.archiving import archive_entry
-from runstream.codec.packing import unpack
+from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.options import AsJson, open_archive
+from runstream.cli.support.output import bytes_text, console, emit_json, iso_time, print_table, printable, say
+from runstream.codec.archive_entries import archive_entry
+from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import record_crc
-from runstream.drain.readmitting import retry
-from runstream.model.archive import ArchiveEntry
+from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import UnsupportedVersion
-from runstream.model.names import check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import MendableSink
+from runstream.repair.quarantine import retry
 
 __all__ = ["EPILOG", "quarantine"]
 

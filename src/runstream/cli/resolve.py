@@ -9,17 +9,17 @@ from urllib.parse import quote
 
 import typer
 
-from runstream.cli.exits import NoSuchRun
-from runstream.cli.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
-from runstream.cli.output import emit_json, iso_time, print_table, say
-from runstream.codec.archiving import entry_fields
-from runstream.drain import resolving
-from runstream.drain.histories import History
-from runstream.drain.resolving import Histories, Keep, Resolution, Side
-from runstream.model.archive import ArchiveEntry
+from runstream.cli.support.exit_codes import NoSuchRun
+from runstream.cli.support.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
+from runstream.cli.support.output import emit_json, iso_time, print_table, say
+from runstream.codec.archive_entries import entry_fields
+from runstream.history.hot import History
+from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import ConfigurationError, RunstreamError
+from runstream.repair import resolve as repair
+from runstream.repair.resolve import Histories, Keep, Resolution, Side
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.requiring import required
+from runstream.stores.redis.operations.admin.required_archives import required
 
 __all__ = ["EPILOG", "resolve"]
 
@@ -65,10 +65,10 @@ def resolve(
     with ExitStack() as opened:
         hot = as_hot(opened.enter_context(open_to_look(url)))
         sinks = [open_archive(opened, target, "--to") for target in to or _required(hot)]
-        found = resolving.look(hot, sinks, run)
+        found = repair.look(hot, sinks, run)
         if found is None:
             raise NoSuchRun(f"there is no run {run!r} in Redis; `runstream runs` lists those that there are")
-        done = None if keep is None else resolving.resolve(hot, sinks, found, keep)
+        done = None if keep is None else repair.resolve(hot, sinks, found, keep)
         if done is not None and as_json:
             emit_json({"run_id": run, "keep": keep, **_done_facts(done), "parted": bool(found.parted)})
         elif done is not None:

@@ -9,16 +9,16 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson, open_archive
-from runstream.cli.output import emit_json, print_table, say
-from runstream.cli.progress import showing_progress
+from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.options import AsJson, open_archive
+from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.progress_bar import showing_progress
 from runstream.connect import connect
-from runstream.drain.histories import ArchivedHistory
-from runstream.drain.requiring import Archive
-from runstream.drain.restoring import PutBack, is_branch, put_back
+from runstream.history.hot import ArchivedHistory
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.model.values import RunInfo
+from runstream.model.results import RunInfo
+from runstream.repair.required_archives import Archive
+from runstream.repair.restore import PutBack, is_branch, put_back
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 
 __all__ = ["EPILOG", "restore"]

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.options import AsJson, Url, open_to_look
-from runstream.cli.output import ago, emit_json, iso_time, print_table, say
+from runstream.cli.support.options import AsJson, Url, open_to_look
+from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
+from runstream.model.results import RunInfo
 from runstream.model.state import RunStatus
-from runstream.model.values import RunInfo
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 
 __all__ = ["EPILOG", "run_facts", "runs"]

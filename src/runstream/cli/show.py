@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.exits import NoSuchRun
-from runstream.cli.options import AsJson, OfArchive, Url, open_to_look
-from runstream.cli.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
 from runstream.cli.runs import run_facts
+from runstream.cli.support.exit_codes import NoSuchRun
+from runstream.cli.support.options import AsJson, OfArchive, Url, open_to_look
+from runstream.cli.support.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
 from runstream.model.errors import ConfigurationError, EventsArchived
 from runstream.model.protocols import RunStore, SnapshotHistory
-from runstream.model.values import Recorded, RunInfo, Snapshot
+from runstream.model.results import Recorded, RunInfo, Snapshot
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.inspecting import snapshot_lanes
-from runstream.tiered import TieredCheckpointer
+from runstream.stores.redis.operations.admin.status import snapshot_lanes
+from runstream.stores.tiered import TieredCheckpointer
 
 __all__ = ["EPILOG", "show"]
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from runstream.cli.options import AsJson, Url, open_to_look
-from runstream.cli.output import ago, bytes_text, console, emit_json, make_table
-from runstream.cli.watch import watch_with
+from runstream.cli.support.options import AsJson, Url, open_to_look
+from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table
+from runstream.cli.support.watch import watch_with
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import RunStore, Sink
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.inspecting import NamespaceStatus, WorkerReport, namespace_status
+from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport, namespace_status
 
 __all__ = ["EPILOG", "status"]
 

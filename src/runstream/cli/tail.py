@@ -17,14 +17,14 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import OfArchive, Url, open_to_look
-from runstream.cli.output import clock, console, emit_json, event_facts, printable, say, short
+from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.options import OfArchive, Url, open_to_look
+from runstream.cli.support.output import clock, console, emit_json, event_facts, printable, say, short
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
 from runstream.model.events import Visibility
 from runstream.model.protocols import RunStore, Sink
-from runstream.model.values import Cursor, Recorded
-from runstream.stores.filters import EventFilter, origin
+from runstream.model.results import Cursor, Recorded
+from runstream.operations.filters import EventFilter, origin
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 
 __all__ = ["EPILOG", "lane_style", "tail"]

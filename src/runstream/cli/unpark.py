@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from runstream.cli.exits import NoSuchRun
-from runstream.cli.options import AsJson, HotUrl, as_hot, open_to_look
-from runstream.cli.output import emit_json, print_table, say
-from runstream.stores.redis.operations import restoring
-from runstream.stores.redis.operations.inspecting import namespace_status
+from runstream.cli.support.exit_codes import NoSuchRun
+from runstream.cli.support.options import AsJson, HotUrl, as_hot, open_to_look
+from runstream.cli.support.output import emit_json, print_table, say
+from runstream.stores.redis.operations.admin import restore
+from runstream.stores.redis.operations.admin.status import namespace_status
 
 __all__ = ["EPILOG", "unpark"]
 
@@ -41,7 +41,7 @@ def unpark(
         hot = as_hot(store)
         if is_all:
             wanted = sorted(hot.perform(namespace_status(hot.context.keys)).parked)
-        done = hot.perform(restoring.unpark(hot.context.keys, wanted)) if wanted else []
+        done = hot.perform(restore.unpark(hot.context.keys, wanted)) if wanted else []
     if as_json:
         emit_json({"unparked": done})
     elif done:

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.exits import ExitCode, NoSuchRun
-from runstream.cli.options import AsJson, Url, open_archive, open_to_look
-from runstream.cli.output import emit_json, print_table, say
-from runstream.cli.progress import showing_progress
-from runstream.drain.requiring import Archive
-from runstream.drain.verifying import Difference, Verdict, verify_run
+from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.options import AsJson, Url, open_archive, open_to_look
+from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.progress_bar import showing_progress
 from runstream.model.errors import ConfigurationError
+from runstream.repair.required_archives import Archive
+from runstream.repair.verify import Difference, Verdict, verify_run
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.sqlite import SQLiteCheckpointer
 
 __all__ = ["EPILOG", "verify"]
 

@@ -3,7 +3,7 @@
 What JSON has a type for is plain JSON. The rest is a one-key object whose key is a tag: ``{"$tuple":
 [1, 2]}``, ``{"$bytes": "aGk="}`` (base64), ``{"$float": "nan"}``, ``{"$str": …}`` (base64; text with
 lone surrogates, which UTF-8 cannot carry), ``{"$dict": [[key, value], …]}`` for dicts with other keys
-than strings, and the tags of :mod:`runstream.codec.scalars`. A user's dict of one key that starts
+than strings, and the tags of :mod:`runstream.codec.extension_types`. A user's dict of one key that starts
 with ``$`` is written as ``$dict`` too, so nothing that a user stores is ever taken for a tag.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from runstream.codec.scalars import BY_TAG, BY_TYPE, SCALARS
+from runstream.codec.extension_types import BY_TAG, BY_TYPE, SCALARS
 
 __all__ = ["dump_json", "dump_plain_json", "load_json"]
 
@@ -25,7 +25,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=F
 
 
 def dump_json(value: Any) -> str:
-    """The value, as :func:`runstream.codec.packing.unpack` gives it, as JSON text that UTF-8 can carry."""
+    """The value, as :func:`runstream.codec.msgpack_values.unpack` gives it, as JSON text that UTF-8 can carry."""
     return _encode(_tag(value))
 
 

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from runstream.codec.packing import Packer, unpack, unpack_plain
+from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
-from runstream.model.names import MAX_NAME_BYTES, check_name
+from runstream.model.identifiers import MAX_NAME_BYTES, check_name
 
 __all__ = [
     "ERASED",

@@ -18,7 +18,7 @@ from typing import Any
 
 from runstream.model.errors import RunstreamError
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations import draining
+from runstream.stores.redis.operations.worker import drain
 
 __all__ = ["Heartbeat"]
 
@@ -88,7 +88,7 @@ class Heartbeat:
         self._thread.join()
         if self._has_reported:
             with suppress(RunstreamError):  # forgotten after a day
-                self._hot.perform(draining.sign_off(self._keys, self._name), once=True)
+                self._hot.perform(drain.sign_off(self._keys, self._name), once=True)
         self._begin_anew()
 
     @contextmanager
@@ -124,11 +124,11 @@ class Heartbeat:
     def _extend(self) -> None:
         in_hand = () if self._in_hand is None else self._in_hand()
         if in_hand:
-            self._hot.perform(draining.extend(self._keys, in_hand, self._claim_seconds), once=True)
+            self._hot.perform(drain.extend(self._keys, in_hand, self._claim_seconds), once=True)
 
     def _report(self) -> None:
         self._has_reported = True
-        self._hot.perform(draining.report(self._keys, self._name, self._said()), once=True)
+        self._hot.perform(drain.report(self._keys, self._name, self._said()), once=True)
 
     def _try(self, chore: Callable[[], None]) -> bool:
         """Whether it could be done. What could not is done the next time."""

@@ -21,11 +21,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from runstream.drain.progress import Progress, Timing
+from runstream.drain.stats import Progress, Timing
 from runstream.drain.worker import DrainWorker
 from runstream.model.errors import RunstreamError
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.inspecting import NamespaceStatus, namespace_status
+from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
 
 __all__ = ["DrainCollector", "metrics_app"]
 

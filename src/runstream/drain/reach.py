@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from runstream.drain.progress import REDIS
-from runstream.model.archive import Position
+from runstream.drain.stats import REDIS
+from runstream.model.archive_records import Position
 from runstream.model.errors import StoreUnavailable
 from runstream.model.protocols import Sink
 from runstream.stores.redis.checkpointer import RedisCheckpointer

@@ -19,19 +19,19 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from runstream.drain.batches import Batches, Trim
-from runstream.drain.episodes import Episodes
+from runstream.drain.batch import Batches, Trim
+from runstream.drain.claimed_run import once_mended
 from runstream.drain.heartbeat import Heartbeat
-from runstream.drain.progress import REDIS, Progress, Timing
+from runstream.drain.outages import Episodes
 from runstream.drain.reach import Reach
-from runstream.drain.retiring import Retiring
-from runstream.drain.work import once_mended
+from runstream.drain.retire import Retiring
+from runstream.drain.stats import REDIS, Progress, Timing
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
-from runstream.model.values import DrainReport
+from runstream.model.results import DrainReport
 from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations import draining
-from runstream.stores.redis.operations.draining import DueRun
+from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.operations.worker.drain import DueRun
 
 __all__ = ["DrainWorker"]
 
@@ -51,7 +51,7 @@ class DrainWorker:
     after what time a parked run is tried again.
 
     With ``retire_after_seconds`` a run that has ended, is archived and was quiet for so long leaves Redis but for
-    a tombstone (see :mod:`~runstream.drain.retiring`), and with ``forget_after_seconds`` that one too, so long
+    a tombstone (see :mod:`~runstream.drain.retire`), and with ``forget_after_seconds`` that one too, so long
     after: then nothing in Redis tells any more that there was such a run, and an append under its id starts
     another one. None: it stays.
 
@@ -127,7 +127,7 @@ class DrainWorker:
         stop = stop or threading.Event()
         with self._at_work():
             self._enlist()
-            began = self._perform(draining.server_time())
+            began = self._perform(drain.server_time())
             while not stop.is_set() and (claimed := self._claim(began)):
                 self._drain_claimed(claimed, stop)
             self._note(self._retiring.all_due(stop))
@@ -191,7 +191,7 @@ class DrainWorker:
     def _enlist(self) -> None:
         if self._enlisted:
             return
-        found = self._perform(draining.enlist(self._keys, self._archives, self._partitions))
+        found = self._perform(drain.enlist(self._keys, self._archives, self._partitions))
         for partition, required in found.items():
             if required.keys() != self._archives.keys():
                 raise ConfigurationError(
@@ -203,13 +203,13 @@ class DrainWorker:
 
     def _claim(self, due_until: int | None) -> list[DueRun]:
         return self._perform(
-            draining.claim(
+            drain.claim(
                 self._keys,
                 due_until,
                 _RUNS_PER_CLAIM,
                 self._claim_seconds,
                 self._partitions,
-                max(draining.FARTHEST_SECONDS, 2 * self._claim_seconds, 2 * self._park_seconds),
+                max(drain.FARTHEST_SECONDS, 2 * self._claim_seconds, 2 * self._park_seconds),
             )
         )
 
@@ -280,7 +280,7 @@ class DrainWorker:
         fields = {"run": run_id, "reason": reason}
         _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error, extra=fields)
         with self._heartbeat.still:
-            self._perform(draining.park_unread(self._keys, run_id, reason, self._park_seconds))
+            self._perform(drain.park_unread(self._keys, run_id, reason, self._park_seconds))
         done.add(run_id)
         self._note(DrainReport(parked=1))
 
@@ -290,7 +290,7 @@ class DrainWorker:
             return
         try:
             with self._heartbeat.still:
-                self._hot.perform(draining.release(self._keys, claimed))
+                self._hot.perform(drain.release(self._keys, claimed))
         except RunstreamError as error:
             _log.debug("claims run out by themselves: %s", error)
 

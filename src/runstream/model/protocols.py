@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
-from runstream.model.archive import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.awaitable import Opening
 from runstream.model.events import EventKind, Visibility
-from runstream.model.opening import Opening
-from runstream.model.values import (
+from runstream.model.results import (
     Appended,
     Cursor,
     DeltaBuffer,
@@ -24,8 +24,8 @@ from runstream.model.values import (
 
 if TYPE_CHECKING:
     # the handles that stores give out: named here, made there
-    from runstream.lease import AsyncLease, Lease
     from runstream.run import AsyncRun, Run
+    from runstream.run.lease import AsyncLease, Lease
 
 __all__ = [
     "AsyncRunStore",

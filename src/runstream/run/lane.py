@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, NamedTuple
 
-from runstream.lease import AsyncLease, Lease
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -31,9 +30,10 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
-from runstream.model.names import check_name, check_run_id, snapshot_lane
+from runstream.model.identifiers import check_name, check_run_id, snapshot_lane
+from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, Placement, Recorded, Recovery, S
 from runstream.model.state import RunStatus
-from runstream.model.values import Cursor, DeltaBuffer, E, LeaseGrant, Placement, Recorded, Recovery, S
+from runstream.run.lease import AsyncLease, Lease
 from runstream.run.state_fields import ABSENT, get_field, mark_ended, put_fields
 from runstream.run.steps import Steps
 from runstream.run.store import AsyncLaneStore, LaneStore

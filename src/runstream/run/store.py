@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from runstream.codec.shapes import Codec
+from runstream.codec.event_codec import Codec
 from runstream.model.protocols import AsyncRunStore, Leased, RunStore
-from runstream.model.values import E, Placement, S
+from runstream.model.results import E, Placement, S
 
 __all__ = ["AsyncLaneStore", "LaneStore"]
 

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Generic
 
-from runstream.codec.shapes import Codec
-from runstream.lease import AsyncLease
+from runstream.codec.event_codec import Codec
+from runstream.model.awaitable import Opening
 from runstream.model.events import EventKind, Visibility
-from runstream.model.opening import Opening
 from runstream.model.protocols import Leased, OnCorrupt
-from runstream.model.values import (
+from runstream.model.results import (
     Appended,
     DeltaBuffer,
     E,
@@ -24,10 +23,11 @@ from runstream.model.values import (
     S,
     Snapshot,
 )
+from runstream.operations.filters import check_lease
 from runstream.run import AsyncRun
-from runstream.stores.filters import check_lease
+from runstream.run.lease import AsyncLease
 from runstream.stores.lifecycle import AsyncLifecycle
-from runstream.stores.local import LocalStore
+from runstream.stores.local.operations import LocalStore
 
 __all__ = ["ThreadedStore", "in_pages"]
 
@@ -65,7 +65,7 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
     ) -> Appended:
         """Append events to a run, with a snapshot if there is one, in one atomic step; nothing of it, or all.
 
-        See :meth:`~runstream.stores.local.LocalStore.append`.
+        See :meth:`~runstream.stores.local.operations.LocalStore.append`.
         """
         placement = await self.append_each(
             run_id,
@@ -185,8 +185,8 @@ class ThreadedStore(AsyncLifecycle, Generic[E, S]):
         """Take the sole right to write one lane of a run, or, without ``lane_id``, the whole run.
 
         Await it, or enter it with ``async with``, which gives it back at the end. A task renews it; see
-        :meth:`~runstream.stores.local.LocalStore.lease`. One that is cancelled while it is asked for may have
-        been given out, and runs out then.
+        :meth:`~runstream.stores.local.operations.LocalStore.lease`. One that is cancelled while it is asked for
+        may have been given out, and runs out then.
         """
         check_lease(owner, lane_id, ttl, wait)
         store = self._store

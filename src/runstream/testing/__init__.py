@@ -6,7 +6,7 @@ test can say what must hold after a reply that was lost, a request that never ca
 It imports nothing but the standard library, and nothing in the rest of runstream imports it.
 """
 
-from runstream.testing.link import Fault
-from runstream.testing.proxy import FaultProxy
+from runstream.testing.fault_proxy.connection import Fault
+from runstream.testing.fault_proxy.proxy import FaultProxy
 
 __all__ = ["Fault", "FaultProxy"]

@@ -7,14 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
-from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
-from runstream.lease import AsyncLease
+from runstream.model.awaitable import Opening
 from runstream.model.errors import RunstreamError
 from runstream.model.events import EventKind, Visibility
-from runstream.model.opening import Opening
 from runstream.model.protocols import Fallback, Leased, OnCorrupt
-from runstream.model.values import (
+from runstream.model.results import (
     Appended,
     Cursor,
     DeltaBuffer,
@@ -27,13 +26,14 @@ from runstream.model.values import (
     S,
     Snapshot,
 )
+from runstream.operations.filters import check_lease
 from runstream.run import AsyncRun
-from runstream.stores.filters import check_lease
+from runstream.run.lease import AsyncLease
 from runstream.stores.lifecycle import AsyncLifecycle
-from runstream.stores.redis.context import DEFAULT_RETRY_SECONDS, Context
-from runstream.stores.redis.drivers import AsyncDriver
+from runstream.stores.redis.connection.driver import AsyncDriver
 from runstream.stores.redis.exchange import Operation, Stream
-from runstream.stores.redis.operations import appending, leasing, opening, reading, runs, snapshots
+from runstream.stores.redis.operations.client import append, leases, open_namespace, read, runs, snapshots
+from runstream.stores.redis.session.session import DEFAULT_RETRY_SECONDS, Context
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -85,7 +85,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         """Check the server and the namespace, once."""
         async with self._opening:
             if self.context.opened is None:
-                await self._driver.run(opening.open_namespace(self.context), once=True)
+                await self._driver.run(open_namespace.open_namespace(self.context), once=True)
         return self
 
     async def __aenter__(self) -> Self:
@@ -111,14 +111,14 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         TooManyHotEvents over this store's ``max_hot_events``, and StoreUnavailable; after that, the same event
         may be sent again and is applied once.
         """
-        await self.perform(appending.save_event(self.context, event))
+        await self.perform(append.save_event(self.context, event))
 
     async def save_events(self, events: Iterable[E]) -> None:
         """Append events to their runs, each run's in one atomic step, all in one round trip.
 
         All are checked and encoded before the first is sent. Raises what ``save_event`` raises.
         """
-        await self.perform(appending.save_events(self.context, events))
+        await self.perform(append.save_events(self.context, events))
 
     async def append(
         self,
@@ -143,7 +143,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         cover what has left Redis or would follow one that was retired, and what ``save_event`` raises.
         """
         applied = await self.perform(
-            appending.append(
+            append.append(
                 self.context,
                 run_id,
                 events,
@@ -169,7 +169,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
     ) -> Placement:
         """As ``append``, telling where each of the events lies."""
         applied = await self.perform(
-            appending.append(
+            append.append(
                 self.context,
                 run_id,
                 events,
@@ -200,7 +200,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         HistoryDiverged if the server lost what this store or the cursor's owner saw.
         """
         return self._iterate(
-            reading.read(
+            read.read(
                 self.context,
                 run_id,
                 after,
@@ -228,7 +228,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         event still counts for where the follower stands.
         """
         return self._iterate(
-            reading.follow(
+            read.follow(
                 self.context,
                 run_id,
                 after,
@@ -244,7 +244,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
 
         Raises what ``read`` raises: EventsArchived rather than a shorter list.
         """
-        return await self.perform(reading.list_events(self.context, run_id, since_seq))
+        return await self.perform(read.list_events(self.context, run_id, since_seq))
 
     async def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
@@ -254,7 +254,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         It covers the history that this store recovered and appended itself. Raises EventsArchived if it
         would not cover what has left Redis: recover first. Raises what ``save_event`` raises.
         """
-        await self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id, lease=lease))
+        await self.perform(append.save_snapshot(self.context, run_id, state, lane_id=lane_id, lease=lease))
 
     async def update_state(
         self,
@@ -272,7 +272,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         have been made or not, and calling this again makes it again: load the state to see.
         """
         return await self.perform(
-            appending.update_state(self.context, run_id, change, attempts=attempts, lease=lease)
+            append.update_state(self.context, run_id, change, attempts=attempts, lease=lease)
         )
 
     async def load_latest(self, run_id: str) -> S | None:
@@ -293,7 +293,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         Raises EventsArchived if some of them have left Redis: with ``trim="covered"``, that is where
         the run, or this lane, has no snapshot of its own. Raises what ``read`` raises.
         """
-        return await self.perform(reading.recover(self.context, run_id, lane_id=lane_id))
+        return await self.perform(read.recover(self.context, run_id, lane_id=lane_id))
 
     def lease(
         self,
@@ -316,11 +316,11 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         async def take() -> LeaseGrant:
             try:
                 return await self.perform(
-                    leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)
+                    leases.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)
                 )
             except asyncio.CancelledError:
                 with contextlib.suppress(RunstreamError):
-                    await asyncio.shield(self.perform(leasing.give_back_unanswered(self.context, run_id)))
+                    await asyncio.shield(self.perform(leases.give_back_unanswered(self.context, run_id)))
                 raise
 
         return Opening(
@@ -328,8 +328,8 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
                 self,
                 take,
                 wait,
-                renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
-                release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),
+                renew=lambda grant: self.perform(leases.renew_lease(self.context, grant)),
+                release=lambda grant: self.perform(leases.release_lease(self.context, grant)),
             )
         )
 
@@ -370,7 +370,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
 
         Raises EventsArchived for a lane that was not written since its run was retired.
         """
-        return await self.perform(reading.last_seq(self.context, run_id, lane_id))
+        return await self.perform(read.last_seq(self.context, run_id, lane_id))
 
     def for_one_writer(self) -> Self:
         """The store for one more writer, who knows of snapshots only what it does itself."""
@@ -378,7 +378,7 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
 
     async def has_recovered(self, run_id: str, offset: int, *, lane_id: str | None = None) -> None:
         """Note that this writer has recovered the run, or a lane, up to an offset, from wherever that lies."""
-        await self.perform(reading.has_recovered(self.context, run_id, offset, lane_id=lane_id))
+        await self.perform(read.has_recovered(self.context, run_id, offset, lane_id=lane_id))
 
     async def update_archived(
         self,
@@ -395,23 +395,23 @@ class AsyncRedisCheckpointer(AsyncLifecycle, Generic[E, S]):
         EventsArchived if that is not the snapshot that was retired last.
         """
         return await self.perform(
-            appending.update_state(
+            append.update_state(
                 self.context,
                 run_id,
                 change,
                 attempts=attempts,
                 lease=lease,
-                archived=appending.Archived(archived),
+                archived=append.Archived(archived),
             )
         )
 
     async def retired_token(self, run_id: str, *, lane_id: str | None = None) -> str:
         """What stands for the token of the latest snapshot if that was retired; '' if it is not so."""
-        return await self.perform(reading.retired_token(self.context, run_id, lane_id=lane_id))
+        return await self.perform(read.retired_token(self.context, run_id, lane_id=lane_id))
 
     async def start_of(self, run_id: str) -> Cursor | None:
         """The place before a run's first event, whose chain no other run has; None for a run that is not there."""
-        return await self.perform(reading.start_of(self.context, run_id))
+        return await self.perform(read.start_of(self.context, run_id))
 
     @property
     def codec(self) -> Codec[E, S]:

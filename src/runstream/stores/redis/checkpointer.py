@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
-from runstream.codec.shapes import DEFAULT_MAX_EVENT_BYTES, Codec
-from runstream.lease import Lease
 from runstream.model.events import EventKind, Visibility
 from runstream.model.protocols import Fallback, Leased, OnCorrupt
-from runstream.model.values import (
+from runstream.model.results import (
     Appended,
     Cursor,
     DeltaBuffer,
@@ -22,13 +21,14 @@ from runstream.model.values import (
     S,
     Snapshot,
 )
+from runstream.operations.filters import check_lease
 from runstream.run import Run
-from runstream.stores.filters import check_lease
+from runstream.run.lease import Lease
 from runstream.stores.lifecycle import Lifecycle
-from runstream.stores.redis.context import DEFAULT_RETRY_SECONDS, Context
-from runstream.stores.redis.drivers import SyncDriver
+from runstream.stores.redis.connection.driver import SyncDriver
 from runstream.stores.redis.exchange import Operation
-from runstream.stores.redis.operations import appending, leasing, opening, reading, runs, snapshots
+from runstream.stores.redis.operations.client import append, leases, open_namespace, read, runs, snapshots
+from runstream.stores.redis.session.session import DEFAULT_RETRY_SECONDS, Context
 
 if TYPE_CHECKING:
     import redis
@@ -94,7 +94,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
             resend_lost=resend_lost,
             max_hot_events=max_hot_events,
         )
-        self._driver.run(opening.open_namespace(self.context), once=True)
+        self._driver.run(open_namespace.open_namespace(self.context), once=True)
 
     def after_fork(self, rejoin: Callable[[], None]) -> None:
         """Say what a forked process has to do before it uses this store."""
@@ -115,14 +115,14 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         TooManyHotEvents over this store's ``max_hot_events``, and StoreUnavailable; after that, the same event
         may be sent again and is applied once.
         """
-        self.perform(appending.save_event(self.context, event))
+        self.perform(append.save_event(self.context, event))
 
     def save_events(self, events: Iterable[E]) -> None:
         """Append events to their runs, each run's in one atomic step, all in one round trip.
 
         All are checked and encoded before the first is sent. Raises what ``save_event`` raises.
         """
-        self.perform(appending.save_events(self.context, events))
+        self.perform(append.save_events(self.context, events))
 
     def append(
         self,
@@ -147,7 +147,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         cover what has left Redis or would follow one that was retired, and what ``save_event`` raises.
         """
         applied = self.perform(
-            appending.append(
+            append.append(
                 self.context,
                 run_id,
                 events,
@@ -173,7 +173,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
     ) -> Placement:
         """As ``append``, telling where each of the events lies."""
         applied = self.perform(
-            appending.append(
+            append.append(
                 self.context,
                 run_id,
                 events,
@@ -204,7 +204,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         HistoryDiverged if the server lost what this store or the cursor's owner saw.
         """
         return self._driver.iterate(
-            reading.read(
+            read.read(
                 self.context,
                 run_id,
                 after,
@@ -232,7 +232,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         event still counts for where the follower stands.
         """
         return self._driver.iterate(
-            reading.follow(
+            read.follow(
                 self.context,
                 run_id,
                 after,
@@ -248,7 +248,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
 
         Raises what ``read`` raises: EventsArchived rather than a shorter list.
         """
-        return self.perform(reading.list_events(self.context, run_id, since_seq))
+        return self.perform(read.list_events(self.context, run_id, since_seq))
 
     def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
@@ -258,7 +258,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         It covers the history that this store recovered and appended itself. Raises EventsArchived if it
         would not cover what has left Redis: recover first. Raises what ``save_event`` raises.
         """
-        self.perform(appending.save_snapshot(self.context, run_id, state, lane_id=lane_id, lease=lease))
+        self.perform(append.save_snapshot(self.context, run_id, state, lane_id=lane_id, lease=lease))
 
     def update_state(
         self,
@@ -275,7 +275,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         saved. Raises ConcurrencyConflict after so many attempts. After StoreUnavailable the change may
         have been made or not, and calling this again makes it again: load the state to see.
         """
-        return self.perform(appending.update_state(self.context, run_id, change, attempts=attempts, lease=lease))
+        return self.perform(append.update_state(self.context, run_id, change, attempts=attempts, lease=lease))
 
     def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, or None. Raises what ``load_snapshot`` raises."""
@@ -295,7 +295,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         Raises EventsArchived if some of them have left Redis: with ``trim="covered"``, that is where
         the run, or this lane, has no snapshot of its own. Raises what ``read`` raises.
         """
-        return self.perform(reading.recover(self.context, run_id, lane_id=lane_id))
+        return self.perform(read.recover(self.context, run_id, lane_id=lane_id))
 
     def lease(
         self,
@@ -316,10 +316,10 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         check_lease(owner, lane_id, ttl, wait)
         return Lease.taken(
             self,
-            lambda: self.perform(leasing.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)),
+            lambda: self.perform(leases.take_lease(self.context, run_id, owner=owner, lane_id=lane_id, ttl=ttl)),
             wait,
-            renew=lambda grant: self.perform(leasing.renew_lease(self.context, grant)),
-            release=lambda grant: self.perform(leasing.release_lease(self.context, grant)),
+            renew=lambda grant: self.perform(leases.renew_lease(self.context, grant)),
+            release=lambda grant: self.perform(leases.release_lease(self.context, grant)),
         )
 
     def open_run(
@@ -354,7 +354,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
 
         Raises EventsArchived for a lane that was not written since its run was retired.
         """
-        return self.perform(reading.last_seq(self.context, run_id, lane_id))
+        return self.perform(read.last_seq(self.context, run_id, lane_id))
 
     def for_one_writer(self) -> Self:
         """The store for one more writer, who knows of snapshots only what it does itself."""
@@ -362,7 +362,7 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
 
     def has_recovered(self, run_id: str, offset: int, *, lane_id: str | None = None) -> None:
         """Note that this writer has recovered the run, or a lane, up to an offset, from wherever that lies."""
-        self.perform(reading.has_recovered(self.context, run_id, offset, lane_id=lane_id))
+        self.perform(read.has_recovered(self.context, run_id, offset, lane_id=lane_id))
 
     def update_archived(
         self,
@@ -379,23 +379,23 @@ class RedisCheckpointer(Lifecycle, Generic[E, S]):
         EventsArchived if that is not the snapshot that was retired last.
         """
         return self.perform(
-            appending.update_state(
+            append.update_state(
                 self.context,
                 run_id,
                 change,
                 attempts=attempts,
                 lease=lease,
-                archived=appending.Archived(archived),
+                archived=append.Archived(archived),
             )
         )
 
     def retired_token(self, run_id: str, *, lane_id: str | None = None) -> str:
         """What stands for the token of the latest snapshot if that was retired; '' if it is not so."""
-        return self.perform(reading.retired_token(self.context, run_id, lane_id=lane_id))
+        return self.perform(read.retired_token(self.context, run_id, lane_id=lane_id))
 
     def start_of(self, run_id: str) -> Cursor | None:
         """The place before a run's first event, whose chain no other run has; None for a run that is not there."""
-        return self.perform(reading.start_of(self.context, run_id))
+        return self.perform(read.start_of(self.context, run_id))
 
     @property
     def codec(self) -> Codec[E, S]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from runstream.model.values import Cursor
+from runstream.model.results import Cursor
 
 __all__ = [
     "Retired",

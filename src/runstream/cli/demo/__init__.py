@@ -1,0 +1,1 @@
+"""The demo: a scenario in processes of its own, and the checks of every promise."""

@@ -1,0 +1,174 @@
+"""``runstream demo``: kill agents and the worker on your own machine, and see that nothing is lost."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runstream.cli.demo.agent import Task
+from runstream.cli.demo.checks import Check, check
+from runstream.cli.demo.display import Display
+from runstream.cli.demo.journal import read_journal
+from runstream.cli.demo.processes import Interruption
+from runstream.cli.demo.scenario import Performance, Play, Stage, plan
+from runstream.cli.support.exit_codes import ExitCode
+from runstream.cli.support.options import AsJson
+from runstream.cli.support.output import emit_json, print_table, printable
+from runstream.connect import connect
+from runstream.model.errors import ConfigurationError
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+
+__all__ = ["EPILOG", "demo"]
+
+EPILOG = """Examples:
+
+runstream demo
+
+runstream demo --dir /tmp/demo --no-keep --json"""
+
+_SHOWN_PROBLEMS = 5  # of each check, in the table's words
+_QUERY = "SELECT kind, count(*) FROM events GROUP BY kind"
+
+
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            file_okay=False,
+            help="A new or empty directory for server, archives and logs.",
+            show_default="runstream-demo-XXXX in the current one",
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep the directory; it is kept anyway if a check fails.")
+    ] = True,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Who is killed, and what the agents say, follows from it.", show_default="random"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Kill agents and the drain worker, and check that no acknowledged event is lost, doubled or out of order.
+
+    Starts a server of its own, five agents in three runs and a worker that archives to SQLite and JSONL;
+    kills an agent and the worker with SIGKILL, starts them again, and compares Redis and both archives
+    with what was acknowledged. Takes about 10 seconds; exits with 1 if anything does not hold.
+    """
+    began = time.monotonic()
+    seed = secrets.randbelow(10_000) if seed is None else seed
+    tasks = plan(seed)
+    with Interruption() as interruption:
+        stage = Stage(_new_directory(directory))
+        with ExitStack() as opened:
+            store = _open_server(opened, stage)
+            with Display(tasks) as display:
+                play = Play(stage, store, tasks, seed=seed, display=display, interruption=interruption)
+                performance = play.perform()
+            checks = [_agent_resumed(performance), *_check(stage, store, tasks)]
+            interruption.check()
+    holds = all(one.holds for one in checks)
+    is_kept = keep or not holds
+    if not is_kept:
+        shutil.rmtree(stage.directory)
+    if as_json:
+        facts = {"seed": seed, "holds": holds, "directory": str(stage.directory), "kept": is_kept}
+        emit_json({**facts, **_facts(stage, performance, checks), "seconds": round(time.monotonic() - began, 2)})
+    else:
+        _print(stage, performance, checks, is_kept=is_kept)
+    if not holds:
+        raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+def _new_directory(directory: Path | None) -> Path:
+    try:
+        if directory is None:
+            return Path(Path(tempfile.mkdtemp(prefix="runstream-demo-", dir=Path.cwd())).name)
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise ConfigurationError(f"{directory} is not empty; the demo needs a new or empty directory")
+    except OSError as error:
+        raise ConfigurationError(f"no directory for the demo: {error}; name one with --dir") from error
+    return directory
+
+
+def _open_server(opened: ExitStack, stage: Stage) -> RedisCheckpointer[Any, Any]:
+    try:
+        stage.build()
+        store = opened.enter_context(connect(stage.server_url))
+    except BaseException:  # whatever it is: nothing was begun, so nothing is to be looked at
+        shutil.rmtree(stage.directory)
+        raise
+    if not isinstance(store, RedisCheckpointer):
+        raise ConfigurationError(f"{stage.server_url} is not Redis")
+    return store
+
+
+def _check(stage: Stage, store: RedisCheckpointer[Any, Any], tasks: Mapping[str, Task]) -> list[Check]:
+    acknowledged = [line for task in tasks.values() for line in read_journal(stage.journal(task))]
+    steps = {(task.run_id, task.lane_id): task.steps for task in tasks.values()}
+    with ExitStack() as opened:
+        archives = {name: opened.enter_context(connect(url)) for name, url in stage.archive_urls.items()}
+        return check(store, archives, acknowledged, steps)
+
+
+def _agent_resumed(performance: Performance) -> Check:
+    """The agent that was killed: its journal says how far it was, its report from where it went on."""
+    result = Check("an agent that was killed goes on where it was", "agents")
+    for kill in performance.kills:
+        if kill["process"] == "agent":
+            result.checked += 1
+            resumed = performance.agents[kill["name"]]["resumed"]
+            if resumed is None or resumed["step"] < kill["step"]:
+                found = "from its beginning" if resumed is None else f"at step {resumed['step']}"
+                result.problems.append(f"{kill['name']} was killed at step {kill['step']} and went on {found}")
+    return result
+
+
+def _facts(stage: Stage, performance: Performance, checks: Sequence[Check]) -> dict[str, Any]:
+    return {
+        "archives": stage.archive_urls,
+        "kills": performance.kills,
+        "agents": list(performance.agents.values()),
+        "worker": performance.worker,
+        "checks": [
+            {"promise": one.promise, "checked": one.checked, "holds": one.holds, "problems": one.problems}
+            for one in checks
+        ],
+        "play_seconds": round(performance.seconds, 2),
+    }
+
+
+def _print(stage: Stage, performance: Performance, checks: Sequence[Check], *, is_kept: bool) -> None:
+    for name, agent in performance.agents.items():
+        if (resumed := agent["resumed"]) is not None:
+            typer.echo(
+                f"\n{name} was killed; it resumed at step {resumed['step']} from the snapshot at offset"
+                f" {resumed['snapshot_offset']} and {resumed['replayed_events']} later events.\n"
+            )
+    print_table(["", "what was checked", "how many"], [_row(one) for one in checks])
+    for one in checks:
+        for problem in one.problems[:_SHOWN_PROBLEMS]:
+            typer.echo(printable(f"✗ {problem}"))
+        if len(one.problems) > _SHOWN_PROBLEMS:
+            typer.echo(f"✗ … {len(one.problems)} of these in all; --json tells each")
+    if not is_kept:
+        return
+    sqlite = stage.archive_urls["SQLite"]
+    typer.echo(f"\nThe archive is in {stage.directory}. Look at it:")
+    typer.echo(f"  runstream runs --url {sqlite}")
+    typer.echo(f"  runstream show orders --url {sqlite} --limit 20")
+    typer.echo(f"  {shlex.join(['sqlite3', sqlite.removeprefix('sqlite:'), _QUERY])}")
+
+
+def _row(one: Check) -> tuple[str, str, str]:
+    return "✓" if one.holds else "✗", one.promise, f"{one.checked} {one.unit}"

@@ -1,0 +1,209 @@
+"""The files that ``runstream export`` makes: what stands in them, and that none looks complete before it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+from runstream.codec.archive_entries import entry_fields
+from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.record import FIELDS
+from runstream.history.merged import WholeRun
+from runstream.model.archive_records import ArchiveEntry, RunBatch
+from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
+from runstream.stores.archive.durable_files import sync_directory
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+
+__all__ = [
+    "COLUMNS",
+    "Export",
+    "Format",
+    "binary_stdout",
+    "complete_or_absent",
+    "write_csv",
+    "write_jsonl",
+    "write_sqlite",
+]
+
+Format: TypeAlias = Literal["jsonl", "csv", "sqlite"]
+
+_OWN = ("run_id", *FIELDS)
+COLUMNS = (
+    *("offset", "cursor", "time", "ts", "lane_id", "seq", "kind", "visibility", "span_id", "parent_span_id"),
+    *("session_id", "key", "payload", "extra"),
+)
+"""The columns of a CSV file. ``extra`` has, as JSON, the fields that a user's own event has besides."""
+
+_BATCH = 1000
+_BATCH_BYTES = 8 * 2**20
+
+
+class Export:
+    """One run on its way into a file; counts what goes there, and what does not read.
+
+    Raises CorruptRecordError at the first record or snapshot that does not read, unless it is told to ``skip``.
+    ``told`` is called with how many more entries are done.
+    """
+
+    def __init__(self, run: WholeRun, *, skip: bool, told: Callable[[int], None]) -> None:
+        self.run = run
+        self.events = 0
+        self.corrupt: list[int] = []
+        """The offsets of the records that do not read."""
+        self._skip = skip
+        self._told = told
+
+    def entries(self) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
+        """The entries with the events' fields: None for one that was erased, or is kept aside as bytes."""
+        for entry in self.run.entries():
+            try:
+                fields = entry_fields(self.run.run_id, entry)
+                self.events += fields is not None
+                yield entry, fields
+            except CorruptRecordError as error:
+                if not self._skip:
+                    raise
+                self.corrupt.append(entry.offset)
+                raw = error.raw
+                yield entry._replace(data=None, raw=raw, reason=entry.reason or str(error), kind=None), None
+            self._told(1)
+
+    def check_snapshots(self) -> None:
+        """Find the snapshots that do not read."""
+        broken = self.run.broken
+        for one in self.run.snapshots:
+            try:
+                load_json(one.data)
+            except (ValueError, RecursionError) as error:
+                broken[one.lane_id] = str(error)
+        self.run.snapshots = [one for one in self.run.snapshots if one.lane_id not in broken]
+        if broken and not self._skip:
+            lane_id, why = next(iter(broken.items()))
+            of = "the run's snapshot" if lane_id is None else f"the snapshot of lane {lane_id!r}"
+            raise CorruptRecordError(
+                f"{of} in run {self.run.run_id!r} does not read: {why}; --skip-corrupt leaves it out",
+                run_id=self.run.run_id,
+                offset=0,
+            )
+
+
+@contextmanager
+def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
+    """Where to write a file that is to be at ``path`` when all of it is written, and not before.
+
+    Raises ConfigurationError where there is a file already, unless it is to be replaced.
+    """
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a directory: name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"{path.parent} is no directory: a file cannot be made in it")
+    taken = ConfigurationError(f"{path} is there already: name another file, or replace it with --force")
+    if path.exists() and not force:
+        raise taken
+    partial = path.with_name(f".{path.name[:150]}.{secrets.token_hex(6)}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        if force:
+            partial.replace(path)
+        else:
+            try:
+                os.link(partial, path)  # unlike a rename, it never replaces what came in between
+            except FileExistsError as error:
+                raise taken from error
+            except OSError:  # a file system without links
+                partial.rename(path)
+        sync_directory(path.absolute().parent)
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                partial.with_name(partial.name + suffix).unlink()
+
+
+def write_jsonl(export: Export, file: IO[bytes]) -> None:
+    """One line per entry: ``{"offset":…,"cursor":…,"key":…,"event":{…}}``, the event as archives have it.
+
+    The event stands by itself, so that no field of a user's own can be taken for one of ours. That of an entry
+    which was erased is null.
+    """
+    for entry, _ in export.entries():
+        if entry.raw is not None:
+            continue
+        key = dump_json(entry.key)
+        # between the parts of a JSON text, where another program may have put line breaks, a space is as good
+        event = "null" if entry.data is None else entry.data.replace("\n", " ").replace("\r", " ")
+        line = f'{{"offset":{entry.offset},"cursor":"{entry.cursor}","key":{key},"event":{event}}}\n'
+        file.write(line.encode())
+
+
+def write_csv(export: Export, file: IO[bytes]) -> None:
+    """A header, and one record per entry, as RFC 4180 has it: in UTF-8, with CRLF, quoted where need be."""
+    text = io.TextIOWrapper(file, "utf-8", errors="surrogatepass", newline="")
+    try:
+        rows = csv.writer(text)
+        rows.writerow(COLUMNS)
+        for entry, fields in export.entries():
+            if entry.raw is None:
+                rows.writerow(_row(entry, fields))
+        text.flush()
+    finally:
+        with suppress(ValueError, OSError):  # what failed above has been said
+            text.detach()
+
+
+def _row(entry: ArchiveEntry, fields: dict[str, Any] | None) -> list[object]:
+    if fields is None:
+        return [entry.offset, entry.cursor, *[None] * (len(COLUMNS) - 3), None]
+    extra = {name: value for name, value in fields.items() if name not in _OWN}
+    texts = (fields.get(name) for name in ("lane_id", "seq", "kind", "visibility", "span_id", "parent_span_id"))
+    return [
+        *(entry.offset, str(entry.cursor), _iso_time(fields["ts"]), repr(fields["ts"]), *texts),
+        *(fields.get("session_id"), entry.key, dump_json(fields.get("payload"))),
+        dump_json(extra) if extra else None,
+    ]
+
+
+def _iso_time(timestamp: float) -> str | None:
+    """To the microsecond; None for a number that is no time."""
+    try:
+        return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError, TypeError):
+        return None
+
+
+def write_sqlite(export: Export, path: Path) -> None:
+    """An archive of this one run: what a drain worker would have written, with its latest snapshots.
+
+    A record that does not read is in its quarantine.
+    """
+    export.check_snapshots()
+    run = export.run
+    with closing(SQLiteCheckpointer[Any, Any](path)) as archive:
+        at, batch, size = run.header.start, list[ArchiveEntry](), 0
+        for entry, _ in export.entries():
+            batch.append(entry)
+            size += len(entry.data or entry.raw or "")
+            if len(batch) == _BATCH or size > _BATCH_BYTES:
+                archive.write([RunBatch(run.header, at, batch)])
+                at, batch, size = entry.cursor, [], 0
+        archive.write([RunBatch(run.header, at, batch, run.snapshots)])
+    if path.with_name(f"{path.name}-wal").exists():
+        # what it holds would not come along
+        raise StoreUnavailable(f"another program has opened {path}, so it is not complete: send the same again")
+
+
+@contextmanager
+def binary_stdout() -> Iterator[IO[bytes]]:
+    """Standard output for bytes: UTF-8, whatever the terminal's encoding is."""
+    sys.stdout.flush()
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()

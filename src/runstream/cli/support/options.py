@@ -1,0 +1,148 @@
+"""Options that several commands have, and how they open the store that ``--url`` names."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import typer
+
+from runstream.connect import ARCHIVE_SCHEMES, connect
+from runstream.model.errors import ConfigurationError
+from runstream.model.protocols import RunStore
+from runstream.repair.required_archives import Archive
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+
+__all__ = [
+    "AsJson",
+    "EndWithParent",
+    "HotUrl",
+    "OfArchive",
+    "Url",
+    "as_hot",
+    "ending_with_parent",
+    "open_archive",
+    "open_to_look",
+    "path_of",
+]
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="RUNSTREAM_URL",
+        help="The store: redis://, rediss://, unix://, embedded:DIR, sqlite:PATH or jsonl:DIR;"
+        " options may stand in its query (?namespace=dev).",
+        show_default=False,
+    ),
+]
+
+OfArchive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="The archive that a drain worker writes from that server, sqlite:PATH or jsonl:DIR: what has left"
+        " Redis is read there.",
+        show_default=False,
+    ),
+]
+
+HotUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="RUNSTREAM_URL",
+        help="The Redis store: redis://, rediss://, unix:// or embedded:DIR;"
+        " options may stand in its query (?namespace=dev).",
+        show_default=False,
+    ),
+]
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the same facts as one JSON document, and nothing else on stdout.")
+]
+
+EndWithParent = Annotated[
+    bool,
+    typer.Option("--end-with-parent", hidden=True, help="End as with SIGTERM when stdin, a pipe, is closed."),
+]
+
+_PATH_SCHEMES = ("embedded", *ARCHIVE_SCHEMES)
+
+
+def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
+    """The store at ``url`` (None: RUNSTREAM_URL), which must be there: a mistyped path is not created.
+
+    With ``archive``, the tiered store over both. Raises ConfigurationError for a path at which there is nothing,
+    and what ``connect`` raises.
+    """
+    url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
+    for each in (url, archive or ""):
+        path = path_of(each)
+        if path is not None and not path.exists():
+            raise ConfigurationError(
+                f"{each.partition(':')[0]}:{path}: there is nothing at that path; check the URL"
+            )
+    return connect(url, archive=archive)
+
+
+def path_of(url: str) -> Path | None:
+    """The path that a URL names; None for one that names none."""
+    scheme, _, rest = url.partition(":")
+    path = unquote(rest.partition("?")[0])
+    return Path(path) if scheme in _PATH_SCHEMES and path else None
+
+
+def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
+    """The archive that a URL names, until ``opened`` is closed; it must be there unless it may be a new one."""
+    scheme = target.partition(":")[0]  # the rest may hold a password
+    if scheme not in ARCHIVE_SCHEMES:
+        raise typer.BadParameter(f"{scheme!r:.80} is not an archive; sqlite: and jsonl: are", param_hint=option)
+    store = opened.enter_context(connect(target) if is_new else open_to_look(target))
+    # so long as the schemes say the truth, it is one
+    if not isinstance(store, SQLiteCheckpointer | JSONLCheckpointer):
+        raise ConfigurationError(f"{target}: is not an archive")
+    return store
+
+
+def as_hot(store: RunStore[Any, Any]) -> RedisCheckpointer[Any, Any]:
+    """The store, if it is Redis. Raises ConfigurationError for any other."""
+    if not isinstance(store, RedisCheckpointer):
+        raise ConfigurationError(
+            "this command works on Redis: --url (or RUNSTREAM_URL) is a redis:, rediss:, unix: or embedded: URL"
+        )
+    return store
+
+
+@contextmanager
+def ending_with_parent(is_asked: bool) -> Iterator[None]:
+    """Send this process SIGTERM when its stdin is closed, if that is asked for.
+
+    For a child whose stdin is a pipe that its parent holds and writes nothing to: the kernel closes it when the
+    parent ends, even by SIGKILL. SIGTERM raises SystemExit here, unless there is a handler for it already.
+    """
+    if not is_asked:
+        yield
+        return
+
+    def watch() -> None:
+        os.read(0, 1)  # not sys.stdin: its lock would be held at exit
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    former = signal.getsignal(signal.SIGTERM)
+    if former is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -1,0 +1,292 @@
+"""The user's own event and state classes to plain fields and back.
+
+An event class has the ten fields of :class:`~runstream.model.events.PAEvent` with ``to_dict`` and
+``from_dict``; further keys in its dict survive. A state class has ``to_dict`` and ``from_dict``, or is
+a pydantic model, or is ``dict``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, cast
+
+from runstream.codec.fallback import plain_data
+from runstream.codec.msgpack_values import Packer
+from runstream.codec.record import FIELDS, check_values, decode_record, encode_record, fields_of, seed
+from runstream.model.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    InvalidRunId,
+    PayloadTooLarge,
+)
+from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
+from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.protocols import Fallback
+from runstream.model.results import E, S
+from runstream.model.state import STATUSES, RunState
+
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "EventFields", "group_by_run"]
+
+DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
+
+_DEFAULTS: Mapping[str, Any] = {
+    "session_id": "",
+    "lane_id": "main",
+    "span_id": "",
+    "parent_span_id": None,
+    "seq": 0,
+    "visibility": "public",
+    "payload": {},
+}
+_OWN = frozenset({"run_id", *FIELDS})
+_get_values = itemgetter(*FIELDS)
+_RESERVED = "$"  # what stands beside an event's fields in a JSONL archive starts with this
+
+
+class EncodedEvent(NamedTuple):
+    """An event as bytes, with what a store has to know of it without decoding it again."""
+
+    record: bytes
+    lane_id: str
+    kind: str
+    session_id: str
+    seq: int
+    key: str | None = None
+
+
+def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
+    """The events by the run that they name, in order. Raises InvalidRunId for one that names none."""
+    groups: dict[str, list[E]] = {}
+    for event in events:
+        run_id: Any = getattr(event, "run_id", None)
+        check_run_id(run_id)
+        groups.setdefault(run_id, []).append(event)
+    return groups
+
+
+class EventFields(NamedTuple):
+    """An event that is nothing but its fields, in the shape that a codec takes."""
+
+    fields: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields."""
+        return self.fields
+
+
+class Codec(Generic[E, S]):
+    """Encodes and decodes one store's events and states. Pure, and safe to share between threads."""
+
+    def __init__(
+        self,
+        event_type: type[E] | None = None,
+        state_type: type[S] | None = None,
+        fallback: Fallback | None = plain_data,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    ) -> None:
+        self.event_type: type[Any] = PAEvent if event_type is None else event_type
+        self.state_type: type[Any] = RunState if state_type is None else state_type
+        self.packer = Packer(fallback)
+        self.max_event_bytes = max_event_bytes
+        if not callable(getattr(self.event_type, "from_dict", None)):
+            raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
+        self._load_state = _state_loader(self.state_type)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def encode_events(
+        self, run_id: str, events: Iterable[E], keys: Sequence[str | None] | None = None
+    ) -> list[EncodedEvent]:
+        """All the events as bytes, with the caller's keys, one (or None) for each, if there are any.
+
+        Raises InvalidRunId for an event of another run, EncodingError or PayloadTooLarge for one that
+        cannot be stored (a key that is no string, or too long, among it), and ConfigurationError for
+        another number of keys than of events.
+        """
+        check_run_id(run_id)
+        if keys is None:
+            return [self.encode_event(run_id, event) for event in events]
+        events = list(events)
+        _check_keys(keys, len(events))
+        return [self.encode_event(run_id, *pair) for pair in zip(events, keys, strict=True)]
+
+    def encode_event(self, run_id: str, event: E, key: str | None = None) -> EncodedEvent:
+        """One event as ``encode_events`` gives it, of a run whose id was checked."""
+        if type(event) is PAEvent:
+            fields: Mapping[str, Any] = event.__dict__
+        else:
+            to_dict = getattr(event, "to_dict", None)
+            if to_dict is None:
+                raise EncodingError(f"an event has to_dict; {type(event).__qualname__} has not")
+            fields = to_dict()
+            if type(fields) is not dict:
+                fields = dict(fields.items())  # one that makes up what it has not would make up defaults
+        if fields.get("run_id") != run_id:
+            raise InvalidRunId(
+                f"an event of run {fields.get('run_id')!r:.80} cannot be appended to run {run_id!r:.80}"
+            )
+        values = _values_of(fields)
+        check_values(values)
+        # one of ours has all of its fields; another may lack some and have others
+        is_plain = type(event) is PAEvent and len(fields) == len(_OWN)
+        if not is_plain and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
+            _check_extra(extra)
+            values.append(extra)
+        if key is not None:
+            values += [key] if len(values) > len(FIELDS) else [None, key]
+        record = encode_record(self.packer, seed(run_id), values)
+        if len(record) > self.max_event_bytes:
+            raise PayloadTooLarge(
+                f"an event of run {run_id!r} has {len(record)} bytes; the limit is {self.max_event_bytes}"
+                " (max_event_bytes): store large values elsewhere and put a reference in the payload",
+                path="payload",
+                size=len(record),
+                limit=self.max_event_bytes,
+            )
+        # of the user's int, or a bool, what it is: others do not know how it is written
+        return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], int(values[_SEQ]), key)
+
+    def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
+        """The event that a record holds. Raises CorruptRecordError or UnsupportedVersion."""
+        values = decode_record(run_id, offset, record)
+        if self.event_type is PAEvent and len(values) == len(FIELDS):
+            return cast("E", _make_event(run_id, values))
+        return self.make_event(offset, fields_of(run_id, values))
+
+    def make_event(self, offset: int, fields: dict[str, Any]) -> E:
+        """The event with these fields. Raises CorruptRecordError where the event type refuses them."""
+        try:
+            return cast("E", self.event_type.from_dict(fields))
+        except Exception as error:  # the user's class may raise anything for a kind that it does not know
+            raise CorruptRecordError(
+                f"event {offset} of run {fields.get('run_id')!r} is not a {self.event_type.__qualname__}:"
+                f" {type(error).__name__}: {error}; open the store with an event_type that knows it",
+                run_id=str(fields.get("run_id")),
+                offset=offset,
+            ) from error
+
+    # -- states ------------------------------------------------------------------------------------
+
+    def snapshot_fields(self, run_id: str, state: S) -> dict[str, Any]:
+        """As ``state_fields``, of a state to save for a run. Raises InvalidRunId for one of another run."""
+        fields = self.state_fields(state)
+        if fields.get("run_id", run_id) != run_id:
+            raise InvalidRunId(f"a state of run {fields['run_id']!r:.80} cannot be saved for run {run_id!r:.80}")
+        return fields
+
+    def state_fields(self, state: S) -> dict[str, Any]:
+        """The state as a dict with string keys. Raises EncodingError for anything else."""
+        fields: Any
+        if isinstance(state, dict):
+            if self.state_type is not dict:
+                raise ConfigurationError(
+                    f"this store reads states as {self.state_type.__qualname__}; open it with state_type=dict"
+                    " to save and load dicts"
+                )
+            fields = state
+        elif callable(to_dict := getattr(state, "to_dict", None)):
+            fields = to_dict()
+        elif callable(model_dump := getattr(state, "model_dump", None)):
+            fields = model_dump()
+        else:
+            raise EncodingError(f"a state is a dict or has to_dict; {type(state).__qualname__} is and has neither")
+        for key in fields:
+            if not isinstance(key, str):
+                raise EncodingError(f"the top-level keys of a state are strings, not {key!r:.80}", path=repr(key))
+        _check_extra(fields)
+        check_name("session_id", fields.get("session_id", ""))
+        return cast("dict[str, Any]", fields)
+
+    def new_state(self, run_id: str) -> S:
+        """The state of a run that has none yet: nothing but its run id."""
+        return self.make_state(run_id, {"run_id": run_id})
+
+    def status_of(self, fields: Mapping[str, Any]) -> str | None:
+        """The status that a state names, or None for one that says nothing a run can be."""
+        status = fields.get("status")
+        status = status.value if isinstance(status, Enum) else status
+        return status if isinstance(status, str) and status in STATUSES else None
+
+    def make_state(self, run_id: str, fields: dict[str, Any]) -> S:
+        """The state with these fields. Raises CorruptRecordError where the state type refuses them."""
+        try:
+            return cast("S", self._load_state(fields))
+        except Exception as error:  # the user's class may raise anything
+            raise CorruptRecordError(
+                f"the snapshot of run {run_id!r} is not a {self.state_type.__qualname__}:"
+                f" {type(error).__name__}: {error}",
+                run_id=run_id,
+                offset=0,
+            ) from error
+
+
+_SESSION, _LANE, _SEQ, _KIND, _VISIBILITY = (
+    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "kind", "visibility")
+)
+
+
+def _values_of(fields: Mapping[str, Any]) -> list[Any]:
+    """An event's values in the order of FIELDS; members of enums give theirs."""
+    try:
+        values = [*_get_values(fields)]
+    except KeyError:
+        values = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
+    kind, visibility = values[_KIND], values[_VISIBILITY]
+    if type(kind) is EventKind and type(visibility) is Visibility:
+        # what the property `value` gives, in a tenth of the time
+        values[_KIND], values[_VISIBILITY] = kind._value_, visibility._value_
+        return values
+    for place in (_KIND, _VISIBILITY):
+        if isinstance(values[place], Enum):
+            values[place] = values[place].value
+    return values
+
+
+def _check_keys(keys: Sequence[str | None], count: int) -> None:
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) != count:  # a text is a sequence too
+        raise ConfigurationError(f"keys={keys!r:.80}: pass one key, or None, for each of the {count} events")
+    for key in keys:
+        if key is not None:
+            check_name("key", key)
+
+
+def _check_extra(fields: Mapping[str, Any]) -> None:
+    for key in fields:
+        if not isinstance(key, str) or key.startswith(_RESERVED):
+            raise EncodingError(
+                f"field {key!r:.80}: names are strings that do not start with {_RESERVED!r}", path=str(key)
+            )
+
+
+def _make_event(run_id: str, values: list[Any]) -> PAEvent:
+    # what PAEvent.from_dict does, without ten guarded assignments: reading a log is mostly this
+    session_id, lane_id, span_id, parent_span_id, seq, ts, kind, visibility, payload = values
+    event = object.__new__(PAEvent)
+    event.__dict__.update(
+        run_id=run_id,
+        session_id=session_id,
+        lane_id=lane_id,
+        span_id=span_id,
+        parent_span_id=parent_span_id,
+        seq=seq,
+        ts=ts,
+        kind=member_or_text(EventKind, kind),
+        visibility=member_or_text(Visibility, visibility),
+        payload=payload,
+    )
+    return event
+
+
+def _state_loader(state_type: type[Any]) -> Callable[[dict[str, Any]], Any]:
+    if state_type is dict:
+        return dict
+    for name in ("from_dict", "model_validate"):
+        loader = getattr(state_type, name, None)
+        if callable(loader):
+            return cast("Callable[[dict[str, Any]], Any]", loader)
+    raise ConfigurationError(
+        f"state_type={state_type.__qualname__} has neither from_dict nor model_validate and is not dict"
+    )

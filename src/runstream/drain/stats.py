@@ -1,0 +1,53 @@
+"""What a worker has done and how it fares: written by the worker, read by any thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from runstream.model.results import DrainReport, Failure
+
+__all__ = ["REDIS", "Failure", "Progress", "Timing"]
+
+REDIS = "redis"
+"""What stands for Redis where else an archive's location stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """So many calls, and the seconds that they took together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """The sum of what one worker has done since it was made, and what fails now.
+
+    ``report`` counts what was settled; ``bytes`` is the size of the archived records as they were in Redis.
+    ``batches`` counts transactions that were settled, ``retries`` attempts at an archive or at Redis that failed
+    and were made again. ``writes`` is an archive's location to the time that its writes took. ``failing`` is an
+    archive's location, or ``"redis"``, to what is wrong with it, for as long as it is. ``last_beat`` is
+    ``time.monotonic()`` when the worker last got on: between two of them lie at most the longest write of a
+    batch, or the longest pause after a failure.
+
+    Values are replaced, never changed; a reader on another thread copies a dict before it walks through it.
+    """
+
+    report: DrainReport = field(default_factory=DrainReport)
+    bytes: int = 0
+    batches: int = 0
+    retries: int = 0
+    writes: dict[str, Timing] = field(default_factory=dict)
+    failing: dict[str, Failure] = field(default_factory=dict)
+    last_beat: float = field(default_factory=time.monotonic)
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        self.last_beat = time.monotonic()
+
+    def wrote(self, location: str, seconds: float) -> None:
+        """Note one write of an archive."""
+        so_far = self.writes.get(location, Timing())
+        self.writes[location] = Timing(so_far.count + 1, so_far.seconds + seconds)

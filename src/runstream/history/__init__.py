@@ -1,0 +1,1 @@
+"""One run, wherever it lies: in Redis, in an archive, over both, and where two histories part."""

@@ -1,0 +1,1 @@
+"""purpose-agent's own files: read in place, and imported."""

@@ -1,0 +1,199 @@
+"""Databases with the tables of purpose-agent's own SQLiteCheckpointer, ours among them, read as they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from array import array
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from runstream.integrations.purpose_agent.source import (
+    Item,
+    Source,
+    SourceRun,
+    SourceSnapshot,
+    Unreadable,
+    event_in,
+    object_in,
+)
+from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.stores.archive.sqlite.schema import SCHEMA_VERSION
+
+__all__ = ["DatabaseSource"]
+
+_PAGE_ROWS = 500
+_COLUMNS = {"events": {"id", "run_id", "data"}, "snapshots": {"run_id", "state", "updated_at"}}
+_OURS = {"runs", "quarantine", "lane_snapshots"}
+
+_GET_RUNS = "SELECT run_id FROM events UNION SELECT run_id FROM snapshots ORDER BY run_id"
+_GET_OUR_RUNS = "SELECT run_id FROM runs UNION SELECT run_id FROM events UNION SELECT run_id FROM snapshots"
+_GET_IDS = "SELECT id FROM events WHERE run_id = ? ORDER BY id"
+_GET_FOREIGN_IDS = "SELECT id FROM events WHERE run_id = ? AND offset IS NULL ORDER BY id"
+_GET_ROWS = "SELECT id, CAST(data AS BLOB) FROM events WHERE id IN (?) ORDER BY id".replace(
+    "?", ", ".join("?" * _PAGE_ROWS)
+)
+_GET_OURS = """SELECT offset, key, CAST(data AS BLOB), NULL, '' FROM events
+    WHERE run_id = :run_id AND offset > :after AND NOT (kind = '' AND data = '')
+    UNION ALL
+    SELECT offset, key, NULL, raw, reason FROM quarantine WHERE run_id = :run_id AND offset > :after
+    ORDER BY offset LIMIT :rows"""
+_GET_STATE = "SELECT CAST(state AS BLOB), updated_at FROM snapshots WHERE run_id = ?"
+_GET_OUR_STATES = """SELECT NULL, CAST(state AS BLOB), updated_at, token IS NULL FROM snapshots
+    WHERE run_id = :run_id
+    UNION ALL
+    SELECT lane_id, CAST(state AS BLOB), updated_at, 0 FROM lane_snapshots WHERE run_id = :run_id"""
+_GET_STATUS = "SELECT status FROM runs WHERE run_id = ?"
+_GET_LAST_WRITTEN = "SELECT max(created_at) FROM events WHERE run_id = ?"
+
+
+class DatabaseSource(Source):
+    """A database with purpose-agent's tables. Each page is a read of its own, so that no writer waits for long."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.location = str(path)
+        self._log = Path(f"{path}-wal")
+        self._had_log = self._log.exists()
+        with _in_our_words(path):
+            self._connection = _open_read_only(path)
+        try:
+            self.is_ours = self._check()
+        except BaseException:  # an interrupt too: nobody else would close it
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file, and leave nothing beside it that was not there."""
+        self._connection.close()
+        if not self._had_log and self._log.exists() and self._log.stat().st_size == 0:
+            # who may only read leaves them where they are; the last one who may write does not
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(self.path, "mode=rw")) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+    def runs(self) -> Iterator[SourceRun]:
+        """The runs that have events or a state."""
+        for (run_id,) in self.rows(_GET_OUR_RUNS if self.is_ours else _GET_RUNS):
+            yield _RunRows(self, run_id)
+
+    def count_events(self) -> int:
+        """The rows."""
+        return int(self.rows("SELECT count(*) FROM events")[0][0])
+
+    def rows(self, query: str, parameters: Any = ()) -> list[Any]:
+        """What a query gives. Raises StoreUnavailable where the database does not answer."""
+        with _in_our_words(self.path):
+            return self._connection.execute(query, parameters).fetchall()
+
+    def _check(self) -> bool:
+        """Whether it is an archive of ours. Raises ConfigurationError for another program's database."""
+        (version,) = self.rows("PRAGMA user_version")[0]
+        tables = {name for (name,) in self.rows("SELECT name FROM sqlite_master")}
+        for table, expected in _COLUMNS.items():
+            if not expected <= {name for (name,) in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}:
+                raise ConfigurationError(f"{self.path} is another program's database: it has no table of {table}")
+        is_ours = tables >= _OURS
+        if is_ours and version > SCHEMA_VERSION:
+            raise UnsupportedVersion(
+                f"{self.path} has schema version {version}; this runstream knows up to {SCHEMA_VERSION}: upgrade"
+                " it",
+                found=version,
+                supported=SCHEMA_VERSION,
+            )
+        return is_ours
+
+
+class _RunRows(SourceRun):
+    def __init__(self, source: DatabaseSource, run_id: str) -> None:
+        self.run_id = run_id
+        self._source = source
+
+    def events(self) -> Iterator[Item]:
+        """The rows: ours by offset, then purpose-agent's by id, which is the order that they were written in."""
+        if self._source.is_ours:
+            yield from self._ours()
+        query = _GET_FOREIGN_IDS if self._source.is_ours else _GET_IDS
+        ids = iter(array("q", (row_id for (row_id,) in self._source.rows(query, (self.run_id,)))))
+        while page := list(islice(ids, _PAGE_ROWS)):
+            for row_id, data in self._source.rows(_GET_ROWS, page + [page[-1]] * (_PAGE_ROWS - len(page))):
+                yield event_in(self._place(f"row {row_id}"), data, is_ours=False)
+
+    def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
+        """The states in its rows."""
+        if not self._source.is_ours:
+            last = self._source.rows(_GET_LAST_WRITTEN, (self.run_id,))[0][0]
+            for state, updated_at in self._source.rows(_GET_STATE, (self.run_id,)):
+                # whole seconds, as purpose-agent notes when an event was written
+                is_older = isinstance(last, int | float) and _number(updated_at) < last
+                found = self._state(None, state, updated_at, is_ours=False)
+                yield found if isinstance(found, Unreadable) else found._replace(is_older=is_older)
+            return
+        noted = [status for (status,) in self._source.rows(_GET_STATUS, (self.run_id,))]
+        for lane_id, state, updated_at, is_foreign in self._source.rows(_GET_OUR_STATES, {"run_id": self.run_id}):
+            found = self._state(lane_id, state, updated_at, is_ours=not is_foreign)
+            if isinstance(found, SourceSnapshot) and lane_id is None and not is_foreign:
+                found = found._replace(is_older=found.fields.get("status") not in noted)
+            yield found
+
+    def _ours(self) -> Iterator[Item]:
+        after = 0
+        while True:
+            place = {"run_id": self.run_id, "after": after, "rows": _PAGE_ROWS}
+            page = self._source.rows(_GET_OURS, place)
+            for offset, key, data, raw, reason in page:
+                after, at = offset, self._place(f"offset {offset}")
+                yield event_in(at, data, is_ours=True, key=key) if raw is None else Unreadable(at, reason, raw)
+            if len(page) < _PAGE_ROWS:
+                return
+
+    def _state(
+        self, lane_id: str | None, data: bytes, updated_at: object, *, is_ours: bool
+    ) -> SourceSnapshot | Unreadable:
+        place = self._place("state" if lane_id is None else f"state of lane {lane_id!r}")
+        found = object_in(place, data, is_ours=is_ours)
+        if isinstance(found, Unreadable):
+            return found
+        return SourceSnapshot(place, lane_id, found, _number(updated_at))
+
+    def _place(self, what: str) -> str:
+        return f"{self._source.path}, run {self.run_id!r}, {what}"
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    for how in ("mode=ro", "mode=ro&immutable=1"):
+        connection = _open(path, how)
+        connection.text_factory = lambda stored: stored.decode(errors="surrogateescape")
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            # a write-ahead log in a directory that cannot be written: if there is none, nobody has it open
+            is_refused = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN
+            if not is_refused or "immutable" in how or Path(f"{path}-wal").exists():
+                raise
+        else:
+            break
+    return connection
+
+
+def _open(path: Path, how: str) -> sqlite3.Connection:
+    url = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
+    return sqlite3.connect(url, uri=True, timeout=30.0, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _in_our_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreUnavailable(
+            f"{path} cannot be read ({error}); see the file, then send the same again"
+        ) from error

@@ -1,0 +1,234 @@
+"""The files of purpose-agent's own checkpointers, read as they stand: DIR/RUN/events.jsonl, or a SQLite database.
+
+Archives of ours are such files with more in them, so they are read here too. What a file is, is told by what is
+in it, not by its name. Nothing is written: no file is made or mended, no lock is taken in a directory, and a
+database is opened read-only. (Beside one with a write-ahead log, as archives have, SQLite keeps two small files
+while it is open.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runstream.codec.archive_entries import entry_fields
+from runstream.integrations.purpose_agent.database import DatabaseSource
+from runstream.integrations.purpose_agent.source import (
+    Item,
+    Source,
+    SourceEvent,
+    SourceRun,
+    SourceSnapshot,
+    Unreadable,
+    event_in,
+)
+from runstream.model.errors import ConfigurationError, CorruptRecordError
+from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
+from runstream.stores.archive.jsonl.log_index import History, Span
+from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_state
+
+__all__ = ["DirectorySource", "open_source"]
+
+_SQLITE_HEADER = b"SQLite format 3\0"
+_SNAPSHOT, _BACKUP = "snapshot.json", "snapshot.backup.json"
+
+
+def open_source(path: Path) -> Source:
+    """The runs at that path. Raises ConfigurationError where there is nothing that can be read as such."""
+    if path.is_dir():
+        return DirectorySource(path)
+    try:
+        with path.open("rb") as file:
+            is_database = file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: there is nothing at that path") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not is_database:
+        raise ConfigurationError(
+            f"{path} is no SQLite database: name a database of purpose-agent, its directory of runs (the one that"
+            " has RUN/events.jsonl), or an archive"
+        )
+    return DatabaseSource(path)
+
+
+class DirectorySource(Source):
+    """A directory whose directories, at whatever depth, are runs: a run id may have slashes in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.location = str(path)
+        self._directories = [Path(found) for found, _, files in os.walk(path) if _holds_run(found, files)]
+        if not self._directories:
+            raise ConfigurationError(f"{path} has no run in it: no RUN/{file_names.EVENTS}, no RUN/{_SNAPSHOT}")
+
+    def runs(self) -> Iterator[SourceRun]:
+        """The runs, by their directories."""
+        for directory in sorted(self._directories):
+            yield _RunDirectory(directory, directory.relative_to(self.path).as_posix())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def count_events(self) -> int:
+        """The lines."""
+        count = 0
+        for directory in self._directories:
+            with contextlib.suppress(FileNotFoundError), (directory / file_names.EVENTS).open("rb") as file:
+                while piece := file.read(2**20):
+                    count += piece.count(b"\n")
+        return count
+
+
+def _holds_run(directory: str, files: Sequence[str]) -> bool:
+    is_grave = Path(directory).name.startswith(".deleted-")  # of an archive that was killed as it deleted
+    return not is_grave and (file_names.EVENTS in files or _SNAPSHOT in files)
+
+
+class _RunDirectory(SourceRun):
+    """A run's directory. The run is what its events say it is: the writer of the directory may have encoded it."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._log = directory / file_names.EVENTS
+        self.run_id = self._told_run_id() or file_names.named(name) or name
+        self._history = History(self.run_id)
+
+    def events(self) -> Iterator[Item]:
+        """The lines that count, in order."""
+        try:
+            file = self._log.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            history = self._history = History(self.run_id)
+            history.scan(file)
+            start = history.start
+            lines = _Counted(file)
+            if start is not None and history.last != start:
+                yield from self._counting(lines, history.span(start.offset, history.last.offset))
+            yield from self._cut(lines, history.end)
+
+    def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
+        """The states in the directory's files."""
+        mark = self._history.mark
+        try:
+            found = list(all_snapshots(self.run_id, self._directory, mark))
+        except CorruptRecordError as error:
+            yield Unreadable(str(self._directory), str(error), error.raw)
+            found = list(all_snapshots(self.run_id, self._directory, mark, on_corrupt="skip"))
+            if all(one.lane_id is not None for one in found):
+                yield from self._backup()
+        for one in found:
+            place = str(self._directory / file_names.snapshot_name(one.lane_id))
+            try:
+                fields = load_state(self.run_id, one)
+            except CorruptRecordError as error:
+                yield Unreadable(place, str(error), error.raw)
+                continue
+            is_older = one.lane_id is None and self._is_older(fields.get("status"))
+            yield SourceSnapshot(place, one.lane_id, fields, _modified_at(Path(place)), is_older)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _told_run_id(self) -> str | None:
+        """What the first line that tells a run tells, or the state."""
+        with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
+            for line in file:
+                told = _object(line)
+                run_id = told["$run"].get("run_id") if isinstance(told.get("$run"), dict) else told.get("run_id")
+                if isinstance(run_id, str) and run_id:
+                    return run_id
+        with contextlib.suppress(FileNotFoundError):
+            run_id = _object((self._directory / _SNAPSHOT).read_bytes()).get("run_id")
+            if isinstance(run_id, str) and run_id:
+                return run_id
+        return None
+
+    def _counting(self, lines: _Counted, span: Span) -> Iterator[Item]:
+        """The lines up to the span's end that have come to count."""
+        position = 0
+        for raw in lines:
+            begin, position = position, position + len(raw)
+            if begin >= span.end:
+                return
+            line, place = raw.rstrip(b"\r\n"), f"{self._log}, line {lines.count}"
+            if not line.strip() or any(first <= begin < last for first, last in span.holes):
+                continue
+            facts = facts_of(line)
+            if facts is None:
+                yield event_in(place, line, is_ours=False)
+            elif not is_bare_mark(facts) and not is_header(line):
+                entry = own_entry(line, facts)
+                try:
+                    fields = entry_fields(self.run_id, entry)
+                except CorruptRecordError as error:
+                    yield Unreadable(place, entry.reason or str(error), error.raw)
+                else:
+                    if fields is not None:
+                        yield SourceEvent(place, fields, entry.key)
+
+    def _cut(self, lines: _Counted, end: int) -> Iterator[Item]:
+        """What stands after the last line that counts: one that was cut, if it is not of a batch of ours."""
+        if self._log.stat().st_size <= end:
+            return
+        lines.seek(end)
+        for line in lines:
+            if line.strip() and facts_of(line.rstrip(b"\r\n")) is None and not line.startswith(b'{"$'):
+                yield Unreadable(f"{self._log}, line {lines.count}", "it was cut off as it was written", line)
+
+    def _backup(self) -> Iterator[SourceSnapshot]:
+        path = self._directory / _BACKUP
+        with contextlib.suppress(FileNotFoundError):
+            fields = _object(path.read_bytes())
+            if fields:
+                yield SourceSnapshot(str(path), None, fields, _modified_at(path), is_older=True)
+
+    def _is_older(self, status: object) -> bool:
+        if self._history.mark is not None and not self._history.ends_plain:
+            return self._history.mark.status != status
+        return _modified_at(self._directory / _SNAPSHOT) < _modified_at(self._log)
+
+
+class _Counted:
+    """The lines of a file from its beginning, with the number of the last one that was given."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        file.seek(0)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._file:
+            self.count += 1
+            yield line
+
+    def seek(self, position: int) -> None:
+        """Go to the line that begins there."""
+        self._file.seek(0)
+        self.count = 0
+        at = 0
+        while at < position and (line := self._file.readline()):
+            at += len(line)
+            self.count += 1
+
+
+def _modified_at(path: Path) -> float:
+    """Unix time in seconds; 0.0 for a file that is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object in a text; an empty one where there is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    return {}

@@ -1,0 +1,293 @@
+"""Runs of a source into a store: each event once, however often this is begun, and nothing over what others wrote.
+
+What the store has of a run is compared by its chain: made from the source's own events, it proves with one number
+that they are, to the last byte, those that lie there. So an import that was broken off goes on after what it has
+appended, and one that was completed finds nothing to do, without a mark in the store that says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec
+from runstream.codec.lossless_json import dump_json
+from runstream.codec.msgpack_values import Packer
+from runstream.codec.record import record_crc
+from runstream.codec.snapshot_fields import pack_state
+from runstream.history.hot import ArchivedHistory, History, HotHistory
+from runstream.integrations.purpose_agent.source import Item, SourceEvent, SourceRun, SourceSnapshot, Unreadable
+from runstream.model.errors import (
+    ConcurrencyConflict,
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    EventsArchived,
+    InvalidRunId,
+    RunstreamError,
+    StoreUnavailable,
+)
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import Cursor
+from runstream.model.state import ENDED_STATUSES, status_after
+from runstream.stores.archive.base import ArchiveStore
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+
+__all__ = ["Imported", "Importer"]
+
+_BATCH = 500
+_BATCH_BYTES = 4 * 2**20
+
+# what has been stored once is stored again, whatever the limits of the store at hand
+_CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, max_event_bytes=2**62)
+_PACKER = Packer(fallback=None)
+
+_Target: TypeAlias = RedisCheckpointer[Any, Any] | ArchiveStore[Any, Any]
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of one run of a source.
+
+    ``events`` counts those that read, ``there`` those of them that the store had already, ``added`` those that it
+    has now besides (in a dry run: would have); ``snapshots`` counts states that were saved, ``unreadable`` what
+    did not read. ``refused`` says why nothing more was added, if that is so.
+    """
+
+    run_id: str
+    events: int = 0
+    there: int = 0
+    added: int = 0
+    snapshots: int = 0
+    unreadable: int = 0
+    refused: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the store has all of it."""
+        return not self.unreadable and not self.refused
+
+
+class Importer:
+    """Appends runs of a source to a store, which is opened with ``state_type=dict``: a state may be of any class.
+
+    ``told`` is called with how many more events are done, ``unread`` with each line or row that does not read;
+    with ``strict``, CorruptRecordError is raised at the first of these. With ``dry_run`` nothing is written.
+    Raises ConfigurationError for a store that is gone when the process is.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        strict: bool = False,
+        dry_run: bool = False,
+        told: Callable[[int], None] = lambda _: None,
+        unread: Callable[[Unreadable], None] = lambda _: None,
+    ) -> None:
+        if not isinstance(store, RedisCheckpointer | ArchiveStore):
+            raise ConfigurationError("import into a Redis store (redis:, embedded:), or into sqlite: or jsonl:")
+        self._store: _Target = store
+        self._strict = strict
+        self._dry_run = dry_run
+        self._told = told
+        self._unread = unread
+
+    def run(self, source: SourceRun) -> Imported:
+        """Append what the store lacks of a run, and save its states; twice is as good as once.
+
+        Where the store has another run of this name, or somebody else writes to it meanwhile, or holds its lease,
+        the run is refused, and what was appended until then stays. Raises StoreUnavailable; the same call is safe
+        to make again.
+        """
+        done = Imported(source.run_id)
+        try:
+            check_run_id(source.run_id)
+            _Import(self._store, source, done, self._note, dry_run=self._dry_run).run()
+        except (StoreUnavailable, ConfigurationError, CorruptRecordError):
+            raise
+        except RunstreamError as error:
+            done.refused = str(error)
+        return done
+
+    def _note(self, found: Unreadable | None) -> None:
+        """Take note of what was read (None), or did not read."""
+        if found is None:
+            self._told(1)
+            return
+        self._unread(found)
+        if self._strict:
+            message = f"{found.place}: {found.reason}; what came before it is imported"
+            raise CorruptRecordError(message, run_id="", offset=0, raw=found.raw)
+
+
+class _Import:
+    """One run on its way: ``at`` is the place up to which the source was read, with the chain it has there."""
+
+    def __init__(
+        self,
+        store: _Target,
+        source: SourceRun,
+        done: Imported,
+        note: Callable[[Unreadable | None], None],
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._run_id = source.run_id
+        self._done = done
+        self._note = note
+        self._dry_run = dry_run
+        self._there = _look(store, source.run_id)
+        self._at = Cursor(0, 0) if self._there is None else self._there.header.start
+        self._last = self._at if self._there is None else self._there.last
+        self._sent = self._last.offset
+        self._status: str | None = None
+        self._batch: list[SourceEvent] = []
+        self._batch_bytes = 0
+
+    def run(self) -> None:
+        """Do it."""
+        for item in self._source.events():
+            self._take(item)
+        states = [state for state in map(self._checked, self._source.snapshots()) if state is not None]
+        if self._there is not None and self._at.offset < self._last.offset:
+            # the run has gone on here, and from what the source has, or it is another one
+            self._check(self._there.at(self._at.offset))
+            return
+        states = [state for state in states if self._is_wanted(state)]
+        self._done.snapshots = len(states)
+        of_run = next((state for state in states if state.lane_id is None), None)
+        tail: list[SourceEvent] = []
+        if of_run is not None and of_run.is_older and self._status in ENDED_STATUSES:
+            tail = _from_last_word(self._batch)
+        self._send(self._batch[: len(self._batch) - len(tail)], of_run)
+        self._send(tail, None)
+        for state in states:
+            if state.lane_id is not None:
+                self._send([], state)
+
+    def _take(self, item: Item) -> None:
+        """One more line or row."""
+        if isinstance(item, Unreadable):
+            self._unreadable(item)
+            return
+        try:
+            (encoded,) = _CODEC.encode_events(self._run_id, [item], [item.key])
+        except (EncodingError, InvalidRunId) as error:
+            self._unreadable(Unreadable(item.place, str(error)))
+            return
+        self._at = Cursor(self._at.offset + 1, next_chain(self._at.chain, record_crc(encoded.record)))
+        self._status = status_after([encoded.kind]) or self._status
+        self._done.events += 1
+        self._note(None)
+        if self._at.offset <= self._last.offset:
+            self._done.there += 1
+            if self._at.offset == self._last.offset:
+                self._check(self._last)
+            return
+        # the last batch is kept back: the state goes with it
+        if len(self._batch) == _BATCH or self._batch_bytes > _BATCH_BYTES:
+            self._send(self._batch, None)
+            self._batch, self._batch_bytes = [], 0
+        self._batch.append(item)
+        self._batch_bytes += len(encoded.record)
+
+    def _checked(self, found: SourceSnapshot | Unreadable) -> SourceSnapshot | None:
+        """The state, if it is one that can be saved."""
+        if isinstance(found, SourceSnapshot):
+            try:
+                pack_state(_PACKER, _CODEC.snapshot_fields(self._run_id, found.fields))
+            except (EncodingError, InvalidRunId) as error:
+                found = Unreadable(found.place, str(error))
+            else:
+                return found
+        self._unreadable(found)
+        return None
+
+    def _unreadable(self, found: Unreadable) -> None:
+        self._done.unreadable += 1
+        self._note(found)
+
+    def _check(self, there: Cursor | None) -> None:
+        """Raise ConcurrencyConflict unless what the store has up to here is what the source has."""
+        if there == self._at:
+            return
+        offset = self._at.offset
+        what = "has other events" if there is not None else "has gone on, and cannot tell any more what it had"
+        raise ConcurrencyConflict(
+            f"run {self._run_id!r} is in the store already and {what} up to offset {offset}: nothing of it was"
+            " imported; import it into another store, or delete the run there",
+            expected=self._at.offset,
+            actual=self._last.offset,
+        )
+
+    def _is_wanted(self, state: SourceSnapshot) -> bool:
+        """Whether to save it: not over the same one, nor, where no event is new, over one that is newer."""
+        grows = self._at.offset > self._last.offset
+        try:
+            saved = self._store.load_snapshot(self._run_id, lane_id=state.lane_id)
+        except EventsArchived:  # the run was retired
+            return grows
+        except CorruptRecordError:
+            return True
+        if saved is None:
+            return True
+        if _comparable(saved.state) == _comparable(state.fields):
+            return False
+        return grows or (self._there is not None and state.saved_at > self._there.header.updated_at)
+
+    def _send(self, events: Sequence[SourceEvent], state: SourceSnapshot | None) -> None:
+        """Append events, with a state: right after what is there, or not at all."""
+        if not events and state is None:
+            return
+        self._done.added += len(events)
+        if self._dry_run:
+            return
+        lane_id = None if state is None else state.lane_id
+        if state is not None and (self._there is not None or self._sent):
+            with suppress(EventsArchived, CorruptRecordError):
+                self._store.load_snapshot(self._run_id, lane_id=lane_id)
+            # it was compared, or appended here: what the source's state covers, this one does
+            self._store.has_recovered(self._run_id, self._sent, lane_id=lane_id)
+        appended = self._store.append(
+            self._run_id,
+            events,
+            expected_offset=self._sent,
+            keys=[event.key for event in events],
+            snapshot=None if state is None else state.fields,
+            lane_id=lane_id,
+        )
+        if appended.last_offset != self._sent + len(events):
+            raise ConcurrencyConflict(
+                f"run {self._run_id!r} has events with keys of those that were to come after offset {self._sent}:"
+                " somebody else has written them; import it into another store, or delete the run there",
+                expected=self._sent + len(events),
+                actual=appended.last_offset,
+            )
+        self._sent = appended.last_offset
+
+
+def _look(store: _Target, run_id: str) -> History | None:
+    """What the store has of a run now."""
+    if isinstance(store, RedisCheckpointer):
+        return HotHistory.look(store, run_id)
+    return ArchivedHistory.look(store, run_id)
+
+
+def _from_last_word(events: Sequence[SourceEvent]) -> list[SourceEvent]:
+    """The events from the last one on that says how the run stands; none if there is no such event."""
+    for index in range(len(events) - 1, -1, -1):
+        if status_after([str(events[index].fields.get("kind"))]) is not None:
+            return list(events[index:])
+    return []
+
+
+def _comparable(state: Any) -> str:
+    """A state's text, in which the order of its keys does not count."""
+    return json.dumps(json.loads(dump_json(state)), sort_keys=True)

@@ -1,0 +1,120 @@
+"""An archive as the keeper of a run: all of its history, what the columns say of it, lanes and snapshots."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from runstream.codec.archive_entries import entry_fields
+from runstream.codec.record import record_crc
+from runstream.history.hot import ArchivedHistory
+from runstream.model.archive_records import ArchiveEntry, EntryColumns
+from runstream.model.errors import CorruptRecordError, RunstreamError
+from runstream.model.protocols import MendableSink
+from runstream.repair.checker import ATTEMPTS, DifferenceFound, Keeper, shown
+from runstream.repair.restore import is_branch, made_record
+from runstream.stores.archive.jsonl.line_format import NOT_READ
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+
+__all__ = ["ArchiveKeeper"]
+
+_EVERYWHERE = 2**53
+
+
+class ArchiveKeeper(Keeper):
+    """An archive: all of a run."""
+
+    def __init__(self, sink: MendableSink, history: ArchivedHistory) -> None:
+        super().__init__(history, history.header.start, ())
+        self.sink = sink
+        self._table = sink if isinstance(sink, SQLiteCheckpointer) else None
+        if self._table is not None:
+            self._noted_lasts = self._table.noted_lanes(history.run_id)
+        self._unread_snapshot: CorruptRecordError | None = None
+        try:
+            self.snapshots = sink.read_back_snapshots(history.run_id)
+        except CorruptRecordError as error:
+            self._unread_snapshot = error
+        self._written_as = history.header.parent[0] if history.header.parent and is_branch(history) else None
+
+    @classmethod
+    def look(cls, sink: MendableSink, run_id: str) -> ArchiveKeeper | None:
+        """What the archive has of a run, all of one moment; None if it does not know the run."""
+        for _ in range(ATTEMPTS):
+            before, history = sink.position(run_id), ArchivedHistory.look(sink, run_id)
+            keeper = None if history is None else cls(sink, history)
+            if sink.position(run_id) == before:
+                break
+        return keeper
+
+    def reach(self) -> int:
+        """How far it is by now."""
+        position = self.sink.position(self.history.run_id)
+        return self.last.offset if position is None else position.cursor.offset
+
+    def page(self, first: int, last: int) -> list[ArchiveEntry]:
+        """The entries at these offsets, checked."""
+        run_id = self.history.run_id
+        entries = list(self.sink.read_back(run_id, first, last))
+        stored = None if self._table is None else self._table.columns(run_id, first, last)
+        for entry in entries:
+            fields, crc = self._read(entry)
+            self._check_place(entry.cursor, crc, partial(shown, entry))
+            columns = None if fields is None else EntryColumns.of(fields)
+            if stored is not None and columns != stored.get(entry.offset) and columns is not None:
+                self._differ(entry, "its columns are not those of its text", stored.get(entry.offset), columns)
+            self._saw(entry, columns)
+        self._check_whole(len(entries), first, last)
+        return entries
+
+    def _read(self, entry: ArchiveEntry) -> tuple[dict[str, Any] | None, int | None]:
+        """The event's fields and its checksum, made anew; None for what has none."""
+        if entry.raw is not None:
+            if entry.reason.startswith(NOT_READ):
+                self._differ(entry, "it does not read", shown(entry), entry.reason)
+            return None, record_crc(entry.raw)
+        if entry.data is None:
+            return None, None  # erased: the chain is all that is left of it
+        run_id = self._written_as or self.history.run_id
+        try:
+            fields = entry_fields(self.history.run_id, entry) or {}
+            given = fields if self._written_as is None else {**fields, "run_id": run_id}
+            return fields, record_crc(made_record(run_id, given, entry.key))
+        except (RunstreamError, ValueError, RecursionError) as error:
+            raise DifferenceFound(
+                entry.offset, "its text does not read", (self.location, shown(entry)), ("reading it", str(error))
+            ) from error
+
+    def _differ(self, entry: ArchiveEntry, what: str, stored: object, told: object) -> None:
+        raise DifferenceFound(entry.offset, what, (self.location, str(stored)), ("its text", str(told)))
+
+    def check_end(self) -> None:
+        """The history ends where the archive says, nothing lies outside it, snapshots and lanes are within it."""
+        run_id, start = self.history.run_id, self.history.header.start
+        if self.former != self.last:
+            raise DifferenceFound(
+                self.last.offset,
+                "the history ends elsewhere than noted",
+                (self.location, str(self.former)),
+                ("noted", str(self.last)),
+            )
+        for first, last in ((-_EVERYWHERE, start.offset), (self.last.offset + 1, _EVERYWHERE)):
+            for entry in self.sink.read_back(run_id, first, last):
+                if entry.offset > self.last.offset and self.reach() > self.last.offset:
+                    break  # it has gone on meanwhile
+                bounds = f"from {start.offset + 1} to {self.last.offset}"
+                raise DifferenceFound(
+                    entry.offset,
+                    "an event lies outside the history",
+                    (self.location, shown(entry)),
+                    ("the history", bounds),
+                )
+        for lane in sorted(self._lanes.keys() | self._noted_lasts.keys()):
+            seen, noted = self._lanes.get(lane, (0, 0))[0], self._noted_lasts.get(lane, 0)
+            if self._table is not None and noted != seen and not (noted > seen and noted in self._unread):
+                what = f"lane {lane!r} ends elsewhere than noted"
+                raise DifferenceFound(max(seen, noted), what, (self.location, str(seen)), ("noted", str(noted)))
+        if self._unread_snapshot is not None:
+            why = (self.location, str(self._unread_snapshot))
+            raise DifferenceFound(self.last.offset, "a snapshot does not read", why)
+        self._check_snapshots()

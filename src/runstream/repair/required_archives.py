@@ -1,0 +1,176 @@
+"""Add an archive to those that a namespace requires, or drop one.
+
+An archive that comes late lacks what has left Redis. So it gets that first, from one that has it. Then it is
+required: from that moment on nothing leaves Redis that it does not hold. What left in between it gets after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+from runstream.drain.readback import disproof
+from runstream.history.hot import PAGE, HotHistory
+from runstream.model.archive_records import RunBatch
+from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
+from runstream.model.protocols import Sink
+from runstream.model.results import RunInfo
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.operations.admin import required_archives
+from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.page_size import Pace
+
+__all__ = ["Archive", "add_archive", "copy_run", "drop_archive"]
+
+_BATCH = 1000
+
+Hot: TypeAlias = RedisCheckpointer[Any, Any]
+Archive: TypeAlias = SQLiteCheckpointer[Any, Any] | JSONLCheckpointer[Any, Any]
+"""An archive that can tell all that it holds."""
+
+
+def add_archive(
+    hot: Hot,
+    archive: Sink,
+    copy_from: Archive | None = None,
+    on_copied: Callable[[str, int], None] | None = None,
+) -> None:
+    """Require this archive too, in every partition, and make every run due, so that it gets what is in Redis.
+
+    What has left Redis already is copied from ``copy_from``, an archive that is required; ``on_copied`` is told
+    each run and how many events of it were copied. Broken off, it may be repeated, and goes on where it was.
+    Raises ConfigurationError, and requires nothing new, where the archive would lack what has left Redis, or holds
+    other than Redis does.
+    """
+    keys = hot.context.keys
+    before = hot.perform(required_archives.required(keys))
+    known = {uuid: location for of_partition in before for uuid, location in of_partition.items()}
+    if copy_from is not None:
+        if copy_from.archive_id not in known:
+            raise ConfigurationError(f"{copy_from.location} is not required here: copy from an archive that is")
+        # also runs that Redis has nothing of any more: a late event would need what was before it
+        _copy_runs(copy_from, archive, copy_from.runs(), on_copied)
+    # what leaves Redis while this looks is copied once nothing does any more
+    _check_nothing_lacks(hot, archive, *([] if copy_from is None else [copy_from]))
+    for info in hot.runs():
+        _check_same(hot, archive, info.run_id)
+    mine = {archive.archive_id: archive.location}
+    hot.perform(required_archives.require(keys, [mine if required else known | mine for required in before]))
+    late = [] if copy_from is None else list(_lacking(hot, archive))
+    if copy_from is not None:
+        _copy_runs(copy_from, archive, late, on_copied)
+    try:
+        _check_nothing_lacks(hot, archive)
+        for info in late:
+            _check_same(hot, archive, info.run_id)
+    except ConfigurationError:  # a worker has trimmed in between, or the copy is of something else
+        if archive.archive_id not in known:
+            hot.perform(required_archives.drop(keys, archive.archive_id))
+        raise
+    hot.perform(required_archives.revisit(keys, hot.list_runs()))
+
+
+def drop_archive(hot: Hot, archive_id: str) -> None:
+    """Require an archive no longer. Raises ConfigurationError for the last one, which stays."""
+    keys = hot.context.keys
+    last = [
+        n for n, of_it in enumerate(hot.perform(required_archives.required(keys))) if of_it.keys() == {archive_id}
+    ]
+    if last or (last := hot.perform(required_archives.drop(keys, archive_id))):
+        raise ConfigurationError(
+            f"partition {last[0]} requires no other archive: without any, nothing would be proven; add one first"
+        )
+
+
+def _copy_runs(
+    source: Archive, target: Sink, infos: Iterable[RunInfo], on_copied: Callable[[str, int], None] | None
+) -> None:
+    for info in infos:
+        count = copy_run(source, target, info.run_id)
+        if count and on_copied is not None:
+            on_copied(info.run_id, count)
+
+
+def copy_run(source: Archive, target: Sink, run_id: str) -> int:
+    """Copy what an archive has of a run and another lacks, and prove it; tells how many events that was.
+
+    Raises HistoryDiverged where they have different histories, ArchiveGap where the copy does not hold.
+    """
+    header, there, position = source.header(run_id), source.position(run_id), target.position(run_id)
+    if header is None or there is None:
+        return 0
+    at = begin = header.start if position is None else position.cursor
+    same = [entry.cursor for entry in source.read_back(run_id, at.offset, at.offset)] or [header.start]
+    if at.offset <= there.cursor.offset and at not in same:
+        raise HistoryDiverged(
+            f"{source.location} and {target.location} have different histories of run {run_id!r} at offset"
+            f" {at.offset} or before: nothing of it was copied",
+            run_id=run_id,
+            offset=at.offset,
+        )
+    pace = Pace(_BATCH)
+    while True:
+        last = min(at.offset + pace.count, there.cursor.offset)
+        entries = list(source.read_back(run_id, at.offset + 1, last))
+        pace.saw(entry.raw or (entry.data or "").encode() for entry in entries)
+        is_last = last >= there.cursor.offset
+        snapshots = source.read_back_snapshots(run_id) if is_last else ()
+        target.write([RunBatch(header, at, entries, snapshots)])
+        if (reason := disproof(target, run_id, entries, snapshots)) is not None:
+            raise ArchiveGap(f"{reason}; the copy does not hold", run_id=run_id, expected=last, found=at.offset)
+        at = entries[-1].cursor if entries else at
+        if is_last:
+            return max(0, at.offset - begin.offset)
+
+
+def _lacking(hot: Hot, *archives: Sink) -> Iterator[RunInfo]:
+    """The runs of which events have left Redis that none of the archives has."""
+    for info in hot.runs():
+        positions = [archive.position(info.run_id) for archive in archives]
+        if info.first_hot - 1 > max(0 if position is None else position.cursor.offset for position in positions):
+            (run,) = hot.perform(drain.load(hot.context.keys, [info.run_id]))
+            if run is not None and info.first_hot - 1 > run.header.start.offset:  # else it began there
+                yield info
+
+
+def _check_nothing_lacks(hot: Hot, archive: Sink, *sources: Sink) -> None:
+    """Raise ConfigurationError where events have left Redis that neither the archive nor its sources have."""
+    lacking = list(_lacking(hot, archive, *sources))
+    if lacking:
+        counted = "1 run" if len(lacking) == 1 else f"{len(lacking)} runs"
+        raise ConfigurationError(
+            f"{archive.location} lacks events that have left Redis, of {counted} (of"
+            f" {lacking[0].run_id!r} up to offset {lacking[0].first_hot - 1}) and would be left with holes: copy"
+            " them from an archive that has them, with --copy-from"
+        )
+
+
+def _check_same(hot: Hot, archive: Sink, run_id: str) -> None:
+    """Raise ConfigurationError where an archive holds other than Redis does of a run that both have.
+
+    Workers prove what comes after the archived mark. What an archive brings along from before it, a copy or what
+    it got when it was required once, they would take to be proven. A history that is another one they see.
+    """
+    position = archive.position(run_id)
+    redis = None if position is None else HotHistory.look(hot, run_id)
+    if position is None or redis is None:
+        return
+    last = min(position.cursor.offset, redis.last.offset)
+    there = next(archive.read_back(run_id, last, last), None)
+    if there is not None and there.cursor != redis.at(last):
+        return
+    for first in range(redis.first, last + 1, PAGE):
+        _refuse(archive, run_id, disproof(archive, run_id, redis.page(first, min(first + PAGE - 1, last)), ()))
+    tokens = position.snapshots
+    held = [one for one in redis.snapshots() if tokens.get(one.lane_id) == one.token]
+    _refuse(archive, run_id, disproof(archive, run_id, (), held))
+
+
+def _refuse(archive: Sink, run_id: str, reason: str | None) -> None:
+    if reason is not None:
+        raise ConfigurationError(
+            f"{reason} (run {run_id!r}): it, or what it was copied from, was changed, and nothing leaves Redis on"
+            f" its word. Remove {archive.location} and add an empty one, copied from an archive that is sound"
+        )

@@ -1,0 +1,186 @@
+"""The directory of an archive: its UUID and format, and which of its directories is which run's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+
+from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.stores.archive.durable_files import sync_directory
+from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.file_locks import Locks, names_in, unavailable, write_file
+from runstream.stores.archive.jsonl.line_format import facts_of, is_header, load_header
+
+__all__ = ["DELETED", "Home"]
+
+_FORMAT = 1
+_ABOUT = ".runstream.json"
+_WAY_BACK = (
+    "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
+)
+DELETED = ".deleted.jsonl"
+
+
+class Home:
+    """The directory that an archive lies in.
+
+    It is made if it is not there when this is made, and never later. ``wait_seconds`` is how long a writer
+    waits for another one. Raises ConfigurationError where it cannot be, or is not a directory, and
+    UnsupportedVersion where a newer runstream wrote it.
+    """
+
+    def __init__(self, path: Path, wait_seconds: float) -> None:
+        self.path = path
+        self.locks = Locks(path, wait_seconds)
+        self._archive_id = ""
+        self._about: tuple[int, int, int] | None = None  # device, inode and time of the file that told the UUID
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be a directory of runs: {error.strerror or error}; name another"
+            ) from error
+        self._read_about()
+
+    def archive_id(self) -> str:
+        """The UUID of this archive, which is made when it is first asked for. Takes a lock of its own."""
+        if not self._archive_id and not self._read_about():
+            with self.locks.held([_ABOUT]), unavailable(self.path):
+                if not self._read_about():
+                    self._make_about()
+        return self._archive_id
+
+    def check(self) -> None:
+        """Raise StoreUnavailable unless what lies here is the archive that this has been from its first use on.
+
+        A directory that was removed must not pass for an archive that knows no run.
+        """
+        if not self._archive_id:
+            return
+        path = self.path / _ABOUT
+        with unavailable(path):
+            try:
+                if _identity(path.stat()) == self._about:
+                    return
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise StoreUnavailable(f"{path} was removed while it was in use: {_WAY_BACK}") from error
+        known, self._archive_id = self._archive_id, ""
+        try:
+            self._read_about()
+        except ConfigurationError as error:
+            raise StoreUnavailable(str(error)) from error
+        finally:
+            found, self._archive_id = self._archive_id, known
+        if found != known:
+            self._about = None
+            raise StoreUnavailable(
+                f"{self.path} is not the archive {known} that it was while it was in use: {_WAY_BACK}"
+            )
+
+    def was_deleted(self, run_id: str, chain: int) -> bool:
+        """Whether a history of that run, which began with that chain, was deleted here for good."""
+        return (run_id, chain) in self._deleted()
+
+    def note_deleted(self, run_id: str, chains: Collection[int], now: float, seconds: float) -> None:
+        """Note histories of a run as deleted, for so long; the caller holds the lock of that name."""
+        known = {place: at for place, at in self._deleted().items() if at >= now - seconds}
+        known |= dict.fromkeys(((run_id, chain) for chain in chains), now)
+        lines = (json.dumps([*place, at]) for place, at in known.items())
+        path = self.path / DELETED
+        with unavailable(path):
+            prepared = path.with_name(f"{DELETED}.prepared")
+            write_file(prepared, "".join(f"{line}\n" for line in lines).encode())
+            prepared.replace(path)
+            sync_directory(self.path)
+
+    def _deleted(self) -> dict[tuple[str, int], float]:
+        """The histories that were deleted, by run and first chain, and when."""
+        path, content = self.path / DELETED, ""
+        with unavailable(path), contextlib.suppress(FileNotFoundError):
+            content = path.read_text()
+        try:
+            return {(run_id, chain): at for run_id, chain, at in map(json.loads, content.splitlines())}
+        except (ValueError, TypeError) as error:
+            raise StoreUnavailable(
+                f"{path} does not read: {error}; remove it if no drain was at work on a run that was deleted"
+            ) from error
+
+    def directory_of(self, run_id: str) -> Path:
+        """The run's directory, whether it exists or not. Raises ConfigurationError for a symbolic link."""
+        name = file_names.encoded(run_id)
+        directory = self.path / name
+        if name != run_id and file_names.may_be_raw(run_id) and not directory.exists():
+            raw = self.path / run_id
+            # looked up in the list: some file systems find a name in another case
+            if raw.is_dir() and run_id in names_in(self.path):
+                directory = raw
+        if directory.is_symlink():
+            raise ConfigurationError(
+                f"{directory} is a symbolic link: nothing is written outside {self.path}; move the run here"
+            )
+        return directory
+
+    def run_ids(self) -> list[str]:
+        """The ids that the directories here are named for, in any order; some may be empty."""
+        found: dict[str, None] = {}
+        for entry in self.path.iterdir():
+            if entry.name.startswith(".") or entry.is_symlink() or not entry.is_dir():
+                continue
+            run_id = _run_in(entry) if file_names.is_hashed(entry.name) else file_names.named(entry.name)
+            if run_id is not None:
+                found[run_id] = None
+        return list(found)
+
+    def _read_about(self) -> bool:
+        """Learn the archive's UUID; False if it has none yet."""
+        path, content, identity = self.path / _ABOUT, b"", None
+        with unavailable(path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            identity, content = _identity(os.fstat(file.fileno())), file.read()
+        if not content:
+            return False
+        try:
+            about = json.loads(content)
+            found, archive_id = int(about["format"]), str(about["archive_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(f"{path} does not read: {error}; restore it from a copy") from error
+        if found > _FORMAT:
+            raise UnsupportedVersion(
+                f"{self.path} has format {found}; this runstream knows up to {_FORMAT}: upgrade it",
+                found=found,
+                supported=_FORMAT,
+            )
+        self._archive_id, self._about = archive_id, identity
+        return True
+
+    def _make_about(self) -> None:
+        archive_id = str(uuid.uuid4())
+        path = self.path / _ABOUT
+        prepared = path.with_name(f"{_ABOUT}.prepared")
+        write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
+        prepared.replace(path)
+        for directory in (self.path, *self.path.parents):  # some of them may be as new as this
+            with contextlib.suppress(PermissionError):
+                sync_directory(directory)
+        self._read_about()
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int, int]:
+    # an inode's number is given out again: its time tells one file from the next
+    return facts.st_dev, facts.st_ino, facts.st_ctime_ns
+
+
+def _run_in(directory: Path) -> str | None:
+    """The run whose id is too long to be a directory's name, from its first line."""
+    try:
+        with (directory / file_names.EVENTS).open("rb") as file:
+            line = file.readline()
+        if facts_of(line.removesuffix(b"\n")) is None or not is_header(line):
+            return None
+        run_id = load_header(line)[0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return run_id if file_names.encoded(run_id) == directory.name else None

@@ -1,0 +1,244 @@
+"""The lines of a run's ``events.jsonl``: entries to bytes and back. Pure: touches no file.
+
+A line is a JSON object whose last members are ours, made of nothing that needs parsing to find them:
+
+==============================================  ================================================
+``{EVENT,"$offset":12,"$chain":345}``           an event; with ``,"$key":"…"`` if it has a key
+``{"$quarantined":WHY,"$raw":BASE64,"$at":TIME,"$offset"…``  a record that did not read, kept aside then
+``{"$erased":true,"$offset"…``                  an entry whose content is gone
+``{"$run":{"run_id":…,…},"$offset"…``           the run's header; its place is the run's start
+``{"$offset"…``                                 nothing but a commit mark
+anything else                                   a plain line: an event that another program wrote
+==============================================  ================================================
+
+The last line of a batch ends with ``,"$commit":{"status":…}`` besides. Inside a JSON string a quote
+follows a backslash, so ``"$offset":`` never stands in one; a payload may have such a key, which is why
+the last one in the line is ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from runstream.codec.archive_entries import archive_entry
+from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec, EventFields
+from runstream.codec.record import record_crc
+from runstream.model.archive_records import ArchiveEntry, RunHeader
+from runstream.model.errors import EncodingError, InvalidRunId
+from runstream.model.results import Cursor
+
+__all__ = [
+    "NOT_READ",
+    "Facts",
+    "Header",
+    "Mark",
+    "batch_text",
+    "facts_of",
+    "is_bare_mark",
+    "is_header",
+    "lane_of",
+    "load_header",
+    "own_entry",
+    "plain_entry",
+    "readmitted_line",
+]
+
+Facts = re.Match[bytes]
+"""Our members of a line: 1 offset, 2 chain, 3 key (JSON) or None, 4 commit mark (JSON) or None."""
+
+_DAMAGED, _STRANGE = "its line was damaged", "not an event of this run"
+NOT_READ = (_DAMAGED, _STRANGE)
+"""How the reason of an entry begins whose line did not read; of any other, its record did not."""
+
+_FACTS_BEGIN = b'"$offset":'
+_FACTS = re.compile(
+    rb'"\$offset":(\d+),"\$chain":(\d+)(?:,"\$key":("(?:[^"\\]|\\.)*"))?(?:,"\$commit":(\{"status":.*\}))?\}'
+)
+_QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"lane_id":(' + _TEXT + rb"),")
+
+# its options must not depend on the store's: the chain of a plain line is made of the record
+_PLAIN: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
+
+
+class Mark(NamedTuple):
+    """What a commit mark tells: how the run stands after this batch, and the batch's snapshots.
+
+    ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
+    whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
+    did not, and is None where nothing was cut off.
+    """
+
+    status: str
+    updated_at: float
+    session_id: str = ""
+    snapshots: tuple[tuple[str | None, str], ...] = ()
+    dropped: tuple[str | None, ...] = ()
+    kept: tuple[str, ...] | None = None
+
+    def dump(self) -> str:
+        """The mark as JSON."""
+        members: dict[str, Any] = {"status": self.status, "updated_at": self.updated_at}
+        if self.session_id:
+            members["session_id"] = self.session_id
+        if self.snapshots:  # pairs, not an object: a lane's name must not look like a member of ours
+            members["snapshots"] = self.snapshots
+        if self.dropped:
+            members["dropped"] = self.dropped
+        if self.kept is not None:
+            members["kept"] = self.kept
+        return _dump(members)
+
+    @classmethod
+    def load(cls, text: bytes) -> Mark:
+        """The mark that was dumped. Raises ValueError for anything else."""
+        members = json.loads(text)
+        snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
+        told = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
+        kept = members.get("kept")
+        return cls(*told, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
+
+    @staticmethod
+    def names_tokens(text: bytes) -> bool:
+        """Whether the mark that was dumped may tell anything of snapshots; without reading it."""
+        # inside a JSON string a backslash comes before the second quote
+        return b'"snapshots":' in text or b'"kept":' in text
+
+
+class Header(NamedTuple):
+    """What a run's first line tells. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
+
+    run_id: str
+    created_at: float
+    parent: tuple[str, int] | None = None
+
+
+def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
+    """The lines of a batch that follows ``at``; with the run's header first, if it is given.
+
+    Raises EncodingError for an entry whose text cannot stand in one line.
+    """
+    lines = []
+    if header is not None:
+        facts: dict[str, Any] = {"run_id": header.run_id, "created_at": header.created_at}
+        if header.parent is not None:
+            facts["parent"] = header.parent
+        lines.append(f'{{"$run":{_dump(facts)},{_place(header.start)}')
+    lines += [f"{_content(entry)}{_place(entry)}" for entry in entries]
+    if not lines:
+        lines.append(f"{{{_place(at)}")
+    lines[-1] += f',"$commit":{mark.dump()}'
+    return "".join(f"{line}}}\n" for line in lines).encode()
+
+
+def facts_of(line: bytes) -> Facts | None:
+    """Our members at the end of a line without its line break, or None for a plain line."""
+    begin = line.rfind(_FACTS_BEGIN)
+    return _FACTS.fullmatch(line, begin) if begin > 0 else None
+
+
+def is_header(line: bytes) -> bool:
+    """Whether a line of ours is the run's header."""
+    return line.startswith(_HEADER)
+
+
+def is_bare_mark(facts: Facts) -> bool:
+    """Whether a line of ours has nothing but a commit mark."""
+    return facts.start() == 1
+
+
+def load_header(line: bytes) -> Header:
+    """What a header tells. Raises ValueError, KeyError or TypeError for a line that is none."""
+    run = json.loads(line)["$run"]
+    parent = run.get("parent")
+    return Header(run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1])))
+
+
+def lane_of(line: bytes) -> bytes | None:
+    """The lane of an event's line of ours, as JSON text; None for one that has none."""
+    match = _LANE.match(line)
+    if match is not None:
+        return match[1]
+    try:
+        return json.dumps(json.loads(line)["lane_id"]).encode()
+    except (ValueError, KeyError, RecursionError):
+        return None
+
+
+def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
+    """The entry in a line of ours that is neither header nor bare mark."""
+    offset, chain, begin = int(facts[1]), int(facts[2]), facts.start()
+    key = None
+    try:
+        key = None if facts[3] is None else json.loads(facts[3])
+        if line.startswith(_ERASED):
+            return ArchiveEntry(offset, chain, key, None)
+        if line.startswith(_QUARANTINED):
+            kept = json.loads(line)
+            raw = base64.b64decode(kept["$raw"], validate=True)
+            at = float(kept.get("$at", 0.0))
+            return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"], quarantined_at=at)
+        return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
+    except (ValueError, KeyError, TypeError) as error:  # the line was damaged; its place was not
+        return ArchiveEntry(offset, chain, key, None, line, f"{_DAMAGED}: {error}")
+
+
+def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
+    """The line that takes the place of one that is kept aside, once its record reads: with its line break.
+
+    None for a line that does not keep aside what lies at the entry's place.
+    """
+    facts = facts_of(line.rstrip(b"\r\n"))
+    if facts is None or not line.startswith(_QUARANTINED) or own_entry(line, facts).cursor != entry.cursor:
+        return None
+    mark = b"" if facts[4] is None else b',"$commit":' + facts[4]
+    return f"{_content(entry)}{_place(entry)}".encode() + mark + b"}\n"
+
+
+def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
+    """The entry in a line that another program wrote, which follows ``before``.
+
+    Its JSON means just what it says: ``{"$set": [1]}`` is that dict. One that is no event of this run
+    is kept aside as it stands.
+    """
+    offset = before.offset + 1
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            raise TypeError("it is not a JSON object")
+        (event,) = _PLAIN.encode_events(run_id, [EventFields({"ts": 0.0, **fields})])
+    except (ValueError, TypeError, RecursionError, EncodingError, InvalidRunId) as error:
+        chain = next_chain(before.chain, zlib.crc32(line))
+        return ArchiveEntry(offset, chain, None, None, line, f"{_STRANGE}: {error}")
+    return archive_entry(run_id, offset, next_chain(before.chain, record_crc(event.record)), event.record)
+
+
+def _content(entry: ArchiveEntry) -> str:
+    """A line of this entry up to where its place follows."""
+    if entry.data is not None:
+        if entry.data[-1:] != "}" or "\n" in entry.data:
+            raise EncodingError(f"the text of event {entry.offset} is not a JSON object in one line")
+        return f"{entry.data[:-1]},"
+    if entry.raw is None:
+        return _ERASED.decode()
+    kept = f'"$raw":"{base64.b64encode(entry.raw).decode()}","$at":{_dump(entry.quarantined_at)}'
+    return f'{{"$quarantined":{_dump(entry.reason)},{kept},'
+
+
+def _place(entry: ArchiveEntry | Cursor) -> str:
+    place = f'"$offset":{entry.offset},"$chain":{entry.chain}'
+    if isinstance(entry, ArchiveEntry) and entry.key is not None:
+        place += f',"$key":{_dump(entry.key)}'
+    return place
+
+
+def _dump(value: Any) -> str:
+    # ASCII: what we add must never make a line unreadable
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,299 @@
+"""What one pass over a run's lines tells: which are committed, where the run stands, where to find an offset.
+
+A line of ours counts when the commit mark of its batch has come; a plain line counts by itself. What
+follows the last line that counts is a batch that is being written, or was torn: readers ignore it.
+Reads lines that are handed to it; touches no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from runstream.model.archive_records import ArchiveEntry
+from runstream.model.results import Cursor
+from runstream.model.state import status_after
+from runstream.stores.archive.jsonl.line_format import (
+    Facts,
+    Mark,
+    facts_of,
+    is_bare_mark,
+    is_header,
+    lane_of,
+    load_header,
+    own_entry,
+    plain_entry,
+)
+
+__all__ = ["History", "Span", "entries_in"]
+
+_INDEX_EVERY = 64  # places between two points of the index
+
+
+class _Line(NamedTuple):
+    """A line that may count: where it begins in the file, without and with its line break, our members of it."""
+
+    begin: int
+    line: bytes
+    raw: bytes
+    facts: Facts | None  # None: it does not read
+
+
+class Span(NamedTuple):
+    """A stretch of the file that holds entries: from ``begin`` to ``end`` in bytes, after ``before``.
+
+    ``holes`` are the stretches of lines that never came to count; ``file`` names the file by device and inode.
+    """
+
+    begin: int
+    end: int
+    before: Cursor
+    holes: tuple[tuple[int, int], ...]
+    file: tuple[int, int] | None = None
+
+
+class History:
+    """What is known of a run's lines up to ``end``, the size in bytes of what counts."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.end = 0
+        self.tail = b""  # the last line that counts, as it stands in the file
+        self.start: Cursor | None = None  # None: nothing counts yet
+        self.last = Cursor(0, 0)
+        self.has_header = False
+        self.created_at = 0.0
+        self.parent: tuple[str, int] | None = None
+        self.mark: Mark | None = None
+        self.plain_status: str | None = None  # what plain lines since the last mark say
+        self.plain_session = ""
+        self.ends_plain = False
+        self.kept_aside: list[int] = []
+        self.lanes: dict[str, int] = {}  # the offset of each lane's last event
+        self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
+        self._lane_names: dict[bytes, str] = {}  # from JSON text
+        self._mark_text: bytes | None = None
+        self._token_marks: list[bytes] = []  # the commit marks that tell of snapshots
+        self._tokens: set[str] = set()
+        self._index: list[tuple[int, int, int]] = []  # offset, where its line begins, the chain before
+        self._holes: list[tuple[int, int]] = []
+        self._pending: list[_Line] = []
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last line that counts lacks its line break."""
+        return self.end > 0 and not self.tail.endswith(b"\n")
+
+    @property
+    def tokens(self) -> AbstractSet[str]:
+        """The tokens of all snapshots that were committed with this history, the latest and those before."""
+        for text in self._token_marks:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # the mark was damaged
+                mark = Mark.load(text)
+                if mark.kept is not None:
+                    self._tokens = set(mark.kept)
+                self._tokens.update(token for _, token in mark.snapshots)
+        self._token_marks.clear()
+        return self._tokens
+
+    def scan(self, lines: Iterable[bytes]) -> None:
+        """Take note of the lines that follow ``end``."""
+        self._pending.clear()
+        position, committed, mark = self.end, True, self._mark_text
+        for raw in lines:
+            begin, position = position, position + len(raw)
+            if not committed:
+                # something was written after a batch with zeros in it: so that was whole, and was damaged later
+                committed = self._commit(begin)
+            facts = facts_of(line := raw.rstrip(b"\r\n"))
+            if not raw.endswith(b"\n") and facts is not None:
+                break  # the very last byte of a batch is missing
+            if facts is not None:
+                self._pending.append(_Line(begin, line, raw, facts))
+                if facts[4] is not None:
+                    # blocks of a torn write that never reached the disk read as zeros
+                    committed = not any(b"\0" in pending.line for pending in self._pending)
+                    if committed:
+                        self._commit(position)
+            elif line.strip():
+                self._take_foreign(_Line(begin, line, raw, None))
+            elif not self._pending:
+                self.end, self.tail = position, raw
+        self._commit_damaged()
+        self._pending.clear()
+        if self._mark_text is not None and self._mark_text is not mark:
+            self._note_mark(self._mark_text)
+
+    def span(self, low: int, high: int) -> Span:
+        """Where to find the offsets after ``low`` up to ``high``, or a little more."""
+        if not self._index or low >= high:
+            return Span(0, 0, self.last, ())
+        point = max(0, bisect_right(self._index, low + 1, key=_offset) - 1)
+        after = bisect_right(self._index, high, key=_offset)
+        end = self._index[after][1] if after < len(self._index) else self.end
+        offset, begin, chain = self._index[point]
+        return Span(begin, end, Cursor(offset - 1, chain), tuple(self._holes))
+
+    def spans_back(self, low: int, high: int) -> Iterator[Span]:
+        """The same stretch in pieces, the last first."""
+        while low < high:
+            point = max(0, bisect_right(self._index, high, key=_offset) - 1)
+            middle = max(low, self._index[point][0] - 1) if self._index else low
+            middle = middle if middle < high else low
+            yield self.span(middle, high)
+            high = middle
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _take_foreign(self, line: _Line) -> None:
+        """A line that is not ours: another program's event, or a line that was damaged."""
+        entry = plain_entry(self.run_id, self.last, line.line)
+        if entry.data is None:
+            if line.raw.endswith(b"\n"):  # else it is cut
+                self._pending.append(line)  # what follows tells what it was
+            return
+        last = self.last
+        self._commit_damaged()
+        if self._pending:  # another program went on after a batch that was torn
+            self._holes.append((self._pending[0].begin, line.begin))
+            self._pending.clear()
+        self._take_plain(line, entry if self.last == last else None)
+
+    def _commit(self, position: int) -> bool:
+        """All that is pending counts: the last of it has a commit mark."""
+        headers = [line for line in self._pending if line.facts is not None and is_header(line.line)]
+        for line in headers:
+            self._take_header(line)
+        for number, line in enumerate(self._pending):
+            if line.facts is None:
+                self._take_damaged(line, self._pending[number:])
+            elif is_bare_mark(line.facts):
+                if self.start is None:
+                    self.start = self.last = _place(line.facts)
+            elif not is_header(line.line):
+                self._take_own(line, line.facts)
+        last = self._pending[-1]
+        self.end, self.tail = position, last.raw
+        self._mark_text = last.facts[4] if last.facts is not None else None
+        if self._mark_text is not None and Mark.names_tokens(self._mark_text):
+            self._token_marks.append(self._mark_text)
+        self.plain_status, self.ends_plain = None, False
+        self._pending.clear()
+        return True
+
+    def _commit_damaged(self) -> None:
+        """Lines that do not read count by themselves, unless zeros show that they are of a torn batch."""
+        while self._pending and self._pending[0].facts is None and b"\0" not in self._pending[0].line:
+            line = self._pending[0]
+            self._take_damaged(line, self._pending)
+            self.end, self.tail = line.begin + len(line.raw), line.raw
+            del self._pending[0]
+
+    def _take_damaged(self, line: _Line, following: list[_Line]) -> None:
+        """A line that does not read is an entry, if the next place that is known leaves room for one.
+
+        If not, it was the run's header or a mere commit mark.
+        """
+        known = (each for each in following if each.facts is not None and not is_header(each.line))
+        following_own = next(known, None)
+        has_room = True
+        if following_own is not None and following_own.facts is not None:
+            before_it = int(following_own.facts[1]) - (0 if is_bare_mark(following_own.facts) else 1)
+            has_room = self.start is not None and before_it > self.last.offset
+        if has_room:
+            self._take_plain(line)
+        else:
+            self._holes.append((line.begin, line.begin + len(line.raw)))
+
+    def _take_own(self, line: _Line, facts: Facts) -> None:
+        offset, chain = _place(facts)
+        self._take_place(line.begin, offset, chain)
+        if facts[3] is not None:
+            with contextlib.suppress(ValueError):  # the line was damaged; its place was not
+                self.keys.setdefault(json.loads(facts[3]), Cursor(offset, chain))
+        if line.line.startswith(b'{"$'):
+            if line.line.startswith(b'{"$quarantined":'):
+                self.kept_aside.append(offset)
+        elif (lane := lane_of(line.line)) is not None:
+            self._note_lane(lane, offset)
+
+    def _take_header(self, line: _Line) -> None:
+        if self.has_header or line.facts is None:
+            return
+        self.has_header = True
+        if self.start is None:
+            self.start = self.last = _place(line.facts)
+        if self.created_at == 0.0:
+            # where it does not read, the line was damaged; where the run starts was not
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                _, self.created_at, self.parent = load_header(line.line)
+
+    def _take_place(self, begin: int, offset: int, chain: int) -> None:
+        if self.start is None:  # the header is damaged: a run starts before its first event
+            self.start = self.last = Cursor(offset - 1, 0)
+        if not self._index or offset - self._index[-1][0] >= _INDEX_EVERY:
+            self._index.append((offset, begin, self.last.chain))
+        self.last = Cursor(offset, chain)
+
+    def _take_plain(self, line: _Line, entry: ArchiveEntry | None = None) -> None:
+        """A line that counts by itself; ``entry`` is what is in it, if that is known to follow the last place."""
+        entry = entry or plain_entry(self.run_id, self.last, line.line)
+        if self.start is None:
+            self.start = Cursor(0, 0)
+            self.created_at = entry.columns.ts if entry.columns is not None else 0.0
+        self._take_place(line.begin, entry.offset, entry.chain)
+        self.ends_plain = True
+        self.end, self.tail = line.begin + len(line.raw), line.raw
+        if entry.columns is None:
+            self.kept_aside.append(entry.offset)
+            return
+        self.lanes[entry.columns.lane_id] = entry.offset
+        self.plain_status = status_after([entry.columns.kind]) or self.plain_status
+        if not self.plain_session and entry.data is not None:
+            self.plain_session = json.loads(entry.data)["session_id"]
+
+    def _note_lane(self, text: bytes, offset: int) -> None:
+        name = self._lane_names.get(text)
+        if name is None:
+            name = self._lane_names[text] = json.loads(text)
+        self.lanes[name] = offset
+
+    def _note_mark(self, text: bytes) -> None:
+        # where it does not read, the mark was damaged; that it was there was not
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            self.mark = Mark.load(text)
+
+
+def _place(facts: Facts) -> Cursor:
+    return Cursor(int(facts[1]), int(facts[2]))
+
+
+def _offset(point: tuple[int, int, int]) -> int:
+    return point[0]
+
+
+def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[ArchiveEntry]:
+    """The entries of a stretch, whose lines are given from its beginning."""
+    position, cursor = span.begin, span.before
+    for raw in lines:
+        begin, position = position, position + len(raw)
+        if begin >= span.end:
+            return
+        line = raw.rstrip(b"\r\n")
+        facts = facts_of(line)
+        if span.holes and any(first <= begin < last for first, last in span.holes):
+            continue
+        if facts is None:
+            if not line.strip():
+                continue
+            entry = plain_entry(run_id, cursor, line)
+        elif is_bare_mark(facts) or is_header(line):
+            continue
+        else:
+            entry = own_entry(line, facts)
+        cursor = entry.cursor
+        yield entry

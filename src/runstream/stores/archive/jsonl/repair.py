@@ -1,0 +1,107 @@
+"""What a person puts right in a run's log: records that read by now, a branch that gives way.
+
+Either rewrites the log as a whole under another name and renames it into place. The caller holds the
+run's lock and has looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import BinaryIO
+
+from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
+from runstream.model.results import Cursor
+from runstream.stores.archive.base import check_cut
+from runstream.stores.archive.jsonl.line_format import Mark, batch_text, readmitted_line
+from runstream.stores.archive.jsonl.log_index import entries_in
+from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.snapshot_files import all_snapshots
+from runstream.stores.archive.snapshot_history import tokens_before_cut
+
+__all__ = ["cut_back", "readmit"]
+
+_COPY_BYTES = 1 << 20
+
+
+class _Lines:
+    """A file's lines from ``begin`` on, and where the one that was given last lies in it."""
+
+    def __init__(self, file: BinaryIO, begin: int) -> None:
+        self._file = file
+        self.begin = self.end = begin
+        self.line = b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._file.seek(self.begin)
+        for line in self._file:
+            self.begin, self.end, self.line = self.end, self.end + len(line), line
+            yield line
+
+
+def readmit(log: RunLog, entry: ArchiveEntry) -> bool:
+    """Let an event take the place of the line that keeps its record aside; False if there is no such line."""
+    log.make_ready()
+    found = _find(log, entry.offset)
+    line = None if found is None else readmitted_line(entry, found.line)
+    if found is None or line is None:
+        return False
+    with log.path.open("rb") as file:
+        log.replace(chain(_copied(file, 0, found.begin), (line,), _copied(file, found.end, log.history.end)))
+    return True
+
+
+def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> None:
+    """Cut the log off after ``to``; a commit mark of its own says so, and which snapshots go with the rest."""
+    known, cursor = log.history, to.cursor
+    bounds = None if known.start is None else (known.start, known.last)
+    found = _find(log, cursor.offset)
+    if not check_cut(header, cursor, expected, bounds, None if found is None else found.entry.cursor):
+        return
+    log.make_ready()
+    snapshots = list(all_snapshots(log.run_id, log.directory, log.mark))
+    latest = {one.lane_id: one.token for one in snapshots}
+    dropped = tuple(lane_id for lane_id, token in latest.items() if to.snapshots.get(lane_id) != token)
+    common = cursor.offset if known.start == header.start else -1  # of another history nothing stays
+    history = [kept.saved for kept in log.kept_snapshots()]
+    stay = tuple(tokens_before_cut(history, latest, to, common))
+    mark = Mark(header.status, header.updated_at, header.session_id, dropped=dropped, kept=stay)
+    if cursor == header.start:
+        if known.start == header.start:  # of the same history it is a branch of the same run
+            header = replace(header, parent=known.parent)
+        log.replace((batch_text(header, cursor, (), mark),))
+    elif found is not None:
+        with log.path.open("rb") as file:
+            log.replace(chain(_copied(file, 0, found.end), (batch_text(None, cursor, (), mark),)))
+    log.place_snapshots()
+
+
+class _Found:
+    """A line of the log, where it lies in the file, and the entry in it."""
+
+    def __init__(self, lines: _Lines, entry: ArchiveEntry) -> None:
+        self.begin, self.end, self.line = lines.begin, lines.end, lines.line
+        self.entry = entry
+
+
+def _find(log: RunLog, offset: int) -> _Found | None:
+    span = log.span(offset - 1, offset)
+    if span.begin >= span.end:
+        return None
+    with log.path.open("rb") as file:
+        lines = _Lines(file, span.begin)
+        for entry in entries_in(log.run_id, span, lines):
+            if entry.offset == offset:
+                return _Found(lines, entry)
+    return None
+
+
+def _copied(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    while begin < end:
+        file.seek(begin)
+        part = file.read(min(_COPY_BYTES, end - begin))
+        if not part:
+            return
+        begin += len(part)
+        yield part

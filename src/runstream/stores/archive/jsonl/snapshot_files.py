@@ -1,0 +1,178 @@
+"""Snapshots as files: the state's JSON object with our members at its end.
+
+``{STATE,"$offset":12,"$revision":3,"$token":"…","$lane":null}``. A file without them was written by
+another program: it covers nothing, is revision 1, and its token is made of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runstream.codec.lossless_json import dump_json, load_json
+from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.errors import CorruptRecordError
+from runstream.model.protocols import OnCorrupt
+from runstream.stores.archive.jsonl.file_locks import names_in
+from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
+from runstream.stores.archive.jsonl.line_format import Mark
+from runstream.stores.local.append_plan import SavedSnapshot
+
+__all__ = [
+    "all_snapshots",
+    "facts_of_snapshot",
+    "load_header",
+    "load_snapshot",
+    "load_state",
+    "parse_snapshot",
+    "snapshot_text",
+]
+
+_FACTS_BEGIN = b'"$offset":'
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_FACTS = re.compile(
+    rb'"\$offset":(\d+),"\$revision":(\d+),"\$token":(' + _TEXT + rb'),"\$lane":(null|' + _TEXT + rb")\}\s*"
+)
+_LONGEST_FACTS_BYTES = 8192  # two names of 512 bytes, at most six times as long when escaped
+
+
+def snapshot_text(snapshot: ArchiveSnapshot) -> bytes:
+    """The content of the snapshot's file."""
+    state = snapshot.data[:-1]
+    comma = "" if state == "{" else ","
+    return (
+        f'{state}{comma}"$offset":{snapshot.offset},"$revision":{snapshot.revision}'
+        f',"$token":{json.dumps(snapshot.token)},"$lane":{json.dumps(snapshot.lane_id)}}}\n'
+    ).encode()
+
+
+def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark | None) -> ArchiveSnapshot | None:
+    """The snapshot of the run (None) or of a lane; ``mark`` is the last commit mark of the run.
+
+    Raises CorruptRecordError for a file that does not read.
+    """
+    for path in _places(directory, lane_id, mark):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        return parse_snapshot(run_id, lane_id, content)
+    return None
+
+
+def load_header(directory: Path, lane_id: str | None, mark: Mark | None) -> SavedSnapshot | None:
+    """What stands beside the state, without reading the state."""
+    for path in _places(directory, lane_id, mark):
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _LONGEST_FACTS_BYTES))
+                found = facts_of_snapshot(file.read())
+                if found is not None:
+                    return SavedSnapshot(lane_id, int(found[1]), int(found[2]), json.loads(found[3]))
+                file.seek(0)
+                return SavedSnapshot(lane_id, 0, 1, _token_of(file.read()))
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def load_state(run_id: str, snapshot: ArchiveSnapshot) -> dict[str, Any]:
+    """The state as plain data. Raises CorruptRecordError where its text does not read."""
+    try:
+        fields = load_json(snapshot.data)
+        if isinstance(fields, dict):
+            return fields
+        reason = "it is not an object"
+    except ValueError as error:
+        reason = str(error)
+    raise _corrupt(run_id, snapshot.data.encode(), reason)
+
+
+def all_snapshots(
+    run_id: str, directory: Path, mark: Mark | None, *, on_corrupt: OnCorrupt = "raise"
+) -> Iterator[ArchiveSnapshot]:
+    """The snapshots of the run and of its lanes.
+
+    Raises CorruptRecordError for a file that does not read, unless ``on_corrupt="skip"``.
+    """
+    names = names_in(directory)
+    lanes = {lane_id for lane_id, _ in mark.snapshots} if mark is not None else set()
+    for name in names:
+        if name == snapshot_name(None):
+            lanes.add(None)
+        elif name.startswith("snapshot-") and name.endswith(".json"):
+            lanes.add(_lane_in(directory / name))
+    for lane_id in sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or "")):
+        try:
+            snapshot = load_snapshot(run_id, directory, lane_id, mark)
+        except CorruptRecordError:
+            if on_corrupt == "skip":
+                continue
+            raise
+        if snapshot is not None:
+            yield snapshot
+
+
+def _places(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator[Path]:
+    """Where the snapshot is, the newest place first: a committed one may not have been renamed yet."""
+    for lane, token in mark.snapshots if mark is not None else ():
+        if lane == lane_id:
+            yield directory / prepared_name(lane_id, token)
+    if mark is not None and lane_id in mark.dropped:
+        return  # what lies there went with a branch, and has not been removed yet
+    yield directory / snapshot_name(lane_id)
+
+
+def facts_of_snapshot(content: bytes) -> re.Match[bytes] | None:
+    """Our members at the end: 1 offset, 2 revision, 3 token and 4 lane (JSON); None if they are not there."""
+    begin = content.rfind(_FACTS_BEGIN)
+    return _FACTS.fullmatch(content, begin) if begin > 0 else None
+
+
+def _lane_in(path: Path) -> str | None:
+    """The lane that a file is of; None for one that tells no lane, which is as good as not there."""
+    try:
+        facts = facts_of_snapshot(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return None if facts is None else json.loads(facts[4])
+
+
+def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveSnapshot:
+    """The snapshot in a file's content. Raises CorruptRecordError for one that does not read."""
+    found = facts_of_snapshot(content)
+    try:
+        if found is not None:
+            state = content[: found.start()].decode().removesuffix(",") + "}"
+            return ArchiveSnapshot(lane_id, int(found[1]), int(found[2]), json.loads(found[3]), state)
+        fields = json.loads(content)
+        if not isinstance(fields, dict):
+            raise TypeError("it is not a JSON object")
+        if "$token" not in fields:
+            return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))
+        # ours, but laid out anew by another program: the tags in it are still ours
+        fields = load_json(content)
+        ours = {name: fields.pop(name, None) for name in ("$offset", "$revision", "$token", "$lane")}
+        return ArchiveSnapshot(
+            lane_id, int(ours["$offset"]), int(ours["$revision"]), ours["$token"], dump_json(fields)
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _corrupt(run_id, content, str(error)) from error
+
+
+def _token_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _corrupt(run_id: str, content: bytes, reason: str) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"the snapshot of run {run_id!r} does not read: {reason}; save another, or recover from the events",
+        run_id=run_id,
+        offset=0,
+        raw=content,
+    )

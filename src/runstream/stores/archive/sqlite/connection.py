@@ -1,0 +1,305 @@
+"""One SQLite file, opened: shared by threads, survives a fork, and says what went wrong in our own words.
+
+There is one connection per process and a lock around it: SQLite has one writer at a time anyhow, and
+nothing is read or written here that holds the lock for longer than a page or a batch, a check of the whole
+file excepted.
+
+A fork is the danger. SQLite keeps the locks of a file in one table per process, and a child inherits that
+table but not the locks: if it opens the file beside an inherited connection, it believes that it holds what
+only its parent holds, and what it commits is lost when the parent closes the file. So the connection is
+closed before a fork, and parent and child each open their own when they next need it.
+
+So is a person, who removes the file while it is in use, or puts another in its place. Before each use, and
+before a commit counts, the files at the archive's place must be those that are open; otherwise the
+connection is given up. From then on no file is made, and only the archive that was opened first is opened
+again, by its UUID: until it is back, every call raises StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.stores.archive.sqlite.file_identity import (
+    Place,
+    drop_log_from_cache,
+    in_use_by_others,
+    sync_log,
+    sync_names,
+)
+from runstream.stores.archive.sqlite.queries import transaction
+from runstream.stores.archive.sqlite.schema import prepare
+
+__all__ = ["ArchiveFile", "absolute_path", "is_damage"]
+
+_WAY_BACK = (
+    "put the file back together with its -wal, or drop this archive from those that the namespace requires"
+    " and add another"
+)
+
+# What SQLite's primary result codes say. The first kind is raised by the first open: another path, or other
+# rights, must be given. A file that was an archive before may become one again: the second kind, for all.
+_ERRORS: dict[int, tuple[type[RunstreamError], str]] = {
+    sqlite3.SQLITE_NOTADB: (
+        ConfigurationError,
+        "is not a SQLite database: name another file",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        ConfigurationError,
+        "cannot be opened: it must be a file that can be written, in a directory that can be written",
+    ),
+    sqlite3.SQLITE_READONLY: (ConfigurationError, "cannot be written: see the permissions of file and directory"),
+    sqlite3.SQLITE_PERM: (ConfigurationError, "cannot be opened: see the permissions of file and directory"),
+    sqlite3.SQLITE_ERROR: (
+        ConfigurationError,
+        "does not have the tables of this version: another program has changed it; restore it from a copy",
+    ),
+    sqlite3.SQLITE_BUSY: (StoreUnavailable, "is locked by another connection; send the same again"),
+    sqlite3.SQLITE_FULL: (StoreUnavailable, "has no room left; make room and send the same again"),
+    sqlite3.SQLITE_CORRUPT: (StoreUnavailable, "is damaged; restore it from a copy and send the same again"),
+    sqlite3.SQLITE_IOERR: (
+        StoreUnavailable,
+        "cannot be read or written: see the disk, its room and the limits on files; send the same again",
+    ),
+}
+# after which the same connection goes on. On a full disk another might not find the room for its files
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
+_OTHERWISE = (StoreUnavailable, "does not answer; send the same again")
+
+
+class ArchiveFile:
+    """The file at ``path``, which is created if it is not there when this is made, and never later.
+
+    ``busy_timeout_seconds`` is how long a writer waits for another one. ``archive_id`` is its UUID.
+    Raises ConfigurationError for a path that cannot be an archive.
+    """
+
+    def __init__(self, path: str, busy_timeout_seconds: float) -> None:
+        self.path = path
+        self.archive_id = ""
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._place = Place.of(path)
+        self._is_closed = False
+        with _files_lock:
+            _files.add(self)
+        with self.use():
+            pass
+
+    @contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone.
+
+        Raises ConfigurationError or StoreUnavailable in place of what sqlite3 and the system raise.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise ConfigurationError(f"the archive {self.path} was closed: open it again")
+            try:
+                if self._connection is not None:
+                    self._check_place()
+                yield self._connection or self._connect()
+            except (sqlite3.Error, OSError) as error:
+                if _code_of(error) not in _PASSING:
+                    # it may hold on to what is past: a file that was read-only, pages that never reached the disk
+                    self._disconnect()
+                raise self._in_our_words(error) from error
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """The connection in a transaction, which is durable when this ends and undone when it raises.
+
+        Where the files were removed or replaced meanwhile, StoreUnavailable is raised though it was committed.
+        """
+        with self.use() as connection:
+            with transaction(connection):
+                yield connection
+            if connection.in_transaction:  # what this connection reads of it would be seen by nobody else
+                self._disconnect()
+                raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
+            self._check_place()
+
+    def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
+        """All rows of each query, as they were at one moment.
+
+        A text that is damaged comes as bytes, so that only its own row is spoilt.
+        """
+        with self.use() as connection, ExitStack() as at_one_moment:
+            if not connection.in_transaction:
+                at_one_moment.enter_context(transaction(connection, "BEGIN"))
+            connection.text_factory = str  # faster by a fifth, and good for every text that is not damaged
+            try:
+                return [connection.execute(query, parameters).fetchall() for query in queries]
+            except sqlite3.OperationalError as error:
+                if "decode" not in str(error):
+                    raise
+            finally:
+                connection.text_factory = _text_or_bytes
+            return [connection.execute(query, parameters).fetchall() for query in queries]
+
+    def read_anew(self, *, from_disk: bool = False) -> None:
+        """Let what is read next come from the file, not from what is remembered of writing it.
+
+        With ``from_disk``, not from what the system remembers either. That takes as long again as to read it, and
+        shows only a disk that lied about its fsync.
+        """
+        with self.use() as connection:
+            connection.execute("PRAGMA shrink_memory")
+            if from_disk:
+                drop_log_from_cache(self.path)
+
+    def close(self) -> None:
+        """Close the file for good. Closing twice is fine."""
+        with self._lock:
+            self._is_closed = True
+            self._disconnect()
+
+    def before_fork(self) -> None:
+        """Wait until no thread is at work and close the file; no thread gets at it until ``after_fork``."""
+        self._lock.acquire()
+        self._disconnect()
+
+    def after_fork(self) -> None:
+        """Go on, in the parent or in the child."""
+        self._lock.release()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file: any, if it is the first time, and the same archive from then on."""
+        before = Place.of(self.path)
+        if self.archive_id and before.database is None:
+            raise StoreUnavailable(f"{self.path} was removed while it was in use: {_WAY_BACK}")
+        sync_log(self.path)
+        connection = sqlite3.connect(
+            f"file:{quote(os.fsencode(self.path))}?mode={'rw' if self.archive_id else 'rwc'}",
+            uri=True,
+            timeout=self._busy_timeout_seconds,
+            isolation_level=None,  # transactions begin where the code says so
+            check_same_thread=False,  # the lock of this object does that
+        )
+        try:
+            connection.text_factory = _text_or_bytes
+            archive_id = prepare(
+                connection,
+                self.path,
+                busy_timeout_seconds=self._busy_timeout_seconds,
+                archive_id=self.archive_id or None,
+            )
+            place = Place.of(self.path)
+            if None in place.files or before.database not in (None, place.database):
+                raise StoreUnavailable(f"{self.path} was removed or replaced while it was opened: {_WAY_BACK}")
+            sync_names(self.path)
+        except BaseException:  # an interrupt too: nobody else would close it
+            connection.close()
+            raise
+        self._connection, self._place, self.archive_id = connection, place, archive_id
+        return connection
+
+    def _check_place(self) -> None:
+        """Raise StoreUnavailable, and give the connection up, unless its files are where others will look."""
+        if (what := self._place.changed()) is None:
+            return
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _leave(connection, self._place)
+        raise StoreUnavailable(f"{what}; nothing counts that was written since: {_WAY_BACK}")
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _close(connection)
+
+    def _in_our_words(self, error: sqlite3.Error | OSError) -> RunstreamError:
+        if isinstance(error, OSError):
+            return StoreUnavailable(
+                f"the archive {self.path}: {error.strerror or error}; see its disk, then send the same again"
+            )
+        kind, what = _ERRORS.get(_code_of(error), _OTHERWISE)
+        if self.archive_id:
+            kind = StoreUnavailable
+        return kind(f"the archive {self.path} {what} ({error})")
+
+
+def absolute_path(db_path: str | os.PathLike[str]) -> str:
+    """The file that this names. Raises ConfigurationError for what names none."""
+    path = os.fspath(db_path)
+    if not isinstance(path, str) or path in ("", ":memory:") or "\0" in path:
+        raise ConfigurationError(f"{path!r:.80} does not name a file; for runs in memory use InMemoryCheckpointer")
+    return str(Path(path).absolute())
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):  # all that was committed is in the file; the next opener tidies up
+        connection.close()
+
+
+def _leave(connection: sqlite3.Connection, place: Place) -> None:
+    """Close the connection to files of which one was removed or replaced.
+
+    What is only in the log goes into the database first: nobody else finds a log that was removed, and one
+    that still lies where another database was put must not be taken for that one's. But where others may have
+    begun a log of their own, the last to close would write an older state over theirs, and remove it.
+    """
+    if not place.is_taken():
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        _close(connection)
+    elif sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)
+        _close(connection)
+    else:
+        with in_use_by_others(place.real):
+            _close(connection)
+
+
+def _text_or_bytes(stored: bytes) -> str | bytes:
+    """A column's text; as bytes where it is damaged, so that only its own row is spoilt."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether this is how sqlite3 says that what is in the file makes no sense."""
+    return _code_of(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _code_of(error: BaseException | None) -> int:
+    # extended codes have the primary one in their low byte; errors of the module itself have none
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+_files: weakref.WeakSet[ArchiveFile] = weakref.WeakSet()
+_files_lock = threading.Lock()
+_files_at_fork: list[ArchiveFile] = []
+
+
+def _before_fork() -> None:
+    _files_lock.acquire()
+    _files_at_fork.extend(_files)
+    for file in _files_at_fork:
+        file.before_fork()
+
+
+def _after_fork() -> None:
+    for file in _files_at_fork:
+        file.after_fork()
+    _files_at_fork.clear()
+    _files_lock.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork, after_in_parent=_after_fork)

@@ -1,0 +1,48 @@
+"""How a run goes out of a SQLite archive, and how a history that was deleted is kept from coming back.
+
+Each function is one step within a transaction of its caller; ``now`` is Unix time in seconds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from runstream.model.results import Cursor
+from runstream.stores.archive.base import DELETED_FOR_SECONDS
+from runstream.stores.archive.sqlite.lease_table import remove_all
+
+__all__ = ["delete", "note_deleted", "was_deleted"]
+
+_DELETE_RUN = (
+    "DELETE FROM events WHERE run_id = ?",
+    "DELETE FROM snapshots WHERE run_id = ?",
+    "DELETE FROM lane_snapshots WHERE run_id = ?",
+    "DELETE FROM snapshot_history WHERE run_id = ?",
+    "DELETE FROM lanes WHERE run_id = ?",
+    "DELETE FROM quarantine WHERE run_id = ?",
+    "DELETE FROM runs WHERE run_id = ?",
+)
+
+_NOTE_DELETED = "INSERT OR REPLACE INTO deleted (run_id, start_chain, deleted_at) VALUES (?, ?, ?)"
+_FORGET_DELETED = "DELETE FROM deleted WHERE deleted_at < ?"
+_WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
+
+
+def delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
+    """Remove all that the file holds of a run; LeaseHeld while a lease of it is in force."""
+    was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
+    if was_there:
+        remove_all(connection, now, run_id)  # if it raises, all is undone
+    return was_there
+
+
+def note_deleted(connection: sqlite3.Connection, now: float, run_id: str, starts: Iterable[Cursor]) -> None:
+    """Take nothing of the histories that began there for a week, and forget what was noted longer ago."""
+    connection.execute(_FORGET_DELETED, (now - DELETED_FOR_SECONDS,))
+    connection.executemany(_NOTE_DELETED, [(run_id, place.chain, now) for place in starts])
+
+
+def was_deleted(connection: sqlite3.Connection, run_id: str, start: Cursor) -> bool:
+    """Whether the history that began there was deleted here."""
+    return connection.execute(_WAS_DELETED, (run_id, start.chain)).fetchone() is not None

@@ -1,0 +1,142 @@
+"""Where a SQLite archive lies: whether its files are still those that are open, and what of them is on the disk.
+
+SQLite goes on writing to files that were removed or replaced, and what it commits there is lost. An archive
+has three: the database, its log (``-wal``), and the log's index (``-shm``), in which connections keep their
+locks. Two connections that have not all three in common do not see each other, and destroy the database.
+
+Only the log is opened here, and not the other two unless their locks are void: closing any handle of a file
+gives up every lock that the process has on it, and SQLite's are on the database and on the index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_directory
+
+__all__ = ["Place", "drop_log_from_cache", "in_use_by_others", "sync_log", "sync_names"]
+
+_Identity: TypeAlias = tuple[int, int]
+# where SQLite's readers lock a database: begin and length, of its file format
+_SHARED = (0x40000002, 510)
+_SUFFIXES = ("", "-wal", "-shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What lies at an archive's path: the device and inode of each of its files, None for one that is not there.
+
+    ``real`` is where a symbolic link leads to: SQLite keeps log and index there, beside the database.
+    """
+
+    path: str
+    real: str
+    database: _Identity | None
+    log: _Identity | None
+    index: _Identity | None
+
+    @classmethod
+    def of(cls, path: str) -> Place:
+        """What lies there now."""
+        return cls._look(path, os.path.realpath(path))
+
+    @classmethod
+    def _look(cls, path: str, real: str) -> Place:
+        return cls(path, real, _identity(path), _identity(f"{real}-wal"), _identity(f"{real}-shm"))
+
+    @property
+    def files(self) -> tuple[_Identity | None, _Identity | None, _Identity | None]:
+        """All three."""
+        return self.database, self.log, self.index
+
+    def changed(self) -> str | None:
+        """What has been done to a file since, with its name; None if all are what they were."""
+        now = self._look(self.path, self.real)
+        for before, found, suffix in zip(self.files, now.files, _SUFFIXES, strict=True):
+            if found != before:
+                return f"{self.path}{suffix} was {'removed' if found is None else 'replaced'} while it was in use"
+        return None
+
+    def is_taken(self) -> bool:
+        """Whether somebody else may have begun to write to this database, past this log or index."""
+        now = self._look(self.path, self.real)
+        if now.database != self.database:
+            return False
+        if now.index not in (None, self.index):
+            return True
+        return now.log not in (None, self.log) and _size(f"{self.real}-wal") > 0
+
+
+def sync_log(path: str) -> None:
+    """Let the log on the disk be the log that the next opener reads.
+
+    A process may have been killed between its last write and its fsync, or its fsync may have failed: SQLite
+    would take for committed what it finds in the system's memory.
+    """
+    handle = _open_log(path)
+    if handle is not None:
+        try:
+            sync(handle)
+            drop_from_cache(handle)
+        finally:
+            os.close(handle)
+
+
+def drop_log_from_cache(path: str) -> None:
+    """Let the log be read from the disk again."""
+    handle = _open_log(path)
+    if handle is not None:
+        try:
+            drop_from_cache(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_names(path: str) -> None:
+    """Let the archive's files be found after a crash of the machine."""
+    sync_directory(Path(path).resolve().parent)
+
+
+@contextmanager
+def in_use_by_others(database: str) -> Iterator[None]:
+    """Let SQLite find that others have the database open too, so that no connection tidies up as it closes.
+
+    For Python 3.11, which cannot tell it so. The connections that this process has to it are to be given up.
+    """
+    handle = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if sys.platform == "linux":
+            # a lock of this handle, not of the process
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, *_SHARED, 0))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_log(path: str) -> int | None:
+    try:
+        return os.open(f"{os.path.realpath(path)}-wal", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _identity(path: str) -> _Identity | None:
+    try:
+        found = Path(path).stat()
+    except OSError:  # it cannot be reached: as good as not there
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _size(path: str) -> int:
+    with suppress(FileNotFoundError):
+        return Path(path).stat().st_size
+    return 0

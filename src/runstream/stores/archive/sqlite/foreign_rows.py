@@ -1,0 +1,120 @@
+"""What purpose-agent wrote into the file, made part of the archive: offsets, chains, what is noted of the runs.
+
+A run's rows get their places after what it has, in the order of their ids; one that does not read goes to the
+quarantine. Each function is one step within a transaction of its caller.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from runstream.codec.chain import next_chain
+from runstream.codec.event_codec import Codec, EventFields
+from runstream.codec.lossless_json import dump_json
+from runstream.codec.record import record_crc
+from runstream.model.errors import RunstreamError
+from runstream.model.results import Cursor
+from runstream.model.state import status_after
+from runstream.stores.archive.sqlite.queries import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs
+from runstream.stores.local.append_plan import new_start
+
+__all__ = ["HAS_FOREIGN_ROWS", "adopt_events", "adopt_snapshots"]
+
+_PAGE_ROWS = 1000
+_GET_FOREIGN_EVENTS = """SELECT run_id, id, CAST(data AS BLOB), coalesce(created_at, 0.0) FROM events
+    WHERE offset IS NULL ORDER BY run_id, id LIMIT ?"""
+_ADOPT_EVENT = "UPDATE events SET offset = ?, chain = ?, data = ? WHERE id = ?"
+_REMOVE_EVENT = "DELETE FROM events WHERE id = ?"
+_GET_FOREIGN_SNAPSHOT = """SELECT run_id, CAST(state AS BLOB), coalesce(updated_at, 0.0) FROM snapshots
+    WHERE token IS NULL LIMIT 1"""
+_ADOPT_SNAPSHOT = """UPDATE snapshots SET offset = 0, revision = 1, state = coalesce(:state, state),
+    token = (SELECT token FROM states WHERE run_id = :run_id AND lane_id IS NULL) WHERE run_id = :run_id"""
+# INDEXED BY: SQLite would rather go through all the places there are
+HAS_FOREIGN_ROWS = """SELECT EXISTS (SELECT 1 FROM events INDEXED BY foreign_events WHERE offset IS NULL)
+    OR EXISTS (SELECT 1 FROM snapshots INDEXED BY foreign_snapshots WHERE token IS NULL)"""
+
+# JSON text with this in it could hold what looks like one of our tags
+_TAG_MARK = '"$'
+
+
+def _load_foreign(data: bytes) -> tuple[dict[str, Any], str]:
+    """The fields, and the text that has them in our own JSON: the same unless it could hold a tag of ours.
+
+    Raises ValueError or RecursionError for what does not read.
+    """
+    text = data.decode()
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("its text is not an object")  # noqa: TRY004 - as for any other broken text
+    return fields, dump_json(fields) if _TAG_MARK in text else text
+
+
+def adopt_events(connection: sqlite3.Connection) -> None:
+    """Give every event without a place its own: all that are in the file."""
+    codec: Codec[Any, Any] = Codec(max_event_bytes=2**62)  # it is stored already
+    while rows := connection.execute(_GET_FOREIGN_EVENTS, (_PAGE_ROWS,)).fetchall():
+        for run_id, group in groupby(rows, key=itemgetter(0)):
+            _adopt_run(connection, codec, run_id, [row[1:] for row in group])
+
+
+def _adopt_run(
+    connection: sqlite3.Connection, codec: Codec[Any, Any], run_id: str, rows: list[tuple[int, bytes, float]]
+) -> None:
+    """Give these rows (id, data, time of writing) of one run their places after what it has."""
+    run = run_row(connection, run_id)
+    if run is None:
+        start = new_start()
+        run = RunRow("", "running", start, start, rows[0][2], rows[0][2])
+    last, adopted, aside, encoded = run.last, [], [], []
+    lanes: dict[str, int] = {}
+    for row_id, data, created_at in rows:
+        try:
+            fields, text = _load_foreign(data)
+            (event,) = codec.encode_events(run_id, [EventFields(fields)])
+        except (ValueError, RecursionError, RunstreamError) as error:
+            # as for a record in Redis that does not read: the chain takes what stands in the checksum's place
+            last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(data)))
+            aside.append((row_id, (run_id, *last, None, data, str(error), created_at)))
+            continue
+        last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
+        adopted.append((*last, text, row_id))
+        encoded.append(event)
+        lanes[event.lane_id] = last.offset
+    connection.executemany(_ADOPT_EVENT, adopted)
+    connection.executemany(SET_ASIDE, [values for _, values in aside])
+    connection.executemany(_REMOVE_EVENT, [(row_id,) for row_id, _ in aside])
+    connection.executemany(SET_LANE, [(run_id, lane_id, offset) for lane_id, offset in lanes.items()])
+    run = run._replace(
+        session_id=run.session_id or next((event.session_id for event in encoded if event.session_id), ""),
+        status=status_after(event.kind for event in encoded) or run.status,
+        last=last,
+        updated_at=max(run.updated_at, rows[-1][2]),
+    )
+    set_runs(connection, {run_id: run})
+
+
+def adopt_snapshots(connection: sqlite3.Connection) -> None:
+    """Give every snapshot without a token its own, and note what it tells of its run."""
+    codec: Codec[Any, Any] = Codec()
+    while row := connection.execute(_GET_FOREIGN_SNAPSHOT).fetchone():
+        run_id, state, updated_at = row
+        fields: dict[str, Any] = {}
+        text = None
+        with suppress(ValueError, RecursionError):  # left as it is, and reported to whoever loads it
+            fields, text = _load_foreign(state)
+        connection.execute(_ADOPT_SNAPSHOT, {"run_id": run_id, "state": text})
+        run = run_row(connection, run_id)
+        if run is None:
+            start = new_start()
+            run = RunRow("", "running", start, start, updated_at, updated_at)
+        session_id = fields.get("session_id")
+        if not run.session_id and isinstance(session_id, str):
+            run = run._replace(session_id=session_id)
+        if updated_at >= run.updated_at:  # no event came after it: it is the run's last word
+            run = run._replace(status=codec.status_of(fields) or run.status, updated_at=updated_at)
+        set_runs(connection, {run_id: run})

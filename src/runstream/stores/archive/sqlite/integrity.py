@@ -1,0 +1,44 @@
+"""What a SQLite archive has beside the histories that it tells: for whoever compares the two.
+
+Each function reads within a connection of its caller.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from runstream.model.archive_records import EntryColumns
+
+__all__ = ["columns_between", "noted_lanes", "unlisted_runs"]
+
+_GET_COLUMNS = """SELECT offset, seq, ts, kind, lane_id FROM events
+    WHERE run_id = ? AND offset >= ? AND offset <= ? ORDER BY offset"""
+_GET_LANES = "SELECT lane_id, last_offset FROM lanes WHERE run_id = ?"
+# by the index that begins with the run, and so by leaps from one run to the next
+_GET_UNLISTED = """WITH RECURSIVE owners (run_id) AS (
+        SELECT min(run_id) FROM {table} WHERE offset IS NOT NULL
+        UNION ALL
+        SELECT (SELECT min(run_id) FROM {table} WHERE run_id > owners.run_id AND offset IS NOT NULL) FROM owners
+        WHERE owners.run_id IS NOT NULL
+    ) SELECT run_id FROM owners WHERE run_id IS NOT NULL AND run_id NOT IN (SELECT run_id FROM runs)"""
+
+
+def columns_between(connection: sqlite3.Connection, run_id: str, first: int, last: int) -> dict[int, EntryColumns]:
+    """The columns of the events at these offsets, by offset."""
+    rows = connection.execute(_GET_COLUMNS, (run_id, first, last))
+    return {offset: EntryColumns(*columns) for offset, *columns in rows}
+
+
+def noted_lanes(connection: sqlite3.Connection, run_id: str) -> dict[str, int]:
+    """The offset of the last event of each of a run's lanes, as the file has noted it."""
+    return dict(connection.execute(_GET_LANES, (run_id,)))
+
+
+def unlisted_runs(connection: sqlite3.Connection) -> list[str]:
+    """The runs of which there are entries, and that are not in the list of runs."""
+    found = {
+        run_id
+        for table in ("events", "quarantine")
+        for (run_id,) in connection.execute(_GET_UNLISTED.format(table=table))
+    }
+    return sorted(found)

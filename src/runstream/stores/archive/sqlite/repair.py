@@ -1,0 +1,91 @@
+"""What a person puts right in a SQLite archive: records that read by now, a branch that gives way.
+
+Each function is one step within a transaction of its caller.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
+from runstream.model.results import Cursor
+from runstream.stores.archive.base import check_cut
+from runstream.stores.archive.snapshot_history import tokens_before_cut
+from runstream.stores.archive.sqlite.queries import run_row
+from runstream.stores.archive.sqlite.snapshot_table import history_of, keep_only
+
+__all__ = ["cut_back", "header_of", "readmit"]
+
+_GET_PARENT = "SELECT parent_run_id, parent_offset FROM runs WHERE run_id = ?"
+_GET_CHAIN = """SELECT chain FROM events WHERE run_id = :run_id AND offset = :offset
+    UNION ALL SELECT chain FROM quarantine WHERE run_id = :run_id AND offset = :offset"""
+
+# the record is still there, and is of this very history: or nothing is inserted
+_READMIT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
+    SELECT run_id, ?, ?, ?, ?, ?, offset, chain, ? FROM quarantine
+    WHERE run_id = ? AND offset = ? AND chain = ?"""
+_RELEASE = "DELETE FROM quarantine WHERE run_id = ? AND offset = ?"
+_RAISE_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset) VALUES (?, ?, ?)
+    ON CONFLICT (run_id, lane_id) DO UPDATE SET last_offset = max(last_offset, excluded.last_offset)"""
+
+_CUT = (
+    "DELETE FROM events WHERE run_id = ? AND offset > ?",
+    "DELETE FROM quarantine WHERE run_id = ? AND offset > ?",
+)
+_FORGET_LANES = "DELETE FROM lanes WHERE run_id = ?"
+_COUNT_LANES = """INSERT INTO lanes (run_id, lane_id, last_offset)
+    SELECT run_id, lane_id, max(offset) FROM events WHERE run_id = ? AND kind <> '' GROUP BY lane_id"""
+_GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
+_CUT_RUN_STATE = "DELETE FROM snapshots WHERE run_id = ?"
+_CUT_LANE_STATE = "DELETE FROM lane_snapshots WHERE run_id = ? AND lane_id = ?"
+_SET_RUN = """UPDATE runs SET session_id = ?, status = ?, start_offset = ?, start_chain = ?, last_offset = ?,
+    last_chain = ?, created_at = ?, updated_at = ? WHERE run_id = ?"""
+
+
+def header_of(connection: sqlite3.Connection, run_id: str) -> RunHeader | None:
+    """What the file notes of a run, or None."""
+    run = run_row(connection, run_id)
+    if run is None:
+        return None
+    parent_run_id, parent_offset = connection.execute(_GET_PARENT, (run_id,)).fetchone()
+    parent = None if parent_run_id is None else (parent_run_id, parent_offset)
+    return RunHeader(run_id, run.start, run.session_id, run.status, run.created_at, run.updated_at, parent)
+
+
+def readmit(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry, columns: EntryColumns) -> bool:
+    """Move a record from the quarantine to the events; False if it is not there."""
+    values = (*columns, entry.data, entry.key, run_id, *entry.cursor)
+    if connection.execute(_READMIT, values).rowcount == 0:
+        return False
+    connection.execute(_RELEASE, (run_id, entry.offset))
+    connection.execute(_RAISE_LANE, (run_id, columns.lane_id, entry.offset))
+    return True
+
+
+def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, expected: Cursor) -> None:
+    """Take from a run what comes after ``to``; what is noted of it is ``header`` from then on."""
+    run_id, cursor = header.run_id, to.cursor
+    run = run_row(connection, run_id)
+    row = connection.execute(_GET_CHAIN, {"run_id": run_id, "offset": cursor.offset}).fetchone()
+    there = None if row is None else Cursor(cursor.offset, row[0])
+    bounds = None if run is None else (run.start, run.last)
+    if not check_cut(header, cursor, expected, bounds, there):
+        return
+    # of another history nothing stays, wherever that one starts
+    keep = cursor.offset if bounds is not None and bounds[0] == header.start else -1
+    for statement in _CUT:
+        connection.execute(statement, (run_id, keep))
+    connection.execute(_FORGET_LANES, (run_id,))
+    connection.execute(_COUNT_LANES, (run_id,))
+    tokens = dict(connection.execute(_GET_TOKENS, (run_id,)))
+    history = [kept.saved for kept in history_of(connection, run_id)]
+    keep_only(connection, run_id, history, tokens_before_cut(history, tokens, to, keep))
+    for lane_id, token in tokens.items():
+        if to.snapshots.get(lane_id) == token:
+            continue
+        if lane_id is None:
+            connection.execute(_CUT_RUN_STATE, (run_id,))
+        else:
+            connection.execute(_CUT_LANE_STATE, (run_id, lane_id))
+    noted = (header.session_id, header.status, *header.start, *cursor, header.created_at, header.updated_at)
+    connection.execute(_SET_RUN, (*noted, run_id))

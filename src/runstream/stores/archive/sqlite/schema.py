@@ -1,0 +1,236 @@
+"""The SQLite archive's file: its tables, and how a file that is opened gets them.
+
+``events`` and ``snapshots`` are purpose-agent's own tables with columns added, so that either program
+reads and writes the same file. What it leaves NULL marks a row as foreign: ``events.offset`` and
+``snapshots.token``. Foreign rows are adopted whenever the file is opened
+(:mod:`runstream.stores.archive.sqlite.foreign_rows`).
+
+An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+
+from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.stores.archive.sqlite.foreign_rows import HAS_FOREIGN_ROWS, adopt_events, adopt_snapshots
+from runstream.stores.archive.sqlite.queries import transaction
+
+__all__ = ["SCHEMA_VERSION", "prepare"]
+
+SCHEMA_VERSION = 1
+
+_TABLES = (
+    # the two of purpose-agent, word for word
+    """CREATE TABLE IF NOT EXISTS events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        ts REAL NOT NULL,
+        kind TEXT NOT NULL,
+        lane_id TEXT DEFAULT 'main',
+        data TEXT NOT NULL,
+        created_at REAL DEFAULT (strftime('%s','now'))
+    )""",
+    """CREATE TABLE IF NOT EXISTS snapshots (
+        run_id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        updated_at REAL DEFAULT (strftime('%s','now'))
+    )""",
+    # what it does not know: nullable, as its INSERTs leave them out
+    "ALTER TABLE events ADD COLUMN offset INTEGER",
+    "ALTER TABLE events ADD COLUMN chain INTEGER",
+    "ALTER TABLE events ADD COLUMN key TEXT",
+    "ALTER TABLE snapshots ADD COLUMN offset INTEGER",
+    "ALTER TABLE snapshots ADD COLUMN revision INTEGER",
+    "ALTER TABLE snapshots ADD COLUMN token TEXT",
+    "CREATE UNIQUE INDEX events_by_offset ON events (run_id, offset)",
+    "CREATE INDEX foreign_events ON events (run_id) WHERE offset IS NULL",
+    "CREATE INDEX foreign_snapshots ON snapshots (run_id) WHERE token IS NULL",
+    """CREATE TABLE runs (
+        run_id TEXT NOT NULL PRIMARY KEY,
+        session_id TEXT NOT NULL,
+        status TEXT NOT NULL,
+        start_offset INTEGER NOT NULL,  -- the place before the first event
+        start_chain INTEGER NOT NULL,
+        last_offset INTEGER NOT NULL,
+        last_chain INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        parent_run_id TEXT,
+        parent_offset INTEGER
+    ) WITHOUT ROWID""",
+    "CREATE INDEX runs_by_update ON runs (updated_at)",
+    """CREATE TABLE lanes (
+        run_id TEXT NOT NULL,
+        lane_id TEXT NOT NULL,
+        last_offset INTEGER NOT NULL,
+        PRIMARY KEY (run_id, lane_id)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE lane_snapshots (
+        run_id TEXT NOT NULL,
+        lane_id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        updated_at REAL NOT NULL,
+        offset INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        token TEXT NOT NULL,
+        PRIMARY KEY (run_id, lane_id)
+    )""",
+    """CREATE TABLE quarantine (
+        run_id TEXT NOT NULL,
+        offset INTEGER NOT NULL,
+        chain INTEGER NOT NULL,
+        key TEXT,
+        raw BLOB NOT NULL,
+        reason TEXT NOT NULL,
+        quarantined_at REAL NOT NULL,
+        PRIMARY KEY (run_id, offset)
+    )""",
+    "CREATE TABLE archive (id TEXT NOT NULL)",
+    # every latest state, the run's own with lane_id NULL. A foreign one is known by when it was saved
+    """CREATE VIEW states AS
+        SELECT run_id, NULL AS lane_id, state, coalesce(offset, 0) AS offset, coalesce(revision, 1) AS revision,
+               coalesce(token, printf('foreign-%.6f', updated_at)) AS token, token IS NULL AS is_foreign
+        FROM snapshots
+        UNION ALL
+        SELECT run_id, lane_id, state, offset, revision, token, 0 FROM lane_snapshots""",
+)
+
+# what came later, each by its name: a file that lacks it gets it when it is opened
+_LATER = {
+    # of the events that carry a caller's key
+    "events_by_key": "CREATE INDEX events_by_key ON events (run_id, key, offset) WHERE key IS NOT NULL",
+    # the last lease of each lane, and of each whole run, with lane_id NULL, also when it has run out
+    "leases": """CREATE TABLE leases (
+        run_id TEXT NOT NULL,
+        lane_id TEXT,
+        owner TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        token TEXT NOT NULL,
+        expires_at REAL NOT NULL  -- Unix time in seconds
+    )""",
+    # histories that were deleted here, so that a drain which had one in hand does not bring it back
+    "deleted": """CREATE TABLE deleted (
+        run_id TEXT NOT NULL,
+        start_chain INTEGER NOT NULL,
+        deleted_at REAL NOT NULL,
+        PRIMARY KEY (run_id, start_chain)
+    ) WITHOUT ROWID""",
+    "leases_by_run": "CREATE INDEX leases_by_run ON leases (run_id)",
+    # every snapshot that was ever the latest, as long as it is kept; the state comes last: it may be large
+    "snapshot_history": """CREATE TABLE snapshot_history (
+        id INTEGER PRIMARY KEY,  -- rises from each snapshot of a lane to the next
+        run_id TEXT NOT NULL,
+        lane_id TEXT,  -- NULL: the run's own
+        offset INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
+        token TEXT NOT NULL,
+        archived_at REAL NOT NULL,  -- Unix time in seconds
+        state TEXT NOT NULL
+    )""",
+    "snapshot_history_by_token": """CREATE UNIQUE INDEX snapshot_history_by_token
+        ON snapshot_history (run_id, token)""",
+    "snapshot_history_by_lane": "CREATE INDEX snapshot_history_by_lane ON snapshot_history (run_id, lane_id)",
+}
+
+_GET_ARCHIVE_ID = "SELECT id FROM archive"
+
+# what a file without a version may have of these names: purpose-agent's tables
+_FOREIGN_TABLES = {
+    "events": {"id", "run_id", "seq", "ts", "kind", "lane_id", "data", "created_at"},
+    "snapshots": {"run_id", "state", "updated_at"},
+}
+_OUR_NAMES = frozenset({"runs", "lanes", "lane_snapshots", "quarantine", "archive", "states"})
+
+
+def prepare(
+    connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: float, archive_id: str | None = None
+) -> str:
+    """Make the file an archive of this version, and adopt what purpose-agent has added to it; give its UUID.
+
+    With ``archive_id`` it must be that archive already: StoreUnavailable is raised for anything else. Raises
+    UnsupportedVersion for a newer version and ConfigurationError for another program's file. A file that is
+    refused is unchanged.
+    """
+    connection.execute("PRAGMA synchronous = FULL")
+    # macOS: a plain fsync leaves the data in the disk's cache
+    connection.execute("PRAGMA fullfsync = ON")
+    with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile
+        version = _check_version(connection, path, archive_id)
+    _use_write_ahead_log(connection, path, busy_timeout_seconds)
+    if version == 0 or _lacking(connection) or connection.execute(HAS_FOREIGN_ROWS).fetchone()[0]:
+        with transaction(connection):
+            if _check_version(connection, path) == 0:  # another process may have been here meanwhile
+                _create(connection)
+            for name in _lacking(connection):
+                connection.execute(_LATER[name])
+            adopt_events(connection)
+            adopt_snapshots(connection)
+    found: str = connection.execute(_GET_ARCHIVE_ID).fetchone()[0]
+    return found
+
+
+def _names(connection: sqlite3.Connection) -> set[str]:
+    """The tables, indexes and views of the file."""
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
+def _lacking(connection: sqlite3.Connection) -> list[str]:
+    names = _names(connection)
+    return [name for name in _LATER if name not in names]
+
+
+def _check_version(connection: sqlite3.Connection, path: str, archive_id: str | None = None) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > SCHEMA_VERSION:
+        raise UnsupportedVersion(
+            f"{path} has schema version {found}; this runstream knows up to {SCHEMA_VERSION}: upgrade it",
+            found=found,
+            supported=SCHEMA_VERSION,
+        )
+    names = _names(connection)
+    if found == 0:
+        is_foreign = bool(names & (_OUR_NAMES | _LATER.keys()))
+        for table, expected in _FOREIGN_TABLES.items():
+            columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+            is_foreign |= bool(columns) and not columns >= expected
+    else:
+        is_foreign = not names >= _OUR_NAMES
+    if archive_id is not None:
+        row = None if is_foreign or found == 0 else connection.execute(_GET_ARCHIVE_ID).fetchone()
+        if row != (archive_id,):
+            raise StoreUnavailable(
+                f"{path} is not the archive {archive_id} that was in use there: put that back, or drop it from"
+                " those that the namespace requires and add another"
+            )
+    if is_foreign:
+        raise ConfigurationError(f"{path} is another program's database: name another file")
+    return found
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, path: str, busy_timeout_seconds: float) -> None:
+    deadline = time.monotonic() + busy_timeout_seconds
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            # several openers of a new file: SQLite does not let these wait for each other by itself
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            break
+    if mode != "wal":
+        raise ConfigurationError(
+            f"{path} cannot have a write-ahead log (its journal mode stays {mode!r}): put it on a local disk"
+        )
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in _TABLES:
+        connection.execute(statement)
+    connection.execute("INSERT INTO archive (id) VALUES (?)", (str(uuid.uuid4()),))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -1,0 +1,75 @@
+"""The history of snapshots in a SQLite archive: the table ``snapshot_history``, beside the latest ones.
+
+Each function is one step within a transaction of its caller. A row is never rewritten; rows of one lane are in
+the order of their ids.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from runstream.model.archive_records import ArchiveSnapshot
+from runstream.stores.archive.snapshot_history import KeptSnapshot
+from runstream.stores.local.append_plan import SavedSnapshot
+
+__all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_text"]
+
+_KEEP = """INSERT OR IGNORE INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+# one that was saved before there was a history, or by another program; asked without reading the state
+_IS_UNKNOWN = """SELECT 1 FROM states WHERE run_id = :run_id AND lane_id IS :lane_id AND NOT is_foreign
+    AND NOT EXISTS (SELECT 1 FROM snapshot_history AS known
+        WHERE known.run_id = states.run_id AND known.token = states.token)"""
+_KEEP_REPLACED = """INSERT INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
+    SELECT run_id, lane_id, offset, revision, token, :now, state FROM states
+    WHERE run_id = :run_id AND lane_id IS :lane_id"""
+_DROP_OLD = """DELETE FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id AND id <= (
+    SELECT id FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id
+    ORDER BY id DESC LIMIT 1 OFFSET :keep)"""
+_GET_HISTORY = """SELECT lane_id, offset, revision, token, id FROM snapshot_history
+    WHERE run_id = ? ORDER BY id"""
+_GET_LATEST = "SELECT lane_id, offset, revision, token, NULL FROM states WHERE run_id = ? ORDER BY lane_id"
+_GET_STATE = "SELECT state FROM snapshot_history WHERE run_id = ? AND token = ?"
+_DROP = "DELETE FROM snapshot_history WHERE run_id = ? AND token = ?"
+
+
+def keep_replaced(connection: sqlite3.Connection, run_id: str, lane_id: str | None, now: float) -> None:
+    """Keep the latest snapshot of the run or lane, which is about to be replaced, if the history lacks it."""
+    place = {"run_id": run_id, "lane_id": lane_id, "now": now}
+    if connection.execute(_IS_UNKNOWN, place).fetchone() is not None:
+        connection.execute(_KEEP_REPLACED, place)
+
+
+def keep_snapshot(
+    connection: sqlite3.Connection, run_id: str, snapshot: ArchiveSnapshot, now: float, keep: int | None
+) -> None:
+    """Add the snapshot to the history, and drop all but the latest ``keep`` of its lane."""
+    lane_id, offset, revision, token, text = snapshot
+    if keep != 0:
+        connection.execute(_KEEP, (run_id, lane_id, offset, revision, token, now, text))
+    if keep is not None:
+        connection.execute(_DROP_OLD, {"run_id": run_id, "lane_id": lane_id, "keep": keep})
+
+
+def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot]:
+    """What the file has of the run, of all lanes, in order; the latest at the end where the history lacks them."""
+    rows = connection.execute(_GET_HISTORY, (run_id,)).fetchall()
+    known = {row[3] for row in rows}
+    rows += [row for row in connection.execute(_GET_LATEST, (run_id,)) if row[3] not in known]
+    return [KeptSnapshot(SavedSnapshot(*row[:4]), row[4]) for row in rows]
+
+
+def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> str | bytes | None:
+    """The state's JSON text; None if the history has it not (any more). Bytes where it is damaged."""
+    row = connection.execute(_GET_STATE, (run_id, token)).fetchone()
+    return None if row is None else row[0]
+
+
+def keep_only(
+    connection: sqlite3.Connection, run_id: str, history: Sequence[SavedSnapshot], tokens: Collection[str]
+) -> None:
+    """Drop all of the run's history but these."""
+    stay = set(tokens)
+    gone = [(run_id, saved.token) for saved in history if saved.token not in stay]
+    connection.executemany(_DROP, gone)

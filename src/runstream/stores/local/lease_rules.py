@@ -1,0 +1,75 @@
+"""The rules of leases, for stores that keep them here rather than in Redis: memory and SQLite.
+
+Pure: a store says which leases of a run are in force by its own clock, all within one atomic step of its
+own, and is told whether a write may go on, or what lease it gives out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from runstream.model.results import LeaseGrant
+from runstream.operations.messages import lease_held, lease_lost
+from runstream.stores.tokens import random_token
+
+__all__ = ["HeldLease", "Leases", "check_newest", "check_unleased", "check_write", "new_grant"]
+
+_MICROSECONDS = 1_000_000
+
+
+class HeldLease(NamedTuple):
+    """A lease that is in force: its token, who holds it, and in how many seconds it runs out."""
+
+    token: str
+    owner: str
+    expires_in: float
+
+
+Leases: TypeAlias = Mapping[str | None, HeldLease]
+"""The leases of a run that are in force, by the lane that they are on; None is the whole run."""
+
+
+def check_newest(leases: Leases, grant: LeaseGrant) -> None:
+    """Raise LeaseLost unless this is the lease in force on its lane or run."""
+    held = leases.get(grant.lane_id)
+    if held is None or held.token != grant.token:
+        raise lease_lost(grant)
+
+
+def check_write(run_id: str, leases: Leases, grant: LeaseGrant | None, lanes: Iterable[str]) -> None:
+    """Whether a write that touches these lanes may go on under this lease, or under none.
+
+    Raises LeaseLost if its own is not in force, LeaseHeld where another one is in its way.
+    """
+    if grant is not None:
+        check_newest(leases, grant)
+    if not leases:
+        return  # nearly always
+    for scope in (None, *lanes):
+        held = leases.get(scope)
+        if held is not None and (grant is None or held.token != grant.token):
+            raise lease_held(run_id, scope, held.owner, held.expires_in)
+
+
+def check_unleased(run_id: str, leases: Leases) -> None:
+    """Raise LeaseHeld if any lease is in force."""
+    for scope, held in leases.items():
+        raise lease_held(run_id, scope, held.owner, held.expires_in)
+
+
+def new_grant(
+    run_id: str, leases: Leases, *, lane_id: str | None, owner: str, ttl: float, last_epoch: int, now: float
+) -> LeaseGrant:
+    """The lease that this owner gets, which takes the place of the one in force on that lane or run.
+
+    ``last_epoch`` is the highest that the run has had (0: none), ``now`` Unix time in seconds. Raises
+    LeaseHeld where another one is in the way.
+    """
+    for scope, held in leases.items():
+        # its own it gets back; the whole run and its lanes exclude each other, whoever holds them
+        is_in_the_way = held.owner != owner if scope == lane_id else None in (scope, lane_id)
+        if is_in_the_way:
+            raise lease_held(run_id, scope, held.owner, held.expires_in)
+    epoch = max(int(now * _MICROSECONDS), last_epoch + 1)
+    return LeaseGrant(run_id, lane_id, owner, epoch, random_token(), ttl)

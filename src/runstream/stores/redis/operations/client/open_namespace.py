@@ -1,0 +1,82 @@
+"""Open a namespace: is the server fit for it, and how many partitions does it have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from runstream.model.errors import ConfigurationError
+from runstream.model.results import E, S
+from runstream.stores.redis.exchange import Exchange, Operation, Refusal
+from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
+from runstream.stores.redis.replies import parse_info
+from runstream.stores.redis.session.session import Context
+
+__all__ = ["open_namespace"]
+
+MINIMUM_VERSION = (6, 2)
+
+
+def open_namespace(context: Context[E, S]) -> Operation[None]:
+    """Check the server and the namespace, and note its partitions in the context.
+
+    Raises ConfigurationError for a server that is too old or may evict keys, and for a namespace that
+    has another number of partitions than was asked for.
+    """
+    (info,) = yield Exchange([(b"INFO",)], tolerant=True)
+    if not isinstance(info, Refusal):
+        _check_server(parse_info(info))
+    elif "unknown command" not in str(info.error):  # fakeredis has no INFO, nor an age, a policy or a failover
+        raise ConfigurationError(
+            f"{info.error}; runstream needs INFO: it tells by it whether the server evicts keys, and which server"
+            " gave a lease"
+        )
+    config = namespace_config(context.namespace)
+    if context.partitions is not None:
+        Keys(context.namespace, context.partitions)  # refuses a bad number before it is written
+    wanted = context.partitions or DEFAULT_PARTITIONS
+    (found,) = yield from _ask([config], wanted)
+    partitions = _check_partitions(context, config, found)
+    keys = Keys(context.namespace, partitions)
+    places = [partition.config for partition in keys.partitions]
+    for place, found in zip(places, (yield from _ask(places, partitions)), strict=True):
+        _check_partitions(context, place, found, partitions)
+    context.opened = keys
+
+
+def _ask(places: Sequence[str], wanted: int) -> Operation[list[bytes]]:
+    """How many partitions these keys tell, once those that tell nothing have been given the number.
+
+    Nothing is written where all tell: a full server is opened, and then drained.
+    """
+    queries = [(b"HGET", place, "partitions") for place in places]
+    found: list[bytes | None] = yield Exchange(queries)
+    missing = [place for place, number in zip(places, found, strict=True) if number is None]
+    if missing:
+        yield Exchange([(b"HSETNX", place, "partitions", wanted) for place in missing])
+        found = yield Exchange(queries)
+    return [number or b"" for number in found]
+
+
+def _check_partitions(context: Context[E, S], place: str, found: bytes, wanted: int | None = None) -> int:
+    wanted = context.partitions if wanted is None else wanted
+    if not found.isdigit() or not 1 <= int(found) <= MAX_PARTITIONS:
+        raise ConfigurationError(f"key {place!r} holds {found!r:.80} partitions: it is not a runstream namespace")
+    if wanted is not None and int(found) != wanted:
+        raise ConfigurationError(
+            f"namespace {context.namespace!r} has {int(found)} partitions, not {wanted}: a namespace keeps the"
+            f" number that it was created with; leave out partitions=, or use another namespace"
+        )
+    return int(found)
+
+
+def _check_server(info: Mapping[str, str]) -> None:
+    version = info.get("redis_version", "")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if len(numbers) == 2 and numbers < MINIMUM_VERSION:
+        raise ConfigurationError(f"the server is Redis {version}; runstream needs Redis 6.2 or later, or Valkey")
+    policy = info.get("maxmemory_policy", "")
+    if policy.startswith("allkeys-"):
+        raise ConfigurationError(
+            f"the server has maxmemory-policy {policy}: it would drop acknowledged events without a word;"
+            " set it to noeviction"
+        )

@@ -1,0 +1,167 @@
+"""Deliver batches: send them, and, in a store that resends what is lost, put that back first.
+
+After a failover a server can lack what it acknowledged. A store with ``resend_lost`` holds the events that it
+appended last (:mod:`~runstream.stores.redis.session.recent_appends`). Where an append finds the history behind
+them or another one, those that are not there any more are appended again: once, in order, as new offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from runstream.codec.event_codec import EncodedEvent
+from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, RunstreamError
+from runstream.model.results import E, S
+from runstream.operations.coverage import Covered
+from runstream.operations.filters import check_leased
+from runstream.stores.redis.append_result import Applied, Outcome, Written
+from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.stores.redis.operations.client.read import standing_of, standing_query
+from runstream.stores.redis.operations.client.send import batch_of, send
+from runstream.stores.redis.replies import place
+from runstream.stores.redis.scripts.calls import Batch
+from runstream.stores.redis.session.recent_appends import RecentBook
+from runstream.stores.redis.session.session import Context
+
+__all__ = ["deliver"]
+
+
+def deliver(context: Context[E, S], batches: Sequence[Batch]) -> Operation[list[Applied]]:
+    """Send batches of different runs in one round trip. Raises what the first refused one was refused for."""
+    if context.require_lease:
+        for batch in batches:
+            lane_id = None if batch.snapshot is None else batch.snapshot.lane_id
+            check_leased(batch.run_id, batch.lanes if lane_id is None else (*batch.lanes, lane_id), batch.grant)
+    recent = context.recent
+    if recent is not None:
+        for batch in batches:
+            if recent.owed(batch.run_id):
+                yield from _pay(context, recent, batch)
+    outcomes = yield from send(context, batches)
+    try:
+        return (yield from _applied(context, batches, outcomes))
+    except BaseException:
+        # of a call that fails or is broken off, what was applied is not sent anew when it is repeated
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            if isinstance(outcome, Applied):
+                context.unsettled.keep(batch, outcome)
+        raise
+
+
+def _applied(
+    context: Context[E, S], batches: Sequence[Batch], outcomes: list[Outcome]
+) -> Operation[list[Applied]]:
+    applied = []
+    for index, batch in enumerate(batches):
+        outcome, recent = outcomes[index], context.recent
+        if recent is not None and isinstance(outcome, AcknowledgedWritesLost | HistoryDiverged):
+            outcome = outcomes[index] = yield from _resend(context, recent, batch, outcome)
+        if isinstance(outcome, RunstreamError):
+            raise outcome
+        applied.append(outcome)
+    return applied
+
+
+def _resend(
+    context: Context[E, S], recent: RecentBook, batch: Batch, loss: AcknowledgedWritesLost | HistoryDiverged
+) -> Operation[Outcome]:
+    """Put back what this store appended and the server lost; then send the batch that found out.
+
+    Gives the loss itself where that does not make up for it: where this store has seen events of others
+    that are lost, or appended more than it holds.
+    """
+    run_id = batch.run_id
+    yield from _begin(recent, run_id)
+    try:
+        seen, held = context.seen.get(run_id), recent.get(run_id)
+        present = yield from _count_present(context, run_id, held)
+        if seen is None or not held or present is None:
+            return loss
+        is_made_up_for = seen.cursor == held[-1][0]
+        if present < len(held):
+            after = held[present - 1][0].offset if present else 0
+            is_made_up_for = (
+                is_made_up_for
+                and (present > 0 or recent.is_complete(run_id))
+                and not recent.knows_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
+            )
+            recent.keep(run_id, held[:present])
+            recent.owe(run_id, [event for _, event in held[present:]])
+            # what is covered of the history that is gone says nothing of this one
+            context.forget_history(run_id)
+    finally:
+        recent.end(run_id)
+    yield from _pay(context, recent, batch)
+    if not is_made_up_for:
+        return loss
+    if batch.snapshot is not None:
+        batch = batch._replace(snapshot=replace(batch.snapshot, covers=Covered()))
+    (outcome,) = yield from send(context, [batch])
+    return outcome
+
+
+def _pay(context: Context[E, S], recent: RecentBook, payer: Batch) -> Operation[None]:
+    """Put back what is owed to the payer's run, but for what another's lease is in the way of, for now."""
+    run_id, grant = payer.run_id, payer.grant
+    yield from _begin(recent, run_id)
+    try:
+        owed = recent.owed(run_id)
+        if not owed:
+            return
+        portions = [owed]
+        if grant is not None and grant.lane_id is not None:
+            portions = _by_lane(owed)
+        while portions:
+            portion = portions.pop(0)
+            lanes = {event.lane_id for event in portion}
+            carried = grant if grant is not None and (grant.lane_id is None or {grant.lane_id} == lanes) else None
+            is_keyed = any(event.key is not None for event in portion)
+            batch = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
+            (outcome,) = yield from send(context, [batch], checked=False)
+            if isinstance(outcome, Applied):
+                recent.paid(run_id, lanes)
+            elif not isinstance(outcome, LeaseHeld):
+                raise outcome
+            elif len(lanes) > 1:
+                portions += _by_lane(portion)
+    finally:
+        recent.end(run_id)
+
+
+def _by_lane(events: Sequence[EncodedEvent]) -> list[Sequence[EncodedEvent]]:
+    lanes: dict[str, list[EncodedEvent]] = {}
+    for event in events:
+        lanes.setdefault(event.lane_id, []).append(event)
+    return list(lanes.values())
+
+
+def _begin(recent: RecentBook, run_id: str) -> Operation[None]:
+    while not recent.begin(run_id):
+        yield Exchange([(b"TIME",)])  # another thread or task is at it
+
+
+def _count_present(context: Context[E, S], run_id: str, held: Sequence[Written]) -> Operation[int | None]:
+    """How many of these events the run still has, the first ones; None if that cannot be told any more.
+
+    One event that is there proves all before it: its place has their chain. What has been trimmed, and has
+    none after it, can only be told from the archived mark.
+    """
+    keys = context.keys.run(run_id)
+    queries = [standing_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
+    meta, first = yield Exchange(queries, atomic=True)
+    standing = standing_of(meta)
+    first_hot = place(first[0][0]).offset if first else standing.last.offset + 1
+    trimmed = sum(cursor.offset < first_hot for cursor, _ in held)
+    low, high = trimmed, len(held)
+    while low < high:
+        middle = (low + high) // 2
+        cursor = held[middle][0]
+        (found,) = yield Exchange([(b"XRANGE", keys.events, str(cursor.offset), str(cursor.offset))])
+        if found and place(found[0][0]) == cursor:
+            low = middle + 1
+        else:
+            high = middle
+    if low > trimmed or trimmed == 0 or not standing.exists:
+        return low if standing.exists else 0
+    return trimmed if standing.mark == held[trimmed - 1][0] else None

@@ -1,0 +1,153 @@
+"""List runs, tell what is known of one, delete one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+
+from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.results import E, RunInfo, S
+from runstream.operations.filters import RunFilter, check_count
+from runstream.stores.redis.exchange import Exchange, Items, Operation, Stream
+from runstream.stores.redis.operations.client.read import standing_of
+from runstream.stores.redis.operations.client.send import held, settle
+from runstream.stores.redis.replies import as_map, place, scored
+from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
+from runstream.stores.redis.session.session import Context
+
+__all__ = ["delete_run", "list_runs", "run_info", "runs"]
+
+_CHUNK = 200
+_INFO = ("start", "last", "mark", "status", "retired", "session", "created", "updated", "parent")
+
+
+def run_info(context: Context[E, S], run_id: str) -> Operation[RunInfo | None]:
+    """What is known of a run, or None."""
+    check_run_id(run_id)
+    (info,) = yield from _infos(context, [run_id])
+    return info
+
+
+def runs(
+    context: Context[E, S],
+    *,
+    session_id: str | None = None,
+    status: str | None = None,
+    updated_after: float | None = None,
+    limit: int | None = None,
+) -> Stream:
+    """The runs that match, the most recently updated first."""
+    check_count("limit", limit)
+    wanted = RunFilter(session_id, status, updated_after)
+    run_ids = yield from _run_ids(context, session_id, updated_after)
+    left = limit
+    for at in range(0, len(run_ids), _CHUNK):
+        infos = yield from _infos(context, run_ids[at : at + _CHUNK])
+        matching = [info for info in infos if info is not None and wanted(info)]
+        if session_id:
+            # the session's set is not touched by events that name no session
+            matching.sort(key=lambda info: info.updated_at, reverse=True)
+        matching = list(islice(matching, left))
+        yield Items(matching)
+        if left is not None:
+            left -= len(matching)
+            if left <= 0:
+                return
+
+
+def list_runs(context: Context[E, S]) -> Operation[list[str]]:
+    """The ids of all runs, the most recently updated first."""
+    return (yield from _run_ids(context, None, None))
+
+
+def _run_ids(context: Context[E, S], session_id: str | None, updated_after: float | None) -> Operation[list[str]]:
+    keys = context.keys
+    if session_id:
+        check_name("session_id", session_id)
+    # no set has the runs without a session
+    places = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
+    # they are right to the second
+    low = "-inf" if updated_after is None or session_id else f"{(updated_after - 1) * MICROSECONDS:.0f}"
+    replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in places])
+    updated = dict(pair for reply in replies for pair in scored(reply))
+    # of those that share a second, each tells its time itself
+    shared = Counter(time // MICROSECONDS for time in updated.values())
+    close = [run_id for run_id, time in updated.items() if shared[time // MICROSECONDS] > 1]
+    for at in range(0, len(close), _CHUNK):
+        chunk = close[at : at + _CHUNK]
+        times = yield Exchange([(b"HGET", keys.run(run_id).meta, "updated") for run_id in chunk])
+        updated.update((run_id, int(time)) for run_id, time in zip(chunk, times, strict=True) if time)
+    return sorted(updated, key=updated.__getitem__, reverse=True)
+
+
+def _infos(context: Context[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | None]]:
+    queries: list[tuple[object, ...]] = []
+    for run_id in run_ids:
+        keys = context.keys.run(run_id)
+        queries.append((b"HMGET", keys.meta, *_INFO))
+        queries.append((b"XRANGE", keys.events, "-", "+", b"COUNT", 1))
+    replies = yield Exchange(queries)
+    infos: list[RunInfo | None] = []
+    for run_id, meta, first in zip(run_ids, replies[::2], replies[1::2], strict=True):
+        infos.append(_info(run_id, meta, first))
+    return infos
+
+
+def _info(run_id: str, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
+    standing = standing_of(meta[:5])
+    if not standing.exists:
+        return None
+    session, created, updated, parent = meta[5:]
+    return RunInfo(
+        run_id,
+        session.decode() if session else "",
+        standing.status,
+        standing.last.offset,
+        standing.mark.offset,
+        place(first[0][0]).offset if first else standing.last.offset + 1,
+        int(created or 0) / MICROSECONDS,
+        int(updated or 0) / MICROSECONDS,
+        _parent(parent),
+    )
+
+
+def _parent(text: bytes | None) -> tuple[str, int] | None:
+    """A fork's origin: ``OFFSET:RUN``. Nothing writes it yet."""
+    if not text:
+        return None
+    offset, _, run_id = text.decode().partition(":")
+    return run_id, int(offset)
+
+
+def delete_run(context: Context[E, S], run_id: str) -> Operation[bool]:
+    """Remove all that Redis holds of a run. False if there was nothing; LeaseHeld while a lease is in force."""
+    check_run_id(run_id)
+    yield from settle(context, [run_id])  # or it would come after the deletion and create the run anew
+    was_there = yield from _delete(context, run_id)
+    context.unsettled.forget(run_id)
+    context.forget(run_id)
+    return was_there
+
+
+def _delete(context: Context[E, S], run_id: str) -> Operation[bool]:
+    unsettled = context.unsettled
+    while True:
+        (reply,) = yield Exchange([(b"HGETALL", context.keys.run(run_id).meta)])
+        meta = {name.decode(): value.decode() for name, value in as_map(reply).items()}
+        start, former = meta.get("start"), unsettled.deletion(run_id)
+        if former is not None and former != start:  # it was deleted; what is there now is another one
+            unsettled.end_deletion(run_id)
+            return True
+        if start is None:
+            return False
+        lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
+        call = delete_call(context.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
+        unsettled.begin_deletion(run_id, start)
+        (outcome,) = yield Exchange([call])
+        unsettled.end_deletion(run_id)
+        if isinstance(outcome, list):
+            raise held(run_id, outcome[1:])
+        if int(outcome) >= 0:  # otherwise a snapshot was saved in between
+            # 0: it was there when its meta was read, so redis-py has sent this twice, or another did the same
+            return True

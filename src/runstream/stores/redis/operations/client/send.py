@@ -1,0 +1,282 @@
+"""Send batches to the append script, and note what its replies tell.
+
+A batch that gets no reply waits to be settled; see :mod:`~runstream.stores.redis.session.in_flight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from runstream.codec.event_codec import EncodedEvent
+from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError
+from runstream.model.results import Cursor, E, LeaseGrant, S
+from runstream.model.state import status_after
+from runstream.operations.messages import (
+    diverged,
+    lease_held,
+    lease_lost,
+    lost,
+    offset_conflict,
+    snapshot_conflict,
+    too_many_hot_events,
+)
+from runstream.stores.redis.append_result import Applied, Outcome, TooOld
+from runstream.stores.redis.exchange import Exchange, Operation, Refusal
+from runstream.stores.redis.replies import known_place, offset_of, place
+from runstream.stores.redis.scripts.calls import (
+    MICROSECONDS,
+    PRODUCER_WINDOW_SECONDS,
+    Batch,
+    LaneSpan,
+    Sending,
+    append_call,
+    lane_of_lease,
+)
+from runstream.stores.redis.session.in_flight import Attempt
+from runstream.stores.redis.session.session import Context, Producer
+
+__all__ = ["batch_of", "heard", "held", "outcome_of", "send", "settle"]
+
+_Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
+"""That a batch was applied, in one text; what it was refused for; or that the script itself was."""
+
+
+def batch_of(
+    run_id: str,
+    events: Sequence[EncodedEvent],
+    *,
+    is_keyed: bool = False,
+    expected_offset: int | None = None,
+    grant: LeaseGrant | None = None,
+) -> Batch:
+    """The batch that appends these events to a run; ``is_keyed`` if some of them may have a key."""
+    return Batch(
+        run_id,
+        events,
+        next((event.session_id for event in events if event.session_id), ""),
+        # where some may be known, the script finds it: what is not written again says nothing again
+        "" if is_keyed else status_after(event.kind for event in events) or "",
+        _spans(events),
+        is_keyed,
+        expected_offset,
+        grant,
+    )
+
+
+def _spans(events: Sequence[EncodedEvent]) -> dict[str, LaneSpan]:
+    firsts: dict[str, int] = {}
+    lasts: dict[str, int] = {}
+    for index, event in enumerate(events, 1):
+        lane = event.lane_id
+        firsts.setdefault(lane, index)
+        lasts[lane] = index
+    return {lane: LaneSpan(firsts[lane], last, events[last - 1].seq) for lane, last in lasts.items()}
+
+
+def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:
+    """Send batches of different runs in one round trip, and give what became of each.
+
+    What waits to be settled of these runs goes first. With ``checked`` False the script does not compare
+    the history with what this store saw last.
+    """
+    claimed = (yield from _claim(context, batches)) if context.unsettled else {}
+    fresh = [batch for batch in batches if batch.run_id not in claimed] if claimed else batches
+    if fresh:
+        producer = context.producers.take()
+        attempts = [_begin(context, batch, producer, checked=checked) for batch in fresh]
+        replies = yield from _attempt(context, attempts)
+        context.producers.give_back(producer)
+        outcomes = []
+        for attempt, reply in zip(attempts, replies, strict=True):
+            batch, outcome = attempt.batch, _outcome(attempt, reply)
+            outcomes.append(outcome)
+            if batch.snapshot is not None and isinstance(outcome, Applied):
+                context.unsettled.supersede(batch.run_id, batch.snapshot.lane_id)
+        if not claimed:
+            return outcomes
+        claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
+    return [claimed[batch.run_id] for batch in batches]
+
+
+def outcome_of(attempt: Attempt, reply: _Reply) -> Operation[Outcome]:
+    """What becomes of a batch that got this reply: sent again where it can be put otherwise, and only there."""
+    if not isinstance(reply, bytes) and _put_otherwise(attempt.owner, attempt, reply):
+        (reply,) = yield from _attempt(attempt.owner, [attempt])
+    return _outcome(attempt, reply)
+
+
+def _claim(context: Context[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
+    """Settle what waits of these runs, and give what became of those batches that were among it."""
+    yield from settle(context, [batch.run_id for batch in batches])
+    outcomes = ((batch.run_id, context.unsettled.claim(batch)) for batch in batches)
+    return {run_id: outcome for run_id, outcome in outcomes if outcome is not None}
+
+
+def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
+    """Send again what got no reply in these runs, and keep what becomes of it for callers that repeat it.
+
+    One caller at a time: the others wait for what it finds out.
+    """
+    book = context.unsettled
+    if not book:
+        return
+    while (attempts := book.take(run_ids)) is None:
+        yield Exchange([(b"TIME",)])
+    if not attempts:
+        return
+    try:
+        replies = yield from _attempt(context, attempts)
+        for attempt, reply in zip(attempts, replies, strict=True):
+            # what it tells of snapshots and of what they cover, its own writer has to know, and nobody else
+            book.keep(attempt.batch, _outcome(attempt, reply))
+    finally:
+        book.done(attempts)
+
+
+def heard(context: Context[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int) -> None:
+    """Note the time and the last place, with this offset, that the reply to an applied batch tells."""
+    context.server_clock.heard(server_time)
+    context.seen.note(run_id, start, last, offset)
+
+
+def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
+    sending = Sending(
+        producer.name,
+        producer.number,
+        context.server_clock.now(),
+        context.seen.get(batch.run_id) if checked else None,
+        context.max_hot_events,
+    )
+    return Attempt(context, batch, append_call(context.keys, batch, sending), sending)
+
+
+def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[list[_Reply]]:
+    """One round trip, and another for what has to be put otherwise. What gets no reply waits to be settled."""
+    is_done = False
+    try:
+        replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
+        for index, attempt in enumerate(attempts):
+            if type(replies[index]) is not bytes and _put_otherwise(context, attempt, replies[index]):
+                (replies[index],) = yield Exchange([attempt.call], tolerant=True)
+        is_done = True
+    finally:
+        if not is_done:
+            # for an error, or because the caller was cancelled: all of them, as nobody is told of any of them
+            context.unsettled.put(attempts)
+    return replies
+
+
+def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: Sequence[bytes] | Refusal) -> bool:
+    """Whether the script refused for what can be put otherwise; then the attempt's call is the other one."""
+    if isinstance(reply, Refusal):
+        return False
+    if reply[0] == b"whole" and attempt.batch.snapshot is not None:
+        # somebody else saved a snapshot since: there is nothing to make a difference from
+        attempt.batch.snapshot.known_state = None
+    elif reply[0] == b"stale" and not attempt.is_old:
+        # the clocks differ, not the ages: what was refused was not applied, so it is as good as new
+        context.server_clock.heard(reply[1], reset=True)
+        attempt.sending = attempt.sending._replace(sent_at=context.server_clock.now())
+    else:
+        return False
+    attempt.call = append_call(context.keys, attempt.batch, attempt.sending)
+    return True
+
+
+def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
+    """What a script's 'held' says: field, owner, microseconds."""
+    field, owner, left = facts
+    return lease_held(run_id, lane_of_lease(field.decode()), owner.decode(), int(left) / MICROSECONDS)
+
+
+def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+    """What the append script's reply says that is not 'ok'; see its header."""
+    run_id, seen = batch.run_id, context.seen.get(batch.run_id)
+    if outcome == b"held":
+        return held(run_id, facts)
+    if outcome == b"unleased" and batch.grant is not None:
+        return lease_lost(batch.grant)
+    if outcome == b"conflict":
+        return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
+    if outcome == b"snapshot" and batch.snapshot is not None:
+        return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
+    if outcome == b"full":
+        return too_many_hot_events(run_id, int(facts[1]), int(facts[0]), context.max_hot_events or 0)
+    if outcome in (b"archived", b"retired"):
+        return _archived(run_id, outcome, int(facts[0]))
+    if outcome == b"lost":
+        return lost(run_id, int(facts[0]) if seen is None else seen.cursor.offset, int(facts[0]))
+    if outcome == b"diverged" and seen is not None:
+        return diverged(run_id, seen.cursor)
+    if outcome == b"stale":
+        return TooOld(
+            f"an append to run {run_id!r} got no reply and is older than {PRODUCER_WINDOW_SECONDS} seconds:"
+            " whether it was applied can no longer be told, and it was not sent again; read the end of the run"
+        )
+    return ConfigurationError(
+        f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
+        " it was created anew since this store was opened; open the store again"
+    )
+
+
+def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
+    if outcome == b"retired":
+        text = (
+            "was retired, and the snapshot that this one was to follow has left Redis for the archive: nothing was"
+            " written; load it there and go on from it, or put this one in its place (save_snapshot)"
+        )
+    else:
+        text = (
+            f"has events, up to offset {upto}, that have left Redis for the archive and are not covered by this"
+            " snapshot: nobody could recover from it, and nothing was written; recover the run or lane first, go"
+            " on from what that gives, and save again"
+        )
+    return EventsArchived(f"run {run_id!r} {text}", run_id=run_id, first_hot=upto + 1)
+
+
+def _outcome(attempt: Attempt, reply: _Reply) -> Outcome:
+    """What the append script's reply says; see its header."""
+    context, batch = attempt.owner, attempt.batch
+    if not isinstance(reply, bytes):
+        return reply.error if isinstance(reply, Refusal) else _refusal(context, batch, reply[0], reply[1:])
+    run_id, lanes = batch.run_id, batch.lanes
+    former, last, revision, began, server_time, *rest = _words(attempt.sending, reply)
+    last_offset, start = offset_of(last), known_place(began)
+    heard(context, run_id, server_time, began, last, last_offset)
+    known: Mapping[int, Cursor] = {}
+    if len(rest) > len(lanes):
+        lanes, rest, known = _without_known(batch, rest)
+    if lanes or not batch.events:
+        before = offset_of(former)
+        ends = {}
+        for lane, lane_before in zip(lanes, rest, strict=True):
+            ends[lane] = int(lane_before), before + lanes[lane].last
+        context.coverage.appended(run_id, start, before, last_offset, ends)
+        if batch.snapshot is not None:
+            write = batch.snapshot
+            context.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
+    applied = Applied(batch.events, former, last, known)
+    if context.recent is not None and batch.events:
+        context.recent.put(run_id, start.chain, applied.written)
+    return applied
+
+
+def _words(sending: Sending, reply: bytes) -> Sequence[bytes]:
+    """Former last place, last place, revision, start, server time, and what a reply tells of lanes and events."""
+    words = reply.split()
+    if len(words) == 3 and sending.seen is not None:  # an ordinary append: it went right after what was seen
+        return sending.seen.place, words[0], b"0", sending.seen.start, words[1], words[2]
+    _, former, last, revision, _, start, server_time, *rest = words
+    return former, last, revision, start, server_time, *rest
+
+
+def _without_known(
+    batch: Batch, rest: Sequence[bytes]
+) -> tuple[Mapping[str, LaneSpan], list[bytes], Mapping[int, Cursor]]:
+    """What the events that were written add to their lanes, the lanes' former ends, and where the others lie."""
+    befores = dict(zip(batch.lanes, rest, strict=False))
+    pairs = iter(rest[len(batch.lanes) :])
+    known = {int(index) - 1: place(cursor) for index, cursor in zip(pairs, pairs, strict=True)}
+    lanes = _spans([event for index, event in enumerate(batch.events) if index not in known])
+    return lanes, [befores[lane] for lane in lanes], known

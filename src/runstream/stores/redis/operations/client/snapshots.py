@@ -1,0 +1,69 @@
+"""Load snapshots."""
+
+from __future__ import annotations
+
+from runstream.codec.snapshot_fields import PackedState, read_saved
+from runstream.model.errors import CorruptRecordError
+from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.results import E, S, Snapshot
+from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.stores.redis.operations.client.archived_errors import retired_away
+from runstream.stores.redis.replies import as_map, place, retired_of
+from runstream.stores.redis.session.session import Context
+
+__all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
+
+
+def load_snapshot(
+    context: Context[E, S], run_id: str, *, lane_id: str | None = None
+) -> Operation[Snapshot[S] | None]:
+    """The latest snapshot of the run, or of one lane of it."""
+    check_run_id(run_id)
+    if lane_id is not None:
+        check_name("lane_id", lane_id)
+    keys = context.keys.run(run_id)
+    queries = [(b"HGETALL", keys.snapshot(lane_id)), (b"HMGET", keys.meta, "start", "retired")]
+    saved, (start, left) = yield Exchange(queries, atomic=True)
+    snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
+    retired = retired_of(left)
+    if snapshot is None and retired is not None and retired.had_snapshot(lane_id):
+        raise (yield from retired_away(context, run_id, lane_id))
+    if snapshot is None:
+        context.snapshots.drop(run_id, lane_id)
+    elif start:
+        context.coverage.loaded(run_id, lane_id, place(start), snapshot.offset)
+    return snapshot
+
+
+def decode_snapshot(
+    context: Context[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+) -> Snapshot[S] | None:
+    """The snapshot that a hash holds, remembered as what the next difference is made from.
+
+    Raises CorruptRecordError for a hash that fails its checksum or does not decode.
+    """
+    known = decode_known(context, run_id, lane_id, saved)
+    if known is None:
+        return None
+    snapshot, token, packed = known
+    context.snapshots.put(run_id, lane_id, token, snapshot.revision, packed)
+    return snapshot
+
+
+def decode_known(
+    context: Context[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+) -> tuple[Snapshot[S], str, PackedState] | None:
+    """The snapshot that a hash holds, its token, and what a difference from it is made from."""
+    if not saved:
+        return None
+    try:
+        offset, revision, token, fields, packed = read_saved(saved)
+    except ValueError as error:
+        of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
+        raise CorruptRecordError(
+            f"the snapshot{of_lane} of run {run_id!r} does not read: {error}; the events are not affected: save"
+            " a new snapshot from them",
+            run_id=run_id,
+            offset=0,
+        ) from error
+    return Snapshot(context.codec.make_state(run_id, fields), offset, revision), token, packed

@@ -1,0 +1,1 @@
+"""What the drain worker does to Redis."""

@@ -1,0 +1,1 @@
+"""What one store object knows: producers, what was seen, what is in flight, snapshots."""
