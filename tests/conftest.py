@@ -10,8 +10,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from archive_check import Archive
-from backends import (
+
+from tests.support.archive_check import Archive
+from tests.support.backends import (
     AsyncRedisBackend,
     Backend,
     FakeBackend,
@@ -24,8 +25,9 @@ from backends import (
     Store,
     ThreadedBackend,
 )
-from drain_tools import open_archives
-from servers import PROGRAMS, Server, Servers, describe
+from tests.support.drain_tools import open_archives
+from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED
+from tests.support.servers import Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
 for profile, examples in (("suite", 60), ("deep", 2000)):
@@ -40,14 +42,6 @@ for profile, examples in (("suite", 60), ("deep", 2000)):
         ],
     )
 hypothesis.settings.load_profile("suite")
-
-REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]
-REDIS = ["fake", *REAL, *(["valkey-resp2"] if "valkey" in PROGRAMS else [])]
-ASYNC = ["async-fake", *(f"async-{name}" for name in REAL), "threaded-memory", "threaded-sqlite"]
-BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
-SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
-LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
-
 
 # A shell that runs the suite in the background (`.ci/run &` in a script) has SIGINT ignored, which every child
 # would inherit; but there are tests that interrupt themselves and their children. What is handled here is at

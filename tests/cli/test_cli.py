@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from commands import DEADLINE_SECONDS, QUIET, command, run, spawn
-from samples import make_event, make_events, make_state
-from servers import eventually, free_port
 
 from runstream import (
     ConcurrencyConflict,
@@ -35,6 +32,9 @@ from runstream.cli.support.output import ago, bytes_text, printable
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.server_binary import find_server_program
 from runstream.stores.redis.operations.worker import drain
+from tests.support.commands import DEADLINE_SECONDS, QUIET, command, run, spawn
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import eventually, free_port
 
 COMMANDS = ["demo", "drain", "runs", "show", "tail", "status", "archives"]
 COMMANDS += ["unpark", "resolve", "quarantine", "agent"]

@@ -21,15 +21,15 @@ from typing import Any, Self
 
 import pytest
 import typer
-from archive_check import check_archives
-from commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, put_damaged, run, spawn
-from servers import PROGRAMS, eventually, tcp_server
 
 from runstream import JSONLCheckpointer, PAEvent, SQLiteCheckpointer, connect
 from runstream.cli.support.log_formats import logging_to_stderr
 from runstream.cli.support.partitions import parse_partitions
 from runstream.cli.support.signals import stopping_on_signals
 from runstream.stores.redis.operations.admin.status import namespace_status
+from tests.support.archive_check import check_archives
+from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, put_damaged, run, spawn
+from tests.support.servers import PROGRAMS, eventually, tcp_server
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 

@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import check_archives
-from backends import Backend, ServerBackend
-from commands import QUIET, Said, command, run
-from samples import RICH_VALUES, make_event, make_events, make_state, same
-from servers import eventually
 
 from runstream import (
     CorruptRecordError,
@@ -36,6 +31,11 @@ from runstream.codec.lossless_json import load_json
 from runstream.history.merged import WholeRun
 from runstream.model.errors import ConfigurationError
 from runstream.stores.tiered import TieredCheckpointer
+from tests.support.archive_check import check_archives
+from tests.support.backends import Backend, ServerBackend
+from tests.support.commands import QUIET, Said, command, run
+from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
+from tests.support.servers import eventually
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 

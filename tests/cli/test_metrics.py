@@ -19,18 +19,18 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import DEADLINE_SECONDS, QUIET, Place, Worker, get, put_damaged, spawn
 from prometheus_client.parser import text_string_to_metric_families
-from samples import make_state
-from servers import PROGRAMS, eventually, free_port
 
 from runstream.cli.support.http_endpoints import Health, serving
 from runstream.drain.stats import Failure, Progress
 from runstream.stores.redis.operations.worker import drain
+from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Worker, get, put_damaged, spawn
+from tests.support.samples import make_state
+from tests.support.servers import PROGRAMS, eventually, free_port
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 
-COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "docker-compose.yml").read_text())
+COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())
 
 
 @pytest.fixture

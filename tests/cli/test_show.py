@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Place, Said, run
-from samples import make_event, make_events, make_state
-from servers import PROGRAMS
 
 from runstream import DrainWorker, connect
+from tests.support.commands import Place, Said, run
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import PROGRAMS
 
 
 def fill(store: Any) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import redis
-from commands import DEADLINE_SECONDS, QUIET, Place, Worker, command, put_damaged, run
-from servers import PROGRAMS, eventually
 
 from runstream import PAEvent, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Worker, command, put_damaged, run
+from tests.support.servers import PROGRAMS, eventually
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 

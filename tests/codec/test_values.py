@@ -24,7 +24,6 @@ import pydantic
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from samples import BERLIN, RICH_VALUES, any_text, hashables, make_event, same, values
 
 from runstream.codec.archive_entries import archive_entries, archive_entry, entry_fields, plain_entries
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
@@ -46,6 +45,7 @@ from runstream.codec.snapshot_fields import PackedState, pack_state, state_check
 from runstream.model.archive_records import ArchiveEntry, contents_of, kept_aside
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
 from runstream.model.results import Cursor
+from tests.support.samples import BERLIN, RICH_VALUES, any_text, hashables, make_event, same, values
 
 PACKER = Packer(None)
 

@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend
-from drain_tools import Hot, due, open_archives, open_hot, parked, put_raw
 
 from runstream import (
     ConfigurationError,
@@ -40,6 +37,9 @@ from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.stores.redis.exchange import Exchange, Replies
 from runstream.stores.redis.operations.worker import drain
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, RedisBackend
+from tests.support.drain_tools import Hot, due, open_archives, open_hot, parked, put_raw
 
 DEADLINE_SECONDS = 30.0
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_archives, check_drained
-from process_worlds import Child
-from samples import make_event, make_events, make_state
-from servers import PROGRAMS, Pair, eventually, primary_and_replica
 
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.drain import Trim
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
+from tests.support.archive_check import Archive, check_archives, check_drained
+from tests.support.process_worlds import Child
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import PROGRAMS, Pair, eventually, primary_and_replica
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
 

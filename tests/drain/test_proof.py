@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend
-from drain_tools import ask, first_hot, parked
-from samples import make_event, make_events, make_state
 
 from runstream import (
     DrainWorker,
@@ -37,6 +33,10 @@ from runstream.model.archive_records import ArchiveEntry, Position, RunBatch
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.stores.redis.operations.worker import drain
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend
+from tests.support.drain_tools import ask, first_hot, parked
+from tests.support.samples import make_event, make_events, make_state
 
 Hot = RedisCheckpointer[Any, Any]
 

@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend, FakeBackend, RedisBackend, ServerBackend
-from drain_tools import Hooked, open_archives
-from samples import make_event, make_events, make_state
-from servers import PROGRAMS, Servers, eventually
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -43,6 +38,11 @@ from runstream.stores.redis.exchange import Exchange, Replies
 from runstream.stores.redis.operations.worker import drain, retire
 from runstream.stores.redis.operations.worker.retire import Fit
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, FakeBackend, RedisBackend, ServerBackend
+from tests.support.drain_tools import Hooked, open_archives
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import PROGRAMS, Servers, eventually
 
 Hot = RedisCheckpointer[Any, Any]
 

@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend
-from disks import DISKS, SmallDisk, can_mount, mounted, remount, small_disk, without_privileges
-from syscalls import CAN_REFUSE, where_refused
 
 from runstream import (
     ConfigurationError,
@@ -41,6 +37,10 @@ from runstream.stores.archive.jsonl import run_log
 from runstream.stores.archive.jsonl.file_locks import Locks, write_all
 from runstream.stores.archive.sqlite import connection as sqlite_file
 from runstream.stores.redis.exchange import Exchange
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, RedisBackend
+from tests.support.disks import DISKS, SmallDisk, can_mount, mounted, remount, small_disk, without_privileges
+from tests.support.syscalls import CAN_REFUSE, where_refused
 
 BUSY_SECONDS = 0.2
 
@@ -272,7 +272,7 @@ def test_a_disk_that_fails_is_unavailable_and_the_same_objects_go_on(
 KILLED_AT_FSYNC = """
 import sys
 from runstream import JSONLCheckpointer, SQLiteCheckpointer, create_event
-from syscalls import KILL, refuse
+from tests.support.syscalls import KILL, refuse
 archive = (SQLiteCheckpointer if sys.argv[1] == "sqlite" else JSONLCheckpointer)(sys.argv[2])
 archive.append("r", [create_event("r", "text.delta", seq=1)])
 refuse(["fsync", "fdatasync"], KILL)

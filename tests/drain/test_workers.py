@@ -14,24 +14,8 @@ from typing import Any
 
 import pytest
 import redis
-from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend, ServerBackend
-from drain_tools import (
-    Hooked,
-    Hot,
-    Outage,
-    ask,
-    due,
-    emit,
-    first_hot,
-    open_archives,
-    open_hot,
-    running,
-    server_seconds,
-)
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import DEADLINE_SECONDS, PROGRAMS, Servers, eventually
 
 from runstream import (
     ConfigurationError,
@@ -54,6 +38,22 @@ from runstream.stores.redis.operations.admin import status
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport, namespace_status
 from runstream.stores.redis.operations.worker import drain
 from runstream.testing import Fault, FaultProxy
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, RedisBackend, ServerBackend
+from tests.support.drain_tools import (
+    Hooked,
+    Hot,
+    Outage,
+    ask,
+    due,
+    emit,
+    first_hot,
+    open_archives,
+    open_hot,
+    running,
+    server_seconds,
+)
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Servers, eventually
 
 needs_server = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

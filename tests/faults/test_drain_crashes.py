@@ -1,4 +1,4 @@
-"""P8 at every point at which a worker can die: see :mod:`crash_walk` for how they are walked."""
+"""P8 at every point at which a worker can die: see :mod:`tests.support.crash_walk` for how they are walked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from crash_walk import Found, Task
-from servers import PROGRAMS, Servers
+
+from tests.support.crash_walk import Found, Task
+from tests.support.servers import PROGRAMS, Servers
 
 pytestmark = [
     pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server"),
@@ -33,7 +34,7 @@ def walk(
     def walk(**what: object) -> Found:
         task = Task(servers.get("valkey").socket_path, namespace, str(tmp_path), **what)  # type: ignore[arg-type]  # any of its fields
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "crash_walk", json.dumps(asdict(task))],
+            [sys.executable, "-W", "error", "-m", "tests.support.crash_walk", json.dumps(asdict(task))],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_archives, check_drained
-from process_worlds import DEADLINE_SECONDS, Child, Command, Score, Turn
-from samples import make_event, make_state
-from servers import PROGRAMS, Server, Servers, eventually
 
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.operations.admin.status import namespace_status
+from tests.support.archive_check import Archive, check_archives, check_drained
+from tests.support.process_worlds import DEADLINE_SECONDS, Child, Command, Score, Turn
+from tests.support.samples import make_event, make_state
+from tests.support.servers import PROGRAMS, Server, Servers, eventually
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_worlds import Child
-from samples import make_event, make_events, make_state
-from servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually, primary_and_replica
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -36,6 +33,9 @@ from runstream import (
     connect_async,
 )
 from runstream.testing import Fault, FaultProxy
+from tests.support.process_worlds import Child
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually, primary_and_replica
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_worlds import DEADLINE_SECONDS, SHARED_KEYS, Child, Journal, Sent
-from samples import make_event, make_state
-from servers import PROGRAMS, Server, Servers
 
 from runstream import LeaseHeld, RedisCheckpointer, connect
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of, key_of, record_crc
 from runstream.model.results import Cursor
+from tests.support.process_worlds import DEADLINE_SECONDS, SHARED_KEYS, Child, Journal, Sent
+from tests.support.samples import make_event, make_state
+from tests.support.servers import PROGRAMS, Server, Servers
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

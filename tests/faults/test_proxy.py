@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import PROGRAMS, Server, Servers, eventually, tcp_server
 
 from runstream.testing import Fault, FaultProxy
 from runstream.testing.fault_proxy.resp import Framer, command_name
+from tests.support.servers import PROGRAMS, Server, Servers, eventually, tcp_server
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

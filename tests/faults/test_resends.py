@@ -15,12 +15,9 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from backends import Blocking, LoopThread, kept_replies
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from samples import make_event, make_events, make_state
-from servers import PROGRAMS, Server, Servers, eventually
 
 from runstream import AsyncRedisCheckpointer, RedisCheckpointer, StoreUnavailable
 from runstream.codec.chain import next_chain
@@ -30,6 +27,9 @@ from runstream.model.state import RunState
 from runstream.stores.redis.operations.worker import drain, retire
 from runstream.stores.redis.scripts import calls
 from runstream.testing import Fault, FaultProxy
+from tests.support.backends import Blocking, LoopThread, kept_replies
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import PROGRAMS, Server, Servers, eventually
 
 pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 

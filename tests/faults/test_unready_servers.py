@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends import Blocking, LoopThread
-from samples import make_events
-from servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually
 
 from runstream import ConfigurationError, RunStore, StoreUnavailable, connect, connect_async
+from tests.support.backends import Blocking, LoopThread
+from tests.support.samples import make_events
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import redis
 import yaml
-from servers import PROGRAMS
 from typer.main import get_command
 
 from runstream.cli import app
+from tests.support.servers import PROGRAMS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 
@@ -65,7 +65,7 @@ def test_every_command_in_the_readme_is_one() -> None:
 
 def test_the_readme_names_tests_that_there_are() -> None:
     """Each promise that holds names the file that tries to break it."""
-    named = set(re.findall(r"`(tests/\w+\.py)`", README))
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", README))
     assert len(named) >= 5
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
@@ -112,7 +112,7 @@ def option(service: str, name: str) -> str:
 
 
 def test_the_compose_files_drain_has_a_health_check_at_its_own_port() -> None:
-    """It asks where the worker listens; what it runs is tried in test_drain_metrics."""
+    """It asks where the worker listens; what it runs is tried in tests/cli/test_metrics.py."""
     drain = COMPOSE["services"]["drain"]
     port = option("drain", "--metrics-port")
     assert drain["expose"] == [port]

@@ -13,10 +13,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend
-from commands import run
-from drain_tools import put_raw
 
 from runstream import (
     DrainWorker,
@@ -41,6 +37,10 @@ from runstream.repair.quarantine import Retried, retry
 from runstream.stores.archive.jsonl import run_log
 from runstream.stores.redis.operations.admin import status
 from runstream.stores.redis.operations.worker import drain
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, RedisBackend
+from tests.support.commands import run
+from tests.support.drain_tools import put_raw
 
 Hot = RedisCheckpointer[Any, Any]
 START = Cursor(0, 77)

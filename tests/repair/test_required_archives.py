@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend, ServerBackend
-from drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
-from samples import make_event, make_events
-from servers import PROGRAMS, eventually
 from typer.testing import CliRunner
 
 from runstream import (
@@ -37,6 +32,11 @@ from runstream.repair.required_archives import add_archive, copy_run, drop_archi
 from runstream.stores.redis.operations.admin import required_archives
 from runstream.stores.redis.operations.admin.status import namespace_status
 from runstream.stores.redis.operations.worker import drain
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, RedisBackend, ServerBackend
+from tests.support.drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
+from tests.support.samples import make_event, make_events
+from tests.support.servers import PROGRAMS, eventually
 
 
 @pytest.fixture

@@ -20,10 +20,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from archive_check import Archive, check_archives
-from backends import Backend, RedisBackend, kept_replies
-from commands import run
-from servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually, primary_and_replica
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -60,6 +56,10 @@ from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.exchange import Exchange, Replies, script_of
 from runstream.stores.redis.operations.admin import restore, status
 from runstream.stores.redis.operations.worker import drain
+from tests.support.archive_check import Archive, check_archives
+from tests.support.backends import Backend, RedisBackend, kept_replies
+from tests.support.commands import run
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually, primary_and_replica
 
 Hot = RedisCheckpointer[Any, Any]
 KEEPS: tuple[Keep, ...] = get_args(Keep)

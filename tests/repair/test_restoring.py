@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, check_drained
-from backends import Backend, FakeBackend, RedisBackend
-from commands import run, spawn
-from drain_tools import Hot, open_archives, open_hot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_runs import Author, check_is_as_before, damage, erase, lose_redis, one_archive, picture
-from samples import make_event, make_events, make_state, same
-from servers import PROGRAMS
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -39,6 +32,13 @@ from runstream.repair.verify import verify_run
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.exchange import Exchange, Replies, script_of
 from runstream.stores.tiered import TieredCheckpointer
+from tests.support.archive_check import Archive, check_drained
+from tests.support.backends import Backend, FakeBackend, RedisBackend
+from tests.support.commands import run, spawn
+from tests.support.drain_tools import Hot, open_archives, open_hot
+from tests.support.random_runs import Author, check_is_as_before, damage, erase, lose_redis, one_archive, picture
+from tests.support.samples import make_event, make_events, make_state, same
+from tests.support.servers import PROGRAMS
 
 KINDS = ("sqlite", "jsonl")
 needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")

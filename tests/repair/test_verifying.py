@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive
-from backends import Backend, FakeBackend, RedisBackend
-from commands import run, spawn
-from drain_tools import Hot, open_hot, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_runs import Author, damage, lose_redis, one_archive
-from samples import make_event, make_events, make_state
-from servers import PROGRAMS
 
 from runstream import DrainWorker, EventKind, connect
 from runstream.repair.resolve import look, resolve
@@ -31,6 +24,13 @@ from runstream.repair.restore import put_back
 from runstream.repair.verify import Verdict, verify_run
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.exchange import Exchange, Replies
+from tests.support.archive_check import Archive
+from tests.support.backends import Backend, FakeBackend, RedisBackend
+from tests.support.commands import run, spawn
+from tests.support.drain_tools import Hot, open_hot, running
+from tests.support.random_runs import Author, damage, lose_redis, one_archive
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import PROGRAMS
 
 KINDS = ("sqlite", "jsonl")
 needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")

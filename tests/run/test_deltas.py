@@ -12,11 +12,6 @@ from typing import Any
 import fakeredis
 import purpose_agent.runtime
 import pytest
-from backends import Backend, RedisBackend, Store
-from handles import Appends, leave, open_run
-from samples import make_event, make_state
-from servers import eventually
-from test_run import Line
 
 from runstream import (
     AsyncRedisCheckpointer,
@@ -28,6 +23,11 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.model.results import DeltaBuffer
+from tests.run.test_run import Line
+from tests.support.backends import Backend, RedisBackend, Store
+from tests.support.handles import Appends, leave, open_run
+from tests.support.samples import make_event, make_state
+from tests.support.servers import eventually
 
 LARGE = DeltaBuffer(max_events=1000, max_bytes=1_000_000, max_milliseconds=1_000_000)
 """One that nothing but a flush empties."""

@@ -16,10 +16,6 @@ import fakeredis
 import purpose_agent.runtime
 import pydantic
 import pytest
-from backends import Backend, RedisBackend, Store, latest
-from conftest import BACKENDS, SHARED
-from handles import Appends, leave, open_run, restarted
-from samples import make_event, make_events, make_state
 
 from runstream import (
     AsyncRedisCheckpointer,
@@ -47,6 +43,10 @@ from runstream.model.protocols import Checkpointer
 from runstream.run import AsyncRun, Run
 from runstream.run.lane import Emission
 from runstream.stores.redis.exchange import Exchange, Replies
+from tests.support.backends import Backend, RedisBackend, Store, latest
+from tests.support.handles import Appends, leave, open_run, restarted
+from tests.support.kinds import BACKENDS, SHARED
+from tests.support.samples import make_event, make_events, make_state
 
 LEASING = [name for name in BACKENDS if "jsonl" not in name]
 SHARED_LEASING = [name for name in SHARED if "jsonl" not in name]

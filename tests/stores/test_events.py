@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from backends import Backend, Store, latest
-from samples import make_event, make_events, make_state
 
 from runstream.model.errors import (
     AcknowledgedWritesLost,
@@ -20,6 +18,8 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind, PAEvent, Visibility
 from runstream.model.results import Appended, Cursor, Recorded
+from tests.support.backends import Backend, Store, latest
+from tests.support.samples import make_event, make_events, make_state
 
 JOIN_SECONDS = 20.0
 

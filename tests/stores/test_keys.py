@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from backends import Backend, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import make_event, make_events, make_state
 
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
@@ -37,6 +35,8 @@ from runstream.model.results import Appended, Cursor, Placement
 from runstream.run.store import LaneStore
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
 from runstream.stores.archive.sqlite import SQLiteCheckpointer, write_batch
+from tests.support.backends import Backend, Store
+from tests.support.samples import make_event, make_events, make_state
 
 START = Cursor(0, 77)
 DAMAGE = "it breaks"

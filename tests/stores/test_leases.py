@@ -13,9 +13,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from backends import Backend, Blocking, SQLiteBackend, Store, latest
-from conftest import BACKENDS, SHARED
-from samples import make_event, make_events, make_state
 
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -32,6 +29,9 @@ from runstream.run.store import LaneStore
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.local.operations import LocalStore
+from tests.support.backends import Backend, Blocking, SQLiteBackend, Store, latest
+from tests.support.kinds import BACKENDS, SHARED
+from tests.support.samples import make_event, make_events, make_state
 
 DEADLINE_SECONDS = 30.0
 LEASING = [name for name in BACKENDS if name != "jsonl"]

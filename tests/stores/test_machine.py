@@ -22,7 +22,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import pytest
-from backends import FakeBackend, RedisBackend, ServerBackend
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -32,7 +31,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from servers import PROGRAMS, Servers
 
 from runstream import (
     Appended,
@@ -45,6 +43,8 @@ from runstream import (
     RunstreamError,
 )
 from runstream.model.results import Cursor, Placement
+from tests.support.backends import FakeBackend, RedisBackend, ServerBackend
+from tests.support.servers import PROGRAMS, Servers
 
 Both: TypeAlias = tuple[Any, Any]
 """What the call gave on Redis, and in memory."""

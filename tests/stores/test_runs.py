@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends import Backend, FileBackend, Store, latest
 from purpose_agent.runtime import EventKind as TheirKind
 from purpose_agent.runtime import PAEvent as TheirEvent
 from purpose_agent.runtime import RunState as TheirState
 from purpose_agent.runtime import RunStatus as TheirStatus
-from samples import RICH_VALUES, make_event, make_events, make_state, same
 
 from runstream.model.errors import (
     ConfigurationError,
@@ -26,6 +24,8 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind, PAEvent, Visibility
 from runstream.model.results import RunInfo
+from tests.support.backends import Backend, FileBackend, Store, latest
+from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
 
 
 def info_of(store: Store, run_id: str = "r") -> RunInfo:

@@ -9,15 +9,15 @@ from typing import Any
 
 import pydantic
 import pytest
-from backends import Backend, Store, latest
-from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import make_event, make_events, make_state, same
 
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError, CorruptRecordError, EncodingError
 from runstream.model.results import Recovery
 from runstream.model.state import NodeState, RunState, RunStatus
+from tests.support.backends import Backend, Store, latest
+from tests.support.kinds import SHARED
+from tests.support.samples import make_event, make_events, make_state, same
 
 _numbers = itertools.count()
 

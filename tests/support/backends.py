@@ -20,7 +20,6 @@ from typing import Any, Self, TypeAlias, TypeVar, cast
 import fakeredis
 import redis
 import redis.asyncio
-from servers import Server
 
 from runstream.model.awaitable import Opening
 from runstream.model.protocols import RunStore
@@ -31,6 +30,7 @@ from runstream.stores.local.operations import LocalStore
 from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.threaded import ThreadedStore
+from tests.support.servers import Server
 
 Store: TypeAlias = RunStore[Any, Any]
 T = TypeVar("T")

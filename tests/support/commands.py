@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from servers import PROGRAMS, Node, eventually
 from typer.testing import CliRunner
 
 from runstream import EventKind, PAEvent, RedisCheckpointer, connect, create_event
 from runstream.cli import app
+from tests.support.servers import PROGRAMS, Node, eventually
 
 DEADLINE_SECONDS = 20.0
 

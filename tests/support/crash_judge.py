@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from archive_check import Archive, archive_faults
-from crash_world import World
-
 from runstream import Snapshot
 from runstream.model.results import Cursor
+from tests.support.archive_check import Archive, archive_faults
+from tests.support.crash_world import World
 
 __all__ = ["faults_at_once", "faults_in_the_end", "standing", "unlike"]
 

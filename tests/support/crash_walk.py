@@ -1,9 +1,9 @@
 """Walk all points at which a drain worker can die, and judge what the next worker makes of it.
 
-``python -m crash_walk TASK`` is a process of one thread that sets a world up once and forks twice for each point:
-a victim, ended there by SIGKILL (nothing unwinds, no claim is given up), and a survivor, a new worker, which
-finishes and judges. Before each point Redis and the archives are put back as they were: keys by ``RESTORE``,
-archives from a copy. It ends with what it has :class:`Found`, as a line of JSON.
+``python -m tests.support.crash_walk TASK`` is a process of one thread that sets a world up once and forks twice
+for each point: a victim, ended there by SIGKILL (nothing unwinds, no claim is given up), and a survivor, a new
+worker, which finishes and judges. Before each point Redis and the archives are put back as they were: keys by
+``RESTORE``, archives from a copy. It ends with what it has :class:`Found`, as a line of JSON.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crash_judge import faults_at_once, faults_in_the_end, standing, unlike
-from crash_points import Disk, Points, insist, watch_files, watch_redis, watch_sqlite, watch_writes
-from crash_world import World
+from tests.support.crash_judge import faults_at_once, faults_in_the_end, standing, unlike
+from tests.support.crash_points import Disk, Points, insist, watch_files, watch_redis, watch_sqlite, watch_writes
+from tests.support.crash_world import World
 
 __all__ = ["Found", "Task"]
 

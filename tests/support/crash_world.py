@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import redis
-from archive_check import Archive
 
 from runstream import (
     DrainWorker,
@@ -24,6 +23,7 @@ from runstream import (
     create_event,
 )
 from runstream.stores.redis.keys import Keys
+from tests.support.archive_check import Archive
 
 __all__ = ["World"]
 

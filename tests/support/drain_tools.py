@@ -8,11 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from archive_check import Archive
-from backends import RedisBackend
-from samples import make_events
-from servers import DEADLINE_SECONDS
-
 from runstream import (
     DrainReport,
     DrainWorker,
@@ -26,6 +21,10 @@ from runstream import (
 from runstream.stores.redis.exchange import Exchange
 from runstream.stores.redis.operations.admin.status import namespace_status
 from runstream.stores.redis.replies import scored
+from tests.support.archive_check import Archive
+from tests.support.backends import RedisBackend
+from tests.support.samples import make_events
+from tests.support.servers import DEADLINE_SECONDS
 
 Hot: TypeAlias = RedisCheckpointer[Any, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends import Backend, Blocking, LoopThread, MemoryBackend, Store
+from tests.support.backends import Backend, Blocking, LoopThread, MemoryBackend, Store
 
 
 class BlockingRun(Blocking):

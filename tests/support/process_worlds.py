@@ -1,8 +1,9 @@
 """Processes for the tests of many writers: how a test runs them, and what they do there.
 
-A test starts a :class:`Child`, which runs ``python -m process_worlds WORLD ARGUMENTS`` with the functions of
-:data:`WORLDS`. The two talk in lines over the child's stdin and stdout; a child whose parent has died ends at the
-next line that it waits for. What was acknowledged to a child stands in its :class:`Journal`, which outlives it.
+A test starts a :class:`Child`, which runs ``python -m tests.support.process_worlds WORLD ARGUMENTS`` with the
+functions of :data:`WORLDS`. The two talk in lines over the child's stdin and stdout; a child whose parent has died
+ends at the next line that it waits for. What was acknowledged to a child stands in its :class:`Journal`, which
+outlives it.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Child:
     """Another process, where a warning is an error; a context manager that ends it if it still runs."""
 
     def __init__(self, world: str, **arguments: Any) -> None:
-        self._start(world, ["-m", "process_worlds", world, json.dumps(arguments)], subprocess.PIPE)
+        self._start(world, ["-m", "tests.support.process_worlds", world, json.dumps(arguments)], subprocess.PIPE)
 
     def _start(self, world: str, arguments: Sequence[str], stderr: Any) -> None:
         self.world = world

@@ -7,11 +7,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from archive_check import Archive
-from backends import RedisBackend
-from drain_tools import Hot, open_hot
-from samples import RICH_VALUES, make_event, make_state
-
 from runstream import (
     ConcurrencyConflict,
     CorruptRecordError,
@@ -25,6 +20,10 @@ from runstream.codec.record import ERASED
 from runstream.drain import Trim
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.redis.keys import RunKeys
+from tests.support.archive_check import Archive
+from tests.support.backends import RedisBackend
+from tests.support.drain_tools import Hot, open_hot
+from tests.support.samples import RICH_VALUES, make_event, make_state
 
 __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one_archive", "picture"]
 

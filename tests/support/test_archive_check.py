@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, archive_faults, check_archives, check_drained, drained_faults
-from backends import Backend
 
 from runstream import (
     DrainWorker,
@@ -31,6 +29,8 @@ from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.results import Cursor
+from tests.support.archive_check import Archive, archive_faults, check_archives, check_drained, drained_faults
+from tests.support.backends import Backend
 
 Hot = RedisCheckpointer[Any, Any]
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from commands import Said, run
-from samples import RICH_VALUES, make_event, make_events, make_state, same
 
 from runstream import (
     ConfigurationError,
@@ -30,6 +28,8 @@ from runstream.integrations.purpose_agent.directory import open_source
 from runstream.integrations.purpose_agent.importer import Imported, Importer
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.results import Cursor
+from tests.support.commands import Said, run
+from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 their_events = pytest.importorskip("purpose_agent.runtime.events")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive, archive_faults
 
 from runstream import (
     ConcurrencyConflict,
@@ -24,6 +23,7 @@ from runstream import (
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.protocols import MendableSink
 from runstream.model.results import Cursor
+from tests.support.archive_check import Archive, archive_faults
 
 
 @pytest.fixture(params=["sqlite", "jsonl"])

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_check import Archive
-from backends import FakeBackend, LoopThread
-from samples import make_event, make_events, make_state
 
 from runstream import (
     AsyncRedisCheckpointer,
@@ -33,6 +30,9 @@ from runstream.model.protocols import SnapshotHistory
 from runstream.model.results import Cursor
 from runstream.stores.archive.jsonl import snapshot_history_file
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from tests.support.archive_check import Archive
+from tests.support.backends import FakeBackend, LoopThread
+from tests.support.samples import make_event, make_events, make_state
 
 KINDS = ["sqlite", "jsonl"]
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 import redis
-from servers import eventually
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.stores.redis.connection import embedded_server, server_binary
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.server_binary import find_server_program
+from tests.support.servers import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

@@ -9,11 +9,8 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from backends import RedisBackend, kept_replies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import make_event, make_state
-from servers import eventually
 
 from runstream.model.errors import AcknowledgedWritesLost, ConfigurationError, LeaseHeld, StoreUnavailable
 from runstream.model.events import EventKind
@@ -21,6 +18,9 @@ from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.client import append
 from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
+from tests.support.backends import RedisBackend, kept_replies
+from tests.support.samples import make_event, make_state
+from tests.support.servers import eventually
 
 
 class Numbers(IntEnum):

@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends import Backend, RedisBackend
-from conftest import REDIS
-from samples import make_event, make_events, make_state
-from servers import Server
 
 from runstream import (
     ConcurrencyConflict,
@@ -27,6 +23,10 @@ from runstream import (
     connect,
 )
 from runstream.stores.redis.exchange import Exchange, Replies
+from tests.support.backends import Backend, RedisBackend
+from tests.support.kinds import REDIS
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import Server
 
 LIMIT = 5
 KINDS = [*REDIS, *(f"async-{name}" for name in REDIS if "resp" not in name)]

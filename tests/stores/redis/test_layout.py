@@ -16,11 +16,8 @@ import msgpack
 import pytest
 import redis
 import redis.asyncio
-from backends import RedisBackend, Store, kept_replies, latest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import make_event, make_events, make_state, same
-from servers import Server
 
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
@@ -40,6 +37,9 @@ from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.client import append
+from tests.support.backends import RedisBackend, Store, kept_replies, latest
+from tests.support.samples import make_event, make_events, make_state, same
+from tests.support.servers import Server
 
 _numbers = itertools.count()
 

@@ -20,8 +20,6 @@ import fakeredis
 import pytest
 import redis
 import redis.asyncio
-from samples import make_event, make_state
-from servers import PROGRAMS, Server, Servers, free_port, tcp_server
 
 from runstream import (
     AsyncRedisCheckpointer,
@@ -37,6 +35,8 @@ from runstream import (
     connect_async,
 )
 from runstream.stores.redis.connection.clients import open_async_client, open_client
+from tests.support.samples import make_event, make_state
+from tests.support.servers import PROGRAMS, Server, Servers, free_port, tcp_server
 
 PASSWORD = "s3cret-pass"
 needs_a_server = pytest.mark.skipif(not PROGRAMS, reason="this machine has no server")

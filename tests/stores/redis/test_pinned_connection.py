@@ -16,12 +16,12 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from redis.observability.config import OTelConfig
 from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
-from servers import Server, eventually
 
 from runstream.stores.redis.connection import pinned_connection
 from runstream.stores.redis.connection.driver import SyncDriver
 from runstream.stores.redis.connection.pinned_connection import sender_of
 from runstream.testing import Fault, FaultProxy
+from tests.support.servers import Server, eventually
 
 
 @pytest.fixture

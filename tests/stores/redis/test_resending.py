@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from backends import Backend, RedisBackend, latest
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from samples import make_event, make_events, make_state
-from servers import Server
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -32,6 +29,9 @@ from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
 from runstream.stores.redis.session.recent_appends import RecentBook
 from runstream.stores.redis.session.session import ServerClock
+from tests.support.backends import Backend, RedisBackend, latest
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import Server
 
 Hot = RedisCheckpointer[Any, Any]
 

@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from backends import AsyncRedisBackend, Blocking, FakeBackend, LoopThread, ServerBackend
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from servers import PROGRAMS, Servers
 
 from runstream import (
     AcknowledgedWritesLost,
@@ -44,6 +42,8 @@ from runstream.history.hot import ArchivedHistory, HotHistory
 from runstream.model.state import ENDED_STATUSES, status_after
 from runstream.repair.restore import restore_run
 from runstream.stores.archive.base import ArchiveStore
+from tests.support.backends import AsyncRedisBackend, Blocking, FakeBackend, LoopThread, ServerBackend
+from tests.support.servers import PROGRAMS, Servers
 
 Tiered: TypeAlias = Any  # TieredCheckpointer, or its async form behind a sync face
 

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends import Backend
-from samples import make_event
-from servers import PROGRAMS, eventually
 
 from runstream import (
     DrainWorker,
@@ -25,6 +22,9 @@ from runstream import (
     TieredCheckpointer,
 )
 from runstream.stores.archive.base import ArchiveStore
+from tests.support.backends import Backend
+from tests.support.samples import make_event
+from tests.support.servers import PROGRAMS, eventually
 
 RUNS = ("goes on", "ends")
 LANES = "abcd"

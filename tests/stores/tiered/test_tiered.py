@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from backends import Backend, RedisBackend
-from drain_tools import Hooked, Outage
-from samples import make_event, make_events, make_state
-from servers import eventually
 
 import runstream
 from runstream import (
@@ -45,6 +41,10 @@ from runstream.stores.archive.base import ArchiveStore
 from runstream.stores.redis.exchange import Exchange
 from runstream.stores.redis.session.session import SeenBook
 from runstream.stores.tiered import TieredCheckpointer, read
+from tests.support.backends import Backend, RedisBackend
+from tests.support.drain_tools import Hooked, Outage
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import eventually
 
 Hot = RedisCheckpointer[Any, Any]
 Tiered = TieredCheckpointer[Any, Any]

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import eventually
 
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
@@ -43,6 +42,7 @@ from runstream.model.state import RunState
 from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
 from runstream.stores.archive.jsonl.file_locks import Locks
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text, facts_of, own_entry
+from tests.support.servers import eventually
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 their_events = pytest.importorskip("purpose_agent.runtime.events")

@@ -24,7 +24,6 @@ from purpose_agent.runtime.events import EventKind as ForeignKind
 from purpose_agent.runtime.events import PAEvent as ForeignEvent
 from purpose_agent.runtime.state import RunState as ForeignState
 from purpose_agent.runtime.state import RunStatus as ForeignStatus
-from samples import RICH_VALUES, make_event, make_events, make_state, same
 
 from runstream.codec.archive_entries import archive_entry, plain_entries
 from runstream.codec.chain import next_chain
@@ -48,6 +47,7 @@ from runstream.model.results import Cursor
 from runstream.model.state import RunState, RunStatus
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.archive.sqlite import checkpointer as sqlite_store
+from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
 
 Archive = SQLiteCheckpointer[PAEvent, RunState]
 Open = Callable[..., Archive]
