@@ -19,7 +19,7 @@ from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer
 from runstream.drain import Trim
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
 from tests.support.archive_check import Archive, check_archives, check_drained
-from tests.support.process_worlds import Child
+from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import PROGRAMS, Pair, eventually, primary_and_replica
 

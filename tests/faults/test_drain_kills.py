@@ -25,7 +25,8 @@ from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.operations.admin.status import namespace_status
 from tests.support.archive_check import Archive, check_archives, check_drained
-from tests.support.process_worlds import DEADLINE_SECONDS, Child, Command, Score, Turn
+from tests.support.processes.child import DEADLINE_SECONDS, Child, Command
+from tests.support.processes.players import Score, Turn
 from tests.support.samples import make_event, make_state
 from tests.support.servers import PROGRAMS, Server, Servers, eventually
 

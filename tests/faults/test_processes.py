@@ -23,7 +23,9 @@ from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of, key_of, record_crc
 from runstream.model.results import Cursor
-from tests.support.process_worlds import DEADLINE_SECONDS, SHARED_KEYS, Child, Journal, Sent
+from tests.support.processes.child import DEADLINE_SECONDS, Child
+from tests.support.processes.journal import Journal, Sent
+from tests.support.processes.writers import SHARED_KEYS
 from tests.support.samples import make_event, make_state
 from tests.support.servers import PROGRAMS, Server, Servers
 

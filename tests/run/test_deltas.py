@@ -23,7 +23,7 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.model.results import DeltaBuffer
-from tests.run.test_run import Line
+from tests.run.run_tools import Line
 from tests.support.backends import Backend, RedisBackend, Store
 from tests.support.handles import Appends, leave, open_run
 from tests.support.samples import make_event, make_state

@@ -23,6 +23,7 @@ import redis.asyncio
 
 from runstream.model.awaitable import Opening
 from runstream.model.protocols import RunStore
+from runstream.model.results import RunInfo
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.local.memory import InMemoryCheckpointer
@@ -43,6 +44,13 @@ def latest(store: Store, run_id: str) -> Any:
     state = store.load_latest(run_id)
     assert state is not None
     return state
+
+
+def info_of(store: Store, run_id: str = "r") -> RunInfo:
+    """What is known of a run that is there."""
+    info = store.run_info(run_id)
+    assert info is not None
+    return info
 
 
 def kept_replies(raw: Any, meta: Any, producers: Any) -> dict[bytes, bytes]:

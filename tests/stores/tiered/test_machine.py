@@ -31,17 +31,16 @@ from runstream import (
     DrainWorker,
     EventKind,
     EventsArchived,
-    JSONLCheckpointer,
     PAEvent,
     RedisCheckpointer,
     RunState,
-    SQLiteCheckpointer,
     TieredCheckpointer,
 )
 from runstream.history.hot import ArchivedHistory, HotHistory
 from runstream.model.state import ENDED_STATUSES, status_after
 from runstream.repair.restore import restore_run
 from runstream.stores.archive.base import ArchiveStore
+from tests.stores.tiered.tiers import ARCHIVES
 from tests.support.backends import AsyncRedisBackend, Blocking, FakeBackend, LoopThread, ServerBackend
 from tests.support.servers import PROGRAMS, Servers
 
@@ -155,7 +154,7 @@ class TieredMachine(RuleBasedStateMachine):
     def append(self, client: int, run_id: str, drafted: list[tuple[Any, Any, Any]], way: str) -> None:
         """In every way; with a state, as somebody who has just recovered the run."""
         if run_id in self.forgotten:
-            return  # it would be another run of that name: see test_tiered
+            return  # it would be another run of that name: see test_leaving_runs
         store, model, known = self.clients[client], self.models[run_id], self.known_by(client, run_id)
         made = self.make(run_id, drafted)
         if way in ("one", "many"):
@@ -469,10 +468,6 @@ class World:
         return Blocking(self._loop, AsyncTieredCheckpointer(hot._store, self.archive))
 
 
-ARCHIVES: dict[str, Callable[[Path], ArchiveStore[Any, Any]]] = {
-    "sqlite": lambda directory: SQLiteCheckpointer(directory / "archive.db"),
-    "jsonl": lambda directory: JSONLCheckpointer(directory / "archive"),
-}
 SERVERS = ["fake", *(["valkey"] if "valkey" in PROGRAMS else [])]
 
 

@@ -16,12 +16,10 @@ import pytest
 from runstream import (
     DrainWorker,
     EventKind,
-    JSONLCheckpointer,
     RedisCheckpointer,
-    SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.stores.archive.base import ArchiveStore
+from tests.stores.tiered.tiers import ARCHIVES
 from tests.support.backends import Backend
 from tests.support.samples import make_event
 from tests.support.servers import PROGRAMS, eventually
@@ -30,11 +28,6 @@ RUNS = ("goes on", "ends")
 LANES = "abcd"
 ROUNDS = 4
 BATCHES = 80
-
-_ARCHIVES: dict[str, Callable[[Path], ArchiveStore[Any, Any]]] = {
-    "sqlite": lambda directory: SQLiteCheckpointer(directory / "archive.db"),
-    "jsonl": lambda directory: JSONLCheckpointer(directory / "archive"),
-}
 
 
 class Crowd:
@@ -143,7 +136,7 @@ class Crowd:
 
 
 @pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
-@pytest.mark.parametrize("kind", _ARCHIVES)
+@pytest.mark.parametrize("kind", ARCHIVES)
 @pytest.mark.parametrize("retires", [False, True])
 def test_readers_see_every_event_once_while_workers_trim_under_them(
     make_backend: Callable[[str], Backend], tmp_path: Path, kind: str, retires: bool
@@ -152,7 +145,7 @@ def test_readers_see_every_event_once_while_workers_trim_under_them(
     hot = make_backend("valkey").open()
     assert isinstance(hot, RedisCheckpointer)
     stop = threading.Event()
-    with closing(_ARCHIVES[kind](tmp_path)) as archive, ThreadPoolExecutor(2) as threads:
+    with closing(ARCHIVES[kind](tmp_path)) as archive, ThreadPoolExecutor(2) as threads:
         options: dict[str, Any] = {"trim": "archived", "poll_seconds": 0.005, "batch": 100}
         if retires:
             options["retire_after_seconds"] = 0

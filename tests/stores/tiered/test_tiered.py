@@ -1,13 +1,10 @@
-"""P10: one view over hot and archive, wherever the boundary lies and while it moves."""
+"""P10: a reader over hot and archive sees one run, wherever the boundary lies."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,62 +16,20 @@ import runstream
 from runstream import (
     AcknowledgedWritesLost,
     ArchiveGap,
-    ConcurrencyConflict,
     ConfigurationError,
     DrainWorker,
     EventKind,
     EventsArchived,
     HistoryDiverged,
-    JSONLCheckpointer,
-    RedisCheckpointer,
     SQLiteCheckpointer,
-    StoreUnavailable,
 )
-from runstream.codec.archive_entries import archive_entries
-from runstream.codec.chain import next_chain
-from runstream.codec.record import record_crc
-from runstream.history.hot import ArchivedHistory
 from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.results import Cursor
-from runstream.repair.restore import restore_run
-from runstream.stores.archive.base import ArchiveStore
 from runstream.stores.redis.exchange import Exchange
-from runstream.stores.redis.session.session import SeenBook
-from runstream.stores.tiered import TieredCheckpointer, read
-from tests.support.backends import Backend, RedisBackend
-from tests.support.drain_tools import Hooked, Outage
+from runstream.stores.tiered import TieredCheckpointer
+from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
-
-Hot = RedisCheckpointer[Any, Any]
-Tiered = TieredCheckpointer[Any, Any]
-
-_ARCHIVES: dict[str, Callable[[Path], ArchiveStore[Any, Any]]] = {
-    "sqlite": lambda directory: SQLiteCheckpointer(directory / "archive.db"),
-    "jsonl": lambda directory: JSONLCheckpointer(directory / "archive"),
-}
-
-
-@pytest.fixture
-def hot(redis_backend: RedisBackend) -> Hot:
-    store = redis_backend.open()
-    assert isinstance(store, RedisCheckpointer)
-    return store
-
-
-@pytest.fixture(params=_ARCHIVES)
-def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArchiveStore[Any, Any]]:
-    with closing(_ARCHIVES[request.param](tmp_path)) as opened:
-        yield opened
-
-
-@pytest.fixture
-def tiered(hot: Hot, archive: ArchiveStore[Any, Any]) -> Tiered:
-    return TieredCheckpointer(hot, archive)
-
-
-def drain(hot: Hot, archive: Any, trim: Any = "archived") -> None:
-    assert DrainWorker(hot, [archive], trim=trim).drain_once().parked == 0
 
 
 @pytest.fixture
@@ -146,7 +101,7 @@ def _trimmed(hot: Hot, run_id: str, first: int) -> Any:
 
 def test_a_run_that_left_redis_altogether_is_read_from_the_archive(split: Tiered, hot: Hot, archive: Any) -> None:
     drain(hot, archive)
-    forgetful = TieredCheckpointer(_stranger(hot), archive)
+    forgetful = TieredCheckpointer(stranger(hot), archive)
     _vanish(hot, "r")
     assert [item.offset for item in forgetful.read("r")] == list(range(1, 10))
     assert [item.offset for item in forgetful.read("r", 3, limit=2, reverse=True)] == [9, 8]
@@ -158,13 +113,6 @@ def test_a_run_that_left_redis_altogether_is_read_from_the_archive(split: Tiered
         forgetful.recover("r")
     with pytest.raises(AcknowledgedWritesLost):  # this one had seen it
         split.list_events("r")
-
-
-def _stranger(hot: Hot) -> Hot:
-    """A store that has seen nothing yet."""
-    twin = hot.for_one_writer()
-    twin.context = replace(twin.context, seen=SeenBook())
-    return twin
 
 
 def _vanish(hot: Hot, run_id: str) -> None:
@@ -182,7 +130,7 @@ def test_snapshots_and_recovery_come_from_where_they_are(hot: Hot, archive: Any,
     tiered.append("r", make_events("r", 2, lane_id="side"))
     drain(hot, archive)
     tiered.append("r", make_events("r", 2, first=4))
-    recovery = TieredCheckpointer(_stranger(hot), archive).recover("r")
+    recovery = TieredCheckpointer(stranger(hot), archive).recover("r")
     assert (recovery.state, recovery.offset) == (None, 0)
     assert [item.offset for item in recovery.events] == list(range(1, 8))
     side = tiered.recover("r", lane_id="side")
@@ -194,7 +142,7 @@ def test_a_writer_that_recovered_from_both_covers_all_of_it(hot: Hot, archive: A
     tiered.append("r", make_events("r", 5))
     drain(hot, archive)
     tiered.append("r", make_events("r", 2, first=6))
-    other = TieredCheckpointer(_stranger(hot), archive)
+    other = TieredCheckpointer(stranger(hot), archive)
     other.recover("r")
     other.save_snapshot("r", make_state("r"))
     snapshot = tiered.load_snapshot("r")
@@ -361,388 +309,3 @@ async def test_an_async_reader_that_stops_gives_its_thread_back(tmp_path: Path) 
         await asyncio.to_thread(eventually, lambda: not reading())
         await store.append("r", [make_event("r", 6)])
         assert len(await store.list_events("r")) == 6
-
-
-def retire(hot: Hot, archive: Any) -> None:
-    assert DrainWorker(hot, [archive], retire_after_seconds=0).drain_once().retired == 1
-
-
-def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any, tiered: Tiered) -> None:
-    """Its snapshots and all that was known of its lanes are in the archive, and are taken from there."""
-    with tiered.open_run("r", session_id="s") as run:
-        run.emit(EventKind.AGENT_PROGRESS, n=1)
-        run.state.purpose = "first"
-        run.finish()
-    with tiered.open_run("r", lane_id="side") as side:
-        side.emit(EventKind.AGENT_PROGRESS, n=1)
-        side.checkpoint()
-    retire(hot, archive)
-    whole = tiered.list_events("r")
-    assert list(tiered.follow("r"))[-1].event == whole[-1]
-    other = TieredCheckpointer(_stranger(hot), archive)
-    assert other.load_latest("r") == tiered.load_latest("r") is not None
-    with pytest.raises(EventsArchived):
-        hot.recover("r")
-
-    def change(state: Any) -> None:
-        state.purpose += ", second"
-
-    assert other.update_state("r", change).purpose == "first, second"
-    with tiered.open_run("r", lane_id="side") as again:
-        assert again.recovered.state is not None
-        assert again.emit(EventKind.AGENT_PROGRESS, n=2).event.seq == 2
-        again.checkpoint()
-    with tiered.open_run("r") as late:
-        assert late.state.purpose == "first, second"
-        late.emit(EventKind.AGENT_PROGRESS, n=3)
-        late.state.purpose = "third"
-        late.checkpoint()
-        late.finish()
-    retire(hot, archive)
-    assert tiered.list_events("r")[: len(whole)] == whole
-    state = tiered.load_latest("r")
-    assert state is not None
-    assert state.purpose == "third"
-
-
-def test_two_that_went_on_with_a_retired_run_do_not_overwrite_each_other(
-    hot: Hot, archive: Any, tiered: Tiered
-) -> None:
-    with tiered.open_run("r") as run:
-        run.emit(EventKind.AGENT_PROGRESS)
-        run.finish()
-    retire(hot, archive)
-    first, second = tiered.open_run("r"), tiered.open_run("r")
-    first.checkpoint()
-    with pytest.raises(ConcurrencyConflict):
-        second.checkpoint()
-
-
-# -- what happens between two steps ------------------------------------------------------------------------
-
-
-def once(happens: Callable[[], Any]) -> Callable[..., None]:
-    """A hook that lets something happen before the first call, and before no other."""
-    left = [happens]
-
-    def hook(*_: Any) -> None:
-        if left:
-            left.pop()()
-
-    return hook
-
-
-def forget(hot: Hot, archive: Any) -> None:
-    """All that has ended is archived, and leaves Redis without a trace."""
-    report = DrainWorker(hot, [archive], retire_after_seconds=0, forget_after_seconds=0).drain_once()
-    assert report.forgotten == report.retired > 0
-
-
-def end(store: Any, run_id: str, count: int, *, first: int = 1) -> None:
-    """Append so many events, of which the last ends the run."""
-    store.append(run_id, make_events(run_id, count - 1, first=first))
-    store.append(run_id, [make_event(run_id, first + count - 1, kind=EventKind.RUN_FINISHED)])
-
-
-READS: dict[str, Callable[[Any], Any]] = {
-    "read": lambda store: [item.offset for item in store.read("r")],
-    "backwards": lambda store: [item.offset for item in store.read("r", reverse=True)][::-1],
-    "follow": lambda store: [item.offset for item in store.follow("r", idle_timeout=20)],
-    "read on": lambda store: [1, 2, 3, 4, 5, *(item.offset for item in store.read("r", 5))],
-    "follow on": lambda store: [1, 2, 3, 4, 5, *(item.offset for item in store.follow("r", 5, idle_timeout=20))],
-    "follow the end": lambda store: [*range(1, 10), *(store.follow("r", 9, idle_timeout=20))],
-}
-
-
-@pytest.fixture
-def fake(make_backend: Callable[[str], Backend]) -> Hot:
-    store = make_backend("fake").open()
-    assert isinstance(store, RedisCheckpointer)
-    return store
-
-
-@pytest.mark.parametrize("how", READS)
-@pytest.mark.parametrize("moment", ["run_info", "read", "follow"])
-def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_shorter(
-    fake: Hot, archive: Any, moment: str, how: str
-) -> None:
-    """The archive was asked when it had half of it; by the time that Redis is asked, it is gone from there."""
-    fake.append("r", make_events("r", 5))
-    drain(fake, archive)
-    end(fake, "r", 4, first=6)
-    looking: Any = Hooked(fake, **{moment: once(lambda: forget(fake, archive))})
-    assert READS[how](TieredCheckpointer(looking, archive)) == list(range(1, 10))
-
-
-def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, archive: Any) -> None:
-    for run_id in "ab":
-        end(fake, run_id, 2)
-    for method in ("list_runs", "runs"):
-        listing: Any = Hooked(fake, **{method: once(lambda: forget(fake, archive))})
-        assert sorted(TieredCheckpointer(listing, archive).list_runs()) == ["a", "b"]
-        end(fake, "c", 2)
-        fake.delete_run("c")
-        archive.delete_run("c")
-        for run_id in "ab":
-            TieredCheckpointer(fake, archive).delete_run(run_id)
-            end(fake, run_id, 2)
-
-
-@pytest.mark.parametrize("leave", [retire, forget])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("limit", [None, 8])
-def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
-    fake: Hot, archive: Any, leave: Any, reverse: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read, "PAGE", 3)
-    tiered = TieredCheckpointer(_stranger(fake), archive)
-    end(fake, "r", 10)
-    wanted = [*(range(10, 0, -1) if reverse else range(1, 11))][:limit]
-    found = tiered.read("r", reverse=reverse, limit=limit)
-    offsets = [next(found).offset]
-    leave(fake, archive)
-    assert [*offsets, *(item.offset for item in found)] == wanted
-
-
-@pytest.mark.parametrize("kinds", [None, [EventKind.AGENT_PROGRESS]])
-@pytest.mark.parametrize("leave", [retire, forget])
-def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(
-    fake: Hot, archive: Any, leave: Any, kinds: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read, "PAGE", 3)
-    tiered = TieredCheckpointer(_stranger(fake), archive)
-    end(fake, "r", 10)
-    following = tiered.follow("r", idle_timeout=20, kinds=kinds)
-    offsets = [next(following).offset]
-    leave(fake, archive)
-    assert [*offsets, *(item.offset for item in following)] == list(range(1, 11 if kinds is None else 10))
-
-
-def test_a_follower_of_a_deleted_run_is_told(fake: Hot, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "PAGE", 3)
-    tiered = TieredCheckpointer(fake, archive)
-    end(fake, "r", 10)
-    following, found = tiered.follow("r"), tiered.read("r")
-    next(following), next(found)
-    drain(fake, archive)
-    tiered.delete_run("r")
-    for stream in (following, found):
-        with pytest.raises(AcknowledgedWritesLost):
-            list(stream)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_run_that_is_deleted_after_the_first_look_at_it_is_an_error_of_ours(fake: Hot, reverse: bool) -> None:
-    """Not an IndexError, as once: what was there a moment ago is missing."""
-    end(fake, "r", 4)
-    reader = _stranger(fake)
-    driver: Any = reader._driver
-    exchange = driver.exchange
-
-    def passing(commands: Any) -> Any:
-        replies = exchange(commands)
-        deleting()
-        return replies
-
-    deleting = once(lambda: fake.delete_run("r"))
-    driver.exchange = passing
-    with pytest.raises(AcknowledgedWritesLost):
-        list(reader.read("r", reverse=reverse, limit=3))
-
-
-def test_a_cursor_just_before_the_boundary_is_checked_in_the_archive(fake: Hot, archive: Any) -> None:
-    """Redis has trimmed the entry, and its mark is further on: it cannot tell."""
-    tiered = TieredCheckpointer(fake, archive)
-    with tiered.open_run("r") as run:
-        run.emit_many([EventKind.AGENT_PROGRESS] * 3, checkpoint=True)
-        run.emit_many([EventKind.AGENT_PROGRESS] * 3)
-    drain(fake, archive, trim="covered")
-    info = tiered.run_info("r")
-    assert info is not None
-    assert (info.first_hot, info.archived_offset) == (4, 6)
-    offset, _, chain = next(tiered.read("r", 2)).cursor.partition("-")
-    wrong = f"{offset}-{int(chain) + 1}"
-    some: list[dict[str, Any]] = [{}, {"limit": 0}, {"limit": 1, "reverse": True}]
-    for options in some:
-        with pytest.raises(HistoryDiverged):
-            list(tiered.read("r", wrong, **options))
-    with pytest.raises(HistoryDiverged):
-        next(tiered.follow("r", wrong))
-    with pytest.raises(HistoryDiverged):
-        list(tiered.read("r", "5-1", limit=0))
-    assert [item.offset for item in tiered.read("r", f"{offset}-{chain}")] == [4, 5, 6]
-
-
-def test_a_fork_begins_after_its_base_in_either_tier(fake: Hot, archive: Any, tmp_path: Path) -> None:
-    """Nothing is missing before it, also while no archive knows it yet."""
-    header = RunHeader("fork", Cursor(5, 7), "", "running", 1.0, 1.0)
-    events = make_events("fork", 3, first=6)
-    records = [one.record for one in fake.codec.encode_events("fork", events)]
-    cursors, chain = [], 7
-    for offset, record in enumerate(records, 6):
-        chain = next_chain(chain, record_crc(record))
-        cursors.append(Cursor(offset, chain))
-    entries = list(archive_entries("fork", list(zip(cursors, records, strict=True))))
-    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "source.db")) as source:
-        source.write([RunBatch(header, header.start, entries)])
-        history = ArchivedHistory.look(source, "fork")
-        assert history is not None
-        restore_run(fake, history, seen=None, common=0)
-    tiered = TieredCheckpointer(fake, archive)
-    for trim in ("never", "archived"):
-        for _ in "12":
-            assert [item.offset for item in tiered.read("fork")] == [6, 7, 8]
-            assert [item.offset for item in tiered.read("fork", reverse=True)] == [8, 7, 6]
-            assert [item.offset for item in tiered.read("fork", "5-7", limit=2)] == [6, 7]
-            assert next(tiered.follow("fork")).offset == 6
-            assert [item.offset for item in tiered.recover("fork").events] == [6, 7, 8]
-            drain(fake, archive, trim=trim)
-
-
-def test_a_follower_waits_no_longer_because_the_boundary_moves(fake: Hot, archive: Any) -> None:
-    """What it does not want comes, is archived and trimmed: its patience is counted from what it was given."""
-    tiered = TieredCheckpointer(fake, archive)
-    tiered.append("r", make_events("r", 2))
-    stop = threading.Event()
-
-    def write() -> None:
-        while not stop.is_set():
-            fake.append("r", [make_event("r", 0, lane_id="other")])
-            drain(fake, archive)
-
-    with ThreadPoolExecutor(1) as threads:
-        writing = threads.submit(write)
-        began = time.monotonic()
-        following = tiered.follow("r", lane_id="main", idle_timeout=1)
-        found: list[Any] = []
-        with pytest.raises(TimeoutError, match="for 1 seconds"):
-            found.extend(following)
-        stop.set()
-        writing.result()
-    assert time.monotonic() - began < 10
-
-
-def test_what_an_archive_lacks_of_a_retired_run_is_not_taken_for_nothing(
-    fake: Hot, archive: Any, tmp_path: Path
-) -> None:
-    """Neither a state nor a number in a lane: a writer would go on from the wrong ones."""
-    with TieredCheckpointer(fake, archive).open_run("r") as run:
-        run.emit(EventKind.AGENT_PROGRESS)
-        run.finish()
-    retire(fake, archive)
-    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "other.db")) as other:
-        blind = TieredCheckpointer(fake, other)
-        for call in (
-            lambda: blind.load_latest("r"),
-            lambda: blind.last_seq("r", "main"),
-            lambda: blind.recover("r"),
-            lambda: blind.open_run("r"),
-            lambda: blind.update_state("r", lambda state: state),
-        ):
-            with pytest.raises(ArchiveGap, match="1 to 2"):
-                call()
-
-
-# -- writers whose run has left Redis ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("covered", [0, 2])
-def test_a_changed_state_covers_what_it_did_before(fake: Hot, archive: Any, covered: int) -> None:
-    """Whoever changes the state has seen no events: those that came after it are to be recovered all the same."""
-    tiered = TieredCheckpointer(fake, archive)
-    if covered:
-        with tiered.open_run("r") as run:
-            run.emit_many([EventKind.AGENT_PROGRESS] * covered, checkpoint=True)
-    end(tiered, "r", 3, first=covered + 1)
-    retire(fake, archive)
-
-    def change(state: Any) -> None:
-        state.purpose = "changed"
-
-    before = [item.offset for item in TieredCheckpointer(_stranger(fake), archive).recover("r").events]
-    assert TieredCheckpointer(_stranger(fake), archive).update_state("r", change).purpose == "changed"
-    recovery = TieredCheckpointer(_stranger(fake), archive).recover("r")
-    assert recovery.state is not None
-    assert (recovery.state.purpose, recovery.offset) == ("changed", covered)
-    assert [item.offset for item in recovery.events] == before == list(range(covered + 1, covered + 4))
-
-
-def test_two_processes_change_the_state_of_a_retired_run(hot: Hot, archive: Any, tiered: Tiered) -> None:
-    with tiered.open_run("r") as run:
-        run.finish()
-    retire(hot, archive)
-    stores = [TieredCheckpointer(_stranger(hot), archive) for _ in range(4)]
-    together = threading.Barrier(len(stores))
-
-    def count(store: Any) -> None:
-        together.wait()
-        for _ in range(5):
-            store.update_state("r", lambda state: state.data.update(n=state.data.get("n", 0) + 1), attempts=100)
-
-    with ThreadPoolExecutor(len(stores)) as threads:
-        list(threads.map(count, stores))
-    state = tiered.load_latest("r")
-    assert state is not None
-    assert state.data["n"] == 20
-
-
-def test_a_run_that_is_retired_in_the_middle_of_its_work_goes_on(hot: Hot, archive: Any, tiered: Tiered) -> None:
-    with tiered.open_run("r") as main, tiered.open_run("r", lane_id="side") as side:
-        for run in (main, side):
-            run.emit_many([EventKind.AGENT_PROGRESS] * 2, checkpoint=True)
-        main.finish()
-        retire(hot, archive)
-        assert side.emit(EventKind.AGENT_PROGRESS).event.seq == 3
-        side.checkpoint()
-        main.state.purpose = "late"
-        main.checkpoint()
-        assert [item.offset for item in side.follow()] == list(range(1, 7))
-    # what was known of the lane went with the run: that one is given once more, rather than lost
-    assert [item.offset for item in tiered.recover("r", lane_id="side").events] == [6]
-    late = tiered.load_latest("r")
-    assert late is not None
-    assert late.purpose == "late"
-
-
-@pytest.mark.parametrize("lane_id", ["main", "side"])
-def test_a_snapshot_that_was_saved_and_retired_meanwhile_is_not_overwritten(
-    hot: Hot, archive: Any, tiered: Tiered, lane_id: str
-) -> None:
-    """Of two that have opened a retired run one goes on, and the run is retired again before the other does."""
-    with tiered.open_run("r", lane_id=lane_id) as run:
-        run.checkpoint()
-        run.finish()
-    early = tiered.open_run("r", lane_id=lane_id)
-    retire(hot, archive)
-    first, second = (tiered.open_run("r", lane_id=lane_id) for _ in "12")
-    first.emit(EventKind.AGENT_PROGRESS)
-    first.state.purpose = "first"
-    first.checkpoint()
-    first.finish()
-    retire(hot, archive)
-    for slow in (early, second):
-        with pytest.raises(ConcurrencyConflict):
-            slow.checkpoint()
-    snapshot = tiered.load_snapshot("r", lane_id=None if lane_id == "main" else lane_id)
-    assert snapshot is not None
-    assert snapshot.state.purpose == "first"
-
-
-def test_an_archive_that_cannot_be_read_is_no_shorter_run(fake: Hot, archive: Any) -> None:
-    """It is unavailable, at whichever call."""
-    fake.append("r", make_events("r", 5))
-    drain(fake, archive)
-    outage = Outage(StoreUnavailable("the disk is gone"))
-    whole = {
-        "position": ("read", "backwards", "follow"),
-        "read": ("read", "backwards", "follow"),
-    }
-    for method, hows in whole.items():
-        failing: Any = Hooked(archive, **{method: outage})
-        for how in hows:
-            with pytest.raises(StoreUnavailable):
-                READS[how](TieredCheckpointer(fake, failing))
-    failing = Hooked(archive, position=outage)
-    for call in (TieredCheckpointer(fake, failing).recover, TieredCheckpointer(fake, failing).open_run):
-        with pytest.raises(StoreUnavailable):
-            call("r")

@@ -1,0 +1,100 @@
+"""Runs that have ended, and what retires them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runstream import (
+    DrainReport,
+    DrainWorker,
+    EventKind,
+    RedisCheckpointer,
+    StoreUnavailable,
+)
+from runstream.drain.reach import Reach
+from runstream.drain.retire import Retiring
+from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.stores.redis.operations.worker import drain, retire
+from runstream.stores.redis.operations.worker.retire import Fit
+from tests.support.archive_check import Archive
+from tests.support.backends import Backend
+from tests.support.samples import make_event, make_events, make_state
+
+Hot = RedisCheckpointer[Any, Any]
+TOMBSTONE_BYTES = 250
+CHUNK_BYTES = 16
+"""What glibc gives on top where what is left of a free piece is too small to be one."""
+
+
+def open_hot(backend: Backend, **options: Any) -> Hot:
+    store = backend.open(retry_seconds=0, **options)
+    assert isinstance(store, RedisCheckpointer)
+    return store
+
+
+def retire_all(hot: Hot, archives: list[Archive], **options: Any) -> DrainReport:
+    """Drain what is due, and retire all that has ended."""
+    return DrainWorker(hot, archives, **{"retire_after_seconds": 0, **options}).drain_once()
+
+
+def ended(run_id: str, count: int = 4, *, first: int = 1, **fields: Any) -> list[Any]:
+    """Events of which the last ends the run."""
+    events = make_events(run_id, count - 1, first=first, **fields)
+    return [*events, make_event(run_id, first + count - 1, kind=EventKind.RUN_FINISHED, **fields)]
+
+
+def members(raw: Any, key: str) -> list[str]:
+    return [member.decode() for member in raw.zrange(key, 0, -1)]
+
+
+class Line:
+    """The line between a store and its server, which a test cuts: before a request arrives, or its reply."""
+
+    def __init__(self, store: Hot) -> None:
+        driver: Any = store._driver
+        self._exchange = driver._exchange_once
+        self._cuts: list[str] = []
+        self.sent = 0
+        driver._exchange_once = self._pass_on
+
+    def cut(self, *where: str) -> None:
+        """Lose the next requests or replies."""
+        self._cuts = list(where)
+        self.sent = 0
+
+    def _pass_on(self, exchange: Exchange) -> Replies:
+        self.sent += len(exchange.commands)
+        where = self._cuts.pop(0) if self._cuts else ""
+        if where == "request":
+            raise StoreUnavailable("the request was lost")
+        replies: Replies = self._exchange(exchange)
+        if where == "reply":
+            raise StoreUnavailable("the reply was lost")
+        return replies
+
+
+def unended(hot: Hot, raw: Any) -> None:
+    hot.save_event(make_event("r", 5, kind=EventKind.RUN_STARTED))
+
+
+def appended_since(hot: Hot, raw: Any) -> None:
+    hot.save_event(make_event("r", 5))
+
+
+def lane_saved_since(hot: Hot, raw: Any) -> None:
+    hot.append("r", [], snapshot=make_state("r"), lane_id="main")
+
+
+def retire_now(hot: Hot, archives: list[Archive], fit: Fit, quiet: float = 0) -> list[retire.Outcome]:
+    ids = [archive.archive_id for archive in archives]
+    return hot.perform(retire.retire(hot.context.keys, [fit], quiet, ids))
+
+
+def fit_of(hot: Hot, run_id: str = "r") -> Fit:
+    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
+    assert run is not None
+    return Fit(run_id, run.header, run.tokens)
+
+
+def retiring_of(hot: Hot, archives: list[Archive], forget_after: float | None = None) -> Retiring:
+    return Retiring(Reach(hot), archives, 0, forget_after, park_seconds=60)

@@ -1,0 +1,164 @@
+"""How little a retired run leaves behind, and that a full server is drained and retired from."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstream import (
+    DrainReport,
+    DrainWorker,
+    SQLiteCheckpointer,
+    StoreUnavailable,
+)
+from runstream.stores.redis.operations.worker import retire
+from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
+from tests.drain.retire.retiring_tools import (
+    CHUNK_BYTES,
+    TOMBSTONE_BYTES,
+    ended,
+    fit_of,
+    open_hot,
+    retire_all,
+    retire_now,
+    retiring_of,
+)
+from tests.support.archive_check import check_archives
+from tests.support.backends import ServerBackend
+from tests.support.samples import make_event, make_state
+from tests.support.servers import PROGRAMS, Servers
+
+SHORT_RUNS = 10_000
+RUN_BYTES = 700
+"""What a short run may take for good: its tombstone, and its places in three sorted sets."""
+
+
+@pytest.fixture(params=[name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS])
+def own_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerBackend]:
+    """A server that nobody else uses: its memory is measured, or bounded."""
+    directory = tmp_path_factory.mktemp("server")
+    with Servers() as servers:
+        server = servers.get(request.param)
+        backend = ServerBackend(server, "runstream")
+        yield backend
+        backend.close()
+        assert directory
+
+
+@pytest.mark.timeout(300)
+def test_ten_thousand_short_runs_leave_little_behind(own_server: ServerBackend, tmp_path: Path) -> None:
+    """A day of short runs, drained and retired: bytes per run, before and after their producers are forgotten."""
+    raw, hot = own_server.raw, open_hot(own_server)
+    run_ids = [str(uuid.UUID(int=number)) for number in range(SHORT_RUNS)]
+
+    def used() -> int:
+        return int(raw.info("memory")["used_memory"])
+
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
+        worker = DrainWorker(hot, [archive], batch=5000, trim="archived", retire_after_seconds=0)
+        worker.drain_once()
+        empty = used()
+        for at in range(0, SHORT_RUNS, 100):
+            hot.save_events([event for run_id in run_ids[at : at + 100] for event in ended(run_id, 10)])
+        full = used()
+        report = worker.drain_once()
+    assert (report.retired, report.events) == (SHORT_RUNS, SHORT_RUNS * 10)
+    retired = used()
+    keys = hot.context.keys
+    tombstones = [raw.memory_usage(keys.run(run_id).meta) for run_id in run_ids[::97]]
+    ttls = [raw.pttl(keys.run(run_id).producers) for run_id in run_ids[::97]]
+    assert all(0 < ttl <= PRODUCER_WINDOW_SECONDS * 1000 for ttl in ttls)
+    for at in range(0, SHORT_RUNS, 1000):  # as if the window had passed
+        raw.delete(*(keys.run(run_id).producers for run_id in run_ids[at : at + 1000]))
+    quiet = used()
+    per_run = [(at - empty) / SHORT_RUNS for at in (full, retired, quiet)]
+    print(
+        f"{own_server.server.name}: bytes per run: {per_run[0]:.0f} before, {per_run[1]:.0f} retired,"
+        f" {per_run[2]:.0f} without producers; a tombstone {min(tombstones)} to {max(tombstones)}"
+    )
+    assert max(tombstones) <= tombstone_bytes(raw)
+    assert per_run[2] <= RUN_BYTES
+    assert per_run[2] < per_run[1] < per_run[0] / 4
+
+
+def tombstone_bytes(raw: Any) -> int:
+    """How much a tombstone may take here."""
+    return TOMBSTONE_BYTES + (CHUNK_BYTES if raw.info("memory")["mem_allocator"] == "libc" else 0)
+
+
+def test_a_tombstone_is_small_whatever_the_run_was(own_server: ServerBackend, tmp_path: Path) -> None:
+    """Many lanes, leases and snapshots, long: its hash had another form by then, and gets its small one back."""
+    raw, hot = own_server.raw, open_hot(own_server)
+    run_id = str(uuid.uuid4())
+    events = [make_event(run_id, seq, lane_id=f"lane-{seq % 300}") for seq in range(1, 2000)]
+    for lane in range(5):
+        hot.append(run_id, events[lane::5], snapshot=make_state(run_id), lane_id=f"lane-{lane}")
+        with hot.lease(run_id, owner="o" * 100, lane_id=f"lane-{lane}"):
+            pass
+    hot.append(run_id, ended(run_id, 2), snapshot=make_state(run_id, status="cancelled"))
+    meta = hot.context.keys.run(run_id).meta
+    assert raw.memory_usage(meta) > 10_000
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
+        assert retire_all(hot, [archive]).retired == 1
+        assert raw.memory_usage(meta) <= tombstone_bytes(raw)
+        hot.save_event(make_event(run_id, 5))
+        assert retire_all(hot, [archive]).retired == 1
+    assert raw.memory_usage(meta) <= tombstone_bytes(raw)
+
+
+def test_a_full_server_refuses_neither_to_retire_nor_to_forget(own_server: ServerBackend, tmp_path: Path) -> None:
+    """Not one byte is free, and nothing was trimmed before: each script begins with what makes room."""
+    raw, hot = own_server.raw, open_hot(own_server)
+    hot.append("r", ended("r"), snapshot=make_state("r", status="completed"))
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
+        DrainWorker(hot, [archive], trim="never").drain_once()
+        fit = fit_of(hot)
+        raw.config_set("maxmemory", 1)
+        assert retire_now(hot, [archive], fit, quiet=60)[0].name == "later"
+        assert retiring_of(hot, [archive]).all_due() == DrainReport(retired=1, trimmed=4)
+        tombstone = fit_of(hot)
+        raw.config_set("maxmemory", 0)
+        with hot.lease("r", owner="us"):
+            raw.config_set("maxmemory", 1)
+            assert hot.perform(retire.forget(hot.context.keys, [tombstone], 0)) == ["later"]
+        raw.config_set("maxmemory", 0)
+        raw.zadd(hot.context.keys.run("r").partition.retired, {"r": 5})  # when the lease would have run out
+        raw.config_set("maxmemory", 1)
+        assert hot.perform(retire.forget(hot.context.keys, [tombstone], 0)) == ["ok"]
+        assert hot.list_runs() == []
+
+
+def test_a_full_server_is_drained_and_takes_writes_again(own_server: ServerBackend, tmp_path: Path) -> None:
+    """It refuses every append; draining, retiring and forgetting are not refused, and make room."""
+    raw, hot = own_server.raw, open_hot(own_server)
+    acknowledged: dict[str, list[Any]] = {}
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
+        worker = DrainWorker(hot, [archive], trim="archived", retire_after_seconds=0)
+        worker.drain_once()
+        raw.config_set("maxmemory", int(raw.info("memory")["used_memory"]) + 4_000_000)
+        refused: list[Any] = []
+        try:
+            for number in range(100_000):
+                refused = ended(f"r{number}", 10, payload={"text": "x" * 100})
+                hot.append(refused[0].run_id, refused)
+                acknowledged[refused[0].run_id] = refused
+        except StoreUnavailable as error:
+            assert "full" in str(error)  # noqa: PT017 - which of them it is to be is not known
+        assert len(acknowledged) > 100
+        with pytest.raises(StoreUnavailable, match="full"):
+            hot.append(refused[0].run_id, refused)
+        report = worker.drain_once()
+        assert (report.retired, report.parked) == (len(acknowledged), 0)
+        hot.append(refused[0].run_id, refused)
+        acknowledged[refused[0].run_id] = refused
+        forgetful = DrainWorker(hot, [archive], retire_after_seconds=0, forget_after_seconds=0)
+        forgetful.drain_once()
+        assert hot.list_runs() == []
+        check_archives([archive], acknowledged)

@@ -1,0 +1,84 @@
+"""P9 at the server: settling moves nothing but what was proven, of this run, in every required archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runstream import (
+    ConfigurationError,
+    DrainWorker,
+    SQLiteCheckpointer,
+)
+from runstream.model.results import Cursor
+from runstream.stores.redis.operations.worker import drain
+from tests.drain.scenes import emit, hot_from
+from tests.support.archive_check import Archive
+from tests.support.drain_tools import Hot, due
+
+
+def proven(hot: Hot, run_id: str, cursor: Cursor, trim: str = "archived") -> drain.Proven:
+    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
+    assert run is not None
+    return drain.Proven(run.header, cursor, run.tokens, trim, None)
+
+
+def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None:
+    """A place whose chain Redis does not have is not settled: nothing trimmed, mark and due as before."""
+    emit(hot, "r", 10)
+    last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
+    other = Cursor(last.offset - 2, last.chain)
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", other)], []))
+    assert settled.outcome == "diverged"
+    assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
+
+
+def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
+    """A worker that proved a run which was deleted and made anew since then settles nothing."""
+    emit(hot, "r", 10)
+    stale = proven(hot, "r", Cursor.parse([item.cursor for item in hot.read("r")][-1]))
+    hot.delete_run("r")
+    emit(hot, "r", 10)
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [stale], []))
+    assert settled.outcome == "gone"
+    assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
+
+
+def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list[Archive]) -> None:
+    """A repeated settle of a place before the mark leaves the mark where it is."""
+    emit(hot, "r", 10)
+    fifth = Cursor.parse([item.cursor for item in hot.read("r")][4])
+    DrainWorker(hot, archives, trim="archived").drain_once()
+    emit(hot, "r", 2, first=11)
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", fifth)], ids(archives)))
+    assert settled.outcome == "ok"
+    info = hot.run_info("r")
+    assert info is not None
+    assert (info.archived_offset, info.first_hot, list(due(hot))) == (10, 11, ["r"])
+
+
+def ids(archives: Sequence[Archive]) -> list[str]:
+    return [archive.archive_id for archive in archives]
+
+
+def test_settling_without_a_required_archive_is_refused(hot: Hot, archives: list[Archive]) -> None:
+    """The partition's own set decides, whatever a worker believes."""
+    emit(hot, "r", 4)
+    DrainWorker(hot, archives).drain_once()
+    emit(hot, "r", 4, first=5)
+    last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
+    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", last)], ids(archives[:1])))
+    assert (settled.outcome, settled.detail) == ("archives", archives[1].location)
+    assert hot_from(hot, "r") == 1
+
+
+def test_a_worker_with_other_archives_is_refused(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:
+    """The first worker's archives are required from then on."""
+    DrainWorker(hot, archives).drain_once()
+    with closing(SQLiteCheckpointer(tmp_path / "another.db")) as another:
+        for sinks in ([archives[0]], [another], [*archives, another]):
+            with pytest.raises(ConfigurationError, match="requires the archives"):
+                DrainWorker(hot, sinks).drain_once()

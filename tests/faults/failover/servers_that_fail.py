@@ -1,0 +1,35 @@
+"""Stores over a primary and a replica, and what they raise when writes were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from runstream import (
+    RedisCheckpointer,
+    RunStore,
+    StoreUnavailable,
+)
+
+Hot = RedisCheckpointer[Any, Any]
+LONG_SECONDS = 600.0
+
+
+def spans_of(events: Iterable[Any]) -> list[str]:
+    """What tells the events apart."""
+    return [event.span_id for event in events]
+
+
+def spans(store: RunStore[Any, Any]) -> list[str]:
+    """The events of run r, by what tells them apart."""
+    return spans_of(store.list_events("r"))
+
+
+def until_taken(call: Callable[[], Any]) -> Any:
+    """Repeat a call until it gets its reply."""
+    for _ in range(50):
+        try:
+            return call()
+        except StoreUnavailable:
+            continue
+    raise AssertionError("it never got a reply")

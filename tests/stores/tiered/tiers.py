@@ -1,0 +1,36 @@
+"""A store in Redis, an archive and the view over both, and what moves runs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runstream import (
+    DrainWorker,
+    JSONLCheckpointer,
+    RedisCheckpointer,
+    SQLiteCheckpointer,
+)
+from runstream.stores.archive.base import ArchiveStore
+from runstream.stores.redis.session.session import SeenBook
+from runstream.stores.tiered import TieredCheckpointer
+
+Hot = RedisCheckpointer[Any, Any]
+Tiered = TieredCheckpointer[Any, Any]
+ARCHIVES: dict[str, Callable[[Path], ArchiveStore[Any, Any]]] = {
+    "sqlite": lambda directory: SQLiteCheckpointer(directory / "archive.db"),
+    "jsonl": lambda directory: JSONLCheckpointer(directory / "archive"),
+}
+
+
+def drain(hot: Hot, archive: Any, trim: Any = "archived") -> None:
+    assert DrainWorker(hot, [archive], trim=trim).drain_once().parked == 0
+
+
+def stranger(hot: Hot) -> Hot:
+    """A store that has seen nothing yet."""
+    twin = hot.for_one_writer()
+    twin.context = replace(twin.context, seen=SeenBook())
+    return twin
