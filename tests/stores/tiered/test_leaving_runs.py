@@ -31,7 +31,8 @@ from runstream.history.hot import ArchivedHistory
 from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.repair.restore import restore_run
-from runstream.stores.tiered import TieredCheckpointer, read
+from runstream.stores.redis.operations.client import read
+from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import Backend
 from tests.support.drain_tools import Hooked, Outage
