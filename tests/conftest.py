@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -26,7 +27,8 @@ from tests.support.backends import (
     ThreadedBackend,
 )
 from tests.support.drain_tools import open_archives
-from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED
+from tests.support.exhaustive import mark_exhaustive
+from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
 from tests.support.servers import Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
@@ -42,6 +44,9 @@ for profile, examples in (("suite", 60), ("deep", 2000)):
         ],
     )
 hypothesis.settings.load_profile("suite")
+
+LEFT_OUT = pytest.StashKey[int]()
+"""How many exhaustive tests are left out of this session."""
 
 # A shell that runs the suite in the background (`.ci/run &` in a script) has SIGINT ignored, which every child
 # would inherit; but there are tests that interrupt themselves and their children. What is handled here is at
@@ -139,7 +144,7 @@ def archives(tmp_path: Path) -> Iterator[list[Archive]]:
         archive.close()
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=short(BACKENDS))
 def backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Backend:
     """A place to keep runs, of every kind that there is."""
     return make_backend(request.param)
@@ -151,20 +156,20 @@ def store(backend: Backend) -> Store:
     return backend.open()
 
 
-@pytest.fixture(params=SHARED)
+@pytest.fixture(params=short(SHARED))
 def two_stores(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> tuple[Store, Store]:
     """Two writers: stores over one place, of every kind that allows it."""
     backend = make_backend(request.param)
     return backend.open(), backend.open()
 
 
-@pytest.fixture(params=LIVE)
+@pytest.fixture(params=short(LIVE))
 def live(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Store:
     """A store of every kind that can follow."""
     return make_backend(request.param).open()
 
 
-@pytest.fixture(params=REDIS)
+@pytest.fixture(params=short(REDIS))
 def redis_backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> RedisBackend:
     """A namespace of every kind of server, with the sync store."""
     backend = make_backend(request.param)
@@ -191,8 +196,40 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     return servers.get(request.param)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How much the tests that walk all of something have walked: one that has become short is seen to be."""
+@pytest.hookimpl(tryfirst=True)  # before what is not wanted is left out by its marks
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark what is exhaustive of the tests that are marked ``one_in``."""
+    mark_exhaustive(items)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the exhaustive tests that are left out."""
+    for item in items:
+        if item.get_closest_marker("exhaustive") is not None:
+            item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells what it has counted: each collects the same tests."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The controller of pytest-xdist, which collects nothing itself, hears what a worker has counted."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was left out, and how much the tests that walk all of something have walked.
+
+    One that has become short is seen to be.
+    """
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        line = f"{left_out:,} exhaustive tests left out; run them with: python -m pytest -m exhaustive"
+        terminalreporter.write_line(line)
     counted: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -105,6 +105,7 @@ def test_a_worker_that_is_told_to_end_finishes_the_batch_in_hand(place: Place, n
     assert run("status", "--url", place.url, "--json").document["later"] == 0, "no claim is left behind"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_a_worker_at_once_with_its_batch_in_hand(place: Place, number: int) -> None:
     """The file stays locked, and nobody waits for it. The next worker does the batch again, and loses nothing."""
@@ -141,6 +142,7 @@ def test_the_grace_begins_with_the_signal_and_not_before(place: Place) -> None:
         assert held.worker.end() == 0
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["grace", "second signal"])
 def test_a_worker_whose_server_hangs_between_proof_and_settling_ends_in_time(place: Place, how: str) -> None:
     """Both archives have the batch, and Redis does not know it; nothing is archived twice later."""

@@ -91,7 +91,7 @@ def make_mortal(hot: Hot, mortal: Mortal) -> None:
     driver.exchange = dying_exchange
 
 
-@pytest.mark.parametrize("order", ["sqlite first", "jsonl first"])
+@pytest.mark.parametrize("order", ["sqlite first", pytest.param("jsonl first", marks=pytest.mark.exhaustive)])
 def test_a_worker_that_dies_at_any_point_loses_nothing_and_archives_nothing_twice(
     make_backend: Callable[[str], Backend], tmp_path: Path, order: str
 ) -> None:

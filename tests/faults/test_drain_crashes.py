@@ -52,34 +52,46 @@ def walk(
     return walk
 
 
+def parts(*exhaustive: tuple[int, int], by_default: tuple[int, int]) -> pytest.MarkDecorator:
+    """Which points are walked: those of one part by default, and in the exhaustive form all."""
+    marked = [pytest.param(*each, marks=pytest.mark.exhaustive) for each in exhaustive]
+    return pytest.mark.parametrize(("part", "parts"), [by_default, *marked])
+
+
 ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite first", "jsonl first"])
 
 
 @ORDERS
-@pytest.mark.parametrize("part", range(PARTS))
+@parts(*((part, PARTS) for part in range(PARTS)), by_default=(0, 31))
 def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twice(
-    walk: Callable[..., Found], jsonl_first: bool, part: int
+    walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:
     """At each point, and where power is lost there: the next worker finishes as if nothing had been."""
-    found = walk(world="going on", jsonl_first=jsonl_first, part=part, parts=PARTS)
+    found = walk(world="going on", jsonl_first=jsonl_first, part=part, parts=parts)
     assert found.points > 300
-    assert found.power_losses > 5
+    assert found.tried >= found.points // parts
+    assert found.power_losses >= 36 // parts
 
 
 @ORDERS
+@parts((0, 1), by_default=(1, 7))
 def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_good_ones(
-    walk: Callable[..., Found], jsonl_first: bool
+    walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:
     """The same from nothing: no tables, no directory, no archive that Redis requires."""
-    found = walk(world="from nothing", jsonl_first=jsonl_first)
+    found = walk(world="from nothing", jsonl_first=jsonl_first, part=part, parts=parts)
     assert found.points > 60
-    assert found.power_losses > 4
+    assert found.tried >= found.points // parts
+    if parts == 1:
+        assert found.power_losses > 4
 
 
 @ORDERS
+@parts((0, 1), by_default=(2, 7))
 def test_a_run_that_is_deleted_between_any_two_commands_of_a_worker_is_not_mixed_with_its_successor(
-    walk: Callable[..., Found], jsonl_first: bool
+    walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:
     """Deleted, or deleted and made anew: an archive has some of the one history, or the whole of the other."""
-    found = walk(world="going on", jsonl_first=jsonl_first, how="deleted")
+    found = walk(world="going on", jsonl_first=jsonl_first, how="deleted", part=part, parts=parts)
     assert found.points > 60
+    assert found.tried >= found.points // parts

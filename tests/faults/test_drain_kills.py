@@ -38,7 +38,7 @@ KILLS = 5  # of each game; there are three in a round
 WRITERS = 3
 RUNS = [f"run-{number}" for number in range(5)]
 CLAIM_SECONDS = 0.6
-TRIM = {1: "covered", 2: "archived", 4: "covered"}
+TRIM = {2: "archived", 1: "covered", 4: "covered"}
 """What the workers trim, by how many they are."""
 
 
@@ -229,6 +229,7 @@ def _changed_at(path: Path) -> int:
         return 0
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.timeout(300)  # on a machine that is busy with other things
 @pytest.mark.parametrize("workers", TRIM)
 @pytest.mark.parametrize("game", range(ROUNDS))

@@ -470,9 +470,23 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.backend.raw.pttl(key) > 0
 
 
+needs_valkey = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+
+
 @pytest.mark.timeout(3600)  # a failure is made small before it is shown, and the deep profile takes its time
-@pytest.mark.parametrize(("name", "share"), [("fake", 1), *([("valkey", 3)] if "valkey" in PROGRAMS else [])])
-def test_redis_and_memory_do_the_same(name: str, share: int, servers: Servers, namespace: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("fake", 0.25),
+        pytest.param("fake", 1, marks=pytest.mark.exhaustive),
+        *(
+            [("valkey", 0.5), pytest.param("valkey", 3, marks=pytest.mark.exhaustive)]
+            if "valkey" in PROGRAMS
+            else []
+        ),
+    ],
+)
+def test_redis_and_memory_do_the_same(name: str, share: float, servers: Servers, namespace: str) -> None:
     """Whatever the clients do to the runs, so many times as often as other properties are tried."""
     count = itertools.count()
 
@@ -485,5 +499,5 @@ def test_redis_and_memory_do_the_same(name: str, share: int, servers: Servers, n
         def __init__(self) -> None:
             super().__init__(open_backend)
 
-    profile = settings(max_examples=share * settings().max_examples, stateful_step_count=50)
+    profile = settings(max_examples=round(share * settings().max_examples), stateful_step_count=50)
     run_state_machine_as_test(OnServer, settings=profile)

@@ -81,6 +81,7 @@ def test_a_payload_that_is_too_large_says_by_how_much(backend: Backend) -> None:
     assert info_of(store).last_offset == 1
 
 
+@pytest.mark.one_in(3)
 def test_a_value_that_contains_itself_is_refused(store: Store) -> None:
     endless: list[Any] = []
     endless.append(endless)

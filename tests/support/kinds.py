@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import pytest
+
 from tests.support.servers import PROGRAMS
 
 REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]
@@ -10,3 +14,19 @@ ASYNC = ["async-fake", *(f"async-{name}" for name in REAL), "threaded-memory", "
 BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
 SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
 LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
+
+_SERVER = next(iter(REAL), "fake")
+_BY_DEFAULT = {"memory", "jsonl", "sqlite", "fake", _SERVER, f"async-{_SERVER}", "threaded-sqlite"}
+"""One of each store and of each facade."""
+
+
+def short(kinds: Iterable[str]) -> list[object]:
+    """These kinds as parameters, of which the default suite tries one of each store; the others are exhaustive."""
+    return [pytest.param(kind, marks=() if kind in _BY_DEFAULT else pytest.mark.exhaustive) for kind in kinds]
+
+
+on_every_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+"""For a test that is the short form of a promise on every store and server: none is left out by default."""
+
+on_every_server = pytest.mark.parametrize("redis_backend", REDIS, indirect=True)
+"""The same for a test over a namespace in Redis."""

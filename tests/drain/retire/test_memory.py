@@ -52,6 +52,7 @@ def own_server(
         assert directory
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.timeout(300)
 def test_ten_thousand_short_runs_leave_little_behind(own_server: ServerBackend, tmp_path: Path) -> None:
     """A day of short runs, drained and retired: bytes per run, before and after their producers are forgotten."""

@@ -46,6 +46,7 @@ from tests.support.drain_tools import (
 from tests.support.servers import DEADLINE_SECONDS, Servers, eventually
 
 
+@pytest.mark.one_in(3)
 @needs_server
 @pytest.mark.parametrize("name", ["claim", "extend", "settle", "park", "ZADD"])
 @pytest.mark.parametrize(

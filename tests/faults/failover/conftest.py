@@ -13,10 +13,11 @@ from runstream import (
     connect,
 )
 from tests.faults.failover.servers_that_fail import Hot
-from tests.support.servers import PROGRAMS, Pair, primary_and_replica
+from tests.support.kinds import REAL, short
+from tests.support.servers import Pair, primary_and_replica
 
 
-@pytest.fixture(params=PROGRAMS)
+@pytest.fixture(params=short(REAL))
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """A primary and a replica, of every server that there is."""
     with primary_and_replica(request.param) as pair:

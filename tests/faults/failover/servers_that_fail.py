@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
+
 from runstream import (
     RedisCheckpointer,
     RunStore,
     StoreUnavailable,
 )
+from tests.support.kinds import REAL
 
 Hot = RedisCheckpointer[Any, Any]
 LONG_SECONDS = 600.0
+
+on_every_pair = pytest.mark.parametrize("pair", REAL, indirect=True)
+"""For a test that is the short form of a promise on every real server: none is left out by default."""
 
 
 def spans_of(events: Iterable[Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runstream import LeaseLost
-from tests.faults.failover.servers_that_fail import LONG_SECONDS, Hot, spans
+from tests.faults.failover.servers_that_fail import LONG_SECONDS, Hot, on_every_pair, spans
 from tests.support.samples import make_event, make_state
 from tests.support.servers import PROGRAMS, Pair
 
@@ -36,6 +36,7 @@ def assert_dead(lease: Any, store: Hot) -> None:
     assert len(store.list_events("r")) == before
 
 
+@on_every_pair
 def test_a_lease_does_not_survive_a_failover(
     pair: Pair, hot: Hot, open_hot: Callable[..., Hot], lane_id: str | None
 ) -> None:

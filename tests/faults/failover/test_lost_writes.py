@@ -20,7 +20,7 @@ from runstream import (
     connect,
     connect_async,
 )
-from tests.faults.failover.servers_that_fail import Hot, spans, spans_of
+from tests.faults.failover.servers_that_fail import Hot, on_every_pair, spans, spans_of
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
@@ -86,6 +86,7 @@ def test_a_writer_is_told_what_was_lost(pair: Pair, hot: Hot, open_hot: Callable
     assert len(spans(hot)) == 5
 
 
+@on_every_pair
 def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
     pair: Pair, hot: Hot, open_hot: Callable[..., Hot]
 ) -> None:

@@ -14,7 +14,7 @@ from runstream import (
     connect,
 )
 from runstream.testing import Fault, FaultProxy
-from tests.faults.failover.servers_that_fail import Hot, spans, spans_of, until_taken
+from tests.faults.failover.servers_that_fail import Hot, on_every_pair, spans, spans_of, until_taken
 from tests.support.samples import make_events
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
 
@@ -81,6 +81,7 @@ def test_a_writer_waits_no_longer_than_it_was_told(pair: Pair, opened: ExitStack
     assert time.monotonic() - began < 5
 
 
+@on_every_pair
 @pytest.mark.parametrize("replicated", [True, False], ids=["replicated", "lost"])
 def test_what_got_no_reply_before_the_failover_is_applied_once_after_it(
     pair: Pair, opened: ExitStack, replicated: bool

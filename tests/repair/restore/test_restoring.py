@@ -60,10 +60,19 @@ def test_a_lost_redis_comes_back_as_it_was(redis_backend: RedisBackend, tmp_path
         opened.close()
 
 
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**32), steps=st.integers(1, 80), whole=st.booleans(), kind=st.sampled_from(KINDS))
-def test_any_history_comes_back(tmp_path: Path, seed: int, steps: int, whole: bool, kind: str) -> None:
+@pytest.mark.parametrize("examples", [6, pytest.param(25, marks=pytest.mark.exhaustive)])
+def test_any_history_comes_back(tmp_path: Path, examples: int) -> None:
     """Whatever was written, drained and trimmed on the way: what is restored reads as before, and can go on."""
+
+    @settings(max_examples=examples)
+    @given(seed=st.integers(0, 2**32), steps=st.integers(1, 80), whole=st.booleans(), kind=st.sampled_from(KINDS))
+    def comes_back(seed: int, steps: int, whole: bool, kind: str) -> None:
+        check_that_it_comes_back(tmp_path, seed, steps, whole=whole, kind=kind)
+
+    comes_back()
+
+
+def check_that_it_comes_back(tmp_path: Path, seed: int, steps: int, *, whole: bool, kind: str) -> None:
     directory = tmp_path / uuid.uuid4().hex
     directory.mkdir()
     backend = FakeBackend("n")

@@ -8,10 +8,10 @@ import pytest
 
 from tests.stores.leases.lease_tools import LEASING
 from tests.support.backends import Backend, Store
-from tests.support.kinds import SHARED
+from tests.support.kinds import SHARED, short
 
 
-@pytest.fixture(params=LEASING)
+@pytest.fixture(params=short(LEASING))
 def backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Backend:
     """A place with leases, of every kind that there is."""
     return make_backend(request.param)
@@ -23,7 +23,7 @@ def store(backend: Backend) -> Store:
     return backend.open()
 
 
-@pytest.fixture(params=[name for name in SHARED if name != "jsonl"])
+@pytest.fixture(params=short(name for name in SHARED if name != "jsonl"))
 def two_stores(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> tuple[Store, Store]:
     """Two writers with leases: stores over one place, of every kind that allows it."""
     shared = make_backend(request.param)

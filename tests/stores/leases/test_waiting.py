@@ -21,6 +21,7 @@ from runstream.model.results import LeaseGrant
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from tests.stores.leases.lease_tools import DEADLINE_SECONDS, LEASING, abandoned, carrying, seqs, writes
 from tests.support.backends import Backend, Store
+from tests.support.kinds import short
 from tests.support.samples import make_event, make_events, make_state
 
 KINDS = [name for name in LEASING if "redis" not in name and "resp" not in name]  # one server of each facade
@@ -66,7 +67,7 @@ def test_who_waits_in_vain_is_told_by_whom_it_is_held(store: Store) -> None:
         assert refused.value.owner == "a"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", short(KINDS))
 def test_a_lease_is_renewed_in_the_background(make_backend: Callable[[str], Backend], name: str) -> None:
     """Beyond twice its ttl nobody else has got it, though its holder did nothing."""
     store, ttl = make_backend(name).open(), 1.0

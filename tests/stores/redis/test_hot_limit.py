@@ -24,7 +24,7 @@ from runstream import (
 )
 from runstream.stores.redis.exchange import Exchange, Replies
 from tests.support.backends import Backend, RedisBackend
-from tests.support.kinds import REDIS
+from tests.support.kinds import REDIS, short
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server
 
@@ -32,7 +32,7 @@ LIMIT = 5
 KINDS = [*REDIS, *(f"async-{name}" for name in REDIS if "resp" not in name)]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=short(KINDS))
 def place(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Backend:
     """A namespace of every kind of server, sync and async."""
     return make_backend(request.param)

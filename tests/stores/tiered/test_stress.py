@@ -135,6 +135,7 @@ class Crowd:
         return 0 if info is None else info.first_hot
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 @pytest.mark.parametrize("kind", ARCHIVES)
 @pytest.mark.parametrize("retires", [False, True])

@@ -1,0 +1,34 @@
+"""Which combinations of a test's parameters the default suite tries; the others are exhaustive."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def mark_exhaustive(items: Iterable[pytest.Item]) -> None:
+    """Of each test that is marked ``one_in(count)``, mark all combinations exhaustive but one in so many.
+
+    The positions of a combination's values, each among all values of its parameter, add up to a multiple of the
+    count where it stays: so each value of each parameter stays, and meets many values of the others.
+    """
+    values: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is None:
+            continue
+        assert isinstance(item, pytest.Function)
+        test = item.nodeid.partition("[")[0]
+        positions = [_position(values[test, name], value) for name, value in item.callspec.params.items()]
+        if sum(positions) % mark.args[0] != 0:
+            item.add_marker(pytest.mark.exhaustive)
+
+
+def _position(values: list[Any], value: Any) -> int:
+    """Where the value lies among those that were seen; a new one lies behind them."""
+    if value not in values:
+        values.append(value)
+    return values.index(value)
