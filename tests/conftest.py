@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import uuid
 from collections import Counter
@@ -52,6 +53,12 @@ LEFT_OUT = pytest.StashKey[int]()
 # would inherit; but there are tests that interrupt themselves and their children. What is handled here is at
 # its default in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """With ``-n auto``, one worker more than processors: tests of processes and timeouts wait for long."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
 
 
 def pytest_report_header() -> str:

@@ -362,9 +362,10 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
         assert sorted(archive.list_runs()) == ["invoices", "orders", "support"]
 
 
-@pytest.mark.one_in(2)
 @needs_server
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive)]
+)
 def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
     directory = tmp_path / "demo"
     with start_demo(directory) as demo:

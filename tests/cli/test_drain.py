@@ -185,6 +185,7 @@ def test_a_worker_that_waits_for_its_server_ends_with_0(place: Place) -> None:
         assert worker.document["report"]["events"] == 0
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["grace", "second signal"])
 def test_who_does_not_read_the_log_cannot_keep_a_worker_from_ending(place: Place, how: str) -> None:
     """Its stderr is a pipe that is full: the first line that it logs holds up whoever writes it, for ever."""
@@ -374,6 +375,7 @@ def test_a_json_lines_own_facts_win_over_fields_of_the_same_name(capsys: pytest.
     assert logging.getLogger("runstream").handlers == []
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_password_is_logged(tmp_path: Path, log_format: str) -> None:
     """Not at the start, not when the server goes away, not when it refuses the password; nor by --debug."""

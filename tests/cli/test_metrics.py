@@ -142,6 +142,7 @@ def test_scrapes_ask_redis_no_more_often_than_every_few_seconds(place: Place) ->
         assert calls <= 2 + (time.monotonic() - began) / 5
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_hangs_holds_up_no_scrape(place: Place) -> None:
     """What the worker did is served all the same; what only Redis knows is left out until it answers again."""
     place.emit("r", 5)

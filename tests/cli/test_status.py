@@ -241,6 +241,7 @@ def test_at_a_terminal_it_stays_in_place_and_gives_the_cursor_back(place: Place,
         eventually(lambda: screen.shows("\x1b[?25h"))
 
 
+@pytest.mark.exhaustive
 def test_at_a_terminal_an_outage_is_shown_above_what_was_seen_last(place: Place) -> None:
     with closing(Screen()) as screen, watching(place.url, out=screen.terminal):
         place.emit("r", 5)

@@ -27,6 +27,7 @@ from tests.drain.scenes import DEADLINE_SECONDS, Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot, parked, put_raw
+from tests.support.kinds import on_every_server
 
 
 def tamper(archive: Archive, statement: str) -> None:
@@ -123,6 +124,7 @@ def test_a_running_worker_waits_an_outage_out(fake: RedisBackend, archives: list
 # -- poison ------------------------------------------------------------------------------------------
 
 
+@on_every_server
 def test_a_poisoned_record_is_kept_aside_and_holds_up_nothing(hot: Hot, archives: list[Archive]) -> None:
     """It goes to the quarantine as raw bytes, keeps its offset and is counted; its neighbours are archived."""
     before = emit(hot, "r", 4)
@@ -146,6 +148,7 @@ def test_a_poisoned_record_is_kept_aside_and_holds_up_nothing(hot: Hot, archives
         assert "checksum" in entry.reason
 
 
+@on_every_server
 def test_a_record_of_a_newer_version_parks_its_run_and_is_never_trimmed(hot: Hot, archives: list[Archive]) -> None:
     """What comes before it is archived; it and what follows stay in Redis."""
     emit(hot, "r", 4)

@@ -27,6 +27,7 @@ from tests.drain.scenes import DEADLINE_SECONDS, Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend
 from tests.support.drain_tools import Hot, due, open_archives, open_hot, parked
+from tests.support.kinds import on_every_server
 
 
 def test_a_dead_workers_runs_come_due_again_by_themselves(hot: Hot, archives: list[Archive]) -> None:
@@ -255,6 +256,7 @@ def test_what_does_not_follow_from_where_the_archives_stand_is_not_written(hot: 
 # -- many at once ------------------------------------------------------------------------------------
 
 
+@on_every_server
 def test_several_workers_share_the_load_and_archive_everything_once(
     redis_backend: RedisBackend, tmp_path: Path
 ) -> None:

@@ -21,8 +21,10 @@ from tests.drain.scenes import Watched, emit, hot_from
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot
+from tests.support.kinds import on_every_server
 
 
+@on_every_server
 def test_both_archives_hold_every_event_once_and_every_snapshot(hot: Hot, archives: list[Archive]) -> None:
     """Several runs, two lanes, snapshots of runs and lanes: all of it is in both archives, and nothing is due."""
     acknowledged = {run_id: emit(hot, run_id, 30) for run_id in ("a", "b:c", "ünï/../x")}
@@ -102,6 +104,7 @@ def test_events_and_snapshots_that_come_in_between_keep_the_run_due(
     assert due(hot) == {}
 
 
+@on_every_server
 def test_covered_trims_what_every_snapshot_covers_and_recover_works_from_redis_alone(
     hot: Hot, archives: list[Archive]
 ) -> None:

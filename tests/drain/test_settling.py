@@ -18,6 +18,7 @@ from runstream.stores.redis.operations.worker import drain
 from tests.drain.scenes import emit, hot_from
 from tests.support.archive_check import Archive
 from tests.support.drain_tools import Hot, due
+from tests.support.kinds import on_every_server
 
 
 def proven(hot: Hot, run_id: str, cursor: Cursor, trim: str = "archived") -> drain.Proven:
@@ -26,6 +27,7 @@ def proven(hot: Hot, run_id: str, cursor: Cursor, trim: str = "archived") -> dra
     return drain.Proven(run.header, cursor, run.tokens, trim, None)
 
 
+@on_every_server
 def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None:
     """A place whose chain Redis does not have is not settled: nothing trimmed, mark and due as before."""
     emit(hot, "r", 10)
@@ -36,6 +38,7 @@ def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
 
+@on_every_server
 def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
     """A worker that proved a run which was deleted and made anew since then settles nothing."""
     emit(hot, "r", 10)
@@ -47,6 +50,7 @@ def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
 
+@on_every_server
 def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list[Archive]) -> None:
     """A repeated settle of a place before the mark leaves the mark where it is."""
     emit(hot, "r", 10)
@@ -64,6 +68,7 @@ def ids(archives: Sequence[Archive]) -> list[str]:
     return [archive.archive_id for archive in archives]
 
 
+@on_every_server
 def test_settling_without_a_required_archive_is_refused(hot: Hot, archives: list[Archive]) -> None:
     """The partition's own set decides, whatever a worker believes."""
     emit(hot, "r", 4)

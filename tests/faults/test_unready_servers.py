@@ -142,7 +142,7 @@ def test_a_server_that_loads_what_it_has(unready: Unready) -> None:
     waits_for(node, "LOADING", hot, lambda: None)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 def test_a_cluster_that_has_lost_a_slot(unready: Unready) -> None:
     """It answers CLUSTERDOWN until somebody has the slot; an append waits no longer than it was told."""
     node = unready.start_cluster()
@@ -170,7 +170,7 @@ def test_a_slot_that_is_being_moved(make_unready: Callable[[str], Unready], name
     waits_for(node, "TRYAGAIN", hot, lambda: node.raw.execute_command("CLUSTER", "SETSLOT", slot, "STABLE"))
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 def test_a_slot_that_has_moved_is_not_waited_for(unready: Unready) -> None:
     """A client that knows one node does not find it, and the error says so."""
     node = unready.start_cluster()

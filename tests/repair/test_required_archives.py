@@ -35,6 +35,7 @@ from runstream.stores.redis.operations.worker import drain
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend, ServerBackend
 from tests.support.drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events
 from tests.support.servers import PROGRAMS, eventually
 
@@ -66,6 +67,7 @@ def ids(*archives: Archive) -> set[str]:
 # -- adding ------------------------------------------------------------------------------------------
 
 
+@on_every_server
 @pytest.mark.parametrize("late", [2, 3])
 def test_an_archive_that_is_added_gets_every_run_that_is_in_redis(
     redis_backend: RedisBackend, archives: list[Archive], late: int

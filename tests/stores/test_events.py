@@ -19,6 +19,7 @@ from runstream.model.errors import (
 from runstream.model.events import EventKind, PAEvent, Visibility
 from runstream.model.results import Appended, Cursor, Recorded
 from tests.support.backends import Backend, Store, latest
+from tests.support.kinds import on_every_backend, on_every_live_store, on_every_pair_of_stores
 from tests.support.samples import make_event, make_events, make_state
 
 JOIN_SECONDS = 20.0
@@ -62,6 +63,7 @@ def test_a_loaded_event_is_never_the_object_that_was_saved(store: Store) -> None
     assert store.list_events("r")[0].payload == {"items": [1]}
 
 
+@on_every_backend
 def test_events_of_several_runs_land_each_in_their_run_in_order(store: Store) -> None:
     first, second, third = make_events("a", 3), make_events("b", 2), make_events("c", 1)
     store.save_events(iter([first[0], second[0], first[1], third[0], second[1], first[2]]))
@@ -100,6 +102,7 @@ def test_an_unknown_kind_is_kept_as_a_plain_string(store: Store, kind: str) -> N
 # -- append ----------------------------------------------------------------------------------------------
 
 
+@on_every_backend
 def test_offsets_are_dense_from_one(store: Store) -> None:
     """Every append tells its first and last offset and the last event's cursor."""
     events = make_events("r", 6)
@@ -121,6 +124,7 @@ def test_appending_where_it_is_expected_lands_there(store: Store) -> None:
     assert store.append("r", make_events("r", 1), expected_offset=2)[:2] == (3, 3)
 
 
+@on_every_backend
 @pytest.mark.parametrize(("there", "expected"), [(0, 1), (3, 0), (3, 2), (3, 4), (3, 10**15)])
 def test_appending_elsewhere_than_expected_writes_nothing(
     backend: Backend, store: Store, there: int, expected: int
@@ -136,6 +140,7 @@ def test_appending_elsewhere_than_expected_writes_nothing(
     assert store.load_latest("r") is None
 
 
+@on_every_pair_of_stores
 def test_of_two_writers_that_expect_the_same_offset_one_wins(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     store.append("r", make_events("r", 1), expected_offset=0)
@@ -159,6 +164,7 @@ def test_an_append_of_nothing_tells_where_the_run_stands_and_creates_nothing(
     assert (caught.value.expected, caught.value.actual) == (2, 3)
 
 
+@on_every_backend
 def test_events_and_their_snapshot_are_kept_together(store: Store) -> None:
     state = make_state("r", current_step=1)
     assert store.append("r", make_events("r", 2), snapshot=state)[:2] == (1, 2)
@@ -173,6 +179,7 @@ def test_an_append_of_nothing_but_a_snapshot_has_no_offset_of_its_own(store: Sto
     assert store.load_latest("new") is not None
 
 
+@on_every_pair_of_stores
 def test_a_snapshot_that_another_has_saved_since_refuses_the_whole_append(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     other.save_snapshot("r", make_state("r", purpose="theirs"))
@@ -251,6 +258,7 @@ def test_a_cursor_goes_on_where_it_was_taken(store: Store) -> None:
     assert offsets(store.read("r", cursors[-1])) == [6]
 
 
+@on_every_backend
 @pytest.mark.parametrize("offset", [1, 3, 5])
 def test_a_cursor_of_another_history_is_refused(store: Store, offset: int) -> None:
     store.save_events(make_events("r", 5))
@@ -366,6 +374,7 @@ def test_an_archive_cannot_follow(make_backend: Callable[[str], Backend], name: 
         list(store.follow("r"))
 
 
+@on_every_live_store
 def test_a_follower_gets_history_then_what_comes_until_the_run_has_ended(live: Store) -> None:
     events = [
         make_event("r", 1, kind=EventKind.RUN_STARTED),

@@ -18,6 +18,7 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind, PAEvent, Visibility
 from tests.support.backends import Backend, Store, info_of, latest
+from tests.support.kinds import on_every_pair_of_stores
 from tests.support.samples import RICH_VALUES, make_event, make_state, same
 
 
@@ -33,6 +34,7 @@ def test_every_type_of_value_comes_back_in_payloads_and_states(store: Store, nam
     assert same(loaded.metadata, state.metadata)
 
 
+@on_every_pair_of_stores
 def test_all_types_of_values_come_back_from_another_store(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     store.append("r", [make_event("r", payload=RICH_VALUES)], snapshot=make_state("r", data=RICH_VALUES))

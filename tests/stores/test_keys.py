@@ -36,6 +36,7 @@ from runstream.run.store import LaneStore
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
 from runstream.stores.archive.sqlite import SQLiteCheckpointer, write_batch
 from tests.support.backends import Backend, Store
+from tests.support.kinds import on_every_backend, on_every_pair_of_stores
 from tests.support.samples import make_event, make_events, make_state
 
 START = Cursor(0, 77)
@@ -71,6 +72,7 @@ def test_an_event_whose_key_is_known_is_not_written_again(store: Store) -> None:
     assert seqs(store) == [1, 2, 3, 4]
 
 
+@on_every_backend
 def test_a_batch_that_is_sent_again_gets_its_first_places(store: Store) -> None:
     keys = ["a", "b", "c"]
     first = store.append("r", make_events("r", 3), keys=keys)
@@ -138,6 +140,7 @@ def test_a_deleted_runs_keys_are_gone_with_it(store: Store) -> None:
     assert seqs(store) == [5, 6]
 
 
+@on_every_pair_of_stores
 def test_a_key_is_known_to_every_other_store(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     first = store.append("r", make_events("r", 2), keys=["a", "b"])

@@ -11,6 +11,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind
 from runstream.model.results import RunInfo
 from tests.support.backends import Backend, FileBackend, Store, info_of, latest
+from tests.support.kinds import on_every_backend
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -103,6 +104,7 @@ def write_some_runs(store: Store) -> list[RunInfo]:
     return [info_of(store, run_id) for run_id in ("one", "four", "three", "two")]
 
 
+@on_every_backend
 def test_runs_are_listed_newest_first(store: Store) -> None:
     infos = write_some_runs(store)
     assert list(store.runs()) == infos
@@ -154,6 +156,7 @@ def test_many_runs_are_listed_whole(store: Store) -> None:
 # -- delete ----------------------------------------------------------------------------------------------
 
 
+@on_every_backend
 def test_a_deleted_run_leaves_nothing(backend: Backend, store: Store) -> None:
     store.save_event(make_event("kept", session_id="s"))
     before = backend.footprint()

@@ -16,7 +16,7 @@ from runstream.model.errors import ConcurrencyConflict, ConfigurationError, Corr
 from runstream.model.results import Recovery
 from runstream.model.state import NodeState, RunState, RunStatus
 from tests.support.backends import Backend, Store, latest
-from tests.support.kinds import SHARED
+from tests.support.kinds import SHARED, on_every_backend, on_every_pair_of_stores
 from tests.support.samples import make_event, make_events, make_state, same
 
 _numbers = itertools.count()
@@ -32,6 +32,7 @@ def covered(store: Store, lane_id: str | None = None) -> int:
 # -- what is saved comes back ----------------------------------------------------------------------------
 
 
+@on_every_backend
 def test_a_state_comes_back_whole(store: Store) -> None:
     """All actions and all times of nodes are among it, which purpose-agent's own to_dict drops."""
     state = make_state(
@@ -283,6 +284,7 @@ def test_a_snapshot_covers_what_its_writer_appended(store: Store) -> None:
     assert covered(store) == 6
 
 
+@on_every_pair_of_stores
 def test_a_snapshot_does_not_cover_what_another_writer_put_in_between(two_stores: tuple[Store, Store]) -> None:
     ours, theirs = two_stores
     ours.save_events(make_events("r", 2))
@@ -384,6 +386,7 @@ def test_a_run_that_is_not_there_recovers_to_nothing(store: Store) -> None:
     assert store.recover("nobody", lane_id="a") == Recovery(None, 0, [])
 
 
+@on_every_backend
 def test_a_lane_with_nothing_after_its_snapshot_recovers_to_its_state(store: Store) -> None:
     store.append("r", [make_event("r", 1, lane_id="a")], snapshot=make_state("r", purpose="a"), lane_id="a")
     store.save_events(make_events("r", 3, lane_id="b"))
@@ -397,6 +400,7 @@ def test_a_lane_with_nothing_after_its_snapshot_recovers_to_its_state(store: Sto
 # -- changing a state --------------------------------------------------------------------------------
 
 
+@on_every_backend
 def test_a_state_is_changed_where_it_is_saved(store: Store) -> None:
     """A run without a state gets one; what the change returns is saved, or what it did to the state itself."""
 

@@ -16,8 +16,8 @@ SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs t
 LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
 
 _SERVER = next(iter(REAL), "fake")
-_BY_DEFAULT = {"memory", "jsonl", "sqlite", "fake", _SERVER, f"async-{_SERVER}", "threaded-sqlite"}
-"""One of each store and of each facade."""
+_BY_DEFAULT = {"memory", "jsonl", "sqlite", _SERVER, f"async-{_SERVER}"}
+"""One of each store, and of the facades one each."""
 
 
 def short(kinds: Iterable[str]) -> list[object]:
@@ -30,3 +30,9 @@ on_every_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 
 on_every_server = pytest.mark.parametrize("redis_backend", REDIS, indirect=True)
 """The same for a test over a namespace in Redis."""
+
+on_every_pair_of_stores = pytest.mark.parametrize("two_stores", SHARED, indirect=True)
+"""The same for a test of two stores over one place."""
+
+on_every_live_store = pytest.mark.parametrize("live", LIVE, indirect=True)
+"""The same for a test that follows."""

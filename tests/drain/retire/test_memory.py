@@ -30,15 +30,15 @@ from tests.drain.retire.retiring_tools import (
 )
 from tests.support.archive_check import check_archives
 from tests.support.backends import ServerBackend
+from tests.support.kinds import REAL, short
 from tests.support.samples import make_event, make_state
-from tests.support.servers import PROGRAMS, Servers
+from tests.support.servers import Servers
 
-SHORT_RUNS = 10_000
 RUN_BYTES = 700
 """What a short run may take for good: its tombstone, and its places in three sorted sets."""
 
 
-@pytest.fixture(params=[name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS])
+@pytest.fixture(params=short(REAL))
 def own_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerBackend]:
@@ -52,12 +52,14 @@ def own_server(
         assert directory
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.parametrize("short_runs", [2_000, pytest.param(10_000, marks=pytest.mark.exhaustive)])
 @pytest.mark.timeout(300)
-def test_ten_thousand_short_runs_leave_little_behind(own_server: ServerBackend, tmp_path: Path) -> None:
+def test_ten_thousand_short_runs_leave_little_behind(
+    own_server: ServerBackend, tmp_path: Path, short_runs: int
+) -> None:
     """A day of short runs, drained and retired: bytes per run, before and after their producers are forgotten."""
     raw, hot = own_server.raw, open_hot(own_server)
-    run_ids = [str(uuid.UUID(int=number)) for number in range(SHORT_RUNS)]
+    run_ids = [str(uuid.UUID(int=number)) for number in range(short_runs)]
 
     def used() -> int:
         return int(raw.info("memory")["used_memory"])
@@ -66,20 +68,20 @@ def test_ten_thousand_short_runs_leave_little_behind(own_server: ServerBackend, 
         worker = DrainWorker(hot, [archive], batch=5000, trim="archived", retire_after_seconds=0)
         worker.drain_once()
         empty = used()
-        for at in range(0, SHORT_RUNS, 100):
+        for at in range(0, short_runs, 100):
             hot.save_events([event for run_id in run_ids[at : at + 100] for event in ended(run_id, 10)])
         full = used()
         report = worker.drain_once()
-    assert (report.retired, report.events) == (SHORT_RUNS, SHORT_RUNS * 10)
+    assert (report.retired, report.events) == (short_runs, short_runs * 10)
     retired = used()
     keys = hot.context.keys
     tombstones = [raw.memory_usage(keys.run(run_id).meta) for run_id in run_ids[::97]]
     ttls = [raw.pttl(keys.run(run_id).producers) for run_id in run_ids[::97]]
     assert all(0 < ttl <= PRODUCER_WINDOW_SECONDS * 1000 for ttl in ttls)
-    for at in range(0, SHORT_RUNS, 1000):  # as if the window had passed
+    for at in range(0, short_runs, 1000):  # as if the window had passed
         raw.delete(*(keys.run(run_id).producers for run_id in run_ids[at : at + 1000]))
     quiet = used()
-    per_run = [(at - empty) / SHORT_RUNS for at in (full, retired, quiet)]
+    per_run = [(at - empty) / short_runs for at in (full, retired, quiet)]
     print(
         f"{own_server.server.name}: bytes per run: {per_run[0]:.0f} before, {per_run[1]:.0f} retired,"
         f" {per_run[2]:.0f} without producers; a tombstone {min(tombstones)} to {max(tombstones)}"

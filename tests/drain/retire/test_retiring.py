@@ -40,6 +40,7 @@ from tests.drain.retire.retiring_tools import (
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.drain_tools import Hooked
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_events, make_state
 from tests.support.servers import eventually
 
@@ -52,6 +53,7 @@ def tamper(archive: Archive, statement: str, at_least: int = 1) -> None:
 # -- the tombstone -----------------------------------------------------------------------------------------
 
 
+@on_every_server
 def test_a_run_that_has_ended_leaves_only_a_tombstone(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:

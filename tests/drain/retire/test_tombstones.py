@@ -24,9 +24,11 @@ from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import Hot, Line, ended, members, open_hot, retire_all
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state
 
 
+@on_every_server
 def test_a_late_append_goes_on_at_its_offset_and_is_archived_without_a_gap(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_conflict_is_seen_on_a_tombstone(hot: Hot, archives: list[Archive]) ->
     assert hot.append("r", [make_event("r", 5)], expected_offset=4)[:2] == (5, 5)
 
 
+@on_every_server
 def test_what_is_sent_again_after_the_run_was_retired_is_applied_once(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:
@@ -193,6 +196,7 @@ def test_nobody_is_told_of_a_loss_that_was_none(
         assert writer.append("r", [make_event("r", number)])[:2] == (number, number)
 
 
+@on_every_server
 def test_a_loss_behind_a_tombstone_is_seen(redis_backend: RedisBackend, hot: Hot, archives: list[Archive]) -> None:
     """A failover that lost a late append, and put the tombstone back."""
     hot.append("r", ended("r"))

@@ -61,7 +61,7 @@ class MortalSink(Passing):
         self._mortal.step()
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(9)
 @pytest.mark.parametrize("first", range(1, 5))
 @pytest.mark.parametrize(
     ("shape", "keep"), [*(("new on top", keep) for keep in KEEPS), ("made anew", "archive"), ("made anew", "both")]

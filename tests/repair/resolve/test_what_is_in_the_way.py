@@ -50,6 +50,7 @@ from tests.repair.resolve.world import (
 )
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import kept_replies
+from tests.support.kinds import on_every_server
 
 
 @pytest.mark.parametrize("keep", KEEPS)
@@ -107,6 +108,7 @@ def test_a_snapshot_that_came_in_between_is_not_put_away(world: World) -> None:
     assert state.current_step == 100
 
 
+@on_every_server
 def test_writers_of_the_branch_that_gave_way_are_told(any_world: World) -> None:
     """One that saw it, one that holds a lease, one whose batch was applied to it, and one that knew no more."""
     world = any_world

@@ -29,7 +29,7 @@ class Killed(BaseException):
     """Ends a command at once: nothing of ours catches it."""
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("shape", ["lost", "retired", "behind"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_killed_at_every_exchange_and_repeated_it_ends_the_same(tmp_path: Path, shape: str, whole: bool) -> None:

@@ -27,6 +27,7 @@ from tests.repair.restore.restoring_tools import KINDS, drain, write_one
 from tests.support.archive_check import Archive, check_drained
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.drain_tools import Hot, open_archives, open_hot
+from tests.support.kinds import on_every_server
 from tests.support.random_runs import Author, check_is_as_before, damage, erase, lose_redis, one_archive, picture
 from tests.support.samples import make_event, make_events, make_state, same
 
@@ -38,6 +39,7 @@ def restore_all(hot: Hot, archive: Archive, *, whole: bool = False) -> list[str]
 # -- a lost Redis --------------------------------------------------------------------------------------
 
 
+@on_every_server
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_lost_redis_comes_back_as_it_was(redis_backend: RedisBackend, tmp_path: Path, whole: bool) -> None:
     """On every kind of server, from both kinds of archive: every key of every run, not only what readers show."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.stores.leases.lease_tools import LEASING
+from tests.stores.leases.lease_tools import LEASING, SHARED_LEASING
 from tests.support.backends import Backend, Store
-from tests.support.kinds import SHARED, short
+from tests.support.kinds import short
 
 
 @pytest.fixture(params=short(LEASING))
@@ -23,7 +23,7 @@ def store(backend: Backend) -> Store:
     return backend.open()
 
 
-@pytest.fixture(params=short(name for name in SHARED if name != "jsonl"))
+@pytest.fixture(params=short(SHARED_LEASING))
 def two_stores(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> tuple[Store, Store]:
     """Two writers with leases: stores over one place, of every kind that allows it."""
     shared = make_backend(request.param)

@@ -7,13 +7,19 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from runstream.model.results import LeaseGrant
 from tests.support.backends import Store
-from tests.support.kinds import BACKENDS
+from tests.support.kinds import BACKENDS, SHARED
 from tests.support.samples import make_event, make_state
 
 DEADLINE_SECONDS = 30.0
 LEASING = [name for name in BACKENDS if name != "jsonl"]
+SHARED_LEASING = [name for name in SHARED if name != "jsonl"]
+
+on_every_leasing_pair = pytest.mark.parametrize("two_stores", SHARED_LEASING, indirect=True)
+"""For a test that is the short form of P6 on every store with leases: none is left out by default."""
 
 
 def seqs(store: Store, run_id: str = "r") -> list[int]:

@@ -15,11 +15,12 @@ from runstream.model.errors import (
 )
 from runstream.model.protocols import Checkpointer
 from runstream.model.results import LeaseGrant
-from tests.stores.leases.lease_tools import abandoned, carrying, content, seqs, writes
+from tests.stores.leases.lease_tools import abandoned, carrying, content, on_every_leasing_pair, seqs, writes
 from tests.support.backends import Blocking, Store, latest
 from tests.support.samples import make_event, make_events, make_state
 
 
+@on_every_leasing_pair
 def test_while_a_lane_is_leased_it_needs_that_lease(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     store.save_events([make_event("r", 1, lane_id="a"), make_event("r", 2, lane_id="b")])
@@ -43,6 +44,7 @@ def test_while_a_lane_is_leased_it_needs_that_lease(two_stores: tuple[Store, Sto
     other.save_event(make_event("r", 5, lane_id="a"))
 
 
+@on_every_leasing_pair
 def test_while_the_run_is_leased_every_write_needs_it(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     store.save_events([make_event("r", 1, lane_id="a"), make_event("r", 2, lane_id="b")])

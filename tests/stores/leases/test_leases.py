@@ -11,7 +11,15 @@ from runstream.model.errors import (
     LeaseLost,
 )
 from runstream.model.results import LeaseGrant
-from tests.stores.leases.lease_tools import abandoned, carrying, content, eventually, seqs, writes
+from tests.stores.leases.lease_tools import (
+    abandoned,
+    carrying,
+    content,
+    eventually,
+    on_every_leasing_pair,
+    seqs,
+    writes,
+)
 from tests.support.backends import Store
 from tests.support.samples import make_event, make_events
 
@@ -66,6 +74,7 @@ def test_it_is_held_by_somebody_and_for_so_long(two_stores: tuple[Store, Store])
         pass
 
 
+@on_every_leasing_pair
 def test_what_is_given_back_is_free_at_once(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     lease = store.lease("r", owner="a", ttl=60.0)
@@ -141,6 +150,7 @@ def test_the_same_owner_gets_it_back_at_once(two_stores: tuple[Store, Store]) ->
     assert seqs(store) == [1, 3, 1, 3]
 
 
+@on_every_leasing_pair
 def test_a_former_lease_that_is_given_back_leaves_the_newer_one_alone(two_stores: tuple[Store, Store]) -> None:
     store, other = two_stores
     former = store.lease("r", owner="a")

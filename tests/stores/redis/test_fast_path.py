@@ -19,6 +19,7 @@ from runstream.stores.redis.operations.client import append
 from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
 from tests.support.backends import RedisBackend, kept_replies
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_state
 from tests.support.servers import eventually
 
@@ -125,6 +126,7 @@ def test_it_leaves_what_the_general_append_leaves(redis_backend: RedisBackend, s
         raw.delete(*(key for namespace in namespaces for key in raw.keys(f"{{{namespace}*")))
 
 
+@on_every_server
 def test_what_is_in_the_way_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) -> None:
     """Right after an append of its own, so that nothing else is out of the ordinary."""
     one, other = open_two(redis_backend, redis_backend.namespace)

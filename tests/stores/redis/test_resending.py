@@ -30,6 +30,7 @@ from runstream.stores.redis.session import in_flight
 from runstream.stores.redis.session.recent_appends import RecentBook
 from runstream.stores.redis.session.session import ServerClock
 from tests.support.backends import Backend, RedisBackend, latest
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server
 
@@ -87,6 +88,7 @@ def spans(store: Any, run_id: str = "r") -> list[str]:
     return [item.event.span_id for item in store.read(run_id)]
 
 
+@on_every_server
 def test_a_single_event_and_a_batch_that_are_sent_again_are_applied_once(
     hot: Hot, line: Line, lost_part: str
 ) -> None:
@@ -114,6 +116,7 @@ def test_every_run_of_a_call_is_applied_once(hot: Hot, line: Line, lost_part: st
         assert spans(hot, run_id) == [event.span_id for event in events if event.run_id == run_id]
 
 
+@on_every_server
 def test_events_with_a_snapshot_are_applied_once(hot: Hot, line: Line, lost_part: str) -> None:
     """One revision, and it covers what it would have covered."""
     events, state = make_events("r", 3), make_state("r", purpose="once")
@@ -163,6 +166,7 @@ def test_other_runs_do_not_wait(hot: Hot, line: Line) -> None:
     assert line.sent == 1
 
 
+@on_every_server
 def test_a_resend_is_known_after_its_entries_were_archived_and_trimmed(
     hot: Hot, line: Line, tmp_path: Any
 ) -> None:
@@ -454,6 +458,7 @@ def spans_after(store: Hot, offset: int) -> list[str]:
 # -- callers that share a store object
 
 
+@pytest.mark.one_in(3)
 def test_threads_that_repeat_their_calls_while_connections_die_write_each_event_once(
     server: Server, namespace: str, make_backend: Callable[[str], Backend]
 ) -> None:

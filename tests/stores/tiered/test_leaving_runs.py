@@ -36,6 +36,7 @@ from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import Backend
 from tests.support.drain_tools import Hooked, Outage
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events
 
 
@@ -43,6 +44,7 @@ def retire(hot: Hot, archive: Any) -> None:
     assert DrainWorker(hot, [archive], retire_after_seconds=0).drain_once().retired == 1
 
 
+@on_every_server
 def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any, tiered: Tiered) -> None:
     """Its snapshots and all that was known of its lanes are in the archive, and are taken from there."""
     with tiered.open_run("r", session_id="s") as run:

@@ -135,10 +135,9 @@ class Crowd:
         return 0 if info is None else info.first_hot
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
-@pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("retires", [False, True])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("jsonl", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("retires", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_readers_see_every_event_once_while_workers_trim_under_them(
     make_backend: Callable[[str], Backend], tmp_path: Path, kind: str, retires: bool
 ) -> None:

@@ -76,6 +76,7 @@ def test_second_thread_to_close_comes_too_late(directory: Path) -> None:
 at_any_depth = pytest.mark.parametrize("depth", [0, 8], ids=["short", "too long for a socket"])
 
 
+@pytest.mark.one_in(2)
 @at_any_depth
 def test_simultaneous_openers_start_one_server(depth: int, tmp_path: Path) -> None:
     """Eight processes that open at once get one server, and it is gone when the last of them has closed."""

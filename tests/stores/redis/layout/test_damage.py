@@ -20,6 +20,7 @@ from runstream.model.events import EventKind
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from tests.stores.redis.layout.raw_keys import encoded, key_of, offsets
 from tests.support.backends import RedisBackend, latest
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -108,6 +109,7 @@ def test_a_record_that_is_no_event_of_this_run_is_reported(
     assert offsets(store.read("r", on_corrupt="skip")) == [1, 3]
 
 
+@on_every_server
 def test_an_entry_of_another_program_is_reported(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], raw: Any
 ) -> None:
@@ -120,6 +122,7 @@ def test_an_entry_of_another_program_is_reported(
     assert offsets(store.read("r", on_corrupt="skip")) == [1]
 
 
+@on_every_server
 def test_a_record_of_a_newer_version_is_never_passed_over(store: RedisCheckpointer[Any, Any], raw: Any) -> None:
     write_raw(
         store, raw, "r", [encoded("r", 1), sealed("r", ["fields", "to", "come"], version=2), encoded("r", 3)]

@@ -16,6 +16,7 @@ from runstream.codec.record import FIELDS, encode_record, record_crc, seed
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from tests.stores.redis.layout.raw_keys import encoded, key_of, tag_of
 from tests.support.backends import RedisBackend, Store, kept_replies
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state, same
 
 _numbers = itertools.count()
@@ -33,6 +34,7 @@ def test_a_namespace_knows_its_partitions_in_every_one_of_them(
     assert all(raw.hgetall(key) == {b"partitions": b"16"} for key in expected)
 
 
+@on_every_server
 def test_a_run_has_the_keys_that_the_design_lists(redis_backend: RedisBackend, store: Store, raw: Any) -> None:
     """All of them in the run's partition; '%' and ':' of the run id are encoded, those of a lane are not."""
     run_id, before = "ru:n 100%", redis_backend.key_names()
@@ -211,6 +213,7 @@ def test_a_snapshot_is_one_field_per_key_each_valid_msgpack(redis_backend: Redis
     assert [name for _, name in order] == [b"=run_id", b"=data", b"=none", b"=empty", b"=mixed"]
 
 
+@on_every_server
 def test_only_what_changed_is_written(redis_backend: RedisBackend, raw: Any) -> None:
     """A second save of the same writer changes the fields that differ and no other."""
     store = redis_backend.open(state_type=dict)

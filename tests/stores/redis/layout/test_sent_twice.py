@@ -21,6 +21,7 @@ from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.client import append
 from tests.stores.redis.layout.raw_keys import clean, key_of
 from tests.support.backends import RedisBackend, latest
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server
 
@@ -41,6 +42,7 @@ def nothing() -> None:
     pass
 
 
+@on_every_server
 @pytest.mark.parametrize("how", ["at once", "after others", "trimmed"])
 def test_an_append_that_is_sent_twice_is_applied_once(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], raw: Any, how: str
@@ -64,6 +66,7 @@ def test_an_append_that_is_sent_twice_is_applied_once(
         assert Appended(2, 3, list(store.read("r"))[2].cursor) == appended
 
 
+@on_every_server
 def test_a_snapshot_that_is_sent_twice_is_saved_once(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any]
 ) -> None:
@@ -79,6 +82,7 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
     assert latest(store, "r").data == {"b": 3}
 
 
+@on_every_server
 def test_batches_of_several_runs_that_are_sent_twice_are_applied_once(store: RedisCheckpointer[Any, Any]) -> None:
     events = [event for run_id in "abc" for event in make_events(run_id, 2)]
     send_twice(store, append.save_events(store.context, events), nothing)

@@ -16,6 +16,7 @@ from runstream.model.events import EventKind
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from tests.stores.redis.layout.raw_keys import key_of, offsets
 from tests.support.backends import RedisBackend, Store
+from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -27,6 +28,7 @@ def trim(backend: RedisBackend, store: Store, upto: int) -> str:
     return mark
 
 
+@on_every_server
 @pytest.mark.parametrize("upto", [1, 4, 6])
 def test_what_needs_archived_events_says_where_the_rest_begins(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], upto: int
@@ -127,6 +129,7 @@ def test_a_follower_that_has_seen_more_than_is_there_is_told(
     assert (caught.value.last_seen, caught.value.last_present) == (3, 2)
 
 
+@on_every_server
 def test_a_follower_is_told_even_if_others_have_filled_the_lost_offsets(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any]
 ) -> None:
