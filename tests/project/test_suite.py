@@ -1,0 +1,134 @@
+"""The suite itself: how large its files are, what it leaves out by default, and the stages in which it is run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.collected import ELSEWHERE, ROOT, collect
+
+MOST_LINES = 600
+
+
+def test_no_file_of_the_tests_is_long() -> None:
+    """One that becomes so is split by what it is about."""
+    sizes = {path: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert len(sizes) > 100
+    assert [f"{path}: {size}" for path, size in sizes.items() if size > MOST_LINES] == []
+
+
+THREE = """
+import pytest
+
+def test_short():
+    pass
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("n", [1, 2])
+def test_long(n):
+    pass
+"""
+
+MANY = """
+import pytest
+
+@pytest.fixture(params="xyz")
+def letter(request):
+    return request.param
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("word", ["on", "off"])
+@pytest.mark.parametrize("number", range(5))
+def test_many(number, word, letter):
+    pass
+"""
+
+
+def run_suite(directory: Path, tests: str, *options: str) -> str:
+    """What pytest says of a suite of its own, with the project's options and hooks."""
+    (directory / "test_these.py").write_text(tests)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *ELSEWHERE, *options, str(directory)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "workers"])
+def test_what_is_left_out_is_said_and_how_to_run_it(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    """Also where workers of pytest-xdist collect the tests."""
+    said = run_suite(tmp_path, THREE, *workers)
+    assert "2 exhaustive tests left out; run them with: python -m pytest -m exhaustive\n" in said
+    assert " 1 passed" in said
+
+
+def test_what_was_left_out_runs_as_it_was_said(tmp_path: Path) -> None:
+    said = run_suite(tmp_path, THREE, "-m", "exhaustive")
+    assert "left out" not in said
+    assert " 2 passed" in said
+
+
+def test_one_in_so_many_leaves_each_value_of_each_parameter(tmp_path: Path) -> None:
+    """Of a fixture's parameters too."""
+    (tmp_path / "test_these.py").write_text(MANY)
+    every = collect(str(tmp_path), settings=ELSEWHERE)
+    left = [test.partition("[")[2].rstrip("]") for test, is_exhaustive in every.items() if not is_exhaustive]
+    assert len(every) == 30
+    assert len(left) <= 10
+    values = zip(*(name.split("-") for name in left), strict=True)
+    assert sorted(len(set(each)) for each in values) == [2, 3, 5]
+
+
+def run_stages(script: str) -> subprocess.CompletedProcess[str]:
+    """Run lines of shell with the functions of .ci/run; `later SECONDS` is a stage that seems to take so long."""
+    later = "later() { SECONDS=$((SECONDS + $1)); }"
+    return subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\nsource .ci/run\n{later}\n{script}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_stage_within_its_budget_prints_its_time() -> None:
+    ran = run_stages('stage "one" 60 later 20\nstage "two" 60 later 30\nsummary')
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "==== one took 20 s\n" in ran.stdout
+    assert [line.split() for line in ran.stdout.splitlines()[-2:]] == [
+        ["one", "20", "s", "of", "60", "s", "in", "time"],
+        ["two", "30", "s", "of", "60", "s", "in", "time"],
+    ]
+
+
+def test_a_stage_over_its_budget_fails_the_run_after_the_others() -> None:
+    ran = run_stages('stage "one" 60 later 61\nstage "two" 60 later 1\nsummary')
+    assert ran.returncode == 1
+    assert "OVER ITS BUDGET" in ran.stdout.splitlines()[-2]
+    assert ran.stdout.splitlines()[-1].startswith("two")
+
+
+def test_the_budgets_grow_with_the_scale() -> None:
+    ran = run_stages('CI_BUDGET_SCALE=1.5\nstage "one" 60 later 90\nsummary')
+    assert ran.returncode == 0
+    assert ran.stdout.splitlines()[-1].split() == ["one", "90", "s", "of", "90", "s", "in", "time"]
+
+
+def test_a_stage_that_fails_ends_the_run_at_once() -> None:
+    ran = run_stages('stage "one" 60 false\nstage "two" 60 later 1\nsummary')
+    assert ran.returncode != 0
+    assert "two" not in ran.stdout
+
+
+def test_the_stages_have_their_budgets() -> None:
+    """All together stay below the half hour that a change waits at most."""
+    text = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    stages = [line.split('"')[1:] for line in text.splitlines() if line.startswith("stage ")]
+    budgets = {name: int(rest.split()[0]) for name, rest in stages}
+    assert budgets == {"default suite": 240, "exhaustive": 600, "the rest": 240}
