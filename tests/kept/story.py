@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 import numpy
 import pydantic
 
-from kept.author import Author
-from kept.neutral import fields_of
 from runstream import EventKind, Visibility
+from tests.kept.author import Author
+from tests.kept.neutral import fields_of
 
 __all__ = ["DIVERGED", "GAP", "NEWER", "tell", "tell_sets"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from purpose_agent.runtime import checkpoint, events, state
 
-from kept.author import BEGAN
-from kept.neutral import fields_of
+from tests.kept.author import BEGAN
+from tests.kept.neutral import fields_of
 
 __all__ = ["write"]
 
