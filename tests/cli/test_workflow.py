@@ -21,7 +21,7 @@ from runstream import (
 )
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.operations.worker import drain
-from tests.cli.server_program import needs_server
+from tests.cli.needs_server import needs_server
 from tests.support.commands import DEADLINE_SECONDS, QUIET, command, run, spawn
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually

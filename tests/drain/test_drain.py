@@ -17,7 +17,7 @@ from runstream import (
     create_event,
 )
 from runstream.model.protocols import Sink
-from tests.drain.scenes import Watched, emit, hot_from
+from tests.drain.watched_sink import Watched, emit, hot_from
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot

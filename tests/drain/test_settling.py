@@ -15,7 +15,7 @@ from runstream import (
 )
 from runstream.model.results import Cursor
 from runstream.stores.redis.operations.worker import drain
-from tests.drain.scenes import emit, hot_from
+from tests.drain.watched_sink import emit, hot_from
 from tests.support.archive_check import Archive
 from tests.support.drain_tools import Hot, due
 from tests.support.kinds import on_every_server

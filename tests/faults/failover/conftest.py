@@ -12,7 +12,7 @@ from runstream import (
     RedisCheckpointer,
     connect,
 )
-from tests.faults.failover.servers_that_fail import Hot
+from tests.faults.failover.failover_tools import Hot
 from tests.support.kinds import REAL, short
 from tests.support.servers import Pair, primary_and_replica
 

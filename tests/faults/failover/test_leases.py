@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runstream import LeaseLost
-from tests.faults.failover.servers_that_fail import LONG_SECONDS, Hot, on_every_pair, spans
+from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, on_every_pair, spans
 from tests.support.samples import make_event, make_state
 from tests.support.servers import PROGRAMS, Pair
 

@@ -20,7 +20,7 @@ from runstream import (
     connect,
     connect_async,
 )
-from tests.faults.failover.servers_that_fail import Hot, on_every_pair, spans, spans_of
+from tests.faults.failover.failover_tools import Hot, on_every_pair, spans, spans_of
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually

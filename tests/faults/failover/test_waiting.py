@@ -14,7 +14,7 @@ from runstream import (
     connect,
 )
 from runstream.testing import Fault, FaultProxy
-from tests.faults.failover.servers_that_fail import Hot, on_every_pair, spans, spans_of, until_taken
+from tests.faults.failover.failover_tools import Hot, on_every_pair, spans, spans_of, until_taken
 from tests.support.samples import make_events
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
 

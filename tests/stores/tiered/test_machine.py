@@ -154,7 +154,7 @@ class TieredMachine(RuleBasedStateMachine):
     def append(self, client: int, run_id: str, drafted: list[tuple[Any, Any, Any]], way: str) -> None:
         """In every way; with a state, as somebody who has just recovered the run."""
         if run_id in self.forgotten:
-            return  # it would be another run of that name: see test_leaving_runs
+            return  # it would be another run of that name: see test_moving_runs
         store, model, known = self.clients[client], self.models[run_id], self.known_by(client, run_id)
         made = self.make(run_id, drafted)
         if way in ("one", "many"):

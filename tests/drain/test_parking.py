@@ -23,7 +23,7 @@ from runstream.drain.claimed_run import RunWork
 from runstream.model.archive_records import Position
 from runstream.model.results import Cursor
 from runstream.stores.redis.operations.worker import drain
-from tests.drain.scenes import DEADLINE_SECONDS, Watched, emit, hot_from, until
+from tests.drain.watched_sink import DEADLINE_SECONDS, Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot, parked, put_raw

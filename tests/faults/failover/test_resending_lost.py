@@ -23,7 +23,7 @@ from runstream import (
     connect,
 )
 from runstream.testing import Fault, FaultProxy
-from tests.faults.failover.servers_that_fail import LONG_SECONDS, Hot, spans, spans_of, until_taken
+from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, spans, spans_of, until_taken
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
 
