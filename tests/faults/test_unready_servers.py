@@ -1,7 +1,7 @@
 """A real server that is there and serves nothing, or not this run, for now: it is waited for, up to a deadline.
 
-LOADING, CLUSTERDOWN, TRYAGAIN; for READONLY and MASTERDOWN see tests/faults/failover. A node of a cluster is asked by
-a client that knows no cluster: the node has all slots, so that nothing lies elsewhere.
+LOADING, CLUSTERDOWN, TRYAGAIN; for READONLY and MASTERDOWN see the failover folder. A node of a cluster is asked
+by a client that knows no cluster: the node has all slots, so that nothing lies elsewhere.
 """
 
 from __future__ import annotations
