@@ -1,4 +1,4 @@
-"""x"""
+"""What a test of the command line over a real server needs."""
 
 from __future__ import annotations
 

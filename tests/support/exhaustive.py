@@ -13,7 +13,8 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> None:
     """Of each test that is marked ``one_in(count)``, mark all combinations exhaustive but one in so many.
 
     The positions of a combination's values, each among all values of its parameter, add up to a multiple of the
-    count where it stays: so each value of each parameter stays, and meets many values of the others.
+    count where it stays: so each value of a parameter stays, where the others have as many combinations as the
+    count says, and meets many values of the others.
     """
     values: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for item in items:
