@@ -1,0 +1,26 @@
+"""The pages about the code name files that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "runstream"
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    """A path is one of the repository, or one below ``src/runstream``, or the end of one that was named before."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|lua|md|toml))`", text))
+    named |= set(re.findall(r"`((?:\w+/)+)`", text))
+    assert named
+    files = [*PACKAGE.rglob("*"), *(ROOT / "tests").rglob("*"), *(ROOT / "docs").rglob("*")]
+    ends = {path.relative_to(ROOT).as_posix() for path in [*files, *ROOT.iterdir()]}
+    missing = [
+        name for name in sorted(named) if not any(f"/{end}".endswith(f"/{name.rstrip('/')}") for end in ends)
+    ]
+    assert not missing
