@@ -118,7 +118,7 @@ def bench_save_event(client: redis.Redis, store: Any, rounds: int, count: int) -
 
     def theirs() -> float:
         key = uuid.uuid4().hex
-        record = store.context.codec.encode_events("r", [event("r", 1)])[0].record
+        record = store._operations.codec.encode_events("r", [event("r", 1)])[0].record
         return timed(count, lambda: [client.xadd(key, {"e": record}) for _ in range(count)])
 
     return interleaved("save_event", "bare xadd of the same bytes", "events/s", rounds, ours, theirs)

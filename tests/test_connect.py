@@ -35,6 +35,7 @@ from runstream import (
     connect_async,
 )
 from runstream.stores.redis.connection.clients import open_async_client, open_client
+from tests.support.operations import operations_of, session_of
 from tests.support.samples import make_event, make_state
 from tests.support.servers import PROGRAMS, Server, Servers, free_port, tcp_server
 
@@ -174,8 +175,8 @@ def test_a_path_may_be_percent_encoded(tmp_path: Path) -> None:
 def test_options_stand_in_the_query_or_are_arguments() -> None:
     with connect("fake:options?namespace=dev&partitions=3&max_event_bytes=500&durability=primary") as store:
         assert isinstance(store, RedisCheckpointer)
-        assert store.context.namespace == "dev"
-        assert store.context.codec.max_event_bytes == 500
+        assert session_of(store).namespace == "dev"
+        assert session_of(store).codec.max_event_bytes == 500
     with connect("fake:options", namespace="dev", state_type=dict, fallback=None) as store:
         store.save_snapshot("r", {"a": 1})
         assert store.load_latest("r") == {"a": 1}
@@ -183,7 +184,7 @@ def test_options_stand_in_the_query_or_are_arguments() -> None:
             connect("fake:options", namespace="dev", partitions=4)
     with connect("memory:?max_event_bytes=500", max_event_bytes=700) as store:
         assert isinstance(store, InMemoryCheckpointer)
-        assert store.codec.max_event_bytes == 700, "an argument is nearer than the query"
+        assert operations_of(store).codec.max_event_bytes == 700, "an argument is nearer than the query"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from runstream.model.errors import (
     UnsupportedVersion,
 )
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
-from runstream.model.protocols import AsyncRunStore, Checkpointer, Leased, RunStore, Sink
+from runstream.model.protocols import Checkpointer, Leased, Sink
 from runstream.model.results import (
     Appended,
     Cursor,
@@ -41,13 +41,12 @@ from runstream.model.results import (
     Snapshot,
 )
 from runstream.model.state import NodeState, RunState, RunStatus
-from runstream.run import AsyncRun, Emission, Run
-from runstream.run.lease import AsyncLease, Lease
+from runstream.run import AsyncLease, AsyncRun, Emission, Lease, Run
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.local.memory import InMemoryCheckpointer
-from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.protocol import AsyncRunStore, RunStore
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = [

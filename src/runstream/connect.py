@@ -7,18 +7,24 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Unpack, overload
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from runstream.model.awaitable import Opening
 from runstream.model.errors import ConfigurationError
-from runstream.model.protocols import AsyncRunStore, RunStore
-from runstream.stores.archive.base import ArchiveStore
+from runstream.model.events import PAEvent
+from runstream.model.results import E, S
+from runstream.model.state import RunState
+from runstream.operations.runners import AsyncRunner
+from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.async_facade import AsyncStore
+from runstream.stores.facade import Store
+from runstream.stores.lifecycle import own, own_async, reopen_with
 from runstream.stores.local.memory import InMemoryCheckpointer
-from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.options import StoreOptions
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
 from runstream.stores.redis.connection.clients import (
     open_async_client,
     open_async_fake_client,
@@ -26,7 +32,6 @@ from runstream.stores.redis.connection.clients import (
     open_fake_client,
 )
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.threaded import ThreadedStore
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = ["ARCHIVE_SCHEMES", "connect", "connect_async"]
@@ -58,7 +63,43 @@ _READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true 
 _OBJECTS = ("event_type", "state_type", "fallback")
 
 
-def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> RunStore[Any, Any]:
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: None = None,
+    state_type: None = None,
+    **options: Unpack[StoreOptions],
+) -> Store[PAEvent, RunState]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: type[E],
+    state_type: None = None,
+    **options: Unpack[StoreOptions],
+) -> Store[E, RunState]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: None = None,
+    state_type: type[S],
+    **options: Unpack[StoreOptions],
+) -> Store[PAEvent, S]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: type[E],
+    state_type: type[S],
+    **options: Unpack[StoreOptions],
+) -> Store[E, S]: ...
+def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> Store[Any, Any]:
     """Open the store that a URL names; None takes the URL in the environment variable ``RUNSTREAM_URL``.
 
     ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
@@ -82,20 +123,56 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
         store = target.open()
         if archived is not None:
             opened.enter_context(store)
-            store = TieredCheckpointer(store, archived).owns(opened.pop_all().close)
-    reopened: RunStore[Any, Any] = store.reopens_with(_reopen, target.url, archive, options)
-    return reopened
+            store = TieredCheckpointer(store, archived)
+            own(store, opened.pop_all().close)
+    return reopen_with(store, _reopen, target.url, archive, options)
 
 
+@overload
+def connect_async(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: None = None,
+    state_type: None = None,
+    **options: Unpack[StoreOptions],
+) -> Opening[AsyncStore[PAEvent, RunState]]: ...
+@overload
+def connect_async(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: type[E],
+    state_type: None = None,
+    **options: Unpack[StoreOptions],
+) -> Opening[AsyncStore[E, RunState]]: ...
+@overload
+def connect_async(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: None = None,
+    state_type: type[S],
+    **options: Unpack[StoreOptions],
+) -> Opening[AsyncStore[PAEvent, S]]: ...
+@overload
+def connect_async(
+    url: str | None = None,
+    *,
+    archive: str | None = None,
+    event_type: type[E],
+    state_type: type[S],
+    **options: Unpack[StoreOptions],
+) -> Opening[AsyncStore[E, S]]: ...
 def connect_async(
     url: str | None = None, *, archive: str | None = None, **options: Any
-) -> Opening[AsyncRunStore[Any, Any]]:
+) -> Opening[AsyncStore[Any, Any]]:
     """As :func:`connect`, for asyncio: await what this gives, or enter it with ``async with``."""
     target = _Target.parse(url, options)
     return Opening(partial(_open_async, target.url, archive, options))
 
 
-async def _open_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
+async def _open_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncStore[Any, Any]:
     # joining an embedded server, or opening a file, waits; a thread does that
     store = await asyncio.to_thread(_reopen_async, url, archive, options)
     try:
@@ -107,23 +184,23 @@ async def _open_async(url: str, archive: str | None, options: dict[str, Any]) ->
     return store
 
 
-def _reopen(url: str, archive: str | None, options: dict[str, Any]) -> RunStore[Any, Any]:
+def _reopen(url: str, archive: str | None, options: dict[str, Any]) -> Store[Any, Any]:
     return connect(url, archive=archive, **options)
 
 
-def _reopen_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncRunStore[Any, Any]:
+def _reopen_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncStore[Any, Any]:
     target = _Target.parse(url, options)
     with ExitStack() as opened:
         archived = None if archive is None else opened.enter_context(_open_archive(target, archive))
         store = target.build_async()
         if archived is not None:
             opened.pop_all()
-            store = AsyncTieredCheckpointer(store, archived).owns(partial(_close_both, store, archived))
-    reopened: AsyncRunStore[Any, Any] = store.reopens_with(_reopen_async, url, archive, options)
-    return reopened
+            hot, store = store, AsyncTieredCheckpointer(store, archived)
+            own_async(store, partial(_close_both, hot, archived))
+    return reopen_with(store, _reopen_async, url, archive, options)
 
 
-async def _close_both(hot: AsyncRedisCheckpointer[Any, Any], archive: ArchiveStore[Any, Any]) -> None:
+async def _close_both(hot: AsyncStore[Any, Any], archive: Store[Any, Any]) -> None:
     await hot.close()
     await asyncio.to_thread(archive.close)
 
@@ -196,13 +273,14 @@ class _Target:
             store: RedisCheckpointer[Any, Any] = RedisCheckpointer(client, **self.options)
             if server is not None:
                 # a fork is a user of the server from its first call on, and not before: it may be idle for ever
-                store.after_fork(server.open)
-            return store.owns(opened.pop_all().close)
+                rejoin_after_fork(store, server.open)
+            own(store, opened.pop_all().close)
+            return store
 
     def build_async(self) -> Any:
         """The async store, not yet checked. A local one runs in threads."""
         if self.scheme in _LOCAL:
-            return ThreadedStore(self.open())
+            return self._open_local_async()
         with ExitStack() as opened:
             url = self._server_url(self._join_server(opened))
             client = open_async_fake_client(self.name) if self.scheme == "fake" else open_async_client(url)
@@ -213,7 +291,15 @@ class _Target:
             await client.aclose()
             await asyncio.to_thread(leave)
 
-        return store.owns(release)
+        own_async(store, release)
+        return store
+
+    def _open_local_async(self) -> AsyncStore[Any, Any]:
+        """A local store for asyncio: the same operations, whose calls are made in threads."""
+        local = self.open()
+        store: AsyncStore[Any, Any] = AsyncStore(local._operations, AsyncRunner())
+        own_async(store, partial(asyncio.to_thread, local.close))
+        return store
 
     def _join_server(self, opened: ExitStack) -> EmbeddedServer | None:
         """The embedded server, joined until ``opened`` is closed; None for every other scheme."""

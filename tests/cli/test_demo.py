@@ -33,7 +33,7 @@ from runstream.cli.demo.agent import Outcome, Task, work
 from runstream.cli.demo.checks import Check, check
 from runstream.cli.demo.journal import Acknowledged, Journal, JournalTail, read_journal
 from runstream.stores.redis.connection.server_binary import find_server_program
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import namespace_of
 
 DEADLINE_SECONDS = 30.0
 
@@ -283,10 +283,9 @@ def test_what_is_not_archived_yet_is_seen(played: Played) -> None:
 
 
 def test_a_parked_run_is_seen(played: Played) -> None:
-    keys = played.hot.context.keys
-    (run,) = played.hot.perform(drain.load(keys, ["support"]))
+    (run,) = namespace_of(played.hot).load_runs(["support"])
     assert run is not None
-    played.hot.perform(drain.park(keys, run.header, "for a test", 60))
+    namespace_of(played.hot).park(run.header, "for a test", 60)
     assert any("run 'support' is parked: for a test" in one for one in played.problems())
 
 

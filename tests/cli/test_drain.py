@@ -26,7 +26,7 @@ from runstream import JSONLCheckpointer, PAEvent, SQLiteCheckpointer, connect
 from runstream.cli.support.log_formats import logging_to_stderr
 from runstream.cli.support.partitions import parse_partitions
 from runstream.cli.support.signals import stopping_on_signals
-from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import check_archives
 from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, put_damaged, run, spawn
 from tests.support.servers import PROGRAMS, eventually, tcp_server
@@ -46,13 +46,13 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def check(place: Place, acknowledged: dict[str, list[PAEvent]]) -> None:
     """Drain what is left, and judge the archives: each event once, in order, and nothing is due any more."""
-    eventually(lambda: not place.store.perform(namespace_status(place.store.context.keys)).later)  # claims run out
+    eventually(lambda: not namespace_of(place.store).status().later)  # claims run out
     said = spawn("drain", *place.drain, "--once", "--json")
     assert said.code == 0, said.err
     jsonl, sqlite = JSONLCheckpointer(place.directory / "jsonl"), SQLiteCheckpointer(place.directory / "a.db")
     with jsonl, sqlite:
         check_archives([jsonl, sqlite], acknowledged)
-    found = place.store.perform(namespace_status(place.store.context.keys))
+    found = namespace_of(place.store).status()
     assert (found.due, found.later, found.parked) == (0, 0, {})
     for run_id, events in acknowledged.items():
         info = place.store.run_info(run_id)
@@ -277,7 +277,7 @@ def test_a_cron_job_whose_archive_has_no_room_ends_with_3_and_trims_nothing(plac
     )
     assert (done.returncode, done.stdout) == (3, ""), done.stderr
     assert place.archived("r") == 0
-    assert place.store.perform(namespace_status(place.store.context.keys)).due == 1
+    assert namespace_of(place.store).status().due == 1
     check(place, {"r": events})
 
 
@@ -438,7 +438,7 @@ def test_the_line_of_a_record_that_does_not_read_says_how_to_look_at_it(place: P
 def test_a_worker_drains_the_partitions_that_it_was_given(place: Place) -> None:
     """Two workers with a half each drain all of it; one with a half leaves the other."""
     acknowledged = {run_id: place.emit(run_id, 3) for run_id in (f"r{number}" for number in range(30))}
-    keys = place.store.context.keys
+    keys = namespace_of(place.store).keys
     lower = {run_id for run_id in acknowledged if keys.run(run_id).partition in keys.partitions[:8]}
     assert 0 < len(lower) < 30
 

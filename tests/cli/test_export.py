@@ -28,8 +28,9 @@ from runstream import (
 from runstream.cli.support import export_formats
 from runstream.cli.support.export_formats import complete_or_absent
 from runstream.codec.lossless_json import load_json
-from runstream.history.merged import WholeRun
+from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered import TieredCheckpointer
 from tests.support.archive_check import check_archives
 from tests.support.backends import Backend, ServerBackend
@@ -133,7 +134,7 @@ class Tagged:
 def test_fields_of_a_users_own_are_not_lost_and_not_taken_for_ours(tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path}/runs.db"
     with connect(url) as store:
-        store.append("r", [Tagged(make_event("r", 1))])
+        store.append("r", [Tagged(make_event("r", 1))])  # type: ignore[list-item] # a class of the user's own
     assert export("r", "--url", url, "--to", tmp_path / "r.jsonl").code == 0
     (line,) = lines_of(tmp_path / "r.jsonl")
     assert (line["offset"], line["event"]["offset"], line["event"]["tags"]) == (1, "mine", {"a"})
@@ -238,7 +239,7 @@ def test_nothing_is_missing_when_the_boundary_moves_under_the_export(
     if archive_first:
         worker.drain_once()
         hot.append("r", make_events("r", 300, first=301))
-    whole = WholeRun.look(TieredCheckpointer[Any, Any](hot, archive), "r")
+    whole = MergedRun.load(TieredCheckpointer[Any, Any](hot, archive), "r")
     assert whole is not None
     entries = whole.entries()
     given = [next(entries) for _ in range(len(whole) - 290)]
@@ -277,7 +278,7 @@ def test_a_run_that_was_retired_comes_from_the_archive_with_its_snapshots(
 
 def test_what_redis_alone_has_no_more_is_an_error_that_says_where_it_went(split: Any) -> None:
     hot, _, archive_url = split
-    whole = WholeRun.look(hot, "r")
+    whole = MergedRun.load(hot, "r")
     assert whole is not None
     with pytest.raises(EventsArchived) as raised:
         list(whole.entries())
@@ -343,7 +344,7 @@ def test_a_record_in_redis_that_does_not_read_is_named_too(
     assert isinstance(backend, ServerBackend)
     hot: Any = backend.open()
     hot.append("r", make_events("r", 2))
-    events = hot.context.keys.run("r").events
+    events = namespace_of(hot).keys.run("r").events
     (last, fields) = backend.raw.xrange(events)[-1]
     ((name, record),) = fields.items()
     backend.raw.xdel(events, last)
@@ -517,9 +518,9 @@ def test_a_run_of_nothing_but_a_state_is_exported(tmp_path: Path) -> None:
 
 def test_the_first_record_that_does_not_read_is_the_error_of_the_library(spoilt: str) -> None:
     with connect(spoilt) as store:
-        whole = WholeRun.look(store, "r")
+        whole = MergedRun.load(store, "r")
         assert whole is not None
-        exported = export_formats.Export(whole, skip=False, told=lambda _: None)
+        exported = export_formats.Export(whole, skip=False, on_progress=lambda _: None)
         with pytest.raises(CorruptRecordError) as raised:
             export_formats.write_jsonl(exported, io.BytesIO())
     assert (raised.value.run_id, raised.value.offset) == ("r", 3)

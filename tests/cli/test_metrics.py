@@ -22,8 +22,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from runstream.cli.support.http_endpoints import Health, serving
-from runstream.drain.stats import Failure, Progress
-from runstream.stores.redis.operations.worker import drain
+from runstream.drain.stats import DrainStats, Failure
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Worker, get, put_damaged, spawn
 from tests.support.samples import make_state
 from tests.support.servers import PROGRAMS, eventually, free_port
@@ -65,7 +65,7 @@ def health(worker: Worker) -> tuple[int, dict[str, Any]]:
 
 
 def hot_bytes(place: Place, run_id: str) -> int:
-    entries = place.node.raw.xrange(place.store.context.keys.run(run_id).events)
+    entries = place.node.raw.xrange(namespace_of(place.store).keys.run(run_id).events)
     return sum(len(value) for _, fields in entries for value in fields.values())
 
 
@@ -110,15 +110,15 @@ def test_the_metrics_are_what_was_done(place: Place) -> None:
 
 def test_the_metrics_show_a_backlog_and_what_is_parked(place: Place) -> None:
     """From Redis: the worker that answers holds none of it, it drains other partitions."""
-    keys = place.store.context.keys
+    keys = namespace_of(place.store).keys
     run_ids = [f"r{number}" for number in range(40)]
     (others,) = {keys.partitions.index(keys.run(run_ids[0]).partition)}
     late = [run_id for run_id in run_ids if keys.run(run_id).partition is keys.partitions[others]]
     for run_id in late:
         place.emit(run_id, 7)
-    (loaded,) = place.store.perform(drain.load(keys, [late[0]]))
+    (loaded,) = namespace_of(place.store).load_runs([late[0]])
     assert loaded is not None
-    place.store.perform(drain.park(keys, loaded.header, "for a test", 600))
+    namespace_of(place.store).park(loaded.header, "for a test", 600)
     partitions = ",".join(str(number) for number in range(16) if number != others)
     with serving_worker(place, "--partitions", partitions) as worker:
         found = scrape(worker)
@@ -224,18 +224,18 @@ def test_a_worker_that_waits_for_its_server_is_healthy_and_says_so(place: Place)
 
 def test_a_loop_that_has_ended_is_not_healthy() -> None:
     """Seen only while a process that ends is held up: by a reader of its report, by a server of its own."""
-    progress = Progress()
+    progress = DrainStats()
     look = Health("w", progress, 60)
-    assert look.look()[0]
+    assert look.inspect()[0]
     look.has_ended = True
-    is_alive, facts = look.look()
+    is_alive, facts = look.inspect()
     assert (is_alive, facts["status"]) == (False, "ended")
 
 
 def test_what_fails_is_told_while_the_worker_lives() -> None:
-    progress = Progress()
+    progress = DrainStats()
     progress.failing["sqlite:a.db"] = Failure(0.0, "no room")
-    is_alive, facts = Health("w", progress, 60).look()
+    is_alive, facts = Health("w", progress, 60).inspect()
     assert (is_alive, facts["status"]) == (True, "waiting")
     assert facts["failing"] == {"sqlite:a.db": {"since": "1970-01-01T00:00:00.000Z", "error": "no room"}}
 
@@ -298,7 +298,7 @@ def test_a_client_that_says_nothing_holds_up_no_other(place: Place) -> None:
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_it_listens_where_it_was_told() -> None:
     with (
-        serving("::1", 0, lambda environ, start: [], Health("w", Progress(), 60)) as url,
+        serving("::1", 0, lambda environ, start: [], Health("w", DrainStats(), 60)) as url,
     ):
         assert url.startswith("http://[::1]:")
         assert get(f"{url}/health")[0] == 200

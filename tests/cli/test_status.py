@@ -19,6 +19,7 @@ import redis
 from runstream import PAEvent, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Worker, command, put_damaged, run
 from tests.support.servers import PROGRAMS, eventually
 
@@ -60,7 +61,7 @@ def test_it_shows_who_drains_and_what_holds_them_up(place: Place) -> None:
         assert shown["archives"] == [place.jsonl, place.sqlite]
         assert shown["partitions"] == list(range(15))
         assert 0 <= facts(place)["now"] - shown["seen_at"] < DEADLINE_SECONDS
-        keys = place.store.context.keys
+        keys = namespace_of(place.store).keys
         run_id = next(name for name in map(str, range(100)) if keys.run(name).partition is keys.partitions[3])
         (place.directory / "jsonl" / run_id).write_text("a file where the run's directory belongs")
         place.emit(run_id, 5)

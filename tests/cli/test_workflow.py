@@ -20,7 +20,7 @@ from runstream import (
     connect,
 )
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import namespace_of
 from tests.cli.needs_server import needs_server
 from tests.support.commands import DEADLINE_SECONDS, QUIET, command, run, spawn
 from tests.support.samples import make_event, make_events, make_state
@@ -110,10 +110,9 @@ def test_status_shows_what_waits_and_where_it_goes(place: Place) -> None:
     assert facts["used_memory_bytes"] > 0
     assert facts["version"]
     run("drain", "--url", place.url, *place.to, "--once")
-    keys = place.store.context.keys
-    (loaded,) = place.store.perform(drain.load(keys, ["a"]))
+    (loaded,) = namespace_of(place.store).load_runs(["a"])
     assert loaded is not None
-    place.store.perform(drain.park(keys, loaded.header, "for a test", 60))
+    namespace_of(place.store).park(loaded.header, "for a test", 60)
     facts = run("status", "--url", place.url, "--json").document
     assert (facts["due"], facts["later"], facts["oldest_due_seconds"]) == (0, 1, 0)
     assert facts["parked"] == {"a": "for a test"}

@@ -26,6 +26,7 @@ from runstream import (
 from tests.compatibility.kept_files import KINDS, VERSIONS, World, check_events, check_snapshot, renamed, serving
 from tests.kept.neutral import fields_of
 from tests.support.commands import Said, run
+from tests.support.operations import operations_of
 from tests.support.servers import PROGRAMS
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
@@ -213,7 +214,7 @@ def test_an_archive_reads_by_itself(kept: World, kind: str) -> None:
                 check_snapshot(archive.snapshot_at(run_id, one["offset"], lane_id=lane or None), one)
     assert len(kept.runs["covered"]["archive_snapshots"][""]) == 3
     branch = kept.expected["branch"]
-    assert archive.header(branch["name"]).parent == ("resolved", branch["start"])
+    assert operations_of(archive).header(branch["name"]).parent == ("resolved", branch["start"])
     aside = [[run_id, entry.offset, entry.raw.hex()] for run_id, entry in archive.quarantine()]
     assert aside == kept.expected["quarantine"] != []
     assert archive.archive_id == kept.expected["uuids"][KINDS.index(kind)]

@@ -17,12 +17,12 @@ from runstream import (
     PAEvent,
     RunState,
 )
-from runstream.drain.claimed_run import Piece, RunWork
+from runstream.drain.claimed_run import Chunk, ClaimedRun
 from runstream.drain.heartbeat import Heartbeat
 from runstream.model.archive_records import ArchiveEntry, Position, RunBatch
 from runstream.model.results import Cursor
-from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations.worker import drain
+from runstream.operations.operation import Exchange, Replies
+from runstream.stores.redis.namespace import Namespace, namespace_of
 from tests.drain.watched_sink import DEADLINE_SECONDS, Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend
@@ -33,7 +33,7 @@ from tests.support.kinds import on_every_server
 def test_a_dead_workers_runs_come_due_again_by_themselves(hot: Hot, archives: list[Archive]) -> None:
     """A claim that nobody settles runs out; nobody else takes the run before."""
     acknowledged = {"r": emit(hot, "r", 6)}
-    assert [run.run_id for run in hot.perform(drain.claim(hot.context.keys, None, 10, 0.5))] == ["r"]
+    assert [run.run_id for run in namespace_of(hot).claim(None, 10, 0.5)] == ["r"]
     assert DrainWorker(hot, archives).drain_once() == DrainReport()
     worker = DrainWorker(hot, archives)
     until(lambda: worker.drain_once().events == 6)
@@ -79,7 +79,7 @@ class MortalSink(Watched):
 def make_mortal(hot: Hot, mortal: Mortal) -> None:
     """Every exchange with Redis is two points: before it is sent and after its replies have come."""
     driver: Any = hot._driver  # where every exchange goes through
-    exchange = driver.exchange
+    exchange = driver.exchange_once
 
     def dying_exchange(one: Exchange) -> Replies:
         if mortal.die_at is not None and mortal.steps >= mortal.die_at:
@@ -89,7 +89,7 @@ def make_mortal(hot: Hot, mortal: Mortal) -> None:
         mortal.step()
         return replies
 
-    driver.exchange = dying_exchange
+    driver.exchange_once = dying_exchange
 
 
 @pytest.mark.parametrize("order", ["sqlite first", pytest.param("jsonl first", marks=pytest.mark.exhaustive)])
@@ -170,7 +170,7 @@ def test_a_worker_that_was_paused_does_not_put_an_old_snapshot_back(hot: Hot, ar
     assert parked(hot) == {}
 
 
-@pytest.mark.parametrize("step", ["position", "load", "load_entries"])
+@pytest.mark.parametrize("step", ["position", "load_runs", "load_entries"])
 def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
     fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -194,14 +194,14 @@ def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
             return found
 
     if step != "position":
-        original = getattr(drain, step)
+        original = getattr(Namespace, step)
 
         def slowly(*args: Any) -> Any:
             if not taken_on:
                 take_on()
             return original(*args)
 
-        monkeypatch.setattr(drain, step, slowly)
+        monkeypatch.setattr(Namespace, step, slowly)
     report = DrainWorker(hot, [Slow(archives[0]), archives[1]], claim_seconds=0).drain_once()
     assert taken_on
     assert report.parked == 0
@@ -218,7 +218,7 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
     if name == "entries":
         emit(hot, "r", 4)
     hot.save_snapshot("r", RunState(run_id="r", current_step=1))
-    original = drain.load_entries
+    original = Namespace.load_entries
     acknowledged: dict[str, list[PAEvent]] = {}
 
     def load_another(*args: Any) -> Any:
@@ -228,7 +228,7 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
             hot.save_snapshot("r", RunState(run_id="r", current_step=2))
         return original(*args)
 
-    monkeypatch.setattr(drain, "load_entries", load_another)
+    monkeypatch.setattr(Namespace, "load_entries", load_another)
     assert DrainWorker(hot, archives).drain_once() == DrainReport()
     assert [archive.position("r") for archive in archives] == [None, None]
     assert DrainWorker(hot, archives).drain_once().runs == 1
@@ -239,18 +239,18 @@ def test_a_run_that_is_made_anew_while_it_is_loaded_is_not_archived_under_the_st
 def test_what_does_not_follow_from_where_the_archives_stand_is_not_written(hot: Hot) -> None:
     """A failover between looking and loading has put other events after another one at that place."""
     emit(hot, "r", 4)
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
     second = Cursor.parse([item.cursor for item in hot.read("r")][1])
     for at, follows in ((second, True), (Cursor(2, second.chain + 1), False)):
-        work = RunWork(drain.DueRun("r", 0), run, [], at, [])
-        want = work.want(10)
-        (loaded,) = hot.perform(drain.load_entries(hot.context.keys, [want]))
+        work = ClaimedRun(run, [], at, [])
+        want = work.next_request(10)
+        (loaded,) = namespace_of(hot).load_entries([want])
         if follows:
-            assert len(Piece.make(work, want, loaded).entries) == 2
+            assert len(Chunk.make(work, want, loaded).entries) == 2
         else:
             with pytest.raises(HistoryDiverged):
-                Piece.make(work, want, loaded)
+                Chunk.make(work, want, loaded)
 
 
 # -- many at once ------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import pytest
 
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.drain import Trim
-from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.admin.status import NamespaceStatus
 from tests.support.archive_check import Archive, check_archives, check_drained
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
@@ -108,11 +109,11 @@ class Scene:
         eventually(is_drained)
 
     def status(self) -> NamespaceStatus:
-        return self.hot.perform(namespace_status(self.hot.context.keys))
+        return namespace_of(self.hot).status()
 
     def picture(self) -> list[Any]:
         """All that the primary has of the run: entries, mark, snapshots."""
-        keys, raw = self.hot.context.keys.run("r"), self.pair.primary.raw
+        keys, raw = namespace_of(self.hot).keys.run("r"), self.pair.primary.raw
         return [raw.xrange(keys.events), raw.hgetall(keys.meta), raw.hgetall(keys.snapshot(None))]
 
 

@@ -19,15 +19,16 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.codec.record import encode_record, seed
-from runstream.drain.claimed_run import RunWork
+from runstream.drain.claimed_run import ClaimedRun
 from runstream.model.archive_records import Position
 from runstream.model.results import Cursor
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import namespace_of
 from tests.drain.watched_sink import DEADLINE_SECONDS, Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot, parked, put_raw
 from tests.support.kinds import on_every_server
+from tests.support.operations import session_of
 
 
 def tamper(archive: Archive, statement: str) -> None:
@@ -153,7 +154,7 @@ def test_a_record_of_a_newer_version_parks_its_run_and_is_never_trimmed(hot: Hot
     """What comes before it is archived; it and what follows stay in Redis."""
     emit(hot, "r", 4)
     values: list[Any] = ["", "main", "s", None, 5, 1.0, "agent.progress", "public", {}]
-    body = encode_record(hot.context.codec.packer, seed("r", 2), values)[1:]
+    body = encode_record(session_of(hot).codec.packer, seed("r", 2), values)[1:]
     put_raw(hot, "r", lambda _: b"\x02" + body)
     emit(hot, "r", 2, first=6)
     report = DrainWorker(hot, archives, trim="archived").drain_once()
@@ -169,7 +170,7 @@ def test_a_snapshot_that_does_not_read_covers_nothing_and_holds_up_no_event(
     hot = open_hot(redis_backend)
     acknowledged = {"r": emit(hot, "r", 4)}
     hot.save_snapshot("r", RunState(run_id="r", purpose="p"))
-    redis_backend.raw.hset(hot.context.keys.run("r").snapshot(None), "=purpose", b"\x92\x03\xa1q")
+    redis_backend.raw.hset(namespace_of(hot).keys.run("r").snapshot(None), "=purpose", b"\x92\x03\xa1q")
     report = DrainWorker(hot, archives).drain_once()
     assert (report.events, report.snapshots, report.trimmed, report.parked) == (4, 0, 0, 0)
     check_archives(archives, acknowledged)
@@ -179,9 +180,9 @@ def test_a_snapshot_that_does_not_read_covers_nothing_and_holds_up_no_event(
 def test_an_archive_ahead_of_redis_is_seen_before_anything_is_written(hot: Hot) -> None:
     """Redis came back from a failover behind the archive: that is a divergence, not a shorter run."""
     emit(hot, "r", 3)
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
     with pytest.raises(HistoryDiverged) as ahead:
-        RunWork.begin(drain.DueRun("r", 0), run, [("sqlite:a.db", Position(Cursor(5, 1)))])
+        ClaimedRun.begin(run, [("sqlite:a.db", Position(Cursor(5, 1)))])
     assert ahead.value.offset == 5
     assert "sqlite:a.db" in str(ahead.value)

@@ -32,10 +32,12 @@ from runstream import (
 from runstream.model.archive_records import ArchiveEntry, Position, RunBatch
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend
 from tests.support.drain_tools import ask, first_hot, parked
+from tests.support.operations import operations_of, session_of
 from tests.support.samples import make_event, make_events, make_state
 
 Hot = RedisCheckpointer[Any, Any]
@@ -64,7 +66,7 @@ def reopened(archive: Archive) -> Archive:
     """The same archive as another process finds it."""
     if isinstance(archive, SQLiteCheckpointer):
         return SQLiteCheckpointer(archive.location.removeprefix("sqlite:"))
-    return JSONLCheckpointer(archive.base_dir)
+    return JSONLCheckpointer(operations_of(archive)._logs.path)
 
 
 def sink_of(archive: Archive, **instead: Callable[..., Any]) -> Sink:
@@ -95,15 +97,15 @@ def fill(hot: Hot) -> dict[str, list[PAEvent]]:
     events = [make_event("r", seq, payload={"raw": b"\x00\xff", "n": seq}) for seq in range(1, 6)]
     hot.save_events(events[:3])
     hot.append("r", events[3:], keys=[None, "the key"])
-    encode = hot.context.codec.encode_event
+    encode = session_of(hot).codec.encode_event
 
     def encode_damaged(*args: Any) -> Any:
         encoded = encode(*args)
         return encoded._replace(record=encoded.record[:-1] + bytes((encoded.record[-1] ^ 1,)))
 
-    hot.context.codec.encode_event = encode_damaged  # type: ignore[assignment, method-assign]  # a writer whose memory is bad
+    session_of(hot).codec.encode_event = encode_damaged  # a writer whose memory is bad
     hot.save_event(make_event("r", 6))
-    del hot.context.codec.encode_event  # the instance's own, set above
+    del session_of(hot).codec.encode_event  # the instance's own, set above
     hot.save_snapshot("r", make_state("r", purpose="p"))
     hot.save_snapshot("r", make_state("r", purpose="p"), lane_id="main")
     others = [make_event("other", seq) for seq in (1, 2, 3)]
@@ -120,7 +122,7 @@ def archived(hot: Hot, run_id: str) -> int:
 def let_parked_come_due(hot: Hot) -> None:
     """Let parked runs be tried again now."""
     for run_id in parked(hot):
-        hot.perform(drain.release(hot.context.keys, [drain.DueRun(run_id, 0)]))
+        namespace_of(hot).release([drain.DueRun(run_id, 0)])
 
 
 # -- lies: one row, line or file of one run -------------------------------------------------------------
@@ -208,7 +210,7 @@ def tell(archive: Archive, lie: str) -> None:
     if isinstance(archive, SQLiteCheckpointer):
         in_sqlite(archive, _SQLITE_LIES[lie])
     else:
-        in_another_process(_JSONL_LIES[lie], archive.base_dir)
+        in_another_process(_JSONL_LIES[lie], operations_of(archive)._logs.path)
 
 
 @pytest.mark.one_in(2)
@@ -297,11 +299,11 @@ def test_a_sink_that_returns_before_its_commit_is_caught(hot: Hot, tmp_path: Pat
     with SQLiteCheckpointer(tmp_path / "a.db") as archive, reopened(archive) as reader, ExitStack() as later:
 
         def write(batches: Sequence[RunBatch]) -> None:
-            connection = later.enter_context(archive._file.use())
+            connection = later.enter_context(operations_of(archive)._file.use())
             connection.execute("BEGIN IMMEDIATE")
             later.callback(connection.execute, "ROLLBACK")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(archive._file, "write", lambda: contextlib.nullcontext(connection))
+                patch.setattr(operations_of(archive)._file, "write", lambda: contextlib.nullcontext(connection))
                 archive.write(batches)
             assert list(archive.read_back("r", 1, 6)), "it is there for the writer itself"
 
@@ -345,9 +347,9 @@ def test_a_sink_that_writes_another_run_is_caught(hot: Hot, archive: Archive) ->
 
 def truly(hot: Hot, run_id: str) -> Position:
     """The position of an archive that has all that is in Redis of a run."""
-    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
+    (run,) = namespace_of(hot).load_runs([run_id])
     assert run is not None
-    return Position(run.last, run.tokens)
+    return Position(run.head.last, run.head.tokens)
 
 
 _POSITIONS: dict[str, Callable[[Position], Position | None]] = {
@@ -443,7 +445,7 @@ def test_a_lie_in_a_later_batch_of_a_run_parks_it_too(hot: Hot, archive: Archive
 
 def test_a_gap_in_a_later_batch_of_a_run_parks_it_too(hot: Hot, archive: Archive) -> None:
     hot.save_events(make_events("r", 25))
-    events = hot.context.keys.run("r").events
+    events = namespace_of(hot).keys.run("r").events
 
     def write(batches: Sequence[RunBatch]) -> None:
         archive.write(batches)
@@ -487,11 +489,11 @@ def test_a_commit_that_was_lost_is_noticed(hot: Hot, tmp_path: Path, monkeypatch
 def test_a_worker_that_is_late_does_not_trim_what_was_settled_of_another_history(hot: Hot) -> None:
     """It proved another one up to an offset that others have passed since, as after a run was resolved."""
     hot.save_events(make_events("r", 5))
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
-    hot.perform(drain.settle(hot.context.keys, [drain.Proven(run.header, run.last, {}, "never", None)], []))
+    namespace_of(hot).settle([drain.Proven(run.header, run.head.last, {}, "never", None)], [])
     former = Cursor(3, 12345)
     late = drain.Proven(run.header, former, {}, "archived", None)
-    assert hot.perform(drain.settle(hot.context.keys, [late], [])) == [drain.Settled("gone")]
+    assert namespace_of(hot).settle([late], []) == [drain.Settled("gone")]
     assert first_hot(hot, "r") == 1
     assert archived(hot, "r") == 5

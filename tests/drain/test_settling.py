@@ -14,6 +14,7 @@ from runstream import (
     SQLiteCheckpointer,
 )
 from runstream.model.results import Cursor
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.drain.watched_sink import emit, hot_from
 from tests.support.archive_check import Archive
@@ -22,9 +23,9 @@ from tests.support.kinds import on_every_server
 
 
 def proven(hot: Hot, run_id: str, cursor: Cursor, trim: str = "archived") -> drain.Proven:
-    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
+    (run,) = namespace_of(hot).load_runs([run_id])
     assert run is not None
-    return drain.Proven(run.header, cursor, run.tokens, trim, None)
+    return drain.Proven(run.header, cursor, run.head.tokens, trim, None)
 
 
 @on_every_server
@@ -33,7 +34,7 @@ def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None
     emit(hot, "r", 10)
     last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
     other = Cursor(last.offset - 2, last.chain)
-    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", other)], []))
+    (settled,) = namespace_of(hot).settle([proven(hot, "r", other)], [])
     assert settled.outcome == "diverged"
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
@@ -45,7 +46,7 @@ def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
     stale = proven(hot, "r", Cursor.parse([item.cursor for item in hot.read("r")][-1]))
     hot.delete_run("r")
     emit(hot, "r", 10)
-    (settled,) = hot.perform(drain.settle(hot.context.keys, [stale], []))
+    (settled,) = namespace_of(hot).settle([stale], [])
     assert settled.outcome == "gone"
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
@@ -57,7 +58,7 @@ def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list
     fifth = Cursor.parse([item.cursor for item in hot.read("r")][4])
     DrainWorker(hot, archives, trim="archived").drain_once()
     emit(hot, "r", 2, first=11)
-    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", fifth)], ids(archives)))
+    (settled,) = namespace_of(hot).settle([proven(hot, "r", fifth)], ids(archives))
     assert settled.outcome == "ok"
     info = hot.run_info("r")
     assert info is not None
@@ -75,7 +76,7 @@ def test_settling_without_a_required_archive_is_refused(hot: Hot, archives: list
     DrainWorker(hot, archives).drain_once()
     emit(hot, "r", 4, first=5)
     last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
-    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven(hot, "r", last)], ids(archives[:1])))
+    (settled,) = namespace_of(hot).settle([proven(hot, "r", last)], ids(archives[:1]))
     assert (settled.outcome, settled.detail) == ("archives", archives[1].location)
     assert hot_from(hot, "r") == 1
 

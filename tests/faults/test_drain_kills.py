@@ -23,7 +23,7 @@ import pytest
 from runstream import DrainWorker, JSONLCheckpointer, PAEvent, RedisCheckpointer, SQLiteCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive, check_archives, check_drained
 from tests.support.processes.child import DEADLINE_SECONDS, Child, Command
 from tests.support.processes.players import Score, Turn
@@ -209,7 +209,7 @@ class Game:
 
     @staticmethod
     def _is_drained(hot: RedisCheckpointer[Any, Any]) -> bool:
-        status = hot.perform(namespace_status(hot.context.keys))
+        status = namespace_of(hot).status()
         assert not status.parked, status.parked
         return status.due == status.later == 0
 

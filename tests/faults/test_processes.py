@@ -23,6 +23,7 @@ from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of, key_of, record_crc
 from runstream.model.results import Cursor
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.processes.child import DEADLINE_SECONDS, Child
 from tests.support.processes.journal import Journal, Sent
 from tests.support.processes.writers import SHARED_KEYS
@@ -314,7 +315,7 @@ def test_many_writers_one_truth(
         child.end()
 
     sent = [batch for journal in journals.values() for batch in journal.batches()]
-    log = Log.read(server.raw, store_at(url).context.keys.run("r"), "r")
+    log = Log.read(server.raw, namespace_of(store_at(url)).keys.run("r"), "r")
     assert find_faults(log, sent) == []
     # what was to be tried was tried: all of the events, all of the keys by more than one, refusals
     assert len(log.entries) > 0.8 * PROCESSES * EVENTS

@@ -24,10 +24,13 @@ from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.codec.snapshot_fields import state_checksum, unpack_state
 from runstream.model.state import RunState
-from runstream.stores.redis.operations.worker import drain, retire
+from runstream.stores.redis.operations.worker.drain import Proven, settle
+from runstream.stores.redis.operations.worker.load import load_runs
+from runstream.stores.redis.operations.worker.retire import RetireCandidate, retire
 from runstream.stores.redis.scripts import calls
 from runstream.testing import Fault, FaultProxy
 from tests.support.backends import Blocking, LoopThread, kept_replies
+from tests.support.operations import perform, session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import PROGRAMS, Server, Servers, eventually
 
@@ -166,11 +169,12 @@ def append_to_a_retired_run(store: Any, run: str, other: Open) -> Step:
     before, events = make_events(run, 2), make_events(run, 2, first=3)
     another = other()
     another.append(run, before, snapshot=make_state(run, status="completed"))
-    (found,) = another.perform(drain.load(another.context.keys, [run]))
-    proven = drain.Proven(found.header, found.last, found.tokens, "archived", None)
-    another.perform(drain.settle(another.context.keys, [proven], []))
-    fit = retire.Fit(run, found.header, found.tokens)
-    (outcome,) = another.perform(retire.retire(another.context.keys, [fit], 0, []))
+    keys = session_of(another).keys
+    (found,) = perform(another, load_runs(keys, [run]))
+    proven = Proven(found.header, found.head.last, found.head.tokens, "archived", None)
+    perform(another, settle(keys, [proven], []))
+    candidate = RetireCandidate(run, found.header, found.head.tokens)
+    (outcome,) = perform(another, retire(keys, [candidate], 0, []))
     assert outcome.name == "ok"
     call = partial(store.append, run, events, expected_offset=2)
     return Step(call, {run: before + events}, reply=(3, 4), retired=2)
@@ -230,34 +234,34 @@ OPERATIONS: list[Operation] = [
 # -- the checker
 
 
-def check(raw: Any, context: Any, step: Step, most_changes: int) -> None:
+def check(raw: Any, session: Any, step: Step, most_changes: int) -> None:
     """The server holds what the step says, once; ``most_changes``: how often ``update_state`` was called."""
     for run, events in step.events.items():
-        check_events(raw, context, run, events, step.keys.get(run), step.retired)
+        check_events(raw, session, run, events, step.keys.get(run), step.retired)
     if step.deleted:
-        check_deleted(raw, context, step.deleted)
+        check_deleted(raw, session, step.deleted)
         return
     for run in step.events:
-        saved = raw.hgetall(context.keys.run(run).snapshot(None))
+        saved = raw.hgetall(session.keys.run(run).snapshot(None))
         if step.state is None:
             assert not saved
-            assert raw.hget(context.keys.run(run).meta, "snapshot") is None
+            assert raw.hget(session.keys.run(run).meta, "snapshot") is None
         else:
-            check_snapshot(raw, context, step, saved, most_changes)
+            check_snapshot(raw, session, step, saved, most_changes)
 
 
 def check_events(
     raw: Any,
-    context: Any,
+    session: Any,
     run: str,
     events: Sequence[Any],
     event_keys: Sequence[str | None] | None,
     retired: int,
 ) -> None:
     """Each event once, in order, at offsets without a hole, along one chain; meta and the indexes agree."""
-    keys = context.keys.run(run)
+    keys = session.keys.run(run)
     entries = raw.xrange(keys.events)
-    records = [encoded.record for encoded in context.codec.encode_events(run, events, event_keys)]
+    records = [encoded.record for encoded in session.codec.encode_events(run, events, event_keys)]
     assert [entry[b"e"] for _, entry in entries] == records[retired:]
     meta = raw.hgetall(keys.meta)
     base, chain = map(int, meta[b"start"].split(b"-"))
@@ -279,7 +283,7 @@ def check_events(
         assert int(last.split(b"-")[0]) <= len(records)
 
 
-def check_snapshot(raw: Any, context: Any, step: Step, saved: dict[bytes, bytes], most_changes: int) -> None:
+def check_snapshot(raw: Any, session: Any, step: Step, saved: dict[bytes, bytes], most_changes: int) -> None:
     """The one that was saved, whole, with the revision after the one before; meta agrees."""
     assert step.state is not None
     values, packed = unpack_state(saved)
@@ -295,13 +299,13 @@ def check_snapshot(raw: Any, context: Any, step: Step, saved: dict[bytes, bytes]
         assert revision == step.revision
     assert values == wanted
     assert int(saved[b"offset"]) == step.covers
-    noted = raw.hget(context.keys.run(step.state.run_id).meta, "snapshot")
+    noted = raw.hget(session.keys.run(step.state.run_id).meta, "snapshot")
     assert noted == b"%d %d %s" % (step.covers, revision, saved[b"token"])
 
 
-def check_lease(raw: Any, context: Any, run: str, lease: Any) -> None:
+def check_lease(raw: Any, session: Any, run: str, lease: Any) -> None:
     """The lane's lease is this one, or, in time, none."""
-    place = context.keys.run(run).meta, "lease:main"
+    place = session.keys.run(run).meta, "lease:main"
     if lease is None:
         eventually(lambda: not raw.hexists(*place) or is_over(raw, raw.hget(*place)))
     else:
@@ -314,9 +318,9 @@ def is_over(raw: Any, lease: bytes) -> bool:
     return bool(int(lease.split(b" ")[1]) <= seconds * 1_000_000 + microseconds)
 
 
-def check_deleted(raw: Any, context: Any, run: str) -> None:
+def check_deleted(raw: Any, session: Any, run: str) -> None:
     """No key of the run, no place in an index; that it was deleted is remembered."""
-    partition = context.keys.run(run).partition
+    partition = session.keys.run(run).partition
     assert list(raw.scan_iter(f"{partition.tag}:run:{run}:*", count=1000)) == []
     for index in (partition.runs, partition.due, partition.session("s")):
         assert raw.zscore(index, run) is None
@@ -357,7 +361,7 @@ class Rig:
         with ExitStack() as stack:
             open_store = partial(self._open, stack, timeout_seconds)
             store = until_taken(open_store)[0]
-            context = store._store.context if isinstance(store, Blocking) else store.context
+            session = session_of(store)
             step = operation(store, f"r{self._runs}", open_store)
             if new_scripts:
                 self.raw.script_flush()
@@ -379,9 +383,9 @@ class Rig:
                 assert calls > 1, "the caller must be told"
             if step.reply is not None:
                 assert reply[:2] == step.reply
-            check(self.raw, context, step, most_changes=calls)
+            check(self.raw, session, step, most_changes=calls)
             if step.leased is not None:
-                check_lease(self.raw, context, next(iter(step.events)), step.leased(reply))
+                check_lease(self.raw, session, next(iter(step.events)), step.leased(reply))
             return trips
 
     def _open(self, stack: ExitStack, timeout_seconds: float) -> Any:

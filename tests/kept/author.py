@@ -192,7 +192,7 @@ class Author:
 
     def write_newer(self, run_id: str) -> None:
         """Append a record of a version that is far from being written: one of this version, renumbered."""
-        codec: Any = self.hot.context.codec
+        codec: Any = self.hot._operations.codec
         encode = codec.encode_events
 
         def renumbered(*args: Any) -> Any:

@@ -1,4 +1,7 @@
-"""What mypy must infer of the public interface. Checked by ``mypy``, never run."""
+"""What type checkers must infer of the public interface. Checked by mypy and pyright (test_typing), never run.
+
+Where a line is to be refused, each has its comment: one that is not needed is an error too.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,12 @@ from runstream import (
     Snapshot,
     SQLiteCheckpointer,
     connect,
+    connect_async,
 )
 from runstream.run import AsyncRun, Run
 from runstream.run.lease import AsyncLease, Lease
-from runstream.stores.threaded import ThreadedStore
+from runstream.stores.async_facade import AsyncStore
+from runstream.stores.facade import Store
 
 
 @dataclass
@@ -80,6 +85,66 @@ def default_types(client: redis.Redis) -> None:
         store.save_snapshot("x", run.state, lease=run)
 
 
+def connected_types() -> None:
+    """``connect`` without types gives a store of PAEvent and RunState, and what it gives has theirs."""
+    store = connect("memory:")
+    assert_type(store, Store[PAEvent, RunState])
+    assert_type(connect(), Store[PAEvent, RunState])
+    assert_type(connect("redis://localhost", archive="sqlite:a.db", namespace="dev"), Store[PAEvent, RunState])
+    for item in store.read("x"):
+        assert_type(item.event.lane_id, str)
+        print(item.event.lane)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+    with store.open_run("x") as run:
+        assert_type(run, Run[PAEvent, RunState])
+        assert_type(run.state.purpose, str)
+        run.state.porpoise = "x"  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+        run.state.current_step = "1"  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
+    store.append("x", [], expected=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    connect("memory:", namepsace="dev")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    connect("memory:", partitions="4")  # type: ignore[call-overload] # pyright: ignore[reportArgumentType]
+
+
+def types_given_to_connect() -> None:
+    """With the types, ``connect`` gives a store of those, and so does all that it gives."""
+    store = connect("memory:", event_type=MyEvent, state_type=MyState, max_event_bytes=1000)
+    assert_type(store, Store[MyEvent, MyState])
+    assert_type(connect("memory:", event_type=MyEvent), Store[MyEvent, RunState])
+    assert_type(connect("memory:", state_type=MyState), Store[PAEvent, MyState])
+    assert_type(connect("memory:", state_type=dict[str, Any]), Store[PAEvent, dict[str, Any]])
+    assert_type(store.read("x"), Iterator[Recorded[MyEvent]])
+    assert_type(store.recover("x"), Recovery[MyState, MyEvent])
+    assert_type(store.update_state("x", lambda state: state), MyState)
+    with store.open_run("x") as run, store.lease("x", owner="me") as lease:
+        assert_type(run.state, MyState)
+        assert_type(run.recovered, Recovery[MyState, MyEvent])
+        assert_type(lease, Lease[MyEvent, MyState])
+        assert_type(lease.load_latest("x"), MyState | None)
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    # without event_type= it reads PAEvents, whatever the variable says
+    _: Store[MyEvent, MyState] = connect("memory:")  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+
+
+async def types_given_to_connect_async() -> None:
+    """``connect_async`` does the same, awaited or entered."""
+    assert_type(await connect_async("memory:"), AsyncStore[PAEvent, RunState])
+    assert_type(await connect_async("memory:", event_type=MyEvent), AsyncStore[MyEvent, RunState])
+    async with connect_async("memory:", event_type=MyEvent, state_type=MyState) as store:
+        assert_type(store, AsyncStore[MyEvent, MyState])
+        assert_type(store.read("x"), AsyncIterator[Recorded[MyEvent]])
+        assert_type(await store.recover("x"), Recovery[MyState, MyEvent])
+        async with store.open_run("x") as run, store.lease("x", owner="me") as lease:
+            assert_type(run, AsyncRun[MyEvent, MyState])
+            assert_type(run.state, MyState)
+            assert_type(lease, AsyncLease[MyEvent, MyState])
+            assert_type(await lease.load_latest("x"), MyState | None)
+    async with connect_async("memory:") as plain, plain.open_run("x") as run_of_ours:
+        assert_type(run_of_ours.state, RunState)
+        run_of_ours.state.porpoise = "x"  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+        async for item in plain.follow("x"):
+            print(item.event.lane)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+    connect_async("memory:", namepsace="dev")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+
+
 def given_types(client: redis.Redis) -> None:
     """The types that were given are the types that come back."""
     store = RedisCheckpointer(client, event_type=MyEvent, state_type=MyState)
@@ -90,10 +155,10 @@ def given_types(client: redis.Redis) -> None:
     store.save_event(MyEvent("x"))
     assert_type(store.lease("x", owner="me"), Lease[MyEvent, MyState])
     assert_type(store.open_run("x").state, MyState)
-    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # refused, as it should be
-    store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type] # refused, as it should be
-    store.append("x", [], lease=MyState("x"))  # type: ignore[arg-type] # refused, as it should be
-    store.append("x", [], keys=[1])  # type: ignore[list-item] # refused, as it should be
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    store.save_snapshot("x", RunState("x"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    store.append("x", [], lease=MyState("x"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    store.append("x", [], keys=[1])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
 
 
 def given_types_in_memory() -> None:
@@ -104,24 +169,24 @@ def given_types_in_memory() -> None:
     assert_type(InMemoryCheckpointer(state_type=MyState).load_latest("x"), MyState | None)
     assert_type(store.lease("x", owner="me"), Lease[MyEvent, MyState])
     assert_type(store.open_run("x"), Run[MyEvent, MyState])
-    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # refused, as it should be
-    InMemoryCheckpointer(bogus=1)  # type: ignore[call-arg] # refused, as it should be
+    store.save_event(PAEvent("x"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    InMemoryCheckpointer(bogus=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
 
-async def threaded_types(store: ThreadedStore[MyEvent, MyState]) -> None:
-    """A local store behind ``await`` minds the types as an AsyncRunStore does."""
+async def awaited_types(store: AsyncStore[MyEvent, MyState]) -> None:
+    """Any store behind ``await`` minds the types as an AsyncRunStore does."""
     plain: AsyncRunStore[MyEvent, MyState] = store
     assert_type(await plain.load_latest("x"), MyState | None)
     assert_type(await store.append("x", [MyEvent("x")], snapshot=MyState("x"), expected_offset=0), Appended)
-    await store.append("x", [], snapshot=RunState("x"))  # type: ignore[arg-type] # refused, as it should be
+    await store.append("x", [], snapshot=RunState("x"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     async with store.lease("x", owner="me") as lease, store.open_run("x", lease_ttl=30.0) as run:
         assert_type(lease, AsyncLease[MyEvent, MyState])
         assert_type(run, AsyncRun[MyEvent, MyState])
         await store.append("x", [MyEvent("x")], keys=["a"], lease=lease)
         await store.update_state("x", lambda state: state, lease=run)
     assert_type(await store.lease("x", owner="me"), AsyncLease[MyEvent, MyState])
-    await store.append("x", [], bogus=1)  # type: ignore[call-arg] # refused, as it should be
-    await store.save_snapshot("x", MyState("x"), lane_id=1)  # type: ignore[arg-type] # refused, as it should be
+    await store.append("x", [], bogus=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await store.save_snapshot("x", MyState("x"), lane_id=1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 async def async_types(client: redis.asyncio.Redis) -> None:
@@ -143,9 +208,11 @@ def every_store_is_a_run_store(client: redis.Redis) -> list[RunStore[PAEvent, Ru
     """Each may stand where a RunStore, or purpose-agent's Checkpointer, is wanted; so may a Lease and a Run."""
     checkpointer: Checkpointer = InMemoryCheckpointer()
     assert_type(checkpointer.load_latest("x"), RunState | None)
-    leased: Checkpointer = RedisCheckpointer(client).lease("x", owner="me")
-    opened: Checkpointer = InMemoryCheckpointer().open_run("x")
-    assert_type([leased, opened], list[Checkpointer[PAEvent, RunState]])
+    handles: list[Checkpointer] = [
+        RedisCheckpointer(client).lease("x", owner="me"),
+        InMemoryCheckpointer().open_run("x"),
+    ]
+    assert_type(handles, list[Checkpointer[PAEvent, RunState]])
     return [
         RedisCheckpointer(client),
         InMemoryCheckpointer(),

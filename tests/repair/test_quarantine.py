@@ -30,17 +30,18 @@ from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import FIELDS, record_crc
-from runstream.drain.readback import disproof
+from runstream.drain.readback import find_mismatch
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.repair.quarantine import Retried, retry
 from runstream.stores.archive.jsonl import run_log
-from runstream.stores.redis.operations.admin import status
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.load import LoadRequest
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend
 from tests.support.commands import run
 from tests.support.drain_tools import put_raw
+from tests.support.operations import last_seq, operations_of
 
 Hot = RedisCheckpointer[Any, Any]
 START = Cursor(0, 77)
@@ -125,7 +126,7 @@ def test_a_record_of_a_newer_version_is_not_kept_aside_but_parks_its_run(
     report = DrainWorker(hot, archives, trim="archived").drain_once()
     assert (report.events, report.quarantined, report.parked, report.trimmed) == (2, 0, 1, 2)
     check_archives(archives, {"r": acknowledged})
-    found = hot.perform(status.namespace_status(hot.context.keys))
+    found = namespace_of(hot).status()
     assert "upgrade" in found.parked["r"]
     assert "`runstream unpark r`" in found.parked["r"]
 
@@ -193,7 +194,7 @@ def test_what_reads_now_goes_back_to_its_place_and_the_rest_stays(archive: Archi
         assert (opened.position("r"), opened.run_info("r"), opened.read_back_snapshots("r")) == before
         assert opened.append("r", [create_event("r", "x")], keys=["k3"]).first_offset == 3
         assert opened.append("r", [create_event("r", "x")], keys=["k4"]).first_offset == 4
-        assert [opened.last_seq("r", lane) for lane in "ab"] == [6, 5]
+        assert [last_seq(opened, "r", lane) for lane in "ab"] == [6, 5]
         ((_, left),) = opened.quarantine()
         assert (left.offset, left.raw) == (2, kept.entries[1].raw)
         assert len(list(opened.read_back("r", 1, 6))) == 6
@@ -221,9 +222,9 @@ def test_a_worker_proves_what_was_readmitted_against_what_redis_still_has(
     monkeypatch.undo()
     for archive in archives:
         assert [one.reason for one in retry(archive, "r", 3)] == [""]
-    ((loaded),) = hot.perform(drain.load_entries(hot.context.keys, [drain.Wanted("r", 1, 5)]))
+    ((loaded),) = namespace_of(hot).load_entries([LoadRequest("r", 1, 5)])
     entries = [archive_entry("r", *cursor, record) for cursor, record in loaded.entries]
-    assert [disproof(archive, "r", entries, ()) for archive in archives] == [None, None]
+    assert [find_mismatch(archive, "r", entries, ()) for archive in archives] == [None, None]
     acknowledged += emit(hot, "r", 1, first=6)
     assert DrainWorker(hot, archives, trim="archived").drain_once().parked == 0
     check_archives(archives, {"r": acknowledged})
@@ -241,11 +242,11 @@ def test_an_entry_of_another_history_is_not_readmitted(archive: Archive) -> None
     """The run was made anew meanwhile, or another process has readmitted it."""
     kept = Kept(archive)
     entry = archive_entry("r", *kept.entries[2].cursor, kept.entries[2].raw or b"")
-    assert not archive.readmit("r", entry._replace(chain=entry.chain + 1))
-    assert not archive.readmit("r", entry._replace(offset=4))
-    assert not archive.readmit("nobody", entry)
-    assert archive.readmit("r", entry)
-    assert not archive.readmit("r", entry)
+    assert not operations_of(archive).readmit("r", entry._replace(chain=entry.chain + 1))
+    assert not operations_of(archive).readmit("r", entry._replace(offset=4))
+    assert not operations_of(archive).readmit("nobody", entry)
+    assert operations_of(archive).readmit("r", entry)
+    assert not operations_of(archive).readmit("r", entry)
 
 
 def test_of_a_branch_the_record_is_its_parents(archive: Archive) -> None:

@@ -29,8 +29,7 @@ from runstream.cli import app
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.repair.required_archives import add_archive, copy_run, drop_archive
-from runstream.stores.redis.operations.admin import required_archives
-from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend, ServerBackend
@@ -57,7 +56,7 @@ def archives(tmp_path: Path) -> Iterator[list[Archive]]:
 
 
 def required(hot: Hot) -> list[set[str]]:
-    return [set(of_partition) for of_partition in hot.perform(required_archives.required(hot.context.keys))]
+    return [set(of_partition) for of_partition in namespace_of(hot).required_archives()]
 
 
 def ids(*archives: Archive) -> set[str]:
@@ -196,14 +195,14 @@ def test_what_a_worker_trims_while_an_archive_is_added_is_copied_too(
     acknowledged = {"r": emit(hot, "r", 5)}
     worker = DrainWorker(hot, archives[:2], trim="archived")
     worker.drain_once()
-    require = required_archives.require
+    require = Namespace.require_archives
 
     def trim_first(*args: Any) -> Any:
         acknowledged["r"] += emit(hot, "r", 5, first=len(acknowledged["r"]) + 1)
         worker.drain_once()
-        yield from require(*args)
+        return require(*args)
 
-    monkeypatch.setattr(required_archives, "require", trim_first)
+    monkeypatch.setattr(Namespace, "require_archives", trim_first)
     add_archive(hot, archives[2], archives[0])
     assert required(hot) == [ids(*archives[:3])] * 4
     monkeypatch.undo()
@@ -214,7 +213,7 @@ def test_what_a_worker_trims_while_an_archive_is_added_is_copied_too(
 
     fresh = archives[3]
     copy_run(archives[0], fresh, "r")  # so that it lacks nothing at first
-    monkeypatch.setattr(required_archives, "require", trim_first)
+    monkeypatch.setattr(Namespace, "require_archives", trim_first)
     worker = DrainWorker(hot, archives[:3], trim="archived")
     with pytest.raises(ConfigurationError, match=r"lacks events .* of 1 run "):
         add_archive(hot, fresh)
@@ -233,7 +232,7 @@ def test_nothing_is_trimmed_that_an_archive_which_came_late_does_not_have_yet(
     hot.save_snapshot("r", RunState(run_id="r"))
     seen: list[tuple[int, int]] = []
     worker = DrainWorker(hot, archives[:3], batch=50)
-    settle = worker._batches._settled
+    settle = worker._batches._note_settled
 
     def watched(*args: Any) -> Any:
         position = archives[2].position("r")
@@ -241,7 +240,7 @@ def test_nothing_is_trimmed_that_an_archive_which_came_late_does_not_have_yet(
         seen.append((first_hot(hot, "r") - 1, position.cursor.offset))
         return settle(*args)
 
-    worker._batches._settled = watched  # type: ignore[method-assign,assignment] # after each settling
+    worker._batches._note_settled = watched  # type: ignore[method-assign,assignment] # after each settling
     report = worker.drain_once()
     assert report.parked == 0
     assert len(seen) == 6
@@ -254,11 +253,11 @@ def test_a_settling_trims_no_further_than_the_place_that_it_proves(hot: Hot, arc
     """Also where the mark lies beyond it."""
     emit(hot, "r", 10)
     DrainWorker(hot, archives[:2], trim="never").drain_once()
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
     third = next(entry.cursor for entry in archives[0].read_back("r", 3, 3))
-    proven = drain.Proven(run.header, third, run.tokens, "archived", None)
-    (settled,) = hot.perform(drain.settle(hot.context.keys, [proven], list(ids(*archives[:2]))))
+    proven = drain.Proven(run.header, third, run.head.tokens, "archived", None)
+    (settled,) = namespace_of(hot).settle([proven], list(ids(*archives[:2])))
     assert (settled.outcome, settled.trimmed) == ("ok", 3)
     info = hot.run_info("r")
     assert info is not None
@@ -274,7 +273,7 @@ def test_a_partition_that_requires_none_yet_gets_the_whole_set(hot: Hot, archive
 
 def test_a_deleted_run_does_not_come_back_into_the_queue(hot: Hot) -> None:
     """It was listed before it was deleted."""
-    hot.perform(required_archives.revisit(hot.context.keys, ["never-was"]))
+    namespace_of(hot).make_due(["never-was"])
     assert due(hot) == {}
 
 
@@ -324,8 +323,8 @@ def test_runs_that_an_added_archive_is_about_to_get_are_not_parked(hot: Hot, arc
     DrainWorker(hot, archives[:1], trim="never").drain_once()
     add_archive(hot, archives[2])
     worker = DrainWorker(hot, [archives[0], archives[2]], retire_after_seconds=0)
-    assert worker._retiring.all_due() == DrainReport()
-    assert hot.perform(namespace_status(hot.context.keys)).parked == {}
+    assert worker._retirement.all_due() == DrainReport()
+    assert namespace_of(hot).status().parked == {}
     report = worker.drain_once()
     assert (report.runs, report.retired, report.parked) == (20, 20, 0)
 
@@ -403,12 +402,12 @@ def test_the_last_archive_cannot_be_dropped(redis_backend: RedisBackend, archive
     DrainWorker(hot, archives[:1]).drain_once()
     with pytest.raises(ConfigurationError, match="no other archive"):
         drop_archive(hot, archives[0].archive_id)
-    hot.perform(required_archives.require(hot.context.keys, [{"other": "sqlite:other"}] * 3 + [{"x": "sqlite:x"}]))
-    hot.perform(required_archives.drop(hot.context.keys, "x"))
+    namespace_of(hot).require_archives([{"other": "sqlite:other"}] * 3 + [{"x": "sqlite:x"}])
+    namespace_of(hot).drop_archive("x")
     with pytest.raises(ConfigurationError, match="partition 3 requires no other"):
         drop_archive(hot, archives[0].archive_id)
     assert all(archives[0].archive_id in of_partition for of_partition in required(hot))
-    assert hot.perform(required_archives.drop(hot.context.keys, archives[0].archive_id)) == [3]
+    assert namespace_of(hot).drop_archive(archives[0].archive_id) == [3]
 
 
 # -- on the command line -----------------------------------------------------------------------------
@@ -458,7 +457,7 @@ def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend]
     with closing(JSONLCheckpointer(tmp_path / "new")) as copy:
         DrainWorker(hot, [copy]).drain_once()
         check_archives([copy], acknowledged)
-    assert hot.perform(namespace_status(hot.context.keys)).backlog_events == 0
+    assert namespace_of(hot).status().backlog_events == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runstream import StoreUnavailable
-from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies
 from tests.support.backends import Store
 from tests.support.kinds import BACKENDS, SHARED
 
@@ -40,9 +40,9 @@ class Line:
 
     def __init__(self, store: Any) -> None:
         driver: Any = store._driver
-        self._exchange = driver._exchange_once
+        self._exchange = driver.exchange_once
         self.cut = ""
-        driver._exchange_once = self._pass_on
+        driver.exchange_once = self._pass_on
 
     def _pass_on(self, exchange: Exchange) -> Replies:
         cut, self.cut = self.cut, ""

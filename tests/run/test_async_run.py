@@ -60,23 +60,23 @@ async def test_a_number_that_was_cancelled_on_its_way_is_not_used_again(
     """Cancelled before its reply came, it is there; nobody else has its number, and cancelling records nothing."""
     applied = asyncio.Event()
     run = await hot.open_run("r")
-    writer: Any = run._store
-    append_each = writer.append_each
+    runner: Any = run._runner
+    run_operation = runner.run
 
-    async def hold_reply(*args: Any, **options: Any) -> Any:
-        placement = await append_each(*args, **options)
+    async def hold_reply(operation: Any) -> Any:
+        result = await run_operation(operation)
         applied.set()
         await asyncio.Event().wait()
-        return placement
+        return result
 
     async def work(run: AsyncRun[Any, Any]) -> None:
         async with run:
             await run.emit("one")
 
-    writer.append_each = hold_reply  # the reply that is on its way
+    runner.run = hold_reply  # the reply that is on its way
     task = asyncio.create_task(work(run))
     await applied.wait()
-    writer.append_each = append_each
+    runner.run = run_operation
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

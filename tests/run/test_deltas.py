@@ -426,7 +426,7 @@ async def test_old_text_is_appended_by_a_task(hot: AsyncRedisCheckpointer[Any, A
 async def test_text_whose_flush_was_cancelled_is_there_once(hot: AsyncRedisCheckpointer[Any, Any]) -> None:
     """Cancelled while its reply was on the way: it goes out again, and is applied once."""
     driver: Any = hot._driver
-    exchange_once, sent = driver._exchange_once, asyncio.Event()
+    exchange_once, sent = driver.exchange_once, asyncio.Event()
 
     async def hold_reply(exchange: Any) -> Any:
         replies = await exchange_once(exchange)
@@ -436,10 +436,10 @@ async def test_text_whose_flush_was_cancelled_is_there_once(hot: AsyncRedisCheck
 
     run = await hot.open_run("r", deltas=LARGE)
     await run.emit_delta("a")
-    driver._exchange_once = hold_reply
+    driver.exchange_once = hold_reply
     flush = asyncio.create_task(run.flush())
     await sent.wait()
-    driver._exchange_once = exchange_once
+    driver.exchange_once = exchange_once
     flush.cancel()
     with pytest.raises(asyncio.CancelledError):
         await flush

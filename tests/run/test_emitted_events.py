@@ -26,6 +26,7 @@ from runstream.run.lane import Emission
 from tests.run.run_tools import Line, kinds, seqs, status_of
 from tests.support.backends import Backend, RedisBackend, Store, latest
 from tests.support.handles import Appends, open_run, restarted
+from tests.support.operations import operations_of
 from tests.support.samples import make_event, make_state
 
 
@@ -235,13 +236,12 @@ def test_a_known_event_that_cannot_be_read_for_now_is_not_made_up(
     """An agent would go on with another result than the one that is recorded."""
     run = open_run(store)
     first = run.emit("x", key="k")
-    inner: Any = getattr(store, "_store", store)
 
     def fail(*args: Any, **options: Any) -> Any:
         raise StoreUnavailable("not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(inner), "read", fail)  # a Run has an object of its own
+        patched.setattr(type(operations_of(store)), "read", fail)  # a Run has an object of its own
         with pytest.raises(StoreUnavailable):
             run.emit("x", key="k")
     assert run.emit("x", key="k") == first

@@ -27,6 +27,7 @@ from runstream.model.protocols import Checkpointer
 from tests.run.run_tools import ModelGaveUpError, events_of, kinds, seqs, status_of
 from tests.support.backends import Backend, Store, latest
 from tests.support.handles import Appends, leave, open_run
+from tests.support.operations import operations_of
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -102,13 +103,12 @@ def test_what_cannot_be_opened_is_refused(store: Store, bad: dict[str, Any], err
 def test_an_opening_that_fails_gives_its_lease_back(leasing: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it was that failed, somebody else can have the lane at once."""
     leasing.save_event(make_event("r"))
-    inner: Any = getattr(leasing, "_store", leasing)
 
-    def fail(store: Any, run_id: str, lane_id: str) -> int:
+    def fail(operations: Any, run_id: str, lane_id: str) -> int:
         raise EventsArchived("gone", run_id=run_id, first_hot=2)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(inner), "last_seq", fail)
+        patched.setattr(type(operations_of(leasing)), "last_seq", fail)
         with pytest.raises(EventsArchived):
             open_run(leasing, lease_ttl=30, owner="first")
     open_run(leasing, lease_ttl=30, owner="second").close()

@@ -16,6 +16,8 @@ from runstream import (
     LeaseLost,
     StoreUnavailable,
 )
+from runstream.model.results import LeaseGrant
+from runstream.operations.operation import Operation
 from tests.run.run_tools import ModelGaveUpError, events_of, kinds
 from tests.support.backends import Backend, Store
 from tests.support.handles import Appends, leave, open_run
@@ -123,14 +125,13 @@ def test_a_lease_that_cannot_be_given_back_hides_no_error(monkeypatch: pytest.Mo
     store, failure = InMemoryCheckpointer(), ModelGaveUpError("first")
     for lane_id, error in (("a", failure), ("b", None)):
         run = store.open_run("r", lane_id=lane_id, lease_ttl=30)
-        assert run.lease is not None
-        release = run.lease.release
+        operations: Any = run._operations
 
-        def fail(release: Callable[[], None] = release) -> None:
-            release()
+        def fail(grant: LeaseGrant, release: Any = operations.release_lease) -> Operation[None]:
+            yield from release(grant)
             raise ConfigurationError("the store is closed")
 
-        monkeypatch.setattr(run.lease, "release", fail)
+        monkeypatch.setattr(operations, "release_lease", fail)
         raised = leave(run, error)
         assert raised is failure if error else isinstance(raised, ConfigurationError)
     (note,) = failure.__notes__

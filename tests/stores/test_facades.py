@@ -21,9 +21,9 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
+from runstream.model.protocols import Sink, SnapshotHistory
 from runstream.run.lease import AsyncLease, Lease
-from runstream.run.store import AsyncLaneStore, LaneStore
-from runstream.stores.threaded import ThreadedStore
+from runstream.stores.async_facade import AsyncStore
 
 SYNC_STORES = [
     RedisCheckpointer,
@@ -33,7 +33,7 @@ SYNC_STORES = [
     TieredCheckpointer,
 ]
 STORES_WITH_OPTIONS = SYNC_STORES[:-1]  # the tiered store has those of its parts
-ASYNC_STORES = [AsyncRedisCheckpointer, ThreadedStore, AsyncTieredCheckpointer]
+ASYNC_STORES = [AsyncRedisCheckpointer, AsyncStore, AsyncTieredCheckpointer]
 LIFECYCLE = {"__enter__", "__exit__", "__aenter__", "__aexit__"}
 ITERATORS = {"read", "follow", "runs"}
 OPENINGS = {"lease", "open_run"}
@@ -111,13 +111,6 @@ def test_the_constructors_of_sync_and_async_take_the_same() -> None:
     assert parameters(RedisCheckpointer) == parameters(AsyncRedisCheckpointer)
 
 
-@pytest.mark.parametrize("name", methods_of(AsyncRunStore))
-def test_a_local_store_behind_await_is_called_as_the_protocol_says(name: str) -> None:
-    mine, wanted = getattr(ThreadedStore, name), getattr(AsyncRunStore, name)
-    assert parameters(mine) == parameters(wanted)
-    assert get_return(mine) == get_return(wanted)
-
-
 @pytest.mark.parametrize("store", STORES_WITH_OPTIONS, ids=lambda kind: kind.__name__)
 def test_every_store_names_its_options(store: type[Any]) -> None:
     """A misspelt option is refused, by mypy too; and what all stores take has one default."""
@@ -139,10 +132,15 @@ def public(kind: type[Any]) -> set[str]:
 
 
 def test_the_async_store_lacks_nothing_that_the_sync_one_has() -> None:
-    assert public(RedisCheckpointer) - public(AsyncRedisCheckpointer) <= {
-        "after_fork"
-    }  # an event loop has no fork
     assert public(AsyncRedisCheckpointer) - public(RedisCheckpointer) == {"open"}
+    assert public(RedisCheckpointer) <= public(AsyncRedisCheckpointer)
+
+
+@pytest.mark.parametrize("store", [*SYNC_STORES, *ASYNC_STORES], ids=lambda kind: kind.__name__)
+def test_a_store_shows_a_user_what_is_for_users(store: type[Any]) -> None:
+    """Whoever types a dot after a store meets methods of stores, of sinks and of kept snapshots, and no others."""
+    more = {*methods_of(Sink), *methods_of(SnapshotHistory), "archive_id", "location", "check_integrity", "open"}
+    assert public(store) <= {*methods_of(RunStore), *more}
 
 
 @pytest.mark.parametrize("store", SYNC_STORES, ids=lambda kind: kind.__name__)
@@ -163,23 +161,11 @@ def test_every_async_store_takes_what_an_async_run_store_takes(store: type[Any],
     assert inspect.getdoc(method)
 
 
-@pytest.mark.parametrize("name", ["append_each", "last_seq"])
-def test_every_store_has_what_a_run_is_made_of(name: str) -> None:
-    reference = parameters(getattr(LaneStore, name))
-    assert parameters(getattr(AsyncLaneStore, name)) == reference
-    for store in (*SYNC_STORES, *ASYNC_STORES):
-        method = getattr(store, name)
-        assert parameters(method) == reference
-        assert inspect.iscoroutinefunction(method) == (store in ASYNC_STORES)
-        assert inspect.getdoc(method)
-    assert parameters(RedisCheckpointer.append_each) == parameters(RedisCheckpointer.append)
-
-
 @pytest.mark.parametrize("name", methods_of(Lease))
 def test_a_lease_and_an_async_one_differ_only_in_the_waiting(name: str) -> None:
     sync, awaited = getattr(Lease, name), getattr(AsyncLease, name)
     assert parameters(sync) == parameters(awaited)
-    assert inspect.iscoroutinefunction(awaited) == (name not in {"noting_loss", "over"})  # which wait for nothing
+    assert inspect.iscoroutinefunction(awaited)
     assert get_return(sync) == get_return(awaited)
     assert public(Lease) == public(AsyncLease)
 

@@ -32,11 +32,11 @@ from runstream.model.events import EventKind, PAEvent
 from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
 from runstream.model.results import Appended, Cursor, Placement
-from runstream.run.store import LaneStore
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
 from runstream.stores.archive.sqlite import SQLiteCheckpointer, write_batch
 from tests.support.backends import Backend, Store
 from tests.support.kinds import on_every_backend, on_every_pair_of_stores
+from tests.support.operations import append_each, last_seq
 from tests.support.samples import make_event, make_events, make_state
 
 START = Cursor(0, 77)
@@ -48,11 +48,6 @@ _numbers = itertools.count()
 def seqs(store: Store, run_id: str = "r") -> list[int]:
     """What a run holds: its events tell themselves apart by their seq."""
     return [event.seq for event in store.list_events(run_id)]
-
-
-def append_each(store: Store, run_id: str, events: Sequence[Any], **options: Any) -> Placement:
-    """Append, and learn where each event lies."""
-    return cast("LaneStore[Any, Any]", store).append_each(run_id, events, **options)
 
 
 def offsets(placement: Placement) -> list[int]:
@@ -244,34 +239,32 @@ def test_a_known_event_does_not_end_a_run_again(store: Store) -> None:
 
 
 def test_a_known_event_is_not_the_last_of_its_lane(store: Store) -> None:
-    lanes = cast("LaneStore[Any, Any]", store)
     store.append("r", [make_event("r", 1, lane_id="b")], keys=["k"])
     store.append("r", [make_event("r", 5, lane_id="b"), make_event("r", 1)], keys=[None, "m"])
     store.append("r", [make_event("r", 9, lane_id="b"), make_event("r", 2)], keys=["k", "n"])
-    assert (lanes.last_seq("r", "b"), lanes.last_seq("r", "main")) == (5, 2)
+    assert (last_seq(store, "r", "b"), last_seq(store, "r", "main")) == (5, 2)
 
 
 # -- the seq of a lane's last event ----------------------------------------------------------------------
 
 
 def test_the_last_seq_of_each_lane_is_told(store: Store) -> None:
-    lanes = cast("LaneStore[Any, Any]", store)
-    assert lanes.last_seq("nobody", "main") == 0
+    assert last_seq(store, "nobody", "main") == 0
     numbers = {"main": [7, 8], "b": [3], "": [2]}
     store.save_events([make_event("r", seq, lane_id=lane) for lane, seqs in numbers.items() for seq in seqs])
-    assert [lanes.last_seq("r", lane) for lane in ("main", "b", "", "none")] == [8, 3, 2, 0]
+    assert [last_seq(store, "r", lane) for lane in ("main", "b", "", "none")] == [8, 3, 2, 0]
     store.append("r", [make_event("r", 1, lane_id="b")], snapshot=make_state("r"))
-    assert [lanes.last_seq("r", lane) for lane in ("main", "b")] == [8, 1], "the last one, not the highest"
+    assert [last_seq(store, "r", lane) for lane in ("main", "b")] == [8, 1], "the last one, not the highest"
     store.save_event(make_event("r", 2**63 - 1))
-    assert lanes.last_seq("r", "main") == 2**63 - 1
+    assert last_seq(store, "r", "main") == 2**63 - 1
 
 
 def test_the_last_seq_is_known_to_every_other_store(two_stores: tuple[Store, Store]) -> None:
-    store, other = (cast("LaneStore[Any, Any]", each) for each in two_stores)
+    store, other = two_stores
     store.save_events(make_events("r", 3))
-    assert other.last_seq("r", "main") == 3
+    assert last_seq(other, "r", "main") == 3
     store.save_events(make_events("r", 1, first=4))
-    assert other.last_seq("r", "main") == 4
+    assert last_seq(other, "r", "main") == 4
 
 
 # -- what a key may be -----------------------------------------------------------------------------------
@@ -405,7 +398,7 @@ def test_the_keys_that_a_drain_worker_has_archived_are_known(archive_backend: Ba
     placement = append_each(store, "r", make_events("r", 3, first=7), keys=["b", "c", "a"])
     assert list(placement.cursors) == [entries[2].cursor, Cursor(4, placement.cursors[1].chain), entries[0].cursor]
     assert seqs(store) == [1, 2, 3, 8]
-    assert cast("LaneStore[Any, Any]", store).last_seq("r", "main") == 8
+    assert last_seq(store, "r", "main") == 8
 
 
 def test_a_key_is_kept_with_its_event_in_the_archive(archive_backend: Backend) -> None:

@@ -44,6 +44,7 @@ from runstream import (
 )
 from runstream.model.results import Cursor, Placement
 from tests.support.backends import FakeBackend, RedisBackend, ServerBackend
+from tests.support.operations import append_each, last_seq, operations_of, with_operations
 from tests.support.servers import PROGRAMS, Servers
 
 Both: TypeAlias = tuple[Any, Any]
@@ -145,7 +146,10 @@ class StoreMachine(RuleBasedStateMachine):
         clock = itertools.count(1_700_000_000).__next__  # no two calls at the same time
         memory: InMemoryCheckpointer[Any, Any] = InMemoryCheckpointer(clock=lambda: float(clock()))
         redis_side = [self.backend.open(partitions=2) for _ in range(CLIENTS)]
-        self.sides: Sequence[Sequence[Any]] = (redis_side, [memory.for_one_writer() for _ in range(CLIENTS)])
+        self.sides: Sequence[Sequence[Any]] = (
+            redis_side,
+            [with_operations(memory, operations_of(memory).for_one_writer()) for _ in range(CLIENTS)],
+        )
         self.taken: list[Both] = []
         self.last_keys: dict[str, list[str | None]] = {}
         self.holds: dict[tuple[str, str | None], Both] = {}
@@ -226,8 +230,10 @@ class StoreMachine(RuleBasedStateMachine):
         }
 
         def call(store: Any, side: int) -> Any:
-            method = store.append_each if each else store.append
-            return method(run_id, made, lease=None if lease is None else lease[side], **options)
+            carried = None if lease is None else lease[side]
+            if each:
+                return append_each(store, run_id, made, lease=carried, **options)
+            return store.append(run_id, made, lease=carried, **options)
 
         appended = self.both(client, call)
         if appended is None:
@@ -360,7 +366,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.both(client, follow)
         self.both(client, run_info)
         self.both(client, lambda store, _: store.list_events(run_id, since_seq))
-        self.both(client, lambda store, _: store.last_seq(run_id, lane_id))
+        self.both(client, lambda store, _: last_seq(store, run_id, lane_id))
 
     # -- runs
 

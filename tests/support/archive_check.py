@@ -18,8 +18,8 @@ from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import ArchiveGap, CorruptRecordError
 from runstream.model.results import Cursor
-from runstream.stores.redis.operations.admin.status import namespace_status
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.load import HotRun, LoadRequest
 
 __all__ = ["Archive", "archive_faults", "check_archives", "check_drained", "drained_faults"]
 
@@ -59,7 +59,7 @@ def archive_faults(
     do not read, and are in the quarantine. ``unanswered``: batches among the events, as their span ids, that
     got no reply: each may be missing, but only as a whole.
     """
-    position, bounds = archive.position(run_id), archive._bounds(run_id)
+    position, bounds = archive.position(run_id), bounds_of(archive, run_id)
     entries = list(archive.read_back(run_id, 1, _EVERYTHING))
     present = _spans_in(run_id, entries)
     events = _without([batch for batch in unanswered if present.isdisjoint(batch)], events)
@@ -160,8 +160,7 @@ def drained_faults(hot: RedisCheckpointer[Any, Any], archives: Sequence[Archive]
 
     An archive that ends at the run's last place, chain included, has all that ever was in the run before.
     """
-    keys = hot.context.keys
-    status = hot.perform(namespace_status(keys))
+    status = namespace_of(hot).status()
     if status.due or status.later:
         yield f"{status.due} runs are due, and {status.later} later"
     yield from (f"run {run_id!r} is parked: {reason}" for run_id, reason in status.parked.items())
@@ -170,21 +169,21 @@ def drained_faults(hot: RedisCheckpointer[Any, Any], archives: Sequence[Archive]
         yield from (f"{archive.location}: {run_id!r} is in the quarantine" for run_id, _ in archive.quarantine())
         if (archived := sorted(archive.list_runs())) != run_ids:
             yield f"{archive.location} has the runs {archived}, Redis has {run_ids}"
-    for run_id, run in zip(run_ids, hot.perform(drain.load(keys, run_ids)), strict=True):
+    for run_id, run in zip(run_ids, namespace_of(hot).load_runs(run_ids), strict=True):
         assert run is not None, "a run was deleted while its archives were checked"
-        if run.mark != run.last:
-            yield f"run {run_id!r} is archived up to {run.mark} only, of {run.last}"
+        if run.head.mark != run.head.last:
+            yield f"run {run_id!r} is archived up to {run.head.mark} only, of {run.head.last}"
         for archive in archives:
             for fault in _faults_against(hot, archive, run):
                 yield f"{archive.location}, run {run_id!r}: {fault}"
 
 
-def _faults_against(hot: RedisCheckpointer[Any, Any], archive: Archive, run: drain.LoadedRun) -> Iterator[str]:
+def _faults_against(hot: RedisCheckpointer[Any, Any], archive: Archive, run: HotRun) -> Iterator[str]:
     run_id = run.header.run_id
-    if (bounds := archive._bounds(run_id)) != (run.header.start, run.last):
-        yield f"it lies between {bounds}, in Redis between {(run.header.start, run.last)}"
-    wanted = drain.Wanted(run_id, 1, run.last.offset, list(run.tokens))
-    (loaded,) = hot.perform(drain.load_entries(hot.context.keys, [wanted]))
+    if (bounds := bounds_of(archive, run_id)) != (run.header.start, run.head.last):
+        yield f"it lies between {bounds}, in Redis between {(run.header.start, run.head.last)}"
+    wanted = LoadRequest(run_id, 1, run.head.last.offset, list(run.head.tokens))
+    (loaded,) = namespace_of(hot).load_entries([wanted])
     held = {entry.offset: entry.content for entry in archive.read_back(run_id, 1, _EVERYTHING)}
     for (offset, chain), record in loaded.entries:
         if held.get(offset) != archive_entry(run_id, offset, chain, record).content:
@@ -192,3 +191,9 @@ def _faults_against(hot: RedisCheckpointer[Any, Any], archive: Archive, run: dra
     snapshots = {snapshot.lane_id: snapshot for snapshot in loaded.snapshots}
     if {snapshot.lane_id: snapshot for snapshot in archive.read_back_snapshots(run_id)} != snapshots:
         yield "its snapshots are not those in Redis"
+
+
+def bounds_of(archive: Any, run_id: str) -> tuple[Cursor, Cursor] | None:
+    """The cursor before a run's first event, and that of its last; None for a run that is not there."""
+    head = archive._operations._load_head(run_id)
+    return None if head is None else (head.start, head.last)

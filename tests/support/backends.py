@@ -22,15 +22,14 @@ import redis
 import redis.asyncio
 
 from runstream.model.awaitable import Opening
-from runstream.model.protocols import RunStore
 from runstream.model.results import RunInfo
+from runstream.operations.runners import AsyncRunner
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.async_facade import AsyncStore
 from runstream.stores.local.memory import InMemoryCheckpointer
-from runstream.stores.local.operations import LocalStore
-from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.threaded import ThreadedStore
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from tests.support.servers import Server
 
 Store: TypeAlias = RunStore[Any, Any]
@@ -200,6 +199,12 @@ class SQLiteBackend(FileBackend):
             return [line for line in connection.iterdump() if "sqlite_sequence" not in line]
 
 
+def behind_await(store: Store) -> AsyncStore[Any, Any]:
+    """A local store for asyncio, as ``connect_async`` makes it: the same operations, their calls in threads."""
+    inner: Any = store
+    return AsyncStore(inner._operations, AsyncRunner())
+
+
 class ThreadedBackend(Backend):
     """A local store behind ``await``."""
 
@@ -209,7 +214,7 @@ class ThreadedBackend(Backend):
         self._loop = loop
 
     def _open(self, options: dict[str, Any]) -> Any:
-        return Blocking(self._loop, ThreadedStore(cast("LocalStore[Any, Any]", self._inner.open(**options))))
+        return Blocking(self._loop, behind_await(self._inner.open(**options)))
 
     def footprint(self) -> Any:
         return self._inner.footprint()

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from runstream import EventKind, PAEvent, RedisCheckpointer, connect, create_event
 from runstream.cli import app
+from tests.support.operations import session_of
 from tests.support.servers import PROGRAMS, Node, eventually
 
 DEADLINE_SECONDS = 20.0
@@ -229,13 +230,13 @@ class Place:
 
 def put_damaged(place: Place, run_id: str) -> None:
     """Append an event whose record does not read."""
-    codec = place.store.context.codec
+    codec = session_of(place.store).codec
     encode = codec.encode_events
 
     def encode_damaged(run_id: str, events: Any, keys: Any = None) -> Any:
         return [found._replace(record=found.record[:-1] + b"\xc1") for found in encode(run_id, events, keys)]
 
-    codec.encode_events = encode_damaged  # type: ignore[method-assign] # a disk or wire that flips bits
+    codec.encode_events = encode_damaged  # a disk or wire that flips bits
     try:
         place.emit(run_id, 1, first=1000)
     finally:

@@ -22,7 +22,7 @@ from typing import Any
 
 import redis
 
-from runstream.stores.redis.connection.driver import SyncDriver
+from runstream.stores.redis.connection.single import SingleServerTransport
 
 __all__ = ["Disk", "Points", "insist", "watch_files", "watch_redis", "watch_sqlite", "watch_writes"]
 
@@ -59,7 +59,7 @@ class Points:
 
 def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> None:
     """Each command is sent alone and is an operation; ``meddle`` sees it before."""
-    send = SyncDriver._send
+    send = SingleServerTransport._send
     execute: Any = redis.Redis.execute_command
 
     def execute_one(client: Any, *command: Any, **options: Any) -> Any:
@@ -69,19 +69,19 @@ def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> No
                 meddle(command)
         return execute(client, *command, **options)
 
-    def send_singly(driver: SyncDriver, commands: Any, *, atomic: bool) -> Any:
+    def send_singly(transport: SingleServerTransport, commands: Any, *, atomic: bool) -> Any:
         if points.is_asleep:
-            return send(driver, commands, atomic=atomic)
+            return send(transport, commands, atomic=atomic)
         assert not atomic, "a worker sends no transactions: if it does, each is one operation"
-        return [_reply(driver, command) for command in commands]
+        return [_reply(transport, command) for command in commands]
 
-    _replace(SyncDriver, "_send", send_singly)
+    _replace(SingleServerTransport, "_send", send_singly)
     _replace(redis.Redis, "execute_command", execute_one)
 
 
-def _reply(driver: SyncDriver, command: Any) -> Any:
+def _reply(transport: SingleServerTransport, command: Any) -> Any:
     try:
-        return driver._client.execute_command(*command)
+        return transport._client.execute_command(*command)
     except redis.ResponseError as error:
         return error
 

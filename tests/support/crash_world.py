@@ -24,6 +24,7 @@ from runstream import (
 )
 from runstream.stores.redis.keys import Keys
 from tests.support.archive_check import Archive
+from tests.support.operations import session_of
 
 __all__ = ["World"]
 
@@ -176,7 +177,7 @@ class World:
 
     def _add_poison(self, hot: Hot, run_id: str, offset: int) -> None:
         """Append an event of which a bit is flipped on its way into Redis."""
-        codec = hot.context.codec
+        codec = session_of(hot).codec
         encode = codec.encode_events
 
         def encode_damaged(run_id: str, events: Any, keys: Any = None) -> Any:
@@ -185,7 +186,7 @@ class World:
             self.poison[run_id, offset] = record
             return [encoded._replace(record=record)]
 
-        codec.encode_events = encode_damaged  # type: ignore[method-assign] # a disk or wire that flips bits
+        codec.encode_events = encode_damaged  # a disk or wire that flips bits
         try:
             hot.append(run_id, events_of(run_id, offset, offset))
         finally:

@@ -18,9 +18,9 @@ from runstream import (
     SQLiteCheckpointer,
     create_event,
 )
-from runstream.stores.redis.exchange import Exchange
-from runstream.stores.redis.operations.admin.status import namespace_status
-from runstream.stores.redis.replies import scored
+from runstream.operations.operation import Exchange
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.replies import parse_scores
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.samples import make_events
@@ -96,26 +96,26 @@ def ask(hot: Hot, *command: Any) -> Any:
         (reply,) = yield Exchange([command])
         return reply
 
-    return hot.perform(operation())
+    return namespace_of(hot).run(operation())
 
 
 def due(hot: Hot) -> dict[str, float]:
     """The runs that are due, claimed or parked, and when they come due: seconds of server time."""
     found = {}
-    for partition in hot.context.keys.partitions:
-        for run_id, at in scored(ask(hot, b"ZRANGE", partition.due, 0, -1, b"WITHSCORES")):
+    for partition in namespace_of(hot).keys.partitions:
+        for run_id, at in parse_scores(ask(hot, b"ZRANGE", partition.due, 0, -1, b"WITHSCORES")):
             found[run_id] = at / 1e6
     return found
 
 
 def parked(hot: Hot) -> dict[str, str]:
     """The runs that are set aside, and why."""
-    return dict(hot.perform(namespace_status(hot.context.keys)).parked)
+    return dict(namespace_of(hot).status().parked)
 
 
 def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> bytes:
     """Append an event whose record is damaged on its way into Redis; offset and chain are the script's."""
-    codec: Any = hot.context.codec
+    codec: Any = hot._operations.codec
     encode = codec.encode_events
     made: list[bytes] = []
 

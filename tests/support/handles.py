@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from runstream.operations.operation import Operation
 from tests.support.backends import Backend, Blocking, LoopThread, MemoryBackend, Store
+from tests.support.operations import operations_of
 
 
 class BlockingRun(Blocking):
@@ -44,13 +46,20 @@ class Appends:
     """The appends that Runs ask of a store: what each carried, and those that are to fail."""
 
     def __init__(self, store: Store) -> None:
-        is_async = isinstance(store, Blocking)
-        inner: Any = store._store if isinstance(store, Blocking) else store
         self._failures: list[tuple[BaseException | None, bool]] = []
         self.batches: list[list[Any]] = []
         # of the class, as each Run has an object of its own; those that are opened from here on
-        method = self._awaited(type(inner)) if is_async else self._called(type(inner))
-        inner.__class__ = type(type(inner).__name__, (type(inner),), {"append_each": method})
+        operations = operations_of(store)
+        kind = type(operations)
+
+        def append(own: Any, run_id: str, events: Any, options: Any) -> Operation[Any]:
+            failure = self._begin(events)
+            result = yield from kind.append(own, run_id, events, options)
+            if failure is not None:
+                raise failure
+            return result
+
+        operations.__class__ = type(kind.__name__, (kind,), {"append": append})
 
     def fail(self, failure: BaseException, *, times: int = 1, applied: bool = False) -> None:
         """Let the next appends raise this: before they reach the store, or after they were applied."""
@@ -62,23 +71,3 @@ class Appends:
         if failure is not None and not is_applied:
             raise failure
         return failure
-
-    def _called(self, kind: type[Any]) -> Any:
-        def append_each(store: Any, run_id: str, events: Any, **options: Any) -> Any:
-            failure = self._begin(events)
-            placement = kind.append_each(store, run_id, events, **options)
-            if failure is not None:
-                raise failure
-            return placement
-
-        return append_each
-
-    def _awaited(self, kind: type[Any]) -> Any:
-        async def append_each(store: Any, run_id: str, events: Any, **options: Any) -> Any:
-            failure = self._begin(events)
-            placement = await kind.append_each(store, run_id, events, **options)
-            if failure is not None:
-                raise failure
-            return placement
-
-        return append_each

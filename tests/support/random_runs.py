@@ -20,9 +20,11 @@ from runstream.codec.record import ERASED
 from runstream.drain import Trim
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, open_hot
+from tests.support.operations import session_of
 from tests.support.samples import RICH_VALUES, make_event, make_state
 
 __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one_archive", "picture"]
@@ -100,7 +102,7 @@ def one_archive(kind: str, directory: Path) -> Archive:
 
 def damage(hot: Hot, run_id: str, record: bytes) -> None:
     """Append an event whose record arrives as that."""
-    codec: Any = hot.context.codec
+    codec: Any = session_of(hot).codec
     encode = codec.encode_events
     codec.encode_events = lambda *args: [one._replace(record=record) for one in encode(*args)]
     try:
@@ -130,7 +132,7 @@ def picture(backend: RedisBackend, hot: Hot, *, without: Collection[str] = _PASS
     found: dict[str, Any] = {}
     raw = backend.raw
     for run_id in hot.list_runs():
-        keys = hot.context.keys.run(run_id)
+        keys = namespace_of(hot).keys.run(run_id)
         meta = raw.hgetall(keys.meta)
         lanes = [
             None if name == b"snapshot" else name[9:].decode() for name in meta if name.startswith(b"snapshot")

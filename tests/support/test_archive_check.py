@@ -29,7 +29,14 @@ from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.results import Cursor
-from tests.support.archive_check import Archive, archive_faults, check_archives, check_drained, drained_faults
+from tests.support.archive_check import (
+    Archive,
+    archive_faults,
+    bounds_of,
+    check_archives,
+    check_drained,
+    drained_faults,
+)
 from tests.support.backends import Backend
 
 Hot = RedisCheckpointer[Any, Any]
@@ -130,7 +137,7 @@ def chained(entries: Sequence[ArchiveEntry], start: Cursor) -> list[ArchiveEntry
 
 def test_a_history_that_is_not_the_one_is_found_though_its_chain_fits(archive: Archive, hot: Hot) -> None:
     """One event missing, doubled, moved or changed; what two lanes wrote in which order, only Redis knows."""
-    bounds = archive._bounds("r")
+    bounds = bounds_of(archive, "r")
     assert bounds is not None
     header = RunHeader("r", bounds[0])
     snapshots = archive.read_back_snapshots("r")

@@ -64,7 +64,7 @@ class _Commands(TyperGroup):
 
 
 def _give_up(*streams: TextIO) -> None:
-    """What these still hold goes nowhere: the flush at exit would fail as the one before did."""
+    """Discard what these streams still hold: the flush at exit would fail as the one before did."""
     with Path(os.devnull).open("wb") as nowhere, suppress(OSError):  # in a test, stdout is no file
         for stream in streams:
             os.dup2(nowhere.fileno(), stream.fileno())

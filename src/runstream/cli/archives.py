@@ -1,4 +1,4 @@
-"""``runstream archives``: which archives a namespace requires, and how that is changed."""
+"""``runstream archives``: list the archives that a namespace requires, add one, or drop one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from runstream.cli.support.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
+from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_archive, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.model.errors import ConfigurationError
 from runstream.repair.required_archives import add_archive, drop_archive
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.required_archives import required
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "archives"]
 
@@ -63,13 +63,13 @@ def archives(
         raise typer.BadParameter("add and drop take one archive, list takes none", param_hint="ARCHIVE")
     if copy_from is not None and action != "add":
         raise typer.BadParameter("goes with add", param_hint="--copy-from")
-    with open_to_look(url) as store:
-        hot = as_hot(store)
+    with open_existing(url) as hot:
+        namespace = hot_namespace(hot)
         if action == "add" and archive is not None:
             _add(hot, archive, copy_from)
         elif action == "drop" and archive is not None:
-            _drop(hot, archive, ask=not yes)
-        of_partitions = hot.perform(required(hot.context.keys))
+            _drop(hot, namespace, archive, ask=not yes)
+        of_partitions = namespace.required_archives()
     found = {uuid: location for of_partition in of_partitions for uuid, location in of_partition.items()}
     counts = {uuid: sum(uuid in of_partition for of_partition in of_partitions) for uuid in found}
     if as_json:
@@ -80,7 +80,7 @@ def archives(
         print_table(["archive", "location", f"of {len(of_partitions)} partitions"], rows)
 
 
-def _add(hot: RedisCheckpointer[Any, Any], target: str, copy_from: str | None) -> None:
+def _add(hot: RunStore[Any, Any], target: str, copy_from: str | None) -> None:
     with ExitStack() as opened:
         source = None if copy_from is None else open_archive(opened, copy_from, "--copy-from")
         archive = open_archive(opened, target, "ARCHIVE", is_new=True)
@@ -95,12 +95,12 @@ def _add(hot: RedisCheckpointer[Any, Any], target: str, copy_from: str | None) -
         say(f"{archive.location} is required now: restart the workers with it")
 
 
-def _drop(hot: RedisCheckpointer[Any, Any], target: str, *, ask: bool) -> None:
-    of_partitions = hot.perform(required(hot.context.keys))
+def _drop(hot: RunStore[Any, Any], namespace: Namespace, target: str, *, ask: bool) -> None:
+    of_partitions = namespace.required_archives()
     found = {uuid: location for of_partition in of_partitions for uuid, location in of_partition.items()}
     scheme, _, path = target.partition(":")
-    places = (target, f"{scheme}:{Path(path).absolute()}")  # it may be gone, so it is not opened
-    chosen = [uuid for uuid, location in found.items() if uuid == target or location in places]
+    locations = (target, f"{scheme}:{Path(path).absolute()}")  # it may be gone, so it is not opened
+    chosen = [uuid for uuid, location in found.items() if uuid == target or location in locations]
     if len(chosen) != 1:
         listed = ", ".join(f"{location} ({uuid})" for uuid, location in found.items()) or "none"
         raise ConfigurationError(f"{target} names {len(chosen)} of the required archives; there are: {listed}")

@@ -17,7 +17,14 @@ import typer
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.http_endpoints import Health, load_metrics_app, serving
 from runstream.cli.support.log_formats import LogFormat, LogLevel, logging_to_stderr
-from runstream.cli.support.options import AsJson, EndWithParent, HotUrl, as_hot, ending_with_parent, open_archive
+from runstream.cli.support.options import (
+    AsJson,
+    EndWithParent,
+    HotUrl,
+    ending_with_parent,
+    hot_namespace,
+    open_archive,
+)
 from runstream.cli.support.output import emit_json, print_table
 from runstream.cli.support.partitions import parse_partitions
 from runstream.cli.support.signals import stopping_on_signals
@@ -25,7 +32,6 @@ from runstream.connect import connect
 from runstream.drain import DrainWorker
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
-from runstream.stores.redis.operations.admin.status import namespace_status
 
 __all__ = ["EPILOG", "drain"]
 
@@ -153,7 +159,8 @@ def drain(
     ):
         sinks = [open_archive(opened, target, "--to", is_new=True) for target in to]
         locations = [sink.location for sink in sinks]
-        hot = as_hot(opened.enter_context(connect(url)))
+        hot = opened.enter_context(connect(url))
+        namespace = hot_namespace(hot)
         worker = DrainWorker(
             hot,
             sinks,
@@ -175,7 +182,7 @@ def drain(
         report = worker.drain_once(stop) if once else worker.run(stop)
         health.has_ended = True
         _log.info("drain %s ends: %s events archived", worker.name, report.events, extra=report.to_dict())
-        parked = hot.perform(namespace_status(hot.context.keys)).parked if once else {}
+        parked = namespace.status().parked if once else {}
         _print_report(worker.name, sinks, report, parked, as_json=as_json)
     if parked:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)

@@ -1,4 +1,4 @@
-"""``runstream export``: one run into one file."""
+"""``runstream export``: write one run into one file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from runstream.cli.support.export_formats import (
     write_jsonl,
     write_sqlite,
 )
-from runstream.cli.support.options import OfArchive, Url, open_to_look
+from runstream.cli.support.options import OfArchive, Url, open_existing
 from runstream.cli.support.output import say
 from runstream.cli.support.progress_bar import showing_progress
-from runstream.history.merged import WholeRun
+from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import check_run_id
-from runstream.model.protocols import RunStore, Sink
-from runstream.stores.tiered import TieredCheckpointer
+from runstream.model.protocols import Sink
+from runstream.stores.capabilities import part_of
+from runstream.stores.protocol import RunStore
 
 __all__ = ["EPILOG", "export"]
 
@@ -72,25 +73,25 @@ def export(
     check_run_id(run)
     made = _format_of(to, file_format)
     with ExitStack() as opened:
-        store = opened.enter_context(open_to_look(url, archive))
-        whole = WholeRun.look(store, run)
-        if whole is None:
+        store = opened.enter_context(open_existing(url, archive))
+        merged = MergedRun.load(store, run)
+        if merged is None:
             raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
-        told = opened.enter_context(showing_progress(f"export of {run}", len(whole)))
-        exported = Export(whole, skip=skip_corrupt, told=told)
+        advance = opened.enter_context(showing_progress(f"export of {run}", len(merged)))
+        exported = Export(merged, skip=skip_corrupt, on_progress=advance)
         if to == _STDOUT:
             _write(exported, made, opened.enter_context(binary_stdout()))
         else:
             path = Path(to)
             if made == "sqlite":
-                _check_place(path, store)
+                _check_path(path, store)
             partial = opened.enter_context(complete_or_absent(path, force=force))
             if made == "sqlite":
                 write_sqlite(exported, partial)
             else:
                 with partial.open("xb") as file:
                     _write(exported, made, file)
-    if exported.corrupt or whole.broken:
+    if exported.corrupt or merged.broken:
         say(_left_out(exported))
     if to != _STDOUT:
         say(f"{exported.events} events of run {run!r} are in {to}")
@@ -105,10 +106,10 @@ def _format_of(to: str, asked: Format | None) -> Format:
     return found
 
 
-def _check_place(path: Path, store: RunStore[Any, Any]) -> None:
+def _check_path(path: Path, store: RunStore[Any, Any]) -> None:
     """Raise ConfigurationError where a database would come to lie beside another one's files, or on its source."""
-    archive = store.archive if isinstance(store, TieredCheckpointer) else store
-    if isinstance(archive, Sink):
+    archive = part_of(store, Sink)
+    if archive is not None:
         source = Path(archive.location.partition(":")[2])
         if path.exists() and source.exists() and path.samefile(source):
             raise ConfigurationError(f"{path} is the archive that is exported from: name another file")

@@ -1,4 +1,4 @@
-"""``runstream import``: the runs of purpose-agent's files, or of an archive, into a store."""
+"""``runstream import``: append the runs of purpose-agent's files, or of an archive, to a store."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def import_(
         chosen = _chosen(found, run)
         store = _open(opened, url, source, dry_run=dry_run)
         unread = _Unread()
-        told = opened.enter_context(showing_progress(f"import of {found.location}", found.count_events()))
-        importer = Importer(store, strict=strict, dry_run=dry_run, told=told, unread=unread.take)
+        progress = opened.enter_context(showing_progress(f"import of {found.location}", found.count_events()))
+        importer = Importer(store, strict=strict, dry_run=dry_run, on_progress=progress, on_unreadable=unread.take)
         results = [importer.run(each) for each in chosen]
     unread.sum_up()
     for result in results:
@@ -77,19 +77,19 @@ def import_(
 
 
 class _Unread:
-    """Says what does not read, the first of it line by line."""
+    """Prints what does not read, the first of it line by line."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def take(self, found: Unreadable) -> None:
-        """Count it, and say it."""
+        """Count one that does not read, and print it."""
         self.count += 1
         if self.count <= _SHOWN:
-            say(f"{found.place}: does not read: {found.reason}")
+            say(f"{found.where}: does not read: {found.reason}")
 
     def sum_up(self) -> None:
-        """Say how many there were, if not each was said."""
+        """Print how many there were, if not each was printed."""
         if self.count > _SHOWN:
             say(f"{self.count} lines or rows do not read, the first {_SHOWN} are listed")
 

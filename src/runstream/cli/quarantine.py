@@ -1,4 +1,4 @@
-"""``runstream quarantine``: the records that did not read: list them, look at one, try them again."""
+"""``runstream quarantine``: list the records that did not read, show one, decode them again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import UnsupportedVersion
 from runstream.model.identifiers import check_run_id
-from runstream.model.protocols import MendableSink
+from runstream.model.protocols import Sink
 from runstream.repair.quarantine import retry
 
 __all__ = ["EPILOG", "quarantine"]
@@ -75,7 +75,7 @@ def quarantine(
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
 
-def _list(sink: MendableSink, run: str | None, limit: int, *, as_json: bool) -> int:
+def _list(sink: Sink, run: str | None, limit: int, *, as_json: bool) -> int:
     found = list(islice(sink.quarantine(run), limit + 1))
     shown = found[:limit]
     if as_json:
@@ -88,7 +88,7 @@ def _list(sink: MendableSink, run: str | None, limit: int, *, as_json: bool) -> 
     return 0
 
 
-def _show(sink: MendableSink, run: str, offset: int, *, as_json: bool) -> int:
+def _show(sink: Sink, run: str, offset: int, *, as_json: bool) -> int:
     entry = next((entry for entry in sink.read_back(run, offset, offset) if entry.raw is not None), None)
     if entry is None:
         raise NoSuchRun(
@@ -103,8 +103,8 @@ def _show(sink: MendableSink, run: str, offset: int, *, as_json: bool) -> int:
     return 0
 
 
-def _retry(sink: MendableSink, run: str | None, offset: int | None, *, as_json: bool) -> int:
-    """Try again; how many records still do not read."""
+def _retry(sink: Sink, run: str | None, offset: int | None, *, as_json: bool) -> int:
+    """Decode the records again. Returns how many still do not read."""
     tried = list(retry(sink, run, offset))
     left = [one for one in tried if one.reason]
     counts = {"readmitted": len(tried) - len(left), "kept_aside": len(left)}
@@ -133,7 +133,7 @@ def _row(run_id: str, entry: ArchiveEntry) -> tuple[object, ...]:
 
 
 def _decoded(run_id: str, entry: ArchiveEntry) -> dict[str, Any]:
-    """What can be told of a record's parts, whatever its checksum says."""
+    """Decode what can be decoded of a record's parts, whatever its checksum says."""
     raw = entry.raw or b""
     facts: dict[str, Any] = {"record_version": raw[0] if raw else None}
     if len(raw) > _HEAD_BYTES:

@@ -10,16 +10,15 @@ from urllib.parse import quote
 import typer
 
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, HotUrl, as_hot, open_archive, open_to_look
+from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_archive, open_existing
 from runstream.cli.support.output import emit_json, iso_time, print_table, say
 from runstream.codec.archive_entries import entry_fields
-from runstream.history.hot import History
+from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import ConfigurationError, RunstreamError
 from runstream.repair import resolve as repair
 from runstream.repair.resolve import Histories, Keep, Resolution, Side
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.required_archives import required
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "resolve"]
 
@@ -63,14 +62,15 @@ def resolve(
     are told so at their next write.
     """
     with ExitStack() as opened:
-        hot = as_hot(opened.enter_context(open_to_look(url)))
-        sinks = [open_archive(opened, target, "--to") for target in to or _required(hot)]
-        found = repair.look(hot, sinks, run)
+        hot = opened.enter_context(open_existing(url))
+        namespace = hot_namespace(hot)
+        sinks = [open_archive(opened, target, "--to") for target in to or _required(namespace)]
+        found = repair.load_histories(hot, sinks, run)
         if found is None:
             raise NoSuchRun(f"there is no run {run!r} in Redis; `runstream runs` lists those that there are")
         done = None if keep is None else repair.resolve(hot, sinks, found, keep)
         if done is not None and as_json:
-            emit_json({"run_id": run, "keep": keep, **_done_facts(done), "parted": bool(found.parted)})
+            emit_json({"run_id": run, "keep": keep, **_done_facts(done), "parted": bool(found.diverged)})
         elif done is not None:
             _print_done(found, done)
         elif as_json:
@@ -79,9 +79,9 @@ def resolve(
             _print(found)
 
 
-def _required(hot: RedisCheckpointer[Any, Any]) -> list[str]:
+def _required(namespace: Namespace) -> list[str]:
     """The URLs of the archives that the namespace requires, where its workers have them."""
-    locations = {location for found in hot.perform(required(hot.context.keys)) for location in found.values()}
+    locations = {location for found in namespace.required_archives() for location in found.values()}
     if not locations:
         raise ConfigurationError("this namespace requires no archive yet: name those to compare with, with --to")
     return [f"{scheme}:{quote(path)}" for scheme, _, path in (at.partition(":") for at in sorted(locations))]
@@ -90,26 +90,26 @@ def _required(hot: RedisCheckpointer[Any, Any]) -> list[str]:
 def _facts(found: Histories) -> dict[str, Any]:
     return {
         "run_id": found.redis.run_id,
-        "parted": bool(found.parted),
+        "parted": bool(found.diverged),
         "redis": _history_facts(found.redis, _redis_from(found)),
         "archives": [
             {
                 **_history_facts(side.history, side.start.offset),
-                "parts_after": None if side.parting is None else str(side.parting.place),
-                "is_exact": side.parting is not None and side.parting.exact,
-                "has_parted": side.has_parted,
+                "parts_after": None if side.divergence is None else str(side.divergence.cursor),
+                "is_exact": side.divergence is not None and side.divergence.exact,
+                "has_parted": side.has_diverged,
             }
             for side in found.sides
         ],
         "without": [sink.location for sink in found.without],
-        "choices": dict(_CHOICES) if found.parted else {},
+        "choices": dict(_CHOICES) if found.diverged else {},
     }
 
 
 def _redis_from(found: Histories) -> int:
-    """After which offset Redis's own history begins: the first place at which an archive parts from it."""
-    common = [side.start.offset for side in found.parted if side.parting is not None]
-    return min(common, default=found.redis.last.offset if not found.parted else found.redis.header.start.offset)
+    """The offset after which Redis's own history begins: the first at which an archive parts from it."""
+    common = [side.start.offset for side in found.diverged if side.divergence is not None]
+    return min(common, default=found.redis.last.offset if not found.diverged else found.redis.header.start.offset)
 
 
 def _history_facts(history: History, after: int) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _history_facts(history: History, after: int) -> dict[str, Any]:
 
 
 def _events(history: History, after: int) -> list[dict[str, Any]]:
-    """The first events of a branch. What does not read is shown by its place."""
+    """The first events of a branch. What does not read is shown by its offset."""
     first = max(after + 1, history.first)
     last = min(first + _SHOWN - 1, history.last.offset)
     if first > last:
@@ -156,25 +156,27 @@ def _print(found: Histories) -> None:
     rows += [(sink.location, "has nothing of the run", None, None, None) for sink in found.without]
     columns = ["history", "last", "first", "parts after", "own events"]
     print_table(columns, rows, whole=("last", "parts after"))
-    if not found.parted:
+    if not found.diverged:
         say(
             f"no archive has what Redis has not: nothing is to be decided; `runstream unpark {found.redis.run_id}`"
             " lets a parked run come due"
         )
         return
     _print_events("Redis", found.redis, _redis_from(found))
-    for side in found.parted:
+    for side in found.diverged:
         _print_events(side.history.location, side.history, side.start.offset)
     print_table(["--keep", "what it does"], _CHOICES.items())
     say("whichever gives way is kept in every archive as a run of its own; nothing is deleted")
 
 
 def _row(side: Side) -> tuple[Any, ...]:
-    history, parted = side.history, side.has_parted
+    history, parted = side.history, side.has_diverged
     where = "nothing in common"
-    if side.parting is not None:
+    if side.divergence is not None:
         where = (
-            f"{side.parting.place}" if side.parting.exact else f"{side.parting.place} or later: trimmed in Redis"
+            f"{side.divergence.cursor}"
+            if side.divergence.exact
+            else f"{side.divergence.cursor} or later: trimmed in Redis"
         )
     own = history.last.offset - side.start.offset if parted else 0
     return (history.location, str(history.last), history.first, where if parted else None, own)
@@ -212,7 +214,7 @@ def _done_facts(done: Resolution) -> dict[str, Any]:
 
 
 def _print_done(found: Histories, done: Resolution) -> None:
-    if not found.parted:
+    if not found.diverged:
         say("no archive has what Redis has not: nothing was to be decided, and the run is due")
         return
     rows = [("kept in every archive as", name) for name in done.branches]

@@ -14,12 +14,12 @@ from runstream.cli.support.options import AsJson, open_archive
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.connect import connect
-from runstream.history.hot import ArchivedHistory
+from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.model.results import RunInfo
-from runstream.repair.required_archives import Archive
 from runstream.repair.restore import PutBack, is_branch, put_back
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "restore"]
 
@@ -31,7 +31,7 @@ runstream restore run-42 --from jsonl:archive/ --to 'redis://localhost?namespace
 
 
 class _Done(NamedTuple):
-    """What became of a run: ``put`` is None for one that was refused, for the ``reason``."""
+    """What was done with a run: ``put`` is None for one that was refused, for the ``reason``."""
 
     run_id: str
     put: PutBack | None
@@ -89,7 +89,7 @@ def restore(
         archive = open_archive(opened, source, "--from")
         wanted = _wanted(archive, run)
         hot = opened.enter_context(connect(to))
-        if not isinstance(hot, RedisCheckpointer):
+        if part_of(hot, Namespace) is None:
             raise ConfigurationError("--to is the Redis side: a redis:, rediss:, unix: or embedded: URL")
         done = _restore(hot, archive, wanted, whole=whole)
     seconds = time.monotonic() - began
@@ -108,42 +108,35 @@ def restore(
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
 
-def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> list[RunInfo]:
-    """The runs to put back, the first updated first. Raises NoSuchRun for one that the archive does not have."""
+def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> dict[str, int]:
+    """The runs to put back, the first updated first, and how many events each has. A branch stays in the archive.
+
+    Raises:
+        NoSuchRun: The archive does not have one that was named.
+    """
     if run_ids:
-        found = {run_id: archive.run_info(run_id) for run_id in run_ids}
-        if missing := [run_id for run_id, info in found.items() if info is None]:
+        named = {run_id: ArchivedHistory.load(archive, run_id) for run_id in run_ids}
+        if missing := [run_id for run_id, history in named.items() if history is None]:
             raise NoSuchRun(f"{archive.location} has no run {', '.join(map(repr, missing))}; nothing was done")
-        return [info for info in found.values() if info is not None]
-    runs = [info for info in archive.runs() if not _stays(archive, info)]
-    return runs[::-1]
+        histories = [history for history in named.values() if history is not None]
+    else:
+        found = (ArchivedHistory.load(archive, run_id) for run_id in archive.run_ids())
+        histories = [history for history in found if history is not None and not is_branch(history)]
+        histories.sort(key=lambda history: history.header.updated_at)
+    return {history.run_id: history.last.offset - history.first + 1 for history in histories}
 
 
-def _stays(archive: Archive, info: RunInfo) -> bool:
-    if info.parent is None:
-        return False
-    history = ArchivedHistory.look(archive, info.run_id)
-    return history is not None and is_branch(history)
-
-
-def _restore(
-    hot: RedisCheckpointer[Any, Any], archive: Archive, wanted: Sequence[RunInfo], *, whole: bool
-) -> list[_Done]:
+def _restore(hot: RunStore[Any, Any], archive: Archive, wanted: dict[str, int], *, whole: bool) -> list[_Done]:
     done = []
-    with showing_progress("putting back", sum(map(_events, wanted))) as advance:
-        for info in wanted:
+    with showing_progress("putting back", sum(wanted.values())) as advance:
+        for run_id in wanted:
             try:
-                put = put_back(hot, archive, info.run_id, whole=whole, on_events=advance)
-                done.append(_Done(info.run_id, put))
+                done.append(_Done(run_id, put_back(hot, archive, run_id, whole=whole, on_progress=advance)))
             except StoreUnavailable:
                 raise
             except RunstreamError as error:
-                done.append(_Done(info.run_id, None, str(error)))
+                done.append(_Done(run_id, None, str(error)))
     return done
-
-
-def _events(info: RunInfo) -> int:
-    return info.last_offset - info.first_hot + 1
 
 
 def _outcome(done: _Done) -> str:

@@ -1,4 +1,4 @@
-"""``runstream runs``: which runs a store has."""
+"""``runstream runs``: list the runs of a store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.support.options import AsJson, Url, open_to_look
+from runstream.cli.support.options import AsJson, Url, open_existing
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
 from runstream.model.results import RunInfo
 from runstream.model.state import RunStatus
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.capabilities import part_of
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "run_facts", "runs"]
 
@@ -29,10 +30,10 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, the most recently updated first."""
-    with open_to_look(url) as store:
+    with open_existing(url) as store:
         wanted = None if status is None else status.value
         found = list(store.runs(session_id=session, status=wanted, limit=limit + 1))
-        is_hot = isinstance(store, RedisCheckpointer)
+        is_hot = part_of(store, Namespace) is not None
     shown = found[:limit]
     if as_json:
         emit_json({"runs": [run_facts(info, is_hot=is_hot) for info in shown], "more": len(found) > limit})

@@ -1,4 +1,4 @@
-"""``runstream show``: one run, its snapshots, and what happened in it; now, or as it was at an offset."""
+"""``runstream show``: show one run, its snapshots and its events; now, or as it was at an offset."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import typer
 
 from runstream.cli.runs import run_facts
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, OfArchive, Url, open_to_look
+from runstream.cli.support.options import AsJson, OfArchive, Url, open_existing
 from runstream.cli.support.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
 from runstream.model.errors import ConfigurationError, EventsArchived
-from runstream.model.protocols import RunStore, SnapshotHistory
+from runstream.model.protocols import SnapshotHistory
 from runstream.model.results import Recorded, RunInfo, Snapshot
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.status import snapshot_lanes
-from runstream.stores.tiered import TieredCheckpointer
+from runstream.stores.capabilities import part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "show"]
 
@@ -39,8 +39,11 @@ _Snapshots = Mapping[str | None, Snapshot[Any]]
 class _Timeline:
     """Some events of a run, in order.
 
-    ``archived_up_to`` is the last offset that was asked for and has left the store, 0 if none has;
-    ``unreadable`` are offsets without an event that reads; ``next_after`` is where to go on, if there is more.
+    Attributes:
+        events: The events.
+        archived_up_to: The last offset that was asked for and has left the store; 0 if none has.
+        unreadable: The offsets without an event that reads.
+        next_after: The offset after which to go on; None if there is no more.
     """
 
     events: list[Recorded[Any]] = field(default_factory=list)
@@ -86,7 +89,7 @@ def show(
     there are those that were the latest when a drain worker looked: without one, --at shows the events from the
     beginning.
     """
-    with open_to_look(url, archive) as store:
+    with open_existing(url, archive) as store:
         info = store.run_info(run)
         if info is None:
             raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
@@ -98,7 +101,7 @@ def show(
         if after is None:
             after = 0 if at is None else _begin(snapshots, lane)
         timeline = _timeline(store, run, _Wanted(lane, after, at, limit))
-        is_hot = isinstance(store, RedisCheckpointer | TieredCheckpointer)
+        is_hot = part_of(store, Namespace) is not None
     if timeline.archived_up_to:
         say(
             f"offsets up to {timeline.archived_up_to} of this run are in the archive; show them with its URL, or"
@@ -119,10 +122,10 @@ def _snapshots(store: RunStore[Any, Any], run_id: str, lane: str | None, at: int
     lanes: list[str | None] = [None]
     if lane is not None:
         lanes = [lane]
-    elif isinstance(store, RedisCheckpointer):
-        lanes = store.perform(snapshot_lanes(store.context.keys, run_id))
     elif isinstance(store, SnapshotHistory):
         lanes = store.snapshot_lanes(run_id)
+    elif (namespace := part_of(store, Namespace)) is not None:
+        lanes = namespace.snapshot_lanes(run_id)
     found = {lane_id: _snapshot(store, run_id, lane_id, at) for lane_id in lanes}
     return {lane_id: snapshot for lane_id, snapshot in found.items() if snapshot is not None}
 
@@ -135,7 +138,7 @@ def _snapshot(store: RunStore[Any, Any], run_id: str, lane_id: str | None, at: i
 
 
 def _begin(snapshots: _Snapshots, lane: str | None) -> int:
-    """What the state at an offset starts from: the snapshot that was asked for, or else every lane's."""
+    """The offset at which the state starts: of the snapshot that was asked for, or else of every lane's."""
     own = snapshots.get(lane)
     if own is not None:
         return own.offset
@@ -221,7 +224,7 @@ def _snapshot_row(lane: str | None, snapshot: Snapshot[Any]) -> tuple[object, ..
 
 
 def _state_rows(snapshot: Snapshot[Any]) -> list[tuple[object, ...]]:
-    """What the state holds, key by key; what is empty tells nothing."""
+    """What the state holds, key by key, without what is empty."""
     state = snapshot.state.to_dict()
     return [
         (key, short({key: value})[len(key) + 1 :]) for key, value in state.items() if value not in ("", [], {})

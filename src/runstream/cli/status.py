@@ -1,4 +1,4 @@
-"""``runstream status``: how a namespace stands, and whether the drain keeps up."""
+"""``runstream status``: show how a namespace stands, and whether the drain keeps up."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from runstream.cli.support.options import AsJson, Url, open_to_look
+from runstream.cli.support.options import AsJson, Url, open_existing
 from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table
 from runstream.cli.support.watch import watch_with
 from runstream.model.errors import ConfigurationError
-from runstream.model.protocols import RunStore, Sink
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport, namespace_status
+from runstream.model.protocols import Sink
+from runstream.stores.capabilities import part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
+from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport
 
 __all__ = ["EPILOG", "status"]
 
@@ -32,7 +34,7 @@ runstream status --json | jq .oldest_due_seconds"""
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one look found: a namespace or else the counts of an archive, and what the archives hold."""
+    """What was found: the status of a namespace, or else the counts of an archive; and what the archives hold."""
 
     namespace: NamespaceStatus | None
     counts: dict[str, Any]
@@ -55,24 +57,25 @@ class _Found:
 
 
 @dataclass(slots=True)
-class _Looker:
-    """Looks at a store and at archives again and again; what it opens stays open until a look fails."""
+class _Poller:
+    """Polls a store and archives; what it opens stays open until a poll fails."""
 
     url: str | None
     archives: Sequence[str] | None
     _opened: ExitStack = field(default_factory=ExitStack)
     _stores: list[RunStore[Any, Any]] = field(default_factory=list)
 
-    def look(self) -> _Found:
-        """How all stands now. Raises what opening and reading a store raise; then it may be called again."""
+    def poll(self) -> _Found:
+        """Find how all stands now. Raises what opening and reading a store raise; then it may be called again."""
         try:
             if not self._stores:
-                self._stores = [self._opened.enter_context(open_to_look(self.url))]
-                self._stores += [self._opened.enter_context(open_to_look(url)) for url in self.archives or ()]
+                self._stores = [self._opened.enter_context(open_existing(self.url))]
+                self._stores += [self._opened.enter_context(open_existing(url)) for url in self.archives or ()]
             store, *archives = self._stores
             contents = [_contents(archive) for archive in archives] if self.archives else None
-            if isinstance(store, RedisCheckpointer):
-                return _Found(store.perform(namespace_status(store.context.keys)), {}, contents)
+            namespace = part_of(store, Namespace)
+            if namespace is not None:
+                return _Found(namespace.status(), {}, contents)
             return _Found(None, _counts(store), contents)
         except BaseException:  # an interrupt too: nobody else would close them
             self.close()
@@ -106,14 +109,14 @@ def status(
 
     --watch goes on through an outage, and shows it. Where stdout is no terminal it prints the tables, or with
     --json a document on a line of its own, at every look.
-    """
-    looker = _Looker(url, archive)
+    """  # noqa: D205 - its first paragraph is the command's help
+    poller = _Poller(url, archive)
     try:
         if watch:
-            watch_with(looker.look, every, as_json=as_json)
-        found = looker.look()
+            watch_with(poller.poll, every, as_json=as_json)
+        found = poller.poll()
     finally:
-        looker.close()
+        poller.close()
     if as_json:
         emit_json(found.to_dict())
         return
@@ -124,14 +127,15 @@ def status(
 def _counts(store: RunStore[Any, Any]) -> dict[str, Any]:
     infos = list(store.runs())
     facts: dict[str, Any] = {"runs": len(infos), "events": sum(info.last_offset for info in infos)}
-    if isinstance(store, Sink):
-        quarantined = sum(1 for _ in store.quarantine())
-        facts = {"archive": store.archive_id, "location": store.location, **facts, "quarantined": quarantined}
+    sink = part_of(store, Sink)
+    if sink is not None:
+        quarantined = sum(1 for _ in sink.quarantine())
+        facts = {"archive": sink.archive_id, "location": sink.location, **facts, "quarantined": quarantined}
     return facts
 
 
 def _contents(store: RunStore[Any, Any]) -> dict[str, Any]:
-    if not isinstance(store, Sink):
+    if part_of(store, Sink) is None:
         raise ConfigurationError("--archive is an archive: sqlite:PATH or jsonl:DIR")
     return _counts(store)
 

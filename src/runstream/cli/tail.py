@@ -18,14 +18,17 @@ import typer
 from rich.text import Text
 
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
-from runstream.cli.support.options import OfArchive, Url, open_to_look
+from runstream.cli.support.options import OfArchive, Url, is_redis_alone, open_existing
 from runstream.cli.support.output import clock, console, emit_json, event_facts, printable, say, short
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
 from runstream.model.events import Visibility
-from runstream.model.protocols import RunStore, Sink
+from runstream.model.protocols import Sink
 from runstream.model.results import Cursor, Recorded
-from runstream.operations.filters import EventFilter, origin
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.operations.arguments import FollowQuery, parse_position
+from runstream.operations.filters import EventFilter
+from runstream.stores.capabilities import part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "lane_style", "tail"]
 
@@ -39,7 +42,7 @@ runstream tail run-42 --url redis://localhost --lines 0 --json | jq .payload"""
 
 _LINES = 10
 _WIDEST_LANE = 24
-_LOOK_SECONDS = 1.0  # how often it looks whether somebody still reads what it prints
+_CHECK_SECONDS = 1.0  # how often to check whether somebody still reads what is printed
 _LONGEST_PAUSE_SECONDS = 2.0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
@@ -90,9 +93,9 @@ def tail(
     it waits, and then goes on where it was. What has left Redis is read from the archive, with --archive.
     --lines counts the events that are shown; with --since there is no such limit unless it is given too.
     """
-    wanted = EventFilter(lane, kind or None, visibility)
-    with open_to_look(url, archive) as store:
-        if isinstance(store, Sink):
+    wanted = EventFilter(FollowQuery(lane_id=lane, kinds=kind or None, visibility=visibility))
+    with open_existing(url, archive) as store:
+        if part_of(store, Namespace) is None and part_of(store, Sink) is not None:
             raise ConfigurationError(
                 "an archive has no live end to follow: name the server, with this as its --archive; or look at the"
                 " run with `runstream show`"
@@ -102,8 +105,8 @@ def tail(
                 f"there is no run {run!r} in this store; `runstream runs` lists those that there are, and --wait"
                 " waits for it"
             )
-        place = _begin(store, run, wanted, since, lines)
-        following = _Following(store, run, place, wanted, math.inf if idle_timeout is None else idle_timeout)
+        after = _begin(store, run, wanted, since, lines)
+        following = _Following(store, run, after, wanted, math.inf if idle_timeout is None else idle_timeout)
         show = _show_json if as_json else _printer()
         for item in following.events():
             show(item)
@@ -118,12 +121,12 @@ def tail(
 def _begin(
     store: RunStore[Any, Any], run_id: str, wanted: EventFilter, since: str | None, lines: int | None
 ) -> int | str:
-    """The place after which to begin: an offset, or a cursor."""
-    place: int | str = 0
+    """The position after which to begin: an offset, or a cursor."""
+    after: int | str = 0
     if since is not None:
-        place = _since(store, run_id, since)
+        after = _since(store, run_id, since)
         if lines is None:
-            return place
+            return after
     left = _LINES if lines is None else lines
 
     def is_before(item: Recorded[Any]) -> bool:
@@ -133,7 +136,7 @@ def _begin(
         left -= wanted(item.event)
         return False
 
-    return max(place, _back_to(store, run_id, is_before), key=lambda each: origin(each)[0])
+    return max(after, _back_to(store, run_id, is_before), key=lambda each: parse_position(each)[0])
 
 
 def _since(store: RunStore[Any, Any], run_id: str, since: str) -> int | str:
@@ -151,12 +154,12 @@ def _since(store: RunStore[Any, Any], run_id: str, since: str) -> int | str:
 
 
 def _back_to(store: RunStore[Any, Any], run_id: str, is_before: Callable[[Recorded[Any]], bool]) -> int | str:
-    """The place of the last event of which that is true; if there is none, that before all that is there.
+    """The position of the last event of which that is true; if there is none, that before all that is there.
 
     A Redis store alone does not have all: that is said.
     """
     info = store.run_info(run_id)
-    first = info.first_hot - 1 if info is not None and isinstance(store, RedisCheckpointer) else 0
+    first = info.first_hot - 1 if info is not None and is_redis_alone(store) else 0
     events: Any = store.read(run_id, first, reverse=True, on_corrupt="skip")
     try:
         with closing(events):
@@ -175,22 +178,32 @@ def _back_to(store: RunStore[Any, Any], run_id: str, is_before: Callable[[Record
 
 
 class _Following:
-    """The events of a run from a place on, through outages, as long as somebody reads them.
+    """Follows a run from a position on, through outages, as long as somebody reads its events.
 
-    It asks again and again from the last place on: so nothing is missed or repeated, whatever happens in
-    between. ``idle_timeout`` is in seconds; ``is_idle`` tells that it ended because of that.
+    It follows again and again from the last position on: so nothing is missed or repeated, whatever happens in
+    between.
+
+    Args:
+        store: The store.
+        run_id: The run.
+        after: The offset or cursor after which to begin.
+        wanted: Which events to give.
+        idle_timeout: After how many seconds without an event to end.
+
+    Attributes:
+        is_idle: Whether it ended because of the timeout.
     """
 
     def __init__(
-        self, store: RunStore[Any, Any], run_id: str, place: int | str, wanted: EventFilter, idle_timeout: float
+        self, store: RunStore[Any, Any], run_id: str, after: int | str, wanted: EventFilter, idle_timeout: float
     ) -> None:
         self._store = store
         self._run_id = run_id
-        self._place = place
+        self._after = after
         self._wanted = wanted
         self._idle_timeout = idle_timeout
         self._given_at = time.monotonic()
-        self._looked_at = 0.0
+        self._checked_at = 0.0
         self.is_idle = False
 
     def events(self) -> Iterator[Recorded[Any]]:
@@ -206,30 +219,32 @@ class _Following:
             try:
                 yield from self._until_quiet()
             except TimeoutError:
-                self._look()
+                self._check_reader()
             except StoreUnavailable as error:
                 say(f"{error}; waits until it answers again")
                 self._wait()
-                say(f"it answers again; goes on after {self._place}")
+                say(f"it answers again; goes on after {self._after}")
             except CorruptRecordError as error:
                 say(f"offset {error.offset} does not read: {error}")
-                self._place = error.offset
+                self._after = error.offset
             else:
                 return
 
     def _until_quiet(self) -> Iterator[Recorded[Any]]:
         left = self._given_at + self._idle_timeout - time.monotonic()
         events: Any = self._store.follow(
-            self._run_id, self._place, idle_timeout=max(0.001, min(left, _LOOK_SECONDS))
+            self._run_id, self._after, idle_timeout=max(0.001, min(left, _CHECK_SECONDS))
         )
         with closing(events):
             for item in events:
-                self._place = item.cursor
+                self._after = item.cursor
                 if self._wanted(item.event):
                     yield item
                     self._given_at = time.monotonic()
-                elif time.monotonic() > min(self._looked_at + _LOOK_SECONDS, self._given_at + self._idle_timeout):
-                    self._look()
+                elif time.monotonic() > min(
+                    self._checked_at + _CHECK_SECONDS, self._given_at + self._idle_timeout
+                ):
+                    self._check_reader()
                     raise TimeoutError
 
     def _wait(self) -> None:
@@ -239,16 +254,16 @@ class _Following:
             try:
                 self._store.run_info(self._run_id)
             except StoreUnavailable:
-                self._look()
+                self._check_reader()
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:
                 self._given_at = time.monotonic()
                 return
 
-    def _look(self) -> None:
-        """Raise BrokenPipeError if stdout is a pipe that nobody reads any more: a write would tell it too late."""
-        self._looked_at = time.monotonic()
+    def _check_reader(self) -> None:
+        """Raise BrokenPipeError if stdout is a pipe that nobody reads any more."""
+        self._checked_at = time.monotonic()
         try:
             handle = sys.stdout.fileno()
         except (OSError, ValueError):  # it is no file, in a test
@@ -267,7 +282,7 @@ def _show_json(item: Recorded[Any]) -> None:
 
 
 def _printer() -> Callable[[Recorded[Any]], None]:
-    """What prints an event on a line: in its lane's colour at a terminal, unless NO_COLOR is set."""
+    """Make what prints an event on a line: at a terminal in its lane's colour, unless NO_COLOR is set."""
     in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     out = console(sys.stdout)
     width = 4
@@ -290,5 +305,5 @@ def _printer() -> Callable[[Recorded[Any]], None]:
 
 
 def lane_style(lane: str) -> str:
-    """The colour of a lane: the same wherever and whenever it is shown."""
+    """The colour of a lane, the same every time."""
     return _STYLES[zlib.crc32(lane.encode()) % len(_STYLES)]

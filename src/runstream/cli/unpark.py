@@ -1,4 +1,4 @@
-"""``runstream unpark``: let a run that a drain has set aside be tried again now."""
+"""``runstream unpark``: let parked runs be tried again now."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, HotUrl, as_hot, open_to_look
+from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
-from runstream.stores.redis.operations.admin import restore
-from runstream.stores.redis.operations.admin.status import namespace_status
 
 __all__ = ["EPILOG", "unpark"]
 
@@ -37,11 +35,11 @@ def unpark(
     wanted = list(run or ())
     if bool(wanted) == is_all:
         raise typer.BadParameter("name runs, or say --all", param_hint="RUN")
-    with open_to_look(url) as store:
-        hot = as_hot(store)
+    with open_existing(url) as store:
+        namespace = hot_namespace(store)
         if is_all:
-            wanted = sorted(hot.perform(namespace_status(hot.context.keys)).parked)
-        done = hot.perform(restore.unpark(hot.context.keys, wanted)) if wanted else []
+            wanted = sorted(namespace.status().parked)
+        done = namespace.unpark(wanted) if wanted else []
     if as_json:
         emit_json({"unparked": done})
     elif done:

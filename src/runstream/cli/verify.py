@@ -1,4 +1,4 @@
-"""``runstream verify``: are runs whole, in Redis, in archives, and in each as in the others."""
+"""``runstream verify``: verify runs in Redis, in archives, or in each against the others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
-from runstream.cli.support.options import AsJson, Url, open_archive, open_to_look
+from runstream.cli.support.options import AsJson, Url, open_archive, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
+from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import ConfigurationError
-from runstream.repair.required_archives import Archive
 from runstream.repair.verify import Difference, Verdict, verify_run
-from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.capabilities import Archive, ChecksIntegrity, HasColumns, part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "verify"]
 
@@ -31,20 +32,29 @@ runstream verify run-42 --archive sqlite:archive.db --archive jsonl:archive/ --j
 
 
 @dataclass(slots=True)
-class _Keepers:
-    """What is compared. An archive whose file is ``damaged``, and how, is not looked into any further."""
+class _Stores:
+    """What is verified.
 
-    hot: RedisCheckpointer[Any, Any] | None = None
+    Attributes:
+        hot: The Redis store.
+        archives: The archives.
+        damaged: What is wrong with an archive's file, by location; such an archive is not read any further.
+    """
+
+    hot: RunStore[Any, Any] | None = None
     archives: list[Archive] = field(default_factory=list)
     damaged: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def runs(self) -> dict[str, int]:
-        """All runs that any of them has, and how many offsets of each there are to look at."""
+        """All runs that any of them has, and how many offsets of each there are to verify."""
         found: dict[str, int] = {}
-        for store in (*([self.hot] if self.hot else []), *self.archives):
-            for info in store.runs():
-                count = info.last_offset - info.first_hot + 1
-                found[info.run_id] = max(count, found.get(info.run_id, 0))
+        for info in () if self.hot is None else self.hot.runs():
+            found[info.run_id] = info.last_offset - info.first_hot + 1
+        for archive in self.archives:
+            for run_id in archive.run_ids():
+                history = ArchivedHistory.load(archive, run_id)
+                count = 0 if history is None else history.last.offset - history.first + 1
+                found[run_id] = max(count, found.get(run_id, 0))
         return found
 
 
@@ -75,50 +85,51 @@ def verify(
     began = time.monotonic()
     verdicts: list[Verdict] = []
     with ExitStack() as opened:
-        keepers = _open(opened, url, archive or ())
-        wanted = _wanted(keepers, run)
+        stores = _open(opened, url, archive or ())
+        wanted = _wanted(stores, run)
         with showing_progress("verifying", sum(wanted.values())) as advance:
             for run_id in wanted:
                 verdicts.append(  # noqa: PERF401 - a bar moves
-                    verify_run(run_id, hot=keepers.hot, sinks=keepers.archives, on_events=advance)
+                    verify_run(run_id, hot=stores.hot, sinks=stores.archives, on_progress=advance)
                 )
     seconds = time.monotonic() - began
     events = sum(one.events for verdict in verdicts for one in verdict.checked)
     rate = round(events / max(seconds, 1e-6))
-    is_sound = not keepers.damaged and all(verdict.is_sound for verdict in verdicts)
+    is_sound = not stores.damaged and all(verdict.is_sound for verdict in verdicts)
     if as_json:
-        facts = {"is_sound": is_sound, "runs": [_facts(one) for one in verdicts], "damaged": keepers.damaged}
+        facts = {"is_sound": is_sound, "runs": [_facts(one) for one in verdicts], "damaged": stores.damaged}
         emit_json({**facts, "events": events, "seconds": round(seconds, 3), "events_per_second": rate})
     else:
-        _print(keepers, verdicts)
+        _print(stores, verdicts)
         say(f"{len(verdicts)} runs, {events} events in {seconds:.1f} s: {rate} events/s")
     if not is_sound:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
 
-def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Keepers:
-    keepers = _Keepers()
+def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Stores:
+    stores = _Stores()
     for target in archives:
-        store = open_archive(opened, target, "--archive")
-        # of JSON lines every one is read below
-        problems = store.check_integrity() if isinstance(store, SQLiteCheckpointer) else []
+        archive = open_archive(opened, target, "--archive")
+        # an archive that keeps nothing beside its events' text is read as a whole below, run by run
+        checked = None if part_of(archive, HasColumns) is None else part_of(archive, ChecksIntegrity)
+        problems = [] if checked is None else checked.check_integrity()
         if problems:
-            keepers.damaged[store.location] = problems
+            stores.damaged[archive.location] = problems
         else:
-            keepers.archives.append(store)
+            stores.archives.append(archive)
     if url or os.environ.get("RUNSTREAM_URL"):
-        hot = opened.enter_context(open_to_look(url))
-        if not isinstance(hot, RedisCheckpointer):
+        hot = opened.enter_context(open_existing(url))
+        if part_of(hot, Namespace) is None:
             raise ConfigurationError("--url is the Redis side; an archive is given with --archive")
-        keepers.hot = hot
+        stores.hot = hot
     elif not archives:
         raise ConfigurationError("there is nothing to verify: give --url, --archive, or both")
-    return keepers
+    return stores
 
 
-def _wanted(keepers: _Keepers, run_ids: Sequence[str] | None) -> dict[str, int]:
+def _wanted(stores: _Stores, run_ids: Sequence[str] | None) -> dict[str, int]:
     """The runs to verify, and about how many offsets each has. Raises NoSuchRun for one that nobody has."""
-    found = keepers.runs()
+    found = stores.runs()
     if not run_ids:
         return dict(sorted(found.items()))
     if missing := [run_id for run_id in run_ids if run_id not in found]:
@@ -143,14 +154,15 @@ def _difference_facts(difference: Difference) -> dict[str, Any]:
     return {"offset": difference.offset, "what": difference.what, "sides": sides}
 
 
-def _print(keepers: _Keepers, verdicts: Sequence[Verdict]) -> None:
+def _print(stores: _Stores, verdicts: Sequence[Verdict]) -> None:
     rows: list[tuple[object, ...]] = []
     for verdict in verdicts:
-        told = "sound" if verdict.difference is None else f"{verdict.difference.offset}: {verdict.difference.what}"
+        found = verdict.difference
+        result = "sound" if found is None else f"{found.offset}: {found.what}"
         checked = [(one.location, one.events, one.quarantined) for one in verdict.checked] or [("Redis", 0, 0)]
-        rows += [(verdict.run_id, *one, told) for one in checked]
+        rows += [(verdict.run_id, *one, result) for one in checked]
     print_table(["run", "where", "events", "quarantined", "verdict"], rows)
-    for location, problems in keepers.damaged.items():
+    for location, problems in stores.damaged.items():
         for problem in problems:
             say(f"{location}: {problem}")
     for verdict in verdicts:

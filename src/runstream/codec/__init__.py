@@ -1,1 +1,1 @@
-"""Bytes to values and back: the wire record and its chain, lossless JSON. Pure: no I/O, no clock, no chance."""
+"""Values to bytes and back: the wire record and the chain, JSON, snapshots. Pure: no I/O, no clock, no chance."""

@@ -1,4 +1,4 @@
-"""From the wire record to what an archive keeps, and from there to the event's fields."""
+"""Wire records to the entries of an archive, and entries to the fields of events."""
 
 from __future__ import annotations
 
@@ -21,15 +21,25 @@ from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.identifiers import check_name
 from runstream.model.results import Cursor
 
-__all__ = ["archive_entries", "archive_entry", "archive_lots", "entry_fields", "plain_entries"]
+__all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "plain_entries"]
 
-_MANY = 100  # so few that their values go before Python's collector looks for them
+_PAGE = 100  # records; so few that their values are gone before Python's collector looks for them
 
 
 def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:
-    """What an archive keeps of a record. One that does not read is kept aside as bytes, with the reason.
+    """Make the entry that an archive keeps of a record.
 
-    Raises UnsupportedVersion for a record of a newer version.
+    Args:
+        run_id: The run.
+        offset: The record's offset.
+        chain: The chain up to there.
+        record: The record. One that does not read gives an entry with its bytes and the reason.
+
+    Returns:
+        The entry.
+
+    Raises:
+        UnsupportedVersion: A newer runstream wrote the record.
     """
     if record == ERASED:
         return ArchiveEntry(offset, chain, None, None)
@@ -43,22 +53,46 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
 
 
 def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
-    """As archive_entry for each of these (plain events many at once, which takes a third of the time)."""
+    """Make the entries that an archive keeps of records.
+
+    Args:
+        run_id: The run.
+        records: The cursor and the bytes of each.
+
+    Returns:
+        What ``archive_entry`` gives for each.
+
+    Raises:
+        UnsupportedVersion: A newer runstream wrote one of them; those before it are given first.
+    """
     offsets, chains = [cursor.offset for cursor, _ in records], [cursor.chain for cursor, _ in records]
-    return chain.from_iterable(archive_lots(run_id, offsets, chains, [record for _, record in records]))
+    return chain.from_iterable(archive_pages(run_id, offsets, chains, [record for _, record in records]))
 
 
-def archive_lots(
+def archive_pages(
     run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
 ) -> Iterator[Sequence[ArchiveEntry]]:
-    """As archive_entry for each of these, in lots: as columns where all of a lot are plain events."""
-    for first in range(0, len(records), _MANY):
-        lot = slice(first, first + _MANY)
-        plain = plain_entries(run_id, offsets[lot], chains[lot], records[lot])
+    """Make the entries of records page by page: plain events many at once, which takes a third of the time.
+
+    Args:
+        run_id: The run.
+        offsets: The offset of each record.
+        chains: The chain up to each record.
+        records: The records.
+
+    Returns:
+        The entries of each page: columns, if all of its records are plain events.
+
+    Raises:
+        UnsupportedVersion: A newer runstream wrote one of the records; those before it are given first.
+    """
+    for first in range(0, len(records), _PAGE):
+        page = slice(first, first + _PAGE)
+        plain = plain_entries(run_id, offsets[page], chains[page], records[page])
         if plain is not None:
             yield plain
             continue
-        for offset, chain_there, record in zip(offsets[lot], chains[lot], records[lot], strict=True):
+        for offset, chain_there, record in zip(offsets[page], chains[page], records[page], strict=True):
             one = plain_entries(run_id, [offset], [chain_there], [record])
             yield one or [archive_entry(run_id, offset, chain_there, record)]
 
@@ -66,13 +100,23 @@ def archive_lots(
 def plain_entries(
     run_id: str, offsets: Sequence[int], chains: Sequence[int], records: Sequence[bytes]
 ) -> PlainEntries | None:
-    """As archive_entry for each of these; None where one of them wants to be looked at by itself."""
+    """Make the entries of records that are all plain events.
+
+    Args:
+        run_id: The run.
+        offsets: The offset of each record.
+        chains: The chain up to each record.
+        records: The records.
+
+    Returns:
+        What ``archive_entry`` gives for each, as columns; None if one of them may be something else.
+    """
     columns = _columns(run_id, records)
     return None if columns is None else PlainEntries([offsets, chains, *columns])
 
 
 def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Sequence[Any]] | None:
-    """Key, data, seq, ts, kind and lane_id of plain events."""
+    """Keys, data, seqs, times, kinds and lanes of plain events; None if one of them may be something else."""
     decoded = decode_plain_records(run_id, records)
     if decoded is None:
         return None
@@ -82,7 +126,7 @@ def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Sequence[Any]] |
         keys = list(map(key_of, decoded))
         for key in set(keys) - {None}:
             check_name("key", key)
-    except (EncodingError, TypeError, ValueError):  # of another program
+    except (EncodingError, TypeError, ValueError):  # another program wrote it
         return None
     if texts is None:
         return None
@@ -99,9 +143,17 @@ def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:
 
 
 def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
-    """The event's fields, or None for an entry that was erased.
+    """Load the event of an entry.
 
-    Raises CorruptRecordError for one that was kept aside or whose text no longer reads.
+    Args:
+        run_id: The run.
+        entry: The entry.
+
+    Returns:
+        The event's fields; None for an entry that was erased.
+
+    Raises:
+        CorruptRecordError: The entry is in the quarantine, or its text no longer reads.
     """
     if entry.data is None and entry.raw is None:
         return None

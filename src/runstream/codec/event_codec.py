@@ -1,8 +1,8 @@
-"""The user's own event and state classes to plain fields and back.
+"""Events and states of the user's own classes to bytes and plain fields, and back.
 
-An event class has the ten fields of :class:`~runstream.model.events.PAEvent` with ``to_dict`` and
-``from_dict``; further keys in its dict survive. A state class has ``to_dict`` and ``from_dict``, or is
-a pydantic model, or is ``dict``.
+An event class has the ten fields of :class:`~runstream.model.events.PAEvent`, ``to_dict`` and ``from_dict``;
+further keys in its dict survive. A state class has ``to_dict`` and ``from_dict``, or is a pydantic model, or is
+``dict``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from runstream.model.state import STATUSES, RunState
 __all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "EventFields", "group_by_run"]
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
+"""The largest record of an event that a store takes unless it is told otherwise: 8 MiB."""
 
 _DEFAULTS: Mapping[str, Any] = {
     "session_id": "",
@@ -47,7 +48,16 @@ _RESERVED = "$"  # what stands beside an event's fields in a JSONL archive start
 
 
 class EncodedEvent(NamedTuple):
-    """An event as bytes, with what a store has to know of it without decoding it again."""
+    """An event as bytes, with what a store has to know of it without decoding it again.
+
+    Attributes:
+        record: The wire record.
+        lane_id: The lane that the event belongs to.
+        kind: What happened.
+        session_id: The session that its run belongs to.
+        seq: The producer's own count within the lane.
+        key: The caller's key, if there is one.
+    """
 
     record: bytes
     lane_id: str
@@ -58,7 +68,17 @@ class EncodedEvent(NamedTuple):
 
 
 def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
-    """The events by the run that they name, in order. Raises InvalidRunId for one that names none."""
+    """Sort events by the run that they name.
+
+    Args:
+        events: The events.
+
+    Returns:
+        The events of each run, in order, by its id.
+
+    Raises:
+        InvalidRunId: An event names no run.
+    """
     groups: dict[str, list[E]] = {}
     for event in events:
         run_id: Any = getattr(event, "run_id", None)
@@ -68,7 +88,11 @@ def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
 
 
 class EventFields(NamedTuple):
-    """An event that is nothing but its fields, in the shape that a codec takes."""
+    """An event that is nothing but its fields, for a codec to encode.
+
+    Attributes:
+        fields: The fields by name.
+    """
 
     fields: dict[str, Any]
 
@@ -78,7 +102,17 @@ class EventFields(NamedTuple):
 
 
 class Codec(Generic[E, S]):
-    """Encodes and decodes one store's events and states. Pure, and safe to share between threads."""
+    """Encodes and decodes one store's events and states. Pure, and safe to share between threads.
+
+    Args:
+        event_type: The class of the events; None: PAEvent.
+        state_type: The class of the states; None: RunState.
+        fallback: Turns a value of a type that is not stored into one that is; None: such a value is refused.
+        max_event_bytes: The largest record that an event may have, in bytes.
+
+    Raises:
+        ConfigurationError: A class has no way to make an event or a state from a dict.
+    """
 
     def __init__(
         self,
@@ -89,7 +123,7 @@ class Codec(Generic[E, S]):
     ) -> None:
         self.event_type: type[Any] = PAEvent if event_type is None else event_type
         self.state_type: type[Any] = RunState if state_type is None else state_type
-        self.packer = Packer(fallback)
+        self.packer: Packer = Packer(fallback)
         self.max_event_bytes = max_event_bytes
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
@@ -100,11 +134,20 @@ class Codec(Generic[E, S]):
     def encode_events(
         self, run_id: str, events: Iterable[E], keys: Sequence[str | None] | None = None
     ) -> list[EncodedEvent]:
-        """All the events as bytes, with the caller's keys, one (or None) for each, if there are any.
+        """Encode events of one run.
 
-        Raises InvalidRunId for an event of another run, EncodingError or PayloadTooLarge for one that
-        cannot be stored (a key that is no string, or too long, among it), and ConfigurationError for
-        another number of keys than of events.
+        Args:
+            run_id: The run.
+            events: The events.
+            keys: The caller's keys, one or None for each event; None: there are none.
+
+        Returns:
+            The events as bytes, in order.
+
+        Raises:
+            InvalidRunId: An event belongs to another run, or the id cannot name a run.
+            EncodingError: An event or a key cannot be stored; PayloadTooLarge for one over the limit.
+            ConfigurationError: There are not as many keys as events.
         """
         check_run_id(run_id)
         if keys is None:
@@ -114,7 +157,20 @@ class Codec(Generic[E, S]):
         return [self.encode_event(run_id, *pair) for pair in zip(events, keys, strict=True)]
 
     def encode_event(self, run_id: str, event: E, key: str | None = None) -> EncodedEvent:
-        """One event as ``encode_events`` gives it, of a run whose id was checked."""
+        """Encode one event.
+
+        Args:
+            run_id: The run; its id was checked.
+            event: The event.
+            key: The caller's key, checked; None: there is none.
+
+        Returns:
+            The event as bytes.
+
+        Raises:
+            InvalidRunId: It belongs to another run.
+            EncodingError: It cannot be stored; PayloadTooLarge where it is over the limit.
+        """
         if type(event) is PAEvent:
             fields: Mapping[str, Any] = event.__dict__
         else:
@@ -123,7 +179,7 @@ class Codec(Generic[E, S]):
                 raise EncodingError(f"an event has to_dict; {type(event).__qualname__} has not")
             fields = to_dict()
             if type(fields) is not dict:
-                fields = dict(fields.items())  # one that makes up what it has not would make up defaults
+                fields = dict(fields.items())  # a defaultdict would make up values for absent fields
         if fields.get("run_id") != run_id:
             raise InvalidRunId(
                 f"an event of run {fields.get('run_id')!r:.80} cannot be appended to run {run_id!r:.80}"
@@ -146,18 +202,39 @@ class Codec(Generic[E, S]):
                 size=len(record),
                 limit=self.max_event_bytes,
             )
-        # of the user's int, or a bool, what it is: others do not know how it is written
+        # a plain int, not a bool or the user's own kind of int, which others would write in another way
         return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], int(values[_SEQ]), key)
 
     def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
-        """The event that a record holds. Raises CorruptRecordError or UnsupportedVersion."""
+        """Decode one event.
+
+        Args:
+            run_id: The run that the record was found in.
+            offset: The offset that it was found at, for the errors.
+            record: The wire record.
+
+        Returns:
+            The event.
+
+        Raises:
+            CorruptRecordError: The record does not read, or the event type refuses it.
+            UnsupportedVersion: A newer runstream wrote it.
+        """
         values = decode_record(run_id, offset, record)
         if self.event_type is PAEvent and len(values) == len(FIELDS):
             return cast("E", _make_event(run_id, values))
         return self.make_event(offset, fields_of(run_id, values))
 
     def make_event(self, offset: int, fields: dict[str, Any]) -> E:
-        """The event with these fields. Raises CorruptRecordError where the event type refuses them."""
+        """Make an event from its fields.
+
+        Args:
+            offset: Its offset, for the error.
+            fields: The fields by name.
+
+        Raises:
+            CorruptRecordError: The event type refuses them.
+        """
         try:
             return cast("E", self.event_type.from_dict(fields))
         except Exception as error:  # the user's class may raise anything for a kind that it does not know
@@ -171,14 +248,34 @@ class Codec(Generic[E, S]):
     # -- states ------------------------------------------------------------------------------------
 
     def snapshot_fields(self, run_id: str, state: S) -> dict[str, Any]:
-        """As ``state_fields``, of a state to save for a run. Raises InvalidRunId for one of another run."""
+        """A state that is to be saved for a run, as a dict.
+
+        Args:
+            run_id: The run.
+            state: The state.
+
+        Raises:
+            InvalidRunId: It is the state of another run.
+            EncodingError: It cannot be stored.
+        """
         fields = self.state_fields(state)
         if fields.get("run_id", run_id) != run_id:
             raise InvalidRunId(f"a state of run {fields['run_id']!r:.80} cannot be saved for run {run_id!r:.80}")
         return fields
 
     def state_fields(self, state: S) -> dict[str, Any]:
-        """The state as a dict with string keys. Raises EncodingError for anything else."""
+        """A state as a dict.
+
+        Args:
+            state: The state.
+
+        Returns:
+            Its fields by name.
+
+        Raises:
+            EncodingError: It gives no dict, or one with other keys than strings.
+            ConfigurationError: It is a dict, and the store reads states as something else.
+        """
         fields: Any
         if isinstance(state, dict):
             if self.state_type is not dict:
@@ -205,13 +302,21 @@ class Codec(Generic[E, S]):
         return self.make_state(run_id, {"run_id": run_id})
 
     def status_of(self, fields: Mapping[str, Any]) -> str | None:
-        """The status that a state names, or None for one that says nothing a run can be."""
+        """The run's status as a state's fields have it; None where that is no status of a run."""
         status = fields.get("status")
         status = status.value if isinstance(status, Enum) else status
         return status if isinstance(status, str) and status in STATUSES else None
 
     def make_state(self, run_id: str, fields: dict[str, Any]) -> S:
-        """The state with these fields. Raises CorruptRecordError where the state type refuses them."""
+        """Make a state from its fields.
+
+        Args:
+            run_id: The run, for the error.
+            fields: The fields by name.
+
+        Raises:
+            CorruptRecordError: The state type refuses them.
+        """
         try:
             return cast("S", self._load_state(fields))
         except Exception as error:  # the user's class may raise anything
@@ -229,7 +334,7 @@ _SESSION, _LANE, _SEQ, _KIND, _VISIBILITY = (
 
 
 def _values_of(fields: Mapping[str, Any]) -> list[Any]:
-    """An event's values in the order of FIELDS; members of enums give theirs."""
+    """An event's values in the order of FIELDS, with the values of enums' members."""
     try:
         values = [*_get_values(fields)]
     except KeyError:
@@ -239,9 +344,9 @@ def _values_of(fields: Mapping[str, Any]) -> list[Any]:
         # what the property `value` gives, in a tenth of the time
         values[_KIND], values[_VISIBILITY] = kind._value_, visibility._value_
         return values
-    for place in (_KIND, _VISIBILITY):
-        if isinstance(values[place], Enum):
-            values[place] = values[place].value
+    for index in (_KIND, _VISIBILITY):
+        if isinstance(values[index], Enum):
+            values[index] = values[index].value
     return values
 
 

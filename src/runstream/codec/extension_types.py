@@ -1,8 +1,10 @@
-"""The types of P11 that neither msgpack nor JSON knows, in one table that serves both codecs.
+"""The types that neither msgpack nor JSON knows, in one table that serves both codecs.
 
-A scalar has a text form, a container a list of what it holds. In msgpack they are extension types
-(``code``), in JSON one-key objects (``{"$tag": …}``). The codes and tags are part of the stored
-formats: never change or reuse one.
+A scalar becomes text, a container a list of what it holds. In msgpack they are extension types, of the codes 0 to
+127 that its specification leaves to applications; in JSON they are objects of one key, ``{"$tag": …}``. Codes and
+tags are part of the stored formats: never change or reuse one.
+
+Dates and times are text of ISO 8601, a time zone's name follows as in RFC 9557.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ _Moment = TypeVar("_Moment", datetime, time)
 
 @dataclass(frozen=True, slots=True)
 class TaggedType:
-    """One type: how it is marked, and how it becomes text or a list and comes back."""
+    """One type, and how it is stored.
+
+    Attributes:
+        type: The type.
+        code: The code of its extension type in msgpack.
+        tag: The key of its object in JSON.
+        dump: Turns a value into text, or into a list if it is a container.
+        load: Turns that back into the value.
+    """
 
     type: type[Any]
     code: int
@@ -43,7 +53,7 @@ _OFFSET_UNDER_A_SECOND = re.compile(r"([+-])00:00:00(\.\d{6})")
 
 
 def _with_offset(stamp: str, moment: _Moment) -> _Moment:
-    """What fromisoformat made of a stamp, with an offset from UTC under a second, which it takes for UTC."""
+    """Give a moment its offset from UTC back if that is under a second: fromisoformat takes such a one for UTC."""
     match = _OFFSET_UNDER_A_SECOND.search(stamp)
     if match is None:
         return moment

@@ -1,7 +1,7 @@
-"""What becomes of values that P11 does not list: the default ``fallback``.
+"""The default ``fallback``: plain data for values of types that stores do not keep.
 
-One way: enums, pydantic models, dataclasses, numpy scalars, paths and exceptions are stored as plain
-data and come back as that plain data.
+It goes one way: enums, pydantic models, dataclasses, numpy scalars, paths and exceptions are stored as plain data
+and come back as that plain data.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ __all__ = ["plain_data"]
 
 
 def plain_data(value: Any) -> Any:
-    """The plain data that stands for a value; its parts go through the same door.
+    """Turn a value into plain data; what is within it is asked about in turn.
 
-    An enum becomes its value, a pydantic model or a dataclass a dict of its fields, a numpy scalar
-    the Python number, a path its text, an exception ``{"type": …, "message": …}``. Raises TypeError
-    for anything else.
+    An enum becomes its value, a pydantic model or a dataclass a dict of its fields, a numpy scalar the Python
+    number, a path its text, an exception ``{"type": …, "message": …}``.
+
+    Args:
+        value: A value of a type that stores do not keep.
+
+    Returns:
+        What to store instead.
+
+    Raises:
+        TypeError: It is none of these.
     """
     if isinstance(value, Enum):
         return value.value

@@ -1,10 +1,10 @@
-"""Any value of P11 to JSON text and back, equal.
+"""Values to JSON text (RFC 8259) and back, equal.
 
-What JSON has a type for is plain JSON. The rest is a one-key object whose key is a tag: ``{"$tuple":
-[1, 2]}``, ``{"$bytes": "aGk="}`` (base64), ``{"$float": "nan"}``, ``{"$str": …}`` (base64; text with
-lone surrogates, which UTF-8 cannot carry), ``{"$dict": [[key, value], …]}`` for dicts with other keys
-than strings, and the tags of :mod:`runstream.codec.extension_types`. A user's dict of one key that starts
-with ``$`` is written as ``$dict`` too, so nothing that a user stores is ever taken for a tag.
+What JSON has a type for is plain JSON. The rest is an object of one key, which is a tag: ``{"$tuple": [1, 2]}``,
+``{"$bytes": "aGk="}`` (base64, RFC 4648), ``{"$float": "nan"}``, ``{"$str": …}`` (base64; text with lone
+surrogates, which UTF-8 cannot carry), ``{"$dict": [[key, value], …]}`` for dicts with other keys than strings, and
+the tags of :mod:`runstream.codec.extension_types`. A user's dict of one key that starts with ``$`` is written as
+``$dict`` too, so nothing that a user stores is ever taken for a tag.
 """
 
 from __future__ import annotations
@@ -25,12 +25,26 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=F
 
 
 def dump_json(value: Any) -> str:
-    """The value, as :func:`runstream.codec.msgpack_values.unpack` gives it, as JSON text that UTF-8 can carry."""
+    """Dump a value as JSON text that UTF-8 can carry.
+
+    Args:
+        value: A value as :func:`runstream.codec.msgpack_values.unpack` gives it.
+
+    Raises:
+        RecursionError: It is nested too deeply.
+    """
     return _encode(_tag(value))
 
 
 def dump_plain_json(values: Iterable[Any] | None) -> list[str] | None:
-    """The texts of what ``unpack_plain`` gives; None if that is None, or if any of it needs a tag after all."""
+    """Dump many plain values at once.
+
+    Args:
+        values: What :func:`~runstream.codec.msgpack_values.unpack_plain` gives.
+
+    Returns:
+        Their texts; None if there are no values, or if one of them needs a tag after all.
+    """
     if values is None:
         return None
     try:
@@ -44,7 +58,14 @@ def dump_plain_json(values: Iterable[Any] | None) -> list[str] | None:
 
 
 def load_json(text: str | bytes) -> Any:
-    """The value that was dumped. Raises ValueError for text that is not JSON or has a broken tag."""
+    """Load a value that was dumped.
+
+    Args:
+        text: The JSON text.
+
+    Raises:
+        ValueError: It is not JSON, or has a broken tag.
+    """
     mark = b'"$' if isinstance(text, bytes) else '"$'
     if mark not in text:  # type: ignore[operator] # both are of one type, which mypy does not follow
         return json.loads(text)

@@ -1,9 +1,9 @@
-"""Any value of P11 to msgpack bytes and back, equal.
+"""Values to msgpack bytes and back, equal.
 
-Lists, strings, dicts and numbers are plain msgpack, so that other programs can read them; what
-msgpack has no type for is an extension type of :mod:`runstream.codec.extension_types`. A subclass of a
-listed type is stored as that type (a named tuple as a tuple): it comes back equal. Equal values give
-equal bytes, sets included, so bytes can be compared instead of values.
+Lists, strings, dicts and numbers are plain msgpack, which other programs read; what msgpack has no type for is an
+extension type (:mod:`runstream.codec.extension_types`). A value of a subclass is stored as one of its base type (a
+named tuple as a tuple): it comes back equal. Equal values give equal bytes, sets included: so bytes can be
+compared instead of values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ _REFUSALS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class Packer:
-    """Packs values with one ``fallback`` for those that P11 does not list; None is strict."""
+    """Packs values. Safe to share between threads.
+
+    Args:
+        fallback: Turns a value of a type that is not stored into one that is; None: such a value is refused.
+    """
 
     def __init__(self, fallback: Fallback | None = plain_data) -> None:
         self.fallback = fallback
@@ -50,14 +54,25 @@ class Packer:
         self._own = threading.local()
 
     def pack(self, value: Any, path: str = "") -> bytes:
-        """The value as bytes. Raises EncodingError, which names the place of what cannot be stored."""
+        """Pack a value.
+
+        Args:
+            value: The value.
+            path: What the value is, for the error: ``payload``.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            EncodingError: A part of it cannot be stored; ``path`` names the part.
+        """
         try:
             return self._pack(value)
         except _REFUSALS as error:
             raise self._blame(value, path, error) from error
 
     def _pack(self, value: Any) -> bytes:
-        # one that is free: another thread's, or what holds this value, may be in the middle of theirs
+        # one that nobody uses: those of other threads, and of what holds this value, are in the middle of theirs
         try:
             packer = self._free.pop()
         except IndexError:
@@ -67,7 +82,7 @@ class Packer:
         return packed
 
     def _convert(self, value: Any) -> Any:
-        """What msgpack does not pack by itself, as something that it does."""
+        """Turn what msgpack does not pack by itself into something that it does."""
         for _ in range(_MAX_FALLBACKS):
             kind = BY_TYPE.get(type(value)) or next((k for k in _TAGGED if isinstance(value, k.type)), None)
             if kind is not None and kind.type is not int:
@@ -108,7 +123,7 @@ class Packer:
         return b"".join((msgpack.Packer().pack_array_header(len(packed)), *packed))
 
     def _blame(self, value: Any, path: str, error: BaseException) -> EncodingError:
-        """The error that names the innermost place that cannot be packed."""
+        """The error that names the innermost part that cannot be packed."""
         for _ in range(_MAX_BLAME_DEPTH):
             for step, part in _parts(value):
                 try:
@@ -139,7 +154,7 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
 
 
 class _Tagged:
-    """A container that is not unpacked yet: msgpack is not called within msgpack, whose stack is C's."""
+    """A container that is not unpacked yet: msgpack within msgpack would grow the stack of C."""
 
     __slots__ = ("kind", "payload")
 
@@ -149,7 +164,14 @@ class _Tagged:
 
 
 def unpack(packed: bytes) -> Any:
-    """The value that was packed. Raises ValueError for bytes that no packer of ours wrote."""
+    """Unpack a value.
+
+    Args:
+        packed: What ``Packer.pack`` gave.
+
+    Raises:
+        ValueError: No packer of ours wrote these bytes.
+    """
     try:
         return _resolve(*_unpack_tagged(packed))
     except (RecursionError, TypeError, ArithmeticError) as error:
@@ -158,7 +180,7 @@ def unpack(packed: bytes) -> Any:
 
 
 def _unpack_tagged(packed: bytes) -> tuple[Any, bool]:
-    """The value, with its tuples and sets as they are packed, and whether there are any."""
+    """The value with its tuples and sets still packed, and whether there are any."""
     has_tagged = False
 
     def load(code: int, payload: bytes) -> Any:
@@ -180,7 +202,7 @@ def _unpack_tagged(packed: bytes) -> tuple[Any, bool]:
 
 
 def _resolve(value: Any, has_tagged: bool) -> Any:
-    """The value with its tuples and sets unpacked; of Python calls only, which need no stack of C."""
+    """The value with its tuples and sets unpacked, by calls of Python alone, which need no stack of C."""
     if not has_tagged:
         return value
     if type(value) is _Tagged:
@@ -194,7 +216,7 @@ def _resolve(value: Any, has_tagged: bool) -> Any:
 
 
 class _NotPlain(Exception):
-    """Leaves the fast way at the first value that JSON has no type for."""
+    """Raised at the first value that JSON has no type for."""
 
 
 def _refuse_extension(_code: int, _payload: bytes) -> Any:
@@ -212,10 +234,16 @@ _find_single = re.compile(rb"\xca[\x7f\xff][\x80-\xff]").search
 
 
 def unpack_plain(packed: Sequence[bytes]) -> list[Any] | None:
-    """The values, if all hold nothing but strings, finite numbers, None, lists and dicts with such keys.
+    """Unpack many values at once, if all are plain.
 
-    Otherwise, and where one does not unpack, None. Bytes also count as plain here; a JSON encoder refuses those
-    by itself.
+    Plain are strings, finite numbers, None, lists, and dicts with strings as keys. Bytes count as plain too: a
+    JSON encoder refuses them by itself.
+
+    Args:
+        packed: The bytes of each value.
+
+    Returns:
+        The values; None if one of them is not plain, or does not unpack.
     """
     together = b"".join(packed)
     if _find_double(together) or (b"\xca" in together and _find_single(together)):

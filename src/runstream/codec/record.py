@@ -1,16 +1,17 @@
-"""The wire record: one event as it lies in Redis.
+"""The wire record: the bytes of one event in Redis.
 
 ====================  ======================================================================
 version               1 byte: 1. A single byte 0 is an entry that was erased
-checksum              4 bytes, big-endian: crc32 of run id, version byte and body
+checksum              4 bytes, big-endian: CRC-32 of run id, version byte and body
 body                  msgpack array: session_id, lane_id, span_id, parent_span_id, seq, ts,
                       kind, visibility, payload, then, where there is one of the two,
                       a map of further fields (or nil) and the caller's key
 ====================  ======================================================================
 
-The run id is in the key and not repeated; that it is part of the checksum shows a record that was
-copied into another run. Version and checksum stand at the same place in every version to come, so a
-newer record can be told from a damaged one.
+The checksum is the CRC-32 of zlib, gzip and PNG (ITU-T V.42, polynomial 0x04C11DB7 reflected). The run id is in
+the key and not repeated in the record; it is part of the checksum, which so refuses a record that was copied into
+another run. Every version to come has version and checksum at the same bytes, so that a newer record can be told
+from a damaged one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ __all__ = [
 ]
 
 RECORD_VERSION = 1
+"""The version that this runstream writes, and the newest that it reads."""
+
 ERASED = b"\x00"
+"""The record of an entry that was erased."""
+
 FIELDS = (
     "session_id",
     "lane_id",
@@ -53,14 +58,21 @@ FIELDS = (
     "visibility",
     "payload",
 )
-_HEAD = 5
+"""The fields of an event in the order in which the body has them."""
+
+_HEAD = 5  # bytes of version and checksum
 _SIZES = frozenset(range(len(FIELDS), len(FIELDS) + 3))
 _VERSION_BYTE = bytes((RECORD_VERSION,))
 
 
 @lru_cache(maxsize=1024)  # a log is read record by record, and all of a run's have the same
 def seed(run_id: str, version: int = RECORD_VERSION) -> int:
-    """The checksum's start for the records of a run."""
+    """The CRC-32 of what comes before a record's body: the run id and the version byte.
+
+    Args:
+        run_id: The run.
+        version: The record's version.
+    """
     return zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))
 
 
@@ -69,7 +81,14 @@ _SEQ, _TS = FIELDS.index("seq"), FIELDS.index("ts")
 
 
 def check_values(values: list[Any]) -> None:
-    """Raise EncodingError, naming the field, for values that could not be keys in Redis or columns in SQLite."""
+    """Refuse an event whose fields could not be keys in Redis or columns in SQLite.
+
+    Args:
+        values: The event's values in the order of FIELDS.
+
+    Raises:
+        EncodingError: One cannot be; ``path`` is its field.
+    """
     session_id, lane_id, _, _, _, _, kind, visibility = values[:8]
     if type(session_id) is type(lane_id) is type(kind) is type(visibility) is str:
         together = session_id + lane_id + kind + visibility
@@ -77,8 +96,8 @@ def check_values(values: list[Any]) -> None:
     else:
         is_sound = False
     if not is_sound:
-        for name, place in _TEXTS:
-            check_name(name, values[place])
+        for name, index in _TEXTS:
+            check_name(name, values[index])
     seq, ts = values[_SEQ], values[_TS]
     if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
         raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")
@@ -87,13 +106,18 @@ def check_values(values: list[Any]) -> None:
 
 
 def check_all_values(events: Sequence[Sequence[Any]]) -> None:
-    """As ``check_values`` for each event that unpacked, column by column.
+    """Refuse events as ``check_values`` does, many at once and column by column.
 
-    Raises TypeError too, and also for what is no fault but wants to be looked at by itself.
+    Args:
+        events: The values of each event, as they were unpacked.
+
+    Raises:
+        EncodingError: One of them may be at fault: check each by itself.
+        TypeError: Likewise.
     """
     columns = list(zip(*events, strict=False))
-    for name, place in _TEXTS:
-        for value in set(columns[place]):
+    for name, index in _TEXTS:
+        for value in set(columns[index]):
             check_name(name, value)
     seqs, times = columns[_SEQ], columns[_TS]
     if set(map(type, seqs)) != {int} or max(seqs) >= 2**63:  # less than 64 bits hold does not unpack as int
@@ -103,9 +127,18 @@ def check_all_values(events: Sequence[Sequence[Any]]) -> None:
 
 
 def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
-    """The record of an event whose fields, in the order of FIELDS, are ``values``.
+    """Encode an event as a record.
 
-    Raises EncodingError for a value that cannot be stored.
+    Args:
+        packer: Packs its values.
+        crc_seed: What ``seed`` gives for its run.
+        values: Its values in the order of FIELDS, then further fields and key where there are any.
+
+    Returns:
+        The record.
+
+    Raises:
+        EncodingError: A value cannot be stored.
     """
     try:
         body = packer.pack(values)
@@ -116,12 +149,12 @@ def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
 
 
 def record_crc(record: bytes) -> int:
-    """The checksum that a record carries: what it adds to the chain."""
+    """The checksum in a record: what it adds to the chain."""
     return int.from_bytes(record[1:_HEAD], "big")
 
 
 def _body(run_id: str, offset: int, record: bytes) -> bytes:
-    """The record's body, checked. Raises CorruptRecordError or UnsupportedVersion."""
+    """The record's body, once its checksum and version were checked."""
     body = record[_HEAD:]
     version = record[0] if record else 0
     if len(record) <= _HEAD or zlib.crc32(body, seed(run_id, version)) != record_crc(record):
@@ -153,10 +186,19 @@ def _checked(run_id: str, offset: int, record: bytes, values: Any) -> list[Any]:
 
 
 def decode_record(run_id: str, offset: int, record: bytes) -> list[Any]:
-    """The values of an event in the order of FIELDS, then further fields and key where there are any.
+    """Decode a record.
 
-    Raises CorruptRecordError for a record that fails its checksum or does not decode, and
-    UnsupportedVersion for one of a newer version.
+    Args:
+        run_id: The run that it was found in.
+        offset: The offset that it was found at, for the errors.
+        record: The record.
+
+    Returns:
+        The event's values in the order of FIELDS, then further fields and key where there are any.
+
+    Raises:
+        CorruptRecordError: It fails its checksum, or holds no event.
+        UnsupportedVersion: A newer runstream wrote it.
     """
     body = _body(run_id, offset, record)
     try:
@@ -166,7 +208,16 @@ def decode_record(run_id: str, offset: int, record: bytes) -> list[Any]:
 
 
 def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any]] | None:
-    """As decode_record for each, if all are sound and plain (see ``packing.unpack_plain``); otherwise None."""
+    """Decode many records at once, if all are sound and plain.
+
+    Args:
+        run_id: The run that they were found in.
+        records: The records.
+
+    Returns:
+        What ``decode_record`` gives for each. None if one of them is damaged, of another version, or holds what
+        :func:`~runstream.codec.msgpack_values.unpack_plain` does not take for plain.
+    """
     bodies = [record[_HEAD:] for record in records]
     start = seed(run_id)
     for record, body in zip(records, bodies, strict=True):
@@ -179,7 +230,12 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
 
 
 def fields_of(run_id: str, values: list[Any]) -> dict[str, Any]:
-    """The event as a dict: the ten fields, then the further ones."""
+    """An event as a dict: the ten fields, then the further ones.
+
+    Args:
+        run_id: The run.
+        values: What ``decode_record`` gave.
+    """
     # written out: it takes a third of the time of dict(zip(...)), for every event that is read or archived
     session_id, lane_id, span_id, parent_span_id, seq, ts, kind, visibility, payload, *more = values
     fields = {
@@ -200,5 +256,5 @@ def fields_of(run_id: str, values: list[Any]) -> dict[str, Any]:
 
 
 def key_of(values: list[Any]) -> str | None:
-    """The caller's key of an event, or None."""
+    """The caller's key of an event; None if it has none."""
     return values[len(FIELDS) + 1] if len(values) > len(FIELDS) + 1 else None

@@ -1,4 +1,4 @@
-"""A state to the fields of a snapshot's hash and back, and the difference between two of them.
+"""A state to the fields of a snapshot's hash in Redis and back, and the difference between two of them.
 
 ==================  ===================================================================================
 ``=KEY``            a top-level key of the state: msgpack ``[rank, value]``, or ``[rank]`` where the
@@ -6,9 +6,9 @@
 ``LEN:KEY:SUB``     one entry of the dict under KEY, which has LEN bytes: msgpack ``[rank, value]``
 ==================  ===================================================================================
 
-A dict with nothing but string keys is split one level, so that a growing dict is saved by what is new
-in it. A hash has no order, and users' dicts do: ``rank`` rises among siblings. A key keeps its rank
-from save to save where it can, so that an addition at the end changes no other field.
+A dict with nothing but string keys is split one level: of a dict that grows, only what is new in it is saved. A
+hash has no order, and users' dicts have: ``rank`` rises among siblings. A key keeps its rank from save to save
+where it can, so that an addition at the end changes no other field.
 """
 
 from __future__ import annotations
@@ -26,26 +26,47 @@ __all__ = ["PackedState", "SavedState", "pack_state", "read_saved", "state_check
 
 @dataclass(frozen=True, slots=True)
 class PackedState:
-    """A state as the fields of a hash, with the rank that each field was given."""
+    """A state as the fields of a hash.
+
+    Attributes:
+        fields: The fields by name.
+        ranks: The rank that each field was given, by name.
+    """
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
     ranks: dict[bytes, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """How many bytes the fields have, names and values."""
+        """The size of the fields in bytes, names and values."""
         return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
 
     def changes_from(self, before: PackedState) -> tuple[dict[bytes, bytes], list[bytes]]:
-        """The fields to set and the fields to remove that make ``before`` into this."""
+        """The difference from another state.
+
+        Args:
+            before: The other state.
+
+        Returns:
+            The fields to set and the names of the fields to remove, to make ``before`` into this.
+        """
         changed = {name: value for name, value in self.fields.items() if before.fields.get(name) != value}
         return changed, [name for name in before.fields if name not in self.fields]
 
 
 def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | None = None) -> PackedState:
-    """The state's fields, ranked so that as few as possible differ from ``before``.
+    """Pack a state into fields, ranked so that as few as possible differ from those of the state before.
 
-    Raises EncodingError for a value that cannot be stored.
+    Args:
+        packer: Packs its values.
+        state: The state as a dict.
+        before: The state that was saved before it, if it is known.
+
+    Returns:
+        The fields.
+
+    Raises:
+        EncodingError: A value cannot be stored.
     """
     packed = PackedState()
     known = before.ranks if before is not None else {}
@@ -75,9 +96,16 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
 
 
 def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedState]:
-    """The state that these fields hold, and the fields with their ranks, to make differences from.
+    """Unpack a state from the fields of a hash.
 
-    Other fields are passed over. Raises ValueError for fields that no one packed.
+    Args:
+        fields: The fields; those that belong to no state are passed over.
+
+    Returns:
+        The state as a dict, and the fields with their ranks, to make differences from.
+
+    Raises:
+        ValueError: ``pack_state`` did not make them. (So may KeyError, TypeError and IndexError.)
     """
     packed = PackedState()
     top: list[tuple[int, str, list[Any]]] = []
@@ -100,7 +128,15 @@ def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedS
 
 
 class SavedState(NamedTuple):
-    """What a snapshot's hash holds: its header, the state as plain data, and the packed fields."""
+    """The contents of a snapshot's hash.
+
+    Attributes:
+        offset: It covers the history up to this offset.
+        revision: How many times a snapshot of this run or lane was saved.
+        token: Names this very snapshot.
+        state: The state as a dict.
+        packed: The state as fields, to make differences from.
+    """
 
     offset: int
     revision: int
@@ -110,7 +146,17 @@ class SavedState(NamedTuple):
 
 
 def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
-    """What a snapshot's hash holds. Raises ValueError for one that is damaged or lacks something."""
+    """Read a snapshot's hash.
+
+    Args:
+        saved: All fields of the hash.
+
+    Returns:
+        What they hold.
+
+    Raises:
+        ValueError: It is damaged, or lacks something.
+    """
     try:
         header = int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode()
         checksum = int(saved[b"checksum"])
@@ -123,7 +169,10 @@ def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
 
 
 def state_checksum(fields: Mapping[bytes, bytes]) -> int:
-    """A fingerprint of a packed state's fields, in whatever order they come."""
+    """A fingerprint of a packed state's fields, the same in whatever order they come.
+
+    The sum, modulo 2³², of the CRC-32 of each field's name and value.
+    """
     return sum(zlib.crc32(value, zlib.crc32(name)) for name, value in fields.items()) % 2**32
 
 

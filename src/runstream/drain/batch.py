@@ -1,4 +1,4 @@
-"""One batch's way: out of Redis, into every archive, proven there, and settled in Redis.
+"""Archive claimed runs in batches: load, write to every archive, read back and compare, settle in Redis.
 
 Nothing is settled before every archive has written and shown all of it. A run that an archive must refuse, or
 that does not follow from what is archived, is parked; the others of the batch go on without it.
@@ -10,23 +10,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from shlex import quote
 from typing import Literal, TypeAlias
 
-from runstream.drain.claimed_run import Piece, Positions, RunWork, once_mended, why_parked
-from runstream.drain.heartbeat import Heartbeat
-from runstream.drain.outages import Episodes
-from runstream.drain.reach import Reach
-from runstream.drain.readback import disproof
-from runstream.drain.stats import Progress
+from runstream.drain.claimed_run import Chunk, ClaimedRun, Positions, explain_parking, until_mended
+from runstream.drain.claims import Claims
+from runstream.drain.parts import WorkerParts
+from runstream.drain.readback import find_mismatch
 from runstream.model.archive_records import ArchiveEntry, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
-from runstream.stores.redis.operations.worker import drain
 from runstream.stores.redis.operations.worker.drain import DueRun, Proven, Settled
-from runstream.stores.redis.page_size import Pace
+from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.page_size import PageSize
 
 __all__ = ["Batches", "Trim"]
 
@@ -36,218 +34,196 @@ _log = logging.getLogger("runstream.drain")
 
 
 class Batches:
-    """Drains claimed runs together, batch after batch of at most ``batch`` events.
+    """Archives claimed runs together, batch after batch.
 
-    ``note`` is told what was done. ``done`` is, throughout, the runs that are off the worker's hands: settled,
-    parked, or gone. The other options are the worker's (see :class:`~runstream.drain.DrainWorker`). Raises
-    ConfigurationError for a batch of nothing and for a ``trim`` that there is not.
+    Args:
+        parts: The worker's parts.
+        batch: How many events go into one transaction of an archive at most.
+        trim: What leaves Redis.
+
+    Raises:
+        ConfigurationError: A batch of nothing, or a ``trim`` that there is not.
     """
 
-    def __init__(
-        self,
-        reach: Reach,
-        sinks: Sequence[Sink],
-        heartbeat: Heartbeat,
-        episodes: Episodes,
-        progress: Progress,
-        note: Callable[[DrainReport], None],
-        *,
-        batch: int,
-        trim: Trim,
-        claim_seconds: float,
-        park_seconds: float,
-    ) -> None:
+    def __init__(self, parts: WorkerParts, *, batch: int, trim: Trim) -> None:
         if batch < 1:
             raise ConfigurationError(f"batch={batch}: a transaction holds at least one event")
         if trim not in ("covered", "archived", "never"):
             raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
-        self._keys = reach.keys
-        self._perform = reach.perform
-        self._position = reach.position
-        self._using = reach.using
-        self._sinks = sinks
-        self._archives = [sink.archive_id for sink in sinks]
-        self._heartbeat = heartbeat
-        self._episodes = episodes
-        self._progress = progress
-        self._note = note
-        self._pace = Pace(batch)
+        self._parts = parts
+        self._namespace = parts.namespace
+        self._page_size = PageSize(batch)
         self._trim: Trim = trim
-        self._claim_seconds = claim_seconds
-        self._park_seconds = park_seconds
 
-    def drain_together(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
-        """Drain all that these runs have, until ``stop`` is set: then the batch in hand is the last."""
-        queue: deque[RunWork] = deque()
-        for due, (run, positions) in zip(claimed, self._look([due.run_id for due in claimed]), strict=True):
+    def archive(self, runs: Sequence[DueRun], claims: Claims, stop: threading.Event) -> None:
+        """Archive all that these of the claimed runs have.
+
+        Args:
+            runs: The runs.
+            claims: The claims on them; each run that is through is finished there.
+            stop: Once it is set, the batch in hand is the last.
+        """
+        queue: deque[ClaimedRun] = deque()
+        for due, (run, positions) in zip(runs, self._load([due.run_id for due in runs]), strict=True):
             if run is None:  # deleted since it was claimed
-                done.add(due.run_id)
+                claims.finish(due.run_id)
                 continue
             try:
-                queue.append(RunWork.begin(due, run, positions))
+                queue.append(ClaimedRun.begin(run, positions))
             except HistoryDiverged as error:
-                self._park(run, why_parked(error), done)
+                claims.park(run.run_id, explain_parking(error), header=run.header)
         while queue and not stop.is_set():
-            self._drain_batch(queue, done)
+            self._archive_batch(queue, claims)
 
-    def _look(self, run_ids: Sequence[str]) -> list[tuple[drain.LoadedRun | None, Positions]]:
-        """How these runs stand in Redis, and how far each archive has them.
+    def _load(self, run_ids: Sequence[str]) -> list[tuple[HotRun | None, Positions]]:
+        """Load where these runs stand in Redis, and how far each archive has them.
 
         The archives are asked first: then none can be ahead of Redis because of what happens in between.
         """
-        found = [[self._position(sink, run_id) for run_id in run_ids] for sink in self._sinks]
-        runs = self._perform(drain.load(self._keys, run_ids))
-        locations = [sink.location for sink in self._sinks]
+        sinks = self._parts.sinks
+        found = [[self._parts.position(sink, run_id) for run_id in run_ids] for sink in sinks]
+        runs = self._namespace.load_runs(run_ids)
+        locations = [sink.location for sink in sinks]
         return [
             (run, list(zip(locations, positions, strict=True)))
             for run, *positions in zip(runs, *found, strict=True)
         ]
 
-    def _has_moved(self, work: RunWork) -> bool:
+    def _has_moved(self, claimed: ClaimedRun) -> bool:
         """Whether another worker has taken the run on: a claim that had run out, as it does when one is slow."""
-        ((run, positions),) = self._look([work.run_id])
-        return run is None or run.mark != work.run.mark or positions != work.positions
+        ((run, positions),) = self._load([claimed.run_id])
+        return run is None or run.head.mark != claimed.run.head.mark or positions != claimed.positions
 
-    def _drain_batch(self, queue: deque[RunWork], done: set[str]) -> None:
-        """Write, prove and settle as many entries as go into one transaction."""
-        pieces = self._next_pieces(queue, done)
+    def _archive_batch(self, queue: deque[ClaimedRun], claims: Claims) -> None:
+        """Write, read back and settle as many entries as go into one transaction."""
+        chunks = self._next_chunks(queue, claims)
         # nothing is settled before every archive has written and shown all of it
-        for sink in self._sinks:
-            self._write(sink, pieces, done)
-        for sink in self._sinks:
-            self._prove(sink, pieces, done)
-        self._settle(pieces, queue, done)
+        for sink in self._parts.sinks:
+            self._write(sink, chunks, claims)
+        for sink in self._parts.sinks:
+            self._read_back(sink, chunks, claims)
+        self._settle(chunks, queue, claims)
 
-    def _next_pieces(self, queue: deque[RunWork], done: set[str]) -> list[Piece]:
+    def _next_chunks(self, queue: deque[ClaimedRun], claims: Claims) -> list[Chunk]:
         """Load what goes into one transaction, and make of it what archives keep."""
-        pieces: list[Piece] = []
-        chosen, room = [], self._pace.count
+        chunks: list[Chunk] = []
+        chosen, room = [], self._page_size.count
         while queue and room > 0:
-            want = queue[0].want(room)
-            room -= max(1, want.last - want.first + 1)
-            chosen.append((queue.popleft(), want))
-        loaded = self._perform(drain.load_entries(self._keys, [want for _, want in chosen]))
-        self._pace.saw(record for found in loaded for record in found.records)
-        for (work, want), found in zip(chosen, loaded, strict=True):
+            request = queue[0].next_request(room)
+            room -= max(1, request.last - request.first + 1)
+            chosen.append((queue.popleft(), request))
+        loaded = self._namespace.load_entries([request for _, request in chosen])
+        self._page_size.adapt(record for found in loaded for record in found.records)
+        for (claimed, request), found in zip(chosen, loaded, strict=True):
             try:
-                pieces.append(Piece.make(work, want, found))
+                chunks.append(Chunk.make(claimed, request, found))
             except (ArchiveGap, HistoryDiverged) as error:
-                if self._has_moved(work):
-                    done.add(work.run_id)
+                if self._has_moved(claimed):
+                    claims.finish(claimed.run_id)
                 else:
-                    self._park(work.run, why_parked(error), done)
-        return pieces
+                    claims.park(claimed.run_id, explain_parking(error), header=claimed.run.header)
+        return chunks
 
-    def _write(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
-        """Write the pieces in one transaction, without those of runs that the archive must refuse."""
-        while pieces:
-            self._progress.beat()
+    def _write(self, sink: Sink, chunks: list[Chunk], claims: Claims) -> None:
+        """Write the chunks in one transaction, without those of runs that the archive must refuse."""
+        while chunks:
+            self._parts.stats.beat()
             began = time.monotonic()
             try:
-                with self._using(sink.location):
-                    sink.write([piece.batch() for piece in pieces])
+                with self._parts.outages.using(sink.location):
+                    sink.write([chunk.batch() for chunk in chunks])
             except (ArchiveGap, HistoryDiverged) as error:
-                refused = next(piece for piece in pieces if piece.work.run_id == error.run_id)
-                pieces.remove(refused)
-                self._give_up(refused.work, why_parked(error), done)
+                refused = next(chunk for chunk in chunks if chunk.run_id == error.run_id)
+                chunks.remove(refused)
+                self._give_up(refused.claimed, explain_parking(error), claims)
             else:
-                self._progress.wrote(sink.location, time.monotonic() - began)
+                self._parts.stats.wrote(sink.location, time.monotonic() - began)
                 break
 
-    def _prove(self, sink: Sink, pieces: list[Piece], done: set[str]) -> None:
-        """Read the pieces back, and park the runs of which the archive does not hold what it was given."""
-        self._progress.beat()
-        for piece in list(pieces):
-            with self._using(sink.location):
-                reason = disproof(sink, piece.work.run_id, piece.entries, piece.snapshots)
-            if reason is not None:
-                pieces.remove(piece)
-                run_id = piece.work.run_id
-                self._give_up(piece.work, once_mended(f"{reason}; nothing was trimmed", run_id), done)
-        if pieces:
-            self._episodes.over(sink.location)
+    def _read_back(self, sink: Sink, chunks: list[Chunk], claims: Claims) -> None:
+        """Read the chunks back, and park the runs of which the archive does not hold what it was given."""
+        self._parts.stats.beat()
+        for chunk in list(chunks):
+            with self._parts.outages.using(sink.location):
+                mismatch = find_mismatch(sink, chunk.run_id, chunk.entries, chunk.snapshots)
+            if mismatch is not None:
+                chunks.remove(chunk)
+                reason = until_mended(f"{mismatch}; nothing was trimmed", chunk.run_id)
+                self._give_up(chunk.claimed, reason, claims)
+        if chunks:
+            self._parts.outages.over(sink.location)
 
-    def _settle(self, pieces: list[Piece], queue: deque[RunWork], done: set[str]) -> None:
-        if not pieces:
+    def _settle(self, chunks: list[Chunk], queue: deque[ClaimedRun], claims: Claims) -> None:
+        """Settle the chunks, and put the runs back into the queue of which more is left."""
+        if not chunks:
             return
-        proven = [self._proven(piece) for piece in pieces]
-        with self._heartbeat.still:
-            replies = self._perform(drain.settle(self._keys, proven, self._archives))
+        proven = [self._proven(chunk) for chunk in chunks]
+        with self._parts.heartbeat.still:
+            replies = self._namespace.settle(proven, list(self._parts.archives))
         report = DrainReport()
-        for piece, settled in zip(pieces, replies, strict=True):
-            report += self._settled(piece, settled, queue, done)
-        self._progress.batches += 1
-        self._note(report)
+        for chunk, settled in zip(chunks, replies, strict=True):
+            report += self._note_settled(chunk, settled, queue, claims)
+        self._parts.stats.batches += 1
+        self._parts.note(report)
         _log.info("settled %s", report, extra=report.to_dict())
 
-    def _proven(self, piece: Piece) -> Proven:
-        for lane_id, reason in piece.broken.items():
+    def _proven(self, chunk: Chunk) -> Proven:
+        for lane_id, reason in chunk.broken.items():
             of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
-            _log.error(
-                "the snapshot%s of run %r does not read: %s",
-                of_lane,
-                piece.work.run_id,
-                reason,
-                extra={"run": piece.work.run_id, "lane": lane_id},
-            )
+            fields = {"run": chunk.run_id, "lane": lane_id}
+            _log.error("the snapshot%s of run %r does not read: %s", of_lane, chunk.run_id, reason, extra=fields)
         return Proven(
-            piece.work.run.header,
-            piece.end,
-            piece.tokens,
+            chunk.claimed.run.header,
+            chunk.end,
+            chunk.tokens,
             # a snapshot that does not read covers nothing
-            "never" if piece.broken else self._trim,
-            None if piece.is_last else self._claim_seconds,
+            "never" if chunk.broken else self._trim,
+            None if chunk.is_last else self._parts.claim_seconds,
         )
 
-    def _settled(self, piece: Piece, settled: Settled, queue: deque[RunWork], done: set[str]) -> DrainReport:
-        work = piece.work
+    def _note_settled(
+        self, chunk: Chunk, settled: Settled, queue: deque[ClaimedRun], claims: Claims
+    ) -> DrainReport:
+        """Go on with a run, or be through with it, as settling it turned out. Returns what was done."""
+        claimed = chunk.claimed
         if settled.outcome == "archives":
             raise ConfigurationError(
-                f"run {work.run_id!r} must also be archived in {settled.detail}, which is required since; nothing"
+                f"run {chunk.run_id!r} must also be archived in {settled.detail}, which is required since; nothing"
                 " was trimmed: start the worker with that archive too, or see `runstream archives`"
             )
         if settled.outcome == "diverged":
             reason = "Redis lost what was being archived and has another history now; nothing was trimmed"
-            error = HistoryDiverged(reason, run_id=work.run_id, offset=piece.end.offset)
-            self._park(work.run, why_parked(error), done)
+            error = HistoryDiverged(reason, run_id=chunk.run_id, offset=chunk.end.offset)
+            claims.park(chunk.run_id, explain_parking(error), header=claimed.run.header)
             return DrainReport()
         if settled.outcome == "gone":
-            done.add(work.run_id)
+            claims.finish(chunk.run_id)
             return DrainReport()
-        fresh = piece.entries[max(0, work.run.mark.offset - work.at.offset) :]
+        fresh = chunk.entries[max(0, claimed.run.head.mark.offset - claimed.proven.offset) :]
         aside = kept_aside(fresh)
-        self._progress.bytes += piece.fresh_bytes
-        _log_quarantined(work.run_id, aside)
-        if piece.blocked:
-            self._park(work.run, once_mended(piece.blocked, work.run_id), done)
-        elif piece.is_last:
-            done.add(work.run_id)
+        self._parts.stats.bytes += chunk.fresh_bytes
+        _log_quarantined(chunk.run_id, aside)
+        if chunk.blocked:
+            claims.park(chunk.run_id, until_mended(chunk.blocked, chunk.run_id), header=claimed.run.header)
+        elif chunk.is_last:
+            claims.finish(chunk.run_id)
         else:
-            work.settled(piece.end)
-            queue.appendleft(work)
+            claimed.advance(chunk.end)
+            queue.appendleft(claimed)
         return DrainReport(
-            runs=int(piece.is_last),
+            runs=int(chunk.is_last),
             events=len(fresh) - len(aside),
-            snapshots=len(piece.snapshots),
+            snapshots=len(chunk.snapshots),
             quarantined=len(aside),
             trimmed=settled.trimmed,
         )
 
-    def _give_up(self, work: RunWork, reason: str, done: set[str]) -> None:
+    def _give_up(self, claimed: ClaimedRun, reason: str, claims: Claims) -> None:
         """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
-        (run,) = self._perform(drain.load(self._keys, [work.run_id]))
-        if run is not None and run.mark == work.run.mark:
-            self._park(work.run, reason, done)
-        done.add(work.run_id)
-
-    def _park(self, run: drain.LoadedRun, reason: str, done: set[str]) -> None:
-        """Set a run aside, so that it holds up no other, and say why."""
-        run_id = run.header.run_id
-        _log.error("run %r is parked: %s", run_id, reason, extra={"run": run_id, "reason": reason})
-        with self._heartbeat.still:
-            self._perform(drain.park(self._keys, run.header, reason, self._park_seconds))
-        done.add(run_id)
-        self._note(DrainReport(parked=1))
+        (run,) = self._namespace.load_runs([claimed.run_id])
+        if run is not None and run.head.mark == claimed.run.head.mark:
+            claims.park(claimed.run_id, reason, header=claimed.run.header)
+        claims.finish(claimed.run_id)
 
 
 def _log_quarantined(run_id: str, entries: Iterable[ArchiveEntry]) -> None:

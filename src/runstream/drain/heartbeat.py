@@ -1,4 +1,4 @@
-"""What a worker does beside its work: it holds its claims, and reports itself.
+"""The worker's heartbeat: a thread that extends the claims in hand, and reports the worker in Redis.
 
 A batch may take long (a SQLite file may be locked for half a minute), and a claim is not to run out meanwhile.
 So this is a thread of its own. It does nothing to the work: a beat that fails, or comes late, costs at most that
@@ -14,11 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from runstream.model.errors import RunstreamError
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["Heartbeat"]
 
@@ -31,28 +29,33 @@ _REPORT_SECONDS = 5.0
 
 
 class Heartbeat:
-    """Extends the claims in hand three times in ``claim_seconds``, and reports what ``said`` tells now and then.
+    """Extends the claims in hand, three times in ``claim_seconds``, and reports the worker now and then.
 
     Both go through a store that others close, so the thread is gone when ``stop`` returns. It is a daemon: a
     process that ends does not wait for it. A forked process has none until it starts its own.
+
+    Args:
+        namespace: The namespace that is drained.
+        name: The worker's name.
+        claim_seconds: How long a claim lasts.
+        facts: What the worker reports of itself.
     """
 
     def __init__(
         self,
-        hot: RedisCheckpointer[Any, Any],
+        namespace: Namespace,
         name: str,
         claim_seconds: float,
-        said: Callable[[], Mapping[str, object]],
+        facts: Callable[[], Mapping[str, object]],
     ) -> None:
-        self._hot = hot
-        self._keys = hot.context.keys
+        self._namespace = namespace.once  # what fails is done at the next beat
         self._name = name
         self._claim_seconds = claim_seconds
         # a claim of no length is for nobody to hold
         self._every_seconds = (
             max(_SHORTEST_SECONDS, claim_seconds / _BEATS_PER_CLAIM) if claim_seconds else math.inf
         )
-        self._said = said
+        self._facts = facts
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -88,12 +91,12 @@ class Heartbeat:
         self._thread.join()
         if self._has_reported:
             with suppress(RunstreamError):  # forgotten after a day
-                self._hot.perform(drain.sign_off(self._keys, self._name), once=True)
+                self._namespace.sign_off(self._name)
         self._begin_anew()
 
     @contextmanager
     def holding(self, in_hand: Callable[[], Sequence[str]]) -> Iterator[None]:
-        """Hold the claims on the runs that ``in_hand`` tells, asked at every beat."""
+        """Extend the claims on the runs whose ids ``in_hand`` gives; it is called at every beat."""
         self.start()
         self._in_hand = in_hand
         try:
@@ -124,14 +127,14 @@ class Heartbeat:
     def _extend(self) -> None:
         in_hand = () if self._in_hand is None else self._in_hand()
         if in_hand:
-            self._hot.perform(drain.extend(self._keys, in_hand, self._claim_seconds), once=True)
+            self._namespace.extend(in_hand, self._claim_seconds)
 
     def _report(self) -> None:
         self._has_reported = True
-        self._hot.perform(drain.report(self._keys, self._name, self._said()), once=True)
+        self._namespace.report(self._name, self._facts())
 
     def _try(self, chore: Callable[[], None]) -> bool:
-        """Whether it could be done. What could not is done the next time."""
+        """Do a chore. Returns False if it failed: it is done at the next beat."""
         try:
             chore()
         except RunstreamError as error:

@@ -1,4 +1,4 @@
-"""What a worker has done and how its namespace stands, as Prometheus metrics.
+"""The metrics of a worker and of its namespace, for Prometheus.
 
 Needs prometheus_client, the extra ``metrics``. The worker counts; this only reads, when it is scraped.
 """
@@ -21,11 +21,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from runstream.drain.stats import Progress, Timing
+from runstream.drain.stats import DrainStats, Timing
 from runstream.drain.worker import DrainWorker
 from runstream.model.errors import RunstreamError
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.status import NamespaceStatus, namespace_status
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.admin.status import NamespaceStatus
 
 __all__ = ["DrainCollector", "metrics_app"]
 
@@ -36,33 +37,38 @@ _WAIT_SECONDS = 2.0  # a scrape has ten by default
 
 
 class DrainCollector(Collector):
-    """For a registry of prometheus_client: the metrics of one worker, and of the namespace that it drains.
+    """Collects the metrics of one worker, and of the namespace that it drains, for a prometheus_client registry.
 
-    ``archives`` are the locations of the worker's sinks. The namespace is asked at most every 5 seconds, over
-    ``hot``. While Redis does not answer within 2 seconds the namespace's metrics are left out, and
-    ``runstream_drain_namespace_up`` is 0: an old number would look like a new one.
+    The namespace is asked at most every 5 seconds. While Redis does not answer within 2 seconds the namespace's
+    metrics are left out, and ``runstream_drain_namespace_up`` is 0: an old number would look like a new one.
+
+    Args:
+        worker: The worker.
+        hot: The Redis store that it drains.
+        archives: The locations of its sinks.
     """
 
-    def __init__(self, worker: DrainWorker, hot: RedisCheckpointer[Any, Any], archives: Sequence[str]) -> None:
+    def __init__(self, worker: DrainWorker, hot: RunStore[Any, Any], archives: Sequence[str]) -> None:
         self._worker = worker
-        self._namespace = hot.context.keys.namespace
+        namespace = namespace_of(hot)
+        self._namespace = namespace.keys.namespace
         self._archives = list(archives)
-        self._reader = _Reader(lambda: hot.perform(namespace_status(hot.context.keys)))
+        self._reader = _Reader(namespace.status)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now. Raises nothing for a server that is away."""
-        progress = self._worker.progress
+        stats = self._worker.progress
         info = {"worker": self._worker.name, "namespace": self._namespace}
         yield InfoMetricFamily(_PREFIX, "Which worker this is, and what it drains.", value=info)
-        yield from _done(progress)
-        yield from _faring(progress, self._archives)
+        yield from _done(stats)
+        yield from _health(stats, self._archives)
         found = self._reader.latest()
         yield _gauge("namespace_up", "1 if Redis said how the namespace stands, 0 if not.", found is not None)
         if found is not None:
-            yield from _standing(found)
+            yield from _backlog(found)
 
 
-def metrics_app(worker: DrainWorker, hot: RedisCheckpointer[Any, Any], archives: Sequence[str]) -> WSGIApplication:
+def metrics_app(worker: DrainWorker, hot: RunStore[Any, Any], archives: Sequence[str]) -> WSGIApplication:
     """A WSGI application that gives the metrics of a worker and of this process."""
     registry = CollectorRegistry()
     registry.register(DrainCollector(worker, hot, archives))
@@ -71,44 +77,44 @@ def metrics_app(worker: DrainWorker, hot: RedisCheckpointer[Any, Any], archives:
     return app
 
 
-def _done(progress: Progress) -> Iterator[Metric]:
-    report = progress.report
+def _done(stats: DrainStats) -> Iterator[Metric]:
+    report = stats.report
     for name, help_text, value in (
         ("runs", "Runs of which all that was there has been archived; a run counts each time.", report.runs),
         ("events", "Events archived and proven.", report.events),
-        ("bytes", "Bytes of the events archived, as Redis holds them.", progress.bytes),
-        ("batches", "Batches settled: one transaction in each archive.", progress.batches),
+        ("bytes", "Bytes of the events archived, as Redis holds them.", stats.bytes),
+        ("batches", "Batches settled: one transaction in each archive.", stats.batches),
         ("snapshots", "Snapshots archived and proven.", report.snapshots),
         ("quarantined", "Records that do not read, kept aside in the archives.", report.quarantined),
         ("parkings", "Times that a run was parked; a run counts each time.", report.parked),
         ("trimmed", "Entries trimmed from Redis.", report.trimmed),
         ("retired", "Runs retired: taken out of Redis but for a tombstone.", report.retired),
         ("forgotten", "Tombstones of retired runs taken out of Redis.", report.forgotten),
-        ("retries", "Attempts at an archive or at Redis that failed and were repeated.", progress.retries),
+        ("retries", "Attempts at an archive or at Redis that failed and were repeated.", stats.retries),
     ):
         yield CounterMetricFamily(f"{_PREFIX}_{name}", help_text, value=value)
 
 
-def _faring(progress: Progress, archives: Sequence[str]) -> Iterator[Metric]:
+def _health(stats: DrainStats, archives: Sequence[str]) -> Iterator[Metric]:
     writes = SummaryMetricFamily(
         f"{_PREFIX}_archive_write_seconds", "Seconds that writes to an archive took.", labels=["archive"]
     )
-    fails = progress.failing.copy()  # the worker goes on changing it
+    fails = stats.failing.copy()  # the worker goes on changing it
     failing = GaugeMetricFamily(
         f"{_PREFIX}_archive_failing", "1 while an archive fails and is tried again, else 0.", labels=["archive"]
     )
     for location in archives:
-        timing = progress.writes.get(location, Timing())
+        timing = stats.writes.get(location, Timing())
         writes.add_metric([location], count_value=timing.count, sum_value=timing.seconds)
         failing.add_metric([location], float(location in fails))
     yield writes
     yield failing
     yield _gauge("redis_failing", "1 while Redis fails and is tried again, else 0.", "redis" in fails)
-    age = time.monotonic() - progress.last_beat
+    age = time.monotonic() - stats.last_beat
     yield _gauge("last_beat_age_seconds", "Seconds since the loop's last sign of life.", age)
 
 
-def _standing(found: NamespaceStatus) -> Iterator[Metric]:
+def _backlog(found: NamespaceStatus) -> Iterator[Metric]:
     oldest = "Seconds that the run that came due first has waited; 0 if none is due."
     backlog = "Events that are not archived, of runs that are due, claimed or parked."
     yield _gauge("lag_events", backlog, found.backlog_events)
@@ -125,7 +131,7 @@ def _gauge(name: str, help_text: str, value: float) -> Metric:
 
 
 class _Reader:
-    """Asks in a thread, so that whoever wants to know never waits for a server that hangs."""
+    """Loads the status in a thread, so that a scrape never waits for a server that hangs."""
 
     def __init__(self, read: Callable[[], NamespaceStatus]) -> None:
         self._read = read
@@ -133,7 +139,7 @@ class _Reader:
         self._question: _Question | None = None
 
     def latest(self) -> NamespaceStatus | None:
-        """What was found in the last seconds; None if nothing was."""
+        """The status as it was loaded in the last seconds; None if it could not be."""
         with self._lock:
             question = self._question
             if question is None or question.is_old():
@@ -143,7 +149,7 @@ class _Reader:
 
 
 class _Question:
-    """One look at the namespace, under way or answered; the answer is None where there is none."""
+    """One load of the status, under way or answered; the answer is None where there is none."""
 
     def __init__(self, read: Callable[[], NamespaceStatus]) -> None:
         self.answer: NamespaceStatus | None = None

@@ -1,17 +1,22 @@
-"""Outages as episodes: each is logged when it begins and when it ends, and not in between."""
+"""Outages of Redis and of archives: which backend failed, since when, and when to try it again.
+
+Each outage is logged when it begins and when it ends, and not in between.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from runstream.drain.stats import REDIS, Progress
-from runstream.model.errors import RunstreamError
+from runstream.drain.stats import REDIS, DrainStats
+from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Failure
 
-__all__ = ["Episodes"]
+__all__ = ["Outages"]
 
 _log = logging.getLogger("runstream.drain")
 
@@ -21,7 +26,7 @@ _LASTING_ATTEMPTS = 3
 _MOST_DOUBLINGS = 16  # more would not change the pause, and at some point not fit into a float
 
 
-class _Episode:
+class _Outage:
     """One outage: since when, by the clock that never jumps, and how many attempts have failed."""
 
     __slots__ = ("attempts", "since")
@@ -31,39 +36,56 @@ class _Episode:
         self.since = time.monotonic()
 
 
-class Episodes:
-    """What fails at the moment, by the archive's location or ``"redis"``.
+class Outages:
+    """The backends that fail at the moment. A backend is an archive, by its location, or ``"redis"``.
 
-    ``shortest_seconds`` is the first pause; each is twice as long as the one before, up to half a minute.
-    ``changed`` is called when an episode begins or ends.
+    Args:
+        worker: The worker's name.
+        stats: Where failures and retries are noted.
+        shortest_seconds: The first pause; each is twice as long as the one before, up to half a minute.
+        on_change: Called when an outage begins or ends.
     """
 
     def __init__(
-        self, worker: str, progress: Progress, shortest_seconds: float, changed: Callable[[], None]
+        self, worker: str, stats: DrainStats, shortest_seconds: float, on_change: Callable[[], None]
     ) -> None:
         self._worker = worker
-        self._progress = progress
+        self._stats = stats
         self._shortest_seconds = max(_SHORTEST_SECONDS, shortest_seconds)
-        self._changed = changed
-        self._episodes: dict[str, _Episode] = {}
+        self._on_change = on_change
+        self._outages: dict[str, _Outage] = {}
+        self._archives: weakref.WeakKeyDictionary[StoreUnavailable, str] = weakref.WeakKeyDictionary()
 
-    def failed(self, what: str, error: RunstreamError) -> float:
-        """Note a failed attempt, and tell how many seconds to wait before the next."""
-        episode = self._episodes.get(what)
-        if episode is None:
-            episode = self._episodes[what] = _Episode()
-            self._progress.failing[what] = Failure(time.time(), str(error))
+    @contextmanager
+    def using(self, location: str) -> Iterator[None]:
+        """Remember that a StoreUnavailable raised in this context came from the archive at this location."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._archives[error] = location
+            raise
+
+    def backend_of(self, error: StoreUnavailable) -> str:
+        """The backend that raised an error: the location of an archive that was in use, else ``"redis"``."""
+        return self._archives.get(error, REDIS)
+
+    def failed(self, backend: str, error: StoreUnavailable) -> float:
+        """Note a failed attempt. Returns how many seconds to wait before the next."""
+        outage = self._outages.get(backend)
+        if outage is None:
+            outage = self._outages[backend] = _Outage()
+            self._stats.failing[backend] = Failure(time.time(), str(error))
             _log.warning(
                 "drain %s: %s fails: %s; nothing is trimmed, and it is tried again until the cause is gone",
                 self._worker,
-                _named(what),
+                _named(backend),
                 error,
-                extra={"archive": None if what == REDIS else what, "error": str(error)},
+                extra={"archive": None if backend == REDIS else backend, "error": str(error)},
             )
-            self._changed()
-        episode.attempts += 1
-        self._progress.retries += 1
-        longest = min(_LONGEST_SECONDS, self._shortest_seconds * 2.0 ** min(episode.attempts, _MOST_DOUBLINGS))
+            self._on_change()
+        outage.attempts += 1
+        self._stats.retries += 1
+        longest = min(_LONGEST_SECONDS, self._shortest_seconds * 2.0 ** min(outage.attempts, _MOST_DOUBLINGS))
         # chance keeps workers from coming back all at one moment
         return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret hangs on it
 
@@ -71,24 +93,24 @@ class Episodes:
     def have_lasted(self) -> bool:
         """Whether an archive has failed several times, so that it may be one run that it fails for."""
         return any(
-            what != REDIS and episode.attempts >= _LASTING_ATTEMPTS for what, episode in self._episodes.items()
+            backend != REDIS and outage.attempts >= _LASTING_ATTEMPTS for backend, outage in self._outages.items()
         )
 
-    def over(self, what: str) -> None:
-        """Note that it works: the end of its episode, if there is one."""
-        episode = self._episodes.pop(what, None)
-        if episode is None:
+    def over(self, backend: str) -> None:
+        """Note that a backend works: the end of its outage, if there is one."""
+        outage = self._outages.pop(backend, None)
+        if outage is None:
             return
-        del self._progress.failing[what]
+        del self._stats.failing[backend]
         _log.info(
             "drain %s: %s works again, after %.1f s",
             self._worker,
-            _named(what),
-            time.monotonic() - episode.since,
-            extra={"archive": None if what == REDIS else what},
+            _named(backend),
+            time.monotonic() - outage.since,
+            extra={"archive": None if backend == REDIS else backend},
         )
-        self._changed()
+        self._on_change()
 
 
-def _named(what: str) -> str:
-    return "Redis" if what == REDIS else f"archive {what}"
+def _named(backend: str) -> str:
+    return "Redis" if backend == REDIS else f"archive {backend}"

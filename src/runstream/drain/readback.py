@@ -1,4 +1,4 @@
-"""P9, proof before trim: what an archive holds, read back, is what is in Redis."""
+"""Proof before trim (P9): compare what an archive holds, read back, with what is in Redis."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, conte
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.protocols import Sink
 
-__all__ = ["disproof", "same_content"]
+__all__ = ["find_mismatch", "same_content"]
 
 _PACKER = Packer(fallback=None)
 
 
-def disproof(
+def find_mismatch(
     sink: Sink, run_id: str, entries: Sequence[ArchiveEntry], snapshots: Sequence[ArchiveSnapshot]
 ) -> str | None:
-    """Why the archive does not hold these entries and snapshots, or None if it does.
+    """Find where an archive does not hold these entries and snapshots.
 
-    ``entries`` are made from what is in Redis now, whoever wrote what the archive holds.
+    Args:
+        sink: The archive.
+        run_id: The run.
+        entries: Entries without a gap, made from what is in Redis now, whoever wrote what the archive holds.
+        snapshots: Snapshots, likewise.
+
+    Returns:
+        What does not match, in words; None if all does.
     """
     if entries:
         first, last = entries[0].offset, entries[-1].offset
@@ -49,13 +56,13 @@ def disproof(
 
 
 def _are_equal(entries: Sequence[ArchiveEntry], found: Iterable[ArchiveEntry]) -> bool:
-    """Whether both have the same content to the end, as they nearly always do: at the speed of C."""
+    """Whether both have the same content to the end, as they nearly always do; fast, since it runs in C."""
     end = (object(),)
     return all(map(eq, chain(contents_of(entries), end), chain(contents_of(found), end)))
 
 
 def same_content(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> bool:
-    """Whether two keepers have the same at a place: the same text, or the same values in another one."""
+    """Whether two copies of an entry agree: in their text, or in the values that different texts stand for."""
     if expected.content == held.content:
         return True
     if expected.cursor != held.cursor or expected.key != held.key or expected.raw != held.raw:

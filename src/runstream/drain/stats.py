@@ -7,32 +7,35 @@ from dataclasses import dataclass, field
 
 from runstream.model.results import DrainReport, Failure
 
-__all__ = ["REDIS", "Failure", "Progress", "Timing"]
+__all__ = ["REDIS", "DrainStats", "Failure", "Timing"]
 
 REDIS = "redis"
-"""What stands for Redis where else an archive's location stands."""
+"""Stands for Redis where else an archive's location stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """So many calls, and the seconds that they took together."""
+    """The number of calls, and the seconds that they took together."""
 
     count: int = 0
     seconds: float = 0.0
 
 
 @dataclass(slots=True)
-class Progress:
+class DrainStats:
     """The sum of what one worker has done since it was made, and what fails now.
 
-    ``report`` counts what was settled; ``bytes`` is the size of the archived records as they were in Redis.
-    ``batches`` counts transactions that were settled, ``retries`` attempts at an archive or at Redis that failed
-    and were made again. ``writes`` is an archive's location to the time that its writes took. ``failing`` is an
-    archive's location, or ``"redis"``, to what is wrong with it, for as long as it is. ``last_beat`` is
-    ``time.monotonic()`` when the worker last got on: between two of them lie at most the longest write of a
-    batch, or the longest pause after a failure.
-
     Values are replaced, never changed; a reader on another thread copies a dict before it walks through it.
+
+    Attributes:
+        report: What was settled.
+        bytes: The size of the archived records as they were in Redis.
+        batches: The number of transactions that were settled.
+        retries: The number of attempts at an archive or at Redis that failed and were made again.
+        writes: How long the writes of each archive took, by its location.
+        failing: What is wrong with what fails now, by an archive's location or ``"redis"``.
+        last_beat: ``time.monotonic()`` when the worker last made progress: between two of them lie at most the
+            longest write of a batch, or the longest pause after a failure.
     """
 
     report: DrainReport = field(default_factory=DrainReport)

@@ -1,4 +1,4 @@
-"""The drain worker: from Redis into every archive, proven there, then trimmed from Redis.
+"""The drain worker: it archives runs from Redis in every archive, proves them there, and trims Redis.
 
 The worker keeps no state of its own that matters. How far an archive is, the archive says; how far it
 is proven, Redis says. Whatever dies and whenever, the next worker begins at the mark, and what is
@@ -9,29 +9,25 @@ nothing unless Redis still has the very entry that was proven.
 from __future__ import annotations
 
 import logging
-import os
 import random
-import socket
 import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from runstream.drain.batch import Batches, Trim
-from runstream.drain.claimed_run import once_mended
-from runstream.drain.heartbeat import Heartbeat
-from runstream.drain.outages import Episodes
-from runstream.drain.reach import Reach
-from runstream.drain.retire import Retiring
-from runstream.drain.stats import REDIS, Progress, Timing
+from runstream.drain.claimed_run import until_mended
+from runstream.drain.claims import Claims
+from runstream.drain.parts import WorkerParts, describe_error
+from runstream.drain.retire import Retirement
+from runstream.drain.stats import REDIS, DrainStats
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.worker import drain
-from runstream.stores.redis.operations.worker.drain import DueRun
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.drain import FARTHEST_SECONDS, DueRun, server_time
 
 __all__ = ["DrainWorker"]
 
@@ -41,30 +37,39 @@ _RUNS_PER_CLAIM = 16  # of each partition: few enough to be through before the c
 
 
 class DrainWorker:
-    """Archives the runs of a Redis store into ``sinks`` and trims what is proven to be there.
+    """Archives the runs of a Redis store, and trims from Redis what is proven to be archived.
 
-    ``batch`` is how many events go into one transaction of a sink, fewer where they are large.
-    ``trim`` says what leaves Redis: ``"covered"``, what is archived and covered by every snapshot of the
-    run, so that ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``.
-    ``partitions`` are the numbers of those that it drains, None for all. ``claim_seconds`` is how long a dead
-    worker's runs wait for another; ``poll_seconds`` how often an idle worker looks for work; ``park_seconds``
-    after what time a parked run is tried again.
+    Several workers may drain one store. All must have the same archives: those of the first worker become the ones
+    that each partition requires, until ``runstream archives`` changes them.
 
-    With ``retire_after_seconds`` a run that has ended, is archived and was quiet for so long leaves Redis but for
-    a tombstone (see :mod:`~runstream.drain.retire`), and with ``forget_after_seconds`` that one too, so long
-    after: then nothing in Redis tells any more that there was such a run, and an append under its id starts
-    another one. None: it stays.
+    Args:
+        hot: The Redis store.
+        sinks: The archives.
+        name: The name under which the worker reports itself in Redis; None for one made of host name and process
+            id.
+        batch: How many events go into one transaction of an archive at most; fewer where they are large.
+        trim: What leaves Redis: ``"covered"``, what is archived and covered by every snapshot of the run, so that
+            ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``.
+        partitions: The numbers of the partitions that it drains; None for all.
+        claim_seconds: How long a dead worker's runs wait for another.
+        poll_seconds: How often an idle worker looks for work.
+        park_seconds: After what time a parked run is tried again.
+        retire_after_seconds: After what time a run that has ended, is archived and was quiet leaves Redis but for
+            a tombstone (see :mod:`~runstream.drain.retire`); None: never.
+        forget_after_seconds: After what further time the tombstone goes too: then nothing in Redis tells any more
+            that there was such a run, and an append under its id starts another one. None: never.
 
-    Several workers may drain one store. All must have the same archives: those of the first worker
-    become the ones that each partition requires, until ``runstream archives`` changes them. Raises
-    ConfigurationError for other ones.
+    Attributes:
+        name: Its name.
+        progress: What it has done and what fails now; any thread may read it.
 
-    ``progress`` tells any thread how it fares; ``name`` is the name under which it reports itself in Redis.
+    Raises:
+        ConfigurationError: An argument does not fit.
     """
 
     def __init__(
         self,
-        hot: RedisCheckpointer[Any, Any],
+        hot: RunStore[Any, Any],
         sinks: Sequence[Sink],
         *,
         name: str | None = None,
@@ -77,67 +82,61 @@ class DrainWorker:
         retire_after_seconds: float | None = None,
         forget_after_seconds: float | None = None,
     ) -> None:
-        if not sinks:
-            raise ConfigurationError("a drain needs at least one archive to drain to")
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self._hot = hot
-        self._keys = hot.context.keys
-        self._archives = {sink.archive_id: sink.location for sink in sinks}
-        if len(self._archives) != len(sinks):
-            raise ConfigurationError("two of the archives are one and the same; name each once")
-        self._partitions = None if partitions is None else sorted(self._keys.numbered(partitions))
-        self._claim_seconds = claim_seconds
-        self._poll_seconds = poll_seconds
-        self._park_seconds = park_seconds
-        self._enlisted = False
-        self.progress = Progress(writes=dict.fromkeys(self._archives.values(), Timing()))
-        self._report = DrainReport()
-        self._reach = Reach(hot)
-        self._perform = self._reach.perform
-        self._heartbeat = Heartbeat(hot, self.name, claim_seconds, self._said)
-        self._episodes = Episodes(self.name, self.progress, poll_seconds, self._heartbeat.report_now)
-        self._batches = Batches(
-            self._reach,
-            list(sinks),
-            self._heartbeat,
-            self._episodes,
-            self.progress,
-            self._note,
-            batch=batch,
-            trim=trim,
+        self._namespace = namespace_of(hot)
+        self._parts = WorkerParts(
+            self._namespace,
+            sinks,
+            name=name,
+            partitions=partitions,
             claim_seconds=claim_seconds,
+            poll_seconds=poll_seconds,
             park_seconds=park_seconds,
         )
-        self._retiring = Retiring(
-            self._reach,
-            list(sinks),
-            retire_after_seconds,
-            forget_after_seconds,
-            park_seconds=park_seconds,
-            partitions=self._partitions,
-        )
+        self.name = self._parts.name
+        self.progress: DrainStats = self._parts.stats
+        self._outages = self._parts.outages
+        self._heartbeat = self._parts.heartbeat
+        self._batches = Batches(self._parts, batch=batch, trim=trim)
+        self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds)
+        self._enlisted = False
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.
 
-        When ``stop`` is set it ends with the batch in hand, and leaves the rest to the next. Raises
-        StoreUnavailable if Redis or an archive cannot be reached: claims are given up, nothing is lost, and the
-        same call is safe to repeat.
+        Args:
+            stop: When it is set, this ends with the batch in hand, and leaves the rest to the next.
+
+        Returns:
+            What was done.
+
+        Raises:
+            StoreUnavailable: Redis or an archive cannot be reached: claims are given back, nothing is lost, and
+                the same call is safe to repeat.
+            ConfigurationError: The namespace requires other archives.
         """
         stop = stop or threading.Event()
         with self._at_work():
             self._enlist()
-            began = self._perform(drain.server_time())
+            began = self._namespace.run(server_time())
             while not stop.is_set() and (claimed := self._claim(began)):
                 self._drain_claimed(claimed, stop)
-            self._note(self._retiring.all_due(stop))
-        return self._report
+            self._parts.note(self._retirement.all_due(stop))
+        return self._parts.report
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
-        """Drain until ``stop`` is set, the batch in hand included; returns what was done in all.
+        """Drain until ``stop`` is set, the batch in hand included.
 
         An outage of Redis or of an archive is waited out, with a growing pause; ``progress.failing`` and the
-        worker's report in Redis tell of it meanwhile. Raises ConfigurationError for what waiting does not cure.
+        worker's report in Redis tell of it meanwhile.
+
+        Args:
+            stop: Ends it; None: it goes on until an error.
+
+        Returns:
+            What was done in all.
+
+        Raises:
+            ConfigurationError: What waiting does not cure.
         """
         stop = stop or threading.Event()
         with self._at_work():
@@ -145,87 +144,67 @@ class DrainWorker:
             while not stop.is_set():
                 self.progress.beat()
                 stop.wait(self._round(stop))
-        return self._report
+        return self._parts.report
 
     def _round(self, stop: threading.Event) -> float:
-        """Claim once, and drain that; tells how many seconds to wait before the next time."""
+        """Claim once, and drain that. Returns how many seconds to wait before the next time."""
         try:
             self._enlist()
             claimed = self._claim(None)
             if claimed:
                 self._drain_claimed(claimed, stop)
-            self._note(self._retiring.some_due())
+            self._parts.note(self._retirement.some_due())
         except StoreUnavailable as error:
-            if self._reach.failed == REDIS:
+            backend = self._outages.backend_of(error)
+            if backend == REDIS:
                 self._enlisted = False  # it may come back without what it knew
             else:
-                self._episodes.over(REDIS)
-            return self._episodes.failed(self._reach.failed, error)
-        self._episodes.over(REDIS)
-        return 0 if claimed else self._poll_seconds
+                self._outages.over(REDIS)
+            return self._outages.failed(backend, error)
+        self._outages.over(REDIS)
+        return 0 if claimed else self._parts.poll_seconds
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        self._report = DrainReport()
+        self._parts.report = DrainReport()
         try:
             yield
         finally:
             self._heartbeat.stop()
-
-    def _said(self) -> dict[str, object]:
-        """What the worker reports of itself."""
-        return {
-            "archives": list(self._archives.values()),
-            "failing": {what: asdict(failure) for what, failure in dict(self.progress.failing).items()},
-            "events": self.progress.report.events,
-            "partitions": self._partitions,
-        }
-
-    def _note(self, done: DrainReport) -> None:
-        self._report += done
-        self.progress.report += done
-        self.progress.beat()
 
     # -- claiming ----------------------------------------------------------------------------------
 
     def _enlist(self) -> None:
         if self._enlisted:
             return
-        found = self._perform(drain.enlist(self._keys, self._archives, self._partitions))
-        for partition, required in found.items():
-            if required.keys() != self._archives.keys():
+        archives = self._parts.archives
+        for partition, required in self._namespace.enlist(archives, self._parts.partitions).items():
+            if required.keys() != archives.keys():
                 raise ConfigurationError(
                     f"partition {partition} requires the archives {_listed(required)}; this worker has"
-                    f" {_listed(self._archives)}: start it with the same ones, or change what is required with"
+                    f" {_listed(archives)}: start it with the same ones, or change what is required with"
                     " `runstream archives`"
                 )
         self._enlisted = True
 
     def _claim(self, due_until: int | None) -> list[DueRun]:
-        return self._perform(
-            drain.claim(
-                self._keys,
-                due_until,
-                _RUNS_PER_CLAIM,
-                self._claim_seconds,
-                self._partitions,
-                max(drain.FARTHEST_SECONDS, 2 * self._claim_seconds, 2 * self._park_seconds),
-            )
-        )
+        parts = self._parts
+        farthest = max(FARTHEST_SECONDS, 2 * parts.claim_seconds, 2 * parts.park_seconds)
+        return self._namespace.claim(due_until, _RUNS_PER_CLAIM, parts.claim_seconds, parts.partitions, farthest)
 
     # -- draining ----------------------------------------------------------------------------------
 
-    def _drain_claimed(self, claimed: list[DueRun], stop: threading.Event) -> None:
-        """Drain claimed runs; with ``stop`` set, the batch in hand is finished and the rest given up."""
-        done: set[str] = set()
+    def _drain_claimed(self, claimed: Sequence[DueRun], stop: threading.Event) -> None:
+        """Drain claimed runs; with ``stop`` set, the batch in hand is finished and the rest given back."""
+        claims = Claims(self._parts, claimed)
         try:
-            with self._heartbeat.holding(lambda: [due.run_id for due in claimed if due.run_id not in done]):
-                drain = self._drain_one_by_one if self._episodes.have_lasted else self._drain_apart
-                drain(claimed, done, stop)
+            with self._heartbeat.holding(lambda: [due.run_id for due in claims.remaining]):
+                drain = self._drain_one_by_one if self._outages.have_lasted else self._drain_apart
+                drain(claimed, claims, stop)
         finally:
-            self._release([due for due in claimed if due.run_id not in done])
+            self._release(claims.remaining)
 
-    def _drain_one_by_one(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
+    def _drain_one_by_one(self, claimed: Sequence[DueRun], claims: Claims, stop: threading.Event) -> None:
         """Drain claimed runs with an archive that has failed for a while: it may do so for one run only.
 
         A run that it fails for, before or after it works for another, is set aside. If it fails for two in a row,
@@ -235,20 +214,20 @@ class DrainWorker:
         works = False
         for due in random.sample(claimed, len(claimed)):  # not always the same two first
             try:
-                self._drain_apart([due], done, stop)
+                self._drain_apart([due], claims, stop)
             except StoreUnavailable as error:
-                if suspect is not None or self._reach.failed == REDIS:
+                if suspect is not None or self._outages.backend_of(error) == REDIS:
                     raise
                 suspect = due, error
             else:
                 works = True
             if suspect is not None and works:
-                self._set_aside(suspect[0].run_id, suspect[1], done)
+                self._set_aside(suspect[0].run_id, suspect[1], claims)
                 suspect, works = None, False
         if suspect is not None:
             raise suspect[1]
 
-    def _drain_apart(self, claimed: list[DueRun], done: set[str], stop: threading.Event) -> None:
+    def _drain_apart(self, claimed: Sequence[DueRun], claims: Claims, stop: threading.Event) -> None:
         """Drain claimed runs together, and apart if one of them fails in a way that is not foreseen.
 
         Whatever that is, a damaged file or a defect of ours, it is to hold up no other run: the runs are taken
@@ -256,41 +235,35 @@ class DrainWorker:
         """
         groups = deque([claimed])
         while groups and not stop.is_set():
-            group = [due for due in groups.popleft() if due.run_id not in done]
+            group = [due for due in groups.popleft() if due.run_id in claims]
             try:
-                self._batches.drain_together(group, done, stop)
+                self._batches.archive(group, claims, stop)
             except (StoreUnavailable, ConfigurationError):
                 raise
             except Exception as error:  # noqa: BLE001 - see above
-                groups.extend(self._without_culprit(group, error, done))
+                groups.extend(self._without_culprit(group, error, claims))
 
-    def _without_culprit(self, group: list[DueRun], error: Exception, done: set[str]) -> list[list[DueRun]]:
+    def _without_culprit(
+        self, group: Sequence[DueRun], error: Exception, claims: Claims
+    ) -> list[Sequence[DueRun]]:
         """Set the run aside that an error comes from; where that is not known, tell the halves to try."""
         middle = len(group) // 2
         culprits = [due for due in group if not middle or due.run_id == _run_of(error)]
         for due in culprits:
-            self._set_aside(due.run_id, error, done)
+            self._set_aside(due.run_id, error, claims)
         return [group] if culprits else [group[:middle], group[middle:]]
 
-    def _set_aside(self, run_id: str, error: Exception, done: set[str]) -> None:
+    def _set_aside(self, run_id: str, error: Exception, claims: Claims) -> None:
         """Park a run that failed in a way that is not foreseen."""
-        is_ours = isinstance(error, RunstreamError)
-        reason = str(error) if is_ours else f"{type(error).__name__}: {error}; the worker's log has more"
-        reason = once_mended(reason, run_id)
-        fields = {"run": run_id, "reason": reason}
-        _log.error("run %r is parked: %s", run_id, reason, exc_info=None if is_ours else error, extra=fields)
-        with self._heartbeat.still:
-            self._perform(drain.park_unread(self._keys, run_id, reason, self._park_seconds))
-        done.add(run_id)
-        self._note(DrainReport(parked=1))
+        claims.park(run_id, until_mended(describe_error(error), run_id), error=error)
 
-    def _release(self, claimed: list[DueRun]) -> None:
-        """Give up what was not settled. A claim that cannot be given up runs out by itself."""
+    def _release(self, claimed: Sequence[DueRun]) -> None:
+        """Give back what was not settled. A claim that cannot be given back runs out by itself."""
         if not claimed:
             return
         try:
             with self._heartbeat.still:
-                self._hot.perform(drain.release(self._keys, claimed))
+                self._namespace.release(claimed)
         except RunstreamError as error:
             _log.debug("claims run out by themselves: %s", error)
 

@@ -1,1 +1,1 @@
-"""One run, wherever it lies: in Redis, in an archive, over both, and where two histories part."""
+"""One run as Redis has it, as an archive has it, and as both together; and where two histories part."""

@@ -1,4 +1,4 @@
-"""All of one run, as an archive keeps it: entry by entry, wherever they lie and while the boundary moves.
+"""One run with all its entries, whether they lie in Redis, in an archive, or partly in each.
 
 An entry has what an event alone has not: its chain, its key, and the bytes of a record that does not read.
 """
@@ -6,88 +6,94 @@ An entry has what an event alone has not: its chain, its key, and the bytes of a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from runstream.codec.archive_entries import archive_entries
-from runstream.history.hot import ArchivedHistory, HotHistory
+from runstream.history.archived import ArchivedHistory
+from runstream.history.base import History
+from runstream.history.hot import HotHistory
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverged
-from runstream.model.protocols import RunStore
-from runstream.operations.messages import lost
-from runstream.stores.archive.base import ArchiveStore
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.client.archived_errors import events_archived
-from runstream.stores.redis.page_size import Pace
-from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.model.results import Cursor
+from runstream.operations.messages import diverged, lost
+from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
+from runstream.stores.redis.page_size import PageSize
 
-__all__ = ["WholeRun"]
+__all__ = ["MergedRun"]
 
 _PAGE = 1000
 
-_Hot = RedisCheckpointer[Any, Any]
-_Archive = ArchiveStore[Any, Any]
 
+class MergedRun:
+    """A run as it stands when it is loaded.
 
-class WholeRun:
-    """A run as it stands when it is looked at: its header, its snapshots, and its entries up to ``last``.
-
-    ``broken`` has the snapshots that do not read, by lane (None: the run's own), with why. No snapshot covers
-    more than ``last``.
+    Attributes:
+        run_id: Its id.
+        header: What is noted of it besides its history.
+        last: The cursor of its last entry.
+        snapshots: The latest snapshots of the run and of its lanes; none covers more than ``last``.
+        broken: The snapshots that do not read, by lane (None: the run's own), with why.
     """
 
-    def __init__(self, hot: _Hot | None, archive: _Archive | None, run_id: str) -> None:
-        self.run_id = run_id
-        self._hot = hot
-        self._archive = archive
-        self.broken: dict[str | None, str] = {}
-        snapshots: dict[str | None, ArchiveSnapshot] = {}
-        if archive is not None:
-            snapshots = {one.lane_id: one for one in self._archived_snapshots(archive)}
-        if hot is not None:
-            snapshots |= self._hot_snapshots(hot)
+    def __init__(
+        self,
+        store: RunStore[Any, Any],
+        history: History,
+        hot: HotHistory | None,
+        snapshots: Mapping[str | None, ArchiveSnapshot],
+        broken: dict[str | None, str],
+    ) -> None:
+        self.run_id = history.run_id
+        self.header = history.header
+        self.last = history.last
         self.snapshots: Sequence[ArchiveSnapshot] = list(snapshots.values())
-        # after the snapshots: what they cover is there by now. The archive first: it can only be behind
-        archived = None if archive is None else ArchivedHistory.look(archive, run_id)
-        found = None if hot is None else HotHistory.look(hot, run_id)
-        if archived is not None and found is not None and archived.last.offset > found.last.offset:
-            raise lost(run_id, archived.last.offset, found.last.offset)
-        history = found or archived
-        self.is_there = history is not None
-        if history is not None:
-            self.header, self.last = history.header, history.last
-        self._found = found
-        if hot is not None and found is not None:
-            info = hot.run_info(run_id)
-            self.header = replace(self.header, parent=None if info is None else info.parent)
+        self.broken = broken
+        self._store = store
+        self._namespace = part_of(store, Namespace)
+        self._archive = part_of(store, Archive)
+        self._hot = hot
 
     @classmethod
-    def look(cls, store: RunStore[Any, Any], run_id: str) -> WholeRun | None:
-        """The run as this store has it: hot, archived, or both; None for one that is not there.
+    def load(cls, store: RunStore[Any, Any], run_id: str) -> MergedRun | None:
+        """The run as a store has it now; None for one that is not there.
 
-        Raises AcknowledgedWritesLost where Redis is behind the archive.
+        Raises:
+            AcknowledgedWritesLost: Redis is behind the archive.
         """
-        hot: _Hot | None = None
-        archive: _Archive | None = None
-        if isinstance(store, TieredCheckpointer):
-            hot, archive = store.hot, store.archive
-        elif isinstance(store, ArchiveStore):
-            archive = store
-        elif isinstance(store, RedisCheckpointer):
-            hot = store
-        else:
-            return None  # memory, which has nothing of another process
-        whole = cls(hot, archive, run_id)
-        return whole if whole.is_there else None
+        namespace, archive = part_of(store, Namespace), part_of(store, Archive)
+        snapshots: dict[str | None, ArchiveSnapshot] = {}
+        broken: dict[str | None, str] = {}
+        if archive is not None:
+            try:
+                snapshots |= {one.lane_id: one for one in archive.read_back_snapshots(run_id)}
+            except CorruptRecordError as error:
+                broken[None] = str(error)
+        if namespace is not None and (hot := HotHistory.load(namespace, run_id)) is not None:
+            loaded = hot.load_snapshots()
+            snapshots |= {one.lane_id: one for one in loaded.snapshots}
+            broken |= loaded.broken
+        # after the snapshots: what they cover is there by now. The archive first: it can only be behind
+        archived = None if archive is None else ArchivedHistory.load(archive, run_id)
+        hot = None if namespace is None else HotHistory.load(namespace, run_id)
+        if archived is not None and hot is not None and archived.last.offset > hot.last.offset:
+            raise lost(run_id, archived.last.offset, hot.last.offset)
+        history = hot or archived
+        return None if history is None else cls(store, history, hot, snapshots, broken)
 
     def __len__(self) -> int:
         return self.last.offset - self.header.start.offset
 
     def entries(self) -> Iterator[ArchiveEntry]:
-        """All entries in order, none missing.
+        """Read all entries in order, also while a worker moves them.
 
-        Raises EventsArchived or ArchiveGap where one is in no place that was looked at, HistoryDiverged where
-        archive and Redis have different histories, UnsupportedVersion for a record of a newer version.
+        Raises:
+            EventsArchived: Some have left Redis, and the store has no archive.
+            ArchiveGap: One is neither in Redis nor in the archive.
+            HistoryDiverged: Archive and Redis have different histories, or the run was deleted meanwhile.
+            AcknowledgedWritesLost: Redis lost some.
+            UnsupportedVersion: A record is of a newer version.
         """
         at = self.header.start.offset
         while (before := at) < self.last.offset:
@@ -100,61 +106,54 @@ class WholeRun:
             if at == before:  # nobody has trimmed in between: it is nowhere
                 raise self._gap(at)
 
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _archived_snapshots(self, archive: _Archive) -> Sequence[ArchiveSnapshot]:
-        try:
-            return archive.read_back_snapshots(self.run_id)
-        except CorruptRecordError as error:
-            self.broken[None] = str(error)
-            return ()
-
-    def _hot_snapshots(self, hot: _Hot) -> Mapping[str | None, ArchiveSnapshot]:
-        found = HotHistory.look(hot, self.run_id)
-        if found is None:
-            return {}
-        loaded = found.load_snapshots()
-        self.broken |= loaded.broken
-        return {one.lane_id: one for one in loaded.snapshots}
-
     def _from_archive(self, at: int) -> Iterator[ArchiveEntry]:
         """As far as the archive has the run now."""
         position = None if self._archive is None else self._archive.position(self.run_id)
         if self._archive is None or position is None or position.cursor.offset <= at:
             return
-        if self._hot is not None and self._found is not None:
-            # raises HistoryDiverged if this is not the history that Redis goes on with
-            list(self._hot.read(self.run_id, str(position.cursor), limit=0))
+        if self._namespace is not None and self._hot is not None:
+            self._check_history(self._namespace, position.cursor)
         yield from self._archive.read_back(self.run_id, at + 1, min(position.cursor.offset, self.last.offset))
+
+    def _check_history(self, namespace: Namespace, archived: Cursor) -> None:
+        """Raise unless Redis goes on with the history that the archive has up to this cursor."""
+        now = HotHistory.load(namespace, self.run_id)
+        last = 0 if now is None else now.last.offset
+        if now is None or last < archived.offset:
+            raise lost(self.run_id, archived.offset, last)
+        if now.at(archived.offset) not in (archived, None):  # None: it has been trimmed
+            raise diverged(self.run_id, archived)
 
     def _from_redis(self, at: int) -> Iterator[ArchiveEntry]:
         """From there on, up to the end or to where entries have been trimmed meanwhile."""
-        if self._found is None:
+        if self._hot is None:
             return
-        pace = Pace(_PAGE)
+        page_size = PageSize(_PAGE)
         while at < self.last.offset:
-            loaded = self._found.load(at + 1, min(at + pace.count, self.last.offset))
+            loaded = self._hot.load_entries(at + 1, min(at + page_size.count, self.last.offset))
             records = loaded.entries
             if loaded.start != self.header.start or not records or records[0][0].offset != at + 1:
                 return
-            pace.saw(record for _, record in records)
+            page_size.adapt(record for _, record in records)
             yield from archive_entries(self.run_id, records)
             at = records[-1][0].offset
 
     def _gap(self, at: int) -> Exception:
+        """Why the entry after that offset is not there."""
         expected = at + 1
-        if self._hot is not None and self._found is not None:
-            if (now := HotHistory.look(self._hot, self.run_id)) is None or now.header.start != self.header.start:
+        if self._namespace is not None and self._hot is not None:
+            now = HotHistory.load(self._namespace, self.run_id)
+            if now is None or now.header.start != self.header.start:
                 return HistoryDiverged(
                     f"run {self.run_id!r} was deleted while it was read, or made anew: look again",
                     run_id=self.run_id,
                     offset=at,
                 )
-            if expected > now.found.run.mark.offset:  # nobody may have trimmed what was never archived
+            if expected > now.mark.offset:  # nobody may have trimmed what was never archived
                 return lost(self.run_id, self.last.offset, at)
             if self._archive is None:
-                return self._hot.perform(events_archived(self._hot.context, self.run_id, expected))
-        looked = [] if self._found is None else ["Redis"]
+                next(self._store.read(self.run_id, at, limit=1), None)  # raises EventsArchived, with where it is
+        looked = [] if self._hot is None else ["Redis"]
         looked += [] if self._archive is None else [self._archive.location]
         return ArchiveGap(
             f"event {expected} of run {self.run_id!r} is not in {' nor in '.join(looked)}, which has later ones;"

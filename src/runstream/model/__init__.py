@@ -1,1 +1,1 @@
-"""Plain data and the Protocols over it. Does no I/O and imports nothing else of runstream."""
+"""Plain data, the errors, the Protocols of stores and archives. Does no I/O and imports nothing else of ours."""

@@ -1,7 +1,7 @@
 """What a drain worker hands to an archive, and gets back from it.
 
-An archive keeps JSON text, so the text is made once, by the worker, and every sink stores that same
-text: what a sink reads back can then be compared with what Redis holds without decoding anything.
+An archive keeps JSON text. The worker makes the text of an event once, and every sink stores that same text: so
+what a sink reads back is compared with what Redis holds without decoding anything.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple, overload
 
 from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead
 
 __all__ = [
     "ArchiveEntry",
@@ -28,7 +29,14 @@ __all__ = [
 
 
 class EntryColumns(NamedTuple):
-    """Fields of an event that an archive may want as columns; the event's JSON holds them too."""
+    """Fields of an event that an archive may keep as columns; the event's JSON holds them too.
+
+    Attributes:
+        seq: The producer's own count within the lane.
+        ts: When it happened: Unix time in seconds.
+        kind: What happened.
+        lane_id: The lane that it belongs to.
+    """
 
     seq: int
     ts: float
@@ -37,17 +45,37 @@ class EntryColumns(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> EntryColumns:
-        """Those of an event with these fields. Raises KeyError where one has no default."""
+        """Take the columns from an event's fields.
+
+        Args:
+            fields: The event as a dict.
+
+        Returns:
+            The columns.
+
+        Raises:
+            KeyError: A field is absent that has no default.
+        """
         return cls(fields.get("seq", 0), fields["ts"], fields["kind"], fields.get("lane_id", "main"))
 
 
 class ArchiveEntry(NamedTuple):
-    """One place of a run as an archive keeps it.
+    """One offset of a run as an archive keeps it: an event, a record that does not read, or one that was erased.
 
-    An event has its JSON text in ``data``. A record that could not be decoded has None there, its
-    bytes in ``raw`` and the cause in ``reason``: it goes to the quarantine and keeps its offset.
-    An entry that was erased has neither. The last four are ``columns``, where they are at hand: not in a tuple of
-    their own, since a drain makes these by the thousand, for Python's collector to look through.
+    Attributes:
+        offset: The position in the run.
+        chain: The fingerprint of the history up to there.
+        key: The caller's key of the event, if it has one.
+        data: The event's JSON text; None where there is no event.
+        raw: The bytes of a record that does not read: it is kept in the quarantine, and keeps its offset.
+        reason: Why it does not read.
+        quarantined_at: When it was quarantined: Unix time in seconds; 0.0 where nobody has noted it yet.
+        seq: One of the event's columns, as are the next three (see :class:`EntryColumns`), where they are at hand.
+            They have no tuple of their own: a drain makes entries by the thousand, and Python's collector looks
+            through every one.
+        ts: See ``seq``.
+        kind: See ``seq``; None where the columns are not at hand.
+        lane_id: See ``seq``.
     """
 
     offset: int
@@ -57,7 +85,6 @@ class ArchiveEntry(NamedTuple):
     raw: bytes | None = None
     reason: str = ""
     quarantined_at: float = 0.0
-    """When the record was kept aside, Unix time in seconds; 0.0 where nobody has noted it yet."""
     seq: int = 0
     ts: float = 0.0
     kind: str | None = None
@@ -65,12 +92,12 @@ class ArchiveEntry(NamedTuple):
 
     @property
     def columns(self) -> EntryColumns | None:
-        """The event's own columns, None where they are not at hand: its JSON has them."""
+        """The event's columns; None where they are not at hand and only its JSON has them."""
         return None if self.kind is None else EntryColumns(self.seq, self.ts, self.kind, self.lane_id)
 
     @property
     def cursor(self) -> Cursor:
-        """The entry's place."""
+        """The entry's position in this particular history."""
         return Cursor(self.offset, self.chain)
 
     @property
@@ -80,16 +107,18 @@ class ArchiveEntry(NamedTuple):
 
 
 class PlainEntries(Sequence[ArchiveEntry]):
-    """Entries that are nothing but events, column by column; one is made when it is asked for.
+    """Entries that are all events, kept as columns. An entry is made when it is asked for.
 
-    A drain has them by the thousand: it hands whole columns on, and makes none at all.
+    A drain handles events by the thousand: it hands whole columns on and makes no entry at all.
+
+    Args:
+        columns: Offsets, chains, keys, data, seqs, times, kinds and lanes; all of one length.
     """
 
     __slots__ = ("columns",)
 
     def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
-        self.columns = columns
-        """Offset, chain, key, data, seq, ts, kind and lane_id; all of one length."""
+        self.columns: Sequence[Sequence[Any]] = columns
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -110,31 +139,36 @@ class PlainEntries(Sequence[ArchiveEntry]):
         return map(ArchiveEntry._make, zip(offsets, chains, keys, texts, *unread, *own, strict=False))
 
 
-def joined(lots: Sequence[Sequence[ArchiveEntry]]) -> Sequence[ArchiveEntry]:
-    """The entries of all lots: as columns still, if all of them are."""
-    plain = [lot for lot in lots if isinstance(lot, PlainEntries)]
-    if len(plain) < len(lots) or not lots:
-        return list(chain.from_iterable(lots))
-    parts = zip(*(lot.columns for lot in plain), strict=True)
+def joined(pages: Sequence[Sequence[ArchiveEntry]]) -> Sequence[ArchiveEntry]:
+    """The entries of all pages, one after the other; as columns still, if all pages are."""
+    plain = [page for page in pages if isinstance(page, PlainEntries)]
+    if len(plain) < len(pages) or not pages:
+        return list(chain.from_iterable(pages))
+    parts = zip(*(page.columns for page in plain), strict=True)
     return PlainEntries([list(chain.from_iterable(part)) for part in parts])
 
 
 def kept_aside(entries: Sequence[ArchiveEntry]) -> list[ArchiveEntry]:
-    """Those that did not read."""
+    """The entries whose records do not read."""
     return [] if isinstance(entries, PlainEntries) else [entry for entry in entries if entry.raw is not None]
 
 
 def contents_of(entries: Iterable[ArchiveEntry]) -> Iterator[tuple[object, ...]]:
-    """The ``content`` of each."""
+    """The ``content`` of each entry."""
     if isinstance(entries, PlainEntries):
         return zip(*entries.columns[:4], repeat(None), strict=False)
     return (entry.content for entry in entries)
 
 
 class ArchiveSnapshot(NamedTuple):
-    """A snapshot as an archive keeps it: its JSON text, and the token that names this very snapshot.
+    """A snapshot as an archive keeps it.
 
-    ``lane_id`` is None for the run's own.
+    Attributes:
+        lane_id: The lane whose snapshot it is; None: the run's own.
+        offset: It covers the history up to this offset.
+        revision: How many times a snapshot of this run or lane was saved, this one included.
+        token: Names this very snapshot: a revision can be given out twice after a failover.
+        data: The state as JSON text.
     """
 
     lane_id: str | None
@@ -146,9 +180,16 @@ class ArchiveSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What an archive notes of a run besides its history. ``start`` is the place before its first event.
+    """What an archive notes of a run besides its history.
 
-    ``parent`` is the run that this one is a branch of, and the offset at which it parts from it.
+    Attributes:
+        run_id: The run.
+        start: The cursor before its first event.
+        session_id: The session that it belongs to.
+        status: ``pending``, ``running``, ``paused``, ``completed``, ``failed`` or ``cancelled``.
+        created_at: When it was created: Unix time in seconds.
+        updated_at: When it was last written to: Unix time in seconds.
+        parent: The run that this one is a branch of, and the offset at which they part; None for no branch.
     """
 
     run_id: str
@@ -159,10 +200,22 @@ class RunHeader:
     updated_at: float = 0.0
     parent: tuple[str, int] | None = None
 
+    @classmethod
+    def of(cls, run_id: str, head: RunHead) -> RunHeader:
+        """The header of a run that stands there."""
+        return cls(run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent)
+
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """What one run adds to an archive: entries that follow ``after`` without a hole, then snapshots."""
+    """What one run adds to an archive.
+
+    Attributes:
+        header: What the archive is to note of the run.
+        after: The cursor that the entries follow, without a hole.
+        entries: The entries to add, in order.
+        snapshots: The snapshots to keep, once the entries are there.
+    """
 
     header: RunHeader
     after: Cursor
@@ -171,13 +224,18 @@ class RunBatch:
 
     @property
     def end(self) -> Cursor:
-        """Where the archive stands when it has this batch."""
+        """The cursor that the archive is at once it has this batch."""
         return self.entries[-1].cursor if self.entries else self.after
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far an archive has a run: the place of its last entry, and the snapshots' tokens by lane."""
+    """How far an archive has a run.
+
+    Attributes:
+        cursor: The cursor of its last entry.
+        snapshots: The tokens of its latest snapshots, by lane; None: the run's own.
+    """
 
     cursor: Cursor
     snapshots: Mapping[str | None, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What takes a moment to open, for asyncio: ``await`` it to have it, or enter it with ``async with``."""
+"""What asyncio opens: ``await`` it to have it, or enter it with ``async with``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ T = TypeVar("T", bound=_Enterable)
 
 
 class Opening(Generic[T]):
-    """``opened = await opening``, which the caller then closes, or ``async with opening as opened``."""
+    """An opening: ``opened = await opening``, to be closed later, or ``async with opening as opened``.
+
+    Args:
+        begin: Opens it.
+    """
 
     def __init__(self, begin: Callable[[], Awaitable[T]]) -> None:
         self._begin = begin

@@ -1,26 +1,45 @@
-"""The errors of runstream, one tree.
+"""The errors of runstream: one tree, explained here.
 
-Every error that reaches a caller is one of these; an exception of redis-py or of
-:mod:`sqlite3` appears only as ``__cause__``::
+Every error of a store, an archive, a worker or a Run is one of these; an exception of redis-py or :mod:`sqlite3`
+reaches a caller only as ``__cause__``. (Python's own TimeoutError ends a ``follow`` that nothing came to.) Each
+carries its facts as attributes, here in brackets, and its message says what to do next::
 
     RunstreamError
-    ├── ConfigurationError        what was asked for cannot be given by this store or server
-    ├── InvalidRunId              not a string of 1 to 512 bytes of UTF-8
-    ├── EncodingError             a value that cannot be stored (path)
-    │   └── PayloadTooLarge       an event over the size limit (size, limit; bytes)
-    ├── CorruptRecordError        a stored record that does not read (run_id, offset, raw)
-    ├── UnsupportedVersion        written by a newer runstream (found, supported)
-    ├── ConcurrencyConflict       somebody else wrote first (expected, actual)
-    ├── LeaseLost                 the lease has passed on or run out
-    ├── LeaseHeld                 somebody else holds the lease (owner, expires_in; seconds)
-    ├── AcknowledgedWritesLost    the server forgot what it acknowledged (run_id, last_seen, last_present)
-    ├── HistoryDiverged           two histories of one run differ (run_id, offset)
-    ├── EventsArchived            what was asked for has left Redis (run_id, first_hot, archives)
-    ├── TooManyHotEvents          a run has as many events in Redis as it may (run_id, hot_events, limit)
-    ├── ArchiveGap                an archive would be left with a hole (run_id, expected, found)
-    └── StoreUnavailable          outcome unknown; the same call is safe to send again
+    ├── ConfigurationError        this store, server or URL cannot give what was asked for
+    ├── InvalidRunId              no string of 1 to 512 bytes of UTF-8, or an event of another run
+    ├── EncodingError             a value cannot be stored [path]
+    │   └── PayloadTooLarge       an event is over the size limit [size, limit: bytes]
+    ├── CorruptRecordError        a stored record does not read [run_id, offset, raw]
+    ├── UnsupportedVersion        a newer runstream wrote it [found, supported]
+    ├── ConcurrencyConflict       another writer came first [expected, actual]
+    ├── LeaseLost                 the lease has passed to another owner or run out
+    ├── LeaseHeld                 somebody else's lease is in the way [owner, expires_in: seconds]
+    ├── AcknowledgedWritesLost    the server lost what it acknowledged [run_id, last_seen, last_present]
+    ├── HistoryDiverged           two histories of one run differ [run_id, offset]
+    ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
+    ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
+    ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
+    └── StoreUnavailable          the store gave no answer: the outcome is unknown
 
-Each carries its facts as attributes and says in its message what to do next.
+After every error but StoreUnavailable, nothing was written of what was sent for that run. May the same call be
+sent again?
+
+======================  ==========================================================================================
+StoreUnavailable        Yes. The same events, sent again on the same store object, are applied once; with a key
+                        per event, from any process at any time. After ``update_state``, load the state to see.
+LeaseHeld               Yes, when the lease has been given back or has run out.
+TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
+EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
+                        snapshot: recover first.
+ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
+LeaseLost               Not as it is: take a new lease, recover, and decide anew.
+AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is now; read it, and repeat what is
+HistoryDiverged         missing.
+CorruptRecordError      No: it fails the same. ``read(..., on_corrupt="skip")`` passes over the record.
+ArchiveGap              No: the archive is to be mended first. A drain worker parks the run meanwhile.
+UnsupportedVersion      No: upgrade runstream first.
+The others              No: the call itself is to change.
+======================  ==========================================================================================
 """
 
 from __future__ import annotations
@@ -56,7 +75,7 @@ def _rebuild(cls: type[RunstreamError], message: str, facts: dict[str, Any]) -> 
 
 
 class RunstreamError(Exception):
-    """The root of the tree: ``except RunstreamError`` catches all that runstream raises."""
+    """The root of the tree: ``except RunstreamError`` catches every error of runstream."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the facts are keyword arguments, which the default protocol would drop between processes
@@ -64,15 +83,19 @@ class RunstreamError(Exception):
 
 
 class ConfigurationError(RunstreamError):
-    """What was asked for cannot be given by this store, server, URL or combination of options."""
+    """This store, server, URL or combination of options cannot give what was asked for."""
 
 
 class InvalidRunId(RunstreamError):
-    """A run id is not a string of 1 to 512 bytes of UTF-8, or an event belongs to another run."""
+    """A run id is no string of 1 to 512 bytes of UTF-8, or an event belongs to another run."""
 
 
 class EncodingError(RunstreamError):
-    """A value cannot be stored; ``path`` names it (``payload.args[3]``)."""
+    """A value cannot be stored.
+
+    Attributes:
+        path: The part that cannot be stored, as in ``payload.args[3]``; empty where there is no part to name.
+    """
 
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
@@ -80,7 +103,12 @@ class EncodingError(RunstreamError):
 
 
 class PayloadTooLarge(EncodingError):
-    """An encoded event is over the limit; ``size`` and ``limit`` are in bytes."""
+    """An encoded event is over the store's ``max_event_bytes``.
+
+    Attributes:
+        size: The event's size in bytes.
+        limit: The largest size that the store takes, in bytes.
+    """
 
     def __init__(self, message: str, *, path: str = "", size: int, limit: int) -> None:
         super().__init__(message, path=path)
@@ -89,10 +117,12 @@ class PayloadTooLarge(EncodingError):
 
 
 class CorruptRecordError(RunstreamError):
-    """The stored record at ``offset`` of ``run_id`` fails its checksum or cannot be decoded.
+    """A stored record or snapshot fails its checksum or cannot be decoded. Its neighbours are not affected.
 
-    ``raw`` holds the bytes as they are stored. The records before and after it are not affected:
-    ``read(..., on_corrupt="skip")`` passes over it.
+    Attributes:
+        run_id: The run.
+        offset: The offset of the record; 0 for a snapshot.
+        raw: The bytes as they are stored, where they are at hand.
     """
 
     def __init__(self, message: str, *, run_id: str, offset: int, raw: bytes = b"") -> None:
@@ -103,7 +133,12 @@ class CorruptRecordError(RunstreamError):
 
 
 class UnsupportedVersion(RunstreamError):
-    """Data or an archive was written in a format newer than this runstream knows."""
+    """Data or an archive was written in a newer format than this runstream reads.
+
+    Attributes:
+        found: The version that was found.
+        supported: The newest version that this runstream reads.
+    """
 
     def __init__(self, message: str, *, found: int, supported: int) -> None:
         super().__init__(message)
@@ -114,7 +149,9 @@ class UnsupportedVersion(RunstreamError):
 class ConcurrencyConflict(RunstreamError):
     """Another writer came first; nothing was written.
 
-    ``expected`` and ``actual`` are offsets for an append, revisions for a snapshot.
+    Attributes:
+        expected: The offset that the writer expected the run to end at; for a snapshot, the revision it knew of.
+        actual: The offset that the run ends at; for a snapshot, the revision of the latest.
     """
 
     def __init__(self, message: str, *, expected: int, actual: int) -> None:
@@ -124,11 +161,16 @@ class ConcurrencyConflict(RunstreamError):
 
 
 class LeaseLost(RunstreamError):
-    """The lease under which this was sent has passed to another owner or run out; nothing was written."""
+    """The lease under which a call was sent has passed to another owner or run out; nothing was written."""
 
 
 class LeaseHeld(RunstreamError):
-    """A lease of ``owner`` is in the way; it runs out in ``expires_in`` seconds unless it is renewed."""
+    """Somebody else's lease is in the way; nothing was written.
+
+    Attributes:
+        owner: Who holds it.
+        expires_in: In how many seconds it runs out, unless it is renewed.
+    """
 
     def __init__(self, message: str, *, owner: str, expires_in: float) -> None:
         super().__init__(message)
@@ -137,7 +179,13 @@ class LeaseHeld(RunstreamError):
 
 
 class AcknowledgedWritesLost(RunstreamError):
-    """The server no longer has events that it acknowledged: offsets after ``last_present`` up to ``last_seen``."""
+    """The server no longer has events that it acknowledged, as after a failover.
+
+    Attributes:
+        run_id: The run.
+        last_seen: The last offset that was seen; the events after ``last_present`` up to it are lost.
+        last_present: The last offset that the run has now.
+    """
 
     def __init__(self, message: str, *, run_id: str, last_seen: int, last_present: int) -> None:
         super().__init__(message)
@@ -147,7 +195,12 @@ class AcknowledgedWritesLost(RunstreamError):
 
 
 class HistoryDiverged(RunstreamError):
-    """Two histories of one run differ at ``offset`` or before."""
+    """Two histories of one run differ: events were lost, and others have their offsets now.
+
+    Attributes:
+        run_id: The run.
+        offset: They differ at this offset or before.
+    """
 
     def __init__(self, message: str, *, run_id: str, offset: int) -> None:
         super().__init__(message)
@@ -158,21 +211,26 @@ class HistoryDiverged(RunstreamError):
 class EventsArchived(RunstreamError):
     """What was asked for has been archived and has left Redis.
 
-    ``first_hot`` is the first offset still in Redis, ``archives`` are the locations where the rest is, as far
-    as they are known.
+    Attributes:
+        run_id: The run.
+        first_hot: The first offset that is still in Redis.
+        archives: The locations of the archives that have the rest, as far as they are known.
     """
 
     def __init__(self, message: str, *, run_id: str, first_hot: int, archives: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.run_id = run_id
         self.first_hot = first_hot
-        self.archives = tuple(archives)
+        self.archives: tuple[str, ...] = tuple(archives)
 
 
 class TooManyHotEvents(RunstreamError):
-    """With this append the run would have more than ``limit`` events in Redis, where it has ``hot_events``.
+    """The run would have more events in Redis than the store's ``max_hot_events``; nothing was written.
 
-    Nothing was written. The limit is the store's ``max_hot_events``.
+    Attributes:
+        run_id: The run.
+        hot_events: How many events it has in Redis.
+        limit: How many it may have.
     """
 
     def __init__(self, message: str, *, run_id: str, hot_events: int, limit: int) -> None:
@@ -183,7 +241,13 @@ class TooManyHotEvents(RunstreamError):
 
 
 class ArchiveGap(RunstreamError):
-    """An archive stands at offset ``expected - 1`` and was offered ``found`` next; nothing was written."""
+    """An archive has a hole in a run, or would be left with one; nothing was written to it.
+
+    Attributes:
+        run_id: The run.
+        expected: The first offset that is missing.
+        found: The offset that it has, or was offered, instead.
+    """
 
     def __init__(self, message: str, *, run_id: str, expected: int, found: int) -> None:
         super().__init__(message)
@@ -193,7 +257,7 @@ class ArchiveGap(RunstreamError):
 
 
 class StoreUnavailable(RunstreamError):
-    """The store cannot be reached, or the reply was lost; whether the call took effect is unknown.
+    """The store cannot be reached, or its reply was lost: whether the call took effect is unknown.
 
-    The same call is safe to send again.
+    The same call may be sent again on the same store object: what it appends is applied once.
     """

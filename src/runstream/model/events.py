@@ -20,7 +20,15 @@ _Member = TypeVar("_Member", bound=Enum)
 
 
 def member_or_text(members: type[_Member], value: Any) -> _Member | Any:
-    """The member with this value, or the value itself where this version knows no such member."""
+    """Turn a value into the enum's member for it; a value that this version does not know stays as it is.
+
+    Args:
+        members: The enum.
+        value: What a record holds.
+
+    Returns:
+        The member, or the value itself.
+    """
     found = members._value2member_map_.get(value)
     return value if found is None else found
 
@@ -41,7 +49,7 @@ class Visibility(str, Enum):
 
 
 class EventKind(str, Enum):
-    """What happened. The kinds of purpose-agent 3.0.1."""
+    """What happened: the event kinds of purpose-agent 3.0.1."""
 
     RUN_STARTED = "run.started"
     RUN_FINISHED = "run.finished"
@@ -93,11 +101,20 @@ _HIDDEN_REASONING = frozenset({"hidden_chain_of_thought", "raw_cot", "internal_r
 
 @dataclass(frozen=True)
 class PAEvent:
-    """One event of a run. Immutable once made.
+    """One event of a run. It cannot be changed once it is made.
 
-    ``seq`` rises within a lane and is the producer's own count; the position in the run is the
-    offset that a store gives. ``ts`` is Unix time in seconds. ``kind`` and ``visibility`` are plain
-    strings where this version knows no such member.
+    Attributes:
+        run_id: The run that it belongs to: a string of 1 to 512 bytes of UTF-8.
+        session_id: The session that the run belongs to.
+        lane_id: The lane of the run, one parallel line of work, that it belongs to.
+        span_id: Names this event for others to refer to.
+        parent_span_id: The ``span_id`` of the event that this one came from.
+        seq: The producer's own count, which rises within a lane. It is not the event's position in the run: that
+            is the offset, which the store gives.
+        ts: When it happened: Unix time in seconds.
+        kind: What happened; a plain string where this version knows no such kind.
+        visibility: Who may see it; a plain string where this version knows no such visibility.
+        payload: The event's own data.
     """
 
     run_id: str
@@ -112,7 +129,11 @@ class PAEvent:
     payload: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The ten fields as plain data; the payload is the event's own, not a copy."""
+        """Give the ten fields as plain data. The payload is the event's own, not a copy.
+
+        Returns:
+            The fields by name; kind and visibility as strings.
+        """
         fields = dict(self.__dict__)
         for name in ("kind", "visibility"):
             if isinstance(fields[name], Enum):
@@ -121,9 +142,16 @@ class PAEvent:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> PAEvent:
-        """The event with these fields; keys that are not fields are left out, absent ones take defaults.
+        """Make an event from its fields.
 
-        Raises KeyError without ``run_id`` or ``kind``.
+        Args:
+            fields: What ``to_dict`` gives. Other keys are left out; absent ones take their defaults.
+
+        Returns:
+            The event.
+
+        Raises:
+            KeyError: There is no ``run_id`` or no ``kind``.
         """
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         known["kind"] = member_or_text(EventKind, fields["kind"])
@@ -133,7 +161,7 @@ class PAEvent:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether this event closes its run or its agent."""
+        """Whether this event closes its run or its agent: its kind is one of ``TERMINAL_KINDS``."""
         return self.kind in TERMINAL_KINDS
 
     @property
@@ -155,7 +183,20 @@ def create_event(
     visibility: Visibility | str = Visibility.PUBLIC,
     **payload: Any,
 ) -> PAEvent:
-    """Make an event whose payload is the remaining keyword arguments."""
+    """Make an event that happens now.
+
+    Args:
+        run_id: The run that it belongs to.
+        kind: What happened.
+        lane_id: The lane that it belongs to.
+        seq: The producer's own count within the lane.
+        parent_span_id: The ``span_id`` of the event that this one came from.
+        visibility: Who may see it.
+        **payload: The event's own data, by name.
+
+    Returns:
+        The event.
+    """
     return PAEvent(
         run_id=run_id,
         lane_id=lane_id,

@@ -1,21 +1,35 @@
-"""What may name a run, a lane or a session: text that is a key in Redis and a column in SQLite."""
+"""Names and tokens: what may name a run, a lane or a session, and random tokens for snapshots and leases.
+
+A name is part of a key in Redis and a column in SQLite.
+"""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from runstream.model.errors import EncodingError, InvalidRunId
 
-__all__ = ["MAIN_LANE", "MAX_NAME_BYTES", "check_name", "check_run_id", "snapshot_lane"]
+__all__ = ["MAIN_LANE", "MAX_NAME_BYTES", "check_name", "check_run_id", "random_token", "snapshot_lane"]
 
 MAX_NAME_BYTES = 512
+"""The longest name, in bytes of UTF-8."""
+
 MAIN_LANE = "main"
 """The lane of a run that has no other."""
 
 
 def snapshot_lane(lane_id: str | None) -> str | None:
-    """Whose snapshot it is that the writer of a lane saves: the main lane's is the run's own (None)."""
+    """The lane whose snapshot the writer of a lane saves: the main lane's writer saves the run's own (None)."""
     return None if lane_id == MAIN_LANE else lane_id
+
+
+def random_token() -> str:
+    """A token that nobody else has, to name one snapshot or one lease.
+
+    Revisions and epochs can be given out twice after a failover; tokens cannot.
+    """
+    return secrets.token_urlsafe(12)
 
 
 def _utf8_size(text: str) -> int | None:
@@ -27,7 +41,14 @@ def _utf8_size(text: str) -> int | None:
 
 
 def check_run_id(run_id: Any) -> None:
-    """Raise InvalidRunId unless this is a string of 1 to 512 bytes of UTF-8."""
+    """Refuse what cannot name a run.
+
+    Args:
+        run_id: A plain string of 1 to 512 bytes of UTF-8.
+
+    Raises:
+        InvalidRunId: It is something else.
+    """
     if type(run_id) is not str:  # an Enum that is a str is another text in an f-string than it is equal to
         raise InvalidRunId(f"a run id is a plain string, not {type(run_id).__name__} ({run_id!r:.80})")
     if 1 <= len(run_id) <= MAX_NAME_BYTES and run_id.isascii():
@@ -40,7 +61,15 @@ def check_run_id(run_id: Any) -> None:
 
 
 def check_name(field: str, value: Any) -> None:
-    """Raise EncodingError, naming the field, unless this is a string of at most 512 bytes of UTF-8."""
+    """Refuse what cannot name a lane, a session or the like.
+
+    Args:
+        field: What it is the value of, for the error.
+        value: A plain string of at most 512 bytes of UTF-8.
+
+    Raises:
+        EncodingError: It is something else; ``path`` is the field.
+    """
     if type(value) is not str:
         raise EncodingError(f"{field} is a plain string, not {type(value).__name__} ({value!r:.80})", path=field)
     size = _utf8_size(value)

@@ -44,7 +44,13 @@ _CURSOR = re.compile(r"(\d{1,19})-(\d{1,13})")
 
 
 class Cursor(NamedTuple):
-    """A place in one particular history: offset and chain. Its text is the entry's id in Redis."""
+    """A position in one particular history: offset and chain. Its text is the id of the entry in Redis.
+
+    Attributes:
+        offset: The position in the run: 1 for its first event, and 0 before that.
+        chain: The fingerprint of the history up to there; two histories that differ anywhere before it have
+            different ones.
+    """
 
     offset: int
     chain: int
@@ -54,7 +60,17 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """The cursor that this text names. Raises ConfigurationError for any other text."""
+        """Read a cursor.
+
+        Args:
+            text: The text of a cursor, ``OFFSET-CHAIN``.
+
+        Returns:
+            The cursor.
+
+        Raises:
+            ConfigurationError: The text is not one of a cursor.
+        """
         match = _CURSOR.fullmatch(text)
         if match is None:
             raise ConfigurationError(
@@ -64,7 +80,13 @@ class Cursor(NamedTuple):
 
 
 class Recorded(NamedTuple, Generic[E]):
-    """An event with its place: ``offset`` in the run, ``cursor`` in this particular history."""
+    """An event as a store recorded it.
+
+    Attributes:
+        offset: Its position in the run: 1, 2, 3, … without a hole.
+        cursor: Its position in this particular history, as text: reading on after it is refused in any other.
+        event: The event.
+    """
 
     offset: int
     cursor: str
@@ -72,10 +94,12 @@ class Recorded(NamedTuple, Generic[E]):
 
 
 class Appended(NamedTuple):
-    """Where an append landed: the offsets of its first and last event, the cursor of the last.
+    """The offsets of what an append wrote. Events whose keys were known have those of their first append.
 
-    For an append of nothing but a snapshot, ``first_offset`` is ``last_offset + 1``. Of events whose keys
-    were known, these are the offsets at which they lie since their first append.
+    Attributes:
+        first_offset: The offset of the first event; ``last_offset + 1`` if there was none, only a snapshot.
+        last_offset: The offset of the last event.
+        cursor: The cursor of the last event, as text.
     """
 
     first_offset: int
@@ -84,9 +108,12 @@ class Appended(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where an append landed, event by event: the cursors in the order of the events.
+    """The cursors of what an append wrote, event by event.
 
-    ``known`` has the indexes of the events whose key the run knew, so that nothing was written for them.
+    Attributes:
+        appended: The offsets of the first and the last event.
+        cursors: The cursor of each event, in the order of the events.
+        known: The indexes of the events whose key the run knew, so that nothing was written for them.
     """
 
     appended: Appended
@@ -96,10 +123,15 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
-    """A lease as a store gave it: on one lane of a run, or, with ``lane_id`` None, on the whole run.
+    """A lease as a store gave it.
 
-    ``epoch`` only rises; ``token`` names this very grant, as numbers can be given out twice after a
-    failover. It runs out ``ttl_seconds`` after it was taken or renewed last.
+    Attributes:
+        run_id: The run.
+        lane_id: The lane; None: the whole run.
+        owner: Who holds it.
+        epoch: Its number, which only rises from grant to grant.
+        token: Names this very grant: a number can be given out twice after a failover.
+        ttl_seconds: It runs out so long after it was taken or last renewed.
     """
 
     run_id: str
@@ -112,10 +144,15 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class DeltaBuffer:
-    """How much text a :class:`~runstream.run.Run` holds back before it appends it.
+    """How much text a :class:`~runstream.run.Run` holds back before it appends it: until the first bound is met.
 
-    A buffer is appended when it has ``max_events`` deltas or ``max_bytes`` bytes of text, or when its
-    first delta is ``max_milliseconds`` old, whichever comes first.
+    Attributes:
+        max_events: The bound on how many deltas it holds.
+        max_bytes: The bound on their text, in bytes of UTF-8.
+        max_milliseconds: The bound on the age of the first of them, in milliseconds.
+
+    Raises:
+        ConfigurationError: A bound is no whole number, or out of its range.
     """
 
     max_events: int = 64
@@ -131,7 +168,13 @@ class DeltaBuffer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(Generic[S]):
-    """The latest state of a run or lane. It covers the history up to ``offset``; ``revision`` counts saves."""
+    """The state of a run, or of one lane of it, as it was saved.
+
+    Attributes:
+        state: The state.
+        offset: It covers the history up to this offset.
+        revision: How many times a snapshot of this run or lane was saved, this one included.
+    """
 
     state: S
     offset: int
@@ -140,10 +183,12 @@ class Snapshot(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Recovery(Generic[S, E]):
-    """What resumes a run or lane.
+    """What resumes a run, or one lane of it.
 
-    ``state`` is the latest snapshot's, or None; ``offset`` is what it covers, or the run's base;
-    ``events`` are those after it, in order, of the run or of the lane.
+    Attributes:
+        state: The state of the latest snapshot; None without one.
+        offset: It covers the history up to this offset; without a snapshot, the offset before the first event.
+        events: The events after that offset, in order, of the run or of the lane.
     """
 
     state: S | None
@@ -153,11 +198,18 @@ class Recovery(Generic[S, E]):
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known of a run without reading it. Times are Unix time in seconds, of the store's clock.
+    """What is known of a run without reading it.
 
-    ``archived_offset`` is how far the history is proven to be archived, ``first_hot`` the first offset
-    that this store still holds (``last_offset + 1`` where it holds none); ``parent`` is the run and
-    offset that this run was forked from, or None.
+    Attributes:
+        run_id: The run.
+        session_id: The session that it belongs to.
+        status: ``pending``, ``running``, ``paused``, ``completed``, ``failed`` or ``cancelled``.
+        last_offset: The offset of its last event.
+        archived_offset: The history up to this offset is proven to be archived.
+        first_hot: The first offset that this store still holds; ``last_offset + 1`` if it holds none.
+        created_at: When it was created: Unix time in seconds, by the store's clock.
+        updated_at: When it was last written to: Unix time in seconds, by the store's clock.
+        parent: The run and the offset that it was forked from; None for a run that is no fork.
     """
 
     run_id: str
@@ -173,7 +225,12 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is wrong with an archive, or with Redis, and ``since`` when: Unix time in seconds."""
+    """What is wrong with an archive, or with Redis.
+
+    Attributes:
+        since: Since when: Unix time in seconds.
+        error: What it is, in words.
+    """
 
     since: float
     error: str
@@ -181,8 +238,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """What a drain did: counts of runs settled, events and snapshots archived, records quarantined,
-    runs parked, entries trimmed from Redis (those of retired runs included), runs retired, runs forgotten.
+    """How much a drain did. Reports add up with ``+``; the text of one names the counts that are not 0.
+
+    Attributes:
+        runs: How many runs were settled.
+        events: How many events were archived.
+        snapshots: How many snapshots were archived.
+        quarantined: How many records that do not read were quarantined.
+        parked: How many runs were set aside, since an archive cannot take them.
+        trimmed: How many entries were trimmed from Redis, those of retired runs included.
+        retired: How many runs were taken out of Redis.
+        forgotten: How many tombstones of retired runs were dropped.
     """
 
     runs: int = 0
@@ -206,5 +272,5 @@ class DrainReport:
         return ", ".join(counts) or "nothing"
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts by name."""
+        """Give the counts by name."""
         return {name: getattr(self, name) for name in self.__slots__}

@@ -1,7 +1,7 @@
 """What a run needs to go on: :class:`RunState`, and the rules by which a run's status moves.
 
-Equal in shape to purpose-agent's own state. What that drops on its way through ``to_dict``, the
-times of nodes and all but the last fifty actions, is kept here.
+Equal in shape to purpose-agent's own state; but its ``to_dict`` drops the times of nodes and all actions but the
+last fifty, and this one keeps them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ENDED_STATUSES", "STATUSES", "STATUS_BY_KIND", "NodeState", "RunStat
 
 
 class RunStatus(str, Enum):
-    """How a run stands."""
+    """The status of a run."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -43,9 +43,13 @@ STATUS_BY_KIND: Mapping[str, str] = {
 
 
 def status_after(kinds: Iterable[str]) -> str | None:
-    """The status a run takes when events of these kinds are its last word.
+    """The status that a run takes by events of these kinds.
 
-    None where they say nothing of the run: ``agent.*`` never ends a run.
+    Args:
+        kinds: The kinds of the events, in order.
+
+    Returns:
+        The status after the last of them; None where they say nothing of the run (``agent.*`` never ends a run).
     """
     status = None
     for kind in kinds:
@@ -55,7 +59,19 @@ def status_after(kinds: Iterable[str]) -> str | None:
 
 @dataclass
 class NodeState:
-    """How one node of a flow stands. Times are Unix time in seconds, 0 while they have not come."""
+    """The state of one node of a flow.
+
+    Attributes:
+        node_id: The node's name.
+        status: ``pending``, ``running``, ``completed``, ``failed``, or a word of its author's own.
+        input_data: What it was given.
+        output_data: What it has made.
+        started_at: When the last attempt began: Unix time in seconds, 0 before the first.
+        finished_at: When it was completed or failed: Unix time in seconds, 0 before that.
+        error: Why it failed; None if it has not.
+        attempts: How often it was begun.
+        idempotency_key: Names the node's work for services that are to do it once.
+    """
 
     node_id: str
     status: str = "pending"
@@ -68,19 +84,53 @@ class NodeState:
     idempotency_key: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data; values are the node's own, not copies."""
+        """Give all fields as plain data; values are the node's own, not copies.
+
+        Returns:
+            The fields by name.
+        """
         return dict(self.__dict__)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NodeState:
-        """The node with these fields; an absent idempotency key stays empty rather than be made up."""
+        """Make a node from its fields.
+
+        Args:
+            values: What ``to_dict`` gives. Other keys are left out; absent ones take their defaults, but an
+                idempotency key stays empty rather than be made up.
+
+        Returns:
+            The node.
+        """
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         return cls(**{"idempotency_key": "", **known})
 
 
 @dataclass
 class RunState:
-    """All that resumes a run after an interruption. Times are Unix time in seconds."""
+    """All that resumes a run after an interruption.
+
+    Attributes:
+        run_id: The run: a string of 1 to 512 bytes of UTF-8.
+        session_id: The session that the run belongs to.
+        status: The status of the run; a plain string where it is one of its author's own.
+        purpose: What the run is for, in words.
+        current_node: The node that is at work.
+        current_step: How many steps were begun.
+        max_steps: After how many steps the run gives up.
+        data: What the nodes hand on to each other.
+        node_states: The state of each node, by its name.
+        completed_nodes: The names of the nodes that are done, in the order in which they were.
+        action_history: What was done, in order.
+        started_at: When the run began: Unix time in seconds.
+        updated_at: When the state was last changed: Unix time in seconds.
+        finished_at: When the run ended: Unix time in seconds, 0 before that.
+        tool_results_cache: The results of tool calls, by their idempotency keys.
+        heuristic_count_at_checkpoint: purpose-agent's count of heuristics when the state was saved.
+        experience_count_at_checkpoint: purpose-agent's count of experiences when the state was saved.
+        metadata: Whatever else belongs to the run.
+        version: The version of this shape, as purpose-agent counts it.
+    """
 
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     session_id: str = ""
@@ -110,7 +160,11 @@ class RunState:
     version: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data; values are the state's own, not copies."""
+        """Give all fields as plain data; values are the state's own, not copies.
+
+        Returns:
+            The fields by name; the status as a string, the nodes as dicts.
+        """
         values = dict(self.__dict__)
         if isinstance(self.status, Enum):
             values["status"] = self.status.value
@@ -119,7 +173,15 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunState:
-        """The state with these fields; keys that are not fields are left out, absent times are 0."""
+        """Make a state from its fields.
+
+        Args:
+            values: What ``to_dict`` gives. Other keys are left out; absent ones take their defaults, but an
+                absent run id stays empty, and absent times are 0.
+
+        Returns:
+            The state.
+        """
         known: dict[str, Any] = {"run_id": "", "started_at": 0.0, "updated_at": 0.0}
         known.update((f.name, values[f.name]) for f in fields(cls) if f.name in values)
         known["status"] = member_or_text(RunStatus, known.get("status", "pending"))
@@ -130,7 +192,11 @@ class RunState:
         return cls(**known)
 
     def mark_node_started(self, node_id: str) -> None:
-        """Count one more attempt at a node, which becomes the current one."""
+        """Count one more attempt at a node, which becomes the current one.
+
+        Args:
+            node_id: The node's name; its state is made if there is none.
+        """
         node = self.node_states.setdefault(node_id, NodeState(node_id))
         node.status = "running"
         node.attempts += 1
@@ -138,7 +204,12 @@ class RunState:
         self.current_node = node_id
 
     def mark_node_completed(self, node_id: str, output: dict[str, Any] | None = None) -> None:
-        """Note that a node has done its work, with its output if it has one."""
+        """Note that a node has done its work.
+
+        Args:
+            node_id: The node's name.
+            output: What it has made, if anything.
+        """
         self.completed_nodes.append(node_id)
         self.updated_at = time.time()
         if node := self.node_states.get(node_id):
@@ -148,7 +219,12 @@ class RunState:
                 node.output_data = output
 
     def mark_node_failed(self, node_id: str, error: str) -> None:
-        """Note that a node has failed, and why."""
+        """Note that a node has failed.
+
+        Args:
+            node_id: The node's name.
+            error: Why.
+        """
         self.updated_at = time.time()
         if node := self.node_states.get(node_id):
             node.status = "failed"
@@ -156,17 +232,38 @@ class RunState:
             node.finished_at = self.updated_at
 
     def get_idempotency_key(self, tool_name: str, args_hash: str) -> str:
-        """The key under which this step's call of a tool is known, the same after a resume."""
+        """Name this step's call of a tool, the same after a resume.
+
+        Args:
+            tool_name: The tool.
+            args_hash: A hash of the call's arguments.
+
+        Returns:
+            The key for ``cache_result`` and ``get_cached_result``.
+        """
         return f"{self.run_id}:{self.current_step}:{tool_name}:{args_hash}"
 
     def has_cached_result(self, key: str) -> bool:
-        """Whether a tool's result is known under this key."""
+        """Whether a tool's result is known under a key.
+
+        Args:
+            key: What ``get_idempotency_key`` gave.
+        """
         return key in self.tool_results_cache
 
     def get_cached_result(self, key: str) -> Any:
-        """The tool's result under this key, or None."""
+        """The tool's result that is known under a key; None without one.
+
+        Args:
+            key: What ``get_idempotency_key`` gave.
+        """
         return self.tool_results_cache.get(key)
 
     def cache_result(self, key: str, result: Any) -> None:
-        """Remember a tool's result, so that a resumed run does not call the tool again."""
+        """Remember a tool's result, so that a resumed run does not call the tool again.
+
+        Args:
+            key: What ``get_idempotency_key`` gave.
+            result: What the tool returned.
+        """
         self.tool_results_cache[key] = result

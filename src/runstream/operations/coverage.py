@@ -1,8 +1,8 @@
-"""What one store object knows of its runs: how far it knows each history without a hole.
+"""How far one store object knows each of its runs without a hole: what a snapshot that it saves covers.
 
-A snapshot covers the history that its writer recovered and appended itself, never what somebody else
-appended in between. To cover too little is safe: a recovery then gives events that the state already
-has. To cover too much would lose them. So whatever is not known for sure is not covered.
+A snapshot covers the history that its writer recovered and appended itself, never what somebody else appended in
+between. To cover too little is safe: a recovery then gives events that the state already has. To cover too much
+would lose them. So what is not known for sure is not covered.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from runstream.model.results import Cursor
 
 __all__ = ["Coverage", "CoverageBook", "Covered"]
 
-_MAX_AHEAD = 1024
-_MAX_RUNS = 4096
+_MAX_AHEAD = 1024  # spans that wait for a hole to be closed
+_MAX_COVERAGES = 4096  # of runs and lanes
 
 
 class Covered(NamedTuple):
-    """The offset up to which a writer knows a history, and the history that is: its start's chain."""
+    """What a snapshot covers.
+
+    Attributes:
+        offset: The history up to this offset; 0: nothing.
+        history: The chain at the history's start, which no other creation of the run has; None: none is known.
+    """
 
     offset: int = 0
     history: int | None = None
@@ -30,11 +35,15 @@ class Covered(NamedTuple):
 
 @dataclass(slots=True)
 class Coverage:
-    """The offset up to which a writer knows a run, or one lane of it.
+    """How far a writer knows a run, or one lane of it.
 
-    ``history`` is the chain of the run's start, which is another one for every run that is created.
-    Threads of one store object may append at once, so replies can arrive out of order: a stretch that
-    is ahead of what is covered waits in ``ahead`` until the hole before it is closed.
+    Threads of one store object may append at once, so replies can arrive out of order: a span that is ahead of
+    what is covered waits until the hole before it is closed.
+
+    Attributes:
+        history: The chain at the run's start, which no other creation of the run has.
+        covered: The writer knows the history up to this offset.
+        ahead: The spans that wait: the last offset of each, by the offset before its first.
     """
 
     history: int
@@ -42,7 +51,12 @@ class Coverage:
     ahead: dict[int, int] = field(default_factory=dict)
 
     def appended(self, before: int, last: int) -> None:
-        """Note own events up to ``last``, with ``before`` the offset of the event before the first of them."""
+        """Add the writer's own events.
+
+        Args:
+            before: The offset of the run's, or the lane's, event before the first of them.
+            last: The offset of the last of them.
+        """
         if before > self.covered:
             if len(self.ahead) < _MAX_AHEAD:
                 self.ahead[before] = last
@@ -53,99 +67,136 @@ class Coverage:
 
 
 @dataclass(slots=True)
-class _Stretch:
-    """Own events of one lane, one right after the other, that are noted up to ``first`` and go up to ``last``."""
+class _Pending:
+    """The writer's own events of one lane, one right after the other, that no coverage has yet."""
 
     run_id: str
     lane_id: str
     start: Cursor
-    first: int
+    before: int
     last: int
 
 
 class CoverageBook:
-    """The coverage of every run and lane that a store object writes; bounded, and safe between threads."""
+    """The coverage of every run and lane that a store object writes.
+
+    Safe between threads, and bounded: the runs and lanes that were not written to for longest are covered no more.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pages: OrderedDict[tuple[str, str | None], Coverage] = OrderedDict()
-        self._open: _Stretch | None = None
+        self._coverages: OrderedDict[tuple[str, str | None], Coverage] = OrderedDict()
+        self._pending: _Pending | None = None
 
     def covered(self, run_id: str, lane_id: str | None) -> Covered:
-        """What a snapshot saved now would cover."""
-        with self._lock:
-            self._note_open()
-            page = self._pages.get((run_id, lane_id))
-            return Covered() if page is None else Covered(page.covered, page.history)
+        """What a snapshot saved now would cover.
 
-    def appended_one(self, run_id: str, lane_id: str, start: Cursor, before: int, lane_before: int) -> None:
-        """Note an append of one event, after these offsets in its run and in its lane.
-
-        Where that goes on from the one before, as it nearly always does, it is noted later, with what follows.
+        Args:
+            run_id: The run.
+            lane_id: The lane whose snapshot it is; None: the run's own.
         """
         with self._lock:
-            stretch = self._open
-            if (
-                stretch is not None
-                and stretch.last == before == lane_before
-                and stretch.lane_id == lane_id
-                and stretch.run_id == run_id
-                and stretch.start == start
-            ):
-                stretch.last = before + 1
-                return
-            self._note_open()
-            self._appended(run_id, start, before, before + 1, {lane_id: (lane_before, before + 1)})
-            self._open = _Stretch(run_id, lane_id, start, before + 1, before + 1)
+            self._flush()
+            coverage = self._coverages.get((run_id, lane_id))
+            return Covered() if coverage is None else Covered(coverage.covered, coverage.history)
 
-    def _note_open(self) -> None:
-        stretch, self._open = self._open, None
-        if stretch is not None:
-            run_id, first, last = stretch.run_id, stretch.first, stretch.last
-            self._appended(run_id, stretch.start, first, last, {stretch.lane_id: (first, last)})
+    def appended_one(self, run_id: str, lane_id: str, start: Cursor, before: int, lane_before: int) -> None:
+        """Add an append of one event.
+
+        Consecutive appends are coalesced, and flushed when the sequence breaks or is read.
+
+        Args:
+            run_id: The run.
+            lane_id: The event's lane.
+            start: The cursor before the run's first event.
+            before: The offset of the run's event before it.
+            lane_before: The offset of the lane's event before it.
+        """
+        with self._lock:
+            pending = self._pending
+            if (
+                pending is not None
+                and pending.last == before == lane_before
+                and pending.lane_id == lane_id
+                and pending.run_id == run_id
+                and pending.start == start
+            ):
+                pending.last = before + 1
+                return
+            self._flush()
+            self._add(run_id, start, before, before + 1, {lane_id: (lane_before, before + 1)})
+            self._pending = _Pending(run_id, lane_id, start, before + 1, before + 1)
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            run_id, before, last = pending.run_id, pending.before, pending.last
+            self._add(run_id, pending.start, before, last, {pending.lane_id: (before, last)})
 
     def appended(
-        self, run_id: str, start: Cursor, former: int, last: int, lanes: Mapping[str, tuple[int, int]]
+        self, run_id: str, start: Cursor, before: int, last: int, lanes: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Note an append: the run went from ``former`` to ``last``, each lane from its first to its second."""
-        with self._lock:
-            self._note_open()
-            self._appended(run_id, start, former, last, lanes)
+        """Add an append of any number of events.
 
-    def _appended(
-        self, run_id: str, start: Cursor, former: int, last: int, lanes: Mapping[str, tuple[int, int]]
+        Args:
+            run_id: The run.
+            start: The cursor before the run's first event.
+            before: The offset of the run's event before the first of them.
+            last: The offset of the last of them.
+            lanes: For each of their lanes, the offset of the lane's event before the first, and of the last.
+        """
+        with self._lock:
+            self._flush()
+            self._add(run_id, start, before, last, lanes)
+
+    def _add(
+        self, run_id: str, start: Cursor, before: int, last: int, lanes: Mapping[str, tuple[int, int]]
     ) -> None:
-        self._page(run_id, None, start).appended(former, last)
-        for lane_id, (before, lane_last) in lanes.items():
-            self._page(run_id, lane_id, start).appended(before, lane_last)
+        self._coverage(run_id, None, start).appended(before, last)
+        for lane_id, (lane_before, lane_last) in lanes.items():
+            self._coverage(run_id, lane_id, start).appended(lane_before, lane_last)
 
     def recovered(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
-        """Note that the history up to ``offset`` was read in order to go on from there."""
+        """Add what was recovered: the history that was read in order to go on from there.
+
+        Args:
+            run_id: The run.
+            lane_id: The lane that was recovered; None: the whole run.
+            start: The cursor before the run's first event.
+            offset: The last offset that was read.
+        """
         with self._lock:
-            self._note_open()
-            page = self._page(run_id, lane_id, start)
-            page.covered = max(page.covered, offset)
+            self._flush()
+            coverage = self._coverage(run_id, lane_id, start)
+            coverage.covered = max(coverage.covered, offset)
 
     def loaded(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
-        """Note that a snapshot was loaded. A writer that is at work already learns nothing from that."""
+        """Add what a loaded snapshot covers, unless the writer is at work there already.
+
+        Args:
+            run_id: The run.
+            lane_id: The lane whose snapshot it is; None: the run's own.
+            start: The cursor before the run's first event.
+            offset: The snapshot covers the history up to this offset.
+        """
         with self._lock:
-            self._note_open()
-            known = self._pages.get((run_id, lane_id))
+            self._flush()
+            known = self._coverages.get((run_id, lane_id))
             if known is None or known.history != start.chain:
-                self._page(run_id, lane_id, start).covered = offset
+                self._coverage(run_id, lane_id, start).covered = offset
 
     def forget(self, run_id: str) -> None:
         """Know nothing of a run any more."""
         with self._lock:
-            self._note_open()
-            for place in [place for place in self._pages if place[0] == run_id]:
-                del self._pages[place]
+            self._flush()
+            for key in [key for key in self._coverages if key[0] == run_id]:
+                del self._coverages[key]
 
-    def _page(self, run_id: str, lane_id: str | None, start: Cursor) -> Coverage:
-        page = self._pages.get((run_id, lane_id))
-        if page is None or page.history != start.chain:  # new here, or deleted and created anew
-            page = self._pages[run_id, lane_id] = Coverage(start.chain, start.offset)
-            if len(self._pages) > _MAX_RUNS:
-                self._pages.popitem(last=False)
-        self._pages.move_to_end((run_id, lane_id))
-        return page
+    def _coverage(self, run_id: str, lane_id: str | None, start: Cursor) -> Coverage:
+        coverage = self._coverages.get((run_id, lane_id))
+        if coverage is None or coverage.history != start.chain:  # new here, or deleted and created anew
+            coverage = self._coverages[run_id, lane_id] = Coverage(start.chain, start.offset)
+            if len(self._coverages) > _MAX_COVERAGES:
+                self._coverages.popitem(last=False)
+        self._coverages.move_to_end((run_id, lane_id))
+        return coverage

@@ -1,4 +1,4 @@
-"""The errors that every store raises in the same words."""
+"""The errors that all stores raise in the same words: what happened, and what to do next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ __all__ = [
 
 
 def offset_conflict(run_id: str, expected: int, actual: int) -> ConcurrencyConflict:
-    """The run stands elsewhere than the writer expected."""
+    """The run ends at another offset than the writer expected.
+
+    Args:
+        run_id: The run.
+        expected: The offset that the writer expected.
+        actual: The offset that the run ends at.
+    """
     return ConcurrencyConflict(
         f"run {run_id!r} stands at offset {actual}, not {expected}; nothing was written:"
         f" read the events after {expected}, decide again, and append with expected_offset={actual}",
@@ -34,7 +40,13 @@ def offset_conflict(run_id: str, expected: int, actual: int) -> ConcurrencyConfl
 
 
 def snapshot_conflict(run_id: str, known: int, actual: int) -> ConcurrencyConflict:
-    """Another snapshot was saved since the one with revision ``known`` (0: none) that the writer knows."""
+    """Another writer saved a snapshot since the one that this writer knows.
+
+    Args:
+        run_id: The run.
+        known: The revision of the snapshot that the writer knows; 0: none.
+        actual: The revision of the latest.
+    """
     return ConcurrencyConflict(
         f"run {run_id!r}: snapshot {actual} was saved by another writer; nothing was written:"
         " load it, apply the change to it and save again",
@@ -44,7 +56,13 @@ def snapshot_conflict(run_id: str, known: int, actual: int) -> ConcurrencyConfli
 
 
 def lost(run_id: str, last_seen: int, last_present: int) -> AcknowledgedWritesLost:
-    """Events that were seen are not there any more."""
+    """Events that were seen are gone.
+
+    Args:
+        run_id: The run.
+        last_seen: The last offset that was seen.
+        last_present: The last offset that the run has now.
+    """
     return AcknowledgedWritesLost(
         f"run {run_id!r} stands at offset {last_present}, but offset {last_seen} was seen: the server has lost"
         " events that it acknowledged; call forget(run_id) to take the run as it is, read it and decide what to"
@@ -56,7 +74,12 @@ def lost(run_id: str, last_seen: int, last_present: int) -> AcknowledgedWritesLo
 
 
 def diverged(run_id: str, cursor: Cursor) -> HistoryDiverged:
-    """The run has another event at the cursor's offset."""
+    """The run has another history than a cursor's.
+
+    Args:
+        run_id: The run.
+        cursor: The cursor.
+    """
     return HistoryDiverged(
         f"run {run_id!r} has another history than the one of cursor {cursor}: acknowledged events were lost and"
         " their offsets filled again; call forget(run_id) to take the run as it is, and read it from its"
@@ -67,7 +90,11 @@ def diverged(run_id: str, cursor: Cursor) -> HistoryDiverged:
 
 
 def lease_lost(grant: LeaseGrant) -> LeaseLost:
-    """The lease is not the newest any more, or it has run out."""
+    """A lease is not the newest any more, or it has run out.
+
+    Args:
+        grant: The lease.
+    """
     return LeaseLost(
         f"the lease of {grant.owner!r} on {_scope(grant.run_id, grant.lane_id)} (epoch {grant.epoch}) has passed"
         " on or run out; nothing was written: take a new one, recover from there, and decide again"
@@ -75,7 +102,14 @@ def lease_lost(grant: LeaseGrant) -> LeaseLost:
 
 
 def lease_held(run_id: str, lane_id: str | None, owner: str, expires_in: float) -> LeaseHeld:
-    """A lease of somebody else's, on this lane or (None) on the whole run, is in the way."""
+    """Somebody else's lease is in the way.
+
+    Args:
+        run_id: The run.
+        lane_id: The lane that it is on; None: the whole run.
+        owner: Who holds it.
+        expires_in: In how many seconds it runs out.
+    """
     return LeaseHeld(
         f"{_scope(run_id, lane_id)} is leased to {owner!r} for another {expires_in:.3f} seconds, unless it renews;"
         " nothing was written: write with that lease, work in another lane, or wait for it (wait=)",
@@ -85,7 +119,14 @@ def lease_held(run_id: str, lane_id: str | None, owner: str, expires_in: float) 
 
 
 def too_many_hot_events(run_id: str, count: int, hot_events: int, limit: int) -> TooManyHotEvents:
-    """An append of ``count`` events to a run that has ``hot_events`` in Redis and may have ``limit``."""
+    """With an append the run would have too many events in Redis.
+
+    Args:
+        run_id: The run.
+        count: How many events were to be appended.
+        hot_events: How many events it has in Redis.
+        limit: How many it may have.
+    """
     if count > limit:
         text = f"run {run_id!r}: {count} events in one append are more than max_hot_events={limit}: split it"
     else:

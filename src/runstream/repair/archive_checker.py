@@ -1,4 +1,4 @@
-"""An archive as the keeper of a run: all of its history, what the columns say of it, lanes and snapshots."""
+"""Verify an archive's copy of a run: all of its history, its columns, lanes and snapshots."""
 
 from __future__ import annotations
 
@@ -7,71 +7,70 @@ from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.record import record_crc
-from runstream.history.hot import ArchivedHistory
+from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, RunstreamError
-from runstream.model.protocols import MendableSink
-from runstream.repair.checker import ATTEMPTS, DifferenceFound, Keeper, shown
+from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
 from runstream.repair.restore import is_branch, made_record
 from runstream.stores.archive.jsonl.line_format import NOT_READ
-from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.capabilities import Archive, HasColumns, part_of
 
-__all__ = ["ArchiveKeeper"]
+__all__ = ["ArchiveChecker"]
 
 _EVERYWHERE = 2**53
 
 
-class ArchiveKeeper(Keeper):
-    """An archive: all of a run."""
+class ArchiveChecker(HistoryChecker):
+    """Verifies an archive's copy of a run."""
 
-    def __init__(self, sink: MendableSink, history: ArchivedHistory) -> None:
+    def __init__(self, archive: Archive, history: ArchivedHistory) -> None:
         super().__init__(history, history.header.start, ())
-        self.sink = sink
-        self._table = sink if isinstance(sink, SQLiteCheckpointer) else None
+        self.archive = archive
+        self._table = part_of(archive, HasColumns)
         if self._table is not None:
             self._noted_lasts = self._table.noted_lanes(history.run_id)
         self._unread_snapshot: CorruptRecordError | None = None
         try:
-            self.snapshots = sink.read_back_snapshots(history.run_id)
+            self.snapshots = archive.read_back_snapshots(history.run_id)
         except CorruptRecordError as error:
             self._unread_snapshot = error
         self._written_as = history.header.parent[0] if history.header.parent and is_branch(history) else None
 
     @classmethod
-    def look(cls, sink: MendableSink, run_id: str) -> ArchiveKeeper | None:
-        """What the archive has of a run, all of one moment; None if it does not know the run."""
+    def load(cls, archive: Archive, run_id: str) -> ArchiveChecker | None:
+        """Load an archive's copy of a run, all of one moment; None if it has none."""
         for _ in range(ATTEMPTS):
-            before, history = sink.position(run_id), ArchivedHistory.look(sink, run_id)
-            keeper = None if history is None else cls(sink, history)
-            if sink.position(run_id) == before:
+            before, history = archive.position(run_id), ArchivedHistory.load(archive, run_id)
+            checker = None if history is None else cls(archive, history)
+            if archive.position(run_id) == before:
                 break
-        return keeper
+        return checker
 
-    def reach(self) -> int:
-        """How far it is by now."""
-        position = self.sink.position(self.history.run_id)
+    def current_offset(self) -> int:
+        """The offset up to which the archive has the run by now."""
+        position = self.archive.position(self.history.run_id)
         return self.last.offset if position is None else position.cursor.offset
 
     def page(self, first: int, last: int) -> list[ArchiveEntry]:
-        """The entries at these offsets, checked."""
+        """Read and verify the entries at these offsets."""
         run_id = self.history.run_id
-        entries = list(self.sink.read_back(run_id, first, last))
+        entries = list(self.archive.read_back(run_id, first, last))
         stored = None if self._table is None else self._table.columns(run_id, first, last)
         for entry in entries:
             fields, crc = self._read(entry)
-            self._check_place(entry.cursor, crc, partial(shown, entry))
+            self._check_cursor(entry.cursor, crc, partial(describe_entry, entry))
             columns = None if fields is None else EntryColumns.of(fields)
             if stored is not None and columns != stored.get(entry.offset) and columns is not None:
                 self._differ(entry, "its columns are not those of its text", stored.get(entry.offset), columns)
-            self._saw(entry, columns)
-        self._check_whole(len(entries), first, last)
+            self._count(entry, columns)
+        self._check_count(len(entries), first, last)
         return entries
 
     def _read(self, entry: ArchiveEntry) -> tuple[dict[str, Any] | None, int | None]:
-        """The event's fields and its checksum, made anew; None for what has none."""
+        """The event's fields, and the checksum of its record, made anew; None for what it has not."""
         if entry.raw is not None:
             if entry.reason.startswith(NOT_READ):
-                self._differ(entry, "it does not read", shown(entry), entry.reason)
+                self._differ(entry, "it does not read", describe_entry(entry), entry.reason)
             return None, record_crc(entry.raw)
         if entry.data is None:
             return None, None  # erased: the chain is all that is left of it
@@ -82,31 +81,34 @@ class ArchiveKeeper(Keeper):
             return fields, record_crc(made_record(run_id, given, entry.key))
         except (RunstreamError, ValueError, RecursionError) as error:
             raise DifferenceFound(
-                entry.offset, "its text does not read", (self.location, shown(entry)), ("reading it", str(error))
+                entry.offset,
+                "its text does not read",
+                (self.location, describe_entry(entry)),
+                ("reading it", str(error)),
             ) from error
 
-    def _differ(self, entry: ArchiveEntry, what: str, stored: object, told: object) -> None:
-        raise DifferenceFound(entry.offset, what, (self.location, str(stored)), ("its text", str(told)))
+    def _differ(self, entry: ArchiveEntry, what: str, stored: object, by_text: object) -> None:
+        raise DifferenceFound(entry.offset, what, (self.location, str(stored)), ("its text", str(by_text)))
 
     def check_end(self) -> None:
-        """The history ends where the archive says, nothing lies outside it, snapshots and lanes are within it."""
+        """Check that the history ends where noted, nothing lies outside it, and snapshots and lanes fit it."""
         run_id, start = self.history.run_id, self.history.header.start
-        if self.former != self.last:
+        if self.previous != self.last:
             raise DifferenceFound(
                 self.last.offset,
                 "the history ends elsewhere than noted",
-                (self.location, str(self.former)),
+                (self.location, str(self.previous)),
                 ("noted", str(self.last)),
             )
         for first, last in ((-_EVERYWHERE, start.offset), (self.last.offset + 1, _EVERYWHERE)):
-            for entry in self.sink.read_back(run_id, first, last):
-                if entry.offset > self.last.offset and self.reach() > self.last.offset:
+            for entry in self.archive.read_back(run_id, first, last):
+                if entry.offset > self.last.offset and self.current_offset() > self.last.offset:
                     break  # it has gone on meanwhile
                 bounds = f"from {start.offset + 1} to {self.last.offset}"
                 raise DifferenceFound(
                     entry.offset,
                     "an event lies outside the history",
-                    (self.location, shown(entry)),
+                    (self.location, describe_entry(entry)),
                     ("the history", bounds),
                 )
         for lane in sorted(self._lanes.keys() | self._noted_lasts.keys()):

@@ -1,7 +1,7 @@
-"""Keep a branch of a run under a name of its own, in every archive, and prove that it is there.
+"""Keep the branch of a run that gives way: as a run of its own in every archive, proven to be there.
 
-A branch is a run like any other: its events name it as theirs, so that every reader reads it. Their places
-are those that they had: offsets and chains stay what they were.
+A branch is a run like any other: its events name it as theirs, so that every reader reads it. Their offsets and
+chains stay what they were.
 """
 
 from __future__ import annotations
@@ -12,30 +12,40 @@ from itertools import islice
 from typing import Any
 
 from runstream.codec.lossless_json import dump_json, load_json
-from runstream.drain.readback import disproof
-from runstream.history.hot import PAGE, History
+from runstream.drain.readback import find_mismatch
+from runstream.history.base import PAGE, History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch
 from runstream.model.errors import StoreUnavailable
 from runstream.model.identifiers import MAX_NAME_BYTES
-from runstream.model.protocols import MendableSink
+from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 
 __all__ = ["branch_name", "keep_branch"]
 
 
 def branch_name(run_id: str, last: Cursor) -> str:
-    """The name of the branch of a run that ends there: ``RUN~OFFSET-CHAIN``. Of a very long RUN, its beginning."""
+    """The name of the branch of a run that ends there: ``RUN~OFFSET-CHAIN``; a very long RUN is cut short."""
     ending = f"~{last}"
     room = MAX_NAME_BYTES - len(ending)
     return run_id.encode()[:room].decode(errors="ignore") + ending
 
 
-def keep_branch(sinks: Sequence[MendableSink], history: History, start: Cursor) -> str:
-    """Write what a history has after ``start``, and its snapshots, into every archive; the name that it has there.
+def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:
+    """Write what a history has after a cursor, and its snapshots, into every archive, under a name of its own.
 
-    Returns when each archive holds it durably, and what it holds, read back, was compared. What is there already
-    is passed over, so the same call may be repeated. Raises StoreUnavailable for an archive that does not hold
-    what it was given.
+    It is durable in each archive, and was compared with what that holds, when this returns. What is there already
+    is passed over, so the same call may be repeated.
+
+    Args:
+        sinks: The archives.
+        history: The history that gives way.
+        start: The cursor after which it is the branch's own.
+
+    Returns:
+        The branch's name.
+
+    Raises:
+        StoreUnavailable: An archive does not hold what it was given.
     """
     name = branch_name(history.run_id, history.last)
     header = replace(history.header, run_id=name, start=start, parent=(history.run_id, start.offset))
@@ -49,12 +59,12 @@ def keep_branch(sinks: Sequence[MendableSink], history: History, start: Cursor) 
     return name
 
 
-def _write(sinks: Sequence[MendableSink], batch: RunBatch) -> None:
+def _write(sinks: Sequence[Sink], batch: RunBatch) -> None:
     for sink in sinks:
         sink.write([batch])
-        wrong = disproof(sink, batch.header.run_id, batch.entries, batch.snapshots)
-        if wrong is not None:
-            raise StoreUnavailable(f"the branch is not kept: {wrong}; nothing was given up, repeat the command")
+        mismatch = find_mismatch(sink, batch.header.run_id, batch.entries, batch.snapshots)
+        if mismatch is not None:
+            raise StoreUnavailable(f"the branch is not kept: {mismatch}; nothing was given up, repeat the command")
 
 
 def _renamed(entry: ArchiveEntry, name: str) -> ArchiveEntry:

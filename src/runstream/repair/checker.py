@@ -1,32 +1,47 @@
-"""What one keeper has of a run, checked against itself while it is read.
+"""Verify one copy of a run while reading it.
 
 Each entry's checksum, made anew from what is held, must give the chain that the entry has: that proves the
 text, the order, and that nothing is missing. What stands beside the history must agree with it.
 
-An archive is one, in :mod:`runstream.repair.archive_checker`, and Redis, in :mod:`runstream.repair.redis_checker`.
+The copy in an archive is verified by :mod:`runstream.repair.archive_checker`, that in Redis by
+:mod:`runstream.repair.redis_checker`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runstream.codec.chain import next_chain
 from runstream.codec.lossless_json import load_json
-from runstream.history.hot import History
+from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns
 from runstream.model.results import Cursor
 
-__all__ = ["ATTEMPTS", "Difference", "DifferenceFound", "Keeper", "of_lane", "of_snapshot", "shown"]
+__all__ = [
+    "ATTEMPTS",
+    "Difference",
+    "DifferenceFound",
+    "HistoryChecker",
+    "describe_entry",
+    "describe_snapshot",
+    "of_lane",
+]
 
-ATTEMPTS = 100  # at a run that is written to all the while: a look takes a few round trips
+ATTEMPTS = 100  # at a run that is written to all the while: to load it takes a few round trips
 _SHOWN = 200  # characters of an event
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What does not agree, at which offset, and what each side has: (who or what says it, what it says)."""
+    """Where and how two things that must agree do not.
+
+    Attributes:
+        offset: The offset at which they differ.
+        what: What is wrong.
+        sides: Who or what says something, and what it says.
+    """
 
     offset: int
     what: str
@@ -38,47 +53,64 @@ class Difference:
 
 
 class DifferenceFound(Exception):
-    """Ends the look at a run."""
+    """Ends the verification of a copy at its first difference."""
 
     def __init__(self, offset: int, what: str, *sides: tuple[str, str]) -> None:
         super().__init__(what)
         self.difference = Difference(offset, what, sides)
 
 
-class Keeper(ABC):
-    """One keeper while it is read from ``first`` on; ``former`` is the place before the next, if it is known."""
+class HistoryChecker(ABC):
+    """Verifies one copy of a run while reading it, page by page, in order.
 
-    def __init__(self, history: History, former: Cursor | None, snapshots: Sequence[ArchiveSnapshot]) -> None:
+    Attributes:
+        history: The copy.
+        snapshots: Its snapshots.
+        first: The offset of the first entry that is read.
+        previous: The cursor before the next entry; None while it is not known.
+        events: How many entries were read.
+        quarantined: How many of them do not read.
+    """
+
+    def __init__(self, history: History, previous: Cursor | None, snapshots: Sequence[ArchiveSnapshot]) -> None:
         self.history = history
         self.snapshots = snapshots
         self.first = history.first
-        self.former = former
+        self.previous = previous
         self.events = 0
         self.quarantined = 0
-        self._lanes: dict[str, tuple[int, int]] = {}  # of each lane that was seen the last event's offset and seq
-        self._noted_lasts: dict[str, int] = {}  # of each lane that is noted the last event's offset
-        self._unread: set[int] = set()  # those of them of which nobody can tell the lane any more
+        self._lanes: dict[str, tuple[int, int]] = {}  # offset and seq of each lane's last event, as it was read
+        self._noted_lasts: Mapping[str, int] = {}  # offset of each lane's last event, as it is noted
+        self._unread: set[int] = set()  # those of the noted ones of which nobody can tell the lane any more
 
     @property
     def location(self) -> str:
-        """Who keeps it, for people."""
+        """Where the copy is, for people."""
         return self.history.location
 
     @property
     def last(self) -> Cursor:
-        """Where it ends, as it says."""
+        """The cursor at which it ends, as is noted there."""
         return self.history.last
 
     @abstractmethod
     def page(self, first: int, last: int) -> list[ArchiveEntry]:
-        """The entries at these offsets, checked: what it has of them. Raises DifferenceFound."""
+        """Read and verify the entries at these offsets.
+
+        Raises:
+            DifferenceFound: Something is wrong.
+        """
 
     @abstractmethod
     def check_end(self) -> None:
-        """Compare what stands beside the history with what was read of it. Raises DifferenceFound."""
+        """Compare what stands beside the history with what was read of it, when all of it was.
 
-    def _check_place(self, cursor: Cursor, crc: int | None, describe: Callable[[], str]) -> None:
-        """The entry is the next one, and has the chain that it must have; ``crc`` None: nobody can tell."""
+        Raises:
+            DifferenceFound: Something is wrong.
+        """
+
+    def _check_cursor(self, cursor: Cursor, crc: int | None, describe: Callable[[], str]) -> None:
+        """Check that an entry is the next one, and has the chain that its checksum gives (None: not known)."""
         expected = self._next_offset()
         if expected is not None and cursor.offset != expected:
             what = (
@@ -91,8 +123,8 @@ class Keeper(ABC):
                 (self.location, f"{has} after {expected - 1}"),
                 ("the order", str(expected)),
             )
-        if self.former is not None and crc is not None:
-            chain = next_chain(self.former.chain, crc)
+        if self.previous is not None and crc is not None:
+            chain = next_chain(self.previous.chain, crc)
             if chain != cursor.chain:
                 by_content = ("what it holds gives", str(Cursor(cursor.offset, chain)))
                 raise DifferenceFound(
@@ -101,13 +133,13 @@ class Keeper(ABC):
                     (self.location, f"{cursor} {describe()}"),
                     by_content,
                 )
-        self.former = cursor
+        self.previous = cursor
 
     def _next_offset(self) -> int | None:
-        return None if self.former is None else self.former.offset + 1
+        return None if self.previous is None else self.previous.offset + 1
 
-    def _check_whole(self, found: int, first: int, last: int) -> None:
-        """All from ``first`` to ``last`` were found."""
+    def _check_count(self, found: int, first: int, last: int) -> None:
+        """Check that all entries from ``first`` to ``last`` were found."""
         if found <= last - first:
             raise DifferenceFound(
                 first + found,
@@ -117,10 +149,10 @@ class Keeper(ABC):
             )
 
     def _check_snapshots(self) -> None:
-        """Every snapshot reads, and covers what the history has."""
+        """Check that every snapshot reads, and covers what the history has."""
         start, last = self.history.header.start.offset, self.last.offset
         for one in self.snapshots:
-            whose, here = f"snapshot{of_lane(one.lane_id)}", (self.location, of_snapshot(one))
+            whose, here = f"snapshot{of_lane(one.lane_id)}", (self.location, describe_snapshot(one))
             if not start <= one.offset <= last:
                 bounds = ("the history", f"from {start} to {last}")
                 raise DifferenceFound(one.offset, f"{whose} covers what is not there", here, bounds)
@@ -131,7 +163,8 @@ class Keeper(ABC):
             if not is_state:
                 raise DifferenceFound(one.offset, f"{whose} does not read", here)
 
-    def _saw(self, entry: ArchiveEntry, columns: EntryColumns | None) -> None:
+    def _count(self, entry: ArchiveEntry, columns: EntryColumns | None) -> None:
+        """Count an entry that was read, and note its lane."""
         self.events += 1
         self.quarantined += entry.raw is not None
         if columns is not None:
@@ -141,19 +174,19 @@ class Keeper(ABC):
 
 
 def of_lane(lane_id: str | None) -> str:
-    """Whose it is, after its noun."""
+    """Whose a snapshot is, in words."""
     return " of the run" if lane_id is None else f" of lane {lane_id!r}"
 
 
-def of_snapshot(one: ArchiveSnapshot | None) -> str:
-    """A snapshot for people."""
+def describe_snapshot(one: ArchiveSnapshot | None) -> str:
+    """A snapshot in words."""
     if one is None:
         return "nothing"
     return f"covers {one.offset}, revision {one.revision}, token {one.token}: {one.data[:_SHOWN]}"
 
 
-def shown(entry: ArchiveEntry) -> str:
-    """An entry for people."""
+def describe_entry(entry: ArchiveEntry) -> str:
+    """An entry in words."""
     if entry.raw is not None:
         return f"{len(entry.raw)} bytes that do not read: {entry.reason}"[:_SHOWN]
     return "an erased event" if entry.data is None else entry.data[:_SHOWN]

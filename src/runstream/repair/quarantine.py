@@ -1,4 +1,4 @@
-"""Try again what was kept aside: what this version reads goes back to its place in the history."""
+"""Retry the records in quarantine: those that this version reads go back to their offsets in the history."""
 
 from __future__ import annotations
 
@@ -9,43 +9,50 @@ from runstream.codec.archive_entries import archive_entry, entry_fields
 from runstream.codec.lossless_json import dump_json
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import UnsupportedVersion
-from runstream.model.protocols import MendableSink
+from runstream.model.protocols import Sink
+from runstream.stores.capabilities import Archive, archive_of
 
 __all__ = ["Retried", "retry"]
 
 
 class Retried(NamedTuple):
-    """A record that was tried again; ``reason`` is why it still does not read, '' if it has been readmitted."""
+    """A record that was decoded again; ``reason`` is why it still does not read, '' if it was readmitted."""
 
     run_id: str
     offset: int
     reason: str
 
 
-def retry(sink: MendableSink, run_id: str | None = None, offset: int | None = None) -> Iterator[Retried]:
-    """Decode the records in quarantine again, of all runs, of one, or the one at an offset of a run.
+def retry(sink: Sink, run_id: str | None = None, offset: int | None = None) -> Iterator[Retried]:
+    """Decode the records in quarantine again.
 
-    What reads now is an event of its run again, at the place that it always had. A raw record goes only when
+    What reads now is an event of its run again, at the offset that it always had. A raw record goes only when
     the event that it holds has taken its place. A branch's records were written under the name of its parent.
+
+    Args:
+        sink: The archive.
+        run_id: Only the records of this run; None: of all.
+        offset: Only the record at this offset.
     """
+    archive = archive_of(sink)
     # listed first: readmitting changes what is listed
-    for owner, place in [(owner, entry.offset) for owner, entry in sink.quarantine(run_id)]:
-        if offset is not None and place != offset:
+    for owner, at in [(owner, entry.offset) for owner, entry in archive.quarantine(run_id)]:
+        if offset is not None and at != offset:
             continue
-        for entry in sink.read_back(owner, place, place):
-            found = _decoded(sink, owner, entry)
+        for entry in archive.read_back(owner, at, at):
+            found = _decode(archive, owner, entry)
             if found.data is None:
-                yield Retried(owner, place, found.reason or entry.reason)
-            elif sink.readmit(owner, found):
-                yield Retried(owner, place, "")
+                yield Retried(owner, at, found.reason or entry.reason)
+            elif archive.readmit(owner, found):
+                yield Retried(owner, at, "")
 
 
-def _decoded(sink: MendableSink, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
+def _decode(archive: Archive, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
     """The entry as this version reads it."""
     record = entry.raw or b""
     try:
         found = archive_entry(run_id, *entry.cursor, record)
-        header = sink.header(run_id)
+        header = archive.header(run_id)
         if found.data is None and header is not None and header.parent is not None:
             parent = archive_entry(header.parent[0], *entry.cursor, record)
             fields = None if parent.data is None else entry_fields(run_id, parent)

@@ -9,95 +9,118 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from runstream.drain.readback import disproof
-from runstream.history.hot import PAGE, HotHistory
+from runstream.drain.readback import find_mismatch
+from runstream.history.base import PAGE
+from runstream.history.hot import HotHistory
 from runstream.model.archive_records import RunBatch
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.results import RunInfo
-from runstream.stores.archive.jsonl import JSONLCheckpointer
-from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin import required_archives
-from runstream.stores.redis.operations.worker import drain
-from runstream.stores.redis.page_size import Pace
+from runstream.stores.capabilities import Archive, archive_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace, namespace_of
+from runstream.stores.redis.page_size import PageSize
 
-__all__ = ["Archive", "add_archive", "copy_run", "drop_archive"]
+__all__ = ["add_archive", "copy_run", "drop_archive"]
 
 _BATCH = 1000
 
-Hot: TypeAlias = RedisCheckpointer[Any, Any]
-Archive: TypeAlias = SQLiteCheckpointer[Any, Any] | JSONLCheckpointer[Any, Any]
-"""An archive that can tell all that it holds."""
+Hot: TypeAlias = RunStore[Any, Any]
 
 
 def add_archive(
     hot: Hot,
     archive: Sink,
-    copy_from: Archive | None = None,
+    copy_from: Sink | None = None,
     on_copied: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Require this archive too, in every partition, and make every run due, so that it gets what is in Redis.
+    """Require an archive in every partition, and make every run due, so that the archive gets what is in Redis.
 
-    What has left Redis already is copied from ``copy_from``, an archive that is required; ``on_copied`` is told
-    each run and how many events of it were copied. Broken off, it may be repeated, and goes on where it was.
-    Raises ConfigurationError, and requires nothing new, where the archive would lack what has left Redis, or holds
-    other than Redis does.
+    Broken off, it may be repeated, and goes on where it was.
+
+    Args:
+        hot: The Redis store.
+        archive: The archive to add.
+        copy_from: An archive that is required, from which to copy what has left Redis already.
+        on_copied: Called with each run and the number of its events that were copied.
+
+    Raises:
+        ConfigurationError: The archive would lack what has left Redis, or holds other than Redis does; nothing new
+            is required then.
     """
-    keys = hot.context.keys
-    before = hot.perform(required_archives.required(keys))
+    namespace = namespace_of(hot)
+    source = None if copy_from is None else archive_of(copy_from)
+    before = namespace.required_archives()
     known = {uuid: location for of_partition in before for uuid, location in of_partition.items()}
-    if copy_from is not None:
-        if copy_from.archive_id not in known:
-            raise ConfigurationError(f"{copy_from.location} is not required here: copy from an archive that is")
+    if source is not None:
+        if source.archive_id not in known:
+            raise ConfigurationError(f"{source.location} is not required here: copy from an archive that is")
         # also runs that Redis has nothing of any more: a late event would need what was before it
-        _copy_runs(copy_from, archive, copy_from.runs(), on_copied)
-    # what leaves Redis while this looks is copied once nothing does any more
-    _check_nothing_lacks(hot, archive, *([] if copy_from is None else [copy_from]))
+        _copy_runs(source, archive, source.run_ids(), on_copied)
+    # what leaves Redis meanwhile is copied once nothing does any more
+    _check_nothing_lacks(hot, archive, *([] if source is None else [source]))
     for info in hot.runs():
-        _check_same(hot, archive, info.run_id)
+        _check_same(namespace, archive, info.run_id)
     mine = {archive.archive_id: archive.location}
-    hot.perform(required_archives.require(keys, [mine if required else known | mine for required in before]))
-    late = [] if copy_from is None else list(_lacking(hot, archive))
-    if copy_from is not None:
-        _copy_runs(copy_from, archive, late, on_copied)
+    namespace.require_archives([mine if required else known | mine for required in before])
+    late = [] if source is None else [info.run_id for info in _lacking(hot, archive)]
+    if source is not None:
+        _copy_runs(source, archive, late, on_copied)
     try:
         _check_nothing_lacks(hot, archive)
-        for info in late:
-            _check_same(hot, archive, info.run_id)
+        for run_id in late:
+            _check_same(namespace, archive, run_id)
     except ConfigurationError:  # a worker has trimmed in between, or the copy is of something else
         if archive.archive_id not in known:
-            hot.perform(required_archives.drop(keys, archive.archive_id))
+            namespace.drop_archive(archive.archive_id)
         raise
-    hot.perform(required_archives.revisit(keys, hot.list_runs()))
+    namespace.make_due(hot.list_runs())
 
 
 def drop_archive(hot: Hot, archive_id: str) -> None:
-    """Require an archive no longer. Raises ConfigurationError for the last one, which stays."""
-    keys = hot.context.keys
-    last = [
-        n for n, of_it in enumerate(hot.perform(required_archives.required(keys))) if of_it.keys() == {archive_id}
-    ]
-    if last or (last := hot.perform(required_archives.drop(keys, archive_id))):
+    """Require an archive no longer.
+
+    Args:
+        hot: The Redis store.
+        archive_id: The archive's UUID.
+
+    Raises:
+        ConfigurationError: It is the last one, which stays.
+    """
+    namespace = namespace_of(hot)
+    required = namespace.required_archives()
+    last = [number for number, archives in enumerate(required) if archives.keys() == {archive_id}]
+    if last or (last := namespace.drop_archive(archive_id)):
         raise ConfigurationError(
             f"partition {last[0]} requires no other archive: without any, nothing would be proven; add one first"
         )
 
 
 def _copy_runs(
-    source: Archive, target: Sink, infos: Iterable[RunInfo], on_copied: Callable[[str, int], None] | None
+    source: Archive, target: Sink, run_ids: Iterable[str], on_copied: Callable[[str, int], None] | None
 ) -> None:
-    for info in infos:
-        count = copy_run(source, target, info.run_id)
+    for run_id in run_ids:
+        count = copy_run(source, target, run_id)
         if count and on_copied is not None:
-            on_copied(info.run_id, count)
+            on_copied(run_id, count)
 
 
-def copy_run(source: Archive, target: Sink, run_id: str) -> int:
-    """Copy what an archive has of a run and another lacks, and prove it; tells how many events that was.
+def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
+    """Copy what one archive has of a run and another lacks, and compare the copy.
 
-    Raises HistoryDiverged where they have different histories, ArchiveGap where the copy does not hold.
+    Args:
+        copy_from: The archive that has it.
+        target: The archive that gets it.
+        run_id: The run.
+
+    Returns:
+        How many events were copied.
+
+    Raises:
+        HistoryDiverged: They have different histories.
+        ArchiveGap: The copy does not match.
     """
+    source = archive_of(copy_from)
     header, there, position = source.header(run_id), source.position(run_id), target.position(run_id)
     if header is None or there is None:
         return 0
@@ -110,15 +133,15 @@ def copy_run(source: Archive, target: Sink, run_id: str) -> int:
             run_id=run_id,
             offset=at.offset,
         )
-    pace = Pace(_BATCH)
+    page_size = PageSize(_BATCH)
     while True:
-        last = min(at.offset + pace.count, there.cursor.offset)
+        last = min(at.offset + page_size.count, there.cursor.offset)
         entries = list(source.read_back(run_id, at.offset + 1, last))
-        pace.saw(entry.raw or (entry.data or "").encode() for entry in entries)
+        page_size.adapt(entry.raw or (entry.data or "").encode() for entry in entries)
         is_last = last >= there.cursor.offset
         snapshots = source.read_back_snapshots(run_id) if is_last else ()
         target.write([RunBatch(header, at, entries, snapshots)])
-        if (reason := disproof(target, run_id, entries, snapshots)) is not None:
+        if (reason := find_mismatch(target, run_id, entries, snapshots)) is not None:
             raise ArchiveGap(f"{reason}; the copy does not hold", run_id=run_id, expected=last, found=at.offset)
         at = entries[-1].cursor if entries else at
         if is_last:
@@ -127,11 +150,12 @@ def copy_run(source: Archive, target: Sink, run_id: str) -> int:
 
 def _lacking(hot: Hot, *archives: Sink) -> Iterator[RunInfo]:
     """The runs of which events have left Redis that none of the archives has."""
+    namespace = namespace_of(hot)
     for info in hot.runs():
         positions = [archive.position(info.run_id) for archive in archives]
         if info.first_hot - 1 > max(0 if position is None else position.cursor.offset for position in positions):
-            (run,) = hot.perform(drain.load(hot.context.keys, [info.run_id]))
-            if run is not None and info.first_hot - 1 > run.header.start.offset:  # else it began there
+            (run,) = namespace.load_runs([info.run_id])
+            if run is not None and info.first_hot - 1 > run.head.start.offset:  # else it began there
                 yield info
 
 
@@ -147,14 +171,14 @@ def _check_nothing_lacks(hot: Hot, archive: Sink, *sources: Sink) -> None:
         )
 
 
-def _check_same(hot: Hot, archive: Sink, run_id: str) -> None:
+def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
     """Raise ConfigurationError where an archive holds other than Redis does of a run that both have.
 
     Workers prove what comes after the archived mark. What an archive brings along from before it, a copy or what
     it got when it was required once, they would take to be proven. A history that is another one they see.
     """
     position = archive.position(run_id)
-    redis = None if position is None else HotHistory.look(hot, run_id)
+    redis = None if position is None else HotHistory.load(namespace, run_id)
     if position is None or redis is None:
         return
     last = min(position.cursor.offset, redis.last.offset)
@@ -162,10 +186,12 @@ def _check_same(hot: Hot, archive: Sink, run_id: str) -> None:
     if there is not None and there.cursor != redis.at(last):
         return
     for first in range(redis.first, last + 1, PAGE):
-        _refuse(archive, run_id, disproof(archive, run_id, redis.page(first, min(first + PAGE - 1, last)), ()))
+        _refuse(
+            archive, run_id, find_mismatch(archive, run_id, redis.page(first, min(first + PAGE - 1, last)), ())
+        )
     tokens = position.snapshots
     held = [one for one in redis.snapshots() if tokens.get(one.lane_id) == one.token]
-    _refuse(archive, run_id, disproof(archive, run_id, (), held))
+    _refuse(archive, run_id, find_mismatch(archive, run_id, (), held))
 
 
 def _refuse(archive: Sink, run_id: str, reason: str | None) -> None:

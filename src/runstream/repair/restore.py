@@ -1,4 +1,4 @@
-"""Make a run in Redis what an archive says: all of it at once, or nothing.
+"""Restore a run in Redis from an archive: all of it at once, or nothing.
 
 An archive keeps JSON, Redis keeps records. Each record is made anew from the archive's JSON, and its
 checksum must give the very chain that the archive has: what cannot be shown to be the same is not put back.
@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec, EventFields
 from runstream.codec.record import ERASED, record_crc
-from runstream.history.hot import ArchivedHistory, HotHistory, parting
+from runstream.history.archived import ArchivedHistory
+from runstream.history.divergence import find_divergence
+from runstream.history.hot import HotHistory
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -26,13 +29,15 @@ from runstream.model.errors import (
     HistoryDiverged,
     RunstreamError,
 )
-from runstream.model.protocols import MendableSink
+from runstream.model.identifiers import random_token
+from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.repair.branches import branch_name
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin import restore
-from runstream.stores.redis.operations.admin.restore import HotRun, Replacement
-from runstream.stores.tokens import random_token
+from runstream.stores.capabilities import archive_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace, namespace_of
+from runstream.stores.redis.operations.admin.restore import Replacement
+from runstream.stores.redis.operations.worker.load import HotRun
 
 __all__ = ["PutBack", "is_branch", "made_record", "put_back", "restore_run"]
 
@@ -45,7 +50,7 @@ _CODEC: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """A run after it was put back, or found there: Redis has it up to ``last``, from ``first_hot`` on."""
+    """What was done with a run: Redis has it up to ``last`` then, from offset ``first_hot`` on."""
 
     run_id: str
     outcome: Literal["restored", "there already"]
@@ -54,81 +59,107 @@ class PutBack:
 
 
 def restore_run(
-    hot: RedisCheckpointer[Any, Any],
+    hot: RunStore[Any, Any],
     source: ArchivedHistory,
     *,
     seen: HotRun | None,
     common: int,
     keep_from: int | None = None,
-    on_events: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Let the run in Redis have the archive's history, and no other; how many entries it has there then.
+    """Replace a run's history in Redis by the archive's.
 
-    Redis gets what ``recover`` needs, and at least the entries from offset ``keep_from`` on; the rest stays in the
-    archive. ``seen`` is the run as it was in Redis (None: it was not there), ``common`` the last offset that the
-    two histories share, 0 for none. Leases are void then, and the run is due. What is half done when this is
-    killed expires within an hour.
+    Redis gets what ``recover`` needs, and the rest stays in the archive. Leases are void then, and the run is due.
+    What is half done when this is killed expires within an hour.
 
-    Raises ConcurrencyConflict if the run is not as it was seen any more, CorruptRecordError for an archive
-    whose events do not give its chains; nothing has changed then.
+    Args:
+        hot: The Redis store.
+        source: The archive's history.
+        seen: The run as it was in Redis; None: it was not there.
+        common: The last offset that the two histories share; 0 for none.
+        keep_from: Redis also gets all entries from this offset on.
+        on_progress: Called now and then with the number of further events that were read.
+
+    Returns:
+        How many entries Redis has of the run then.
+
+    Raises:
+        ConcurrencyConflict: The run is not as it was seen any more; nothing has changed.
+        CorruptRecordError: The archive's events do not give its chains; nothing has changed.
     """
-    keys, run_id, token = hot.context.keys, source.run_id, random_token()
+    namespace, run_id, token = namespace_of(hot), source.run_id, random_token()
     snapshots = source.snapshots()
-    lanes = _Lanes({one.lane_id: one.offset for one in snapshots})
-    places: dict[str, Cursor] = {}
-
-    def put(batch: list[tuple[Cursor, bytes]]) -> int:
-        return hot.perform(restore.put_entries(keys, run_id, token, batch, places))
-
     _check_covered(source, snapshots)
-    for entry in source.entries(source.header.start.offset):
-        lanes.add(run_id, entry)
-        if on_events is not None and (entry.offset % _BATCH == 0 or entry.offset == source.last.offset):
-            on_events(min(_BATCH, entry.offset - source.header.start.offset))
-        if entry.key is not None:
-            places.setdefault(entry.key, entry.cursor)
-            if len(places) == _BATCH:
-                put([])
-                places.clear()
-    count = put([])
+    lanes = _Lanes({one.lane_id: one.offset for one in snapshots})
+    _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
         first = min(first, max(keep_from, source.first))
     before = source.at(first - 1) or source.header.start
-    places.clear()
+    count = 0
     for batch in _batches(run_id, before, source.entries(before.offset)):
-        count = put(batch)
+        count = namespace.put_entries(run_id, token, batch, {})
     for snapshot in snapshots:
         try:
-            hot.perform(restore.put_snapshot(keys, run_id, token, snapshot))
+            namespace.put_snapshot(run_id, token, snapshot)
         except (ValueError, TypeError, AttributeError) as error:
             raise _bad_snapshot(run_id, snapshot, f"it does not read: {error}") from error
     replacement = Replacement(source.header, source.last, before, lanes.last, lanes.since, snapshots)
-    hot.perform(restore.switch(keys, seen, replacement, token=token, count=count, common=common))
+    namespace.switch_history(seen, replacement, token=token, count=count, common=common)
     return count
 
 
+def _scan(
+    source: ArchivedHistory,
+    lanes: _Lanes,
+    put_keys: Callable[[dict[str, Cursor]], object],
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    """Read a whole history: gather what is noted of its lanes, and put the cursors of its callers' keys."""
+    keys: dict[str, Cursor] = {}
+    for entry in source.entries(source.header.start.offset):
+        lanes.add(source.run_id, entry)
+        if on_progress is not None and (entry.offset % _BATCH == 0 or entry.offset == source.last.offset):
+            on_progress(min(_BATCH, entry.offset - source.header.start.offset))
+        if entry.key is not None:
+            keys.setdefault(entry.key, entry.cursor)
+            if len(keys) == _BATCH:
+                put_keys(keys)
+                keys = {}
+    put_keys(keys)
+
+
 def put_back(
-    hot: RedisCheckpointer[Any, Any],
-    sink: MendableSink,
+    hot: RunStore[Any, Any],
+    sink: Sink,
     run_id: str,
     *,
     whole: bool = False,
-    on_events: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> PutBack:
-    """Let Redis have a run of an archive: offsets, chains, snapshots, keys, status and times as they were.
+    """Put a run of an archive back into Redis: offsets, chains, snapshots, keys, status and times as they were.
 
-    Redis gets what ``recover`` needs, and the rest stays in the archive; ``whole``: it gets every event. The run
-    is due then, and what it has in Redis is proven again before anything is trimmed. What Redis has as far as
-    the archive, or further, is left alone; a retired run is made hot again. Repeated, it goes on where it was.
+    Redis gets what ``recover`` needs, and the rest stays in the archive. The run is due then, and what it has in
+    Redis is proven again before anything is trimmed. What Redis has as far as the archive, or further, is left
+    alone; a retired run is made hot again. Repeated, it goes on where it was.
 
-    Raises HistoryDiverged where Redis has another history, or a snapshot that the archive has not;
-    ConcurrencyConflict where a retired run is known to have gone on behind the archive's end, or was written to
-    meanwhile; CorruptRecordError for an archive that does not prove its chains; ConfigurationError for a run that
-    the archive has no events of, for a branch, and where the namespace requires other archives but this one,
-    which would be left with holes. Nothing has changed then.
+    Args:
+        hot: The Redis store.
+        sink: The archive.
+        run_id: The run.
+        whole: Redis gets every event.
+        on_progress: Called now and then with the number of further events that were read.
+
+    Raises:
+        HistoryDiverged: Redis has another history, or a snapshot that the archive has not.
+        ConcurrencyConflict: A retired run is known to have gone on behind the archive's end, or the run was
+            written to meanwhile.
+        CorruptRecordError: The archive does not prove its chains.
+        ConfigurationError: The archive has no events of the run, or it is a branch, or the namespace requires
+            other archives but this one, which would be left with gaps. In all these cases nothing has changed.
     """
-    source = ArchivedHistory.look(sink, run_id)
+    namespace = namespace_of(hot)
+    source = ArchivedHistory.load(archive_of(sink), run_id)
     if source is None:
         raise ConfigurationError(f"{sink.location} has no events of run {run_id!r}")
     if is_branch(source):
@@ -136,24 +167,24 @@ def put_back(
             f"run {run_id!r} is a branch that gave way: its chains are those of {source.header.parent}, and it"
             " stays in the archive; read it there"
         )
-    redis = HotHistory.look(hot, run_id)
+    redis = HotHistory.load(namespace, run_id)
     common = 0 if redis is None else _common(redis, source)
     if redis is not None and common is None:
         return PutBack(run_id, "there already", redis.last, redis.first)
     keep_from = None
     if whole:
         keep_from = source.first
-    elif redis is not None and not redis.found.is_tombstone:
+    elif redis is not None and not redis.run.is_tombstone:
         keep_from = min(redis.first, redis.last.offset + 1)
     if not whole:
-        _check_required(hot, source)
-    seen = None if redis is None else redis.found
-    count = restore_run(hot, source, seen=seen, common=common or 0, keep_from=keep_from, on_events=on_events)
+        _check_required(namespace, source)
+    seen = None if redis is None else redis.run
+    count = restore_run(hot, source, seen=seen, common=common or 0, keep_from=keep_from, on_progress=on_progress)
     return PutBack(run_id, "restored", source.last, source.last.offset - count + 1)
 
 
 def is_branch(history: ArchivedHistory) -> bool:
-    """Whether it is a branch that gave way: its records were made under the name of another run."""
+    """Whether a run is a branch that gave way: its records were made under the name of another run."""
     parent = history.header.parent
     return parent is not None and history.run_id == branch_name(parent[0], history.last)
 
@@ -161,39 +192,45 @@ def is_branch(history: ArchivedHistory) -> bool:
 def _common(redis: HotHistory, source: ArchivedHistory) -> int | None:
     """The last offset that both have, if Redis lacks what the archive has; None if it lacks nothing.
 
-    Raises HistoryDiverged or ConcurrencyConflict where something of Redis would be lost.
+    Raises:
+        HistoryDiverged: Something of Redis would be lost.
+        ConcurrencyConflict: Something that was retired would be lost.
     """
-    parted = parting(source, redis)
-    if redis.found.is_tombstone and source.last.offset < redis.last.offset:
+    divergence = find_divergence(source, redis)
+    if redis.run.is_tombstone and source.last.offset < redis.last.offset:
         raise ConcurrencyConflict(
             f"run {redis.run_id!r} was retired at {redis.last}, and {source.location} has it up to {source.last}"
             " only: nothing was changed; restore it from the archive that has all of it",
             expected=redis.last.offset,
             actual=source.last.offset,
         )
-    if parted is not None and parted.place == redis.last:
+    if divergence is not None and divergence.cursor == redis.last:
         newer = _newer_lanes(redis, source)
         if redis.last == source.last and (newer or not _lacks_snapshots(redis, source)):
-            return redis.last.offset if redis.found.is_tombstone else None
+            return redis.last.offset if redis.run.is_tombstone else None
         if not newer:
             return redis.last.offset
-    elif parted is not None and not parted.differ and (parted.place == source.last or not parted.exact):
+    elif (
+        divergence is not None
+        and not divergence.differ
+        and (divergence.cursor == source.last or not divergence.exact)
+    ):
         return None  # Redis is further
     raise HistoryDiverged(
         f"Redis has run {redis.run_id!r} up to {redis.last}, {source.location} up to {source.last}, and"
         " neither has all of the other: nothing was changed; look at both, and decide: `runstream resolve"
         f" {redis.run_id}`",
         run_id=redis.run_id,
-        offset=min(redis.last.offset, source.last.offset) if parted is None else parted.place.offset + 1,
+        offset=min(redis.last.offset, source.last.offset) if divergence is None else divergence.cursor.offset + 1,
     )
 
 
 def _newer_lanes(redis: HotHistory, source: ArchivedHistory) -> list[str | None]:
-    """Of which lanes (None: the run) Redis has a snapshot that the archive never had.
+    """The lanes (None: the run itself) of which Redis has a snapshot that the archive never had.
 
     One that was proven to be archived, and is not in the archive any more, has been replaced there by a later one.
     """
-    held, archived, proven = redis.snapshots(), source.tokens(), redis.found.run.proven
+    held, archived, proven = redis.snapshots(), source.tokens(), redis.run.proven_tokens
     revisions = {one.lane_id: one.revision for one in source.snapshots()}
     replaced = {
         one.lane_id
@@ -208,10 +245,10 @@ def _lacks_snapshots(redis: HotHistory, source: ArchivedHistory) -> bool:
     return any(there.get(lane) != token for lane, token in source.tokens().items())
 
 
-def _check_required(hot: RedisCheckpointer[Any, Any], source: ArchivedHistory) -> None:
+def _check_required(namespace: Namespace, source: ArchivedHistory) -> None:
     """Raise ConfigurationError where what stays in the archive would be missing in those that are required."""
-    required = hot.perform(restore.required_archives(hot.context.keys, source.run_id))
-    if required and source.sink.archive_id not in required:
+    required = namespace.archives_of_run(source.run_id)
+    if required and source.archive.archive_id not in required:
         raise ConfigurationError(
             f"the namespace requires {', '.join(sorted(required.values()))}, not {source.location}: what stays in"
             f" that of run {source.run_id!r} would be missing there; put all of it back, with --whole"
@@ -231,14 +268,20 @@ def _check_covered(source: ArchivedHistory, snapshots: Sequence[ArchiveSnapshot]
 
 @dataclass(slots=True)
 class _Lanes:
-    """What Redis notes of a run's lanes, gathered from its events; ``covered`` is what each snapshot covers."""
+    """What Redis notes of a run's lanes, gathered from its events.
+
+    Attributes:
+        covered: The offset up to which the snapshot of each lane (None: of the run) covers the history.
+        last: The offset and seq of each lane's last event.
+        since: The offset of each lane's first event that no snapshot of it covers.
+    """
 
     covered: dict[str | None, int]
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:
-        """Take note of the next entry. Nobody knows the lane of one that does not read."""
+        """Add the next entry. Nobody knows the lane of one that does not read."""
         if entry.data is None:
             return
         fields = entry_fields(run_id, entry) or {}

@@ -1,6 +1,8 @@
-"""The Run: the handle that an agent author works with, over any store."""
+"""One lane of a run in an agent's hands: the Run and the Lease, over any store."""
 
+from runstream.run.async_run import AsyncRun
 from runstream.run.lane import Emission
-from runstream.run.run import AsyncRun, Run
+from runstream.run.lease import AsyncLease, Lease
+from runstream.run.run import Run
 
-__all__ = ["AsyncRun", "Emission", "Run"]
+__all__ = ["AsyncLease", "AsyncRun", "Emission", "Lease", "Run"]

@@ -1,8 +1,7 @@
 """One lane of a run as its writer knows it: the numbering, the state, the text that is held back.
 
-Pure: what is to be done is written as steps, which yield calls to the store and receive their results.
-:class:`~runstream.run.Run` makes these calls, :class:`~runstream.run.AsyncRun` awaits them, each one
-operation at a time; nothing else differs between the two.
+What it does is written as operations over those of its store; :class:`~runstream.run.Run` runs them one at a time,
+:class:`~runstream.run.AsyncRun` awaits them one at a time, and nothing else differs between the two.
 
 ``seq`` is given out so that no two events of the lane ever share one. A refused append gives its numbers
 back; one whose outcome is unknown may have been written, and keeps them.
@@ -14,10 +13,9 @@ import os
 import secrets
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, NamedTuple
 
 from runstream.model.errors import (
@@ -30,13 +28,14 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
-from runstream.model.identifiers import check_name, check_run_id, snapshot_lane
-from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, Placement, Recorded, Recovery, S
+from runstream.model.identifiers import snapshot_lane
+from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, S
 from runstream.model.state import RunStatus
-from runstream.run.lease import AsyncLease, Lease
+from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuery, RunRequest
+from runstream.operations.interface import AppendResult, StoreOperations
+from runstream.operations.operation import Operation, collect
+from runstream.run.lease_state import LeaseState, take_lease
 from runstream.run.state_fields import ABSENT, get_field, mark_ended, put_fields
-from runstream.run.steps import Steps
-from runstream.run.store import AsyncLaneStore, LaneStore
 
 __all__ = ["Emission", "LaneWriter", "error_payload"]
 
@@ -67,33 +66,21 @@ class _Held(Generic[E]):
 class LaneWriter(ABC, Generic[E, S]):
     """What :class:`~runstream.run.Run` and :class:`~runstream.run.AsyncRun` share: all but the waiting."""
 
-    _store: LaneStore[E, S] | AsyncLaneStore[E, S]
-    lease: Lease[E, S] | AsyncLease[E, S] | None
+    lease: LeaseState[E, S] | None
     state: S
     """What ``checkpoint`` saves, never None: the recovered state or a new one; it may be changed or replaced."""
     recovered: Recovery[S, E]
     """What was there when the Run was opened: of the main lane, the whole run's; of any other, its own."""
 
-    def __init__(
-        self,
-        store: LaneStore[E, S] | AsyncLaneStore[E, S],
-        run_id: str,
-        lane_id: str,
-        session_id: str,
-        deltas: DeltaBuffer | None,
-    ) -> None:
-        check_run_id(run_id)
-        check_name("lane_id", lane_id)
-        check_name("session_id", session_id)
-        if deltas is not None and not isinstance(deltas, DeltaBuffer):
-            raise ConfigurationError(f"deltas={deltas!r:.80}: pass a DeltaBuffer, or None to hold nothing back")
-        self._store = store
-        self.run_id = run_id
-        self.lane_id = lane_id
-        self.session_id = session_id
+    def __init__(self, operations: StoreOperations[E, S], request: RunRequest) -> None:
+        request.check()
+        self._operations = operations
+        self.run_id: str = request.run_id
+        self.lane_id: str = request.lane_id
+        self.session_id: str = request.session_id
         self.lease = None
         self._seq = 0
-        self._deltas = deltas
+        self._deltas = request.deltas
         self._held: _Held[E] = _Held()
         self._failure: Exception | None = None
 
@@ -104,21 +91,14 @@ class LaneWriter(ABC, Generic[E, S]):
 
     # -- opening and leaving -----------------------------------------------------------------------
 
-    def _opening(self, lease_ttl: float | None, owner: str | None, wait: float) -> Steps[None]:
-        if lease_ttl is None and (owner is not None or wait):
-            raise ConfigurationError("owner= and wait= are a lease's: pass lease_ttl= (seconds) with them")
-        if lease_ttl is not None:
-            self.lease = yield partial(
-                self._store.lease,
-                self.run_id,
-                owner=_new_owner() if owner is None else owner,
-                lane_id=self.lane_id,
-                ttl=lease_ttl,
-                wait=wait,
-            )
+    def _opening(self, request: RunRequest) -> Operation[None]:
+        if request.lease_ttl is not None:
+            owner = _new_owner() if request.owner is None else request.owner
+            wanted = LeaseRequest(self.run_id, owner, self.lane_id, request.lease_ttl, request.wait)
+            self._hold_lease(*(yield from take_lease(self._operations, wanted)))
         try:
-            self.recovered = yield partial(self._store.recover, self.run_id, lane_id=snapshot_lane(self.lane_id))
-            self._seq = yield partial(self._store.last_seq, self.run_id, self.lane_id)
+            self.recovered = yield from self._operations.recover(self.run_id, snapshot_lane(self.lane_id))
+            self._seq = yield from self._operations.last_seq(self.run_id, self.lane_id)
             state = self.recovered.state
             self.state = self._new_state() if state is None else state
         except BaseException as error:  # an interrupt too: nobody would give the lease back
@@ -128,14 +108,18 @@ class LaneWriter(ABC, Generic[E, S]):
         if not self.session_id and isinstance(known, str):
             self.session_id = known
 
+    @abstractmethod
+    def _hold_lease(self, grant: LeaseGrant, asked_at: float) -> None:
+        """Hold the lease that was given, and renew it from now on."""
+
     def _new_state(self) -> S:
-        codec = self._store.codec
+        codec = self._operations.codec
         state = codec.new_state(self.run_id)
         if not self.session_id or get_field(state, "session_id") is ABSENT:
             return state
         return codec.make_state(self.run_id, {"run_id": self.run_id, "session_id": self.session_id})
 
-    def _leaving(self, error: BaseException | None) -> Steps[None]:
+    def _leaving(self, error: BaseException | None) -> Operation[None]:
         """Send what is held, record the error if it is the agent's, give the lease back.
 
         With an error in flight nothing that fails here hides it: it becomes a note on it.
@@ -148,29 +132,29 @@ class LaneWriter(ABC, Generic[E, S]):
         finally:
             yield from self._releasing(error)
 
-    def _recording_error(self, error: Exception) -> Steps[None]:
+    def _recording_error(self, error: Exception) -> Operation[None]:
         yield from self._recording([Emission(EventKind.AGENT_ERROR, error_payload(error))])
 
-    def _releasing(self, error: BaseException | None) -> Steps[None]:
+    def _releasing(self, error: BaseException | None) -> Operation[None]:
         if self.lease is not None:
-            yield from _noting(error, "the lease could not be given back", _calling(self.lease.release))
+            yield from _noting(error, "the lease could not be given back", self.lease._releasing())
 
     # -- events and snapshots ----------------------------------------------------------------------
 
     def _emitting(
         self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool
-    ) -> Steps[list[Recorded[E]]]:
+    ) -> Operation[list[Recorded[E]]]:
         emissions = [_emission(item) for item in ((items,) if isinstance(items, str) else items)]
         yield from self._going_first()
         if not emissions and not checkpoint:
             return []
         return (yield from self._recording(emissions, self.state if checkpoint else None))
 
-    def _emitting_one(self, emission: Emission) -> Steps[Recorded[E]]:
+    def _emitting_one(self, emission: Emission) -> Operation[Recorded[E]]:
         (recorded,) = yield from self._emitting([emission], checkpoint=False)
         return recorded
 
-    def _ending(self, kind: EventKind, status: RunStatus, payload: Mapping[str, Any]) -> Steps[Recorded[E]]:
+    def _ending(self, kind: EventKind, status: RunStatus, payload: Mapping[str, Any]) -> Operation[Recorded[E]]:
         yield from self._going_first()
         former = mark_ended(self.state, status)
         try:
@@ -183,7 +167,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _check_says(self, status: RunStatus) -> None:
         """A snapshot that says something else than its event would open the run again."""
-        codec = self._store.codec
+        codec = self._operations.codec
         said = codec.status_of(codec.state_fields(self.state))
         if said not in (None, status.value):
             raise ConfigurationError(
@@ -191,36 +175,29 @@ class LaneWriter(ABC, Generic[E, S]):
                 f" was written: replace it (run.state = …) by one that says {status.value!r}, or nothing"
             )
 
-    def _saving_event(self, event: E) -> Steps[None]:
+    def _saving_event(self, event: E) -> Operation[None]:
         run_id: Any = getattr(event, "run_id", None)
         self._check_run(run_id)
         yield from self._going_first()
         lane_id, seq = getattr(event, "lane_id", None), getattr(event, "seq", None)
         yield from self._appending([event], [seq] if lane_id == self.lane_id and isinstance(seq, int) else [])
 
-    def _saving_snapshot(self, run_id: str, state: S) -> Steps[None]:
+    def _saving_snapshot(self, run_id: str, state: S) -> Operation[None]:
         self._check_run(run_id)
         yield from self._going_first()
         with self._noting_loss():
-            yield partial(
-                self._store.save_snapshot,
-                run_id,
-                state,
-                lane_id=snapshot_lane(self.lane_id),
-                lease=self.lease,
-            )
+            yield from self._operations.save_snapshot(run_id, state, snapshot_lane(self.lane_id), self.lease)
 
-    def _loading_latest(self, run_id: str) -> Steps[S | None]:
+    def _loading_latest(self, run_id: str) -> Operation[S | None]:
         self._check_run(run_id)
-        snapshot = yield partial(self._store.load_snapshot, run_id, lane_id=snapshot_lane(self.lane_id))
+        snapshot = yield from self._operations.load_snapshot(run_id, snapshot_lane(self.lane_id))
         return None if snapshot is None else snapshot.state
 
-    def _listing_events(self, run_id: str, since_seq: int) -> Steps[list[E]]:
+    def _listing_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         self._check_run(run_id)
-        events: list[E] = yield partial(self._store.list_events, run_id, since_seq)
-        return events
+        return (yield from self._operations.list_events(run_id, since_seq))
 
-    def _recording(self, emissions: Sequence[Emission], snapshot: S | None = None) -> Steps[list[Recorded[E]]]:
+    def _recording(self, emissions: Sequence[Emission], snapshot: S | None = None) -> Operation[list[Recorded[E]]]:
         """Append events of this lane, with the state if it is to be saved, in one atomic step."""
         seqs = range(self._seq + 1, self._seq + 1 + len(emissions))
         events = [self._event(emission, seq) for emission, seq in zip(emissions, seqs, strict=True)]
@@ -234,17 +211,14 @@ class LaneWriter(ABC, Generic[E, S]):
             recorded.append(first or Recorded(cursor.offset, str(cursor), event))
         return recorded
 
-    def _reading(self, cursor: Cursor) -> Steps[Recorded[E] | None]:
+    def _reading(self, cursor: Cursor) -> Operation[Recorded[E] | None]:
         """The event there, or None where this store cannot give it (any more)."""
+        query = ReadQuery(cursor.offset - 1, limit=1)
         try:
-            found: Recorded[E] | None = yield partial(self._read_one, cursor.offset)
+            found = yield from collect(self._operations.read(self.run_id, query))
         except (EventsArchived, CorruptRecordError):
             return None
-        return found
-
-    @abstractmethod
-    def _read_one(self, offset: int) -> Any:
-        """The event at this offset, or None; awaited by who awaits."""
+        return found[0] if found else None
 
     def _appending(
         self,
@@ -252,19 +226,12 @@ class LaneWriter(ABC, Generic[E, S]):
         seqs: Sequence[int],
         keys: Sequence[str | None] | None = None,
         snapshot: S | None = None,
-    ) -> Steps[Placement]:
+    ) -> Operation[AppendResult]:
         """One append under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
         try:
             with self._noting_loss():
-                placement: Placement = yield partial(
-                    self._store.append_each,
-                    self.run_id,
-                    events,
-                    keys=keys,
-                    lease=self.lease,
-                    snapshot=snapshot,
-                    lane_id=snapshot_lane(self.lane_id),
-                )
+                options = AppendOptions(None, keys, self.lease, snapshot, snapshot_lane(self.lane_id))
+                placement = yield from self._operations.append(self.run_id, events, options)
         except BaseException as error:  # an interrupt too: the events may have been applied
             if not _is_refusal(error):
                 self._seq = max((self._seq, *seqs))
@@ -284,7 +251,7 @@ class LaneWriter(ABC, Generic[E, S]):
             visibility=member_or_text(Visibility, emission.visibility),
             payload=dict(emission.payload or {}),
         )
-        codec = self._store.codec
+        codec = self._operations.codec
         if codec.event_type is not PAEvent:
             try:
                 event = codec.make_event(0, event.to_dict())
@@ -299,7 +266,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     # -- text deltas -------------------------------------------------------------------------------
 
-    def _emitting_delta(self, text: str, fields: Mapping[str, Any]) -> Steps[None]:
+    def _emitting_delta(self, text: str, fields: Mapping[str, Any]) -> Operation[None]:
         if not isinstance(text, str):
             raise EncodingError(f"a delta is text, not {type(text).__name__} ({text!r:.80})", path="payload.text")
         emission = Emission(EventKind.TEXT_DELTA, {"text": text, **fields})
@@ -309,7 +276,7 @@ class LaneWriter(ABC, Generic[E, S]):
         self._raise_failure()
         if self._held.is_sealed:
             yield from self._flushing()
-        codec, event = self._store.codec, self._event(emission, self._seq + 1)
+        codec, event = self._operations.codec, self._event(emission, self._seq + 1)
         # now, as one that cannot be stored would hold up all the others
         (encoded,) = codec.encode_events(self.run_id, [event])
         if fields:  # what is held is as it is now, whatever becomes of the caller's values
@@ -320,18 +287,18 @@ class LaneWriter(ABC, Generic[E, S]):
         if len(self._held.events) >= self._deltas.max_events or self._held.text_bytes >= self._deltas.max_bytes:
             yield from self._flushing_quietly()
 
-    def _going_first(self) -> Steps[None]:
+    def _going_first(self) -> Operation[None]:
         """What goes before everything that is not a delta."""
         self._raise_failure()
         yield from self._flushing()
 
-    def _flushing(self) -> Steps[None]:
+    def _flushing(self) -> Operation[None]:
         if self._held.events:
             self._held.is_sealed = True
             yield from self._appending(self._held.events, ())
             self._held = _Held()
 
-    def _flushing_quietly(self) -> Steps[None]:
+    def _flushing_quietly(self) -> Operation[None]:
         """Flush what has been taken already: that this fails is the next call's to say."""
         try:
             yield from self._flushing()
@@ -359,7 +326,7 @@ class LaneWriter(ABC, Generic[E, S]):
             )
 
     def _noting_loss(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.lease is None else self.lease.noting_loss()
+        return nullcontext() if self.lease is None else self.lease._noting_loss()
 
 
 def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
@@ -385,14 +352,10 @@ def error_payload(error: BaseException | str) -> dict[str, Any]:
     return {"error": str(error), "type": None if isinstance(error, str) else type(error).__name__}
 
 
-def _calling(call: Callable[[], Any]) -> Steps[None]:
-    yield call
-
-
-def _noting(error: BaseException | None, consequence: str, steps: Steps[Any]) -> Steps[None]:
-    """These steps; where they fail while an error is in flight, that is noted on the error."""
+def _noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:
+    """Run an operation; where it fails while an error is in flight, that becomes a note on the error."""
     try:
-        yield from steps
+        yield from operation
     except Exception as failure:  # whatever it is, the error in flight is the one to be told
         if error is None:
             raise

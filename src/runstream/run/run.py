@@ -1,27 +1,27 @@
 """The handle that an agent author works with: one lane of a run, recovered and gone on with.
 
-:class:`Run` waits, :class:`AsyncRun` is awaited. What they do is written once, as steps, in
-:mod:`~runstream.run.lane`; here is only who makes the steps' calls, and when.
+What it does is written as operations, once for sync and async, in :mod:`~runstream.run.lane`; here is only when
+they are run. :class:`~runstream.run.async_run.AsyncRun` is this, awaited.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import MAIN_LANE
-from runstream.model.results import DeltaBuffer, E, Recorded, S
+from runstream.model.results import E, LeaseGrant, Recorded, S
 from runstream.model.state import RunStatus
+from runstream.operations.arguments import FollowFilters, FollowQuery, RunRequest
+from runstream.operations.interface import StoreOperations
+from runstream.operations.operation import Operation
+from runstream.operations.runners import SyncRunner
 from runstream.run.lane import Emission, LaneWriter, error_payload
-from runstream.run.lease import AsyncLease, Lease
-from runstream.run.steps import Steps, await_calls, make_calls
-from runstream.run.store import AsyncLaneStore, LaneStore
+from runstream.run.lease import Lease
 
-__all__ = ["AsyncRun", "Emission", "Run"]
+__all__ = ["Run"]
 
 T = TypeVar("T")
 
@@ -55,37 +55,23 @@ class Run(LaneWriter[E, S]):
     carries the lease, and raises LeaseLost when that has passed on.
     """
 
-    _store: LaneStore[E, S]
     lease: Lease[E, S] | None
 
-    def __init__(
-        self, store: LaneStore[E, S], run_id: str, lane_id: str, session_id: str, deltas: DeltaBuffer | None
-    ) -> None:
-        super().__init__(store, run_id, lane_id, session_id, deltas)
+    def __init__(self, operations: StoreOperations[E, S], runner: SyncRunner, request: RunRequest) -> None:
+        super().__init__(operations, request)
+        self._runner = runner
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
     @classmethod
-    def open(
-        cls,
-        store: LaneStore[E, S],
-        run_id: str,
-        *,
-        lane_id: str = MAIN_LANE,
-        session_id: str = "",
-        lease_ttl: float | None = None,
-        owner: str | None = None,
-        wait: float = 0.0,
-        deltas: DeltaBuffer | None = None,
-    ) -> Self:
-        """Recover the lane, under a lease if ``lease_ttl`` (seconds) is given; writes no event and no state.
-
-        Without ``owner`` the lease has one of its own, so that a restarted process waits until the lease of
-        the former one has run out. Raises LeaseHeld after ``wait`` seconds, and what ``recover`` raises.
-        """
-        run = cls(store, run_id, lane_id, session_id, deltas)
-        make_calls(run._opening(lease_ttl, owner, wait))
+    def open(cls, operations: StoreOperations[E, S], runner: SyncRunner, request: RunRequest) -> Self:
+        """Recover the lane and go on with it; see :meth:`runstream.stores.facade.Store.open_run`."""
+        run = cls(operations, runner, request)
+        runner.run(run._opening(request))
         return run
+
+    def _hold_lease(self, grant: LeaseGrant, asked_at: float) -> None:
+        self.lease = Lease(self._operations, self._runner, grant, asked_at)
 
     def emit(
         self,
@@ -141,19 +127,18 @@ class Run(LaneWriter[E, S]):
         """
         self._do(self._emitting((), checkpoint=True))
 
-    def follow(
-        self,
-        after: int | str = 0,
-        *,
-        idle_timeout: float | None = None,
-        lane_id: str | None = None,
-        kinds: Collection[EventKind | str] | None = None,
-        visibility: Visibility | str | None = None,
-    ) -> Iterator[Recorded[E]]:
-        """The events of the run, of all lanes unless told otherwise, then live: the store's ``follow``."""
-        return self._store.follow(
-            self.run_id, after, idle_timeout=idle_timeout, lane_id=lane_id, kinds=kinds, visibility=visibility
-        )
+    def follow(self, after: int | str = 0, **filters: Unpack[FollowFilters]) -> Iterator[Recorded[E]]:
+        """The events of the run, of all lanes unless told otherwise, then live.
+
+        Args:
+            after: An offset, or a cursor, after which to begin.
+            **filters: ``idle_timeout``, ``lane_id``, ``kinds`` and ``visibility``, as the store's ``follow`` takes
+                them.
+
+        Returns:
+            The events as they come; it ends when the run has ended and all was given.
+        """
+        return self._runner.iterate(self._operations.follow(self.run_id, FollowQuery(after, **filters)))
 
     def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: ``run.finished`` and the state, its status then ``completed``, in one atomic step.
@@ -199,17 +184,17 @@ class Run(LaneWriter[E, S]):
 
     def load_latest(self, run_id: str) -> S | None:
         """The state of the latest snapshot of this lane, or None. It is not taken as ``state``."""
-        return make_calls(self._loading_latest(run_id))
+        return self._runner.run(self._loading_latest(run_id))
 
     def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
         """The run's events, as the store's ``list_events`` gives them."""
-        return make_calls(self._listing_events(run_id, since_seq))
+        return self._runner.run(self._listing_events(run_id, since_seq))
 
-    def _do(self, steps: Steps[T]) -> T:
-        """One operation at a time, so that the lane's numbers and its places in the log agree."""
+    def _do(self, operation: Operation[T]) -> T:
+        """One operation at a time, so that the lane's numbers and the order of its events agree."""
         with self._lock:
             try:
-                return make_calls(steps)
+                return self._runner.run(operation)
             finally:
                 self._set_timer()
 
@@ -226,154 +211,4 @@ class Run(LaneWriter[E, S]):
     def _flush_in_time(self) -> None:
         with self._lock:
             self._timer = None
-            make_calls(self._flushing_quietly())
-
-    def _read_one(self, offset: int) -> Recorded[E] | None:
-        found = list(self._store.read(self.run_id, offset - 1, limit=1))
-        return found[0] if found else None
-
-
-class AsyncRun(LaneWriter[E, S]):
-    """:class:`Run`, awaited; from an async store's ``open_run``. Tasks of one event loop may share it.
-
-    Of a call that is cancelled the outcome is as unknown as after StoreUnavailable.
-    """
-
-    _store: AsyncLaneStore[E, S]
-    lease: AsyncLease[E, S] | None
-
-    def __init__(
-        self, store: AsyncLaneStore[E, S], run_id: str, lane_id: str, session_id: str, deltas: DeltaBuffer | None
-    ) -> None:
-        super().__init__(store, run_id, lane_id, session_id, deltas)
-        self._lock = asyncio.Lock()
-        self._timer: asyncio.Task[None] | None = None
-
-    @classmethod
-    async def open(
-        cls,
-        store: AsyncLaneStore[E, S],
-        run_id: str,
-        *,
-        lane_id: str = MAIN_LANE,
-        session_id: str = "",
-        lease_ttl: float | None = None,
-        owner: str | None = None,
-        wait: float = 0.0,
-        deltas: DeltaBuffer | None = None,
-    ) -> Self:
-        """:meth:`Run.open`, awaited."""
-        run = cls(store, run_id, lane_id, session_id, deltas)
-        await await_calls(run._opening(lease_ttl, owner, wait))
-        return run
-
-    async def emit(
-        self,
-        kind: EventKind | str,
-        payload: Mapping[str, Any] | None = None,
-        /,
-        *,
-        key: str | None = None,
-        parent_span_id: str | None = None,
-        visibility: Visibility | str = Visibility.PUBLIC,
-        **fields: Any,
-    ) -> Recorded[E]:
-        """:meth:`Run.emit`, awaited."""
-        emission = Emission(kind, {**(payload or {}), **fields}, key, parent_span_id, visibility)
-        return await self._do(self._emitting_one(emission))
-
-    async def emit_many(
-        self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool = False
-    ) -> list[Recorded[E]]:
-        """:meth:`Run.emit_many`, awaited."""
-        return await self._do(self._emitting(items, checkpoint=checkpoint))
-
-    async def emit_delta(self, text: str, **fields: Any) -> None:
-        """:meth:`Run.emit_delta`, awaited."""
-        await self._do(self._emitting_delta(text, fields))
-
-    async def flush(self) -> None:
-        """:meth:`Run.flush`, awaited."""
-        await self._do(self._going_first())
-
-    async def checkpoint(self) -> None:
-        """:meth:`Run.checkpoint`, awaited."""
-        await self._do(self._emitting((), checkpoint=True))
-
-    def follow(
-        self,
-        after: int | str = 0,
-        *,
-        idle_timeout: float | None = None,
-        lane_id: str | None = None,
-        kinds: Collection[EventKind | str] | None = None,
-        visibility: Visibility | str | None = None,
-    ) -> AsyncIterator[Recorded[E]]:
-        """:meth:`Run.follow`, as an async iterator."""
-        return self._store.follow(
-            self.run_id, after, idle_timeout=idle_timeout, lane_id=lane_id, kinds=kinds, visibility=visibility
-        )
-
-    async def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
-        """:meth:`Run.finish`, awaited."""
-        payload = {**(payload or {}), **fields}
-        return await self._do(self._ending(EventKind.RUN_FINISHED, RunStatus.COMPLETED, payload))
-
-    async def fail(self, error: BaseException | str, /, **fields: Any) -> Recorded[E]:
-        """:meth:`Run.fail`, awaited."""
-        payload = {**error_payload(error), **fields}
-        return await self._do(self._ending(EventKind.RUN_ERROR, RunStatus.FAILED, payload))
-
-    async def close(self) -> None:
-        """:meth:`Run.close`, awaited."""
-        await self._do(self._leaving(None))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._do(self._leaving(error))
-
-    async def save_event(self, event: E) -> None:
-        """:meth:`Run.save_event`, awaited."""
-        await self._do(self._saving_event(event))
-
-    async def save_snapshot(self, run_id: str, state: S) -> None:
-        """:meth:`Run.save_snapshot`, awaited."""
-        await self._do(self._saving_snapshot(run_id, state))
-
-    async def load_latest(self, run_id: str) -> S | None:
-        """:meth:`Run.load_latest`, awaited."""
-        return await await_calls(self._loading_latest(run_id))
-
-    async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
-        """:meth:`Run.list_events`, awaited."""
-        return await await_calls(self._listing_events(run_id, since_seq))
-
-    async def _do(self, steps: Steps[T]) -> T:
-        """One operation at a time, so that the lane's numbers and its places in the log agree."""
-        async with self._lock:
-            try:
-                return await await_calls(steps)
-            finally:
-                self._set_timer()
-
-    def _set_timer(self) -> None:
-        seconds = self._seconds_to_flush
-        if self._timer is not None and seconds is None:
-            self._timer.cancel()
-            self._timer = None
-        elif self._timer is None and seconds is not None:
-            self._timer = asyncio.create_task(self._flush_in_time(seconds))
-
-    async def _flush_in_time(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        async with self._lock:
-            self._timer = None
-            await await_calls(self._flushing_quietly())
-
-    async def _read_one(self, offset: int) -> Recorded[E] | None:
-        found = [item async for item in self._store.read(self.run_id, offset - 1, limit=1)]
-        return found[0] if found else None
+            self._runner.run(self._flushing_quietly())

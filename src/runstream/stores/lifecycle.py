@@ -1,29 +1,20 @@
-"""How a store is opened and closed: as a context manager, once, and by its URL in another process."""
+"""How a store is closed, once, and opened again by its URL in another process."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-__all__ = ["AsyncLifecycle", "Lifecycle"]
+__all__ = ["AsyncLifecycle", "Lifecycle", "own", "own_async", "reopen_with"]
+
+T = TypeVar("T", bound="_Reopened")
 
 
-class _ByUrl:
-    """Pickles a store as the call that opens it again."""
+class _Reopened:
+    """A store that is pickled as the call that opens it again."""
 
     _reopen: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
-
-    def reopens_with(self, function: Callable[..., Any], *args: Any) -> Self:
-        """Say which call opens this store again, in this process or another."""
-        self._reopen = (function, args)
-        return self
-
-    def _sharing_all_but(self, **own: Any) -> Self:
-        """The same store in another object, which owns these attributes and neither opens nor closes anything."""
-        twin = object.__new__(type(self))
-        vars(twin).update(vars(self), _release=None, _twin_of=self, **own)
-        return twin
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self._reopen is None:
@@ -34,15 +25,10 @@ class _ByUrl:
         return self._reopen
 
 
-class Lifecycle(_ByUrl):
+class Lifecycle(_Reopened):
     """A store that is a context manager. What it owns is given back once, when it is closed."""
 
     _release: Callable[[], None] | None = None
-
-    def owns(self, release: Callable[[], None]) -> Self:
-        """Say what to call when the store is closed."""
-        self._release = release
-        return self
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""
@@ -59,15 +45,10 @@ class Lifecycle(_ByUrl):
         self.close()
 
 
-class AsyncLifecycle(_ByUrl):
-    """:class:`Lifecycle`, awaited."""
+class AsyncLifecycle(_Reopened):
+    """A store that is an async context manager. What it owns is given back once, when it is closed."""
 
     _release: Callable[[], Awaitable[None]] | None = None
-
-    def owns(self, release: Callable[[], Awaitable[None]]) -> Self:
-        """Say what to await when the store is closed."""
-        self._release = release
-        return self
 
     async def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""
@@ -82,3 +63,19 @@ class AsyncLifecycle(_ByUrl):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def own(store: Lifecycle, release: Callable[[], None]) -> None:
+    """Say what to call when a store is closed."""
+    store._release = release
+
+
+def own_async(store: AsyncLifecycle, release: Callable[[], Awaitable[None]]) -> None:
+    """Say what to await when a store is closed."""
+    store._release = release
+
+
+def reopen_with(store: T, function: Callable[..., Any], *args: Any) -> T:
+    """Say which call opens a store again, in this process or another. Returns the store."""
+    store._reopen = (function, args)
+    return store

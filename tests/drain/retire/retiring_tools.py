@@ -11,11 +11,12 @@ from runstream import (
     RedisCheckpointer,
     StoreUnavailable,
 )
-from runstream.drain.reach import Reach
-from runstream.drain.retire import Retiring
-from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations.worker import drain, retire
-from runstream.stores.redis.operations.worker.retire import Fit
+from runstream.drain.parts import WorkerParts
+from runstream.drain.retire import Retirement
+from runstream.operations.operation import Exchange, Replies
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker import retire
+from runstream.stores.redis.operations.worker.retire import RetireCandidate
 from tests.support.archive_check import Archive
 from tests.support.backends import Backend
 from tests.support.samples import make_event, make_events, make_state
@@ -52,10 +53,10 @@ class Line:
 
     def __init__(self, store: Hot) -> None:
         driver: Any = store._driver
-        self._exchange = driver._exchange_once
+        self._exchange = driver.exchange_once
         self._cuts: list[str] = []
         self.sent = 0
-        driver._exchange_once = self._pass_on
+        driver.exchange_once = self._pass_on
 
     def cut(self, *where: str) -> None:
         """Lose the next requests or replies."""
@@ -85,16 +86,18 @@ def lane_saved_since(hot: Hot, raw: Any) -> None:
     hot.append("r", [], snapshot=make_state("r"), lane_id="main")
 
 
-def retire_now(hot: Hot, archives: list[Archive], fit: Fit, quiet: float = 0) -> list[retire.Outcome]:
+def retire_now(
+    hot: Hot, archives: list[Archive], fit: RetireCandidate, quiet: float = 0
+) -> list[retire.RetireOutcome]:
     ids = [archive.archive_id for archive in archives]
-    return hot.perform(retire.retire(hot.context.keys, [fit], quiet, ids))
+    return namespace_of(hot).retire([fit], quiet, ids)
 
 
-def fit_of(hot: Hot, run_id: str = "r") -> Fit:
-    (run,) = hot.perform(drain.load(hot.context.keys, [run_id]))
+def fit_of(hot: Hot, run_id: str = "r") -> RetireCandidate:
+    (run,) = namespace_of(hot).load_runs([run_id])
     assert run is not None
-    return Fit(run_id, run.header, run.tokens)
+    return RetireCandidate(run_id, run.header, run.head.tokens)
 
 
-def retiring_of(hot: Hot, archives: list[Archive], forget_after: float | None = None) -> Retiring:
-    return Retiring(Reach(hot), archives, 0, forget_after, park_seconds=60)
+def retiring_of(hot: Hot, archives: list[Archive], forget_after: float | None = None) -> Retirement:
+    return Retirement(WorkerParts(namespace_of(hot), archives, park_seconds=60), 0, forget_after)

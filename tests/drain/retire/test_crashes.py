@@ -16,8 +16,8 @@ from runstream import (
     EventsArchived,
     StoreUnavailable,
 )
-from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations.worker import drain
+from runstream.operations.operation import Exchange, Replies
+from runstream.stores.redis.namespace import namespace_of
 from tests.drain.retire.retiring_tools import Hot, Line, ended, open_hot, retire_all
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, FakeBackend, RedisBackend
@@ -35,9 +35,9 @@ class Mortal:
 
     def __init__(self, hot: Hot, die_at: int) -> None:
         driver: Any = hot._driver
-        self._exchange = driver.exchange
+        self._exchange = driver.exchange_once
         self._left = die_at
-        driver.exchange = self._dying_exchange
+        driver.exchange_once = self._dying_exchange
 
     def _step(self) -> None:
         self._left -= 1
@@ -90,11 +90,10 @@ def _finish(worker: DrainWorker, hot: Hot, run_ids: list[str]) -> bool:
     """Whether nothing is left to do, and these runs are retired."""
     if worker.drain_once() != DrainReport():
         return False
-    keys = hot.context.keys
     infos = [hot.run_info(run_id) for run_id in run_ids]
-    runs = hot.perform(drain.load(keys, run_ids))
+    runs = namespace_of(hot).load_runs(run_ids)
     return all(info is not None and info.first_hot == info.last_offset + 1 for info in infos) and not any(
-        run is None or run.tokens for run in runs
+        run is None or run.head.tokens for run in runs
     )
 
 

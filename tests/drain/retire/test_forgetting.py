@@ -13,7 +13,7 @@ from runstream import (
     HistoryDiverged,
     StoreUnavailable,
 )
-from runstream.stores.redis.operations.worker import retire
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
@@ -42,7 +42,7 @@ def test_deleting_a_retired_run_leaves_nothing_of_it(
     assert hot.delete_run("r") is True
     left = redis_backend.footprint()
     assert {key for key in left if key not in before} == {
-        partition.archives for partition in hot.context.keys.partitions
+        partition.archives for partition in namespace_of(hot).keys.partitions
     }
     assert hot.delete_run("r") is False
     hot.append("s", ended("s"))
@@ -69,7 +69,7 @@ def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     assert hot.run_info("r") is None
     names = (":config", ":deleted", ":archives", ":producers")
     assert all(key.endswith(names) for key in redis_backend.key_names())
-    producers = hot.context.keys.run("r").producers
+    producers = namespace_of(hot).keys.run("r").producers
     assert 0 < raw.pttl(producers) <= PRODUCER_WINDOW_SECONDS * 1000
     assert list(reader.read("r")) == []
     assert writer.append("r", [make_event("r", 1)])[:2] == (1, 1)
@@ -103,11 +103,11 @@ def test_a_damaged_run_holds_up_neither_the_worker_nor_the_runs_that_are_retired
     for run_id in ("a", "r", "z"):
         hot.append(run_id, ended(run_id))
     DrainWorker(hot, archives).drain_once()
-    raw.hset(hot.context.keys.run("r").meta, field, "?")
+    raw.hset(namespace_of(hot).keys.run("r").meta, field, "?")
     worker = DrainWorker(hot, archives, retire_after_seconds=0)
     report = worker.drain_once()
     assert (report.retired, report.parked) == (2, 1)
-    assert raw.hexists(hot.context.keys.run("r").partition.parked, "r")
+    assert raw.hexists(namespace_of(hot).keys.run("r").partition.parked, "r")
     assert worker.drain_once() == DrainReport()
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_tombstone_holds_up_no_other(hot: Hot, raw: Any, archives: lis
     for run_id in ("a", "r", "z"):
         hot.append(run_id, ended(run_id))
     retire_all(hot, archives)
-    raw.hset(hot.context.keys.run("r").meta, "last", "?")
+    raw.hset(namespace_of(hot).keys.run("r").meta, "last", "?")
     report = retire_all(hot, archives, forget_after_seconds=0)
     assert (report.forgotten, report.parked) == (2, 1)
     assert retire_all(hot, archives, forget_after_seconds=0) == DrainReport()
@@ -130,8 +130,8 @@ def test_a_run_that_went_on_is_not_forgotten(
     fit = fit_of(hot)
     change(hot, raw)
     before = redis_backend.footprint()
-    assert hot.perform(retire.forget(hot.context.keys, [fit], 0)) == ["unfit"]
-    assert before.pop(hot.context.keys.run("r").partition.retired)
+    assert namespace_of(hot).forget([fit], 0) == ["unfit"]
+    assert before.pop(namespace_of(hot).keys.run("r").partition.retired)
     assert redis_backend.footprint() == before
 
 
@@ -143,17 +143,17 @@ def test_a_run_that_is_leased_or_was_made_anew_is_not_forgotten(
     fit = fit_of(hot)
     with hot.lease("r", owner="us"):
         assert retire_all(hot, archives, forget_after_seconds=0).forgotten == 0
-    assert hot.perform(retire.forget(hot.context.keys, [fit], 60)) == ["later"]
+    assert namespace_of(hot).forget([fit], 60) == ["later"]
     hot.delete_run("r")
     hot.append("r", ended("r"))
-    assert hot.perform(retire.forget(hot.context.keys, [fit], 0)) == ["changed"]
+    assert namespace_of(hot).forget([fit], 0) == ["changed"]
     assert retire_now(hot, archives, fit)[0].name == "changed"
     assert len(hot.list_events("r")) == 4
 
 
 def test_a_run_that_is_gone_is_taken_off_both_lists(hot: Hot, raw: Any, archives: list[Archive]) -> None:
     """What a restored copy, or a hand, has left there is not looked at for ever."""
-    partition = hot.context.keys.run("ghost").partition
+    partition = namespace_of(hot).keys.run("ghost").partition
     for key in (partition.retire, partition.retired):
         raw.zadd(key, {"ghost": 5})
     assert retire_all(hot, archives, forget_after_seconds=0) == DrainReport()

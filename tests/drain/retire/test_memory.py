@@ -16,7 +16,7 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.stores.redis.operations.worker import retire
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     CHUNK_BYTES,
@@ -74,7 +74,7 @@ def test_ten_thousand_short_runs_leave_little_behind(
         report = worker.drain_once()
     assert (report.retired, report.events) == (short_runs, short_runs * 10)
     retired = used()
-    keys = hot.context.keys
+    keys = namespace_of(hot).keys
     tombstones = [raw.memory_usage(keys.run(run_id).meta) for run_id in run_ids[::97]]
     ttls = [raw.pttl(keys.run(run_id).producers) for run_id in run_ids[::97]]
     assert all(0 < ttl <= PRODUCER_WINDOW_SECONDS * 1000 for ttl in ttls)
@@ -106,7 +106,7 @@ def test_a_tombstone_is_small_whatever_the_run_was(own_server: ServerBackend, tm
         with hot.lease(run_id, owner="o" * 100, lane_id=f"lane-{lane}"):
             pass
     hot.append(run_id, ended(run_id, 2), snapshot=make_state(run_id, status="cancelled"))
-    meta = hot.context.keys.run(run_id).meta
+    meta = namespace_of(hot).keys.run(run_id).meta
     assert raw.memory_usage(meta) > 10_000
     with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
         assert retire_all(hot, [archive]).retired == 1
@@ -130,11 +130,11 @@ def test_a_full_server_refuses_neither_to_retire_nor_to_forget(own_server: Serve
         raw.config_set("maxmemory", 0)
         with hot.lease("r", owner="us"):
             raw.config_set("maxmemory", 1)
-            assert hot.perform(retire.forget(hot.context.keys, [tombstone], 0)) == ["later"]
+            assert namespace_of(hot).forget([tombstone], 0) == ["later"]
         raw.config_set("maxmemory", 0)
-        raw.zadd(hot.context.keys.run("r").partition.retired, {"r": 5})  # when the lease would have run out
+        raw.zadd(namespace_of(hot).keys.run("r").partition.retired, {"r": 5})  # when the lease would have run out
         raw.config_set("maxmemory", 1)
-        assert hot.perform(retire.forget(hot.context.keys, [tombstone], 0)) == ["ok"]
+        assert namespace_of(hot).forget([tombstone], 0) == ["ok"]
         assert hot.list_runs() == []
 
 

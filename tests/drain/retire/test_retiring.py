@@ -1,4 +1,4 @@
-"""Retiring: what leaves Redis was proven, and what is not fit for it stays."""
+"""Retirement: what leaves Redis was proven, and what is not fit for it stays."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from runstream import (
     SQLiteCheckpointer,
 )
 from runstream.model.results import Cursor
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
-from runstream.stores.redis.operations.worker.retire import Fit
+from runstream.stores.redis.operations.worker.retire import RetireCandidate
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
@@ -62,7 +63,7 @@ def test_a_run_that_has_ended_leaves_only_a_tombstone(
     appended = hot.append("r", events, snapshot=make_state("r", status="completed", session_id="s"))
     hot.append("r", [], snapshot=make_state("r"), lane_id="main")
     before = hot.run_info("r")
-    keys = hot.context.keys.run("r")
+    keys = namespace_of(hot).keys.run("r")
     start, producers = raw.hget(keys.meta, "start"), raw.hgetall(keys.producers)
 
     report = retire_all(hot, archives)
@@ -96,18 +97,18 @@ def saved_since(hot: Hot, raw: Any) -> None:
 
 
 def parked(hot: Hot, raw: Any) -> None:
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
-    hot.perform(drain.park(hot.context.keys, run.header, "why", 60))
+    namespace_of(hot).park(run.header, "why", 60)
 
 
 def marked_less(hot: Hot, raw: Any) -> None:
     """As after a failover that lost the settling but not what is due."""
-    raw.hset(hot.context.keys.run("r").meta, "mark", raw.hget(hot.context.keys.run("r").meta, "start"))
+    raw.hset(namespace_of(hot).keys.run("r").meta, "mark", raw.hget(namespace_of(hot).keys.run("r").meta, "start"))
 
 
 def not_ended(hot: Hot, raw: Any) -> None:
-    raw.hset(hot.context.keys.run("r").meta, "status", "paused")
+    raw.hset(namespace_of(hot).keys.run("r").meta, "status", "paused")
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,16 @@ def test_a_run_that_is_not_fit_any_more_stays(
     """The script decides by what is there now, whatever the worker saw: all stays, but its place in `retire`."""
     hot.append("r", ended("r"))
     DrainWorker(hot, archives, trim="never").drain_once()
-    keys = hot.context.keys.run("r")
+    keys = namespace_of(hot).keys.run("r")
     assert members(raw, keys.partition.retire) == ["r"]
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
     change(hot, raw)
     before = redis_backend.footprint()
-    for fit in (Fit("r", run.header, run.tokens), Fit("r", run.header, {None: "other"})):
+    for fit in (
+        RetireCandidate("r", run.header, run.head.tokens),
+        RetireCandidate("r", run.header, {None: "other"}),
+    ):
         (outcome,) = retire_now(hot, archives, fit)
         assert outcome.name == "unfit"
     assert before.pop(keys.partition.retire)
@@ -138,11 +142,11 @@ def test_a_run_is_retired_only_after_it_was_quiet_and_while_nobody_has_a_lease_o
     """It is looked at again when it will have been: nobody has to settle it for that."""
     hot.append("r", ended("r"))
     DrainWorker(hot, archives).drain_once()
-    partition = hot.context.keys.run("r").partition
+    partition = namespace_of(hot).keys.run("r").partition
     raw.zadd(partition.retire, {"r": 5})
     assert retire_now(hot, archives, fit_of(hot), quiet=60)[0].name == "later"
     updated = raw.zscore(partition.retire, "r")
-    assert updated == int(raw.hget(hot.context.keys.run("r").meta, "updated"))
+    assert updated == int(raw.hget(namespace_of(hot).keys.run("r").meta, "updated"))
     with hot.lease("r", owner="us", lane_id="main", ttl=30) as lease:
         assert retire_all(hot, archives).retired == 0
         assert raw.zscore(partition.retire, "r") > updated + 20_000_000
@@ -165,7 +169,7 @@ def test_a_run_that_another_archive_is_to_have_by_now_is_not_retired(
     events = ended("r")
     hot.append("r", events)
     DrainWorker(hot, archives[:1]).drain_once()
-    partition = hot.context.keys.run("r").partition
+    partition = namespace_of(hot).keys.run("r").partition
     raw.hset(partition.archives, archives[1].archive_id, archives[1].location)
     with pytest.raises(ConfigurationError, match="must also be archived in jsonl"):
         retiring_of(hot, archives[:1]).all_due()
@@ -173,7 +177,7 @@ def test_a_run_that_another_archive_is_to_have_by_now_is_not_retired(
     assert b"has it up to" in raw.hget(partition.parked, "r")
     assert hot.list_events("r") == events
     raw.zadd(partition.due, {"r": 5})  # its time has come
-    for other in hot.context.keys.partitions:
+    for other in namespace_of(hot).keys.partitions:
         raw.hset(other.archives, mapping={archive.archive_id: archive.location for archive in archives})
     assert retire_all(hot, archives).retired == 1
     check_archives(archives, {"r": events})
@@ -193,7 +197,7 @@ def test_what_an_archive_has_lost_since_is_not_removed_from_redis(
         if lost == "events":
             tamper(archive, "UPDATE runs SET last_offset = 3 WHERE run_id = 'r'", at_least=0)
         assert retiring_of(hot, [archive]).all_due() == DrainReport(parked=1, retired=1, trimmed=4)
-        reason = fake.raw.hget(hot.context.keys.run("r").partition.parked, "r").decode()
+        reason = fake.raw.hget(namespace_of(hot).keys.run("r").partition.parked, "r").decode()
         assert "nothing was removed" in reason
         assert len(hot.list_events("r")) == 4
         assert hot.load_latest("r") is not None
@@ -226,7 +230,7 @@ def test_a_tombstone_is_not_retired_again(
     assert retire_now(hot, archives, fit)[0].name == "ok"
     before = redis_backend.footprint()
     for again in (fit, fit_of(hot)):
-        raw.zadd(hot.context.keys.run("r").partition.retire, {"r": 5})
+        raw.zadd(namespace_of(hot).keys.run("r").partition.retire, {"r": 5})
         assert retire_now(hot, archives, again)[0].name == "unfit"
         assert redis_backend.footprint() == before
 
@@ -305,7 +309,7 @@ def test_a_worker_without_the_option_retires_nothing_and_keeps_the_list(
     hot.append("r", ended("r"))
     hot.append("open", make_events("open", 3))
     DrainWorker(hot, archives).drain_once()
-    partitions = {hot.context.keys.run(run_id).partition for run_id in ("r", "open")}
+    partitions = {namespace_of(hot).keys.run(run_id).partition for run_id in ("r", "open")}
     assert [name for partition in partitions for name in members(raw, partition.retire)] == ["r"]
     assert len(hot.list_events("r")) == 4
     assert retire_all(hot, archives) == DrainReport(retired=1, trimmed=4)
@@ -331,25 +335,25 @@ def test_a_worker_that_is_late_finds_a_tombstone_and_leaves_it(
 ) -> None:
     """Its claim ran out; another has archived and retired the run, before and after it was loaded."""
     hot.append("r", ended("r"))
-    due = hot.perform(drain.claim(hot.context.keys, None, 10, 0))
-    (run,) = hot.perform(drain.load(hot.context.keys, ["r"]))
+    due = namespace_of(hot).claim(None, 10, 0)
+    (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
     assert retire_all(hot, archives).retired == 1
-    meta = hot.context.keys.run("r").meta
+    meta = namespace_of(hot).keys.run("r").meta
     tombstone = raw.hgetall(meta)
-    raw.zadd(hot.context.keys.run("r").partition.due, {"r": 5})
+    raw.zadd(namespace_of(hot).keys.run("r").partition.due, {"r": 5})
     ids = [archive.archive_id for archive in archives]
-    for cursor in (run.header.start, run.last):
-        proven = drain.Proven(run.header, cursor, run.tokens, "archived", None)
-        (settled,) = hot.perform(drain.settle(hot.context.keys, [proven], ids))
+    for cursor in (run.header.start, run.head.last):
+        proven = drain.Proven(run.header, cursor, run.head.tokens, "archived", None)
+        (settled,) = namespace_of(hot).settle([proven], ids)
         assert settled.outcome == "ok"
-    beyond = drain.Proven(run.header, Cursor(5, 1), run.tokens, "archived", None)
-    assert hot.perform(drain.settle(hot.context.keys, [beyond], ids))[0].outcome == "diverged"
-    raw.zadd(hot.context.keys.run("r").partition.due, {"r": 5})
+    beyond = drain.Proven(run.header, Cursor(5, 1), run.head.tokens, "archived", None)
+    assert namespace_of(hot).settle([beyond], ids)[0].outcome == "diverged"
+    raw.zadd(namespace_of(hot).keys.run("r").partition.due, {"r": 5})
     assert DrainWorker(hot, archives).drain_once().parked == 0
     assert due
     assert raw.hgetall(meta) == tombstone
-    partition = hot.context.keys.run("r").partition
+    partition = namespace_of(hot).keys.run("r").partition
     assert not raw.exists(partition.due, partition.retire, partition.parked)
 
 

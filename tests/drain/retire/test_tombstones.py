@@ -20,11 +20,13 @@ from runstream import (
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.model.results import Cursor
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import Hot, Line, ended, members, open_hot, retire_all
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.kinds import on_every_server
+from tests.support.operations import last_seq, session_of
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -52,7 +54,7 @@ def test_a_late_append_goes_on_at_its_offset_and_is_archived_without_a_gap(
             len(acknowledged),
             len(acknowledged) + 1,
         )
-        partition = hot.context.keys.run("r").partition
+        partition = namespace_of(hot).keys.run("r").partition
         assert members(raw, partition.due) == ["r"]
         report = retire_all(hot, archives)
         assert (report.retired, report.events, report.parked) == (0, 3, 0)
@@ -68,7 +70,9 @@ def assert_chained(backend: RedisBackend, hot: Hot, run_id: str, after: int, arc
     assert position is not None
     assert position.cursor.offset == after
     chain = position.cursor.chain
-    for offset, (entry_id, entry) in enumerate(backend.raw.xrange(hot.context.keys.run(run_id).events), after + 1):
+    for offset, (entry_id, entry) in enumerate(
+        backend.raw.xrange(namespace_of(hot).keys.run(run_id).events), after + 1
+    ):
         chain = next_chain(chain, record_crc(entry[b"e"]))
         assert entry_id.decode() == str(Cursor(offset, chain))
 
@@ -98,11 +102,11 @@ def test_what_is_sent_again_after_the_run_was_retired_is_applied_once(
         hot.append("r", events)
     other = open_hot(redis_backend)
     assert retire_all(other, archives).retired == 1
-    producers = hot.context.keys.run("r").producers
+    producers = namespace_of(hot).keys.run("r").producers
     assert raw.pttl(producers) > 0
     assert hot.append("r", events)[:2] == (1, 4)
     assert raw.pttl(producers) > 0
-    assert not raw.exists(hot.context.keys.run("r").events)
+    assert not raw.exists(namespace_of(hot).keys.run("r").events)
 
     late = make_event("r", 5)
     line.cut("reply")
@@ -125,9 +129,9 @@ def test_what_was_sent_before_and_does_not_say_when_is_not_applied_twice(
     with pytest.raises(StoreUnavailable):
         late.append("r", last)
     assert retire_all(hot, archives).retired == 1
-    raw.delete(hot.context.keys.run("r").producers)  # the window has passed
+    raw.delete(namespace_of(hot).keys.run("r").producers)  # the window has passed
     stands = hot.append("r", make_events("r", 1)).last_offset if goes_on else 3
-    (attempts,) = late.context.unsettled._attempts.values()
+    (attempts,) = session_of(late).in_flight._attempts.values()
     attempts[0].begun -= PRODUCER_WINDOW_SECONDS
     with pytest.raises(StoreUnavailable, match="can no longer be told"):
         late.append("r", last)
@@ -145,12 +149,12 @@ def test_a_callers_key_is_known_until_the_run_is_forgotten(
     events = ended("r")
     first = hot.append("r", events, keys=["a", None, "b", None])
     retire_all(hot, archives)
-    tombstone = raw.hgetall(hot.context.keys.run("r").meta)
+    tombstone = raw.hgetall(namespace_of(hot).keys.run("r").meta)
     other = open_hot(redis_backend)
     again = other.append("r", [make_event("r", 9), make_event("r", 10)], keys=["b", "a"])
     assert (again.first_offset, again.last_offset) == (3, 1)
-    assert raw.hgetall(hot.context.keys.run("r").meta) == tombstone
-    assert raw.pttl(hot.context.keys.run("r").producers) > 0
+    assert raw.hgetall(namespace_of(hot).keys.run("r").meta) == tombstone
+    assert raw.pttl(namespace_of(hot).keys.run("r").producers) > 0
     mixed = other.append("r", [make_event("r", 9), make_event("r", 10)], keys=["a", "c"])
     assert (mixed.first_offset, mixed.last_offset) == (first.first_offset, 5)
     retire_all(hot, archives)
@@ -201,7 +205,7 @@ def test_a_loss_behind_a_tombstone_is_seen(redis_backend: RedisBackend, hot: Hot
     """A failover that lost a late append, and put the tombstone back."""
     hot.append("r", ended("r"))
     retire_all(hot, archives)
-    keys, raw = hot.context.keys.run("r"), redis_backend.raw
+    keys, raw = namespace_of(hot).keys.run("r"), redis_backend.raw
     tombstone = raw.hgetall(keys.meta)
     late = hot.append("r", [make_event("r", 5)])
     raw.delete(keys.meta, keys.events, keys.producers)
@@ -239,7 +243,7 @@ def test_whatever_needs_what_was_retired_says_where_it_went(
         lambda: hot.recover("r", lane_id="new"),
         lambda: hot.load_latest("r"),
         lambda: hot.load_snapshot("r", lane_id="main"),
-        lambda: hot.last_seq("r", "main"),
+        lambda: last_seq(hot, "r", "main"),
         lambda: hot.update_state("r", lambda state: state),
         lambda: hot.open_run("r"),
     ]
@@ -256,7 +260,7 @@ def test_whatever_needs_what_was_retired_says_where_it_went(
         with pytest.raises(EventsArchived) as moved:
             need()
         assert moved.value.first_hot == 5
-    assert hot.last_seq("r", "second") == 5
+    assert last_seq(hot, "r", "second") == 5
     assert [item.event for item in hot.read("r", 4)] == [late]
 
 
@@ -282,7 +286,7 @@ def test_a_run_of_nothing_but_a_snapshot_is_retired_too(
         with pytest.raises(EventsArchived):
             need()
     assert other.list_events("r") == []
-    assert other.last_seq("r", "main") == 0
+    assert last_seq(other, "r", "main") == 0
     assert other.recover("r", lane_id="main").events == []
     assert other.append("r", [make_event("r", 1)])[:2] == (1, 1)
 

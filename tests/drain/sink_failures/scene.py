@@ -20,9 +20,11 @@ from runstream import (
     StoreUnavailable,
     create_event,
 )
-from runstream.stores.redis.exchange import Exchange
+from runstream.operations.operation import Exchange
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
+from tests.support.operations import operations_of
 
 BUSY_SECONDS = 0.2
 
@@ -69,10 +71,10 @@ class Scene:
 
     def _command(self, name: bytes, run_id: str) -> int:
         def operation() -> Any:
-            (reply,) = yield Exchange([(name, self.hot.context.keys.run(run_id).events)])
+            (reply,) = yield Exchange([(name, namespace_of(self.hot).keys.run(run_id).events)])
             return reply
 
-        return int(self.hot.perform(operation()))
+        return int(namespace_of(self.hot).run(operation()))
 
     def drain(self) -> DrainReport | StoreUnavailable:
         """What one drain gives, or why it was given up."""
@@ -111,8 +113,8 @@ class Scene:
     def disconnect(self) -> None:
         """Let the archive's files be opened again at the next use, as after a fork."""
         if isinstance(self.archive, SQLiteCheckpointer):
-            self.archive._file.before_fork()
-            self.archive._file.after_fork()
+            operations_of(self.archive)._file.before_fork()
+            operations_of(self.archive)._file.after_fork()
 
     def files(self) -> list[Path]:
         """The archive's files and directories."""

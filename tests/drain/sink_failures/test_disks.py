@@ -23,6 +23,7 @@ from tests.drain.sink_failures.scene import Scene
 from tests.support.archive_check import check_archives
 from tests.support.backends import Backend, RedisBackend
 from tests.support.disks import DISKS, SmallDisk, can_mount, mounted, remount, small_disk, without_privileges
+from tests.support.operations import operations_of
 from tests.support.syscalls import CAN_REFUSE, where_refused
 
 needs_seccomp = pytest.mark.skipif(not CAN_REFUSE, reason="the numbers of this system's calls are not known here")
@@ -75,12 +76,12 @@ def test_a_database_that_may_not_grow_says_so(sqlite_scene: Scene) -> None:
     scene.emit()
     scene.drain_and_check()
     assert isinstance(scene.archive, SQLiteCheckpointer)
-    with scene.archive._file.use() as connection:
+    with operations_of(scene.archive)._file.use() as connection:
         ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
         connection.execute(f"PRAGMA max_page_count = {pages}")
     scene.emit(50, size=1000)
     scene.drain_in_vain("has no room left; make room")
-    with scene.archive._file.use() as connection:
+    with operations_of(scene.archive)._file.use() as connection:
         connection.execute("PRAGMA max_page_count = 1000000")
     scene.drain_and_check()
 

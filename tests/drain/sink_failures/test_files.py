@@ -22,6 +22,7 @@ from runstream.stores.archive.jsonl.file_locks import Locks, write_all
 from runstream.stores.archive.sqlite import connection as sqlite_file
 from tests.drain.sink_failures.scene import Scene, held
 from tests.support.archive_check import check_archives
+from tests.support.operations import operations_of
 
 
 def test_a_writer_that_holds_it_too_long_is_waited_for(scene: Scene) -> None:
@@ -94,7 +95,7 @@ def test_a_commit_to_a_file_that_is_removed_meanwhile_does_not_count(sqlite_scen
     scene.drain_and_check()
     assert isinstance(scene.archive, SQLiteCheckpointer)
     aside = scene.path.with_name("aside")
-    with pytest.raises(StoreUnavailable, match="was removed"), scene.archive._file.write():
+    with pytest.raises(StoreUnavailable, match="was removed"), operations_of(scene.archive)._file.write():
         scene.path.rename(aside)
     aside.rename(scene.path)
     scene.emit()

@@ -15,8 +15,9 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.drain.heartbeat import Heartbeat
-from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations.worker import drain
+from runstream.operations.operation import Exchange, Replies
+from runstream.operations.runners import SyncRunner
+from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.testing import FaultProxy
 from tests.drain.workers.worker_tools import needs_server
 from tests.support.archive_check import Archive, check_archives
@@ -44,7 +45,7 @@ def test_a_run_that_a_clock_that_was_ahead_has_claimed_comes_due(
     hot = open_hot(redis_backend, partitions=1)
     acknowledged = {run_id: emit(hot, run_id, 3) for run_id in "abcd"}
     year, week = 365 * 86_400, 7 * 86_400
-    (partition,) = hot.context.keys.partitions
+    (partition,) = namespace_of(hot).keys.partitions
     ahead = {"a": year, "b": year, "c": week, "d": 60}
     now = server_seconds(hot)
     ask(hot, b"ZADD", partition.due, *(x for run_id, by in ahead.items() for x in ((now + by) * 1e6, run_id)))
@@ -69,7 +70,7 @@ def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     def slowly(*_: Any) -> None:
         until = time.monotonic() + 3 * seconds
         while time.monotonic() < until:
-            taken.extend(other.perform(drain.claim(other.context.keys, None, 100, seconds)))
+            taken.extend(namespace_of(other).claim(None, 100, seconds))
             time.sleep(seconds / 20)
 
     sinks: list[Any] = [Hooked(archives[0], write=slowly), archives[1]]
@@ -100,7 +101,7 @@ def test_a_heartbeat_that_finds_no_server_goes_on_trying(
         until.append(due(other)["a"])
 
     proxy_was_asked = threading.Event()
-    exchange_once = hot._driver._exchange_once
+    exchange_once = hot._driver.exchange_once
 
     def watched(exchange: Exchange) -> Replies:
         try:
@@ -109,7 +110,8 @@ def test_a_heartbeat_that_finds_no_server_goes_on_trying(
             proxy_was_asked.set()
             raise
 
-    hot._driver._exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
+    hot._driver.exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
+    namespace_of(hot)._once = SyncRunner(watched)  # and the heartbeat's
     sinks: list[Any] = [Hooked(archives[0], write=slowly), archives[1]]
     assert DrainWorker(hot, sinks, claim_seconds=0.5).drain_once().events == 3
     assert until
@@ -156,14 +158,14 @@ def test_an_extension_does_not_undo_a_settling(
     hot = open_hot(fake)
     emit(hot, "a", 3)
     extending = threading.Event()
-    extend = drain.extend
+    extend = Namespace.extend
 
     def extend_slowly(*args: Any) -> Any:
         extending.set()
         time.sleep(0.3)  # the batch is settled meanwhile, unless that waits
-        yield from extend(*args)
+        return extend(*args)
 
-    monkeypatch.setattr(drain, "extend", extend_slowly)
+    monkeypatch.setattr(Namespace, "extend", extend_slowly)
 
     def append_more(*_: Any) -> None:
         emit(hot, "a", 2, first=4)
@@ -179,7 +181,7 @@ def test_an_extension_puts_nothing_back_that_was_settled(fake: RedisBackend, arc
     hot = open_hot(fake)
     emit(hot, "a", 3)
     DrainWorker(hot, archives).drain_once()
-    hot.perform(drain.extend(hot.context.keys, ["a", "never-was"], 60))
+    namespace_of(hot).extend(["a", "never-was"], 60)
     assert due(hot) == {}
 
 
@@ -187,7 +189,7 @@ def test_an_extension_puts_nothing_back_that_was_settled(fake: RedisBackend, arc
 def test_a_forked_process_has_a_heartbeat_of_its_own(fake: RedisBackend) -> None:
     """Its parent's thread is not there, and what that thread held at the fork is nobody's."""
     hot = open_hot(fake)
-    beat = Heartbeat(hot, "w", 30.0, dict)
+    beat = Heartbeat(namespace_of(hot), "w", 30.0, dict)
     beat.start()
     held, forked = threading.Event(), threading.Event()
 

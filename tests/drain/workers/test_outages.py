@@ -18,9 +18,10 @@ from runstream import (
     UnsupportedVersion,
 )
 from runstream.drain import heartbeat
-from runstream.drain.outages import Episodes
-from runstream.drain.stats import Progress
+from runstream.drain.outages import Outages
+from runstream.drain.stats import DrainStats
 from runstream.model.archive_records import RunBatch
+from runstream.stores.redis.namespace import namespace_of
 from runstream.testing import FaultProxy
 from tests.drain.workers.worker_tools import needs_server, reported, status_of
 from tests.support.archive_check import Archive, check_archives
@@ -158,7 +159,7 @@ def test_each_archive_has_episodes_of_its_own(
 
 def test_the_pauses_grow_to_half_a_minute_and_differ_and_never_end_the_worker() -> None:
     """Also after a weekend: two to the power of the attempts did not fit into a float after 1,024."""
-    episodes = Episodes("w", Progress(), 0.2, lambda: None)
+    episodes = Outages("w", DrainStats(), 0.2, lambda: None)
     pauses = [episodes.failed("sqlite:x", StoreUnavailable("x")) for _ in range(5000)]
     assert all(pause <= 30 for pause in pauses)
     assert all(pause >= 15 for pause in pauses[10:])
@@ -268,7 +269,7 @@ def test_a_run_whose_meta_does_not_read_is_set_aside(fake: RedisBackend, archive
     hot = open_hot(fake)
     acknowledged = {f"good-{n}": emit(hot, f"good-{n}", 3) for n in range(9)}
     emit(hot, "bad", 3)
-    fake.raw.hset(hot.context.keys.run("bad").meta, "last", "seven")
+    fake.raw.hset(namespace_of(hot).keys.run("bad").meta, "last", "seven")
     report = DrainWorker(hot, archives).drain_once()
     assert (report.runs, report.parked) == (9, 1)
     assert "ValueError" in status_of(hot).parked["bad"]

@@ -24,10 +24,13 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.model.archive_records import RunBatch
-from runstream.stores.redis.exchange import Exchange, Operation, Replies, script_of
+from runstream.operations.operation import Exchange, Operation, Replies
+from runstream.operations.runners import SyncRunner
 from runstream.stores.redis.keys import PartitionKeys
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.admin import status
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.operations.worker.load import LoadRequest
+from runstream.stores.redis.scripts.script import script_of
 from runstream.testing import Fault, FaultProxy
 from tests.drain.workers.worker_tools import needs_server, reported, status_of
 from tests.support.archive_check import Archive, check_archives
@@ -90,7 +93,7 @@ def strike(  # noqa: C901 - one scenario, in the order in which it happens
     hot = open_hot(backend, partitions=1)
     acknowledged = {run_id: emit(hot, run_id, count) for run_id, count in (("bad", 2), ("a", 4), ("b", 4))}
     victim = RedisCheckpointer[Any, Any](client, namespace=backend.namespace, retry_seconds=0 if dies else 10)
-    exchange_once = victim._driver._exchange_once
+    exchange_once = victim._driver.exchange_once
     before, calls, extended = proxy.struck, 0, threading.Event()
 
     def watched(exchange: Exchange) -> Replies:
@@ -108,7 +111,8 @@ def strike(  # noqa: C901 - one scenario, in the order in which it happens
             if "extend" in names:
                 extended.set()
 
-    victim._driver._exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
+    victim._driver.exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
+    namespace_of(victim)._once = SyncRunner(watched)  # and the heartbeat's
     made = open_archives(place)
     writes = 0
 
@@ -169,7 +173,7 @@ def test_a_worker_reports_itself_while_it_runs(redis_backend: RedisBackend, arch
 
 
 def records(hot: Hot, run_id: str) -> list[bytes]:
-    (loaded,) = hot.perform(drain.load_entries(hot.context.keys, [drain.Wanted(run_id, 1, 1000)]))
+    (loaded,) = namespace_of(hot).load_entries([LoadRequest(run_id, 1, 1000)])
     return [record for _, record in loaded.entries]
 
 
@@ -178,16 +182,16 @@ def test_a_worker_that_has_been_silent_for_a_day_is_forgotten(redis_backend: Red
     hot = open_hot(redis_backend)
     said = {"archives": [], "failing": {}, "events": 0, "partitions": None}
     for name in ("yesterday", "dead", "alive"):
-        hot.perform(drain.report(hot.context.keys, name, said))
+        namespace_of(hot).report(name, said)
     now = server_seconds(hot)
     for name, seen_at in (("yesterday", now - 24 * 3600 - 1), ("dead", now - 23 * 3600)):
         text = json.dumps({"seen_at": seen_at, **said}, separators=(",", ":"))
-        redis_backend.raw.hset(hot.context.keys.workers, name, text)
-    redis_backend.raw.hset(hot.context.keys.workers, "other program", "[]")
+        redis_backend.raw.hset(namespace_of(hot).keys.workers, name, text)
+    redis_backend.raw.hset(namespace_of(hot).keys.workers, "other program", "[]")
     assert reported(hot).keys() == {"yesterday", "dead", "alive"}
-    hot.perform(drain.report(hot.context.keys, "alive", said))
+    namespace_of(hot).report("alive", said)
     assert reported(hot).keys() == {"dead", "alive"}
-    assert redis_backend.raw.hlen(hot.context.keys.workers) == 2
+    assert redis_backend.raw.hlen(namespace_of(hot).keys.workers) == 2
     assert abs(reported(hot)["dead"].seen_at - (now - 23 * 3600)) < 1
 
 
@@ -233,21 +237,21 @@ def test_the_backlog_counts_what_is_not_archived(
     for n in range(30):
         emit(hot, f"archived-{n}", 1, first=3)
         emit(hot, f"due-{n}", 4)
-    hot.perform(drain.claim(hot.context.keys, None, 3, 60))
+    namespace_of(hot).claim(None, 3, 60)
     hot.save_snapshot("archived-0", RunState(run_id="archived-0"))
-    (run,) = hot.perform(drain.load(hot.context.keys, ["due-1"]))
+    (run,) = namespace_of(hot).load_runs(["due-1"])
     assert run is not None
-    hot.perform(drain.park(hot.context.keys, run.header, "for a test", 60))
+    namespace_of(hot).park(run.header, "for a test", 60)
     monkeypatch.setattr(status, "_CHUNK", 10)
     sizes: list[int] = []
-    exchange_once = hot._driver._exchange_once
+    exchange_once = hot._driver.exchange_once
 
     def watched(exchange: Exchange) -> Replies:
         sizes.append(len(exchange.commands))
         return exchange_once(exchange)
 
-    hot._driver._exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
-    assert hot.perform(status.backlog(hot.context.keys)) == 30 + 120
+    hot._driver.exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
+    assert namespace_of(hot).backlog() == 30 + 120
     assert max(sizes) <= 10
 
 
@@ -264,11 +268,15 @@ def test_workers_of_disjoint_partitions_drain_everything_between_them(
     sets = [[0, 1, 2], [7, 3], {4, 5, 6}]
     first = DrainWorker(hot, archives, partitions=sets[0])
     mine = {
-        run_id for run_id in acknowledged if hot.context.keys.run(run_id).partition in partitions(hot, 0, 1, 2)
+        run_id
+        for run_id in acknowledged
+        if namespace_of(hot).keys.run(run_id).partition in partitions(hot, 0, 1, 2)
     }
     assert first.drain_once().runs == len(mine)
     assert due(hot).keys() == acknowledged.keys() - mine
-    enlisted = [hot.perform(hgetall(partition.archives)) for partition in hot.context.keys.partitions]
+    enlisted = [
+        namespace_of(hot).run(hgetall(partition.archives)) for partition in namespace_of(hot).keys.partitions
+    ]
     assert [bool(of_it) for of_it in enlisted] == [True] * 3 + [False] * 5
     own = [open_archives(tmp_path) for _ in sets]
     workers = [
@@ -285,7 +293,7 @@ def test_workers_of_disjoint_partitions_drain_everything_between_them(
 
 
 def partitions(hot: Hot, *numbers: int) -> list[PartitionKeys]:
-    return [hot.context.keys.partitions[number] for number in numbers]
+    return [namespace_of(hot).keys.partitions[number] for number in numbers]
 
 
 def hgetall(key: str) -> Operation[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport, namespace_status
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport
 from tests.support.drain_tools import Hot
 from tests.support.servers import PROGRAMS
 
@@ -12,7 +13,7 @@ needs_server = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real
 
 
 def status_of(hot: Hot) -> NamespaceStatus:
-    return hot.perform(namespace_status(hot.context.keys))
+    return namespace_of(hot).status()
 
 
 def reported(hot: Hot) -> dict[str, WorkerReport]:

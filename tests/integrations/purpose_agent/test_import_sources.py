@@ -36,6 +36,7 @@ from tests.integrations.purpose_agent.sources import (
     their_event,
 )
 from tests.support.commands import run
+from tests.support.operations import operations_of
 from tests.support.samples import make_events
 
 
@@ -123,7 +124,7 @@ def test_a_record_in_an_archives_quarantine_is_named(tmp_path: Path, kind: str) 
     make: Any = {"sqlite": SQLiteCheckpointer, "jsonl": JSONLCheckpointer}[kind]
     with make(path) as archive:
         archive.append("r", make_events("r", 2))
-        position, header = archive.position("r"), archive.header("r")
+        position, header = archive.position("r"), operations_of(archive).header("r")
         assert isinstance(header, RunHeader)
         last: Cursor = position.cursor
         aside = ArchiveEntry(3, 7, None, None, b"\x00poison", "its checksum does not match")

@@ -29,13 +29,14 @@ from runstream import (
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
-from runstream.history.hot import ArchivedHistory
+from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry, RunBatch
 from runstream.model.results import Cursor
-from runstream.repair.resolve import Keep, Resolution, look, resolve
-from runstream.stores.redis.exchange import Exchange, Replies, script_of
-from runstream.stores.redis.operations.admin import restore
-from runstream.stores.redis.operations.worker import drain
+from runstream.operations.operation import Exchange, Replies
+from runstream.repair.resolve import Keep, Resolution, load_histories, resolve
+from runstream.stores.capabilities import archive_of
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.scripts.script import script_of
 from tests.repair.resolve.world import (
     KEEPS,
     Hot,
@@ -51,6 +52,7 @@ from tests.repair.resolve.world import (
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import kept_replies
 from tests.support.kinds import on_every_server
+from tests.support.operations import session_of
 
 
 @pytest.mark.parametrize("keep", KEEPS)
@@ -58,9 +60,9 @@ def test_a_run_that_has_not_parted_just_comes_due(world: World, keep: Keep) -> N
     world.common = emit(world.hot, "r", 3)
     world.drain()
     emit_keyed(world.hot, "k")
-    (loaded,) = world.hot.perform(drain.load(world.hot.context.keys, ["r"]))
+    (loaded,) = namespace_of(world.hot).load_runs(["r"])
     assert loaded is not None
-    world.hot.perform(drain.park(world.hot.context.keys, loaded.header, "for a test", 60))
+    namespace_of(world.hot).park(loaded.header, "for a test", 60)
     assert world.drain().runs == 0
     assert world.resolve(keep) == Resolution()
     assert world.drain().runs == 1
@@ -89,7 +91,7 @@ def test_what_came_in_between_is_looked_at_first(world: World, keep: Keep) -> No
 
 def extend_archive(archive: Archive) -> None:
     """As another resolver, or a worker that was paused for an hour, would."""
-    history = ArchivedHistory.look(archive, "r")
+    history = ArchivedHistory.load(archive_of(archive), "r")
     assert history is not None
     (event,) = Codec[Any, Any]().encode_events("r", [create_event("r", "late")])
     cursor = Cursor(history.last.offset + 1, next_chain(history.last.chain, record_crc(event.record)))
@@ -118,7 +120,7 @@ def test_writers_of_the_branch_that_gave_way_are_told(any_world: World) -> None:
     lease = holder.lease("r", owner="me", lane_id="second")
     # given out by a server whose clock was ahead
     ahead = lease.epoch + 10**12
-    world.backend.raw.hset(world.hot.context.keys.run("r").meta, "epoch", ahead)
+    world.backend.raw.hset(namespace_of(world.hot).keys.run("r").meta, "epoch", ahead)
     world.resolve("archive")
     with pytest.raises((HistoryDiverged, AcknowledgedWritesLost)):
         knew.save_event(create_event("r", "x"))
@@ -157,14 +159,14 @@ def test_a_resend_finds_its_first_reply_where_the_archive_only_has_more(world: W
     world.hot.save_event(create_event("r", "x"))
     fall_behind(world)
     common = producers(world)
-    assert world.backend.raw.hexists(world.hot.context.keys.run("r").meta, "by")
+    assert world.backend.raw.hexists(namespace_of(world.hot).keys.run("r").meta, "by")
     world.resolve("archive")
     assert producers(world) == common
-    assert not world.backend.raw.hexists(world.hot.context.keys.run("r").meta, "by")
+    assert not world.backend.raw.hexists(namespace_of(world.hot).keys.run("r").meta, "by")
 
 
 def producers(world: World) -> dict[bytes, bytes]:
-    keys = world.hot.context.keys.run("r")
+    keys = namespace_of(world.hot).keys.run("r")
     found = kept_replies(world.backend.raw, keys.meta, keys.producers)
     return {name: sent.split()[2] for name, sent in found.items()}
 
@@ -178,7 +180,7 @@ def test_a_required_archive_must_be_at_hand(world: World) -> None:
 
 
 def trim_redis(world: World, upto: int) -> None:
-    world.backend.raw.xtrim(world.hot.context.keys.run("r").events, minid=str(upto + 1), approximate=False)
+    world.backend.raw.xtrim(namespace_of(world.hot).keys.run("r").events, minid=str(upto + 1), approximate=False)
 
 
 @pytest.mark.parametrize("keep", ["redis", "both"])
@@ -205,11 +207,11 @@ def test_an_archive_that_cannot_prove_its_chains_is_not_put_over_redis(world: Wo
     path = world.archives[0].location.removeprefix("sqlite:")
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("UPDATE events SET data = replace(data, 'AP8=', 'AP4=') WHERE offset = 12 AND run_id = 'r'")
-    (before,) = world.hot.perform(drain.load(world.hot.context.keys, ["r"]))
+    (before,) = namespace_of(world.hot).load_runs(["r"])
     with pytest.raises(CorruptRecordError, match="does not give the chain") as damaged:
         world.resolve("archive")
     assert damaged.value.offset == 12
-    assert world.hot.perform(drain.load(world.hot.context.keys, ["r"])) == [before]
+    assert namespace_of(world.hot).load_runs(["r"]) == [before]
     assert [item.event.span_id for item in world.hot.read("r", 10)] == [event.span_id for event in world.of_redis]
 
 
@@ -221,7 +223,7 @@ def test_a_record_of_a_newer_version_is_kept_by_whoever_reads_it(world: World) -
     poison(world.hot, record)
     with pytest.raises(UnsupportedVersion):
         world.resolve("archive")
-    stream = world.backend.raw.xrange(world.hot.context.keys.run("r").events)
+    stream = world.backend.raw.xrange(namespace_of(world.hot).keys.run("r").events)
     assert [fields[b"e"] for _, fields in stream][-1] == record
     assert len(stream) == 14
 
@@ -247,7 +249,7 @@ def test_poison_in_either_branch_stays_what_it_is(world: World) -> None:
             done.branches[0]: b"of redis",
         }
         assert {entry.offset for entry in kept.values()} == {4}
-    assert world.backend.raw.xrange(world.hot.context.keys.run("r").events, 4, 4)[0][1] == {
+    assert world.backend.raw.xrange(namespace_of(world.hot).keys.run("r").events, 4, 4)[0][1] == {
         b"e": b"of the archive"
     }
     assert world.drain().parked == 0
@@ -256,7 +258,7 @@ def test_poison_in_either_branch_stays_what_it_is(world: World) -> None:
 
 
 def poison(hot: Hot, record: bytes) -> None:
-    codec: Any = hot.context.codec
+    codec: Any = session_of(hot).codec
     encode = codec.encode_events
     codec.encode_events = lambda *args: [one._replace(record=record) for one in encode(*args)]
     try:
@@ -278,11 +280,11 @@ def test_a_branch_that_an_archive_does_not_hold_gives_nothing_up(world: World, k
     sinks = world.sinks
     sinks[liar] = Liar(sinks[liar])
     positions = [archive.position("r") for archive in world.archives]
-    (before,) = world.hot.perform(drain.load(world.hot.context.keys, ["r"]))
+    (before,) = namespace_of(world.hot).load_runs(["r"])
     with pytest.raises(StoreUnavailable, match="does not hold"):
         resolve(world.hot, sinks, world.look(), keep)
     assert [archive.position("r") for archive in world.archives] == positions
-    assert world.hot.perform(drain.load(world.hot.context.keys, ["r"])) == [before]
+    assert namespace_of(world.hot).load_runs(["r"]) == [before]
     world.resolve(keep)
     world.check(keep)
 
@@ -298,7 +300,7 @@ def test_what_was_put_back_is_proven_again_in_every_archive(world: World) -> Non
     assert (report.parked, report.trimmed) == (1, 0)
     assert "does not hold" in world.parked()["r"]
     log.write_bytes(text)
-    world.hot.perform(restore.unpark(world.hot.context.keys, ["r"]))
+    namespace_of(world.hot).unpark(["r"])
     world.check("archive")
 
 
@@ -306,7 +308,7 @@ def test_an_append_of_a_former_attempt_that_arrives_late_is_not_repeated(world: 
     """It was sent before the kill and applied after the run was looked through: so that is done once more."""
     part(world, "new on top")
     driver: Any = world.hot._driver
-    exchange = driver.exchange
+    exchange = driver.exchange_once
     overtaken: list[int] = []
 
     def late(one: Exchange) -> Replies:
@@ -319,11 +321,11 @@ def test_an_append_of_a_former_attempt_that_arrives_late_is_not_repeated(world: 
         return replies
 
     former, uncut = world.open(), [Uncut(archive) for archive in world.archives]
-    seen = look(former, uncut, "r")
+    seen = load_histories(former, uncut, "r")
     assert seen is not None
     shown = seen
-    driver.exchange = late
+    driver.exchange_once = late
     assert world.resolve("both").appended == 0
-    driver.exchange = exchange
+    driver.exchange_once = exchange
     assert overtaken
     world.check("both")

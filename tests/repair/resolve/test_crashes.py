@@ -15,11 +15,11 @@ from runstream import (
     DrainWorker,
 )
 from runstream.model.archive_records import ArchiveEntry, Position, RunBatch, RunHeader
-from runstream.model.protocols import MendableSink
+from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
-from runstream.repair.resolve import Keep, Resolution, look, resolve
-from runstream.stores.redis.exchange import Exchange, Replies
-from runstream.stores.redis.operations.admin import restore
+from runstream.operations.operation import Exchange, Replies
+from runstream.repair.resolve import Keep, Resolution, load_histories, resolve
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.repair.resolve.world import KEEPS, Killed, Passing, World, check_nothing_is_lost, emit, open_anew, part
 from tests.support.backends import Backend, RedisBackend
@@ -42,7 +42,7 @@ class Mortal:
 class MortalSink(Passing):
     """Every call of a sink is two points: before it and after it."""
 
-    def __init__(self, inner: MendableSink, mortal: Mortal) -> None:
+    def __init__(self, inner: Sink, mortal: Mortal) -> None:
         super().__init__(inner)
         self._mortal = mortal
 
@@ -81,17 +81,17 @@ def test_killed_at_any_point_and_repeated_it_ends_the_same(
         victim = world.open()
         driver: Any = victim._driver
 
-        def dying(one: Exchange, exchange: Any = driver.exchange, mortal: Mortal = mortal) -> Replies:
+        def dying(one: Exchange, exchange: Any = driver.exchange_once, mortal: Mortal = mortal) -> Replies:
             mortal.step()
             replies: Replies = exchange(one)
             mortal.step()
             return replies
 
-        driver.exchange = dying
+        driver.exchange_once = dying
         sinks = [MortalSink(archive, mortal) for archive in world.archives]
         died = False
         try:
-            found = look(victim, sinks, "r")
+            found = load_histories(victim, sinks, "r")
             assert found is not None
             resolve(victim, sinks, found, keep)
         except Killed:
@@ -110,7 +110,7 @@ def test_killed_at_any_point_and_repeated_it_ends_the_same(
 def test_no_worker_takes_the_run_while_it_is_resolved(world: World, keep: Keep) -> None:
     """It is parked meanwhile, and says why; whoever looks at the status knows."""
     part(world, "new on top")
-    world.hot.perform(restore.unpark(world.hot.context.keys, ["r"]))
+    namespace_of(world.hot).unpark(["r"])
     seen: list[str] = []
 
     class Looking(Passing):
@@ -133,16 +133,15 @@ def test_no_worker_takes_the_run_while_it_is_resolved(world: World, keep: Keep) 
 def test_a_worker_that_settles_late_trims_only_what_is_archived(world: World, keep: Keep, is_kept: bool) -> None:
     """It proved one of the branches, slept, and settles after the run has been resolved."""
     part(world, "new on top")
-    keys = world.hot.context.keys
-    (before,) = world.hot.perform(drain.load(keys, ["r"]))
+    (before,) = namespace_of(world.hot).load_runs(["r"])
     assert before is not None
     position = world.archives[0].position("r")
     assert position is not None
-    cursor = position.cursor if is_kept == (keep == "archive") else before.last
-    late = drain.Proven(before.header, cursor, before.tokens, "covered", None)
+    cursor = position.cursor if is_kept == (keep == "archive") else before.head.last
+    late = drain.Proven(before.header, cursor, before.head.tokens, "covered", None)
     world.resolve(keep)
     first = world.hot.run_info("r")
-    (settled,) = world.hot.perform(drain.settle(keys, [late], [one.archive_id for one in world.archives]))
+    (settled,) = namespace_of(world.hot).settle([late], [one.archive_id for one in world.archives])
     assert settled.outcome == ("ok" if is_kept else "diverged")
     if not is_kept:
         assert world.hot.run_info("r") == first
@@ -160,7 +159,7 @@ def test_a_worker_that_writes_late_is_refused_by_the_archive(world: World) -> No
                 resolved.append(world.resolve("archive"))
             super().write(batches)
 
-    world.hot.perform(restore.unpark(world.hot.context.keys, ["r"]))
+    namespace_of(world.hot).unpark(["r"])
     report = DrainWorker(world.hot, [Slow(one) for one in world.archives]).drain_once()
     assert (resolved != [], report.parked, report.trimmed) == (True, 0, 0)
     world.check("archive")
@@ -204,4 +203,4 @@ def _resolved(world: World) -> bool:
         world.resolve("both")
     except ConcurrencyConflict:
         return False
-    return not world.look().parted
+    return not world.look().diverged

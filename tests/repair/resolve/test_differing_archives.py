@@ -10,13 +10,12 @@ import pytest
 from runstream import (
     DrainWorker,
     HistoryDiverged,
-    JSONLCheckpointer,
     RunState,
-    SQLiteCheckpointer,
 )
-from runstream.history.hot import ArchivedHistory
+from runstream.history.archived import ArchivedHistory
+from runstream.operations.operation import Exchange
 from runstream.repair.resolve import Keep
-from runstream.stores.redis.exchange import Exchange
+from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import KEEPS, Failing, Hot, Killed, World, emit
 from tests.support.archive_check import Archive, check_archives
 
@@ -75,13 +74,13 @@ def test_an_archive_that_has_nothing_of_the_run_gets_all_of_it(world: World, tmp
     world.come_back(replica)
     world.hot = world.open()
     world.resolve("archive")
-    world.hot.perform(_forget_archives(world.hot))
+    namespace_of(world.hot).run(_forget_archives(world.hot))
     assert world.drain().parked == 0
     check_archives(world.archives, {"r": world.common + world.of_archive})
 
 
 def _forget_archives(hot: Hot) -> Any:
-    yield Exchange([(b"DEL", partition.archives) for partition in hot.context.keys.partitions])
+    yield Exchange([(b"DEL", partition.archives) for partition in namespace_of(hot).keys.partitions])
 
 
 def test_archives_of_which_none_is_the_one_to_keep(world: World) -> None:
@@ -93,7 +92,7 @@ def test_archives_of_which_none_is_the_one_to_keep(world: World) -> None:
         world.come_back(replica)
         world.hot = world.open()
         world.of_archive += emit(world.hot, "r", 3, first=3)
-        world.hot.perform(_forget_archives(world.hot))
+        namespace_of(world.hot).run(_forget_archives(world.hot))
         DrainWorker(world.hot, [archive]).drain_once()
     world.come_back(replica)
     world.hot = world.open()
@@ -102,12 +101,11 @@ def test_archives_of_which_none_is_the_one_to_keep(world: World) -> None:
     with pytest.raises(HistoryDiverged, match="neither is Redis's"):
         world.resolve("archive")
     assert world.remember() == before
-    parted = [side.history for side in world.look().parted]
-    world.of_archive = [item.event for one in parted for item in open_archive(one).read("r", 2)]
+    parted = [side.history for side in world.look().diverged]
+    world.of_archive = [item.event for one in parted for item in open_archive(world, one).read("r", 2)]
     assert len(world.resolve("both").branches) == 2
     world.check("both")
 
 
-def open_archive(history: ArchivedHistory) -> Archive:
-    assert isinstance(history.sink, SQLiteCheckpointer | JSONLCheckpointer)
-    return history.sink
+def open_archive(world: World, history: ArchivedHistory) -> Archive:
+    return next(one for one in world.archives if one.location == history.location)

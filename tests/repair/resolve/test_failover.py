@@ -17,10 +17,11 @@ from runstream import (
     StoreUnavailable,
     connect,
 )
+from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import Keep
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.redis.exchange import Exchange, Replies, script_of
-from runstream.stores.redis.operations.worker import drain
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.scripts.script import script_of
 from tests.repair.resolve.world import KEEPS, Hot, Killed, World, emit
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
@@ -114,8 +115,8 @@ def test_after_a_real_failover_the_command_shows_both_and_does_as_told(
     assert parent == {"run_id": "r", "offset": 8}
     world.check(keep)
     pair.replicate()
-    assert pair.replica.raw.xlen(world.hot.context.keys.run("r").events) == pair.primary.raw.xlen(
-        world.hot.context.keys.run("r").events
+    assert pair.replica.raw.xlen(namespace_of(world.hot).keys.run("r").events) == pair.primary.raw.xlen(
+        namespace_of(world.hot).keys.run("r").events
     )
     again = run("resolve", "r", "--keep", keep, *places)
     assert (again.code, "nothing was to be decided" in again.err) == (0, True)
@@ -144,7 +145,7 @@ def test_what_was_refilled_and_never_put_in_place_goes_by_itself(failed_over: Wo
     """Killed before the switch: the run is as it was, and what lies beside it has an end."""
     world = failed_over
     driver: Any = world.hot._driver
-    exchange = driver.exchange
+    exchange = driver.exchange_once
 
     def dying(one: Exchange) -> Replies:
         if any((script := script_of(command)) and script.name == "switch" for command in one.commands):
@@ -152,13 +153,13 @@ def test_what_was_refilled_and_never_put_in_place_goes_by_itself(failed_over: Wo
         replies: Replies = exchange(one)
         return replies
 
-    driver.exchange = dying
+    driver.exchange_once = dying
     with pytest.raises(Killed):
         world.resolve("archive")
     left = [name for name in world.backend.key_names() if ":refilled:" in name]
     assert left
     assert all(0 < world.backend.raw.ttl(name) <= 3600 for name in left)
-    driver.exchange = exchange
+    driver.exchange_once = exchange
     world.resolve("archive")
     assert [name for name in world.backend.key_names() if world.backend.raw.ttl(name) > 0] == left
     world.check("archive")
@@ -174,10 +175,9 @@ def test_unpark_lets_runs_come_due_and_says_which_were_not_parked(tmp_path: Path
         assert isinstance(hot, RedisCheckpointer)
         for run_id in ("a", "b", "c"):
             emit(hot, run_id, 1)
-        keys = hot.context.keys
-        for loaded in hot.perform(drain.load(keys, ["a", "b"])):
+        for loaded in namespace_of(hot).load_runs(["a", "b"]):
             assert loaded is not None
-            hot.perform(drain.park(keys, loaded.header, "for a test", 600))
+            namespace_of(hot).park(loaded.header, "for a test", 600)
         said = run("unpark", "a", "c", "nobody", "--url", url, "--json")
         assert (said.code, said.document) == (4, {"unparked": ["a"]})
         assert "'c', 'nobody'" in said.err

@@ -11,8 +11,9 @@ from runstream import (
     DrainWorker,
     RunState,
 )
-from runstream.repair.resolve import look
-from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies
+from runstream.repair.resolve import load_histories
+from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import Hot, World, emit, part
 
 
@@ -29,7 +30,7 @@ def test_where_they_part_is_found_by_looking_at_few_entries(world: World) -> Non
     world.of_redis = emit(world.hot, "r", 1500, first=3001)
     entries: list[int] = []
     driver: Any = world.hot._driver
-    exchange = driver.exchange
+    exchange = driver.exchange_once
 
     def counting(one: Exchange) -> Replies:
         replies: Replies = exchange(one)
@@ -38,7 +39,7 @@ def test_where_they_part_is_found_by_looking_at_few_entries(world: World) -> Non
         )
         return replies
 
-    driver.exchange = counting
+    driver.exchange_once = counting
     found = world.look()
     assert [side.start.offset for side in found.sides] == [3000, 3000]
     assert sum(entries) < 2 * 2 * 14
@@ -71,27 +72,27 @@ def test_the_parting_is_exact(world: World, common: int, own: tuple[int, int], t
     else:
         emit(hot, "r", own[0])
         DrainWorker(hot, world.archives, trim="never").drain_once()
-        start = hot.perform(_start(hot))
+        start = namespace_of(hot).run(_start(hot))
         hot.delete_run("r")
         world.hot = world.open()
         # the same start, and not one event in common: the replica had the lease's meta, say
-        world.hot.perform(_create(world.hot, start))
+        namespace_of(world.hot).run(_create(world.hot, start))
     if own[1]:
         emit(world.hot, "r", own[1])
     for side in world.look().sides:
-        assert side.parting is not None
-        assert (side.parting.place.offset, side.parting.exact) == (common, True)
-        assert side.has_parted == bool(own[0])
+        assert side.divergence is not None
+        assert (side.divergence.cursor.offset, side.divergence.exact) == (common, True)
+        assert side.has_diverged == bool(own[0])
 
 
 def _start(hot: Hot) -> Any:
-    (start,) = yield Exchange([(b"HGET", hot.context.keys.run("r").meta, "start")])
+    (start,) = yield Exchange([(b"HGET", namespace_of(hot).keys.run("r").meta, "start")])
     return start
 
 
 def _create(hot: Hot, start: bytes) -> Any:
     fields = ("start", start, "last", start, "status", "running", "created", 1, "updated", 1)
-    yield Exchange([(b"HSET", hot.context.keys.run("r").meta, *fields)])
+    yield Exchange([(b"HSET", namespace_of(hot).keys.run("r").meta, *fields)])
 
 
 def test_looking_changes_nothing(world: World, tmp_path: Path) -> None:
@@ -110,4 +111,4 @@ def files(directory: Path) -> dict[Path, bytes]:
 
 
 def test_nothing_to_look_at_in_a_run_that_redis_does_not_have(world: World) -> None:
-    assert look(world.hot, world.sinks, "nobody") is None
+    assert load_histories(world.hot, world.sinks, "nobody") is None

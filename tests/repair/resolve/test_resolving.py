@@ -17,6 +17,7 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 from runstream.repair.branches import branch_name
 from runstream.repair.resolve import Keep, resolve
+from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import KEEPS, Hot, World, check_nothing_is_lost, emit, emit_keyed, last_seq, part
 from tests.support.archive_check import check_archives
 from tests.support.servers import eventually
@@ -187,7 +188,7 @@ def test_lanes_go_on_where_the_archive_has_them(world: World) -> None:
     part(world, "new on top")
     world.resolve("archive")
     hot = world.open()
-    assert [hot.perform(last_seq(hot, lane)) for lane in ("main", "side", "third")] == [11, 5, 0]
+    assert [namespace_of(hot).run(last_seq(hot, lane)) for lane in ("main", "side", "third")] == [11, 5, 0]
     with hot.open_run("r") as run:
         assert run.state.current_step == 9
         assert [item.event for item in run.recovered.events] == world.of_archive[4:]
@@ -242,7 +243,7 @@ def test_an_ended_run_is_retired_once_it_is_resolved(any_world: World, keep: Kee
     world.come_back(behind)
     world.hot = world.open()
     world.of_redis = emit(world.hot, "r", 2, first=4) + finish(world.hot)
-    partition = world.hot.context.keys.run("r").partition
+    partition = namespace_of(world.hot).keys.run("r").partition
     world.backend.raw.zadd(partition.retire, {"r": 1})
     world.resolve(keep)
     if keep == "archive":
@@ -250,7 +251,7 @@ def test_an_ended_run_is_retired_once_it_is_resolved(any_world: World, keep: Kee
     eventually(
         lambda: world.drain(retire_after_seconds=0.001).parked == 0 and world.backend.raw.zcard(partition.retired)
     )
-    assert world.backend.raw.exists(world.hot.context.keys.run("r").events) == 0
+    assert world.backend.raw.exists(namespace_of(world.hot).keys.run("r").events) == 0
     kept = {"archive": world.of_archive, "redis": world.of_redis, "both": world.of_redis + world.of_archive}[keep]
     check_archives(world.archives, {"r": world.common + kept})
     for archive in world.archives:

@@ -21,13 +21,15 @@ from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec, EventFields
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
-from runstream.model.protocols import MendableSink
+from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
-from runstream.repair.resolve import Histories, Keep, Resolution, look, resolve
-from runstream.stores.redis.exchange import Exchange
-from runstream.stores.redis.operations.admin import status
+from runstream.operations.operation import Exchange
+from runstream.repair.resolve import Histories, Keep, Resolution, load_histories, resolve
+from runstream.stores.capabilities import archive_of
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
+from tests.support.operations import operations_of
 
 Hot = RedisCheckpointer[Any, Any]
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -47,7 +49,7 @@ class World:
     keys: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def sinks(self) -> list[MendableSink]:
+    def sinks(self) -> list[Sink]:
         return list(self.archives)
 
     def open(self) -> Hot:
@@ -86,7 +88,7 @@ class World:
         return raw.hgetall(name) if kind == b"hash" else raw.zrange(name, 0, -1, withscores=True)
 
     def look(self) -> Histories:
-        found = look(self.hot, self.sinks, "r")
+        found = load_histories(self.hot, self.sinks, "r")
         assert found is not None
         return found
 
@@ -94,10 +96,10 @@ class World:
         return resolve(self.hot, self.sinks, self.look(), keep)
 
     def parked(self) -> dict[str, str]:
-        return dict(self.hot.perform(status.namespace_status(self.hot.context.keys)).parked)
+        return dict(namespace_of(self.hot).status().parked)
 
     def due(self) -> int:
-        found = self.hot.perform(status.namespace_status(self.hot.context.keys))
+        found = namespace_of(self.hot).status()
         return found.due + found.later
 
     def check(self, keep: Keep) -> None:
@@ -129,7 +131,7 @@ def check_nothing_is_lost(archive: Archive, events: Sequence[PAEvent]) -> None:
     """Every event is in the run or in a branch of it, equal but for its name; each branch is one chain."""
     found = []
     for run_id in archive.list_runs():
-        header = archive.header(run_id)
+        header = operations_of(archive).header(run_id)
         assert header is not None
         if run_id == "r" or (header.parent is not None and header.parent[0] == "r"):
             events_there = [item.event for item in archive.read(run_id, header.start.offset, on_corrupt="skip")]
@@ -143,7 +145,7 @@ def check_nothing_is_lost(archive: Archive, events: Sequence[PAEvent]) -> None:
 
 def branch_faults(archive: Archive, name: str) -> Iterator[str]:
     """A branch begins where it parts, is dense, and its chains follow from its records under their first name."""
-    header, position = archive.header(name), archive.position(name)
+    header, position = operations_of(archive).header(name), archive.position(name)
     assert header is not None
     assert position is not None
     assert header.parent is not None
@@ -185,7 +187,7 @@ def part(world: World, shape: str) -> None:
         world.of_archive += emit(hot, "r", 3, first=8)
         assert world.drain().parked == 0
         hot.delete_run("r")
-        hot.perform(forget_deletions(hot))
+        namespace_of(hot).run(forget_deletions(hot))
         world.hot = world.open()
         world.of_redis = emit(world.hot, "r", 5)
     else:
@@ -209,17 +211,17 @@ def part(world: World, shape: str) -> None:
             world.of_redis += emit(world.hot, "r", 1, lane_id="third")
     if shape == "behind":
         # nothing new: nobody looks at the run before something makes it due
-        world.hot.perform(make_due(world.hot))
+        namespace_of(world.hot).run(make_due(world.hot))
     assert world.drain().parked == 1
     assert "`runstream resolve r`" in world.parked()["r"]
 
 
 def forget_deletions(hot: Hot) -> Any:
-    yield Exchange([(b"DEL", partition.deleted) for partition in hot.context.keys.partitions])
+    yield Exchange([(b"DEL", partition.deleted) for partition in namespace_of(hot).keys.partitions])
 
 
 def make_due(hot: Hot) -> Any:
-    yield Exchange([(b"ZADD", hot.context.keys.run("r").partition.due, 1, "r")])
+    yield Exchange([(b"ZADD", namespace_of(hot).keys.run("r").partition.due, 1, "r")])
 
 
 def emit_keyed(hot: Hot, key: str) -> PAEvent:
@@ -229,7 +231,7 @@ def emit_keyed(hot: Hot, key: str) -> PAEvent:
 
 
 def last_seq(hot: Hot, lane: str) -> Any:
-    (found,) = yield Exchange([(b"HGET", hot.context.keys.run("r").meta, f"lane:{lane}")])
+    (found,) = yield Exchange([(b"HGET", namespace_of(hot).keys.run("r").meta, f"lane:{lane}")])
     return int(found.split()[1]) if found else 0
 
 
@@ -240,8 +242,8 @@ class Killed(BaseException):
 class Passing:
     """A sink that hands everything on."""
 
-    def __init__(self, inner: MendableSink) -> None:
-        self.inner = inner
+    def __init__(self, inner: Sink) -> None:
+        self.inner = archive_of(inner)
 
     @property
     def archive_id(self) -> str:
@@ -256,6 +258,9 @@ class Passing:
 
     def header(self, run_id: str) -> RunHeader | None:
         return self.inner.header(run_id)
+
+    def run_ids(self) -> Iterator[str]:
+        return self.inner.run_ids()
 
     def write(self, batches: Sequence[RunBatch]) -> None:
         self.inner.write(batches)
@@ -274,6 +279,9 @@ class Passing:
 
     def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
         self.inner.cut_back(header, to, expected)
+
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        return self.inner.delete_history(run_id, start)
 
 
 class Failing(Passing):

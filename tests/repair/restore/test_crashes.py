@@ -12,10 +12,10 @@ from runstream import (
     RunStatus,
     connect,
 )
+from runstream.operations.operation import Exchange, Replies
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.redis.exchange import Exchange, Replies
 from tests.repair.restore.restoring_tools import come_back, drain, dumps, needs_server, write_one
 from tests.support.archive_check import Archive, check_drained
 from tests.support.backends import FakeBackend, RedisBackend
@@ -89,7 +89,7 @@ def _restore_and_die(backend: RedisBackend, archive: Archive, at: int, *, whole:
     """Whether it came to that point: before an exchange, or after one."""
     hot = open_hot(backend)
     driver: Any = hot._driver
-    exchange, steps = driver.exchange, 0
+    exchange, steps = driver.exchange_once, 0
 
     def dying(one: Exchange) -> Replies:
         nonlocal steps
@@ -102,7 +102,7 @@ def _restore_and_die(backend: RedisBackend, archive: Archive, at: int, *, whole:
             raise Killed
         return replies
 
-    driver.exchange = dying
+    driver.exchange_once = dying
     try:
         put_back(hot, archive, "r", whole=whole)
     except Killed:

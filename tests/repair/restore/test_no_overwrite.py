@@ -18,9 +18,11 @@ from runstream import (
     HistoryDiverged,
     RunStatus,
 )
-from runstream.repair.resolve import look, resolve
+from runstream.operations.operation import Exchange, Replies
+from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
-from runstream.stores.redis.exchange import Exchange, Replies, script_of
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.scripts.script import script_of
 from tests.repair.restore.restoring_tools import come_back, drain, dumps, write_one
 from tests.support.archive_check import Archive, check_drained
 from tests.support.backends import RedisBackend
@@ -137,14 +139,14 @@ def _names(one: Exchange) -> str:
 
 def _before_each(hot: Hot, hook: Callable[[Exchange], object]) -> None:
     driver: Any = hot._driver
-    exchange = driver.exchange
+    exchange = driver.exchange_once
 
     def hooked(one: Exchange) -> Replies:
         hook(one)
         replies: Replies = exchange(one)
         return replies
 
-    driver.exchange = hooked
+    driver.exchange_once = hooked
 
 
 def test_a_retired_run_is_made_hot_again(redis_backend: RedisBackend, archive: Archive) -> None:
@@ -181,7 +183,7 @@ def test_a_retired_run_is_not_put_back_from_an_archive_that_is_behind(
     hot = open_hot(backend)
     write_one(hot)
     drain(hot, ahead, behind)
-    backend.raw.delete(*[partition.archives for partition in hot.context.keys.partitions])
+    backend.raw.delete(*[partition.archives for partition in namespace_of(hot).keys.partitions])
     hot.recover("r")
     hot.append("r", make_events("r", 2), snapshot=make_state("r", status=RunStatus.COMPLETED))
     drain(hot, ahead, retire_after_seconds=0.0)
@@ -218,7 +220,7 @@ def test_an_archive_that_is_behind_catches_up_from_a_whole_run(backend: RedisBac
     hot = open_hot(backend)
     write_one(hot)
     drain(hot, ahead, behind)
-    backend.raw.delete(*[partition.archives for partition in hot.context.keys.partitions])
+    backend.raw.delete(*[partition.archives for partition in namespace_of(hot).keys.partitions])
     hot.recover("r")
     hot.append("r", make_events("r", 5, first=15), snapshot=make_state("r"))
     drain(hot, ahead)
@@ -238,7 +240,7 @@ def test_a_branch_stays_in_the_archive(backend: RedisBackend, archive: Archive) 
     hot = lose_redis(backend)
     hot.save_events(make_events("r", 2))
     assert DrainWorker(hot, [archive]).drain_once().parked == 1
-    found = look(hot, [archive], "r")
+    found = load_histories(hot, [archive], "r")
     assert found is not None
     (branch,) = resolve(hot, [archive], found, "redis").branches
     with pytest.raises(ConfigurationError, match="branch"):

@@ -22,6 +22,7 @@ from runstream import (
 from runstream.codec.record import ERASED
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered import TieredCheckpointer
 from tests.repair.restore.restoring_tools import KINDS, drain, write_one
 from tests.support.archive_check import Archive, check_drained
@@ -227,13 +228,13 @@ def test_poison_and_erased_events_come_back_as_they_were(
     hot.save_events(make_events("r", 3))
     damage(hot, "r", b"no record at all")
     hot.save_events(make_events("r", 3, first=4))
-    erase(redis_backend, hot.context.keys.run("r"), 6)
-    before = redis_backend.raw.xrange(hot.context.keys.run("r").events)
+    erase(redis_backend, namespace_of(hot).keys.run("r"), 6)
+    before = redis_backend.raw.xrange(namespace_of(hot).keys.run("r").events)
     assert [fields[b"e"] for _, fields in before][3:6:2] == [b"no record at all", ERASED]
     drain(hot, archive, trim="never")
     hot = lose_redis(redis_backend)
     put_back(hot, archive, "r", whole=whole)
-    assert redis_backend.raw.xrange(hot.context.keys.run("r").events) == before
+    assert redis_backend.raw.xrange(namespace_of(hot).keys.run("r").events) == before
     assert [item.offset for item in hot.read("r", on_corrupt="skip")] == [1, 2, 3, 5, 7]
     verdict = verify_run("r", hot=hot, sinks=[archive])
     assert verdict.difference is None

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runstream import DrainWorker, EventKind, connect
-from runstream.repair.resolve import look, resolve
+from runstream.operations.operation import Exchange, Replies
+from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import Verdict, verify_run
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from runstream.stores.redis.exchange import Exchange, Replies
 from tests.repair.verify.world import KINDS, World, open_archives_named
 from tests.support.archive_check import Archive
 from tests.support.backends import Backend, FakeBackend, RedisBackend
@@ -100,7 +100,7 @@ def test_branches_verify(make_backend: Callable[[str], Backend], tmp_path: Path,
         before = verify_run("r", hot=hot, sinks=[archive]).difference
         assert before is not None
         assert "different histories" in before.what
-        found = look(hot, [archive], "r")
+        found = load_histories(hot, [archive], "r")
         assert found is not None
         (branch,) = resolve(hot, [archive], found, "redis").branches
         DrainWorker(hot, [archive]).drain_once()
@@ -209,7 +209,7 @@ def test_no_more_than_a_page_is_held(make_backend: Callable[[str], Backend]) -> 
     hot = open_hot(backend)
     hot.save_events(make_events("r", 5000))
     driver: Any = hot._driver
-    exchange, most = driver.exchange, 0
+    exchange, most = driver.exchange_once, 0
     told: list[int] = []
 
     def counting(one: Exchange) -> Replies:
@@ -218,8 +218,8 @@ def test_no_more_than_a_page_is_held(make_backend: Callable[[str], Backend]) -> 
         most = max([most, *(len(reply) for reply in replies if isinstance(reply, list))])
         return replies
 
-    driver.exchange = counting
-    assert verify_run("r", hot=hot, on_events=told.append).checked[0].events == 5000
+    driver.exchange_once = counting
+    assert verify_run("r", hot=hot, on_progress=told.append).checked[0].events == 5000
     assert most <= 1000
     assert sum(told) == 5000
 
@@ -233,7 +233,7 @@ def test_the_command_prints_what_it_found(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "server"), connect(url) as hot, connect(source) as a, connect(other) as b:
         for run_id in ("good", "bad"):
             hot.save_events(make_events(run_id, 5))
-        DrainWorker(hot, [a, b], trim="never").drain_once()  # type: ignore[arg-type,list-item]  # connect gives any store
+        DrainWorker(hot, [a, b], trim="never").drain_once()  # type: ignore[list-item]  # connect gives any store
         both = ("--url", url, "--archive", source, "--archive", other)
         said = run("verify", *both, "--json")
         assert (said.code, said.err, said.document["is_sound"]) == (0, "", True)

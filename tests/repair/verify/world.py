@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runstream.repair.verify import Verdict, verify_run
+from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, open_hot
@@ -27,7 +28,7 @@ class World:
 
     @property
     def keys(self) -> Any:
-        return self.hot.context.keys.run("r")
+        return namespace_of(self.hot).keys.run("r")
 
     @property
     def sqlite(self) -> Path:

@@ -21,9 +21,10 @@ from runstream import (
     create_event,
 )
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
-from runstream.model.protocols import MendableSink
 from runstream.model.results import Cursor
+from runstream.stores import capabilities
 from tests.support.archive_check import Archive, archive_faults
+from tests.support.operations import last_seq, operations_of
 
 
 @pytest.fixture(params=["sqlite", "jsonl"])
@@ -51,7 +52,7 @@ def fill(archive: Archive) -> tuple[list[PAEvent], list[Cursor], RunHeader]:
     archive.append("r", events[8:], snapshot=RunState("r", current_step=12))
     archive.append("other", [create_event("other", "x")])
     cursors = [Cursor.parse(item.cursor) for item in archive.read("r")]
-    header = archive.header("r")
+    header = operations_of(archive).header("r")
     assert header is not None
     return events, [header.start, *cursors], header
 
@@ -71,7 +72,7 @@ def test_what_comes_after_the_place_is_gone_and_nothing_else(archive: Archive, t
     events, cursors, header = fill(archive)
     before = tokens(archive)
     place = Position(cursors[to], before if to == 12 else {"a": before["a"]})
-    archive.cut_back(redis_says(header), place, cursors[12])
+    operations_of(archive).cut_back(redis_says(header), place, cursors[12])
     for opened in (archive, open_again(archive)):
         assert opened.position("r") == place
         assert list(archive_faults(opened, "r", events[:to])) == []
@@ -89,7 +90,7 @@ def test_what_comes_after_the_place_is_gone_and_nothing_else(archive: Archive, t
         assert state is not None
         assert state.state.current_step == 3
         of_lanes = {lane: [event.seq for event in events[:to] if event.lane_id == lane] for lane in "ab"}
-        assert {lane: opened.last_seq("r", lane) for lane in "ab"} == {
+        assert {lane: last_seq(opened, "r", lane) for lane in "ab"} == {
             lane: seqs[-1] if seqs else 0 for lane, seqs in of_lanes.items()
         }
         assert len(opened.list_events("other")) == 1
@@ -108,12 +109,12 @@ def test_what_comes_after_the_place_is_gone_and_nothing_else(archive: Archive, t
 def test_cutting_twice_is_cutting_once(archive: Archive) -> None:
     _, cursors, header = fill(archive)
     position = Position(cursors[5], {})
-    archive.cut_back(redis_says(header), position, cursors[12])
-    archive.cut_back(redis_says(header), position, cursors[12])
+    operations_of(archive).cut_back(redis_says(header), position, cursors[12])
+    operations_of(archive).cut_back(redis_says(header), position, cursors[12])
     assert archive.position("r") == position
     archive.append("r", [create_event("r", "new")])
     with pytest.raises(ConcurrencyConflict) as conflict:
-        archive.cut_back(redis_says(header), position, cursors[12])
+        operations_of(archive).cut_back(redis_says(header), position, cursors[12])
     assert (conflict.value.expected, conflict.value.actual) == (12, 6)
     assert len(archive.list_events("r")) == 6
 
@@ -127,12 +128,12 @@ def test_an_archive_that_stands_elsewhere_is_left_alone(archive: Archive) -> Non
         (Cursor(13, 1), cursors[12], HistoryDiverged),
     ):
         with pytest.raises(error):
-            archive.cut_back(redis_says(header), Position(to), expected)
+            operations_of(archive).cut_back(redis_says(header), Position(to), expected)
     with pytest.raises(ConcurrencyConflict):
-        archive.cut_back(RunHeader("nobody", Cursor(0, 1)), Position(Cursor(0, 1)), Cursor(5, 5))
+        operations_of(archive).cut_back(RunHeader("nobody", Cursor(0, 1)), Position(Cursor(0, 1)), Cursor(5, 5))
     other_start = RunHeader("r", Cursor(0, 1))
     with pytest.raises(HistoryDiverged):
-        archive.cut_back(other_start, Position(cursors[5]), cursors[12])
+        operations_of(archive).cut_back(other_start, Position(cursors[5]), cursors[12])
     assert list(archive_faults(archive, "r", events)) == []
     assert len(tokens(archive)) == 2
 
@@ -142,13 +143,13 @@ def test_of_another_history_nothing_stays_and_the_new_one_is_taken(archive: Arch
     _, cursors, _ = fill(archive)
     start = Cursor(0, 4711)
     header = RunHeader("r", start, "new", "running", 5.0, 6.0)
-    archive.cut_back(header, Position(start), cursors[12])
-    archive.cut_back(header, Position(start), cursors[12])
+    operations_of(archive).cut_back(header, Position(start), cursors[12])
+    operations_of(archive).cut_back(header, Position(start), cursors[12])
     for opened in (archive, open_again(archive)):
         assert opened.position("r") == Position(start)
-        assert opened.header("r") == header
+        assert operations_of(opened).header("r") == header
         assert opened.list_events("r") == []
-        assert opened.last_seq("r", "a") == 0
+        assert last_seq(opened, "r", "a") == 0
     archive.write([RunBatch(header, start, [ArchiveEntry(1, 5, None, '{"run_id":"r","ts":1.0,"kind":"x"}')])])
     assert [item.offset for item in archive.read("r")] == [1]
 
@@ -156,7 +157,7 @@ def test_of_another_history_nothing_stays_and_the_new_one_is_taken(archive: Arch
 def test_what_was_kept_aside_goes_with_its_branch(archive: Archive) -> None:
     header = RunHeader("r", Cursor(0, 1), created_at=1.0, updated_at=2.0)
     archive.write([RunBatch(header, header.start, [ArchiveEntry(n, n, None, None, b"raw") for n in (1, 2, 3)])])
-    archive.cut_back(header, Position(Cursor(2, 2)), Cursor(3, 3))
+    operations_of(archive).cut_back(header, Position(Cursor(2, 2)), Cursor(3, 3))
     with closing(open_again(archive)) as opened:
         assert [entry.offset for _, entry in opened.quarantine()] == [1, 2]
 
@@ -168,16 +169,16 @@ def test_a_run_knows_what_it_is_a_branch_of(archive: Archive) -> None:
     archive.write([RunBatch(header, header.start, [entry])])
     archive.write([RunBatch(header, Cursor(2, 2), (), [snapshot])])
     for opened in (archive, open_again(archive)):
-        assert opened.header("r~2-2") == header
+        assert operations_of(opened).header("r~2-2") == header
         info = opened.run_info("r~2-2")
         assert info is not None
         assert (info.parent, info.first_hot) == (("r", 1), 2)
         assert [one.parent for one in opened.runs()] == [("r", 1)]
-    archive.cut_back(RunHeader("r~2-2", header.start), Position(header.start), Cursor(2, 2))
-    again = open_again(archive).header("r~2-2")
+    operations_of(archive).cut_back(RunHeader("r~2-2", header.start), Position(header.start), Cursor(2, 2))
+    again = operations_of(open_again(archive)).header("r~2-2")
     assert again is not None
     assert again.parent == header.parent
-    assert isinstance(archive, MendableSink)
+    assert capabilities.part_of(archive, capabilities.Archive) is not None
 
 
 class Killed(BaseException):
@@ -212,7 +213,7 @@ def test_a_log_is_cut_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
                 for name in _STEPS:
                     patched.setattr(os, name, dying(getattr(os, name)))
                 try:
-                    archive.cut_back(redis_says(header), stay, cursors[12])
+                    operations_of(archive).cut_back(redis_says(header), stay, cursors[12])
                 except Killed:
                     died = True
         with closing(JSONLCheckpointer[Any, Any](directory)) as again:
@@ -223,7 +224,7 @@ def test_a_log_is_cut_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
             assert list(archive_faults(again, "r", events[: 5 if cut else 12])) == []
             assert set(position.snapshots) == ({"a"} if cut else {None, "a"})
             assert (again.load_latest("r") is None) == cut
-            again.cut_back(redis_says(header), stay, cursors[12])
+            operations_of(again).cut_back(redis_says(header), stay, cursors[12])
             assert again.position("r") == stay
             again.append("r", events[5:6])
             assert again.load_latest("r") is None

@@ -32,6 +32,7 @@ from runstream.stores.archive.jsonl import snapshot_history_file
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from tests.support.archive_check import Archive
 from tests.support.backends import FakeBackend, LoopThread
+from tests.support.operations import operations_of
 from tests.support.samples import make_event, make_events, make_state
 
 KINDS = ["sqlite", "jsonl"]
@@ -201,7 +202,7 @@ def test_no_more_than_the_latest_are_kept(kind: str, tmp_path: Path, keep: int) 
         assert [step for _, _, step in history(archive, lane_id="b")] == [21, 22][-max(keep, 1) :]
         assert step_of(archive.load_snapshot("r", lane_id="a")) == 20
         if isinstance(archive, JSONLCheckpointer):
-            path = archive.base_dir / "r" / "snapshots.jsonl"
+            path = operations_of(archive)._logs.path / "r" / "snapshots.jsonl"
             count = path.read_bytes().count(b"\n") if path.exists() else 0
             assert count <= 2 * keep * 2  # of two lanes, twice as many
 
@@ -243,18 +244,18 @@ def test_it_goes_with_the_run(archive: Archive) -> None:
     assert len(history(archive, "other")) == 1
     checkpoint(archive, 1)
     assert history(archive) == [(1, 1, 1)]
-    assert archive.delete_history("r", None)
+    assert operations_of(archive).delete_history("r", None)
     assert history(archive) == []
     if isinstance(archive, JSONLCheckpointer):
-        assert not (archive.base_dir / "r").exists()
+        assert not (operations_of(archive)._logs.path / "r").exists()
 
 
 def cut(archive: Archive, to: int, *tokens: ArchiveSnapshot) -> None:
-    header = archive.header("r")
+    header = operations_of(archive).header("r")
     assert header is not None
     cursors = [header.start, *(Cursor.parse(item.cursor) for item in archive.read("r"))]
     named = {one.lane_id: one.token for one in tokens}
-    archive.cut_back(header, Position(cursors[to], named), cursors[-1])
+    operations_of(archive).cut_back(header, Position(cursors[to], named), cursors[-1])
 
 
 def test_a_branch_that_is_cut_off_takes_its_snapshots_with_it(archive: Archive) -> None:
@@ -290,12 +291,14 @@ def test_where_the_kept_history_has_a_later_one_what_is_common_stays(archive: Ar
 
 def test_of_another_history_nothing_stays(archive: Archive) -> None:
     checkpoint(archive, 3)
-    header = archive.header("r")
+    header = operations_of(archive).header("r")
     position = archive.position("r")
     assert header is not None
     assert position is not None
     other = Cursor(0, header.start.chain + 1)
-    archive.cut_back(replace(header, start=other), Position(other, position.snapshots), position.cursor)
+    operations_of(archive).cut_back(
+        replace(header, start=other), Position(other, position.snapshots), position.cursor
+    )
     assert [step for _, _, step in history(archive)] == [3]  # which the kept history has named
 
 
@@ -305,7 +308,7 @@ def test_a_batch_that_is_cut_in_the_middle_leaves_the_snapshot_that_is_named(arc
     (latest,) = archive.read_back_snapshots("r")
     # one that covers less: the drain has taken later events with it
     named = latest._replace(offset=2, revision=2, token="named")
-    header, position = archive.header("r"), archive.position("r")
+    header, position = operations_of(archive).header("r"), archive.position("r")
     assert header is not None
     assert position is not None
     archive.write([RunBatch(header, position.cursor, (), (named,))])
@@ -487,7 +490,7 @@ def test_a_line_is_found_where_it_lies_by_now(tmp_path: Path) -> None:
         with closing(JSONLCheckpointer[Any, Any](tmp_path, keep_snapshots=3)) as writer:
             checkpoint_after(writer, 11)
         assert [step_of(one) for one in found] == [9, 10]
-        assert snapshot_history_file.SnapshotLog(tmp_path / "r").exists()
+        assert snapshot_history_file.SnapshotHistoryFile(tmp_path / "r").exists()
 
 
 # -- of a run that is drained

@@ -17,11 +17,11 @@ from runstream.model.errors import (
     LeaseLost,
 )
 from runstream.model.results import LeaseGrant
-from runstream.run.store import LaneStore
+from runstream.operations.arguments import LeaseRequest
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.local.operations import LocalStore
 from tests.stores.leases.lease_tools import DEADLINE_SECONDS, carrying, eventually, seqs
 from tests.support.backends import Backend, SQLiteBackend, Store
+from tests.support.operations import last_seq, operations_of, perform
 from tests.support.samples import make_event, make_events
 
 
@@ -41,20 +41,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def local(
-    request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], clock: Clock
-) -> LocalStore[Any, Any]:
+def local(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], clock: Clock) -> Store:
     """A local store with leases whose clock the test sets."""
-    return cast("LocalStore[Any, Any]", make_backend(request.param).open(clock=clock))
+    return make_backend(request.param).open(clock=clock)
 
 
-def take(
-    store: LocalStore[Any, Any], owner: str = "a", lane_id: str | None = "main", ttl: float = 10.0
-) -> LeaseGrant:
-    return store.take_lease("r", owner=owner, lane_id=lane_id, ttl=ttl)
+def take(store: Store, owner: str = "a", lane_id: str | None = "main", ttl: float = 10.0) -> LeaseGrant:
+    return take_lease(store, LeaseRequest("r", owner, lane_id, ttl))
 
 
-def test_it_lasts_for_its_ttl_and_no_longer(local: LocalStore[Any, Any], clock: Clock) -> None:
+def take_lease(store: Store, request: LeaseRequest) -> LeaseGrant:
+    grant: LeaseGrant = perform(store, operations_of(store).take_lease(request))
+    return grant
+
+
+def test_it_lasts_for_its_ttl_and_no_longer(local: Store, clock: Clock) -> None:
     grant = take(local)
     clock.now += 9.5
     local.append("r", make_events("r", 1), lease=carrying(grant))
@@ -66,37 +67,37 @@ def test_it_lasts_for_its_ttl_and_no_longer(local: LocalStore[Any, Any], clock: 
     with pytest.raises(LeaseLost):
         local.append("r", make_events("r", 1), lease=carrying(grant))
     with pytest.raises(LeaseLost):
-        local.renew_lease(grant)
+        perform(local, operations_of(local).renew_lease(grant))
     assert local.delete_run("r")
     assert take(local, "b").epoch > grant.epoch
 
 
-def test_a_renewed_one_lasts_for_its_ttl_from_then_on(local: LocalStore[Any, Any], clock: Clock) -> None:
+def test_a_renewed_one_lasts_for_its_ttl_from_then_on(local: Store, clock: Clock) -> None:
     grant = take(local)
     for _ in range(5):
         clock.now += 9.0
-        local.renew_lease(grant)
+        perform(local, operations_of(local).renew_lease(grant))
         with pytest.raises(LeaseHeld) as refused:
             take(local, "b")
         assert refused.value.expires_in == pytest.approx(10.0)
     clock.now += 10.0
     take(local, "b")
-    local.release_lease(grant)
+    perform(local, operations_of(local).release_lease(grant))
     with pytest.raises(LeaseHeld):
         take(local, "c")
 
 
-def test_the_epoch_is_the_time_or_higher_than_the_last_one(local: LocalStore[Any, Any], clock: Clock) -> None:
+def test_the_epoch_is_the_time_or_higher_than_the_last_one(local: Store, clock: Clock) -> None:
     """Also if the clock was put back, and whatever became of the leases in between."""
     first = take(local)
     assert first.epoch == int(clock.now * 1e6)
-    local.release_lease(first)
+    perform(local, operations_of(local).release_lease(first))
     clock.now -= 3600.0
     second = take(local, "b", None)
     assert second.epoch == first.epoch + 1
-    local.release_lease(second)
+    perform(local, operations_of(local).release_lease(second))
     assert take(local, "c", "other").epoch == first.epoch + 2
-    assert local.take_lease("s", owner="a", lane_id=None, ttl=1.0).epoch == int(clock.now * 1e6)
+    assert take_lease(local, LeaseRequest("s", "a", None, 1.0)).epoch == int(clock.now * 1e6)
 
 
 def test_a_lease_that_runs_out_while_its_writer_waits_for_the_file_is_lost(
@@ -118,10 +119,12 @@ def test_a_lease_that_runs_out_while_its_writer_waits_for_the_file_is_lost(
             outcomes.append(type(error))
 
     writer = threading.Thread(target=write)
-    with other._file.write():  # the file is locked
+    with operations_of(other)._file.write():  # the file is locked
         writer.start()
         assert asked.wait(DEADLINE_SECONDS)
-        eventually(lambda: _must(store._file._lock.acquire(blocking=False) is False, store), AssertionError)
+        eventually(
+            lambda: _must(operations_of(store)._file._lock.acquire(blocking=False) is False, store), AssertionError
+        )
         clock.now += 11.0
     writer.join(DEADLINE_SECONDS)
     assert outcomes == [LeaseLost]
@@ -131,7 +134,7 @@ def test_a_lease_that_runs_out_while_its_writer_waits_for_the_file_is_lost(
 def _must(condition: bool, store: SQLiteCheckpointer[Any, Any]) -> None:
     """The writer has come to where it waits; a lock that was got is given back."""
     if not condition:
-        store._file._lock.release()
+        operations_of(store)._file._lock.release()
     assert condition
 
 
@@ -187,13 +190,12 @@ def test_a_fork_has_no_part_in_a_lease_and_does_not_give_it_back(file_backend: S
 
 def test_what_is_written_under_a_lease_is_seen_by_whoever_takes_it_next(two_stores: tuple[Store, Store]) -> None:
     """Two workers take turns for a while: each goes on where the other left off."""
-    stores = [cast("LaneStore[Any, Any]", store) for store in two_stores]
 
     def work(number: int) -> None:
         for _ in range(10):
-            store = stores[number]
+            store = two_stores[number]
             with store.lease("r", owner=f"worker {number}", lane_id="main", wait=DEADLINE_SECONDS) as lease:
-                last = store.last_seq("r", "main")
+                last = last_seq(store, "r", "main")
                 lease.save_event(make_event("r", last + 1))
                 lease.save_event(make_event("r", last + 2))
 

@@ -22,6 +22,7 @@ from runstream.stores.archive.jsonl import JSONLCheckpointer
 from tests.stores.leases.lease_tools import DEADLINE_SECONDS, LEASING, abandoned, carrying, seqs, writes
 from tests.support.backends import Backend, Store
 from tests.support.kinds import short
+from tests.support.operations import operations_of, perform
 from tests.support.samples import make_event, make_events, make_state
 
 KINDS = [name for name in LEASING if "redis" not in name and "resp" not in name]  # one server of each facade
@@ -170,8 +171,8 @@ def test_jsonl_has_no_leases(make_backend: Callable[[str], Backend]) -> None:
         lambda: store.lease("r", owner="a"),
         lambda: store.lease("r", owner="a", lane_id="a", wait=60.0),
         lambda: store.open_run("r", lease_ttl=30.0),
-        lambda: store.renew_lease(grant.grant),
-        lambda: store.release_lease(grant.grant),
+        lambda: perform(store, operations_of(store).renew_lease(grant.grant)),
+        lambda: perform(store, operations_of(store).release_lease(grant.grant)),
     ]
     for attempt in attempts:
         with pytest.raises(ConfigurationError, match="has no leases"):

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from runstream.model.errors import AcknowledgedWritesLost, ConfigurationError, LeaseHeld, StoreUnavailable
 from runstream.model.events import EventKind
+from runstream.operations.operation import Exchange
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.operations.client import append
 from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
 from tests.support.backends import RedisBackend, kept_replies
 from tests.support.kinds import on_every_server
+from tests.support.operations import append_each, session_of
 from tests.support.samples import make_event, make_state
 from tests.support.servers import eventually
 
@@ -58,13 +60,13 @@ def do(raw: Any, stores: Sequence[RedisCheckpointer[Any, Any]], script: Sequence
             store.save_event(make_event("r", seq, lane_id=lane, kind=more, ts=1.0, span_id="s"))
         elif what == "append":
             event = make_event("r", seq, lane_id=lane, session_id=more, ts=1.0, span_id="s")
-            placement = store.append_each("r", [event])
+            placement = append_each(store, "r", [event])
             given.append((placement.appended[:2], [cursor.offset for cursor in placement.cursors]))
             assert placement.appended.cursor == str(placement.cursors[-1])
         elif what == "snapshot":
             store.save_snapshot("r", STATE, lane_id=lane)
         elif what == "settled":
-            keys = store.context.keys.run("r")
+            keys = session_of(store).keys.run("r")
             raw.zrem(keys.partition.due, "r")
             if last := raw.hget(keys.meta, "last"):
                 raw.hset(keys.meta, "mark", last)
@@ -143,7 +145,7 @@ def test_what_is_in_the_way_is_seen_by_a_writer_that_goes_on(redis_backend: Redi
 def test_a_loss_is_seen_by_a_writer_that_goes_on(redis_backend: RedisBackend) -> None:
     """Meta is put back to what it was, as a failover does it."""
     one, _ = open_two(redis_backend, redis_backend.namespace)
-    raw, keys = redis_backend.raw, one.context.keys.run("r")
+    raw, keys = redis_backend.raw, session_of(one).keys.run("r")
     one.save_event(make_event("r", 1))
     before = raw.hgetall(keys.meta)
     one.save_event(make_event("r", 2))
@@ -161,7 +163,7 @@ def test_the_lists_of_runs_are_right_to_the_second(redis_backend: RedisBackend) 
     run_ids = ["a", "b", "c", "d"]
     for run_id in run_ids:
         store.save_event(make_event(run_id, 1, session_id="s"))
-    keys = store.context.keys.run("a")
+    keys = session_of(store).keys.run("a")
     lists = keys.partition.runs, keys.partition.session("s")
     for name in lists:
         raw.zadd(name, {"a": 1})
@@ -189,7 +191,7 @@ def test_silent_producers_are_forgotten_here_too(
         store, _ = open_two(redis_backend, redis_backend.namespace)
         assert all(recorded.offset for recorded in store.read("r"))
         store.save_event(make_event("r", 1))
-    assert redis_backend.raw.hlen(store.context.keys.run("r").producers) <= 17
+    assert redis_backend.raw.hlen(session_of(store).keys.run("r").producers) <= 17
     assert len(list(store.read("r"))) == 40
 
 
@@ -197,9 +199,11 @@ def test_each_says_how_old_it_is(redis_backend: RedisBackend) -> None:
     """By the server's time, as the last reply told it: what has no age is sent again however late."""
     store, _ = open_two(redis_backend, redis_backend.namespace)
     store.save_event(make_event("r", 1))
-    told = store.context.server_clock.now()
+    told = session_of(store).server_clock.now()
     assert told is not None
-    (call,) = append.save_event(store.context, make_event("r", 2)).send(None).commands  # type: ignore[arg-type] # begins it
+    exchange = next(append.save_event(session_of(store), make_event("r", 2)))
+    assert isinstance(exchange, Exchange)
+    (call,) = exchange.commands
     _, _, count, *rest = call
     sent_at, *_ = rest[count:][5].split()  # among the words: see append.lua
     assert told <= int(sent_at) < told + 60_000_000
@@ -212,18 +216,18 @@ def test_a_seq_of_another_kind_of_int_is_an_int(redis_backend: RedisBackend, seq
     store.save_event(make_event("r", seq))
     store.append("r", [make_event("r", seq), make_event("r", seq)])
     assert [recorded.event.seq for recorded in store.read("r")] == [1, seq, seq, seq]
-    assert redis_backend.raw.hget(store.context.keys.run("r").meta, "lane:main") == b"4 %d" % seq
+    assert redis_backend.raw.hget(session_of(store).keys.run("r").meta, "lane:main") == b"4 %d" % seq
 
 
 def test_what_is_refused_is_sent_once(redis_backend: RedisBackend) -> None:
     """Also where the script could not go on half way: what it had written is not written once more."""
     store, _ = open_two(redis_backend, redis_backend.namespace, retry_seconds=0)
     store.save_event(make_event("r", 1))
-    operation = append.save_event(store.context, make_event("r", 2))
-    operation.send(None)  # type: ignore[arg-type] # how a generator begins
+    operation = append.save_event(session_of(store), make_event("r", 2))
+    next(operation)
     with pytest.raises(LeaseHeld):
         operation.send([[b"held", b"lease", b"o", b"1000"]])
-    raw, keys = redis_backend.raw, store.context.keys.run("r")
+    raw, keys = redis_backend.raw, session_of(store).keys.run("r")
     raw.delete(keys.partition.runs)
     raw.set(keys.partition.runs, "of another program")
     raw.hincrby(keys.meta, "updated", -(10**6))  # so that it is listed anew
@@ -239,8 +243,8 @@ def test_what_was_on_its_way_for_too_long_is_not_as_good_as_new(
     """The server may have applied it and forgotten its producer since: it gets no other time put on it."""
     monkeypatch.setattr(in_flight, "PRODUCER_WINDOW_SECONDS", 0.2)
     store, _ = open_two(redis_backend, redis_backend.namespace)
-    operation = append.save_event(store.context, make_event("r", 1))
-    operation.send(None)  # type: ignore[arg-type] # how a generator begins
+    operation = append.save_event(session_of(store), make_event("r", 1))
+    next(operation)
     late = time.monotonic() + 0.2
     eventually(lambda: time.monotonic() > late)
     with pytest.raises(StoreUnavailable, match="can no longer be told"):

@@ -22,7 +22,7 @@ from runstream import (
     TooManyHotEvents,
     connect,
 )
-from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies
 from tests.support.backends import Backend, RedisBackend
 from tests.support.kinds import REDIS, short
 from tests.support.samples import make_event, make_events, make_state
@@ -130,15 +130,15 @@ class _Line:
 
     def __init__(self, store: Any) -> None:
         driver = store._driver
-        self._exchange = driver._exchange_once
-        driver._exchange_once = self._lose
+        self._exchange = driver.exchange_once
+        driver.exchange_once = self._lose
 
     def _lose(self, exchange: Exchange) -> Replies:
         self._exchange(exchange)
         raise StoreUnavailable("the reply was lost")
 
     def mend(self, store: Any) -> None:
-        store._driver._exchange_once = self._exchange
+        store._driver.exchange_once = self._exchange
 
 
 def test_what_was_applied_and_is_sent_again_gets_its_reply(redis_backend: RedisBackend) -> None:

@@ -18,8 +18,8 @@ from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
 
 from runstream.stores.redis.connection import pinned_connection
-from runstream.stores.redis.connection.driver import SyncDriver
 from runstream.stores.redis.connection.pinned_connection import sender_of
+from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.testing import Fault, FaultProxy
 from tests.support.servers import Server, eventually
 
@@ -55,7 +55,7 @@ def ended(server: Server, number: int) -> bool:
 
 def is_looked_at_again(sender: Any) -> None:
     """Wait until the next command looks at the connection first."""
-    eventually(lambda: time.monotonic() > sender._looked + pinned_connection._TRUSTED_SECONDS)
+    eventually(lambda: time.monotonic() > sender._checked + pinned_connection._TRUSTED_SECONDS)
 
 
 def interrupt_next_read(connection: Any) -> None:
@@ -71,7 +71,7 @@ def interrupt_next_read(connection: Any) -> None:
 def test_stores_over_one_pool_hold_one_connection_until_the_last_is_gone(client: Any) -> None:
     """The second store's client is another one, over the same pool."""
     other = redis.Redis(connection_pool=client.connection_pool)
-    senders = [SyncDriver(one, 0)._sender for one in (client, other)]
+    senders = [SingleServerTransport(one)._sender for one in (client, other)]
     numbers = {connection_id(sender) for sender in senders for _ in range(3)}
     assert len(numbers) == 1
     assert pool_state(client) == (0, 1)
@@ -157,7 +157,7 @@ def test_no_thread_of_a_fork_finds_the_parents_connection(sender: Any, monkeypat
             found.extend(holding._free)
         object.__setattr__(holding, name, value)
 
-    monkeypatch.setattr(pinned_connection._HeldConnection, "__setattr__", note, raising=False)
+    monkeypatch.setattr(pinned_connection._PinnedConnection, "__setattr__", note, raising=False)
     monkeypatch.setattr(sender, "_process", -1)
     found.clear()
     assert connection_id(sender)

@@ -24,13 +24,14 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.codec.event_codec import Codec
-from runstream.stores.redis.exchange import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
-from runstream.stores.redis.session.recent_appends import RecentBook
-from runstream.stores.redis.session.session import ServerClock
+from runstream.stores.redis.session.recent_appends import RecentAppends
+from runstream.stores.redis.session.seen import ServerClock
 from tests.support.backends import Backend, RedisBackend, latest
 from tests.support.kinds import on_every_server
+from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server
 
@@ -48,10 +49,10 @@ class Line:
 
     def __init__(self, store: Hot) -> None:
         driver: Any = store._driver
-        self._exchange = driver._exchange_once
+        self._exchange = driver.exchange_once
         self._cuts: list[str] = []
         self.sent = 0
-        driver._exchange_once = self._pass_on
+        driver.exchange_once = self._pass_on
 
     def cut(self, *where: str) -> None:
         """Lose the next requests or replies."""
@@ -190,7 +191,7 @@ def test_a_batch_that_is_too_old_is_refused_rather_than_applied_twice(
     line.cut("request")
     monkeypatch.setattr(calls, "PRODUCER_WINDOW_SECONDS", 0)
     monkeypatch.setattr(in_flight, "PRODUCER_WINDOW_SECONDS", 0)
-    hot.context.server_clock.heard(b"1")  # told by a reply of long ago
+    session_of(hot).server_clock.update(b"1")  # told by a reply of long ago
     with pytest.raises(StoreUnavailable):
         hot.append("r", events)
     with pytest.raises(StoreUnavailable, match="can no longer be told"):
@@ -201,7 +202,7 @@ def test_a_batch_that_is_too_old_is_refused_rather_than_applied_twice(
 def test_a_clock_that_is_behind_delays_nothing(hot: Hot) -> None:
     """A batch that only looks old is sent again at once, with the time that the server told."""
     hot.save_event(make_event("r"))
-    hot.context.server_clock.heard(b"1", reset=True)
+    session_of(hot).server_clock.update(b"1", reset=True)
     hot.save_event(make_event("r"))
     assert len(spans(hot)) == 2
 
@@ -236,8 +237,9 @@ def test_the_last_ordinary_append_is_known_after_its_run_was_retired(hot: Hot, l
     with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
         for _ in range(2):
             DrainWorker(hot, [archive], retire_after_seconds=0).drain_once()
-        raw: Any = hot._driver._client
-        assert not raw.exists(hot.context.keys.run("r").events)
+        transport: Any = hot._driver._transport
+        raw = transport._client
+        assert not raw.exists(session_of(hot).keys.run("r").events)
         assert hot.append("r", [event])[:2] == (2, 2)
         assert [item.event.seq for item in archive.read("r")] == [1, 2]
 
@@ -245,14 +247,14 @@ def test_the_last_ordinary_append_is_known_after_its_run_was_retired(hot: Hot, l
 def test_a_clock_is_set_within_a_second_too() -> None:
     """Of each second the first reply counts, unless what was believed is to be given up."""
     clock = ServerClock()
-    clock.heard(b"5000000")
+    clock.update(b"5000000")
     told = clock.now()
-    clock.heard(b"5999999")
+    clock.update(b"5999999")
     now = clock.now()
     assert told is not None
     assert now is not None
     assert now - told < 900_000
-    clock.heard(b"5999999", reset=True)
+    clock.update(b"5999999", reset=True)
     now = clock.now()
     assert now is not None
     assert now >= 5_999_999
@@ -263,9 +265,9 @@ def test_silent_producers_are_forgotten(redis_backend: RedisBackend, monkeypatch
     monkeypatch.setattr(calls, "PRODUCER_WINDOW_SECONDS", 0)
     for _ in range(60):
         store = open_hot(redis_backend)
-        store.context.server_clock = NoClock()  # type: ignore[assignment] # a process that has heard no time yet
+        session_of(store).server_clock = NoClock()  # a process that has heard no time yet
         store.save_event(make_event("r"))
-    assert redis_backend.raw.hlen(store.context.keys.run("r").producers) <= 17
+    assert redis_backend.raw.hlen(session_of(store).keys.run("r").producers) <= 17
     assert len(spans(store)) == 60
 
 
@@ -273,7 +275,7 @@ class NoClock:
     def now(self) -> None:
         return None
 
-    def heard(self, server_time: int, *, reset: bool = False) -> None:
+    def update(self, server_time: int, *, reset: bool = False) -> None:
         pass
 
 
@@ -315,7 +317,7 @@ async def test_a_cancelled_append_is_settled_before_the_next(server: Server, nam
     await store.open()
     held = asyncio.Event()
     driver: Any = store._driver
-    exchange_once = driver._exchange_once
+    exchange_once = driver.exchange_once
 
     async def hold_reply(exchange: Exchange) -> Replies:
         replies: Replies = await exchange_once(exchange)
@@ -323,14 +325,14 @@ async def test_a_cancelled_append_is_settled_before_the_next(server: Server, nam
         await asyncio.Event().wait()
         return replies
 
-    driver._exchange_once = hold_reply
+    driver.exchange_once = hold_reply
     first, second = make_event("r", 1), make_event("r", 2)
     task = asyncio.create_task(store.save_event(first))
     await held.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    driver._exchange_once = exchange_once
+    driver.exchange_once = exchange_once
     await store.save_event(second)
     await store.save_event(first)
     assert [item.event.span_id async for item in store.read("r")] == [first.span_id, second.span_id]
@@ -568,12 +570,12 @@ def test_a_full_server_tells_what_it_has_applied(server: Server, make_backend: C
 
 def test_a_fork_puts_nothing_back() -> None:
     """What the server has lost of the parent's events is the parent's to put back."""
-    book = RecentBook()
-    book.owe("r", Codec[Any, Any]().encode_events("r", make_events("r", 3)))
+    book = RecentAppends()
+    book.mark_lost("r", Codec[Any, Any]().encode_events("r", make_events("r", 3)))
     child = os.fork()
     if child == 0:
-        os._exit(len(book.owed("r")))
+        os._exit(len(book.lost("r")))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(book.owed("r")) == 3
-    book.paid("r", {"main"})
-    assert not book.owed("r")
+    assert len(book.lost("r")) == 3
+    book.mark_resent("r", {"main"})
+    assert not book.lost("r")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runstream import RedisCheckpointer
-from runstream.stores.archive.base import ArchiveStore
+from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import ARCHIVES, Hot, Tiered
 from tests.support.backends import RedisBackend

@@ -36,12 +36,16 @@ from runstream import (
     RunState,
     TieredCheckpointer,
 )
-from runstream.history.hot import ArchivedHistory, HotHistory
+from runstream.history.archived import ArchivedHistory
+from runstream.history.hot import HotHistory
 from runstream.model.state import ENDED_STATUSES, status_after
 from runstream.repair.restore import restore_run
-from runstream.stores.archive.base import ArchiveStore
+from runstream.stores.archive.facade import ArchiveStore
+from runstream.stores.capabilities import archive_of
+from runstream.stores.redis.namespace import namespace_of
 from tests.stores.tiered.tiers import ARCHIVES
 from tests.support.backends import AsyncRedisBackend, Blocking, FakeBackend, LoopThread, ServerBackend
+from tests.support.operations import last_seq
 from tests.support.servers import PROGRAMS, Servers
 
 Tiered: TypeAlias = Any  # TieredCheckpointer, or its async form behind a sync face
@@ -316,14 +320,14 @@ class TieredMachine(RuleBasedStateMachine):
     def restore(self, run_id: str, keep: int | None) -> None:
         """Put back what the archive has, when it has all of it."""
         self.drain(trim="never")
-        source = ArchivedHistory.look(self.archive, run_id)
+        source = ArchivedHistory.load(archive_of(self.archive), run_id)
         if source is None:
             return
-        redis = HotHistory.look(self.hot, run_id)
+        redis = HotHistory.load(namespace_of(self.hot), run_id)
         restore_run(
             self.hot,
             source,
-            seen=None if redis is None else redis.found,
+            seen=None if redis is None else redis.run,
             common=source.last.offset,
             keep_from=keep,
         )
@@ -431,7 +435,7 @@ class TieredMachine(RuleBasedStateMachine):
                     assert {n for n in model.offsets(lane_id) if n <= snapshot.offset} <= saved.known
             for lane_id in LANES:
                 last = next((event.seq for event in reversed(model.events) if event.lane_id == lane_id), 0)
-                assert store.last_seq(run_id, lane_id) == last
+                assert last_seq(store, run_id, lane_id) == last
         assert set(store.list_runs()) == set(infos)
 
 

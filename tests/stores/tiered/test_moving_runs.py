@@ -27,16 +27,18 @@ from runstream import (
 from runstream.codec.archive_entries import archive_entries
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.history.hot import ArchivedHistory
+from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.repair.restore import restore_run
-from runstream.stores.redis.operations.client import read
+from runstream.stores.capabilities import archive_of
+from runstream.stores.redis.operations.client import reader
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.backends import Backend
-from tests.support.drain_tools import Hooked, Outage
+from tests.support.drain_tools import Outage
 from tests.support.kinds import on_every_server
+from tests.support.operations import hooked, last_seq, operations_of
 from tests.support.samples import make_event, make_events
 
 
@@ -148,7 +150,7 @@ def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_short
     fake.append("r", make_events("r", 5))
     drain(fake, archive)
     end(fake, "r", 4, first=6)
-    looking: Any = Hooked(fake, **{moment: once(lambda: forget(fake, archive))})
+    looking = hooked(fake, **{moment: once(lambda: forget(fake, archive))})
     assert READS[how](TieredCheckpointer(looking, archive)) == list(range(1, 10))
 
 
@@ -156,7 +158,7 @@ def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, 
     for run_id in "ab":
         end(fake, run_id, 2)
     for method in ("list_runs", "runs"):
-        listing: Any = Hooked(fake, **{method: once(lambda: forget(fake, archive))})
+        listing = hooked(fake, **{method: once(lambda: forget(fake, archive))})
         assert sorted(TieredCheckpointer(listing, archive).list_runs()) == ["a", "b"]
         end(fake, "c", 2)
         fake.delete_run("c")
@@ -172,7 +174,7 @@ def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, 
 def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
     fake: Hot, archive: Any, leave: Any, reverse: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read, "PAGE", 3)
+    monkeypatch.setattr(reader, "PAGE", 3)
     tiered = TieredCheckpointer(stranger(fake), archive)
     end(fake, "r", 10)
     wanted = [*(range(10, 0, -1) if reverse else range(1, 11))][:limit]
@@ -187,7 +189,7 @@ def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
 def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(
     fake: Hot, archive: Any, leave: Any, kinds: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read, "PAGE", 3)
+    monkeypatch.setattr(reader, "PAGE", 3)
     tiered = TieredCheckpointer(stranger(fake), archive)
     end(fake, "r", 10)
     following = tiered.follow("r", idle_timeout=20, kinds=kinds)
@@ -197,7 +199,7 @@ def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(
 
 
 def test_a_follower_of_a_deleted_run_is_told(fake: Hot, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "PAGE", 3)
+    monkeypatch.setattr(reader, "PAGE", 3)
     tiered = TieredCheckpointer(fake, archive)
     end(fake, "r", 10)
     following, found = tiered.follow("r"), tiered.read("r")
@@ -213,9 +215,9 @@ def test_a_follower_of_a_deleted_run_is_told(fake: Hot, archive: Any, monkeypatc
 def test_a_run_that_is_deleted_after_the_first_look_at_it_is_an_error_of_ours(fake: Hot, reverse: bool) -> None:
     """Not an IndexError, as once: what was there a moment ago is missing."""
     end(fake, "r", 4)
-    reader = stranger(fake)
-    driver: Any = reader._driver
-    exchange = driver.exchange
+    store = stranger(fake)
+    driver: Any = store._driver
+    exchange = driver.exchange_once
 
     def passing(commands: Any) -> Any:
         replies = exchange(commands)
@@ -223,9 +225,9 @@ def test_a_run_that_is_deleted_after_the_first_look_at_it_is_an_error_of_ours(fa
         return replies
 
     deleting = once(lambda: fake.delete_run("r"))
-    driver.exchange = passing
+    driver.exchange_once = passing
     with pytest.raises(AcknowledgedWritesLost):
-        list(reader.read("r", reverse=reverse, limit=3))
+        list(store.read("r", reverse=reverse, limit=3))
 
 
 def test_a_cursor_just_before_the_boundary_is_checked_in_the_archive(fake: Hot, archive: Any) -> None:
@@ -255,7 +257,7 @@ def test_a_fork_begins_after_its_base_in_either_tier(fake: Hot, archive: Any, tm
     """Nothing is missing before it, also while no archive knows it yet."""
     header = RunHeader("fork", Cursor(5, 7), "", "running", 1.0, 1.0)
     events = make_events("fork", 3, first=6)
-    records = [one.record for one in fake.codec.encode_events("fork", events)]
+    records = [one.record for one in operations_of(fake).codec.encode_events("fork", events)]
     cursors, chain = [], 7
     for offset, record in enumerate(records, 6):
         chain = next_chain(chain, record_crc(record))
@@ -263,7 +265,7 @@ def test_a_fork_begins_after_its_base_in_either_tier(fake: Hot, archive: Any, tm
     entries = list(archive_entries("fork", list(zip(cursors, records, strict=True))))
     with closing(SQLiteCheckpointer[Any, Any](tmp_path / "source.db")) as source:
         source.write([RunBatch(header, header.start, entries)])
-        history = ArchivedHistory.look(source, "fork")
+        history = ArchivedHistory.load(archive_of(source), "fork")
         assert history is not None
         restore_run(fake, history, seen=None, common=0)
     tiered = TieredCheckpointer(fake, archive)
@@ -312,7 +314,7 @@ def test_what_an_archive_lacks_of_a_retired_run_is_not_taken_for_nothing(
         blind = TieredCheckpointer(fake, other)
         for call in (
             lambda: blind.load_latest("r"),
-            lambda: blind.last_seq("r", "main"),
+            lambda: last_seq(blind, "r", "main"),
             lambda: blind.recover("r"),
             lambda: blind.open_run("r"),
             lambda: blind.update_state("r", lambda state: state),
@@ -416,11 +418,11 @@ def test_an_archive_that_cannot_be_read_is_no_shorter_run(fake: Hot, archive: An
         "read": ("read", "backwards", "follow"),
     }
     for method, hows in whole.items():
-        failing: Any = Hooked(archive, **{method: outage})
+        failing = hooked(archive, **{method: outage})
         for how in hows:
             with pytest.raises(StoreUnavailable):
                 READS[how](TieredCheckpointer(fake, failing))
-    failing = Hooked(archive, position=outage)
+    failing = hooked(archive, position=outage)
     for call in (TieredCheckpointer(fake, failing).recover, TieredCheckpointer(fake, failing).open_run):
         with pytest.raises(StoreUnavailable):
             call("r")

@@ -25,9 +25,10 @@ from runstream import (
 )
 from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.results import Cursor
-from runstream.stores.redis.exchange import Exchange
+from runstream.operations.operation import Exchange
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
+from tests.support.operations import operations_of, perform, session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
 
@@ -87,7 +88,7 @@ def test_an_archive_with_another_history_is_never_mixed_in(split: Tiered, hot: H
     with pytest.raises(AcknowledgedWritesLost):
         split.list_events("r")
     hot.append("r", make_events("r", 6, first=4))
-    hot.perform(_trimmed(hot, "r", 4))
+    perform(hot, _trimmed(hot, "r", 4))
     for reverse in (False, True):
         with pytest.raises(HistoryDiverged):
             list(split.read("r", reverse=reverse))
@@ -95,7 +96,7 @@ def test_an_archive_with_another_history_is_never_mixed_in(split: Tiered, hot: H
 
 def _trimmed(hot: Hot, run_id: str, first: int) -> Any:
     """As by a drain: the mark moves, and what lies before it goes."""
-    run = hot.context.keys.run(run_id)
+    run = session_of(hot).keys.run(run_id)
     ((entries),) = yield Exchange([(b"XRANGE", run.events, str(first - 1), str(first - 1))])
     yield Exchange([(b"HSET", run.meta, "mark", entries[0][0]), (b"XTRIM", run.events, b"MINID", str(first))])
 
@@ -118,12 +119,12 @@ def test_a_run_that_left_redis_altogether_is_read_from_the_archive(split: Tiered
 
 def _vanish(hot: Hot, run_id: str) -> None:
     """As in a restart without persistence."""
-    run = hot.context.keys.run(run_id)
+    run = session_of(hot).keys.run(run_id)
 
     def gone() -> Any:
         yield Exchange([(b"DEL", run.events, run.meta, run.producers), (b"ZREM", run.partition.runs, run_id)])
 
-    hot.perform(gone())
+    perform(hot, gone())
 
 
 def test_snapshots_and_recovery_come_from_where_they_are(hot: Hot, archive: Any, tiered: Tiered) -> None:
@@ -208,17 +209,18 @@ def test_a_deleted_run_is_not_brought_back_by_a_drain_in_flight(hot: Hot, archiv
 def test_what_was_deleted_is_remembered_for_a_week(archive: Any) -> None:
     """So that an archive of which runs are deleted every day does not grow by that for ever."""
     now = 1_700_000_000.0
-    archive._clock = lambda: now
+    operations = operations_of(archive)
+    operations._clock = lambda: now
     start = Cursor(0, 5)
     batch = RunBatch(RunHeader("r", start, "", "running", 1.0, 1.0), start)
-    archive.delete_history("r", start)
+    operations.delete_history("r", start)
     for days in (0, 6):
         now += days * 86_400
-        archive.delete_history(f"other {days}", start)
+        operations.delete_history(f"other {days}", start)
         with pytest.raises(HistoryDiverged, match="deleted"):
             archive.write([batch])
     now += 2 * 86_400
-    archive.delete_history("another", start)
+    operations.delete_history("another", start)
     archive.write([batch])
     assert archive.position("r") is not None
     with pytest.raises(HistoryDiverged, match="deleted"):
@@ -241,7 +243,7 @@ def test_a_follower_goes_from_the_archive_through_redis_to_the_live_end(
 
 def test_connect_opens_both_and_the_store_goes_to_another_process_by_its_urls(tmp_path: Path) -> None:
     urls = {"url": f"embedded:{tmp_path / 'state'}", "archive": f"sqlite:{tmp_path / 'runs.db'}"}
-    with runstream.connect(**urls) as store:
+    with runstream.connect(urls["url"], archive=urls["archive"]) as store:
         assert isinstance(store, TieredCheckpointer)
         store.append("r", make_events("r", 3))
         with runstream.connect(urls["url"]) as hot, runstream.connect(urls["archive"]) as archive:
@@ -260,7 +262,7 @@ def test_an_archive_that_is_none_is_refused(archive: str) -> None:
 
 async def test_the_async_view_reads_the_same(tmp_path: Path) -> None:
     urls = {"url": f"embedded:{tmp_path / 'state'}", "archive": f"sqlite:{tmp_path / 'runs.db'}"}
-    async with runstream.connect_async(**urls) as store:
+    async with runstream.connect_async(urls["url"], archive=urls["archive"]) as store:
         await store.append("r", make_events("r", 5))
         with runstream.connect(urls["url"]) as hot, runstream.connect(urls["archive"]) as archive:
             drain(hot, archive)  # type: ignore[arg-type]  # connect says no more than RunStore
@@ -287,7 +289,7 @@ async def test_an_async_reader_that_stops_gives_its_thread_back(tmp_path: Path) 
     def reading() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("runstream-pages")]
 
-    async with runstream.connect_async(**urls) as store:
+    async with runstream.connect_async(urls["url"], archive=urls["archive"]) as store:
         await store.append("r", make_events("r", 5))
         with runstream.connect(urls["url"]) as hot, runstream.connect(urls["archive"]) as archive:
             drain(hot, archive)  # type: ignore[arg-type]  # connect says no more than RunStore

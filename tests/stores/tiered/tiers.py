@@ -13,9 +13,11 @@ from runstream import (
     RedisCheckpointer,
     SQLiteCheckpointer,
 )
-from runstream.stores.archive.base import ArchiveStore
-from runstream.stores.redis.session.session import SeenBook
+from runstream.stores.archive.facade import ArchiveStore
+from runstream.stores.redis.operations.redis_operations import RedisOperations
+from runstream.stores.redis.session.seen import SeenBook
 from runstream.stores.tiered import TieredCheckpointer
+from tests.support.operations import session_of, with_operations
 
 Hot = RedisCheckpointer[Any, Any]
 Tiered = TieredCheckpointer[Any, Any]
@@ -31,6 +33,6 @@ def drain(hot: Hot, archive: Any, trim: Any = "archived") -> None:
 
 def stranger(hot: Hot) -> Hot:
     """A store that has seen nothing yet."""
-    twin = hot.for_one_writer()
-    twin.context = replace(twin.context, seen=SeenBook())
+    session = session_of(hot).for_one_writer()
+    twin: Hot = with_operations(hot, RedisOperations(replace(session, seen=SeenBook())))
     return twin

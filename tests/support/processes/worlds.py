@@ -24,6 +24,7 @@ from runstream import (
     connect,
     connect_async,
 )
+from tests.support.operations import operations_of
 from tests.support.processes.journal import Journal, Sent
 from tests.support.processes.players import play
 from tests.support.processes.talk import wait_for_all, wait_for_word
@@ -98,7 +99,7 @@ def _stand_at_statement(archive: Any, beginning: str) -> None:
             print(awaited.pop(), flush=True)
             wait_for_word()
 
-    with archive._file.use() as connection:
+    with operations_of(archive)._file.use() as connection:
         connection.execute("PRAGMA cache_size = 2")  # pages: what does not fit is written before the commit
         connection.set_trace_callback(trace)
 

@@ -29,7 +29,7 @@ Action: TypeAlias = tuple[EventKind, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an agent is told: ``steps`` of work in one lane of a run.
+    """An agent's task: ``steps`` of work in one lane of a run.
 
     One that ``leads`` also begins the run, and ends it when the lanes in ``waits_for`` have finished too.
     """
@@ -69,7 +69,7 @@ def work(
     pace_seconds: float = 0.0,
     acknowledged: Callable[[Appended, Sequence[PAEvent]], None] = lambda _, __: None,
 ) -> Outcome:
-    """Do the task, or what is left of it. ``acknowledged`` is told of every append that has returned."""
+    """Do the task, or what is left of it. ``acknowledged`` is called after every append that has returned."""
     state, resumed = resume(store, task)
     while actions := decide(task, state):
         if actions[0][0] is EventKind.RUN_FINISHED:
@@ -100,7 +100,7 @@ def resume(store: Store, task: Task) -> tuple[RunState, Resumed | None]:
 
 
 def decide(task: Task, state: RunState) -> list[Action]:
-    """What to record next; nothing when the lane has finished. Said twice for one state, it is the same."""
+    """What to record next; nothing when the lane has finished. For one state it is always the same."""
     step, chance = state.current_step, world.chance(task.seed, task.run_id, task.lane_id, state.current_step)
     match state.data["last"]:
         case "":

@@ -1,7 +1,8 @@
-"""The demo's checker: what was acknowledged against what Redis and both archives hold.
+"""Check, after the demo, what Redis and both archives hold against what was acknowledged.
 
-It reads through the public interface alone, and believes the agents' journals before any store. Each check
-says how much it looked at and, where something does not hold, the run and the offset.
+Each run is verified as ``runstream verify`` does it. Besides, all is read through the public interface, and the
+agents' journals are believed before any store. Each check says how much it covered and, where something does not
+hold, the run and the offset.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, TypeAlias
 from runstream.cli.demo.journal import Acknowledged, digest
 from runstream.model.errors import ArchiveGap, EventsArchived, RunstreamError
 from runstream.model.events import EventKind
-from runstream.model.protocols import RunStore, Sink
 from runstream.model.results import Recorded, RunInfo, Snapshot
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.repair.verify import verify_run
+from runstream.stores.capabilities import archive_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import namespace_of
 
 __all__ = ["Check", "check"]
 
@@ -30,7 +32,7 @@ Lane: TypeAlias = tuple[str, str]  # run and lane
 
 @dataclass(slots=True)
 class Check:
-    """One promise, how many ``unit`` were looked at for it, and what does not hold."""
+    """One promise, how many ``unit`` were checked for it, and what does not hold."""
 
     promise: str
     unit: str
@@ -45,9 +47,18 @@ class Check:
 
 @dataclass(slots=True)
 class _Evidence:
-    """What the stores say. ``histories`` is by store and run, ``steps`` what each lane had to do."""
+    """What the stores say.
 
-    hot: RedisCheckpointer[Any, Any]
+    Attributes:
+        hot: The Redis store.
+        archives: The archives, by name.
+        acknowledged: The agents' journals.
+        steps: How many steps each lane had to do.
+        infos: What Redis knows of each run.
+        histories: The events that each store holds, by its name and by run.
+    """
+
+    hot: RunStore[Any, Any]
     archives: Mapping[str, RunStore[Any, Any]]
     acknowledged: Sequence[Acknowledged]
     steps: Mapping[Lane, int]
@@ -60,7 +71,7 @@ class _Evidence:
         return list(dict.fromkeys(run_id for run_id, _ in self.steps))
 
     def whole(self, run_id: str) -> dict[int, list[Recorded[Any]]]:
-        """All that any store holds of a run, by offset; where all is well, equal wherever it is held."""
+        """All that any store holds of a run, by offset; where all is well, equal in every store that holds it."""
         found: dict[int, list[Recorded[Any]]] = defaultdict(list)
         for history in self.histories.values():
             for item in history[run_id]:
@@ -69,14 +80,18 @@ class _Evidence:
 
 
 def check(
-    hot: RedisCheckpointer[Any, Any],
+    hot: RunStore[Any, Any],
     archives: Mapping[str, RunStore[Any, Any]],
     acknowledged: Sequence[Acknowledged],
     steps: Mapping[Lane, int],
 ) -> list[Check]:
-    """All checks, on stores that nobody writes to any more.
+    """Make all checks, on stores that nobody writes to any more.
 
-    ``archives`` are by name; ``steps`` says how many each lane of each run had to do.
+    Args:
+        hot: The Redis store.
+        archives: The archives, by name.
+        acknowledged: The agents' journals.
+        steps: How many steps each lane of each run had to do.
     """
     evidence = _Evidence(hot, archives, acknowledged, steps)
     checks = [
@@ -106,6 +121,9 @@ def _read_all(evidence: _Evidence) -> Check:
             result.checked += len(history)
             evidence.histories[name][run_id] = history
     for run_id in evidence.run_ids:
+        verdict = verify_run(run_id, hot=evidence.hot, sinks=list(map(archive_of, evidence.archives.values())))
+        if verdict.difference is not None:
+            result.problems.append(f"run {run_id!r}: {verdict.difference}")
         if (info := evidence.hot.run_info(run_id)) is None:
             result.problems.append(f"run {run_id!r}: Redis does not know it")
         else:
@@ -119,7 +137,7 @@ def _readable(store: RunStore[Any, Any], run_id: str, name: str, result: Check) 
     while True:
         try:
             yield from store.read(run_id, after)
-        except EventsArchived as error:  # as it must be: these are looked for in the archives
+        except EventsArchived as error:  # as it must be: these are in the archives
             after = error.first_hot - 1
         except ArchiveGap as error:
             result.problems.append(f"run {run_id!r}, offset {error.expected}: {name}: {error}")
@@ -169,15 +187,15 @@ def _offsets_are_dense(evidence: _Evidence) -> Check:
 def _no_event_is_doubled(evidence: _Evidence) -> Check:
     result = Check("no event is there twice", "events")
     for run_id in evidence.run_ids:
-        places: dict[str, int] = {}
+        offsets: dict[str, int] = {}
         for offset, items in evidence.whole(run_id).items():
             result.checked += 1
             spans = {item.event.span_id for item in items}
             if len(spans) > 1:
                 result.problems.append(_problem(run_id, offset, "two stores hold different events there"))
             for span in spans:
-                if places.setdefault(span, offset) != offset:
-                    result.problems.append(_problem(run_id, offset, f"the event of offset {places[span]} again"))
+                if offsets.setdefault(span, offset) != offset:
+                    result.problems.append(_problem(run_id, offset, f"the event of offset {offsets[span]} again"))
     return result
 
 
@@ -265,17 +283,16 @@ def _content(snapshot: Snapshot[Any]) -> tuple[object, ...]:
 
 def _nothing_waits(evidence: _Evidence) -> Check:
     result = Check("no run is due or parked, no record is in quarantine", "runs")
-    status = evidence.hot.perform(namespace_status(evidence.hot.context.keys))
+    status = namespace_of(evidence.hot).status()
     result.checked = status.runs
     if status.due or status.later:
         result.problems.append(f"{status.due + status.later} runs are due")
     result.problems += [f"run {run_id!r} is parked: {reason}" for run_id, reason in status.parked.items()]
     for name, store in evidence.archives.items():
-        if isinstance(store, Sink):
-            result.problems += [
-                _problem(run_id, entry.offset, f"in quarantine of {name}: {entry.reason}")
-                for run_id, entry in store.quarantine()
-            ]
+        result.problems += [
+            _problem(run_id, entry.offset, f"in quarantine of {name}: {entry.reason}")
+            for run_id, entry in archive_of(store).quarantine()
+        ]
     return result
 
 

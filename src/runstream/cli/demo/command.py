@@ -19,13 +19,15 @@ from runstream.cli.demo.checks import Check, check
 from runstream.cli.demo.display import Display
 from runstream.cli.demo.journal import read_journal
 from runstream.cli.demo.processes import Interruption
-from runstream.cli.demo.scenario import Performance, Play, Stage, plan
+from runstream.cli.demo.scenario import DemoFiles, Scenario, ScenarioResult, plan
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson
 from runstream.cli.support.output import emit_json, print_table, printable
 from runstream.connect import connect
 from runstream.model.errors import ConfigurationError
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.capabilities import part_of
+from runstream.stores.facade import Store
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "demo"]
 
@@ -68,23 +70,23 @@ def demo(
     seed = secrets.randbelow(10_000) if seed is None else seed
     tasks = plan(seed)
     with Interruption() as interruption:
-        stage = Stage(_new_directory(directory))
+        files = DemoFiles(_new_directory(directory))
         with ExitStack() as opened:
-            store = _open_server(opened, stage)
+            store = _open_server(opened, files)
             with Display(tasks) as display:
-                play = Play(stage, store, tasks, seed=seed, display=display, interruption=interruption)
-                performance = play.perform()
-            checks = [_agent_resumed(performance), *_check(stage, store, tasks)]
+                scenario = Scenario(files, store, tasks, seed=seed, display=display, interruption=interruption)
+                outcome = scenario.run()
+            checks = [_agent_resumed(outcome), *_check(files, store, tasks)]
             interruption.check()
     holds = all(one.holds for one in checks)
     is_kept = keep or not holds
     if not is_kept:
-        shutil.rmtree(stage.directory)
+        shutil.rmtree(files.directory)
     if as_json:
-        facts = {"seed": seed, "holds": holds, "directory": str(stage.directory), "kept": is_kept}
-        emit_json({**facts, **_facts(stage, performance, checks), "seconds": round(time.monotonic() - began, 2)})
+        facts = {"seed": seed, "holds": holds, "directory": str(files.directory), "kept": is_kept}
+        emit_json({**facts, **_facts(files, outcome, checks), "seconds": round(time.monotonic() - began, 2)})
     else:
-        _print(stage, performance, checks, is_kept=is_kept)
+        _print(files, outcome, checks, is_kept=is_kept)
     if not holds:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
@@ -101,55 +103,55 @@ def _new_directory(directory: Path | None) -> Path:
     return directory
 
 
-def _open_server(opened: ExitStack, stage: Stage) -> RedisCheckpointer[Any, Any]:
+def _open_server(opened: ExitStack, files: DemoFiles) -> Store[Any, Any]:
     try:
-        stage.build()
-        store = opened.enter_context(connect(stage.server_url))
-    except BaseException:  # whatever it is: nothing was begun, so nothing is to be looked at
-        shutil.rmtree(stage.directory)
+        files.build()
+        store = opened.enter_context(connect(files.server_url))
+    except BaseException:  # whatever it is: nothing was begun, so there is nothing to keep
+        shutil.rmtree(files.directory)
         raise
-    if not isinstance(store, RedisCheckpointer):
-        raise ConfigurationError(f"{stage.server_url} is not Redis")
+    if part_of(store, Namespace) is None:
+        raise ConfigurationError(f"{files.server_url} is not Redis")
     return store
 
 
-def _check(stage: Stage, store: RedisCheckpointer[Any, Any], tasks: Mapping[str, Task]) -> list[Check]:
-    acknowledged = [line for task in tasks.values() for line in read_journal(stage.journal(task))]
+def _check(files: DemoFiles, store: Store[Any, Any], tasks: Mapping[str, Task]) -> list[Check]:
+    acknowledged = [line for task in tasks.values() for line in read_journal(files.journal(task))]
     steps = {(task.run_id, task.lane_id): task.steps for task in tasks.values()}
     with ExitStack() as opened:
-        archives = {name: opened.enter_context(connect(url)) for name, url in stage.archive_urls.items()}
+        archives = {name: opened.enter_context(connect(url)) for name, url in files.archive_urls.items()}
         return check(store, archives, acknowledged, steps)
 
 
-def _agent_resumed(performance: Performance) -> Check:
-    """The agent that was killed: its journal says how far it was, its report from where it went on."""
+def _agent_resumed(outcome: ScenarioResult) -> Check:
+    """Check the agent that was killed: its journal has how far it was, its report from where it went on."""
     result = Check("an agent that was killed goes on where it was", "agents")
-    for kill in performance.kills:
+    for kill in outcome.kills:
         if kill["process"] == "agent":
             result.checked += 1
-            resumed = performance.agents[kill["name"]]["resumed"]
+            resumed = outcome.agents[kill["name"]]["resumed"]
             if resumed is None or resumed["step"] < kill["step"]:
                 found = "from its beginning" if resumed is None else f"at step {resumed['step']}"
                 result.problems.append(f"{kill['name']} was killed at step {kill['step']} and went on {found}")
     return result
 
 
-def _facts(stage: Stage, performance: Performance, checks: Sequence[Check]) -> dict[str, Any]:
+def _facts(files: DemoFiles, outcome: ScenarioResult, checks: Sequence[Check]) -> dict[str, Any]:
     return {
-        "archives": stage.archive_urls,
-        "kills": performance.kills,
-        "agents": list(performance.agents.values()),
-        "worker": performance.worker,
+        "archives": files.archive_urls,
+        "kills": outcome.kills,
+        "agents": list(outcome.agents.values()),
+        "worker": outcome.worker,
         "checks": [
             {"promise": one.promise, "checked": one.checked, "holds": one.holds, "problems": one.problems}
             for one in checks
         ],
-        "play_seconds": round(performance.seconds, 2),
+        "play_seconds": round(outcome.seconds, 2),
     }
 
 
-def _print(stage: Stage, performance: Performance, checks: Sequence[Check], *, is_kept: bool) -> None:
-    for name, agent in performance.agents.items():
+def _print(files: DemoFiles, outcome: ScenarioResult, checks: Sequence[Check], *, is_kept: bool) -> None:
+    for name, agent in outcome.agents.items():
         if (resumed := agent["resumed"]) is not None:
             typer.echo(
                 f"\n{name} was killed; it resumed at step {resumed['step']} from the snapshot at offset"
@@ -163,8 +165,8 @@ def _print(stage: Stage, performance: Performance, checks: Sequence[Check], *, i
             typer.echo(f"✗ … {len(one.problems)} of these in all; --json tells each")
     if not is_kept:
         return
-    sqlite = stage.archive_urls["SQLite"]
-    typer.echo(f"\nThe archive is in {stage.directory}. Look at it:")
+    sqlite = files.archive_urls["SQLite"]
+    typer.echo(f"\nThe archive is in {files.directory}. Look at it:")
     typer.echo(f"  runstream runs --url {sqlite}")
     typer.echo(f"  runstream show orders --url {sqlite} --limit 20")
     typer.echo(f"  {shlex.join(['sqlite3', sqlite.removeprefix('sqlite:'), _QUERY])}")

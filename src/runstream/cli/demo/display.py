@@ -1,4 +1,4 @@
-"""What the demo shows while it plays, on stderr: bars on a terminal, plain lines elsewhere."""
+"""Show the demo's progress on stderr: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from runstream.cli.demo.agent import Task
 from runstream.cli.support.output import console
 
-__all__ = ["Display", "View"]
+__all__ = ["DemoState", "Display"]
 
 _LINE_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """How far things are: the step of each agent; events in all, hot, and archived."""
+class DemoState:
+    """How far the demo is: the step of each agent; events in all, in Redis, and archived."""
 
     steps: dict[str, int]
     events: int
@@ -30,7 +30,7 @@ class View:
 
 
 class Display:
-    """Shows views and what happens in between; a context manager."""
+    """Shows how far the demo is, and what happens in between; a context manager."""
 
     def __init__(self, tasks: dict[str, Task]) -> None:
         self._tasks = tasks
@@ -51,24 +51,24 @@ class Display:
         return self._progress.add_task(description, total=total, unit=unit)
 
     def say(self, text: str) -> None:
-        """What has happened, on one line."""
+        """Print what has happened, on one line."""
         self._progress.console.print(f"{time.monotonic() - self._began:6.2f} s  {text}")
 
-    def show(self, view: View) -> None:
-        """How far things are now."""
+    def show(self, state: DemoState) -> None:
+        """Show how far the demo is now."""
         for name, task in self._agents.items():
-            self._progress.update(task, completed=view.steps[name])
-        self._progress.update(self._hot, completed=view.hot, total=view.events)
-        self._progress.update(self._archived, completed=view.archived, total=view.events)
+            self._progress.update(task, completed=state.steps[name])
+        self._progress.update(self._hot, completed=state.hot, total=state.events)
+        self._progress.update(self._archived, completed=state.archived, total=state.events)
         if self._progress.disable and time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            self.say(self._line(view, list(view.steps.values())))
+            self.say(self._line(state, list(state.steps.values())))
 
-    def _line(self, view: View, steps: Sequence[int]) -> str:
+    def _line(self, state: DemoState, steps: Sequence[int]) -> str:
         total = sum(task.steps for task in self._tasks.values())
         return (
-            f"{sum(steps)} of {total} steps; {view.events} events, {view.hot} of them in Redis,"
-            f" {view.archived} archived"
+            f"{sum(steps)} of {total} steps; {state.events} events, {state.hot} of them in Redis,"
+            f" {state.archived} archived"
         )
 
     def __enter__(self) -> Self:

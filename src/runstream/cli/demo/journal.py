@@ -1,4 +1,4 @@
-"""A journal of what a store acknowledged, kept outside of every store: the witness of the demo's checker.
+"""A journal of what a store acknowledged, kept outside of every store, to check the stores against.
 
 An agent adds a line per event after its append has returned. So a kill in between leaves an event that no
 journal names, which is fine; an event that a journal names and no store has was lost.

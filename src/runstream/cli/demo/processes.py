@@ -25,7 +25,7 @@ _END_SECONDS = 5.0
 
 
 class DemoFailed(RunstreamError):
-    """The demo could not be played to its end, so that there is nothing to check."""
+    """The demo did not run to its end, so that there is nothing to check."""
 
 
 class Children:

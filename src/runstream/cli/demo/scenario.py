@@ -1,6 +1,6 @@
-"""The demo's plot: agents work, a worker archives, one agent and the worker are killed and go on.
+"""The demo's scenario: agents work, a worker archives, one agent and the worker are killed and go on.
 
-Nothing here waits for a fixed time: each scene begins when what it needs has come, and all have a deadline.
+Nothing here waits for a fixed time: each step begins when what it needs has come, and all have a deadline.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from random import Random
 from typing import Any
 
 from runstream.cli.demo.agent import SNAPSHOT_EVERY_STEPS, Task
-from runstream.cli.demo.display import Display, View
+from runstream.cli.demo.display import DemoState, Display
 from runstream.cli.demo.journal import JournalTail
 from runstream.cli.demo.processes import Children, DemoFailed, Interruption
 from runstream.model.events import PAEvent
 from runstream.model.state import RunState
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.operations.admin.status import namespace_status
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import namespace_of
 
-__all__ = ["Performance", "Play", "Stage", "plan"]
+__all__ = ["DemoFiles", "Scenario", "ScenarioResult", "plan"]
 
-_CAST = {"orders": ("planner", "searcher"), "invoices": ("planner", "auditor"), "support": ("planner",)}
+_LANES = {"orders": ("planner", "searcher"), "invoices": ("planner", "auditor"), "support": ("planner",)}
 _STEPS = 24
 _PACE_SECONDS = 0.02
 _CLAIM_SECONDS = 2.0  # so soon the second worker takes over what the first had claimed
 _POLL_SECONDS = 0.01
-_VIEW_EVERY_SECONDS = 0.1
+_POLL_REDIS_EVERY_SECONDS = 0.1
 _DEADLINE_SECONDS = 90.0  # a slow machine may need long; a demo that hangs must end
 
 _WORKER = "worker"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Where everything lies: below one directory."""
+class DemoFiles:
+    """The files of the demo, below one directory."""
 
     directory: Path
 
@@ -55,12 +55,12 @@ class Stage:
 
     @property
     def journals(self) -> Path:
-        """What each agent was acknowledged."""
+        """The journals of what each agent was acknowledged."""
         return self.directory / "journals"
 
     @property
     def logs(self) -> Path:
-        """What each process printed."""
+        """The logs of what each process printed."""
         return self.directory / "logs"
 
     def journal(self, task: Task) -> Path:
@@ -69,12 +69,12 @@ class Stage:
 
     def build(self) -> None:
         """Make the directories."""
-        for place in (self.directory, self.journals, self.logs):
-            place.mkdir(parents=True, exist_ok=True)
+        for directory in (self.directory, self.journals, self.logs):
+            directory.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(slots=True)
-class Performance:
+class ScenarioResult:
     """What happened: who was killed, what each agent and the last worker reported, how long it took (seconds)."""
 
     kills: list[dict[str, Any]] = field(default_factory=list)
@@ -87,43 +87,43 @@ def plan(seed: int) -> dict[str, Task]:
     """The agents by name: five in three runs, two of which have two lanes."""
     return {
         f"{run}/{lane}": Task(run, lane, _STEPS, "demo", seed, leads=lane == lanes[0], waits_for=lanes[1:])
-        for run, lanes in _CAST.items()
+        for run, lanes in _LANES.items()
         for lane in lanes
     }
 
 
-class Play:
-    """Plays the plot once."""
+class Scenario:
+    """Runs the scenario once."""
 
     def __init__(
         self,
-        stage: Stage,
-        store: RedisCheckpointer[PAEvent, RunState],
+        files: DemoFiles,
+        store: RunStore[PAEvent, RunState],
         tasks: Mapping[str, Task],
         *,
         seed: int,
         display: Display,
         interruption: Interruption,
     ) -> None:
-        self._stage = stage
+        self._files = files
         self._store = store
         self._tasks = tasks
         self._victim = Random(seed).choice(sorted(tasks))  # noqa: S311  a plot, not a secret
         self._display = display
         self._interruption = interruption
-        self._journals = {name: JournalTail(stage.journal(task)) for name, task in tasks.items()}
+        self._journals = {name: JournalTail(files.journal(task)) for name, task in tasks.items()}
         self._steps = dict.fromkeys(tasks, 0)
-        self._began = self._viewed = time.monotonic()
-        self._view = View(dict(self._steps), 0, 0, 0)
+        self._began = self._polled = time.monotonic()
+        self._state = DemoState(dict(self._steps), 0, 0, 0)
 
-    def perform(self) -> Performance:
-        """All scenes. Raises DemoFailed if a process fails or the deadline passes; no process is left."""
-        done = Performance()
-        with Children(self._stage.logs) as children:
+    def run(self) -> ScenarioResult:
+        """Run it. Raises DemoFailed if a process fails or the deadline passes; no process is left."""
+        done = ScenarioResult()
+        with Children(self._files.logs) as children:
             self._start_worker(children)
             for name in self._tasks:
                 self._start_agent(children, name)
-            self._display.say(f"{len(self._tasks)} agents work in {len(_CAST)} runs, a worker archives")
+            self._display.say(f"{len(self._tasks)} agents work in {len(_LANES)} runs, a worker archives")
             done.kills.append(self._kill_agent(children))
             done.kills.append(self._kill_worker(children))
             self._await(children, lambda: all(children.has_ended(name) for name in self._tasks))
@@ -139,9 +139,9 @@ class Play:
 
     def _start_agent(self, children: Children, name: str) -> None:
         task = self._tasks[name]
-        arguments = ["agent", "--url", self._stage.server_url, "--run", task.run_id, "--lane", task.lane_id]
+        arguments = ["agent", "--url", self._files.server_url, "--run", task.run_id, "--lane", task.lane_id]
         arguments += ["--steps", str(task.steps), "--seed", str(task.seed), "--session", task.session_id]
-        arguments += ["--pace", str(_PACE_SECONDS), "--journal", str(self._stage.journal(task)), "--json"]
+        arguments += ["--pace", str(_PACE_SECONDS), "--journal", str(self._files.journal(task)), "--json"]
         if task.leads:
             arguments.append("--leader")
         for lane in task.waits_for:
@@ -149,8 +149,8 @@ class Play:
         children.start(name, arguments)
 
     def _start_worker(self, children: Children) -> None:
-        arguments = ["drain", "--url", self._stage.server_url, "--claim", str(_CLAIM_SECONDS), "--json"]
-        for url in self._stage.archive_urls.values():
+        arguments = ["drain", "--url", self._files.server_url, "--claim", str(_CLAIM_SECONDS), "--json"]
+        for url in self._files.archive_urls.values():
             arguments += ["--to", url]
         children.start(_WORKER, arguments)
 
@@ -163,7 +163,7 @@ class Play:
 
         self._await(children, is_part_way)
         pid = children.kill(self._victim)
-        self._look()
+        self._poll()
         step = self._steps[self._victim]
         self._display.say(f"agent {self._victim} (process {pid}) is killed at step {step}, and started again")
         self._start_agent(children, self._victim)
@@ -174,11 +174,11 @@ class Play:
 
         def is_half_way() -> bool:
             half = sum(self._steps.values()) * 2 >= sum(task.steps for task in self._tasks.values())
-            return half and 0 < self._view.archived < self._view.events
+            return half and 0 < self._state.archived < self._state.events
 
         self._await(children, is_half_way)
         pid = children.kill(_WORKER)
-        archived = self._view.archived
+        archived = self._state.archived
         self._display.say(
             f"the worker (process {pid}) is killed with {archived} events archived, and started again"
         )
@@ -186,38 +186,38 @@ class Play:
         return {"process": "worker", "name": _WORKER, "pid": pid, "archived": archived}
 
     def _is_drained(self) -> bool:
-        if self._view.archived < self._view.events:
+        if self._state.archived < self._state.events:
             return False
-        status = self._store.perform(namespace_status(self._store.context.keys))
+        status = namespace_of(self._store).status()
         if status.parked:
             run_id, reason = next(iter(status.parked.items()))
             raise DemoFailed(f"run {run_id!r} is parked: {reason}")
         return not status.due and not status.later
 
     def _await(self, children: Children, condition: Callable[[], bool]) -> None:
-        self._look()
+        self._poll()
         while not condition():
             self._interruption.check()
             for name in (*self._tasks, _WORKER):
                 children.has_ended(name)  # raises for one that failed
             if time.monotonic() - self._began > _DEADLINE_SECONDS:
                 raise DemoFailed(
-                    f"the demo is not through after {_DEADLINE_SECONDS:.0f} s; see {self._stage.logs}"
+                    f"the demo is not through after {_DEADLINE_SECONDS:.0f} s; see {self._files.logs}"
                 )
             time.sleep(_POLL_SECONDS)
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
-        """See how far the agents are by their journals, and from time to time what Redis has."""
+    def _poll(self) -> None:
+        """Read how far the agents are in their journals, and from time to time what Redis has."""
         for name, journal in self._journals.items():
             for line in journal.new():
                 self._steps[name] = line.step
         now = time.monotonic()
-        if now - self._viewed < _VIEW_EVERY_SECONDS:
+        if now - self._polled < _POLL_REDIS_EVERY_SECONDS:
             return
-        self._viewed = now
+        self._polled = now
         infos = list(self._store.runs())
         events = sum(info.last_offset for info in infos)
         hot = sum(info.last_offset - info.first_hot + 1 for info in infos)
-        self._view = View(dict(self._steps), events, hot, sum(info.archived_offset for info in infos))
-        self._display.show(self._view)
+        self._state = DemoState(dict(self._steps), events, hot, sum(info.archived_offset for info in infos))
+        self._display.show(self._state)

@@ -1,4 +1,4 @@
-"""What the command line's exit codes mean, and which error ends with which: in this one place."""
+"""The exit codes of the command line, and which error ends with which."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["EXIT_CODES", "ExitCode", "NoSuchRun", "exit_code_of"]
 
 
 class NoSuchRun(RunstreamError):
-    """The run that a command was told to look at is not in the store."""
+    """The run that was named is not in the store."""
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """The exit code of a command."""
 
     FINE = 0
     DOES_NOT_HOLD = 1

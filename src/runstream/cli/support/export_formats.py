@@ -1,4 +1,4 @@
-"""The files that ``runstream export`` makes: what stands in them, and that none looks complete before it is."""
+"""The files that ``runstream export`` makes: their formats, and that each is there complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, TypeAlias
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.record import FIELDS
-from runstream.history.merged import WholeRun
+from runstream.history.merged import MergedRun
 from runstream.model.archive_records import ArchiveEntry, RunBatch
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
 from runstream.stores.archive.durable_files import sync_directory
@@ -47,19 +47,24 @@ _BATCH_BYTES = 8 * 2**20
 
 
 class Export:
-    """One run on its way into a file; counts what goes there, and what does not read.
+    """One run on its way into a file.
 
-    Raises CorruptRecordError at the first record or snapshot that does not read, unless it is told to ``skip``.
-    ``told`` is called with how many more entries are done.
+    Args:
+        run: The run.
+        skip: Pass over what does not read, instead of raising CorruptRecordError.
+        on_progress: Called with the number of further entries that are done.
+
+    Attributes:
+        events: How many events went into the file.
+        corrupt: The offsets of the records that do not read.
     """
 
-    def __init__(self, run: WholeRun, *, skip: bool, told: Callable[[int], None]) -> None:
+    def __init__(self, run: MergedRun, *, skip: bool, on_progress: Callable[[int], None]) -> None:
         self.run = run
         self.events = 0
         self.corrupt: list[int] = []
-        """The offsets of the records that do not read."""
         self._skip = skip
-        self._told = told
+        self._on_progress = on_progress
 
     def entries(self) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
         """The entries with the events' fields: None for one that was erased, or is kept aside as bytes."""
@@ -74,10 +79,10 @@ class Export:
                 self.corrupt.append(entry.offset)
                 raw = error.raw
                 yield entry._replace(data=None, raw=raw, reason=entry.reason or str(error), kind=None), None
-            self._told(1)
+            self._on_progress(1)
 
     def check_snapshots(self) -> None:
-        """Find the snapshots that do not read."""
+        """Leave the snapshots out that do not read, or raise CorruptRecordError for one."""
         broken = self.run.broken
         for one in self.run.snapshots:
             try:
@@ -97,7 +102,7 @@ class Export:
 
 @contextmanager
 def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
-    """Where to write a file that is to be at ``path`` when all of it is written, and not before.
+    """Give a path to write a file at that is moved to ``path`` when all of it is written, and not before.
 
     Raises ConfigurationError where there is a file already, unless it is to be replaced.
     """
@@ -130,7 +135,7 @@ def complete_or_absent(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def write_jsonl(export: Export, file: IO[bytes]) -> None:
-    """One line per entry: ``{"offset":…,"cursor":…,"key":…,"event":{…}}``, the event as archives have it.
+    """Write one line per entry: ``{"offset":…,"cursor":…,"key":…,"event":{…}}``, the event as archives have it.
 
     The event stands by itself, so that no field of a user's own can be taken for one of ours. That of an entry
     which was erased is null.
@@ -146,7 +151,7 @@ def write_jsonl(export: Export, file: IO[bytes]) -> None:
 
 
 def write_csv(export: Export, file: IO[bytes]) -> None:
-    """A header, and one record per entry, as RFC 4180 has it: in UTF-8, with CRLF, quoted where need be."""
+    """Write a header, and one record per entry, by RFC 4180: in UTF-8, with CRLF, quoted where need be."""
     text = io.TextIOWrapper(file, "utf-8", errors="surrogatepass", newline="")
     try:
         rows = csv.writer(text)
@@ -173,7 +178,7 @@ def _row(entry: ArchiveEntry, fields: dict[str, Any] | None) -> list[object]:
 
 
 def _iso_time(timestamp: float) -> str | None:
-    """To the microsecond; None for a number that is no time."""
+    """A time as ISO 8601, to the microsecond; None for a number that is no time."""
     try:
         return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError, TypeError):
@@ -181,7 +186,7 @@ def _iso_time(timestamp: float) -> str | None:
 
 
 def write_sqlite(export: Export, path: Path) -> None:
-    """An archive of this one run: what a drain worker would have written, with its latest snapshots.
+    """Write an archive of this one run: what a drain worker would have written, with its latest snapshots.
 
     A record that does not read is in its quarantine.
     """

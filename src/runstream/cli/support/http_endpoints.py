@@ -1,4 +1,4 @@
-"""What a worker says of itself over HTTP: ``/metrics`` for Prometheus, ``/health`` for a container platform."""
+"""The HTTP endpoints of a worker: ``/metrics`` for Prometheus, ``/health`` for a container platform."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from runstream.cli.support.output import iso_time
 from runstream.drain import DrainWorker
-from runstream.drain.stats import Progress
+from runstream.drain.stats import DrainStats
 from runstream.model.errors import ConfigurationError
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.protocol import RunStore
 
 __all__ = ["Health", "load_metrics_app", "serving"]
 
@@ -32,16 +32,16 @@ class Health:
     whoever ran the loop.
     """
 
-    def __init__(self, name: str, progress: Progress, stuck_after: float) -> None:
+    def __init__(self, name: str, stats: DrainStats, stuck_after: float) -> None:
         self.has_ended = False
         self._name = name
-        self._progress = progress
+        self._stats = stats
         self._stuck_after = stuck_after
 
-    def look(self) -> tuple[bool, dict[str, Any]]:
-        """Whether it lives, and what there is to say."""
-        age = time.monotonic() - self._progress.last_beat
-        failing = self._progress.failing.copy()  # the worker goes on changing it
+    def inspect(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it lives, and its state for JSON."""
+        age = time.monotonic() - self._stats.last_beat
+        failing = self._stats.failing.copy()  # the worker goes on changing it
         is_alive = not self.has_ended and age < self._stuck_after
         if self.has_ended:
             status = "ended"
@@ -54,7 +54,7 @@ class Health:
             "worker": self._name,
             "last_beat_age_seconds": round(age, 3),
             "stuck_after_seconds": self._stuck_after,
-            "events": self._progress.report.events,
+            "events": self._stats.report.events,
             "failing": {
                 what: {"since": iso_time(failure.since), "error": failure.error}
                 for what, failure in failing.items()
@@ -62,9 +62,7 @@ class Health:
         }
 
 
-def load_metrics_app(
-    worker: DrainWorker, hot: RedisCheckpointer[Any, Any], archives: Sequence[str]
-) -> WSGIApplication:
+def load_metrics_app(worker: DrainWorker, hot: RunStore[Any, Any], archives: Sequence[str]) -> WSGIApplication:
     """The application for ``/metrics``. Raises ConfigurationError without the extra ``metrics``."""
     try:
         metrics = importlib.import_module("runstream.drain.metrics")
@@ -90,7 +88,7 @@ def serving(host: str, port: int, metrics: WSGIApplication, health: Health) -> I
         if path == "/metrics":
             return metrics(environ, start)
         if path == "/health":
-            is_alive, facts = health.look()
+            is_alive, facts = health.inspect()
             return _answer(start, "200 OK" if is_alive else "503 Service Unavailable", facts)
         return _answer(start, "404 Not Found", {"error": "there are /metrics and /health"})
 

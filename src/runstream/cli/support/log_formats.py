@@ -1,4 +1,4 @@
-"""What a worker logs, on stderr: a line per record, for people and grep, or for programs that collect logs."""
+"""Log to stderr: a line per record, for people and grep, or for programs that collect logs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 @contextmanager
 def logging_to_stderr(log_format: LogFormat, level: LogLevel) -> Iterator[dict[str, Any]]:
-    """What the library logs from ``level`` on, a line each, on stderr.
+    """Log what the library logs from ``level`` on to stderr, a line each.
 
     Gives the fields that every JSON line has besides its record's own; more may be put there. An error of ours
     that leaves this is the last such line, and becomes the exit code that it has everywhere; in text it goes on,

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how they open the store that ``--url`` names."""
+"""Options that several commands have, and the stores that they open by them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import typer
 
 from runstream.connect import ARCHIVE_SCHEMES, connect
 from runstream.model.errors import ConfigurationError
-from runstream.model.protocols import RunStore
-from runstream.repair.required_archives import Archive
-from runstream.stores.archive.jsonl import JSONLCheckpointer
-from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.model.protocols import Sink
+from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.protocol import RunStore
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = [
     "AsJson",
@@ -28,10 +27,11 @@ __all__ = [
     "HotUrl",
     "OfArchive",
     "Url",
-    "as_hot",
     "ending_with_parent",
+    "hot_namespace",
+    "is_redis_alone",
     "open_archive",
-    "open_to_look",
+    "open_existing",
     "path_of",
 ]
 
@@ -79,11 +79,16 @@ EndWithParent = Annotated[
 _PATH_SCHEMES = ("embedded", *ARCHIVE_SCHEMES)
 
 
-def open_to_look(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
-    """The store at ``url`` (None: RUNSTREAM_URL), which must be there: a mistyped path is not created.
+def open_existing(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
+    """Open a store that must be there: a mistyped path is not created.
 
-    With ``archive``, the tiered store over both. Raises ConfigurationError for a path at which there is nothing,
-    and what ``connect`` raises.
+    Args:
+        url: The store; None: RUNSTREAM_URL.
+        archive: The archive beside it, for the tiered store over both.
+
+    Raises:
+        ConfigurationError: There is nothing at that path.
+        RunstreamError: What ``connect`` raises.
     """
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
     for each in (url, archive or ""):
@@ -103,24 +108,34 @@ def path_of(url: str) -> Path | None:
 
 
 def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
-    """The archive that a URL names, until ``opened`` is closed; it must be there unless it may be a new one."""
+    """Open the archive that a URL names, until ``opened`` is closed; it must be there unless it may be new."""
     scheme = target.partition(":")[0]  # the rest may hold a password
     if scheme not in ARCHIVE_SCHEMES:
         raise typer.BadParameter(f"{scheme!r:.80} is not an archive; sqlite: and jsonl: are", param_hint=option)
-    store = opened.enter_context(connect(target) if is_new else open_to_look(target))
-    # so long as the schemes say the truth, it is one
-    if not isinstance(store, SQLiteCheckpointer | JSONLCheckpointer):
+    store = opened.enter_context(connect(target) if is_new else open_existing(target))
+    archive = part_of(store, Archive)
+    if archive is None:  # so long as the schemes say the truth, it is one
         raise ConfigurationError(f"{target}: is not an archive")
-    return store
+    return archive
 
 
-def as_hot(store: RunStore[Any, Any]) -> RedisCheckpointer[Any, Any]:
-    """The store, if it is Redis. Raises ConfigurationError for any other."""
-    if not isinstance(store, RedisCheckpointer):
+def hot_namespace(store: RunStore[Any, Any]) -> Namespace:
+    """The namespace of a Redis store.
+
+    Raises:
+        ConfigurationError: It is another store.
+    """
+    namespace = part_of(store, Namespace)
+    if namespace is None:
         raise ConfigurationError(
             "this command works on Redis: --url (or RUNSTREAM_URL) is a redis:, rediss:, unix: or embedded: URL"
         )
-    return store
+    return namespace
+
+
+def is_redis_alone(store: RunStore[Any, Any]) -> bool:
+    """Whether a store is Redis without an archive beside it, which has not all of a run."""
+    return part_of(store, Namespace) is not None and part_of(store, Sink) is None
 
 
 @contextmanager

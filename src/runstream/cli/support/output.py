@@ -1,4 +1,4 @@
-"""How commands speak: tables or one JSON document on stdout, everything else on stderr.
+"""Print what commands find: tables or one JSON document on stdout, everything else on stderr.
 
 A run's names and payloads are its writers' text, so what a terminal would obey is escaped.
 """
@@ -39,7 +39,7 @@ _VALUES_WIDTH = 100  # characters of a payload or state on one line
 
 
 class _Console(Console):
-    """Leaves a reader that went away to the command line, as every other way to write does."""
+    """Raises BrokenPipeError for a reader that went away, as every other way to write does."""
 
     def on_broken_pipe(self) -> None:
         raise  # noqa: PLE0704  rich calls this in its except clause
@@ -52,7 +52,7 @@ def console(file: TextIO) -> Console:
 
 
 def say(text: str) -> None:
-    """One line for a person, on stderr."""
+    """Print one line for a person, on stderr."""
     sys.stderr.write(f"runstream: {printable(text)}\n")
     sys.stderr.flush()
 
@@ -73,7 +73,7 @@ def print_table(
     title: str = "",
     whole: Collection[str] = (),
 ) -> None:
-    """A table on stdout, as :func:`make_table` makes it."""
+    """Print a table on stdout, as :func:`make_table` makes it."""
     console(sys.stdout).print(make_table(columns, rows, title=title, whole=whole))
 
 
@@ -138,7 +138,7 @@ def short(values: Mapping[str, Any], *, width: int = _VALUES_WIDTH) -> str:
 
 
 def event_facts(item: Recorded[Any]) -> dict[str, Any]:
-    """An event with its place, for JSON."""
+    """An event with its offset and cursor, for JSON."""
     return {"offset": item.offset, "cursor": item.cursor, **item.event.to_dict()}
 
 

@@ -1,4 +1,4 @@
-"""Which partitions a worker is told to drain: ``0-3,7``."""
+"""Parse the list of partitions that a worker drains: ``0-3,7``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How commands that take a while show how far they are: a bar on a terminal, and nothing elsewhere."""
+"""Show the progress of commands that take a while: a bar on a terminal, and nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["showing_progress"]
 def showing_progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show, on stderr if that is a terminal, how much of ``total`` (None: nobody knows) is done.
 
-    What this gives is told how many more are done.
+    Gives a function to call with the number that is done more.
     """
     if not sys.stderr.isatty():
         yield lambda _: None

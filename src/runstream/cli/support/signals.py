@@ -1,4 +1,4 @@
-"""How a worker is told to end, and what makes sure that it does.
+"""End a worker by a signal: in good order, or after a while by force.
 
 Python runs a signal's handler between two steps of the main thread, and that thread may be in a call that does
 not return for half a minute: to a file that is locked, to a server that hangs. So a thread of its own takes the

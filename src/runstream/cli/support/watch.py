@@ -1,4 +1,4 @@
-"""Keep something on screen: looked at again and again, through outages, until somebody ends it."""
+"""Keep something on screen: poll it again and again, through outages, until somebody ends it."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ __all__ = ["Shown", "watch_with"]
 
 
 class Shown(Protocol):
-    """What a look found."""
+    """What a poll found."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON shows it."""
+        """What was found, for JSON."""
 
     def tables(self) -> Iterator[Table]:
-        """As people see it."""
+        """What was found, for people."""
 
 
-def watch_with(look: Callable[[], Shown], every: float, *, as_json: bool) -> NoReturn:
-    """Show what ``look`` finds, every so many seconds; where stdout is no terminal, one after the other.
+def watch_with(poll: Callable[[], Shown], every: float, *, as_json: bool) -> NoReturn:
+    """Show what ``poll`` finds, every so many seconds; where stdout is no terminal, one after the other.
 
-    What it cannot find for now (StoreUnavailable) is shown too, and it looks again. It ends by a signal (Ctrl-C
-    raises KeyboardInterrupt), by a reader of stdout who went away (BrokenPipeError), and by whatever else
-    ``look`` raises.
+    What it cannot find for now (StoreUnavailable) is shown too, and it is polled again. It ends by a signal
+    (Ctrl-C raises KeyboardInterrupt), by a reader of stdout who went away (BrokenPipeError), and by whatever else
+    ``poll`` raises.
     """
     if sys.stdout.isatty() and not as_json:
-        _on_screen(look, every)
+        _on_screen(poll, every)
     while True:
         now = iso_time(time.time())
         try:
-            found = look()
+            found = poll()
         except StoreUnavailable as error:
             _print_outage(now, str(error), as_json=as_json)
         else:
@@ -66,14 +66,14 @@ def _print_outage(now: str, error: str, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _on_screen(look: Callable[[], Shown], every: float) -> NoReturn:
+def _on_screen(poll: Callable[[], Shown], every: float) -> NoReturn:
     seen: list[Table | Text] = []
     last_seen = ""
     with _leaving_at_sigterm(), Live(Text("asks"), console=console(sys.stdout), auto_refresh=False) as live:
         while True:
             now = iso_time(time.time())
             try:
-                seen = list(look().tables())
+                seen = list(poll().tables())
                 head = Text(f"{now}, every {every:g} s; Ctrl-C ends it")
                 last_seen = now
             except StoreUnavailable as error:

@@ -59,7 +59,7 @@ class DatabaseSource(Source):
         self.location = str(path)
         self._log = Path(f"{path}-wal")
         self._had_log = self._log.exists()
-        with _in_our_words(path):
+        with _reading(path):
             self._connection = _open_read_only(path)
         try:
             self.is_ours = self._check()
@@ -81,12 +81,12 @@ class DatabaseSource(Source):
             yield _RunRows(self, run_id)
 
     def count_events(self) -> int:
-        """The rows."""
+        """Count the rows of events."""
         return int(self.rows("SELECT count(*) FROM events")[0][0])
 
     def rows(self, query: str, parameters: Any = ()) -> list[Any]:
-        """What a query gives. Raises StoreUnavailable where the database does not answer."""
-        with _in_our_words(self.path):
+        """The rows that a query finds. Raises StoreUnavailable where the database does not answer."""
+        with _reading(self.path):
             return self._connection.execute(query, parameters).fetchall()
 
     def _check(self) -> bool:
@@ -113,17 +113,17 @@ class _RunRows(SourceRun):
         self._source = source
 
     def events(self) -> Iterator[Item]:
-        """The rows: ours by offset, then purpose-agent's by id, which is the order that they were written in."""
+        """Read the rows: ours by offset, then purpose-agent's by id, the order in which they were written."""
         if self._source.is_ours:
             yield from self._ours()
         query = _GET_FOREIGN_IDS if self._source.is_ours else _GET_IDS
         ids = iter(array("q", (row_id for (row_id,) in self._source.rows(query, (self.run_id,)))))
         while page := list(islice(ids, _PAGE_ROWS)):
             for row_id, data in self._source.rows(_GET_ROWS, page + [page[-1]] * (_PAGE_ROWS - len(page))):
-                yield event_in(self._place(f"row {row_id}"), data, is_ours=False)
+                yield event_in(self._where(f"row {row_id}"), data, is_ours=False)
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
-        """The states in its rows."""
+        """Read the latest states."""
         if not self._source.is_ours:
             last = self._source.rows(_GET_LAST_WRITTEN, (self.run_id,))[0][0]
             for state, updated_at in self._source.rows(_GET_STATE, (self.run_id,)):
@@ -142,10 +142,10 @@ class _RunRows(SourceRun):
     def _ours(self) -> Iterator[Item]:
         after = 0
         while True:
-            place = {"run_id": self.run_id, "after": after, "rows": _PAGE_ROWS}
-            page = self._source.rows(_GET_OURS, place)
+            parameters = {"run_id": self.run_id, "after": after, "rows": _PAGE_ROWS}
+            page = self._source.rows(_GET_OURS, parameters)
             for offset, key, data, raw, reason in page:
-                after, at = offset, self._place(f"offset {offset}")
+                after, at = offset, self._where(f"offset {offset}")
                 yield event_in(at, data, is_ours=True, key=key) if raw is None else Unreadable(at, reason, raw)
             if len(page) < _PAGE_ROWS:
                 return
@@ -153,13 +153,13 @@ class _RunRows(SourceRun):
     def _state(
         self, lane_id: str | None, data: bytes, updated_at: object, *, is_ours: bool
     ) -> SourceSnapshot | Unreadable:
-        place = self._place("state" if lane_id is None else f"state of lane {lane_id!r}")
-        found = object_in(place, data, is_ours=is_ours)
+        where = self._where("state" if lane_id is None else f"state of lane {lane_id!r}")
+        found = object_in(where, data, is_ours=is_ours)
         if isinstance(found, Unreadable):
             return found
-        return SourceSnapshot(place, lane_id, found, _number(updated_at))
+        return SourceSnapshot(where, lane_id, found, _number(updated_at))
 
-    def _place(self, what: str) -> str:
+    def _where(self, what: str) -> str:
         return f"{self._source.path}, run {self.run_id!r}, {what}"
 
 
@@ -190,7 +190,8 @@ def _open(path: Path, how: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _in_our_words(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
+    """Raise StoreUnavailable in place of what sqlite3 raises."""
     try:
         yield
     except sqlite3.Error as error:

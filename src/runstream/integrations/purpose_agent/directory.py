@@ -1,7 +1,7 @@
 """The files of purpose-agent's own checkpointers, read as they stand: DIR/RUN/events.jsonl, or a SQLite database.
 
-Archives of ours are such files with more in them, so they are read here too. What a file is, is told by what is
-in it, not by its name. Nothing is written: no file is made or mended, no lock is taken in a directory, and a
+Archives of ours are such files with more in them, so they are read here too. What a file is, is seen by what is
+in it, not by its name. Nothing is written: no file is made or repaired, no lock is taken in a directory, and a
 database is opened read-only. (Beside one with a write-ahead log, as archives have, SQLite keeps two small files
 while it is open.)
 """
@@ -9,13 +9,13 @@ while it is open.)
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
+from runstream.codec.foreign_json import load_foreign_json
 from runstream.integrations.purpose_agent.database import DatabaseSource
 from runstream.integrations.purpose_agent.source import (
     Item,
@@ -28,8 +28,9 @@ from runstream.integrations.purpose_agent.source import (
 )
 from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.directory import TRASH
 from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
-from runstream.stores.archive.jsonl.log_index import History, Span
+from runstream.stores.archive.jsonl.log_index import LogIndex, Span
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_state
 
 __all__ = ["DirectorySource", "open_source"]
@@ -39,7 +40,7 @@ _SNAPSHOT, _BACKUP = "snapshot.json", "snapshot.backup.json"
 
 
 def open_source(path: Path) -> Source:
-    """The runs at that path. Raises ConfigurationError where there is nothing that can be read as such."""
+    """Open the runs at a path. Raises ConfigurationError where there are none that can be read."""
     if path.is_dir():
         return DirectorySource(path)
     try:
@@ -76,7 +77,7 @@ class DirectorySource(Source):
         """Nothing is held open."""
 
     def count_events(self) -> int:
-        """The lines."""
+        """Count the lines of all logs."""
         count = 0
         for directory in self._directories:
             with contextlib.suppress(FileNotFoundError), (directory / file_names.EVENTS).open("rb") as file:
@@ -86,8 +87,8 @@ class DirectorySource(Source):
 
 
 def _holds_run(directory: str, files: Sequence[str]) -> bool:
-    is_grave = Path(directory).name.startswith(".deleted-")  # of an archive that was killed as it deleted
-    return not is_grave and (file_names.EVENTS in files or _SNAPSHOT in files)
+    is_trash = Path(directory).name.startswith(TRASH)  # of an archive that was killed as it deleted
+    return not is_trash and (file_names.EVENTS in files or _SNAPSHOT in files)
 
 
 class _RunDirectory(SourceRun):
@@ -96,27 +97,27 @@ class _RunDirectory(SourceRun):
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         self._log = directory / file_names.EVENTS
-        self.run_id = self._told_run_id() or file_names.named(name) or name
-        self._history = History(self.run_id)
+        self.run_id = self._named_run_id() or file_names.named(name) or name
+        self._index = LogIndex(self.run_id)
 
     def events(self) -> Iterator[Item]:
-        """The lines that count, in order."""
+        """Read the lines that count, in order."""
         try:
             file = self._log.open("rb")
         except FileNotFoundError:
             return
         with file:
-            history = self._history = History(self.run_id)
-            history.scan(file)
-            start = history.start
+            index = self._index = LogIndex(self.run_id)
+            index.scan(file)
+            start = index.start
             lines = _Counted(file)
-            if start is not None and history.last != start:
-                yield from self._counting(lines, history.span(start.offset, history.last.offset))
-            yield from self._cut(lines, history.end)
+            if start is not None and index.last != start:
+                yield from self._counting(lines, index.span(start.offset, index.last.offset))
+            yield from self._cut(lines, index.end)
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
-        """The states in the directory's files."""
-        mark = self._history.mark
+        """Read the states in the directory's files."""
+        mark = self._index.mark
         try:
             found = list(all_snapshots(self.run_id, self._directory, mark))
         except CorruptRecordError as error:
@@ -125,23 +126,24 @@ class _RunDirectory(SourceRun):
             if all(one.lane_id is not None for one in found):
                 yield from self._backup()
         for one in found:
-            place = str(self._directory / file_names.snapshot_name(one.lane_id))
+            where = str(self._directory / file_names.snapshot_name(one.lane_id))
             try:
                 fields = load_state(self.run_id, one)
             except CorruptRecordError as error:
-                yield Unreadable(place, str(error), error.raw)
+                yield Unreadable(where, str(error), error.raw)
                 continue
             is_older = one.lane_id is None and self._is_older(fields.get("status"))
-            yield SourceSnapshot(place, one.lane_id, fields, _modified_at(Path(place)), is_older)
+            yield SourceSnapshot(where, one.lane_id, fields, _modified_at(Path(where)), is_older)
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _told_run_id(self) -> str | None:
-        """What the first line that tells a run tells, or the state."""
+    def _named_run_id(self) -> str | None:
+        """The run id in the first line that has one, or in the state."""
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
             for line in file:
-                told = _object(line)
-                run_id = told["$run"].get("run_id") if isinstance(told.get("$run"), dict) else told.get("run_id")
+                fields = _object(line)
+                header = fields.get("$run")
+                run_id = (header if isinstance(header, dict) else fields).get("run_id")
                 if isinstance(run_id, str) and run_id:
                     return run_id
         with contextlib.suppress(FileNotFoundError):
@@ -157,24 +159,24 @@ class _RunDirectory(SourceRun):
             begin, position = position, position + len(raw)
             if begin >= span.end:
                 return
-            line, place = raw.rstrip(b"\r\n"), f"{self._log}, line {lines.count}"
+            line, where = raw.rstrip(b"\r\n"), f"{self._log}, line {lines.count}"
             if not line.strip() or any(first <= begin < last for first, last in span.holes):
                 continue
             facts = facts_of(line)
             if facts is None:
-                yield event_in(place, line, is_ours=False)
+                yield event_in(where, line, is_ours=False)
             elif not is_bare_mark(facts) and not is_header(line):
                 entry = own_entry(line, facts)
                 try:
                     fields = entry_fields(self.run_id, entry)
                 except CorruptRecordError as error:
-                    yield Unreadable(place, entry.reason or str(error), error.raw)
+                    yield Unreadable(where, entry.reason or str(error), error.raw)
                 else:
                     if fields is not None:
-                        yield SourceEvent(place, fields, entry.key)
+                        yield SourceEvent(where, fields, entry.key)
 
     def _cut(self, lines: _Counted, end: int) -> Iterator[Item]:
-        """What stands after the last line that counts: one that was cut, if it is not of a batch of ours."""
+        """Report a line of another program that was cut off as it was written, after the last one that counts."""
         if self._log.stat().st_size <= end:
             return
         lines.seek(end)
@@ -190,8 +192,8 @@ class _RunDirectory(SourceRun):
                 yield SourceSnapshot(str(path), None, fields, _modified_at(path), is_older=True)
 
     def _is_older(self, status: object) -> bool:
-        if self._history.mark is not None and not self._history.ends_plain:
-            return self._history.mark.status != status
+        if self._index.mark is not None and not self._index.ends_plain:
+            return self._index.mark.status != status
         return _modified_at(self._directory / _SNAPSHOT) < _modified_at(self._log)
 
 
@@ -219,7 +221,7 @@ class _Counted:
 
 
 def _modified_at(path: Path) -> float:
-    """Unix time in seconds; 0.0 for a file that is not there."""
+    """When a file was changed last: Unix time in seconds; 0.0 for one that is not there."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_mtime
     return 0.0
@@ -227,8 +229,6 @@ def _modified_at(path: Path) -> float:
 
 def _object(text: bytes) -> dict[str, Any]:
     """The JSON object in a text; an empty one where there is none."""
-    with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(text)
-        if isinstance(found, dict):
-            return found
+    with contextlib.suppress(ValueError):
+        return load_foreign_json(text)
     return {}

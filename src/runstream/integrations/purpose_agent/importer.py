@@ -1,4 +1,4 @@
-"""Runs of a source into a store: each event once, however often this is begun, and nothing over what others wrote.
+"""Import runs into a store: each event once, however often it is begun, and nothing over what others wrote.
 
 What the store has of a run is compared by its chain: made from the source's own events, it proves with one number
 that they are, to the last byte, those that lie there. So an import that was broken off goes on after what it has
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
@@ -19,7 +19,9 @@ from runstream.codec.lossless_json import dump_json
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.record import record_crc
 from runstream.codec.snapshot_fields import pack_state
-from runstream.history.hot import ArchivedHistory, History, HotHistory
+from runstream.history.archived import ArchivedHistory
+from runstream.history.base import History
+from runstream.history.hot import HotHistory
 from runstream.integrations.purpose_agent.source import Item, SourceEvent, SourceRun, SourceSnapshot, Unreadable
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -34,8 +36,9 @@ from runstream.model.errors import (
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 from runstream.model.state import ENDED_STATUSES, status_after
-from runstream.stores.archive.base import ArchiveStore
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.capabilities import Archive, MarksRecovered, part_of
+from runstream.stores.facade import Store
+from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["Imported", "Importer"]
 
@@ -46,16 +49,19 @@ _BATCH_BYTES = 4 * 2**20
 _CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, max_event_bytes=2**62)
 _PACKER = Packer(fallback=None)
 
-_Target: TypeAlias = RedisCheckpointer[Any, Any] | ArchiveStore[Any, Any]
-
 
 @dataclass(slots=True)
 class Imported:
-    """What became of one run of a source.
+    """The result of importing one run.
 
-    ``events`` counts those that read, ``there`` those of them that the store had already, ``added`` those that it
-    has now besides (in a dry run: would have); ``snapshots`` counts states that were saved, ``unreadable`` what
-    did not read. ``refused`` says why nothing more was added, if that is so.
+    Attributes:
+        run_id: The run.
+        events: How many events of the source read.
+        there: How many of them the store had already.
+        added: How many it has now besides; in a dry run, how many it would have.
+        snapshots: How many states were saved.
+        unreadable: How many lines, rows or files did not read.
+        refused: Why nothing more was added, if that is so; else ''.
     """
 
     run_id: str
@@ -73,41 +79,54 @@ class Imported:
 
 
 class Importer:
-    """Appends runs of a source to a store, which is opened with ``state_type=dict``: a state may be of any class.
+    """Appends runs of a source to a store.
 
-    ``told`` is called with how many more events are done, ``unread`` with each line or row that does not read;
-    with ``strict``, CorruptRecordError is raised at the first of these. With ``dry_run`` nothing is written.
-    Raises ConfigurationError for a store that is gone when the process is.
+    Args:
+        store: A Redis store or an archive, opened with ``state_type=dict``: a state may be of any class.
+        strict: Raise CorruptRecordError at the first line or row that does not read.
+        dry_run: Write nothing.
+        on_progress: Called with how many more events are done.
+        on_unreadable: Called with each line or row that does not read.
+
+    Raises:
+        ConfigurationError: The store is gone when the process is, or is another one than these.
     """
 
     def __init__(
         self,
-        store: Any,
+        store: Store[Any, Any],
         *,
         strict: bool = False,
         dry_run: bool = False,
-        told: Callable[[int], None] = lambda _: None,
-        unread: Callable[[Unreadable], None] = lambda _: None,
+        on_progress: Callable[[int], None] = lambda _: None,
+        on_unreadable: Callable[[Unreadable], None] = lambda _: None,
     ) -> None:
-        if not isinstance(store, RedisCheckpointer | ArchiveStore):
-            raise ConfigurationError("import into a Redis store (redis:, embedded:), or into sqlite: or jsonl:")
-        self._store: _Target = store
+        self._target = _Target(store)
         self._strict = strict
         self._dry_run = dry_run
-        self._told = told
-        self._unread = unread
+        self._on_progress = on_progress
+        self._on_unreadable = on_unreadable
 
     def run(self, source: SourceRun) -> Imported:
-        """Append what the store lacks of a run, and save its states; twice is as good as once.
+        """Append what the store lacks of a run, and save its states. Doing it twice changes nothing more.
 
         Where the store has another run of this name, or somebody else writes to it meanwhile, or holds its lease,
-        the run is refused, and what was appended until then stays. Raises StoreUnavailable; the same call is safe
-        to make again.
+        the run is refused, and what was appended until then stays.
+
+        Args:
+            source: The run.
+
+        Returns:
+            How much of it the store has now.
+
+        Raises:
+            StoreUnavailable: The same call is safe to make again.
+            CorruptRecordError: With ``strict``, a line or row does not read.
         """
         done = Imported(source.run_id)
         try:
             check_run_id(source.run_id)
-            _Import(self._store, source, done, self._note, dry_run=self._dry_run).run()
+            _Import(self._target, source, done, self._note, dry_run=self._dry_run).run()
         except (StoreUnavailable, ConfigurationError, CorruptRecordError):
             raise
         except RunstreamError as error:
@@ -115,35 +134,60 @@ class Importer:
         return done
 
     def _note(self, found: Unreadable | None) -> None:
-        """Take note of what was read (None), or did not read."""
+        """Report an event that was read (None), or what does not read."""
         if found is None:
-            self._told(1)
+            self._on_progress(1)
             return
-        self._unread(found)
+        self._on_unreadable(found)
         if self._strict:
-            message = f"{found.place}: {found.reason}; what came before it is imported"
+            message = f"{found.where}: {found.reason}; what came before it is imported"
             raise CorruptRecordError(message, run_id="", offset=0, raw=found.raw)
 
 
+class _Target:
+    """The store that is imported into, and the parts of it that this takes."""
+
+    def __init__(self, store: Store[Any, Any]) -> None:
+        namespace, archive = part_of(store, Namespace), part_of(store, Archive)
+        marks = part_of(store, MarksRecovered)
+        if (namespace is None) == (archive is None) or marks is None:
+            raise ConfigurationError("import into a Redis store (redis:, embedded:), or into sqlite: or jsonl:")
+        self.store = store
+        self._namespace = namespace
+        self._archive = archive
+        self._marks = marks
+
+    def load_history(self, run_id: str) -> History | None:
+        """What the store has of a run now."""
+        if self._archive is not None:
+            return ArchivedHistory.load(self._archive, run_id)
+        return None if self._namespace is None else HotHistory.load(self._namespace, run_id)
+
+    def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> None:
+        """Let the next snapshot cover the events up to an offset."""
+        self.store._runner.run(self._marks.mark_recovered(run_id, offset, lane_id))
+
+
 class _Import:
-    """One run on its way: ``at`` is the place up to which the source was read, with the chain it has there."""
+    """The import of one run."""
 
     def __init__(
         self,
-        store: _Target,
+        target: _Target,
         source: SourceRun,
         done: Imported,
         note: Callable[[Unreadable | None], None],
         *,
         dry_run: bool,
     ) -> None:
-        self._store = store
+        self._target = target
+        self._store = target.store
         self._source = source
         self._run_id = source.run_id
         self._done = done
         self._note = note
         self._dry_run = dry_run
-        self._there = _look(store, source.run_id)
+        self._there = target.load_history(source.run_id)
         self._at = Cursor(0, 0) if self._there is None else self._there.header.start
         self._last = self._at if self._there is None else self._there.last
         self._sent = self._last.offset
@@ -152,7 +196,7 @@ class _Import:
         self._batch_bytes = 0
 
     def run(self) -> None:
-        """Do it."""
+        """Append what is new, then save the states."""
         for item in self._source.events():
             self._take(item)
         states = [state for state in map(self._checked, self._source.snapshots()) if state is not None]
@@ -173,14 +217,14 @@ class _Import:
                 self._send([], state)
 
     def _take(self, item: Item) -> None:
-        """One more line or row."""
+        """Take one line or row of the source."""
         if isinstance(item, Unreadable):
             self._unreadable(item)
             return
         try:
             (encoded,) = _CODEC.encode_events(self._run_id, [item], [item.key])
         except (EncodingError, InvalidRunId) as error:
-            self._unreadable(Unreadable(item.place, str(error)))
+            self._unreadable(Unreadable(item.where, str(error)))
             return
         self._at = Cursor(self._at.offset + 1, next_chain(self._at.chain, record_crc(encoded.record)))
         self._status = status_after([encoded.kind]) or self._status
@@ -204,7 +248,7 @@ class _Import:
             try:
                 pack_state(_PACKER, _CODEC.snapshot_fields(self._run_id, found.fields))
             except (EncodingError, InvalidRunId) as error:
-                found = Unreadable(found.place, str(error))
+                found = Unreadable(found.where, str(error))
             else:
                 return found
         self._unreadable(found)
@@ -228,7 +272,7 @@ class _Import:
         )
 
     def _is_wanted(self, state: SourceSnapshot) -> bool:
-        """Whether to save it: not over the same one, nor, where no event is new, over one that is newer."""
+        """Whether to save a state: not over an equal one, nor, where no event is new, over one that is newer."""
         grows = self._at.offset > self._last.offset
         try:
             saved = self._store.load_snapshot(self._run_id, lane_id=state.lane_id)
@@ -243,7 +287,7 @@ class _Import:
         return grows or (self._there is not None and state.saved_at > self._there.header.updated_at)
 
     def _send(self, events: Sequence[SourceEvent], state: SourceSnapshot | None) -> None:
-        """Append events, with a state: right after what is there, or not at all."""
+        """Append events and a state right after what the store has, or not at all."""
         if not events and state is None:
             return
         self._done.added += len(events)
@@ -254,7 +298,7 @@ class _Import:
             with suppress(EventsArchived, CorruptRecordError):
                 self._store.load_snapshot(self._run_id, lane_id=lane_id)
             # it was compared, or appended here: what the source's state covers, this one does
-            self._store.has_recovered(self._run_id, self._sent, lane_id=lane_id)
+            self._target.mark_recovered(self._run_id, self._sent, lane_id)
         appended = self._store.append(
             self._run_id,
             events,
@@ -273,15 +317,8 @@ class _Import:
         self._sent = appended.last_offset
 
 
-def _look(store: _Target, run_id: str) -> History | None:
-    """What the store has of a run now."""
-    if isinstance(store, RedisCheckpointer):
-        return HotHistory.look(store, run_id)
-    return ArchivedHistory.look(store, run_id)
-
-
 def _from_last_word(events: Sequence[SourceEvent]) -> list[SourceEvent]:
-    """The events from the last one on that says how the run stands; none if there is no such event."""
+    """The events from the last one on that changes the run's status; none if no event does."""
     for index in range(len(events) - 1, -1, -1):
         if status_after([str(events[index].fields.get("kind"))]) is not None:
             return list(events[index:])

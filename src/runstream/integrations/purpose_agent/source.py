@@ -1,21 +1,21 @@
-"""What is imported: runs in files that are read and never changed, whoever wrote them."""
+"""Sources of an import: runs in files that are read and never changed, whoever wrote them."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, TypeAlias
 
+from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import load_json
 
 __all__ = ["Item", "Source", "SourceEvent", "SourceRun", "SourceSnapshot", "Unreadable", "event_in", "object_in"]
 
 
 class SourceEvent(NamedTuple):
-    """An event as a source has it, its ``place`` there for people, and its caller's key if it has one."""
+    """An event as a source has it, ``where`` it stands there (for people), and its caller's key if it has one."""
 
-    place: str
+    where: str
     fields: dict[str, Any]
     key: str | None = None
 
@@ -27,7 +27,7 @@ class SourceEvent(NamedTuple):
 class Unreadable(NamedTuple):
     """A line, row or file of a source that is no event, or no state, and why."""
 
-    place: str
+    where: str
     reason: str
     raw: bytes = b""
 
@@ -39,7 +39,7 @@ class SourceSnapshot(NamedTuple):
     it that say how the run stands.
     """
 
-    place: str
+    where: str
     lane_id: str | None
     fields: dict[str, Any]
     saved_at: float = 0.0
@@ -70,11 +70,11 @@ class Source(ABC):
 
     @abstractmethod
     def runs(self) -> Iterator[SourceRun]:
-        """Its runs."""
+        """Read the runs."""
 
     @abstractmethod
     def count_events(self) -> int:
-        """How many events it has, about."""
+        """Count the events, roughly."""
 
     @abstractmethod
     def close(self) -> None:
@@ -87,22 +87,21 @@ class Source(ABC):
         self.close()
 
 
-def event_in(place: str, data: bytes | None, *, is_ours: bool, key: str | None = None) -> Item:
+def event_in(where: str, data: bytes | None, *, is_ours: bool, key: str | None = None) -> Item:
     """The event in a line or row; ``is_ours``: where its values have tags."""
-    found = object_in(place, data, is_ours=is_ours)
+    found = object_in(where, data, is_ours=is_ours)
     if isinstance(found, Unreadable):
         return found
     if not is_ours:
         found.setdefault("ts", 0.0)  # as in an archive that takes such an event in
-    return SourceEvent(place, found, key)
+    return SourceEvent(where, found, key)
 
 
-def object_in(place: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any] | Unreadable:
-    """The JSON object in a line, row or file."""
+def object_in(where: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any] | Unreadable:
+    """The JSON object in a line, row or file; ``is_ours``: where its values have tags."""
     try:
         text = (data or b"").decode()
-        # what purpose-agent wrote may look like a tag of ours, and is none
-        found = load_json(text) if is_ours else json.loads(text)
+        found = load_json(text) if is_ours else load_foreign_json(text)
     except (ValueError, RecursionError) as error:
-        return Unreadable(place, str(error), data or b"")
-    return found if isinstance(found, dict) else Unreadable(place, "it is not a JSON object", data or b"")
+        return Unreadable(where, str(error), data or b"")
+    return found if isinstance(found, dict) else Unreadable(where, "it is not a JSON object", data or b"")

@@ -1,7 +1,7 @@
-"""The rules of leases, for stores that keep them here rather than in Redis: memory and SQLite.
+"""The rules of leases, for stores that keep them here rather than in Redis: memory and SQLite. Pure.
 
-Pure: a store says which leases of a run are in force by its own clock, all within one atomic step of its
-own, and is told whether a write may go on, or what lease it gives out.
+A store says which leases of a run are in force by its own clock, all within one atomic step of its own, and learns
+whether a write may go on, or which lease it gives out.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
+from runstream.model.identifiers import random_token
 from runstream.model.results import LeaseGrant
+from runstream.operations.arguments import LeaseRequest
 from runstream.operations.messages import lease_held, lease_lost
-from runstream.stores.tokens import random_token
 
 __all__ = ["HeldLease", "Leases", "check_newest", "check_unleased", "check_write", "new_grant"]
 
@@ -58,18 +59,23 @@ def check_unleased(run_id: str, leases: Leases) -> None:
         raise lease_held(run_id, scope, held.owner, held.expires_in)
 
 
-def new_grant(
-    run_id: str, leases: Leases, *, lane_id: str | None, owner: str, ttl: float, last_epoch: int, now: float
-) -> LeaseGrant:
-    """The lease that this owner gets, which takes the place of the one in force on that lane or run.
+def new_grant(leases: Leases, request: LeaseRequest, last_epoch: int, now: float) -> LeaseGrant:
+    """The lease to give out, which replaces the one in force on that lane or run.
 
-    ``last_epoch`` is the highest that the run has had (0: none), ``now`` Unix time in seconds. Raises
-    LeaseHeld where another one is in the way.
+    Args:
+        leases: Those of the run that are in force.
+        request: Which one is asked for.
+        last_epoch: The highest epoch that the run has had; 0 for none.
+        now: Unix time in seconds.
+
+    Raises:
+        LeaseHeld: Another one is in the way.
     """
+    lane_id = request.lane_id
     for scope, held in leases.items():
         # its own it gets back; the whole run and its lanes exclude each other, whoever holds them
-        is_in_the_way = held.owner != owner if scope == lane_id else None in (scope, lane_id)
+        is_in_the_way = held.owner != request.owner if scope == lane_id else None in (scope, lane_id)
         if is_in_the_way:
-            raise lease_held(run_id, scope, held.owner, held.expires_in)
+            raise lease_held(request.run_id, scope, held.owner, held.expires_in)
     epoch = max(int(now * _MICROSECONDS), last_epoch + 1)
-    return LeaseGrant(run_id, lane_id, owner, epoch, random_token(), ttl)
+    return LeaseGrant(request.run_id, lane_id, request.owner, epoch, random_token(), request.ttl)

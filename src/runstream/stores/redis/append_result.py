@@ -9,60 +9,71 @@ from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import EncodedEvent
 from runstream.codec.record import record_crc
 from runstream.model.errors import RunstreamError, StoreUnavailable
-from runstream.model.results import Appended, Cursor, Placement
-from runstream.stores.redis.replies import offset_of, place
+from runstream.model.results import Appended, Cursor
+from runstream.stores.redis.replies import parse_cursor, parse_offset
 
 __all__ = ["Applied", "Outcome", "TooOld", "Written"]
 
 Written: TypeAlias = tuple[Cursor, EncodedEvent]
-"""An event that was acknowledged, and its place."""
+"""An event that was acknowledged, and its cursor."""
 
 
 class TooOld(StoreUnavailable):
-    """Whether it was applied can no longer be told: it is not sent again, however often its caller repeats it."""
+    """Older than the deduplication window: the outcome is unknown, and the batch is never sent again."""
 
 
 class Applied(NamedTuple):
-    """A batch that was applied: the run's last place before and after, and where known events lie."""
+    """A batch that was applied: an :class:`~runstream.operations.interface.AppendResult`.
+
+    Attributes:
+        events: The events of the batch.
+        former: The run's last cursor before the batch.
+        last: The run's last cursor after it.
+        known_cursors: The cursors of those events whose keys were known, by index in the batch: they were not
+            written.
+    """
 
     events: Sequence[EncodedEvent]
     former: bytes
     last: bytes
-    known: Mapping[int, Cursor] = {}
-    """By the event's index in the batch."""
+    known_cursors: Mapping[int, Cursor] = {}
 
     @property
     def appended(self) -> Appended:
-        """Where the batch landed."""
-        first = self.known.get(0)
-        first_offset = offset_of(self.former) + 1 if first is None else first.offset
-        last = self.known.get(len(self.events) - 1)
+        """The offsets of the batch's first and last event, and the last one's cursor."""
+        first = self.known_cursors.get(0)
+        first_offset = parse_offset(self.former) + 1 if first is None else first.offset
+        last = self.known_cursors.get(len(self.events) - 1)
         if last is not None:
             return Appended(first_offset, last.offset, str(last))
-        return Appended(first_offset, offset_of(self.last), self.last.decode())
+        return Appended(first_offset, parse_offset(self.last), self.last.decode())
 
     @property
-    def placement(self) -> Placement:
-        """Where each event lies: the chain tells, from the place before the batch on."""
-        if len(self.events) == 1 and not self.known:
-            return Placement(self.appended, [place(self.last)], frozenset())
+    def cursors(self) -> Sequence[Cursor]:
+        """The cursor of each event: computed, as the server does, from the cursor before the batch on."""
+        if len(self.events) == 1 and not self.known_cursors:
+            return [parse_cursor(self.last)]
         cursors = []
-        last = place(self.former)
+        last = parse_cursor(self.former)
         for index, event in enumerate(self.events):
-            if index in self.known:
-                cursors.append(self.known[index])
+            if index in self.known_cursors:
+                cursors.append(self.known_cursors[index])
             else:
                 last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
                 cursors.append(last)
-        return Placement(self.appended, cursors, frozenset(self.known))
+        return cursors
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The indexes of the events whose keys were known."""
+        return frozenset(self.known_cursors)
 
     @property
     def written(self) -> list[Written]:
-        """The events that were written, with their places."""
-        cursors = self.placement.cursors
-        pairs = zip(cursors, self.events, strict=True)
-        return [pair for index, pair in enumerate(pairs) if index not in self.known]
+        """The events that were written, with their cursors."""
+        pairs = zip(self.cursors, self.events, strict=True)
+        return [pair for index, pair in enumerate(pairs) if index not in self.known_cursors]
 
 
 Outcome: TypeAlias = Applied | RunstreamError
-"""Applied, or what it was refused for: then nothing was written, unless it is TooOld to tell."""
+"""Applied, or the error that refused it: then nothing was written, but for TooOld, which does not tell."""

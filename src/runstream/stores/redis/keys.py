@@ -1,9 +1,9 @@
-"""Every key name in Redis.
+"""The names of all keys in Redis.
 
-A namespace has a fixed number of partitions; a run belongs to ``crc32(run_id) % partitions``. All keys
-of a partition carry the same hash tag, so whatever one script touches lies in one slot of a cluster.
-In a run's keys, ``%`` and ``:`` of the run id are percent-encoded: otherwise run ``a:snapshot`` and a
-lane ``events`` of run ``a`` would share a key.
+A namespace has a fixed number of partitions; a run belongs to ``crc32(run_id) % partitions``. All keys of a
+partition carry the same hash tag, so that all that one script touches lies in one slot of a cluster. In a run's
+keys, ``%`` and ``:`` of the run id are percent-encoded: otherwise run ``a:snapshot`` and lane ``events`` of run
+``a`` would share a key.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class PartitionKeys:
     def __init__(self, tag: str) -> None:
         self.tag = tag
         self.config = f"{tag}:config"
-        """Hash: how many partitions the namespace has, as this partition knows it."""
+        """Hash: how many partitions the namespace has; each partition has a copy."""
         self.runs = f"{tag}:runs"
         """Sorted set: run ids by last update, in microseconds of server time, right to the second."""
         self.due = f"{tag}:due"
-        """Sorted set: runs to archive by when they come due, in microseconds of server time."""
+        """Sorted set: runs to archive, by when they come due, in microseconds of server time."""
         self.archives = f"{tag}:archives"
         """Hash: the archives that the partition requires, UUID to location."""
         self.deleted = f"{tag}:deleted"
-        """Sorted set: first chains of runs that were deleted lately, by when, in microseconds of server time."""
+        """Sorted set: first chains of runs that were deleted lately, by time, in microseconds of server time."""
         self.parked = f"{tag}:parked"
-        """Hash: runs that a drain has set aside, run id to reason."""
+        """Hash: parked runs, run id to reason."""
         self.retire = f"{tag}:retire"
-        """Sorted set: ended runs of which all is archived by last update, in microseconds of server time."""
+        """Sorted set: ended runs that are all archived, by last update, in microseconds of server time."""
         self.retired = f"{tag}:retired"
-        """Sorted set: retired runs by when that was, in microseconds of server time."""
+        """Sorted set: retired runs, by when they were retired, in microseconds of server time."""
 
     def session(self, session_id: str) -> str:
         """Sorted set: the run ids of a session by last update, as in ``runs``."""
@@ -63,11 +63,11 @@ class RunKeys:
         self.events = f"{run}:events"
         """Stream: one entry per event, id OFFSET-CHAIN, one field with the wire record."""
         self.meta = f"{run}:meta"
-        """Hash: what is known of the run besides its history."""
+        """Hash: the run's start, last cursor, archived mark, status, lanes, snapshots, leases and times."""
         self.producers = f"{run}:producers"
         """Hash: the last batch of each producer."""
         self.keys = f"{run}:keys"
-        """Hash: caller's key to the place of the event that has it."""
+        """Hash: caller's key to the cursor of the event that has it."""
         self.run_snapshot = f"{run}:snapshot"
         """Hash: the latest snapshot of the run."""
         self.of_append = (
@@ -79,7 +79,7 @@ class RunKeys:
             partition.config,
             partition.deleted,
         )
-        """The keys that every append needs, in the order of its script."""
+        """The keys that every append needs, in the order of the append script's KEYS."""
 
     def snapshot(self, lane_id: str | None) -> str:
         """Hash: the latest snapshot of the run, or of one lane."""
@@ -87,7 +87,7 @@ class RunKeys:
 
 
 class RefilledKeys:
-    """The keys of a history that is refilled beside its run, to be put in the run's place. They expire."""
+    """The keys of a history that is refilled beside its run, to replace the run's own. They expire."""
 
     __slots__ = ("_name", "events", "keys")
 
@@ -102,7 +102,15 @@ class RefilledKeys:
 
 
 class Keys:
-    """The key names of one namespace."""
+    """The key names of one namespace.
+
+    Args:
+        namespace: The namespace's name.
+        partitions: Its number of partitions.
+
+    Raises:
+        ConfigurationError: There can be no such namespace, or not with so many partitions.
+    """
 
     def __init__(self, namespace: str, partitions: int) -> None:
         check_namespace(namespace)
@@ -110,13 +118,21 @@ class Keys:
             raise ConfigurationError(f"partitions={partitions}: a namespace has 1 to {MAX_PARTITIONS}")
         self.namespace = namespace
         self.workers = f"{{{namespace}}}:workers"
-        """Hash: the drain workers, name to what each says of itself, as JSON."""
+        """Hash: the drain workers, name to the report of each on itself, as JSON."""
         self.partitions = [PartitionKeys(f"{{{namespace}:{number}}}") for number in range(partitions)]
         # an append needs them all, and one run is appended to many times
         self.run = lru_cache(maxsize=4096)(self._run)
+        """The keys of a run, by its id."""
 
     def numbered(self, only: Collection[int] | None = None) -> dict[int, PartitionKeys]:
-        """The partitions by number, all or ``only`` some. Raises ConfigurationError for one that there is not."""
+        """The partitions by number.
+
+        Args:
+            only: The numbers of those that are wanted; None: all.
+
+        Raises:
+            ConfigurationError: A number is none of a partition's, or there are none.
+        """
         count = len(self.partitions)
         if only is None:
             return dict(enumerate(self.partitions))
@@ -130,7 +146,6 @@ class Keys:
         return {number: self.partitions[number] for number in only}
 
     def _run(self, run_id: str) -> RunKeys:
-        """The keys of a run."""
         name = run_id
         if "%" in run_id or ":" in run_id:
             name = run_id.replace("%", "%25").replace(":", "%3A")
@@ -138,7 +153,7 @@ class Keys:
 
 
 def namespace_config(namespace: str) -> str:
-    """Hash: the namespace's number of partitions."""
+    """The key of a hash with the namespace's number of partitions."""
     check_namespace(namespace)
     return f"{{{namespace}}}:config"
 

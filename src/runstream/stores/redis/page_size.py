@@ -1,25 +1,29 @@
-"""How many entries to ask for at once: events may have three hundred bytes each, or eight million."""
+"""How many entries to ask for at once: one event may have three hundred bytes, another eight million."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["Pace"]
+__all__ = ["PageSize"]
 
 _FIRST = 64
 _TARGET_BYTES = 16 * 2**20
 
 
-class Pace:
-    """Begins carefully; then as many as would have some megabytes if they were like the last ones."""
+class PageSize:
+    """The size of the next page: a small first one, then as many entries as would have some megabytes.
+
+    Args:
+        most: The largest number of entries to ask for.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.count = min(most, _FIRST)
         """How many entries to ask for next; at least 1."""
 
-    def saw(self, records: Iterable[bytes]) -> None:
-        """Note what came."""
+    def adapt(self, records: Iterable[bytes]) -> None:
+        """Adapt to the mean size of the records of the page that came."""
         sizes = list(map(len, records))
         if sizes:
             mean = max(1, sum(sizes) // len(sizes))

@@ -1,4 +1,4 @@
-"""Replies in one shape, whichever protocol brought them: RESP2 has no maps, RESP3 has."""
+"""Parse replies of the server into one shape, whichever protocol brought them: RESP2 has no maps, RESP3 has."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from runstream.model.results import Cursor
 
 __all__ = [
     "Retired",
-    "as_map",
-    "known_place",
-    "offset_of",
+    "parse_cursor",
     "parse_info",
-    "place",
-    "records_of",
-    "retired_of",
-    "scored",
+    "parse_map",
+    "parse_offset",
+    "parse_parent",
+    "parse_records",
+    "parse_retired",
+    "parse_scores",
+    "parse_start",
 ]
 
 
-def as_map(reply: Any) -> dict[bytes, bytes]:
-    """A hash."""
+def parse_map(reply: Any) -> dict[bytes, bytes]:
+    """Parse the fields and values of a hash."""
     if isinstance(reply, Mapping):
         return dict(reply)
     flat = iter(reply)
@@ -30,14 +31,14 @@ def as_map(reply: Any) -> dict[bytes, bytes]:
 
 
 def parse_info(reply: bytes | str) -> dict[str, str]:
-    """What INFO tells, by name."""
+    """Parse the reply to INFO: values by name."""
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: value for name, colon, value in pairs if colon}
 
 
-def scored(reply: Any) -> list[tuple[str, int]]:
-    """The members of a sorted set with their scores, which are whole microseconds."""
+def parse_scores(reply: Any) -> list[tuple[str, int]]:
+    """Parse the members of a sorted set with their scores, which are whole microseconds."""
     if reply and isinstance(reply[0], list | tuple):
         pairs = [(member, score) for member, score in reply]
     else:
@@ -46,26 +47,36 @@ def scored(reply: Any) -> list[tuple[str, int]]:
     return [(member.decode(), int(float(score))) for member, score in pairs]
 
 
-def place(text: bytes) -> Cursor:
-    """A place as meta holds it."""
+def parse_cursor(text: bytes) -> Cursor:
+    """Parse a cursor: an entry's id, or a field of meta."""
     offset, _, chain = text.partition(b"-")
     return Cursor(int(offset), int(chain))
 
 
-known_place = lru_cache(maxsize=1024)(place)
-"""As ``place``, for one that comes again: a run's start."""
+parse_start = lru_cache(maxsize=1024)(parse_cursor)
+"""As ``parse_cursor``, for the start of a run: each of its replies has the same one."""
 
 
-def offset_of(text: bytes) -> int:
-    """The offset of a place as meta holds it."""
+def parse_offset(text: bytes) -> int:
+    """Parse only the offset of a cursor."""
     return int(text.partition(b"-")[0])
 
 
-class Retired(NamedTuple):
-    """What is left of a retired run: how often its snapshots had been saved, and up to where it went.
+def parse_parent(text: bytes | None) -> tuple[str, int] | None:
+    """Parse meta's field ``parent``, ``OFFSET:RUN``: the run that a run is a branch of, and where it parts."""
+    if not text:
+        return None
+    offset, _, run_id = text.decode().partition(":")
+    return run_id, int(offset)
 
-    ``run_revision`` is that of the run's own snapshot, ``lane_revision`` the highest of its lanes', 0 where there
-    was none. ``offset`` is the last that was retired; None of a tombstone: all was.
+
+class Retired(NamedTuple):
+    """What meta notes of a retired run.
+
+    Attributes:
+        run_revision: The revision of the run's own snapshot; 0 if there was none.
+        lane_revision: The highest revision of its lanes' snapshots; 0 if there was none.
+        offset: The last offset that was retired; None in a tombstone, where all of the run was.
     """
 
     run_revision: int
@@ -73,11 +84,11 @@ class Retired(NamedTuple):
     offset: int | None = None
 
     def had_snapshot(self, lane_id: str | None) -> bool:
-        """Whether the run (None) had a snapshot; of a lane, whether any had: which ones is not known any more."""
+        """Whether the run (None) had a snapshot; for a lane, whether any lane had: which ones is not kept."""
         return self.revision(lane_id) > 0
 
     def revision(self, lane_id: str | None) -> int:
-        """How often the run's (None) snapshot had been saved; of a lane, the highest that any had."""
+        """The revision of the run's (None) snapshot; for a lane, the highest of any lane's."""
         return self.run_revision if lane_id is None else self.lane_revision
 
     def token(self, lane_id: str | None) -> str:
@@ -85,11 +96,11 @@ class Retired(NamedTuple):
         return f"retired-{self.revision(lane_id)}" if self.had_snapshot(lane_id) else ""
 
 
-def retired_of(text: bytes | None) -> Retired | None:
-    """Meta's field ``retired``; None for a run that was not."""
+def parse_retired(text: bytes | None) -> Retired | None:
+    """Parse meta's field ``retired``; None for a run that was not retired."""
     return Retired(*map(int, text.split())) if text else None
 
 
-def records_of(entries: Sequence[Any]) -> list[bytes]:
-    """The wire records of stream entries; of an entry with other fields than ours, what it holds."""
+def parse_records(entries: Sequence[Any]) -> list[bytes]:
+    """The wire records of stream entries; for an entry with other fields than ours, all that it holds."""
     return [fields[1] if len(fields) == 2 and fields[0] == b"e" else b" ".join(fields) for _, fields in entries]

@@ -1,6 +1,5 @@
-"""Hot and archive as one: a run is read whole, wherever its events lie and while the boundary moves."""
+"""Redis and an archive as one store: a run is read whole, also while a worker moves the boundary."""
 
-from runstream.stores.tiered.async_checkpointer import AsyncTieredCheckpointer
-from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer"]

@@ -1,30 +1,34 @@
 """Where the parts of a run lie, and the proof that they are one history.
 
-The boundary is where Redis begins (``first_hot``), and it moves. That both tiers hold one history is proven by the
-chain at the place up to which the archive has it.
+The boundary is where Redis begins (``first_hot``), and it moves. That both hold one history is proven by the chain
+of the last event that the archive has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple
 
 from runstream.model.archive_records import Position
 from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap
-from runstream.model.results import Cursor, RunInfo
-from runstream.operations.filters import origin
+from runstream.model.results import E, S
+from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import lost
-from runstream.run.steps import Steps
-from runstream.stores.tiered.pouring import Pouring
+from runstream.operations.operation import Operation, blocking, collect
+from runstream.stores.archive.base import ArchiveOperations
+from runstream.stores.tiered.hot_operations import HotOperations
 
-__all__ = ["Tiered", "Tiers", "offset_of"]
+__all__ = ["Boundary", "HotAndArchive"]
 
 
-class Tiers(NamedTuple):
-    """Where the parts of a run lie: Redis has ``first_hot`` to ``last``, the archive all up to ``archived``.
+class Boundary(NamedTuple):
+    """Which events of a run Redis has and which the archive has.
 
-    It begins after ``base``; 0 where the archive has the beginning, and knows.
+    Args:
+        is_hot: Whether Redis has the run at all.
+        base: The offset after which the archive's part begins; 0 where the archive has the beginning, and knows.
+        first_hot: The offset of the first event in Redis; that after the last event if Redis has none.
+        last: The offset of the run's last event.
+        archived: How far the archive has the run; None if it does not know it.
     """
 
     is_hot: bool
@@ -34,66 +38,87 @@ class Tiers(NamedTuple):
     archived: Position | None
 
 
-class Tiered:
-    """A Redis store and an archive, both sync or both async.
+class HotAndArchive(Generic[E, S]):
+    """A hot store and an archive, and the checks that they hold one history.
 
-    ``collect`` makes a list of a stream, ``pouring`` a stream of steps, in the way of the two.
+    Args:
+        hot: The operations of the store that is written to.
+        archive: The operations of the archive that a drain worker writes from it.
     """
 
-    def __init__(
-        self, hot: Any, archive: Any, collect: Callable[[Any], Any], pouring: Callable[[Pouring], Any]
-    ) -> None:
+    def __init__(self, hot: HotOperations[E, S], archive: ArchiveOperations[E, S]) -> None:
         self.hot = hot
         self.archive = archive
-        self.collect = collect
-        self.pouring = pouring
 
-    def check_cursor(self, run_id: str, after: int | str, tiers: Tiers, *, is_read: bool = True) -> Steps[None]:
-        """Check a cursor in the archive, where Redis cannot: it has trimmed the event, and its place with it."""
-        offset, cursor = origin(after)
-        if cursor is None:
-            return
-        if tiers.archived is not None and (
-            not tiers.is_hot or (offset < tiers.first_hot and offset <= tiers.archived.cursor.offset)
-        ):
-            yield partial(self.collect, self.archive.read(run_id, after, limit=0))
-        elif not is_read:
-            yield partial(self.collect, self.hot.read(run_id, after, limit=0))
-
-    def tiers(self, run_id: str) -> Steps[Tiers]:
-        """How the run lies. Raises AcknowledgedWritesLost where Redis is behind the archive.
+    def locate(self, run_id: str) -> Operation[Boundary]:
+        """Find where the parts of a run lie. Raises AcknowledgedWritesLost where Redis is behind the archive.
 
         The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
         not have the run, or is behind, it is asked again: a worker may have archived more and then forgotten the
         run, or somebody may have deleted it and made it anew.
         """
-        archived: Position | None = yield partial(self.archive.position, run_id)
+        archived = yield from blocking(self.archive.position, run_id)
         while True:
             archived_last = 0 if archived is None else archived.cursor.offset
-            info: RunInfo | None = yield partial(self.hot.run_info, run_id)
+            info = yield from self.hot.run_info(run_id)
             if info is not None and archived_last <= info.last_offset:
                 base = 0
                 if archived_last + 1 < info.first_hot:
-                    start: Cursor | None = yield partial(self.hot.start_of, run_id)
+                    start = yield from self.hot.start_of(run_id)
                     base = 0 if start is None else start.offset
-                return Tiers(True, base, info.first_hot, info.last_offset, archived)
-            before, archived = archived, (yield partial(self.archive.position, run_id))
+                return Boundary(True, base, info.first_hot, info.last_offset, archived)
+            before, archived = archived, (yield from blocking(self.archive.position, run_id))
             if archived == before:
                 break
         if info is not None:
             raise lost(run_id, archived_last, info.last_offset)
         # it was forgotten, or deleted, or never there; or lost, which this store object would know
-        yield partial(self.collect, self.hot.read(run_id, limit=0))
-        return Tiers(False, 0, archived_last + 1, archived_last, archived)
+        yield from collect(self.hot.read(run_id, ReadQuery(limit=0)))
+        return Boundary(False, 0, archived_last + 1, archived_last, archived)
 
-    def left(self, run_id: str) -> Steps[Tiers | None]:
-        """How a run lies that Redis had a moment ago, if it has gone from there and the archive has it."""
-        tiers = yield from self.tiers(run_id)
-        return None if tiers.is_hot or tiers.archived is None else tiers
+    def moved_to_archive(self, run_id: str) -> Operation[Boundary | None]:
+        """Where a run lies that has left Redis a moment ago; None if it is there, or the archive has it not."""
+        boundary = yield from self.locate(run_id)
+        return None if boundary.is_hot or boundary.archived is None else boundary
 
-    def check(self, run_id: str, end: int, first_hot: int, *, is_hot: bool) -> Steps[None]:
-        """Raise ArchiveGap unless the archive has all up to ``end``, HistoryDiverged if it is another history."""
-        archived: Position | None = yield partial(self.archive.position, run_id)
+    def check_cursor(
+        self, run_id: str, after: int | str, boundary: Boundary, *, is_read: bool = True
+    ) -> Operation[None]:
+        """Check a cursor in the archive where Redis cannot: it has trimmed the event, and its chain with it.
+
+        Args:
+            run_id: The run.
+            after: A cursor, or an offset, of which there is nothing to check.
+            boundary: Where the parts of the run lie.
+            is_read: Whether Redis is read from there on, which checks the cursor too.
+
+        Raises:
+            HistoryDiverged: The cursor is of another history.
+        """
+        offset, cursor = parse_position(after)
+        if cursor is None:
+            return
+        if boundary.archived is not None and (
+            not boundary.is_hot or (offset < boundary.first_hot and offset <= boundary.archived.cursor.offset)
+        ):
+            yield from collect(self.archive.read(run_id, ReadQuery(after, limit=0)))
+        elif not is_read:
+            yield from collect(self.hot.read(run_id, ReadQuery(after, limit=0)))
+
+    def check_archived(self, run_id: str, end: int, first_hot: int, *, is_hot: bool) -> Operation[None]:
+        """Check that the archive has all events up to an offset, of the history that Redis goes on with.
+
+        Args:
+            run_id: The run.
+            end: The offset.
+            first_hot: The offset of the first event in Redis.
+            is_hot: Whether Redis has the run at all.
+
+        Raises:
+            ArchiveGap: The archive has fewer.
+            HistoryDiverged: It has another history.
+        """
+        archived = yield from blocking(self.archive.position, run_id)
         last = 0 if archived is None else archived.cursor.offset
         if archived is None or last < end:
             raise ArchiveGap(
@@ -107,12 +132,7 @@ class Tiered:
         if not is_hot:
             return
         try:
-            yield partial(self.collect, self.hot.read(run_id, str(archived.cursor), limit=0))
+            yield from collect(self.hot.read(run_id, ReadQuery(str(archived.cursor), limit=0)))
         except AcknowledgedWritesLost:
-            if (yield from self.left(run_id)) is None:
+            if (yield from self.moved_to_archive(run_id)) is None:
                 raise
-
-
-def offset_of(place: int | str) -> int:
-    """The offset of a place, which is that or a cursor."""
-    return origin(place)[0]

@@ -1,186 +1,208 @@
-"""What the two tiers make together, as steps: the archive has the beginning of a run, Redis has its end."""
+"""What a hot store and an archive make together: the archive has the beginning of a run, Redis has its end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, Generic
+from typing import Any, Self
 
-from runstream.model.archive_records import Position
-from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
-from runstream.model.events import EventKind, Visibility
+from runstream.codec.event_codec import Codec
+from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_run_id
-from runstream.model.protocols import Leased, OnCorrupt
-from runstream.model.results import Cursor, E, Placement, Recorded, Recovery, RunInfo, S, Snapshot
-from runstream.model.state import ENDED_STATUSES
-from runstream.operations.filters import EventFilter, check_count, check_read, lane_of, origin
+from runstream.model.protocols import Leased
+from runstream.model.results import E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.operations.arguments import (
+    AppendOptions,
+    FollowQuery,
+    LeaseRequest,
+    ReadQuery,
+    RunsQuery,
+    StateChange,
+    check_count,
+)
+from runstream.operations.filters import lane_of, seq_of
+from runstream.operations.interface import AppendResult
 from runstream.operations.messages import lost, snapshot_conflict
-from runstream.run.steps import Steps
-from runstream.stores.redis.operations.admin.status import snapshot_lanes
-from runstream.stores.tiered.boundary import Tiered, Tiers
-from runstream.stores.tiered.pouring import Pour, Pouring
-from runstream.stores.tiered.read import Patience, Reading
+from runstream.operations.operation import Items, Operation, Stream, blocking, collect, pass_on
+from runstream.stores.tiered.boundary import HotAndArchive
+from runstream.stores.tiered.hot_operations import HotOperations
+from runstream.stores.tiered.read import follow, read
 
-__all__ = ["View"]
+__all__ = ["TieredOperations"]
 
 
-class View(Tiered, Generic[E, S]):
-    """The steps of a tiered store's methods."""
+class TieredOperations(HotAndArchive[E, S]):
+    """The operations of the tiered store: writes go to the hot store, reads to where the events lie.
+
+    It implements :class:`~runstream.operations.interface.StoreOperations` and
+    :class:`~runstream.operations.interface.KeepsSnapshots`.
+    """
+
+    @property
+    def codec(self) -> Codec[E, S]:
+        """The hot store's: makes events and states of the caller's types, and encodes them."""
+        return self.hot.codec
+
+    def for_one_writer(self) -> Self:
+        """The same store for one more writer, who knows of snapshots only what it does itself."""
+        return type(self)(self.hot.for_one_writer(), self.archive.for_one_writer())
+
+    def forget(self, run_id: str) -> Operation[None]:
+        """Know nothing of a run any more: take its present in Redis as it is."""
+        return self.hot.forget(run_id)
 
     # -- events --------------------------------------------------------------------------------------
 
-    def read(
-        self,
-        run_id: str,
-        after: int | str = 0,
-        *,
-        before: int | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        on_corrupt: OnCorrupt = "raise",
-    ) -> Pouring:
+    def save_event(self, event: E) -> Operation[Any]:
+        """Append one event to the run that it names."""
+        return self.hot.save_event(event)
+
+    def save_events(self, events: Iterable[E]) -> Operation[None]:
+        """Append events to the runs that they name, each run's in one atomic step."""
+        return self.hot.save_events(events)
+
+    def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Operation[AppendResult]:
+        """Append to Redis, also with a snapshot that follows one which was retired since its writer saved it."""
+        if options.snapshot is None:
+            return self.hot.append(run_id, events, options)
+        return self._append_with_snapshot(run_id, list(events), options)
+
+    def _append_with_snapshot(
+        self, run_id: str, events: Sequence[E], options: AppendOptions[S]
+    ) -> Operation[AppendResult]:
+        try:
+            return (yield from self.hot.append(run_id, events, options))
+        except EventsArchived:
+            if not (yield from self._follows_archived(run_id, options.lane_id)):
+                raise
+        return (yield from self.hot.append(run_id, events, options))
+
+    def _follows_archived(self, run_id: str, lane_id: str | None) -> Operation[bool]:
+        """Let this writer go on from the snapshot that it knows and the archive has; False if none was retired.
+
+        Raises ConcurrencyConflict if the archive has another one.
+        """
+        known, revision = self.hot.known_snapshot(run_id, lane_id)
+        retired = yield from self.hot.retired_token(run_id, lane_id)
+        if not retired:
+            return False
+        # asked after that: one that is retired later than this makes it another token
+        position = yield from blocking(self.archive.position, run_id)
+        archived = "" if position is None else position.snapshots.get(lane_id, "")
+        if archived != known:
+            raise snapshot_conflict(run_id, revision, int(retired.rpartition("-")[2]))
+        self.hot.note_snapshot(run_id, lane_id, retired, revision)
+        return True
+
+    def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they stand at the first step."""
-        check_run_id(run_id)
-        check_read(before, limit, on_corrupt)
-        low, _ = origin(after)
-        tiers = yield from self.tiers(run_id)
-        high = tiers.last if before is None else min(before - 1, tiers.last)
-        yield from self.check_cursor(run_id, after, tiers, is_read=limit != 0 and low < high)
-        reading = Reading(self, run_id, tiers, low, high, limit, on_corrupt)
-        yield from reading.backward(after) if reverse else reading.forward(after)
+        return read(self, run_id, query)
 
-    def follow(
-        self,
-        run_id: str,
-        after: int | str,
-        *,
-        idle_timeout: float | None,
-        lane_id: str | None,
-        kinds: Collection[EventKind | str] | None,
-        visibility: Visibility | str | None,
-    ) -> Pouring:
-        """History from wherever it lies, then live."""
-        check_run_id(run_id)
-        wanted = EventFilter(lane_id, kinds, visibility)
-        place, (low, cursor) = after, origin(after)
-        clock = Patience(idle_timeout)
-        tiers = yield from self.tiers(run_id)
-        yield from self.check_cursor(run_id, after, tiers)
-        if cursor is None and 0 < low <= tiers.last:
-            at: list[Recorded[E]] = yield partial(
-                self.collect, self.pouring(self.read(run_id, low - 1, before=low + 1, on_corrupt="skip"))
-            )
-            place = at[0].cursor if at else after
-        while True:
-            # what there is is read first: of a run that goes meanwhile, whoever waits for more would not be told
-            reading = Reading(self, run_id, tiers, low, tiers.last, wanted=wanted, clock=clock)
-            yield from reading.forward(place)
-            low, place = reading.low, reading.place
-            if not tiers.is_hot and tiers.archived is not None:
-                info: RunInfo | None = yield partial(self.archive.run_info, run_id)
-                if info is not None and info.status in ENDED_STATUSES:
-                    return
-                raise lost(run_id, tiers.last, 0)
-            filters = {"lane_id": lane_id, "kinds": kinds, "visibility": visibility}
-            poured = clock.watch(Pour(self.hot.follow(run_id, place, idle_timeout=clock.left, **filters)))
-            try:
-                yield poured
-            except (EventsArchived, AcknowledgedWritesLost) as error:
-                low, place = poured.reached(low, place)
-                tiers = yield from self._moved(run_id, low, error)
-            except TimeoutError:
-                low, place = poured.reached(low, place)
-                if not clock.left:
-                    text = f"run {run_id!r} had no event to give for {idle_timeout} seconds"
-                    raise TimeoutError(text) from None
-            else:
-                return
+    def follow(self, run_id: str, query: FollowQuery) -> Stream:
+        """History, from the archive on, then live."""
+        return follow(self, run_id, query)
 
-    def _moved(self, run_id: str, low: int, error: EventsArchived | AcknowledgedWritesLost) -> Steps[Tiers]:
-        """How the run lies after it has moved from where a follower was at ``low``; the error if it has not."""
-        if isinstance(error, AcknowledgedWritesLost):
-            tiers = yield from self.left(run_id)
-            if tiers is None:
-                raise error
-            return tiers
-        if error.first_hot <= low + 1:
-            raise error
-        return (yield from self.tiers(run_id))
+    def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
+        """The events whose ``seq`` is over ``since_seq``, in log order."""
+        recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery()))
+        events = [item.event for item in recorded]
+        return events if since_seq <= 0 else [event for event in events if seq_of(event) > since_seq]
+
+    def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
+        """The ``seq`` of a lane's last event; 0 for a lane without one."""
+        try:
+            seq = yield from self.hot.last_seq(run_id, lane_id)
+            if seq or (yield from self.hot.run_info(run_id)) is not None:
+                return seq
+        except EventsArchived as moved:
+            yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
+        return (yield from self.archive.last_seq(run_id, lane_id))
 
     # -- states --------------------------------------------------------------------------------------
 
-    def load_snapshot(self, run_id: str, lane_id: str | None) -> Steps[Snapshot[S] | None]:
-        """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
-        return (yield from self._latest(self.hot, run_id, lane_id))
+    def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
+        """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
+        return self.hot.save_snapshot(run_id, state, lane_id, lease)
 
-    def _latest(self, hot: Any, run_id: str, lane_id: str | None) -> Steps[Snapshot[S] | None]:
-        snapshot: Snapshot[S] | None
+    def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
+        return self._latest_snapshot(self.hot, run_id, lane_id)
+
+    def _peek_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot, without this writer knowing of it: its next one does not follow that."""
+        return self._latest_snapshot(self.hot.for_one_writer(), run_id, lane_id)
+
+    def _latest_snapshot(
+        self, hot: HotOperations[E, S], run_id: str, lane_id: str | None
+    ) -> Operation[Snapshot[S] | None]:
         try:
-            snapshot = yield partial(hot.load_snapshot, run_id, lane_id=lane_id)
-            if snapshot is not None or (yield partial(self.hot.run_info, run_id)) is not None:
+            snapshot = yield from hot.load_snapshot(run_id, lane_id)
+            if snapshot is not None or (yield from self.hot.run_info(run_id)) is not None:
                 return snapshot
         except EventsArchived as moved:
-            yield from self.check(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
-        snapshot = yield partial(self.archive.load_snapshot, run_id, lane_id=lane_id)
-        return snapshot
+            yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
+        return (yield from self.archive.load_snapshot(run_id, lane_id))
 
-    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Steps[Snapshot[S] | None]:
-        """The snapshot that covers most up to the offset: Redis's latest, or one of the archive's history."""
+    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which either has snapshots, with None first where there are some of the run's own."""
+        check_run_id(run_id)
+        lanes = {*(yield from self.hot.hot_snapshot_lanes(run_id))}
+        lanes |= {*(yield from self.archive.snapshot_lanes(run_id))}
+        return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
+
+    def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
+        """The snapshots that the archive has seen, in order, and then the latest one, if it has not seen that."""
+        last: Snapshot[S] | None = None
+
+        def note(page: Sequence[Snapshot[S]]) -> Sequence[Snapshot[S]]:
+            nonlocal last
+            last = page[-1] if page else last
+            return page
+
+        yield from pass_on(self.archive.snapshot_history(run_id, lane_id), note)
+        latest = yield from self._peek_snapshot(run_id, lane_id)
+        if latest is not None and (last is None or latest.revision > last.revision):
+            yield Items([latest])
+
+    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The snapshot that covers most up to an offset: Redis's latest, or one of the archive's history.
+
+        The archive has seen those that were the latest when a drain worker looked: of others, nothing is left.
+        """
         check_count("offset", offset)
-        latest = yield from self._looked_at(run_id, lane_id)
+        latest = yield from self._peek_snapshot(run_id, lane_id)
         if latest is None or latest.offset == offset:
             return latest
-        kept: Snapshot[S] | None = yield partial(self.archive.snapshot_at, run_id, offset, lane_id=lane_id)
+        kept = yield from self.archive.snapshot_at(run_id, offset, lane_id)
         if latest.offset > offset or (kept is not None and kept.offset > latest.offset):
             return kept
         return latest
 
-    def unseen_snapshot(
-        self, run_id: str, lane_id: str | None, last: Snapshot[S] | None
-    ) -> Steps[Snapshot[S] | None]:
-        """Redis's latest snapshot, unless the archive has seen it: the last of its history is ``last``."""
-        latest = yield from self._looked_at(run_id, lane_id)
-        return None if latest is None or (last is not None and latest.revision <= last.revision) else latest
-
-    def snapshot_lanes(self, run_id: str) -> Steps[list[str | None]]:
-        """The lanes of which either has snapshots, with None first where there are some of the run's own."""
-        check_run_id(run_id)
-        lanes = {*(yield partial(self.hot.perform, snapshot_lanes(self.hot.context.keys, run_id)))}
-        lanes |= {*(yield partial(self.archive.snapshot_lanes, run_id))}
-        return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
-
-    def _looked_at(self, run_id: str, lane_id: str | None) -> Steps[Snapshot[S] | None]:
-        """The latest snapshot, of which the store's writer does not know that it was read."""
-        return self._latest(self.hot.for_one_writer(), run_id, lane_id)
-
-    def recover(self, run_id: str, lane_id: str | None) -> Steps[Recovery[S, E]]:
+    def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
         """The latest snapshot and the events after it."""
-        recovery: Recovery[S, E]
         try:
-            recovery = yield partial(self.hot.recover, run_id, lane_id=lane_id)
-            tiers = yield from self.tiers(run_id)
-            if tiers.is_hot and recovery == Recovery(None, 0, []):
+            recovery = yield from self.hot.recover(run_id, lane_id)
+            boundary = yield from self.locate(run_id)
+            if boundary.is_hot and recovery == Recovery(None, 0, []):
                 # it may have been put back since: then this is not all
-                recovery = yield partial(self.hot.recover, run_id, lane_id=lane_id)
+                recovery = yield from self.hot.recover(run_id, lane_id)
         except EventsArchived:
-            recovery = yield from self._recover_archived(run_id, lane_id)
-        else:
-            if not tiers.is_hot and tiers.archived is not None:
-                # to go on from nothing would begin another history of this run in Redis
-                raise lost(run_id, tiers.last, 0)
+            return (yield from self._recover_archived(run_id, lane_id))
+        if not boundary.is_hot and boundary.archived is not None:
+            # to go on from nothing would begin another history of this run in Redis
+            raise lost(run_id, boundary.last, 0)
         return recovery
 
-    def _recover_archived(self, run_id: str, lane_id: str | None) -> Steps[Recovery[S, E]]:
+    def _recover_archived(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
         again = yield from self.load_snapshot(run_id, lane_id)
         while True:
             snapshot = again
             covered = 0 if snapshot is None else snapshot.offset
-            tiers = yield from self.tiers(run_id)
-            reading = self.read(run_id, covered, before=tiers.last + 1)
-            recorded: list[Recorded[E]] = yield partial(self.collect, self.pouring(reading))
-            # before the snapshot is looked at again: one that is retired after this is known to be another
-            yield partial(self.hot.has_recovered, run_id, tiers.last, lane_id=lane_id)
+            boundary = yield from self.locate(run_id)
+            query = ReadQuery(covered, before=boundary.last + 1)
+            recorded: list[Recorded[E]] = yield from collect(self.read(run_id, query))
+            # before the snapshot is loaded again: one that is retired after this is known to be another
+            yield from self.hot.mark_recovered(run_id, boundary.last, lane_id)
             again = yield from self.load_snapshot(run_id, lane_id)
             if (again and again.revision) == (snapshot and snapshot.revision):
                 break
@@ -188,105 +210,71 @@ class View(Tiered, Generic[E, S]):
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
 
-    def append_each(
-        self, run_id: str, events: Iterable[E], *, snapshot: S | None, lane_id: str | None, **options: Any
-    ) -> Steps[Placement]:
-        """Append to Redis, also with a snapshot that follows one which was retired since its writer saved it."""
-        append = partial(self.hot.append_each, run_id, list(events), snapshot=snapshot, lane_id=lane_id, **options)
-        placement: Placement
-        try:
-            placement = yield append
-        except EventsArchived:
-            if snapshot is None or not (yield from self._follows_archived(run_id, lane_id)):
-                raise
-            placement = yield append
-        return placement
-
-    def _follows_archived(self, run_id: str, lane_id: str | None) -> Steps[bool]:
-        """Let this writer go on from the snapshot that it knows and the archive has; False if none was retired.
-
-        Raises ConcurrencyConflict if the archive has another one.
-        """
-        known, revision, _ = self.hot.context.snapshots.get(run_id, lane_id)
-        retired: str = yield partial(self.hot.retired_token, run_id, lane_id=lane_id)
-        if not retired:
-            return False
-        # asked after that: one that is retired later than this makes it another token
-        position: Position | None = yield partial(self.archive.position, run_id)
-        archived = "" if position is None else position.snapshots.get(lane_id, "")
-        if archived != known:
-            raise snapshot_conflict(run_id, revision, int(retired.rpartition("-")[2]))
-        self.hot.context.snapshots.put(run_id, lane_id, retired, revision, None)
-        return True
-
-    def update_state(
-        self, run_id: str, change: Callable[[S], S | None], *, attempts: int, lease: Leased | None
-    ) -> Steps[S]:
+    def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
         """Compare-and-set of the state, also of one that has left Redis. It covers what it did before."""
-        state: S
         try:
-            state = yield partial(self.hot.update_state, run_id, change, attempts=attempts, lease=lease)
+            return (yield from self.hot.update_state(run_id, change, how))
         except EventsArchived:
-            pass
-        else:
-            return state
+            attempts = how.attempts
         while True:
             attempts -= 1
-            snapshot = yield from self.load_snapshot(run_id, None)
-            update = partial(self.hot.update_archived, run_id, change, snapshot, lease=lease)
+            archived = yield from self.load_snapshot(run_id, None)
+            again = how._replace(attempts=max(1, attempts))
             try:
-                state = yield partial(update, attempts=max(1, attempts))
+                return (yield from self.hot.update_archived(run_id, change, archived, again))
             except EventsArchived:  # another one was saved meanwhile, and retired
                 if attempts <= 0:
                     raise
-            else:
-                return state
+
+    # -- leases --------------------------------------------------------------------------------------
+
+    def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
+        """Give out a lease, without waiting. Raises LeaseHeld where another is in the way."""
+        return self.hot.take_lease(request)
+
+    def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
+        """Let a lease last for its whole ttl from now on."""
+        return self.hot.renew_lease(grant)
+
+    def release_lease(self, grant: LeaseGrant) -> Operation[None]:
+        """Take a lease back, unless it has passed on already."""
+        return self.hot.release_lease(grant)
 
     # -- runs ----------------------------------------------------------------------------------------
 
-    def run_info(self, run_id: str) -> Steps[RunInfo | None]:
+    def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run; of one that has left Redis, what the archive knows."""
-        info: RunInfo | None = yield partial(self.hot.run_info, run_id)
-        if info is None:
-            info = yield partial(self.archive.run_info, run_id)
-            info = None if info is None else _archived(info)
-        return info
+        info = yield from self.hot.run_info(run_id)
+        if info is not None:
+            return info
+        archived = yield from self.archive.run_info(run_id)
+        return None if archived is None else _only_archived(archived)
 
-    def runs(
-        self, *, session_id: str | None, status: str | None, updated_after: float | None, limit: int | None
-    ) -> Steps[list[RunInfo]]:
+    def runs(self, query: RunsQuery) -> Stream:
         """The runs that match, the most recently updated first: what Redis knows of a run counts."""
-        wanted = {"session_id": session_id, "status": status, "updated_after": updated_after}
-        found: list[RunInfo] = yield partial(self.collect, self.hot.runs(**wanted, limit=limit))
+        found: list[RunInfo] = yield from collect(self.hot.runs(query))
         # after that: one that is forgotten in between is among those that were found
-        known = {info.run_id for info in found}.union((yield partial(self.hot.list_runs)))
-        # so many at least are in no place but the archive, if there are so many
-        enough = None if limit is None else limit + len(known)
-        archived = yield partial(self.collect, self.archive.runs(**wanted, limit=enough))
-        found += [_archived(info) for info in archived if info.run_id not in known]
+        known = {info.run_id for info in found}.union((yield from self.hot.list_runs()))
+        # so many at least are in the archive alone, if there are so many
+        enough = None if query.limit is None else query.limit + len(known)
+        archived: list[RunInfo] = yield from collect(self.archive.runs(query._replace(limit=enough)))
+        found += [_only_archived(info) for info in archived if info.run_id not in known]
         found.sort(key=lambda info: info.updated_at, reverse=True)
-        return found[:limit]
+        yield Items(found[: query.limit])
 
-    def last_seq(self, run_id: str, lane_id: str) -> Steps[int]:
-        """The seq of the lane's last event, wherever that lies."""
-        seq: int
-        try:
-            seq = yield partial(self.hot.last_seq, run_id, lane_id)
-            if seq or (yield partial(self.hot.run_info, run_id)) is not None:
-                return seq
-        except EventsArchived as moved:
-            yield from self.check(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
-        seq = yield partial(self.archive.last_seq, run_id, lane_id)
-        return seq
+    def list_runs(self) -> Operation[list[str]]:
+        """The ids of all runs, the most recently updated first."""
+        found: list[RunInfo] = yield from collect(self.runs(RunsQuery()))
+        return [info.run_id for info in found]
 
-    def delete_run(self, run_id: str) -> Steps[bool]:
+    def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""
-        start: Cursor | None = yield partial(self.hot.start_of, run_id)
-        was_hot: bool = yield partial(self.hot.delete_run, run_id)
-        was_archived: bool = yield partial(self.archive.delete_history, run_id, start)
+        start = yield from self.hot.start_of(run_id)
+        was_hot = yield from self.hot.delete_run(run_id)
+        was_archived = yield from blocking(self.archive.delete_history, run_id, start)
         return was_hot or was_archived
 
 
-def _archived(info: RunInfo) -> RunInfo:
-    """What an archive knows of a run that Redis has no more."""
+def _only_archived(info: RunInfo) -> RunInfo:
+    """What an archive knows of a run, as of one of which nothing is in Redis."""
     return replace(info, first_hot=info.last_offset + 1)

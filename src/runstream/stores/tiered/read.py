@@ -1,187 +1,249 @@
-"""One reading of a run across the tiers, while the boundary between them moves.
+"""Read and follow a run in Redis and the archive, while the boundary between them moves.
 
-Dense offsets are the proof: whoever reads towards the boundary may find that it has gone on, and goes back to the
+Dense offsets are the proof: whoever reads towards the boundary may find that it has moved on, and goes back to the
 archive for what has left Redis meanwhile.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Generic
 
 from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
-from runstream.model.protocols import OnCorrupt
-from runstream.model.results import RunInfo
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import E, Recorded, S
+from runstream.model.state import ENDED_STATUSES
+from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
+from runstream.operations.filters import EventFilter
+from runstream.operations.interface import StoreOperations
 from runstream.operations.messages import lost
-from runstream.run.steps import Steps
-from runstream.stores.tiered.boundary import Tiered, Tiers, offset_of
-from runstream.stores.tiered.pouring import Pour, Pouring
+from runstream.operations.operation import Operation, Stream, collect, pass_on
+from runstream.stores.tiered.boundary import Boundary, HotAndArchive
 
-__all__ = ["Patience", "Reading"]
+__all__ = ["follow", "read"]
 
 
-class Reading:
-    """One reading of a run, from ``low + 1`` to ``high``."""
+def read(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery) -> Stream:
+    """The events between two offsets, as they stand at the first step."""
+    check_run_id(run_id)
+    query.check()
+    low, _ = parse_position(query.after)
+    boundary = yield from tiers.locate(run_id)
+    high = boundary.last if query.before is None else min(query.before - 1, boundary.last)
+    is_read = query.limit != 0 and low < high
+    yield from tiers.check_cursor(run_id, query.after, boundary, is_read=is_read)
+    reader = _Reader(tiers, run_id, query)
+    yield from reader.backward(boundary, high) if query.reverse else reader.forward(boundary, high)
+
+
+def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Stream:
+    """History, then live, until the run has ended and all was given."""
+    check_run_id(run_id)
+    low, cursor = parse_position(query.after)
+    patience = _Patience(query.idle_timeout)
+    boundary = yield from tiers.locate(run_id)
+    yield from tiers.check_cursor(run_id, query.after, boundary)
+    after = query.after
+    if cursor is None and 0 < low <= boundary.last:
+        # go on from the cursor there, where there is one: it proves that what follows is the same history
+        found = yield from collect(read(tiers, run_id, ReadQuery(low - 1, low + 1, on_corrupt="skip")))
+        after = found[0].cursor if found else after
+    reader = _Reader(tiers, run_id, ReadQuery(after), EventFilter(query), patience)
+    while True:
+        # what there is is read first: of a run that goes meanwhile, whoever waits for more would not be told
+        yield from reader.forward(boundary, boundary.last)
+        if not boundary.is_hot and boundary.archived is not None:
+            info = yield from tiers.archive.run_info(run_id)
+            if info is not None and info.status in ENDED_STATUSES:
+                return
+            raise lost(run_id, boundary.last, 0)
+        live = query._replace(after=reader.position, idle_timeout=patience.remaining)
+        try:
+            yield from reader.hand_on(tiers.hot.follow(run_id, live))
+        except (EventsArchived, AcknowledgedWritesLost) as error:
+            boundary = yield from _locate_moved(tiers, run_id, reader.low, error)
+        except TimeoutError:
+            if not patience.remaining:
+                text = f"run {run_id!r} had no event to give for {query.idle_timeout} seconds"
+                raise TimeoutError(text) from None
+        else:
+            return
+
+
+def _locate_moved(
+    tiers: HotAndArchive[E, S], run_id: str, low: int, error: EventsArchived | AcknowledgedWritesLost
+) -> Operation[Boundary]:
+    """Where a run lies that has moved on from where a follower reads, at ``low``; else the error is raised."""
+    if isinstance(error, AcknowledgedWritesLost):
+        boundary = yield from tiers.moved_to_archive(run_id)
+        if boundary is None:
+            raise error
+        return boundary
+    if error.first_hot <= low + 1:
+        raise error
+    return (yield from tiers.locate(run_id))
+
+
+class _Reader(Generic[E, S]):
+    """Reads one run, page by page, and keeps how far it has come.
+
+    Args:
+        tiers: Where to read.
+        run_id: The run.
+        query: Where to begin, how many events to give, and what to do about records that do not read.
+        wanted: Which events to give; None: all.
+        patience: What is told when the reader of the stream comes back for more.
+    """
 
     def __init__(
         self,
-        tiered: Tiered,
+        tiers: HotAndArchive[E, S],
         run_id: str,
-        tiers: Tiers,
-        low: int,
-        high: int,
-        limit: int | None = None,
-        on_corrupt: OnCorrupt = "raise",
-        *,
-        wanted: Callable[[Any], bool] | None = None,
-        clock: Patience | None = None,
+        query: ReadQuery,
+        wanted: Callable[[E], bool] | None = None,
+        patience: _Patience | None = None,
     ) -> None:
-        self.tiered = tiered
-        self.run_id = run_id
-        self.first_hot = tiers.first_hot
-        self.is_hot = tiers.is_hot
-        self.low = max(low, tiers.base)
-        self.high = high
-        self.left = limit
-        self.on_corrupt = on_corrupt
-        self.wanted = wanted
-        self.clock = clock
-        self.place: int | str = low
-        """Where the reading has come to, forwards."""
+        self.low, _ = parse_position(query.after)
+        """The offset up to which all was read, forwards."""
+        self.position = query.after
+        """The cursor of that offset, or the offset alone where the cursor is not known."""
+        self._tiers = tiers
+        self._run_id = run_id
+        self._query = query
+        self._remaining = query.limit
+        self._wanted = wanted
+        self._came_back = None if patience is None else patience.restart
+        self._is_hot, self._first_hot = True, 0
+        self._high = 0
 
-    def forward(self, place: int | str) -> Pouring:
-        """From the lowest on; ``place`` is where that is, with its chain if the reader knows that."""
-        self.place = place
-        while self.left != 0 and self.low < self.high:
-            if self.low + 1 < self.first_hot:
+    def forward(self, boundary: Boundary, high: int) -> Stream:
+        """The events from the lowest on, up to ``high``."""
+        self._begin(boundary, high)
+        while self._remaining != 0 and self.low < self._high:
+            if self.low + 1 < self._first_hot:
                 yield from self._from_archive()
                 continue
-            poured = self._pour(self.tiered.hot, self.place)
             try:
-                yield poured
+                yield from self._read(self._tiers.hot, self.position)
             except EventsArchived as moved:
-                self._reached(poured)
                 if moved.first_hot <= self.low + 1:
                     raise
-                self.first_hot = moved.first_hot
+                self._first_hot = moved.first_hot
             except AcknowledgedWritesLost:
-                self._reached(poured)
-                if not (yield from self._has_left()):
+                if not (yield from self._moved_to_archive()):
                     raise
             else:
-                self._reached(poured)
-                if not (yield from self._has_vanished(self.low, self.high)):
-                    self._complete(self.high)
-                    return
+                if not (yield from self._ended_early(self.low, self._high)):
+                    self._complete(self._high)
 
-    def backward(self, place: int | str) -> Pouring:
-        """From the highest on."""
-        if self.is_hot and self.low + 1 < self.first_hot:
-            yield from self._check(self.first_hot - 1)
-        while self.is_hot and self.left != 0 and self.low < self.high and self.first_hot <= self.high:
-            lowest = max(self.low, self.first_hot - 1)
-            poured = self._pour(self.tiered.hot, max(place, lowest, key=offset_of), reverse=True)
+    def backward(self, boundary: Boundary, high: int) -> Stream:
+        """The events from ``high`` down to the lowest."""
+        self._begin(boundary, high)
+        if self._is_hot and self.low + 1 < self._first_hot:
+            yield from self._check_archived(self._first_hot - 1)
+        while self._is_hot and self._remaining != 0 and self.low < self._high and self._first_hot <= self._high:
+            lowest = max(self.low, self._first_hot - 1)
+            after = max(self.position, lowest, key=_offset_of)
             try:
-                yield poured
+                yield from self._read(self._tiers.hot, after)
             except EventsArchived as moved:
-                if moved.first_hot <= self.first_hot:
+                if moved.first_hot <= self._first_hot:
                     raise
-                self.first_hot = moved.first_hot
-                self._reached_back(poured)
+                self._first_hot = moved.first_hot
             except AcknowledgedWritesLost:
-                self._reached_back(poured)
-                if not (yield from self._has_left()):
+                if not (yield from self._moved_to_archive()):
                     raise
             else:
-                self._reached_back(poured)
-                if not (yield from self._has_vanished(self.high, lowest)):
-                    self.high = lowest
-        if self.left != 0 and self.low < self.high:
-            yield from self._check(self.high)
-            yield self._pour(self.tiered.archive, place, reverse=True)
+                if not (yield from self._ended_early(self._high, lowest)):
+                    self._high = lowest
+        if self._remaining != 0 and self.low < self._high:
+            yield from self._check_archived(self._high)
+            yield from self._read(self._tiers.archive, self.position)
 
-    def _from_archive(self) -> Pouring:
-        """Up to where Redis begins."""
-        end = min(self.first_hot - 1, self.high)
-        yield from self._check(end)
-        poured = self._pour(self.tiered.archive, self.place, before=end + 1)
-        yield poured
-        self._reached(poured)
-        if self.left != 0:
+    def hand_on(self, stream: Stream) -> Stream:
+        """What is wanted of a stream that goes on from here; how far it comes is kept."""
+        return pass_on(stream, self._choose, self._came_back)
+
+    def _begin(self, boundary: Boundary, high: int) -> None:
+        self._is_hot, self._first_hot = boundary.is_hot, boundary.first_hot
+        self.low = max(self.low, boundary.base)
+        self._high = high
+
+    def _from_archive(self) -> Stream:
+        """The events up to where Redis begins."""
+        end = min(self._first_hot - 1, self._high)
+        yield from self._check_archived(end)
+        yield from self._read(self._tiers.archive, self.position, before=end + 1)
+        if self._remaining != 0:
             self._complete(end)
 
     def _complete(self, end: int) -> None:
-        """All up to there has been given; the last of it may have been erased, or skipped."""
+        """Note that all up to ``end`` was read; the last of it may have been erased, or skipped."""
         if self.low < end:
-            self.low = self.place = end
+            self.low = self.position = end
 
-    def _has_vanished(self, reached: int, end: int) -> Steps[bool]:
+    def _ended_early(self, reached: int, end: int) -> Operation[bool]:
         """Whether Redis gave less because the run has left it; then the archive has the rest.
 
-        Raises AcknowledgedWritesLost if the rest is nowhere.
+        Raises AcknowledgedWritesLost if the rest is in neither.
         """
-        if self.left == 0 or reached == end:
+        if self._remaining == 0 or reached == end:
             return False
-        info: RunInfo | None = yield partial(self.tiered.hot.run_info, self.run_id)
+        info = yield from self._tiers.hot.run_info(self._run_id)
         last = 0 if info is None else info.last_offset
         if last >= max(reached, end):
             return False
-        if not (yield from self._has_left()):
-            raise lost(self.run_id, max(reached, end), last)
+        if not (yield from self._moved_to_archive()):
+            raise lost(self._run_id, max(reached, end), last)
         return True
 
-    def _has_left(self) -> Steps[bool]:
+    def _moved_to_archive(self) -> Operation[bool]:
         """Whether the archive has all that is left to read of a run which Redis does not have any more."""
-        tiers = yield from self.tiered.left(self.run_id)
-        if tiers is None or tiers.last < self.high:
+        boundary = yield from self._tiers.moved_to_archive(self._run_id)
+        if boundary is None or boundary.last < self._high:
             return False
-        self.is_hot, self.first_hot = False, tiers.first_hot
+        self._is_hot, self._first_hot = False, boundary.first_hot
         return True
 
-    def _pour(self, store: Any, place: int | str, *, before: int | None = None, reverse: bool = False) -> Pour:
-        options = {"limit": self.left, "reverse": reverse, "on_corrupt": self.on_corrupt}
-        poured = Pour(store.read(self.run_id, place, before=before or self.high + 1, **options), self.wanted)
-        return poured if self.clock is None else self.clock.watch(poured)
+    def _check_archived(self, end: int) -> Operation[None]:
+        return self._tiers.check_archived(self._run_id, end, self._first_hot, is_hot=self._is_hot)
 
-    def _reached(self, poured: Pour) -> None:
-        self._count(poured)
-        self.low, self.place = poured.reached(self.low, self.place)
+    def _read(self, store: StoreOperations[E, S], after: int | str, *, before: int | None = None) -> Stream:
+        query = self._query._replace(after=after, before=before or self._high + 1, limit=self._remaining)
+        return self.hand_on(store.read(self._run_id, query))
 
-    def _reached_back(self, poured: Pour) -> None:
-        self._count(poured)
-        if poured.last is not None:
-            self.high = poured.last.offset - 1
+    def _choose(self, items: Sequence[Recorded[E]]) -> Sequence[Recorded[E]]:
+        """Note a page that was read; what is wanted of it."""
+        if not items:  # all of it was erased, or skipped
+            return items
+        if self._query.reverse:
+            self._high = items[-1].offset - 1
+        else:
+            self.low, self.position = items[-1].offset, items[-1].cursor
+        wanted = self._wanted
+        chosen = items if wanted is None else [item for item in items if wanted(item.event)]
+        if self._remaining is not None:
+            self._remaining -= len(chosen)
+        return chosen
 
-    def _count(self, poured: Pour) -> None:
-        if self.left is not None:
-            self.left -= poured.given
 
-    def _check(self, end: int) -> Steps[None]:
-        return self.tiered.check(self.run_id, end, self.first_hot, is_hot=self.is_hot)
-
-
-class Patience:
-    """For how long a follower waits for an event that it gives, whatever tier it waits in."""
+class _Patience:
+    """How long a follower still waits for an event to give, whichever store it waits for."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
-        self._poured: Pour | None = None
         self._began = time.monotonic()
 
-    def watch(self, poured: Pour) -> Pour:
-        """Count from when this gives something, once it does."""
-        self._note()
-        self._poured = poured
-        return poured
+    def restart(self) -> None:
+        """Count from now: the reader has come back for more."""
+        self._began = time.monotonic()
 
     @property
-    def left(self) -> float | None:
+    def remaining(self) -> float | None:
         """Seconds to wait, 0 for no more; None to wait for ever."""
-        self._note()
         return None if self._seconds is None else max(0.0, self._began + self._seconds - time.monotonic())
 
-    def _note(self) -> None:
-        if self._poured is not None and self._poured.given_at is not None:
-            self._began = max(self._began, self._poured.given_at)
+
+def _offset_of(position: int | str) -> int:
+    return parse_position(position)[0]

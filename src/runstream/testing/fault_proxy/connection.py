@@ -1,10 +1,8 @@
 """One client's connection through the fault proxy, and what a fault does to it.
 
-What it promises: bytes go through unchanged and in order until a fault strikes; the proxy is asked once for each
-round trip, and told that a fault has struck before the client can see it; when a link's thread ends, both of its
-connections are closed at once, also where a forked process holds copies of them.
-
-What it leaves to others: listening, counting, and which round trip is struck (``proxy.FaultProxy``).
+Bytes go through unchanged and in order until a fault strikes. Each round trip is counted once, and a fault before
+the client can see that it struck. When the thread of a connection ends, both of its sockets are closed at once,
+even if a forked process holds copies of them.
 """
 
 from __future__ import annotations
@@ -13,124 +11,99 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
+from runstream.testing.fault_proxy.faults import BEFORE, Fault, FaultSchedule, Plan
 from runstream.testing.fault_proxy.resp import UNPAIRED, Framer, command_name, counts, in_transaction
 
-if TYPE_CHECKING:
-    from runstream.testing.fault_proxy.proxy import FaultProxy
-
-__all__ = ["BEFORE", "Fault", "Link", "Plan"]
+__all__ = ["ProxiedConnection"]
 
 _TRANSACTION_SECONDS = 0.5
 _CHUNK_BYTES = 262_144
-
-
-class Fault(Enum):
-    """What can happen to a round trip."""
-
-    DROP_REPLY = "drop_reply"
-    """The server applies the commands and answers; the client gets nothing and is disconnected."""
-    DROP_REQUEST = "drop_request"
-    """The client is disconnected before any byte reaches the server."""
-    CUT_REPLY = "cut_reply"
-    """The server applies the commands and answers; the client gets half of the bytes and is disconnected."""
-    CUT_REQUEST = "cut_request"
-    """The server gets half of the bytes. When it has applied the commands that are whole in that half (of a
-    single command or a MULTI: nothing) and has ended the connection, the client is disconnected."""
-    DELAY = "delay"
-    """The server applies the commands and answers; the client gets that ``delay_seconds`` later."""
-
-
-BEFORE = frozenset({Fault.DROP_REQUEST, Fault.CUT_REQUEST})
-"""Those that strike before the server has it all."""
-
-
-@dataclass
-class Plan:
-    """What is armed: the fault, and which round trips it concerns."""
-
-    fault: Fault
-    skip: int
-    times: int
-    commands: frozenset[str] | None
-    delay_seconds: float
-
-    def concerns(self, names: Collection[str]) -> bool:
-        """Whether the fault may strike a round trip of these commands."""
-        if not UNPAIRED.isdisjoint(names):
-            return False
-        return counts(names) if self.commands is None else not self.commands.isdisjoint(names)
 
 
 class _Over(OSError):
     """A connection has ended, or a fault ends it."""
 
 
-class Link(threading.Thread):
-    """One client's connection and the server connection that belongs to it."""
+class ProxiedConnection(threading.Thread):
+    """A client's connection, the server connection that belongs to it, and the thread that serves both.
 
-    def __init__(self, proxy: FaultProxy, client: socket.socket) -> None:
-        super().__init__(name="fault-proxy-link", daemon=True)
-        self.ended = False
-        self._proxy = proxy
+    Args:
+        client: The client's connection.
+        connect: Opens the connection to the server.
+        schedule: What is armed, the counters, and the lock that guards them.
+        quiet_seconds: Gives for how long, in seconds, a client must have sent nothing to count as waiting.
+        forget: Called, with the lock held, when both connections are closed.
+    """
+
+    def __init__(
+        self,
+        client: socket.socket,
+        connect: Callable[[], socket.socket],
+        schedule: FaultSchedule,
+        quiet_seconds: Callable[[], float],
+        forget: Callable[[ProxiedConnection], None],
+    ) -> None:
+        super().__init__(name="fault-proxy-connection", daemon=True)
+        self._connect = connect
+        self._schedule = schedule
+        self._quiet_seconds = quiet_seconds
+        self._forget = forget
+        self._has_ended = False  # guarded by the schedule's lock, as are the sockets
         self._client = client
         self._client.setblocking(True)
         self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sides = [client]  # and the server's; guarded by the proxy's lock
+        self._sockets = [client]  # and the server's
         self._requests, self._replies = Framer(), Framer()
         self._burst: list[bytes] = []  # whole commands that were not passed on yet
         self._names: list[str] = []
         self._owed = 0  # replies that go to the client as they come
         self._held: list[bytes] | None = None  # replies that do not
-        self._client_gone = self._alien = self._plain = False
+        self._client_gone = self._is_other_protocol = self._is_pipe = False
 
     def end(self) -> None:
-        """Wake the thread and make it end; the proxy's lock is held."""
-        self.ended = True
-        for side in self._sides:
+        """Wake the thread and make it end. The caller holds the schedule's lock."""
+        self._has_ended = True
+        for end in self._sockets:
             with suppress(OSError):  # it has ended already
-                side.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)
 
     def run(self) -> None:
-        """Serve until either side ends."""
-        proxy = self._proxy
+        """Serve until either connection ends."""
         try:
             with suppress(OSError), selectors.DefaultSelector() as self._selector:
-                self._server = proxy._connect()
-                with proxy._changed:
-                    self._sides.append(self._server)
-                    if self.ended:  # while there was no server connection to end
+                self._server = self._connect()
+                with self._schedule.changed:
+                    self._sockets.append(self._server)
+                    if self._has_ended:  # while there was no server connection to end
                         return
-                self._selector.register(self._client, selectors.EVENT_READ, self._hear_client)
-                self._selector.register(self._server, selectors.EVENT_READ, self._hear_server)
+                self._selector.register(self._client, selectors.EVENT_READ, self._receive_from_client)
+                self._selector.register(self._server, selectors.EVENT_READ, self._receive_from_server)
                 self._serve()
         finally:
-            with proxy._changed:
+            with self._schedule.changed:
                 self.end()  # not only closed: a process forked in the meantime holds copies of the descriptors
-                for side in reversed(self._sides):
-                    side.close()
-                proxy._links.discard(self)
+                for end in reversed(self._sockets):
+                    end.close()
+                self._forget(self)
 
     def _serve(self) -> None:
-        while not self._plain:
+        while not self._is_pipe:
             self._await_round_trip()
-            if self._alien:
+            if self._is_other_protocol:
                 break
             burst, names = self._burst, self._names
             self._burst, self._names = [], []
-            plan = self._proxy._take(names)
+            plan = self._schedule.take(names)
             if plan is None:
                 self._owed += len(burst)
                 self._server.sendall(b"".join(burst))
             else:
-                self._suffer(plan, b"".join(burst), len(burst))
-            self._plain = not UNPAIRED.isdisjoint(names)
-        self._plain = True
+                self._strike(plan, b"".join(burst), len(burst))
+            self._is_pipe = not UNPAIRED.isdisjoint(names)
+        self._is_pipe = True
         self._server.sendall(b"".join(self._burst) + self._requests.rest)
         self._client.sendall(self._replies.rest)
         while not self._client_gone:
@@ -139,23 +112,25 @@ class Link(threading.Thread):
     def _await_round_trip(self) -> None:
         """Return when the client waits, or sends what is not RESP. Raises _Over when it ends and sent nothing."""
         since = time.monotonic()
-        while not (self._alien or self._client_gone):
+        while not (self._is_other_protocol or self._client_gone):
             left = None
             if self._burst and not self._requests.rest:
-                left = since + self._patience() - time.monotonic()
+                left = since + self._quiet_needed() - time.monotonic()
             if self._turn(left):
                 since = time.monotonic()
             elif left is not None and left <= 0:
                 return
-        if not (self._alien or self._burst):
+        if not (self._is_other_protocol or self._burst):
             raise _Over
 
-    def _patience(self) -> float:
+    def _quiet_needed(self) -> float:
+        """For how long the client must have sent nothing for its round trip to be complete, in seconds."""
         if not counts(self._names):
             return 0.0
-        return max(self._proxy.quiet_seconds, _TRANSACTION_SECONDS if in_transaction(self._names) else 0.0)
+        return max(self._quiet_seconds(), _TRANSACTION_SECONDS if in_transaction(self._names) else 0.0)
 
-    def _suffer(self, plan: Plan, request: bytes, commands: int) -> None:
+    def _strike(self, plan: Plan, request: bytes, commands: int) -> None:
+        """Do to a round trip what is planned. Raises _Over if that ends the connection."""
         if plan.fault is Fault.CUT_REQUEST:
             self._server.sendall(request[: len(request) // 2])
             self._server.shutdown(socket.SHUT_WR)
@@ -164,10 +139,10 @@ class Link(threading.Thread):
                     pass
         reply = b"" if plan.fault in BEFORE else self._exchange(request, commands)
         if plan.fault is Fault.DELAY:
-            self._proxy._delay(self, plan.delay_seconds)
+            self._schedule.delay(plan.delay_seconds, lambda: self._has_ended)
             self._client.sendall(reply)
             return
-        self._proxy._strike()
+        self._schedule.strike()
         if plan.fault is Fault.CUT_REPLY:
             self._client.sendall(reply[: len(reply) // 2])
         raise _Over
@@ -187,16 +162,19 @@ class Link(threading.Thread):
         return b"".join(held)
 
     def _turn(self, seconds: float | None = None) -> bool:
-        """Wait for either side and take what it sent; whether the client did anything. OSError: a side ended."""
-        heard = [key.data() for key, _ in self._selector.select(seconds)]
-        return any(heard)
+        """Wait for either side and take what it sent. Returns whether the client did anything.
 
-    def _hear_client(self) -> bool:
+        Raises OSError when a side has ended.
+        """
+        done = [key.data() for key, _ in self._selector.select(seconds)]
+        return any(done)
+
+    def _receive_from_client(self) -> bool:
         piece = self._client.recv(_CHUNK_BYTES)
         if not piece:
             self._client_gone = True
             self._selector.unregister(self._client)
-        elif self._plain:
+        elif self._is_pipe:
             self._server.sendall(piece)
         else:
             try:
@@ -204,14 +182,14 @@ class Link(threading.Thread):
                 self._burst += whole
                 self._names += map(command_name, whole)
             except ValueError:
-                self._alien = True
+                self._is_other_protocol = True
         return True
 
-    def _hear_server(self) -> bool:
+    def _receive_from_server(self) -> bool:
         piece = self._server.recv(_CHUNK_BYTES)
         if not piece:
             raise _Over
-        if self._plain:
+        if self._is_pipe:
             self._client.sendall(piece)
             return False
         passed = []

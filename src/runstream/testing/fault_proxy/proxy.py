@@ -1,20 +1,20 @@
 """A proxy on loopback that breaks the connection to a Redis server at a chosen round trip.
 
-What it is for: what may happen between a client and its server and no server can be asked for: a command is
-applied and its reply is lost, a request never comes, either arrives by half, a reply is late.
+It makes happen what no server does when asked: a command is applied and its reply is lost, a request never
+arrives, either arrives by half, a reply is late.
 
-What a round trip is: all the commands that a client sends before it waits, that is, until the last one is
-complete and nothing more has come for ``quiet_seconds``; after MULTI, until EXEC or DISCARD (or until nothing has
-come for half a second, for clients that send a transaction piece by piece). So a pipeline is one, however many
-packets it takes. One of the handshake's commands alone (``resp.counts``) does not count and is not struck, unless
-``arm`` names one of them.
+A round trip is all the commands that a client sends before it waits: until the last one is complete and nothing
+more has come for ``quiet_seconds``; after MULTI, until EXEC or DISCARD (or until nothing has come for half a
+second, for clients that send a transaction piece by piece). So a pipeline is one round trip, however many packets
+it takes. Commands of the handshake alone (``resp.counts``) do not count and are not struck, unless ``arm`` names
+one of them.
 
-What it promises: without a fault, bytes go through unchanged and in order, and no connection waits for another.
-A fault that concerns the reply strikes when *all* commands of the round trip have been answered, so they have been
-applied. The counters are right before the client can see what happened.
+Without a fault, bytes go through unchanged and in order, and no connection waits for another. A fault of the reply
+strikes when *all* commands of the round trip have been answered, so they have been applied. The counters are right
+before the client can see what happened.
 
-What it leaves to others: TLS, and what a command does. From a command that is not answered once (pub/sub, MONITOR,
-replication) or bytes that are not RESP on, a connection is a plain pipe: it can be cut, but not struck.
+There is no TLS. A connection becomes a plain pipe, which can be cut but not struck, at a command that is not
+answered exactly once (pub/sub, MONITOR, replication) and at bytes that are not RESP.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from runstream.testing.fault_proxy.connection import BEFORE, Fault, Link, Plan
-from runstream.testing.fault_proxy.resp import counts
+from runstream.testing.fault_proxy.connection import ProxiedConnection
+from runstream.testing.fault_proxy.faults import Fault, FaultSchedule, Plan
 
 __all__ = ["FaultProxy"]
 
@@ -36,19 +36,25 @@ _CONNECT_SECONDS = 10.0
 
 
 class FaultProxy:
-    """A proxy in front of the server at ``upstream``: ``unix:///path`` or ``redis://host:port``.
+    """A proxy in front of a server. It listens while it is entered (``with``).
 
-    Clients connect to ``url``, with their own user, password and database; those in ``upstream`` do not matter.
-    ``quiet_seconds`` is for how long a client must have sent nothing to count as waiting. Every round trip that
-    counts takes that much longer. A command and a transaction are never taken apart; a pipeline without MULTI that
-    a client sends in pieces (redis-py: past 6,000 bytes) is taken for two if the client is paused for that long
-    between them, so a test of long pipelines takes a larger one.
+    Clients connect to ``url``, with their own user, password and database. Every method may be called from any
+    thread. A fault is armed for the next round trips of all connections together.
 
-    It listens while it is entered (``with``). Every method may be called from any thread. A fault is armed for the
-    next round trips of all connections together. Raises ValueError for another kind of URL.
+    Args:
+        upstream: The server: ``unix:///path`` or ``redis://host:port``; a user, password or database in it is
+            ignored.
+        quiet_seconds: For how long a client must have sent nothing to count as waiting. Every round trip that
+            counts takes that much longer. A command and a transaction are never taken apart; a pipeline without
+            MULTI that a client sends in pieces (redis-py: past 6,000 bytes) is taken for two round trips if the
+            client pauses for that long between them, so a test of long pipelines takes a larger one.
 
-    ``port`` is the loopback port, 0 before it is entered. ``round_trips`` is how many went to the server whole,
-    ``struck`` how often a fault has struck, both since the last ``reset``.
+    Attributes:
+        port: The port on loopback; 0 before the proxy is entered.
+        quiet_seconds: As above; it may be changed at any time.
+
+    Raises:
+        ValueError: ``upstream`` is another kind of URL.
     """
 
     def __init__(self, upstream: str, *, quiet_seconds: float = 0.005) -> None:
@@ -61,19 +67,27 @@ class FaultProxy:
         else:
             raise ValueError("upstream must be unix:///path or redis://host:port")
         self.quiet_seconds = quiet_seconds
-        self.port = self.round_trips = self.struck = 0
-        self._changed = threading.Condition()  # guards all that follows and the counters
-        self._plan: Plan | None = None
-        self._releases = 0  # how often delayed replies were let go
-        self._links: set[Link] = set()
-        self._door = threading.RLock()  # held while the door opens or closes
+        self.port = 0
+        self._schedule = FaultSchedule()
+        self._connections: set[ProxiedConnection] = set()  # guarded by the schedule's lock
+        self._listening = threading.RLock()  # held while listening begins or ends
         self._listener: socket.socket | None = None
         self._acceptor: tuple[threading.Thread, socket.socket] | None = None
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL for clients."""
         return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def round_trips(self) -> int:
+        """How many round trips went to the server whole since the last ``reset``."""
+        return self._schedule.round_trips
+
+    @property
+    def struck(self) -> int:
+        """How often a fault has struck since the last ``reset``."""
+        return self._schedule.struck
 
     def arm(
         self,
@@ -84,44 +98,47 @@ class FaultProxy:
         commands: Collection[str] | None = None,
         delay_seconds: float = 1.0,
     ) -> None:
-        """Let the fault strike at the ``at``-th matching round trip from now, and at ``times`` of them in a row.
+        """Arm a fault in place of what was armed before.
 
-        A round trip matches if one of its commands is among ``commands``; None: if it counts. This takes the place
-        of what was armed before. Raises ValueError for what is no count, no duration, or no collection of names.
+        Args:
+            fault: What happens.
+            at: At which matching round trip from now it strikes first; 1 is the next.
+            times: How many matching round trips in a row it strikes.
+            commands: The names of commands of which a round trip must have one to match; None: every round trip
+                that counts matches.
+            delay_seconds: For how long a reply is delayed.
+
+        Raises:
+            ValueError: An argument is no count, no duration, or no collection of names.
         """
         if at < 1 or times < 1 or delay_seconds < 0:
             raise ValueError("at and times begin at 1, delay_seconds at 0")
         if isinstance(commands, str) or (commands is not None and not commands):
             raise ValueError("commands is a collection of at least one name, or None")
         names = None if commands is None else frozenset(name.upper() for name in commands)
-        with self._changed:
-            self._plan = Plan(fault, at - 1, times, names, delay_seconds)
+        self._schedule.arm(Plan(fault, at - 1, times, names, delay_seconds))
 
     def disarm(self) -> None:
         """Let no more faults strike, and deliver what is being delayed."""
-        with self._changed:
-            self._plan = None
-            self._releases += 1
-            self._changed.notify_all()
+        self._schedule.disarm()
 
     def reset(self) -> None:
-        """Count from 0 again; what is armed stays so."""
-        with self._changed:
-            self.round_trips = self.struck = 0
+        """Set the counters to 0; what is armed stays armed."""
+        self._schedule.reset()
 
     def cut(self) -> None:
-        """End all connections at both sides; when this returns there are none but those that came meanwhile."""
-        with self._changed:
-            links = list(self._links)
-            for link in links:
-                link.end()
-            self._changed.notify_all()
-        for link in links:
-            link.join()
+        """Close all connections at both sides; those that come meanwhile stay open."""
+        with self._schedule.changed:
+            connections = list(self._connections)
+            for connection in connections:
+                connection.end()
+            self._schedule.changed.notify_all()
+        for connection in connections:
+            connection.join()
 
     def refuse(self) -> None:
-        """Refuse new connections, as a port does at which nobody listens; those that there are go on."""
-        with self._door:
+        """Refuse new connections, as a port does at which nobody listens; open connections go on."""
+        with self._listening:
             if self._acceptor is None or self._listener is None:
                 return
             thread, waker = self._acceptor
@@ -134,8 +151,8 @@ class FaultProxy:
             self._listener = self._bound()  # without listening: the port stays ours
 
     def restore(self) -> None:
-        """Take new connections again. Nothing happens if none were refused, or outside of ``with``."""
-        with self._door:
+        """Accept new connections again. Nothing happens if none were refused, or outside of ``with``."""
+        with self._listening:
             if self._acceptor is not None or self._listener is None:
                 return
             self._listener.listen(128)
@@ -147,8 +164,8 @@ class FaultProxy:
             thread.start()
 
     def close(self) -> None:
-        """End everything; what was being delayed is not delivered. Nothing happens if it is not open."""
-        with self._door:
+        """Stop listening and close all connections; delayed replies are not delivered. May be called again."""
+        with self._listening:
             self.refuse()
             if self._listener is not None:
                 self._listener.close()
@@ -181,12 +198,16 @@ class FaultProxy:
             selector.register(woken, selectors.EVENT_READ)
             while all(key.fileobj is listener for key, _ in selector.select()):
                 with suppress(OSError):  # the client has gone again
-                    link = Link(self, listener.accept()[0])
-                    with self._changed:
-                        self._links.add(link)
-                        link.start()
-
-    # what a link's thread asks and tells
+                    connection = ProxiedConnection(
+                        listener.accept()[0],
+                        self._connect,
+                        self._schedule,
+                        lambda: self.quiet_seconds,
+                        self._connections.discard,
+                    )
+                    with self._schedule.changed:
+                        self._connections.add(connection)
+                        connection.start()
 
     def _connect(self) -> socket.socket:
         if isinstance(self._address, tuple):
@@ -201,29 +222,3 @@ class FaultProxy:
                 raise
         server.settimeout(None)
         return server
-
-    def _take(self, names: Collection[str]) -> Plan | None:
-        """Count a round trip, and say what is to happen to it; None: nothing."""
-        with self._changed:
-            plan, struck = self._plan, None
-            if plan is not None and plan.concerns(names):
-                if plan.skip:
-                    plan.skip -= 1
-                else:
-                    struck = plan
-                    plan.times -= 1
-                    self._plan = plan if plan.times else None
-            if counts(names) and (struck is None or struck.fault not in BEFORE):
-                self.round_trips += 1
-            return struck
-
-    def _strike(self) -> None:
-        with self._changed:
-            self.struck += 1
-
-    def _delay(self, link: Link, seconds: float) -> None:
-        """Count, and return when the time has passed, or disarm or the link's end comes first."""
-        with self._changed:
-            self.struck += 1
-            releases = self._releases
-            self._changed.wait_for(lambda: link.ended or self._releases != releases, seconds)

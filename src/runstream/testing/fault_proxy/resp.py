@@ -1,7 +1,7 @@
-"""RESP as the fault proxy needs it: where a value ends, what a command is called, which commands are special.
+"""RESP2 and RESP3 as far as the fault proxy needs them: where a value ends, and which command a request is.
 
-What it promises: pure functions of the bytes, for RESP2 and RESP3, in linear time; no byte is lost, whatever
-pieces a stream comes in. What it leaves to others: the meaning of a value. Streamed values are refused.
+Source: https://redis.io/docs/latest/develop/reference/protocol-spec/ without its streamed values, which are
+refused. All is pure and takes linear time; no byte is lost, whatever pieces a stream comes in.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ __all__ = ["UNPAIRED", "Framer", "command_name", "counts", "in_transaction"]
 
 _HANDSHAKE = frozenset({"AUTH", "CLIENT", "HELLO", "PING", "READONLY", "SELECT"})
 UNPAIRED = frozenset({"MONITOR", "PSUBSCRIBE", "PSYNC", "SSUBSCRIBE", "SUBSCRIBE", "SYNC"})
-"""Commands that are not answered once."""
+"""Commands that are not answered exactly once."""
 
 _LINES, _BLOBS, _AGGREGATES = b"+-:_#,(", b"$!=", b"*~>%|"
 
 
 class Framer:
-    """Cuts a stream of RESP2 or RESP3, requests or replies, into its values, whatever pieces it comes in.
+    """Splits a stream of requests or replies into its values.
 
-    A value is whole with all that it contains; an attribute (``|``) belongs to the value that it precedes.
+    A value is complete with all that it contains; an attribute (``|``) belongs to the value that it precedes.
     """
 
     def __init__(self) -> None:
-        self.rest = bytearray()  # what was not given back as part of a whole value
+        self.rest = bytearray()  # the bytes after the last complete value
         self._scanned = 0  # bytes of the rest that need no second look
         self._missing = 1  # values that the outermost one still waits for, itself among them
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """Take the next bytes, give the values that they complete.
+        """Take the next bytes and return the values that they complete.
 
-        Raises ValueError when the bytes are not RESP; the values before them are then in ``rest`` too.
+        Raises ValueError if the bytes are not RESP; then the values before them are in ``rest``, too.
         """
         self.rest += piece
         ends = []
@@ -44,7 +44,7 @@ class Framer:
         return values
 
     def _scan(self) -> int | None:
-        """Go on to the end of the value at hand; None if it is not all there yet."""
+        """Scan on to the end of the current value; None if it is not complete yet."""
         while self._scanned < len(self.rest):
             kind, children = self.rest[self._scanned], 0
             if kind not in _LINES + _BLOBS + _AGGREGATES:

@@ -14,6 +14,7 @@ from runstream.model.events import PAEvent, create_event
 from runstream.model.results import Cursor
 from runstream.model.state import RunState
 from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
+from tests.support.archive_check import bounds_of
 
 Store = JSONLCheckpointer[PAEvent, RunState]
 CODEC: Codec[PAEvent, RunState] = Codec()
@@ -31,7 +32,7 @@ def state(run_id: str, step: int, **values: Any) -> RunState:
 def numbers(store: Store, run_id: str) -> list[int]:
     """What is in the run, checked on the way: offsets are dense and each chain follows from the one before."""
     found = list(store.read(run_id))
-    bounds = store._bounds(run_id)
+    bounds = bounds_of(store, run_id)
     if bounds is None:
         assert not found
         return []

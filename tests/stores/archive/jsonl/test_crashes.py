@@ -20,6 +20,7 @@ from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.jsonl.file_locks import Locks
 from tests.stores.archive.jsonl.lines import DEADLINE_SECONDS, Store, event, files_below, log_of, numbers, state
+from tests.support.operations import operations_of
 from tests.support.servers import eventually
 
 
@@ -207,7 +208,7 @@ def test_a_crash_while_a_torn_tail_is_set_aside_loses_none_of_it(tmp_path: Path)
 
     def before(store: Store) -> None:
         store.save_event(event("r", 1))
-        with log_of(store.base_dir).open("ab") as file:
+        with log_of(operations_of(store)._logs.path).open("ab") as file:
             file.write(tail)
 
     for directory, _ in every_crash(tmp_path, before, lambda store: store.save_event(event("r", 2))):

@@ -19,10 +19,11 @@ from runstream.model.errors import (
     UnsupportedVersion,
 )
 from runstream.model.events import PAEvent
-from runstream.model.protocols import RunStore, Sink
+from runstream.model.protocols import Sink
 from runstream.model.state import RunState
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text, facts_of, own_entry
+from runstream.stores.protocol import RunStore
 from tests.stores.archive.jsonl.lines import START, Store, batch, event, history, log_of, numbers, state
 
 

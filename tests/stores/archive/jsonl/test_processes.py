@@ -13,6 +13,7 @@ import pytest
 
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from tests.stores.archive.jsonl.lines import DEADLINE_SECONDS, event, numbers
+from tests.support.operations import operations_of
 
 WRITER = """
 import sys
@@ -100,7 +101,7 @@ def test_a_forked_child_writes_on_even_if_a_thread_of_the_parent_held_the_mutex(
         held, go_on = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store._mutex:
+            with operations_of(store)._logs._mutex:
                 held.set()
                 go_on.wait(DEADLINE_SECONDS)
 

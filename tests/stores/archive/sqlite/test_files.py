@@ -20,6 +20,7 @@ from runstream.model.errors import (
 )
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from tests.stores.archive.sqlite.database import Archive, Open, batch_of, foreign_event, history, offsets, query
+from tests.support.operations import operations_of
 from tests.support.samples import make_event, make_events
 
 
@@ -106,7 +107,7 @@ def test_a_full_disk_is_unavailable_and_nothing_of_the_batch_is_kept(archive: Ar
 def settings(archive: Archive) -> dict[str, Any]:
     """How the connection of now commits: 2 is FULL."""
     names = ("journal_mode", "synchronous", "fullfsync")
-    with archive._file.use() as connection:
+    with operations_of(archive)._file.use() as connection:
         return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
 
 
@@ -117,13 +118,13 @@ def test_every_connection_syncs_what_it_commits(open_archive: Open, path: Path) 
     archive = open_archive()
     durable = {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1}
     assert settings(archive) == durable
-    archive._file.before_fork()
+    operations_of(archive)._file.before_fork()
     query(path, "PRAGMA journal_mode = TRUNCATE")  # nobody has it open: it can be changed
-    archive._file.after_fork()
+    operations_of(archive)._file.after_fork()
     assert settings(archive) == durable
-    with archive._file.use() as connection:
+    with operations_of(archive)._file.use() as connection:
         connection.execute("PRAGMA synchronous = OFF")
-    with pytest.raises(StoreUnavailable), archive._file.use() as connection:
+    with pytest.raises(StoreUnavailable), operations_of(archive)._file.use() as connection:
         connection.execute("SELECT * FROM what_is_not_there")
     assert settings(archive) == durable
 

@@ -198,7 +198,7 @@ import sys
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 store = SQLiteCheckpointer(sys.argv[1])
-with store._file.write() as connection:
+with store._operations._file.write() as connection:
     connection.execute("INSERT INTO runs VALUES ('k', '', '', 0, 0, 1, 1, 0, 0, NULL, NULL)")
     # more than SQLite keeps in memory, so that part of it is in the log already
     rows = (("k", n, "x" * 5000) for n in range(5000))

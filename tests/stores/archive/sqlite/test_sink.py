@@ -28,6 +28,7 @@ from tests.stores.archive.sqlite.database import (
     offsets,
     query,
 )
+from tests.support.operations import last_seq, operations_of
 from tests.support.samples import RICH_VALUES, make_event, make_events, same
 
 
@@ -55,9 +56,12 @@ def test_a_batch_of_columns_is_written_as_its_entries_are(archive: Archive, tmp_
         other.write([batch_of("r", entries, created_at=5.0)])
         for table in ("events", "lanes"):
             columns = "*" if table == "lanes" else "run_id, seq, ts, kind, lane_id, data, offset, chain, key"
-            written = [query(Path(each._file.path), f"SELECT {columns} FROM {table}") for each in (archive, other)]
+            written = [
+                query(Path(operations_of(each)._file.path), f"SELECT {columns} FROM {table}")
+                for each in (archive, other)
+            ]
             assert written[0] == written[1] != []
-        assert [archive.last_seq("r", lane) for lane in "ab"] == [5, 4]
+        assert [last_seq(archive, "r", lane) for lane in "ab"] == [5, 4]
 
 
 def test_of_an_overlapping_batch_only_what_is_new_is_added(archive: Archive) -> None:

@@ -19,11 +19,12 @@ from runstream.model.errors import (
     RunstreamError,
 )
 from runstream.model.events import PAEvent
-from runstream.model.protocols import RunStore, Sink
+from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.state import RunState, RunStatus
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.archive.sqlite import checkpointer as sqlite_store
+from runstream.stores.archive.sqlite import operations as sqlite_store
+from runstream.stores.protocol import RunStore
 from tests.stores.archive.sqlite.database import (
     CODEC,
     Archive,
@@ -35,6 +36,7 @@ from tests.stores.archive.sqlite.database import (
     offsets,
     query,
 )
+from tests.support.operations import operations_of
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -50,7 +52,7 @@ def test_the_archive_keeps_its_id_and_no_other_archive_has_it(open_archive: Open
 
 
 def test_writes_are_synced_and_readers_do_not_block(archive: Archive) -> None:
-    with archive._file.use() as connection:
+    with operations_of(archive)._file.use() as connection:
         in_force = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
         }
@@ -141,7 +143,7 @@ def test_a_reader_holds_up_no_writer_between_items(open_archive: Open) -> None:
     found = reader.read("r")
     first = next(found)
     writer.save_event(make_event("r", 2501))
-    assert query(Path(writer._file.path), "PRAGMA wal_checkpoint(TRUNCATE)") == [(0, 0, 0)]
+    assert query(Path(operations_of(writer)._file.path), "PRAGMA wal_checkpoint(TRUNCATE)") == [(0, 0, 0)]
     assert [first.offset, *(item.offset for item in found)] == list(range(1, 2501))
     assert offsets(reader, reverse=True) == list(range(2501, 0, -1))
 
@@ -149,7 +151,7 @@ def test_a_reader_holds_up_no_writer_between_items(open_archive: Open) -> None:
 def test_pages_are_found_by_index_and_not_by_sorting_or_scanning(archive: Archive) -> None:
     place = {"run_id": "r", "low": 0, "high": 9, "rows": 5}
     plans = []
-    with archive._file.use() as connection:
+    with operations_of(archive)._file.use() as connection:
         for sql in sqlite_store._GET_ENTRIES + sqlite_store._GET_ENTRIES_BACK:
             plans += connection.execute(f"EXPLAIN QUERY PLAN {sql}", place).fetchall()
         plans += connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._GET_STATE}", ("r", None)).fetchall()
@@ -175,12 +177,12 @@ def test_a_page_shows_one_moment(archive: Archive, path: Path) -> None:
     """A record that is readmitted while the page is read is in one of its two tables."""
     entries = history("r", 3)
     archive.write([batch_of("r", [entries[0], entries[1]._replace(data=None, raw=b"raw"), entries[2]])])
-    with SQLiteCheckpointer[PAEvent, RunState](path) as other, archive._file.use() as connection:
+    with SQLiteCheckpointer[PAEvent, RunState](path) as other, operations_of(archive)._file.use() as connection:
 
         def readmit(statement: str) -> None:
             if "FROM quarantine" in statement:
                 connection.set_trace_callback(None)
-                assert other.readmit("r", entries[1])
+                assert operations_of(other).readmit("r", entries[1])
 
         connection.set_trace_callback(readmit)
         assert [entry.raw for entry in archive.read_back("r", 1, 3)] == [None, b"raw", None]

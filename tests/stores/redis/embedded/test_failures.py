@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
-from runstream.stores.redis.connection import embedded_server
+from runstream.stores.redis.connection import embedded_server, server_directory
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.connection.server_process import ServerProcess
 from tests.stores.redis.embedded.users import (
     DEADLINE_SECONDS,
     User,
@@ -47,14 +48,14 @@ def test_interrupted_open_leaves_nothing(moment: str, directory: Path, user: Cal
 
 def test_interrupt_between_birth_and_pid(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the server is being born does not lose it: it is ended before open raises."""
-    spawn = EmbeddedServer._spawn
+    spawn = ServerProcess._spawn
 
-    def interrupted_spawn(self: EmbeddedServer, *arguments: object) -> object:
+    def interrupted_spawn(self: ServerProcess, *arguments: object) -> object:
         process = spawn(self, *arguments)  # type: ignore[arg-type]  # handed through
         os.kill(os.getpid(), signal.SIGINT)
         return process
 
-    monkeypatch.setattr(EmbeddedServer, "_spawn", interrupted_spawn)
+    monkeypatch.setattr(ServerProcess, "_spawn", interrupted_spawn)
     server = EmbeddedServer(directory)
     with pytest.raises(KeyboardInterrupt):
         server.open()
@@ -193,7 +194,7 @@ def test_short_path_goes_while_an_opener_waits(tmp_path: Path, monkeypatch: pyte
             monkeypatch.setattr(embedded_server, "_lock_alone", tell_when_waiting)
             opening = threads.submit(opener.open)
             assert waiting.wait(DEADLINE_SECONDS)
-            leaver._stop()
+            leaver._process.stop()
         opening.result()
     assert opener.pid == leaver.pid is not None
     leaver.close()
@@ -204,7 +205,7 @@ def test_short_path_goes_while_an_opener_waits(tmp_path: Path, monkeypatch: pyte
 def test_short_path_is_not_taken_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short directory that others can write to, or that only points somewhere, is refused."""
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        monkeypatch.setattr(embedded_server, "_SHORT_DIRECTORY", short)
+        monkeypatch.setattr(server_directory, "_SHORT_DIRECTORY", short)
         server = EmbeddedServer(tmp_path.joinpath(*["long" * 10] * 4))
         trap = Path(short, f"runstream-{os.geteuid()}")
         trap.mkdir()

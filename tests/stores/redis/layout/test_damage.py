@@ -21,6 +21,7 @@ from runstream.stores.redis.checkpointer import RedisCheckpointer
 from tests.stores.redis.layout.raw_keys import encoded, key_of, offsets
 from tests.support.backends import RedisBackend, latest
 from tests.support.kinds import on_every_server
+from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 
 
@@ -28,7 +29,7 @@ def write_raw(
     store: RedisCheckpointer[Any, Any], raw: Any, run_id: str, records: Sequence[bytes], *, start: str = "0-77"
 ) -> list[str]:
     """Write a run with these records as a server holds it, past the store; gives the cursors."""
-    keys = store.context.keys.run(run_id)
+    keys = session_of(store).keys.run(run_id)
     offset, _, text = start.partition("-")
     number, chain = int(offset), int(text)
     cursors = []

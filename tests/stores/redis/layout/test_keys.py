@@ -17,6 +17,7 @@ from runstream.stores.redis.checkpointer import RedisCheckpointer
 from tests.stores.redis.layout.raw_keys import encoded, key_of, tag_of
 from tests.support.backends import RedisBackend, Store, kept_replies
 from tests.support.kinds import on_every_server
+from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state, same
 
 _numbers = itertools.count()
@@ -106,7 +107,7 @@ def test_entries_are_numbered_and_chained_as_the_design_says(
     run_id = f"r{next(_numbers)} {suffix}"
     for batch in batches:
         store.save_events([make_event(run_id, payload=payload) for payload in batch])
-    keys = store.context.keys.run(run_id)
+    keys = session_of(store).keys.run(run_id)
     start = redis_backend.raw.hget(keys.meta, "start").decode()
     offset, _, chain_text = start.partition("-")
     assert (offset, 0 <= int(chain_text) < 2**43 - 57) == ("0", True)

@@ -15,20 +15,22 @@ import redis
 import redis.asyncio
 
 from runstream.model.results import Appended
-from runstream.stores.redis.async_checkpointer import AsyncRedisCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
-from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.operations.arguments import AppendOptions
+from runstream.operations.operation import Exchange, Operation
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.redis.operations.client import append
 from tests.stores.redis.layout.raw_keys import clean, key_of
 from tests.support.backends import RedisBackend, latest
 from tests.support.kinds import on_every_server
+from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server
 
 
 def send_twice(store: RedisCheckpointer[Any, Any], operation: Operation[Any], between: Callable[[], Any]) -> Any:
     """Run an operation, send its first exchange once more, and give its result from the second replies."""
-    exchange: Exchange = next(operation)
+    exchange = next(operation)
+    assert isinstance(exchange, Exchange)
     first = store._driver.exchange(exchange)
     between()
     second = store._driver.exchange(exchange)
@@ -55,7 +57,9 @@ def test_an_append_that_is_sent_twice_is_applied_once(
         "after others": lambda: other.save_events(make_events("r", 2, first=4)),
         "trimmed": lambda: raw.xtrim(key_of(redis_backend, "r", "events"), maxlen=0, approximate=False),
     }[how]
-    operation = append.append(store.context, "r", make_events("r", 2, first=2), expected_offset=1)
+    operation = append.append(
+        session_of(store), "r", make_events("r", 2, first=2), AppendOptions(expected_offset=1)
+    )
     appended = send_twice(store, operation, between).appended
     assert appended[:2] == (2, 3)
     info = store.run_info("r")
@@ -72,7 +76,7 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
 ) -> None:
     store.save_snapshot("r", make_state("r", data={"a": 1}))
     operation = append.append(
-        store.context, "r", make_events("r", 2), snapshot=make_state("r", data={"a": 2, "b": 3})
+        session_of(store), "r", make_events("r", 2), AppendOptions(snapshot=make_state("r", data={"a": 2, "b": 3}))
     )
     assert send_twice(store, operation, nothing).appended[:2] == (1, 2)
     snapshot = store.load_snapshot("r")
@@ -85,7 +89,7 @@ def test_a_snapshot_that_is_sent_twice_is_saved_once(
 @on_every_server
 def test_batches_of_several_runs_that_are_sent_twice_are_applied_once(store: RedisCheckpointer[Any, Any]) -> None:
     events = [event for run_id in "abc" for event in make_events(run_id, 2)]
-    send_twice(store, append.save_events(store.context, events), nothing)
+    send_twice(store, append.save_events(session_of(store), events), nothing)
     assert [len(store.list_events(run_id)) for run_id in "abc"] == [2, 2, 2]
 
 
@@ -93,8 +97,10 @@ def test_a_call_that_was_broken_off_does_not_lend_its_number_to_another(
     store: RedisCheckpointer[Any, Any],
 ) -> None:
     """What was sent last may have been applied or not; the next append is another batch all the same."""
-    operation = append.append(store.context, "r", [make_event("r", 1)])
-    store._driver.exchange(next(operation))
+    operation = append.append(session_of(store), "r", [make_event("r", 1)], AppendOptions())
+    exchange = next(operation)
+    assert isinstance(exchange, Exchange)
+    store._driver.exchange(exchange)
     operation.close()
     assert store.append("r", [make_event("r", 2)])[:2] == (2, 2)
     assert [event.seq for event in store.list_events("r")] == [1, 2]

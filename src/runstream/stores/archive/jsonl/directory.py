@@ -1,10 +1,11 @@
-"""The directory of an archive: its UUID and format, and which of its directories is which run's."""
+"""The directory of an archive: its UUID and format, which of its directories is which run's, what was deleted."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
 import uuid
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +16,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import Locks, names_in, unavailable, write_file
 from runstream.stores.archive.jsonl.line_format import facts_of, is_header, load_header
 
-__all__ = ["DELETED", "Home"]
+__all__ = ["DELETED", "TRASH", "ArchiveDirectory", "remove_run_files"]
 
 _FORMAT = 1
 _ABOUT = ".runstream.json"
@@ -23,21 +24,27 @@ _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )
 DELETED = ".deleted.jsonl"
+TRASH = ".deleted-"
+"""How the name of a directory begins that was a run's, until its files are removed."""
 
 
-class Home:
-    """The directory that an archive lies in.
+class ArchiveDirectory:
+    """The directory that an archive lies in. It is made if it is not there when this is made, and never later.
 
-    It is made if it is not there when this is made, and never later. ``wait_seconds`` is how long a writer
-    waits for another one. Raises ConfigurationError where it cannot be, or is not a directory, and
-    UnsupportedVersion where a newer runstream wrote it.
+    Args:
+        path: The directory, absolute.
+        wait_seconds: How long a writer waits for another one.
+
+    Raises:
+        ConfigurationError: It is not a directory and cannot be made one.
+        UnsupportedVersion: A newer runstream wrote it.
     """
 
     def __init__(self, path: Path, wait_seconds: float) -> None:
         self.path = path
         self.locks = Locks(path, wait_seconds)
         self._archive_id = ""
-        self._about: tuple[int, int, int] | None = None  # device, inode and time of the file that told the UUID
+        self._about: tuple[int, int, int] | None = None  # device, inode and time of the file with the UUID
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -55,7 +62,7 @@ class Home:
         return self._archive_id
 
     def check(self) -> None:
-        """Raise StoreUnavailable unless what lies here is the archive that this has been from its first use on.
+        """Raise StoreUnavailable if this is not the archive any more that it was at its first use.
 
         A directory that was removed must not pass for an archive that knows no run.
         """
@@ -86,10 +93,10 @@ class Home:
         return (run_id, chain) in self._deleted()
 
     def note_deleted(self, run_id: str, chains: Collection[int], now: float, seconds: float) -> None:
-        """Note histories of a run as deleted, for so long; the caller holds the lock of that name."""
-        known = {place: at for place, at in self._deleted().items() if at >= now - seconds}
+        """Note for so long that histories of a run were deleted; the caller holds the lock ``DELETED``."""
+        known = {history: at for history, at in self._deleted().items() if at >= now - seconds}
         known |= dict.fromkeys(((run_id, chain) for chain in chains), now)
-        lines = (json.dumps([*place, at]) for place, at in known.items())
+        lines = (json.dumps([*history, at]) for history, at in known.items())
         path = self.path / DELETED
         with unavailable(path):
             prepared = path.with_name(f"{DELETED}.prepared")
@@ -108,6 +115,13 @@ class Home:
             raise StoreUnavailable(
                 f"{path} does not read: {error}; remove it if no drain was at work on a run that was deleted"
             ) from error
+
+    def new_trash(self) -> Path:
+        """A new name for a run's directory that is to be removed. Removes what earlier removals left."""
+        for name in names_in(self.path):
+            if name.startswith(TRASH):  # of somebody who was killed in the middle of this
+                remove_run_files(self.path / name)
+        return self.path / f"{TRASH}{secrets.token_hex(8)}"
 
     def directory_of(self, run_id: str) -> Path:
         """The run's directory, whether it exists or not. Raises ConfigurationError for a symbolic link."""
@@ -166,6 +180,23 @@ class Home:
             with contextlib.suppress(PermissionError):
                 sync_directory(directory)
         self._read_about()
+
+
+def remove_run_files(trash: Path, home: Path | None = None) -> None:
+    """Remove the run's files from a directory that was renamed away, and the directory with them.
+
+    Args:
+        trash: What the directory is called now.
+        home: Where files of other programs go back to; None: they stay in ``trash``.
+    """
+    for name in names_in(trash):
+        if file_names.is_run_file(name):
+            (trash / name).unlink(missing_ok=True)
+    if not names_in(trash):
+        trash.rmdir()
+    elif home is not None:
+        trash.replace(home)
+    sync_directory(trash.parent)
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int, int]:

@@ -21,18 +21,18 @@ _LONGEST_PAUSE_SECONDS = 0.02
 
 
 @contextlib.contextmanager
-def unavailable(place: Path) -> Iterator[None]:
+def unavailable(path: Path) -> Iterator[None]:
     """Turn an OSError into StoreUnavailable."""
     try:
         yield
     except OSError as error:
         raise StoreUnavailable(
-            f"{place}: {error.strerror or error}; free space or give access, then send the same call again"
+            f"{path}: {error.strerror or error}; free space or give access, then send the same call again"
         ) from error
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Write the whole: nearly always one write."""
+    """Write all of the data: nearly always in one write."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]
@@ -58,7 +58,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def is_at(path: Path, handle: int) -> bool:
-    """Whether what is open is what others find at this path."""
+    """Whether the open file is the one that others find at this path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
@@ -99,7 +99,7 @@ class Locks:
             os.close(handle)
 
     def _take(self, path: Path, deadline: float) -> int:
-        """Lock the file at this path; a handle of it."""
+        """Open and lock the file at this path. Returns its handle."""
         while True:
             handle = self._open(path)
             try:

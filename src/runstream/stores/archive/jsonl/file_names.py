@@ -52,9 +52,9 @@ def encoded(text: str, max_bytes: int = MAX_RUN_NAME_BYTES) -> str:
     first_is_bad = text.startswith(".") or _DEVICE.fullmatch(text) is not None
     name = "".join(
         f"%{byte:02x}"
-        if byte not in _KEPT or (place == 0 and first_is_bad) or (place == end and byte == ord("."))
+        if byte not in _KEPT or (index == 0 and first_is_bad) or (index == end and byte == ord("."))
         else chr(byte)
-        for place, byte in enumerate(data)
+        for index, byte in enumerate(data)
     )
     return name if len(name) <= max_bytes else _HASHED + hashlib.sha256(data).hexdigest()
 
@@ -65,7 +65,7 @@ def is_hashed(name: str) -> bool:
 
 
 def named(name: str) -> str | None:
-    """The run id whose directory has this name, or None for a name that tells nothing.
+    """The run id whose directory has this name; None where the name does not say.
 
     A name that no id is encoded to is the id itself: another program's directory.
     """
@@ -99,7 +99,7 @@ def prepared_suffix(token: str) -> str:
 
 
 def prepared_name(lane_id: str | None, token: str) -> str:
-    """The file of a snapshot that is written but not yet in its place."""
+    """The file of a snapshot that is written but not yet renamed to its own name."""
     return snapshot_name(lane_id) + prepared_suffix(token)
 
 

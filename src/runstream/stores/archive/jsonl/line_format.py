@@ -6,7 +6,7 @@ A line is a JSON object whose last members are ours, made of nothing that needs 
 ``{EVENT,"$offset":12,"$chain":345}``           an event; with ``,"$key":"…"`` if it has a key
 ``{"$quarantined":WHY,"$raw":BASE64,"$at":TIME,"$offset"…``  a record that did not read, kept aside then
 ``{"$erased":true,"$offset"…``                  an entry whose content is gone
-``{"$run":{"run_id":…,…},"$offset"…``           the run's header; its place is the run's start
+``{"$run":{"run_id":…,…},"$offset"…``           the run's header; its cursor is the run's start
 ``{"$offset"…``                                 nothing but a commit mark
 anything else                                   a plain line: an event that another program wrote
 ==============================================  ================================================
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
-from runstream.codec.event_codec import Codec, EventFields
+from runstream.codec.foreign_json import encode_foreign_event, load_foreign_json
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.errors import EncodingError, InvalidRunId
@@ -64,12 +64,9 @@ _QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"lane_id":(' + _TEXT + rb"),")
 
-# its options must not depend on the store's: the chain of a plain line is made of the record
-_PLAIN: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
-
 
 class Mark(NamedTuple):
-    """What a commit mark tells: how the run stands after this batch, and the batch's snapshots.
+    """What a commit mark says: how the run stands after this batch, and the batch's snapshots.
 
     ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
     whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
@@ -101,19 +98,19 @@ class Mark(NamedTuple):
         """The mark that was dumped. Raises ValueError for anything else."""
         members = json.loads(text)
         snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
-        told = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
+        noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
         kept = members.get("kept")
-        return cls(*told, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
+        return cls(*noted, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
 
     @staticmethod
     def names_tokens(text: bytes) -> bool:
-        """Whether the mark that was dumped may tell anything of snapshots; without reading it."""
+        """Whether the mark that was dumped may name any snapshots; without reading it."""
         # inside a JSON string a backslash comes before the second quote
         return b'"snapshots":' in text or b'"kept":' in text
 
 
 class Header(NamedTuple):
-    """What a run's first line tells. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
+    """What a run's first line says. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
 
     run_id: str
     created_at: float
@@ -130,16 +127,16 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
         facts: dict[str, Any] = {"run_id": header.run_id, "created_at": header.created_at}
         if header.parent is not None:
             facts["parent"] = header.parent
-        lines.append(f'{{"$run":{_dump(facts)},{_place(header.start)}')
-    lines += [f"{_content(entry)}{_place(entry)}" for entry in entries]
+        lines.append(f'{{"$run":{_dump(facts)},{_cursor_members(header.start)}')
+    lines += [f"{_content(entry)}{_cursor_members(entry)}" for entry in entries]
     if not lines:
-        lines.append(f"{{{_place(at)}")
+        lines.append(f"{{{_cursor_members(at)}")
     lines[-1] += f',"$commit":{mark.dump()}'
     return "".join(f"{line}}}\n" for line in lines).encode()
 
 
 def facts_of(line: bytes) -> Facts | None:
-    """Our members at the end of a line without its line break, or None for a plain line."""
+    """Find our members at the end of a line without its line break; None for a plain line."""
     begin = line.rfind(_FACTS_BEGIN)
     return _FACTS.fullmatch(line, begin) if begin > 0 else None
 
@@ -155,7 +152,7 @@ def is_bare_mark(facts: Facts) -> bool:
 
 
 def load_header(line: bytes) -> Header:
-    """What a header tells. Raises ValueError, KeyError or TypeError for a line that is none."""
+    """What a header says. Raises ValueError, KeyError or TypeError for a line that is none."""
     run = json.loads(line)["$run"]
     parent = run.get("parent")
     return Header(run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1])))
@@ -186,20 +183,20 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
             at = float(kept.get("$at", 0.0))
             return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"], quarantined_at=at)
         return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
-    except (ValueError, KeyError, TypeError) as error:  # the line was damaged; its place was not
+    except (ValueError, KeyError, TypeError) as error:  # the line was damaged; its offset and chain were not
         return ArchiveEntry(offset, chain, key, None, line, f"{_DAMAGED}: {error}")
 
 
 def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
-    """The line that takes the place of one that is kept aside, once its record reads: with its line break.
+    """The line that replaces one that is kept aside, once its record reads: with its line break.
 
-    None for a line that does not keep aside what lies at the entry's place.
+    None for a line that does not keep aside what has the entry's cursor.
     """
     facts = facts_of(line.rstrip(b"\r\n"))
     if facts is None or not line.startswith(_QUARANTINED) or own_entry(line, facts).cursor != entry.cursor:
         return None
     mark = b"" if facts[4] is None else b',"$commit":' + facts[4]
-    return f"{_content(entry)}{_place(entry)}".encode() + mark + b"}\n"
+    return f"{_content(entry)}{_cursor_members(entry)}".encode() + mark + b"}\n"
 
 
 def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
@@ -210,10 +207,7 @@ def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
     """
     offset = before.offset + 1
     try:
-        fields = json.loads(line)
-        if not isinstance(fields, dict):
-            raise TypeError("it is not a JSON object")
-        (event,) = _PLAIN.encode_events(run_id, [EventFields({"ts": 0.0, **fields})])
+        event = encode_foreign_event(run_id, {"ts": 0.0, **load_foreign_json(line)})
     except (ValueError, TypeError, RecursionError, EncodingError, InvalidRunId) as error:
         chain = next_chain(before.chain, zlib.crc32(line))
         return ArchiveEntry(offset, chain, None, None, line, f"{_STRANGE}: {error}")
@@ -221,7 +215,7 @@ def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
 
 
 def _content(entry: ArchiveEntry) -> str:
-    """A line of this entry up to where its place follows."""
+    """A line of this entry up to where its offset follows."""
     if entry.data is not None:
         if entry.data[-1:] != "}" or "\n" in entry.data:
             raise EncodingError(f"the text of event {entry.offset} is not a JSON object in one line")
@@ -232,11 +226,11 @@ def _content(entry: ArchiveEntry) -> str:
     return f'{{"$quarantined":{_dump(entry.reason)},{kept},'
 
 
-def _place(entry: ArchiveEntry | Cursor) -> str:
-    place = f'"$offset":{entry.offset},"$chain":{entry.chain}'
+def _cursor_members(entry: ArchiveEntry | Cursor) -> str:
+    members = f'"$offset":{entry.offset},"$chain":{entry.chain}'
     if isinstance(entry, ArchiveEntry) and entry.key is not None:
-        place += f',"$key":{_dump(entry.key)}'
-    return place
+        members += f',"$key":{_dump(entry.key)}'
+    return members
 
 
 def _dump(value: Any) -> str:

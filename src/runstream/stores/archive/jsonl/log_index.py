@@ -1,4 +1,4 @@
-"""What one pass over a run's lines tells: which are committed, where the run stands, where to find an offset.
+"""What one pass over a run's lines finds: which are committed, where the run stands, where each offset is.
 
 A line of ours counts when the commit mark of its batch has come; a plain line counts by itself. What
 follows the last line that counts is a batch that is being written, or was torn: readers ignore it.
@@ -29,9 +29,9 @@ from runstream.stores.archive.jsonl.line_format import (
     plain_entry,
 )
 
-__all__ = ["History", "Span", "entries_in"]
+__all__ = ["LogIndex", "Span", "entries_in"]
 
-_INDEX_EVERY = 64  # places between two points of the index
+_INDEX_EVERY = 64  # offsets between two points of the index
 
 
 class _Line(NamedTuple):
@@ -56,7 +56,7 @@ class Span(NamedTuple):
     file: tuple[int, int] | None = None
 
 
-class History:
+class LogIndex:
     """What is known of a run's lines up to ``end``, the size in bytes of what counts."""
 
     def __init__(self, run_id: str) -> None:
@@ -77,7 +77,7 @@ class History:
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
-        self._token_marks: list[bytes] = []  # the commit marks that tell of snapshots
+        self._token_marks: list[bytes] = []  # the commit marks that name snapshots
         self._tokens: set[str] = set()
         self._index: list[tuple[int, int, int]] = []  # offset, where its line begins, the chain before
         self._holes: list[tuple[int, int]] = []
@@ -139,7 +139,7 @@ class History:
         return Span(begin, end, Cursor(offset - 1, chain), tuple(self._holes))
 
     def spans_back(self, low: int, high: int) -> Iterator[Span]:
-        """The same stretch in pieces, the last first."""
+        """The same as several stretches, the last one first."""
         while low < high:
             point = max(0, bisect_right(self._index, high, key=_offset) - 1)
             middle = max(low, self._index[point][0] - 1) if self._index else low
@@ -150,11 +150,11 @@ class History:
     # -- inside ------------------------------------------------------------------------------------
 
     def _take_foreign(self, line: _Line) -> None:
-        """A line that is not ours: another program's event, or a line that was damaged."""
+        """Take a line that is not ours: another program's event, or a line that was damaged."""
         entry = plain_entry(self.run_id, self.last, line.line)
         if entry.data is None:
             if line.raw.endswith(b"\n"):  # else it is cut
-                self._pending.append(line)  # what follows tells what it was
+                self._pending.append(line)  # what follows shows what it was
             return
         last = self.last
         self._commit_damaged()
@@ -164,7 +164,7 @@ class History:
         self._take_plain(line, entry if self.last == last else None)
 
     def _commit(self, position: int) -> bool:
-        """All that is pending counts: the last of it has a commit mark."""
+        """Let all pending lines count: the last of them has a commit mark."""
         headers = [line for line in self._pending if line.facts is not None and is_header(line.line)]
         for line in headers:
             self._take_header(line)
@@ -173,7 +173,7 @@ class History:
                 self._take_damaged(line, self._pending[number:])
             elif is_bare_mark(line.facts):
                 if self.start is None:
-                    self.start = self.last = _place(line.facts)
+                    self.start = self.last = _cursor_in(line.facts)
             elif not is_header(line.line):
                 self._take_own(line, line.facts)
         last = self._pending[-1]
@@ -186,7 +186,7 @@ class History:
         return True
 
     def _commit_damaged(self) -> None:
-        """Lines that do not read count by themselves, unless zeros show that they are of a torn batch."""
+        """Let lines count that do not read, unless zeros show that they are of a torn batch."""
         while self._pending and self._pending[0].facts is None and b"\0" not in self._pending[0].line:
             line = self._pending[0]
             self._take_damaged(line, self._pending)
@@ -194,15 +194,15 @@ class History:
             del self._pending[0]
 
     def _take_damaged(self, line: _Line, following: list[_Line]) -> None:
-        """A line that does not read is an entry, if the next place that is known leaves room for one.
+        """Take a line that does not read: it is an entry, if the next offset that is known leaves room for one.
 
         If not, it was the run's header or a mere commit mark.
         """
         known = (each for each in following if each.facts is not None and not is_header(each.line))
-        following_own = next(known, None)
+        next_own = next(known, None)
         has_room = True
-        if following_own is not None and following_own.facts is not None:
-            before_it = int(following_own.facts[1]) - (0 if is_bare_mark(following_own.facts) else 1)
+        if next_own is not None and next_own.facts is not None:
+            before_it = int(next_own.facts[1]) - (0 if is_bare_mark(next_own.facts) else 1)
             has_room = self.start is not None and before_it > self.last.offset
         if has_room:
             self._take_plain(line)
@@ -210,10 +210,10 @@ class History:
             self._holes.append((line.begin, line.begin + len(line.raw)))
 
     def _take_own(self, line: _Line, facts: Facts) -> None:
-        offset, chain = _place(facts)
-        self._take_place(line.begin, offset, chain)
+        offset, chain = _cursor_in(facts)
+        self._take_offset(line.begin, offset, chain)
         if facts[3] is not None:
-            with contextlib.suppress(ValueError):  # the line was damaged; its place was not
+            with contextlib.suppress(ValueError):  # the line was damaged; its offset and chain were not
                 self.keys.setdefault(json.loads(facts[3]), Cursor(offset, chain))
         if line.line.startswith(b'{"$'):
             if line.line.startswith(b'{"$quarantined":'):
@@ -226,13 +226,13 @@ class History:
             return
         self.has_header = True
         if self.start is None:
-            self.start = self.last = _place(line.facts)
+            self.start = self.last = _cursor_in(line.facts)
         if self.created_at == 0.0:
             # where it does not read, the line was damaged; where the run starts was not
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 _, self.created_at, self.parent = load_header(line.line)
 
-    def _take_place(self, begin: int, offset: int, chain: int) -> None:
+    def _take_offset(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event
             self.start = self.last = Cursor(offset - 1, 0)
         if not self._index or offset - self._index[-1][0] >= _INDEX_EVERY:
@@ -240,12 +240,12 @@ class History:
         self.last = Cursor(offset, chain)
 
     def _take_plain(self, line: _Line, entry: ArchiveEntry | None = None) -> None:
-        """A line that counts by itself; ``entry`` is what is in it, if that is known to follow the last place."""
+        """Take a line that counts by itself; ``entry`` is what it holds, if that was read as the next entry."""
         entry = entry or plain_entry(self.run_id, self.last, line.line)
         if self.start is None:
             self.start = Cursor(0, 0)
             self.created_at = entry.columns.ts if entry.columns is not None else 0.0
-        self._take_place(line.begin, entry.offset, entry.chain)
+        self._take_offset(line.begin, entry.offset, entry.chain)
         self.ends_plain = True
         self.end, self.tail = line.begin + len(line.raw), line.raw
         if entry.columns is None:
@@ -268,7 +268,7 @@ class History:
             self.mark = Mark.load(text)
 
 
-def _place(facts: Facts) -> Cursor:
+def _cursor_in(facts: Facts) -> Cursor:
     return Cursor(int(facts[1]), int(facts[2]))
 
 

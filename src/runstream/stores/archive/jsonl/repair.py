@@ -1,7 +1,7 @@
 """What a person puts right in a run's log: records that read by now, a branch that gives way.
 
-Either rewrites the log as a whole under another name and renames it into place. The caller holds the
-run's lock and has looked.
+Either rewrites the log as a whole under another name and renames that. The caller holds the run's lock and has
+refreshed the log.
 """
 
 from __future__ import annotations
@@ -41,30 +41,29 @@ class _Lines:
 
 
 def readmit(log: RunLog, entry: ArchiveEntry) -> bool:
-    """Let an event take the place of the line that keeps its record aside; False if there is no such line."""
+    """Replace the line that keeps an event's record aside by the event; False if there is no such line."""
     log.make_ready()
     found = _find(log, entry.offset)
     line = None if found is None else readmitted_line(entry, found.line)
     if found is None or line is None:
         return False
     with log.path.open("rb") as file:
-        log.replace(chain(_copied(file, 0, found.begin), (line,), _copied(file, found.end, log.history.end)))
+        log.replace(chain(_copied(file, 0, found.begin), (line,), _copied(file, found.end, log.index.end)))
     return True
 
 
 def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> None:
     """Cut the log off after ``to``; a commit mark of its own says so, and which snapshots go with the rest."""
-    known, cursor = log.history, to.cursor
-    bounds = None if known.start is None else (known.start, known.last)
+    known, cursor = log.index, to.cursor
     found = _find(log, cursor.offset)
-    if not check_cut(header, cursor, expected, bounds, None if found is None else found.entry.cursor):
+    if not check_cut(header, cursor, expected, log.head(), None if found is None else found.entry.cursor):
         return
     log.make_ready()
     snapshots = list(all_snapshots(log.run_id, log.directory, log.mark))
     latest = {one.lane_id: one.token for one in snapshots}
     dropped = tuple(lane_id for lane_id, token in latest.items() if to.snapshots.get(lane_id) != token)
     common = cursor.offset if known.start == header.start else -1  # of another history nothing stays
-    history = [kept.saved for kept in log.kept_snapshots()]
+    history = [kept.head for kept in log.kept_snapshots()]
     stay = tuple(tokens_before_cut(history, latest, to, common))
     mark = Mark(header.status, header.updated_at, header.session_id, dropped=dropped, kept=stay)
     if cursor == header.start:
@@ -74,7 +73,7 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     elif found is not None:
         with log.path.open("rb") as file:
             log.replace(chain(_copied(file, 0, found.end), (batch_text(None, cursor, (), mark),)))
-    log.place_snapshots()
+    log.rename_snapshots()
 
 
 class _Found:

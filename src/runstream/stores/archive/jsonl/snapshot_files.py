@@ -13,19 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.protocols import OnCorrupt
+from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
 from runstream.stores.archive.jsonl.line_format import Mark
-from runstream.stores.local.append_plan import SavedSnapshot
 
 __all__ = [
     "all_snapshots",
     "facts_of_snapshot",
-    "load_header",
+    "load_head",
     "load_snapshot",
     "load_state",
     "parse_snapshot",
@@ -55,7 +56,7 @@ def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark 
 
     Raises CorruptRecordError for a file that does not read.
     """
-    for path in _places(directory, lane_id, mark):
+    for path in _candidates(directory, lane_id, mark):
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -64,18 +65,18 @@ def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark 
     return None
 
 
-def load_header(directory: Path, lane_id: str | None, mark: Mark | None) -> SavedSnapshot | None:
+def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> SnapshotHead | None:
     """What stands beside the state, without reading the state."""
-    for path in _places(directory, lane_id, mark):
+    for path in _candidates(directory, lane_id, mark):
         try:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 file.seek(max(0, size - _LONGEST_FACTS_BYTES))
                 found = facts_of_snapshot(file.read())
                 if found is not None:
-                    return SavedSnapshot(lane_id, int(found[1]), int(found[2]), json.loads(found[3]))
+                    return SnapshotHead(lane_id, int(found[1]), int(found[2]), json.loads(found[3]))
                 file.seek(0)
-                return SavedSnapshot(lane_id, 0, 1, _token_of(file.read()))
+                return SnapshotHead(lane_id, 0, 1, _token_of(file.read()))
         except FileNotFoundError:
             continue
     return None
@@ -118,8 +119,8 @@ def all_snapshots(
             yield snapshot
 
 
-def _places(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator[Path]:
-    """Where the snapshot is, the newest place first: a committed one may not have been renamed yet."""
+def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator[Path]:
+    """The files that may have the snapshot, the newest first: a committed one may not have been renamed yet."""
     for lane, token in mark.snapshots if mark is not None else ():
         if lane == lane_id:
             yield directory / prepared_name(lane_id, token)
@@ -135,7 +136,7 @@ def facts_of_snapshot(content: bytes) -> re.Match[bytes] | None:
 
 
 def _lane_in(path: Path) -> str | None:
-    """The lane that a file is of; None for one that tells no lane, which is as good as not there."""
+    """The lane that a file is of; None for one that names no lane, which is as good as not there."""
     try:
         facts = facts_of_snapshot(path.read_bytes())
     except FileNotFoundError:
@@ -150,9 +151,7 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
         if found is not None:
             state = content[: found.start()].decode().removesuffix(",") + "}"
             return ArchiveSnapshot(lane_id, int(found[1]), int(found[2]), json.loads(found[3]), state)
-        fields = json.loads(content)
-        if not isinstance(fields, dict):
-            raise TypeError("it is not a JSON object")
+        fields = load_foreign_json(content)
         if "$token" not in fields:
             return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))
         # ours, but laid out anew by another program: the tags in it are still ours

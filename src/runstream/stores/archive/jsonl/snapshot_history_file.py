@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.durable_files import sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import write_all
 from runstream.stores.archive.jsonl.snapshot_files import facts_of_snapshot, parse_snapshot, snapshot_text
 from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
-from runstream.stores.local.append_plan import SavedSnapshot
 
-__all__ = ["SnapshotLog"]
+__all__ = ["SnapshotHistoryFile"]
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class SnapshotLog:
-    """The file in a run's directory; there is none before the first snapshot."""
+class SnapshotHistoryFile:
+    """The file in a run's directory, which has ``snapshots.jsonl`` from its first snapshot on."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / file_names.SNAPSHOTS
@@ -72,9 +72,9 @@ class SnapshotLog:
         found: dict[str, KeptSnapshot] = {}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._path.open("rb") as file:
             for one in _lines_of(file):
-                if counts(one.saved.token):
-                    found.pop(one.saved.token, None)  # a batch that was sent again has it twice
-                    found[one.saved.token] = one
+                if counts(one.head.token):
+                    found.pop(one.head.token, None)  # a batch that was sent again has it twice
+                    found[one.head.token] = one
         return list(found.values())
 
     def load(self, run_id: str, kept: KeptSnapshot) -> ArchiveSnapshot | None:
@@ -83,15 +83,15 @@ class SnapshotLog:
         Raises CorruptRecordError where its text does not read.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._path.open("rb") as file:
-            if kept.place is not None:
-                file.seek(kept.place[0])
-                line = file.read(kept.place[1])
-                if _token_in(line) == kept.saved.token:
-                    return parse_snapshot(run_id, kept.saved.lane_id, line)
+            if kept.stored_at is not None:
+                file.seek(kept.stored_at[0])
+                line = file.read(kept.stored_at[1])
+                if _token_in(line) == kept.head.token:
+                    return parse_snapshot(run_id, kept.head.lane_id, line)
                 file.seek(0)
             for line in file:
-                if _token_in(line) == kept.saved.token:
-                    return parse_snapshot(run_id, kept.saved.lane_id, line)
+                if _token_in(line) == kept.head.token:
+                    return parse_snapshot(run_id, kept.head.lane_id, line)
         return None
 
     def drop_old(self, keep: int, counts: Callable[[str], bool]) -> None:
@@ -110,8 +110,8 @@ class SnapshotLog:
             handle = os.open(rewritten, _FLAGS | os.O_TRUNC, 0o666)
             try:
                 for one in kept:
-                    file.seek(one.place[0])
-                    write_all(handle, file.read(one.place[1]))
+                    file.seek(one.stored_at[0])
+                    write_all(handle, file.read(one.stored_at[1]))
                 sync(handle)
             finally:
                 os.close(handle)
@@ -133,11 +133,11 @@ def _lines_of(file: BinaryIO) -> Iterator[KeptSnapshot]:
     """The lines that read, with where each begins in the file and its length in bytes."""
     begin = file.tell()
     for line in file:
-        place = (begin, len(line))
+        stored_at = (begin, len(line))
         begin += len(line)
         facts = facts_of_snapshot(line)
         if facts is not None and line.endswith(b"\n"):
             offset, revision, token, lane_id = facts.groups()
             yield KeptSnapshot(
-                SavedSnapshot(json.loads(lane_id), int(offset), int(revision), json.loads(token)), place
+                SnapshotHead(json.loads(lane_id), int(offset), int(revision), json.loads(token)), stored_at
             )

@@ -12,11 +12,11 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHe
 from runstream.stores.archive.jsonl.line_format import Mark
 from runstream.stores.archive.jsonl.run_log import RunLog
 
-__all__ = ["Addition", "write_additions"]
+__all__ = ["LogBatch", "write_batches"]
 
 
-class Addition(NamedTuple):
-    """What one batch adds to one run."""
+class LogBatch(NamedTuple):
+    """What one call adds to one run's log."""
 
     log: RunLog
     header: RunHeader
@@ -30,25 +30,25 @@ class Addition(NamedTuple):
         return Mark(self.header.status, self.header.updated_at, self.header.session_id, tokens)
 
 
-def write_additions(additions: Sequence[Addition]) -> None:
+def write_batches(batches: Sequence[LogBatch]) -> None:
     """Write what has been planned and checked. If it fails, nothing of it is left."""
     try:
-        for addition in additions:
-            addition.log.make_ready()
-            addition.log.prepare(addition.snapshots)
+        for batch in batches:
+            batch.log.make_ready()
+            batch.log.prepare(batch.snapshots)
     except OSError:
-        for addition in additions:
-            addition.log.discard(addition.snapshots)
+        for batch in batches:
+            batch.log.discard(batch.snapshots)
         raise
     done: list[tuple[RunLog, int, bytes]] = []
     try:
-        for addition in additions:
-            end = addition.log.history.end
-            text = addition.log.commit(addition.header, addition.entries, addition.mark)
-            done.append((addition.log, end, text))
+        for batch in batches:
+            end = batch.log.index.end
+            text = batch.log.commit(batch.header, batch.entries, batch.mark)
+            done.append((batch.log, end, text))
     except BaseException:  # whatever it is: the call has failed as a whole, and will be sent again as a whole
         for log, end, text in reversed(done):
             log.cut_back(end, text)
         raise
-    for addition in additions:
-        addition.log.place_snapshots()
+    for batch in batches:
+        batch.log.rename_snapshots()

@@ -1,4 +1,4 @@
-"""One SQLite file, opened: shared by threads, survives a fork, and says what went wrong in our own words.
+"""One SQLite file, opened: shared by threads, kept over a fork, with errors in our own words.
 
 There is one connection per process and a lock around it: SQLite has one writer at a time anyhow, and
 nothing is read or written here that holds the lock for longer than a page or a batch, a check of the whole
@@ -10,7 +10,7 @@ only its parent holds, and what it commits is lost when the parent closes the fi
 closed before a fork, and parent and child each open their own when they next need it.
 
 So is a person, who removes the file while it is in use, or puts another in its place. Before each use, and
-before a commit counts, the files at the archive's place must be those that are open; otherwise the
+before a commit counts, the files at the archive's path must be those that are open; otherwise the
 connection is given up. From then on no file is made, and only the archive that was opened first is opened
 again, by its UUID: until it is back, every call raises StoreUnavailable.
 """
@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.stores.archive.sqlite.file_identity import (
-    Place,
+    FileIdentity,
     drop_log_from_cache,
     in_use_by_others,
     sync_log,
@@ -79,8 +79,15 @@ _OTHERWISE = (StoreUnavailable, "does not answer; send the same again")
 class ArchiveFile:
     """The file at ``path``, which is created if it is not there when this is made, and never later.
 
-    ``busy_timeout_seconds`` is how long a writer waits for another one. ``archive_id`` is its UUID.
-    Raises ConfigurationError for a path that cannot be an archive.
+    Args:
+        path: The file, absolute.
+        busy_timeout_seconds: How long a writer waits for another one.
+
+    Attributes:
+        archive_id: The archive's UUID.
+
+    Raises:
+        ConfigurationError: The path cannot be an archive.
     """
 
     def __init__(self, path: str, busy_timeout_seconds: float) -> None:
@@ -89,7 +96,7 @@ class ArchiveFile:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._place = Place.of(path)
+        self._identity = FileIdentity.of(path)
         self._is_closed = False
         with _files_lock:
             _files.add(self)
@@ -107,13 +114,13 @@ class ArchiveFile:
                 raise ConfigurationError(f"the archive {self.path} was closed: open it again")
             try:
                 if self._connection is not None:
-                    self._check_place()
+                    self._check_identity()
                 yield self._connection or self._connect()
             except (sqlite3.Error, OSError) as error:
                 if _code_of(error) not in _PASSING:
                     # it may hold on to what is past: a file that was read-only, pages that never reached the disk
                     self._disconnect()
-                raise self._in_our_words(error) from error
+                raise self._translate(error) from error
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -127,7 +134,7 @@ class ArchiveFile:
             if connection.in_transaction:  # what this connection reads of it would be seen by nobody else
                 self._disconnect()
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
-            self._check_place()
+            self._check_identity()
 
     def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
         """All rows of each query, as they were at one moment.
@@ -148,10 +155,10 @@ class ArchiveFile:
             return [connection.execute(query, parameters).fetchall() for query in queries]
 
     def read_anew(self, *, from_disk: bool = False) -> None:
-        """Let what is read next come from the file, not from what is remembered of writing it.
+        """Drop what SQLite remembers of the file, so that the next read comes from the file itself.
 
-        With ``from_disk``, not from what the system remembers either. That takes as long again as to read it, and
-        shows only a disk that lied about its fsync.
+        With ``from_disk``, the system's memory of it too. That takes as long again as to read it, and shows only a
+        disk that lied about its fsync.
         """
         with self.use() as connection:
             connection.execute("PRAGMA shrink_memory")
@@ -165,19 +172,19 @@ class ArchiveFile:
             self._disconnect()
 
     def before_fork(self) -> None:
-        """Wait until no thread is at work and close the file; no thread gets at it until ``after_fork``."""
+        """Wait until no thread uses the file, and close it; none may use it until ``after_fork``."""
         self._lock.acquire()
         self._disconnect()
 
     def after_fork(self) -> None:
-        """Go on, in the parent or in the child."""
+        """Let threads use the file again, in the parent or in the child."""
         self._lock.release()
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file: any, if it is the first time, and the same archive from then on."""
-        before = Place.of(self.path)
+        before = FileIdentity.of(self.path)
         if self.archive_id and before.database is None:
             raise StoreUnavailable(f"{self.path} was removed while it was in use: {_WAY_BACK}")
         sync_log(self.path)
@@ -196,23 +203,23 @@ class ArchiveFile:
                 busy_timeout_seconds=self._busy_timeout_seconds,
                 archive_id=self.archive_id or None,
             )
-            place = Place.of(self.path)
-            if None in place.files or before.database not in (None, place.database):
+            identity = FileIdentity.of(self.path)
+            if None in identity.files or before.database not in (None, identity.database):
                 raise StoreUnavailable(f"{self.path} was removed or replaced while it was opened: {_WAY_BACK}")
             sync_names(self.path)
         except BaseException:  # an interrupt too: nobody else would close it
             connection.close()
             raise
-        self._connection, self._place, self.archive_id = connection, place, archive_id
+        self._connection, self._identity, self.archive_id = connection, identity, archive_id
         return connection
 
-    def _check_place(self) -> None:
+    def _check_identity(self) -> None:
         """Raise StoreUnavailable, and give the connection up, unless its files are where others will look."""
-        if (what := self._place.changed()) is None:
+        if (what := self._identity.changed()) is None:
             return
         connection, self._connection = self._connection, None
         if connection is not None:
-            _leave(connection, self._place)
+            _leave(connection, self._identity)
         raise StoreUnavailable(f"{what}; nothing counts that was written since: {_WAY_BACK}")
 
     def _disconnect(self) -> None:
@@ -220,7 +227,8 @@ class ArchiveFile:
         if connection is not None:
             _close(connection)
 
-    def _in_our_words(self, error: sqlite3.Error | OSError) -> RunstreamError:
+    def _translate(self, error: sqlite3.Error | OSError) -> RunstreamError:
+        """The error of ours that says what sqlite3 or the system reported."""
         if isinstance(error, OSError):
             return StoreUnavailable(
                 f"the archive {self.path}: {error.strerror or error}; see its disk, then send the same again"
@@ -244,14 +252,14 @@ def _close(connection: sqlite3.Connection) -> None:
         connection.close()
 
 
-def _leave(connection: sqlite3.Connection, place: Place) -> None:
+def _leave(connection: sqlite3.Connection, identity: FileIdentity) -> None:
     """Close the connection to files of which one was removed or replaced.
 
     What is only in the log goes into the database first: nobody else finds a log that was removed, and one
     that still lies where another database was put must not be taken for that one's. But where others may have
     begun a log of their own, the last to close would write an older state over theirs, and remove it.
     """
-    if not place.is_taken():
+    if not identity.is_taken():
         with suppress(sqlite3.Error):
             connection.execute("PRAGMA busy_timeout = 0")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -260,7 +268,7 @@ def _leave(connection: sqlite3.Connection, place: Place) -> None:
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)
         _close(connection)
     else:
-        with in_use_by_others(place.real):
+        with in_use_by_others(identity.real):
             _close(connection)
 
 
@@ -273,7 +281,7 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Whether this is how sqlite3 says that what is in the file makes no sense."""
+    """Whether this is sqlite3's error for a file whose content is damaged."""
     return _code_of(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 

@@ -40,7 +40,7 @@ def delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
 def note_deleted(connection: sqlite3.Connection, now: float, run_id: str, starts: Iterable[Cursor]) -> None:
     """Take nothing of the histories that began there for a week, and forget what was noted longer ago."""
     connection.execute(_FORGET_DELETED, (now - DELETED_FOR_SECONDS,))
-    connection.executemany(_NOTE_DELETED, [(run_id, place.chain, now) for place in starts])
+    connection.executemany(_NOTE_DELETED, [(run_id, start.chain, now) for start in starts])
 
 
 def was_deleted(connection: sqlite3.Connection, run_id: str, start: Cursor) -> bool:

@@ -1,4 +1,4 @@
-"""Where a SQLite archive lies: whether its files are still those that are open, and what of them is on the disk.
+"""Which files a SQLite archive has: whether they are still those that are open, and what of them is on the disk.
 
 SQLite goes on writing to files that were removed or replaced, and what it commits there is lost. An archive
 has three: the database, its log (``-wal``), and the log's index (``-shm``), in which connections keep their
@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_directory
 
-__all__ = ["Place", "drop_log_from_cache", "in_use_by_others", "sync_log", "sync_names"]
+__all__ = ["FileIdentity", "drop_log_from_cache", "in_use_by_others", "sync_log", "sync_names"]
 
 _Identity: TypeAlias = tuple[int, int]
 # where SQLite's readers lock a database: begin and length, of its file format
@@ -31,8 +31,8 @@ _SUFFIXES = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What lies at an archive's path: the device and inode of each of its files, None for one that is not there.
+class FileIdentity:
+    """Which files lie at an archive's path: device and inode of each, None for one that is not there.
 
     ``real`` is where a symbolic link leads to: SQLite keeps log and index there, beside the database.
     """
@@ -44,22 +44,22 @@ class Place:
     index: _Identity | None
 
     @classmethod
-    def of(cls, path: str) -> Place:
-        """What lies there now."""
-        return cls._look(path, os.path.realpath(path))
+    def of(cls, path: str) -> FileIdentity:
+        """Inspect the files at a path."""
+        return cls._inspect(path, os.path.realpath(path))
 
     @classmethod
-    def _look(cls, path: str, real: str) -> Place:
+    def _inspect(cls, path: str, real: str) -> FileIdentity:
         return cls(path, real, _identity(path), _identity(f"{real}-wal"), _identity(f"{real}-shm"))
 
     @property
     def files(self) -> tuple[_Identity | None, _Identity | None, _Identity | None]:
-        """All three."""
+        """Database, log and index."""
         return self.database, self.log, self.index
 
     def changed(self) -> str | None:
-        """What has been done to a file since, with its name; None if all are what they were."""
-        now = self._look(self.path, self.real)
+        """Say which file was removed or replaced since; None if all are the same."""
+        now = self._inspect(self.path, self.real)
         for before, found, suffix in zip(self.files, now.files, _SUFFIXES, strict=True):
             if found != before:
                 return f"{self.path}{suffix} was {'removed' if found is None else 'replaced'} while it was in use"
@@ -67,7 +67,7 @@ class Place:
 
     def is_taken(self) -> bool:
         """Whether somebody else may have begun to write to this database, past this log or index."""
-        now = self._look(self.path, self.real)
+        now = self._inspect(self.path, self.real)
         if now.database != self.database:
             return False
         if now.index not in (None, self.index):
@@ -76,7 +76,7 @@ class Place:
 
 
 def sync_log(path: str) -> None:
-    """Let the log on the disk be the log that the next opener reads.
+    """Make the log on the disk equal to the log that the next opener reads.
 
     A process may have been killed between its last write and its fsync, or its fsync may have failed: SQLite
     would take for committed what it finds in the system's memory.
@@ -91,7 +91,7 @@ def sync_log(path: str) -> None:
 
 
 def drop_log_from_cache(path: str) -> None:
-    """Let the log be read from the disk again."""
+    """Drop the log from the system's memory, so that it is read from the disk again."""
     handle = _open_log(path)
     if handle is not None:
         try:
@@ -101,13 +101,13 @@ def drop_log_from_cache(path: str) -> None:
 
 
 def sync_names(path: str) -> None:
-    """Let the archive's files be found after a crash of the machine."""
+    """Sync the names of the archive's files, so that they are found after a crash of the machine."""
     sync_directory(Path(path).resolve().parent)
 
 
 @contextmanager
 def in_use_by_others(database: str) -> Iterator[None]:
-    """Let SQLite find that others have the database open too, so that no connection tidies up as it closes.
+    """Show SQLite a lock, as if others had the database open: no connection tidies up as it closes then.
 
     For Python 3.11, which cannot tell it so. The connections that this process has to it are to be given up.
     """

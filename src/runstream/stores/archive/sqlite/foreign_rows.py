@@ -1,27 +1,28 @@
 """What purpose-agent wrote into the file, made part of the archive: offsets, chains, what is noted of the runs.
 
-A run's rows get their places after what it has, in the order of their ids; one that does not read goes to the
+A run's rows get offsets after what it has, in the order of their ids; one that does not read goes to the
 quarantine. Each function is one step within a transaction of its caller.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from runstream.codec.chain import next_chain
-from runstream.codec.event_codec import Codec, EventFields
+from runstream.codec.event_codec import Codec
+from runstream.codec.foreign_json import encode_foreign_event, load_foreign_json
 from runstream.codec.lossless_json import dump_json
 from runstream.codec.record import record_crc
 from runstream.model.errors import RunstreamError
 from runstream.model.results import Cursor
 from runstream.model.state import status_after
-from runstream.stores.archive.sqlite.queries import SET_ASIDE, SET_LANE, RunRow, run_row, set_runs
-from runstream.stores.local.append_plan import new_start
+from runstream.stores.archive.sqlite.queries import SET_ASIDE, SET_LANE, load_head, save_heads
+from runstream.stores.local.append_plan import new_head
 
 __all__ = ["HAS_FOREIGN_ROWS", "adopt_events", "adopt_snapshots"]
 
@@ -34,7 +35,7 @@ _GET_FOREIGN_SNAPSHOT = """SELECT run_id, CAST(state AS BLOB), coalesce(updated_
     WHERE token IS NULL LIMIT 1"""
 _ADOPT_SNAPSHOT = """UPDATE snapshots SET offset = 0, revision = 1, state = coalesce(:state, state),
     token = (SELECT token FROM states WHERE run_id = :run_id AND lane_id IS NULL) WHERE run_id = :run_id"""
-# INDEXED BY: SQLite would rather go through all the places there are
+# INDEXED BY: SQLite would rather go through all rows
 HAS_FOREIGN_ROWS = """SELECT EXISTS (SELECT 1 FROM events INDEXED BY foreign_events WHERE offset IS NULL)
     OR EXISTS (SELECT 1 FROM snapshots INDEXED BY foreign_snapshots WHERE token IS NULL)"""
 
@@ -48,36 +49,28 @@ def _load_foreign(data: bytes) -> tuple[dict[str, Any], str]:
     Raises ValueError or RecursionError for what does not read.
     """
     text = data.decode()
-    fields = json.loads(text)
-    if not isinstance(fields, dict):
-        raise ValueError("its text is not an object")  # noqa: TRY004 - as for any other broken text
+    fields = load_foreign_json(text)
     return fields, dump_json(fields) if _TAG_MARK in text else text
 
 
 def adopt_events(connection: sqlite3.Connection) -> None:
-    """Give every event without a place its own: all that are in the file."""
-    codec: Codec[Any, Any] = Codec(max_event_bytes=2**62)  # it is stored already
+    """Give every event without an offset its own: all that are in the file."""
     while rows := connection.execute(_GET_FOREIGN_EVENTS, (_PAGE_ROWS,)).fetchall():
         for run_id, group in groupby(rows, key=itemgetter(0)):
-            _adopt_run(connection, codec, run_id, [row[1:] for row in group])
+            _adopt_run(connection, run_id, [row[1:] for row in group])
 
 
-def _adopt_run(
-    connection: sqlite3.Connection, codec: Codec[Any, Any], run_id: str, rows: list[tuple[int, bytes, float]]
-) -> None:
-    """Give these rows (id, data, time of writing) of one run their places after what it has."""
-    run = run_row(connection, run_id)
-    if run is None:
-        start = new_start()
-        run = RunRow("", "running", start, start, rows[0][2], rows[0][2])
-    last, adopted, aside, encoded = run.last, [], [], []
+def _adopt_run(connection: sqlite3.Connection, run_id: str, rows: list[tuple[int, bytes, float]]) -> None:
+    """Give these rows (id, data, time of writing) of one run their offsets after what it has."""
+    head = load_head(connection, run_id) or new_head(rows[0][2])
+    last, adopted, aside, encoded = head.last, [], [], []
     lanes: dict[str, int] = {}
     for row_id, data, created_at in rows:
         try:
             fields, text = _load_foreign(data)
-            (event,) = codec.encode_events(run_id, [EventFields(fields)])
+            event = encode_foreign_event(run_id, fields)
         except (ValueError, RecursionError, RunstreamError) as error:
-            # as for a record in Redis that does not read: the chain takes what stands in the checksum's place
+            # as for a record in Redis that does not read: the chain goes on with the checksum of its bytes
             last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(data)))
             aside.append((row_id, (run_id, *last, None, data, str(error), created_at)))
             continue
@@ -89,17 +82,18 @@ def _adopt_run(
     connection.executemany(SET_ASIDE, [values for _, values in aside])
     connection.executemany(_REMOVE_EVENT, [(row_id,) for row_id, _ in aside])
     connection.executemany(SET_LANE, [(run_id, lane_id, offset) for lane_id, offset in lanes.items()])
-    run = run._replace(
-        session_id=run.session_id or next((event.session_id for event in encoded if event.session_id), ""),
-        status=status_after(event.kind for event in encoded) or run.status,
+    head = replace(
+        head,
         last=last,
-        updated_at=max(run.updated_at, rows[-1][2]),
+        status=status_after(event.kind for event in encoded) or head.status,
+        session_id=head.session_id or next((event.session_id for event in encoded if event.session_id), ""),
+        updated_at=max(head.updated_at, rows[-1][2]),
     )
-    set_runs(connection, {run_id: run})
+    save_heads(connection, {run_id: head})
 
 
 def adopt_snapshots(connection: sqlite3.Connection) -> None:
-    """Give every snapshot without a token its own, and note what it tells of its run."""
+    """Give every snapshot without a token its own, and note what it says of its run."""
     codec: Codec[Any, Any] = Codec()
     while row := connection.execute(_GET_FOREIGN_SNAPSHOT).fetchone():
         run_id, state, updated_at = row
@@ -108,13 +102,10 @@ def adopt_snapshots(connection: sqlite3.Connection) -> None:
         with suppress(ValueError, RecursionError):  # left as it is, and reported to whoever loads it
             fields, text = _load_foreign(state)
         connection.execute(_ADOPT_SNAPSHOT, {"run_id": run_id, "state": text})
-        run = run_row(connection, run_id)
-        if run is None:
-            start = new_start()
-            run = RunRow("", "running", start, start, updated_at, updated_at)
+        head = load_head(connection, run_id) or new_head(updated_at)
         session_id = fields.get("session_id")
-        if not run.session_id and isinstance(session_id, str):
-            run = run._replace(session_id=session_id)
-        if updated_at >= run.updated_at:  # no event came after it: it is the run's last word
-            run = run._replace(status=codec.status_of(fields) or run.status, updated_at=updated_at)
-        set_runs(connection, {run_id: run})
+        if not head.session_id and isinstance(session_id, str):
+            head = replace(head, session_id=session_id)
+        if updated_at >= head.updated_at:  # no event came after it: it is the run's last word
+            head = replace(head, status=codec.status_of(fields) or head.status, updated_at=updated_at)
+        save_heads(connection, {run_id: head})

@@ -1,4 +1,4 @@
-"""What a SQLite archive has beside the histories that it tells: for whoever compares the two.
+"""Facts that a SQLite archive keeps beside its histories, for comparing the two.
 
 Each function reads within a connection of its caller.
 """
@@ -9,11 +9,13 @@ import sqlite3
 
 from runstream.model.archive_records import EntryColumns
 
-__all__ = ["columns_between", "noted_lanes", "unlisted_runs"]
+__all__ = ["columns_between", "foreign_counts", "noted_lanes", "unlisted_runs"]
 
 _GET_COLUMNS = """SELECT offset, seq, ts, kind, lane_id FROM events
     WHERE run_id = ? AND offset >= ? AND offset <= ? ORDER BY offset"""
 _GET_LANES = "SELECT lane_id, last_offset FROM lanes WHERE run_id = ?"
+_COUNT_FOREIGN = """SELECT run_id, count(*) FROM events INDEXED BY foreign_events
+    WHERE offset IS NULL GROUP BY run_id"""
 # by the index that begins with the run, and so by leaps from one run to the next
 _GET_UNLISTED = """WITH RECURSIVE owners (run_id) AS (
         SELECT min(run_id) FROM {table} WHERE offset IS NOT NULL
@@ -32,6 +34,11 @@ def columns_between(connection: sqlite3.Connection, run_id: str, first: int, las
 def noted_lanes(connection: sqlite3.Connection, run_id: str) -> dict[str, int]:
     """The offset of the last event of each of a run's lanes, as the file has noted it."""
     return dict(connection.execute(_GET_LANES, (run_id,)))
+
+
+def foreign_counts(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    """The runs that have events of another program which have no offset yet, and how many."""
+    return connection.execute(_COUNT_FOREIGN).fetchall()
 
 
 def unlisted_runs(connection: sqlite3.Connection) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from runstream.model.results import LeaseGrant
+from runstream.operations.arguments import LeaseRequest
 from runstream.stores.local.lease_rules import HeldLease, Leases, check_newest, check_unleased, new_grant
 
 __all__ = ["in_force", "release", "remove_all", "renew", "take"]
@@ -28,21 +29,13 @@ def in_force(connection: sqlite3.Connection, now: float, run_id: str) -> Leases:
     return {lane_id: HeldLease._make(held) for lane_id, *held in rows}
 
 
-def take(
-    connection: sqlite3.Connection, now: float, run_id: str, *, owner: str, lane_id: str | None, ttl: float
-) -> LeaseGrant:
+def take(connection: sqlite3.Connection, now: float, request: LeaseRequest) -> LeaseGrant:
     """Give out a lease; LeaseHeld where another is in the way."""
-    grant = new_grant(
-        run_id,
-        in_force(connection, now, run_id),
-        lane_id=lane_id,
-        owner=owner,
-        ttl=ttl,
-        last_epoch=connection.execute(_GET_LAST_EPOCH, (run_id,)).fetchone()[0],
-        now=now,
-    )
+    run_id, lane_id = request.run_id, request.lane_id
+    last_epoch = connection.execute(_GET_LAST_EPOCH, (run_id,)).fetchone()[0]
+    grant = new_grant(in_force(connection, now, run_id), request, last_epoch, now)
     connection.execute(_REMOVE_LEASE, (run_id, lane_id))
-    connection.execute(_ADD_LEASE, (run_id, lane_id, owner, grant.epoch, grant.token, now + ttl))
+    connection.execute(_ADD_LEASE, (run_id, lane_id, grant.owner, grant.epoch, grant.token, now + request.ttl))
     return grant
 
 

@@ -1,4 +1,4 @@
-"""The rows that tell where a run and its lanes stand, and the transaction that they change in.
+"""The rows that say where runs and lanes stand, and the transaction that they change in.
 
 Each function is one step within a transaction of its caller.
 """
@@ -8,11 +8,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any
 
 from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead
+from runstream.operations.arguments import RunsQuery
+from runstream.operations.filters import RunFilter
 
-__all__ = ["GET_ASIDE", "GET_EVENTS", "SET_ASIDE", "SET_LANE", "RunRow", "run_row", "set_runs", "transaction"]
+__all__ = [
+    "GET_ASIDE",
+    "GET_EVENTS",
+    "SET_ASIDE",
+    "SET_LANE",
+    "find_heads",
+    "load_head",
+    "save_heads",
+    "transaction",
+]
 
 _SET_RUN = """INSERT INTO runs (run_id, session_id, status, start_offset, start_chain, last_offset, last_chain,
     created_at, updated_at, parent_run_id, parent_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -28,42 +40,58 @@ GET_EVENTS = """SELECT offset, chain, key, CASE WHEN kind = '' AND data = '' THE
     FROM events WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
 GET_ASIDE = """SELECT offset, chain, key, NULL, raw, reason, quarantined_at
     FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
-_GET_RUN = """SELECT session_id, status, start_offset, start_chain, last_offset, last_chain, created_at, updated_at
-    FROM runs WHERE run_id = ?"""
+_HEAD = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
+    updated_at, parent_run_id, parent_offset FROM runs"""
+_GET_HEAD = f"{_HEAD} WHERE run_id = ?"
+_FIND_HEADS = f"""{_HEAD}
+    WHERE (:session_id IS NULL OR session_id = :session_id) AND (:status IS NULL OR status = :status)
+    AND (:updated_after IS NULL OR updated_at > :updated_after)
+    ORDER BY updated_at DESC LIMIT :limit"""
 
 
-class RunRow(NamedTuple):
-    """What the table of runs holds of one. ``parent`` is noted with the run, and not read back here."""
-
-    session_id: str
-    status: str
-    start: Cursor
-    last: Cursor
-    created_at: float
-    updated_at: float
-    parent: tuple[str, int] | None = None
+def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
+    """Where a run stands, its snapshots left out; None for one that is not there."""
+    row = connection.execute(_GET_HEAD, (run_id,)).fetchone()
+    return None if row is None else _head_in(row)[1]
 
 
-def run_row(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
-    """What is known of a run, or None."""
-    row = connection.execute(_GET_RUN, (run_id,)).fetchone()
-    if row is None:
-        return None
-    session_id, status, start_offset, start_chain, last_offset, last_chain, created_at, updated_at = row
+def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[str, RunHead]]:
+    """The ids and heads of the runs that match, the most recently updated first."""
+    wanted = RunFilter(query)
+    parameters = {
+        "session_id": wanted.session_id,
+        "status": wanted.status,
+        "updated_after": wanted.updated_after,
+        "limit": -1 if query.limit is None else query.limit,
+    }
+    return [_head_in(row) for row in connection.execute(_FIND_HEADS, parameters)]
+
+
+def _head_in(row: tuple[Any, ...]) -> tuple[str, RunHead]:
+    run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = row
+    parent = None if of[0] is None else (of[0], of[1])
     start, last = Cursor(start_offset, start_chain), Cursor(last_offset, last_chain)
-    return RunRow(session_id, status, start, last, created_at, updated_at)
+    return run_id, RunHead(
+        start,
+        last,
+        status=status,
+        session_id=session_id,
+        created_at=created,
+        updated_at=updated,
+        parent=parent,
+    )
 
 
-def set_runs(connection: sqlite3.Connection, runs: Mapping[str, RunRow]) -> None:
+def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> None:
     """Note runs, by their ids, as they stand now. Where one started, and its parent, is noted once and stays."""
     connection.executemany(
         _SET_RUN,
         [
             (
-                *(run_id, run.session_id, run.status, *run.start, *run.last, run.created_at, run.updated_at),
-                *(run.parent or (None, None)),
+                *(run_id, head.session_id, head.status, *head.start, *head.last, head.created_at, head.updated_at),
+                *(head.parent or (None, None)),
             )
-            for run_id, run in runs.items()
+            for run_id, head in heads.items()
         ],
     )
 

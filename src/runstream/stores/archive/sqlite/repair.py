@@ -11,12 +11,11 @@ from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position
 from runstream.model.results import Cursor
 from runstream.stores.archive.base import check_cut
 from runstream.stores.archive.snapshot_history import tokens_before_cut
-from runstream.stores.archive.sqlite.queries import run_row
+from runstream.stores.archive.sqlite.queries import load_head
 from runstream.stores.archive.sqlite.snapshot_table import history_of, keep_only
 
-__all__ = ["cut_back", "header_of", "readmit"]
+__all__ = ["cut_back", "readmit"]
 
-_GET_PARENT = "SELECT parent_run_id, parent_offset FROM runs WHERE run_id = ?"
 _GET_CHAIN = """SELECT chain FROM events WHERE run_id = :run_id AND offset = :offset
     UNION ALL SELECT chain FROM quarantine WHERE run_id = :run_id AND offset = :offset"""
 
@@ -42,16 +41,6 @@ _SET_RUN = """UPDATE runs SET session_id = ?, status = ?, start_offset = ?, star
     last_chain = ?, created_at = ?, updated_at = ? WHERE run_id = ?"""
 
 
-def header_of(connection: sqlite3.Connection, run_id: str) -> RunHeader | None:
-    """What the file notes of a run, or None."""
-    run = run_row(connection, run_id)
-    if run is None:
-        return None
-    parent_run_id, parent_offset = connection.execute(_GET_PARENT, (run_id,)).fetchone()
-    parent = None if parent_run_id is None else (parent_run_id, parent_offset)
-    return RunHeader(run_id, run.start, run.session_id, run.status, run.created_at, run.updated_at, parent)
-
-
 def readmit(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry, columns: EntryColumns) -> bool:
     """Move a record from the quarantine to the events; False if it is not there."""
     values = (*columns, entry.data, entry.key, run_id, *entry.cursor)
@@ -65,20 +54,19 @@ def readmit(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry, co
 def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, expected: Cursor) -> None:
     """Take from a run what comes after ``to``; what is noted of it is ``header`` from then on."""
     run_id, cursor = header.run_id, to.cursor
-    run = run_row(connection, run_id)
+    head = load_head(connection, run_id)
     row = connection.execute(_GET_CHAIN, {"run_id": run_id, "offset": cursor.offset}).fetchone()
-    there = None if row is None else Cursor(cursor.offset, row[0])
-    bounds = None if run is None else (run.start, run.last)
-    if not check_cut(header, cursor, expected, bounds, there):
+    found = None if row is None else Cursor(cursor.offset, row[0])
+    if not check_cut(header, cursor, expected, head, found):
         return
     # of another history nothing stays, wherever that one starts
-    keep = cursor.offset if bounds is not None and bounds[0] == header.start else -1
+    keep = cursor.offset if head is not None and head.start == header.start else -1
     for statement in _CUT:
         connection.execute(statement, (run_id, keep))
     connection.execute(_FORGET_LANES, (run_id,))
     connection.execute(_COUNT_LANES, (run_id,))
     tokens = dict(connection.execute(_GET_TOKENS, (run_id,)))
-    history = [kept.saved for kept in history_of(connection, run_id)]
+    history = [kept.head for kept in history_of(connection, run_id)]
     keep_only(connection, run_id, history, tokens_before_cut(history, tokens, to, keep))
     for lane_id, token in tokens.items():
         if to.snapshots.get(lane_id) == token:

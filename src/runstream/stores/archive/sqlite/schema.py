@@ -53,7 +53,7 @@ _TABLES = (
         run_id TEXT NOT NULL PRIMARY KEY,
         session_id TEXT NOT NULL,
         status TEXT NOT NULL,
-        start_offset INTEGER NOT NULL,  -- the place before the first event
+        start_offset INTEGER NOT NULL,  -- the cursor before the first event
         start_chain INTEGER NOT NULL,
         last_offset INTEGER NOT NULL,
         last_chain INTEGER NOT NULL,
@@ -149,7 +149,7 @@ _OUR_NAMES = frozenset({"runs", "lanes", "lane_snapshots", "quarantine", "archiv
 def prepare(
     connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: float, archive_id: str | None = None
 ) -> str:
-    """Make the file an archive of this version, and adopt what purpose-agent has added to it; give its UUID.
+    """Make the file an archive of this version, and adopt what purpose-agent has added to it. Returns its UUID.
 
     With ``archive_id`` it must be that archive already: StoreUnavailable is raised for anything else. Raises
     UnsupportedVersion for a newer version and ConfigurationError for another program's file. A file that is

@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.snapshot_history import KeptSnapshot
-from runstream.stores.local.append_plan import SavedSnapshot
 
 __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_text"]
 
@@ -36,9 +36,9 @@ _DROP = "DELETE FROM snapshot_history WHERE run_id = ? AND token = ?"
 
 def keep_replaced(connection: sqlite3.Connection, run_id: str, lane_id: str | None, now: float) -> None:
     """Keep the latest snapshot of the run or lane, which is about to be replaced, if the history lacks it."""
-    place = {"run_id": run_id, "lane_id": lane_id, "now": now}
-    if connection.execute(_IS_UNKNOWN, place).fetchone() is not None:
-        connection.execute(_KEEP_REPLACED, place)
+    parameters = {"run_id": run_id, "lane_id": lane_id, "now": now}
+    if connection.execute(_IS_UNKNOWN, parameters).fetchone() is not None:
+        connection.execute(_KEEP_REPLACED, parameters)
 
 
 def keep_snapshot(
@@ -57,7 +57,7 @@ def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot
     rows = connection.execute(_GET_HISTORY, (run_id,)).fetchall()
     known = {row[3] for row in rows}
     rows += [row for row in connection.execute(_GET_LATEST, (run_id,)) if row[3] not in known]
-    return [KeptSnapshot(SavedSnapshot(*row[:4]), row[4]) for row in rows]
+    return [KeptSnapshot(SnapshotHead(*row[:4]), row[4]) for row in rows]
 
 
 def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> str | bytes | None:
@@ -67,9 +67,9 @@ def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> str |
 
 
 def keep_only(
-    connection: sqlite3.Connection, run_id: str, history: Sequence[SavedSnapshot], tokens: Collection[str]
+    connection: sqlite3.Connection, run_id: str, history: Sequence[SnapshotHead], tokens: Collection[str]
 ) -> None:
     """Drop all of the run's history but these."""
     stay = set(tokens)
-    gone = [(run_id, saved.token) for saved in history if saved.token not in stay]
+    gone = [(run_id, head.token) for head in history if head.token not in stay]
     connection.executemany(_DROP, gone)

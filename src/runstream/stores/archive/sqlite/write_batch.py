@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from runstream.codec.lossless_json import dump_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
 from runstream.model.errors import EncodingError
 from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.stores.archive.base import deleted_here, new_entries, planned_entries
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.lease_table import in_force
@@ -25,21 +27,13 @@ from runstream.stores.archive.sqlite.queries import (
     GET_EVENTS,
     SET_ASIDE,
     SET_LANE,
-    RunRow,
-    run_row,
-    set_runs,
+    load_head,
+    save_heads,
 )
 from runstream.stores.archive.sqlite.snapshot_table import keep_replaced, keep_snapshot
-from runstream.stores.local.append_plan import (
-    AppendPlan,
-    AppendRequest,
-    RunHead,
-    SavedSnapshot,
-    new_start,
-    plan_append,
-)
+from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
-__all__ = ["Additions", "add_batch", "append", "columns_of"]
+__all__ = ["WriteBatch", "columns_of"]
 
 _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -65,34 +59,107 @@ _GET_SNAPSHOT = "SELECT offset, revision, token FROM states WHERE run_id = ? AND
 _ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
 
 
-class Additions:
-    """What one transaction adds to any number of runs, gathered so that SQLite gets it in few calls."""
+class WriteBatch:
+    """What one transaction adds to any number of runs, gathered so that SQLite gets it in few calls.
+
+    Args:
+        connection: In the transaction.
+        now: Unix time in seconds, read within the transaction where leases count.
+        keep_snapshots: How many snapshots of each run and lane to keep; None: all.
+    """
 
     def __init__(self, connection: sqlite3.Connection, now: float, keep_snapshots: int | None) -> None:
-        self.connection = connection
-        self.now = now
+        self._connection = connection
+        self._now = now
         self._keep_snapshots = keep_snapshots
-        self.runs: dict[str, RunRow] = {}
+        self._heads: dict[str, RunHead] = {}
         self._values: list[Any] = []  # of events, one row's after the other
         self._aside: list[tuple[Any, ...]] = []
         self._lanes: dict[tuple[str, str], int] = {}
 
-    def run(self, run_id: str) -> RunRow | None:
-        """The run as it stands within this transaction, or None."""
-        return self.runs.get(run_id) or run_row(self.connection, run_id)
+    def append(self, request: AppendRequest) -> AppendPlan:
+        """Plan an append for where the run stands by now, and add what it writes."""
+        run_id, now = request.run_id, self._now
+        head = self._head(run_id) or new_head(now)
+        plan = plan_append(self._with_snapshot(head, request), self._details(request), request)
+        if plan.is_empty:
+            return plan
+        self._add_entries(run_id, planned_entries(request, plan))
+        if plan.snapshot is not None:
+            self._set_snapshot(run_id, _archive_snapshot(plan.snapshot, request.state))
+        self._heads[run_id] = replace(plan.head, updated_at=now)
+        return plan
 
-    def place_of(self, run_id: str, offset: int) -> Cursor | None:
-        """What the file has at an offset of the run, its start included; None for nothing."""
-        run = self.run(run_id)
-        if run is not None and offset == run.start.offset:
-            return run.start
-        place = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
-        found = (self.connection.execute(query, place).fetchone() for query in (GET_EVENTS, GET_ASIDE))
+    def add(self, batch: RunBatch) -> None:
+        """Add what the file lacks of a drain's batch, unless that history was deleted here."""
+        header, run_id = batch.header, batch.header.run_id
+        head = self._head(run_id)
+        if head is None and was_deleted(self._connection, run_id, header.start):
+            raise deleted_here(run_id)
+        entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
+        self._add_entries(run_id, entries)
+        for snapshot in batch.snapshots:
+            self._set_snapshot(run_id, snapshot)
+        updated_at = header.updated_at or self._now
+        if head is None:
+            head = RunHead(
+                header.start,
+                header.start,
+                status=header.status,
+                session_id=header.session_id,
+                created_at=header.created_at or self._now,
+                updated_at=updated_at,
+                parent=header.parent,
+            )
+        elif updated_at >= head.updated_at:  # else: of a worker that was paused, and knows less than the archive
+            head = replace(head, status=header.status, session_id=header.session_id, updated_at=updated_at)
+        self._heads[run_id] = replace(head, last=entries[-1].cursor) if entries else head
+
+    def insert(self) -> None:
+        """Write all that was gathered."""
+        for first in range(0, len(self._values), _VALUES_AT_ONCE):
+            values = self._values[first : first + _VALUES_AT_ONCE]
+            self._connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
+        self._connection.executemany(SET_ASIDE, self._aside)
+        self._connection.executemany(SET_LANE, [(*lane, offset) for lane, offset in self._lanes.items()])
+        save_heads(self._connection, self._heads)
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    def _head(self, run_id: str) -> RunHead | None:
+        """Where the run stands within this transaction; None if it is not there."""
+        return self._heads.get(run_id) or load_head(self._connection, run_id)
+
+    def _with_snapshot(self, head: RunHead, request: AppendRequest) -> RunHead:
+        """The head with the snapshot that the request is to replace, if it saves one."""
+        if request.state is None:
+            return head
+        row = self._connection.execute(_GET_SNAPSHOT, (request.run_id, request.lane_id)).fetchone()
+        saved = {} if row is None else {request.lane_id: SnapshotHead(request.lane_id, *row)}
+        return replace(head, snapshots=saved)
+
+    def _details(self, request: AppendRequest) -> Details:
+        connection, run_id = self._connection, request.run_id
+        lanes = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in request.lanes}
+        keys = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
+        return Details(
+            {lane: row[0] for lane, row in lanes.items() if row is not None},
+            {key: Cursor._make(row) for key, row in keys.items() if row is not None},
+            in_force(connection, self._now, run_id),
+        )
+
+    def _cursor_at(self, run_id: str, offset: int) -> Cursor | None:
+        """The cursor of what the file has at an offset of the run, its start included; None for nothing."""
+        head = self._head(run_id)
+        if head is not None and offset == head.start.offset:
+            return head.start
+        page = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
+        found = (self._connection.execute(query, page).fetchone() for query in (GET_EVENTS, GET_ASIDE))
         row = next((row for row in found if row is not None), None)
         return None if row is None else Cursor(row[0], row[1])
 
-    def add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
-        """Entries that come after all that the run has."""
+    def _add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
+        """Add entries that come after all that the run has."""
         lanes: dict[str, int] = {}
         if isinstance(entries, PlainEntries):
             offsets, chains, keys, texts, seqs, times, kinds, lane_ids = entries.columns
@@ -110,96 +177,31 @@ class Additions:
                 self._values += (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
                 lanes[lane_id] = offset
             elif raw is not None:
-                self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self.now))
+                self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self._now))
             else:
                 self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key)
         self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
 
-    def set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
+    def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
         """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history."""
         lane_id, offset, revision, token, text = snapshot
         if self._keep_snapshots != 0:
-            keep_replaced(self.connection, run_id, lane_id, self.now)
-        values = (run_id, text, self.now, offset, revision, token)
+            keep_replaced(self._connection, run_id, lane_id, self._now)
+        values = (run_id, text, self._now, offset, revision, token)
         if lane_id is None:
-            is_new = self.connection.execute(_SET_RUN_STATE, values).rowcount > 0
+            is_new = self._connection.execute(_SET_RUN_STATE, values).rowcount > 0
         else:
-            is_new = self.connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
+            is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
         if is_new:
-            keep_snapshot(self.connection, run_id, snapshot, self.now, self._keep_snapshots)
-
-    def insert(self) -> None:
-        """Hand it all to SQLite."""
-        for first in range(0, len(self._values), _VALUES_AT_ONCE):
-            values = self._values[first : first + _VALUES_AT_ONCE]
-            self.connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
-        self.connection.executemany(SET_ASIDE, self._aside)
-        self.connection.executemany(SET_LANE, [(*place, offset) for place, offset in self._lanes.items()])
-        set_runs(self.connection, self.runs)
+            keep_snapshot(self._connection, run_id, snapshot, self._now, self._keep_snapshots)
 
 
-def append(additions: Additions, request: AppendRequest) -> AppendPlan:
-    """Plan an append for where the run stands by now, and add what it writes."""
-    run_id, now = request.run_id, additions.now
-    run = additions.run(run_id)
-    if run is None:
-        start = new_start()
-        run = RunRow("", "running", start, start, created_at=now, updated_at=now)
-    plan = plan_append(_head(additions, request, run), request)
-    if plan.is_empty:
-        return plan
-    additions.add_entries(run_id, planned_entries(request, plan))
-    if plan.snapshot is not None:
-        additions.set_snapshot(run_id, _archive_snapshot(plan.snapshot, request.state))
-    head = plan.head
-    additions.runs[run_id] = run._replace(
-        session_id=head.session_id, status=head.status, last=head.last, updated_at=now
-    )
-    return plan
-
-
-def _head(additions: Additions, request: AppendRequest, run: RunRow) -> RunHead:
-    """Where the run stands, with the lanes, the snapshot, the keys and the leases that the request is about."""
-    connection, run_id = additions.connection, request.run_id
-    found = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in request.lanes}
-    lanes = {lane: row[0] for lane, row in found.items() if row is not None}
-    places = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
-    keys = {key: Cursor._make(row) for key, row in places.items() if row is not None}
-    saved = None
-    if request.state is not None:
-        row = connection.execute(_GET_SNAPSHOT, (run_id, request.lane_id)).fetchone()
-        saved = None if row is None else SavedSnapshot(request.lane_id, *row)
-    leases = in_force(connection, additions.now, run_id)
-    return RunHead(run.start, run.last, run.session_id, run.status, lanes, saved, keys, leases)
-
-
-def _archive_snapshot(saved: SavedSnapshot, state: dict[str, Any] | None) -> ArchiveSnapshot:
+def _archive_snapshot(saved: SnapshotHead, state: dict[str, Any] | None) -> ArchiveSnapshot:
     try:
         text = dump_json(state)
     except RecursionError as error:
         raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
     return ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, text)
-
-
-def add_batch(additions: Additions, batch: RunBatch) -> None:
-    """Add what the file lacks of a drain's batch, unless that history was deleted here."""
-    header, now = batch.header, additions.now
-    run_id = header.run_id
-    run = additions.run(run_id)
-    if run is None and was_deleted(additions.connection, run_id, header.start):
-        raise deleted_here(run_id)
-    entries = new_entries(batch, None if run is None else run.last, partial(additions.place_of, run_id))
-    additions.add_entries(run_id, entries)
-    for snapshot in batch.snapshots:
-        additions.set_snapshot(run_id, snapshot)
-    updated_at = header.updated_at or now
-    if run is None:
-        created_at = header.created_at or now
-        start = header.start
-        run = RunRow(header.session_id, header.status, start, start, created_at, updated_at, header.parent)
-    elif updated_at >= run.updated_at:  # else: of a worker that was paused, and knows less than the archive
-        run = run._replace(session_id=header.session_id, status=header.status, updated_at=updated_at)
-    additions.runs[run_id] = run._replace(last=entries[-1].cursor) if entries else run
 
 
 def columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:

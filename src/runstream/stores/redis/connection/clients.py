@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
 import redis
@@ -16,25 +16,46 @@ from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["open_async_client", "open_async_fake_client", "open_client", "open_fake_client"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "open_async_client",
+    "open_async_fake_client",
+    "open_client",
+    "open_fake_client",
+]
 
-# What the clients that we build ourselves do; a caller's client is taken as it is. Every exchange can be sent
-# twice, by redis-py or by a driver: appends know their producer's batch, the rest leaves the same state.
+Client: TypeAlias = redis.Redis
+"""A client of redis-py."""
+
+AsyncClient: TypeAlias = redis.asyncio.Redis
+"""A client of redis-py for asyncio."""
+
+# The options of the clients that we make ourselves; a caller's client is taken as it is. Every exchange can be
+# sent again, by redis-py or by a driver: an append is known by its producer's number, the rest leaves the same
+# state.
 _CLIENT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 5.0,
     "socket_timeout": 5.0,
-    # as many as there are threads, tasks and followers: each call has one while it lasts
+    # as many as there are threads, tasks and followers: each call takes one while it lasts
     "max_connections": 10_000,
 }
 
 
 def open_client(url: str) -> redis.Redis:
-    """A client for ``redis://``, ``rediss://`` and ``unix://`` URLs, with redis-py's own options in the query.
+    """Make a client of redis-py. It connects when it is first used.
 
-    Raises ConfigurationError for a URL that redis-py does not take. Connects when it is first used.
+    Args:
+        url: A ``redis://``, ``rediss://`` or ``unix://`` URL, with redis-py's own options in its query.
+
+    Returns:
+        The client; it does not repeat commands by itself.
+
+    Raises:
+        ConfigurationError: redis-py does not take the URL.
     """
     with _client_options(url):
-        retry = Retry(NoBackoff(), 0)  # the driver does that, for more errors and with a deadline
+        retry = Retry(NoBackoff(), 0)  # the driver repeats, after more errors and up to a deadline
         client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
         _check_options(client)
         return client
@@ -50,7 +71,7 @@ def open_async_client(url: str) -> redis.asyncio.Redis:
 
 
 def _check_options(client: Any) -> None:
-    """Raise what redis-py raises for options that no connection takes, now and not at the first call."""
+    """Raise what redis-py raises at the first call for options that no connection takes."""
     client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
 
 
@@ -59,7 +80,7 @@ def _client_options(url: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AttributeError) as error:
-        # neither the URL nor what redis-py says of it: both may have the password in them
+        # neither the URL nor redis-py's own message: both may contain the password
         names = ", ".join(name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True))
         raise ConfigurationError(
             f"redis-py does not take this {url.partition(':')[0]}: URL ({type(error).__name__});"
@@ -68,7 +89,14 @@ def _client_options(url: str) -> Iterator[None]:
 
 
 def open_fake_client(name: str) -> redis.Redis:
-    """A client of fakeredis. Clients of one name share a server within the process; without a name, none does."""
+    """Make a client of fakeredis.
+
+    Args:
+        name: Clients of one name share a server within the process; "": a server of its own.
+
+    Raises:
+        ConfigurationError: fakeredis or its Lua extra is not installed.
+    """
     fakeredis = _fakeredis()
     server = None if name else fakeredis.FakeServer()
     client: redis.Redis = fakeredis.FakeRedis(server=server, host=name or "localhost")

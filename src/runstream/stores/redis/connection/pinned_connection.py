@@ -1,8 +1,8 @@
-"""One connection of a client's pool, held between appends.
+"""One connection of a client's pool, pinned between appends.
 
-For each command redis-py takes a connection out of its pool, asks the system whether the server has closed it,
-measures, and puts it back: a sixth of what an append takes. Appends that follow closely upon each other need none
-of that.
+For each command redis-py takes a connection out of its pool, asks the operating system whether the server has
+closed it, measures, and puts it back: a sixth of the time of an append. Appends that follow closely upon each
+other need none of that.
 """
 
 from __future__ import annotations
@@ -20,59 +20,58 @@ import redis
 __all__ = ["sender_of"]
 
 _TRUSTED_SECONDS = 0.05
-"""For how long a connection is taken to be open without a look at it."""
+"""For how long a connection is taken to be open without checking."""
 
 _LEAST_CONNECTIONS = 16
-"""A pool that may have fewer has none to spare."""
+"""A pool that may have fewer connections has none to spare."""
 
 
-class _HeldConnection:
-    """Sends commands over the held connection, or, while that is in use, as the client does.
+class _PinnedConnection:
+    """Sends commands over the pinned connection, or, while that is in use, as the client does.
 
-    All stores over one pool share it, so that together they hold one connection. It goes back into the pool with
-    the last of them, or, closed, after any error but what the server replies: a reply that is on its way still
-    must never be taken for another's. What begins to be held is a new connection for the same reason.
+    All stores over one pool share it, so that together they pin one connection. It goes back into the pool with
+    the last of them, and also, closed, after every error but a reply of the server: a reply that is still on its
+    way must never be taken for the reply to another command. For the same reason a connection is new when it is
+    pinned.
     """
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._pool = client.connection_pool  # kept, so that no other pool gets its identity
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
-        self._free: list[Any] = []  # the one, by the client that is bound to it, while it is not in use
-        self._held: Callable[[], Any] = _nothing  # the one, in use or not; what an interrupt has lost is none
-        self._looked = 0.0
-        self._process = os.getpid()  # the last: by it, other threads see that the rest is this process's
+    def _reset(self) -> None:
+        self._free: list[Any] = []  # the client that is bound to the pinned connection, while that is not in use
+        # gives the same client, in use or not; None after an interrupt that lost it
+        self._pinned: Callable[[], Any] = _nothing
+        self._checked = 0.0
+        self._process = os.getpid()  # last: by it, other threads see that the rest is this process's
 
     def execute_command(self, *command: Any) -> Any:
-        """As the client's own, of a command to whose reply redis-py does nothing."""
+        """Send a command whose reply redis-py leaves alone, and return or raise what the client would."""
         if os.getpid() != self._process:
-            self._start_anew()  # the connection is the parent's
+            self._reset()  # the connection is the parent's
         try:
             holder = self._free.pop()  # one step, so threads need no lock
         except IndexError:
-            holder = self._hold()
+            holder = self._pin()
             if holder is None:
                 return self._client.execute_command(*command)
         connection = holder.connection
         try:
             now = time.monotonic()
-            if now - self._looked > _TRUSTED_SECONDS:
-                self._looked = now
+            if now - self._checked > _TRUSTED_SECONDS:
+                self._checked = now
                 _close_if_unfit(connection)
             try:
                 reply = _reply_to(connection, command)
-            except (
-                redis.RedisError,
-                OSError,
-            ) as error:  # whether it is to be sent again, the client's retries know
+            except (redis.RedisError, OSError) as error:  # the client's retries decide whether to send again
                 reply = _retried(connection, command, error)
         except redis.ResponseError:
             self._give_back(holder)
             raise
-        except BaseException:  # an interrupt is one too: the pool's look does not see a reply that comes after it
-            self._held = _nothing
+        except BaseException:  # an interrupt is one too: the pool does not notice a reply that comes after it
+            self._pinned = _nothing
             connection.disconnect()
             holder.close()
             raise
@@ -80,28 +79,28 @@ class _HeldConnection:
         return reply
 
     def _give_back(self, holder: Any) -> None:
-        if self._held() is holder:
+        if self._pinned() is holder:
             self._free.append(holder)
-        else:  # another thread's is held by now
+        else:  # another thread's is pinned by now
             holder.close()
 
-    def _hold(self) -> Any:
-        """A connection to hold, or None if there is one, which is in use.
+    def _pin(self) -> Any:
+        """A client that is bound to a new connection, or None if one is pinned already, and in use.
 
-        There is no lock, which an interrupt could leave locked, and at which a signal's handler would wait for the
-        thread that it interrupts. Of threads that come at once, one's connection stays held.
+        There is no lock: an interrupt could leave it locked, and a signal handler would wait at it for the thread
+        that the signal interrupted. If several threads come at once, the connection of one of them stays pinned.
         """
-        if self._held() is not None:
+        if self._pinned() is not None:
             return None
         holder = self._client.client()
         holder.connection.disconnect()
-        if self._held() is None:
-            self._held = ref(holder)
+        if self._pinned() is None:
+            self._pinned = ref(holder)
         return holder
 
 
 def _nothing() -> None:
-    """As a reference to what is gone."""
+    """Called as a weak reference whose object is gone."""
 
 
 def _reply_to(connection: Any, command: tuple[Any, ...]) -> Any:
@@ -110,7 +109,7 @@ def _reply_to(connection: Any, command: tuple[Any, ...]) -> Any:
 
 
 def _retried(connection: Any, command: tuple[Any, ...], error: Exception) -> Any:
-    """The reply, by the client's retries, of whose attempts the one that failed with this error was the first."""
+    """The reply after the client's own retries: the attempt that failed with this error was the first."""
     failed = [error]
 
     def attempt() -> Any:
@@ -126,7 +125,7 @@ def _close_if_unfit(connection: Any) -> None:
 
     Its next use opens it again.
     """
-    connection.connect()  # if the client has closed it; what this raises is no reason to connect once more
+    connection.connect()  # if the client has closed it; an error of this is no reason to connect once more
     is_to_move = getattr(connection, "should_reconnect", bool)  # redis-py has it from 7.0 on
     try:
         if not connection.can_read() and not is_to_move():
@@ -136,32 +135,32 @@ def _close_if_unfit(connection: Any) -> None:
     connection.disconnect()
 
 
-_HELD: WeakValueDictionary[int, _HeldConnection] = WeakValueDictionary()
-"""By the identity of the pool, which is there as long as what holds its connection."""
+_PINNED: WeakValueDictionary[int, _PinnedConnection] = WeakValueDictionary()
+"""By the identity of the pool, which lives as long as its pinned connection."""
 
 
 def sender_of(client: Any) -> Any:
-    """What sends a client's frequent commands: itself, or, of a plain one, a connection of its pool that is held.
+    """What to send a client's frequent commands with: a pinned connection of its pool, or the client itself.
 
-    A client or pool of another class may do more than take a connection, and a command may be traced or measured:
-    such a client is asked for each command.
+    A client or pool of another class than redis-py's plain ones may do more than take a connection, and commands
+    may be traced or measured: such a client sends every command itself.
     """
     pool = client.connection_pool
     if (
         type(client) is not redis.Redis
         or type(pool) is not redis.ConnectionPool
         or pool.max_connections < _LEAST_CONNECTIONS
-        or client.connection is not None  # it holds one itself
+        or client.connection is not None  # it has one of its own
         or "execute_command" in vars(client)
         or _are_commands_watched()
         or pool.connection_kwargs.get("credential_provider") is not None  # new tokens reach what is given back
     ):
         return client
-    return _HELD.setdefault(id(pool), _HeldConnection(client))
+    return _PINNED.setdefault(id(pool), _PinnedConnection(client))
 
 
 def _are_commands_watched() -> bool:
-    """Whether a tracer has put itself in the place of redis-py's own, or redis-py measures for OpenTelemetry."""
+    """Whether a tracer has replaced redis-py's own method, or redis-py measures for OpenTelemetry."""
     execute: Any = redis.Redis.execute_command
     if type(execute) is not FunctionType or execute.__globals__ is not vars(redis.client):
         return True

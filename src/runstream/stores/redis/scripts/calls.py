@@ -1,20 +1,21 @@
-"""The Lua scripts, and their arguments in Python's terms. Each script's header says what it promises."""
+"""The calls of the Lua scripts, with arguments in Python's terms: seconds, values, runs.
+
+The header of each script states its keys, arguments and replies, and what holds after it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from runstream.codec.event_codec import EncodedEvent
-from runstream.codec.snapshot_fields import PackedState, state_checksum
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
-from runstream.operations.coverage import Covered
-from runstream.stores.redis.exchange import Command, Script, script_call
+from runstream.operations.operation import Command
+from runstream.stores.redis.append_batch import Batch, LaneSpan, Seen, Sending, snapshot_field
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
-from runstream.stores.redis.replies import place
+from runstream.stores.redis.scripts.script import Script, script_call
 
 __all__ = [
     "MICROSECONDS",
@@ -23,11 +24,6 @@ __all__ = [
     "SCRIPTS",
     "SWITCH",
     "UNPARK",
-    "Batch",
-    "LaneSpan",
-    "Seen",
-    "Sending",
-    "SnapshotWrite",
     "append_call",
     "claim_call",
     "delete_call",
@@ -43,16 +39,15 @@ __all__ = [
     "retire_call",
     "revisit_call",
     "settle_call",
-    "snapshot_field",
 ]
 
 MICROSECONDS = 1_000_000
 PRODUCER_WINDOW_SECONDS = 600
-"""For how long the server remembers a producer that is silent. A batch that is older is refused."""
+"""The deduplication window: for how long the server remembers a silent producer. An older batch is refused."""
 DELETED_WINDOW_SECONDS = 7 * 24 * 3600
-"""For how long it is remembered that a run was deleted rather than lost."""
+"""For how long the server remembers that a run was deleted rather than lost."""
 WORKER_WINDOW_SECONDS = 24 * 3600
-"""For how long the report of a worker that is silent is kept."""
+"""For how long the report of a silent worker is kept."""
 
 
 def _source(name: str) -> str:
@@ -62,7 +57,7 @@ def _source(name: str) -> str:
 def _load(name: str) -> Script:
     source = _source("common") + _source(name)
     if name == "append":
-        source = _source("ordinary") + source
+        source = _source("append_fast_path") + source  # first: where it applies, the rest is not even begun
     return Script(name, source)
 
 
@@ -78,120 +73,18 @@ REFILL, SWITCH, UNPARK = (_SCRIPT[name] for name in ("refill", "switch", "unpark
 SCRIPTS = tuple(_SCRIPT.values())
 
 
-def snapshot_field(lane_id: str | None) -> str:
-    """The meta field that notes a snapshot."""
-    return "snapshot" if lane_id is None else f"snapshot:{lane_id}"
-
-
 def _lease_field(lane_id: str | None) -> str:
     """The meta field of a lease on a lane, or (None) on the whole run."""
     return "lease" if lane_id is None else f"lease:{lane_id}"
 
 
 def lane_of_lease(field: str) -> str | None:
-    """The lane whose lease that field is, None for the whole run's."""
+    """The lane of a lease by the lease's meta field, or None for the whole run's."""
     return field.partition(":")[2] if ":" in field else None
 
 
-@dataclass(slots=True)
-class SnapshotWrite:
-    """A snapshot to save: the packed state, and the one that its writer knows, if any.
-
-    It goes out as a difference from ``known_state``, or whole without one. ``compare`` refuses it
-    where another has been saved since. ``covers`` is what the writer knows of the history; ``changes`` says
-    that it is what the one before covers, and may be less than what has left Redis.
-    """
-
-    lane_id: str | None
-    state: PackedState
-    token: str
-    covers: Covered
-    known_token: str = ""
-    known_revision: int = 0
-    known_state: PackedState | None = None
-    compare: bool = False
-    changes: bool = False
-
-    def args(self) -> list[Any]:
-        """What the append script takes of it."""
-        if self.known_state is None:
-            form, sets = "whole", self.state.fields
-            removes: list[bytes] = []
-        else:
-            form = "difference"
-            sets, removes = self.state.changes_from(self.known_state)
-        args: list[Any] = [
-            snapshot_field(self.lane_id),
-            "change" if self.changes else "compare" if self.compare else "replace",
-            self.known_token,
-            self.token,
-            self.covers.offset,
-            "" if self.covers.history is None else self.covers.history,
-            state_checksum(self.state.fields),
-            form,
-            len(sets),
-            len(removes),
-        ]
-        for name, value in sets.items():
-            args += (name, value)
-        return args + removes
-
-
-class LaneSpan(NamedTuple):
-    """What a batch adds to a lane: the indexes (from 1) of its first and last event, and the latter's seq."""
-
-    first: int
-    last: int
-    seq: int
-
-
-class Batch(NamedTuple):
-    """What one append does to one run. An empty status says nothing of the run's."""
-
-    run_id: str
-    events: Sequence[EncodedEvent]
-    session_id: str
-    status: str
-    lanes: Mapping[str, LaneSpan]
-    is_keyed: bool = False
-    expected_offset: int | None = None
-    grant: LeaseGrant | None = None
-    snapshot: SnapshotWrite | None = None
-
-
-class Seen(NamedTuple):
-    """A place that a writer or reader saw, and the start of the history that it is in, as Redis tells them."""
-
-    start: bytes
-    place: bytes
-    offset: int
-
-    @property
-    def cursor(self) -> Cursor:
-        """The place."""
-        return place(self.place)
-
-    @property
-    def history(self) -> int:
-        """The history's first chain."""
-        return place(self.start).chain
-
-
-class Sending(NamedTuple):
-    """How a batch is sent: under which producer and number, first when, and what its writer saw last.
-
-    ``sent_at`` is server time in microseconds, None before it is known; ``max_hot_events`` is how many entries the
-    run may have in Redis then, None for any number.
-    """
-
-    producer: str
-    number: int
-    sent_at: int | None
-    seen: Seen | None
-    max_hot_events: int | None = None
-
-
 _NOTHING_ASKED = (None, None, None, 1, 0, 0, 0)
+"""What is asked for besides by a batch that appends events of one lane and no more."""
 
 
 def event_call(
@@ -203,22 +96,22 @@ def event_call(
     sent_at: int | None,
     seen: Seen | None,
 ) -> Command:
-    """Append one event, with nothing asked for besides; the rest is as in ``Sending``."""
+    """Append one event and ask for nothing else. The arguments after the event are those of ``Sending``."""
     record, lane_id, _, session_id, seq, _ = event
     run = keys.run(run_id)
     names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
-    place, words = _standpoint(keys, sent_at, seen)
+    last, words = _seen_words(keys, sent_at, seen)
     # what script_call makes, without a list in between
     head = (b"EVALSHA", _APPEND, len(names))
-    args = (run_id, session_id, producer, number, place, words, lane_id, seq, record)
+    args = (run_id, session_id, producer, number, last, words, lane_id, seq, record)
     return head + names + args
 
 
-def _standpoint(keys: Keys, sent_at: int | None, seen: Seen | None) -> tuple[bytes, bytes]:
-    """The place that the writer saw last, and the words that are beside it."""
-    place, start = (b"-", b"-") if seen is None else (seen.place, seen.start)
+def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None) -> tuple[bytes, bytes]:
+    """The append script's arguments 5 and 6: the cursor that the writer saw last, and the words after it."""
+    last, start = (b"-", b"-") if seen is None else (seen.last, seen.start)
     at = b"-" if sent_at is None else b"%d" % sent_at
-    return place, b"%b %b %d %d" % (
+    return last, b"%b %b %d %d" % (
         at,
         start,
         len(keys.partitions),
@@ -240,12 +133,12 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         int(grant is not None),
         int(snapshot is not None),
     )
-    place, words = _standpoint(keys, sending.sent_at, sending.seen)
+    seen, words = _seen_words(keys, sending.sent_at, sending.seen)
     is_plain = asked == _NOTHING_ASKED
     if not is_plain:
         more = " ".join("-" if word is None else str(word) for word in asked)
-        place, words = b"-", b"%b %b %b" % (words, place, more.encode())
-    args: list[Any] = [run_id, session_id, sending.producer, sending.number, place, words]
+        seen, words = b"-", b"%b %b %b" % (words, seen, more.encode())
+    args: list[Any] = [run_id, session_id, sending.producer, sending.number, seen, words]
     for lane, (first, last, seq) in lanes.items():
         args += (lane, seq if is_plain else f"{seq} {first} {last}")
     if session_id:
@@ -263,6 +156,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
 
 
 def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
+    """What the append script is told of each event if some may have a key."""
     index_of = {lane: index for index, lane in enumerate(lanes, 1)}
     described = []
     for event in events:
@@ -272,14 +166,14 @@ def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) ->
 
 
 def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
-    """Take, renew or release a lease; a take gives it its epoch."""
+    """Take, renew or release a lease. The reply to a take has its epoch."""
     lasts = int(grant.ttl_seconds * MICROSECONDS)
     args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner)
     return script_call(_SCRIPT["lease"], (keys.run(grant.run_id).meta,), args)
 
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Command:
-    """Enlist archives (UUID to location) in a partition that has none, and tell which it has."""
+    """Require archives (UUID to location) of a partition that requires none. The reply has what it requires."""
     return script_call(
         _SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
     )
@@ -288,8 +182,14 @@ def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Comman
 def claim_call(
     partition: PartitionKeys, due_until: int | None, count: int, seconds: float, farthest_seconds: float
 ) -> Command:
-    """Claim up to ``count`` runs that came due up to ``due_until`` (microseconds; None: now), or that would come
-    due further ahead than ``farthest_seconds``.
+    """Claim runs that are due.
+
+    Args:
+        partition: Where to claim.
+        due_until: Claim only what came due up to this time, in microseconds; None: now.
+        count: How many runs at most.
+        seconds: For how long.
+        farthest_seconds: How far ahead nobody claims or parks for: what would come due later counts as due.
     """
     until = "" if due_until is None else due_until
     times = (int(seconds * MICROSECONDS), int(farthest_seconds * MICROSECONDS))
@@ -297,12 +197,12 @@ def claim_call(
 
 
 def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> Command:
-    """Hold the claims on runs of one partition for so much longer."""
+    """Extend the claims on runs of one partition: they last so many seconds from now on."""
     return script_call(_SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
 
 
 def report_call(workers: str, name: str, report: str) -> Command:
-    """Note a worker's report, a JSON object that is not empty, in the hash ``workers``."""
+    """Note a worker's report, a JSON object that is not empty, in the hash at the key ``workers``."""
     return script_call(_SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
 
 
@@ -313,7 +213,7 @@ def revisit_call(keys: Keys, run_id: str) -> Command:
 
 
 def drop_call(partition: PartitionKeys, archive_id: str) -> Command:
-    """Require an archive of a partition no longer, unless it is the only one."""
+    """Take an archive off those that a partition requires, unless it is the only one."""
     return script_call(_SCRIPT["drop"], (partition.archives,), (archive_id,))
 
 
@@ -328,7 +228,18 @@ def settle_call(
     archives: Sequence[str],
     snapshots: Mapping[str | None, str],
 ) -> Command:
-    """Note that a run is archived up to ``proven``, with these snapshots (token by lane)."""
+    """Note up to where a run is archived, and trim what is no longer needed.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The run.
+        start: The run's start, which names this very run.
+        proven: The cursor up to which the archives are proven to have it.
+        trim: ``"covered"``, ``"archived"`` or ``"never"``.
+        keep_seconds: For how long to keep the claim; None: give it back.
+        archives: The UUIDs of these archives.
+        snapshots: The tokens of the snapshots that they have, by lane.
+    """
     run = keys.run(run_id)
     partition = run.partition
     args: list[Any] = [
@@ -350,7 +261,7 @@ def settle_call(
 
 
 def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seconds: float) -> Command:
-    """Set a run aside for ``seconds``."""
+    """Park a run for ``seconds``, with the reason."""
     run = keys.run(run_id)
     return script_call(
         _SCRIPT["park"],
@@ -360,7 +271,7 @@ def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seco
 
 
 def delete_call(keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]) -> Command:
-    """Remove a run whose start, session and snapshots (by lane) are these."""
+    """Delete a run if its start, its session and the lanes of its snapshots are these."""
     run = keys.run(run_id)
     snapshots = (run.snapshot(lane_id) for lane_id in lanes)
     return script_call(
@@ -396,8 +307,15 @@ def retire_call(
     archives: Sequence[str],
     snapshots: Mapping[str | None, str],
 ) -> Command:
-    """Retire a run (``start`` "" if there is none) of which these archives have all, with these snapshots
-    (token by lane), if it was quiet for so long.
+    """Retire a run that has ended and is archived.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The run.
+        start: The run's start, which names this very run; "" if there is no run of that name.
+        quiet_seconds: How long it must have been quiet.
+        archives: The UUIDs of the archives that have all of it.
+        snapshots: The tokens of the snapshots that they have, by lane.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -428,7 +346,7 @@ def retire_call(
 
 
 def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> Command:
-    """Forget a run (``start`` "" if there is none) that was retired so long ago."""
+    """Forget a run that was retired so many seconds ago; ``start`` is "" if there is no run of that name."""
     return script_call(
         _SCRIPT["forget"],
         _all_but_snapshots(keys.run(run_id), session_id),

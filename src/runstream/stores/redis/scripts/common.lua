@@ -1,14 +1,22 @@
--- What several scripts share: it is put before their source. It begins no write and sets no global.
+-- Functions that several scripts share. The source of a script is this file, then its own. This file writes nothing
+-- and sets no global.
+--
+-- A server that has reached maxmemory refuses the first write of a script if that may take memory; once a script has
+-- made a write, the server refuses none. So a script that has to work on a full server begins with a write that frees
+-- memory, or with one that changes nothing: ZREM or HDEL of the member ''.
 
 local call, format = redis.call, string.format
 
+-- A whole number as text: tostring would give 1e+15.
 local function text(number) return format('%.0f', number) end
 
-local function place(cursor)
+-- The offset and the chain of a cursor, 'OFFSET-CHAIN'.
+local function parse_cursor(cursor)
   local offset, chain = string.match(cursor, '^(%d+)-(%d+)$')
   return tonumber(offset), tonumber(chain)
 end
 
+-- The server's time in microseconds.
 local function clock()
   local time = call('TIME')
   return time[1] * 1000000 + time[2]
@@ -16,11 +24,12 @@ end
 
 local function is_ended(status) return status == 'completed' or status == 'failed' or status == 'cancelled' end
 
--- Meta's field `retired`, of a run that was retired: 'RUN LANES', the revision of the run's own snapshot and the
--- highest of its lanes' (0: none) as they left Redis with its events; this is a tombstone, and its last place is
--- the mark. Once something has come after it: 'RUN LANES OFFSET', with the offset up to which it was retired.
--- The two revisions and the offset; for a run that was not retired, nothing.
-local function retired_of(retired, last)
+-- Parses meta's field `retired`. A tombstone has 'RUN LANES': the revision of the run's own snapshot and the highest
+-- of its lanes' snapshots (0: none) as they left Redis; its last cursor is its mark. A retired run that was appended
+-- to since has 'RUN LANES OFFSET', with the offset up to which it was retired.
+-- Returns the two revisions and the offset (of a tombstone `last`, the run's last offset); nil for a run that was not
+-- retired.
+local function parse_retired(retired, last)
   if not retired then return nil end
   local of_run, of_lanes, offset = string.match(retired, '^(%d+) (%d+) ?(%d*)$')
   return tonumber(of_run), tonumber(of_lanes), tonumber(offset) or last
@@ -28,16 +37,16 @@ end
 
 local function is_tombstone(retired) return retired and string.match(retired, '^%d+ %d+$') ~= nil end
 
--- What tells this server, as a primary, from every other and from itself before it was last promoted or started
--- again. A lease is in force only where it was given: behind a failover or a restart it may have been the newest,
--- or a lost one may have passed it. A server that does not tell (fakeredis; a user without INFO) has '-'.
+-- A name for this primary that changes with every failover and restart. A lease is in force only on the server that
+-- gave it: after a failover or a restart, a newer lease may have been lost. A server that does not tell (fakeredis; a
+-- user without INFO) is '-'.
 local function server_identity()
   local info = redis.pcall('INFO', 'replication')
   return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or '-'
 end
 
--- A lease in meta's field `lease` (of the run) or `lease:LANE`: 'EPOCH EXPIRES TOKEN SERVER OWNER'.
--- Its token, owner, expiry and epoch, or nil if there is none in force at that time.
+-- Parses a lease: meta's field `lease` (of the run) or `lease:LANE`, 'EPOCH EXPIRES TOKEN SERVER OWNER'.
+-- Returns its token, owner, expiry (microseconds) and epoch; nil if it is not in force at the time `now`.
 local function lease_in_force(lease, now)
   if not lease then return nil end
   local epoch, expires, token, server, owner = string.match(lease, '^(%d+) (%d+) (%S+) (%S+) (.*)$')
@@ -45,9 +54,10 @@ local function lease_in_force(lease, now)
   return token, owner, tonumber(expires), epoch
 end
 
--- Meta's field `by`, if the run's last append was an ordinary one: 'PRODUCER BATCH FORMER BEFORE', with the run's
--- place and the lane's last offset before it. It stands for the reply that is kept with its producer.
--- Its producer, and that reply; for a run whose last append was another one, nothing.
+-- Parses meta's field `by`, which is there if the run's last append took the fast path: 'PRODUCER BATCH FORMER BEFORE',
+-- with the run's last cursor and the lane's last offset before it. It stands for the reply that any other append keeps
+-- with its producer.
+-- Returns the producer and that reply; nil if the run's last append was another one.
 local function reply_of(by, start, last, updated)
   if not by then return nil end
   local producer, batch, former, before = string.match(by, '^(%S+) (%d+) (%S+) (%d+)$')
@@ -57,7 +67,7 @@ end
 -- Whether a field of meta notes a snapshot, of the run or of a lane.
 local function is_snapshot(field) return string.sub(field, 1, 8) == 'snapshot' end
 
--- When the last of the leases that are in force runs out; 0 if none is.
+-- When the last lease in force expires (microseconds); 0 if none is in force.
 local function last_expiry(meta, now)
   local last = 0
   for field, value in pairs(meta) do
@@ -69,15 +79,16 @@ local function last_expiry(meta, now)
   return last
 end
 
--- All fields of a hash by their names.
+-- The values of a hash by field.
 local function all_of(key)
   local fields, found = call('HGETALL', key), {}
   for i = 1, #fields, 2 do found[fields[i]] = fields[i + 1] end
   return found
 end
 
--- ARGV from `first` on: a number of archives, their UUIDs, then fields and values. The location of an archive that
--- the partition requires (key) and that is not among them, or nil; the fields' values by their names.
+-- Reads ARGV from `first` on: a number of archives, their UUIDs, then fields and values.
+-- Returns the location of an archive that the partition requires (in the hash `key`) and that is not among them, or
+-- nil; and the values by field.
 local function archived_by(key, first)
   local at_fields, has, values = first + 1 + tonumber(ARGV[first]), {}, {}
   for i = first + 1, at_fields - 1 do has[ARGV[i]] = true end
@@ -89,7 +100,8 @@ local function archived_by(key, first)
   return nil, values
 end
 
--- The reply that says so, if a lease is in force in that field whose token is another one.
+-- The reply {'held', field, owner, microseconds left} if this lease is in force under another token than `mine`;
+-- else nil.
 local function held(field, lease, now, mine)
   local token, owner, expires = lease_in_force(lease, now)
   if not token or token == mine then return nil end

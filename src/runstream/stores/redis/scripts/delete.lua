@@ -5,9 +5,13 @@
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)  3 its session
 --       4 number of snapshots  5 for how long the deletion is remembered (microseconds)
 --
--- Replies 1, or 0 if this very run is not there any more, or -1 if it has more snapshots or another
--- session than the caller knew: read its meta again. Or {'held', field, owner, microseconds} while a lease
--- of it is in force, for so long. DEL is the first write: it frees memory.
+-- Replies 1
+--         0          this very run is not there any more
+--         -1         it has more snapshots or another session than the caller knew: read its meta again
+--         {'held', field, owner, microseconds}  a lease of it is in force, for so long
+--
+-- After 1: nothing of the run is left, and whoever knew its history is told that it was deleted, not that it was lost.
+-- After any other reply nothing was changed. DEL is the first write: it frees memory, so a full server takes it.
 
 local now = clock()
 local meta, snapshots = all_of(KEYS[2]), 0
@@ -28,7 +32,6 @@ call('ZREM', KEYS[7], ARGV[1])
 call('HDEL', KEYS[8], ARGV[1])
 call('ZREM', KEYS[10], ARGV[1])
 call('ZREM', KEYS[11], ARGV[1])
--- whoever knew this history is told that it was deleted, not that it was lost
 call('ZREMRANGEBYSCORE', KEYS[9], '-inf', text(now - tonumber(ARGV[5])))
 call('ZADD', KEYS[9], text(now), string.match(ARGV[2], '%d+$'))
 return 1

@@ -1,13 +1,15 @@
--- Enlists the archives of a partition, if it has none yet.
+-- Requires archives of a partition, if it requires none yet.
 --
 -- KEYS  1 archives
 -- ARGV  UUID, location, ...
 --
--- Replies the archives that the partition requires: {UUID, location, ...}. The first worker's are taken
--- as a whole, so that two workers with different archives never make one set of both.
+-- Replies the archives that the partition requires: {UUID, location, ...}
+--
+-- After it: the partition requires the archives of the first worker that came, as a whole: two workers with different
+-- archives never make one set of both.
 
 if call('HLEN', KEYS[1]) == 0 and #ARGV > 0 then
-  call('HDEL', KEYS[1], '') -- as in claim.lua: a full server does not refuse this, nor what follows
+  call('HDEL', KEYS[1], '') -- a full server takes this, and then the rest; see common.lua
   call('HSET', KEYS[1], unpack(ARGV))
 end
 return call('HGETALL', KEYS[1])

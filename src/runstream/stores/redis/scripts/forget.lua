@@ -1,5 +1,5 @@
--- Forgets a retired run: its tombstone goes, with all that was left beside it but its producers, which go by
--- themselves a window after it was retired: a batch that is sent again until then gets its first reply.
+-- Forgets a retired run: its tombstone goes, and all that was left beside it but its producers, which expire a window
+-- after it was retired: a batch that is resent until then gets its first reply.
 --
 -- KEYS  1 events  2 meta  3 producers (not touched)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired
@@ -8,12 +8,12 @@
 --         microseconds)
 --
 -- Replies 'ok'
---         'unfit'    it is not a tombstone, or not any more: taken off `retired`; retiring puts it back
---         'later'    it was retired since, or is leased: it is looked at again then
+--         'unfit'    it is not a tombstone, or no longer: taken off `retired`; retiring puts it back
+--         'later'    it was retired more recently, or is leased: it will be looked at again then
 --         'changed'  it is another run of that name, or has another session; nothing was written
 --
 -- After 'ok' a run of that name is a new one, and whoever knew this history is told that it was deleted, not that it
--- was lost. The first write is a ZREM or DEL: a full server does not refuse it, nor what follows.
+-- was lost. The first write is a ZREM or DEL: a full server takes it, and then the rest.
 
 local now, quiet = clock(), tonumber(ARGV[4])
 local score = call('ZSCORE', KEYS[11], ARGV[1])
@@ -27,7 +27,7 @@ if (meta['session'] or '') ~= ARGV[3] then return 'changed' end
 
 local from = math.max(tonumber(score), last_expiry(meta, now) - quiet)
 if from > now - quiet then
-  call('ZREM', KEYS[11], '') -- as in claim.lua: a full server does not refuse this, nor what follows
+  call('ZREM', KEYS[11], '') -- a full server takes this, and then the rest; see common.lua
   call('ZADD', KEYS[11], 'XX', text(from), ARGV[1])
   return 'later'
 end

@@ -1,16 +1,16 @@
--- Takes, renews or gives back a lease: the sole right to write one lane of a run, or the whole run.
+-- Takes, renews or releases a lease: the sole right to write one lane of a run, or the whole run.
 --
 -- KEYS  1 meta
--- ARGV  1 'take', 'renew' or 'release'  2 the lease's field, 'lease' for the run's or 'lease:LANE'  3 its token
+-- ARGV  1 'take', 'renew' or 'release'  2 the lease's field: 'lease' for the run's, or 'lease:LANE'  3 its token
 --       4 how long it lasts (microseconds)  5 owner
 --
--- Replies {'ok', epoch}                         taken, renewed or given back
+-- Replies {'ok', epoch}                         taken, renewed or released
 --         {'held', field, owner, microseconds}  take: a lease that excludes this one is in force, for so long
---         {'lost'}                              renew: it has passed on or run out
+--         {'lost'}                              renew: it has passed to another owner or expired
 --
 -- After a take: no other lease of that field is valid, and its epoch is higher than that of any other lease
 -- this run has had here, and at least the server's time in microseconds. A lease does not create its run: what
--- is noted before there is one goes when the lease runs out. All checks come before the first write.
+-- is noted before there is one goes when the lease expires. All checks come before the first write.
 
 local action, field, token, lasts, owner = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = clock()
@@ -18,7 +18,7 @@ local lease = call('HGET', KEYS[1], field)
 local current, current_owner, _, epoch = lease_in_force(lease, now)
 
 if action == 'release' then
-  -- its first write frees memory, so that a full server does not refuse it
+  -- its first write frees memory, so a full server takes it
   if lease and string.match(lease, '^%d+ %d+ (%S+)') == token then call('HDEL', KEYS[1], field) end
   return {'ok', '0'}
 end

@@ -1,13 +1,15 @@
--- Notes what a worker says of itself, and forgets workers that have been silent for long.
+-- Notes a worker's report on itself, and forgets workers that have been silent for long.
 --
 -- KEYS  1 workers
--- ARGV  1 the worker's name  2 what it says: a JSON object that is not empty
+-- ARGV  1 the worker's name  2 its report: a JSON object that is not empty
 --       3 for how long a silent worker is remembered (microseconds)
 --
--- After it: the worker's field holds that object, with the server's time in seconds as "seen_at" before the rest.
+-- Replies 1
+--
+-- After it: the worker's field holds the report, with the server's time in seconds as "seen_at" before the rest.
 
 local now = clock()
-call('HDEL', KEYS[1], '') -- as in claim.lua: a full server does not refuse this, nor what follows
+call('HDEL', KEYS[1], '') -- a full server takes this, and then the rest; see common.lua
 local fields = call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local seen = tonumber(string.match(fields[i + 1], '^{"seen_at":([%d.]+)'))

@@ -10,15 +10,15 @@
 -- Replies {'ok', entries that left Redis}
 --         {'unfit'}                 it has not ended, is not archived or is retired already: taken off `retire`;
 --                                   settling puts it back
---         {'later'}                 it was not quiet for so long, or is leased: it is looked at again then
+--         {'later'}                 it was not quiet for so long, or is leased: it will be looked at again then
 --         {'changed'}               it has other snapshots, or is another run of that name; nothing was written
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
--- After 'ok': meta has start, last place, status, session, parent, times, and `retired` (see common.lua), and is
--- in `retired`; no events, no snapshots. Callers' keys stay known, and producers for their window: what is sent
--- again is not applied again. Where the mark is the last place, it was put there by a settling that carried the
--- proof, and nothing is due: so all that goes here was compared with every archive (P9). The first write is a
--- ZREM or DEL: a full server does not refuse it, nor what follows.
+-- After 'ok': meta has start, last cursor, status, session, parent, times, and `retired` (see common.lua), and the run
+-- is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers for their window, so that
+-- a batch that is resent is not applied again. The mark was moved to the last cursor by a settling that carried the
+-- proof, and nothing is due: so all that goes here was compared with every archive. The first write is a ZREM or DEL: a
+-- full server takes it, and then the rest.
 
 local now, quiet = clock(), tonumber(ARGV[3])
 local score = call('ZSCORE', KEYS[5], ARGV[1])
@@ -35,12 +35,12 @@ end
 
 local from = math.max(tonumber(meta['updated']), last_expiry(meta, now) - quiet)
 if from > now - quiet then
-  call('ZREM', KEYS[5], '') -- as in claim.lua: a full server does not refuse this, nor what follows
+  call('ZREM', KEYS[5], '') -- a full server takes this, and then the rest; see common.lua
   call('ZADD', KEYS[5], 'XX', text(from), ARGV[1])
   return {'later'}
 end
 
-local of_run, of_lanes = retired_of(meta['retired'])
+local of_run, of_lanes = parse_retired(meta['retired'])
 of_run, of_lanes = of_run or 0, of_lanes or 0
 for field, value in pairs(meta) do
   if is_snapshot(field) then
@@ -57,7 +57,7 @@ end
 local entries = call('XLEN', KEYS[1])
 call('DEL', KEYS[1])
 for i = 8, #KEYS do call('DEL', KEYS[i]) end
--- made anew, or it would keep the room of what it had: a hash never goes back to its compact form
+-- made anew: a hash never goes back to its compact form, and would keep the memory of what it had
 call('DEL', KEYS[2])
 local kept = {'start', meta['start'], 'last', meta['last'], 'status', meta['status'], 'created', meta['created'],
   'updated', meta['updated'], 'retired', text(of_run) .. ' ' .. text(of_lanes)}

@@ -1,26 +1,25 @@
--- Notes that a run is archived up to a place, and trims what is not needed any more.
+-- Notes up to where a run is archived, trims what is no longer needed, and gives the claim back or keeps it.
 --
 -- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)
---       3 the place that is proven to be archived  4 'covered', 'archived' or 'never'
---       5 keep the claim for so long (microseconds), or '' to give it up
+--       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never'
+--       5 keep the claim for so long (microseconds), or '' to give it back
 --       6 number of archives that have it, their UUIDs
 --       then the meta field of each snapshot that is archived, and its token
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive}
 --         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
---                                   that place which has been settled since
---         {'diverged'}              the run has another history at that place
+--                                   that cursor which has been settled since
+--         {'diverged'}              the run has another history at that cursor
 --         {'archives', location}    an archive that the partition requires has not taken part
---         In the last three cases nothing was trimmed and the claim stands until it runs out.
+--         In the last three cases nothing was trimmed and the claim stands until it expires.
 --
--- After 'ok': the mark is at least at that place; what was trimmed now lies at or before that place. The run stays
--- due if an event or a snapshot came in between; of each snapshot that is archived, meta has the token in
--- `proven` or `proven:LANE`, once the last place is; if it has ended and nothing is left to archive, it is in
--- `retire`. XTRIM is the first write (of a retired run, ZREM): it frees memory, so that a full server does not
--- refuse what would make room.
+-- After 'ok': the mark is at least at that cursor; what was trimmed now ends at or before it. The run stays due if an
+-- event or a snapshot came in between; for each snapshot that is archived, meta has the token in `proven` or
+-- `proven:LANE`, once the last cursor is; if the run has ended and nothing is left to archive, it is in `retire`.
+-- XTRIM is the first write (for a retired run, ZREM): it frees memory, so a full server takes what makes room.
 
-local function offset_of(cursor) return (place(cursor)) end
+local function offset_of(cursor) return (parse_cursor(cursor)) end
 
 local meta = all_of(KEYS[2])
 if meta['start'] ~= ARGV[2] then return {'gone'} end
@@ -38,7 +37,7 @@ if is_tombstone(meta['retired']) then
 end
 
 local mark = meta['mark'] or meta['start']
-local reach = offset -- what lies after it, these archives have not shown to hold, whoever has moved the mark there
+local reach = offset -- what these archives have shown to hold ends here, however far others have moved the mark
 if proven ~= mark and proven ~= meta['last'] then
   local entry = call('XRANGE', KEYS[1], text(offset), text(offset))[1]
   local is_settled = offset <= offset_of(mark)
@@ -50,7 +49,7 @@ if proven ~= mark and proven ~= meta['last'] then
 end
 if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
 
--- the last offset that nobody needs from here
+-- the last offset that nobody needs from Redis any more
 local limit = 0
 if ARGV[4] == 'archived' then
   limit = reach
@@ -59,8 +58,8 @@ elseif ARGV[4] == 'covered' then
   local of_run = meta['snapshot']
   if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
   for field, value in pairs(meta) do
-    -- a lane is recovered from its first event that its snapshot does not cover; a lane without one of its
-    -- own is part of the run's, if there is that
+    -- a lane is recovered from its first event that its snapshot does not cover; a lane without a snapshot of its
+    -- own is covered by the run's, if there is one
     local lane = string.match(field, '^since:(.*)$')
     if lane and (meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
   end

@@ -1,20 +1,21 @@
--- Puts a history that was refilled beside a run in the run's place.
+-- Puts a history that was refilled beside a run in place of the run's own.
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 due  7 parked  8 config of the partition
 --       9 the session that the run was in  10 the one that it is in  11 refilled events  12 refilled keys
 --       13 retire  14 retired
 --       then for each snapshot: its key, the refilled one; then the keys of the snapshots that the run had
 -- ARGV  1 run id  2 the run as it was seen, 'START LAST UPDATED', or '-' for none  3 number of refilled entries
---       4 the last offset that both histories have, 0 for none  5 partitions  6 session  7 updated  8 number of snapshots
+--       4 the last offset that both histories have, 0 for none  5 partitions  6 session  7 updated
+--       8 number of snapshots
 --       then the fields of meta and their values
 --
 -- Replies {'ok'}
---         {'moved', last place}  the run is not as it was seen any more, nothing was changed
---         {'incomplete'}         what was refilled is not there as a whole, nothing was changed
+--         {'moved', last cursor}  the run is no longer as it was seen; nothing was changed
+--         {'incomplete'}          the refilled history is not there as a whole; nothing was changed
 --
 -- After 'ok': the run has the refilled history and no other; no lease on it is in force, though the next one has
--- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: its
--- resend gets its first reply. RENAME, or DEL, is the first write: a full server refuses neither.
+-- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
+-- resends that, it gets its first reply. RENAME, or DEL, is the first write: a full server takes either.
 
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
@@ -40,14 +41,14 @@ for i = 1, snapshots do put(KEYS[14 + 2 * i], KEYS[13 + 2 * i]) end
 
 local producer, reply = reply_of(meta[6], meta[1], meta[2], meta[3])
 if producer then call('HSET', KEYS[3], producer, reply) end
--- the place that a producer's last batch ended at is the second of what its reply has
+-- the cursor that a producer's last batch ended at is the third word of its kept reply
 local sent = call('HGETALL', KEYS[3])
 for i = 1, #sent, 2 do
   local reached = string.match(sent[i + 1], '^%S+ %S+ (%d+)-')
   if not reached or tonumber(reached) > common then call('HDEL', KEYS[3], sent[i]) end
 end
 
-call('PERSIST', KEYS[3]) -- of a retired run they were to go
+call('PERSIST', KEYS[3]) -- a retired run's producers were to expire
 
 call('DEL', KEYS[2])
 for i = 9, #ARGV, 4000 do

@@ -1,1 +1,1 @@
-"""What one store object knows: producers, what was seen, what is in flight, snapshots."""
+"""What one store object knows: its producers, what it has seen, what is in flight, its snapshots."""

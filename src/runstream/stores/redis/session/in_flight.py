@@ -1,10 +1,12 @@
 """What was sent and got no reply: whether it was applied is unknown until it is sent again.
 
-A batch is sent again under the same producer and number before anything else of that store goes to its
-run: by the caller with the same events, or by whatever it appends next, and by one caller at a time. Its
-producer is not used for another batch before. What became of a batch which its caller has not repeated yet
-is kept for it. A deletion and a lease that were asked for are remembered, too, so that the next call tells
-the run that was deleted from one of the same name, and no lease is left without a holder.
+A batch without a reply is sent again, under the same producer and number, before anything else of its store object
+goes to its run: when the caller repeats the same events, or before whatever is appended next. One caller at a time
+sends it; its producer sends no other batch before. The outcome of a batch that its caller has not repeated yet is
+kept for that caller.
+
+A deletion and a lease without a reply are remembered, too: so the next deletion does not delete a new run of the
+same name, and no lease is left that nobody holds.
 """
 
 from __future__ import annotations
@@ -15,26 +17,35 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from runstream.model.results import LeaseGrant
+from runstream.operations.operation import Command
+from runstream.stores.redis.append_batch import Batch, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
-from runstream.stores.redis.exchange import Command
-from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS, Batch, Sending
+from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 
-if TYPE_CHECKING:
-    from runstream.stores.redis.session.session import Context
+__all__ = ["Attempt", "InFlight"]
 
-__all__ = ["Attempt", "UnsettledBook"]
+W = TypeVar("W")
+"""The session of a writer: this module only carries it along."""
 
 _MAX_KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(slots=True)
-class Attempt:
-    """A batch on its way, the very call that carries it, and the context of the writer whose batch it is."""
+class Attempt(Generic[W]):
+    """One sending of a batch.
 
-    owner: Context[Any, Any]
+    Attributes:
+        session: The session of the writer whose batch it is.
+        batch: The batch.
+        call: The very command that carries it.
+        sending: The producer and number under which it is sent, and what the writer saw last.
+        begun: When it was first sent, in seconds of the monotonic clock.
+    """
+
+    session: W
     batch: Batch
     call: Command
     sending: Sending
@@ -47,54 +58,55 @@ class Attempt:
 
 
 class _Kept(NamedTuple):
-    """What became of a batch, and how many bytes it takes to remember it."""
+    """The outcome of a batch that its caller has not repeated yet, and how many bytes it takes to keep it."""
 
     batch: Batch
     outcome: Outcome
     size: int
 
 
-class UnsettledBook:
-    """What one store object waits to settle, by run. Safe between threads; a fork has none of it."""
+class InFlight(Generic[W]):
+    """What one store object sent and got no reply to, by run. Safe between threads; a fork begins empty."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
-        self._attempts: dict[str, list[Attempt]] = {}
+        self._attempts: dict[str, list[Attempt[W]]] = {}
         self._busy: set[str] = set()
         self._kept: dict[str, list[_Kept]] = {}
-        self._order: deque[_Kept] = deque()  # all that was kept, the oldest first, also if it was claimed since
+        self._order: deque[_Kept] = deque()  # all that was kept, the oldest first, also if it was taken since
         self._kept_bytes = 0
         self._deletions: dict[str, tuple[str, float]] = {}
         self._leases: dict[str, list[LeaseGrant]] = {}
 
-    def _own(self) -> None:
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
-            self._start_anew()  # it is the parent's to settle
+            self._reset()  # what the parent sent, the parent sends again
 
     def __bool__(self) -> bool:
-        self._own()
+        self._check_process()
         return not self.is_empty()
 
     def is_empty(self) -> bool:
-        """Whether nothing waits here. In a fork, neither does anything of its parent's then."""
+        """Whether no batch is here. It does not look for a fork: if the parent's is empty, so is the fork's."""
         return not (self._attempts or self._busy or self._kept)
 
     # -- batches -----------------------------------------------------------------------------------
 
-    def put(self, attempts: Iterable[Attempt]) -> None:
+    def add(self, attempts: Iterable[Attempt[W]]) -> None:
         """Remember attempts that got no reply."""
         with self._lock:
             for attempt in attempts:
                 self._attempts.setdefault(attempt.batch.run_id, []).append(attempt)
 
-    def take(self, run_ids: Sequence[str]) -> list[Attempt] | None:
-        """The attempts of these runs, for one caller to settle until it calls ``done``.
+    def take(self, run_ids: Sequence[str]) -> list[Attempt[W]] | None:
+        """Take the attempts of these runs to send them again; ``release`` them when their outcomes are kept.
 
-        None while another one is settling any of these runs: what it finds out has to be waited for.
+        Returns:
+            The attempts, or None while another caller has taken those of any of these runs: then wait for it.
         """
         with self._lock:
             if not self._busy.isdisjoint(run_ids):
@@ -103,13 +115,13 @@ class UnsettledBook:
             self._busy.update(attempt.batch.run_id for attempt in taken)
             return taken
 
-    def done(self, attempts: Iterable[Attempt]) -> None:
-        """End what ``take`` began; what got no reply again has been put back before."""
+    def release(self, attempts: Iterable[Attempt[W]]) -> None:
+        """End what ``take`` began; attempts that again got no reply have been added before."""
         with self._lock:
             self._busy.difference_update(attempt.batch.run_id for attempt in attempts)
 
-    def keep(self, batch: Batch, outcome: Outcome) -> None:
-        """Keep what became of a batch for the caller that may repeat it."""
+    def keep_outcome(self, batch: Batch, outcome: Outcome) -> None:
+        """Keep the outcome of a batch for the caller that may repeat it."""
         # any other refusal has written nothing, and what was refused then is not refused for ever
         if isinstance(outcome, Applied | TooOld):
             kept = _Kept(batch, outcome, 500 + sum(len(event.record) for event in batch.events))
@@ -128,8 +140,8 @@ class UnsettledBook:
         if left:
             self._kept[run_id] = left
 
-    def claim(self, batch: Batch) -> Outcome | None:
-        """What became of the same batch, if it was settled in the meantime."""
+    def take_outcome(self, batch: Batch) -> Outcome | None:
+        """The outcome of the same batch if one is kept, or None. An unknown one (TooOld) stays kept."""
         with self._lock:
             for kept in self._kept.get(batch.run_id, ()):
                 if _is_same(kept.batch, batch):
@@ -139,7 +151,7 @@ class UnsettledBook:
         return None
 
     def supersede(self, run_id: str, lane_id: str | None) -> None:
-        """Note that a snapshot was saved: whoever saves a former one now means to save it again."""
+        """Drop the outcomes of snapshots that a newer one replaced: whoever repeats one means to save it again."""
         if run_id not in self._kept:
             return
         with self._lock:
@@ -149,7 +161,7 @@ class UnsettledBook:
                     self._drop(kept)
 
     def forget(self, run_id: str) -> None:
-        """Give up what waits for a run."""
+        """Forget a run's attempts and outcomes: they are not sent again."""
         with self._lock:
             self._attempts.pop(run_id, None)
             self._kept.pop(run_id, None)
@@ -157,26 +169,26 @@ class UnsettledBook:
     # -- deletions and leases ----------------------------------------------------------------------
 
     def begin_deletion(self, run_id: str, start: str) -> None:
-        """Note which run of this name is about to be deleted."""
+        """Note which run of this name, by its start, is about to be deleted."""
         self._deletions[run_id] = (start, time.monotonic())
 
     def end_deletion(self, run_id: str) -> None:
-        """Note that the reply has come."""
+        """Note that the reply to a deletion has come."""
         self._deletions.pop(run_id, None)
 
-    def deletion(self, run_id: str) -> str | None:
-        """The start of the run whose deletion got no reply, if that was lately."""
-        self._own()
+    def unanswered_deletion(self, run_id: str) -> str | None:
+        """The start of the run whose deletion got no reply within the deduplication window, or None."""
+        self._check_process()
         start, begun = self._deletions.get(run_id, ("", 0.0))
         return start if start and time.monotonic() - begun < PRODUCER_WINDOW_SECONDS else None
 
     def take_leases(self, run_id: str) -> list[LeaseGrant]:
-        """The leases that were asked for and got no reply: whoever takes one gives them back first."""
-        self._own()
+        """Take the leases that were asked for and got no reply: they are released before another is taken."""
+        self._check_process()
         with self._lock:
             return self._leases.pop(run_id, [])
 
-    def put_leases(self, grants: Sequence[LeaseGrant]) -> None:
+    def add_leases(self, grants: Sequence[LeaseGrant]) -> None:
         """Remember leases that were asked for and got no reply."""
         with self._lock:
             for grant in grants:
@@ -184,7 +196,7 @@ class UnsettledBook:
 
 
 def _is_same(sent: Batch, repeated: Batch) -> bool:
-    """Whether a caller has sent the same again: the same events, and the same state in the same place."""
+    """Whether a caller repeats a batch: the same events, and the same state for the same snapshot."""
     if sent.expected_offset != repeated.expected_offset:
         return False
     if [event.record for event in sent.events] != [event.record for event in repeated.events]:

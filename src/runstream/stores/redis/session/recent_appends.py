@@ -1,6 +1,6 @@
-"""The events that a store object appended last, to be put back where a server has lost them.
+"""The events that a store object appended last, to be appended again if the server loses them.
 
-It holds so many bytes of them and no more, over all runs, and knows of which runs it has let some go.
+So many bytes of events are held and no more, over all runs; of which runs some were dropped is known.
 """
 
 from __future__ import annotations
@@ -14,21 +14,25 @@ from contextlib import contextmanager
 from runstream.codec.event_codec import EncodedEvent
 from runstream.stores.redis.append_result import Written
 
-__all__ = ["RecentBook"]
+__all__ = ["RecentAppends"]
 
 _MAX_BYTES = 16 * 2**20
 _MAX_INCOMPLETE = 16_384
 
 
-class RecentBook:
-    """The events of one store object, by run. Safe between threads; a fork has none: they are the parent's."""
+class RecentAppends:
+    """The events that one store object appended last, by run. Safe between threads; a fork begins empty.
+
+    Args:
+        max_bytes: How many bytes of wire records to hold, over all runs.
+    """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         self._runs: dict[str, deque[Written]] = {}
         self._order: deque[str] = deque()  # the run of each event, the oldest first
@@ -38,33 +42,38 @@ class RecentBook:
         self._busy: set[str] = set()
         self._histories: dict[str, int] = {}
         self._read: dict[str, int] = {}
-        self._owed: dict[str, list[EncodedEvent]] = {}
+        self._lost: dict[str, list[EncodedEvent]] = {}
 
     @contextmanager
-    def _own(self) -> Iterator[None]:
-        """What this process holds: a fork begins with nothing."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock; a fork begins empty, as its parent resends what the parent appended."""
         with self._lock:
             if os.getpid() != self._process:
-                self._start_anew()
+                self._reset()
             yield
 
-    def put(self, run_id: str, history: int, written: Iterable[Written]) -> None:
-        """Hold these events of this history (its first chain); the oldest of any run go.
+    def add(self, run_id: str, history: int, written: Iterable[Written]) -> None:
+        """Hold events that were acknowledged; the oldest of any run are dropped for them.
 
-        What is held of a former run of that name, which was deleted since, goes at once.
+        Events of another history, a former run of the same name, are dropped at once.
+
+        Args:
+            run_id: The run.
+            history: The first chain of the history that the events are in.
+            written: The events, with their cursors.
         """
-        with self._own():
+        with self._locked():
             if self._histories.get(run_id, history) != history:
-                self._hold_nothing(run_id)
+                self._drop_run(run_id)
             self._histories[run_id] = history
             for one in written:
                 self._runs.setdefault(run_id, deque()).append(one)
                 self._order.append(run_id)
                 self._bytes += len(one[1].record)
             while self._bytes > self._max_bytes:
-                self._let_go(self._order.popleft())
+                self._drop_oldest(self._order.popleft())
 
-    def _let_go(self, run_id: str) -> None:
+    def _drop_oldest(self, run_id: str) -> None:
         events = self._runs[run_id]
         _, event = events.popleft()
         self._bytes -= len(event.record)
@@ -77,29 +86,29 @@ class RecentBook:
             self._knows_incomplete = False
 
     def get(self, run_id: str) -> Sequence[Written]:
-        """The events that are held of a run, in its order: replies to threads may arrive in another."""
-        with self._own():
+        """The events held of a run, in the order of their offsets: threads may get their replies in another."""
+        with self._locked():
             return sorted(self._runs.get(run_id, ()), key=lambda written: written[0].offset)
 
     def is_complete(self, run_id: str) -> bool:
-        """Whether all that this store appended to the run is held."""
-        with self._own():
+        """Whether all events that this store appended to the run are held."""
+        with self._locked():
             return self._knows_incomplete and run_id not in self._incomplete
 
-    def keep(self, run_id: str, written: Sequence[Written]) -> None:
-        """Hold these events of the run and no others."""
-        with self._own():
+    def keep_only(self, run_id: str, written: Sequence[Written]) -> None:
+        """Hold these events of the run, and drop its others."""
+        with self._locked():
             history = self._histories.get(run_id, 0)
-            self._hold_nothing(run_id)
-        self.put(run_id, history, written)
+            self._drop_run(run_id)
+        self.add(run_id, history, written)
 
     def forget(self, run_id: str) -> None:
-        """Hold nothing of a run any more, nor owe it anything."""
-        with self._own():
-            self._owed.pop(run_id, None)
-            self._hold_nothing(run_id)
+        """Forget a run: what is held of it, and what it has lost."""
+        with self._locked():
+            self._lost.pop(run_id, None)
+            self._drop_run(run_id)
 
-    def _hold_nothing(self, run_id: str) -> None:
+    def _drop_run(self, run_id: str) -> None:
         if events := self._runs.pop(run_id, None):
             self._bytes -= sum(len(event.record) for _, event in events)
             self._order = deque(other for other in self._order if other != run_id)
@@ -107,44 +116,44 @@ class RecentBook:
         self._incomplete.discard(run_id)
         self._read.pop(run_id, None)
 
-    def has_read(self, run_id: str, offset: int) -> None:
-        """Note how far this store has read a run that it writes to: events of others among it."""
-        with self._own():
+    def mark_read(self, run_id: str, offset: int) -> None:
+        """Note up to which offset this store has read a run that it writes to, other writers' events included."""
+        with self._locked():
             if run_id in self._runs:
                 self._read[run_id] = max(offset, self._read.get(run_id, 0))
 
-    def knows_others(self, run_id: str, after: int, own: Iterable[int]) -> bool:
-        """Whether this store has read events after that offset that are none of these, its own."""
-        with self._own():
+    def has_read_others(self, run_id: str, after: int, own: Iterable[int]) -> bool:
+        """Whether this store has read events after an offset that are not among its own, at these offsets."""
+        with self._locked():
             upto = self._read.get(run_id, 0)
         return upto - after > sum(after < offset <= upto for offset in own)
 
-    def owe(self, run_id: str, events: Sequence[EncodedEvent]) -> None:
-        """Hold events that the server has lost until they are put back."""
-        with self._own():
-            self._owed.setdefault(run_id, []).extend(events)
+    def mark_lost(self, run_id: str, events: Sequence[EncodedEvent]) -> None:
+        """Hold events that the server has lost until they are resent."""
+        with self._locked():
+            self._lost.setdefault(run_id, []).extend(events)
             self._read.pop(run_id, None)
 
-    def owed(self, run_id: str) -> Sequence[EncodedEvent]:
-        """The events that are to be put back, in order."""
-        with self._own():
-            return tuple(self._owed.get(run_id, ()))
+    def lost(self, run_id: str) -> Sequence[EncodedEvent]:
+        """The events that are to be resent, in order."""
+        with self._locked():
+            return tuple(self._lost.get(run_id, ()))
 
-    def paid(self, run_id: str, lanes: Collection[str]) -> None:
-        """Note that those of these lanes are there again."""
-        with self._own():
-            left = [event for event in self._owed.pop(run_id, ()) if event.lane_id not in lanes]
+    def mark_resent(self, run_id: str, lanes: Collection[str]) -> None:
+        """Note that the lost events of these lanes have been resent."""
+        with self._locked():
+            left = [event for event in self._lost.pop(run_id, ()) if event.lane_id not in lanes]
             if left:
-                self._owed[run_id] = left
+                self._lost[run_id] = left
 
-    def begin(self, run_id: str) -> bool:
-        """Be the one that puts back what a run has lost; False while another thread or task is."""
-        with self._own():
+    def begin_resend(self, run_id: str) -> bool:
+        """Become the one caller that resends what a run has lost; False while another thread or task is."""
+        with self._locked():
             is_free = run_id not in self._busy
             self._busy.add(run_id)
             return is_free
 
-    def end(self, run_id: str) -> None:
-        """Let others look after the run."""
-        with self._own():
+    def end_resend(self, run_id: str) -> None:
+        """Let other callers resend for the run again."""
+        with self._locked():
             self._busy.discard(run_id)

@@ -1,7 +1,7 @@
-"""What puts a run right in Redis: look at it sparsely, refill a history beside it, switch the two; unpark it.
+"""Replace the history of a run in Redis: refill one beside it, then switch the two; let a parked run come due.
 
-A history is refilled in pieces of any number, under names that expire by themselves, and takes the run's
-place in one atomic step, if the run is still as it was seen. Until then nothing of the run has changed.
+A history is refilled in any number of batches, under key names that expire by themselves, and replaces the run's
+in one atomic step, if the run is still as it was seen. Until then nothing of the run has changed.
 """
 
 from __future__ import annotations
@@ -16,48 +16,32 @@ from runstream.codec.snapshot_fields import pack_state, state_checksum
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
 from runstream.model.results import Cursor
-from runstream.stores.redis.exchange import Command, Exchange, Operation, script_call
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.operation import Command, Exchange, Operation
+from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.keys import Keys, RefilledKeys
-from runstream.stores.redis.operations.worker.drain import LoadedRun, load
-from runstream.stores.redis.replies import as_map, place
-from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK, snapshot_field
+from runstream.stores.redis.operations.worker.load import HotRun, load_runs
+from runstream.stores.redis.replies import parse_cursor
+from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK
+from runstream.stores.redis.scripts.script import script_call
 
-__all__ = [
-    "HotRun",
-    "Replacement",
-    "hot_run",
-    "known_keys",
-    "places",
-    "put_entries",
-    "put_snapshot",
-    "required_archives",
-    "switch",
-    "unpark",
-]
+__all__ = ["Replacement", "cursors_at", "put_entries", "put_snapshot", "switch_history", "unpark"]
 
 _OUTLIVES_MILLISECONDS = 3_600_000
 _PACKER = Packer(fallback=None)
 
 
 @dataclass(frozen=True, slots=True)
-class HotRun:
-    """A run as Redis has it: what a worker sees of it, and the first offset that is still there.
-
-    ``first_hot`` is the offset after the last where nothing is. ``is_tombstone``: the run was retired, and nothing
-    has come after that.
-    """
-
-    run: LoadedRun
-    first_hot: int
-    is_tombstone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Replacement:
-    """A history that is to take a run's place, besides its entries.
+    """A history that is to replace a run's, besides its entries.
 
-    ``lanes`` has the offset and seq of each lane's last event, ``since`` the offset of each lane's first event
-    that no snapshot of it covers. ``before`` is the place before the first entry that Redis gets.
+    Attributes:
+        header: What is noted of the run besides its history.
+        last: The cursor of its last event.
+        before: The cursor before the first entry that Redis gets.
+        lanes: The offset and seq of each lane's last event.
+        since: The offset of each lane's first event that no snapshot of it covers.
+        snapshots: Its snapshots.
     """
 
     header: RunHeader
@@ -94,38 +78,11 @@ class Replacement:
         return fields
 
 
-def hot_run(keys: Keys, run_id: str) -> Operation[HotRun | None]:
-    """The run as it stands in Redis, or None."""
-    (run,) = yield from load(keys, [run_id])
-    if run is None:
-        return None
-    of_run = keys.run(run_id)
-    query: list[Command] = [(b"XRANGE", of_run.events, "-", "+", b"COUNT", 1), (b"HGET", of_run.meta, b"retired")]
-    first, retired = yield Exchange(query)
-    # the revisions alone: once something has come after it, the offset stands beside them
-    is_tombstone = retired is not None and len(retired.split()) == 2
-    return HotRun(run, place(first[0][0]).offset if first else run.last.offset + 1, is_tombstone)
-
-
-def places(keys: Keys, run_id: str, offsets: Collection[int]) -> Operation[list[Cursor | None]]:
-    """The places at these offsets; None for what Redis does not have."""
+def cursors_at(keys: Keys, run_id: str, offsets: Collection[int]) -> Operation[list[Cursor | None]]:
+    """The cursors of the entries at these offsets; None for one that Redis does not have."""
     events = keys.run(run_id).events
     replies = yield Exchange([(b"XRANGE", events, str(offset), str(offset)) for offset in offsets])
-    return [place(entries[0][0]) if entries else None for entries in replies]
-
-
-def required_archives(keys: Keys, run_id: str) -> Operation[dict[str, str]]:
-    """The archives, UUID to location, that the run's partition requires."""
-    (reply,) = yield Exchange([(b"HGETALL", keys.run(run_id).partition.archives)])
-    return {uuid.decode(): location.decode() for uuid, location in as_map(reply).items()}
-
-
-def known_keys(keys: Keys, run_id: str, wanted: Sequence[str]) -> Operation[set[str]]:
-    """Those of the callers' keys that the run knows."""
-    if not wanted:
-        return set()
-    (replies,) = yield Exchange([(b"HMGET", keys.run(run_id).keys, *wanted)])
-    return {key for key, found in zip(wanted, replies, strict=True) if found is not None}
+    return [parse_cursor(entries[0][0]) if entries else None for entries in replies]
 
 
 def put_entries(
@@ -133,21 +90,29 @@ def put_entries(
     run_id: str,
     token: str,
     entries: Sequence[tuple[Cursor, bytes]],
-    places_of_keys: Mapping[str, Cursor],
+    key_cursors: Mapping[str, Cursor],
 ) -> Operation[int]:
-    """Add entries, and callers' keys, to what is refilled under this token; how many entries are there now."""
+    """Add entries, and the cursors of callers' keys, to the history that is refilled under this token.
+
+    Returns:
+        How many entries it has now.
+    """
     refilled = RefilledKeys(keys.run(run_id), token)
     args: list[Any] = [_OUTLIVES_MILLISECONDS, len(entries)]
     for cursor, record in entries:
         args += (str(cursor), record)
-    for key, cursor in places_of_keys.items():
+    for key, cursor in key_cursors.items():
         args += (key, str(cursor))
     (count,) = yield Exchange([script_call(REFILL, (refilled.events, refilled.keys), args)])
     return int(count)
 
 
 def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot) -> Operation[None]:
-    """Add a snapshot to what is refilled under this token. Raises ValueError for one that does not read."""
+    """Add a snapshot to the history that is refilled under this token.
+
+    Raises:
+        ValueError: It does not read.
+    """
     key = RefilledKeys(keys.run(run_id), token).snapshot(snapshot.lane_id)
     packed = pack_state(_PACKER, load_json(snapshot.data))
     command: list[Any] = [b"HSET", key, "offset", snapshot.offset, "revision", snapshot.revision]
@@ -158,21 +123,30 @@ def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot)
     yield Exchange(commands)
 
 
-def switch(
+def switch_history(
     keys: Keys, seen: HotRun | None, replacement: Replacement, *, token: str, count: int, common: int
 ) -> Operation[None]:
-    """Put what was refilled, ``count`` entries, in the place of the run as it was ``seen`` (None: not at all).
+    """Put the refilled history in the place of the run's, unless the run has changed since it was seen.
 
-    ``common`` is the last offset that both histories have, 0 for none. Raises ConcurrencyConflict if the run is
-    not as it was seen any more; nothing has changed then.
+    Args:
+        keys: The namespace's keys.
+        seen: The run as it was seen; None: it was not there.
+        replacement: What stands beside the refilled entries.
+        token: The token under which they were refilled.
+        count: How many entries they are.
+        common: The last offset that both histories have; 0 for none.
+
+    Raises:
+        ConcurrencyConflict: The run is not as it was seen any more; nothing has changed.
+        StoreUnavailable: What was refilled has expired; nothing has changed.
     """
     header = replacement.header
     run_id = header.run_id
     of_run, refilled = keys.run(run_id), RefilledKeys(keys.run(run_id), token)
     partition = of_run.partition
-    former = "" if seen is None else seen.run.header.session_id
+    former = "" if seen is None else seen.head.session_id
     lanes = [one.lane_id for one in replacement.snapshots]
-    gone = [] if seen is None else [lane for lane in seen.run.tokens if lane not in lanes]
+    gone = [] if seen is None else [lane for lane in seen.head.snapshots if lane not in lanes]
     fields = replacement.meta()
     names: list[str] = [of_run.events, of_run.meta, of_run.producers, of_run.keys, partition.runs, partition.due]
     names += [partition.parked, partition.config, partition.session(former), partition.session(header.session_id)]
@@ -182,8 +156,8 @@ def switch(
     names += [of_run.snapshot(lane) for lane in gone]
     there = "-"
     if seen is not None:
-        updated = round(seen.run.header.updated_at * MICROSECONDS)
-        there = f"{seen.run.header.start} {seen.run.last} {updated}"
+        updated = round(seen.head.updated_at * MICROSECONDS)
+        there = f"{seen.head.start} {seen.head.last} {updated}"
     args: list[Any] = [run_id, there, count, common, len(keys.partitions), header.session_id]
     args += [fields["updated"], len(lanes)]
     for pair in fields.items():
@@ -196,28 +170,37 @@ def switch(
             f"what was put back of run {run_id!r} has expired or was removed before it took the run's place:"
             " nothing was changed; send the same call again"
         )
-    at = place(detail[0])
+    at = parse_cursor(detail[0])
     # a reply that was lost: it has been done, and nothing was written since
-    if at == replacement.last and (yield from load(keys, [run_id]))[0] == _as_loaded(replacement):
+    if at == replacement.last and (yield from load_runs(keys, [run_id]))[0] == _as_loaded(replacement):
         return
     raise ConcurrencyConflict(
         f"run {run_id!r} went on meanwhile and stands at {at} now: nothing was changed; look again",
-        expected=0 if seen is None else seen.run.last.offset,
+        expected=0 if seen is None else seen.head.last.offset,
         actual=at.offset,
     )
 
 
-def _as_loaded(replacement: Replacement) -> LoadedRun:
-    tokens = {one.lane_id: one.token for one in replacement.snapshots}
-    fields = replacement.meta()
-    header = replacement.header
-    noted = (int(fields["created"]) / MICROSECONDS, int(fields["updated"]) / MICROSECONDS)
-    header = RunHeader(header.run_id, header.start, header.session_id, header.status, *noted)
-    return LoadedRun(header, replacement.before, replacement.last, tokens, {})
+def _as_loaded(replacement: Replacement) -> HotRun:
+    """The run as it is loaded once it has this history."""
+    header, fields = replacement.header, replacement.meta()
+    snapshots = {one.lane_id: SnapshotHead(*one[:4]) for one in replacement.snapshots}
+    head = RunHead(
+        header.start,
+        replacement.last,
+        replacement.before,
+        header.status,
+        header.session_id,
+        int(fields["created"]) / MICROSECONDS,
+        int(fields["updated"]) / MICROSECONDS,
+        header.parent,
+        snapshots,
+    )
+    return HotRun(header.run_id, head)
 
 
 def unpark(keys: Keys, run_ids: Sequence[str]) -> Operation[list[str]]:
-    """Let runs that were set aside come due now; those of them that were set aside."""
+    """Let parked runs come due now. Returns the ids of those that were parked."""
     partitions = [keys.run(run_id).partition for run_id in run_ids]
     calls = [
         script_call(UNPARK, (partition.due, partition.parked), (run_id,))

@@ -1,19 +1,19 @@
-"""What stands in Redis beside a run's history, for whoever compares the two."""
+"""What Redis notes beside a run's history, for whoever checks one against the other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runstream.stores.redis.exchange import Command, Exchange, Operation
+from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.replies import as_map
+from runstream.stores.redis.replies import parse_map
 
-__all__ = ["Noted", "noted", "noted_keys"]
+__all__ = ["RunFacts", "key_cursors", "run_facts"]
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class RunFacts:
     """The fields of a run's meta, how many entries its stream has, and in which sorted sets it is."""
 
     meta: Mapping[str, str]
@@ -23,8 +23,8 @@ class Noted:
     is_in_session: bool
 
 
-def noted(keys: Keys, run_id: str, session_id: str) -> Operation[Noted]:
-    """What is noted of a run in this session."""
+def run_facts(keys: Keys, run_id: str, session_id: str) -> Operation[RunFacts]:
+    """Load what is noted of a run of this session."""
     run = keys.run(run_id)
     partition = run.partition
     commands: list[Command] = [
@@ -35,13 +35,13 @@ def noted(keys: Keys, run_id: str, session_id: str) -> Operation[Noted]:
         (b"ZSCORE", partition.session(session_id), run_id),
     ]
     meta, entries, listed, due, in_session = yield Exchange(commands)
-    fields = {name.decode(): value.decode() for name, value in as_map(meta).items()}
-    return Noted(fields, int(entries), listed is not None, due is not None, in_session is not None)
+    fields = {name.decode(): value.decode() for name, value in parse_map(meta).items()}
+    return RunFacts(fields, int(entries), listed is not None, due is not None, in_session is not None)
 
 
-def noted_keys(keys: Keys, run_id: str, wanted: Sequence[str]) -> Operation[dict[str, str | None]]:
-    """The places that the run has noted for these callers' keys; None for one that it does not know."""
+def key_cursors(keys: Keys, run_id: str, wanted: Sequence[str]) -> Operation[dict[str, str]]:
+    """The cursors, as text, of the events that have these callers' keys, of those keys that the run knows."""
     if not wanted:
         return {}
-    (places,) = yield Exchange([(b"HMGET", keys.run(run_id).keys, *wanted)])
-    return {key: None if found is None else found.decode() for key, found in zip(wanted, places, strict=True)}
+    (cursors,) = yield Exchange([(b"HMGET", keys.run(run_id).keys, *wanted)])
+    return {key: cursor.decode() for key, cursor in zip(wanted, cursors, strict=True) if cursor is not None}

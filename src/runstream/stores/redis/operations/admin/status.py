@@ -1,4 +1,4 @@
-"""What an operator asks of a namespace: what is due or parked, where the archives are, how full the server is."""
+"""The status of a namespace: what is due or parked, where the archives are, how full the server is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runstream.model.results import Failure
-from runstream.stores.redis.exchange import Command, Exchange, Operation, Refusal
+from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.replies import as_map, parse_info, place, scored
+from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_scores
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 
 __all__ = ["NamespaceStatus", "WorkerReport", "backlog", "namespace_status", "snapshot_lanes"]
@@ -20,11 +20,15 @@ _CHUNK = 2000  # runs in one round trip
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What a drain worker said of itself last, at ``seen_at``: Unix time in seconds, of the server's clock.
+    """The last report of a drain worker. It takes it back when it ends in good order; else it stays for a day.
 
-    ``archives`` are locations; ``failing`` is an archive's location, or ``"redis"``, to what is wrong with it.
-    ``events`` counts those that it has archived. ``partitions`` are the only ones that it drains, None for all.
-    A worker that ends in good order is not reported any more; one that dies is, for a day.
+    Attributes:
+        name: The worker's name.
+        seen_at: When it reported: Unix time in seconds, by the server's clock.
+        archives: The locations of its archives.
+        failing: What is wrong with what fails, by the archive's location or ``"redis"``.
+        events: How many events it has archived.
+        partitions: The numbers of those that it drains; None for all.
     """
 
     name: str
@@ -39,12 +43,21 @@ class WorkerReport:
 class NamespaceStatus:
     """A namespace at one moment of its server's time.
 
-    ``version`` and ``used_memory_bytes`` are None for a server that does not say. ``due`` counts the runs
-    that wait for a worker now, ``later`` those that come due in the future: claimed by a worker, or
-    parked. ``oldest_due_seconds`` is how long the first of the due ones has waited, 0 if there is none.
-    ``parked`` is run id to reason, ``archives`` UUID to location. ``backlog_events`` counts the events of all
-    these runs that are not archived, ``workers`` are the drain workers, by name. ``now`` is that moment, Unix
-    time in seconds: what a worker's ``seen_at`` is compared with.
+    Attributes:
+        namespace: Its name.
+        server: 'Redis' or 'Valkey'.
+        version: The server's version; None where it does not say.
+        used_memory_bytes: The server's memory in use; None where it does not say.
+        partitions: How many partitions it has.
+        runs: How many runs it has.
+        due: How many runs wait for a worker now.
+        later: How many come due in the future: claimed by a worker, or parked.
+        oldest_due_seconds: How long the first of the due ones has waited; 0 if there is none.
+        parked: Run id to reason.
+        archives: The archives that are required: UUID to location.
+        backlog_events: How many events of the runs that are due, claimed or parked are not archived.
+        workers: The drain workers, by name.
+        now: That moment: Unix time in seconds, by the server's clock, as a worker's ``seen_at``.
     """
 
     namespace: str
@@ -64,7 +77,7 @@ class NamespaceStatus:
 
 
 def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
-    """How a namespace stands: in three round trips, and two for every few thousand runs that are due."""
+    """Load the status of a namespace: in three round trips, and two for every few thousand runs that are due."""
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
     facts = {} if isinstance(info, Refusal) else parse_info(info)
     now = int(time[0]) * MICROSECONDS + int(time[1])
@@ -81,7 +94,7 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
     *replies, workers = yield Exchange([*commands, (b"HGETALL", keys.workers)])
     runs, queued, due, first, parked, archives = (replies[at::6] for at in range(6))
     backlog_events = yield from backlog(keys)
-    oldest = min((at for reply in first for _, at in scored(reply)), default=now)
+    oldest = min((at for reply in first for _, at in parse_scores(reply)), default=now)
     is_valkey = "valkey_version" in facts
     memory = facts.get("used_memory", "")
     return NamespaceStatus(
@@ -94,18 +107,18 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
         sum(due),
         sum(queued) - sum(due),
         max(0, now - oldest) / MICROSECONDS,
-        {run_id.decode(): why.decode() for reply in parked for run_id, why in as_map(reply).items()},
-        {uuid.decode(): location.decode() for reply in archives for uuid, location in as_map(reply).items()},
+        {run_id.decode(): why.decode() for reply in parked for run_id, why in parse_map(reply).items()},
+        {uuid.decode(): location.decode() for reply in archives for uuid, location in parse_map(reply).items()},
         backlog_events,
-        sorted(_reports(as_map(workers)), key=lambda worker: worker.name),
+        sorted(_reports(parse_map(workers)), key=lambda worker: worker.name),
         now / MICROSECONDS,
     )
 
 
 def backlog(keys: Keys) -> Operation[int]:
-    """How many events of runs that are due, claimed or parked are not archived.
+    """Count the events of runs that are due, claimed or parked that are not archived.
 
-    Runs are looked at in chunks while workers go on, so the sum is of no one moment.
+    Runs are counted in chunks while workers go on, so the sum is of no one moment.
     """
     count, partitions, first = 0, keys.partitions, 0
     while partitions:
@@ -126,7 +139,7 @@ def backlog(keys: Keys) -> Operation[int]:
 def _unarchived(last: bytes | None, mark: bytes | None, start: bytes | None) -> int:
     archived = mark or start
     try:
-        return 0 if last is None or archived is None else place(last).offset - place(archived).offset
+        return 0 if last is None or archived is None else parse_cursor(last).offset - parse_cursor(archived).offset
     except ValueError:  # damaged: the worker parks it and says so
         return 0
 
@@ -134,10 +147,10 @@ def _unarchived(last: bytes | None, mark: bytes | None, start: bytes | None) -> 
 def _reports(workers: Mapping[bytes, bytes]) -> Iterator[WorkerReport]:
     for name, text in workers.items():
         try:
-            said: dict[str, Any] = json.loads(text)
-            failing = {what: Failure(**failure) for what, failure in said["failing"].items()}
-            archives, partitions = said["archives"], said["partitions"]
-            yield WorkerReport(name.decode(), said["seen_at"], archives, failing, said["events"], partitions)
+            facts: dict[str, Any] = json.loads(text)
+            failing = {what: Failure(**failure) for what, failure in facts["failing"].items()}
+            archives, partitions = facts["archives"], facts["partitions"]
+            yield WorkerReport(name.decode(), facts["seen_at"], archives, failing, facts["events"], partitions)
         except (ValueError, LookupError, TypeError, AttributeError):
             continue  # of another version: what is reported of a worker is no part of its work
 

@@ -2,71 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import group_by_run
 from runstream.codec.snapshot_fields import PackedState, pack_state
 from runstream.model.errors import ConcurrencyConflict
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_name, check_run_id, random_token
 from runstream.model.protocols import Leased
 from runstream.model.results import E, S, Snapshot
+from runstream.operations.arguments import AppendOptions, StateChange, check_count, grant_of
 from runstream.operations.coverage import Covered
-from runstream.operations.filters import check_attempts, check_count, grant_of
 from runstream.operations.messages import offset_conflict
+from runstream.operations.operation import Exchange, Operation
+from runstream.stores.redis.append_batch import Batch, SnapshotWrite
 from runstream.stores.redis.append_result import Applied
-from runstream.stores.redis.exchange import Exchange, Operation
 from runstream.stores.redis.operations.client.append_fast_path import append_event, is_ordinary
 from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.operations.client.read import standing_of, standing_query
 from runstream.stores.redis.operations.client.resend_lost import deliver
-from runstream.stores.redis.operations.client.send import batch_of, settle
+from runstream.stores.redis.operations.client.run_head import standing_of, standing_query
+from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered
 from runstream.stores.redis.operations.client.snapshots import decode_known
-from runstream.stores.redis.replies import as_map, place, retired_of
-from runstream.stores.redis.scripts.calls import Batch, SnapshotWrite
-from runstream.stores.redis.session.session import Context
-from runstream.stores.tokens import random_token
+from runstream.stores.redis.replies import parse_cursor, parse_map, parse_retired
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["Archived", "append", "save_event", "save_events", "save_snapshot", "update_state"]
 
 
-def save_event(context: Context[E, S], event: E) -> Operation[Applied | list[Applied]]:
+def save_event(session: Session[E, S], event: E) -> Operation[Applied | list[Applied]]:
     """Append one event to the run that it names."""
     run_id: Any = getattr(event, "run_id", None)
     check_run_id(run_id)
-    encoded = context.codec.encode_event(run_id, event)
-    if is_ordinary(context, encoded):
-        return append_event(context, run_id, encoded)
-    return deliver(context, [batch_of(run_id, (encoded,))])
+    encoded = session.codec.encode_event(run_id, event)
+    if is_ordinary(session, encoded):
+        return append_event(session, run_id, encoded)
+    return deliver(session, [batch_of(run_id, (encoded,))])
 
 
-def save_events(context: Context[E, S], events: Iterable[E]) -> Operation[None]:
+def save_events(session: Session[E, S], events: Iterable[E]) -> Operation[None]:
     """Append events to the runs that they name: each run's in one atomic step, all in one round trip."""
     batches = [
-        batch_of(run_id, context.codec.encode_events(run_id, group))
+        batch_of(run_id, session.codec.encode_events(run_id, group))
         for run_id, group in group_by_run(events).items()
     ]
     if batches:
-        yield from deliver(context, batches)
+        yield from deliver(session, batches)
 
 
 def append(
-    context: Context[E, S],
+    session: Session[E, S],
     run_id: str,
     events: Iterable[E],
-    *,
-    expected_offset: int | None = None,
-    keys: Sequence[str | None] | None = None,
-    lease: Leased | None = None,
-    snapshot: S | None = None,
-    lane_id: str | None = None,
+    options: AppendOptions[S],
 ) -> Operation[Applied]:
     """Append events, with a snapshot if there is one, in one atomic step."""
+    expected_offset, keys, lease, snapshot, lane_id = options
     check_count("expected_offset", expected_offset)
-    encoded = context.codec.encode_events(run_id, events, keys)
+    encoded = session.codec.encode_events(run_id, events, keys)
     is_bare = keys is None and expected_offset is None and lease is None and snapshot is None
-    if is_bare and len(encoded) == 1 and is_ordinary(context, encoded[0]):
-        return (yield from append_event(context, run_id, encoded[0]))
+    if is_bare and len(encoded) == 1 and is_ordinary(session, encoded[0]):
+        return (yield from append_event(session, run_id, encoded[0]))
     batch = batch_of(
         run_id,
         encoded,
@@ -75,35 +70,35 @@ def append(
         grant=grant_of(run_id, lease),
     )
     if snapshot is not None:
-        yield from settle(context, [run_id])  # it may be a snapshot of its own that the new one is made from
+        yield from resolve_unanswered(
+            session, [run_id]
+        )  # it may be a snapshot of its own that the new one is made from
         batch = _with_snapshot(
-            context, batch, snapshot, lane_id, _own_base(context, run_id, lane_id, compare=True)
+            session, batch, snapshot, lane_id, _own_base(session, run_id, lane_id, compare=True)
         )
     elif not encoded:
-        return (yield from _append_nothing(context, run_id, expected_offset))
-    (applied,) = yield from deliver(context, [batch])
+        return (yield from _append_nothing(session, run_id, expected_offset))
+    (applied,) = yield from deliver(session, [batch])
     return applied
 
 
 def save_snapshot(
-    context: Context[E, S], run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    session: Session[E, S], run_id: str, state: S, lane_id: str | None, lease: Leased | None
 ) -> Operation[None]:
     """Replace the snapshot of the run, or of a lane, whoever saved the one before."""
     check_run_id(run_id)
-    base = _own_base(context, run_id, lane_id, compare=False)
+    base = _own_base(session, run_id, lane_id, compare=False)
     yield from deliver(
-        context,
-        [_with_snapshot(context, batch_of(run_id, (), grant=grant_of(run_id, lease)), state, lane_id, base)],
+        session,
+        [_with_snapshot(session, batch_of(run_id, (), grant=grant_of(run_id, lease)), state, lane_id, base)],
     )
 
 
 def update_state(
-    context: Context[E, S],
+    session: Session[E, S],
     run_id: str,
     change: Callable[[S], S | None],
-    *,
-    attempts: int = 10,
-    lease: Leased | None = None,
+    how: StateChange,
     archived: Archived | None = None,
 ) -> Operation[S]:
     """Load the run's state, change it, and save it if nobody has saved another in between; else again.
@@ -111,25 +106,25 @@ def update_state(
     ``archived`` is the snapshot that an archive has, for a run whose own was retired; it is used for one attempt.
     """
     check_run_id(run_id)
-    check_attempts(attempts)
-    keys, plain = context.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, lease))
+    how.check()
+    keys, plain = session.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, how.lease))
     queries = [(b"HGETALL", keys.snapshot(None)), (b"HMGET", keys.meta, "start", "retired")]
-    for left in range(attempts - 1, -1, -1):
+    for left in range(how.attempts - 1, -1, -1):
         saved, (start, gone) = yield Exchange(queries, atomic=True)
-        retired = retired_of(gone)
-        base = _base(context, run_id, as_map(saved), start)
+        retired = parse_retired(gone)
+        base = _base(session, run_id, parse_map(saved), start)
         if not saved and start and retired is not None and retired.had_snapshot(None):
             former, archived = archived and archived.snapshot, archived and Archived(None)
             if former is None or former.revision != retired.run_revision:
-                raise (yield from retired_away(context, run_id, None))  # and no new state in its place
-            covers = Covered(former.offset, place(start).chain)
+                raise (yield from retired_away(session, run_id, None))  # and no new state in its place
+            covers = Covered(former.offset, parse_cursor(start).chain)
             base = _Base(retired.token(None), former.revision, None, covers, compare=True, state=former.state)
         base = base._replace(changes=archived is not None)
-        state = context.codec.new_state(run_id) if base.state is None else base.state
+        state = session.codec.new_state(run_id) if base.state is None else base.state
         changed = change(state)
         state = state if changed is None else changed
         try:
-            yield from deliver(context, [_with_snapshot(context, plain, state, None, base)])
+            yield from deliver(session, [_with_snapshot(session, plain, state, None, base)])
         except ConcurrencyConflict:
             if left == 0:
                 raise
@@ -156,36 +151,36 @@ class _Base(NamedTuple):
     changes: bool = False
 
 
-def _base(context: Context[E, S], run_id: str, saved: dict[bytes, bytes], start: bytes | None) -> _Base:
+def _base(session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: bytes | None) -> _Base:
     """What the saved snapshot is, for a change that is made to it and to nothing else.
 
     It covers what that one covers, whatever this store knows besides. It is what this call has loaded,
     not what another thread of this store has saved since.
     """
-    known = decode_known(context, run_id, None, saved)
+    known = decode_known(session, run_id, None, saved)
     if known is None or start is None:
         return _Base("", 0, None, Covered(), compare=True)
     snapshot, token, packed = known
-    covers = Covered(snapshot.offset, place(start).chain)
+    covers = Covered(snapshot.offset, parse_cursor(start).chain)
     return _Base(token, snapshot.revision, packed, covers, compare=True, state=snapshot.state)
 
 
-def _own_base(context: Context[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
+def _own_base(session: Session[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
     """What this store saved or loaded last, for a state that its writer has gone on from."""
-    token, revision, packed = context.snapshots.get(run_id, lane_id)
-    return _Base(token, revision, packed, context.coverage.covered(run_id, lane_id), compare)
+    token, revision, packed = session.snapshots.get(run_id, lane_id)
+    return _Base(token, revision, packed, session.coverage.covered(run_id, lane_id), compare)
 
 
-def _with_snapshot(context: Context[E, S], batch: Batch, state: S, lane_id: str | None, base: _Base) -> Batch:
+def _with_snapshot(session: Session[E, S], batch: Batch, state: S, lane_id: str | None, base: _Base) -> Batch:
     if lane_id is not None:
         check_name("lane_id", lane_id)
-    fields = context.codec.snapshot_fields(batch.run_id, state)
+    fields = session.codec.snapshot_fields(batch.run_id, state)
     status = batch.status
     if lane_id is None:  # a lane that has finished has not ended the run
-        status = context.codec.status_of(fields) or status
+        status = session.codec.status_of(fields) or status
     write = SnapshotWrite(
         lane_id,
-        pack_state(context.codec.packer, fields, base.packed),
+        pack_state(session.codec.packer, fields, base.packed),
         random_token(),
         covers=base.covers,
         known_token=base.token,
@@ -198,9 +193,9 @@ def _with_snapshot(context: Context[E, S], batch: Batch, state: S, lane_id: str 
     return batch._replace(session_id=session_id, status=status, snapshot=write)
 
 
-def _append_nothing(context: Context[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:
+def _append_nothing(session: Session[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:
     """Where the run stands: an append of nothing creates nothing."""
-    (meta,) = yield Exchange([standing_query(context.keys.run(run_id).meta)])
+    (meta,) = yield Exchange([standing_query(session.keys.run(run_id).meta)])
     standing = standing_of(meta)
     offset = standing.last.offset
     if expected_offset is not None and expected_offset != offset:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from runstream.model.errors import EventsArchived
 from runstream.model.results import E, S
-from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.replies import as_map, place
-from runstream.stores.redis.session.session import Context
+from runstream.operations.operation import Exchange, Operation
+from runstream.stores.redis.replies import parse_cursor, parse_map
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["events_archived", "retired_away"]
 
 
-def events_archived(context: Context[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
+def events_archived(session: Session[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
     """The events from ``first`` on have left Redis."""
-    first_hot, archives = yield from _facts(context, run_id, first)
+    first_hot, archives = yield from _facts(session, run_id, first)
     return EventsArchived(
         f"events {first} to {first_hot - 1} of run {run_id!r} have left Redis for {_listed(archives)}; read them"
         f" there, or read on from offset {first_hot} (after={first_hot - 1})",
@@ -23,9 +23,9 @@ def events_archived(context: Context[E, S], run_id: str, first: int) -> Operatio
     )
 
 
-def retired_away(context: Context[E, S], run_id: str, lane_id: str | None) -> Operation[EventsArchived]:
+def retired_away(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[EventsArchived]:
     """The run was retired, and with it its snapshot, or (of a lane) all that was known of the lane."""
-    first_hot, archives = yield from _facts(context, run_id, 1)
+    first_hot, archives = yield from _facts(session, run_id, 1)
     what = "its snapshot has" if lane_id is None else f"whatever it had of lane {lane_id!r} has"
     return EventsArchived(
         f"run {run_id!r} was retired: {what} left Redis for {_listed(archives)}; load or recover it from there",
@@ -35,17 +35,17 @@ def retired_away(context: Context[E, S], run_id: str, lane_id: str | None) -> Op
     )
 
 
-def _facts(context: Context[E, S], run_id: str, first: int) -> Operation[tuple[int, list[str]]]:
+def _facts(session: Session[E, S], run_id: str, first: int) -> Operation[tuple[int, list[str]]]:
     """The first offset from that one on that is in Redis, and the locations of the archives."""
-    keys = context.keys.run(run_id)
+    keys = session.keys.run(run_id)
     queries = [
         (b"XRANGE", keys.events, str(first), "+", b"COUNT", 1),
         (b"HGET", keys.meta, "last"),
         (b"HGETALL", keys.partition.archives),
     ]
     entries, last, archives = yield Exchange(queries, atomic=True)
-    first_hot = place(entries[0][0]).offset if entries else place(last or b"0-0").offset + 1
-    return first_hot, sorted(location.decode() for location in as_map(archives).values())
+    first_hot = parse_cursor(entries[0][0]).offset if entries else parse_cursor(last or b"0-0").offset + 1
+    return first_hot, sorted(location.decode() for location in parse_map(archives).values())
 
 
 def _listed(archives: list[str]) -> str:

@@ -4,55 +4,53 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runstream.model.identifiers import check_run_id
+from runstream.model.identifiers import random_token
 from runstream.model.results import E, LeaseGrant, S
+from runstream.operations.arguments import LeaseRequest
 from runstream.operations.messages import lease_lost
-from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.operations.client.send import held
 from runstream.stores.redis.scripts.calls import lease_call
-from runstream.stores.redis.session.session import Context
-from runstream.stores.tokens import random_token
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["give_back_unanswered", "release_lease", "renew_lease", "take_lease"]
 
 
-def take_lease(
-    context: Context[E, S], run_id: str, *, owner: str, lane_id: str | None, ttl: float
-) -> Operation[LeaseGrant]:
+def take_lease(session: Session[E, S], request: LeaseRequest) -> Operation[LeaseGrant]:
     """Take the lease of one lane, or (None) of the whole run. Raises LeaseHeld where another is in the way."""
-    check_run_id(run_id)
-    yield from give_back_unanswered(context, run_id)
-    grant = LeaseGrant(run_id, lane_id, owner, 0, random_token(), ttl)
+    run_id = request.run_id
+    yield from give_back_unanswered(session, run_id)
+    grant = LeaseGrant(run_id, request.lane_id, request.owner, 0, random_token(), request.ttl)
     unanswered = [grant]
     try:
-        ((outcome, *facts),) = yield Exchange([lease_call(context.keys, "take", grant)])
+        ((outcome, *facts),) = yield Exchange([lease_call(session.keys, "take", grant)])
         unanswered.clear()
     finally:
-        context.unsettled.put_leases(unanswered)
+        session.in_flight.add_leases(unanswered)
     if outcome == b"held":
         raise held(run_id, facts)
     return replace(grant, epoch=int(facts[0]))
 
 
-def give_back_unanswered(context: Context[E, S], run_id: str) -> Operation[None]:
+def give_back_unanswered(session: Session[E, S], run_id: str) -> Operation[None]:
     """Give back what was asked for and got no reply: nobody holds it, and all would have to wait for it."""
-    unanswered = context.unsettled.take_leases(run_id)
+    unanswered = session.in_flight.take_leases(run_id)
     if not unanswered:
         return
     try:
-        yield Exchange([lease_call(context.keys, "release", grant) for grant in unanswered])
+        yield Exchange([lease_call(session.keys, "release", grant) for grant in unanswered])
         unanswered = []
     finally:
-        context.unsettled.put_leases(unanswered)
+        session.in_flight.add_leases(unanswered)
 
 
-def renew_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[None]:
+def renew_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:
     """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
-    ((outcome, *_),) = yield Exchange([lease_call(context.keys, "renew", grant)])
+    ((outcome, *_),) = yield Exchange([lease_call(session.keys, "renew", grant)])
     if outcome == b"lost":
         raise lease_lost(grant)
 
 
-def release_lease(context: Context[E, S], grant: LeaseGrant) -> Operation[None]:
+def release_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:
     """Give it back, unless it has passed on already."""
-    yield Exchange([lease_call(context.keys, "release", grant)])
+    yield Exchange([lease_call(session.keys, "release", grant)])

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from runstream.model.errors import ConfigurationError
 from runstream.model.results import E, S
-from runstream.stores.redis.exchange import Exchange, Operation, Refusal
+from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
 from runstream.stores.redis.replies import parse_info
-from runstream.stores.redis.session.session import Context
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["open_namespace"]
 
 MINIMUM_VERSION = (6, 2)
 
 
-def open_namespace(context: Context[E, S]) -> Operation[None]:
-    """Check the server and the namespace, and note its partitions in the context.
+def open_namespace(session: Session[E, S]) -> Operation[None]:
+    """Check the server and the namespace, and note its partitions in the session.
 
     Raises ConfigurationError for a server that is too old or may evict keys, and for a namespace that
     has another number of partitions than was asked for.
@@ -30,17 +30,17 @@ def open_namespace(context: Context[E, S]) -> Operation[None]:
             f"{info.error}; runstream needs INFO: it tells by it whether the server evicts keys, and which server"
             " gave a lease"
         )
-    config = namespace_config(context.namespace)
-    if context.partitions is not None:
-        Keys(context.namespace, context.partitions)  # refuses a bad number before it is written
-    wanted = context.partitions or DEFAULT_PARTITIONS
+    config = namespace_config(session.namespace)
+    if session.partitions is not None:
+        Keys(session.namespace, session.partitions)  # refuses a bad number before it is written
+    wanted = session.partitions or DEFAULT_PARTITIONS
     (found,) = yield from _ask([config], wanted)
-    partitions = _check_partitions(context, config, found)
-    keys = Keys(context.namespace, partitions)
+    partitions = _check_partitions(session, config, found)
+    keys = Keys(session.namespace, partitions)
     places = [partition.config for partition in keys.partitions]
     for place, found in zip(places, (yield from _ask(places, partitions)), strict=True):
-        _check_partitions(context, place, found, partitions)
-    context.opened = keys
+        _check_partitions(session, place, found, partitions)
+    session.open(keys)
 
 
 def _ask(places: Sequence[str], wanted: int) -> Operation[list[bytes]]:
@@ -57,13 +57,13 @@ def _ask(places: Sequence[str], wanted: int) -> Operation[list[bytes]]:
     return [number or b"" for number in found]
 
 
-def _check_partitions(context: Context[E, S], place: str, found: bytes, wanted: int | None = None) -> int:
-    wanted = context.partitions if wanted is None else wanted
+def _check_partitions(session: Session[E, S], place: str, found: bytes, wanted: int | None = None) -> int:
+    wanted = session.partitions if wanted is None else wanted
     if not found.isdigit() or not 1 <= int(found) <= MAX_PARTITIONS:
         raise ConfigurationError(f"key {place!r} holds {found!r:.80} partitions: it is not a runstream namespace")
     if wanted is not None and int(found) != wanted:
         raise ConfigurationError(
-            f"namespace {context.namespace!r} has {int(found)} partitions, not {wanted}: a namespace keeps the"
+            f"namespace {session.namespace!r} has {int(found)} partitions, not {wanted}: a namespace keeps the"
             f" number that it was created with; leave out partitions=, or use another namespace"
         )
     return int(found)

@@ -13,50 +13,50 @@ from dataclasses import replace
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, RunstreamError
 from runstream.model.results import E, S
+from runstream.operations.arguments import check_leased
 from runstream.operations.coverage import Covered
-from runstream.operations.filters import check_leased
+from runstream.operations.operation import Exchange, Operation, Pause
+from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Applied, Outcome, Written
-from runstream.stores.redis.exchange import Exchange, Operation
-from runstream.stores.redis.operations.client.read import standing_of, standing_query
-from runstream.stores.redis.operations.client.send import batch_of, send
-from runstream.stores.redis.replies import place
-from runstream.stores.redis.scripts.calls import Batch
-from runstream.stores.redis.session.recent_appends import RecentBook
-from runstream.stores.redis.session.session import Context
+from runstream.stores.redis.operations.client.run_head import standing_of, standing_query
+from runstream.stores.redis.operations.client.send import batch_of, send, waiting_seconds
+from runstream.stores.redis.replies import parse_cursor
+from runstream.stores.redis.session.recent_appends import RecentAppends
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["deliver"]
 
 
-def deliver(context: Context[E, S], batches: Sequence[Batch]) -> Operation[list[Applied]]:
+def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[Applied]]:
     """Send batches of different runs in one round trip. Raises what the first refused one was refused for."""
-    if context.require_lease:
+    if session.require_lease:
         for batch in batches:
             lane_id = None if batch.snapshot is None else batch.snapshot.lane_id
             check_leased(batch.run_id, batch.lanes if lane_id is None else (*batch.lanes, lane_id), batch.grant)
-    recent = context.recent
+    recent = session.recent
     if recent is not None:
         for batch in batches:
-            if recent.owed(batch.run_id):
-                yield from _pay(context, recent, batch)
-    outcomes = yield from send(context, batches)
+            if recent.lost(batch.run_id):
+                yield from _pay(session, recent, batch)
+    outcomes = yield from send(session, batches)
     try:
-        return (yield from _applied(context, batches, outcomes))
+        return (yield from _applied(session, batches, outcomes))
     except BaseException:
         # of a call that fails or is broken off, what was applied is not sent anew when it is repeated
         for batch, outcome in zip(batches, outcomes, strict=True):
             if isinstance(outcome, Applied):
-                context.unsettled.keep(batch, outcome)
+                session.in_flight.keep_outcome(batch, outcome)
         raise
 
 
 def _applied(
-    context: Context[E, S], batches: Sequence[Batch], outcomes: list[Outcome]
+    session: Session[E, S], batches: Sequence[Batch], outcomes: list[Outcome]
 ) -> Operation[list[Applied]]:
     applied = []
     for index, batch in enumerate(batches):
-        outcome, recent = outcomes[index], context.recent
+        outcome, recent = outcomes[index], session.recent
         if recent is not None and isinstance(outcome, AcknowledgedWritesLost | HistoryDiverged):
-            outcome = outcomes[index] = yield from _resend(context, recent, batch, outcome)
+            outcome = outcomes[index] = yield from _resend(session, recent, batch, outcome)
         if isinstance(outcome, RunstreamError):
             raise outcome
         applied.append(outcome)
@@ -64,7 +64,7 @@ def _applied(
 
 
 def _resend(
-    context: Context[E, S], recent: RecentBook, batch: Batch, loss: AcknowledgedWritesLost | HistoryDiverged
+    session: Session[E, S], recent: RecentAppends, batch: Batch, loss: AcknowledgedWritesLost | HistoryDiverged
 ) -> Operation[Outcome]:
     """Put back what this store appended and the server lost; then send the batch that found out.
 
@@ -74,8 +74,8 @@ def _resend(
     run_id = batch.run_id
     yield from _begin(recent, run_id)
     try:
-        seen, held = context.seen.get(run_id), recent.get(run_id)
-        present = yield from _count_present(context, run_id, held)
+        seen, held = session.seen.get(run_id), recent.get(run_id)
+        present = yield from _count_present(session, run_id, held)
         if seen is None or not held or present is None:
             return loss
         is_made_up_for = seen.cursor == held[-1][0]
@@ -84,29 +84,29 @@ def _resend(
             is_made_up_for = (
                 is_made_up_for
                 and (present > 0 or recent.is_complete(run_id))
-                and not recent.knows_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
+                and not recent.has_read_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
             )
-            recent.keep(run_id, held[:present])
-            recent.owe(run_id, [event for _, event in held[present:]])
+            recent.keep_only(run_id, held[:present])
+            recent.mark_lost(run_id, [event for _, event in held[present:]])
             # what is covered of the history that is gone says nothing of this one
-            context.forget_history(run_id)
+            session.forget_history(run_id)
     finally:
-        recent.end(run_id)
-    yield from _pay(context, recent, batch)
+        recent.end_resend(run_id)
+    yield from _pay(session, recent, batch)
     if not is_made_up_for:
         return loss
     if batch.snapshot is not None:
         batch = batch._replace(snapshot=replace(batch.snapshot, covers=Covered()))
-    (outcome,) = yield from send(context, [batch])
+    (outcome,) = yield from send(session, [batch])
     return outcome
 
 
-def _pay(context: Context[E, S], recent: RecentBook, payer: Batch) -> Operation[None]:
+def _pay(session: Session[E, S], recent: RecentAppends, payer: Batch) -> Operation[None]:
     """Put back what is owed to the payer's run, but for what another's lease is in the way of, for now."""
     run_id, grant = payer.run_id, payer.grant
     yield from _begin(recent, run_id)
     try:
-        owed = recent.owed(run_id)
+        owed = recent.lost(run_id)
         if not owed:
             return
         portions = [owed]
@@ -118,15 +118,15 @@ def _pay(context: Context[E, S], recent: RecentBook, payer: Batch) -> Operation[
             carried = grant if grant is not None and (grant.lane_id is None or {grant.lane_id} == lanes) else None
             is_keyed = any(event.key is not None for event in portion)
             batch = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
-            (outcome,) = yield from send(context, [batch], checked=False)
+            (outcome,) = yield from send(session, [batch], checked=False)
             if isinstance(outcome, Applied):
-                recent.paid(run_id, lanes)
+                recent.mark_resent(run_id, lanes)
             elif not isinstance(outcome, LeaseHeld):
                 raise outcome
             elif len(lanes) > 1:
                 portions += _by_lane(portion)
     finally:
-        recent.end(run_id)
+        recent.end_resend(run_id)
 
 
 def _by_lane(events: Sequence[EncodedEvent]) -> list[Sequence[EncodedEvent]]:
@@ -136,29 +136,29 @@ def _by_lane(events: Sequence[EncodedEvent]) -> list[Sequence[EncodedEvent]]:
     return list(lanes.values())
 
 
-def _begin(recent: RecentBook, run_id: str) -> Operation[None]:
-    while not recent.begin(run_id):
-        yield Exchange([(b"TIME",)])  # another thread or task is at it
+def _begin(recent: RecentAppends, run_id: str) -> Operation[None]:
+    while not recent.begin_resend(run_id):
+        yield Pause(waiting_seconds())  # another thread or task is at it
 
 
-def _count_present(context: Context[E, S], run_id: str, held: Sequence[Written]) -> Operation[int | None]:
+def _count_present(session: Session[E, S], run_id: str, held: Sequence[Written]) -> Operation[int | None]:
     """How many of these events the run still has, the first ones; None if that cannot be told any more.
 
     One event that is there proves all before it: its place has their chain. What has been trimmed, and has
     none after it, can only be told from the archived mark.
     """
-    keys = context.keys.run(run_id)
+    keys = session.keys.run(run_id)
     queries = [standing_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
     meta, first = yield Exchange(queries, atomic=True)
     standing = standing_of(meta)
-    first_hot = place(first[0][0]).offset if first else standing.last.offset + 1
+    first_hot = parse_cursor(first[0][0]).offset if first else standing.last.offset + 1
     trimmed = sum(cursor.offset < first_hot for cursor, _ in held)
     low, high = trimmed, len(held)
     while low < high:
         middle = (low + high) // 2
         cursor = held[middle][0]
         (found,) = yield Exchange([(b"XRANGE", keys.events, str(cursor.offset), str(cursor.offset))])
-        if found and place(found[0][0]) == cursor:
+        if found and parse_cursor(found[0][0]) == cursor:
             low = middle + 1
         else:
             high = middle

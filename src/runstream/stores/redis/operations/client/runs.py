@@ -8,13 +8,14 @@ from itertools import islice
 
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import E, RunInfo, S
-from runstream.operations.filters import RunFilter, check_count
-from runstream.stores.redis.exchange import Exchange, Items, Operation, Stream
-from runstream.stores.redis.operations.client.read import standing_of
-from runstream.stores.redis.operations.client.send import held, settle
-from runstream.stores.redis.replies import as_map, place, scored
+from runstream.operations.arguments import RunsQuery, check_count
+from runstream.operations.filters import RunFilter
+from runstream.operations.operation import Exchange, Items, Operation, Stream
+from runstream.stores.redis.operations.client.run_head import standing_of
+from runstream.stores.redis.operations.client.send import held, resolve_unanswered
+from runstream.stores.redis.replies import parse_cursor, parse_map, parse_parent, parse_scores
 from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
-from runstream.stores.redis.session.session import Context
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["delete_run", "list_runs", "run_info", "runs"]
 
@@ -22,30 +23,26 @@ _CHUNK = 200
 _INFO = ("start", "last", "mark", "status", "retired", "session", "created", "updated", "parent")
 
 
-def run_info(context: Context[E, S], run_id: str) -> Operation[RunInfo | None]:
+def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
     """What is known of a run, or None."""
     check_run_id(run_id)
-    (info,) = yield from _infos(context, [run_id])
+    (info,) = yield from _infos(session, [run_id])
     return info
 
 
 def runs(
-    context: Context[E, S],
-    *,
-    session_id: str | None = None,
-    status: str | None = None,
-    updated_after: float | None = None,
-    limit: int | None = None,
+    session: Session[E, S],
+    query: RunsQuery,
 ) -> Stream:
     """The runs that match, the most recently updated first."""
-    check_count("limit", limit)
-    wanted = RunFilter(session_id, status, updated_after)
-    run_ids = yield from _run_ids(context, session_id, updated_after)
-    left = limit
+    check_count("limit", query.limit)
+    wanted = RunFilter(query)
+    run_ids = yield from _run_ids(session, query.session_id, query.updated_after)
+    left = query.limit
     for at in range(0, len(run_ids), _CHUNK):
-        infos = yield from _infos(context, run_ids[at : at + _CHUNK])
+        infos = yield from _infos(session, run_ids[at : at + _CHUNK])
         matching = [info for info in infos if info is not None and wanted(info)]
-        if session_id:
+        if query.session_id:
             # the session's set is not touched by events that name no session
             matching.sort(key=lambda info: info.updated_at, reverse=True)
         matching = list(islice(matching, left))
@@ -56,13 +53,13 @@ def runs(
                 return
 
 
-def list_runs(context: Context[E, S]) -> Operation[list[str]]:
+def list_runs(session: Session[E, S]) -> Operation[list[str]]:
     """The ids of all runs, the most recently updated first."""
-    return (yield from _run_ids(context, None, None))
+    return (yield from _run_ids(session, None, None))
 
 
-def _run_ids(context: Context[E, S], session_id: str | None, updated_after: float | None) -> Operation[list[str]]:
-    keys = context.keys
+def _run_ids(session: Session[E, S], session_id: str | None, updated_after: float | None) -> Operation[list[str]]:
+    keys = session.keys
     if session_id:
         check_name("session_id", session_id)
     # no set has the runs without a session
@@ -70,7 +67,7 @@ def _run_ids(context: Context[E, S], session_id: str | None, updated_after: floa
     # they are right to the second
     low = "-inf" if updated_after is None or session_id else f"{(updated_after - 1) * MICROSECONDS:.0f}"
     replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in places])
-    updated = dict(pair for reply in replies for pair in scored(reply))
+    updated = dict(pair for reply in replies for pair in parse_scores(reply))
     # of those that share a second, each tells its time itself
     shared = Counter(time // MICROSECONDS for time in updated.values())
     close = [run_id for run_id, time in updated.items() if shared[time // MICROSECONDS] > 1]
@@ -81,10 +78,10 @@ def _run_ids(context: Context[E, S], session_id: str | None, updated_after: floa
     return sorted(updated, key=updated.__getitem__, reverse=True)
 
 
-def _infos(context: Context[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | None]]:
+def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | None]]:
     queries: list[tuple[object, ...]] = []
     for run_id in run_ids:
-        keys = context.keys.run(run_id)
+        keys = session.keys.run(run_id)
         queries.append((b"HMGET", keys.meta, *_INFO))
         queries.append((b"XRANGE", keys.events, "-", "+", b"COUNT", 1))
     replies = yield Exchange(queries)
@@ -98,54 +95,46 @@ def _info(run_id: str, meta: Sequence[bytes | None], first: Sequence[Sequence[by
     standing = standing_of(meta[:5])
     if not standing.exists:
         return None
-    session, created, updated, parent = meta[5:]
+    session_id, created, updated, parent = meta[5:]
     return RunInfo(
         run_id,
-        session.decode() if session else "",
+        session_id.decode() if session_id else "",
         standing.status,
         standing.last.offset,
         standing.mark.offset,
-        place(first[0][0]).offset if first else standing.last.offset + 1,
+        parse_cursor(first[0][0]).offset if first else standing.last.offset + 1,
         int(created or 0) / MICROSECONDS,
         int(updated or 0) / MICROSECONDS,
-        _parent(parent),
+        parse_parent(parent),
     )
 
 
-def _parent(text: bytes | None) -> tuple[str, int] | None:
-    """A fork's origin: ``OFFSET:RUN``. Nothing writes it yet."""
-    if not text:
-        return None
-    offset, _, run_id = text.decode().partition(":")
-    return run_id, int(offset)
-
-
-def delete_run(context: Context[E, S], run_id: str) -> Operation[bool]:
+def delete_run(session: Session[E, S], run_id: str) -> Operation[bool]:
     """Remove all that Redis holds of a run. False if there was nothing; LeaseHeld while a lease is in force."""
     check_run_id(run_id)
-    yield from settle(context, [run_id])  # or it would come after the deletion and create the run anew
-    was_there = yield from _delete(context, run_id)
-    context.unsettled.forget(run_id)
-    context.forget(run_id)
+    yield from resolve_unanswered(session, [run_id])  # or it would come after the deletion and create the run anew
+    was_there = yield from _delete(session, run_id)
+    session.in_flight.forget(run_id)
+    session.forget(run_id)
     return was_there
 
 
-def _delete(context: Context[E, S], run_id: str) -> Operation[bool]:
-    unsettled = context.unsettled
+def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
+    in_flight = session.in_flight
     while True:
-        (reply,) = yield Exchange([(b"HGETALL", context.keys.run(run_id).meta)])
-        meta = {name.decode(): value.decode() for name, value in as_map(reply).items()}
-        start, former = meta.get("start"), unsettled.deletion(run_id)
+        (reply,) = yield Exchange([(b"HGETALL", session.keys.run(run_id).meta)])
+        meta = {name.decode(): value.decode() for name, value in parse_map(reply).items()}
+        start, former = meta.get("start"), in_flight.unanswered_deletion(run_id)
         if former is not None and former != start:  # it was deleted; what is there now is another one
-            unsettled.end_deletion(run_id)
+            in_flight.end_deletion(run_id)
             return True
         if start is None:
             return False
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
-        call = delete_call(context.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
-        unsettled.begin_deletion(run_id, start)
+        call = delete_call(session.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
+        in_flight.begin_deletion(run_id, start)
         (outcome,) = yield Exchange([call])
-        unsettled.end_deletion(run_id)
+        in_flight.end_deletion(run_id)
         if isinstance(outcome, list):
             raise held(run_id, outcome[1:])
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between

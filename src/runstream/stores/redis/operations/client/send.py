@@ -1,10 +1,11 @@
 """Send batches to the append script, and note what its replies tell.
 
-A batch that gets no reply waits to be settled; see :mod:`~runstream.stores.redis.session.in_flight`.
+A batch that gets no reply waits to be resolved; see :mod:`~runstream.stores.redis.session.in_flight`.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -21,22 +22,19 @@ from runstream.operations.messages import (
     snapshot_conflict,
     too_many_hot_events,
 )
+from runstream.operations.operation import Exchange, Operation, Pause, Refusal
+from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
-from runstream.stores.redis.exchange import Exchange, Operation, Refusal
-from runstream.stores.redis.replies import known_place, offset_of, place
-from runstream.stores.redis.scripts.calls import (
-    MICROSECONDS,
-    PRODUCER_WINDOW_SECONDS,
-    Batch,
-    LaneSpan,
-    Sending,
-    append_call,
-    lane_of_lease,
-)
+from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
+from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, append_call, lane_of_lease
 from runstream.stores.redis.session.in_flight import Attempt
-from runstream.stores.redis.session.session import Context, Producer
+from runstream.stores.redis.session.producers import Producer
+from runstream.stores.redis.session.session import Session
 
-__all__ = ["batch_of", "heard", "held", "outcome_of", "send", "settle"]
+__all__ = ["batch_of", "heard", "held", "outcome_of", "resolve_unanswered", "send", "waiting_seconds"]
+
+_SHORTEST_WAIT_SECONDS = 0.002
+_LONGEST_WAIT_SECONDS = 0.02
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
 """That a batch was applied, in one text; what it was refused for; or that the script itself was."""
@@ -74,100 +72,107 @@ def _spans(events: Sequence[EncodedEvent]) -> dict[str, LaneSpan]:
     return {lane: LaneSpan(firsts[lane], last, events[last - 1].seq) for lane, last in lasts.items()}
 
 
-def send(context: Context[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:
+def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:
     """Send batches of different runs in one round trip, and give what became of each.
 
-    What waits to be settled of these runs goes first. With ``checked`` False the script does not compare
+    What waits to be resolved of these runs goes first. With ``checked`` False the script does not compare
     the history with what this store saw last.
     """
-    claimed = (yield from _claim(context, batches)) if context.unsettled else {}
+    claimed = (yield from _claim(session, batches)) if session.in_flight else {}
     fresh = [batch for batch in batches if batch.run_id not in claimed] if claimed else batches
     if fresh:
-        producer = context.producers.take()
-        attempts = [_begin(context, batch, producer, checked=checked) for batch in fresh]
-        replies = yield from _attempt(context, attempts)
-        context.producers.give_back(producer)
+        producer = session.producers.take()
+        attempts = [_begin(session, batch, producer, checked=checked) for batch in fresh]
+        replies = yield from _attempt(session, attempts)
+        session.producers.give_back(producer)
         outcomes = []
         for attempt, reply in zip(attempts, replies, strict=True):
             batch, outcome = attempt.batch, _outcome(attempt, reply)
             outcomes.append(outcome)
             if batch.snapshot is not None and isinstance(outcome, Applied):
-                context.unsettled.supersede(batch.run_id, batch.snapshot.lane_id)
+                session.in_flight.supersede(batch.run_id, batch.snapshot.lane_id)
         if not claimed:
             return outcomes
         claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
     return [claimed[batch.run_id] for batch in batches]
 
 
-def outcome_of(attempt: Attempt, reply: _Reply) -> Operation[Outcome]:
+def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[Outcome]:
     """What becomes of a batch that got this reply: sent again where it can be put otherwise, and only there."""
-    if not isinstance(reply, bytes) and _put_otherwise(attempt.owner, attempt, reply):
-        (reply,) = yield from _attempt(attempt.owner, [attempt])
+    if not isinstance(reply, bytes) and _put_otherwise(attempt.session, attempt, reply):
+        (reply,) = yield from _attempt(attempt.session, [attempt])
     return _outcome(attempt, reply)
 
 
-def _claim(context: Context[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
-    """Settle what waits of these runs, and give what became of those batches that were among it."""
-    yield from settle(context, [batch.run_id for batch in batches])
-    outcomes = ((batch.run_id, context.unsettled.claim(batch)) for batch in batches)
+def _claim(session: Session[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
+    """Resolve what waits of these runs, and give what became of those batches that were among it."""
+    yield from resolve_unanswered(session, [batch.run_id for batch in batches])
+    outcomes = ((batch.run_id, session.in_flight.take_outcome(batch)) for batch in batches)
     return {run_id: outcome for run_id, outcome in outcomes if outcome is not None}
 
 
-def settle(context: Context[E, S], run_ids: Sequence[str]) -> Operation[None]:
+def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operation[None]:
     """Send again what got no reply in these runs, and keep what becomes of it for callers that repeat it.
 
     One caller at a time: the others wait for what it finds out.
     """
-    book = context.unsettled
+    book = session.in_flight
     if not book:
         return
     while (attempts := book.take(run_ids)) is None:
-        yield Exchange([(b"TIME",)])
+        yield Pause(waiting_seconds())
     if not attempts:
         return
     try:
-        replies = yield from _attempt(context, attempts)
+        replies = yield from _attempt(session, attempts)
         for attempt, reply in zip(attempts, replies, strict=True):
             # what it tells of snapshots and of what they cover, its own writer has to know, and nobody else
-            book.keep(attempt.batch, _outcome(attempt, reply))
+            book.keep_outcome(attempt.batch, _outcome(attempt, reply))
     finally:
-        book.done(attempts)
+        book.release(attempts)
 
 
-def heard(context: Context[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int) -> None:
+def waiting_seconds() -> float:
+    """Seconds to wait before looking again whether another caller is done: some milliseconds, never in step."""
+    return random.uniform(_SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)  # noqa: S311 - jitter, no secret
+
+
+def heard(session: Session[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int) -> None:
     """Note the time and the last place, with this offset, that the reply to an applied batch tells."""
-    context.server_clock.heard(server_time)
-    context.seen.note(run_id, start, last, offset)
+    session.server_clock.update(server_time)
+    session.seen.note(run_id, start, last, offset)
 
 
-def _begin(context: Context[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt:
+def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt[Session[E, S]]:
     sending = Sending(
         producer.name,
         producer.number,
-        context.server_clock.now(),
-        context.seen.get(batch.run_id) if checked else None,
-        context.max_hot_events,
+        session.server_clock.now(),
+        session.seen.get(batch.run_id) if checked else None,
+        session.max_hot_events,
     )
-    return Attempt(context, batch, append_call(context.keys, batch, sending), sending)
+    return Attempt(session, batch, append_call(session.keys, batch, sending), sending)
 
 
-def _attempt(context: Context[E, S], attempts: Sequence[Attempt]) -> Operation[list[_Reply]]:
-    """One round trip, and another for what has to be put otherwise. What gets no reply waits to be settled."""
+def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]]) -> Operation[list[_Reply]]:
+    """One round trip, and another for what has to be put otherwise. What gets no reply waits to be resolved."""
     is_done = False
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
         for index, attempt in enumerate(attempts):
-            if type(replies[index]) is not bytes and _put_otherwise(context, attempt, replies[index]):
+            if type(replies[index]) is not bytes and _put_otherwise(session, attempt, replies[index]):
                 (replies[index],) = yield Exchange([attempt.call], tolerant=True)
         is_done = True
     finally:
         if not is_done:
             # for an error, or because the caller was cancelled: all of them, as nobody is told of any of them
-            context.unsettled.put(attempts)
+            session.in_flight.add(attempts)
     return replies
 
 
-def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: Sequence[bytes] | Refusal) -> bool:
+def _put_otherwise(
+    session: Session[E, S], attempt: Attempt[Session[E, S]], reply: Sequence[bytes] | Refusal
+) -> bool:
     """Whether the script refused for what can be put otherwise; then the attempt's call is the other one."""
     if isinstance(reply, Refusal):
         return False
@@ -176,11 +181,11 @@ def _put_otherwise(context: Context[E, S], attempt: Attempt, reply: Sequence[byt
         attempt.batch.snapshot.known_state = None
     elif reply[0] == b"stale" and not attempt.is_old:
         # the clocks differ, not the ages: what was refused was not applied, so it is as good as new
-        context.server_clock.heard(reply[1], reset=True)
-        attempt.sending = attempt.sending._replace(sent_at=context.server_clock.now())
+        session.server_clock.update(reply[1], reset=True)
+        attempt.sending = attempt.sending._replace(sent_at=session.server_clock.now())
     else:
         return False
-    attempt.call = append_call(context.keys, attempt.batch, attempt.sending)
+    attempt.call = append_call(session.keys, attempt.batch, attempt.sending)
     return True
 
 
@@ -190,9 +195,9 @@ def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
     return lease_held(run_id, lane_of_lease(field.decode()), owner.decode(), int(left) / MICROSECONDS)
 
 
-def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+def _refusal(session: Session[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
     """What the append script's reply says that is not 'ok'; see its header."""
-    run_id, seen = batch.run_id, context.seen.get(batch.run_id)
+    run_id, seen = batch.run_id, session.seen.get(batch.run_id)
     if outcome == b"held":
         return held(run_id, facts)
     if outcome == b"unleased" and batch.grant is not None:
@@ -202,7 +207,7 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
     if outcome == b"snapshot" and batch.snapshot is not None:
         return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
     if outcome == b"full":
-        return too_many_hot_events(run_id, int(facts[1]), int(facts[0]), context.max_hot_events or 0)
+        return too_many_hot_events(run_id, int(facts[1]), int(facts[0]), session.max_hot_events or 0)
     if outcome in (b"archived", b"retired"):
         return _archived(run_id, outcome, int(facts[0]))
     if outcome == b"lost":
@@ -215,7 +220,7 @@ def _refusal(context: Context[E, S], batch: Batch, outcome: bytes, facts: Sequen
             " whether it was applied can no longer be told, and it was not sent again; read the end of the run"
         )
     return ConfigurationError(
-        f"namespace {context.namespace!r} has {int(facts[0])} partitions, not {len(context.keys.partitions)}:"
+        f"namespace {session.namespace!r} has {int(facts[0])} partitions, not {len(session.keys.partitions)}:"
         " it was created anew since this store was opened; open the store again"
     )
 
@@ -235,30 +240,30 @@ def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
     return EventsArchived(f"run {run_id!r} {text}", run_id=run_id, first_hot=upto + 1)
 
 
-def _outcome(attempt: Attempt, reply: _Reply) -> Outcome:
+def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
     """What the append script's reply says; see its header."""
-    context, batch = attempt.owner, attempt.batch
+    session, batch = attempt.session, attempt.batch
     if not isinstance(reply, bytes):
-        return reply.error if isinstance(reply, Refusal) else _refusal(context, batch, reply[0], reply[1:])
+        return reply.error if isinstance(reply, Refusal) else _refusal(session, batch, reply[0], reply[1:])
     run_id, lanes = batch.run_id, batch.lanes
     former, last, revision, began, server_time, *rest = _words(attempt.sending, reply)
-    last_offset, start = offset_of(last), known_place(began)
-    heard(context, run_id, server_time, began, last, last_offset)
+    last_offset, start = parse_offset(last), parse_start(began)
+    heard(session, run_id, server_time, began, last, last_offset)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
     if lanes or not batch.events:
-        before = offset_of(former)
+        before = parse_offset(former)
         ends = {}
         for lane, lane_before in zip(lanes, rest, strict=True):
             ends[lane] = int(lane_before), before + lanes[lane].last
-        context.coverage.appended(run_id, start, before, last_offset, ends)
+        session.coverage.appended(run_id, start, before, last_offset, ends)
         if batch.snapshot is not None:
             write = batch.snapshot
-            context.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
+            session.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
     applied = Applied(batch.events, former, last, known)
-    if context.recent is not None and batch.events:
-        context.recent.put(run_id, start.chain, applied.written)
+    if session.recent is not None and batch.events:
+        session.recent.add(run_id, start.chain, applied.written)
     return applied
 
 
@@ -266,7 +271,7 @@ def _words(sending: Sending, reply: bytes) -> Sequence[bytes]:
     """Former last place, last place, revision, start, server time, and what a reply tells of lanes and events."""
     words = reply.split()
     if len(words) == 3 and sending.seen is not None:  # an ordinary append: it went right after what was seen
-        return sending.seen.place, words[0], b"0", sending.seen.start, words[1], words[2]
+        return sending.seen.last, words[0], b"0", sending.seen.start, words[1], words[2]
     _, former, last, revision, _, start, server_time, *rest = words
     return former, last, revision, start, server_time, *rest
 
@@ -277,6 +282,6 @@ def _without_known(
     """What the events that were written add to their lanes, the lanes' former ends, and where the others lie."""
     befores = dict(zip(batch.lanes, rest, strict=False))
     pairs = iter(rest[len(batch.lanes) :])
-    known = {int(index) - 1: place(cursor) for index, cursor in zip(pairs, pairs, strict=True)}
+    known = {int(index) - 1: parse_cursor(cursor) for index, cursor in zip(pairs, pairs, strict=True)}
     lanes = _spans([event for index, event in enumerate(batch.events) if index not in known])
     return lanes, [befores[lane] for lane in lanes], known

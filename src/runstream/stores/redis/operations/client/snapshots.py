@@ -6,52 +6,50 @@ from runstream.codec.snapshot_fields import PackedState, read_saved
 from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import E, S, Snapshot
-from runstream.stores.redis.exchange import Exchange, Operation
+from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.replies import as_map, place, retired_of
-from runstream.stores.redis.session.session import Context
+from runstream.stores.redis.replies import parse_cursor, parse_map, parse_retired
+from runstream.stores.redis.session.session import Session
 
 __all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
 
 
-def load_snapshot(
-    context: Context[E, S], run_id: str, *, lane_id: str | None = None
-) -> Operation[Snapshot[S] | None]:
+def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
     """The latest snapshot of the run, or of one lane of it."""
     check_run_id(run_id)
     if lane_id is not None:
         check_name("lane_id", lane_id)
-    keys = context.keys.run(run_id)
+    keys = session.keys.run(run_id)
     queries = [(b"HGETALL", keys.snapshot(lane_id)), (b"HMGET", keys.meta, "start", "retired")]
     saved, (start, left) = yield Exchange(queries, atomic=True)
-    snapshot = decode_snapshot(context, run_id, lane_id, as_map(saved))
-    retired = retired_of(left)
+    snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved))
+    retired = parse_retired(left)
     if snapshot is None and retired is not None and retired.had_snapshot(lane_id):
-        raise (yield from retired_away(context, run_id, lane_id))
+        raise (yield from retired_away(session, run_id, lane_id))
     if snapshot is None:
-        context.snapshots.drop(run_id, lane_id)
+        session.snapshots.drop(run_id, lane_id)
     elif start:
-        context.coverage.loaded(run_id, lane_id, place(start), snapshot.offset)
+        session.coverage.loaded(run_id, lane_id, parse_cursor(start), snapshot.offset)
     return snapshot
 
 
 def decode_snapshot(
-    context: Context[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
 ) -> Snapshot[S] | None:
     """The snapshot that a hash holds, remembered as what the next difference is made from.
 
     Raises CorruptRecordError for a hash that fails its checksum or does not decode.
     """
-    known = decode_known(context, run_id, lane_id, saved)
+    known = decode_known(session, run_id, lane_id, saved)
     if known is None:
         return None
     snapshot, token, packed = known
-    context.snapshots.put(run_id, lane_id, token, snapshot.revision, packed)
+    session.snapshots.put(run_id, lane_id, token, snapshot.revision, packed)
     return snapshot
 
 
 def decode_known(
-    context: Context[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
 ) -> tuple[Snapshot[S], str, PackedState] | None:
     """The snapshot that a hash holds, its token, and what a difference from it is made from."""
     if not saved:
@@ -66,4 +64,4 @@ def decode_known(
             run_id=run_id,
             offset=0,
         ) from error
-    return Snapshot(context.codec.make_state(run_id, fields), offset, revision), token, packed
+    return Snapshot(session.codec.make_state(run_id, fields), offset, revision), token, packed

@@ -6,27 +6,32 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from runstream.model.archive_records import RunHeader
-from runstream.stores.redis.exchange import Command, Exchange, Operation
+from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.scripts.calls import MICROSECONDS, forget_call, retire_call
 
-__all__ = ["Due", "Fit", "Outcome", "forget", "is_due", "look", "put_off", "retire"]
+__all__ = ["QuietRuns", "RetireCandidate", "RetireOutcome", "find_quiet", "forget", "is_due", "put_off", "retire"]
 
 
-class Due(NamedTuple):
-    """The runs that it is time to retire, and those that it is time to forget."""
+class QuietRuns(NamedTuple):
+    """The ids of runs that it is time to retire, and of those that it is time to forget."""
 
     to_retire: Sequence[str]
     to_forget: Sequence[str]
 
 
-def look(
+def find_quiet(
     keys: Keys, quiet: float, retired: float | None, count: int, only: Collection[int] | None = None
-) -> Operation[Due]:
-    """Up to ``count`` runs of each partition that were quiet, or retired (None: do not look), for so long.
+) -> Operation[QuietRuns]:
+    """Find runs that have been quiet, or retired, for long enough.
 
-    ``only`` limits this to some partitions, by their numbers.
+    Args:
+        keys: The namespace's keys.
+        quiet: For how many seconds a run must have been quiet to be retired.
+        retired: For how many seconds it must have been retired to be forgotten; None: none of those are given.
+        count: How many runs of each kind and partition to give at most.
+        only: The numbers of the partitions; None for all.
     """
     now = yield from server_time()
     commands: list[Command] = []
@@ -38,7 +43,7 @@ def look(
     per_partition = 1 if retired is None else 2
     to_retire = replies[::per_partition]
     to_forget = replies[1::2] if per_partition == 2 else []
-    return Due(_names(to_retire), _names(to_forget))
+    return QuietRuns(_names(to_retire), _names(to_forget))
 
 
 def _up_to(key: str, now: int, seconds: float, count: int) -> Command:
@@ -50,24 +55,39 @@ def _names(replies: Sequence[Sequence[bytes]]) -> list[str]:
     return [name.decode() for reply in replies for name in reply]
 
 
-class Fit(NamedTuple):
-    """A run that may be fit to be retired: its header (None: there is no such run), and its snapshots' tokens."""
+class RetireCandidate(NamedTuple):
+    """A candidate for retirement: its header (None if it is gone) and its snapshots' tokens, by lane."""
 
     run_id: str
     header: RunHeader | None
     tokens: Mapping[str | None, str] = {}
 
 
-class Outcome(NamedTuple):
-    """What became of a run: 'ok', or why not, see retire.lua; and how many entries left Redis."""
+class RetireOutcome(NamedTuple):
+    """What became of a candidate.
+
+    Attributes:
+        name: 'ok', or why it was not retired; retire.lua says when.
+        entries: How many entries left Redis.
+        detail: With 'archives': the location of one that is required and does not have it.
+    """
 
     name: str
     entries: int = 0
     detail: str = ""
 
 
-def retire(keys: Keys, runs: Sequence[Fit], quiet: float, archives: Sequence[str]) -> Operation[list[Outcome]]:
-    """Retire those of these runs that are fit; the server decides."""
+def retire(
+    keys: Keys, runs: Sequence[RetireCandidate], quiet: float, archives: Sequence[str]
+) -> Operation[list[RetireOutcome]]:
+    """Retire those of the candidates that may be retired; the script decides.
+
+    Args:
+        keys: The namespace's keys.
+        runs: The candidates.
+        quiet: For how many seconds a run must have been quiet.
+        archives: The UUIDs of the archives that have all of them.
+    """
     replies = yield Exchange(
         [
             retire_call(
@@ -84,14 +104,14 @@ def retire(keys: Keys, runs: Sequence[Fit], quiet: float, archives: Sequence[str
     return [_outcome(*reply) for reply in replies]
 
 
-def _outcome(name: bytes, fact: bytes | int = 0) -> Outcome:
+def _outcome(name: bytes, fact: bytes | int = 0) -> RetireOutcome:
     if isinstance(fact, int):
-        return Outcome(name.decode(), fact)
-    return Outcome(name.decode(), detail=fact.decode())
+        return RetireOutcome(name.decode(), fact)
+    return RetireOutcome(name.decode(), detail=fact.decode())
 
 
-def forget(keys: Keys, runs: Sequence[Fit], retired: float) -> Operation[list[str]]:
-    """Forget those of these runs that are tombstones still; the server decides. Gives what forget.lua replies."""
+def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Operation[list[str]]:
+    """Forget those of these runs that are tombstones still. Returns what forget.lua replies for each."""
     replies: list[bytes] = yield Exchange(
         [
             forget_call(
@@ -114,7 +134,7 @@ def is_due(keys: Keys, run_id: str) -> Operation[bool]:
 
 
 def put_off(keys: Keys, run_id: str, seconds: float) -> Operation[None]:
-    """Do not look at a run, to retire or to forget it, for at least so long."""
+    """Do not find a run, to retire or to forget it, for at least so many seconds."""
     partition = keys.run(run_id).partition
     now = yield from server_time()
     until = now + int(seconds * MICROSECONDS)

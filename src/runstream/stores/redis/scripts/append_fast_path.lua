@@ -1,11 +1,18 @@
--- The ordinary append, put before common.lua and append.lua: events of one lane that the run knows, right after
--- what their writer saw last, with nothing in the way and nothing asked for besides.
--- Keys and arguments are append.lua's, and so is what holds after it. What is not ordinary goes on there.
+-- The fast path of an append: events of one lane that the run knows, right after the cursor that their writer saw
+-- last, with nothing in the way and nothing else asked for.
 --
--- Replies, if it was applied, words separated by single spaces: last place, server time, former last offset of the lane
+-- Source: the append script is this file, then common.lua, then append.lua, run as one chunk. This file comes first
+-- and ends the script itself where the fast path applies: then not even the functions of the other two are made. It
+-- takes nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with
+-- what this file declares: call, format, match, KEYS, ARGV, run_id, session, producer, seen, lane, of_lane, time, now,
+-- meta, by, the function add, and the variables offset, chain, last and at, which add works on.
 --
--- It is written for speed, since it is what an agent waits for at every event: a server that has just woken up
--- pays for each thing that a script touches three times what it costs in a loop.
+-- KEYS, ARGV and what holds after it: as in append.lua.
+-- Replies if the events were appended: one text of words separated by single spaces: last cursor, server time
+--         (microseconds), the lane's last offset before.
+--
+-- An agent waits for this at every event, so it is written for speed: a server that has just woken up takes three
+-- times as long for each thing that a script touches as it does in a loop.
 
 local call, format, match = redis.call, string.format, string.match
 local KEYS, ARGV = KEYS, ARGV -- globals are looked up at each use
@@ -18,7 +25,8 @@ local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease', of_lane
   'lease:' .. lane, 'retired', 'by', 'mark', 'updated')
 local by = meta[9]
 
--- Adds a record after the last event, whose place these are.
+-- Appends a record after the run's last event, whose offset and chain these are. `last` becomes the new cursor, `at`
+-- its offset as text.
 local offset, chain, last, at
 local function add(record)
   local a, b, c, d = string.byte(record, 2, 5)
@@ -28,7 +36,7 @@ local function add(record)
   call('XADD', KEYS[1], last, 'e', record)
 end
 
--- a batch that was applied before has moved the run on, so that it is not ordinary when it comes again, however late
+-- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent
 if seen == meta[2] and meta[5] and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8])
   and not (by and string.sub(by, 1, #producer) ~= producer) then
   local before = match(meta[5], '^%d+')
@@ -38,12 +46,12 @@ if seen == meta[2] and meta[5] and session == (meta[3] or '') and not (meta[4] o
   call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. ARGV[8],
     'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
   if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
-  -- the lists of runs are right to the second
+  -- the lists of runs are kept right to the second
   if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then
     call('ZADD', KEYS[4], now, run_id)
     if session ~= '' then call('ZADD', KEYS[8], now, run_id) end
   end
-  -- where some of what came before is not archived, it is due already
+  -- if some of what came before is not archived, the run is due already
   if meta[10] == seen then call('ZADD', KEYS[5], 'NX', now, run_id) end
   return last .. ' ' .. now .. ' ' .. before
 end

@@ -1,0 +1,54 @@
+"""JSON that another program wrote: the rows and lines of purpose-agent's own checkpointers.
+
+It has no tags: ``{"$set": [1]}`` is that dict here, and a set in our own JSON
+(:mod:`~runstream.codec.lossless_json`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from runstream.codec.event_codec import Codec, EncodedEvent, EventFields
+from runstream.model.identifiers import check_run_id
+
+__all__ = ["encode_foreign_event", "load_foreign_json"]
+
+# its options must not depend on a store's: chains are made of the record; and it is stored already, however large
+_CODEC: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
+
+
+def load_foreign_json(text: str | bytes) -> dict[str, Any]:
+    """Load a JSON object.
+
+    Args:
+        text: Its text.
+
+    Raises:
+        ValueError: It does not read, or is no object.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - as for any other text that does not read
+    return found
+
+
+def encode_foreign_event(run_id: str, fields: Mapping[str, Any]) -> EncodedEvent:
+    """Encode an event that another program wrote.
+
+    Args:
+        run_id: The run that it was found in.
+        fields: Its fields by name.
+
+    Returns:
+        The event as bytes.
+
+    Raises:
+        RunstreamError: It is no event of this run.
+    """
+    check_run_id(run_id)  # another program may have given it any name
+    return _CODEC.encode_event(run_id, EventFields(dict(fields)))

@@ -1,0 +1,116 @@
+"""The parts of a drain worker that all its steps share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+
+from runstream.drain.heartbeat import Heartbeat
+from runstream.drain.outages import Outages
+from runstream.drain.stats import DrainStats, Timing
+from runstream.model.archive_records import Position, RunHeader
+from runstream.model.errors import ConfigurationError, RunstreamError
+from runstream.model.protocols import Sink
+from runstream.model.results import DrainReport
+from runstream.stores.redis.namespace import Namespace
+
+__all__ = ["WorkerParts", "describe_error"]
+
+_log = logging.getLogger("runstream.drain")
+
+
+class WorkerParts:
+    """The namespace that a worker drains, its archives, its times (in seconds), and what it keeps of its work.
+
+    Args:
+        namespace: The namespace that is drained.
+        sinks: The archives.
+        name: The worker's name; None for one made of host name and process id.
+        partitions: The numbers of the partitions that it drains; None for all.
+        claim_seconds: How long a claim lasts.
+        poll_seconds: How often an idle worker looks for work.
+        park_seconds: After what time a parked run is tried again.
+
+    Raises:
+        ConfigurationError: There is no archive, or one is named twice, or there is no such partition.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        sinks: Sequence[Sink],
+        *,
+        name: str | None = None,
+        partitions: Collection[int] | None = None,
+        claim_seconds: float = 30.0,
+        poll_seconds: float = 0.2,
+        park_seconds: float = 300.0,
+    ) -> None:
+        if not sinks:
+            raise ConfigurationError("a drain needs at least one archive to drain to")
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.namespace = namespace
+        self.sinks = list(sinks)
+        self.archives = {sink.archive_id: sink.location for sink in sinks}
+        """The archives: UUID to location."""
+        if len(self.archives) != len(sinks):
+            raise ConfigurationError("two of the archives are one and the same; name each once")
+        self.partitions = None if partitions is None else sorted(namespace.keys.numbered(partitions))
+        self.claim_seconds = claim_seconds
+        self.poll_seconds = poll_seconds
+        self.park_seconds = park_seconds
+        self.stats = DrainStats(writes=dict.fromkeys(self.archives.values(), Timing()))
+        self.report = DrainReport()
+        """What the worker's present call has done."""
+        self.heartbeat = Heartbeat(namespace, self.name, claim_seconds, self._facts)
+        self.outages = Outages(self.name, self.stats, poll_seconds, self.heartbeat.report_now)
+
+    def _facts(self) -> dict[str, object]:
+        """What the worker reports of itself."""
+        return {
+            "archives": list(self.archives.values()),
+            "failing": {what: asdict(failure) for what, failure in dict(self.stats.failing).items()},
+            "events": self.stats.report.events,
+            "partitions": self.partitions,
+        }
+
+    def note(self, report: DrainReport) -> None:
+        """Add to what was done."""
+        self.report += report
+        self.stats.report += report
+        self.stats.beat()
+
+    def position(self, sink: Sink, run_id: str) -> Position | None:
+        """How far an archive has a run."""
+        with self.outages.using(sink.location):
+            return sink.position(run_id)
+
+    def park(
+        self, run_id: str, reason: str, *, header: RunHeader | None = None, error: Exception | None = None
+    ) -> None:
+        """Set a run aside, so that it holds up no other, and log why.
+
+        Args:
+            run_id: The run.
+            reason: Why, and what a person can do about it.
+            header: What was loaded of the run: another run of this name is not parked. None: it was not loaded.
+            error: What was raised; one that is not of ours is logged with its traceback.
+        """
+        cause = None if isinstance(error, RunstreamError) else error
+        fields = {"run": run_id, "reason": reason}
+        _log.error("run %r is parked: %s", run_id, reason, exc_info=cause, extra=fields)
+        with self.heartbeat.still:
+            if header is None:
+                self.namespace.park_unread(run_id, reason, self.park_seconds)
+            else:
+                self.namespace.park(header, reason, self.park_seconds)
+
+
+def describe_error(error: Exception) -> str:
+    """An error in words, for the reason why a run is parked."""
+    if isinstance(error, RunstreamError):
+        return str(error)
+    return f"{type(error).__name__}: {error}; the worker's log has more"

@@ -1,0 +1,48 @@
+"""One run as an archive has it: all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runstream.history.base import History
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
+from runstream.model.results import Cursor
+from runstream.stores.capabilities import Archive
+
+__all__ = ["ArchivedHistory"]
+
+
+class ArchivedHistory(History):
+    """The history of a run in an archive."""
+
+    def __init__(self, archive: Archive, header: RunHeader, last: Cursor) -> None:
+        self.archive = archive
+        self.header = header
+        self.last = last
+        self.first = header.start.offset + 1
+
+    @classmethod
+    def load(cls, archive: Archive, run_id: str) -> ArchivedHistory | None:
+        """The history as the archive has it now; None if it has none of that run."""
+        header, position = archive.header(run_id), archive.position(run_id)
+        return None if header is None or position is None else cls(archive, header, position.cursor)
+
+    @property
+    def location(self) -> str:
+        """The archive's."""
+        return self.archive.location
+
+    def at(self, offset: int) -> Cursor | None:
+        """The cursor at an offset."""
+        if offset == self.header.start.offset:
+            return self.header.start
+        entry = next(self.archive.read_back(self.run_id, offset, offset), None)
+        return None if entry is None else entry.cursor
+
+    def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
+        """Read the entries at these offsets."""
+        return list(self.archive.read_back(self.run_id, first, last))
+
+    def snapshots(self) -> Sequence[ArchiveSnapshot]:
+        """Read the run's snapshots."""
+        return self.archive.read_back_snapshots(self.run_id)

@@ -1,0 +1,78 @@
+"""One run as one store has it: the interface by which copies of a run are compared and copied."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
+from runstream.model.errors import HistoryDiverged
+from runstream.model.results import Cursor
+
+__all__ = ["PAGE", "History"]
+
+PAGE = 200
+"""How many entries are held at once."""
+
+
+class History(ABC):
+    """The history of a run in one store.
+
+    Attributes:
+        header: What is noted of the run besides its history.
+        last: The cursor of its last entry.
+        first: The offset of the first entry that can be read.
+    """
+
+    header: RunHeader
+    last: Cursor
+    first: int
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.header.run_id
+
+    @property
+    def mark(self) -> Cursor:
+        """A cursor that is known even if its entry cannot be read: of Redis, the archived mark."""
+        return self.header.start
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where it is kept, for people."""
+
+    @abstractmethod
+    def at(self, offset: int) -> Cursor | None:
+        """The cursor at an offset; None where that is not known."""
+
+    @abstractmethod
+    def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
+        """Read the entries at these offsets, both included."""
+
+    @abstractmethod
+    def snapshots(self) -> Sequence[ArchiveSnapshot]:
+        """Read the latest snapshots of the run and of its lanes, those that read."""
+
+    def tokens(self) -> Mapping[str | None, str]:
+        """The tokens of the snapshots by lane, of those that do not read too."""
+        return {one.lane_id: one.token for one in self.snapshots()}
+
+    def entries(self, after: int) -> Iterator[ArchiveEntry]:
+        """Read the entries after an offset, in order.
+
+        Raises:
+            HistoryDiverged: One is missing.
+        """
+        for first in range(after + 1, self.last.offset + 1, PAGE):
+            last = min(first + PAGE - 1, self.last.offset)
+            page = self.page(first, last)
+            if [entry.offset for entry in page] != list(range(first, last + 1)):
+                raise HistoryDiverged(
+                    f"{self.location} does not have all events of run {self.run_id!r} from {first} to {last} any"
+                    " more: nothing was deleted; look again",
+                    run_id=self.run_id,
+                    offset=first,
+                )
+            yield from page

@@ -1,0 +1,64 @@
+"""Where a run stands: one type for all stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from runstream.model.results import Cursor
+
+__all__ = ["RunHead", "SnapshotHead"]
+
+_NOWHERE = Cursor(0, 0)
+
+
+class SnapshotHead(NamedTuple):
+    """What a store keeps of a snapshot beside its state.
+
+    Attributes:
+        lane_id: The lane whose snapshot it is; None: the run's own.
+        offset: It covers the history up to this offset.
+        revision: How many times a snapshot of this run or lane was saved, this one included.
+        token: Names this very snapshot: a revision can be given out twice after a failover.
+    """
+
+    lane_id: str | None
+    offset: int
+    revision: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunHead:
+    """Where a run stands. Made without arguments, it is the head of a run that is not there.
+
+    A store fills in what it was asked for; what only one kind of store knows stays beside this.
+
+    Attributes:
+        start: The cursor before the run's first event; its chain identifies this creation of the run.
+        last: The cursor of its last event, or ``start``.
+        mark: The cursor up to which every required archive was proven to have it; 0-0 in a store that no worker
+            drains.
+        status: One of :data:`~runstream.model.state.STATUSES`.
+        session_id: The session that the run belongs to; '' for none.
+        created_at: When it was created: Unix time in seconds, by the store's clock.
+        updated_at: When it was last written to: Unix time in seconds, by the store's clock.
+        parent: The run that this one is a branch of, and the offset at which it parts from it.
+        snapshots: Its latest snapshots, by lane; None: the run's own.
+    """
+
+    start: Cursor = _NOWHERE
+    last: Cursor = _NOWHERE
+    mark: Cursor = _NOWHERE
+    status: str = "running"
+    session_id: str = ""
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    parent: tuple[str, int] | None = None
+    snapshots: Mapping[str | None, SnapshotHead] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> dict[str | None, str]:
+        """The tokens of the snapshots, by lane."""
+        return {lane_id: snapshot.token for lane_id, snapshot in self.snapshots.items()}

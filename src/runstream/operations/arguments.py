@@ -1,0 +1,205 @@
+"""What callers ask for, gathered in values; and the checks of arguments that every store makes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Generic, NamedTuple, TypedDict
+
+from runstream.model.errors import ConfigurationError, InvalidRunId
+from runstream.model.events import EventKind, Visibility
+from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id
+from runstream.model.protocols import Leased, OnCorrupt
+from runstream.model.results import Cursor, DeltaBuffer, LeaseGrant, S
+
+__all__ = [
+    "AppendOptions",
+    "FollowFilters",
+    "FollowQuery",
+    "LeaseRequest",
+    "LeasedAppend",
+    "ReadQuery",
+    "RunRequest",
+    "RunsQuery",
+    "StateChange",
+    "check_count",
+    "check_leased",
+    "grant_of",
+    "parse_position",
+]
+
+_SHORTEST_TTL_SECONDS = 0.05
+_LONGEST_SECONDS = 30 * 86_400.0  # whoever dies with a lease keeps all others out for as long
+
+
+class AppendOptions(NamedTuple, Generic[S]):
+    """What an append asks for beside its events; see :meth:`runstream.stores.facade.Store.append`."""
+
+    expected_offset: int | None = None
+    keys: Sequence[str | None] | None = None
+    lease: Leased | None = None
+    snapshot: S | None = None
+    lane_id: str | None = None
+
+
+class LeasedAppend(TypedDict, Generic[S], total=False):
+    """What an append through a lease or a Run may ask for; the lease and the lane are its own."""
+
+    expected_offset: int | None
+    keys: Sequence[str | None] | None
+    snapshot: S | None
+
+
+class ReadQuery(NamedTuple):
+    """Which events to read; see :meth:`runstream.stores.facade.Store.read`."""
+
+    after: int | str = 0
+    before: int | None = None
+    limit: int | None = None
+    reverse: bool = False
+    on_corrupt: OnCorrupt = "raise"
+
+    def check(self) -> None:
+        """Raise ConfigurationError for a position, bound, limit or habit that ``read`` does not have."""
+        parse_position(self.after)
+        if self.before is not None and (isinstance(self.before, bool) or not isinstance(self.before, int)):
+            raise ConfigurationError(f"before={self.before!r:.80}: pass an offset, or None")
+        check_count("limit", self.limit)
+        if self.on_corrupt not in ("raise", "skip"):
+            raise ConfigurationError(f"on_corrupt={self.on_corrupt!r}: use 'raise' or 'skip'")
+
+
+class FollowQuery(NamedTuple):
+    """Which events to follow; see :meth:`runstream.stores.facade.Store.follow`."""
+
+    after: int | str = 0
+    idle_timeout: float | None = None
+    lane_id: str | None = None
+    kinds: Collection[EventKind | str] | None = None
+    visibility: Visibility | str | None = None
+
+
+class FollowFilters(TypedDict, total=False):
+    """What a follower of a Run may ask for; see :class:`FollowQuery`."""
+
+    idle_timeout: float | None
+    lane_id: str | None
+    kinds: Collection[EventKind | str] | None
+    visibility: Visibility | str | None
+
+
+class RunsQuery(NamedTuple):
+    """Which runs to list; see :meth:`runstream.stores.facade.Store.runs`."""
+
+    session_id: str | None = None
+    status: str | None = None
+    updated_after: float | None = None
+    limit: int | None = None
+
+
+class StateChange(NamedTuple):
+    """How a state is to be changed, beside the function that does it."""
+
+    attempts: int = 10
+    lease: Leased | None = None
+
+    def check(self) -> None:
+        """Raise ConfigurationError unless it is to be attempted at least once."""
+        check_count("attempts", self.attempts)
+        if self.attempts < 1:
+            raise ConfigurationError(f"attempts={self.attempts}: attempt it at least once")
+
+
+class LeaseRequest(NamedTuple):
+    """Which lease to take; ``ttl`` and ``wait`` are seconds."""
+
+    run_id: str
+    owner: str
+    lane_id: str | None = None
+    ttl: float = 30.0
+    wait: float = 0.0
+
+    def check(self) -> None:
+        """Raise ConfigurationError, naming the argument, for a lease that cannot be asked for like that."""
+        check_run_id(self.run_id)
+        if not isinstance(self.owner, str) or not self.owner:
+            raise ConfigurationError(
+                f"owner={self.owner!r:.80}: name who holds the lease, the same after a restart"
+            )
+        check_name("owner", self.owner)
+        if self.lane_id is not None:
+            check_name("lane_id", self.lane_id)
+        for name, seconds, least in (("ttl", self.ttl, _SHORTEST_TTL_SECONDS), ("wait", self.wait, 0.0)):
+            is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+            if not is_number or not least <= seconds <= _LONGEST_SECONDS:
+                raise ConfigurationError(
+                    f"{name}={seconds!r:.80}: pass seconds, {least:g} to {_LONGEST_SECONDS:g}"
+                )
+
+
+class RunRequest(NamedTuple):
+    """Which Run to open; see :meth:`runstream.stores.facade.Store.open_run`."""
+
+    run_id: str
+    lane_id: str = MAIN_LANE
+    session_id: str = ""
+    lease_ttl: float | None = None
+    owner: str | None = None
+    wait: float = 0.0
+    deltas: DeltaBuffer | None = None
+
+    def check(self) -> None:
+        """Raise InvalidRunId, EncodingError or ConfigurationError, naming the argument that does not fit."""
+        check_run_id(self.run_id)
+        check_name("lane_id", self.lane_id)
+        check_name("session_id", self.session_id)
+        if self.deltas is not None and not isinstance(self.deltas, DeltaBuffer):
+            raise ConfigurationError(
+                f"deltas={self.deltas!r:.80}: pass a DeltaBuffer, or None to hold nothing back"
+            )
+        if self.lease_ttl is None and (self.owner is not None or self.wait):
+            raise ConfigurationError("owner= and wait= are a lease's: pass lease_ttl= (seconds) with them")
+
+
+def parse_position(after: int | str) -> tuple[int, Cursor | None]:
+    """The offset after which to go on, and the cursor to check, if ``after`` is one.
+
+    Raises:
+        ConfigurationError: It is neither an offset nor a cursor.
+    """
+    if isinstance(after, str):
+        cursor = Cursor.parse(after)
+        return cursor.offset, cursor
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        raise ConfigurationError(f"after={after!r}: pass an offset (0 or more), or a cursor as text")
+    return after, None
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ConfigurationError, naming the argument, unless it is None or a whole number from 0 on."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 0 or more, or None")
+
+
+def grant_of(run_id: str, lease: Leased | None) -> LeaseGrant | None:
+    """The lease that a write to this run carries. Raises InvalidRunId for one on another run."""
+    grant = None if lease is None else lease.grant
+    if grant is not None and grant.run_id != run_id:
+        raise InvalidRunId(
+            f"a lease on run {grant.run_id!r:.80} says nothing of run {run_id!r:.80}: take one on that run"
+        )
+    return grant
+
+
+def check_leased(run_id: str, lanes: Collection[str], grant: LeaseGrant | None) -> None:
+    """Raise ConfigurationError for a write to a store that requires a lease, without one on all it touches."""
+    if grant is None:
+        raise ConfigurationError(
+            f"this store requires a lease (require_lease) and run {run_id!r} was to be written without one: write"
+            " through what lease() or open_run(lease_ttl=...) gives, or pass it as lease="
+        )
+    others = [lane for lane in lanes if grant.lane_id not in (None, lane)]
+    if others:
+        raise ConfigurationError(
+            f"this store requires a lease (require_lease); the one on lane {grant.lane_id!r} of run {run_id!r}"
+            f" does not cover lane {others[0]!r}: take that one too, or one on the whole run"
+        )

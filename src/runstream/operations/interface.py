@@ -1,0 +1,134 @@
+"""The one interface that every store implements: its operations.
+
+Everything that a user sees of a store is in the two facades (:mod:`runstream.stores.facade`,
+:mod:`runstream.stores.async_facade`), which run these operations. Checks of a call's arguments belong to the
+operation, so that both facades share them; each docstring of :class:`~runstream.stores.facade.Store` says what
+its operation promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+from runstream.codec.event_codec import Codec
+from runstream.model.protocols import Leased
+from runstream.model.results import (
+    Appended,
+    Cursor,
+    E,
+    LeaseGrant,
+    Recovery,
+    RunInfo,
+    S,
+    Snapshot,
+)
+from runstream.operations.arguments import (
+    AppendOptions,
+    FollowQuery,
+    LeaseRequest,
+    ReadQuery,
+    RunsQuery,
+    StateChange,
+)
+from runstream.operations.operation import Operation, Stream
+
+__all__ = ["AppendResult", "KeepsSnapshots", "StoreOperations"]
+
+
+class AppendResult(Protocol):
+    """Where an append landed; :class:`~runstream.model.results.Placement` says what the parts mean."""
+
+    @property
+    def appended(self) -> Appended:
+        """Where it landed as a whole."""
+
+    @property
+    def cursors(self) -> Sequence[Cursor]:
+        """Where each event lies."""
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The indexes of the events whose keys were known."""
+
+
+class StoreOperations(Protocol[E, S]):
+    """What a store implements."""
+
+    @property
+    def codec(self) -> Codec[E, S]:
+        """Makes events and states of the store's types, and encodes them."""
+
+    def for_one_writer(self) -> Self:
+        """The same store for one more writer, who knows of snapshots only what it does itself."""
+
+    def save_event(self, event: E) -> Operation[Any]:
+        """Append one event to the run that it names."""
+
+    def save_events(self, events: Iterable[E]) -> Operation[None]:
+        """Append events to the runs that they name, each run's in one atomic step."""
+
+    def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Operation[AppendResult]:
+        """Append events to a run, and save a snapshot with them, in one atomic step."""
+
+    def read(self, run_id: str, query: ReadQuery) -> Stream:
+        """The events between two offsets, as they stand at the first step."""
+
+    def follow(self, run_id: str, query: FollowQuery) -> Stream:
+        """History, then live."""
+
+    def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
+        """The events whose ``seq`` is over ``since_seq``, in log order."""
+
+    def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
+        """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
+
+    def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot of a run, or of one lane of it."""
+
+    def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
+        """Load a run's state, change it, and save it unless another was saved in between; then again."""
+
+    def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
+        """The latest snapshot and the events after it."""
+
+    def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
+        """Give out a lease, without waiting. Raises LeaseHeld where another is in the way."""
+
+    def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
+        """Let a lease last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+
+    def release_lease(self, grant: LeaseGrant) -> Operation[None]:
+        """Take a lease back, unless it has passed on already."""
+
+    def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
+        """The ``seq`` of a lane's last event, wherever that lies by now; 0 for a lane without one."""
+
+    def run_info(self, run_id: str) -> Operation[RunInfo | None]:
+        """What is known of a run."""
+
+    def runs(self, query: RunsQuery) -> Stream:
+        """The runs that match, the most recently updated first."""
+
+    def list_runs(self) -> Operation[list[str]]:
+        """The ids of all runs, the most recently updated first."""
+
+    def delete_run(self, run_id: str) -> Operation[bool]:
+        """Remove all that the store holds of a run."""
+
+    def forget(self, run_id: str) -> Operation[None]:
+        """Know nothing of a run any more: take its present as it is."""
+
+
+@runtime_checkable
+class KeepsSnapshots(Protocol[S]):
+    """The operations of a store that keeps the snapshots it saw, to show a run as it was."""
+
+    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+
+    def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
+        """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved."""
+
+    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The snapshot that covers most of what lies up to an offset."""

@@ -1,0 +1,147 @@
+"""An operation: what a store does, as a generator that yields the steps it wants made.
+
+An operation does no I/O and never waits. It yields a step and receives the step's result, or the error that
+making it raised; what it returns is its result. The two runners (:mod:`~runstream.operations.runners`) make the
+steps, sync or async, so that both share all but the waiting; operations compose with ``yield from``; and every
+``yield`` is a point at which a test can break an operation off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from functools import partial, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+from runstream.model.errors import RunstreamError
+
+__all__ = [
+    "Call",
+    "Command",
+    "Exchange",
+    "Items",
+    "Operation",
+    "Pause",
+    "Refusal",
+    "Replies",
+    "Step",
+    "Stream",
+    "blocking",
+    "collect",
+    "in_one_call",
+    "pass_on",
+]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+Command: TypeAlias = tuple[Any, ...]
+"""A command's name, as bytes so that redis-py leaves its reply alone, and its arguments."""
+
+Replies: TypeAlias = list[Any]
+"""The replies to the commands of an exchange, in their order."""
+
+
+class Exchange(NamedTuple):
+    """Commands to a server for one round trip; the result is the list of their replies.
+
+    ``atomic``: nothing of anybody else's comes between them. ``tolerant``: a command that the server refuses
+    gives a :class:`Refusal` in place of a reply instead of an error. ``frequent``: such exchanges follow closely
+    upon each other, and a driver may hold a connection for them.
+    """
+
+    commands: Sequence[Command]
+    atomic: bool = False
+    tolerant: bool = False
+    frequent: bool = False
+
+
+class Refusal(NamedTuple):
+    """A tolerated error of the server: a reply, which tells that the command was not applied."""
+
+    error: RunstreamError
+
+
+class Call(NamedTuple):
+    """A blocking call to make: directly, or, under asyncio, in a thread. Its result is what the call returns."""
+
+    make: Callable[[], Any]
+
+
+class Pause(NamedTuple):
+    """Seconds to wait before going on. The result is None."""
+
+    seconds: float
+
+
+class Items(NamedTuple):
+    """Results to hand to whoever iterates over the operation, now. The step's own result is None."""
+
+    items: Sequence[Any]
+
+
+Step: TypeAlias = Exchange | Call | Pause | Items
+
+Operation: TypeAlias = Generator[Step, Any, T]
+"""Yields steps, receives their results, returns a T."""
+
+Stream: TypeAlias = Operation[None]
+"""An operation whose results come as :class:`Items`, one page at a time."""
+
+
+def blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Operation[T]:
+    """The operation that makes one blocking call and returns what that returns."""
+    result: T = yield Call(partial(function, *args, **kwargs))
+    return result
+
+
+def in_one_call(function: Callable[P, T]) -> Callable[P, Operation[T]]:
+    """Make a blocking function or method an operation: one call, and what it returns is the result."""
+
+    @wraps(function)
+    def operation(*args: P.args, **kwargs: P.kwargs) -> Operation[T]:
+        return blocking(function, *args, **kwargs)
+
+    return operation
+
+
+def pass_on(
+    stream: Stream,
+    choose: Callable[[Sequence[Any]], Sequence[Any]],
+    came_back: Callable[[], None] | None = None,
+) -> Stream:
+    """The same stream with other items: each page is what ``choose`` makes of it; an empty one is not handed on.
+
+    What is thrown in at a step reaches the inner stream, which is closed when this ends. ``came_back`` is called
+    when the reader has taken a whole page and asks for more.
+    """
+    try:
+        step = next(stream)
+        while True:
+            try:
+                result = None
+                if not isinstance(step, Items):
+                    result = yield step
+                elif chosen := choose(step.items):
+                    yield Items(chosen)
+                    if came_back is not None:
+                        came_back()
+            except BaseException as error:  # noqa: BLE001 - what becomes of it is for the inner stream to decide
+                step = stream.throw(error)
+            else:
+                step = stream.send(result)
+    except StopIteration:
+        return
+    finally:
+        stream.close()
+
+
+def collect(stream: Stream) -> Operation[list[Any]]:
+    """All the items of a stream as one result."""
+    collected: list[Any] = []
+
+    def keep(items: Sequence[Any]) -> Sequence[Any]:
+        collected.extend(items)
+        return ()
+
+    yield from pass_on(stream, keep)
+    return collected

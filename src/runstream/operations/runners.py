@@ -1,0 +1,160 @@
+"""The two runners: they make the steps of operations, one by waiting, one by awaiting.
+
+What a step raises is thrown into the operation, at the very place that waits for the step's result: so an
+operation notes what got no reply, and may go on another way. An operation that is broken off is closed at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from runstream.operations.operation import Call, Exchange, Items, Operation, Pause, Replies, Step, Stream
+
+__all__ = ["AsyncRunner", "SyncRunner"]
+
+T = TypeVar("T")
+
+
+def _no_server(exchange: Exchange) -> Any:
+    raise AssertionError(f"unreachable: a store without a server has no use for {exchange.commands!r:.80}")
+
+
+class SyncRunner:
+    """Makes the steps of operations, and waits for each.
+
+    Args:
+        exchange: Makes one round trip to the server; left out for stores that have none.
+    """
+
+    def __init__(self, exchange: Callable[[Exchange], Replies] = _no_server) -> None:
+        self._exchange = exchange
+
+    def run(self, operation: Operation[T]) -> T:
+        """The operation's result."""
+        try:
+            step = next(operation)
+            while True:
+                try:
+                    result = self._exchange(step) if type(step) is Exchange else self._make(step)
+                except BaseException as error:  # noqa: BLE001 - what becomes of it is for the operation to decide
+                    step = operation.throw(error)
+                else:
+                    step = operation.send(result)
+        except StopIteration as stop:
+            outcome: T = stop.value
+            return outcome
+        finally:
+            operation.close()  # now, not when its last reference goes: it notes what got no reply
+
+    def iterate(self, stream: Stream) -> Iterator[Any]:
+        """The stream's items, as they come."""
+        try:
+            step = next(stream)
+            while True:
+                try:
+                    result = None
+                    if isinstance(step, Items):
+                        yield from step.items
+                    else:
+                        result = self._exchange(step) if type(step) is Exchange else self._make(step)
+                except BaseException as error:  # noqa: BLE001 - as above
+                    step = stream.throw(error)
+                else:
+                    step = stream.send(result)
+        except StopIteration:
+            return
+        finally:
+            stream.close()
+
+    @staticmethod
+    def _make(step: Step) -> Any:
+        if type(step) is Call:
+            return step.make()
+        if type(step) is Pause:
+            return time.sleep(step.seconds)
+        raise AssertionError(f"unreachable: {step!r:.80} is for streams, which are iterated over")
+
+
+class AsyncRunner:
+    """Makes the steps of operations, awaiting each; blocking calls are made in threads.
+
+    Args:
+        exchange: Makes one round trip to the server; left out for stores that have none.
+        prepare: Awaited before each operation, for a store that opens at its first use.
+    """
+
+    def __init__(
+        self,
+        exchange: Callable[[Exchange], Awaitable[Replies]] = _no_server,
+        prepare: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self._prepare = prepare
+
+    async def run(self, operation: Operation[T]) -> T:
+        """The operation's result."""
+        try:
+            if self._prepare is not None:
+                await self._prepare()
+            step = next(operation)
+            while True:
+                try:
+                    if type(step) is Exchange:
+                        result: Any = await self._exchange(step)
+                    else:
+                        result = await self._make(step)
+                except BaseException as error:  # noqa: BLE001 - what becomes of it is for the operation to decide
+                    step = operation.throw(error)
+                else:
+                    step = operation.send(result)
+        except StopIteration as stop:
+            outcome: T = stop.value
+            return outcome
+        finally:
+            operation.close()  # now, not when its last reference goes: it notes what got no reply
+
+    async def iterate(self, stream: Stream) -> AsyncIterator[Any]:
+        """The stream's items, as they come.
+
+        Its blocking calls are made in a thread of its own: followers wait, and asyncio has few threads.
+        """
+        thread: ThreadPoolExecutor | None = None
+        try:
+            if self._prepare is not None:
+                await self._prepare()
+            step = next(stream)
+            while True:
+                try:
+                    result: Any = None
+                    if isinstance(step, Items):
+                        for item in step.items:
+                            yield item
+                    elif type(step) is Exchange:
+                        result = await self._exchange(step)
+                    else:
+                        thread = thread or ThreadPoolExecutor(1, thread_name_prefix="runstream-pages")
+                        result = await self._make(step, thread)
+                except BaseException as error:  # noqa: BLE001 - as above
+                    step = stream.throw(error)
+                else:
+                    step = stream.send(result)
+        except StopIteration:
+            return
+        finally:
+            stream.close()
+            if thread is not None:
+                thread.shutdown(wait=False)
+
+    @staticmethod
+    async def _make(step: Step, thread: ThreadPoolExecutor | None = None) -> Any:
+        if type(step) is Call:
+            if thread is None:
+                return await asyncio.to_thread(step.make)
+            return await asyncio.get_running_loop().run_in_executor(thread, step.make)
+        if type(step) is Pause:
+            return await asyncio.sleep(step.seconds)
+        raise AssertionError(f"unreachable: {step!r:.80} is for streams, which are iterated over")

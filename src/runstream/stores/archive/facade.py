@@ -1,0 +1,96 @@
+"""The archive as a user sees it: a store, and a sink of the drain worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
+from runstream.model.results import E, S
+from runstream.operations.runners import SyncRunner
+from runstream.stores.archive.base import ArchiveOperations
+from runstream.stores.facade import SnapshotStore
+from runstream.stores.lifecycle import own
+
+__all__ = ["ArchiveStore"]
+
+
+class ArchiveStore(SnapshotStore[E, S]):
+    """An archive: a :class:`~runstream.stores.facade.Store` and a :class:`~runstream.model.protocols.Sink`.
+
+    What a person or a command needs besides (:class:`~runstream.stores.capabilities.Archive`) is a part of it
+    (:func:`~runstream.stores.capabilities.part_of`).
+
+    Args:
+        archive: What the archive does.
+    """
+
+    _operations: ArchiveOperations[E, S]
+
+    def __init__(self, archive: ArchiveOperations[E, S]) -> None:
+        super().__init__(archive, SyncRunner())
+        self._snapshots = archive
+        own(self, archive.close)
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of this archive: the same whoever opens it, another for every other archive."""
+        return self._operations.archive_id
+
+    @property
+    def location(self) -> str:
+        """Where the archive lies, as a URL, for people."""
+        return self._operations.location
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run; None for one that it does not know.
+
+        Raises:
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.position(run_id)
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        """Add to many runs in one transaction: durable when it returns, and idempotent.
+
+        Args:
+            batches: What to add; entries that the archive already has are passed over.
+
+        Raises:
+            ArchiveGap: A hole would be left; nothing was written for any run.
+            HistoryDiverged: The archive has another history; nothing was written for any run.
+            StoreUnavailable: The archive cannot be written: send the same again.
+        """
+        self._operations.write(batches)
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the archive holds at these offsets, both included, in order, from its own medium.
+
+        Raises:
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.read_back(run_id, first, last)
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the archive holds of a run, from its own medium.
+
+        Raises:
+            CorruptRecordError: One does not read.
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.read_back_snapshots(run_id)
+
+    def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """The records that were kept aside, of one run or of all (None), with their run ids.
+
+        Raises:
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.quarantine(run_id)
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the archive's files themselves, read from the medium; nothing if they are sound.
+
+        Raises:
+            StoreUnavailable: They cannot be read at all.
+        """
+        return self._operations.check_integrity()

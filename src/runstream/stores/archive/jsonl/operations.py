@@ -1,0 +1,350 @@
+"""What an archive of JSON lines does, as a store in its own right and as a sink of the drain worker.
+
+A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then cut back to what
+it was, so that the same call can be sent again. So does an archive that was removed or replaced while it was in
+use, until it is back: none is made in its stead. Events of another program's writer, which knows no locks, are
+read where they stand between ours. There are no leases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runstream.codec.archive_entries import entry_fields
+from runstream.codec.event_codec import Codec
+from runstream.codec.lossless_json import dump_json, dump_plain_json
+from runstream.codec.msgpack_values import unpack, unpack_plain
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.errors import CorruptRecordError, EncodingError
+from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.results import Cursor, E, RunInfo, S
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.operation import in_one_call
+from runstream.stores.archive.base import (
+    DELETED_FOR_SECONDS,
+    ArchiveOperations,
+    deleted_here,
+    new_entries,
+    planned_entries,
+)
+from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.directory import DELETED
+from runstream.stores.archive.jsonl.file_locks import names_in
+from runstream.stores.archive.jsonl.line_format import NOT_READ
+from runstream.stores.archive.jsonl.repair import cut_back, readmit
+from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.run_logs import RunLogs
+from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_head, load_snapshot, load_state
+from runstream.stores.archive.jsonl.write_batch import LogBatch, write_batches
+from runstream.stores.archive.snapshot_history import KeptSnapshot
+from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
+
+__all__ = ["JSONLOperations"]
+
+
+class JSONLOperations(ArchiveOperations[E, S]):
+    """The operations of an archive of JSON lines.
+
+    Args:
+        codec: Makes events and states of the caller's types, and encodes them.
+        path: The archive's directory, absolute.
+        busy_timeout_seconds: How long a writer waits for another one of the same run.
+        keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
+    """
+
+    _has_leases = False
+
+    def __init__(
+        self, codec: Codec[E, S], path: Path, *, busy_timeout_seconds: float, keep_snapshots: int | None
+    ) -> None:
+        super().__init__(codec)
+        self._logs = RunLogs(path, busy_timeout_seconds, keep_snapshots, codec.status_of)
+
+    def close(self) -> None:
+        """Use the archive no more. Closing twice is fine."""
+        self._logs.close()
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of this archive; it gets one when it is first asked for or written to."""
+        with self._logs.alone():
+            return self._logs.directory.archive_id()
+
+    @property
+    def location(self) -> str:
+        """``jsonl:`` and the directory."""
+        return f"jsonl:{self._logs.path}"
+
+    # -- runs ----------------------------------------------------------------------------------------------
+
+    def _load_head(self, run_id: str) -> RunHead | None:
+        with self._logs.reading():
+            return self._logs.head(self._logs.log(run_id))
+
+    def _load_heads(self) -> Iterator[tuple[str, RunHead]]:
+        with self._logs.reading():
+            run_ids = self._logs.directory.run_ids()
+            heads = [self._logs.head_in_brief(self._logs.log(run_id)) for run_id in run_ids]
+        return ((run_id, head) for run_id, head in zip(run_ids, heads, strict=True) if head is not None)
+
+    @in_one_call
+    def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            head = self._logs.head_in_brief(self._logs.log(run_id))
+        return None if head is None else self._info(run_id, head)
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """What the archive notes of a run besides its history, all of it on the disk."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            head = self._logs.head(self._logs.log(run_id), durable=True)
+        return None if head is None else RunHeader.of(run_id, head)
+
+    @in_one_call
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that the archive holds of a run; files of other programs in its directory stay."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            directory = self._logs.directory
+            if not directory.directory_of(run_id).exists():
+                return False
+            with directory.locks.held([run_id]):
+                was_there = self._delete(run_id)
+        self._forget(run_id)
+        return was_there
+
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand."""
+        check_run_id(run_id)
+        with self._logs.writing([run_id, DELETED]):
+            head = self._logs.head(self._logs.log(run_id))
+            starts = (start, None if head is None else head.start)
+            chains = {cursor.chain for cursor in starts if cursor is not None}
+            if chains:
+                self._logs.directory.note_deleted(run_id, chains, self._clock(), DELETED_FOR_SECONDS)
+            was_there = self._delete(run_id)
+        self._forget(run_id)
+        return was_there
+
+    def _delete(self, run_id: str) -> bool:
+        log = self._logs.log(run_id)
+        if not any(map(file_names.is_run_file, names_in(log.directory))):
+            return False
+        self._logs.remove(log)
+        return True
+
+    # -- events --------------------------------------------------------------------------------------------
+
+    def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        with self._logs.writing([request.run_id for request in requests]):
+            now = self._clock()
+            plans, batches = [], []
+            for request in requests:
+                log = self._logs.log(request.run_id)
+                plan = self._plan(log, request, now)
+                plans.append(plan)
+                if plan.is_empty:
+                    continue
+                header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
+                entries, snapshots = planned_entries(request, plan), self._planned_snapshots(request, plan)
+                batches.append(LogBatch(log, header, entries, snapshots))
+            write_batches(batches)
+        return plans
+
+    def _plan(self, log: RunLog, request: AppendRequest, now: float) -> AppendPlan:
+        head = self._logs.head(log, durable=True)
+        if head is None:
+            return plan_append(new_head(now), Details(), request)
+        if request.state is not None:
+            saved = load_head(log.directory, request.lane_id, log.mark)
+            head = replace(head, snapshots={} if saved is None else {request.lane_id: saved})
+        known = log.index
+        keys = {key: known.keys[key] for key in request.keys if key in known.keys}
+        return plan_append(head, Details(known.lanes, keys), request)
+
+    def _planned_snapshots(self, request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
+        if plan.snapshot is None or request.state is None:
+            return []
+        try:
+            packed = self.codec.packer.pack(request.state)
+            texts = dump_plain_json(unpack_plain([packed]))
+            data = dump_json(unpack(packed)) if texts is None else texts[0]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
+        return [ArchiveSnapshot(*plan.snapshot, data)]
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        """Add to many runs: each run's batch in one atomic step, and none if any of them is refused.
+
+        Raises:
+            ArchiveGap: A hole would be left; nothing was written for any run.
+            HistoryDiverged: The archive has another history; nothing was written for any run.
+        """
+        with self._logs.writing([batch.header.run_id for batch in batches]):
+            lasts: dict[str, Cursor | None] = {}
+            lacking = []
+            for batch in batches:
+                run_id = batch.header.run_id
+                check_run_id(run_id)
+                log = self._logs.log(run_id)
+                if run_id not in lasts:
+                    head = self._logs.archived_head(log)
+                    lasts[run_id] = None if head is None else head.last
+                last = lasts[run_id]
+                if last is None and self._logs.directory.was_deleted(run_id, batch.header.start.chain):
+                    raise deleted_here(run_id)
+                entries = [self._timed(entry) for entry in new_entries(batch, last, log.cursor_at)]
+                snapshots = [snapshot for snapshot in batch.snapshots if not _has(log, snapshot)]
+                if entries or snapshots or last is None:
+                    lacking.append(LogBatch(log, batch.header, entries, snapshots))
+                    lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
+            write_batches(lacking)
+
+    def _timed(self, entry: ArchiveEntry) -> ArchiveEntry:
+        """The entry, with the time at which it is kept aside if it is."""
+        if entry.raw is None or entry.quarantined_at:
+            return entry
+        return entry._replace(quarantined_at=self._clock())
+
+    @in_one_call
+    def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of a lane's last event; 0 for a lane without one."""
+        check_run_id(run_id)
+        check_name("lane_id", lane_id)
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            log.refresh()
+            offset = log.index.lanes.get(lane_id)
+            if offset is None:
+                return 0
+            (entry,) = log.entries_between([log.span(offset - 1, offset)], offset, offset)
+        return int((entry_fields(run_id, entry) or {}).get("seq", 0))
+
+    def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            spans = log.spans_back(low, high) if reverse else [log.span(low, high)]
+        return log.entries_between(spans, low + 1, high, reverse=reverse)
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run, all of it on the disk; None for a run that it does not know."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            with self._logs.repairing(log):
+                head = self._logs.archived_head(log)
+            if head is None:
+                return None
+            # one that does not read is not there: it is archived again, over the damaged one
+            found = all_snapshots(run_id, log.directory, log.mark, on_corrupt="skip")
+            return Position(head.last, {snapshot.lane_id: snapshot.token for snapshot in found})
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the log holds at these offsets, both included, in order, from the disk."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            with self._logs.repairing(log):
+                log.refresh(durable=True)
+            span = log.span(first - 1, last)
+        return log.entries_between([span], first, last, from_disk=True)
+
+    def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """The records that were kept aside, of one run or of all, with their run ids."""
+        if run_id is not None:
+            check_run_id(run_id)
+        with self._logs.alone():
+            run_ids = self._logs.directory.run_ids() if run_id is None else [run_id]
+        for each in run_ids:
+            with self._logs.reading():
+                log = self._logs.log(each)
+                log.refresh()
+                spans = [(offset, log.span(offset - 1, offset)) for offset in log.index.kept_aside]
+            for offset, span in spans:
+                for entry in log.entries_between([span], offset, offset):
+                    yield each, entry
+
+    # -- snapshots -----------------------------------------------------------------------------------------
+
+    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            log.refresh()
+            snapshot = load_snapshot(run_id, log.directory, lane_id, log.mark)
+        if snapshot is None:
+            return None
+        return SnapshotHead(lane_id, *snapshot[1:4]), load_state(run_id, snapshot)
+
+    def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            log.refresh()
+            return log.kept_snapshots()
+
+    def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
+        with self._logs.reading():
+            found = self._logs.log(run_id).load_kept(kept)
+        return None if found is None else load_state(run_id, found)
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the archive holds of a run, from their files."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            with self._logs.repairing(log):
+                log.refresh(durable=True)
+            return list(all_snapshots(run_id, log.directory, log.mark))
+
+    # -- checked and put right by a person -----------------------------------------------------------------
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the files themselves, from the medium: lines and snapshots that do not read.
+
+        Empty if they are sound. A record that was kept aside when it was archived is no such line.
+
+        Raises:
+            StoreUnavailable: The files cannot be looked at.
+        """
+        with self._logs.reading():
+            run_ids = sorted(self._logs.directory.run_ids())
+        problems = []
+        for run_id in run_ids:
+            head = self._load_head(run_id) or RunHead()
+            problems += [
+                f"run {run_id!r}, event {entry.offset}: {entry.reason}"
+                for entry in self.read_back(run_id, head.start.offset + 1, head.last.offset)
+                if entry.reason.startswith(NOT_READ)
+            ]
+            try:
+                self.read_back_snapshots(run_id)
+            except CorruptRecordError as error:
+                problems.append(str(error))
+        return problems
+
+    def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
+        """Put an event that reads by now back at its offset in the history, out of the quarantine."""
+        check_run_id(run_id)
+        with self._logs.writing([run_id]):
+            log = self._logs.log(run_id)
+            return log.refresh(durable=True) and readmit(log, entry)
+
+    def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
+        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name."""
+        check_run_id(header.run_id)
+        with self._logs.writing([header.run_id]):
+            log = self._logs.log(header.run_id)
+            log.refresh(durable=True)
+            cut_back(log, header, to, expected)
+        self._forget(header.run_id)
+
+
+def _has(log: RunLog, snapshot: ArchiveSnapshot) -> bool:
+    """Whether the archive has a snapshot, or a later one."""
+    saved = load_head(log.directory, snapshot.lane_id, log.mark)
+    # one of a lower revision comes from a worker that was paused
+    return saved is not None and (saved.token == snapshot.token or saved.revision > snapshot.revision)

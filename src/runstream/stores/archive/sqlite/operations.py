@@ -1,0 +1,332 @@
+"""What a SQLite archive does, as a store in its own right and as a sink of the drain worker.
+
+Promises: what a call has committed survives a crash of the process and of the machine (a write-ahead log,
+``synchronous=FULL``); an append or a batch is in the file as a whole or not at all; a reader holds up
+nobody, neither between the events that it is given nor while it fetches them. Any number of threads and
+processes of one host may share the file. The tables are in :mod:`runstream.stores.archive.sqlite.schema`; how a
+file of purpose-agent's own becomes one of ours, in :mod:`runstream.stores.archive.sqlite.foreign_rows`.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any
+
+from runstream.codec.event_codec import Codec
+from runstream.codec.foreign_json import load_foreign_json
+from runstream.codec.lossless_json import load_json
+from runstream.model.archive_records import (
+    ArchiveEntry,
+    ArchiveSnapshot,
+    EntryColumns,
+    Position,
+    RunBatch,
+    RunHeader,
+)
+from runstream.model.errors import CorruptRecordError, StoreUnavailable
+from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.results import Cursor, E, LeaseGrant, RunInfo, S
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.arguments import LeaseRequest, RunsQuery
+from runstream.operations.operation import in_one_call
+from runstream.stores.archive.base import ArchiveOperations
+from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
+from runstream.stores.archive.sqlite.deletion import delete, note_deleted
+from runstream.stores.archive.sqlite.integrity import columns_between, foreign_counts, noted_lanes, unlisted_runs
+from runstream.stores.archive.sqlite.lease_table import release, renew, take
+from runstream.stores.archive.sqlite.queries import GET_ASIDE, GET_EVENTS, find_heads, load_head, transaction
+from runstream.stores.archive.sqlite.repair import cut_back, readmit
+from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
+from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
+from runstream.stores.capabilities import HasColumns
+from runstream.stores.local.append_plan import AppendPlan, AppendRequest
+
+__all__ = ["SQLiteOperations"]
+
+_PAGE_ROWS = 1000
+
+_GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
+_GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
+_GET_LAST_SEQ = """SELECT seq FROM lanes JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
+    WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
+
+_GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHERE run_id = ? AND lane_id IS ?"
+_GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
+_GET_SNAPSHOTS = "SELECT lane_id, offset, revision, token, state FROM states WHERE run_id = ? ORDER BY lane_id"
+
+_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, reason, quarantined_at FROM quarantine
+    WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
+    ORDER BY run_id, offset LIMIT :rows"""
+
+
+class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
+    """The operations of a SQLite archive.
+
+    Args:
+        codec: Makes events and states of the caller's types, and encodes them.
+        path: The file, absolute.
+        busy_timeout_seconds: How long a writer waits for another one.
+        require_lease: Refuse every write without a lease on what it touches.
+        keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        codec: Codec[E, S],
+        path: str,
+        *,
+        busy_timeout_seconds: float,
+        require_lease: bool,
+        keep_snapshots: int | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(codec, require_lease=require_lease, clock=clock)
+        self._keep_snapshots = keep_snapshots
+        self._file = ArchiveFile(path, busy_timeout_seconds)
+        # a store that nobody closes gives its file back all the same
+        self._finalizer = weakref.finalize(self, self._file.close)
+
+    def close(self) -> None:
+        """Close the file for good. Closing twice is fine."""
+        self._finalizer()
+
+    @property
+    def archive_id(self) -> str:
+        """The UUID of this archive."""
+        return self._file.archive_id
+
+    @property
+    def location(self) -> str:
+        """The file, as a URL."""
+        return f"sqlite:{self._file.path}"
+
+    # -- runs ----------------------------------------------------------------------------------------------
+
+    def _load_head(self, run_id: str) -> RunHead | None:
+        with self._file.use() as connection:
+            return load_head(connection, run_id)
+
+    def _load_heads(self) -> list[tuple[str, RunHead]]:
+        with self._file.use() as connection:
+            return find_heads(connection, RunsQuery())
+
+    def _find_runs(self, query: RunsQuery) -> list[RunInfo]:
+        with self._file.use() as connection:
+            found = find_heads(connection, query)
+        return [self._info(run_id, head) for run_id, head in found]
+
+    @in_one_call
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that the file holds of a run. Raises LeaseHeld while a lease is in force."""
+        check_run_id(run_id)
+        with self._file.write() as connection:
+            was_there = delete(connection, self._clock(), run_id)
+        self._forget(run_id)
+        return was_there
+
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand."""
+        check_run_id(run_id)
+        with self._file.write() as connection:
+            head, now = load_head(connection, run_id), self._clock()
+            starts = (start, None if head is None else head.start)
+            note_deleted(connection, now, run_id, [cursor for cursor in starts if cursor is not None])
+            was_there = delete(connection, now, run_id)
+        self._forget(run_id)
+        return was_there
+
+    # -- events --------------------------------------------------------------------------------------------
+
+    def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
+        with self._file.write() as connection:
+            # not before: the file may have been locked for a while, and a lease may have run out meanwhile
+            batch = WriteBatch(connection, self._clock(), self._keep_snapshots)
+            plans = [batch.append(request) for request in requests]
+            batch.insert()
+        return plans
+
+    def write(self, batches: Sequence[RunBatch]) -> None:
+        """Add to many runs in one transaction: durable when it returns, and idempotent.
+
+        Raises:
+            ArchiveGap: A hole would be left; nothing was written for any run.
+            HistoryDiverged: The file has another history; nothing was written for any run.
+        """
+        now = self._clock()
+        with self._file.write() as connection:
+            batch = WriteBatch(connection, now, self._keep_snapshots)
+            for of_run in batches:
+                batch.add(of_run)
+            batch.insert()
+        self._file.read_anew()
+
+    @in_one_call
+    def last_seq(self, run_id: str, lane_id: str) -> int:
+        """The ``seq`` of a lane's last event; 0 for a lane without one."""
+        check_run_id(run_id)
+        check_name("lane_id", lane_id)
+        with self._file.use() as connection:
+            row = connection.execute(_GET_LAST_SEQ, (run_id, lane_id)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
+        queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
+        while low < high:
+            page = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
+            rows, aside = self._file.rows(queries, page)
+            if aside:
+                rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)[:_PAGE_ROWS]
+            for row in rows:
+                # bytes: another program has put there what is not text
+                yield ArchiveEntry(*row) if type(row[3]) is not bytes else _damaged(row)
+            if len(rows) < _PAGE_ROWS:
+                return
+            if reverse:
+                high = rows[-1][0] - 1
+            else:
+                low = rows[-1][0]
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run; None for one that it does not know."""
+        with self._file.use() as connection, transaction(connection, "BEGIN"):
+            head = load_head(connection, run_id)
+            if head is None:
+                return None
+            return Position(head.last, dict(connection.execute(_GET_TOKENS, (run_id,))))
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the file holds at these offsets, both included, in order."""
+        return self._entries(run_id, first - 1, last, reverse=False)
+
+    def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
+        """The records that were kept aside, of one run or of all, with their run ids."""
+        page: dict[str, Any] = {"run_id": "", "offset": 0, "only": run_id, "rows": _PAGE_ROWS}
+        while True:
+            with self._file.use() as connection:
+                rows = connection.execute(_GET_QUARANTINE, page).fetchall()
+            for owner, offset, chain, key, raw, reason, at in rows:
+                yield owner, ArchiveEntry(offset, chain, key, None, raw, reason, quarantined_at=at)
+            if len(rows) < _PAGE_ROWS:
+                return
+            page.update(run_id=rows[-1][0], offset=rows[-1][1])
+
+    # -- snapshots -----------------------------------------------------------------------------------------
+
+    def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+        with self._file.use() as connection:
+            row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
+        if row is None:
+            return None
+        offset, revision, token, text, is_foreign = row
+        # what purpose-agent wrote may look like a tag of ours, and is none
+        fields = _state_in(run_id, offset, text, load_foreign_json if is_foreign else load_json)
+        return SnapshotHead(lane_id, offset, revision, token), fields
+
+    def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
+        with self._file.use() as connection, transaction(connection, "BEGIN"):
+            return latest_of(history_of(connection, run_id), self._keep_snapshots)
+
+    def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
+        with self._file.use() as connection:
+            text = state_text(connection, run_id, kept.head.token)
+        return None if text is None else _state_in(run_id, kept.head.offset, text, load_json)
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the file holds of a run: its own, then those of its lanes."""
+        with self._file.use() as connection:
+            return [ArchiveSnapshot._make(row) for row in connection.execute(_GET_SNAPSHOTS, (run_id,))]
+
+    # -- leases --------------------------------------------------------------------------------------------
+
+    @in_one_call
+    def take_lease(self, request: LeaseRequest) -> LeaseGrant:
+        """Give out a lease, without waiting for another's. Raises LeaseHeld where another is in the way."""
+        with self._file.write() as connection:
+            return take(connection, self._clock(), request)
+
+    @in_one_call
+    def renew_lease(self, grant: LeaseGrant) -> None:
+        """Let a lease last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+        with self._file.write() as connection:
+            renew(connection, self._clock(), grant)
+
+    @in_one_call
+    def release_lease(self, grant: LeaseGrant) -> None:
+        """Take a lease back, unless it has passed on already."""
+        with self._file.write() as connection:
+            release(connection, grant)
+
+    # -- checked and put right by a person -----------------------------------------------------------------
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the file itself, from the medium; nothing if it is sound.
+
+        Looks at every page, holding up this object's other users meanwhile, and at what purpose-agent added
+        and the next open is going to adopt.
+
+        Raises:
+            StoreUnavailable: The file cannot be looked at.
+        """
+        try:
+            self._file.read_anew(from_disk=True)
+            with self._file.use() as connection:
+                found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
+                foreign = foreign_counts(connection)
+                unlisted = unlisted_runs(connection)
+        except StoreUnavailable as error:
+            if not is_damage(error.__cause__):
+                raise
+            return [str(error)]
+        problems = [] if found == ["ok"] else found
+        for run_id, count in foreign:
+            problems.append(f"run {run_id!r} has {count} events of another program that have no offset yet")
+        problems += [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
+        return problems
+
+    def columns(self, run_id: str, first: int, last: int) -> dict[int, EntryColumns]:
+        """The columns of the events at these offsets, both included, by offset."""
+        with self._file.use() as connection:
+            return columns_between(connection, run_id, first, last)
+
+    def noted_lanes(self, run_id: str) -> dict[str, int]:
+        """The offset of the last event of each lane, as the file has noted it."""
+        with self._file.use() as connection:
+            return noted_lanes(connection, run_id)
+
+    def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
+        """Put an event that reads by now back at its offset in the history, out of the quarantine."""
+        check_run_id(run_id)
+        columns = entry.columns or columns_of(run_id, entry)
+        with self._file.write() as connection:
+            return readmit(connection, run_id, entry, columns)
+
+    def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
+        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name."""
+        with self._file.write() as connection:
+            cut_back(connection, header, to, expected)
+        self._forget(header.run_id)
+
+
+def _state_in(run_id: str, offset: int, text: str | bytes, load: Callable[[Any], Any]) -> dict[str, Any]:
+    try:
+        fields = load(text)
+        if not isinstance(fields, dict):
+            raise ValueError("its text is not an object")  # noqa: TRY004 - as for any other broken text
+    except (ValueError, RecursionError) as error:
+        raise CorruptRecordError(
+            f"the snapshot of run {run_id!r} does not read: {error}; save another one",
+            run_id=run_id,
+            offset=offset,
+            raw=text.encode() if isinstance(text, str) else text,
+        ) from error
+    return fields
+
+
+def _damaged(row: tuple[Any, ...]) -> ArchiveEntry:
+    offset, chain, key, data = row[:4]
+    return ArchiveEntry(offset, chain, key, None, data, "its data is not text")

@@ -1,0 +1,419 @@
+"""The store as a user of asyncio sees it: the methods of :mod:`runstream.stores.facade`, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from typing import Generic
+
+from runstream.model.awaitable import Opening
+from runstream.model.events import EventKind, Visibility
+from runstream.model.identifiers import MAIN_LANE
+from runstream.model.protocols import Leased, OnCorrupt
+from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.operations.arguments import (
+    AppendOptions,
+    FollowQuery,
+    LeaseRequest,
+    ReadQuery,
+    RunRequest,
+    RunsQuery,
+    StateChange,
+)
+from runstream.operations.interface import KeepsSnapshots, StoreOperations
+from runstream.operations.runners import AsyncRunner
+from runstream.run.async_run import AsyncRun
+from runstream.run.lease import AsyncLease
+from runstream.stores.lifecycle import AsyncLifecycle
+
+__all__ = ["AsyncSnapshotStore", "AsyncStore"]
+
+
+class AsyncStore(AsyncLifecycle, Generic[E, S]):
+    """Keeps runs, for asyncio: their events, in order, and the latest states. An async context manager.
+
+    Tasks of one event loop may share a store. Of a call that is cancelled the outcome is as unknown as after
+    StoreUnavailable.
+
+    Args:
+        operations: What the store does.
+        runner: Makes the steps of its operations.
+        parts: What else it is made of, for those who ask for a capability
+            (:func:`~runstream.stores.capabilities.part_of`).
+    """
+
+    def __init__(
+        self, operations: StoreOperations[E, S], runner: AsyncRunner, parts: Sequence[object] = ()
+    ) -> None:
+        self._operations = operations
+        self._runner = runner
+        self._parts = (operations, *parts)
+
+    async def save_event(self, event: E) -> None:
+        """Append one event to the run that it names. It is kept when this returns.
+
+        Args:
+            event: The event; its ``run_id`` says which run it belongs to.
+
+        Raises:
+            EncodingError: It cannot be stored; PayloadTooLarge where it is over the store's limit.
+            InvalidRunId: Its ``run_id`` cannot name a run.
+            AcknowledgedWritesLost: The server has lost what this store object saw of the run.
+            HistoryDiverged: The run has another history than this store object saw.
+            LeaseHeld: A lease is in the way; what it covers is written through it.
+            TooManyHotEvents: It would be one too many for the store's ``max_hot_events``.
+            StoreUnavailable: There was no answer: the same event may be sent again and is applied once.
+        """
+        await self._runner.run(self._operations.save_event(event))
+
+    async def save_events(self, events: Iterable[E]) -> None:
+        """Append events to the runs that they name, each run's in one atomic step, in order.
+
+        All are checked and encoded before the first is written; a Redis store sends them in one round trip.
+
+        Args:
+            events: The events, of any number of runs.
+
+        Raises:
+            RunstreamError: What ``save_event`` raises.
+        """
+        await self._runner.run(self._operations.save_events(events))
+
+    async def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended:
+        """Append events to a run, and save a snapshot with them, in one atomic step: nothing of it, or all.
+
+        Args:
+            run_id: The run; it begins with this append if it is not there.
+            events: What to append, in order; may be empty, where a snapshot is saved.
+            expected_offset: The offset after which the events must land; None for wherever the run ends.
+            keys: One key of at most 512 bytes, or None, per event. An event whose key the run knows is not
+                written again, whoever wrote it and wherever it lies by now; it keeps its first offset. An append
+                of nothing but such events writes nothing, its snapshot included.
+            lease: What the write is valid under: it is applied only as long as this lease is the newest.
+            snapshot: The state to save with the events, made from the one that this store object saved or loaded
+                last.
+            lane_id: The lane whose snapshot it is; None: the run's own.
+
+        Returns:
+            The offsets of the first and the last event, and the cursor of the last.
+
+        Raises:
+            ConcurrencyConflict: The run stands elsewhere than ``expected_offset``, or another snapshot was saved
+                since this writer's.
+            LeaseLost: The lease has passed on or run out.
+            LeaseHeld: Another's lease is in the way.
+            EventsArchived: The snapshot does not cover what has left Redis, or follows one that was retired.
+            RunstreamError: What ``save_event`` raises.
+        """
+        options = AppendOptions(expected_offset, keys, lease, snapshot, lane_id)
+        return (await self._runner.run(self._operations.append(run_id, events, options))).appended
+
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> AsyncIterator[Recorded[E]]:
+        """Read the events with ``after < offset < before``, as they stand when the first of them is taken.
+
+        Args:
+            run_id: The run; one that is not there has no events.
+            after: An offset; or a cursor, which is checked to be of this very history.
+            before: The offset to stop before; None for no bound.
+            limit: How many events to give at most.
+            reverse: Give the newest first; ``limit`` counts from there.
+            on_corrupt: ``"raise"``, or ``"skip"`` to pass over a record that does not read.
+
+        Returns:
+            The events with their offsets and cursors.
+
+        Raises:
+            EventsArchived: Some of them have left this store; never is a run silently shortened.
+            CorruptRecordError: A record does not read.
+            AcknowledgedWritesLost: What this store object, or the cursor's owner, saw is not there any more.
+            HistoryDiverged: The history is another one.
+        """
+        query = ReadQuery(after, before, limit, reverse, on_corrupt)
+        return self._runner.iterate(self._operations.read(run_id, query))
+
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> AsyncIterator[Recorded[E]]:
+        """Read a run's history, then follow it live; ends when the run has ended and all was given.
+
+        The filters choose what is given; every event still counts for where the follower stands.
+
+        Args:
+            run_id: The run; it may begin later.
+            after: An offset or a cursor, after which to begin.
+            idle_timeout: After how many seconds without an event to give to stop; None: never.
+            lane_id: Give only the events of this lane.
+            kinds: Give only events of these kinds.
+            visibility: Give only events of this visibility.
+
+        Returns:
+            The events as they come.
+
+        Raises:
+            TimeoutError: There was no event to give for ``idle_timeout`` seconds.
+            ConfigurationError: This store has no live end (an archive).
+            RunstreamError: What ``read`` raises.
+        """
+        query = FollowQuery(after, idle_timeout, lane_id, kinds, visibility)
+        return self._runner.iterate(self._operations.follow(run_id, query))
+
+    async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
+        """The run's events with ``seq > since_seq``, in log order.
+
+        Args:
+            run_id: The run.
+            since_seq: The producer's number after which to begin; 0 or less gives all events.
+
+        Raises:
+            RunstreamError: What ``read`` raises: EventsArchived rather than a shorter list.
+        """
+        return await self._runner.run(self._operations.list_events(run_id, since_seq))
+
+    async def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
+        """Replace the snapshot of a run, or of one lane of it, whoever saved the one before.
+
+        It covers the history that this store object recovered and appended itself without a hole.
+
+        Args:
+            run_id: The run.
+            state: The state to save; it is taken as it is now.
+            lane_id: The lane whose snapshot it is; None: the run's own.
+            lease: What the write is valid under.
+
+        Raises:
+            EventsArchived: It would not cover what has left Redis: recover first.
+            RunstreamError: What ``append`` raises.
+        """
+        await self._runner.run(self._operations.save_snapshot(run_id, state, lane_id, lease))
+
+    async def load_latest(self, run_id: str) -> S | None:
+        """The state of the run's latest snapshot, never the object that was saved; None without one.
+
+        Raises:
+            RunstreamError: What ``load_snapshot`` raises.
+        """
+        snapshot = await self.load_snapshot(run_id)
+        return None if snapshot is None else snapshot.state
+
+    async def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The latest snapshot of a run, or of one lane of it, with the offset that it covers; None without one.
+
+        Args:
+            run_id: The run.
+            lane_id: The lane whose snapshot is wanted; None: the run's own.
+
+        Raises:
+            CorruptRecordError: It does not read.
+            EventsArchived: It was retired: the archive has it.
+        """
+        return await self._runner.run(self._operations.load_snapshot(run_id, lane_id))
+
+    async def update_state(
+        self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10, lease: Leased | None = None
+    ) -> S:
+        """Load a run's state, change it, and save it unless another was saved in between; then again.
+
+        Args:
+            run_id: The run.
+            change: Gets the state, a new one for a run that has none, and returns what is to be saved, or None
+                if it has changed the state itself. It may be called several times.
+            attempts: How often to try.
+            lease: What the write is valid under.
+
+        Returns:
+            The state that was saved.
+
+        Raises:
+            ConcurrencyConflict: Others were faster, in every attempt.
+            StoreUnavailable: The change may have been made or not: load the state to see.
+            RunstreamError: What ``save_snapshot`` raises.
+        """
+        return await self._runner.run(self._operations.update_state(run_id, change, StateChange(attempts, lease)))
+
+    async def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
+        """The latest snapshot and the events after it: what resumes a run, or one lane of it.
+
+        Args:
+            run_id: The run.
+            lane_id: The lane to resume, from its own snapshot and events; None: the whole run.
+
+        Raises:
+            EventsArchived: Some of those events have left Redis.
+            RunstreamError: What ``read`` raises.
+        """
+        return await self._runner.run(self._operations.recover(run_id, lane_id))
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Opening[AsyncLease[E, S]]:
+        """Take the sole right to write one lane of a run, or the whole run.
+
+        It renews itself in the background until it is given back: by leaving its ``async with``, or by its
+        ``release``. No lease outlives a failover or a restart of a Redis server.
+
+        Args:
+            run_id: The run.
+            owner: Who holds it. The same owner, restarted, gets its lease back at once, and the former is lost.
+            lane_id: The lane; None: the whole run.
+            ttl: After how many seconds without a renewal it runs out, by the store's clock.
+            wait: For how many seconds to wait while somebody else's lease is in the way.
+
+        Returns:
+            What is awaited, or entered with ``async with``, to have the lease: a Checkpointer whose writes carry
+            it. One that is cancelled while it is asked for may have been given out, and runs out then.
+
+        Raises:
+            LeaseHeld: Somebody else's is in the way still.
+            ConfigurationError: This store has no leases, or an argument does not fit.
+        """
+        request = LeaseRequest(run_id, owner, lane_id, ttl, wait)
+        return Opening(lambda: AsyncLease.take(self._operations, self._runner, request))
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = MAIN_LANE,
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Opening[AsyncRun[E, S]]:
+        """Recover one lane of a run, new or not, and go on with it; writes no event and no state.
+
+        Args:
+            run_id: The run.
+            lane_id: The lane to write.
+            session_id: What its events and its new state carry; '' takes it from the recovered state.
+            lease_ttl: Take a lease on the lane for so many seconds, renewed meanwhile; None: no lease.
+            owner: Whose lease it is. None: one of its own, so that a restarted process waits until the lease of
+                the former one has run out.
+            wait: For how many seconds to wait for the lease.
+            deltas: How much text the Run may hold back for a moment; None: nothing.
+
+        Returns:
+            What is awaited, or entered with ``async with``, to have the handle that an agent works with.
+
+        Raises:
+            RunstreamError: What ``recover`` and ``lease`` raise.
+        """
+        request = RunRequest(run_id, lane_id, session_id, lease_ttl, owner, wait, deltas)
+        return Opening(lambda: AsyncRun.open(self._operations.for_one_writer(), self._runner, request))
+
+    async def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run without reading it; None for one that is not there."""
+        return await self._runner.run(self._operations.run_info(run_id))
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunInfo]:
+        """The runs that match, the most recently updated first.
+
+        Args:
+            session_id: Only those of this session.
+            status: Only those in this status.
+            updated_after: Only those updated after this time: Unix time in seconds, by the store's clock.
+            limit: How many runs to give at most.
+        """
+        return self._runner.iterate(self._operations.runs(RunsQuery(session_id, status, updated_after, limit)))
+
+    async def list_runs(self) -> list[str]:
+        """The ids of all runs, the most recently updated first."""
+        return await self._runner.run(self._operations.list_runs())
+
+    async def delete_run(self, run_id: str) -> bool:
+        """Remove all that this store holds of a run.
+
+        Returns:
+            False if there was nothing.
+
+        Raises:
+            LeaseHeld: A lease of it is in force.
+        """
+        return await self._runner.run(self._operations.delete_run(run_id))
+
+    async def forget(self, run_id: str) -> None:
+        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged.
+
+        What this store object saw of the run is forgotten; what it knows to be lost is not brought back.
+        """
+        await self._runner.run(self._operations.forget(run_id))
+
+
+class AsyncSnapshotStore(AsyncStore[E, S]):
+    """A store for asyncio that also keeps the snapshots that it saw, to show a run as it was.
+
+    Of a run that a drain worker archives, those are kept that were the latest when a worker looked.
+    """
+
+    _snapshots: KeepsSnapshots[S]
+
+    async def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+        return await self._runner.run(self._snapshots.snapshot_lanes(run_id))
+
+    def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> AsyncIterator[Snapshot[S]]:
+        """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved.
+
+        Raises:
+            CorruptRecordError: One does not read.
+        """
+        return self._runner.iterate(self._snapshots.snapshot_history(run_id, lane_id))
+
+    async def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The snapshot that covers most of what lies up to an offset.
+
+        With the events from there to the offset it tells how the run was then. Of those that cover the same it is
+        the last.
+
+        Args:
+            run_id: The run.
+            offset: The offset, 0 or more.
+            lane_id: The lane whose snapshots are meant; None: the run's own.
+
+        Returns:
+            The snapshot, or None if there is none that covers no more.
+
+        Raises:
+            CorruptRecordError: It does not read.
+        """
+        return await self._runner.run(self._snapshots.snapshot_at(run_id, offset, lane_id))

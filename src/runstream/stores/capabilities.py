@@ -1,0 +1,121 @@
+"""What some stores can do and others cannot, as small Protocols that are asked for by :func:`part_of`.
+
+A store is a facade over parts. A worker or a command that needs more than a facade's methods asks for the part
+that has it, and never for a concrete class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
+from runstream.model.errors import ConfigurationError
+from runstream.model.protocols import Sink
+from runstream.model.results import Cursor
+from runstream.operations.operation import Operation
+
+__all__ = ["Archive", "ChecksIntegrity", "HasColumns", "MarksRecovered", "archive_of", "part_of"]
+
+C = TypeVar("C")
+
+
+@runtime_checkable
+class Archive(Sink, Protocol):
+    """A sink in which a person can put right what a worker must leave alone. The drain needs none of it."""
+
+    def header(self, run_id: str) -> RunHeader | None:
+        """What the archive notes of a run besides its history; None for one that it does not know."""
+
+    def run_ids(self) -> Iterator[str]:
+        """The ids of the runs that it holds."""
+
+    def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
+        """Put an event that reads by now back at its offset in the history, out of the quarantine.
+
+        Durable when it returns. False, and nothing is changed, if the quarantine has no record with this very
+        cursor (any more).
+        """
+
+    def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
+        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name.
+
+        Durable when it returns, as a whole or not at all, and idempotent.
+
+        Args:
+            header: What the archive notes of the run from then on. Where it starts elsewhere than the run does,
+                nothing of the run's history stays, and ``to`` is that start.
+            to: The position that the run has afterwards.
+            expected: The cursor at which the run must end before.
+
+        Raises:
+            ConcurrencyConflict: The run ends elsewhere; nothing is changed.
+            HistoryDiverged: The run never was at ``to``; nothing is changed.
+        """
+
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand.
+
+        Args:
+            run_id: The run.
+            start: The cursor before the history's first event; None for that of what the archive itself has.
+
+        Returns:
+            False if there was nothing to remove.
+        """
+
+
+@runtime_checkable
+class HasColumns(Protocol):
+    """An archive that keeps fields of its events in columns beside their text, to be compared with it."""
+
+    def columns(self, run_id: str, first: int, last: int) -> Mapping[int, EntryColumns]:
+        """The columns of the events at these offsets, both included, by offset."""
+
+    def noted_lanes(self, run_id: str) -> Mapping[str, int]:
+        """The offset of the last event of each lane, as it is noted."""
+
+
+@runtime_checkable
+class ChecksIntegrity(Protocol):
+    """An archive whose medium can be checked as such."""
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the medium itself; nothing if it is sound."""
+
+
+@runtime_checkable
+class MarksRecovered(Protocol):
+    """The operations of a store whose writer may know a history that it read elsewhere."""
+
+    def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
+        """Mark events up to ``offset`` as known to this writer, so that its next snapshot covers them."""
+
+
+def part_of(store: Any, capability: Callable[..., C]) -> C | None:
+    """The part of a store that has a capability, or None.
+
+    Args:
+        store: The store, sync or async, or a part of one.
+        capability: A Protocol of this module, or another class whose objects are parts of stores. (It is no
+            ``type[C]``, which a Protocol is not to mypy.)
+    """
+    kind: Any = capability
+    parts = (*getattr(store, "_parts", ()), store)
+    # by its classes first: isinstance takes the value of a Protocol's property, and an archive may make its UUID
+    # when that is asked for
+    named = (part for part in parts if kind in type(part).__mro__)
+    return next(chain(named, (part for part in parts if isinstance(part, kind))), None)
+
+
+def archive_of(store: Any) -> Archive:
+    """The archive that a store is, or has.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    archive = part_of(store, Archive)
+    if archive is None:
+        raise ConfigurationError(f"a {type(store).__name__} is no archive: pass a SQLite or JSONL store")
+    return archive

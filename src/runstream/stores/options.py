@@ -1,0 +1,40 @@
+"""The options of a store that is opened by its URL, with their types."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from runstream.model.protocols import Fallback
+
+__all__ = ["StoreOptions"]
+
+
+class StoreOptions(TypedDict, total=False):
+    """The named options of :func:`~runstream.connect.connect`. A store refuses those that it does not have.
+
+    All but ``fallback`` may stand in the URL's query instead.
+
+    Attributes:
+        namespace: Redis: separates what shares a server.
+        partitions: Redis: into how many parts a new namespace is divided; None: what it has, 16 when it is new.
+        durability: Redis: ``"primary"``: an append is kept by the primary when it returns.
+        retry_seconds: Redis: for how many seconds a call is repeated that cannot reach the server.
+        resend_lost: Redis: put back what a server lost of what this store object appended.
+        max_hot_events: Redis: the most events of one run in Redis; None: no limit.
+        require_lease: Redis, SQLite and memory: refuse what is written without a lease.
+        keep_snapshots: SQLite and JSONL: how many snapshots to keep of each run and lane; None: all.
+        max_event_bytes: Every store: the size in bytes of the largest encoded event.
+        fallback: Every store: turns a value that cannot be stored as it is into one that can; None: an
+            EncodingError.
+    """
+
+    namespace: str
+    partitions: int | None
+    durability: str
+    retry_seconds: float
+    resend_lost: bool
+    max_hot_events: int | None
+    require_lease: bool
+    keep_snapshots: int | None
+    max_event_bytes: int
+    fallback: Fallback | None

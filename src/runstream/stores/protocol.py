@@ -1,0 +1,139 @@
+"""The Protocols of stores: what every store here offers, by its methods alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from runstream.model.events import EventKind, Visibility
+from runstream.model.identifiers import MAIN_LANE
+from runstream.model.protocols import Checkpointer, Leased, OnCorrupt
+from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.run.lease import Lease
+from runstream.run.run import Run
+from runstream.stores.async_facade import AsyncStore
+
+__all__ = ["AsyncRunStore", "RunStore"]
+
+AsyncRunStore = AsyncStore
+"""What every store for asyncio offers: the methods of :class:`RunStore`, awaited."""
+
+
+@runtime_checkable
+class RunStore(Checkpointer[E, S], Protocol[E, S]):
+    """What every store here offers beyond the four methods; :class:`~runstream.stores.facade.Store` says how.
+
+    Each store is a context manager that closes it.
+    """
+
+    def save_events(self, events: Iterable[E]) -> None:
+        """Append events to the runs that they name, each run's in one atomic step, in order."""
+
+    def append(
+        self,
+        run_id: str,
+        events: Iterable[E],
+        *,
+        expected_offset: int | None = None,
+        keys: Sequence[str | None] | None = None,
+        lease: Leased | None = None,
+        snapshot: S | None = None,
+        lane_id: str | None = None,
+    ) -> Appended:
+        """Append events to a run, and save a snapshot with them, in one atomic step: nothing of it, or all."""
+
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> Iterator[Recorded[E]]:
+        """Read the events with ``after < offset < before``, as they stand when the first of them is taken."""
+
+    def follow(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        idle_timeout: float | None = None,
+        lane_id: str | None = None,
+        kinds: Collection[EventKind | str] | None = None,
+        visibility: Visibility | str | None = None,
+    ) -> Iterator[Recorded[E]]:
+        """Read a run's history, then follow it live; ends when the run has ended and all was given."""
+
+    def save_snapshot(
+        self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
+    ) -> None:
+        """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
+
+    def load_snapshot(self, run_id: str, *, lane_id: str | None = None) -> Snapshot[S] | None:
+        """The latest snapshot of a run, or of one lane of it, with the offset that it covers; None without one."""
+
+    def update_state(
+        self, run_id: str, change: Callable[[S], S | None], *, attempts: int = 10, lease: Leased | None = None
+    ) -> S:
+        """Load a run's state, change it, and save it unless another was saved in between; then again."""
+
+    def recover(self, run_id: str, *, lane_id: str | None = None) -> Recovery[S, E]:
+        """The latest snapshot and the events after it: what resumes a run, or one lane of it."""
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        owner: str,
+        lane_id: str | None = None,
+        ttl: float = 30.0,
+        wait: float = 0.0,
+    ) -> Lease[E, S]:
+        """Take the sole right to write one lane of a run, or the whole run."""
+
+    def open_run(
+        self,
+        run_id: str,
+        *,
+        lane_id: str = MAIN_LANE,
+        session_id: str = "",
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        wait: float = 0.0,
+        deltas: DeltaBuffer | None = None,
+    ) -> Run[E, S]:
+        """Recover one lane of a run, new or not, and go on with it; writes no event and no state."""
+
+    def run_info(self, run_id: str) -> RunInfo | None:
+        """What is known of a run without reading it; None for one that is not there."""
+
+    def runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        updated_after: float | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RunInfo]:
+        """The runs that match, the most recently updated first."""
+
+    def list_runs(self) -> list[str]:
+        """The ids of all runs, the most recently updated first."""
+
+    def delete_run(self, run_id: str) -> bool:
+        """Remove all that this store holds of a run."""
+
+    def forget(self, run_id: str) -> None:
+        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged."""
+
+    def close(self) -> None:
+        """Give back what the store holds open. Closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...

@@ -1,0 +1,147 @@
+"""What one append does to one run, and how it is sent: the arguments of the append script as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.snapshot_fields import PackedState, state_checksum
+from runstream.model.results import Cursor, LeaseGrant
+from runstream.operations.coverage import Covered
+from runstream.stores.redis.replies import parse_cursor
+
+__all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "snapshot_field"]
+
+
+def snapshot_field(lane_id: str | None) -> str:
+    """The meta field that notes the snapshot of a lane, or (None) of the run."""
+    return "snapshot" if lane_id is None else f"snapshot:{lane_id}"
+
+
+@dataclass(slots=True)
+class SnapshotWrite:
+    """A snapshot to save.
+
+    It is sent as the difference from ``known_state``, or whole if that is None.
+
+    Attributes:
+        lane_id: The lane whose snapshot it is; None for the run's own.
+        state: The packed state to save.
+        token: A random name for this snapshot.
+        covers: The contiguous history that the writer knows, which the snapshot therefore covers.
+        known_token: The token of the snapshot that the writer saved or loaded last; "" if there is none.
+        known_revision: Its revision; 0 if there is none.
+        known_state: Its packed state; None if it is not known, and the snapshot is sent whole.
+        compare: Refuse the write if another snapshot was saved since the known one.
+        changes: The snapshot changes the known one and covers what that covers, which may be less than what has
+            left Redis.
+    """
+
+    lane_id: str | None
+    state: PackedState
+    token: str
+    covers: Covered
+    known_token: str = ""
+    known_revision: int = 0
+    known_state: PackedState | None = None
+    compare: bool = False
+    changes: bool = False
+
+    def args(self) -> list[Any]:
+        """The append script's arguments for this snapshot."""
+        if self.known_state is None:
+            form, sets = "whole", self.state.fields
+            removes: list[bytes] = []
+        else:
+            form = "difference"
+            sets, removes = self.state.changes_from(self.known_state)
+        args: list[Any] = [
+            snapshot_field(self.lane_id),
+            "change" if self.changes else "compare" if self.compare else "replace",
+            self.known_token,
+            self.token,
+            self.covers.offset,
+            "" if self.covers.history is None else self.covers.history,
+            state_checksum(self.state.fields),
+            form,
+            len(sets),
+            len(removes),
+        ]
+        for name, value in sets.items():
+            args += (name, value)
+        return args + removes
+
+
+class LaneSpan(NamedTuple):
+    """What a batch adds to a lane: the indexes (from 1) of its first and last event, and the last one's seq."""
+
+    first: int
+    last: int
+    seq: int
+
+
+class Batch(NamedTuple):
+    """What one append does to one run.
+
+    Attributes:
+        run_id: The run.
+        events: The events to append, in order; there may be none if there is a snapshot.
+        session_id: The session that the run belongs to; "" if the events do not say.
+        status: The run's status after the append; "" leaves it as it is.
+        lanes: What the batch adds to each of its lanes.
+        is_keyed: Whether some of the events may have a key.
+        expected_offset: The offset that the run must end at, or None.
+        grant: The lease under which the batch is sent, or None.
+        snapshot: The snapshot to save in the same step, or None.
+    """
+
+    run_id: str
+    events: Sequence[EncodedEvent]
+    session_id: str
+    status: str
+    lanes: Mapping[str, LaneSpan]
+    is_keyed: bool = False
+    expected_offset: int | None = None
+    grant: LeaseGrant | None = None
+    snapshot: SnapshotWrite | None = None
+
+
+class Seen(NamedTuple):
+    """The last cursor that a writer or reader saw of a run, with the start of that history, as Redis writes them.
+
+    ``offset`` is the cursor's offset, parsed.
+    """
+
+    start: bytes
+    last: bytes
+    offset: int
+
+    @property
+    def cursor(self) -> Cursor:
+        """The last cursor that was seen."""
+        return parse_cursor(self.last)
+
+    @property
+    def history(self) -> int:
+        """The history's first chain."""
+        return parse_cursor(self.start).chain
+
+
+class Sending(NamedTuple):
+    """How a batch is sent.
+
+    Attributes:
+        producer: The producer's name.
+        number: The producer's number for the batch.
+        sent_at: When it is first sent, in microseconds of server time; None before the server's time is known.
+        seen: What its writer saw of the run last; None for nothing, or for no comparison.
+        max_hot_events: How many entries the run may then have in Redis; None for any number.
+    """
+
+    producer: str
+    number: int
+    sent_at: int | None
+    seen: Seen | None
+    max_hot_events: int | None = None

@@ -1,0 +1,50 @@
+"""What a driver sends exchanges over: one implementation per topology of servers.
+
+A transport sends an exchange once. Retries, deadlines and pauses are the driver's
+(:mod:`~runstream.stores.redis.connection.driver`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from runstream.operations.operation import Exchange, Replies
+
+__all__ = ["AsyncTransport", "Transport"]
+
+
+class Transport(Protocol):
+    """A way to the servers of one topology."""
+
+    max_block_seconds: float
+    """How long one command may block at the server, in seconds: well within the client's own timeout."""
+
+    def exchange(self, exchange: Exchange) -> Replies:
+        """Send an exchange once, and once more those of its commands whose script the server did not know.
+
+        Args:
+            exchange: Commands for one round trip.
+
+        Returns:
+            The replies as the protocol brought them, a Refusal in place of each error that is tolerated.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached, or refuses commands for now: whether they were applied
+                is unknown.
+            ConfigurationError: The server refused a command for good.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class AsyncTransport(Protocol):
+    """As :class:`Transport`, awaited."""
+
+    max_block_seconds: float
+
+    async def exchange(self, exchange: Exchange) -> Replies:
+        """As :meth:`Transport.exchange`."""
+
+    async def close(self) -> None:
+        """Close the connections."""

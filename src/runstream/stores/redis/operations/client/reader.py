@@ -1,0 +1,188 @@
+"""Read a run page by page.
+
+Offsets are dense, so density is the proof that nothing is missing: a page that does not go on where
+the last one ended is an error, never a shorter list.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from runstream.codec.record import ERASED
+from runstream.model.errors import CorruptRecordError, StoreUnavailable
+from runstream.model.protocols import OnCorrupt
+from runstream.model.results import Cursor, E, Recorded, S
+from runstream.operations.messages import diverged, lost
+from runstream.operations.operation import Exchange, Items, Operation, Refusal, Stream
+from runstream.stores.redis.operations.client.archived_errors import events_archived
+from runstream.stores.redis.operations.client.run_head import Standing, standing_of, standing_query
+from runstream.stores.redis.page_size import PageSize
+from runstream.stores.redis.replies import parse_cursor, parse_info, parse_records
+from runstream.stores.redis.session.session import Session
+
+__all__ = ["RunReader"]
+
+PAGE = 1000
+
+Page: TypeAlias = list[tuple[Cursor, bytes]]
+"""Entries in order: cursor and wire record."""
+
+
+class RunReader:
+    """Reads the pages of one run and checks that nothing is missing between them, and that it is one history.
+
+    What it gives are events with their places; ``bare``, without.
+    """
+
+    def __init__(
+        self,
+        session: Session[E, S],
+        run_id: str,
+        on_corrupt: OnCorrupt,
+        limit: int | None,
+        *,
+        bare: bool = False,
+    ) -> None:
+        self.session = session
+        self.run_id = run_id
+        self.on_corrupt = on_corrupt
+        self.left = limit
+        self.bare = bare
+        self.seen: Cursor | None = None
+        """The last place that was read forward, or the cursor to go on from."""
+        self._keys = session.keys.run(run_id)
+        self._pace = PageSize(PAGE)
+
+    def open(self, cursor: Cursor | None) -> Operation[Standing]:
+        """Where the run stands, checked to be the history that this store saw last, and the cursor's."""
+        known = self.session.seen.get(self.run_id)
+        queries = [standing_query(self._keys.meta)]
+        places = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
+        queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in places]
+        if known is not None:
+            queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
+        meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
+        standing = standing_of(meta)
+        if known is not None:
+            *replies, entries, deleted = replies
+            if standing.exists and standing.start.chain == known.history:
+                self.seen = known.cursor
+                yield from self._check_history(standing, [(parse_cursor(entry[0]), b"") for entry in entries])
+            elif deleted is None:
+                yield from self._report_lost(known.cursor.offset, standing.last.offset)
+            self.seen = None
+        if cursor is not None and cursor.offset > standing.start.offset:
+            self.seen = cursor
+            yield from self._check_history(standing, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
+        return standing
+
+    def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[Standing, Page]]:
+        """The next entries after an offset, none missing; so many, or what the pace allows."""
+        count = self._pace.count if count is None else count
+        # with the entry that was seen last, as long as it is there: it tells whether this is the same history
+        again = self.seen is not None and self.seen.offset == after
+        first = after if again else after + 1
+        end = "+" if upto is None else str(upto)
+        query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", count + again)
+        meta, entries = yield Exchange([standing_query(self._keys.meta), query], atomic=True)
+        standing = standing_of(meta)
+        high = standing.last.offset if upto is None else min(upto, standing.last.offset)
+        places = (parse_cursor(entry_id) for entry_id, _ in entries)
+        found = [item for item in zip(places, parse_records(entries), strict=True) if item[0].offset <= high]
+        self._pace.adapt(record for _, record in found)
+        if again:
+            yield from self._check_history(standing, found[:1])
+            found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
+        first = max(after, standing.start.offset) + 1
+        for expected, (at, _) in enumerate(found, first):
+            if at.offset != expected:
+                yield from self._report_missing(standing, expected)
+        if not found and first <= high:
+            yield from self._report_missing(standing, first)
+        return standing, found
+
+    def forward(self, low: int, high: int) -> Stream:
+        """The events from ``low + 1`` to ``high``."""
+        while low < high and self.left != 0:
+            standing, found = yield from self.page(low, high, self._next_count())
+            if not found:  # deleted, or forgotten, since this began
+                yield from self._report_lost(high, standing.last.offset)
+            self.note(standing, found[-1][0])
+            low = found[-1][0].offset
+            yield Items(self._counted((yield from self.decode(found))))
+
+    def backward(self, low: int, high: int) -> Stream:
+        """The events from ``high`` down to ``low + 1``."""
+        if self.left is None and low < high:
+            yield from self.page(low, high, 1)  # say at once, not after half of it, that the rest has moved
+        while low < high and self.left != 0:
+            count = self._next_count()
+            standing, found = yield from self.page(max(low, high - count), high, count)
+            if not found:  # as above
+                yield from self._report_lost(high, standing.last.offset)
+            if found[-1][0].offset < high:
+                yield from self._report_missing(standing, found[-1][0].offset + 1)
+            high = found[0][0].offset - 1
+            yield Items(self._counted((yield from self.decode(found[::-1]))))
+
+    def decode(self, found: Page) -> Operation[list[Any]]:
+        """The events of a page, without those that were erased.
+
+        At one that does not read, what came before it is handed on first.
+        """
+        decode_event, run_id = self.session.codec.decode_event, self.run_id
+        recorded: list[Any] = []
+        for at, record in found:
+            if record == ERASED:
+                continue
+            try:
+                event = decode_event(run_id, at.offset, record)
+            except CorruptRecordError:
+                if self.on_corrupt == "skip":
+                    continue
+                yield Items(recorded)
+                raise
+            recorded.append(event if self.bare else Recorded(at.offset, f"{at.offset}-{at.chain}", event))
+        return recorded
+
+    def note(self, standing: Standing, at: Cursor) -> None:
+        """Note how far the run was read, for the next page and for whatever this store does next."""
+        self.seen = at
+        self.session.seen.note(self.run_id, str(standing.start).encode(), str(at).encode(), at.offset)
+        if self.session.recent is not None:
+            self.session.recent.mark_read(self.run_id, at.offset)
+
+    def _check_history(self, standing: Standing, found: Page) -> Operation[None]:
+        """Raise unless what was seen last is there still, or has been trimmed."""
+        seen = self.seen
+        if seen is None:
+            return
+        if standing.last.offset < seen.offset:
+            yield from self._report_lost(seen.offset, standing.last.offset)
+        here = [at for at, _ in found] + [standing.mark, standing.last]
+        if any(at != seen for at in here if at.offset == seen.offset):
+            raise diverged(self.run_id, seen)
+
+    def _report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
+        """Raise the error for events that were seen and are not there: a replica may not have them yet."""
+        (info,) = yield Exchange([(b"INFO", "replication")], tolerant=True)
+        if not isinstance(info, Refusal) and parse_info(info).get("role") == "slave":
+            raise StoreUnavailable(
+                f"this replica has run {self.run_id!r} up to offset {last_present}; offset {last_seen} was seen"
+                " elsewhere: it lags behind; read again a little later, or from the primary"
+            )
+        raise lost(self.run_id, last_seen, last_present)
+
+    def _report_missing(self, standing: Standing, expected: int) -> Operation[None]:
+        """Raise the error that says why the event at ``expected`` is not there."""
+        if expected > standing.mark.offset:  # nobody may have trimmed what was never archived
+            raise lost(self.run_id, standing.last.offset, expected - 1)
+        raise (yield from events_archived(self.session, self.run_id, expected))
+
+    def _next_count(self) -> int:
+        return self._pace.count if self.left is None else min(self._pace.count, self.left)
+
+    def _counted(self, recorded: list[Any]) -> list[Any]:
+        if self.left is not None:
+            self.left -= len(recorded)
+        return recorded

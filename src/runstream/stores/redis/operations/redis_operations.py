@@ -1,0 +1,157 @@
+"""What a Redis store does: the interface of every store, each operation in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Self
+
+from runstream.codec.event_codec import Codec
+from runstream.model.protocols import Leased
+from runstream.model.results import Cursor, E, LeaseGrant, Recovery, RunInfo, S, Snapshot
+from runstream.operations.arguments import (
+    AppendOptions,
+    FollowQuery,
+    LeaseRequest,
+    ReadQuery,
+    RunsQuery,
+    StateChange,
+)
+from runstream.operations.interface import AppendResult
+from runstream.operations.operation import Operation, Stream
+from runstream.stores.redis.operations.admin.status import snapshot_lanes
+from runstream.stores.redis.operations.client import append, leases, read, recover, runs, snapshots
+from runstream.stores.redis.session.session import Session
+
+__all__ = ["RedisOperations"]
+
+
+class RedisOperations(Generic[E, S]):
+    """The operations of one Redis store object, over what that knows."""
+
+    def __init__(self, session: Session[E, S]) -> None:
+        self.session = session
+
+    @property
+    def codec(self) -> Codec[E, S]:
+        """Makes events and states of the store's types, and encodes them."""
+        return self.session.codec
+
+    def for_one_writer(self) -> Self:
+        """The same store for one more writer, who knows of snapshots only what it does itself."""
+        return type(self)(self.session.for_one_writer())
+
+    def save_event(self, event: E) -> Operation[Any]:
+        """Append one event to the run that it names."""
+        return append.save_event(self.session, event)
+
+    def save_events(self, events: Iterable[E]) -> Operation[None]:
+        """Append events to the runs that they name: each run's in one atomic step, all in one round trip."""
+        return append.save_events(self.session, events)
+
+    def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Operation[AppendResult]:
+        """Append events to a run, and save a snapshot with them, in one atomic step."""
+        return append.append(self.session, run_id, events, options)
+
+    def read(self, run_id: str, query: ReadQuery) -> Stream:
+        """The events between two offsets, as they stand at the first exchange."""
+        return read.read(self.session, run_id, query)
+
+    def follow(self, run_id: str, query: FollowQuery) -> Stream:
+        """History, then live."""
+        return read.follow(self.session, run_id, query)
+
+    def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
+        """The events whose ``seq`` is over ``since_seq``, in log order."""
+        return read.list_events(self.session, run_id, since_seq)
+
+    def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
+        """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
+        return append.save_snapshot(self.session, run_id, state, lane_id, lease)
+
+    def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot of a run, or of one lane of it."""
+        return snapshots.load_snapshot(self.session, run_id, lane_id)
+
+    def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
+        """Load a run's state, change it, and save it unless another was saved in between; then again."""
+        return append.update_state(self.session, run_id, change, how)
+
+    def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
+        """The latest snapshot and the events after it."""
+        return recover.recover(self.session, run_id, lane_id)
+
+    def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
+        """Give out a lease, without waiting."""
+        return leases.take_lease(self.session, request)
+
+    def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
+        """Let a lease last for its whole ttl from now on."""
+        return leases.renew_lease(self.session, grant)
+
+    def release_lease(self, grant: LeaseGrant) -> Operation[None]:
+        """Take a lease back, unless it has passed on already."""
+        return leases.release_lease(self.session, grant)
+
+    def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
+        """The ``seq`` of a lane's last event; 0 for a lane without one."""
+        return recover.last_seq(self.session, run_id, lane_id)
+
+    def run_info(self, run_id: str) -> Operation[RunInfo | None]:
+        """What is known of a run."""
+        return runs.run_info(self.session, run_id)
+
+    def runs(self, query: RunsQuery) -> Stream:
+        """The runs that match, the most recently updated first."""
+        return runs.runs(self.session, query)
+
+    def list_runs(self) -> Operation[list[str]]:
+        """The ids of all runs, the most recently updated first."""
+        return runs.list_runs(self.session)
+
+    def delete_run(self, run_id: str) -> Operation[bool]:
+        """Remove all that Redis holds of a run."""
+        return runs.delete_run(self.session, run_id)
+
+    def forget(self, run_id: str) -> Operation[None]:
+        """Know nothing of a run any more: take its present as it is."""
+        self.session.forget(run_id)
+        yield from ()
+
+    # -- for a store that has an archive beside it -------------------------------------------------
+
+    def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
+        """Mark events up to an offset as known to this writer, so that its next snapshot covers them."""
+        return recover.mark_recovered(self.session, run_id, offset, lane_id)
+
+    def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
+        """The token that stands for the latest snapshot if that was retired; '' if it is here, or never was."""
+        return recover.retired_token(self.session, run_id, lane_id)
+
+    def start_of(self, run_id: str) -> Operation[Cursor | None]:
+        """The cursor before a run's first event; None for a run that is not there."""
+        return recover.start_of(self.session, run_id)
+
+    def update_archived(
+        self, run_id: str, change: Callable[[S], S | None], archived: Snapshot[S] | None, how: StateChange
+    ) -> Operation[S]:
+        """``update_state`` of a run whose snapshot was retired, from the one that an archive has (None: none).
+
+        What is saved covers what the former snapshot covers, though that be less than what has left Redis.
+
+        Raises:
+            EventsArchived: That is not the snapshot that was retired last.
+        """
+        return append.update_state(self.session, run_id, change, how, append.Archived(archived))
+
+    def hot_snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which Redis has a snapshot, None for the run's own."""
+        return snapshot_lanes(self.session.keys, run_id)
+
+    def known_snapshot(self, run_id: str, lane_id: str | None) -> tuple[str, int]:
+        """Token and revision of the snapshot that this writer saved or loaded last; ``("", 0)`` for none."""
+        token, revision, _ = self.session.snapshots.get(run_id, lane_id)
+        return token, revision
+
+    def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
+        """Let this writer go on from a snapshot that it has elsewhere."""
+        self.session.snapshots.put(run_id, lane_id, token, revision, None)

@@ -1,0 +1,155 @@
+"""Load runs from Redis, for a worker, or to check or repair them: where they stand, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from runstream.codec.lossless_json import dump_json
+from runstream.codec.snapshot_fields import read_saved
+from runstream.model.archive_records import ArchiveSnapshot, RunHeader
+from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.operation import Command, Exchange, Operation
+from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.replies import parse_cursor, parse_map, parse_parent, parse_records, parse_retired
+from runstream.stores.redis.scripts.calls import MICROSECONDS
+
+__all__ = ["HotRun", "LoadRequest", "LoadedEntries", "first_hot", "load_entries", "load_runs"]
+
+
+@dataclass(frozen=True, slots=True)
+class HotRun:
+    """A run as Redis has it: its head, and what only Redis notes of it.
+
+    Attributes:
+        run_id: The run's id.
+        head: Where it stands.
+        proven_tokens: The tokens, by lane, of the snapshots that were proven to be archived at the last settling.
+        is_tombstone: It was retired, and nothing has come after that.
+    """
+
+    run_id: str
+    head: RunHead
+    proven_tokens: Mapping[str | None, str] = field(default_factory=dict)
+    is_tombstone: bool = False
+
+    @property
+    def header(self) -> RunHeader:
+        """What an archive notes of it besides its history."""
+        head = self.head
+        return RunHeader(
+            self.run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent
+        )
+
+
+def load_runs(keys: Keys, run_ids: Sequence[str]) -> Operation[list[HotRun | None]]:
+    """Load where these runs stand; None for one that is not there."""
+    replies = yield Exchange([(b"HGETALL", keys.run(run_id).meta) for run_id in run_ids])
+    return [_run_of(run_id, parse_map(reply)) for run_id, reply in zip(run_ids, replies, strict=True)]
+
+
+def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
+    if b"start" not in meta:
+        return None
+    start, last = parse_cursor(meta[b"start"]), parse_cursor(meta[b"last"])
+    retired = parse_retired(meta.get(b"retired"))
+    # of a tombstone all is archived; what goes on after one has a mark
+    unmarked = start if retired is None else last
+    snapshots: dict[str | None, SnapshotHead] = {}
+    proven: dict[str | None, str] = {}
+    for name, value in meta.items():
+        kind, colon, lane = name.partition(b":")
+        lane_id = lane.decode() if colon else None
+        if kind == b"snapshot":
+            offset, revision, token = value.split()
+            snapshots[lane_id] = SnapshotHead(lane_id, int(offset), int(revision), token.decode())
+        elif kind == b"proven":
+            proven[lane_id] = value.decode()
+    head = RunHead(
+        start,
+        last,
+        parse_cursor(meta[b"mark"]) if b"mark" in meta else unmarked,
+        meta[b"status"].decode(),
+        meta.get(b"session", b"").decode(),
+        int(meta[b"created"]) / MICROSECONDS,
+        int(meta[b"updated"]) / MICROSECONDS,
+        parse_parent(meta.get(b"parent")),
+        snapshots,
+    )
+    return HotRun(run_id, head, proven, retired is not None and retired.offset is None)
+
+
+def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:
+    """The offset of the first entry that Redis has of a run; None where it has none."""
+    (entries,) = yield Exchange([(b"XRANGE", keys.run(run_id).events, "-", "+", b"COUNT", 1)])
+    return parse_cursor(entries[0][0]).offset if entries else None
+
+
+class LoadRequest(NamedTuple):
+    """What to load of a run: the entries with ``first <= offset <= last``, and the snapshots of these lanes."""
+
+    run_id: str
+    first: int
+    last: int
+    lanes: Sequence[str | None] = ()
+
+
+class LoadedEntries(NamedTuple):
+    """Entries and snapshots of a run, as Redis held them.
+
+    Attributes:
+        ids: The entries' ids, in order.
+        records: Their wire records.
+        snapshots: The snapshots that read.
+        broken: The lanes whose snapshots do not read, with why.
+        start: The run's start after all that was read. If it is another one, or None, the run was deleted
+            meanwhile, and what was read may be of another run.
+    """
+
+    # bytes alone: a pair for each would be a thousand objects for Python's collector to look through
+    ids: list[bytes]
+    records: list[bytes]
+    snapshots: list[ArchiveSnapshot]
+    broken: dict[str | None, str]
+    start: Cursor | None
+
+    @property
+    def offsets_and_chains(self) -> tuple[list[int], list[int]]:
+        """The entries' offsets, and their chains."""
+        numbers = list(map(int, b"-".join(self.ids).split(b"-"))) if self.ids else []
+        return numbers[::2], numbers[1::2]
+
+    @property
+    def entries(self) -> list[tuple[Cursor, bytes]]:
+        """The entries' cursors and records, in order."""
+        return list(zip(map(parse_cursor, self.ids), self.records, strict=True))
+
+
+def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[LoadedEntries]]:
+    """Load entries and snapshots of many runs in one round trip."""
+    commands: list[Command] = []
+    for run_id, first, last, lanes in requests:
+        run = keys.run(run_id)
+        commands.append((b"XRANGE", run.events, str(first), str(last)))
+        commands += [(b"HGETALL", run.snapshot(lane_id)) for lane_id in lanes]
+        commands.append((b"HGET", run.meta, b"start"))
+    replies = iter((yield Exchange(commands)))
+    found = []
+    for request in requests:
+        entries = next(replies)
+        loaded = LoadedEntries([entry_id for entry_id, _ in entries], parse_records(entries), [], {}, None)
+        for lane_id in request.lanes:
+            _add_snapshot(loaded, lane_id, parse_map(next(replies)))
+        start = next(replies)
+        found.append(loaded._replace(start=None if start is None else parse_cursor(start)))
+    return found
+
+
+def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: dict[bytes, bytes]) -> None:
+    try:
+        offset, revision, token, state, _ = read_saved(saved)
+        loaded.snapshots.append(ArchiveSnapshot(lane_id, offset, revision, token, dump_json(state)))
+    except (ValueError, RecursionError) as error:  # damaged, or nested beyond JSON's depth
+        loaded.broken[lane_id] = str(error)

@@ -1,0 +1,45 @@
+"""The producers of one store object: identities under which one call at a time appends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+__all__ = ["Producer", "ProducerPool"]
+
+
+class Producer:
+    """An identity under which one call at a time appends. It numbers its batches."""
+
+    __slots__ = ("name", "number")
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(9)
+        self.number = 0
+
+
+class ProducerPool:
+    """The free producers of one store object. Safe between threads; a fork draws new ones.
+
+    A call that gets no reply does not give its producer back: its batch is sent again under the same number
+    (see :mod:`~runstream.stores.redis.session.in_flight`), and no other batch is sent under it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Producer] = []
+        self._process = os.getpid()
+
+    def take(self) -> Producer:
+        """A producer for one call, with the number of its next batch."""
+        if os.getpid() != self._process:
+            self._free, self._process = [], os.getpid()
+        try:
+            producer = self._free.pop()  # one step, so threads need no lock
+        except IndexError:
+            producer = Producer()
+        producer.number += 1
+        return producer
+
+    def give_back(self, producer: Producer) -> None:
+        """Return a producer whose call has a known outcome."""
+        self._free.append(producer)

@@ -1,0 +1,78 @@
+"""What a store object saw last: the last cursor of each run, and the server's time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+from runstream.stores.redis.append_batch import Seen
+
+__all__ = ["SeenBook", "ServerClock"]
+
+_MAX_SEEN = 16_384
+
+
+class SeenBook:
+    """The last cursor that this store object saw of each run, by which it notices that the server lost it since.
+
+    It keeps so many runs and no more: the one that has not gone on for the longest time is dropped first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
+
+    def get(self, run_id: str) -> Seen | None:
+        """What was seen last of a run."""
+        return self._seen.get(run_id)
+
+    def note(self, run_id: str, start: bytes, last: bytes, offset: int) -> None:
+        """Note a cursor that was seen; within one history, only one that is further on.
+
+        Args:
+            run_id: The run.
+            start: The cursor at the history's start.
+            last: The cursor that was seen.
+            offset: That cursor's offset.
+        """
+        with self._lock:
+            known = self._seen.get(run_id)
+            if known is not None and known.start == start and known.offset >= offset:
+                return
+            self._seen[run_id] = Seen(start, last, offset)
+            self._seen.move_to_end(run_id)
+            if known is None and len(self._seen) > _MAX_SEEN:
+                self._seen.popitem(last=False)
+
+    def forget(self, run_id: str) -> None:
+        """Forget a run: whatever it holds at the next call is taken as it is."""
+        with self._lock:
+            self._seen.pop(run_id, None)
+
+
+class ServerClock:
+    """The server's time in microseconds, by its replies' timestamps: never behind by more than a round trip."""
+
+    def __init__(self) -> None:
+        self._ahead: int | None = None
+        self._second: bytes | None = None
+
+    def now(self) -> int | None:
+        """The server's time by this process's clock, or None before any reply has told it."""
+        return None if self._ahead is None else self._ahead + time.monotonic_ns() // 1000
+
+    def update(self, server_time: bytes, *, reset: bool = False) -> None:
+        """Update the clock offset from a server timestamp; later timestamps within the same second are ignored.
+
+        Args:
+            server_time: The timestamp in microseconds, as text.
+            reset: Take it even if it is earlier than the clock.
+        """
+        second = server_time[:-6]
+        if second == self._second and not reset:
+            return
+        self._second = second
+        ahead = int(server_time) - time.monotonic_ns() // 1000
+        if self._ahead is None or reset or ahead > self._ahead:
+            self._ahead = ahead

@@ -1,0 +1,54 @@
+"""The snapshots that a store object saved or loaded last."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from runstream.codec.snapshot_fields import PackedState
+
+__all__ = ["SnapshotCache"]
+
+_MAX_BYTES = 64 * 2**20
+
+
+class SnapshotCache:
+    """The last known snapshot of each run and lane, from which the next one is sent as a difference.
+
+    It holds so many bytes and no more; after a snapshot that it dropped, the next is sent whole.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState | None]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, run_id: str, lane_id: str | None) -> tuple[str, int, PackedState | None]:
+        """Token, revision and packed state of the snapshot that is known, or ``("", 0, None)``."""
+        with self._lock:
+            return self._known.get((run_id, lane_id), ("", 0, None))
+
+    def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState | None) -> None:
+        """Remember a snapshot; if its state is None, the next is sent whole."""
+        with self._lock:
+            self._drop((run_id, lane_id))
+            self._known[run_id, lane_id] = (token, revision, state)
+            self._bytes += 0 if state is None else state.size
+            while self._bytes > _MAX_BYTES:
+                self._drop(next(iter(self._known)))
+
+    def drop(self, run_id: str, lane_id: str | None) -> None:
+        """Note that a run or lane has no snapshot, so that the next one follows none."""
+        with self._lock:
+            self._drop((run_id, lane_id))
+
+    def forget(self, run_id: str) -> None:
+        """Forget all snapshots of a run and its lanes."""
+        with self._lock:
+            for known in [known for known in self._known if known[0] == run_id]:
+                self._drop(known)
+
+    def _drop(self, key: tuple[str, str | None]) -> None:
+        known = self._known.pop(key, None)
+        if known is not None and known[2] is not None:
+            self._bytes -= known[2].size

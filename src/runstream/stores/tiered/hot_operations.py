@@ -1,0 +1,59 @@
+"""What the tiered store needs of a hot store, beyond the operations of every store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from runstream.model.results import Cursor, E, S, Snapshot
+from runstream.operations.arguments import StateChange
+from runstream.operations.interface import StoreOperations
+from runstream.operations.operation import Operation
+
+__all__ = ["HotOperations"]
+
+
+class HotOperations(StoreOperations[E, S], Protocol[E, S]):
+    """The operations of a store out of which a drain worker moves what it has archived: Redis.
+
+    What has been moved is not there any more: operations that need it raise EventsArchived. A run whose snapshot
+    was moved too is *retired*; a token then stands for the snapshot, so that a writer who knows the snapshot can
+    still replace it.
+    """
+
+    def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
+        """Mark events up to ``offset`` as known to this writer, so that its next snapshot covers them."""
+
+    def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
+        """The token that stands for a retired snapshot; '' if the latest snapshot is here, or there was none."""
+
+    def start_of(self, run_id: str) -> Operation[Cursor | None]:
+        """The cursor before a run's first event, whose chain no other run has; None for an unknown run."""
+
+    def update_archived(
+        self, run_id: str, change: Callable[[S], S | None], archived: Snapshot[S] | None, how: StateChange
+    ) -> Operation[S]:
+        """Update the state of a run whose latest snapshot was retired, from the archive's copy of it.
+
+        Args:
+            run_id: The run.
+            change: As in ``update_state``.
+            archived: The snapshot that the archive has; None if it has none.
+            how: As in ``update_state``.
+
+        Returns:
+            The state that was saved. It covers what the archived snapshot covers, also where that is less than
+            what has left Redis.
+
+        Raises:
+            EventsArchived: That is not the snapshot that was retired last.
+        """
+
+    def hot_snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which there are snapshots in Redis, with None for the run's own."""
+
+    def known_snapshot(self, run_id: str, lane_id: str | None) -> tuple[str, int]:
+        """Token and revision of the snapshot that this writer saved or loaded last; '' and 0 if it knows none."""
+
+    def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
+        """Take this snapshot for the latest: the writer's next one is saved only if it is still the latest."""
