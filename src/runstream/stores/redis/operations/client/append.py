@@ -20,7 +20,7 @@ from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.operations.client.append_fast_path import append_event, is_ordinary
 from runstream.stores.redis.operations.client.archived_errors import retired_away
 from runstream.stores.redis.operations.client.resend_lost import deliver
-from runstream.stores.redis.operations.client.run_head import standing_of, standing_query
+from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered
 from runstream.stores.redis.operations.client.snapshots import decode_known
 from runstream.stores.redis.replies import parse_cursor, parse_map, parse_retired
@@ -195,10 +195,10 @@ def _with_snapshot(session: Session[E, S], batch: Batch, state: S, lane_id: str 
 
 def _append_nothing(session: Session[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:
     """Where the run stands: an append of nothing creates nothing."""
-    (meta,) = yield Exchange([standing_query(session.keys.run(run_id).meta)])
-    standing = standing_of(meta)
-    offset = standing.last.offset
+    (meta,) = yield Exchange([head_query(session.keys.run(run_id).meta)])
+    last = parse_head(meta).last
+    offset = last.offset
     if expected_offset is not None and expected_offset != offset:
         raise offset_conflict(run_id, expected_offset, offset)
-    last = str(standing.last).encode()
-    return Applied((), last, last)
+    encoded = str(last).encode()
+    return Applied((), encoded, encoded)

@@ -26,9 +26,9 @@ def read(
     query.check()
     low, cursor = parse_position(query.after)
     reader = RunReader(session, run_id, query.on_corrupt, query.limit)
-    standing = yield from reader.open(cursor)
-    high = standing.last.offset if query.before is None else min(query.before - 1, standing.last.offset)
-    low = max(low, standing.start.offset)
+    head = yield from reader.open(cursor)
+    high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
+    low = max(low, head.start.offset)
     if query.reverse:
         yield from reader.backward(low, high)
     else:
@@ -39,8 +39,8 @@ def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operatio
     """The events whose ``seq`` is over ``since_seq``, in log order."""
     check_run_id(run_id)
     reader = RunReader(session, run_id, "raise", None, bare=True)
-    standing = yield from reader.open(None)
-    events: list[E] = yield from collect(reader.forward(standing.start.offset, standing.last.offset))
+    head = yield from reader.open(None)
+    events: list[E] = yield from collect(reader.forward(head.start.offset, head.last.offset))
     return events if since_seq <= 0 else [event for event in events if seq_of(event) > since_seq]
 
 
@@ -58,9 +58,9 @@ def follow(
     yield from reader.open(cursor)
     given_at = session.clock()
     while True:
-        standing, found = yield from reader.page(position, None)
+        head, found = yield from reader.page(position, None)
         if found:
-            reader.note(standing, found[-1][0])
+            reader.note(head, found[-1][0])
             position = found[-1][0].offset
             matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
             if matching:
@@ -68,7 +68,7 @@ def follow(
                 yield Items(matching)
                 given_at = session.clock()
             continue
-        if standing.status in ENDED_STATUSES and standing.last.offset <= position:
+        if head.status in ENDED_STATUSES and head.last.offset <= position:
             return
         wait = session.max_block_seconds
         if query.idle_timeout is not None:

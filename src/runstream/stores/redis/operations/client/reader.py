@@ -12,10 +12,11 @@ from runstream.codec.record import ERASED
 from runstream.model.errors import CorruptRecordError, StoreUnavailable
 from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
+from runstream.model.run_head import RunHead
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
-from runstream.stores.redis.operations.client.run_head import Standing, standing_of, standing_query
+from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import parse_cursor, parse_info, parse_records
 from runstream.stores.redis.session.session import Session
@@ -53,30 +54,30 @@ class RunReader:
         self._keys = session.keys.run(run_id)
         self._pace = PageSize(PAGE)
 
-    def open(self, cursor: Cursor | None) -> Operation[Standing]:
+    def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Where the run stands, checked to be the history that this store saw last, and the cursor's."""
         known = self.session.seen.get(self.run_id)
-        queries = [standing_query(self._keys.meta)]
+        queries = [head_query(self._keys.meta)]
         places = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
         queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in places]
         if known is not None:
             queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
         meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
-        standing = standing_of(meta)
+        head = parse_head(meta)
         if known is not None:
             *replies, entries, deleted = replies
-            if standing.exists and standing.start.chain == known.history:
+            if is_there(meta) and head.start.chain == known.history:
                 self.seen = known.cursor
-                yield from self._check_history(standing, [(parse_cursor(entry[0]), b"") for entry in entries])
+                yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in entries])
             elif deleted is None:
-                yield from self._report_lost(known.cursor.offset, standing.last.offset)
+                yield from self._report_lost(known.cursor.offset, head.last.offset)
             self.seen = None
-        if cursor is not None and cursor.offset > standing.start.offset:
+        if cursor is not None and cursor.offset > head.start.offset:
             self.seen = cursor
-            yield from self._check_history(standing, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
-        return standing
+            yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
+        return head
 
-    def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[Standing, Page]]:
+    def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
         """The next entries after an offset, none missing; so many, or what the pace allows."""
         count = self._pace.count if count is None else count
         # with the entry that was seen last, as long as it is there: it tells whether this is the same history
@@ -84,30 +85,30 @@ class RunReader:
         first = after if again else after + 1
         end = "+" if upto is None else str(upto)
         query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", count + again)
-        meta, entries = yield Exchange([standing_query(self._keys.meta), query], atomic=True)
-        standing = standing_of(meta)
-        high = standing.last.offset if upto is None else min(upto, standing.last.offset)
+        meta, entries = yield Exchange([head_query(self._keys.meta), query], atomic=True)
+        head = parse_head(meta)
+        high = head.last.offset if upto is None else min(upto, head.last.offset)
         places = (parse_cursor(entry_id) for entry_id, _ in entries)
         found = [item for item in zip(places, parse_records(entries), strict=True) if item[0].offset <= high]
         self._pace.adapt(record for _, record in found)
         if again:
-            yield from self._check_history(standing, found[:1])
+            yield from self._check_history(head, found[:1])
             found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
-        first = max(after, standing.start.offset) + 1
+        first = max(after, head.start.offset) + 1
         for expected, (at, _) in enumerate(found, first):
             if at.offset != expected:
-                yield from self._report_missing(standing, expected)
+                yield from self._report_missing(head, expected)
         if not found and first <= high:
-            yield from self._report_missing(standing, first)
-        return standing, found
+            yield from self._report_missing(head, first)
+        return head, found
 
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
-            standing, found = yield from self.page(low, high, self._next_count())
+            head, found = yield from self.page(low, high, self._next_count())
             if not found:  # deleted, or forgotten, since this began
-                yield from self._report_lost(high, standing.last.offset)
-            self.note(standing, found[-1][0])
+                yield from self._report_lost(high, head.last.offset)
+            self.note(head, found[-1][0])
             low = found[-1][0].offset
             yield Items(self._counted((yield from self.decode(found))))
 
@@ -117,11 +118,11 @@ class RunReader:
             yield from self.page(low, high, 1)  # say at once, not after half of it, that the rest has moved
         while low < high and self.left != 0:
             count = self._next_count()
-            standing, found = yield from self.page(max(low, high - count), high, count)
+            head, found = yield from self.page(max(low, high - count), high, count)
             if not found:  # as above
-                yield from self._report_lost(high, standing.last.offset)
+                yield from self._report_lost(high, head.last.offset)
             if found[-1][0].offset < high:
-                yield from self._report_missing(standing, found[-1][0].offset + 1)
+                yield from self._report_missing(head, found[-1][0].offset + 1)
             high = found[0][0].offset - 1
             yield Items(self._counted((yield from self.decode(found[::-1]))))
 
@@ -145,21 +146,21 @@ class RunReader:
             recorded.append(event if self.bare else Recorded(at.offset, f"{at.offset}-{at.chain}", event))
         return recorded
 
-    def note(self, standing: Standing, at: Cursor) -> None:
+    def note(self, head: RunHead, at: Cursor) -> None:
         """Note how far the run was read, for the next page and for whatever this store does next."""
         self.seen = at
-        self.session.seen.note(self.run_id, str(standing.start).encode(), str(at).encode(), at.offset)
+        self.session.seen.note(self.run_id, str(head.start).encode(), str(at).encode(), at.offset)
         if self.session.recent is not None:
             self.session.recent.mark_read(self.run_id, at.offset)
 
-    def _check_history(self, standing: Standing, found: Page) -> Operation[None]:
+    def _check_history(self, head: RunHead, found: Page) -> Operation[None]:
         """Raise unless what was seen last is there still, or has been trimmed."""
         seen = self.seen
         if seen is None:
             return
-        if standing.last.offset < seen.offset:
-            yield from self._report_lost(seen.offset, standing.last.offset)
-        here = [at for at, _ in found] + [standing.mark, standing.last]
+        if head.last.offset < seen.offset:
+            yield from self._report_lost(seen.offset, head.last.offset)
+        here = [at for at, _ in found] + [head.mark, head.last]
         if any(at != seen for at in here if at.offset == seen.offset):
             raise diverged(self.run_id, seen)
 
@@ -173,10 +174,10 @@ class RunReader:
             )
         raise lost(self.run_id, last_seen, last_present)
 
-    def _report_missing(self, standing: Standing, expected: int) -> Operation[None]:
+    def _report_missing(self, head: RunHead, expected: int) -> Operation[None]:
         """Raise the error that says why the event at ``expected`` is not there."""
-        if expected > standing.mark.offset:  # nobody may have trimmed what was never archived
-            raise lost(self.run_id, standing.last.offset, expected - 1)
+        if expected > head.mark.offset:  # nobody may have trimmed what was never archived
+            raise lost(self.run_id, head.last.offset, expected - 1)
         raise (yield from events_archived(self.session, self.run_id, expected))
 
     def _next_count(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, Recorded, Recovery, S
@@ -10,7 +12,13 @@ from runstream.operations.filters import lane_of
 from runstream.operations.operation import Exchange, Operation, collect
 from runstream.stores.redis.operations.client.archived_errors import retired_away
 from runstream.stores.redis.operations.client.read import read
-from runstream.stores.redis.operations.client.run_head import Standing, standing_of, standing_query
+from runstream.stores.redis.operations.client.run_head import (
+    has_retired_events,
+    head_query,
+    is_there,
+    parse_head,
+    retired_of,
+)
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.client.snapshots import decode_snapshot
 from runstream.stores.redis.replies import parse_map
@@ -25,7 +33,7 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     """The latest snapshot and the events after it, of the run or of one lane."""
     check_run_id(run_id)
     keys = session.keys.run(run_id)
-    queries = [(b"HGETALL", keys.snapshot(lane_id)), standing_query(keys.meta)]
+    queries = [(b"HGETALL", keys.snapshot(lane_id)), head_query(keys.meta)]
     if lane_id is not None:
         check_name("lane_id", lane_id)
         queries.append((b"HGET", keys.meta, f"since:{lane_id}"))
@@ -33,20 +41,20 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
         saved, meta, *since = yield Exchange(queries, atomic=True)
-        standing = standing_of(meta)
+        head = parse_head(meta)
         snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved))
         if snapshot is None:
             is_unknown_lane = lane_id is not None and since[0] is None
-            yield from _without_snapshot(session, run_id, lane_id, standing, is_unknown_lane=is_unknown_lane)
-        covered = standing.start.offset if snapshot is None else snapshot.offset
+            yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
+        covered = head.start.offset if snapshot is None else snapshot.offset
         recorded: list[Recorded[E]] = []
         try:
             if lane_id is None:
-                recorded = yield from collect(read(session, run_id, ReadQuery(covered, standing.last.offset + 1)))
+                recorded = yield from collect(read(session, run_id, ReadQuery(covered, head.last.offset + 1)))
             elif since[0] is not None:
                 # a lane needs its own events and no others, wherever those have gone
                 first = max(covered, int(since[0]) - 1)
-                recorded = yield from collect(read(session, run_id, ReadQuery(first, standing.last.offset + 1)))
+                recorded = yield from collect(read(session, run_id, ReadQuery(first, head.last.offset + 1)))
         except EventsArchived:
             # trimmed between the two steps, which takes a newer snapshot: go on from that one
             if snapshot is None or snapshot.revision == revision:
@@ -55,22 +63,27 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
             continue
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
-        session.coverage.recovered(run_id, lane_id, standing.start, standing.last.offset)
+        session.coverage.recovered(run_id, lane_id, head.start, head.last.offset)
         return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
     raise EventsArchived(
         f"run {run_id!r} is trimmed faster than it can be recovered from Redis; read its archive",
         run_id=run_id,
-        first_hot=standing.last.offset + 1,
+        first_hot=head.last.offset + 1,
     )
 
 
 def _without_snapshot(
-    session: Session[E, S], run_id: str, lane_id: str | None, standing: Standing, *, is_unknown_lane: bool
+    session: Session[E, S],
+    run_id: str,
+    lane_id: str | None,
+    meta: Sequence[bytes | None],
+    *,
+    is_unknown_lane: bool,
 ) -> Operation[None]:
     """Raise EventsArchived if what there was to recover from was retired; else know that there is none."""
-    retired = standing.retired
+    retired = retired_of(meta)
     if retired is not None and (
-        retired.had_snapshot(lane_id) or (is_unknown_lane and standing.has_retired_events)
+        retired.had_snapshot(lane_id) or (is_unknown_lane and has_retired_events(parse_head(meta), retired))
     ):
         raise (yield from retired_away(session, run_id, lane_id))
     session.snapshots.drop(run_id, lane_id)
@@ -79,31 +92,26 @@ def _without_snapshot(
 def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
     """Mark events up to an offset as known to this writer, so that its next snapshot covers them."""
     keys = session.keys.run(run_id)
-    meta, has_snapshot = yield Exchange(
-        [standing_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True
-    )
-    standing = standing_of(meta)
-    session.coverage.recovered(run_id, lane_id, standing.start, offset)
-    if standing.retired is not None and not has_snapshot:
-        session.snapshots.put(run_id, lane_id, standing.retired.token(lane_id), 0, None)
+    meta, has_snapshot = yield Exchange([head_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True)
+    session.coverage.recovered(run_id, lane_id, parse_head(meta).start, offset)
+    retired = retired_of(meta)
+    if retired is not None and not has_snapshot:
+        session.snapshots.put(run_id, lane_id, retired.token(lane_id), 0, None)
 
 
 def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[str]:
     """What stands for the token of the latest snapshot if that was retired; '' if it is here, or was never."""
     keys = session.keys.run(run_id)
-    meta, has_snapshot = yield Exchange(
-        [standing_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True
-    )
-    retired = standing_of(meta).retired
+    meta, has_snapshot = yield Exchange([head_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True)
+    retired = retired_of(meta)
     return "" if retired is None or has_snapshot else retired.token(lane_id)
 
 
 def start_of(session: Session[E, S], run_id: str) -> Operation[Cursor | None]:
-    """The place before the run's first event, or None for a run that is not there."""
+    """The cursor before the run's first event, or None for a run that is not there."""
     check_run_id(run_id)
-    (meta,) = yield Exchange([standing_query(session.keys.run(run_id).meta)])
-    standing = standing_of(meta)
-    return standing.start if standing.exists else None
+    (meta,) = yield Exchange([head_query(session.keys.run(run_id).meta)])
+    return parse_head(meta).start if is_there(meta) else None
 
 
 def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int]:
@@ -112,8 +120,8 @@ def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int
     check_name("lane_id", lane_id)
     yield from resolve_unanswered(session, [run_id])  # a number that is on its way is not free
     meta_key = session.keys.run(run_id).meta
-    queries = [(b"HGET", meta_key, f"lane:{lane_id}"), standing_query(meta_key)]
+    queries = [(b"HGET", meta_key, f"lane:{lane_id}"), head_query(meta_key)]
     lane, meta = yield Exchange(queries, atomic=True)
-    if not lane and standing_of(meta).has_retired_events:
+    if not lane and has_retired_events(parse_head(meta), retired_of(meta)):
         raise (yield from retired_away(session, run_id, lane_id))  # a number that was used is not given again
     return int(lane.partition(b" ")[2]) if lane else 0

@@ -18,7 +18,7 @@ from runstream.operations.coverage import Covered
 from runstream.operations.operation import Exchange, Operation, Pause
 from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Applied, Outcome, Written
-from runstream.stores.redis.operations.client.run_head import standing_of, standing_query
+from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
 from runstream.stores.redis.operations.client.send import batch_of, send, waiting_seconds
 from runstream.stores.redis.replies import parse_cursor
 from runstream.stores.redis.session.recent_appends import RecentAppends
@@ -144,14 +144,14 @@ def _begin(recent: RecentAppends, run_id: str) -> Operation[None]:
 def _count_present(session: Session[E, S], run_id: str, held: Sequence[Written]) -> Operation[int | None]:
     """How many of these events the run still has, the first ones; None if that cannot be told any more.
 
-    One event that is there proves all before it: its place has their chain. What has been trimmed, and has
+    One event that is there proves all before it: its cursor has their chain. What has been trimmed, and has
     none after it, can only be told from the archived mark.
     """
     keys = session.keys.run(run_id)
-    queries = [standing_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
+    queries = [head_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
     meta, first = yield Exchange(queries, atomic=True)
-    standing = standing_of(meta)
-    first_hot = parse_cursor(first[0][0]).offset if first else standing.last.offset + 1
+    head = parse_head(meta)
+    first_hot = parse_cursor(first[0][0]).offset if first else head.last.offset + 1
     trimmed = sum(cursor.offset < first_hot for cursor, _ in held)
     low, high = trimmed, len(held)
     while low < high:
@@ -162,6 +162,6 @@ def _count_present(session: Session[E, S], run_id: str, held: Sequence[Written])
             low = middle + 1
         else:
             high = middle
-    if low > trimmed or trimmed == 0 or not standing.exists:
-        return low if standing.exists else 0
-    return trimmed if standing.mark == held[trimmed - 1][0] else None
+    if low > trimmed or trimmed == 0 or not is_there(meta):
+        return low if is_there(meta) else 0
+    return trimmed if head.mark == held[trimmed - 1][0] else None

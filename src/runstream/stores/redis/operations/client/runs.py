@@ -11,7 +11,7 @@ from runstream.model.results import E, RunInfo, S
 from runstream.operations.arguments import RunsQuery, check_count
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Exchange, Items, Operation, Stream
-from runstream.stores.redis.operations.client.run_head import standing_of
+from runstream.stores.redis.operations.client.run_head import is_there, parse_head
 from runstream.stores.redis.operations.client.send import held, resolve_unanswered
 from runstream.stores.redis.replies import parse_cursor, parse_map, parse_parent, parse_scores
 from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
@@ -92,17 +92,17 @@ def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[Run
 
 
 def _info(run_id: str, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
-    standing = standing_of(meta[:5])
-    if not standing.exists:
+    if not is_there(meta):
         return None
+    head = parse_head(meta[:5])
     session_id, created, updated, parent = meta[5:]
     return RunInfo(
         run_id,
         session_id.decode() if session_id else "",
-        standing.status,
-        standing.last.offset,
-        standing.mark.offset,
-        parse_cursor(first[0][0]).offset if first else standing.last.offset + 1,
+        head.status,
+        head.last.offset,
+        head.mark.offset,
+        parse_cursor(first[0][0]).offset if first else head.last.offset + 1,
         int(created or 0) / MICROSECONDS,
         int(updated or 0) / MICROSECONDS,
         parse_parent(parent),
