@@ -112,10 +112,16 @@ def test_a_stage_within_its_budget_prints_its_time() -> None:
     assert re.search(r"^one +2\d s of +60 s  in time\ntwo +3\d s of +60 s  in time\n$", said, re.MULTILINE)
 
 
-def test_a_stage_over_its_budget_fails_the_run_after_the_others() -> None:
+def test_a_stage_over_its_budget_is_told() -> None:
     code, said = run_stages('stage "one" 60 later 61\nstage "two" 60 later 1\nsummary')
-    assert code == 1
+    assert code == 0
     assert re.search(r"^one +\d+ s of +60 s  OVER ITS BUDGET\ntwo +\d+ s of +60 s  in time\n$", said, re.MULTILINE)
+
+
+def test_a_stage_that_takes_twice_its_budget_fails_the_run_after_the_others() -> None:
+    code, said = run_stages('stage "one" 60 later 122\nstage "two" 60 later 1\nsummary')
+    assert code == 1
+    assert re.search(r"^one +\d+ s of +60 s  MORE THAN TWICE ITS BUDGET\ntwo .*  in time\n$", said, re.MULTILINE)
 
 
 def test_the_budgets_grow_with_the_scale() -> None:
