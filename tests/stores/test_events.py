@@ -460,6 +460,30 @@ def test_only_events_that_a_follower_wants_keep_him_waiting(live: Store) -> None
         list(live.follow("r", lane_id="another", idle_timeout=0.02))
 
 
+def test_events_that_a_follower_does_not_want_do_not_keep_it_waiting(live: Store) -> None:
+    """Its time ends while others go on writing; what it was given begins it anew."""
+    live.save_event(make_event("r", 1, lane_id="wanted"))
+    is_over = threading.Event()
+
+    def write() -> None:
+        for seq in range(2, 1000):
+            if is_over.wait(0.01):
+                return
+            live.save_event(make_event("r", seq))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    following = live.follow("r", lane_id="wanted", idle_timeout=0.2)
+    try:
+        assert next(following).offset == 1
+        with pytest.raises(TimeoutError):
+            next(following)
+        assert writer.is_alive()
+    finally:
+        is_over.set()
+        writer.join(JOIN_SECONDS)
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

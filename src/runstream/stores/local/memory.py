@@ -20,6 +20,7 @@ from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
+from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
 from runstream.operations.runners import SyncRunner
@@ -125,6 +126,7 @@ class MemoryOperations(LocalOperations[E, S]):
         after = query.after
         offset, _ = parse_position(after)
         wanted = EventFilter(query)
+        idle = IdleTimeout(run_id, query.idle_timeout)
 
         def choose(items: Sequence[Recorded[Any]]) -> list[Recorded[Any]]:
             nonlocal offset
@@ -132,16 +134,14 @@ class MemoryOperations(LocalOperations[E, S]):
             return [item for item in items if wanted(item.event)]
 
         while True:
-            yield from pass_on(in_pages(self._read(run_id, ReadQuery(after))), choose)
-            deadline = None if query.idle_timeout is None else time.monotonic() + query.idle_timeout
-            while (has_more := (yield from blocking(self._wait, run_id, offset, deadline))) is None:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise TimeoutError(f"run {run_id!r} had no event to give for {query.idle_timeout} seconds")
+            yield from pass_on(in_pages(self._read(run_id, ReadQuery(after))), choose, idle.restart)
+            while (has_more := (yield from blocking(self._wait, run_id, offset, idle))) is None:
+                idle.check()
             if not has_more:
                 return
             after = offset
 
-    def _wait(self, run_id: str, offset: int, deadline: float | None) -> bool | None:
+    def _wait(self, run_id: str, offset: int, idle: IdleTimeout) -> bool | None:
         """Wait for events after an offset, for half a second at most.
 
         Returns:
@@ -152,9 +152,8 @@ class MemoryOperations(LocalOperations[E, S]):
             run = self._runs.get(run_id)
             return run is not None and (len(run.entries) > offset or run.head.status in ENDED_STATUSES)
 
-        left = _LONGEST_WAIT_SECONDS if deadline is None else deadline - time.monotonic()
         with self._changed:
-            if not self._changed.wait_for(has_more_or_ended, min(left, _LONGEST_WAIT_SECONDS)):
+            if not self._changed.wait_for(has_more_or_ended, idle.limit(_LONGEST_WAIT_SECONDS)):
                 return None
             return len(self._runs[run_id].entries) > offset
 

@@ -6,7 +6,6 @@ archive for what has left Redis meanwhile.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Generic
 
@@ -16,6 +15,7 @@ from runstream.model.results import E, Recorded, S
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
+from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.interface import StoreOperations
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, Stream, collect, pass_on
@@ -41,7 +41,7 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
     """History, then live, until the run has ended and all was given."""
     check_run_id(run_id)
     low, cursor = parse_position(query.after)
-    patience = _Patience(query.idle_timeout)
+    idle = IdleTimeout(run_id, query.idle_timeout)
     boundary = yield from tiers.locate(run_id)
     yield from tiers.check_cursor(run_id, query.after, boundary)
     after = query.after
@@ -49,7 +49,7 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
         # go on from the cursor there, where there is one: it proves that what follows is the same history
         found = yield from collect(read(tiers, run_id, ReadQuery(low - 1, low + 1, on_corrupt="skip")))
         after = found[0].cursor if found else after
-    reader = _Reader(tiers, run_id, ReadQuery(after), EventFilter(query), patience)
+    reader = _Reader(tiers, run_id, ReadQuery(after), EventFilter(query), idle)
     while True:
         # what there is is read first: of a run that goes meanwhile, whoever waits for more would not be told
         yield from reader.forward(boundary, boundary.last)
@@ -58,15 +58,13 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
             if info is not None and info.status in ENDED_STATUSES:
                 return
             raise lost(run_id, boundary.last, 0)
-        live = query._replace(after=reader.position, idle_timeout=patience.remaining)
+        live = query._replace(after=reader.position, idle_timeout=idle.remaining)
         try:
             yield from reader.hand_on(tiers.hot.follow(run_id, live))
         except (EventsArchived, AcknowledgedWritesLost) as error:
             boundary = yield from _locate_moved(tiers, run_id, reader.low, error)
         except TimeoutError:
-            if not patience.remaining:
-                text = f"run {run_id!r} had no event to give for {query.idle_timeout} seconds"
-                raise TimeoutError(text) from None
+            idle.check()
         else:
             return
 
@@ -93,7 +91,7 @@ class _Reader(Generic[E, S]):
         run_id: The run.
         query: Where to begin, how many events to give, and what to do about records that do not read.
         wanted: Which events to give; None: all.
-        patience: What is told when the reader of the stream comes back for more.
+        idle: What is told when the reader of the stream comes back for more.
     """
 
     def __init__(
@@ -102,7 +100,7 @@ class _Reader(Generic[E, S]):
         run_id: str,
         query: ReadQuery,
         wanted: Callable[[E], bool] | None = None,
-        patience: _Patience | None = None,
+        idle: IdleTimeout | None = None,
     ) -> None:
         self.low, _ = parse_position(query.after)
         """The offset up to which all was read, forwards."""
@@ -113,7 +111,7 @@ class _Reader(Generic[E, S]):
         self._query = query
         self._remaining = query.limit
         self._wanted = wanted
-        self._came_back = None if patience is None else patience.restart
+        self._came_back = None if idle is None else idle.restart
         self._is_hot, self._first_hot = True, 0
         self._high = 0
 
@@ -226,23 +224,6 @@ class _Reader(Generic[E, S]):
         if self._remaining is not None:
             self._remaining -= len(chosen)
         return chosen
-
-
-class _Patience:
-    """How long a follower still waits for an event to give, whichever store it waits for."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._began = time.monotonic()
-
-    def restart(self) -> None:
-        """Count from now: the reader has come back for more."""
-        self._began = time.monotonic()
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds to wait, 0 for no more; None to wait for ever."""
-        return None if self._seconds is None else max(0.0, self._began + self._seconds - time.monotonic())
 
 
 def _offset_of(position: int | str) -> int:

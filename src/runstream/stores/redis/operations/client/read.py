@@ -7,6 +7,7 @@ from runstream.model.results import E, S
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter, seq_of
+from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.operation import Exchange, Items, Operation, Stream, collect
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.session.session import Session
@@ -56,7 +57,7 @@ def follow(
     position, cursor = parse_position(query.after)
     reader = RunReader(session, run_id, "raise", None)
     yield from reader.open(cursor)
-    given_at = session.clock()
+    idle = IdleTimeout(run_id, query.idle_timeout, session.clock)
     while True:
         head, found = yield from reader.page(position, None)
         if found:
@@ -64,18 +65,13 @@ def follow(
             position = found[-1][0].offset
             matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
             if matching:
-                given_at = session.clock()
                 yield Items(matching)
-                given_at = session.clock()
+                idle.restart()
             continue
         if head.status in ENDED_STATUSES and head.last.offset <= position:
             return
-        wait = session.max_block_seconds
-        if query.idle_timeout is not None:
-            left = given_at + query.idle_timeout - session.clock()
-            if left <= 0:
-                raise TimeoutError(f"run {run_id!r} had no event to give for {query.idle_timeout} seconds")
-            wait = min(wait, left)
+        idle.check()
+        wait = idle.limit(session.max_block_seconds)
         # XREAD only wakes the follower: page() fetches what came, with all its checks
         wake = (b"XREAD", b"COUNT", 1, b"BLOCK", max(1, int(wait * 1000)), b"STREAMS", keys.events)
         yield Exchange([(*wake, f"{position}-{_MAX_SEQUENCE}")])

@@ -1,0 +1,46 @@
+"""How long a follower waits for an event to give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["IdleTimeout"]
+
+
+class IdleTimeout:
+    """The time that a follower has left, from when its reader last came back for more.
+
+    Only events that are given count, not those that the follower's filter passes over.
+
+    Args:
+        run_id: The run that is followed.
+        seconds: After how many seconds without an event to give the follower ends; None: never.
+        clock: The time in seconds.
+    """
+
+    def __init__(self, run_id: str, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run_id = run_id
+        self._seconds = seconds
+        self._clock = clock
+        self._began = clock()
+
+    def restart(self) -> None:
+        """Count from now: the reader has come back for more."""
+        self._began = self._clock()
+
+    @property
+    def remaining(self) -> float | None:
+        """The seconds that are left, 0 at least; None without end."""
+        return None if self._seconds is None else max(0.0, self._began + self._seconds - self._clock())
+
+    def limit(self, seconds: float) -> float:
+        """So many seconds, or what is left if that is less."""
+        remaining = self.remaining
+        return seconds if remaining is None else min(seconds, remaining)
+
+    def check(self) -> None:
+        """Raise TimeoutError if no time is left."""
+        if self.remaining == 0:
+            text = f"run {self._run_id!r} had no event to give for {self._seconds} seconds"
+            raise TimeoutError(text) from None
