@@ -14,8 +14,7 @@ from runstream.history.base import History
 from runstream.history.hot import HotHistory
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverged
-from runstream.model.results import Cursor
-from runstream.operations.messages import diverged, lost
+from runstream.operations.messages import lost
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
@@ -61,6 +60,7 @@ class MergedRun:
 
         Raises:
             AcknowledgedWritesLost: Redis is behind the archive.
+            StoreUnavailable: A replica is behind it.
         """
         namespace, archive = part_of(store, Namespace), part_of(store, Archive)
         snapshots: dict[str | None, ArchiveSnapshot] = {}
@@ -77,8 +77,9 @@ class MergedRun:
         # after the snapshots: what they cover is there by now. The archive first: it can only be behind
         archived = None if archive is None else ArchivedHistory.load(archive, run_id)
         hot = None if namespace is None else HotHistory.load(namespace, run_id)
-        if archived is not None and hot is not None and archived.last.offset > hot.last.offset:
-            raise lost(run_id, archived.last.offset, hot.last.offset)
+        if namespace and archived and hot and archived.last.offset > hot.last.offset:
+            namespace.check_cursor(run_id, archived.last)  # raises, unless a replica has caught up
+            hot = HotHistory.load(namespace, run_id)
         history = hot or archived
         return None if history is None else cls(store, history, hot, snapshots, broken)
 
@@ -93,6 +94,7 @@ class MergedRun:
             ArchiveGap: One is neither in Redis nor in the archive.
             HistoryDiverged: Archive and Redis have different histories, or the run was deleted meanwhile.
             AcknowledgedWritesLost: Redis lost some.
+            StoreUnavailable: Redis is a replica that lags behind the archive.
             UnsupportedVersion: A record is of a newer version.
         """
         at = self.header.start.offset
@@ -112,17 +114,8 @@ class MergedRun:
         if self._archive is None or position is None or position.cursor.offset <= at:
             return
         if self._namespace is not None and self._hot is not None:
-            self._check_history(self._namespace, position.cursor)
+            self._namespace.check_cursor(self.run_id, position.cursor)
         yield from self._archive.read_back(self.run_id, at + 1, min(position.cursor.offset, self.last.offset))
-
-    def _check_history(self, namespace: Namespace, archived: Cursor) -> None:
-        """Raise unless Redis goes on with the history that the archive has up to this cursor."""
-        now = HotHistory.load(namespace, self.run_id)
-        last = 0 if now is None else now.last.offset
-        if now is None or last < archived.offset:
-            raise lost(self.run_id, archived.offset, last)
-        if now.at(archived.offset) not in (archived, None):  # None: it has been trimmed
-            raise diverged(self.run_id, archived)
 
     def _from_redis(self, at: int) -> Iterator[ArchiveEntry]:
         """From there on, up to the end or to where entries have been trimmed meanwhile."""

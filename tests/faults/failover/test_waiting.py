@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runstream import (
+    DrainWorker,
+    JSONLCheckpointer,
     RedisCheckpointer,
     StoreUnavailable,
+    TieredCheckpointer,
     connect,
 )
+from runstream.history.merged import MergedRun
 from runstream.testing import Fault, FaultProxy
 from tests.faults.failover.failover_tools import Hot, on_every_pair, spans, spans_of, until_taken
 from tests.support.samples import make_events
@@ -33,6 +39,25 @@ def test_a_replica_that_lags_has_lost_nothing(pair: Pair, hot: Hot, opened: Exit
     with pytest.raises(StoreUnavailable):
         list(behind.read("r", cursor))
     assert hot.append("r", make_events("r", 1)).first_offset == 8
+
+
+def test_an_export_from_a_replica_that_lags_has_lost_nothing(pair: Pair, hot: Hot, tmp_path: Path) -> None:
+    """Whether the archive was ahead of the replica before, or has come to be while the run was read."""
+    hot.append("r", make_events("r", 3))
+    pair.replicate()
+    pair.cut()
+    behind: Hot = RedisCheckpointer(pair.replica_client(), retry_seconds=0.1)
+    with JSONLCheckpointer[Any, Any](tmp_path / "archive") as archive:
+        tiered = TieredCheckpointer(behind, archive)
+        DrainWorker(hot, [archive]).drain_once()
+        merged = MergedRun.load(tiered, "r")
+        assert merged is not None
+        hot.append("r", make_events("r", 4))
+        DrainWorker(hot, [archive]).drain_once()
+        with pytest.raises(StoreUnavailable, match="lags behind"):
+            list(merged.entries())
+        with pytest.raises(StoreUnavailable, match="lags behind"):
+            MergedRun.load(tiered, "r")
 
 
 # -- in the middle of it

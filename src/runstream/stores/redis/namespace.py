@@ -17,8 +17,8 @@ from runstream.operations.runners import SyncRunner
 from runstream.stores.capabilities import part_of
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.admin import append_again as appending
+from runstream.stores.redis.operations.admin import cursor_check, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
-from runstream.stores.redis.operations.admin import restore
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
 from runstream.stores.redis.operations.worker import drain, load
@@ -98,6 +98,7 @@ class Namespace:
     make_due = _method(archives.make_due)
     first_hot = _method(load.first_hot)
     cursors_at = _method(restore.cursors_at)
+    check_cursor = _method(cursor_check.check_cursor)
     key_cursors = _method(facts.key_cursors)
     run_facts = _method(facts.run_facts)
     put_entries = _method(restore.put_entries)
