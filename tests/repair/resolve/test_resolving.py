@@ -122,10 +122,11 @@ def test_what_a_writer_has_put_back_is_not_appended_again(world: World) -> None:
     world.check("both")
 
 
-def test_a_limit_on_hot_events_does_not_keep_a_run_from_being_resolved(world: World) -> None:
-    """What is parked is not trimmed: repeated however often, it would be refused each time."""
+@pytest.mark.parametrize("limit", [{"max_hot_events": 1}, {"max_event_bytes": 1}, {"require_lease": True}])
+def test_a_limit_on_writers_does_not_keep_a_run_from_being_resolved(world: World, limit: dict[str, Any]) -> None:
+    """Repeated however often, it would be refused each time: what is parked is not trimmed, for one."""
     part(world, "new on top")
-    limited = world.backend.open(max_hot_events=1)
+    limited = world.backend.open(**limit)
     assert isinstance(limited, RedisCheckpointer)
     assert resolve(limited, world.sinks, world.look(), "both").appended == len(world.of_archive)
     world.check("both")
