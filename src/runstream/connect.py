@@ -176,8 +176,7 @@ async def _open_async(url: str, archive: str | None, options: dict[str, Any]) ->
     # joining an embedded server, or opening a file, waits; a thread does that
     store = await asyncio.to_thread(_reopen_async, url, archive, options)
     try:
-        if isinstance(store, AsyncRedisCheckpointer | AsyncTieredCheckpointer):
-            await store.open()
+        await store._runner.prepare()
     except BaseException:  # whatever it is, connections and server are given back
         await store.close()
         raise

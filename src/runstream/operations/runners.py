@@ -95,11 +95,15 @@ class AsyncRunner:
         self._exchange = exchange
         self._prepare = prepare
 
+    async def prepare(self) -> None:
+        """Open the store, if it is one that opens at its first use."""
+        if self._prepare is not None:
+            await self._prepare()
+
     async def run(self, operation: Operation[T]) -> T:
         """The operation's result."""
         try:
-            if self._prepare is not None:
-                await self._prepare()
+            await self.prepare()
             step = next(operation)
             while True:
                 try:
@@ -124,8 +128,7 @@ class AsyncRunner:
         """
         thread: ThreadPoolExecutor | None = None
         try:
-            if self._prepare is not None:
-                await self._prepare()
+            await self.prepare()
             step = next(stream)
             while True:
                 try:

@@ -39,10 +39,9 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
     """
 
     def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
-        self._hot = hot
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
     async def open(self) -> None:
         """Check server and namespace; every other call does so too."""
-        await self._hot.open()
+        await self._runner.prepare()

@@ -77,10 +77,6 @@ class SingleServerTransport:
             replies: Replies = pipeline.execute(raise_on_error=False)
             return replies
 
-    def close(self) -> None:
-        """Close the client's connections."""
-        self._client.close()
-
 
 class AsyncSingleServerTransport:
     """Sends to one server over a :class:`redis.asyncio.Redis`; line for line the sync one, awaited."""
@@ -118,10 +114,6 @@ class AsyncSingleServerTransport:
                 pipeline.execute_command(*command)
             replies: Replies = await pipeline.execute(raise_on_error=False)
             return replies
-
-    async def close(self) -> None:
-        """Close the client's connections."""
-        await self._client.aclose()
 
 
 def _block_seconds(client: Any) -> float:

@@ -34,9 +34,6 @@ class Transport(Protocol):
             ConfigurationError: The server refused a command for good.
         """
 
-    def close(self) -> None:
-        """Close the connections."""
-
 
 class AsyncTransport(Protocol):
     """As :class:`Transport`, awaited."""
@@ -45,6 +42,3 @@ class AsyncTransport(Protocol):
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """As :meth:`Transport.exchange`."""
-
-    async def close(self) -> None:
-        """Close the connections."""
