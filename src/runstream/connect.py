@@ -1,4 +1,8 @@
-"""From a URL to a store."""
+"""From a URL to a store: :func:`connect` and :func:`connect_async`.
+
+A URL's scheme chooses the store, its query gives options. The overloads keep the types of the caller's events and
+states.
+"""
 
 from __future__ import annotations
 
@@ -100,22 +104,33 @@ def connect(
     **options: Unpack[StoreOptions],
 ) -> Store[E, S]: ...
 def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> Store[Any, Any]:
-    """Open the store that a URL names; None takes the URL in the environment variable ``RUNSTREAM_URL``.
+    """Open the store that a URL names.
 
-    ``redis://``, ``rediss://``, ``unix://`` (a Redis or Valkey server), ``embedded:DIR`` (a server of
-    its own, shared by all processes that name DIR), ``fake:`` (fakeredis, for tests), ``sqlite:PATH``,
-    ``jsonl:DIR``, ``memory:``. The stores' options, ``namespace``, ``partitions``, ``durability``,
-    ``retry_seconds``, ``require_lease``, ``resend_lost``, ``max_hot_events``, ``max_event_bytes`` and
-    ``keep_snapshots``, may stand in the query (``?namespace=dev``) or be arguments, as may ``event_type``,
-    ``state_type`` and ``fallback``.
+    The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
+    server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
+    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type`` and ``fallback``
+    may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of these is an option
+    of redis-py.
 
-    With ``archive``, the ``sqlite:`` or ``jsonl:`` URL of an archive that a drain worker writes from that server,
-    it is the tiered store (:class:`~runstream.stores.tiered.TieredCheckpointer`), which reads a run as one
-    wherever its events lie.
+    Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL,
+    and survives a fork.
 
-    The store is a context manager; closing it closes what it opened. It is pickled by its URL, and it
-    survives a fork. Raises ConfigurationError for a URL, option or server that does not fit and
-    StoreUnavailable for a server that cannot be reached.
+    Args:
+        url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
+        archive: The ``sqlite:`` or ``jsonl:`` URL of the archive that a drain worker writes from that server: the
+            store is then tiered, and reads a run as one, from the archive and from Redis
+            (:class:`~runstream.stores.tiered.TieredCheckpointer`). None: no archive.
+        **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
+            ``fallback``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
+            ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
+            ``require_lease``. SQLite and JSONL: ``keep_snapshots``.
+
+    Returns:
+        The store, typed by ``event_type`` and ``state_type``.
+
+    Raises:
+        ConfigurationError: A URL, an option or the server does not fit.
+        StoreUnavailable: The server cannot be reached.
     """
     target = _Target.parse(url, options)
     with ExitStack() as opened:
@@ -167,7 +182,35 @@ def connect_async(
 def connect_async(
     url: str | None = None, *, archive: str | None = None, **options: Any
 ) -> Opening[AsyncStore[Any, Any]]:
-    """As :func:`connect`, for asyncio: await what this gives, or enter it with ``async with``."""
+    """Open the store that a URL names, for asyncio.
+
+    The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
+    server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
+    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type`` and ``fallback``
+    may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of these is an option
+    of redis-py.
+
+    Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL. The
+    calls of ``sqlite:`` and ``jsonl:`` stores, and of archives, are made in threads.
+
+    Args:
+        url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
+        archive: The ``sqlite:`` or ``jsonl:`` URL of the archive that a drain worker writes from that server: the
+            store is then tiered, and reads a run as one, from the archive and from Redis
+            (:class:`~runstream.stores.tiered.AsyncTieredCheckpointer`). None: no archive.
+        **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
+            ``fallback``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
+            ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
+            ``require_lease``. SQLite and JSONL: ``keep_snapshots``.
+
+    Returns:
+        What is awaited, or entered with ``async with``, to have the store, typed by ``event_type`` and
+        ``state_type``.
+
+    Raises:
+        ConfigurationError: A URL, an option or the server does not fit.
+        StoreUnavailable: The server cannot be reached.
+    """
     target = _Target.parse(url, options)
     return Opening(partial(_open_async, target.url, archive, options))
 

@@ -75,7 +75,13 @@ def _rebuild(cls: type[RunstreamError], message: str, facts: dict[str, Any]) -> 
 
 
 class RunstreamError(Exception):
-    """The root of the tree: ``except RunstreamError`` catches every error of runstream."""
+    """The root of the tree: ``except RunstreamError`` catches every error of runstream.
+
+    Every error takes its message first, and its other attributes by name.
+
+    Args:
+        message: What happened, and what to do next.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the facts are keyword arguments, which the default protocol would drop between processes

@@ -1,4 +1,8 @@
-"""The handle that an agent author works with under asyncio; see :mod:`runstream.run.run`."""
+"""The handle that an agent author works with under asyncio.
+
+What it does is written as operations, once for sync and async, in :mod:`~runstream.run.lane`; here they are
+awaited, one at a time.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,38 @@ T = TypeVar("T")
 
 
 class AsyncRun(LaneWriter[E, S]):
-    """:class:`Run`, awaited; from an async store's ``open_run``. Tasks of one event loop may share it.
+    """One lane of a run, for one writer, under asyncio; an async store's ``open_run`` gives it.
 
-    Of a call that is cancelled the outcome is as unknown as after StoreUnavailable.
+    ``run_id``, ``lane_id`` and ``session_id`` are what its events carry; a session that is not given is taken from
+    the recovered state. ``state`` is never None: it begins as the recovered state, or as a new one; change it or
+    replace it, and ``checkpoint`` saves it. ``recovered`` is what was there: the state (the very object that
+    ``state`` begins with), the offset that it covers, and the events after it. ``lease`` is the lease on the lane,
+    if one was asked for.
+
+    Its events are numbered (``seq``) from where the lane left off, one by one. A number is used again only if the
+    store has refused the event. Tasks of one event loop may share a Run. The outcome of a call that is cancelled
+    is as unknown as after StoreUnavailable.
+
+    It is an async context manager. Leaving it sends what is held back and gives the lease back. Leaving it with an
+    exception records ``agent.error``, and raises that exception even if recording fails; KeyboardInterrupt,
+    SystemExit, GeneratorExit and cancellation record nothing. None of this ends the run: only ``finish`` and
+    ``fail`` do.
+
+    With ``deltas`` text is held back for a moment and appended together: when the buffer is full, when its first
+    delta is old enough (a task sees to that), before anything else that is written through this Run, by ``flush``
+    and on leaving. A crash loses what is held back at that moment, at most what
+    :class:`~runstream.model.results.DeltaBuffer` allows, and nothing else: all that is not a delta is kept when
+    its call returns. What could not be sent stays held, and goes out again as the same append, which is applied
+    once. If that failed in the background, the next call that writes raises it, and has then done nothing; the one
+    after that tries again.
+
+    It has the four methods of a :class:`~runstream.model.protocols.Checkpointer`, as coroutines, for its run. All
+    that is written through it carries the lease, and raises LeaseLost when that has passed on.
+
+    Args:
+        operations: The store's operations, for one writer.
+        runner: Runs them.
+        request: The arguments of ``open_run``.
     """
 
     lease: AsyncLease[E, S] | None
@@ -38,7 +71,19 @@ class AsyncRun(LaneWriter[E, S]):
 
     @classmethod
     async def open(cls, operations: StoreOperations[E, S], runner: AsyncRunner, request: RunRequest) -> Self:
-        """Recover the lane and go on with it; see :meth:`runstream.stores.async_facade.AsyncStore.open_run`."""
+        """Recover the lane and go on with it; an async store's ``open_run`` calls this.
+
+        Args:
+            operations: The store's operations, for one writer.
+            runner: Runs them.
+            request: The arguments of ``open_run``.
+
+        Returns:
+            The handle.
+
+        Raises:
+            RunstreamError: What the store's ``recover`` and ``lease`` raise.
+        """
         run = cls(operations, runner, request)
         await runner.run(run._opening(request))
         return run
@@ -57,14 +102,28 @@ class AsyncRun(LaneWriter[E, S]):
         visibility: Visibility | str = Visibility.PUBLIC,
         **fields: Any,
     ) -> Recorded[E]:
-        """Append one event of this lane; its payload is ``payload`` with ``fields`` over it.
+        """Append one event of this lane.
 
-        An event whose ``key`` the run knows is not written again: this gives the place and the event of its
-        first append. (Where this store no longer has that event, it gives the one just made.)
+        An event whose ``key`` the run knows is not written again: this gives the offset and the event of its first
+        append, or the event just made where this store no longer has that one.
 
-        After StoreUnavailable it is unknown whether the event was written; it may be yet, before whatever this
-        store appends next to the run. To emit it again makes another event, with another ``ts`` and ``seq``;
-        with the same ``key`` it is recorded once all the same.
+        Args:
+            kind: What happened; a kind that this version does not know is kept as a plain string.
+            payload: The event's own data; None for none.
+            key: A key of at most 512 bytes under which the run records the event once; None for no key.
+            parent_span_id: The ``span_id`` of the event that this one came from.
+            visibility: Who may see it.
+            **fields: More of the payload, by name; they win over ``payload``.
+
+        Returns:
+            The event with its offset and its cursor.
+
+        Raises:
+            LeaseLost: The lease has passed on or run out; nothing was written.
+            StoreUnavailable: It is unknown whether the event was written; it may be yet, before whatever this
+                store appends next to the run. To emit it again makes another event, with another ``ts`` and
+                ``seq``; with the same ``key`` it is recorded once all the same.
+            RunstreamError: What the store's ``append`` raises.
         """
         emission = Emission(kind, {**(payload or {}), **fields}, key, parent_span_id, visibility)
         return await self._do(self._emitting_one(emission))
@@ -74,66 +133,122 @@ class AsyncRun(LaneWriter[E, S]):
     ) -> list[Recorded[E]]:
         """Append several events of this lane in one atomic step, and the state with them if ``checkpoint``.
 
-        An item is an :class:`~runstream.run.lane.Emission`, a tuple of the first of its fields (``(kind,
-        payload)``, ``(kind, payload, key)``), or a mere kind. An event whose key is known leaves a gap in
-        ``seq`` if others of its batch come after it. A batch of nothing but such events writes nothing, the
-        state included: that was saved when they were. Raises ConcurrencyConflict as ``checkpoint`` does.
+        Args:
+            items: The events. Each is an :class:`~runstream.run.lane.Emission`, a tuple of the first of its fields
+                (``(kind, payload)``, ``(kind, payload, key)``), or just a kind. An event whose key is known leaves
+                a gap in ``seq`` if others of its batch come after it. A batch of nothing but such events writes
+                nothing, the state included: that was saved when they were.
+            checkpoint: Save the state too, as ``checkpoint()`` does.
+
+        Returns:
+            The events with their offsets and cursors, in the order of ``items``.
+
+        Raises:
+            EncodingError: An item is no event, or cannot be stored; nothing was written.
+            ConcurrencyConflict: The state is to be saved, and another was saved since the one that this Run knows.
+            RunstreamError: What ``emit`` raises.
         """
         return await self._do(self._emitting(items, checkpoint=checkpoint))
 
     async def emit_delta(self, text: str, **fields: Any) -> None:
-        """Append a piece of text as ``text.delta``, with ``fields`` beside it; or hold it back for a moment.
+        """Append a piece of text as ``text.delta``, or hold it back until the buffer is flushed.
 
-        A call that raises has not taken the text. (Without a buffer it is as for ``emit``.)
+        Args:
+            text: The text.
+            **fields: What else its payload has, by name.
+
+        Raises:
+            EncodingError: It cannot be stored.
+            RunstreamError: What ``emit`` raises. Where there is a buffer, also what failed in the background. A
+                call that raises has not taken the text; without a buffer the outcome is that of ``emit``.
         """
         await self._do(self._emitting_delta(text, fields))
 
     async def flush(self) -> None:
-        """Append the text that is held back, now."""
+        """Append the text that is held back, now.
+
+        Raises:
+            RunstreamError: What ``emit`` raises; the text stays held and goes out again as the same append.
+        """
         await self._do(self._going_first())
 
     async def checkpoint(self) -> None:
         """Save the state as the snapshot of this lane; the main lane's is the run's.
 
-        Raises ConcurrencyConflict if another was saved since the one that this store knows: open the run
-        again, or load that state and go on with it.
+        Raises:
+            ConcurrencyConflict: Another was saved since the one that this Run knows: open the run again, or load
+                that state and go on with it.
+            RunstreamError: What ``emit`` raises.
         """
         await self._do(self._emitting((), checkpoint=True))
 
     def follow(self, after: int | str = 0, **filters: Unpack[FollowFilters]) -> AsyncIterator[Recorded[E]]:
-        """The events of the run, of all lanes unless told otherwise, then live.
+        """The events of the run, then those that come; of all lanes, unless a filter says otherwise.
 
         Args:
             after: An offset, or a cursor, after which to begin.
-            **filters: ``idle_timeout``, ``lane_id``, ``kinds`` and ``visibility``, as the store's ``follow`` takes
-                them.
+            **filters: ``idle_timeout`` (in seconds), ``lane_id``, ``kinds`` and ``visibility``, as the store's
+                ``follow`` takes them.
 
         Returns:
             The events as they come; it ends when the run has ended and all was given.
+
+        Raises:
+            TimeoutError: There was no event to give for ``idle_timeout`` seconds.
+            RunstreamError: What the store's ``follow`` raises.
         """
         return self._runner.iterate(self._operations.follow(self.run_id, FollowQuery(after, **filters)))
 
     async def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
-        """End the run well: ``run.finished`` and the state, its status then ``completed``, in one atomic step.
+        """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.
 
-        The state's ``finished_at`` is set as well; both are as before if this raises. A status that is none
-        of a run's is left as it is. Raises ConcurrencyConflict as ``checkpoint`` does, and
-        ConfigurationError for a state that would contradict the event.
+        The state's ``status`` becomes ``completed`` and its ``finished_at`` is set; both are as before if this
+        raises. A status of the author's own is left as it is.
+
+        Args:
+            payload: The event's own data; None for none.
+            **fields: More of the payload, by name; they win over ``payload``.
+
+        Returns:
+            The event with its offset and its cursor.
+
+        Raises:
+            ConcurrencyConflict: Another snapshot was saved since the one that this Run knows.
+            ConfigurationError: The state would contradict the event; nothing was written.
+            RunstreamError: What ``emit`` raises.
         """
         payload = {**(payload or {}), **fields}
         return await self._do(self._ending(EventKind.RUN_FINISHED, RunStatus.COMPLETED, payload))
 
     async def fail(self, error: BaseException | str, /, **fields: Any) -> Recorded[E]:
-        """End the run badly: ``run.error`` and the state, its status then ``failed``, in one atomic step.
+        """End the run badly: append ``run.error`` and save the state as failed, in one atomic step.
 
-        The payload has the error's text as ``error``, and its class as ``type``: None for a mere text. For
-        the rest it is as ``finish``.
+        The state's ``status`` becomes ``failed`` and its ``finished_at`` is set; both are as before if this
+        raises. A status of the author's own is left as it is.
+
+        Args:
+            error: What went wrong. The payload has its text as ``error``, and its class as ``type``: None for a
+                string.
+            **fields: More of the payload, by name; they win over those two.
+
+        Returns:
+            The event with its offset and its cursor.
+
+        Raises:
+            ConcurrencyConflict: Another snapshot was saved since the one that this Run knows.
+            ConfigurationError: The state would contradict the event; nothing was written.
+            RunstreamError: What ``emit`` raises.
         """
         payload = {**error_payload(error), **fields}
         return await self._do(self._ending(EventKind.RUN_ERROR, RunStatus.FAILED, payload))
 
     async def close(self) -> None:
-        """Send what is held back and give the lease back: what leaving the context manager does."""
+        """Send what is held back and give the lease back, as leaving the context manager does.
+
+        Raises:
+            RunstreamError: What was held back could not be sent, and is lost, or the lease could not be given
+                back.
+        """
         await self._do(self._leaving(None))
 
     async def __aenter__(self) -> Self:
@@ -147,24 +262,57 @@ class AsyncRun(LaneWriter[E, S]):
     async def save_event(self, event: E) -> None:
         """Append an event that was made elsewhere; the numbering of this lane goes on after its ``seq``.
 
-        The same event may be sent again after StoreUnavailable. Raises InvalidRunId for one of another run.
+        Args:
+            event: The event, of this run and of any lane.
+
+        Raises:
+            InvalidRunId: It belongs to another run.
+            StoreUnavailable: There was no answer: the same event may be sent again and is applied once.
+            RunstreamError: What the store's ``append`` raises.
         """
         await self._do(self._saving_event(event))
 
     async def save_snapshot(self, run_id: str, state: S) -> None:
-        """Replace the snapshot of this lane, whoever saved the one before. It is not taken as ``state``."""
+        """Replace the snapshot of this lane, whoever saved the one before. ``self.state`` stays as it is.
+
+        Args:
+            run_id: This Run's run.
+            state: The state to save; it is taken as it is now.
+
+        Raises:
+            InvalidRunId: It is another run.
+            LeaseLost: The lease has passed on or run out; nothing was written.
+            RunstreamError: What the store's ``save_snapshot`` raises.
+        """
         await self._do(self._saving_snapshot(run_id, state))
 
     async def load_latest(self, run_id: str) -> S | None:
-        """The state of the latest snapshot of this lane, or None. It is not taken as ``state``."""
+        """The state of the latest snapshot of this lane, or None. ``self.state`` stays as it is.
+
+        Args:
+            run_id: This Run's run.
+
+        Raises:
+            InvalidRunId: It is another run.
+            RunstreamError: What the store's ``load_snapshot`` raises.
+        """
         return await self._runner.run(self._loading_latest(run_id))
 
     async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
-        """The run's events, as the store's ``list_events`` gives them."""
+        """The run's events with ``seq > since_seq``, of all lanes, in log order.
+
+        Args:
+            run_id: This Run's run.
+            since_seq: The producer's number after which to begin; 0 or less gives all events.
+
+        Raises:
+            InvalidRunId: It is another run.
+            RunstreamError: What the store's ``list_events`` raises.
+        """
         return await self._runner.run(self._listing_events(run_id, since_seq))
 
     async def _do(self, operation: Operation[T]) -> T:
-        """One operation at a time, so that the lane's numbers and its places in the log agree."""
+        """Run one operation at a time, so that the lane's numbers and the order of its events agree."""
         async with self._lock:
             try:
                 return await self._runner.run(operation)

@@ -1,4 +1,4 @@
-"""One lane of a run as its writer knows it: the numbering, the state, the text that is held back.
+"""The writer of one lane of a run: its numbering, its state, and the text that it holds back.
 
 What it does is written as operations over those of its store; :class:`~runstream.run.Run` runs them one at a time,
 :class:`~runstream.run.AsyncRun` awaits them one at a time, and nothing else differs between the two.
@@ -64,7 +64,12 @@ class _Held(Generic[E]):
 
 
 class LaneWriter(ABC, Generic[E, S]):
-    """What :class:`~runstream.run.Run` and :class:`~runstream.run.AsyncRun` share: all but the waiting."""
+    """The writer of one lane: all that :class:`~runstream.run.Run` and :class:`~runstream.run.AsyncRun` share.
+
+    Args:
+        operations: The store's operations, for one writer.
+        request: The arguments of ``open_run``.
+    """
 
     lease: LeaseState[E, S] | None
     state: S
@@ -166,7 +171,7 @@ class LaneWriter(ABC, Generic[E, S]):
         return recorded
 
     def _check_says(self, status: RunStatus) -> None:
-        """A snapshot that says something else than its event would open the run again."""
+        """Refuse a state whose status contradicts the event: the snapshot would open the run again."""
         codec = self._operations.codec
         said = codec.status_of(codec.state_fields(self.state))
         if said not in (None, status.value):
@@ -212,7 +217,7 @@ class LaneWriter(ABC, Generic[E, S]):
         return recorded
 
     def _reading(self, cursor: Cursor) -> Operation[Recorded[E] | None]:
-        """The event there, or None where this store cannot give it (any more)."""
+        """The event at a cursor, or None where this store cannot give it (any more)."""
         query = ReadQuery(cursor.offset - 1, limit=1)
         try:
             found = yield from collect(self._operations.read(self.run_id, query))
@@ -227,7 +232,7 @@ class LaneWriter(ABC, Generic[E, S]):
         keys: Sequence[str | None] | None = None,
         snapshot: S | None = None,
     ) -> Operation[AppendResult]:
-        """One append under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
+        """Append once under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
         try:
             with self._noting_loss():
                 options = AppendOptions(None, keys, self.lease, snapshot, snapshot_lane(self.lane_id))
@@ -288,7 +293,7 @@ class LaneWriter(ABC, Generic[E, S]):
             yield from self._flushing_quietly()
 
     def _going_first(self) -> Operation[None]:
-        """What goes before everything that is not a delta."""
+        """Send what must go before everything that is not a delta."""
         self._raise_failure()
         yield from self._flushing()
 
@@ -299,7 +304,7 @@ class LaneWriter(ABC, Generic[E, S]):
             self._held = _Held()
 
     def _flushing_quietly(self) -> Operation[None]:
-        """Flush what has been taken already: that this fails is the next call's to say."""
+        """Flush what was taken already; a failure is raised by the next call."""
         try:
             yield from self._flushing()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised there
@@ -312,7 +317,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     @property
     def _seconds_to_flush(self) -> float | None:
-        """In what time what is held is to be sent; None where nothing is, or where that has failed."""
+        """Seconds until the held text is to be sent; None if nothing is held, or if sending it has failed."""
         if self._deltas is None or not self._held.events or self._held.is_sealed:
             return None
         return self._deltas.max_milliseconds / 1000
@@ -338,7 +343,7 @@ def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
 
 
 def _new_owner() -> str:
-    """A name that no other process has, and that tells a person where to look."""
+    """A name that no other process has, with the host name and process id for people."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
@@ -348,7 +353,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def error_payload(error: BaseException | str) -> dict[str, Any]:
-    """What an event says of an error: its text, and its class if it is an exception."""
+    """The payload that describes an error: its text, and its class if it is an exception."""
     return {"error": str(error), "type": None if isinstance(error, str) else type(error).__name__}
 
 

@@ -1,4 +1,4 @@
-"""The lease: the sole right to write one lane of a run, or the whole run, in its holder's hands.
+"""The lease as its holder has it: the sole right to write one lane of a run, or the whole run.
 
 It is renewed in the background, known to be lost, given back, and carried by whatever is written through it. What
 it does is in :mod:`~runstream.run.lease_state`; :class:`Lease` and :class:`AsyncLease` differ only in the waiting.
@@ -24,7 +24,7 @@ __all__ = ["AsyncLease", "Lease"]
 
 
 class Lease(LeaseState[E, S]):
-    """The sole right to write one lane of a run, or the whole run; from a store's ``lease``.
+    """The sole right to write one lane of a run, or the whole run; a store's ``lease`` gives it.
 
     A context manager that gives the lease back at the end. A thread renews it three times in its ttl, for as long
     as this object lives. It is a Checkpointer: what is written through it is applied only if it is still the
@@ -33,6 +33,12 @@ class Lease(LeaseState[E, S]):
     Snapshots are the lane's own, but for the main lane and for a lease on the whole run, where they are the run's.
     (The run's own snapshot is no lane's: a lease on the main lane keeps nobody from replacing it; one on the whole
     run does.)
+
+    Args:
+        operations: The store's operations.
+        runner: Runs them.
+        grant: The lease as the store gave it.
+        asked_at: ``time.monotonic()`` from before it was asked for.
     """
 
     def __init__(
@@ -42,16 +48,29 @@ class Lease(LeaseState[E, S]):
         self._runner = runner
         self._ended = threading.Event()
         threading.Thread(
-            target=_keep, args=(weakref.ref(self), self._ended, self._pause(failed=False)), daemon=True
+            target=_renew, args=(weakref.ref(self), self._ended, self._pause(failed=False)), daemon=True
         ).start()
 
     @classmethod
     def take(cls, operations: StoreOperations[E, S], runner: SyncRunner, request: LeaseRequest) -> Lease[E, S]:
-        """Take a lease; see :meth:`runstream.stores.facade.Store.lease`."""
+        """Take a lease; a store's ``lease`` calls this.
+
+        Args:
+            operations: The store's operations.
+            runner: Runs them.
+            request: The arguments of ``lease``.
+
+        Returns:
+            The lease, which renews itself from now on.
+
+        Raises:
+            LeaseHeld: Another one was in the way for as long as was to be waited.
+            RunstreamError: What else the store's ``lease`` raises.
+        """
         return cls(operations, runner, *runner.run(take_lease(operations, request)))
 
     def check(self) -> None:
-        """Ask the store, and renew the lease.
+        """Renew the lease, and learn from the store whether it is still in force.
 
         Raises:
             LeaseLost: It has passed on, run out, or been given back.
@@ -75,11 +94,29 @@ class Lease(LeaseState[E, S]):
         self._runner.run(self._releasing(error))
 
     def save_event(self, event: E) -> None:
-        """Append one event to the run. Raises what the store's ``append`` raises."""
+        """Append one event to the run under this lease.
+
+        Args:
+            event: The event, of the lease's run.
+
+        Raises:
+            LeaseLost: The lease is not the newest any more; nothing was written.
+            StoreUnavailable: There was no answer: the same event may be sent again and is applied once.
+            RunstreamError: What the store's ``append`` raises.
+        """
         self.save_events((event,))
 
     def save_events(self, events: Iterable[E]) -> None:
-        """Append events to the run, in one atomic step. Raises what the store's ``append`` raises."""
+        """Append events to the run under this lease, in one atomic step.
+
+        Args:
+            events: The events, of the lease's run, in order.
+
+        Raises:
+            LeaseLost: The lease is not the newest any more; nothing was written.
+            StoreUnavailable: There was no answer: the same events may be sent again and are applied once.
+            RunstreamError: What the store's ``append`` raises.
+        """
         self.append(self.run_id, events)
 
     def append(self, run_id: str, events: Iterable[E], **options: Unpack[LeasedAppend[S]]) -> Appended:
@@ -91,28 +128,56 @@ class Lease(LeaseState[E, S]):
             **options: ``expected_offset``, ``keys`` and ``snapshot``, as the store's ``append`` takes them.
 
         Returns:
-            Where the events landed.
+            The offsets of the first and the last event, and the cursor of the last.
 
         Raises:
             LeaseLost: The lease is not the newest any more; nothing was written.
             InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``append`` raises.
         """
         return self._runner.run(self._appending(run_id, events, options))
 
     def save_snapshot(self, run_id: str, state: S) -> None:
-        """Replace the snapshot of the lane or run, whoever saved the one before."""
+        """Replace the snapshot of the lane or run, whoever saved the one before.
+
+        Args:
+            run_id: The lease's run.
+            state: The state to save; it is taken as it is now.
+
+        Raises:
+            LeaseLost: The lease is not the newest any more; nothing was written.
+            InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``save_snapshot`` raises.
+        """
         self._runner.run(self._saving_snapshot(run_id, state))
 
     def load_latest(self, run_id: str) -> S | None:
-        """The state of the latest snapshot of the lane or run, or None."""
+        """The state of the latest snapshot of the lane or run, or None.
+
+        Args:
+            run_id: The lease's run.
+
+        Raises:
+            InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``load_snapshot`` raises.
+        """
         return self._runner.run(self._loading_latest(run_id))
 
     def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
-        """The run's events, as the store's ``list_events`` gives them."""
+        """The run's events with ``seq > since_seq``, of all lanes, in log order.
+
+        Args:
+            run_id: The lease's run.
+            since_seq: The producer's number after which to begin; 0 or less gives all events.
+
+        Raises:
+            InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``list_events`` raises.
+        """
         return self._runner.run(self._listing_events(run_id, since_seq))
 
 
-def _keep(holder: weakref.ref[Lease[Any, Any]], ended: threading.Event, pause: float) -> None:
+def _renew(holder: weakref.ref[Lease[Any, Any]], ended: threading.Event, pause: float) -> None:
     while not ended.wait(pause):
         lease = holder()
         if lease is None or lease.lost:
@@ -123,14 +188,27 @@ def _keep(holder: weakref.ref[Lease[Any, Any]], ended: threading.Event, pause: f
         except StoreUnavailable:
             pause = lease._pause(failed=True)
         except RunstreamError:
-            return  # lost, or the store is closed: whoever writes next is told
-        del lease  # a holder that nobody knows any more does not keep its lease
+            return  # lost, or the store is closed: the next write raises it
+        del lease  # a lease object that nothing refers to any more is not renewed
 
 
 class AsyncLease(LeaseState[E, S]):
-    """The sole right to write one lane of a run, or the whole run; from an async store's ``lease``.
+    """The sole right to write one lane of a run, or the whole run; an async store's ``lease`` gives it.
 
-    :class:`Lease`, awaited, and renewed by a task of the event loop that it was taken in.
+    An async context manager that gives the lease back at the end. A task of the event loop that it was taken in
+    renews it three times in its ttl, for as long as this object lives. It has the four methods of a Checkpointer,
+    as coroutines: what is written through it is applied only if it is still the newest lease, and raises LeaseLost
+    otherwise. In a forked process it is not renewed, and not given back.
+
+    Snapshots are the lane's own, but for the main lane and for a lease on the whole run, where they are the run's.
+    (The run's own snapshot is no lane's: a lease on the main lane keeps nobody from replacing it; one on the whole
+    run does.)
+
+    Args:
+        operations: The store's operations.
+        runner: Runs them.
+        grant: The lease as the store gave it.
+        asked_at: ``time.monotonic()`` from before it was asked for.
     """
 
     def __init__(
@@ -138,17 +216,30 @@ class AsyncLease(LeaseState[E, S]):
     ) -> None:
         super().__init__(operations, grant, asked_at)
         self._runner = runner
-        self._keeper = asyncio.create_task(_keep_async(weakref.ref(self), self._pause(failed=False)))
+        self._renewal = asyncio.create_task(_renew_async(weakref.ref(self), self._pause(failed=False)))
 
     @classmethod
     async def take(
         cls, operations: StoreOperations[E, S], runner: AsyncRunner, request: LeaseRequest
     ) -> AsyncLease[E, S]:
-        """Take a lease; see :meth:`runstream.stores.async_facade.AsyncStore.lease`."""
+        """Take a lease; an async store's ``lease`` calls this.
+
+        Args:
+            operations: The store's operations.
+            runner: Runs them.
+            request: The arguments of ``lease``.
+
+        Returns:
+            The lease, which renews itself from now on.
+
+        Raises:
+            LeaseHeld: Another one was in the way for as long as was to be waited.
+            RunstreamError: What else the store's ``lease`` raises.
+        """
         return cls(operations, runner, *(await runner.run(take_lease(operations, request))))
 
     async def check(self) -> None:
-        """Ask the store, and renew the lease.
+        """Renew the lease, and learn from the store whether it is still in force.
 
         Raises:
             LeaseLost: It has passed on, run out, or been given back.
@@ -161,7 +252,7 @@ class AsyncLease(LeaseState[E, S]):
         await self._runner.run(self._releasing())
 
     def _stop_renewing(self) -> None:
-        self._keeper.cancel()
+        self._renewal.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,11 +263,29 @@ class AsyncLease(LeaseState[E, S]):
         await self._runner.run(self._releasing(error))
 
     async def save_event(self, event: E) -> None:
-        """Append one event to the run. Raises what the store's ``append`` raises."""
+        """Append one event to the run under this lease.
+
+        Args:
+            event: The event, of the lease's run.
+
+        Raises:
+            LeaseLost: The lease is not the newest any more; nothing was written.
+            StoreUnavailable: There was no answer: the same event may be sent again and is applied once.
+            RunstreamError: What the store's ``append`` raises.
+        """
         await self.save_events((event,))
 
     async def save_events(self, events: Iterable[E]) -> None:
-        """Append events to the run, in one atomic step. Raises what the store's ``append`` raises."""
+        """Append events to the run under this lease, in one atomic step.
+
+        Args:
+            events: The events, of the lease's run, in order.
+
+        Raises:
+            LeaseLost: The lease is not the newest any more; nothing was written.
+            StoreUnavailable: There was no answer: the same events may be sent again and are applied once.
+            RunstreamError: What the store's ``append`` raises.
+        """
         await self.append(self.run_id, events)
 
     async def append(self, run_id: str, events: Iterable[E], **options: Unpack[LeasedAppend[S]]) -> Appended:
@@ -188,28 +297,56 @@ class AsyncLease(LeaseState[E, S]):
             **options: ``expected_offset``, ``keys`` and ``snapshot``, as the store's ``append`` takes them.
 
         Returns:
-            Where the events landed.
+            The offsets of the first and the last event, and the cursor of the last.
 
         Raises:
             LeaseLost: The lease is not the newest any more; nothing was written.
             InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``append`` raises.
         """
         return await self._runner.run(self._appending(run_id, events, options))
 
     async def save_snapshot(self, run_id: str, state: S) -> None:
-        """Replace the snapshot of the lane or run, whoever saved the one before."""
+        """Replace the snapshot of the lane or run, whoever saved the one before.
+
+        Args:
+            run_id: The lease's run.
+            state: The state to save; it is taken as it is now.
+
+        Raises:
+            LeaseLost: The lease is not the newest any more; nothing was written.
+            InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``save_snapshot`` raises.
+        """
         await self._runner.run(self._saving_snapshot(run_id, state))
 
     async def load_latest(self, run_id: str) -> S | None:
-        """The state of the latest snapshot of the lane or run, or None."""
+        """The state of the latest snapshot of the lane or run, or None.
+
+        Args:
+            run_id: The lease's run.
+
+        Raises:
+            InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``load_snapshot`` raises.
+        """
         return await self._runner.run(self._loading_latest(run_id))
 
     async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
-        """The run's events, as the store's ``list_events`` gives them."""
+        """The run's events with ``seq > since_seq``, of all lanes, in log order.
+
+        Args:
+            run_id: The lease's run.
+            since_seq: The producer's number after which to begin; 0 or less gives all events.
+
+        Raises:
+            InvalidRunId: It is a lease on another run.
+            RunstreamError: What the store's ``list_events`` raises.
+        """
         return await self._runner.run(self._listing_events(run_id, since_seq))
 
 
-async def _keep_async(holder: weakref.ref[AsyncLease[Any, Any]], pause: float) -> None:
+async def _renew_async(holder: weakref.ref[AsyncLease[Any, Any]], pause: float) -> None:
     while True:
         await asyncio.sleep(pause)
         lease = holder()
@@ -221,5 +358,5 @@ async def _keep_async(holder: weakref.ref[AsyncLease[Any, Any]], pause: float) -
         except StoreUnavailable:
             pause = lease._pause(failed=True)
         except RunstreamError:
-            return  # lost, or the store is closed: whoever writes next is told
-        del lease  # a holder that nobody knows any more does not keep its lease
+            return  # lost, or the store is closed: the next write raises it
+        del lease  # a lease object that nothing refers to any more is not renewed

@@ -1,4 +1,4 @@
-"""What a holder knows of its lease, and what it does with it, as operations: all but the waiting.
+"""The holder's side of a lease, as operations: what it knows of the lease, and what it does with it.
 
 A store gives a lease (:class:`~runstream.model.results.LeaseGrant`) and checks it at every write, by its own
 clock: that is what keeps a writer out that was stopped for too long, and this module has no part in it.
@@ -94,7 +94,7 @@ class LeaseState(ABC, Generic[E, S]):
     # -- operations --------------------------------------------------------------------------------
 
     def _renewing(self) -> Operation[None]:
-        """One renewal; its time counts from before it was asked for."""
+        """Renew once; the ttl counts from before the request was sent."""
         asked_at = time.monotonic()
         if self._is_over:
             raise LeaseLost(
@@ -106,7 +106,7 @@ class LeaseState(ABC, Generic[E, S]):
         self._until = max(self._until, asked_at + self.grant.ttl_seconds)
 
     def _releasing(self, error: BaseException | None = None) -> Operation[None]:
-        """Give it back, once. What fails here while ``error`` is in flight becomes a note on that one."""
+        """Give the lease back, once. A failure here while ``error`` is in flight becomes a note on that one."""
         self._stop_renewing()
         if self._is_over or self._is_forked:
             return
@@ -143,13 +143,13 @@ class LeaseState(ABC, Generic[E, S]):
 
     @abstractmethod
     def _stop_renewing(self) -> None:
-        """Renew it no more."""
+        """Stop the renewal in the background."""
 
     # -- inside ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _noting_loss(self) -> Iterator[None]:
-        """Around what is done with the lease: LeaseLost ends it, and a forked process has none."""
+        """A context in which LeaseLost marks the lease as lost; a forked process has no lease and is refused."""
         if self._is_forked:
             raise LeaseLost(
                 f"the lease of {self.owner!r} on run {self.run_id!r} is the parent process's; nothing was written:"

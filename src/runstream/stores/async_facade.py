@@ -1,4 +1,7 @@
-"""The store as a user of asyncio sees it: the methods of :mod:`runstream.stores.facade`, awaited."""
+"""The store as a user of asyncio sees it: the methods of :mod:`runstream.stores.facade`, as coroutines.
+
+The docstrings are written out again, since an editor shows the one of the method that is typed.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ __all__ = ["AsyncSnapshotStore", "AsyncStore"]
 class AsyncStore(AsyncLifecycle, Generic[E, S]):
     """Keeps runs, for asyncio: their events, in order, and the latest states. An async context manager.
 
-    Tasks of one event loop may share a store. Of a call that is cancelled the outcome is as unknown as after
-    StoreUnavailable.
+    Tasks of one event loop may share a store. The outcome of a call that is cancelled is as unknown as after
+    StoreUnavailable. Its methods are those of :class:`~runstream.stores.protocol.AsyncRunStore`.
 
     Args:
         operations: What the store does.
@@ -216,6 +219,9 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
     async def load_latest(self, run_id: str) -> S | None:
         """The state of the run's latest snapshot, never the object that was saved; None without one.
 
+        Args:
+            run_id: The run.
+
         Raises:
             RunstreamError: What ``load_snapshot`` raises.
         """
@@ -335,7 +341,15 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         return Opening(lambda: AsyncRun.open(self._operations.for_one_writer(), self._runner, request))
 
     async def run_info(self, run_id: str) -> RunInfo | None:
-        """What is known of a run without reading it; None for one that is not there."""
+        """What is known of a run without reading it; None for one that is not there.
+
+        Args:
+            run_id: The run.
+
+        Raises:
+            InvalidRunId: It cannot name a run.
+            StoreUnavailable: The store gave no answer.
+        """
         return await self._runner.run(self._operations.run_info(run_id))
 
     def runs(
@@ -353,6 +367,9 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             status: Only those in this status.
             updated_after: Only those updated after this time: Unix time in seconds, by the store's clock.
             limit: How many runs to give at most.
+
+        Raises:
+            StoreUnavailable: The store gave no answer.
         """
         return self._runner.iterate(self._operations.runs(RunsQuery(session_id, status, updated_after, limit)))
 
@@ -363,47 +380,69 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
     async def delete_run(self, run_id: str) -> bool:
         """Remove all that this store holds of a run.
 
+        Args:
+            run_id: The run.
+
         Returns:
             False if there was nothing.
 
         Raises:
             LeaseHeld: A lease of it is in force.
+            StoreUnavailable: There was no answer: the run may be deleted or not; the same call may be made again.
         """
         return await self._runner.run(self._operations.delete_run(run_id))
 
     async def forget(self, run_id: str) -> None:
-        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged.
+        """Accept a run as the store has it now: the way on after AcknowledgedWritesLost or HistoryDiverged.
 
-        What this store object saw of the run is forgotten; what it knows to be lost is not brought back.
+        What this store object saw of the run is forgotten; events that it knows to be lost are not put back.
+
+        Args:
+            run_id: The run.
         """
         await self._runner.run(self._operations.forget(run_id))
 
 
 class AsyncSnapshotStore(AsyncStore[E, S]):
-    """A store for asyncio that also keeps the snapshots that it saw, to show a run as it was.
+    """A store for asyncio that also keeps earlier snapshots, to show a run as it was: the tiered store.
 
-    Of a run that a drain worker archives, those are kept that were the latest when a worker looked.
+    Of a run that a drain worker archives, it has the snapshots that were the latest when a worker read the run.
     """
 
     _snapshots: KeepsSnapshots[S]
 
     async def snapshot_lanes(self, run_id: str) -> list[str | None]:
-        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+        """The lanes of which snapshots are kept.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            The lanes; first None, if there are snapshots of the run's own.
+
+        Raises:
+            StoreUnavailable: The store gave no answer.
+        """
         return await self._runner.run(self._snapshots.snapshot_lanes(run_id))
 
     def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> AsyncIterator[Snapshot[S]]:
         """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved.
 
+        Args:
+            run_id: The run.
+            lane_id: The lane whose snapshots are wanted; None: the run's own.
+
         Raises:
             CorruptRecordError: One does not read.
+            StoreUnavailable: The store gave no answer.
         """
         return self._runner.iterate(self._snapshots.snapshot_history(run_id, lane_id))
 
     async def snapshot_at(self, run_id: str, offset: int, *, lane_id: str | None = None) -> Snapshot[S] | None:
-        """The snapshot that covers most of what lies up to an offset.
+        """The latest snapshot of a run, or of one lane of it, that covers no event after an offset.
 
-        With the events from there to the offset it tells how the run was then. Of those that cover the same it is
-        the last.
+        The snapshot and the events from the offset that it covers up to ``offset`` show the run as it was then. Of
+        several that cover the same, it is the last.
 
         Args:
             run_id: The run.
@@ -411,9 +450,10 @@ class AsyncSnapshotStore(AsyncStore[E, S]):
             lane_id: The lane whose snapshots are meant; None: the run's own.
 
         Returns:
-            The snapshot, or None if there is none that covers no more.
+            The snapshot, or None if every one that is kept covers more.
 
         Raises:
             CorruptRecordError: It does not read.
+            StoreUnavailable: The store gave no answer.
         """
         return await self._runner.run(self._snapshots.snapshot_at(run_id, offset, lane_id))

@@ -21,7 +21,7 @@ class ArchiveStore(SnapshotStore[E, S]):
     (:func:`~runstream.stores.capabilities.part_of`).
 
     Args:
-        archive: What the archive does.
+        archive: The archive's operations.
     """
 
     _operations: ArchiveOperations[E, S]
@@ -38,11 +38,18 @@ class ArchiveStore(SnapshotStore[E, S]):
 
     @property
     def location(self) -> str:
-        """Where the archive lies, as a URL, for people."""
+        """The URL of the archive, for people to read."""
         return self._operations.location
 
     def position(self, run_id: str) -> Position | None:
-        """How far the archive has a run; None for one that it does not know.
+        """How far the archive has a run.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            The cursor of its last entry and the tokens of its snapshots; None for a run that the archive does not
+            know.
 
         Raises:
             StoreUnavailable: The archive cannot be read.
@@ -53,7 +60,7 @@ class ArchiveStore(SnapshotStore[E, S]):
         """Add to many runs in one transaction: durable when it returns, and idempotent.
 
         Args:
-            batches: What to add; entries that the archive already has are passed over.
+            batches: What to add, one batch for each run; entries that the archive already has are passed over.
 
         Raises:
             ArchiveGap: A hole would be left; nothing was written for any run.
@@ -63,7 +70,15 @@ class ArchiveStore(SnapshotStore[E, S]):
         self._operations.write(batches)
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
-        """What the archive holds at these offsets, both included, in order, from its own medium.
+        """What the archive holds of a run, in order, read from its own medium.
+
+        Args:
+            run_id: The run.
+            first: The first offset to give.
+            last: The last offset to give.
+
+        Returns:
+            The entries.
 
         Raises:
             StoreUnavailable: The archive cannot be read.
@@ -71,7 +86,10 @@ class ArchiveStore(SnapshotStore[E, S]):
         return self._operations.read_back(run_id, first, last)
 
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
-        """The snapshots that the archive holds of a run, from its own medium.
+        """The latest snapshots that the archive holds of a run and its lanes, read from its own medium.
+
+        Args:
+            run_id: The run.
 
         Raises:
             CorruptRecordError: One does not read.
@@ -80,7 +98,13 @@ class ArchiveStore(SnapshotStore[E, S]):
         return self._operations.read_back_snapshots(run_id)
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
-        """The records that were kept aside, of one run or of all (None), with their run ids.
+        """The records in the quarantine: those that did not read when they were archived.
+
+        Args:
+            run_id: The run; None: all runs.
+
+        Returns:
+            The records, each with its run id.
 
         Raises:
             StoreUnavailable: The archive cannot be read.
@@ -88,7 +112,10 @@ class ArchiveStore(SnapshotStore[E, S]):
         return self._operations.quarantine(run_id)
 
     def check_integrity(self) -> list[str]:
-        """What is wrong with the archive's files themselves, read from the medium; nothing if they are sound.
+        """Check the archive's own files, as they are on the medium.
+
+        Returns:
+            What is wrong with them, in words; nothing if they are sound.
 
         Raises:
             StoreUnavailable: They cannot be read at all.

@@ -100,22 +100,32 @@ class RedisCheckpointer(Store[E, S]):
 class AsyncRedisCheckpointer(AsyncStore[E, S]):
     """Runs in Redis, shared by any number of processes, for asyncio.
 
-    It has the options of :class:`RedisCheckpointer`, over a :class:`redis.asyncio.Redis`. The server is checked at
-    the first call, or by ``async with``, and raises there what the sync store raises when it is made.
+    The server is checked at the first call, or by ``async with``, and raises there what does not fit. A call that
+    finds no server, or one that fails over, is repeated with growing pauses before it raises StoreUnavailable;
+    then too the caller may repeat it: an append is applied once.
+
+    What a drain worker has retired is listed still and may be appended to; reading it raises EventsArchived, which
+    names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
 
     Args:
         client: A :class:`redis.asyncio.Redis` without ``decode_responses``; it is never closed or reconfigured.
-        namespace: As :class:`RedisCheckpointer` takes it; so are all the others.
-        partitions: Into how many parts the namespace is divided.
-        durability: ``"primary"``.
-        event_type: The class of the events that reads give.
-        state_type: The class of the states that are loaded.
-        fallback: What becomes of values that cannot be stored as they are.
+        namespace: Separates what shares a server.
+        partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
+            when it is new.
+        durability: ``"primary"``: an append is kept by the primary when it returns.
+        event_type: The class of the events that reads give; None: :class:`~runstream.PAEvent`.
+        state_type: The class of the states that are loaded; None: :class:`~runstream.RunState`.
+        fallback: What becomes of values that cannot be stored as they are; None: an EncodingError.
         max_event_bytes: The size in bytes of the largest encoded event.
         retry_seconds: For how many seconds a call is repeated that cannot reach the server.
         require_lease: Refuse what is written without a lease.
-        resend_lost: Put back what a server lost of what this object appended.
-        max_hot_events: The most events of one run in Redis.
+        resend_lost: Keep the last 16 MiB of events that this object appended, and where a server comes back
+            without some of them, let the next append put those back first: once, in order, as new offsets. What
+            that cannot make up for (events of others that this object had seen, or more than it holds) raises
+            AcknowledgedWritesLost or HistoryDiverged all the same.
+        max_hot_events: The most events of one run in Redis: an append that would leave more raises
+            TooManyHotEvents, which is better than a server that is full for all; a snapshot alone is never
+            refused. None: no limit.
 
     Raises:
         ConfigurationError: The client or an option does not fit.

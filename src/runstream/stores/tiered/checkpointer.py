@@ -31,11 +31,17 @@ class TieredCheckpointer(SnapshotStore[E, S]):
 
 
 class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
-    """:class:`TieredCheckpointer`, awaited. The archive's calls are made in threads.
+    """A Redis store for asyncio and the archive that a drain worker writes from it, as one store.
+
+    There is no gap and no duplicate. Writes go to Redis. A read goes to the archive for what has left Redis, and
+    on in Redis, also while a worker trims; the archive's calls are made in threads. Missing events are an
+    ArchiveGap, which names both ends, never a shorter list; an archive that is ahead of Redis raises
+    AcknowledgedWritesLost, one with another history HistoryDiverged. Closing the store closes neither of the two,
+    unless ``connect_async`` opened them.
 
     Args:
         hot: The Redis store.
-        archive: The archive: an ordinary one, not for asyncio.
+        archive: The archive: a sync one, such as :class:`~runstream.SQLiteCheckpointer`.
     """
 
     def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
@@ -43,5 +49,10 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
     async def open(self) -> None:
-        """Check server and namespace; every other call does so too."""
+        """Check the server and the namespace, once; every other call does so too.
+
+        Raises:
+            ConfigurationError: The server or the namespace does not fit.
+            StoreUnavailable: The server cannot be reached.
+        """
         await self._runner.prepare()
