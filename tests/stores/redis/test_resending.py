@@ -265,7 +265,7 @@ def test_silent_producers_are_forgotten(redis_backend: RedisBackend, monkeypatch
     monkeypatch.setattr(calls, "PRODUCER_WINDOW_SECONDS", 0)
     for _ in range(60):
         store = open_hot(redis_backend)
-        session_of(store).server_clock = NoClock()  # a process that has heard no time yet
+        session_of(store).server_clock = NoClock()  # a process that does not know the time yet
         store.save_event(make_event("r"))
     assert redis_backend.raw.hlen(session_of(store).keys.run("r").producers) <= 17
     assert len(spans(store)) == 60

@@ -1,4 +1,4 @@
-"""What one append does to one run, and how it is sent: the arguments of the append script as values."""
+"""The arguments of the append script as values: what one append does to one run, and how it is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def snapshot_field(lane_id: str | None) -> str:
 class SnapshotWrite:
     """A snapshot to save.
 
-    It is sent as the difference from ``known_state``, or whole if that is None.
+    It is sent as the difference from ``known_state``, or in full if that is None.
 
     Attributes:
         lane_id: The lane whose snapshot it is; None for the run's own.
@@ -33,7 +33,7 @@ class SnapshotWrite:
         covers: The contiguous history that the writer knows, which the snapshot therefore covers.
         known_token: The token of the snapshot that the writer saved or loaded last; "" if there is none.
         known_revision: Its revision; 0 if there is none.
-        known_state: Its packed state; None if it is not known, and the snapshot is sent whole.
+        known_state: Its packed state; None if it is not known, and the snapshot is sent in full.
         compare: Refuse the write if another snapshot was saved since the known one.
         changes: The snapshot changes the known one and covers what that covers, which may be less than what has
             left Redis.

@@ -1,4 +1,4 @@
-"""What becomes of a batch that is sent."""
+"""The outcome of a batch: applied, refused, or unknown."""
 
 from __future__ import annotations
 
@@ -76,4 +76,4 @@ class Applied(NamedTuple):
 
 
 Outcome: TypeAlias = Applied | RunstreamError
-"""Applied, or the error that refused it: then nothing was written, but for TooOld, which does not tell."""
+"""Applied, or the error of a refusal, after which nothing was written; after TooOld that is unknown."""

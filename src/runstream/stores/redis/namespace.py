@@ -1,4 +1,4 @@
-"""What the drain worker and the operator's commands do to a namespace in Redis, as methods.
+"""The namespace: what the drain worker and the operator's commands do in Redis, as methods.
 
 Each operation is written once, in :mod:`~runstream.stores.redis.operations.worker` or
 :mod:`~runstream.stores.redis.operations.admin`, as a function of the namespace's keys. Here each becomes a method

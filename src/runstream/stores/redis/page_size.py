@@ -1,4 +1,4 @@
-"""How many entries to ask for at once: one event may have three hundred bytes, another eight million."""
+"""The size of a page of entries: it adapts, as one event may have 300 bytes and another 8 million."""
 
 from __future__ import annotations
 

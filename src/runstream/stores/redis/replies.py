@@ -1,4 +1,4 @@
-"""Parse replies of the server into one shape, whichever protocol brought them: RESP2 has no maps, RESP3 has."""
+"""Parse replies of the server, from RESP2, which has no maps, and RESP3 alike."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def parse_parent(text: bytes | None) -> tuple[str, int] | None:
 
 
 class Retired(NamedTuple):
-    """What meta notes of a retired run.
+    """Meta's field ``retired``: what is left of a retired run's snapshots.
 
     Attributes:
         run_revision: The revision of the run's own snapshot; 0 if there was none.
@@ -92,7 +92,7 @@ class Retired(NamedTuple):
         return self.run_revision if lane_id is None else self.lane_revision
 
     def token(self, lane_id: str | None) -> str:
-        """What stands for the token of a snapshot that left Redis; '' if there was none."""
+        """The token that stands for a snapshot that left Redis; '' if there was none."""
         return f"retired-{self.revision(lane_id)}" if self.had_snapshot(lane_id) else ""
 
 

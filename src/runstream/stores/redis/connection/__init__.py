@@ -1,1 +1,1 @@
-"""How commands reach a server: clients, drivers, held connections, the embedded server."""
+"""Connections to a server: transports, drivers, clients, the pinned connection, the embedded server."""

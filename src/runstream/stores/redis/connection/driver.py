@@ -26,7 +26,7 @@ DEFAULT_RETRY_SECONDS = 5.0
 
 
 class _Backoff:
-    """How long to wait before an exchange is sent again: growing pauses with full jitter, up to a deadline."""
+    """The pauses before an exchange is sent again: growing, with full jitter, up to a deadline."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -87,7 +87,17 @@ class SyncDriver:
 
 
 class AsyncDriver:
-    """As :class:`SyncDriver`, awaited; it does not check for forks, as no event loop survives one."""
+    """Sends exchanges over an async transport, and again while the server cannot be reached.
+
+    It does not check for forks, as no event loop survives one.
+
+    Args:
+        transport: Sends an exchange once.
+        retry_seconds: For how many seconds an exchange is sent again; 0: not at all.
+
+    Raises:
+        ConfigurationError: ``retry_seconds`` is no such number.
+    """
 
     def __init__(self, transport: AsyncTransport, retry_seconds: float) -> None:
         _check_retry_seconds(retry_seconds)

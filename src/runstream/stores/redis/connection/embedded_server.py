@@ -5,10 +5,10 @@ a unix socket there. All who name the same DIR, by any spelling, share one serve
 the last to ``close`` ends it, also when they do so at the same moment. Whoever is killed, the next open finds what
 was acknowledged.
 
-How it works: ``DIR/users.lock`` is held shared by everyone who has the server open. ``DIR/start.lock`` is held
-alone by whoever starts the server, or finds out whether it was the last user: so nobody joins a server that is
-about to end, and nobody starts a second one. Both are flocks, which the kernel drops with the process that held
-them. Neither file is ever removed: a lock on a removed file keeps nobody out.
+How it works: everyone who has the server open holds a shared lock on ``DIR/users.lock``. Whoever starts the
+server, or finds out whether it was the last user, holds an exclusive lock on ``DIR/start.lock``: so nobody joins a
+server that is about to end, and nobody starts a second one. Both are flocks, which the kernel drops with the
+process that held them. Neither file is ever removed: a lock on a removed file keeps nobody out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The errors of redis-py and of servers, and what they are for runstream."""
+"""Translate the errors of redis-py and of servers into those of runstream."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class ServerDirectory:
             )
 
     def prepare_link(self) -> None:
-        """Create the short way to a directory that is too long for a socket. The caller holds the start lock."""
+        """Create the short link to a directory that is too long for a socket. The caller holds the start lock."""
         link = self._link
         if link is None:
             return

@@ -1,4 +1,4 @@
-"""What a Redis store does: the interface of every store, each operation in a module of its own."""
+"""The operations of a Redis store: the interface of every store, with each operation in its own module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["RedisOperations"]
 
 
 class RedisOperations(Generic[E, S]):
-    """The operations of one Redis store object, over what that knows."""
+    """The operations of one Redis store object, over its session."""
 
     def __init__(self, session: Session[E, S]) -> None:
         self.session = session
@@ -37,7 +37,7 @@ class RedisOperations(Generic[E, S]):
         return self.session.codec
 
     def for_one_writer(self) -> Self:
-        """The same store for one more writer, who knows of snapshots only what it does itself."""
+        """The same store for one more writer, with its own coverage and snapshots."""
         return type(self)(self.session.for_one_writer())
 
     def save_event(self, event: E) -> Operation[Any]:
@@ -53,11 +53,11 @@ class RedisOperations(Generic[E, S]):
         return append.append(self.session, run_id, events, options)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
-        """The events between two offsets, as they stand at the first exchange."""
+        """The events between two offsets, as they are at the first exchange."""
         return read.read(self.session, run_id, query)
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """History, then live."""
+        """History, then live events."""
         return read.follow(self.session, run_id, query)
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
@@ -81,15 +81,15 @@ class RedisOperations(Generic[E, S]):
         return recover.recover(self.session, run_id, lane_id)
 
     def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
-        """Give out a lease, without waiting."""
+        """Take a lease, without waiting."""
         return leases.take_lease(self.session, request)
 
     def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Let a lease last for its whole ttl from now on."""
+        """Extend a lease to its full ttl from now on."""
         return leases.renew_lease(self.session, grant)
 
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Take a lease back, unless it has passed on already."""
+        """Give a lease back, unless it has passed on already."""
         return leases.release_lease(self.session, grant)
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
@@ -113,7 +113,7 @@ class RedisOperations(Generic[E, S]):
         return runs.delete_run(self.session, run_id)
 
     def forget(self, run_id: str) -> Operation[None]:
-        """Know nothing of a run any more: take its present as it is."""
+        """Forget what this store saw of a run, so that it is taken as it is now."""
         self.session.forget(run_id)
         yield from ()
 
@@ -124,7 +124,7 @@ class RedisOperations(Generic[E, S]):
         return recover.mark_recovered(self.session, run_id, offset, lane_id)
 
     def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
-        """The token that stands for the latest snapshot if that was retired; '' if it is here, or never was."""
+        """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
         return recover.retired_token(self.session, run_id, lane_id)
 
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
@@ -153,5 +153,5 @@ class RedisOperations(Generic[E, S]):
         return token, revision
 
     def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
-        """Let this writer go on from a snapshot that it has elsewhere."""
+        """Note a snapshot that this writer has from elsewhere, as the one that its next one is made from."""
         self.session.snapshots.put(run_id, lane_id, token, revision, None)

@@ -52,8 +52,8 @@
 -- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its
 -- first reply and changes nothing. An event whose key was known has not been written again; if all were known,
 -- nothing has been, the snapshot included.
--- A retired run goes on after its last cursor, which is its mark. What is no longer known of its lanes is taken at its
--- worst: they have events up to there, and no snapshot covers any of them.
+-- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
+-- assumed: they have events up to there, and no snapshot covers any of them.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD).
 
 local sent_at, seen_start, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) ?(.*)$')
@@ -98,7 +98,7 @@ if snapshots == '1' then
   at_records = at + 10 + 2 * snapshot.sets + snapshot.removes
 end
 
--- what is known of the run and of its lanes. The first chain of a new run comes from the random name of the producer
+-- facts about the run and its lanes. The first chain of a new run comes from the random name of the producer
 -- that creates it and from the time, so that it is another for each run
 local start = meta[1] or ('0-' .. text((tonumber(string.sub(producer, 1, 10), 16) * 7 + now) % 8796093022151))
 offset, chain = parse_cursor(meta[2] or start)
@@ -218,7 +218,7 @@ if snapshot then
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
   local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
   snapshot.covered = tonumber(base)
-  -- what the writer knows of a run of this name that was deleted since says nothing of this one
+  -- the writer's coverage of a deleted run of this name does not hold for this one
   if snapshot.history == first_chain then snapshot.covered = snapshot.covers end
   if before <= snapshot.covered then
     snapshot.covered = offset + written
@@ -273,8 +273,8 @@ for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
 end
 changed[2] = last
 
--- what lies before this batch in each lane, to tell whether a writer knows its lane without a hole, and the
--- first event of each lane that no snapshot of it covers: from there on it is recovered
+-- the last offset of each lane before this batch, which shows whether a writer knows its lane without a gap, and the
+-- first event of each lane that no snapshot of it covers: from there on the lane is recovered
 local reply = {text(batch), former, last, '0', '0', start, now}
 for i = 1, lanes do
   local lane = touched[i]

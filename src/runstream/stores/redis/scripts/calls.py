@@ -57,7 +57,7 @@ def _source(name: str) -> str:
 def _load(name: str) -> Script:
     source = _source("common") + _source(name)
     if name == "append":
-        source = _source("append_fast_path") + source  # first: where it applies, the rest is not even begun
+        source = _source("append_fast_path") + source  # first: where it applies, the rest is not run
     return Script(name, source)
 
 
@@ -84,7 +84,7 @@ def lane_of_lease(field: str) -> str | None:
 
 
 _NOTHING_ASKED = (None, None, None, 1, 0, 0, 0)
-"""What is asked for besides by a batch that appends events of one lane and no more."""
+"""The options of a batch that only appends events of one lane: none."""
 
 
 def event_call(
@@ -96,7 +96,7 @@ def event_call(
     sent_at: int | None,
     seen: Seen | None,
 ) -> Command:
-    """Append one event and ask for nothing else. The arguments after the event are those of ``Sending``."""
+    """The call that appends one event and nothing else. The arguments after the event are those of ``Sending``."""
     record, lane_id, _, session_id, seq, _ = event
     run = keys.run(run_id)
     names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
@@ -120,7 +120,7 @@ def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None) -> tuple[byt
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
-    """Append events, a snapshot, or both."""
+    """The call that appends events, a snapshot, or both."""
     run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot = batch
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
@@ -156,7 +156,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
 
 
 def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
-    """What the append script is told of each event if some may have a key."""
+    """The append script's arguments that describe each event, if some may have a key."""
     index_of = {lane: index for index, lane in enumerate(lanes, 1)}
     described = []
     for event in events:

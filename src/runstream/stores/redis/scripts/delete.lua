@@ -10,7 +10,7 @@
 --         -1         it has more snapshots or another session than the caller knew: read its meta again
 --         {'held', field, owner, microseconds}  a lease of it is in force, for so long
 --
--- After 1: nothing of the run is left, and whoever knew its history is told that it was deleted, not that it was lost.
+-- After 1: nothing of the run is left; to whoever knew its history it counts as deleted, not as lost.
 -- After any other reply nothing was changed. DEL is the first write: it frees memory, so a full server takes it.
 
 local now = clock()

@@ -5,8 +5,8 @@
 --
 -- Replies the archives that the partition requires: {UUID, location, ...}
 --
--- After it: the partition requires the archives of the first worker that came, as a whole: two workers with different
--- archives never make one set of both.
+-- After it: the partition requires all archives of the first worker that came, and no others: the archives of two
+-- workers are never mixed.
 
 if call('HLEN', KEYS[1]) == 0 and #ARGV > 0 then
   call('HDEL', KEYS[1], '') -- a full server takes this, and then the rest; see common.lua

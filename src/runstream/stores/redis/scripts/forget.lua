@@ -9,11 +9,11 @@
 --
 -- Replies 'ok'
 --         'unfit'    it is not a tombstone, or no longer: taken off `retired`; retiring puts it back
---         'later'    it was retired more recently, or is leased: it will be looked at again then
+--         'later'    it was retired more recently, or is leased: it will be checked again then
 --         'changed'  it is another run of that name, or has another session; nothing was written
 --
--- After 'ok' a run of that name is a new one, and whoever knew this history is told that it was deleted, not that it
--- was lost. The first write is a ZREM or DEL: a full server takes it, and then the rest.
+-- After 'ok' a run of that name is a new one; to whoever knew this history it counts as deleted, not as lost. The
+-- first write is a ZREM or DEL: a full server takes it, and then the rest.
 
 local now, quiet = clock(), tonumber(ARGV[4])
 local score = call('ZSCORE', KEYS[11], ARGV[1])

@@ -10,7 +10,7 @@
 -- Replies {'ok', entries that left Redis}
 --         {'unfit'}                 it has not ended, is not archived or is retired already: taken off `retire`;
 --                                   settling puts it back
---         {'later'}                 it was not quiet for so long, or is leased: it will be looked at again then
+--         {'later'}                 it was not quiet for so long, or is leased: it will be checked again then
 --         {'changed'}               it has other snapshots, or is another run of that name; nothing was written
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --

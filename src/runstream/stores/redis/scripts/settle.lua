@@ -29,7 +29,7 @@ if missing then return {'archives', missing} end
 
 local proven, offset = ARGV[3], offset_of(ARGV[3])
 if is_tombstone(meta['retired']) then
-  -- a worker that is late: all of the run was archived before it was retired
+  -- a late worker: all of the run was archived before it was retired
   if offset > offset_of(meta['last']) then return {'diverged'} end
   call('ZREM', KEYS[3], ARGV[1])
   call('HDEL', KEYS[5], ARGV[1])
@@ -37,7 +37,7 @@ if is_tombstone(meta['retired']) then
 end
 
 local mark = meta['mark'] or meta['start']
-local reach = offset -- what these archives have shown to hold ends here, however far others have moved the mark
+local proven_to = offset -- what these archives have shown to hold ends here, however far others have moved the mark
 if proven ~= mark and proven ~= meta['last'] then
   local entry = call('XRANGE', KEYS[1], text(offset), text(offset))[1]
   local is_settled = offset <= offset_of(mark)
@@ -52,9 +52,9 @@ if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
 -- the last offset that nobody needs from Redis any more
 local limit = 0
 if ARGV[4] == 'archived' then
-  limit = reach
+  limit = proven_to
 elseif ARGV[4] == 'covered' then
-  limit = reach
+  limit = proven_to
   local of_run = meta['snapshot']
   if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
   for field, value in pairs(meta) do

@@ -1,4 +1,4 @@
--- Puts a history that was refilled beside a run in place of the run's own.
+-- Replaces a run's history by one that was refilled beside it.
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 due  7 parked  8 config of the partition
 --       9 the session that the run was in  10 the one that it is in  11 refilled events  12 refilled keys
@@ -11,7 +11,7 @@
 --
 -- Replies {'ok'}
 --         {'moved', last cursor}  the run is no longer as it was seen; nothing was changed
---         {'incomplete'}          the refilled history is not there as a whole; nothing was changed
+--         {'incomplete'}          entries of the refilled history are missing; nothing was changed
 --
 -- After 'ok': the run has the refilled history and no other; no lease on it is in force, though the next one has
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it

@@ -1,1 +1,1 @@
-"""What one store object knows: its producers, what it has seen, what is in flight, its snapshots."""
+"""What one store object remembers between calls: producers, seen cursors, batches in flight, snapshots."""

@@ -1,12 +1,12 @@
 """What was sent and got no reply: whether it was applied is unknown until it is sent again.
 
-A batch without a reply is sent again, under the same producer and number, before anything else of its store object
-goes to its run: when the caller repeats the same events, or before whatever is appended next. One caller at a time
-sends it; its producer sends no other batch before. The outcome of a batch that its caller has not repeated yet is
+A batch without a reply is resent, under the same producer and number, before anything else of its store object
+goes to its run: when the caller repeats the same events, or before the next append. One caller at a time resends
+it; until then its producer sends no other batch. The outcome of a batch that its caller has not repeated yet is
 kept for that caller.
 
 A deletion and a lease without a reply are remembered, too: so the next deletion does not delete a new run of the
-same name, and no lease is left that nobody holds.
+same name, and no lease stays in force that nobody holds.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class _Kept(NamedTuple):
 
 
 class InFlight(Generic[W]):
-    """What one store object sent and got no reply to, by run. Safe between threads; a fork begins empty."""
+    """The batches, deletions and leases of one store object that got no reply, by run.
+
+    Safe between threads; a forked process begins with none.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,14 +87,14 @@ class InFlight(Generic[W]):
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
-            self._reset()  # what the parent sent, the parent sends again
+            self._reset()  # the parent resends what the parent sent
 
     def __bool__(self) -> bool:
         self._check_process()
         return not self.is_empty()
 
     def is_empty(self) -> bool:
-        """Whether no batch is here. It does not look for a fork: if the parent's is empty, so is the fork's."""
+        """Whether no batch is here. It does not check for a fork: if the parent's is empty, so is the fork's."""
         return not (self._attempts or self._busy or self._kept)
 
     # -- batches -----------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ class InFlight(Generic[W]):
 
     def keep_outcome(self, batch: Batch, outcome: Outcome) -> None:
         """Keep the outcome of a batch for the caller that may repeat it."""
-        # any other refusal has written nothing, and what was refused then is not refused for ever
+        # after any other refusal nothing was written: the caller may send the batch again as a new one
         if isinstance(outcome, Applied | TooOld):
             kept = _Kept(batch, outcome, 500 + sum(len(event.record) for event in batch.events))
             with self._lock:
@@ -145,7 +148,7 @@ class InFlight(Generic[W]):
         with self._lock:
             for kept in self._kept.get(batch.run_id, ()):
                 if _is_same(kept.batch, batch):
-                    if isinstance(kept.outcome, Applied):  # else it is as unknown the next time
+                    if isinstance(kept.outcome, Applied):  # TooOld stays unknown the next time
                         self._drop(kept)
                     return kept.outcome
         return None

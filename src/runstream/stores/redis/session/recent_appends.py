@@ -1,6 +1,6 @@
 """The events that a store object appended last, to be appended again if the server loses them.
 
-So many bytes of events are held and no more, over all runs; of which runs some were dropped is known.
+A fixed number of bytes is held, over all runs; it is known from which runs events were dropped.
 """
 
 from __future__ import annotations

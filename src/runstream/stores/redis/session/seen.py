@@ -14,9 +14,9 @@ _MAX_SEEN = 16_384
 
 
 class SeenBook:
-    """The last cursor that this store object saw of each run, by which it notices that the server lost it since.
+    """The last cursor that this store object saw of each run: by it, a later loss of events is noticed.
 
-    It keeps so many runs and no more: the one that has not gone on for the longest time is dropped first.
+    The number of runs is bounded: the one that was not updated for the longest time is dropped first.
     """
 
     def __init__(self) -> None:
@@ -46,20 +46,20 @@ class SeenBook:
                 self._seen.popitem(last=False)
 
     def forget(self, run_id: str) -> None:
-        """Forget a run: whatever it holds at the next call is taken as it is."""
+        """Forget a run: the next call takes it as it is then."""
         with self._lock:
             self._seen.pop(run_id, None)
 
 
 class ServerClock:
-    """The server's time in microseconds, by its replies' timestamps: never behind by more than a round trip."""
+    """The server's time in microseconds, from its replies: never behind by more than a round trip."""
 
     def __init__(self) -> None:
         self._ahead: int | None = None
         self._second: bytes | None = None
 
     def now(self) -> int | None:
-        """The server's time by this process's clock, or None before any reply has told it."""
+        """The server's time by this process's clock, or None before the first reply that has it."""
         return None if self._ahead is None else self._ahead + time.monotonic_ns() // 1000
 
     def update(self, server_time: bytes, *, reset: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What the operations of one store object share: how it encodes, its options, and what it knows."""
+"""The session: what the operations of one store object share: codec, options, and what it remembers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["Session"]
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class Session(Generic[E, S]):
-    """What every operation of a store object is given.
+    """The first argument of every operation of a store object: its codec, its options, and what it remembers.
 
-    What a snapshot covers, and from which one it is made, depends on who writes: each Run has a session of its own
-    with its own coverage and snapshots, and shares all the rest with the store that opened it.
+    What a snapshot covers, and which one it is made from, depends on the writer: each Run has a session with
+    coverage and snapshots of its own, and shares all the rest with the store that opened it.
 
     Attributes:
         codec: Encodes and decodes events and states.
@@ -47,8 +47,8 @@ class Session(Generic[E, S]):
         server_clock: The server's time.
         opened: The key names, once the namespace is open.
         siblings: The sessions of one store object: its own, and those of its Runs.
-        allows_fast_path: Whether the store's options ask nothing of an append besides: no limit, no lease, and
-            nothing to be resent.
+        allows_fast_path: Whether the store's options allow the fast path of an append: no limit, no required
+            lease, and nothing to be resent.
     """
 
     codec: Codec[E, S]
@@ -79,7 +79,7 @@ class Session(Generic[E, S]):
         return replace(self, coverage=CoverageBook(), snapshots=SnapshotCache())
 
     def open(self, keys: Keys) -> None:
-        """Note the key names, once the namespace is open: for every sibling, also one that was made before."""
+        """Note the key names once the namespace is open, in every sibling."""
         for session in self._living():
             session.opened = keys
 

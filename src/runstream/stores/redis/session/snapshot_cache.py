@@ -15,7 +15,7 @@ _MAX_BYTES = 64 * 2**20
 class SnapshotCache:
     """The last known snapshot of each run and lane, from which the next one is sent as a difference.
 
-    It holds so many bytes and no more; after a snapshot that it dropped, the next is sent whole.
+    Its size in bytes is bounded; after a snapshot that it dropped, the next is sent in full.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class SnapshotCache:
             return self._known.get((run_id, lane_id), ("", 0, None))
 
     def put(self, run_id: str, lane_id: str | None, token: str, revision: int, state: PackedState | None) -> None:
-        """Remember a snapshot; if its state is None, the next is sent whole."""
+        """Remember a snapshot; if its state is None, the next is sent in full."""
         with self._lock:
             self._drop((run_id, lane_id))
             self._known[run_id, lane_id] = (token, revision, state)
@@ -38,7 +38,7 @@ class SnapshotCache:
                 self._drop(next(iter(self._known)))
 
     def drop(self, run_id: str, lane_id: str | None) -> None:
-        """Note that a run or lane has no snapshot, so that the next one follows none."""
+        """Note that a run or lane has no snapshot: the next one has none before it."""
         with self._lock:
             self._drop((run_id, lane_id))
 

@@ -1,1 +1,1 @@
-"""What the operator's commands do to Redis."""
+"""The operations in Redis of the operator's commands."""

@@ -1,4 +1,4 @@
-"""Append events to a run that another store has kept: what an operator does, whatever the limits of writers."""
+"""Append events again that another store has kept, beyond the limits that hold for writers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def append_again(
 ) -> Operation[int]:
     """Append events that were stored once, right after an offset.
 
-    No limit of a store object holds for them, be it on an event or on what Redis has of a run: a run that is being
-    repaired is parked and not trimmed, so that with a limit this could never be done.
+    No limit of a store object holds for them, neither on an event's size nor on the number of hot events: a run
+    that is being repaired is parked and not trimmed, so that with a limit this could never be done.
 
     Args:
         keys: The namespace's keys.

@@ -57,7 +57,7 @@ class Replacement:
         fields = {
             "start": str(header.start),
             "last": str(self.last),
-            # what others have archived is proven again from here on: nobody has compared it with these entries
+            # the mark begins here again: no archive was compared with these entries yet
             "mark": str(self.before),
             "status": header.status,
             "created": str(round(header.created_at * MICROSECONDS)),
@@ -126,12 +126,12 @@ def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot)
 def switch_history(
     keys: Keys, seen: HotRun | None, replacement: Replacement, *, token: str, count: int, common: int
 ) -> Operation[None]:
-    """Put the refilled history in the place of the run's, unless the run has changed since it was seen.
+    """Replace the run's history by the refilled one, unless the run has changed since it was seen.
 
     Args:
         keys: The namespace's keys.
         seen: The run as it was seen; None: it was not there.
-        replacement: What stands beside the refilled entries.
+        replacement: What belongs to the history besides the refilled entries.
         token: The token under which they were refilled.
         count: How many entries they are.
         common: The last offset that both histories have; 0 for none.
@@ -167,11 +167,11 @@ def switch_history(
         return
     if outcome == b"incomplete":
         raise StoreUnavailable(
-            f"what was put back of run {run_id!r} has expired or was removed before it took the run's place:"
+            f"what was put back of run {run_id!r} has expired or was removed before it replaced the run's history:"
             " nothing was changed; send the same call again"
         )
     at = parse_cursor(detail[0])
-    # a reply that was lost: it has been done, and nothing was written since
+    # the reply to a former attempt was lost: it was done, and nothing was written since
     if at == replacement.last and (yield from load_runs(keys, [run_id]))[0] == _as_loaded(replacement):
         return
     raise ConcurrencyConflict(
@@ -182,7 +182,7 @@ def switch_history(
 
 
 def _as_loaded(replacement: Replacement) -> HotRun:
-    """The run as it is loaded once it has this history."""
+    """The run as it would be loaded once it has this history."""
     header, fields = replacement.header, replacement.meta()
     snapshots = {one.lane_id: SnapshotHead(*one[:4]) for one in replacement.snapshots}
     head = RunHead(

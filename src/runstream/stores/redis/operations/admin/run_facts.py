@@ -1,4 +1,4 @@
-"""What Redis notes beside a run's history, for whoever checks one against the other."""
+"""Load what Redis notes of a run beside its history, to check one against the other."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from runstream.operations.messages import offset_conflict
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import Batch, SnapshotWrite
 from runstream.stores.redis.append_result import Applied
-from runstream.stores.redis.operations.client.append_fast_path import append_event, is_ordinary
+from runstream.stores.redis.operations.client.append_fast_path import append_event, is_plain_append
 from runstream.stores.redis.operations.client.archived_errors import retired_away
 from runstream.stores.redis.operations.client.resend_lost import deliver
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
@@ -34,7 +34,7 @@ def save_event(session: Session[E, S], event: E) -> Operation[Applied | list[App
     run_id: Any = getattr(event, "run_id", None)
     check_run_id(run_id)
     encoded = session.codec.encode_event(run_id, event)
-    if is_ordinary(session, encoded):
+    if is_plain_append(session, encoded):
         return append_event(session, run_id, encoded)
     return deliver(session, [batch_of(run_id, (encoded,))])
 
@@ -60,7 +60,7 @@ def append(
     check_count("expected_offset", expected_offset)
     encoded = session.codec.encode_events(run_id, events, keys)
     is_bare = keys is None and expected_offset is None and lease is None and snapshot is None
-    if is_bare and len(encoded) == 1 and is_ordinary(session, encoded[0]):
+    if is_bare and len(encoded) == 1 and is_plain_append(session, encoded[0]):
         return (yield from append_event(session, run_id, encoded[0]))
     batch = batch_of(
         run_id,
@@ -70,9 +70,8 @@ def append(
         grant=grant_of(run_id, lease),
     )
     if snapshot is not None:
-        yield from resolve_unanswered(
-            session, [run_id]
-        )  # it may be a snapshot of its own that the new one is made from
+        # an unanswered snapshot of its own may be the one that the new one is made from
+        yield from resolve_unanswered(session, [run_id])
         batch = _with_snapshot(
             session, batch, snapshot, lane_id, _own_base(session, run_id, lane_id, compare=True)
         )
@@ -101,7 +100,7 @@ def update_state(
     how: StateChange,
     archived: Archived | None = None,
 ) -> Operation[S]:
-    """Load the run's state, change it, and save it if nobody has saved another in between; else again.
+    """Load the run's state, change it, and save it unless another was saved in between; then try again.
 
     ``archived`` is the snapshot that an archive has, for a run whose own was retired; it is used for one attempt.
     """
@@ -116,7 +115,7 @@ def update_state(
         if not saved and start and retired is not None and retired.had_snapshot(None):
             former, archived = archived and archived.snapshot, archived and Archived(None)
             if former is None or former.revision != retired.run_revision:
-                raise (yield from retired_away(session, run_id, None))  # and no new state in its place
+                raise (yield from retired_away(session, run_id, None))  # and no new state instead
             covers = Covered(former.offset, parse_cursor(start).chain)
             base = _Base(retired.token(None), former.revision, None, covers, compare=True, state=former.state)
         base = base._replace(changes=archived is not None)
@@ -134,13 +133,13 @@ def update_state(
 
 
 class Archived(NamedTuple):
-    """What an archive has of a run's snapshot; None for none."""
+    """The snapshot that an archive has of a run; None for none."""
 
     snapshot: Snapshot[Any] | None
 
 
 class _Base(NamedTuple):
-    """What a snapshot is made from: the one before, by token and content, and what it will cover."""
+    """The snapshot that a new one is made from, by token and content, and what the new one will cover."""
 
     token: str
     revision: int
@@ -152,7 +151,7 @@ class _Base(NamedTuple):
 
 
 def _base(session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: bytes | None) -> _Base:
-    """What the saved snapshot is, for a change that is made to it and to nothing else.
+    """The saved snapshot, as the base of a change that is made to it and to nothing else.
 
     It covers what that one covers, whatever this store knows besides. It is what this call has loaded,
     not what another thread of this store has saved since.
@@ -166,7 +165,7 @@ def _base(session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start:
 
 
 def _own_base(session: Session[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
-    """What this store saved or loaded last, for a state that its writer has gone on from."""
+    """The snapshot that this store saved or loaded last, as the base of a state that its writer made from it."""
     token, revision, packed = session.snapshots.get(run_id, lane_id)
     return _Base(token, revision, packed, session.coverage.covered(run_id, lane_id), compare)
 
@@ -194,7 +193,7 @@ def _with_snapshot(session: Session[E, S], batch: Batch, state: S, lane_id: str 
 
 
 def _append_nothing(session: Session[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:
-    """Where the run stands: an append of nothing creates nothing."""
+    """Check where the run ends, and write nothing: an append of no events creates no run."""
     (meta,) = yield Exchange([head_query(session.keys.run(run_id).meta)])
     last = parse_head(meta).last
     offset = last.offset

@@ -1,7 +1,7 @@
-"""The ordinary append: one event, with nothing asked for besides.
+"""The fast path of an append: one event, and nothing else asked for.
 
-It is what an agent waits for at every event, so its way is written out: one generator, and few objects that are
-neither sent nor kept. What turns out not to be ordinary goes on as any batch does.
+An agent waits for this at every event, so it is written out: one generator, and few objects that are neither sent
+nor kept. Where the reply is not the short one, the append goes on as any batch does.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from runstream.model.state import STATUS_BY_KIND
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.append_result import Applied
-from runstream.stores.redis.operations.client.send import batch_of, heard, outcome_of
+from runstream.stores.redis.operations.client.send import batch_of, note_reply, outcome_of
 from runstream.stores.redis.replies import parse_start
 from runstream.stores.redis.scripts.calls import event_call
 from runstream.stores.redis.session.in_flight import Attempt
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["append_event", "is_ordinary"]
+__all__ = ["append_event", "is_plain_append"]
 
 
-def is_ordinary(session: Session[E, S], event: EncodedEvent) -> bool:
-    """Whether nothing has to be looked after besides: the event says nothing of its run, and nothing waits."""
+def is_plain_append(session: Session[E, S], event: EncodedEvent) -> bool:
+    """Whether the fast path fits: the event's kind sets no status, and nothing waits to be resolved."""
     return session.allows_fast_path and event.kind not in STATUS_BY_KIND and session.in_flight.is_empty()
 
 
 def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Operation[Applied]:
-    """Append an event to its run."""
+    """Append one event to its run."""
     producer = session.producers.take()
     sent_at, seen = session.server_clock.now(), session.seen.get(run_id)
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen)
@@ -38,20 +38,20 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
     try:
         (reply,) = yield Exchange((call,), tolerant=True, frequent=True)
     finally:
-        words = reply.split() if type(reply) is bytes else ()
-        if len(words) != 3 or seen is None:  # there is none, or not that of an ordinary append
+        fields = reply.split() if type(reply) is bytes else ()
+        if len(fields) != 3 or seen is None:  # no reply, or not the short one
             sending = Sending(producer.name, producer.number, sent_at, seen)
             attempt = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
             if reply is None:
                 session.in_flight.add([attempt])
-    if len(words) != 3 or seen is None:
+    if len(fields) != 3 or seen is None:
         outcome = yield from outcome_of(attempt, reply)
         session.producers.give_back(producer)
         if isinstance(outcome, RunstreamError):
             raise outcome
         return outcome
     session.producers.give_back(producer)
-    last, server_time, lane_before = words
-    heard(session, run_id, server_time, seen.start, last, seen.offset + 1)
+    last, server_time, lane_before = fields
+    note_reply(session, run_id, server_time, seen.start, last, seen.offset + 1)
     session.coverage.appended_one(run_id, event.lane_id, parse_start(seen.start), seen.offset, int(lane_before))
     return Applied((event,), seen.last, last)

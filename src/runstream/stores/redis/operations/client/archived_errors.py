@@ -1,4 +1,4 @@
-"""What has left Redis for the archives: the error that says so, and where it went."""
+"""The errors for what has left Redis: they name the archives that have it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["events_archived", "retired_away"]
 
 
 def events_archived(session: Session[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
-    """The events from ``first`` on have left Redis."""
+    """The error for events from ``first`` on that have left Redis."""
     first_hot, archives = yield from _facts(session, run_id, first)
     return EventsArchived(
         f"events {first} to {first_hot - 1} of run {run_id!r} have left Redis for {_listed(archives)}; read them"
@@ -24,7 +24,7 @@ def events_archived(session: Session[E, S], run_id: str, first: int) -> Operatio
 
 
 def retired_away(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[EventsArchived]:
-    """The run was retired, and with it its snapshot, or (of a lane) all that was known of the lane."""
+    """The error for a retired run whose snapshot, or (for a lane) all that was known of the lane, left Redis."""
     first_hot, archives = yield from _facts(session, run_id, 1)
     what = "its snapshot has" if lane_id is None else f"whatever it had of lane {lane_id!r} has"
     return EventsArchived(
@@ -36,7 +36,7 @@ def retired_away(session: Session[E, S], run_id: str, lane_id: str | None) -> Op
 
 
 def _facts(session: Session[E, S], run_id: str, first: int) -> Operation[tuple[int, list[str]]]:
-    """The first offset from that one on that is in Redis, and the locations of the archives."""
+    """The first offset in Redis that is not below ``first``, and the locations of the archives."""
     keys = session.keys.run(run_id)
     queries = [
         (b"XRANGE", keys.events, str(first), "+", b"COUNT", 1),

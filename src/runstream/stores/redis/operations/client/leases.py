@@ -33,7 +33,7 @@ def take_lease(session: Session[E, S], request: LeaseRequest) -> Operation[Lease
 
 
 def give_back_unanswered(session: Session[E, S], run_id: str) -> Operation[None]:
-    """Give back what was asked for and got no reply: nobody holds it, and all would have to wait for it."""
+    """Release leases whose taking got no reply: nobody holds them, and others would wait for them."""
     unanswered = session.in_flight.take_leases(run_id)
     if not unanswered:
         return
@@ -45,12 +45,12 @@ def give_back_unanswered(session: Session[E, S], run_id: str) -> Operation[None]
 
 
 def renew_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:
-    """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+    """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
     ((outcome, *_),) = yield Exchange([lease_call(session.keys, "renew", grant)])
     if outcome == b"lost":
         raise lease_lost(grant)
 
 
 def release_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:
-    """Give it back, unless it has passed on already."""
+    """Give a lease back, unless it has passed on already."""
     yield Exchange([lease_call(session.keys, "release", grant)])

@@ -1,4 +1,4 @@
-"""Open a namespace: is the server fit for it, and how many partitions does it have."""
+"""Open a namespace: check the server, and learn how many partitions the namespace has."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ def open_namespace(session: Session[E, S]) -> Operation[None]:
     if session.partitions is not None:
         Keys(session.namespace, session.partitions)  # refuses a bad number before it is written
     wanted = session.partitions or DEFAULT_PARTITIONS
-    (found,) = yield from _ask([config], wanted)
+    (found,) = yield from _read_or_set_partitions([config], wanted)
     partitions = _check_partitions(session, config, found)
     keys = Keys(session.namespace, partitions)
-    places = [partition.config for partition in keys.partitions]
-    for place, found in zip(places, (yield from _ask(places, partitions)), strict=True):
-        _check_partitions(session, place, found, partitions)
+    configs = [partition.config for partition in keys.partitions]
+    for key, found in zip(configs, (yield from _read_or_set_partitions(configs, partitions)), strict=True):
+        _check_partitions(session, key, found, partitions)
     session.open(keys)
 
 
-def _ask(places: Sequence[str], wanted: int) -> Operation[list[bytes]]:
-    """How many partitions these keys tell, once those that tell nothing have been given the number.
+def _read_or_set_partitions(configs: Sequence[str], wanted: int) -> Operation[list[bytes]]:
+    """The number of partitions in each of these keys, once it was set in those that had none.
 
-    Nothing is written where all tell: a full server is opened, and then drained.
+    Nothing is written where all have one: so a full server can be opened, and then drained.
     """
-    queries = [(b"HGET", place, "partitions") for place in places]
+    queries = [(b"HGET", key, "partitions") for key in configs]
     found: list[bytes | None] = yield Exchange(queries)
-    missing = [place for place, number in zip(places, found, strict=True) if number is None]
+    missing = [key for key, number in zip(configs, found, strict=True) if number is None]
     if missing:
-        yield Exchange([(b"HSETNX", place, "partitions", wanted) for place in missing])
+        yield Exchange([(b"HSETNX", key, "partitions", wanted) for key in missing])
         found = yield Exchange(queries)
     return [number or b"" for number in found]
 
 
-def _check_partitions(session: Session[E, S], place: str, found: bytes, wanted: int | None = None) -> int:
+def _check_partitions(session: Session[E, S], key: str, found: bytes, wanted: int | None = None) -> int:
     wanted = session.partitions if wanted is None else wanted
     if not found.isdigit() or not 1 <= int(found) <= MAX_PARTITIONS:
-        raise ConfigurationError(f"key {place!r} holds {found!r:.80} partitions: it is not a runstream namespace")
+        raise ConfigurationError(f"key {key!r} holds {found!r:.80} partitions: it is not a runstream namespace")
     if wanted is not None and int(found) != wanted:
         raise ConfigurationError(
             f"namespace {session.namespace!r} has {int(found)} partitions, not {wanted}: a namespace keeps the"

@@ -22,7 +22,7 @@ def read(
     run_id: str,
     query: ReadQuery,
 ) -> Stream:
-    """The events between two offsets, as they stand at the first exchange, in pages."""
+    """The events between two offsets, as they are at the first exchange, in pages."""
     check_run_id(run_id)
     query.check()
     low, cursor = parse_position(query.after)
@@ -50,7 +50,7 @@ def follow(
     run_id: str,
     query: FollowQuery,
 ) -> Stream:
-    """History, then live, until the run has ended and all was given."""
+    """History, then live events, until the run has ended and all was given."""
     check_run_id(run_id)
     wanted = EventFilter(query)
     keys = session.keys.run(run_id)

@@ -1,7 +1,7 @@
 """Read a run page by page.
 
-Offsets are dense, so density is the proof that nothing is missing: a page that does not go on where
-the last one ended is an error, never a shorter list.
+Offsets are dense, so a gap shows that something is missing: a page that does not go on where the last one ended is
+an error, never a shorter list.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Page: TypeAlias = list[tuple[Cursor, bytes]]
 class RunReader:
     """Reads the pages of one run and checks that nothing is missing between them, and that it is one history.
 
-    What it gives are events with their places; ``bare``, without.
+    It gives events with their offsets and cursors; with ``bare``, the events alone.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class RunReader:
         self.left = limit
         self.bare = bare
         self.seen: Cursor | None = None
-        """The last place that was read forward, or the cursor to go on from."""
+        """The last cursor that was read forward, or the one to go on from."""
         self._keys = session.keys.run(run_id)
         self._pace = PageSize(PAGE)
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
-        """Where the run stands, checked to be the history that this store saw last, and the cursor's."""
+        """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
         known = self.session.seen.get(self.run_id)
         queries = [head_query(self._keys.meta)]
-        places = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
-        queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in places]
+        cursors = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
+        queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in cursors]
         if known is not None:
             queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
         meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
@@ -78,7 +78,7 @@ class RunReader:
         return head
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
-        """The next entries after an offset, none missing; so many, or what the pace allows."""
+        """The next entries after an offset, none missing; ``count`` of them, or what the page size allows."""
         count = self._pace.count if count is None else count
         # with the entry that was seen last, as long as it is there: it tells whether this is the same history
         again = self.seen is not None and self.seen.offset == after
@@ -88,8 +88,8 @@ class RunReader:
         meta, entries = yield Exchange([head_query(self._keys.meta), query], atomic=True)
         head = parse_head(meta)
         high = head.last.offset if upto is None else min(upto, head.last.offset)
-        places = (parse_cursor(entry_id) for entry_id, _ in entries)
-        found = [item for item in zip(places, parse_records(entries), strict=True) if item[0].offset <= high]
+        cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
+        found = [item for item in zip(cursors, parse_records(entries), strict=True) if item[0].offset <= high]
         self._pace.adapt(record for _, record in found)
         if again:
             yield from self._check_history(head, found[:1])
@@ -115,7 +115,7 @@ class RunReader:
     def backward(self, low: int, high: int) -> Stream:
         """The events from ``high`` down to ``low + 1``."""
         if self.left is None and low < high:
-            yield from self.page(low, high, 1)  # say at once, not after half of it, that the rest has moved
+            yield from self.page(low, high, 1)  # raise at once, not after half of it, if the rest has moved
         while low < high and self.left != 0:
             count = self._next_count()
             head, found = yield from self.page(max(low, high - count), high, count)
@@ -129,7 +129,7 @@ class RunReader:
     def decode(self, found: Page) -> Operation[list[Any]]:
         """The events of a page, without those that were erased.
 
-        At one that does not read, what came before it is handed on first.
+        Before a record that does not read is raised, the events in front of it are given to the reader.
         """
         decode_event, run_id = self.session.codec.decode_event, self.run_id
         recorded: list[Any] = []
@@ -147,14 +147,14 @@ class RunReader:
         return recorded
 
     def note(self, head: RunHead, at: Cursor) -> None:
-        """Note how far the run was read, for the next page and for whatever this store does next."""
+        """Note how far the run was read, for the next page and for this store's later calls."""
         self.seen = at
         self.session.seen.note(self.run_id, str(head.start).encode(), str(at).encode(), at.offset)
         if self.session.recent is not None:
             self.session.recent.mark_read(self.run_id, at.offset)
 
     def _check_history(self, head: RunHead, found: Page) -> Operation[None]:
-        """Raise unless what was seen last is there still, or has been trimmed."""
+        """Raise unless the cursor seen last is still in the run, or has been trimmed."""
         seen = self.seen
         if seen is None:
             return
@@ -165,7 +165,7 @@ class RunReader:
             raise diverged(self.run_id, seen)
 
     def _report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
-        """Raise the error for events that were seen and are not there: a replica may not have them yet."""
+        """Raise the error for events that were seen and are missing: lost, or not yet on this replica."""
         (info,) = yield Exchange([(b"INFO", "replication")], tolerant=True)
         if not isinstance(info, Refusal) and parse_info(info).get("role") == "slave":
             raise StoreUnavailable(
@@ -175,7 +175,7 @@ class RunReader:
         raise lost(self.run_id, last_seen, last_present)
 
     def _report_missing(self, head: RunHead, expected: int) -> Operation[None]:
-        """Raise the error that says why the event at ``expected`` is not there."""
+        """Raise the error that says why there is no event at ``expected``."""
         if expected > head.mark.offset:  # nobody may have trimmed what was never archived
             raise lost(self.run_id, head.last.offset, expected - 1)
         raise (yield from events_archived(self.session, self.run_id, expected))

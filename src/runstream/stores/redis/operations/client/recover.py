@@ -1,4 +1,4 @@
-"""Recover a run or a lane: what a writer goes on from."""
+"""Recover a run or a lane: load what a writer goes on from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     if lane_id is not None:
         check_name("lane_id", lane_id)
         queries.append((b"HGET", keys.meta, f"since:{lane_id}"))
-    yield from resolve_unanswered(session, [run_id])  # what is on its way is part of what is gone on from
+    yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
         saved, meta, *since = yield Exchange(queries, atomic=True)
@@ -52,11 +52,11 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
             if lane_id is None:
                 recorded = yield from collect(read(session, run_id, ReadQuery(covered, head.last.offset + 1)))
             elif since[0] is not None:
-                # a lane needs its own events and no others, wherever those have gone
+                # a lane needs only its own events: those of others may have left Redis
                 first = max(covered, int(since[0]) - 1)
                 recorded = yield from collect(read(session, run_id, ReadQuery(first, head.last.offset + 1)))
         except EventsArchived:
-            # trimmed between the two steps, which takes a newer snapshot: go on from that one
+            # trimmed between the two steps: that takes a newer snapshot, so start again from that one
             if snapshot is None or snapshot.revision == revision:
                 raise
             revision = snapshot.revision
@@ -80,7 +80,7 @@ def _without_snapshot(
     *,
     is_unknown_lane: bool,
 ) -> Operation[None]:
-    """Raise EventsArchived if what there was to recover from was retired; else know that there is none."""
+    """Raise EventsArchived if the snapshot was retired; otherwise note that there is none."""
     retired = retired_of(meta)
     if retired is not None and (
         retired.had_snapshot(lane_id) or (is_unknown_lane and has_retired_events(parse_head(meta), retired))
@@ -100,7 +100,7 @@ def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: st
 
 
 def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[str]:
-    """What stands for the token of the latest snapshot if that was retired; '' if it is here, or was never."""
+    """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
     keys = session.keys.run(run_id)
     meta, has_snapshot = yield Exchange([head_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True)
     retired = retired_of(meta)
@@ -118,7 +118,7 @@ def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int
     """The seq of the lane's last event, 0 for a lane that has none."""
     check_run_id(run_id)
     check_name("lane_id", lane_id)
-    yield from resolve_unanswered(session, [run_id])  # a number that is on its way is not free
+    yield from resolve_unanswered(session, [run_id])  # an unanswered append may have used a number
     meta_key = session.keys.run(run_id).meta
     queries = [(b"HGET", meta_key, f"lane:{lane_id}"), head_query(meta_key)]
     lane, meta = yield Exchange(queries, atomic=True)

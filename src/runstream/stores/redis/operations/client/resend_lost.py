@@ -1,8 +1,8 @@
-"""Deliver batches: send them, and, in a store that resends what is lost, put that back first.
+"""Deliver batches: send them; a store with ``resend_lost`` first puts back what the server lost.
 
 After a failover a server can lack what it acknowledged. A store with ``resend_lost`` holds the events that it
-appended last (:mod:`~runstream.stores.redis.session.recent_appends`). Where an append finds the history behind
-them or another one, those that are not there any more are appended again: once, in order, as new offsets.
+appended last (:mod:`~runstream.stores.redis.session.recent_appends`). Where an append finds that the history ends
+before them, or is another one, those that are missing are appended again: once, in order, as new offsets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ __all__ = ["deliver"]
 
 
 def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[Applied]]:
-    """Send batches of different runs in one round trip. Raises what the first refused one was refused for."""
+    """Send batches of different runs in one round trip.
+
+    Raises the error of the first that was refused.
+    """
     if session.require_lease:
         for batch in batches:
             lane_id = None if batch.snapshot is None else batch.snapshot.lane_id
@@ -37,12 +40,12 @@ def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[
     if recent is not None:
         for batch in batches:
             if recent.lost(batch.run_id):
-                yield from _pay(session, recent, batch)
+                yield from _put_back(session, recent, batch)
     outcomes = yield from send(session, batches)
     try:
         return (yield from _applied(session, batches, outcomes))
     except BaseException:
-        # of a call that fails or is broken off, what was applied is not sent anew when it is repeated
+        # when a call that failed or was broken off is repeated, what was applied must not be applied anew
         for batch, outcome in zip(batches, outcomes, strict=True):
             if isinstance(outcome, Applied):
                 session.in_flight.keep_outcome(batch, outcome)
@@ -66,9 +69,9 @@ def _applied(
 def _resend(
     session: Session[E, S], recent: RecentAppends, batch: Batch, loss: AcknowledgedWritesLost | HistoryDiverged
 ) -> Operation[Outcome]:
-    """Put back what this store appended and the server lost; then send the batch that found out.
+    """Put back what this store appended and the server lost; then send the batch that found the loss.
 
-    Gives the loss itself where that does not make up for it: where this store has seen events of others
+    Gives the loss itself where that does not restore everything: where this store has seen events of others
     that are lost, or appended more than it holds.
     """
     run_id = batch.run_id
@@ -78,22 +81,22 @@ def _resend(
         present = yield from _count_present(session, run_id, held)
         if seen is None or not held or present is None:
             return loss
-        is_made_up_for = seen.cursor == held[-1][0]
+        is_complete = seen.cursor == held[-1][0]
         if present < len(held):
             after = held[present - 1][0].offset if present else 0
-            is_made_up_for = (
-                is_made_up_for
+            is_complete = (
+                is_complete
                 and (present > 0 or recent.is_complete(run_id))
                 and not recent.has_read_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
             )
             recent.keep_only(run_id, held[:present])
             recent.mark_lost(run_id, [event for _, event in held[present:]])
-            # what is covered of the history that is gone says nothing of this one
+            # coverage of the history that is gone does not hold for this one
             session.forget_history(run_id)
     finally:
         recent.end_resend(run_id)
-    yield from _pay(session, recent, batch)
-    if not is_made_up_for:
+    yield from _put_back(session, recent, batch)
+    if not is_complete:
         return loss
     if batch.snapshot is not None:
         batch = batch._replace(snapshot=replace(batch.snapshot, covers=Covered()))
@@ -101,24 +104,24 @@ def _resend(
     return outcome
 
 
-def _pay(session: Session[E, S], recent: RecentAppends, payer: Batch) -> Operation[None]:
-    """Put back what is owed to the payer's run, but for what another's lease is in the way of, for now."""
-    run_id, grant = payer.run_id, payer.grant
+def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Operation[None]:
+    """Append the lost events of the batch's run again, except those that another's lease keeps out for now."""
+    run_id, grant = batch.run_id, batch.grant
     yield from _begin(recent, run_id)
     try:
-        owed = recent.lost(run_id)
-        if not owed:
+        lost = recent.lost(run_id)
+        if not lost:
             return
-        portions = [owed]
+        portions = [lost]
         if grant is not None and grant.lane_id is not None:
-            portions = _by_lane(owed)
+            portions = _by_lane(lost)
         while portions:
             portion = portions.pop(0)
             lanes = {event.lane_id for event in portion}
             carried = grant if grant is not None and (grant.lane_id is None or {grant.lane_id} == lanes) else None
             is_keyed = any(event.key is not None for event in portion)
-            batch = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
-            (outcome,) = yield from send(session, [batch], checked=False)
+            again = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
+            (outcome,) = yield from send(session, [again], checked=False)
             if isinstance(outcome, Applied):
                 recent.mark_resent(run_id, lanes)
             elif not isinstance(outcome, LeaseHeld):
@@ -138,14 +141,14 @@ def _by_lane(events: Sequence[EncodedEvent]) -> list[Sequence[EncodedEvent]]:
 
 def _begin(recent: RecentAppends, run_id: str) -> Operation[None]:
     while not recent.begin_resend(run_id):
-        yield Pause(waiting_seconds())  # another thread or task is at it
+        yield Pause(waiting_seconds())  # another thread or task resends
 
 
 def _count_present(session: Session[E, S], run_id: str, held: Sequence[Written]) -> Operation[int | None]:
-    """How many of these events the run still has, the first ones; None if that cannot be told any more.
+    """How many of these events the run still has, counted from the first; None if that cannot be known any more.
 
-    One event that is there proves all before it: its cursor has their chain. What has been trimmed, and has
-    none after it, can only be told from the archived mark.
+    The chain at an event's offset proves all before it, so one event that is there proves the others. What has
+    been trimmed, and has none after it, can only be proven by the archived mark.
     """
     keys = session.keys.run(run_id)
     queries = [head_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]

@@ -1,4 +1,4 @@
-"""List runs, tell what is known of one, delete one."""
+"""List runs, describe one, delete one."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def _run_ids(session: Session[E, S], session_id: str | None, updated_after: floa
     keys = session.keys
     if session_id:
         check_name("session_id", session_id)
-    # no set has the runs without a session
-    places = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
-    # they are right to the second
+    # there is no set of the runs without a session
+    sets = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
+    # their scores are right to the second
     low = "-inf" if updated_after is None or session_id else f"{(updated_after - 1) * MICROSECONDS:.0f}"
-    replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in places])
+    replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in sets])
     updated = dict(pair for reply in replies for pair in parse_scores(reply))
-    # of those that share a second, each tells its time itself
+    # for runs that share a second, meta has the exact time
     shared = Counter(time // MICROSECONDS for time in updated.values())
     close = [run_id for run_id, time in updated.items() if shared[time // MICROSECONDS] > 1]
     for at in range(0, len(close), _CHUNK):

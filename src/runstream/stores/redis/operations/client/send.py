@@ -1,4 +1,4 @@
-"""Send batches to the append script, and note what its replies tell.
+"""Send batches to the append script, parse its replies, and note what they say.
 
 A batch that gets no reply waits to be resolved; see :mod:`~runstream.stores.redis.session.in_flight`.
 """
@@ -31,13 +31,14 @@ from runstream.stores.redis.session.in_flight import Attempt
 from runstream.stores.redis.session.producers import Producer
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["batch_of", "heard", "held", "outcome_of", "resolve_unanswered", "send", "waiting_seconds"]
+__all__ = ["batch_of", "held", "note_reply", "outcome_of", "resolve_unanswered", "send", "waiting_seconds"]
 
 _SHORTEST_WAIT_SECONDS = 0.002
 _LONGEST_WAIT_SECONDS = 0.02
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
-"""That a batch was applied, in one text; what it was refused for; or that the script itself was."""
+"""append.lua's reply: text if the batch was applied, a list [code, ...] if the script rejected it, Refusal if the
+server rejected the command."""
 
 
 def batch_of(
@@ -48,12 +49,12 @@ def batch_of(
     expected_offset: int | None = None,
     grant: LeaseGrant | None = None,
 ) -> Batch:
-    """The batch that appends these events to a run; ``is_keyed`` if some of them may have a key."""
+    """Make the batch that appends these events to a run; ``is_keyed`` if some of them may have a key."""
     return Batch(
         run_id,
         events,
         next((event.session_id for event in events if event.session_id), ""),
-        # where some may be known, the script finds it: what is not written again says nothing again
+        # where some keys may be known, the script finds the status: events that are not written do not change it
         "" if is_keyed else status_after(event.kind for event in events) or "",
         _spans(events),
         is_keyed,
@@ -75,8 +76,8 @@ def _spans(events: Sequence[EncodedEvent]) -> dict[str, LaneSpan]:
 def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:
     """Send batches of different runs in one round trip, and give what became of each.
 
-    What waits to be resolved of these runs goes first. With ``checked`` False the script does not compare
-    the history with what this store saw last.
+    What waits to be resolved in these runs is sent first. With ``checked`` False the script does not compare
+    the history with the cursor that this store saw last.
     """
     claimed = (yield from _claim(session, batches)) if session.in_flight else {}
     fresh = [batch for batch in batches if batch.run_id not in claimed] if claimed else batches
@@ -98,23 +99,23 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
 
 
 def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[Outcome]:
-    """What becomes of a batch that got this reply: sent again where it can be put otherwise, and only there."""
-    if not isinstance(reply, bytes) and _put_otherwise(attempt.session, attempt, reply):
+    """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal."""
+    if not isinstance(reply, bytes) and _adjust_call(attempt.session, attempt, reply):
         (reply,) = yield from _attempt(attempt.session, [attempt])
     return _outcome(attempt, reply)
 
 
 def _claim(session: Session[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
-    """Resolve what waits of these runs, and give what became of those batches that were among it."""
+    """Resolve what waits in these runs; give the outcomes of those of these batches that were among it."""
     yield from resolve_unanswered(session, [batch.run_id for batch in batches])
     outcomes = ((batch.run_id, session.in_flight.take_outcome(batch)) for batch in batches)
     return {run_id: outcome for run_id, outcome in outcomes if outcome is not None}
 
 
 def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operation[None]:
-    """Send again what got no reply in these runs, and keep what becomes of it for callers that repeat it.
+    """Resend the batches of these runs that got no reply, and keep their outcomes for callers that repeat them.
 
-    One caller at a time: the others wait for what it finds out.
+    One caller at a time does so; the others wait for its outcomes.
     """
     book = session.in_flight
     if not book:
@@ -126,19 +127,21 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
     try:
         replies = yield from _attempt(session, attempts)
         for attempt, reply in zip(attempts, replies, strict=True):
-            # what it tells of snapshots and of what they cover, its own writer has to know, and nobody else
+            # snapshots and coverage are noted in the session of the writer whose batch it is
             book.keep_outcome(attempt.batch, _outcome(attempt, reply))
     finally:
         book.release(attempts)
 
 
 def waiting_seconds() -> float:
-    """Seconds to wait before looking again whether another caller is done: some milliseconds, never in step."""
+    """Seconds until the next check whether another caller is done: some milliseconds, with jitter."""
     return random.uniform(_SHORTEST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)  # noqa: S311 - jitter, no secret
 
 
-def heard(session: Session[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int) -> None:
-    """Note the time and the last place, with this offset, that the reply to an applied batch tells."""
+def note_reply(
+    session: Session[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int
+) -> None:
+    """Note the server's time and the run's last cursor, at this offset, from the reply to an applied batch."""
     session.server_clock.update(server_time)
     session.seen.note(run_id, start, last, offset)
 
@@ -155,32 +158,32 @@ def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked:
 
 
 def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]]) -> Operation[list[_Reply]]:
-    """One round trip, and another for what has to be put otherwise. What gets no reply waits to be resolved."""
+    """Send in one round trip, then each adjusted call once more. What gets no reply waits to be resolved."""
     is_done = False
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
         for index, attempt in enumerate(attempts):
-            if type(replies[index]) is not bytes and _put_otherwise(session, attempt, replies[index]):
+            if type(replies[index]) is not bytes and _adjust_call(session, attempt, replies[index]):
                 (replies[index],) = yield Exchange([attempt.call], tolerant=True)
         is_done = True
     finally:
         if not is_done:
-            # for an error, or because the caller was cancelled: all of them, as nobody is told of any of them
+            # after an error or a cancellation no caller gets any outcome: all of them have to be resolved
             session.in_flight.add(attempts)
     return replies
 
 
-def _put_otherwise(
+def _adjust_call(
     session: Session[E, S], attempt: Attempt[Session[E, S]], reply: Sequence[bytes] | Refusal
 ) -> bool:
-    """Whether the script refused for what can be put otherwise; then the attempt's call is the other one."""
+    """Adjust an attempt's call to what the script refused it for. False if there is nothing to adjust."""
     if isinstance(reply, Refusal):
         return False
     if reply[0] == b"whole" and attempt.batch.snapshot is not None:
-        # somebody else saved a snapshot since: there is nothing to make a difference from
+        # another snapshot was saved since: a difference from the known one no longer fits
         attempt.batch.snapshot.known_state = None
     elif reply[0] == b"stale" and not attempt.is_old:
-        # the clocks differ, not the ages: what was refused was not applied, so it is as good as new
+        # the clocks differ, not the ages: it was refused and not applied, so it may be sent as new
         session.server_clock.update(reply[1], reset=True)
         attempt.sending = attempt.sending._replace(sent_at=session.server_clock.now())
     else:
@@ -190,13 +193,13 @@ def _put_otherwise(
 
 
 def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
-    """What a script's 'held' says: field, owner, microseconds."""
+    """The LeaseHeld error of a script's reply 'held': field, owner, microseconds."""
     field, owner, left = facts
     return lease_held(run_id, lane_of_lease(field.decode()), owner.decode(), int(left) / MICROSECONDS)
 
 
 def _refusal(session: Session[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
-    """What the append script's reply says that is not 'ok'; see its header."""
+    """The error of a reply of the append script that is not 'ok'; see its header."""
     run_id, seen = batch.run_id, session.seen.get(batch.run_id)
     if outcome == b"held":
         return held(run_id, facts)
@@ -229,7 +232,7 @@ def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
     if outcome == b"retired":
         text = (
             "was retired, and the snapshot that this one was to follow has left Redis for the archive: nothing was"
-            " written; load it there and go on from it, or put this one in its place (save_snapshot)"
+            " written; load it there and go on from it, or replace it by this one (save_snapshot)"
         )
     else:
         text = (
@@ -241,14 +244,14 @@ def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
 
 
 def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
-    """What the append script's reply says; see its header."""
+    """The outcome that the append script's reply stands for, noted in the session; see its header."""
     session, batch = attempt.session, attempt.batch
     if not isinstance(reply, bytes):
         return reply.error if isinstance(reply, Refusal) else _refusal(session, batch, reply[0], reply[1:])
     run_id, lanes = batch.run_id, batch.lanes
-    former, last, revision, began, server_time, *rest = _words(attempt.sending, reply)
+    former, last, revision, began, server_time, *rest = _parse_applied(attempt.sending, reply)
     last_offset, start = parse_offset(last), parse_start(began)
-    heard(session, run_id, server_time, began, last, last_offset)
+    note_reply(session, run_id, server_time, began, last, last_offset)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
@@ -267,19 +270,19 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
     return applied
 
 
-def _words(sending: Sending, reply: bytes) -> Sequence[bytes]:
-    """Former last place, last place, revision, start, server time, and what a reply tells of lanes and events."""
-    words = reply.split()
-    if len(words) == 3 and sending.seen is not None:  # an ordinary append: it went right after what was seen
-        return sending.seen.last, words[0], b"0", sending.seen.start, words[1], words[2]
-    _, former, last, revision, _, start, server_time, *rest = words
+def _parse_applied(sending: Sending, reply: bytes) -> Sequence[bytes]:
+    """Former cursor, last cursor, revision, start, server time, then the lanes' former ends and known events."""
+    fields = reply.split()
+    if len(fields) == 3 and sending.seen is not None:  # the short reply: it went right after the cursor seen last
+        return sending.seen.last, fields[0], b"0", sending.seen.start, fields[1], fields[2]
+    _, former, last, revision, _, start, server_time, *rest = fields
     return former, last, revision, start, server_time, *rest
 
 
 def _without_known(
     batch: Batch, rest: Sequence[bytes]
 ) -> tuple[Mapping[str, LaneSpan], list[bytes], Mapping[int, Cursor]]:
-    """What the events that were written add to their lanes, the lanes' former ends, and where the others lie."""
+    """The lanes of the events that were written, those lanes' former ends, and the cursors of the known events."""
     befores = dict(zip(batch.lanes, rest, strict=False))
     pairs = iter(rest[len(batch.lanes) :])
     known = {int(index) - 1: parse_cursor(cursor) for index, cursor in zip(pairs, pairs, strict=True)}

@@ -36,7 +36,7 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
 def decode_snapshot(
     session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
 ) -> Snapshot[S] | None:
-    """The snapshot that a hash holds, remembered as what the next difference is made from.
+    """Decode the snapshot in a hash, and cache it as the base of the next difference.
 
     Raises CorruptRecordError for a hash that fails its checksum or does not decode.
     """
@@ -51,7 +51,7 @@ def decode_snapshot(
 def decode_known(
     session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
 ) -> tuple[Snapshot[S], str, PackedState] | None:
-    """The snapshot that a hash holds, its token, and what a difference from it is made from."""
+    """The snapshot in a hash, its token, and its packed fields, from which a difference can be made."""
     if not saved:
         return None
     try:

@@ -1,1 +1,1 @@
-"""What the drain worker does to Redis."""
+"""The drain worker's operations in Redis."""

@@ -1,6 +1,6 @@
-"""What a drain worker does to Redis: claim runs, settle them, park them, report itself.
+"""The drain worker's round trips: claim runs, settle them, park them, report on the worker.
 
-The worker decides; these are the round trips. Times are seconds; due times are microseconds of server
+The worker decides; here is only what is sent. Times are seconds; due times are microseconds of server
 time, as the sorted sets hold them.
 """
 

@@ -1,4 +1,4 @@
-"""Load runs from Redis, for a worker, or to check or repair them: where they stand, and what they hold."""
+"""Load runs from Redis, to archive, check or repair them: where they stand, and their entries and snapshots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["HotRun", "LoadRequest", "LoadedEntries", "first_hot", "load_entries"
 
 @dataclass(frozen=True, slots=True)
 class HotRun:
-    """A run as Redis has it: its head, and what only Redis notes of it.
+    """A run as Redis has it: its head, and the facts that only Redis has.
 
     Attributes:
         run_id: The run's id.
@@ -37,7 +37,7 @@ class HotRun:
 
     @property
     def header(self) -> RunHeader:
-        """What an archive notes of it besides its history."""
+        """The header that an archive stores for it."""
         head = self.head
         return RunHeader(
             self.run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent

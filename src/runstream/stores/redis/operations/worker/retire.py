@@ -1,4 +1,4 @@
-"""What a drain worker does to Redis to retire and to forget runs. Times are seconds."""
+"""The drain worker's round trips that retire and forget runs. Times are seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["QuietRuns", "RetireCandidate", "RetireOutcome", "find_quiet", "forge
 
 
 class QuietRuns(NamedTuple):
-    """The ids of runs that it is time to retire, and of those that it is time to forget."""
+    """The ids of runs to retire, and of tombstones to forget."""
 
     to_retire: Sequence[str]
     to_forget: Sequence[str]
@@ -64,7 +64,7 @@ class RetireCandidate(NamedTuple):
 
 
 class RetireOutcome(NamedTuple):
-    """What became of a candidate.
+    """The outcome of a candidate for retirement.
 
     Attributes:
         name: 'ok', or why it was not retired; retire.lua says when.
