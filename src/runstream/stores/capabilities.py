@@ -1,4 +1,4 @@
-"""What some stores can do and others cannot, as small Protocols that are asked for by :func:`part_of`.
+"""Capabilities: what some stores can do and others cannot, as small Protocols that :func:`part_of` looks for.
 
 A store is a facade over parts. A worker or a command that needs more than a facade's methods asks for the part
 that has it, and never for a concrete class.
@@ -23,7 +23,7 @@ C = TypeVar("C")
 
 @runtime_checkable
 class Archive(Sink, Protocol):
-    """A sink in which a person can put right what a worker must leave alone. The drain needs none of it."""
+    """A sink whose runs a person can repair. The drain worker needs none of its methods."""
 
     def header(self, run_id: str) -> RunHeader | None:
         """What the archive notes of a run besides its history; None for one that it does not know."""
@@ -39,9 +39,9 @@ class Archive(Sink, Protocol):
         """
 
     def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
-        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name.
+        """Remove what comes after ``to`` from a run, and the snapshots that ``to`` does not name.
 
-        Durable when it returns, as a whole or not at all, and idempotent.
+        Durable when it returns, completely or not at all, and idempotent.
 
         Args:
             header: What the archive notes of the run from then on. Where it starts elsewhere than the run does,
@@ -55,7 +55,7 @@ class Archive(Sink, Protocol):
         """
 
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand.
+        """Remove a run, and refuse its history for a week: a drain in flight may be about to write it.
 
         Args:
             run_id: The run.

@@ -1,4 +1,4 @@
-"""How a store is closed, once, and opened again by its URL in another process."""
+"""The lifecycle of a store: closed once, and opened again by its URL in another process."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ class AsyncLifecycle(_Reopened):
 
 
 def own(store: Lifecycle, release: Callable[[], None]) -> None:
-    """Say what to call when a store is closed."""
+    """Set what to call when a store is closed."""
     store._release = release
 
 
 def own_async(store: AsyncLifecycle, release: Callable[[], Awaitable[None]]) -> None:
-    """Say what to await when a store is closed."""
+    """Set what to await when a store is closed."""
     store._release = release
 
 
 def reopen_with(store: T, function: Callable[..., Any], *args: Any) -> T:
-    """Say which call opens a store again, in this process or another. Returns the store."""
+    """Set the call that opens a store again, in this process or another. Returns the store."""
     store._reopen = (function, args)
     return store

@@ -17,7 +17,7 @@ from runstream.stores.async_facade import AsyncStore
 __all__ = ["AsyncRunStore", "RunStore"]
 
 AsyncRunStore = AsyncStore
-"""What every store for asyncio offers: the methods of :class:`RunStore`, awaited."""
+"""What every store for asyncio offers: the methods of :class:`RunStore`, as coroutines."""
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         """Remove all that this store holds of a run."""
 
     def forget(self, run_id: str) -> None:
-        """Take a run's present as it is: the way on after AcknowledgedWritesLost or HistoryDiverged."""
+        """Accept a run as the store has it now: the way on after AcknowledgedWritesLost or HistoryDiverged."""
 
     def close(self) -> None:
         """Give back what the store holds open. Closing twice is fine."""

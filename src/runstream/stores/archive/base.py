@@ -1,4 +1,4 @@
-"""What SQLite and JSONL share: each is a store in its own right, and a sink of the drain worker.
+"""The base of the archives, SQLite and JSONL: each is a store in its own right, and a sink of the drain worker.
 
 As a store it gives offsets and chains itself; as a sink it takes them as they are in Redis. Either way it keeps
 one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads them the same.
@@ -49,7 +49,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
     """The operations of an archive, which is a sink as well: a local store that has all of its runs.
 
     It keeps the history of the snapshots that it saw, so that a run can be shown as it was at any offset. Of a run
-    that a drain worker archives, it sees those that were the latest when a worker looked, and no others.
+    that a drain worker archives, it sees those that were the latest when a worker read the run, and no others.
     """
 
     # -- what a medium gives besides -----------------------------------------------------------------------
@@ -142,7 +142,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
 
     @in_one_call
     def snapshot_lanes(self, run_id: str) -> list[str | None]:
-        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+        """The lanes of which snapshots are kept; first None, if there are some of the run's own."""
         check_run_id(run_id)
         lanes = {kept.head.lane_id for kept in self._kept_snapshots(run_id)}
         return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
@@ -154,7 +154,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
 
     @in_one_call
     def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Snapshot[S] | None:
-        """The snapshot that covers most of what lies up to an offset."""
+        """The latest snapshot that covers no event after an offset."""
         _check_lane(run_id, lane_id)
         check_count("offset", offset)
         found = (self._restore_kept(run_id, one) for one in nearest(self._kept_snapshots(run_id), lane_id, offset))

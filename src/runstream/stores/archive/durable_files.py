@@ -1,4 +1,4 @@
-"""What makes files durable, and what makes a read come from the disk."""
+"""Make files durable, and make reads come from the disk."""
 
 from __future__ import annotations
 

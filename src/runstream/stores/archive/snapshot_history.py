@@ -1,6 +1,6 @@
-"""The history of snapshots: which of those that it saw an archive keeps, and which one an offset asks for. Pure.
+"""The rules of the history of snapshots: which snapshots an archive keeps, and which one fits an offset. Pure.
 
-An archive keeps each snapshot beside the latest one, under its token. A snapshot that took the place of another
+An archive keeps each snapshot beside the latest one, under its token. A snapshot that replaced another
 comes after it, whatever the two cover.
 """
 
@@ -45,7 +45,7 @@ def nearest(kept: Sequence[KeptSnapshot], lane_id: str | None, offset: int) -> l
 def tokens_before_cut(
     history: Sequence[SnapshotHead], latest: Mapping[str | None, str], to: Position, common: int
 ) -> list[str]:
-    """The tokens of the snapshots that stay when a run is cut back to ``to``: the kept history has seen them.
+    """The tokens of the snapshots that stay when a run is cut back to ``to``: those of the history that is kept.
 
     Of what covers no more than ``common``, a lane keeps all up to the snapshot that ``to`` names; where the
     history lacks that one, all but the archive's own latest; and nothing where ``to`` names none.

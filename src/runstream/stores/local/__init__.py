@@ -1,1 +1,1 @@
-"""Stores of one machine: memory, and what the archives share with it."""
+"""Stores on one machine: memory, and what the archives share with it."""

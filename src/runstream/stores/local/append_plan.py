@@ -1,4 +1,4 @@
-"""What an append does to a run, for the stores of one machine. Pure.
+"""Plan an append, for the stores on one machine: what it writes, or why it is refused. Pure.
 
 A store gives the run's head (:class:`~runstream.model.run_head.RunHead`) and what else the append is about
 (:class:`Details`), and gets a plan of what to write, all within one transaction of its own: offsets and chains,
@@ -28,11 +28,7 @@ __all__ = ["AppendPlan", "AppendRequest", "Details", "new_head", "plan_append"]
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a run has, beside its head, of the lanes, keys and leases that an append touches.
-
-    ``lanes`` has the last offset of (at least) each lane that it touches, ``keys`` the cursors of the events whose
-    keys it repeats, ``leases`` those that are in force.
-    """
+    """The facts about a run, beside its head, that an append asks about: lanes, keys and leases."""
 
     lanes: Mapping[str, int] = field(default_factory=dict)
     keys: Mapping[str, Cursor] = field(default_factory=dict)
@@ -41,7 +37,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class AppendRequest:
-    """What a caller wants of one run.
+    """What a caller appends to one run.
 
     ``state`` is plain data, made from the snapshot with ``known_token`` ('' for none; None: whichever it is, it is
     replaced), and ``status`` the one that it gives the run.
@@ -99,7 +95,7 @@ def new_head(now: float) -> RunHead:
 
 
 def plan_append(head: RunHead, details: Details, request: AppendRequest) -> AppendPlan:
-    """What this append does to a run. Where it is refused there is nothing to write.
+    """Plan what this append writes, or raise the error that refuses it: then there is nothing to write.
 
     Raises:
         LeaseLost: The lease is not in force any more.

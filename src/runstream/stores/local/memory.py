@@ -1,4 +1,4 @@
-"""Runs in this process's memory: for tests of agent code, and as the model that other stores are held against."""
+"""Runs in this process's memory: for tests of agent code, and as the model that other stores are compared with."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class InMemoryCheckpointer(Store[E, S]):
 
 @dataclass(slots=True)
 class _Run:
-    """One run: its records with their cursors, its packed states by lane, what appends ask about."""
+    """One run: its head, its records with their cursors, its packed states by lane, its lanes and keys."""
 
     head: RunHead
     entries: list[tuple[Cursor, bytes]] = field(default_factory=list)
@@ -121,7 +121,7 @@ class MemoryOperations(LocalOperations[E, S]):
             return entries[low : None if query.before is None else max(0, query.before - 1)]
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """History, then live."""
+        """History, then live events."""
         check_run_id(run_id)
         after = query.after
         offset, _ = parse_position(after)
@@ -232,7 +232,7 @@ class MemoryOperations(LocalOperations[E, S]):
 
     @in_one_call
     def take_lease(self, request: LeaseRequest) -> LeaseGrant:
-        """Give out a lease, without waiting. Raises LeaseHeld where another is in the way."""
+        """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
         run_id = request.run_id
         with self._changed:
             now = self._clock()
@@ -244,7 +244,7 @@ class MemoryOperations(LocalOperations[E, S]):
 
     @in_one_call
     def renew_lease(self, grant: LeaseGrant) -> None:
-        """Let a lease last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+        """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
         with self._changed:
             now = self._clock()
             check_newest(self._leases(grant.run_id, now), grant)
@@ -252,7 +252,7 @@ class MemoryOperations(LocalOperations[E, S]):
 
     @in_one_call
     def release_lease(self, grant: LeaseGrant) -> None:
-        """Take a lease back, unless it has passed on already."""
+        """Give a lease back, unless it has passed on already."""
         with self._changed:
             given = self._given.get(grant.run_id, {})
             if grant.lane_id in given and given[grant.lane_id].grant.token == grant.token:

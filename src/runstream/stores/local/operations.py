@@ -1,4 +1,4 @@
-"""What the stores of one machine do: memory, SQLite, JSONL.
+"""The operations that the stores on one machine share: memory, SQLite, JSONL.
 
 A medium gives a few blocking primitives, each atomic in itself; the operations are made of them here, nearly all
 as one blocking call. What an append does to a run is decided in :mod:`runstream.stores.local.append_plan`.
@@ -62,7 +62,7 @@ class LocalOperations(ABC, Generic[E, S]):
         self._original: LocalOperations[E, S] | None = None
 
     def for_one_writer(self) -> Self:
-        """The same store for one more writer, who knows of snapshots only what it does itself."""
+        """The same store for one more writer, with its own snapshots."""
         other = copy.copy(self)
         other._coverage, other._known = CoverageBook(), {}
         other._original = self  # which closes the medium when nobody has it any more
@@ -81,11 +81,11 @@ class LocalOperations(ABC, Generic[E, S]):
 
     @abstractmethod
     def _load_head(self, run_id: str) -> RunHead | None:
-        """Where a run stands, if need be without its snapshots; None for one that is not there."""
+        """The run's head, without its snapshots if so asked; None for a run that is not there."""
 
     @abstractmethod
     def _load_heads(self) -> Iterable[tuple[str, RunHead]]:
-        """Where each run stands, by its id, in any order."""
+        """The runs' heads by id, in any order."""
 
     @abstractmethod
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
@@ -97,7 +97,7 @@ class LocalOperations(ABC, Generic[E, S]):
 
     @abstractmethod
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """History, then live. Raises ConfigurationError where there is no live end."""
+        """History, then live events. Raises ConfigurationError where there is no live end."""
 
     @abstractmethod
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
@@ -108,15 +108,15 @@ class LocalOperations(ABC, Generic[E, S]):
         """Remove all that the store holds of a run, and forget it. Raises LeaseHeld while a lease is in force."""
 
     def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
-        """Give out a lease, without waiting. Raises LeaseHeld where another is in the way."""
+        """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
         raise _no_leases(request.run_id)
 
     def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Let a lease last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+        """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
         raise _no_leases(grant.run_id)
 
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Take a lease back, unless it has passed on already."""
+        """Give a lease back, unless it has passed on already."""
         raise _no_leases(grant.run_id)
 
     # -- events ------------------------------------------------------------------------------------------
@@ -143,13 +143,13 @@ class LocalOperations(ABC, Generic[E, S]):
         grant_of(run_id, options.lease)
         if not encoded and options.snapshot is None:
             head = self._load_head(run_id) or RunHead()
-            # an append of nothing creates nothing, and still minds what is expected
+            # an append of nothing creates nothing, but its expected offset is checked
             return plan_append(head, Details(), AppendRequest(run_id, (), options.expected_offset)).placement
         (plan,) = self._send([self._request(run_id, encoded, options, compare=True)])
         return plan.placement
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
-        """The events between two offsets, as they stand at the first step."""
+        """The events between two offsets, as they are at the first step."""
         check_run_id(run_id)
         query.check()
         return in_pages(self._read(run_id, query))
@@ -262,7 +262,7 @@ class LocalOperations(ABC, Generic[E, S]):
         head = self._load_head(run_id)
         loaded = self._load_snapshot(run_id, lane_id)
         if loaded is None:
-            self._known.pop((run_id, lane_id), None)  # so the next one follows none
+            self._known.pop((run_id, lane_id), None)  # so that the next one has none before it
             return None
         saved, fields = loaded
         state = self.codec.make_state(run_id, fields)
@@ -292,7 +292,7 @@ class LocalOperations(ABC, Generic[E, S]):
     def _request(
         self, run_id: str, encoded: Sequence[EncodedEvent], options: AppendOptions[S], *, compare: bool
     ) -> AppendRequest:
-        """Say what to append. With ``compare``, the snapshot must follow the one that this writer knows."""
+        """Make an append's request. With ``compare``, the snapshot must follow the one that this writer knows."""
         grant = grant_of(run_id, options.lease)
         if grant is not None and not self._has_leases:
             raise _no_leases(run_id)

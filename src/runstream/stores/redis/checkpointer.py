@@ -1,4 +1,4 @@
-"""The Redis store, sync and async: the two facades over its operations, over a client of redis-py."""
+"""The Redis store, sync and async: the two facades over its operations and a client of redis-py."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ class RedisCheckpointer(Store[E, S]):
             max_hot_events=max_hot_events,
         )
         runner, once = SyncRunner(driver.exchange), SyncRunner(driver.exchange_once)
-        once.run(
-            open_namespace(session)
-        )  # what does not open says so at once: the caller decides how long to wait
+        once.run(open_namespace(session))  # no retries: the caller decides how long to wait for a server
         super().__init__(RedisOperations(session), runner, [Namespace(session.keys, runner, once)])
         self._driver = driver
 
@@ -188,5 +186,5 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
 
 
 def rejoin_after_fork(store: RedisCheckpointer[E, S], rejoin: Callable[[], None]) -> None:
-    """Say what a forked process has to do before it uses a store."""
+    """Set what a forked process has to do before it uses a store."""
     store._driver.after_fork = rejoin

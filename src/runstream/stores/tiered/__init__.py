@@ -1,4 +1,4 @@
-"""Redis and an archive as one store: a run is read whole, also while a worker moves the boundary."""
+"""The tiered store: Redis and an archive as one store, also while a worker moves the boundary between them."""
 
 from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
 

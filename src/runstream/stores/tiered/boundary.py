@@ -1,4 +1,4 @@
-"""Where the parts of a run lie, and the proof that they are one history.
+"""The boundary between Redis and an archive: which has which part of a run, and whether both hold one history.
 
 The boundary is where Redis begins (``first_hot``), and it moves. That both hold one history is proven by the chain
 of the last event that the archive has.
@@ -51,11 +51,13 @@ class HotAndArchive(Generic[E, S]):
         self.archive = archive
 
     def locate(self, run_id: str) -> Operation[Boundary]:
-        """Find where the parts of a run lie. Raises AcknowledgedWritesLost where Redis is behind the archive.
+        """Find which part of a run each store has.
+
+        Raises AcknowledgedWritesLost where Redis is behind the archive.
 
         The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
         not have the run, or is behind, it is asked again: a worker may have archived more and then forgotten the
-        run, or somebody may have deleted it and made it anew.
+        run, or somebody may have deleted it and created it anew.
         """
         archived = yield from blocking(self.archive.position, run_id)
         while True:
@@ -72,12 +74,12 @@ class HotAndArchive(Generic[E, S]):
                 break
         if info is not None:
             raise lost(run_id, archived_last, info.last_offset)
-        # it was forgotten, or deleted, or never there; or lost, which this store object would know
+        # it was forgotten, deleted or never there; if it was lost, this store object would know
         yield from collect(self.hot.read(run_id, ReadQuery(limit=0)))
         return Boundary(False, 0, archived_last + 1, archived_last, archived)
 
     def moved_to_archive(self, run_id: str) -> Operation[Boundary | None]:
-        """Where a run lies that has left Redis a moment ago; None if it is there, or the archive has it not."""
+        """The boundary of a run that has just left Redis; None if Redis has it, or the archive does not."""
         boundary = yield from self.locate(run_id)
         return None if boundary.is_hot or boundary.archived is None else boundary
 
@@ -89,7 +91,7 @@ class HotAndArchive(Generic[E, S]):
         Args:
             run_id: The run.
             after: A cursor, or an offset, of which there is nothing to check.
-            boundary: Where the parts of the run lie.
+            boundary: Which part of the run each store has.
             is_read: Whether Redis is read from there on, which checks the cursor too.
 
         Raises:

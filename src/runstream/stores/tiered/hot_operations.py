@@ -1,4 +1,4 @@
-"""What the tiered store needs of a hot store, beyond the operations of every store."""
+"""The operations that the tiered store needs of a hot store, beyond those of every store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hot store and an archive make together: the archive has the beginning of a run, Redis has its end."""
+"""The operations of the tiered store: the archive has the beginning of a run, Redis has its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["TieredOperations"]
 
 
 class TieredOperations(HotAndArchive[E, S]):
-    """The operations of the tiered store: writes go to the hot store, reads to where the events lie.
+    """The operations of the tiered store: writes go to the hot store, reads to the store that has the events.
 
     It implements :class:`~runstream.operations.interface.StoreOperations` and
     :class:`~runstream.operations.interface.KeepsSnapshots`.
@@ -44,11 +44,11 @@ class TieredOperations(HotAndArchive[E, S]):
         return self.hot.codec
 
     def for_one_writer(self) -> Self:
-        """The same store for one more writer, who knows of snapshots only what it does itself."""
+        """The same store for one more writer, with its own coverage and snapshots."""
         return type(self)(self.hot.for_one_writer(), self.archive.for_one_writer())
 
     def forget(self, run_id: str) -> Operation[None]:
-        """Know nothing of a run any more: take its present in Redis as it is."""
+        """Forget what this store saw of a run, so that it is taken as Redis has it now."""
         return self.hot.forget(run_id)
 
     # -- events --------------------------------------------------------------------------------------
@@ -78,10 +78,7 @@ class TieredOperations(HotAndArchive[E, S]):
         return (yield from self.hot.append(run_id, events, options))
 
     def _follows_archived(self, run_id: str, lane_id: str | None) -> Operation[bool]:
-        """Let this writer go on from the snapshot that it knows and the archive has; False if none was retired.
-
-        Raises ConcurrencyConflict if the archive has another one.
-        """
+        """Note the archive's snapshot as the one that this writer goes on from; False if none was retired."""
         known, revision = self.hot.known_snapshot(run_id, lane_id)
         retired = yield from self.hot.retired_token(run_id, lane_id)
         if not retired:
@@ -95,7 +92,7 @@ class TieredOperations(HotAndArchive[E, S]):
         return True
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
-        """The events between two offsets, as they stand at the first step."""
+        """The events between two offsets, as they are at the first step."""
         return read(self, run_id, query)
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
@@ -129,7 +126,7 @@ class TieredOperations(HotAndArchive[E, S]):
         return self._latest_snapshot(self.hot, run_id, lane_id)
 
     def _peek_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
-        """The latest snapshot, without this writer knowing of it: its next one does not follow that."""
+        """The latest snapshot, without noting it for this writer: its next one is not made from that."""
         return self._latest_snapshot(self.hot.for_one_writer(), run_id, lane_id)
 
     def _latest_snapshot(
@@ -144,7 +141,7 @@ class TieredOperations(HotAndArchive[E, S]):
         return (yield from self.archive.load_snapshot(run_id, lane_id))
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
-        """The lanes of which either has snapshots, with None first where there are some of the run's own."""
+        """The lanes of which either store has snapshots; first None, if there are some of the run's own."""
         check_run_id(run_id)
         lanes = {*(yield from self.hot.hot_snapshot_lanes(run_id))}
         lanes |= {*(yield from self.archive.snapshot_lanes(run_id))}
@@ -167,7 +164,7 @@ class TieredOperations(HotAndArchive[E, S]):
     def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The snapshot that covers most up to an offset: Redis's latest, or one of the archive's history.
 
-        The archive has seen those that were the latest when a drain worker looked: of others, nothing is left.
+        The archive has those that were the latest when a drain worker read the run; the others are gone.
         """
         check_count("offset", offset)
         latest = yield from self._peek_snapshot(run_id, lane_id)
@@ -229,15 +226,15 @@ class TieredOperations(HotAndArchive[E, S]):
     # -- leases --------------------------------------------------------------------------------------
 
     def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
-        """Give out a lease, without waiting. Raises LeaseHeld where another is in the way."""
+        """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
         return self.hot.take_lease(request)
 
     def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Let a lease last for its whole ttl from now on."""
+        """Extend a lease to its full ttl from now on."""
         return self.hot.renew_lease(grant)
 
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Take a lease back, unless it has passed on already."""
+        """Give a lease back, unless it has passed on already."""
         return self.hot.release_lease(grant)
 
     # -- runs ----------------------------------------------------------------------------------------
@@ -276,5 +273,5 @@ class TieredOperations(HotAndArchive[E, S]):
 
 
 def _only_archived(info: RunInfo) -> RunInfo:
-    """What an archive knows of a run, as of one of which nothing is in Redis."""
+    """The RunInfo of a run that only the archive has."""
     return replace(info, first_hot=info.last_offset + 1)

@@ -25,7 +25,7 @@ __all__ = ["follow", "read"]
 
 
 def read(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery) -> Stream:
-    """The events between two offsets, as they stand at the first step."""
+    """The events between two offsets, as they are at the first step."""
     check_run_id(run_id)
     query.check()
     low, _ = parse_position(query.after)
@@ -51,7 +51,7 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
         after = found[0].cursor if found else after
     reader = _Reader(tiers, run_id, ReadQuery(after), EventFilter(query), idle)
     while True:
-        # what there is is read first: of a run that goes meanwhile, whoever waits for more would not be told
+        # existing events are read first: a follower that waits does not notice that a run has left Redis
         yield from reader.forward(boundary, boundary.last)
         if not boundary.is_hot and boundary.archived is not None:
             info = yield from tiers.archive.run_info(run_id)
@@ -72,7 +72,7 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
 def _locate_moved(
     tiers: HotAndArchive[E, S], run_id: str, low: int, error: EventsArchived | AcknowledgedWritesLost
 ) -> Operation[Boundary]:
-    """Where a run lies that has moved on from where a follower reads, at ``low``; else the error is raised."""
+    """The boundary of a run that has moved past ``low``, where a follower reads; otherwise raise the error."""
     if isinstance(error, AcknowledgedWritesLost):
         boundary = yield from tiers.moved_to_archive(run_id)
         if boundary is None:
@@ -91,7 +91,7 @@ class _Reader(Generic[E, S]):
         run_id: The run.
         query: Where to begin, how many events to give, and what to do about records that do not read.
         wanted: Which events to give; None: all.
-        idle: What is told when the reader of the stream comes back for more.
+        patience: How long a follower waits; it is restarted when the reader comes back for more.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class _Reader(Generic[E, S]):
             yield from self._read(self._tiers.archive, self.position)
 
     def hand_on(self, stream: Stream) -> Stream:
-        """What is wanted of a stream that goes on from here; how far it comes is kept."""
+        """The wanted items of a stream that goes on from here; how far it comes is kept."""
         return pass_on(stream, self._choose, self._came_back)
 
     def _begin(self, boundary: Boundary, high: int) -> None:
@@ -212,7 +212,7 @@ class _Reader(Generic[E, S]):
         return self.hand_on(store.read(self._run_id, query))
 
     def _choose(self, items: Sequence[Recorded[E]]) -> Sequence[Recorded[E]]:
-        """Note a page that was read; what is wanted of it."""
+        """Note a page that was read, and give the items of it that are wanted."""
         if not items:  # all of it was erased, or skipped
             return items
         if self._query.reverse:

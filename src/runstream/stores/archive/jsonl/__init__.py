@@ -3,17 +3,17 @@
 ==============================  ==================================================================
 :mod:`.file_names`              run ids and lanes as file names
 :mod:`.line_format`             entries as lines of a log
-:mod:`.log_index`               what a pass over a log's lines finds
-:mod:`.run_head`                where a run stands, from the two ends of its log
+:mod:`.log_index`               indexes the lines of a log
+:mod:`.run_head`                a run's head, from the two ends of its log
 :mod:`.snapshot_files`          snapshots as files
 :mod:`.snapshot_history_file`   their history
-:mod:`.file_locks`              files written whole, locks between processes
+:mod:`.file_locks`              writes files completely, locks between processes
 :mod:`.directory`               the archive's directory: its UUID, which directory is which run's
 :mod:`.run_log`                 one run's directory and how a batch is written to it
-:mod:`.write_batch`             what one call adds to any number of runs, written as a whole
-:mod:`.repair`                  what a person puts right
-:mod:`.run_logs`                how the logs are got at, and where each run stands
-:mod:`.operations`              what the archive does
+:mod:`.write_batch`             writes all that one call adds to any number of runs
+:mod:`.repair`                  readmits records, cuts a branch off
+:mod:`.run_logs`                access to the logs, and each run's head
+:mod:`.operations`              the operations of the archive
 :mod:`.checkpointer`            the archive as a user opens it
 ==============================  ==================================================================
 """

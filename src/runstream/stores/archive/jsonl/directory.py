@@ -1,4 +1,4 @@
-"""The directory of an archive: its UUID and format, which of its directories is which run's, what was deleted."""
+"""The directory of an archive: its UUID and format, its runs' directories, and which histories were deleted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRASH = ".deleted-"
 
 
 class ArchiveDirectory:
-    """The directory that an archive lies in. It is made if it is not there when this is made, and never later.
+    """The directory of an archive. It is made if it is not there when this is made, and never later.
 
     Args:
         path: The directory, absolute.
@@ -129,7 +129,7 @@ class ArchiveDirectory:
         directory = self.path / name
         if name != run_id and file_names.may_be_raw(run_id) and not directory.exists():
             raw = self.path / run_id
-            # looked up in the list: some file systems find a name in another case
+            # searched for in the list: some file systems find a name in another case
             if raw.is_dir() and run_id in names_in(self.path):
                 directory = raw
         if directory.is_symlink():

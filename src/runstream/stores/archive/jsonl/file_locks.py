@@ -1,4 +1,4 @@
-"""Files that are written whole, and locks between processes."""
+"""Write files completely, and locks between processes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def is_at(path: Path, handle: int) -> bool:
-    """Whether the open file is the one that others find at this path."""
+    """Whether the open file is the one at this path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What one pass over a run's lines finds: which are committed, where the run stands, where each offset is.
+"""Index a run's lines in one pass: which are committed, where the run stands, where each offset is.
 
 A line of ours counts when the commit mark of its batch has come; a plain line counts by itself. What
 follows the last line that counts is a batch that is being written, or was torn: readers ignore it.
@@ -101,13 +101,13 @@ class LogIndex:
         return self._tokens
 
     def scan(self, lines: Iterable[bytes]) -> None:
-        """Take note of the lines that follow ``end``."""
+        """Index the lines that follow ``end``."""
         self._pending.clear()
         position, committed, mark = self.end, True, self._mark_text
         for raw in lines:
             begin, position = position, position + len(raw)
             if not committed:
-                # something was written after a batch with zeros in it: so that was whole, and was damaged later
+                # something was written after a batch with zeros in it: it was complete, and damaged later
                 committed = self._commit(begin)
             facts = facts_of(line := raw.rstrip(b"\r\n"))
             if not raw.endswith(b"\n") and facts is not None:
@@ -115,7 +115,7 @@ class LogIndex:
             if facts is not None:
                 self._pending.append(_Line(begin, line, raw, facts))
                 if facts[4] is not None:
-                    # blocks of a torn write that never reached the disk read as zeros
+                    # blocks of a torn write that were never written read as zeros
                     committed = not any(b"\0" in pending.line for pending in self._pending)
                     if committed:
                         self._commit(position)
@@ -129,7 +129,7 @@ class LogIndex:
             self._note_mark(self._mark_text)
 
     def span(self, low: int, high: int) -> Span:
-        """Where to find the offsets after ``low`` up to ``high``, or a little more."""
+        """A span that holds the offsets after ``low`` up to ``high``, or a little more."""
         if not self._index or low >= high:
             return Span(0, 0, self.last, ())
         point = max(0, bisect_right(self._index, low + 1, key=_offset) - 1)
@@ -139,7 +139,7 @@ class LogIndex:
         return Span(begin, end, Cursor(offset - 1, chain), tuple(self._holes))
 
     def spans_back(self, low: int, high: int) -> Iterator[Span]:
-        """The same as several stretches, the last one first."""
+        """The same as several spans, the last one first."""
         while low < high:
             point = max(0, bisect_right(self._index, high, key=_offset) - 1)
             middle = max(low, self._index[point][0] - 1) if self._index else low

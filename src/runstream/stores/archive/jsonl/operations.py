@@ -1,4 +1,4 @@
-"""What an archive of JSON lines does, as a store in its own right and as a sink of the drain worker.
+"""The operations of an archive of JSON lines, as a store in its own right and as a sink of the drain worker.
 
 A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then cut back to what
 it was, so that the same call can be sent again. So does an archive that was removed or replaced while it was in
@@ -64,7 +64,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         self._logs = RunLogs(path, busy_timeout_seconds, keep_snapshots, codec.status_of)
 
     def close(self) -> None:
-        """Use the archive no more. Closing twice is fine."""
+        """Close the archive. Closing twice is fine."""
         self._logs.close()
 
     @property
@@ -119,7 +119,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         return was_there
 
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand."""
+        """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
         with self._logs.writing([run_id, DELETED]):
             head = self._logs.head(self._logs.log(run_id))
@@ -206,7 +206,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             write_batches(lacking)
 
     def _timed(self, entry: ArchiveEntry) -> ArchiveEntry:
-        """The entry, with the time at which it is kept aside if it is."""
+        """The entry, with the time of its quarantine if it goes there."""
         if entry.raw is None or entry.quarantined_at:
             return entry
         return entry._replace(quarantined_at=self._clock())
@@ -255,7 +255,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         return log.entries_between([span], first, last, from_disk=True)
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
-        """The records that were kept aside, of one run or of all, with their run ids."""
+        """The records in the quarantine, of one run or of all, with their run ids."""
         if run_id is not None:
             check_run_id(run_id)
         with self._logs.alone():
@@ -308,7 +308,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         Empty if they are sound. A record that was kept aside when it was archived is no such line.
 
         Raises:
-            StoreUnavailable: The files cannot be looked at.
+            StoreUnavailable: The files cannot be read.
         """
         with self._logs.reading():
             run_ids = sorted(self._logs.directory.run_ids())
@@ -334,7 +334,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             return log.refresh(durable=True) and readmit(log, entry)
 
     def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
-        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name."""
+        """Remove what comes after ``to`` from a run, and the snapshots that ``to`` does not name."""
         check_run_id(header.run_id)
         with self._logs.writing([header.run_id]):
             log = self._logs.log(header.run_id)

@@ -1,6 +1,6 @@
-"""What a person puts right in a run's log: records that read by now, a branch that gives way.
+"""Repair a run's log: readmit records that read by now, cut a branch off.
 
-Either rewrites the log as a whole under another name and renames that. The caller holds the run's lock and has
+Either rewrites the log completely under another name and renames that. The caller holds the run's lock and has
 refreshed the log.
 """
 
@@ -26,7 +26,7 @@ _COPY_BYTES = 1 << 20
 
 
 class _Lines:
-    """A file's lines from ``begin`` on, and where the one that was given last lies in it."""
+    """A file's lines from ``begin`` on, and where the one that was given last begins in it."""
 
     def __init__(self, file: BinaryIO, begin: int) -> None:
         self._file = file
@@ -77,7 +77,7 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
 
 
 class _Found:
-    """A line of the log, where it lies in the file, and the entry in it."""
+    """A line of the log, where it is in the file, and the entry in it."""
 
     def __init__(self, lines: _Lines, entry: ArchiveEntry) -> None:
         self.begin, self.end, self.line = lines.begin, lines.end, lines.line

@@ -1,4 +1,4 @@
-"""Where a run stands, from no more than the two ends of its log."""
+"""Read a run's head from no more than the two ends of its log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END_BYTES = 65536
 
 
 def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
-    """Where the run stands, if the log's first line is its header and the last one has a commit mark."""
+    """The run's head, if the log's first line is its header and the last one has a commit mark."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return None
     first = file.readline().removesuffix(b"\n")

@@ -1,4 +1,4 @@
-"""One run's directory: its log and its snapshots, written so that a batch is there whole or not at all.
+"""One run's directory: its log and its snapshots, written so that a batch is there completely or not at all.
 
 A batch goes through four steps, each on the disk before the next begins:
 
@@ -44,10 +44,10 @@ _COPY_BYTES = 1 << 20
 
 
 class RunLog:
-    """A run's directory, and what this process knows of it.
+    """A run's directory, and what this process has read of it.
 
     Args:
-        directory: Where the run lies.
+        directory: The run's directory.
         run_id: Its id.
         keep_snapshots: How many of each lane the history of snapshots keeps at least; None: all.
     """
@@ -105,7 +105,7 @@ class RunLog:
         return self.index.start is not None
 
     def head(self) -> RunHead | None:
-        """Where the run stands, as of the last refresh; its status is '' where nothing says it."""
+        """The run's head, as of the last refresh; its status is '' if no line has one."""
         known, mark = self.index, self.mark
         if known.start is None:
             return None
@@ -120,18 +120,18 @@ class RunLog:
         )
 
     def head_from_ends(self) -> RunHead | None:
-        """Where a run stands that was not read yet, from its first and last line; None where these do not say."""
+        """The head of a run that was not read yet, from its first and last line; None if they do not have it."""
         if self._identity is None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.path.open("rb") as file:
                 return head_from_ends(self.run_id, file)
         return None
 
     def span(self, low: int, high: int) -> Span:
-        """Where the entries after ``low`` up to ``high`` are, as of the last refresh."""
+        """The span of the entries after ``low`` up to ``high``, as of the last refresh."""
         return self.index.span(low, high)._replace(file=self._identity)
 
     def spans_back(self, low: int, high: int) -> list[Span]:
-        """The same in pieces, the last first."""
+        """The same as several spans, the last one first."""
         return [span._replace(file=self._identity) for span in self.index.spans_back(low, high)]
 
     def cursor_at(self, offset: int) -> Cursor | None:
@@ -180,7 +180,7 @@ class RunLog:
         return latest_of(kept, self._keep_snapshots)
 
     def load_kept(self, kept: KeptSnapshot) -> ArchiveSnapshot | None:
-        """One of that history; None if it has been dropped since."""
+        """One snapshot of that history; None if it has been dropped since."""
         return self._snapshots.load(self.run_id, kept)
 
     # -- writing: the caller holds the run's lock and has refreshed-----------------------------------
@@ -256,7 +256,7 @@ class RunLog:
             self._take_back(end, written)
 
     def replace(self, content: Iterable[bytes]) -> None:
-        """Replace the log by another one: on the disk as a whole, or not at all.
+        """Replace the log by another one, atomically.
 
         Nothing may be left to finish or to set aside: ``make_ready`` comes first.
         """
@@ -329,7 +329,7 @@ class RunLog:
             os.close(handle)
 
     def _check(self, handle: int) -> None:
-        """Raise StoreUnavailable unless the file is the one that was read, where others will look for it."""
+        """Raise StoreUnavailable unless the file at the log's path is still the one that was read."""
         if self._identity not in (None, _identity(handle)) or not is_at(self.path, handle):
             raise StoreUnavailable(
                 f"{self.path} was removed or replaced while it was written; put it back, or let it be written"

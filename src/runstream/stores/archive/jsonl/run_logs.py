@@ -1,6 +1,6 @@
-"""The logs of an archive's runs as one process has them: who may get at them, and where each run stands.
+"""The logs of an archive's runs in one process: exclusive access to them, and each run's head.
 
-Threads come one at a time; a process that was forked starts anew. Who writes holds a lock of each run.
+Threads come one at a time; a process that was forked starts anew. A writer holds a lock of each run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RunLogs:
         self._start_anew()
 
     def close(self) -> None:
-        """Let nobody at them any more. Closing twice is fine."""
+        """Close the logs. Closing twice is fine."""
         self._is_closed = True
 
     # -- who may get at them -------------------------------------------------------------------------------
@@ -113,24 +113,24 @@ class RunLogs:
         self._logs.pop(log.run_id, None)
 
     def head(self, log: RunLog, *, durable: bool = False) -> RunHead | None:
-        """Where a run stands; None for one that is not there. With ``durable``, all of that is on the disk."""
+        """A run's head; None for a run that is not there. With ``durable``, all of it is on the disk."""
         head = log.head() if log.refresh(durable=durable) else None
         if log.mark is None:
             head = self._with_state(log, head)
         return _with_status(head)
 
     def head_in_brief(self, log: RunLog) -> RunHead | None:
-        """Where a run stands, from the two ends of its log where these say it."""
+        """A run's head, from the two ends of its log if these have it."""
         head = log.head_from_ends()
         return self.head(log) if head is None else _with_status(head)
 
     def archived_head(self, log: RunLog) -> RunHead | None:
-        """Where a run stands as a sink has it: one of which there is a state and no log has no history yet."""
+        """A run's head as a sink sees it: a run with a state and no log has no history yet."""
         head = self.head(log, durable=True)
         return None if log.index.start is None else head
 
     def _with_state(self, log: RunLog, head: RunHead | None) -> RunHead | None:
-        """The head of a run that only another program wrote: its snapshot says the rest."""
+        """The head of a run that only another program wrote, completed from its snapshot."""
         with contextlib.suppress(FileNotFoundError, CorruptRecordError):
             saved_at = (log.directory / file_names.snapshot_name(None)).stat().st_mtime
             head = head or RunHead(status="", created_at=saved_at, updated_at=saved_at)

@@ -66,7 +66,7 @@ def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark 
 
 
 def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> SnapshotHead | None:
-    """What stands beside the state, without reading the state."""
+    """What is stored beside the state, without reading the state."""
     for path in _candidates(directory, lane_id, mark):
         try:
             with path.open("rb") as file:
@@ -125,7 +125,7 @@ def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iter
         if lane == lane_id:
             yield directory / prepared_name(lane_id, token)
     if mark is not None and lane_id in mark.dropped:
-        return  # what lies there went with a branch, and has not been removed yet
+        return  # the file belongs to a branch that was cut off, and was not removed yet
     yield directory / snapshot_name(lane_id)
 
 

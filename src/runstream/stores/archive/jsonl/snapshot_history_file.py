@@ -78,7 +78,7 @@ class SnapshotHistoryFile:
         return list(found.values())
 
     def load(self, run_id: str, kept: KeptSnapshot) -> ArchiveSnapshot | None:
-        """The snapshot, wherever it lies by now; None if it has been dropped since.
+        """The snapshot, also if it has moved since; None if it has been dropped.
 
         Raises CorruptRecordError where its text does not read.
         """

@@ -1,4 +1,4 @@
-"""What one call adds to any number of runs: all of it is written, or nothing.
+"""Write what one call adds to any number of runs: all of it, or nothing.
 
 The caller holds the locks of the runs, and has planned and checked it.
 """
@@ -46,7 +46,7 @@ def write_batches(batches: Sequence[LogBatch]) -> None:
             end = batch.log.index.end
             text = batch.log.commit(batch.header, batch.entries, batch.mark)
             done.append((batch.log, end, text))
-    except BaseException:  # whatever it is: the call has failed as a whole, and will be sent again as a whole
+    except BaseException:  # whatever it is: all of the call has failed, and all of it will be sent again
         for log, end, text in reversed(done):
             log.cut_back(end, text)
         raise

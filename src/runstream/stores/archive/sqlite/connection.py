@@ -1,4 +1,4 @@
-"""One SQLite file, opened: shared by threads, kept over a fork, with errors in our own words.
+"""One SQLite file, opened: shared by threads, kept over a fork, with errors of runstream.
 
 There is one connection per process and a lock around it: SQLite has one writer at a time anyhow, and
 nothing is read or written here that holds the lock for longer than a page or a batch, a check of the whole
@@ -46,7 +46,7 @@ _WAY_BACK = (
     " and add another"
 )
 
-# What SQLite's primary result codes say. The first kind is raised by the first open: another path, or other
+# What SQLite's primary result codes mean. The first kind is raised by the first open: another path, or other
 # rights, must be given. A file that was an archive before may become one again: the second kind, for all.
 _ERRORS: dict[int, tuple[type[RunstreamError], str]] = {
     sqlite3.SQLITE_NOTADB: (
@@ -118,7 +118,7 @@ class ArchiveFile:
                 yield self._connection or self._connect()
             except (sqlite3.Error, OSError) as error:
                 if _code_of(error) not in _PASSING:
-                    # it may hold on to what is past: a file that was read-only, pages that never reached the disk
+                    # it may be out of date: opened on a read-only file, or with pages that were never written
                     self._disconnect()
                 raise self._translate(error) from error
 
@@ -214,7 +214,7 @@ class ArchiveFile:
         return connection
 
     def _check_identity(self) -> None:
-        """Raise StoreUnavailable, and give the connection up, unless its files are where others will look."""
+        """Raise StoreUnavailable, and give the connection up, unless its files are still at the archive's path."""
         if (what := self._identity.changed()) is None:
             return
         connection, self._connection = self._connection, None
@@ -228,7 +228,7 @@ class ArchiveFile:
             _close(connection)
 
     def _translate(self, error: sqlite3.Error | OSError) -> RunstreamError:
-        """The error of ours that says what sqlite3 or the system reported."""
+        """The error of runstream for one of sqlite3 or the operating system."""
         if isinstance(error, OSError):
             return StoreUnavailable(
                 f"the archive {self.path}: {error.strerror or error}; see its disk, then send the same again"
@@ -256,7 +256,7 @@ def _leave(connection: sqlite3.Connection, identity: FileIdentity) -> None:
     """Close the connection to files of which one was removed or replaced.
 
     What is only in the log goes into the database first: nobody else finds a log that was removed, and one
-    that still lies where another database was put must not be taken for that one's. But where others may have
+    that is still beside a database put there later must not be taken for that one's. But where others may have
     begun a log of their own, the last to close would write an older state over theirs, and remove it.
     """
     if not identity.is_taken():

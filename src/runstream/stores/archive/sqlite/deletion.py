@@ -1,4 +1,4 @@
-"""How a run goes out of a SQLite archive, and how a history that was deleted is kept from coming back.
+"""Delete a run from a SQLite archive, and keep a deleted history from coming back.
 
 Each function is one step within a transaction of its caller; ``now`` is Unix time in seconds.
 """
@@ -30,7 +30,7 @@ _WAS_DELETED = "SELECT 1 FROM deleted WHERE run_id = ? AND start_chain = ?"
 
 
 def delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
-    """Remove all that the file holds of a run; LeaseHeld while a lease of it is in force."""
+    """Remove all that the file holds of a run. Raises LeaseHeld while a lease of it is in force."""
     was_there = sum(connection.execute(statement, (run_id,)).rowcount for statement in _DELETE_RUN) > 0
     if was_there:
         remove_all(connection, now, run_id)  # if it raises, all is undone
@@ -38,7 +38,7 @@ def delete(connection: sqlite3.Connection, now: float, run_id: str) -> bool:
 
 
 def note_deleted(connection: sqlite3.Connection, now: float, run_id: str, starts: Iterable[Cursor]) -> None:
-    """Take nothing of the histories that began there for a week, and forget what was noted longer ago."""
+    """Refuse the histories that began there for a week, and drop the notes that are older."""
     connection.execute(_FORGET_DELETED, (now - DELETED_FOR_SECONDS,))
     connection.executemany(_NOTE_DELETED, [(run_id, start.chain, now) for start in starts])
 

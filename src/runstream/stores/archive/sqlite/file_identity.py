@@ -1,4 +1,4 @@
-"""Which files a SQLite archive has: whether they are still those that are open, and what of them is on the disk.
+"""The files of a SQLite archive: whether they are still those that are open, and whether they are on the disk.
 
 SQLite goes on writing to files that were removed or replaced, and what it commits there is lost. An archive
 has three: the database, its log (``-wal``), and the log's index (``-shm``), in which connections keep their
@@ -32,7 +32,7 @@ _SUFFIXES = ("", "-wal", "-shm")
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """Which files lie at an archive's path: device and inode of each, None for one that is not there.
+    """The files at an archive's path: device and inode of each, None for one that is not there.
 
     ``real`` is where a symbolic link leads to: SQLite keeps log and index there, beside the database.
     """
@@ -107,7 +107,7 @@ def sync_names(path: str) -> None:
 
 @contextmanager
 def in_use_by_others(database: str) -> Iterator[None]:
-    """Show SQLite a lock, as if others had the database open: no connection tidies up as it closes then.
+    """Hold a lock as if others had the database open, so that SQLite does not tidy up when a connection closes.
 
     For Python 3.11, which cannot tell it so. The connections that this process has to it are to be given up.
     """

@@ -1,4 +1,4 @@
-"""What purpose-agent wrote into the file, made part of the archive: offsets, chains, what is noted of the runs.
+"""Adopt the rows that purpose-agent wrote into the file: give them offsets and chains, and note their runs.
 
 A run's rows get offsets after what it has, in the order of their ids; one that does not read goes to the
 quarantine. Each function is one step within a transaction of its caller.
@@ -39,7 +39,7 @@ _ADOPT_SNAPSHOT = """UPDATE snapshots SET offset = 0, revision = 1, state = coal
 HAS_FOREIGN_ROWS = """SELECT EXISTS (SELECT 1 FROM events INDEXED BY foreign_events WHERE offset IS NULL)
     OR EXISTS (SELECT 1 FROM snapshots INDEXED BY foreign_snapshots WHERE token IS NULL)"""
 
-# JSON text with this in it could hold what looks like one of our tags
+# JSON text with this in it could hold something that looks like one of our tags
 _TAG_MARK = '"$'
 
 

@@ -1,4 +1,4 @@
-"""Facts that a SQLite archive keeps beside its histories, for comparing the two.
+"""Read the facts that a SQLite archive keeps beside its histories, to compare the two.
 
 Each function reads within a connection of its caller.
 """
@@ -32,7 +32,7 @@ def columns_between(connection: sqlite3.Connection, run_id: str, first: int, las
 
 
 def noted_lanes(connection: sqlite3.Connection, run_id: str) -> dict[str, int]:
-    """The offset of the last event of each of a run's lanes, as the file has noted it."""
+    """The offset of the last event of each of a run's lanes, as the file notes it."""
     return dict(connection.execute(_GET_LANES, (run_id,)))
 
 

@@ -30,7 +30,7 @@ def in_force(connection: sqlite3.Connection, now: float, run_id: str) -> Leases:
 
 
 def take(connection: sqlite3.Connection, now: float, request: LeaseRequest) -> LeaseGrant:
-    """Give out a lease; LeaseHeld where another is in the way."""
+    """Take a lease. Raises LeaseHeld where another is in the way."""
     run_id, lane_id = request.run_id, request.lane_id
     last_epoch = connection.execute(_GET_LAST_EPOCH, (run_id,)).fetchone()[0]
     grant = new_grant(in_force(connection, now, run_id), request, last_epoch, now)
@@ -40,18 +40,18 @@ def take(connection: sqlite3.Connection, now: float, request: LeaseRequest) -> L
 
 
 def renew(connection: sqlite3.Connection, now: float, grant: LeaseGrant) -> None:
-    """Let it last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+    """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
     check_newest(in_force(connection, now, grant.run_id), grant)
     _set_end(connection, grant, now + grant.ttl_seconds)
 
 
 def release(connection: sqlite3.Connection, grant: LeaseGrant) -> None:
-    """Take it back, unless it has passed on already."""
+    """Give a lease back, unless it has passed on already."""
     _set_end(connection, grant, 0.0)
 
 
 def remove_all(connection: sqlite3.Connection, now: float, run_id: str) -> None:
-    """Forget those of a run that is deleted. Raises LeaseHeld while any is in force."""
+    """Remove the leases of a run that is deleted. Raises LeaseHeld while any is in force."""
     check_unleased(run_id, in_force(connection, now, run_id))
     connection.execute(_REMOVE_LEASES, (run_id,))
 

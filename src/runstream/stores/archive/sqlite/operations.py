@@ -1,7 +1,7 @@
-"""What a SQLite archive does, as a store in its own right and as a sink of the drain worker.
+"""The operations of a SQLite archive, as a store in its own right and as a sink of the drain worker.
 
 Promises: what a call has committed survives a crash of the process and of the machine (a write-ahead log,
-``synchronous=FULL``); an append or a batch is in the file as a whole or not at all; a reader holds up
+``synchronous=FULL``); an append or a batch is in the file completely or not at all; a reader holds up
 nobody, neither between the events that it is given nor while it fetches them. Any number of threads and
 processes of one host may share the file. The tables are in :mod:`runstream.stores.archive.sqlite.schema`; how a
 file of purpose-agent's own becomes one of ours, in :mod:`runstream.stores.archive.sqlite.foreign_rows`.
@@ -130,7 +130,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         return was_there
 
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        """Remove a run, and take nothing of that history for a week: a drain in flight may have it in hand."""
+        """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
         with self._file.write() as connection:
             head, now = load_head(connection, run_id), self._clock()
@@ -204,7 +204,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         return self._entries(run_id, first - 1, last, reverse=False)
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
-        """The records that were kept aside, of one run or of all, with their run ids."""
+        """The records in the quarantine, of one run or of all, with their run ids."""
         page: dict[str, Any] = {"run_id": "", "offset": 0, "only": run_id, "rows": _PAGE_ROWS}
         while True:
             with self._file.use() as connection:
@@ -245,19 +245,19 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     @in_one_call
     def take_lease(self, request: LeaseRequest) -> LeaseGrant:
-        """Give out a lease, without waiting for another's. Raises LeaseHeld where another is in the way."""
+        """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
         with self._file.write() as connection:
             return take(connection, self._clock(), request)
 
     @in_one_call
     def renew_lease(self, grant: LeaseGrant) -> None:
-        """Let a lease last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+        """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
         with self._file.write() as connection:
             renew(connection, self._clock(), grant)
 
     @in_one_call
     def release_lease(self, grant: LeaseGrant) -> None:
-        """Take a lease back, unless it has passed on already."""
+        """Give a lease back, unless it has passed on already."""
         with self._file.write() as connection:
             release(connection, grant)
 
@@ -266,11 +266,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def check_integrity(self) -> list[str]:
         """What is wrong with the file itself, from the medium; nothing if it is sound.
 
-        Looks at every page, holding up this object's other users meanwhile, and at what purpose-agent added
-        and the next open is going to adopt.
+        It reads every page, holding up this object's other users meanwhile, and the rows of purpose-agent that the
+        next open is going to adopt.
 
         Raises:
-            StoreUnavailable: The file cannot be looked at.
+            StoreUnavailable: The file cannot be read.
         """
         try:
             self._file.read_anew(from_disk=True)
@@ -306,7 +306,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return readmit(connection, run_id, entry, columns)
 
     def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
-        """Take from a run what comes after ``to``, and the snapshots that ``to`` does not name."""
+        """Remove what comes after ``to`` from a run, and the snapshots that ``to`` does not name."""
         with self._file.write() as connection:
             cut_back(connection, header, to, expected)
         self._forget(header.run_id)

@@ -1,4 +1,4 @@
-"""The rows that say where runs and lanes stand, and the transaction that they change in.
+"""The rows of runs and lanes, read and written, and the transaction in which they change.
 
 Each function is one step within a transaction of its caller.
 """
@@ -50,7 +50,7 @@ _FIND_HEADS = f"""{_HEAD}
 
 
 def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
-    """Where a run stands, its snapshots left out; None for one that is not there."""
+    """A run's head without its snapshots; None for a run that is not there."""
     row = connection.execute(_GET_HEAD, (run_id,)).fetchone()
     return None if row is None else _head_in(row)[1]
 
@@ -83,7 +83,7 @@ def _head_in(row: tuple[Any, ...]) -> tuple[str, RunHead]:
 
 
 def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> None:
-    """Note runs, by their ids, as they stand now. Where one started, and its parent, is noted once and stays."""
+    """Save the heads of runs, by id. A run's start and its parent are saved once and stay."""
     connection.executemany(
         _SET_RUN,
         [

@@ -1,4 +1,4 @@
-"""What a person puts right in a SQLite archive: records that read by now, a branch that gives way.
+"""Repair a SQLite archive: readmit records that read by now, cut a branch off.
 
 Each function is one step within a transaction of its caller.
 """
@@ -52,7 +52,7 @@ def readmit(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry, co
 
 
 def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, expected: Cursor) -> None:
-    """Take from a run what comes after ``to``; what is noted of it is ``header`` from then on."""
+    """Remove what comes after ``to`` from a run; ``header`` is what the file notes of it from then on."""
     run_id, cursor = header.run_id, to.cursor
     head = load_head(connection, run_id)
     row = connection.execute(_GET_CHAIN, {"run_id": run_id, "offset": cursor.offset}).fetchone()

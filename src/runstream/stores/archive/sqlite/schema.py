@@ -1,4 +1,4 @@
-"""The SQLite archive's file: its tables, and how a file that is opened gets them.
+"""The tables of a SQLite archive, and how a file that is opened gets them.
 
 ``events`` and ``snapshots`` are purpose-agent's own tables with columns added, so that either program
 reads and writes the same file. What it leaves NULL marks a row as foreign: ``events.offset`` and

@@ -53,7 +53,7 @@ def keep_snapshot(
 
 
 def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot]:
-    """What the file has of the run, of all lanes, in order; the latest at the end where the history lacks them."""
+    """The run's snapshots of all lanes in order; the latest comes last where the history lacks it."""
     rows = connection.execute(_GET_HISTORY, (run_id,)).fetchall()
     known = {row[3] for row in rows}
     rows += [row for row in connection.execute(_GET_LATEST, (run_id,)) if row[3] not in known]
@@ -61,7 +61,7 @@ def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot
 
 
 def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> str | bytes | None:
-    """The state's JSON text; None if the history has it not (any more). Bytes where it is damaged."""
+    """The state's JSON text; None if the history does not have it (any more). Bytes where it is damaged."""
     row = connection.execute(_GET_STATE, (run_id, token)).fetchone()
     return None if row is None else row[0]
 

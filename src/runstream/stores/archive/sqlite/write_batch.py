@@ -1,7 +1,7 @@
-"""What a transaction adds to a SQLite archive: the appends of its own callers, and a drain's batches.
+"""Add to a SQLite archive in one transaction: the appends of its own callers, or a drain's batches.
 
-All of it is gathered first: each run as it will stand, each lane's last event, the events' columns. SQLite gets
-it in few calls at the end.
+All of it is gathered first: each run's new head, each lane's last event, the events' columns. SQLite gets it
+in few calls at the end.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class WriteBatch:
         self._lanes: dict[tuple[str, str], int] = {}
 
     def append(self, request: AppendRequest) -> AppendPlan:
-        """Plan an append for where the run stands by now, and add what it writes."""
+        """Plan an append on the run's head in this transaction, and add what it writes."""
         run_id, now = request.run_id, self._now
         head = self._head(run_id) or new_head(now)
         plan = plan_append(self._with_snapshot(head, request), self._details(request), request)
@@ -111,7 +111,7 @@ class WriteBatch:
                 updated_at=updated_at,
                 parent=header.parent,
             )
-        elif updated_at >= head.updated_at:  # else: of a worker that was paused, and knows less than the archive
+        elif updated_at >= head.updated_at:  # else: from a worker that was paused, and knows less than the archive
             head = replace(head, status=header.status, session_id=header.session_id, updated_at=updated_at)
         self._heads[run_id] = replace(head, last=entries[-1].cursor) if entries else head
 
@@ -127,7 +127,7 @@ class WriteBatch:
     # -- inside --------------------------------------------------------------------------------------------
 
     def _head(self, run_id: str) -> RunHead | None:
-        """Where the run stands within this transaction; None if it is not there."""
+        """The run's head within this transaction; None if it is not there."""
         return self._heads.get(run_id) or load_head(self._connection, run_id)
 
     def _with_snapshot(self, head: RunHead, request: AppendRequest) -> RunHead:
