@@ -90,7 +90,7 @@ class Batches:
         ]
 
     def _has_moved(self, claimed: ClaimedRun) -> bool:
-        """Whether another worker has taken the run on: a claim that had run out, as it does when one is slow."""
+        """Whether another worker has settled more of the run: a slow worker's claim runs out."""
         ((run, positions),) = self._load([claimed.run_id])
         return run is None or run.head.mark != claimed.run.head.mark or positions != claimed.positions
 
@@ -184,7 +184,7 @@ class Batches:
     def _note_settled(
         self, chunk: Chunk, settled: Settled, queue: deque[ClaimedRun], claims: Claims
     ) -> DrainReport:
-        """Go on with a run, or be through with it, as settling it turned out. Returns what was done."""
+        """Go on with a run or finish it, by the outcome of its settling. Returns what was done."""
         claimed = chunk.claimed
         if settled.outcome == "archives":
             raise ConfigurationError(

@@ -119,7 +119,7 @@ class Chunk:
         snapshots: The snapshots that go with them.
         broken: The lanes whose snapshots do not read, with why.
         blocked: Why the run cannot go on after this chunk, a record of a newer version; '' if it can.
-        fresh_bytes: The size of those records that lie after the mark.
+        fresh_bytes: The size of the records after the mark.
     """
 
     claimed: ClaimedRun
@@ -166,7 +166,7 @@ class Chunk:
         if loaded.start != head.start:
             raise _diverged(claimed)
         chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
-        # the first chain tells for all that were loaded with it; that of a damaged record tells nothing
+        # one chain proves all that were loaded with it; but that of a damaged record proves nothing
         if chunk.entries and chunk.entries[0].data is not None:
             crc = record_crc(loaded.records[0])
             if chunk.entries[0].chain != next_chain(claimed.proven.chain, crc):
@@ -175,13 +175,13 @@ class Chunk:
         chunk.fresh_bytes = sum(map(len, loaded.records[fresh : len(chunk.entries)]))
         if chunk.blocked:
             return chunk
-        reached = request.first - 1 + len(chunk.entries)
-        if reached != request.last:
+        last = request.first - 1 + len(chunk.entries)
+        if last != request.last:
             raise ArchiveGap(
-                f"event {reached + 1} of run {claimed.run_id!r} is neither in Redis nor in every archive: it was"
+                f"event {last + 1} of run {claimed.run_id!r} is neither in Redis nor in every archive: it was"
                 " lost there, or trimmed for an archive that is not the one at hand",
                 run_id=claimed.run_id,
-                expected=reached + 1,
+                expected=last + 1,
                 found=request.last + 1,
             )
         # one that was saved since the run was loaded may cover events that are not in this chunk
@@ -194,13 +194,13 @@ def _entries(run_id: str, first: int, loaded: LoadedEntries) -> tuple[Sequence[A
     offsets, chains = loaded.offsets_and_chains
     are_next = list(map(eq, offsets, count(first)))
     dense = are_next.index(False) if False in are_next else len(offsets)
-    lots: list[Sequence[ArchiveEntry]] = []
+    pages: list[Sequence[ArchiveEntry]] = []
     try:
-        for lot in archive_pages(run_id, offsets[:dense], chains[:dense], loaded.records[:dense]):
-            lots.append(lot)  # noqa: PERF402 - what came before a record of a newer version stays
+        for page in archive_pages(run_id, offsets[:dense], chains[:dense], loaded.records[:dense]):
+            pages.append(page)  # noqa: PERF402 - pages before a record of a newer version stay
     except UnsupportedVersion as error:
-        return joined(lots), str(error)
-    return joined(lots), ""
+        return joined(pages), str(error)
+    return joined(pages), ""
 
 
 def _diverged(claimed: ClaimedRun) -> HistoryDiverged:

@@ -40,7 +40,7 @@ class DrainCollector(Collector):
     """Collects the metrics of one worker, and of the namespace that it drains, for a prometheus_client registry.
 
     The namespace is asked at most every 5 seconds. While Redis does not answer within 2 seconds the namespace's
-    metrics are left out, and ``runstream_drain_namespace_up`` is 0: an old number would look like a new one.
+    metrics are left out, and ``runstream_drain_namespace_up`` is 0: an old number would be taken for a new one.
 
     Args:
         worker: The worker.
@@ -121,7 +121,7 @@ def _backlog(found: NamespaceStatus) -> Iterator[Metric]:
     yield _gauge("lag_seconds", oldest, found.oldest_due_seconds)
     yield _gauge("runs_pending", "Runs that wait for a worker now.", found.due)
     yield _gauge("runs_later", "Runs that come due later: claimed by a worker, or parked.", found.later)
-    yield _gauge("runs_parked", "Runs set aside for a person to look at.", len(found.parked))
+    yield _gauge("runs_parked", "Runs set aside for a person to inspect.", len(found.parked))
     living = sum(found.now - worker.seen_at < _LIVING_SECONDS for worker in found.workers)
     yield _gauge("workers", "Workers that said within the last minute that they live.", living)
 

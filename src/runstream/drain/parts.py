@@ -31,7 +31,7 @@ class WorkerParts:
         name: The worker's name; None for one made of host name and process id.
         partitions: The numbers of the partitions that it drains; None for all.
         claim_seconds: How long a claim lasts.
-        poll_seconds: How often an idle worker looks for work.
+        poll_seconds: How often, in seconds, an idle worker polls for work.
         park_seconds: After what time a parked run is tried again.
 
     Raises:
@@ -110,7 +110,7 @@ class WorkerParts:
 
 
 def describe_error(error: Exception) -> str:
-    """An error in words, for the reason why a run is parked."""
+    """An error as text, for the reason why a run is parked."""
     if isinstance(error, RunstreamError):
         return str(error)
     return f"{type(error).__name__}: {error}; the worker's log has more"

@@ -1,9 +1,9 @@
 """Retiring: a run that has ended, is archived and was quiet leaves Redis, except for a tombstone.
 
 The tombstone, at most 250 bytes and the session id, is what is left of the run's meta: where it ended, so that a
-late append goes on at the right offset, and that it was retired, so that whoever reads it is told where it went.
-Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers for their window. After
-another while the run is forgotten: all of it goes, and is told from a run that was lost as a deleted one is.
+late append goes on at the right offset, and that it was retired, so that a reader gets an error that names the
+archives. Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers for their
+window. After another while the run is forgotten: all of it goes, and counts as deleted, not as lost.
 
 Settling puts the runs that have ended into `retire`, so the work is proportional to what is due, whatever else
 there is. Which run may be retired is decided by the scripts, in one step, whatever a worker had found before.

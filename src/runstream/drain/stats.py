@@ -1,4 +1,4 @@
-"""What a worker has done and how it fares: written by the worker, read by any thread."""
+"""The statistics of a worker: what it has done and what fails, written by the worker, read by any thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DrainStats:
         retries: The number of attempts at an archive or at Redis that failed and were made again.
         writes: How long the writes of each archive took, by its location.
         failing: What is wrong with what fails now, by an archive's location or ``"redis"``.
-        last_beat: ``time.monotonic()`` when the worker last made progress: between two of them lie at most the
+        last_beat: ``time.monotonic()`` when the worker last made progress: between two of them pass at most the
             longest write of a batch, or the longest pause after a failure.
     """
 

@@ -1,7 +1,7 @@
 """The drain worker: it archives runs from Redis in every archive, proves them there, and trims Redis.
 
-The worker keeps no state of its own that matters. How far an archive is, the archive says; how far it
-is proven, Redis says. Whatever dies and whenever, the next worker begins at the mark, and what is
+The worker keeps no state of its own that matters. The archive itself says how far it is; Redis
+says how far that is proven. Whatever dies and whenever, the next worker begins at the mark, and what is
 already archived is passed over. A worker that was paused for an hour can do no harm: settling does
 nothing unless Redis still has the very entry that was proven.
 """
@@ -51,13 +51,13 @@ class DrainWorker:
         trim: What leaves Redis: ``"covered"``, what is archived and covered by every snapshot of the run, so that
             ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``.
         partitions: The numbers of the partitions that it drains; None for all.
-        claim_seconds: How long a dead worker's runs wait for another.
-        poll_seconds: How often an idle worker looks for work.
-        park_seconds: After what time a parked run is tried again.
-        retire_after_seconds: After what time a run that has ended, is archived and was quiet leaves Redis but for
-            a tombstone (see :mod:`~runstream.drain.retire`); None: never.
-        forget_after_seconds: After what further time the tombstone goes too: then nothing in Redis tells any more
-            that there was such a run, and an append under its id starts another one. None: never.
+        claim_seconds: For how many seconds a claim lasts, and so how long a dead worker's runs wait for another.
+        poll_seconds: How often, in seconds, an idle worker polls for work.
+        park_seconds: After how many seconds a parked run is tried again.
+        retire_after_seconds: After how many quiet seconds a run that has ended and is archived leaves Redis, except
+            for a tombstone (see :mod:`~runstream.drain.retire`); None: never.
+        forget_after_seconds: After how many further seconds the tombstone goes too: then nothing in Redis shows
+            any more that there was such a run, and an append under its id starts another one. None: never.
 
     Attributes:
         name: Its name.
@@ -246,7 +246,7 @@ class DrainWorker:
     def _without_culprit(
         self, group: Sequence[DueRun], error: Exception, claims: Claims
     ) -> list[Sequence[DueRun]]:
-        """Set the run aside that an error comes from; where that is not known, tell the halves to try."""
+        """Set the run aside that an error comes from; if that is not known, give the halves to try."""
         middle = len(group) // 2
         culprits = [due for due in group if not middle or due.run_id == _run_of(error)]
         for due in culprits:
@@ -258,7 +258,7 @@ class DrainWorker:
         claims.park(run_id, until_mended(describe_error(error), run_id), error=error)
 
     def _release(self, claimed: Sequence[DueRun]) -> None:
-        """Give back what was not settled. A claim that cannot be given back runs out by itself."""
+        """Give the claims back that are left. One that cannot be given back runs out by itself."""
         if not claimed:
             return
         try:

@@ -1,1 +1,1 @@
-"""One run as Redis has it, as an archive has it, and as both together; and where two histories part."""
+"""The history of one run: in Redis, in an archive, or merged from both; and where two histories diverge."""

@@ -1,4 +1,4 @@
-"""One run as an archive has it: all of it."""
+"""The history of a run in an archive, which has all of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ArchivedHistory(History):
 
     @property
     def location(self) -> str:
-        """The archive's."""
+        """The archive's location."""
         return self.archive.location
 
     def at(self, offset: int) -> Cursor | None:

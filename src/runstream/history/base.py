@@ -1,4 +1,4 @@
-"""One run as one store has it: the interface by which copies of a run are compared and copied."""
+"""The interface of a run's history in one store, by which copies of a run are compared and copied."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class History(ABC):
 
     @property
     def mark(self) -> Cursor:
-        """A cursor that is known even if its entry cannot be read: of Redis, the archived mark."""
+        """A cursor that is known even if its entry cannot be read: in Redis, the archived mark."""
         return self.header.start
 
     @property
@@ -56,7 +56,7 @@ class History(ABC):
         """Read the latest snapshots of the run and of its lanes, those that read."""
 
     def tokens(self) -> Mapping[str | None, str]:
-        """The tokens of the snapshots by lane, of those that do not read too."""
+        """The tokens of the snapshots by lane, also of those that do not read."""
         return {one.lane_id: one.token for one in self.snapshots()}
 
     def entries(self, after: int) -> Iterator[ArchiveEntry]:

@@ -1,8 +1,4 @@
-"""Where two histories of one run part.
-
-Chains that are equal at an offset prove all that comes before it equal. So the offset at which two histories part
-is found by bisection, with one entry of each per step, however long they are.
-"""
+"""Find where two histories of one run diverge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run as Redis has it: what has not been trimmed."""
+"""The history of a run in Redis: what has not been trimmed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HotHistory(History):
 
     @property
     def location(self) -> str:
-        """Redis."""
+        """Always ``Redis``."""
         return "Redis"
 
     def at(self, offset: int) -> Cursor | None:

@@ -1,4 +1,4 @@
-"""One run with all its entries, whether they lie in Redis, in an archive, or partly in each.
+"""The merged history of a run: all its entries, from Redis, from an archive, or from both.
 
 An entry has what an event alone has not: its chain, its key, and the bytes of a record that does not read.
 """
@@ -109,7 +109,7 @@ class MergedRun:
                 raise self._gap(at)
 
     def _from_archive(self, at: int) -> Iterator[ArchiveEntry]:
-        """As far as the archive has the run now."""
+        """The entries as far as the archive has the run now."""
         position = None if self._archive is None else self._archive.position(self.run_id)
         if self._archive is None or position is None or position.cursor.offset <= at:
             return
@@ -118,7 +118,7 @@ class MergedRun:
         yield from self._archive.read_back(self.run_id, at + 1, min(position.cursor.offset, self.last.offset))
 
     def _from_redis(self, at: int) -> Iterator[ArchiveEntry]:
-        """From there on, up to the end or to where entries have been trimmed meanwhile."""
+        """The entries from there on, up to the end or to where entries have been trimmed meanwhile."""
         if self._hot is None:
             return
         page_size = PageSize(_PAGE)
@@ -132,7 +132,7 @@ class MergedRun:
             at = records[-1][0].offset
 
     def _gap(self, at: int) -> Exception:
-        """Why the entry after that offset is not there."""
+        """The error that says why the entry after that offset is not there."""
         expected = at + 1
         if self._namespace is not None and self._hot is not None:
             now = HotHistory.load(self._namespace, self.run_id)
@@ -146,10 +146,10 @@ class MergedRun:
                 return lost(self.run_id, self.last.offset, at)
             if self._archive is None:
                 next(self._store.read(self.run_id, at, limit=1), None)  # raises EventsArchived, with where it is
-        looked = [] if self._hot is None else ["Redis"]
-        looked += [] if self._archive is None else [self._archive.location]
+        stores = [] if self._hot is None else ["Redis"]
+        stores += [] if self._archive is None else [self._archive.location]
         return ArchiveGap(
-            f"event {expected} of run {self.run_id!r} is not in {' nor in '.join(looked)}, which has later ones;"
+            f"event {expected} of run {self.run_id!r} is not in {' nor in '.join(stores)}, which has later ones;"
             " ask the archive that the drain worker writes",
             run_id=self.run_id,
             expected=expected,

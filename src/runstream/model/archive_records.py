@@ -180,7 +180,7 @@ class ArchiveSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What an archive notes of a run besides its history.
+    """What an archive stores of a run besides its history.
 
     Attributes:
         run_id: The run.

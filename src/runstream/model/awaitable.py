@@ -1,4 +1,4 @@
-"""What asyncio opens: ``await`` it to have it, or enter it with ``async with``."""
+"""An object that is opened with ``await`` or with ``async with``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T", bound=_Enterable)
 
 
 class Opening(Generic[T]):
-    """An opening: ``opened = await opening``, to be closed later, or ``async with opening as opened``.
+    """An object that is still to be opened: ``opened = await opening``, or ``async with opening as opened``.
 
     Args:
         begin: Opens it.

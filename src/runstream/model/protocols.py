@@ -62,7 +62,7 @@ class Leased(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """An archive as the drain worker sees it. How far it has a run, its own commit says, and nothing in Redis.
+    """An archive as the drain worker sees it. Its own commit decides how far it has a run, and nothing in Redis.
 
     The worker asks for the position, writes what follows, and reads back what it wrote before Redis lets go of it.
     """

@@ -1,4 +1,4 @@
-"""What a run needs to go on: :class:`RunState`, and the rules by which a run's status moves.
+"""The state of a run, :class:`RunState`, and the rules by which a run's status changes.
 
 Equal in shape to purpose-agent's own state; but its ``to_dict`` drops the times of nodes and all actions but the
 last fifty, and this one keeps them.
@@ -63,7 +63,7 @@ class NodeState:
 
     Attributes:
         node_id: The node's name.
-        status: ``pending``, ``running``, ``completed``, ``failed``, or a word of its author's own.
+        status: ``pending``, ``running``, ``completed``, ``failed``, or a status of its author's own.
         input_data: What it was given.
         output_data: What it has made.
         started_at: When the last attempt began: Unix time in seconds, 0 before the first.

@@ -1,4 +1,4 @@
-"""What callers ask for, gathered in values; and the checks of arguments that every store makes alike."""
+"""The arguments of calls, gathered in values, with the checks that every store makes of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ReadQuery(NamedTuple):
     on_corrupt: OnCorrupt = "raise"
 
     def check(self) -> None:
-        """Raise ConfigurationError for a position, bound, limit or habit that ``read`` does not have."""
+        """Raise ConfigurationError for a position, bound, limit or ``on_corrupt`` that ``read`` does not take."""
         parse_position(self.after)
         if self.before is not None and (isinstance(self.before, bool) or not isinstance(self.before, int)):
             raise ConfigurationError(f"before={self.before!r:.80}: pass an offset, or None")
@@ -161,7 +161,7 @@ class RunRequest(NamedTuple):
 
 
 def parse_position(after: int | str) -> tuple[int, Cursor | None]:
-    """The offset after which to go on, and the cursor to check, if ``after`` is one.
+    """The offset after which to go on, and the cursor to check if ``after`` is one.
 
     Raises:
         ConfigurationError: It is neither an offset nor a cursor.

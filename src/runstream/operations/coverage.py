@@ -1,4 +1,4 @@
-"""How far one store object knows each of its runs without a hole: what a snapshot that it saves covers.
+"""Coverage: how far one store object knows each run without a gap, and so what a snapshot that it saves covers.
 
 A snapshot covers the history that its writer recovered and appended itself, never what somebody else appended in
 between. To cover too little is safe: a recovery then gives events that the state already has. To cover too much
@@ -186,7 +186,7 @@ class CoverageBook:
                 self._coverage(run_id, lane_id, start).covered = offset
 
     def forget(self, run_id: str) -> None:
-        """Know nothing of a run any more."""
+        """Forget a run's coverage."""
         with self._lock:
             self._flush()
             for key in [key for key in self._coverages if key[0] == run_id]:

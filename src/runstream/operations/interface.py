@@ -37,15 +37,15 @@ __all__ = ["AppendResult", "KeepsSnapshots", "StoreOperations"]
 
 
 class AppendResult(Protocol):
-    """Where an append landed; :class:`~runstream.model.results.Placement` says what the parts mean."""
+    """The result of an append: the fields of :class:`~runstream.model.results.Placement`."""
 
     @property
     def appended(self) -> Appended:
-        """Where it landed as a whole."""
+        """The offsets of the first and the last event."""
 
     @property
     def cursors(self) -> Sequence[Cursor]:
-        """Where each event lies."""
+        """The cursor of each event."""
 
     @property
     def known(self) -> frozenset[int]:
@@ -53,14 +53,14 @@ class AppendResult(Protocol):
 
 
 class StoreOperations(Protocol[E, S]):
-    """What a store implements."""
+    """The operations of a store."""
 
     @property
     def codec(self) -> Codec[E, S]:
         """Makes events and states of the store's types, and encodes them."""
 
     def for_one_writer(self) -> Self:
-        """The same store for one more writer, who knows of snapshots only what it does itself."""
+        """The same store for one more writer, with its own coverage and snapshots."""
 
     def save_event(self, event: E) -> Operation[Any]:
         """Append one event to the run that it names."""
@@ -72,10 +72,10 @@ class StoreOperations(Protocol[E, S]):
         """Append events to a run, and save a snapshot with them, in one atomic step."""
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
-        """The events between two offsets, as they stand at the first step."""
+        """The events between two offsets, as they are at the first step."""
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
-        """History, then live."""
+        """History, then live events."""
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""
@@ -93,16 +93,16 @@ class StoreOperations(Protocol[E, S]):
         """The latest snapshot and the events after it."""
 
     def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
-        """Give out a lease, without waiting. Raises LeaseHeld where another is in the way."""
+        """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
 
     def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Let a lease last for its whole ttl from now on. Raises LeaseLost where it has passed on or run out."""
+        """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
 
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
-        """Take a lease back, unless it has passed on already."""
+        """Give a lease back, unless it has passed on already."""
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
-        """The ``seq`` of a lane's last event, wherever that lies by now; 0 for a lane without one."""
+        """The ``seq`` of a lane's last event, archived or not; 0 for a lane without one."""
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""
@@ -117,18 +117,18 @@ class StoreOperations(Protocol[E, S]):
         """Remove all that the store holds of a run."""
 
     def forget(self, run_id: str) -> Operation[None]:
-        """Know nothing of a run any more: take its present as it is."""
+        """Forget what this store saw of a run, so that it is taken as it is now."""
 
 
 @runtime_checkable
 class KeepsSnapshots(Protocol[S]):
-    """The operations of a store that keeps the snapshots it saw, to show a run as it was."""
+    """The operations of a store that keeps earlier snapshots, to show a run as it was."""
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
-        """The lanes of which snapshots are kept, with None first where there are some of the run's own."""
+        """The lanes of which snapshots are kept; first None, if there are some of the run's own."""
 
     def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
         """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved."""
 
     def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
-        """The snapshot that covers most of what lies up to an offset."""
+        """The latest snapshot that covers no event after an offset."""

@@ -1,4 +1,4 @@
-"""The errors that all stores raise in the same words: what happened, and what to do next."""
+"""The errors that all stores raise, with their texts: what happened, and what to do next."""
 
 from __future__ import annotations
 

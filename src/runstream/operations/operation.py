@@ -56,7 +56,7 @@ class Exchange(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A tolerated error of the server: a reply, which tells that the command was not applied."""
+    """A tolerated error of the server, as a reply: the command was not applied."""
 
     error: RunstreamError
 
@@ -111,8 +111,8 @@ def pass_on(
 ) -> Stream:
     """The same stream with other items: each page is what ``choose`` makes of it; an empty one is not handed on.
 
-    What is thrown in at a step reaches the inner stream, which is closed when this ends. ``came_back`` is called
-    when the reader has taken a whole page and asks for more.
+    What is thrown in at a step goes to the inner stream, which is closed when this ends. ``came_back`` is called
+    when the reader has taken all of a page and asks for more.
     """
     try:
         step = next(stream)
@@ -125,7 +125,7 @@ def pass_on(
                     yield Items(chosen)
                     if came_back is not None:
                         came_back()
-            except BaseException as error:  # noqa: BLE001 - what becomes of it is for the inner stream to decide
+            except BaseException as error:  # noqa: BLE001 - the inner stream decides what to do about it
                 step = stream.throw(error)
             else:
                 step = stream.send(result)

@@ -1,7 +1,7 @@
-"""The two runners: they make the steps of operations, one by waiting, one by awaiting.
+"""The two runners: one makes the steps of operations by waiting, the other by awaiting.
 
-What a step raises is thrown into the operation, at the very place that waits for the step's result: so an
-operation notes what got no reply, and may go on another way. An operation that is broken off is closed at once.
+What a step raises is thrown into the operation, at the ``yield`` that waits for the step's result: so an operation
+notes what got no reply, and may go on another way. An operation that is broken off is closed at once.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class SyncRunner:
         self._exchange = exchange
 
     def run(self, operation: Operation[T]) -> T:
-        """The operation's result."""
+        """Run an operation and return its result."""
         try:
             step = next(operation)
             while True:
                 try:
                     result = self._exchange(step) if type(step) is Exchange else self._make(step)
-                except BaseException as error:  # noqa: BLE001 - what becomes of it is for the operation to decide
+                except BaseException as error:  # noqa: BLE001 - the operation decides what to do about it
                     step = operation.throw(error)
                 else:
                     step = operation.send(result)
@@ -101,7 +101,7 @@ class AsyncRunner:
             await self._prepare()
 
     async def run(self, operation: Operation[T]) -> T:
-        """The operation's result."""
+        """Run an operation and return its result."""
         try:
             await self.prepare()
             step = next(operation)
@@ -111,7 +111,7 @@ class AsyncRunner:
                         result: Any = await self._exchange(step)
                     else:
                         result = await self._make(step)
-                except BaseException as error:  # noqa: BLE001 - what becomes of it is for the operation to decide
+                except BaseException as error:  # noqa: BLE001 - the operation decides what to do about it
                     step = operation.throw(error)
                 else:
                     step = operation.send(result)

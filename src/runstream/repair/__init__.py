@@ -1,1 +1,1 @@
-"""What an operator does to put a namespace or an archive right: verify, restore, resolve."""
+"""Repair a namespace or an archive, for operators: verify, restore, resolve, quarantine, required archives."""

@@ -1,4 +1,4 @@
-"""Keep the branch of a run that gives way: as a run of its own in every archive, proven to be there.
+"""Keep the branch of a run that gives way as a run of its own, in every archive, and prove it there.
 
 A branch is a run like any other: its events name it as theirs, so that every reader reads it. Their offsets and
 chains stay what they were.

@@ -35,7 +35,7 @@ _SHOWN = 200  # characters of an event
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where and how two things that must agree do not.
+    """A difference between two things that must agree: where, and what each is.
 
     Attributes:
         offset: The offset at which they differ.
@@ -103,7 +103,7 @@ class HistoryChecker(ABC):
 
     @abstractmethod
     def check_end(self) -> None:
-        """Compare what stands beside the history with what was read of it, when all of it was.
+        """Compare what is noted beside the history with the history, once all of that was read.
 
         Raises:
             DifferenceFound: Something is wrong.
@@ -174,19 +174,19 @@ class HistoryChecker(ABC):
 
 
 def of_lane(lane_id: str | None) -> str:
-    """Whose a snapshot is, in words."""
+    """The run or the lane that a snapshot belongs to, as text."""
     return " of the run" if lane_id is None else f" of lane {lane_id!r}"
 
 
 def describe_snapshot(one: ArchiveSnapshot | None) -> str:
-    """A snapshot in words."""
+    """A snapshot as text."""
     if one is None:
         return "nothing"
     return f"covers {one.offset}, revision {one.revision}, token {one.token}: {one.data[:_SHOWN]}"
 
 
 def describe_entry(entry: ArchiveEntry) -> str:
-    """An entry in words."""
+    """An entry as text."""
     if entry.raw is not None:
         return f"{len(entry.raw)} bytes that do not read: {entry.reason}"[:_SHOWN]
     return "an erased event" if entry.data is None else entry.data[:_SHOWN]

@@ -1,4 +1,4 @@
-"""Verify the copy of a run in Redis: what has not been trimmed, and all that its meta and the sets note of it."""
+"""Verify the copy of a run in Redis: the entries that were not trimmed, its meta, and the sets that it is in."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class RedisChecker(HistoryChecker):
             self._differ(last, "the run is not in the list of runs", "nothing", str(self.last))
         if header.session_id and not self.facts.is_in_session:
             self._differ(last, "the run is not in the list of its session", "nothing", header.session_id)
-        if not self.facts.is_due and not self.is_settled:
+        if not self.facts.is_due and not self.is_archived:
             self._differ(
                 last,
                 "the run has something to archive, and is not due",
@@ -185,8 +185,8 @@ class RedisChecker(HistoryChecker):
             )
 
     @property
-    def is_settled(self) -> bool:
-        """Whether all of the run is archived, as its meta has it."""
+    def is_archived(self) -> bool:
+        """Whether all of the run is archived, by its meta."""
         head, proven = self.run.head, self.run.proven_tokens
         return head.mark == head.last and all(proven.get(lane) == token for lane, token in head.tokens.items())
 

@@ -37,7 +37,7 @@ __all__ = ["Histories", "Keep", "Resolution", "Side", "load_histories", "resolve
 Keep: TypeAlias = Literal["archive", "redis", "both"]
 """Which history is to be the run's. ``"both"``: Redis's, with what only the archive's has appended to it again."""
 
-_ATTEMPTS = 10  # at appending to a run that others write to
+_ATTEMPTS = 10  # to append to a run that others write to
 _HELD_SECONDS = 300.0
 
 Hot: TypeAlias = RunStore[Any, Any]
@@ -324,7 +324,7 @@ def _missing(side: Side, there: Counter[bytes]) -> Iterator[ArchiveEntry]:
 
 
 def _fingerprint(entry: ArchiveEntry) -> bytes:
-    """A digest of the whole event: that two have the same span does not make them one."""
+    """A digest of all of an event: a common ``span_id`` does not make two events one."""
     return blake2b((entry.data or "").encode(), digest_size=16).digest()
 
 

@@ -1,10 +1,10 @@
-"""Restore a run in Redis from an archive: all of it at once, or nothing.
+"""Restore a run in Redis from an archive, atomically.
 
 An archive keeps JSON, Redis keeps records. Each record is made anew from the archive's JSON, and its
 checksum must give the very chain that the archive has: what cannot be shown to be the same is not put back.
 
-:func:`put_back` decides whether that is to be done: after a lost Redis, or to work on an old run. What Redis has,
-and the archive has not, is never overwritten.
+:func:`put_back` checks whether that may be done, after a lost Redis or to work on an old run. What Redis has and
+the archive does not is never overwritten.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _scan(
     put_keys: Callable[[dict[str, Cursor]], object],
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    """Read a whole history: gather what is noted of its lanes, and put the cursors of its callers' keys."""
+    """Read all of a history: gather the facts of its lanes, and put the cursors of its callers' keys."""
     keys: dict[str, Cursor] = {}
     for entry in source.entries(source.header.start.offset):
         lanes.add(source.run_id, entry)

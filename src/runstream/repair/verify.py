@@ -1,4 +1,4 @@
-"""Verify a run in every store that has a copy of it, each by itself and against the others: Redis, and archives.
+"""Verify the copies of a run in Redis and in archives, each by itself and against the others.
 
 All copies are read side by side, page by page, so that the first difference is the one with the lowest offset,
 and no more is held than a page of each. A run that differs is verified again if it has changed meanwhile: agents
@@ -192,7 +192,7 @@ class _Copies:
                     (checker.location, f"up to {checker.last}"),
                     ("Redis", f"up to {self.hot.last}"),
                 )
-            self._check_reach(self.hot, checker.archive, checker.current_offset())
+            self._check_continuity(self.hot, checker.archive, checker.current_offset())
             if self.hot.previous is None:
                 self.hot.previous = checker.history.at(self.hot.first - 1)
 
@@ -216,23 +216,23 @@ class _Copies:
                     (archive.location, describe_snapshot(snapshot)),
                 )
         if self.hot is not None:
-            self._check_reach(self.hot, archive, self.hot.history.header.start.offset)
+            self._check_continuity(self.hot, archive, self.hot.history.header.start.offset)
 
-    def _check_reach(self, hot: RedisChecker, archive: Archive, reach: int) -> None:
-        """Check that nothing is missing between ``reach``, where an archive ends, and what Redis still has."""
-        if reach + 1 < hot.first:
+    def _check_continuity(self, hot: RedisChecker, archive: Archive, last: int) -> None:
+        """Check that nothing is missing between an archive's last offset and what Redis still has."""
+        if last + 1 < hot.first:
             raise DifferenceFound(
-                reach + 1,
+                last + 1,
                 "events are in neither of the two",
-                (archive.location, f"up to {reach}"),
+                (archive.location, f"up to {last}"),
                 ("Redis", f"from {hot.first} on"),
             )
         mark = hot.run.head.mark
-        if reach < mark.offset and archive.archive_id in self._required():
+        if last < mark.offset and archive.archive_id in self._required():
             raise DifferenceFound(
-                reach + 1,
+                last + 1,
                 "an archive lacks what is noted as archived",
-                (archive.location, f"up to {reach}"),
+                (archive.location, f"up to {last}"),
                 ("Redis", f"archived up to {mark}"),
             )
 
@@ -270,7 +270,7 @@ class _Copies:
             at = last + 1
 
     def _check_against_each_other(self) -> None:
-        """Check that snapshots of one token are equal, and what is settled is in each archive that is required."""
+        """Check that snapshots of one token are equal, and that required archives have what is noted as archived."""
         first: dict[tuple[str | None, str], tuple[str, ArchiveSnapshot]] = {}
         for checker in self.checkers:
             for one in checker.snapshots:
@@ -334,7 +334,7 @@ def _check_proven(hot: RedisChecker, archived: ArchiveChecker) -> None:
                 (archived.location, describe_snapshot(there)),
                 ("Redis", describe_snapshot(here)),
             )
-    if hot.is_settled and archived.last == hot.last:
+    if hot.is_archived and archived.last == hot.last:
         ours, theirs = archived.history.header, hot.history.header
         if (ours.status, ours.session_id) != (theirs.status, theirs.session_id):
             raise DifferenceFound(
