@@ -91,7 +91,7 @@ class _Reader(Generic[E, S]):
         run_id: The run.
         query: Where to begin, how many events to give, and what to do about records that do not read.
         wanted: Which events to give; None: all.
-        patience: How long a follower waits; it is restarted when the reader comes back for more.
+        idle: How long a follower waits; it is restarted when the reader comes back for more.
     """
 
     def __init__(
