@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 from runstream import Snapshot
@@ -132,11 +130,7 @@ def _faults_beside_events(world: World, archive: Archive) -> Iterator[str]:
         revisions = [one.revision for one in history]
         if history[-1:] != [expected] or revisions != sorted(set(revisions)):
             yield f"the history of the snapshots of {run_id!r}, {lane_id!r} is {history}"
-    if archive.location.startswith("sqlite:"):
-        with closing(sqlite3.connect(archive.location.removeprefix("sqlite:"))) as connection:
-            ((said,),) = connection.execute("PRAGMA integrity_check")
-        if said != "ok":
-            yield f"SQLite finds {said}"
+    yield from archive.check_integrity()
 
 
 def _faults_of_remade(world: World, archives: Sequence[Archive], why: str | None) -> Iterator[str]:

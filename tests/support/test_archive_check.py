@@ -29,10 +29,10 @@ from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.results import Cursor
+from runstream.stores.capabilities import archive_of
 from tests.support.archive_check import (
     Archive,
     archive_faults,
-    bounds_of,
     check_archives,
     check_drained,
     drained_faults,
@@ -137,9 +137,9 @@ def chained(entries: Sequence[ArchiveEntry], start: Cursor) -> list[ArchiveEntry
 
 def test_a_history_that_is_not_the_one_is_found_though_its_chain_fits(archive: Archive, hot: Hot) -> None:
     """One event missing, doubled, moved or changed; what two lanes wrote in which order, only Redis knows."""
-    bounds = bounds_of(archive, "r")
-    assert bounds is not None
-    header = RunHeader("r", bounds[0])
+    noted = archive_of(archive).header("r")
+    assert noted is not None
+    header = RunHeader("r", noted.start)
     snapshots = archive.read_back_snapshots("r")
     entries = list(archive.read_back("r", 1, len(EVENTS)))
     assert chained(entries, header.start) == entries
