@@ -47,9 +47,7 @@ def fill(archive: Archive) -> tuple[list[PAEvent], list[Cursor], RunHeader]:
     """Twelve events in three batches and two lanes, with keys and snapshots of both, ended."""
     events = [create_event("r", EventKind.TOOL_RESULT, lane_id="ab"[seq > 4], seq=seq) for seq in range(1, 12)]
     events.append(create_event("r", EventKind.RUN_FINISHED, lane_id="a", seq=12))
-    archive.save_snapshot(
-        "r", RunState("r", current_step=3), lane_id="a"
-    )  # covers nothing yet, and stays at any cut
+    archive.save_snapshot("r", RunState("r", current_step=3), lane_id="a")  # it covers nothing: no cut takes it
     archive.append("r", events[:3], keys=[None, "two", None])
     archive.append("r", events[3:8], keys=[None, None, "six", None, "eight"])
     archive.append("r", events[8:], snapshot=RunState("r", current_step=12))
