@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
+from runstream.codec.lossless_json import dump_json, dump_plain_json, load_object
 from runstream.codec.record import (
     ERASED,
     check_all_values,
@@ -160,10 +160,7 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
     reason = entry.reason
     if entry.data is not None:
         try:
-            fields = load_json(entry.data)
-            if isinstance(fields, dict):
-                return fields
-            reason = "its text is not an object"
+            return load_object(entry.data)
         except ValueError as error:
             reason = str(error)
     raise CorruptRecordError(

@@ -18,7 +18,7 @@ import orjson
 
 from runstream.codec.extension_types import BY_TAG, BY_TYPE, SCALARS
 
-__all__ = ["dump_json", "dump_plain_json", "load_json"]
+__all__ = ["dump_json", "dump_plain_json", "load_json", "load_object"]
 
 # orjson is ten times as fast, but makes null of not-a-number: it gets what is known to be plain
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
@@ -73,6 +73,21 @@ def load_json(text: str | bytes) -> Any:
         return json.loads(text, object_hook=_untag)
     except (TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"a broken tag: {type(error).__name__}: {error}") from error
+
+
+def load_object(text: str | bytes) -> dict[str, Any]:
+    """Load an object that was dumped.
+
+    Args:
+        text: The JSON text.
+
+    Raises:
+        ValueError: It is not JSON, has a broken tag, or is no object.
+    """
+    found = load_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - as for any other text that does not read
+    return found
 
 
 def _tag(value: Any) -> Any:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
-from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.lossless_json import dump_json, load_object
 from runstream.drain.readback import find_mismatch
 from runstream.history.base import PAGE, History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch
@@ -80,9 +79,7 @@ def _renamed_snapshot(snapshot: ArchiveSnapshot, name: str) -> ArchiveSnapshot:
 def _with_run_id(text: str, name: str) -> str:
     """The same JSON object with another run id, if it has one. What does not read stays as it is."""
     try:
-        fields: Any = load_json(text)
+        fields = load_object(text)
     except ValueError:
         return text
-    if not isinstance(fields, dict) or "run_id" not in fields:
-        return text
-    return dump_json({**fields, "run_id": name})
+    return dump_json({**fields, "run_id": name}) if "run_id" in fields else text

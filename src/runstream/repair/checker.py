@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runstream.codec.chain import next_chain
-from runstream.codec.lossless_json import load_json
+from runstream.codec.lossless_json import load_object
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns
 from runstream.model.results import Cursor
@@ -157,11 +157,9 @@ class HistoryChecker(ABC):
                 bounds = ("the history", f"from {start} to {last}")
                 raise DifferenceFound(one.offset, f"{whose} covers what is not there", here, bounds)
             try:
-                is_state = isinstance(load_json(one.data), dict)
-            except (ValueError, RecursionError):
-                is_state = False
-            if not is_state:
-                raise DifferenceFound(one.offset, f"{whose} does not read", here)
+                load_object(one.data)
+            except (ValueError, RecursionError) as error:
+                raise DifferenceFound(one.offset, f"{whose} does not read", here) from error
 
     def _count(self, entry: ArchiveEntry, columns: EntryColumns | None) -> None:
         """Count an entry that was read, and note its lane."""

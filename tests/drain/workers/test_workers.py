@@ -251,7 +251,8 @@ def test_the_backlog_counts_what_is_not_archived(
         return exchange_once(exchange)
 
     hot._driver.exchange_once = watched  # type: ignore[method-assign] # where every exchange goes through
-    assert namespace_of(hot).backlog() == 30 + 120
+    namespace = namespace_of(hot)
+    assert namespace.run(status.backlog(namespace.keys)) == 30 + 120
     assert max(sizes) <= 10
 
 

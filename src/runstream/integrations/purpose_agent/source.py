@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from runstream.codec.foreign_json import load_foreign_json
-from runstream.codec.lossless_json import load_json
+from runstream.codec.lossless_json import load_object
 
 __all__ = ["Item", "Source", "SourceEvent", "SourceRun", "SourceSnapshot", "Unreadable", "event_in", "object_in"]
 
@@ -101,7 +101,6 @@ def object_in(where: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any
     """The JSON object in a line, row or file; ``is_ours``: where its values have tags."""
     try:
         text = (data or b"").decode()
-        found = load_json(text) if is_ours else load_foreign_json(text)
+        return load_object(text) if is_ours else load_foreign_json(text)
     except (ValueError, RecursionError) as error:
         return Unreadable(where, str(error), data or b"")
-    return found if isinstance(found, dict) else Unreadable(where, "it is not a JSON object", data or b"")

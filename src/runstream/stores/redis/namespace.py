@@ -89,7 +89,6 @@ class Namespace:
     # -- for the operator's commands ---------------------------------------------------------------
 
     status = _method(inspection.namespace_status)
-    backlog = _method(inspection.backlog)
     snapshot_lanes = _method(inspection.snapshot_lanes)
     required_archives = _method(archives.required_archives)
     archives_of_run = _method(archives.archives_of_run)

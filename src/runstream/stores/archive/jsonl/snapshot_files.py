@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runstream.codec.foreign_json import load_foreign_json
-from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.lossless_json import dump_json, load_object
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.protocols import OnCorrupt
@@ -85,13 +85,9 @@ def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> Snapsh
 def load_state(run_id: str, snapshot: ArchiveSnapshot) -> dict[str, Any]:
     """The state as plain data. Raises CorruptRecordError where its text does not read."""
     try:
-        fields = load_json(snapshot.data)
-        if isinstance(fields, dict):
-            return fields
-        reason = "it is not an object"
+        return load_object(snapshot.data)
     except ValueError as error:
-        reason = str(error)
-    raise _corrupt(run_id, snapshot.data.encode(), reason)
+        raise _corrupt(run_id, snapshot.data.encode(), str(error)) from error
 
 
 def all_snapshots(
@@ -155,7 +151,7 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
         if "$token" not in fields:
             return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))
         # ours, but laid out anew by another program: the tags in it are still ours
-        fields = load_json(content)
+        fields = load_object(content)
         ours = {name: fields.pop(name, None) for name in ("$offset", "$revision", "$token", "$lane")}
         return ArchiveSnapshot(
             lane_id, int(ours["$offset"]), int(ours["$revision"]), ours["$token"], dump_json(fields)

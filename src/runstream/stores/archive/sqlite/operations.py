@@ -17,7 +17,7 @@ from typing import Any
 
 from runstream.codec.event_codec import Codec
 from runstream.codec.foreign_json import load_foreign_json
-from runstream.codec.lossless_json import load_json
+from runstream.codec.lossless_json import load_object
 from runstream.model.archive_records import (
     ArchiveEntry,
     ArchiveSnapshot,
@@ -224,7 +224,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return None
         offset, revision, token, text, is_foreign = row
         # what purpose-agent wrote may look like a tag of ours, and is none
-        fields = _state_in(run_id, offset, text, load_foreign_json if is_foreign else load_json)
+        fields = _state_in(run_id, offset, text, load_foreign_json if is_foreign else load_object)
         return SnapshotHead(lane_id, offset, revision, token), fields
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
@@ -234,7 +234,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
         with self._file.use() as connection:
             text = state_text(connection, run_id, kept.head.token)
-        return None if text is None else _state_in(run_id, kept.head.offset, text, load_json)
+        return None if text is None else _state_in(run_id, kept.head.offset, text, load_object)
 
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the file holds of a run: its own, then those of its lanes."""
@@ -312,11 +312,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         self._forget(header.run_id)
 
 
-def _state_in(run_id: str, offset: int, text: str | bytes, load: Callable[[Any], Any]) -> dict[str, Any]:
+def _state_in(
+    run_id: str, offset: int, text: str | bytes, load: Callable[[str | bytes], dict[str, Any]]
+) -> dict[str, Any]:
     try:
-        fields = load(text)
-        if not isinstance(fields, dict):
-            raise ValueError("its text is not an object")  # noqa: TRY004 - as for any other broken text
+        return load(text)
     except (ValueError, RecursionError) as error:
         raise CorruptRecordError(
             f"the snapshot of run {run_id!r} does not read: {error}; save another one",
@@ -324,7 +324,6 @@ def _state_in(run_id: str, offset: int, text: str | bytes, load: Callable[[Any],
             offset=offset,
             raw=text.encode() if isinstance(text, str) else text,
         ) from error
-    return fields
 
 
 def _damaged(row: tuple[Any, ...]) -> ArchiveEntry:
