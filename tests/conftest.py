@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,11 @@ LEFT_OUT = pytest.StashKey[int]()
 # would inherit; but there are tests that interrupt themselves and their children. What is handled here is at
 # its default in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of the hundreds of processes that tests start
+# would compile all of runstream anew, which is half of what a command takes to start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(optionalhook=True)
