@@ -155,6 +155,7 @@ def _await_answer_of(client: redis.Redis, process: subprocess.Popen[bytes]) -> N
         except redis.ConnectionError:
             assert process.poll() is None, "the server ended at once"
             assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.002)  # it needs the processor to start
         else:
             return
 
