@@ -34,6 +34,7 @@ from runstream.cli.demo.checks import Check, check
 from runstream.cli.demo.journal import Acknowledged, Journal, JournalTail, read_journal
 from runstream.stores.redis.connection.server_binary import find_server_program
 from runstream.stores.redis.namespace import namespace_of
+from tests.support.mortal import Killed
 
 DEADLINE_SECONDS = 30.0
 
@@ -45,10 +46,6 @@ TASKS = [
 
 
 # -- the agent: killed anywhere, it neither repeats nor leaves out a step
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the agent's catches it."""
 
 
 def kill_after(appends: int) -> Callable[[Appended, Sequence[PAEvent]], None]:

@@ -21,13 +21,13 @@ from runstream.drain.claimed_run import Chunk, ClaimedRun
 from runstream.drain.heartbeat import Heartbeat
 from runstream.model.archive_records import ArchiveEntry, Position, RunBatch
 from runstream.model.results import Cursor
-from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from tests.drain.watched_sink import DEADLINE_SECONDS, Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend
 from tests.support.drain_tools import Hot, due, open_archives, open_hot, parked
 from tests.support.kinds import on_every_server
+from tests.support.mortal import Killed, Mortal
 
 
 def test_a_dead_workers_runs_come_due_again_by_themselves(hot: Hot, archives: list[Archive]) -> None:
@@ -41,23 +41,6 @@ def test_a_dead_workers_runs_come_due_again_by_themselves(hot: Hot, archives: li
 
 
 # -- crashes at every point --------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """The process died here. A BaseException: no handler of ours may swallow it."""
-
-
-class Mortal:
-    """Counts the steps of a worker, and dies at one of them, before or after it is done."""
-
-    def __init__(self, die_at: int | None) -> None:
-        self.steps = 0
-        self.die_at = die_at
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps == self.die_at:
-            raise Killed
 
 
 class MortalSink(Watched):
@@ -76,37 +59,22 @@ class MortalSink(Watched):
         return super().read_back(run_id, first, last)
 
 
-def make_mortal(hot: Hot, mortal: Mortal) -> None:
-    """Every exchange with Redis is two points: before it is sent and after its replies have come."""
-    driver: Any = hot._driver  # where every exchange goes through
-    exchange = driver.exchange_once
-
-    def dying_exchange(one: Exchange) -> Replies:
-        if mortal.die_at is not None and mortal.steps >= mortal.die_at:
-            raise Killed  # the dead do not give up their claims
-        mortal.step()
-        replies: Replies = exchange(one)
-        mortal.step()
-        return replies
-
-    driver.exchange_once = dying_exchange
-
-
-@pytest.mark.parametrize("order", ["sqlite first", pytest.param("jsonl first", marks=pytest.mark.exhaustive)])
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("first", range(1, 5))
+@pytest.mark.parametrize("order", ["sqlite first", "jsonl first"])
 def test_a_worker_that_dies_at_any_point_loses_nothing_and_archives_nothing_twice(
-    make_backend: Callable[[str], Backend], tmp_path: Path, order: str
+    make_backend: Callable[[str], Backend], tmp_path: Path, order: str, first: int
 ) -> None:
     """Every exchange and every call of a sink, before and after; then another worker finishes."""
-    points = 0
-    died = True
+    points, died = first - 4, True
     while died:
-        points += 1
+        points += 4
         backend = make_backend("fake")
         assert isinstance(backend, RedisBackend)
         directory = tmp_path / str(points)
         directory.mkdir()
         died = die_at(points, backend, directory, sqlite_first=order == "sqlite first")
-    print(f"{points - 1} points, {order}")
+    print(f"every fourth of {points} points, {order}")
     assert points > 30
 
 
@@ -121,7 +89,7 @@ def die_at(point: int, backend: RedisBackend, directory: Path, *, sqlite_first: 
         archives.reverse()
     mortal = Mortal(point)
     victim = open_hot(backend)
-    make_mortal(victim, mortal)
+    mortal.exchanges_of(victim)
     died = False
     try:
         DrainWorker(

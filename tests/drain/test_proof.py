@@ -37,6 +37,7 @@ from runstream.stores.redis.operations.worker import drain
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend
 from tests.support.drain_tools import ask, first_hot, parked
+from tests.support.mortal import Killed
 from tests.support.operations import operations_of, session_of
 from tests.support.samples import make_event, make_events, make_state
 
@@ -235,9 +236,6 @@ def test_a_lie_is_caught_and_nothing_is_trimmed(hot: Hot, tmp_path: Path, kind: 
 def test_what_another_worker_wrote_is_proven_too(hot: Hot, tmp_path: Path, kind: str, lie: str) -> None:
     """It died before its proof, and the archive was changed then: from the archived mark on, all is compared."""
     acknowledged = fill(hot)
-
-    class Killed(BaseException):
-        """Stands for SIGKILL between write and proof."""
 
     def die() -> None:
         raise Killed

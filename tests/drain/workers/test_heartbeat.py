@@ -31,6 +31,7 @@ from tests.support.drain_tools import (
     open_hot,
     server_seconds,
 )
+from tests.support.mortal import Killed
 from tests.support.servers import DEADLINE_SECONDS, eventually
 
 
@@ -116,10 +117,6 @@ def test_a_heartbeat_that_finds_no_server_goes_on_trying(
     assert DrainWorker(hot, sinks, claim_seconds=0.5).drain_once().events == 3
     assert until
     check_archives(archives, acknowledged)
-
-
-class Killed(BaseException):
-    """No handler of ours may swallow it."""
 
 
 @pytest.mark.parametrize("error", [None, StoreUnavailable("gone"), Killed()], ids=["none", "outage", "kill"])

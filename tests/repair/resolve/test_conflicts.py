@@ -40,7 +40,6 @@ from runstream.stores.redis.scripts.script import script_of
 from tests.repair.resolve.world import (
     KEEPS,
     Hot,
-    Killed,
     Passing,
     Uncut,
     World,
@@ -52,6 +51,7 @@ from tests.repair.resolve.world import (
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import kept_replies
 from tests.support.kinds import on_every_server
+from tests.support.mortal import Killed
 from tests.support.operations import session_of
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -17,26 +16,13 @@ from runstream import (
 from runstream.model.archive_records import ArchiveEntry, Position, RunBatch, RunHeader
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
-from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import Keep, Resolution, load_histories, resolve
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
-from tests.repair.resolve.world import KEEPS, Killed, Passing, World, check_nothing_is_lost, emit, open_anew, part
+from tests.repair.resolve.world import KEEPS, Passing, World, check_nothing_is_lost, emit, open_anew, part
 from tests.support.backends import Backend, RedisBackend
+from tests.support.mortal import Killed, Mortal
 from tests.support.servers import DEADLINE_SECONDS, eventually
-
-
-class Mortal:
-    """Counts steps, and dies at one of them."""
-
-    def __init__(self, die_at: int) -> None:
-        self.steps = 0
-        self.die_at = die_at
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps >= self.die_at:
-            raise Killed
 
 
 class MortalSink(Passing):
@@ -61,8 +47,8 @@ class MortalSink(Passing):
         self._mortal.step()
 
 
-@pytest.mark.one_in(9)
-@pytest.mark.parametrize("first", range(1, 5))
+@pytest.mark.one_in(12)
+@pytest.mark.parametrize("first", range(1, 9))
 @pytest.mark.parametrize(
     ("shape", "keep"), [*(("new on top", keep) for keep in KEEPS), ("made anew", "archive"), ("made anew", "both")]
 )
@@ -70,24 +56,16 @@ def test_killed_at_any_point_and_repeated_it_ends_the_same(
     make_backend: Callable[[str], Backend], make_world: Callable[..., World], shape: str, keep: Keep, first: int
 ) -> None:
     """Every exchange with Redis, every call of a sink, before and after; a worker may drain in between."""
-    point, died = first - 4, True
+    point, died = first - 8, True
     while died:
-        point += 4
+        point += 8
         backend = make_backend("fake")
         assert isinstance(backend, RedisBackend)
         world = make_world(backend, f"{keep}{point}")
         part(world, shape)
         mortal = Mortal(point)
         victim = world.open()
-        driver: Any = victim._driver
-
-        def dying(one: Exchange, exchange: Any = driver.exchange_once, mortal: Mortal = mortal) -> Replies:
-            mortal.step()
-            replies: Replies = exchange(one)
-            mortal.step()
-            return replies
-
-        driver.exchange_once = dying
+        mortal.exchanges_of(victim)
         sinks = [MortalSink(archive, mortal) for archive in world.archives]
         died = False
         try:
@@ -96,13 +74,13 @@ def test_killed_at_any_point_and_repeated_it_ends_the_same(
             resolve(victim, sinks, found, keep)
         except Killed:
             died = True
-        if (point // 4) % 2:
+        if (point // 8) % 2:
             world.drain()
         world.resolve(keep)
         world.check(keep)
         for archive in world.archives:
             archive.close()
-    print(f"every fourth of {point} points, {shape}, keep {keep}")
+    print(f"every eighth of {point} points, {shape}, keep {keep}")
     assert point > 25
 
 

@@ -16,8 +16,9 @@ from runstream.history.archived import ArchivedHistory
 from runstream.operations.operation import Exchange
 from runstream.repair.resolve import Keep
 from runstream.stores.redis.namespace import namespace_of
-from tests.repair.resolve.world import KEEPS, Failing, Hot, Killed, World, emit
+from tests.repair.resolve.world import KEEPS, Failing, Hot, World, emit
 from tests.support.archive_check import Archive, check_archives
+from tests.support.mortal import Killed
 
 
 @pytest.mark.parametrize("keep", KEEPS)

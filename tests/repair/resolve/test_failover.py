@@ -22,10 +22,11 @@ from runstream.repair.resolve import Keep
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.script import script_of
-from tests.repair.resolve.world import KEEPS, Hot, Killed, World, emit
+from tests.repair.resolve.world import KEEPS, Hot, World, emit
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.commands import run
+from tests.support.mortal import Killed
 from tests.support.servers import PROGRAMS, Pair, primary_and_replica
 
 

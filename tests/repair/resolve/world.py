@@ -29,6 +29,7 @@ from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
+from tests.support.mortal import Killed
 from tests.support.operations import operations_of
 
 Hot = RedisCheckpointer[Any, Any]
@@ -233,10 +234,6 @@ def emit_keyed(hot: Hot, key: str) -> PAEvent:
 def last_seq(hot: Hot, lane: str) -> Any:
     (found,) = yield Exchange([(b"HGET", namespace_of(hot).keys.run("r").meta, f"lane:{lane}")])
     return int(found.split()[1]) if found else 0
-
-
-class Killed(BaseException):
-    """The process died here. A BaseException: no handler of ours may swallow it."""
 
 
 class Passing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,6 @@ from runstream import (
     RunStatus,
     connect,
 )
-from runstream.operations.operation import Exchange, Replies
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
@@ -21,12 +19,9 @@ from tests.support.archive_check import Archive, check_drained
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.commands import run, spawn
 from tests.support.drain_tools import Hot, open_hot
+from tests.support.mortal import Killed, Mortal
 from tests.support.random_runs import lose_redis, one_archive
 from tests.support.samples import make_events, make_state
-
-
-class Killed(BaseException):
-    """Ends a command at once: nothing of ours catches it."""
 
 
 @pytest.mark.one_in(4)
@@ -88,21 +83,7 @@ def _is_whole(backend: RedisBackend, archive: Archive) -> bool:
 def _restore_and_die(backend: RedisBackend, archive: Archive, at: int, *, whole: bool) -> bool:
     """Whether it came to that point: before an exchange, or after one."""
     hot = open_hot(backend)
-    driver: Any = hot._driver
-    exchange, steps = driver.exchange_once, 0
-
-    def dying(one: Exchange) -> Replies:
-        nonlocal steps
-        steps += 1
-        if steps == at:
-            raise Killed
-        replies: Replies = exchange(one)
-        steps += 1
-        if steps == at:
-            raise Killed
-        return replies
-
-    driver.exchange_once = dying
+    Mortal(at).exchanges_of(hot)
     try:
         put_back(hot, archive, "r", whole=whole)
     except Killed:

@@ -24,6 +24,7 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Posit
 from runstream.model.results import Cursor
 from runstream.stores import capabilities
 from tests.support.archive_check import Archive, archive_faults
+from tests.support.mortal import Killed
 from tests.support.operations import last_seq, operations_of
 
 
@@ -180,10 +181,6 @@ def test_a_run_knows_what_it_is_a_branch_of(archive: Archive) -> None:
     assert again is not None
     assert again.parent == header.parent
     assert capabilities.part_of(archive, capabilities.Archive) is not None
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 _STEPS = ("open", "write", "fsync", "replace", "unlink", "ftruncate")

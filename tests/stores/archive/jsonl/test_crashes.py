@@ -29,6 +29,7 @@ from tests.stores.archive.jsonl.lines import (
     readable,
     state,
 )
+from tests.support.mortal import Killed
 from tests.support.operations import operations_of
 from tests.support.servers import eventually
 
@@ -88,10 +89,6 @@ def test_another_program_going_on_after_a_torn_batch_keeps_both_its_event_and_th
 
 
 # -- crashes
-
-
-class Killed(BaseException):
-    """What a process does not live to see."""
 
 
 CALLS = ("write", "fsync", "replace", "ftruncate", "unlink", "mkdir")
