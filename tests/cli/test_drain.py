@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def check(place: Place, acknowledged: dict[str, list[PAEvent]]) -> None:
     """Drain what is left, and judge the archives: each event once, in order, and nothing is due any more."""
     eventually(lambda: not namespace_of(place.store).status().later)  # claims run out
-    said = spawn("drain", *place.drain, "--once", "--json")
+    said = run("drain", *place.drain, "--once", "--json")
     assert said.code == 0, said.err
     jsonl, sqlite = JSONLCheckpointer(place.directory / "jsonl"), SQLiteCheckpointer(place.directory / "a.db")
     with jsonl, sqlite:
@@ -245,7 +245,7 @@ def test_two_at_once_do_no_harm(place: Place) -> None:
 def test_a_cron_job_that_is_told_to_end_finishes_the_batch_in_hand(place: Place) -> None:
     """What else was due stays due, at once."""
     events = place.emit("first", 10)
-    spawn("drain", *place.drain, "--once")  # so that the archives are there
+    run("drain", *place.drain, "--once")  # so that the archives are there
     with closing(sqlite3.connect(place.directory / "a.db", isolation_level=None)) as lock:
         lock.execute("BEGIN IMMEDIATE")
         events += place.emit("first", 100, first=11)
@@ -269,7 +269,7 @@ def test_a_cron_job_without_its_server_ends_with_3(place: Place) -> None:
 
 def test_a_cron_job_whose_archive_has_no_room_ends_with_3_and_trims_nothing(place: Place) -> None:
     """A limit to the size of files stands for the disk."""
-    spawn("drain", *place.drain, "--once")
+    run("drain", *place.drain, "--once")
     events = place.emit("r", 500)
     limited = ["sh", "-c", 'ulimit -f 8; exec "$0" "$@"', *command("drain", *place.drain, "--once", "--json")]
     done = subprocess.run(
@@ -302,10 +302,10 @@ def test_json_lines_have_time_level_message_and_fields(place: Place) -> None:
 
 def test_the_line_of_a_parked_run_names_the_run(place: Place) -> None:
     place.emit("a run", 5)
-    assert spawn("drain", *place.drain, "--once").code == 0
+    assert run("drain", *place.drain, "--once").code == 0
     place.store.delete_run("a run")
     place.emit("a run", 1)  # of the same name, with a history of its own
-    said = spawn("drain", *place.drain, "--once", "--log-format", "json")
+    said = run("drain", *place.drain, "--once", "--log-format", "json")
     assert said.code == 1
     (line,) = (line for line in map(json.loads, said.err.splitlines()) if line["level"] == "error")
     assert line["run"] == "a run"
@@ -337,7 +337,7 @@ def test_the_lines_of_an_outage_name_the_archive(place: Place) -> None:
 
 def test_the_error_that_ends_a_worker_is_a_json_line_too(place: Place) -> None:
     for arguments, code in ((["--url", place.sqlite], 2), (["--url", f"unix://{place.directory}/none"], 3)):
-        said = spawn("drain", *arguments, "--to", place.jsonl, "--log-format", "json")
+        said = run("drain", *arguments, "--to", place.jsonl, "--log-format", "json")
         assert (said.code, said.out) == (code, "")
         line = json.loads(said.err)
         assert line["level"] == "error"
@@ -346,8 +346,8 @@ def test_the_error_that_ends_a_worker_is_a_json_line_too(place: Place) -> None:
 
 def test_only_what_was_asked_for_is_logged(place: Place) -> None:
     place.emit("r", 5)
-    assert spawn("drain", *place.drain, "--once", "--log-level", "warning").err == ""
-    assert " level=info " in spawn("drain", *place.drain, "--once").err
+    assert run("drain", *place.drain, "--once", "--log-level", "warning").err == ""
+    assert " level=info " in run("drain", *place.drain, "--once").err
 
 
 def test_text_lines_are_one_line_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -424,14 +424,14 @@ def test_the_line_of_a_record_that_does_not_read_says_how_to_look_at_it(place: P
     """Once: a record that stays in Redis is not named again by the next drain."""
     place.emit("a run", 5)
     put_damaged(place, "a run")
-    said = spawn("drain", *place.drain, "--once", "--log-format", "json")
+    said = run("drain", *place.drain, "--once", "--log-format", "json")
     assert said.code == 0
     (line,) = (line for line in map(json.loads, said.err.splitlines()) if line["level"] == "warning")
     assert (line["run"], line["offset"]) == ("a run", 6)
     assert line["reason"] in line["message"]
     assert "`runstream quarantine show 'a run' 6`" in line["message"]
     place.emit("a run", 1, first=7)
-    said = spawn("drain", *place.drain, "--once", "--log-level", "warning")
+    said = run("drain", *place.drain, "--once", "--log-level", "warning")
     assert (said.code, said.err) == (0, "")
 
 
@@ -443,7 +443,7 @@ def test_a_worker_drains_the_partitions_that_it_was_given(place: Place) -> None:
     assert 0 < len(lower) < 30
 
     def once(partitions: str) -> Said:
-        return spawn("drain", *place.drain, "--once", "--json", "--partitions", partitions)
+        return run("drain", *place.drain, "--once", "--json", "--partitions", partitions)
 
     assert once("0-7").document["report"]["runs"] == len(lower)
     assert {run_id for run_id in acknowledged if place.archived(run_id)} == lower
