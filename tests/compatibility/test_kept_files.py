@@ -159,6 +159,7 @@ def _of_lane(entries: Sequence[dict[str, Any]], lane: str) -> list[dict[str, Any
     return [entry for entry in entries if entry["event"] and json.loads(entry["event"]["lane_id"]) == lane]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_an_archive_every_run_reads_whole(world: World, kind: str) -> None:
     store = world.store(kind)
@@ -378,6 +379,7 @@ def test_sets_of_texts_are_proven_by_another_process(sets: World) -> None:
 
 
 @needs_server
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lost_redis_is_restored_from_an_archive(kept: World, program: str, kind: str) -> None:

@@ -69,7 +69,7 @@ def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     seconds, taken = 1.2, []
 
     def slowly(*_: Any) -> None:
-        until = time.monotonic() + 3 * seconds
+        until = time.monotonic() + 1.5 * seconds
         while time.monotonic() < until:
             taken.extend(namespace_of(other).claim(None, 100, seconds))
             time.sleep(seconds / 20)

@@ -30,6 +30,8 @@ from tests.integrations.purpose_agent.sources import (
 )
 from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def test_what_purpose_agent_wrote_is_read_as_it_reads_it_itself(source: Theirs, url: str) -> None:
     for run_id in ("r", "Run Two", "a/b", "a%20b"):

@@ -24,6 +24,8 @@ from tests.integrations.purpose_agent.sources import (
 )
 from tests.support.samples import make_event, make_events, make_state
 
+pytestmark = pytest.mark.one_in(2)
+
 
 def test_a_second_import_changes_nothing_and_a_third_adds_what_is_new(source: Theirs, url: str) -> None:
     fill(source, "r", 7)

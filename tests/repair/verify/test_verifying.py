@@ -44,12 +44,19 @@ def all_sound(hot: Hot | None, archives: list[Archive]) -> None:
     assert [verdict for verdict in verdicts if not verdict.is_sound] == []
 
 
-@settings(max_examples=8)
-@given(seed=st.integers(0, 2**32), parts=st.lists(st.integers(1, 20), min_size=1, max_size=3))
-def test_whatever_was_written_drained_retired_and_restored_verifies(
-    tmp_path: Path, seed: int, parts: list[int]
-) -> None:
+@pytest.mark.parametrize("examples", [3, pytest.param(8, marks=pytest.mark.exhaustive)])
+def test_whatever_was_written_drained_retired_and_restored_verifies(tmp_path: Path, examples: int) -> None:
     """At every stage, with undrained ends too: Redis alone, each archive alone, and all together."""
+
+    @settings(max_examples=examples)
+    @given(seed=st.integers(0, 2**32), parts=st.lists(st.integers(1, 20), min_size=1, max_size=3))
+    def verifies(seed: int, parts: list[int]) -> None:
+        check_that_it_verifies(tmp_path, seed, parts)
+
+    verifies()
+
+
+def check_that_it_verifies(tmp_path: Path, seed: int, parts: list[int]) -> None:
     directory = tmp_path / uuid.uuid4().hex
     directory.mkdir()
     backend = FakeBackend("n")

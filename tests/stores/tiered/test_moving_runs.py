@@ -141,6 +141,7 @@ def fake(make_backend: Callable[[str], Backend]) -> Hot:
     return store
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", READS)
 @pytest.mark.parametrize("moment", ["run_info", "read", "follow"])
 def test_a_run_that_is_archived_and_forgotten_while_it_is_looked_at_is_not_shorter(

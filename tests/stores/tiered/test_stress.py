@@ -26,16 +26,18 @@ from tests.support.servers import PROGRAMS, eventually
 
 RUNS = ("goes on", "ends")
 LANES = "abcd"
-ROUNDS = 4
 BATCHES = 80
 
 
 class Crowd:
     """Four writers of two runs, of which one ends at times and is opened again, and all sorts of readers."""
 
-    def __init__(self, tiered: TieredCheckpointer[Any, Any], workers: list[DrainWorker], *, retires: bool) -> None:
+    def __init__(
+        self, tiered: TieredCheckpointer[Any, Any], workers: list[DrainWorker], rounds: int, *, retires: bool
+    ) -> None:
         self.tiered = tiered
         self.workers = workers
+        self.rounds = rounds
         self.retires = retires
         self.is_written = threading.Event()
         self._together = threading.Barrier(len(LANES))
@@ -43,7 +45,7 @@ class Crowd:
     def write(self, lane_id: str) -> None:
         """In batches of many sizes. The first lane ends the run, and all wait until it has left Redis."""
         own, seq = random.Random(lane_id), itertools.count(1)
-        for _ in range(ROUNDS):
+        for _ in range(self.rounds):
             for _ in range(BATCHES):
                 for run_id in RUNS:
                     size = own.choice([1, 1, 3, 20])
@@ -138,8 +140,9 @@ class Crowd:
 @pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("jsonl", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("retires", [pytest.param(False, marks=pytest.mark.exhaustive), True])
+@pytest.mark.parametrize("rounds", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_readers_see_every_event_once_while_workers_trim_under_them(
-    make_backend: Callable[[str], Backend], tmp_path: Path, kind: str, retires: bool
+    make_backend: Callable[[str], Backend], tmp_path: Path, kind: str, retires: bool, rounds: int
 ) -> None:
     """Four writers, two workers, four followers that begin anywhere, two that read backwards, two that recover."""
     hot = make_backend("valkey").open()
@@ -151,7 +154,7 @@ def test_readers_see_every_event_once_while_workers_trim_under_them(
             options["retire_after_seconds"] = 0
         workers = [DrainWorker(hot, [archive], name=name, **options) for name in ("w1", "w2")]
         tiered = TieredCheckpointer(hot, archive)
-        crowd = Crowd(tiered, workers, retires=retires)
+        crowd = Crowd(tiered, workers, rounds, retires=retires)
         working = [threads.submit(worker.run, stop) for worker in workers]
         try:
             seen = crowd.work()
@@ -161,7 +164,7 @@ def test_readers_see_every_event_once_while_workers_trim_under_them(
         wholes = {name: [(item.offset, item.event.span_id) for item in tiered.read(name)] for name in RUNS}
     assert all(report.parked == 0 for report in reports)
     assert sum(report.trimmed for report in reports) > 5_000
-    assert not retires or crowd.retired >= ROUNDS
+    assert not retires or crowd.retired >= rounds
     for run_id, after, found in seen:
         assert [offset for offset, _ in wholes[run_id]] == list(range(1, len(wholes[run_id]) + 1))
         assert found == wholes[run_id][after:]
