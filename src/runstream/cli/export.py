@@ -59,7 +59,7 @@ def export(
         bool, typer.Option("--skip-corrupt", help="Leave out what does not read, and say how much that is.")
     ] = False,
 ) -> None:
-    """Write all events of a run, from wherever they lie, into one file.
+    """Write all events of a run into one file, whichever store has them.
 
     jsonl: one line per event, {"offset", "cursor", "key", "event"}. Lossless: what JSON has no type for is tagged
     as in the archives. csv (RFC 4180, UTF-8): one record per event, the time as ISO 8601 and as Unix seconds, the
@@ -107,7 +107,7 @@ def _format_of(to: str, asked: Format | None) -> Format:
 
 
 def _check_path(path: Path, store: RunStore[Any, Any]) -> None:
-    """Raise ConfigurationError where a database would come to lie beside another one's files, or on its source."""
+    """Raise ConfigurationError where a database would be beside another one's files, or on its source."""
     archive = part_of(store, Sink)
     if archive is not None:
         source = Path(archive.location.partition(":")[2])

@@ -49,7 +49,7 @@ def import_(
     """Append the runs of purpose-agent's own files to a store: their events in order, then their states.
 
     SOURCE is the directory or the SQLite database of purpose-agent's checkpointers, or an archive; which of these
-    is told by what is in it. It is only read. From an archive, too, events are appended, as a new history with
+    it is, its content shows. It is only read. From an archive, too, events are appended, as a new history with
     their keys; `runstream restore` puts a history back as it was.
 
     What was imported before is passed over, so the command can be repeated, after it was broken off or when the
@@ -72,7 +72,7 @@ def import_(
         emit_json({"dry_run": dry_run, "runs": [_facts(result) for result in results]})
     else:
         _print(results, dry_run=dry_run)
-    if not all(result.is_whole for result in results):
+    if not all(result.is_complete for result in results):
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
 

@@ -51,12 +51,12 @@ def quarantine(
     limit: Annotated[int, typer.Option(min=1, help="With list: at most so many records.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List the records in an archive that did not read, look at one, or try them again.
+    """List the records in an archive that did not read, show one, or decode them again.
 
     A record that does not read is archived as the bytes that it was, keeps its offset, and holds up nothing.
 
     list: which there are, since when, and why. show RUN OFFSET: the bytes of one, and what of it decodes.
-    retry: decode them again with this version; what reads now goes back to its place in the run. What still does
+    retry: decode them again with this version; what reads now goes back to its offset in the run. What still does
     not read stays as it is, and is exit code 1.
     """
     if action == "show" and (run is None or offset is None):

@@ -59,7 +59,7 @@ def resolve(
     Without --keep it shows both from where they part. With it, the history that gives way is first kept in every
     archive as a run of its own, RUN~OFFSET-CHAIN, and proven to be there; then the run comes due. Nothing is
     ever deleted. Killed at any point, the same command goes on. Agents that write to the history that gives way
-    are told so at their next write.
+    get an error at their next write.
     """
     with ExitStack() as opened:
         hot = opened.enter_context(open_existing(url))

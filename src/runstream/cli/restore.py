@@ -81,7 +81,7 @@ def restore(
 
     Nothing that Redis has is overwritten. A run that it has as far as the archive, or further, is left as it is;
     one of which it has another history is refused, the others go on, and the exit code is 1. A retired run is
-    made hot again. Each run is put back as a whole or not at all: killed at any point, the same command goes on.
+    made hot again. Each run is put back completely or not at all: killed at any point, the same command goes on.
     Branches, RUN~OFFSET-CHAIN, stay in the archive.
     """
     began = time.monotonic()

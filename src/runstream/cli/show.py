@@ -85,8 +85,8 @@ def show(
     """Show a run: what is known of it, its events in order, and its state at the end; or with --at, how it was.
 
     A Redis store shows what is hot; which events have moved to the archive is said on stderr (with --json
-    in "archived_up_to"). With --archive they are read there. Former snapshots are found in an archive only, and
-    there are those that were the latest when a drain worker looked: without one, --at shows the events from the
+    in "archived_up_to"). With --archive they are read there. Former snapshots are in an archive only, which
+    has those that were the latest when a drain worker read the run: without one, --at shows the events from the
     beginning.
     """
     with open_existing(url, archive) as store:

@@ -66,7 +66,7 @@ class _Poller:
     _stores: list[RunStore[Any, Any]] = field(default_factory=list)
 
     def poll(self) -> _Found:
-        """Find how all stands now. Raises what opening and reading a store raise; then it may be called again."""
+        """Read the status of all. Raises what opening and reading a store raise; it may be called again."""
         try:
             if not self._stores:
                 self._stores = [self._opened.enter_context(open_existing(self.url))]
@@ -97,7 +97,7 @@ def status(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep it on screen, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks of --watch.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two polls of --watch.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
     """Show how a store stands: server, memory, runs, what waits to be archived, who archives it and what
@@ -108,7 +108,7 @@ def status(
     and quarantined records, as those given with --archive do.
 
     --watch goes on through an outage, and shows it. Where stdout is no terminal it prints the tables, or with
-    --json a document on a line of its own, at every look.
+    --json a document on a line of its own, at every poll.
     """  # noqa: D205 - its first paragraph is the command's help
     poller = _Poller(url, archive)
     try:

@@ -74,7 +74,7 @@ def verify(
 ) -> None:
     """Check runs in Redis, in archives, or in each against the others.
 
-    Of every run: offsets are dense; each event gives the checksum that its place was made from; what several keep
+    Of every run: offsets are dense; each event gives the checksum that its chain was made from; what several keep
     is the same; nothing is missing between the end of an archive and what is left in Redis; snapshots cover what
     there is; what Redis notes of a run is true of it. Of a SQLite archive the file's own integrity, too.
 
@@ -110,7 +110,7 @@ def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Store
     stores = _Stores()
     for target in archives:
         archive = open_archive(opened, target, "--archive")
-        # an archive that keeps nothing beside its events' text is read as a whole below, run by run
+        # an archive that keeps nothing beside its events' text is read completely below, run by run
         checked = None if part_of(archive, HasColumns) is None else part_of(archive, ChecksIntegrity)
         problems = [] if checked is None else checked.check_integrity()
         if problems:

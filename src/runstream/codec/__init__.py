@@ -1,1 +1,1 @@
-"""Values to bytes and back: the wire record and the chain, JSON, snapshots. Pure: no I/O, no clock, no chance."""
+"""Encode values as bytes, and decode them: records, the chain, JSON, snapshots. No I/O, no clock, no chance."""

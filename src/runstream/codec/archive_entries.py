@@ -1,4 +1,4 @@
-"""Wire records to the entries of an archive, and entries to the fields of events."""
+"""Convert wire records to the entries of an archive, and entries to the fields of events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runstream.model.results import Cursor
 
 __all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "plain_entries"]
 
-_PAGE = 100  # records; so few that their values are gone before Python's collector looks for them
+_PAGE = 100  # records; so few that their values are freed before Python's collector runs
 
 
 def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:

@@ -1,4 +1,4 @@
-"""Events and states of the user's own classes to bytes and plain fields, and back.
+"""Encode events and states of the user's own classes as bytes and plain fields, and decode them.
 
 An event class has the ten fields of :class:`~runstream.model.events.PAEvent`, ``to_dict`` and ``from_dict``;
 further keys in its dict survive. A state class has ``to_dict`` and ``from_dict``, or is a pydantic model, or is
@@ -31,7 +31,7 @@ from runstream.model.state import STATUSES, RunState
 __all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "EventFields", "group_by_run"]
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
-"""The largest record of an event that a store takes unless it is told otherwise: 8 MiB."""
+"""The largest record of an event that a store takes by default: 8 MiB."""
 
 _DEFAULTS: Mapping[str, Any] = {
     "session_id": "",
@@ -48,7 +48,7 @@ _RESERVED = "$"  # what stands beside an event's fields in a JSONL archive start
 
 
 class EncodedEvent(NamedTuple):
-    """An event as bytes, with what a store has to know of it without decoding it again.
+    """An event as bytes, with the fields that a store needs without decoding it again.
 
     Attributes:
         record: The wire record.

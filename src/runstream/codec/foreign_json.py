@@ -1,4 +1,4 @@
-"""JSON that another program wrote: the rows and lines of purpose-agent's own checkpointers.
+"""Load JSON that another program wrote: the rows and lines of purpose-agent's own checkpointers.
 
 It has no tags: ``{"$set": [1]}`` is that dict here, and a set in our own JSON
 (:mod:`~runstream.codec.lossless_json`).

@@ -1,4 +1,4 @@
-"""Values to JSON text (RFC 8259) and back, equal.
+"""Encode values as JSON text (RFC 8259), and decode them equal.
 
 What JSON has a type for is plain JSON. The rest is an object of one key, which is a tag: ``{"$tuple": [1, 2]}``,
 ``{"$bytes": "aGk="}`` (base64, RFC 4648), ``{"$float": "nan"}``, ``{"$str": …}`` (base64; text with lone

@@ -1,4 +1,4 @@
-"""Values to msgpack bytes and back, equal.
+"""Encode values as msgpack bytes, and decode them equal.
 
 Lists, strings, dicts and numbers are plain msgpack, which other programs read; what msgpack has no type for is an
 extension type (:mod:`runstream.codec.extension_types`). A value of a subclass is stored as one of its base type (a
@@ -123,7 +123,7 @@ class Packer:
         return b"".join((msgpack.Packer().pack_array_header(len(packed)), *packed))
 
     def _blame(self, value: Any, path: str, error: BaseException) -> EncodingError:
-        """The error that names the innermost part that cannot be packed."""
+        """Find the innermost part that cannot be packed, and make the error that names it."""
         for _ in range(_MAX_BLAME_DEPTH):
             for step, part in _parts(value):
                 try:

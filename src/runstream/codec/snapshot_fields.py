@@ -1,4 +1,4 @@
-"""A state to the fields of a snapshot's hash in Redis and back, and the difference between two of them.
+"""Pack a state into the fields of a snapshot's hash in Redis, unpack it, and take the difference of two.
 
 ==================  ===================================================================================
 ``=KEY``            a top-level key of the state: msgpack ``[rank, value]``, or ``[rank]`` where the

@@ -54,8 +54,8 @@ class DrainWorker:
         claim_seconds: For how many seconds a claim lasts, and so how long a dead worker's runs wait for another.
         poll_seconds: How often, in seconds, an idle worker polls for work.
         park_seconds: After how many seconds a parked run is tried again.
-        retire_after_seconds: After how many quiet seconds a run that has ended and is archived leaves Redis, except
-            for a tombstone (see :mod:`~runstream.drain.retire`); None: never.
+        retire_after_seconds: After how many quiet seconds a run that has ended and is archived leaves Redis, all
+            but a tombstone (see :mod:`~runstream.drain.retire`); None: never.
         forget_after_seconds: After how many further seconds the tombstone goes too: then nothing in Redis shows
             any more that there was such a run, and an append under its id starts another one. None: never.
 

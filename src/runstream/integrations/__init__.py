@@ -1,1 +1,1 @@
-"""What other programs wrote, and how it becomes runs."""
+"""Import what other programs wrote."""

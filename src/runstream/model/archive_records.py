@@ -71,8 +71,8 @@ class ArchiveEntry(NamedTuple):
         reason: Why it does not read.
         quarantined_at: When it was quarantined: Unix time in seconds; 0.0 where nobody has noted it yet.
         seq: One of the event's columns, as are the next three (see :class:`EntryColumns`), where they are at hand.
-            They have no tuple of their own: a drain makes entries by the thousand, and Python's collector looks
-            through every one.
+            They have no tuple of their own: a drain makes entries by the thousand, and Python's collector scans
+            every one.
         ts: See ``seq``.
         kind: See ``seq``; None where the columns are not at hand.
         lane_id: See ``seq``.

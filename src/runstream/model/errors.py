@@ -1,8 +1,8 @@
 """The errors of runstream: one tree, explained here.
 
 Every error of a store, an archive, a worker or a Run is one of these; an exception of redis-py or :mod:`sqlite3`
-reaches a caller only as ``__cause__``. (Python's own TimeoutError ends a ``follow`` after its ``idle_timeout``.) Each
-carries its facts as attributes, here in brackets, and its message says what to do next::
+reaches a caller only as ``__cause__``. (Python's own TimeoutError ends a ``follow`` after its ``idle_timeout``.)
+Each carries its facts as attributes, here in brackets, and its message says what to do next::
 
     RunstreamError
     ├── ConfigurationError        this store, server or URL cannot give what was asked for

@@ -172,7 +172,7 @@ def _check_nothing_lacks(hot: Hot, archive: Sink, *sources: Sink) -> None:
 
 
 def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
-    """Raise ConfigurationError where an archive holds other than Redis does of a run that both have.
+    """Raise ConfigurationError where an archive and Redis differ in a run that both have.
 
     Workers prove what comes after the archived mark. What an archive brings along from before it, a copy or what
     it got when it was required once, they would take to be proven. A history that is another one they see.

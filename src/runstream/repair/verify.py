@@ -270,7 +270,7 @@ class _Copies:
             at = last + 1
 
     def _check_against_each_other(self) -> None:
-        """Check that snapshots of one token are equal, and that required archives have what is noted as archived."""
+        """Check that snapshots of one token are equal, and that required archives have what counts as archived."""
         first: dict[tuple[str | None, str], tuple[str, ArchiveSnapshot]] = {}
         for checker in self.checkers:
             for one in checker.snapshots:

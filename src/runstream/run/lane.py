@@ -361,7 +361,7 @@ def _noting(error: BaseException | None, consequence: str, operation: Operation[
     """Run an operation; where it fails while an error is in flight, that becomes a note on the error."""
     try:
         yield from operation
-    except Exception as failure:  # whatever it is, the error in flight is the one to be told
+    except Exception as failure:  # whatever it is, the error in flight is the one to be raised
         if error is None:
             raise
         error.add_note(f"runstream: {consequence}: {type(failure).__name__}: {failure}")

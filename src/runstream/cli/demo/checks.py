@@ -69,7 +69,7 @@ class _Evidence:
         """The runs that were to be made."""
         return list(dict.fromkeys(run_id for run_id, _ in self.steps))
 
-    def whole(self, run_id: str) -> dict[int, Recorded[Any]]:
+    def union(self, run_id: str) -> dict[int, Recorded[Any]]:
         """All that any store holds of a run, by offset; where all is well, equal in every store that holds it."""
         found = {item.offset: item for history in self.histories.values() for item in history[run_id]}
         return dict(sorted(found.items()))
@@ -180,7 +180,7 @@ def _no_event_is_doubled(evidence: _Evidence) -> Check:
     result = Check("no event is there twice", "events")
     for run_id in evidence.run_ids:
         offsets: dict[str, int] = {}
-        for offset, item in evidence.whole(run_id).items():
+        for offset, item in evidence.union(run_id).items():
             result.checked += 1
             former = offsets.setdefault(item.event.span_id, offset)
             if former != offset:
@@ -193,7 +193,7 @@ def _lanes_are_whole(evidence: _Evidence) -> Check:
     expected_seq: dict[Lane, int] = defaultdict(int)
     steps: dict[Lane, list[int]] = defaultdict(list)
     for run_id in evidence.run_ids:
-        for offset, item in evidence.whole(run_id).items():
+        for offset, item in evidence.union(run_id).items():
             event = item.event
             lane = (run_id, event.lane_id)
             expected_seq[lane] += 1
@@ -212,7 +212,7 @@ def _lanes_are_whole(evidence: _Evidence) -> Check:
 
 
 def _archives_end_where_redis_stands(evidence: _Evidence) -> Check:
-    result = Check("each archive ends at the very cursor, offset and chain, where Redis stands", "cursors")
+    result = Check("each archive ends at the very cursor, offset and chain, where Redis ends", "cursors")
     for run_id in evidence.infos:
         cursor = evidence.hot.append(run_id, []).cursor  # an append of nothing: it tells where the run stands
         for name in evidence.archives:
@@ -277,7 +277,7 @@ def _redis_is_trimmed(evidence: _Evidence) -> Check:
 
 def _first_needed(evidence: _Evidence, run_id: str, info: RunInfo) -> int:
     """The first offset that must be hot: not archived, or after the snapshot of a lane that has gone on since."""
-    last_of_lane = {item.event.lane_id: offset for offset, item in evidence.whole(run_id).items()}
+    last_of_lane = {item.event.lane_id: offset for offset, item in evidence.union(run_id).items()}
     needed = info.archived_offset + 1
     for lane_id, last in last_of_lane.items():
         snapshot = evidence.hot.load_snapshot(run_id, lane_id=lane_id)

@@ -1,7 +1,7 @@
 """The model and the tools that the example agent calls, simulated: what they say looks real and costs nothing.
 
 Each answer follows from a source of chance that belongs to one step, so an agent that resumes in the middle
-of a step hears the same again.
+of a step gets the same answers again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def deltas(chance: Random) -> list[str]:
 
 
 def response(chance: Random) -> dict[str, Any]:
-    """The model's answer as a whole, with what it used (tokens), took (seconds) and cost (dollars, exact)."""
+    """The model's complete answer, with what it used (tokens), took (seconds) and cost (dollars, exact)."""
     text = "".join(deltas(chance))
     usage = {"input_tokens": chance.randrange(400, 4000), "output_tokens": chance.randrange(20, 400)}
     return {

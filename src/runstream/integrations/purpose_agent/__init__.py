@@ -1,1 +1,1 @@
-"""purpose-agent's own files: read in place, and imported."""
+"""Read and import purpose-agent's own files."""

@@ -1,7 +1,7 @@
-"""Import runs into a store: each event once, however often it is begun, and nothing over what others wrote.
+"""Import runs into a store: each event once, also when it is repeated, and nothing over what others wrote.
 
 What the store has of a run is compared by its chain: made from the source's own events, it proves with one number
-that they are, to the last byte, those that lie there. So an import that was broken off goes on after what it has
+that they are, to the last byte, those that are there. So an import that was broken off goes on after what it has
 appended, and one that was completed finds nothing to do, without a mark in the store that says so.
 """
 
@@ -73,7 +73,7 @@ class Imported:
     refused: str = ""
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the store has all of it."""
         return not self.unreadable and not self.refused
 

@@ -25,7 +25,7 @@ class Framer:
 
     def __init__(self) -> None:
         self.rest = bytearray()  # the bytes after the last complete value
-        self._scanned = 0  # bytes of the rest that need no second look
+        self._scanned = 0  # bytes of the rest that need not be scanned again
         self._missing = 1  # values that the outermost one still waits for, itself among them
 
     def feed(self, piece: bytes) -> list[bytes]:
