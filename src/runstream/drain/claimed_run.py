@@ -166,7 +166,8 @@ class Chunk:
         if loaded.start != head.start:
             raise _diverged(claimed)
         chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
-        # one chain proves all that were loaded with it; but that of a damaged record proves nothing
+        # the first entry's chain shows whether all that were loaded follow what is proven; that of a damaged
+        # record shows nothing
         if chunk.entries and chunk.entries[0].data is not None:
             crc = record_crc(loaded.records[0])
             if chunk.entries[0].chain != next_chain(claimed.proven.chain, crc):

@@ -146,7 +146,7 @@ def test_a_snapshot_that_is_sent_again_does_not_replace_a_newer_one(
     assert state.purpose == "new"
 
 
-def test_what_waits_is_settled_before_anything_else_of_the_run(hot: Hot, line: Line, lost_part: str) -> None:
+def test_what_waits_is_resolved_before_anything_else_of_the_run(hot: Hot, line: Line, lost_part: str) -> None:
     """Another append goes out after it; the caller that repeats it later gets its own first reply."""
     first, second = make_events("r", 2), make_events("r", 3)
     line.cut(lost_part)
@@ -310,7 +310,7 @@ def until_taken(call: Callable[[], None]) -> None:
     raise AssertionError("it never got a reply")
 
 
-async def test_a_cancelled_append_is_settled_before_the_next(server: Server, namespace: str) -> None:
+async def test_a_cancelled_append_is_resolved_before_the_next(server: Server, namespace: str) -> None:
     """Cancelled while its reply is on the way: it is there once, before what came after."""
     client = redis.asyncio.Redis(unix_socket_path=server.socket_path)
     store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(client, namespace=namespace)
