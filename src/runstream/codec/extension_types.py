@@ -44,7 +44,7 @@ class TaggedType:
 
 
 def _dump_datetime(moment: datetime) -> str:
-    # RFC 9557: the offset in front of the zone's name also tells the two 02:30s of an autumn night apart
+    # RFC 9557: the offset in front of the zone's name also distinguishes the two 02:30s of an autumn night
     zone = getattr(moment.tzinfo, "key", None)
     return f"{moment.isoformat()}[{zone}]" if zone else moment.isoformat()
 

@@ -1,7 +1,7 @@
 """Archive claimed runs in batches: load, write to every archive, read back and compare, settle in Redis.
 
-Nothing is settled before every archive has written and shown all of it. A run that an archive must refuse, or
-that does not follow from what is archived, is parked; the others of the batch go on without it.
+Nothing is settled before every archive has written all of it and was read back. A run that an archive must refuse,
+or that does not follow what is archived, is parked; the others of the batch go on without it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Batches:
     def _archive_batch(self, queue: deque[ClaimedRun], claims: Claims) -> None:
         """Write, read back and settle as many entries as go into one transaction."""
         chunks = self._next_chunks(queue, claims)
-        # nothing is settled before every archive has written and shown all of it
+        # nothing is settled before every archive has written all of it and was read back
         for sink in self._parts.sinks:
             self._write(sink, chunks, claims)
         for sink in self._parts.sinks:

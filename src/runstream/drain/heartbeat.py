@@ -71,7 +71,7 @@ class Heartbeat:
         self._has_reported = False
 
     def start(self, *, report_in: float = _REPORT_SECONDS) -> None:
-        """Start the thread, unless it runs; its first report comes in so many seconds."""
+        """Start the thread, unless it runs; its first report comes in ``report_in`` seconds."""
         if self._process != os.getpid():
             self._begin_anew()
         if self._thread is None:

@@ -31,7 +31,7 @@ _log = logging.getLogger("runstream.drain")
 
 _RUNS_PER_ROUND = 16  # of each partition: a worker that has events to archive is not kept from it for long
 _SECONDS_BETWEEN_ROUNDS = 1.0
-_NO_RUN = "~"  # an archive that cannot tell of a run is asked for one that is not there
+_NO_RUN = "~"  # to check whether an archive works, it is asked for a run that is not there
 
 
 class Retirement:

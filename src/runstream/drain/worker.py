@@ -127,7 +127,7 @@ class DrainWorker:
         """Drain until ``stop`` is set, the batch in hand included.
 
         An outage of Redis or of an archive is waited out, with a growing pause; ``progress.failing`` and the
-        worker's report in Redis tell of it meanwhile.
+        worker's report in Redis show it meanwhile.
 
         Args:
             stop: Ends it; None: it goes on until an error.

@@ -19,7 +19,7 @@ class History(ABC):
     """The history of a run in one store.
 
     Attributes:
-        header: What is noted of the run besides its history.
+        header: The run's header.
         last: The cursor of its last entry.
         first: The offset of the first entry that can be read.
     """

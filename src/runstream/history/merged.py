@@ -26,11 +26,11 @@ _PAGE = 1000
 
 
 class MergedRun:
-    """A run as it stands when it is loaded.
+    """A run as it is when it is loaded.
 
     Attributes:
         run_id: Its id.
-        header: What is noted of it besides its history.
+        header: The run's header.
         last: The cursor of its last entry.
         snapshots: The latest snapshots of the run and of its lanes; none covers more than ``last``.
         broken: The snapshots that do not read, by lane (None: the run's own), with why.

@@ -1,4 +1,4 @@
-"""What a drain worker hands to an archive, and gets back from it.
+"""The records that a drain worker writes to an archive and reads back.
 
 An archive keeps JSON text. The worker makes the text of an event once, and every sink stores that same text: so
 what a sink reads back is compared with what Redis holds without decoding anything.

@@ -1,4 +1,4 @@
-"""What an agent did: one immutable :class:`PAEvent` per action.
+"""Events: one immutable :class:`PAEvent` for each thing that an agent did.
 
 Equal in shape to the events of purpose-agent's runtime, so that either library's events go through
 either library's stores. Two things differ on purpose: a kind or visibility that this version does

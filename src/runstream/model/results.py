@@ -1,4 +1,4 @@
-"""What stores give back: plain, immutable values."""
+"""The results of stores: plain, immutable values."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class SnapshotHead(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunHead:
-    """Where a run stands. Made without arguments, it is the head of a run that is not there.
+    """Where a run stands: its start, its end, its status. Without arguments, the head of a run that is not there.
 
     A store fills in what it was asked for; what only one kind of store knows stays beside this.
 

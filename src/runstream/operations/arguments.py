@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _SHORTEST_TTL_SECONDS = 0.05
-_LONGEST_SECONDS = 30 * 86_400.0  # whoever dies with a lease keeps all others out for as long
+_LONGEST_SECONDS = 30 * 86_400.0  # a holder that dies keeps all others out for that long
 
 
 class AppendOptions(NamedTuple, Generic[S]):
@@ -97,7 +97,7 @@ class RunsQuery(NamedTuple):
 
 
 class StateChange(NamedTuple):
-    """How a state is to be changed, beside the function that does it."""
+    """The options of a change of a state."""
 
     attempts: int = 10
     lease: Leased | None = None

@@ -1,4 +1,4 @@
-"""Which events to follow and which runs to list, as predicates."""
+"""Predicates for the events to follow and the runs to list."""
 
 from __future__ import annotations
 

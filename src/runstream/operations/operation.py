@@ -74,7 +74,7 @@ class Pause(NamedTuple):
 
 
 class Items(NamedTuple):
-    """Results to hand to whoever iterates over the operation, now. The step's own result is None."""
+    """Results to give to the reader that iterates over the operation, now. The step's own result is None."""
 
     items: Sequence[Any]
 

@@ -81,7 +81,7 @@ class HistoryChecker(ABC):
         self.quarantined = 0
         self._lanes: dict[str, tuple[int, int]] = {}  # offset and seq of each lane's last event, as it was read
         self._noted_lasts: Mapping[str, int] = {}  # offset of each lane's last event, as it is noted
-        self._unread: set[int] = set()  # those of the noted ones of which nobody can tell the lane any more
+        self._unread: set[int] = set()  # those of the noted ones whose lane is no longer known
 
     @property
     def location(self) -> str:

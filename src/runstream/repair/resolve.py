@@ -92,7 +92,7 @@ class Histories:
 
 @dataclass(slots=True)
 class Resolution:
-    """What resolving did.
+    """The result of resolving.
 
     Attributes:
         branches: The names under which branches are kept.

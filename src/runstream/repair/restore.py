@@ -50,7 +50,7 @@ _CODEC: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """What was done with a run: Redis has it up to ``last`` then, from offset ``first_hot`` on."""
+    """The result of putting a run back: Redis has it from offset ``first_hot`` up to ``last``."""
 
     run_id: str
     outcome: Literal["restored", "there already"]
@@ -268,7 +268,7 @@ def _check_covered(source: ArchivedHistory, snapshots: Sequence[ArchiveSnapshot]
 
 @dataclass(slots=True)
 class _Lanes:
-    """What Redis notes of a run's lanes, gathered from its events.
+    """The facts of a run's lanes as Redis notes them, gathered from its events.
 
     Attributes:
         covered: The offset up to which the snapshot of each lane (None: of the run) covers the history.
@@ -281,7 +281,7 @@ class _Lanes:
     since: dict[str, int] = field(default_factory=dict)
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:
-        """Add the next entry. Nobody knows the lane of one that does not read."""
+        """Add the next entry. The lane of one that does not read is not known."""
         if entry.data is None:
             return
         fields = entry_fields(run_id, entry) or {}

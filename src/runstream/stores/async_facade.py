@@ -97,9 +97,9 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         Args:
             run_id: The run; it begins with this append if it is not there.
             events: What to append, in order; may be empty, where a snapshot is saved.
-            expected_offset: The offset after which the events must land; None for wherever the run ends.
+            expected_offset: The offset after which the events must land; None: the end of the run, whatever it is.
             keys: One key of at most 512 bytes, or None, per event. An event whose key the run knows is not
-                written again, whoever wrote it and wherever it lies by now; it keeps its first offset. An append
+                written again, whoever wrote it, archived or not; it keeps its first offset. An append
                 of nothing but such events writes nothing, its snapshot included.
             lease: What the write is valid under: it is applied only as long as this lease is the newest.
             snapshot: The state to save with the events, made from the one that this store object saved or loaded
@@ -130,7 +130,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         reverse: bool = False,
         on_corrupt: OnCorrupt = "raise",
     ) -> AsyncIterator[Recorded[E]]:
-        """Read the events with ``after < offset < before``, as they stand when the first of them is taken.
+        """Read the events with ``after < offset < before``, as they are when the first of them is taken.
 
         Args:
             run_id: The run; one that is not there has no events.
@@ -325,7 +325,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             run_id: The run.
             lane_id: The lane to write.
             session_id: What its events and its new state carry; '' takes it from the recovered state.
-            lease_ttl: Take a lease on the lane for so many seconds, renewed meanwhile; None: no lease.
+            lease_ttl: Take a lease on the lane, of this many seconds, and renew it meanwhile; None: no lease.
             owner: Whose lease it is. None: one of its own, so that a restarted process waits until the lease of
                 the former one has run out.
             wait: For how many seconds to wait for the lease.

@@ -26,7 +26,7 @@ class Archive(Sink, Protocol):
     """A sink whose runs a person can repair. The drain worker needs none of its methods."""
 
     def header(self, run_id: str) -> RunHeader | None:
-        """What the archive notes of a run besides its history; None for one that it does not know."""
+        """The header that the archive stores of a run; None for one that it does not know."""
 
     def run_ids(self) -> Iterator[str]:
         """The ids of the runs that it holds."""

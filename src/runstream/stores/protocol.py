@@ -53,7 +53,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         reverse: bool = False,
         on_corrupt: OnCorrupt = "raise",
     ) -> Iterator[Recorded[E]]:
-        """Read the events with ``after < offset < before``, as they stand when the first of them is taken."""
+        """Read the events with ``after < offset < before``, as they are when the first of them is taken."""
 
     def follow(
         self,

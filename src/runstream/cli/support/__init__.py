@@ -1,1 +1,1 @@
-"""What the commands share: options, output, exit codes, signals."""
+"""Support for the commands: options, output, exit codes, signals."""

@@ -69,7 +69,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
     # -- reading -------------------------------------------------------------------------------------------
 
     def header(self, run_id: str) -> RunHeader | None:
-        """What the archive notes of a run besides its history; None for one that it does not know."""
+        """The header that the archive stores of a run; None for one that it does not know."""
         check_run_id(run_id)
         head = self._load_head(run_id)
         return None if head is None else RunHeader.of(run_id, head)

@@ -17,7 +17,7 @@ __all__ = ["ArchiveStore"]
 class ArchiveStore(SnapshotStore[E, S]):
     """An archive: a :class:`~runstream.stores.facade.Store` and a :class:`~runstream.model.protocols.Sink`.
 
-    What a person or a command needs besides (:class:`~runstream.stores.capabilities.Archive`) is a part of it
+    Its repairs (:class:`~runstream.stores.capabilities.Archive`) are a part of it, for the commands
     (:func:`~runstream.stores.capabilities.part_of`).
 
     Args:

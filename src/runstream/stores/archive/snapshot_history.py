@@ -16,7 +16,7 @@ __all__ = ["KeptSnapshot", "latest_of", "nearest", "tokens_before_cut"]
 
 
 class KeptSnapshot(NamedTuple):
-    """A snapshot in an archive's history. ``stored_at`` tells the medium where; None: it is the latest one's."""
+    """A snapshot in an archive's history. ``stored_at`` is where the medium has it; None: as the latest one."""
 
     head: SnapshotHead
     stored_at: Any

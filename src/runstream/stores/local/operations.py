@@ -238,7 +238,7 @@ class LocalOperations(ABC, Generic[E, S]):
         return None if head is None else self._info(run_id, head)
 
     def runs(self, query: RunsQuery) -> Stream:
-        """The runs that match, the most recently updated first, as they stand at the first step."""
+        """The runs that match, the most recently updated first, as they are at the first step."""
         check_count("limit", query.limit)
         yield Items((yield from blocking(self._find_runs, query)))
 

@@ -252,7 +252,7 @@ class TieredOperations(HotAndArchive[E, S]):
         found: list[RunInfo] = yield from collect(self.hot.runs(query))
         # after that: one that is forgotten in between is among those that were found
         known = {info.run_id for info in found}.union((yield from self.hot.list_runs()))
-        # so many at least are in the archive alone, if there are so many
+        # at least this many are in the archive alone, if there are that many
         enough = None if query.limit is None else query.limit + len(known)
         archived: list[RunInfo] = yield from collect(self.archive.runs(query._replace(limit=enough)))
         found += [_only_archived(info) for info in archived if info.run_id not in known]

@@ -200,7 +200,7 @@ def remove_run_files(trash: Path, home: Path | None = None) -> None:
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int, int]:
-    # an inode's number is given out again: its time tells one file from the next
+    # an inode's number is given out again: its time distinguishes one file from the next
     return facts.st_dev, facts.st_ino, facts.st_ctime_ns
 
 

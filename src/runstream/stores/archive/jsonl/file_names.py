@@ -94,7 +94,7 @@ def snapshot_name(lane_id: str | None) -> str:
 
 
 def prepared_suffix(token: str) -> str:
-    """What a snapshot's file name ends with until the batch that it belongs to is committed."""
+    """The suffix of a snapshot's file name until the batch that it belongs to is committed."""
     return f".prepared-{encoded(token, 66)}"
 
 

@@ -1,4 +1,4 @@
-"""The lines of a run's ``events.jsonl``: entries to bytes and back. Pure: touches no file.
+"""The lines of a run's ``events.jsonl``: dump and load entries. Pure: touches no file.
 
 A line is a JSON object whose last members are ours, made of nothing that needs parsing to find them:
 
@@ -11,7 +11,7 @@ A line is a JSON object whose last members are ours, made of nothing that needs 
 anything else                                   a plain line: an event that another program wrote
 ==============================================  ================================================
 
-The last line of a batch ends with ``,"$commit":{"status":…}`` besides. Inside a JSON string a quote
+The last line of a batch also ends with ``,"$commit":{"status":…}``. Inside a JSON string a quote
 follows a backslash, so ``"$offset":`` never stands in one; a payload may have such a key, which is why
 the last one in the line is ours.
 """
@@ -66,7 +66,7 @@ _LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"l
 
 
 class Mark(NamedTuple):
-    """What a commit mark says: how the run stands after this batch, and the batch's snapshots.
+    """A commit mark: the run's status after this batch, and the batch's snapshots.
 
     ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
     whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
@@ -110,7 +110,7 @@ class Mark(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a run's first line says. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
+    """A run's first line, its header. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
 
     run_id: str
     created_at: float
@@ -152,7 +152,7 @@ def is_bare_mark(facts: Facts) -> bool:
 
 
 def load_header(line: bytes) -> Header:
-    """What a header says. Raises ValueError, KeyError or TypeError for a line that is none."""
+    """Load a header. Raises ValueError, KeyError or TypeError for a line that is none."""
     run = json.loads(line)["$run"]
     parent = run.get("parent")
     return Header(run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1])))

@@ -57,7 +57,7 @@ class Span(NamedTuple):
 
 
 class LogIndex:
-    """What is known of a run's lines up to ``end``, the size in bytes of what counts."""
+    """The index of a run's lines up to ``end``, the size in bytes of the lines that count."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id

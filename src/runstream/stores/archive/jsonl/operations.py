@@ -99,7 +99,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         return None if head is None else self._info(run_id, head)
 
     def header(self, run_id: str) -> RunHeader | None:
-        """What the archive notes of a run besides its history, all of it on the disk."""
+        """The header that the archive stores of a run, all of it on the disk."""
         check_run_id(run_id)
         with self._logs.reading():
             head = self._logs.head(self._logs.log(run_id), durable=True)

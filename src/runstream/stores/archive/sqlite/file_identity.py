@@ -109,7 +109,7 @@ def sync_names(path: str) -> None:
 def in_use_by_others(database: str) -> Iterator[None]:
     """Hold a lock as if others had the database open, so that SQLite does not tidy up when a connection closes.
 
-    For Python 3.11, which cannot tell it so. The connections that this process has to it are to be given up.
+    For Python 3.11, whose sqlite3 has no setting for that. This process's connections to it are to be given up.
     """
     handle = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
     try:

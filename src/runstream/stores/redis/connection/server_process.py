@@ -1,6 +1,6 @@
-"""The process of an embedded server: started, asked whether it serves, ended.
+"""The process of an embedded server: start it, ask whether it serves, end it.
 
-It is talked to only to learn whether it serves commands and which process it is, and to end it.
+It is asked for no more than whether it serves commands and which process it is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ServerProcess:
 
     Args:
         directory: Where the server keeps its data and listens.
-        start_timeout_seconds: How long openers wait for it, which errors tell.
+        start_timeout_seconds: For how many seconds openers wait for it; errors name it.
     """
 
     def __init__(self, directory: ServerDirectory, start_timeout_seconds: float) -> None:

@@ -79,7 +79,7 @@ class SingleServerTransport:
 
 
 class AsyncSingleServerTransport:
-    """Sends to one server over a :class:`redis.asyncio.Redis`; line for line the sync one, awaited."""
+    """Sends to one server over a :class:`redis.asyncio.Redis`; line for line as the sync one."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes

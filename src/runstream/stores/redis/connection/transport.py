@@ -1,4 +1,4 @@
-"""What a driver sends exchanges over: one implementation per topology of servers.
+"""The transports, over which a driver sends exchanges: one implementation per topology of servers.
 
 A transport sends an exchange once. Retries, deadlines and pauses are the driver's
 (:mod:`~runstream.stores.redis.connection.driver`).
@@ -26,7 +26,7 @@ class Transport(Protocol):
             exchange: Commands for one round trip.
 
         Returns:
-            The replies as the protocol brought them, a Refusal in place of each error that is tolerated.
+            The replies as the protocol brought them, a Refusal for each error that is tolerated.
 
         Raises:
             StoreUnavailable: The server cannot be reached, or refuses commands for now: whether they were applied
@@ -34,11 +34,29 @@ class Transport(Protocol):
             ConfigurationError: The server refused a command for good.
         """
 
+    def close(self) -> None:
+        """Close the connections."""
+
 
 class AsyncTransport(Protocol):
-    """As :class:`Transport`, awaited."""
+    """A way to the servers of one topology, for asyncio."""
 
     max_block_seconds: float
 
     async def exchange(self, exchange: Exchange) -> Replies:
-        """As :meth:`Transport.exchange`."""
+        """Send an exchange once, and once more those of its commands whose script the server did not know.
+
+        Args:
+            exchange: Commands for one round trip.
+
+        Returns:
+            The replies as the protocol brought them, a Refusal for each error that is tolerated.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached, or refuses commands for now: whether they were applied
+                is unknown.
+            ConfigurationError: The server refused a command for good.
+        """
+
+    async def close(self) -> None:
+        """Close the connections."""

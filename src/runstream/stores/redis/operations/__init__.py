@@ -1,1 +1,1 @@
-"""What a Redis store does, as generators over exchanges; see :mod:`runstream.stores.redis.exchange`."""
+"""The operations of a Redis store and of a namespace, as generators; see :mod:`runstream.operations.operation`."""

@@ -197,7 +197,7 @@ def claim_call(
 
 
 def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> Command:
-    """Extend the claims on runs of one partition: they last so many seconds from now on."""
+    """Extend the claims on runs of one partition: they last ``seconds`` from now on."""
     return script_call(_SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
 
 
@@ -346,7 +346,7 @@ def retire_call(
 
 
 def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> Command:
-    """Forget a run that was retired so many seconds ago; ``start`` is "" if there is no run of that name."""
+    """Forget a run that was retired ``retired_seconds`` ago; ``start`` is "" if there is no run of that name."""
     return script_call(
         _SCRIPT["forget"],
         _all_but_snapshots(keys.run(run_id), session_id),

@@ -1,4 +1,4 @@
-"""What was sent and got no reply: whether it was applied is unknown until it is sent again.
+"""Batches, deletions and leases in flight: sent, and without a reply, so that their outcome is unknown.
 
 A batch without a reply is resent, under the same producer and number, before anything else of its store object
 goes to its run: when the caller repeats the same events, or before the next append. One caller at a time resends
@@ -154,7 +154,7 @@ class InFlight(Generic[W]):
         return None
 
     def supersede(self, run_id: str, lane_id: str | None) -> None:
-        """Drop the outcomes of snapshots that a newer one replaced: whoever repeats one means to save it again."""
+        """Drop the outcomes of snapshots that a newer one replaced: to repeat one means to save it again."""
         if run_id not in self._kept:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a store object saw last: the last cursor of each run, and the server's time."""
+"""The cursors and the server's time that a store object saw last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SeenBook:
         self._seen: OrderedDict[str, Seen] = OrderedDict()
 
     def get(self, run_id: str) -> Seen | None:
-        """What was seen last of a run."""
+        """The cursor that was seen last of a run, or None."""
         return self._seen.get(run_id)
 
     def note(self, run_id: str, start: bytes, last: bytes, offset: int) -> None:

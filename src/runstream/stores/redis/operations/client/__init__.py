@@ -1,1 +1,1 @@
-"""What a store does for its callers."""
+"""The operations that a Redis store offers its callers."""

@@ -27,7 +27,7 @@ def open_namespace(session: Session[E, S]) -> Operation[None]:
         _check_server(parse_info(info))
     elif "unknown command" not in str(info.error):  # fakeredis has no INFO, nor an age, a policy or a failover
         raise ConfigurationError(
-            f"{info.error}; runstream needs INFO: it tells by it whether the server evicts keys, and which server"
+            f"{info.error}; runstream needs INFO: it shows whether the server evicts keys, and which server"
             " gave a lease"
         )
     config = namespace_config(session.namespace)

@@ -80,7 +80,7 @@ class RunReader:
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
         """The next entries after an offset, none missing; ``count`` of them, or what the page size allows."""
         count = self._pace.count if count is None else count
-        # with the entry that was seen last, as long as it is there: it tells whether this is the same history
+        # with the entry that was seen last, as long as it is there: it shows whether this is the same history
         again = self.seen is not None and self.seen.offset == after
         first = after if again else after + 1
         end = "+" if upto is None else str(upto)

@@ -54,7 +54,7 @@ class DueRun(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What settling one run did.
+    """The outcome of settling one run.
 
     Attributes:
         outcome: 'ok', 'gone', 'diverged' or 'archives'; settle.lua says when.
@@ -121,7 +121,7 @@ def claim(
 
 
 def extend(keys: Keys, run_ids: Sequence[str], seconds: float) -> Operation[None]:
-    """Extend claims: they last for so many seconds from now on."""
+    """Extend claims: they last ``seconds`` from now on."""
     together: dict[PartitionKeys, list[str]] = {}
     for run_id in run_ids:
         together.setdefault(keys.run(run_id).partition, []).append(run_id)
@@ -180,7 +180,7 @@ def _settled(reply: Sequence[bytes]) -> Settled:
 
 
 def park(keys: Keys, header: RunHeader, reason: str, seconds: float) -> Operation[None]:
-    """Set a run aside with a reason; it comes due again in so many seconds."""
+    """Set a run aside with a reason; it comes due again in ``seconds``."""
     yield Exchange([park_call(keys, header.run_id, start=header.start, reason=reason, seconds=seconds)])
 
 

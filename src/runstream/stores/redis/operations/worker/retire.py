@@ -134,7 +134,7 @@ def is_due(keys: Keys, run_id: str) -> Operation[bool]:
 
 
 def put_off(keys: Keys, run_id: str, seconds: float) -> Operation[None]:
-    """Do not find a run, to retire or to forget it, for at least so many seconds."""
+    """Do not find a run, to retire or to forget it, for at least ``seconds``."""
     partition = keys.run(run_id).partition
     now = yield from server_time()
     until = now + int(seconds * MICROSECONDS)
