@@ -10,8 +10,8 @@ body                  msgpack array: session_id, lane_id, span_id, parent_span_i
 
 The checksum is the CRC-32 of zlib, gzip and PNG (ITU-T V.42, polynomial 0x04C11DB7 reflected). The run id is in
 the key and not repeated in the record; it is part of the checksum, which so refuses a record that was copied into
-another run. Every version to come has version and checksum at the same bytes, so that a newer record can be told
-from a damaged one.
+another run. Every version to come has version and checksum at the same bytes, so that a newer record can
+be distinguished from a damaged one.
 """
 
 from __future__ import annotations

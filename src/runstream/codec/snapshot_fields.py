@@ -7,7 +7,7 @@
 ==================  ===================================================================================
 
 A dict with nothing but string keys is split one level: of a dict that grows, only what is new in it is saved. A
-hash has no order, and users' dicts have: ``rank`` rises among siblings. A key keeps its rank from save to save
+hash has no order, but users' dicts have one: ``rank`` rises among siblings. A key keeps its rank from save to save
 where it can, so that an addition at the end changes no other field.
 """
 

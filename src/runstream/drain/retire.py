@@ -149,7 +149,7 @@ class Retirement:
         return report
 
     def _lack(self, run: HotRun) -> str | None:
-        """What an archive does not have of a run that was proven to be there, in words; None if nothing.
+        """Say what an archive lacks of a run that was proven to be there; None if nothing.
 
         It was added since, or its file was lost or put back from a copy: what is in Redis is then all there is.
         """
@@ -158,7 +158,7 @@ class Retirement:
             try:
                 position = self._parts.position(sink, run.run_id)
             except StoreUnavailable as error:
-                self._parts.position(sink, _NO_RUN)  # which raises as well, if it is not for this run only
+                self._parts.position(sink, _NO_RUN)  # this raises too, unless the failure is of this run only
                 return f"{error}; nothing was removed"
             held = head.start if position is None else position.cursor
             if held != head.last:

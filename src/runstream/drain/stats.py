@@ -10,7 +10,7 @@ from runstream.model.results import DrainReport, Failure
 __all__ = ["REDIS", "DrainStats", "Failure", "Timing"]
 
 REDIS = "redis"
-"""Stands for Redis where else an archive's location stands."""
+"""The name of Redis as a backend; an archive's name is its location."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The merged history of a run: all its entries, from Redis, from an archive, or from both.
 
-An entry has what an event alone has not: its chain, its key, and the bytes of a record that does not read.
+An entry has more than an event: its chain, its key, and the bytes of a record that does not read.
 """
 
 from __future__ import annotations

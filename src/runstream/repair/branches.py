@@ -1,6 +1,6 @@
 """Keep the branch of a run that gives way as a run of its own, in every archive, and prove it there.
 
-A branch is a run like any other: its events name it as theirs, so that every reader reads it. Their offsets and
+A branch is a run like any other: its events have its run id, so that every reader reads it. Their offsets and
 chains stay what they were.
 """
 

@@ -1,7 +1,7 @@
 """Verify one copy of a run while reading it.
 
 Each entry's checksum, made anew from what is held, must give the chain that the entry has: that proves the
-text, the order, and that nothing is missing. What stands beside the history must agree with it.
+text, the order, and that nothing is missing. What is noted beside the history must agree with it.
 
 The copy in an archive is verified by :mod:`runstream.repair.archive_checker`, that in Redis by
 :mod:`runstream.repair.redis_checker`.
@@ -40,7 +40,7 @@ class Difference:
     Attributes:
         offset: The offset at which they differ.
         what: What is wrong.
-        sides: Who or what says something, and what it says.
+        sides: The two sides, and what each has.
     """
 
     offset: int

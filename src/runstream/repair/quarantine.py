@@ -27,7 +27,7 @@ def retry(sink: Sink, run_id: str | None = None, offset: int | None = None) -> I
     """Decode the records in quarantine again.
 
     What reads now is an event of its run again, at the offset that it always had. A raw record goes only when
-    the event that it holds has taken its place. A branch's records were written under the name of its parent.
+    the event that it holds is in the history. A branch's records were written under the name of its parent.
 
     Args:
         sink: The archive.

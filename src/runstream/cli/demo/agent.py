@@ -2,10 +2,10 @@
 
 What it does next follows from its state alone (:func:`decide`), and its state follows from its events
 alone (:func:`evolve`). So an agent that comes back loads its lane's latest snapshot, plays the events that
-were recorded after it, and stands where it stood: no step is done twice and none is left out. Several
+were recorded after it, and goes on from the same state: no step is done twice and none is left out. Several
 agents share a run, each in a lane of its own.
 
-The model and the tools that it calls are simulated, in ``example_world``.
+The model and the tools that it calls are simulated, in :mod:`~runstream.cli.demo.world`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def resume(store: Store, task: Task) -> tuple[RunState, Resumed | None]:
 
 
 def decide(task: Task, state: RunState) -> list[Action]:
-    """What to record next; nothing when the lane has finished. For one state it is always the same."""
+    """Decide what to record next: always the same for one state, and nothing when the lane has finished."""
     step, chance = state.current_step, world.chance(task.seed, task.run_id, task.lane_id, state.current_step)
     match state.data["last"]:
         case "":

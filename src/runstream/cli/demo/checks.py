@@ -1,8 +1,8 @@
 """Check, after the demo, what Redis and both archives hold against what was acknowledged.
 
-``runstream verify``'s own checker compares the stores with each other. Besides, all is read through the public
-interface, and the agents' journals are believed before any store. Each check says how much it covered and, where
-something does not hold, the run and the offset.
+Each run is verified as ``runstream verify`` does it. Everything is also read through the public interface; where a
+store and an agent's journal differ, the journal is right. Each check says how much it covered and, where something
+does not hold, the run and the offset.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Check:
 
 @dataclass(slots=True)
 class _Evidence:
-    """What the stores say.
+    """The contents of the stores.
 
     Attributes:
         hot: The Redis store.
         archives: The archives, by name.
         acknowledged: The agents' journals.
         steps: How many steps each lane had to do.
-        infos: What Redis knows of each run.
+        infos: The RunInfo of each run in Redis.
         histories: The events that each store holds, by its name and by run.
     """
 
@@ -214,7 +214,7 @@ def _lanes_are_whole(evidence: _Evidence) -> Check:
 def _archives_end_where_redis_stands(evidence: _Evidence) -> Check:
     result = Check("each archive ends at the very cursor, offset and chain, where Redis ends", "cursors")
     for run_id in evidence.infos:
-        cursor = evidence.hot.append(run_id, []).cursor  # an append of nothing: it tells where the run stands
+        cursor = evidence.hot.append(run_id, []).cursor  # an append of nothing gives the run's last cursor
         for name in evidence.archives:
             result.checked += 1
             history = evidence.histories[name][run_id]

@@ -1,6 +1,6 @@
-"""The model and the tools that the example agent calls, simulated: what they say looks real and costs nothing.
+"""A simulation of the model and the tools that the example agent calls, with answers that look real.
 
-Each answer follows from a source of chance that belongs to one step, so an agent that resumes in the middle
+Each answer follows from a random number generator that belongs to one step, so an agent that resumes in the middle
 of a step gets the same answers again.
 """
 
@@ -22,7 +22,7 @@ _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def chance(seed: int, run_id: str, lane_id: str, step: int) -> Random:
-    """The source of chance of one step: the same whenever the step is asked for."""
+    """The random number generator of one step, seeded by it: it always gives the same."""
     return Random(f"{seed}/{run_id}/{lane_id}/{step}")  # noqa: S311  it simulates, it protects nothing
 
 

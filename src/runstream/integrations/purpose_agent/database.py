@@ -1,4 +1,4 @@
-"""Databases with the tables of purpose-agent's own SQLiteCheckpointer, ours among them, read as they stand."""
+"""Read databases with the tables of purpose-agent's own SQLiteCheckpointer, ours among them, as they are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The files of purpose-agent's own checkpointers, read as they stand: DIR/RUN/events.jsonl, or a SQLite database.
+"""Read the files of purpose-agent's own checkpointers as they are: DIR/RUN/events.jsonl, or a SQLite database.
 
-Archives of ours are such files with more in them, so they are read here too. What a file is, is seen by what is
-in it, not by its name. Nothing is written: no file is made or repaired, no lock is taken in a directory, and a
+Archives of ours are such files with more in them, so they are read here too. What a file is, its content
+shows, not its name. Nothing is written: no file is made or repaired, no lock is taken in a directory, and a
 database is opened read-only. (Beside one with a write-ahead log, as archives have, SQLite keeps two small files
 while it is open.)
 """
@@ -92,7 +92,7 @@ def _holds_run(directory: str, files: Sequence[str]) -> bool:
 
 
 class _RunDirectory(SourceRun):
-    """A run's directory. The run is what its events say it is: the writer of the directory may have encoded it."""
+    """A run's directory. Its events have the run id; the directory's own name may be an encoded one."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory

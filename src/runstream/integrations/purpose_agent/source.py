@@ -1,4 +1,4 @@
-"""Sources of an import: runs in files that are read and never changed, whoever wrote them."""
+"""Sources of an import: runs in files, which are read and never changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SourceSnapshot(NamedTuple):
     """A state as a source has it: of the run, with ``lane_id`` None, or of a lane.
 
     ``saved_at`` is when that was, Unix time in seconds, 0.0 where nobody knows. ``is_older``: events came after
-    it that say how the run stands.
+    it that give the run another status.
     """
 
     where: str
@@ -88,7 +88,7 @@ class Source(ABC):
 
 
 def event_in(where: str, data: bytes | None, *, is_ours: bool, key: str | None = None) -> Item:
-    """The event in a line or row; ``is_ours``: where its values have tags."""
+    """The event in a line or row; ``is_ours``: if its values have tags."""
     found = object_in(where, data, is_ours=is_ours)
     if isinstance(found, Unreadable):
         return found
@@ -98,7 +98,7 @@ def event_in(where: str, data: bytes | None, *, is_ours: bool, key: str | None =
 
 
 def object_in(where: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any] | Unreadable:
-    """The JSON object in a line, row or file; ``is_ours``: where its values have tags."""
+    """The JSON object in a line, row or file; ``is_ours``: if its values have tags."""
     try:
         text = (data or b"").decode()
         return load_object(text) if is_ours else load_foreign_json(text)

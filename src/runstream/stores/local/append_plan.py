@@ -1,6 +1,6 @@
 """Plan an append, for the stores on one machine: what it writes, or why it is refused. Pure.
 
-A store gives the run's head (:class:`~runstream.model.run_head.RunHead`) and what else the append is about
+A store passes the run's head (:class:`~runstream.model.run_head.RunHead`) and the facts that the append asks about
 (:class:`Details`), and gets a plan of what to write, all within one transaction of its own: offsets and chains,
 keys, leases, conflicts and what a snapshot covers are decided here and nowhere else.
 """
@@ -157,7 +157,7 @@ def _plan_snapshot(head: RunHead, details: Details, request: AppendRequest, last
     if request.known_token is not None and request.known_token != (saved.token if saved else ""):
         actual = saved.revision if saved else 0
         raise snapshot_conflict(request.run_id, request.known_revision, actual)
-    # what the writer knows of a run of this name that was deleted since says nothing of this one
+    # the writer's coverage of a deleted run of this name does not hold for this one
     covers = request.covers.offset if request.covers.history == head.start.chain else head.start.offset
     before = head.last.offset if request.lane_id is None else details.lanes.get(request.lane_id, 0)
     return SnapshotHead(

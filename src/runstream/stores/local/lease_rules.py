@@ -1,7 +1,7 @@
 """The rules of leases, for stores that keep them here rather than in Redis: memory and SQLite. Pure.
 
-A store says which leases of a run are in force by its own clock, all within one atomic step of its own, and learns
-whether a write may go on, or which lease it gives out.
+A store passes the leases of a run that are in force by its own clock, within one atomic step of its own, and learns
+whether a write may go on, or which lease to give out.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def new_grant(leases: Leases, request: LeaseRequest, last_epoch: int, now: float
     """
     lane_id = request.lane_id
     for scope, held in leases.items():
-        # its own it gets back; the whole run and its lanes exclude each other, whoever holds them
+        # an owner gets its own lease back; the run's lease and a lane's exclude each other, whoever holds them
         is_in_the_way = held.owner != request.owner if scope == lane_id else None in (scope, lane_id)
         if is_in_the_way:
             raise lease_held(request.run_id, scope, held.owner, held.expires_in)

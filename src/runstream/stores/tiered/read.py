@@ -1,6 +1,6 @@
 """Read and follow a run in Redis and the archive, while the boundary between them moves.
 
-Dense offsets are the proof: whoever reads towards the boundary may find that it has moved on, and goes back to the
+Dense offsets show every gap: a reader that comes to the boundary and finds that it has moved goes back to the
 archive for what has left Redis meanwhile.
 """
 

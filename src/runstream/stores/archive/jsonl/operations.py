@@ -2,8 +2,8 @@
 
 A write is on the disk when it returns. A disk that fails raises StoreUnavailable; the log is then cut back to what
 it was, so that the same call can be sent again. So does an archive that was removed or replaced while it was in
-use, until it is back: none is made in its stead. Events of another program's writer, which knows no locks, are
-read where they stand between ours. There are no leases.
+use, until it is back: no new one is made instead. Events of another program's writer, which knows no locks, are
+read between ours, in the order of the file. There are no leases.
 """
 
 from __future__ import annotations
