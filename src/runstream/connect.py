@@ -29,13 +29,8 @@ from runstream.stores.lifecycle import own, own_async, reopen_with
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
-from runstream.stores.redis.connection.clients import (
-    open_async_client,
-    open_async_fake_client,
-    open_client,
-    open_fake_client,
-)
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 
 __all__ = ["ARCHIVE_SCHEMES", "connect", "connect_async"]
@@ -309,10 +304,9 @@ class _Target:
             return _LOCAL[self.scheme](self.name, self.options)
         with ExitStack() as opened:
             server = self._join_server(opened)
-            fake = self.scheme == "fake"
-            client = open_fake_client(self.name) if fake else open_client(self._server_url(server))
-            opened.callback(client.close)
-            store: RedisCheckpointer[Any, Any] = RedisCheckpointer(client, **self.options)
+            transport = open_transport(self._server_url(server))
+            opened.callback(transport.close)
+            store: RedisCheckpointer[Any, Any] = RedisCheckpointer(transport, **self.options)
             if server is not None:
                 # a fork is a user of the server from its first call on, and not before: it may be idle for ever
                 rejoin_after_fork(store, server.open)
@@ -324,13 +318,12 @@ class _Target:
         if self.scheme in _LOCAL:
             return self._open_local_async()
         with ExitStack() as opened:
-            url = self._server_url(self._join_server(opened))
-            client = open_async_fake_client(self.name) if self.scheme == "fake" else open_async_client(url)
-            store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(client, **self.options)
+            transport = open_async_transport(self._server_url(self._join_server(opened)))
+            store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(transport, **self.options)
             leave = opened.pop_all().close
 
         async def release() -> None:
-            await client.aclose()
+            await transport.close()
             await asyncio.to_thread(leave)
 
         own_async(store, release)
@@ -348,7 +341,9 @@ class _Target:
         return opened.enter_context(EmbeddedServer(self.name)) if self.scheme == "embedded" else None
 
     def _server_url(self, embedded: EmbeddedServer | None) -> str:
-        return self.name if embedded is None else f"unix://{quote(embedded.socket_path)}"
+        if embedded is not None:
+            return f"unix://{quote(embedded.socket_path)}"
+        return f"fake:{self.name}" if self.scheme == "fake" else self.name
 
 
 _LOCAL: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {

@@ -1,7 +1,7 @@
 """The rules of leases, for stores that keep them here rather than in Redis: memory and SQLite. Pure.
 
-A store passes the leases of a run that are in force by its own clock, within one atomic step of its own, and learns
-whether a write may go on, or which lease to give out.
+A store passes the leases of a run that are in force by its own clock, within one atomic step of its own, and
+learns whether a write may go on, or which lease to give out.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from runstream.stores.async_facade import AsyncStore
 from runstream.stores.facade import Store
 from runstream.stores.redis.connection.clients import AsyncClient, Client
 from runstream.stores.redis.connection.driver import DEFAULT_RETRY_SECONDS, AsyncDriver, SyncDriver
-from runstream.stores.redis.connection.single import async_transport_of, transport_of
+from runstream.stores.redis.connection.topology import async_transport_of, transport_of
+from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.client.open_namespace import open_namespace
 from runstream.stores.redis.operations.redis_operations import RedisOperations
@@ -35,7 +36,8 @@ class RedisCheckpointer(Store[E, S]):
     names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
 
     Args:
-        client: A :class:`redis.Redis` without ``decode_responses``; it is never closed or reconfigured.
+        client: A :class:`redis.Redis` without ``decode_responses``; it is never closed or reconfigured. (Or a
+            transport over one; see :mod:`~runstream.stores.redis.connection.topology`.)
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.
@@ -63,7 +65,7 @@ class RedisCheckpointer(Store[E, S]):
 
     def __init__(
         self,
-        client: Client,
+        client: Client | Transport,
         *,
         namespace: str = "runstream",
         partitions: int | None = None,
@@ -107,6 +109,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
 
     Args:
         client: A :class:`redis.asyncio.Redis` without ``decode_responses``; it is never closed or reconfigured.
+            (Or a transport over one.)
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.
@@ -133,7 +136,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
 
     def __init__(
         self,
-        client: AsyncClient,
+        client: AsyncClient | AsyncTransport,
         *,
         namespace: str = "runstream",
         partitions: int | None = None,

@@ -13,24 +13,11 @@ from runstream.model.errors import ConfigurationError
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
 from runstream.stores.redis.connection.errors import is_passing, translate
 from runstream.stores.redis.connection.pinned_connection import sender_of
-from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 from runstream.stores.redis.scripts.script import Script, script_of
 
-__all__ = ["AsyncSingleServerTransport", "SingleServerTransport", "async_transport_of", "transport_of"]
+__all__ = ["AsyncSingleServerTransport", "SingleServerTransport"]
 
 _LONGEST_BLOCK_SECONDS = 5.0
-
-
-def transport_of(client: redis.Redis) -> Transport:
-    """The transport over a client. Raises ConfigurationError for a client that decodes replies."""
-    _check_client(client)
-    return SingleServerTransport(client)
-
-
-def async_transport_of(client: redis.asyncio.Redis) -> AsyncTransport:
-    """As :func:`transport_of`, for asyncio."""
-    _check_client(client)
-    return AsyncSingleServerTransport(client)
 
 
 def _check_client(client: Any) -> None:
@@ -42,6 +29,7 @@ class SingleServerTransport:
     """Sends to one server over a :class:`redis.Redis`; frequent exchanges over a connection that it pins."""
 
     def __init__(self, client: redis.Redis) -> None:
+        _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._sender = sender_of(client)
         self.max_block_seconds = _block_seconds(client)
@@ -77,11 +65,16 @@ class SingleServerTransport:
             replies: Replies = pipeline.execute(raise_on_error=False)
             return replies
 
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._client.close()
+
 
 class AsyncSingleServerTransport:
     """Sends to one server over a :class:`redis.asyncio.Redis`; line for line as the sync one."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
+        _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self.max_block_seconds = _block_seconds(client)
 
@@ -114,6 +107,10 @@ class AsyncSingleServerTransport:
                 pipeline.execute_command(*command)
             replies: Replies = await pipeline.execute(raise_on_error=False)
             return replies
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.aclose()
 
 
 def _block_seconds(client: Any) -> float:

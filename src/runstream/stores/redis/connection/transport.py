@@ -6,13 +6,14 @@ A transport sends an exchange once. Retries, deadlines and pauses are the driver
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runstream.operations.operation import Exchange, Replies
 
 __all__ = ["AsyncTransport", "Transport"]
 
 
+@runtime_checkable
 class Transport(Protocol):
     """A way to the servers of one topology."""
 
@@ -38,6 +39,7 @@ class Transport(Protocol):
         """Close the connections."""
 
 
+@runtime_checkable
 class AsyncTransport(Protocol):
     """A way to the servers of one topology, for asyncio."""
 

@@ -1,0 +1,64 @@
+"""Which transport reaches a server: chosen by the URL, or by the client that a caller passes in.
+
+A further topology is a transport in a file of its own beside :mod:`~runstream.stores.redis.connection.single`, and
+a line here.
+"""
+
+from __future__ import annotations
+
+from runstream.stores.redis.connection.clients import (
+    AsyncClient,
+    Client,
+    open_async_client,
+    open_async_fake_client,
+    open_client,
+    open_fake_client,
+)
+from runstream.stores.redis.connection.single import AsyncSingleServerTransport, SingleServerTransport
+from runstream.stores.redis.connection.transport import AsyncTransport, Transport
+
+__all__ = ["async_transport_of", "open_async_transport", "open_transport", "transport_of"]
+
+_FAKE = "fake:"
+
+
+def open_transport(url: str) -> Transport:
+    """Make the transport that a URL names. It connects when it is first used.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://`` with redis-py's own options in the query, or ``fake:NAME``.
+
+    Returns:
+        The transport; whoever opened it closes it.
+
+    Raises:
+        ConfigurationError: The URL does not read, or ``fake:`` lacks fakeredis.
+    """
+    if url.startswith(_FAKE):
+        return SingleServerTransport(open_fake_client(url.removeprefix(_FAKE)))
+    return SingleServerTransport(open_client(url))
+
+
+def open_async_transport(url: str) -> AsyncTransport:
+    """Make the transport that a URL names, for asyncio; see :func:`open_transport`."""
+    if url.startswith(_FAKE):
+        return AsyncSingleServerTransport(open_async_fake_client(url.removeprefix(_FAKE)))
+    return AsyncSingleServerTransport(open_async_client(url))
+
+
+def transport_of(client: Client | Transport) -> Transport:
+    """The transport over a client of redis-py; a transport is its own.
+
+    Raises:
+        ConfigurationError: The client decodes replies.
+    """
+    return client if isinstance(client, Transport) else SingleServerTransport(client)
+
+
+def async_transport_of(client: AsyncClient | AsyncTransport) -> AsyncTransport:
+    """The transport over a client of redis-py for asyncio; a transport is its own.
+
+    Raises:
+        ConfigurationError: The client decodes replies.
+    """
+    return client if isinstance(client, AsyncTransport) else AsyncSingleServerTransport(client)
