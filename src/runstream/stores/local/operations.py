@@ -11,7 +11,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, ClassVar, Generic, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent, group_by_run
@@ -39,7 +38,9 @@ from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Detail
 
 __all__ = ["LocalOperations", "in_pages"]
 
-_PAGE_EVENTS = 500
+_MOST_ITEMS = 500
+_GROWTH = 8
+_PAGE_SECONDS = 0.001
 
 
 class LocalOperations(ABC, Generic[E, S]):
@@ -342,26 +343,38 @@ class LocalOperations(ABC, Generic[E, S]):
             del self._known[known]
 
 
-def in_pages(items: Iterator[Any], size: int = _PAGE_EVENTS) -> Stream:
-    """Make an iterator that blocks a stream: each call advances it by ``size`` items at most."""
-    is_over = False
+def in_pages(items: Iterator[Any], most: int = _MOST_ITEMS) -> Stream:
+    """Make an iterator that blocks a stream, which takes little more of it at a time than its reader needs.
+
+    The first page has one item, so that the reader has it at once. Pages then grow, as under asyncio each costs a
+    change of threads; but one that takes a millisecond to read ends there, so that large items do not pile up.
+
+    Args:
+        items: The iterator; only the stream advances it.
+        most: The largest number of items in a page.
+    """
+    size, is_over = 1, False
     while not is_over:
         page, is_over, error = yield from blocking(_next_page, items, size)
         if page:
             yield Items(page)
         if error is not None:
             raise error
+        size = min(most, size * _GROWTH)
 
 
 def _next_page(items: Iterator[Any], size: int) -> tuple[list[Any], bool, Exception | None]:
     """Take the next items. Returns them, whether there are no more, and the error that came after them."""
     page: list[Any] = []
+    until = time.monotonic() + _PAGE_SECONDS
     try:
-        for item in islice(items, size):
-            page.append(item)  # noqa: PERF402 - list() would lose those that came before an error
+        for item in items:
+            page.append(item)
+            if len(page) == size or time.monotonic() > until:
+                return page, False, None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised once those have been given
         return page, True, error
-    return page, len(page) < size, None
+    return page, True, None
 
 
 def _no_leases(run_id: str) -> ConfigurationError:
