@@ -155,7 +155,7 @@ def _print(found: Histories) -> None:
     rows += [_row(side) for side in found.sides]
     rows += [(sink.location, "has nothing of the run", None, None, None) for sink in found.without]
     columns = ["history", "last", "first", "parts after", "own events"]
-    print_table(columns, rows, whole=("last", "parts after"))
+    print_table(columns, rows, unfolded=("last", "parts after"))
     if not found.diverged:
         say(
             f"no archive has what Redis has not: nothing is to be decided; `runstream unpark {found.redis.run_id}`"

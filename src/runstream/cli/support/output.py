@@ -71,10 +71,10 @@ def print_table(
     rows: Iterable[Sequence[object]],
     *,
     title: str = "",
-    whole: Collection[str] = (),
+    unfolded: Collection[str] = (),
 ) -> None:
     """Print a table on stdout, as :func:`make_table` makes it."""
-    console(sys.stdout).print(make_table(columns, rows, title=title, whole=whole))
+    console(sys.stdout).print(make_table(columns, rows, title=title, unfolded=unfolded))
 
 
 def make_table(
@@ -82,18 +82,18 @@ def make_table(
     rows: Iterable[Sequence[object]],
     *,
     title: str = "",
-    whole: Collection[str] = (),
+    unfolded: Collection[str] = (),
 ) -> Table:
     """A table for stdout; columns of numbers are aligned to the right. A cell that is None stays empty.
 
-    The ``whole`` columns are the last to be folded where a terminal is narrow.
+    The ``unfolded`` columns are the last to be folded where a terminal is narrow.
     """
     cells = [list(row) for row in rows]
     piped = not sys.stdout.isatty()
     table = Table(box=None if piped else SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
     for index, name in enumerate(columns):
         numeric = bool(cells) and all(isinstance(row[index], int | None) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name in whole)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name in unfolded)
     for row in cells:
         table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
     return table

@@ -57,7 +57,7 @@ class ProxiedConnection(threading.Thread):
         self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sockets = [client]  # and the server's
         self._requests, self._replies = Framer(), Framer()
-        self._burst: list[bytes] = []  # whole commands that were not passed on yet
+        self._burst: list[bytes] = []  # complete commands that were not passed on yet
         self._names: list[str] = []
         self._owed = 0  # replies that go to the client as they come
         self._held: list[bytes] | None = None  # replies that do not
@@ -178,9 +178,9 @@ class ProxiedConnection(threading.Thread):
             self._server.sendall(piece)
         else:
             try:
-                whole = self._requests.feed(piece)
-                self._burst += whole
-                self._names += map(command_name, whole)
+                commands = self._requests.feed(piece)
+                self._burst += commands
+                self._names += map(command_name, commands)
             except ValueError:
                 self._is_other_protocol = True
         return True

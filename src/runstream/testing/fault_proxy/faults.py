@@ -22,7 +22,7 @@ class Fault(Enum):
     CUT_REPLY = "cut_reply"
     """The server applies the commands and answers; the client gets half of the bytes and is disconnected."""
     CUT_REQUEST = "cut_request"
-    """The server gets half of the bytes. When it has applied the commands that are whole in that half (of a
+    """The server gets half of the bytes. When it has applied the commands that are complete in that half (of a
     single command or a MULTI: nothing) and has ended the connection, the client is disconnected."""
     DELAY = "delay"
     """The server applies the commands and answers; the client gets that ``delay_seconds`` later."""

@@ -81,7 +81,7 @@ class FaultProxy:
 
     @property
     def round_trips(self) -> int:
-        """How many round trips went to the server whole since the last ``reset``."""
+        """How many complete round trips went to the server since the last ``reset``."""
         return self._schedule.round_trips
 
     @property

@@ -71,7 +71,7 @@ class Framer:
 
 
 def command_name(request: bytes) -> str:
-    """The name of a whole command, in upper case. Raises ValueError for anything but an array of blobs."""
+    """The name of a complete command, in upper case. Raises ValueError for anything but an array of blobs."""
     head, length, word = request.split(b"\r\n", 2)
     if not (head[:1] == b"*" and length[:1] == b"$"):
         raise ValueError("a command is an array of blobs")
