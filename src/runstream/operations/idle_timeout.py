@@ -1,4 +1,4 @@
-"""How long a follower waits for an event to give."""
+"""The idle timeout: how long a follower waits for an event to give."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class IdleTimeout:
         return None if self._seconds is None else max(0.0, self._began + self._seconds - self._clock())
 
     def limit(self, seconds: float) -> float:
-        """So many seconds, or what is left if that is less."""
+        """Shorten a wait to the time that is left."""
         remaining = self.remaining
         return seconds if remaining is None else min(seconds, remaining)
 

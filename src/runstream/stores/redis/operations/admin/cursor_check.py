@@ -1,4 +1,4 @@
-"""Check that a cursor is of the history that Redis has, as a reader does who goes on from it."""
+"""Check that a cursor belongs to the history that Redis has, as a reader that goes on from it would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands in Redis, from its meta."""
+"""Read where a run stands in Redis from its meta."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_there(reply: Sequence[bytes | None]) -> bool:
 
 
 def retired_of(reply: Sequence[bytes | None]) -> Retired | None:
-    """What the run's tombstone says; None for a run that was never retired."""
+    """Meta's field ``retired``, parsed; None for a run that was never retired."""
     return parse_retired(reply[4])
 
 
