@@ -44,6 +44,8 @@ from runstream.model.state import NodeState, RunState, RunStatus
 from runstream.run import AsyncLease, AsyncRun, Emission, Lease, Run
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
+from runstream.stores.facade import SnapshotStore, Store
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.protocol import AsyncRunStore, RunStore
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
@@ -58,6 +60,8 @@ __all__ = [
     "AsyncRedisCheckpointer",
     "AsyncRun",
     "AsyncRunStore",
+    "AsyncSnapshotStore",
+    "AsyncStore",
     "AsyncTieredCheckpointer",
     "Checkpointer",
     "ConcurrencyConflict",
@@ -97,6 +101,8 @@ __all__ = [
     "SQLiteCheckpointer",
     "Sink",
     "Snapshot",
+    "SnapshotStore",
+    "Store",
     "StoreUnavailable",
     "TieredCheckpointer",
     "TooManyHotEvents",

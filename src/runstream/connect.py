@@ -23,8 +23,8 @@ from runstream.operations.runners import AsyncRunner
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.async_facade import AsyncStore
-from runstream.stores.facade import Store
+from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
+from runstream.stores.facade import SnapshotStore, Store
 from runstream.stores.lifecycle import own, own_async, reopen_with
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions
@@ -66,7 +66,16 @@ _OBJECTS = ("event_type", "state_type", "fallback")
 def connect(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: str,
+    event_type: type[E] | None = None,
+    state_type: type[S] | None = None,
+    **options: Unpack[StoreOptions],
+) -> SnapshotStore[E, S]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    archive: None = None,
     event_type: None = None,
     state_type: None = None,
     **options: Unpack[StoreOptions],
@@ -75,7 +84,7 @@ def connect(
 def connect(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: None = None,
     event_type: type[E],
     state_type: None = None,
     **options: Unpack[StoreOptions],
@@ -84,7 +93,7 @@ def connect(
 def connect(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: None = None,
     event_type: None = None,
     state_type: type[S],
     **options: Unpack[StoreOptions],
@@ -93,12 +102,12 @@ def connect(
 def connect(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: None = None,
     event_type: type[E],
     state_type: type[S],
     **options: Unpack[StoreOptions],
 ) -> Store[E, S]: ...
-def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> Store[Any, Any]:
+def connect(url: str | None = None, *, archive: str | None = None, **options: Any) -> Any:
     """Open the store that a URL names.
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
@@ -142,7 +151,16 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
 def connect_async(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: str,
+    event_type: type[E] | None = None,
+    state_type: type[S] | None = None,
+    **options: Unpack[StoreOptions],
+) -> Opening[AsyncSnapshotStore[E, S]]: ...
+@overload
+def connect_async(
+    url: str | None = None,
+    *,
+    archive: None = None,
     event_type: None = None,
     state_type: None = None,
     **options: Unpack[StoreOptions],
@@ -151,7 +169,7 @@ def connect_async(
 def connect_async(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: None = None,
     event_type: type[E],
     state_type: None = None,
     **options: Unpack[StoreOptions],
@@ -160,7 +178,7 @@ def connect_async(
 def connect_async(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: None = None,
     event_type: None = None,
     state_type: type[S],
     **options: Unpack[StoreOptions],
@@ -169,14 +187,12 @@ def connect_async(
 def connect_async(
     url: str | None = None,
     *,
-    archive: str | None = None,
+    archive: None = None,
     event_type: type[E],
     state_type: type[S],
     **options: Unpack[StoreOptions],
 ) -> Opening[AsyncStore[E, S]]: ...
-def connect_async(
-    url: str | None = None, *, archive: str | None = None, **options: Any
-) -> Opening[AsyncStore[Any, Any]]:
+def connect_async(url: str | None = None, *, archive: str | None = None, **options: Any) -> Opening[Any]:
     """Open the store that a URL names, for asyncio.
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a

@@ -34,7 +34,7 @@ from runstream import (
 from runstream.run import AsyncRun, Run
 from runstream.run.lease import AsyncLease, Lease
 from runstream.stores.async_facade import AsyncStore
-from runstream.stores.facade import Store
+from runstream.stores.facade import SnapshotStore, Store
 
 
 @dataclass
@@ -90,7 +90,10 @@ def connected_types() -> None:
     store = connect("memory:")
     assert_type(store, Store[PAEvent, RunState])
     assert_type(connect(), Store[PAEvent, RunState])
-    assert_type(connect("redis://localhost", archive="sqlite:a.db", namespace="dev"), Store[PAEvent, RunState])
+    tiered = connect("redis://localhost", archive="sqlite:a.db", namespace="dev")
+    assert_type(tiered, SnapshotStore[PAEvent, RunState])
+    assert_type(tiered.snapshot_at("x", 3), Snapshot[RunState] | None)
+    assert_type(connect(archive="sqlite:a.db", state_type=MyState), SnapshotStore[PAEvent, MyState])
     for item in store.read("x"):
         assert_type(item.event.lane_id, str)
         print(item.event.lane)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]

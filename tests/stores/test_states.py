@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -98,6 +99,35 @@ def test_another_store_loads_what_was_saved_and_replaces_it(two_stores: tuple[St
         snapshot = reader.load_snapshot("r")
         assert snapshot is not None
         assert (snapshot.state.data, snapshot.revision) == ({"a": 1, "b": 2, "c": 4}, 3)
+
+
+def test_a_reader_sees_events_and_a_whole_snapshot_or_neither(two_stores: tuple[Store, Store]) -> None:
+    """Not half of a state, no mixture of two, and no state without the event that it was committed with."""
+    writer, reader = two_stores
+    last = 100
+
+    def write() -> None:
+        for number in range(1, last + 1):
+            state = make_state("r")
+            state.data = {f"key {key}": number for key in range(20)}
+            writer.append("r", make_events("r", 1, first=number), snapshot=state)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen: list[int] = []
+    while not seen or seen[-1] < last:
+        snapshot = reader.load_snapshot("r")
+        if snapshot is None:
+            continue
+        numbers = set(snapshot.state.data.values())
+        assert numbers == {snapshot.offset}, "the state of event n says n in each of its values, and covers n"
+        info = reader.run_info("r")
+        assert info is not None
+        assert info.last_offset >= snapshot.offset
+        seen.append(snapshot.offset)
+        assert thread.is_alive() or reader.load_snapshot("r") is not None
+    thread.join()
+    assert seen == sorted(seen)
 
 
 def test_a_run_and_its_lanes_have_snapshots_of_their_own(store: Store) -> None:

@@ -306,6 +306,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             ConfigurationError: This store has no leases, or an argument does not fit.
         """
         request = LeaseRequest(run_id, owner, lane_id, ttl, wait)
+        request.check()  # now: what is never awaited would never be refused
         return Opening(lambda: AsyncLease.take(self._operations, self._runner, request))
 
     def open_run(

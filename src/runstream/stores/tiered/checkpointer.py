@@ -5,6 +5,7 @@ from __future__ import annotations
 from runstream.model.results import E, S
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.async_facade import AsyncSnapshotStore
+from runstream.stores.capabilities import archive_of
 from runstream.stores.facade import SnapshotStore
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered.operations import TieredOperations
@@ -26,6 +27,7 @@ class TieredCheckpointer(SnapshotStore[E, S]):
     """
 
     def __init__(self, hot: RedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
+        archive_of(archive)  # says so where it is none
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
@@ -45,6 +47,7 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
     """
 
     def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
+        archive_of(archive)  # says so where it is none
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
