@@ -286,6 +286,7 @@ def test_a_run_that_was_deleted_and_created_anew_refuses_old_cursors(store: Stor
         list(store.read("r", cursor))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

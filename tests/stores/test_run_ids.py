@@ -129,6 +129,7 @@ CALLS: dict[str, Callable[[Store, Any], Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_no_run_id_is_refused_everywhere(store: Store, name: str) -> None:
     for run_id in BAD_IDS:

@@ -246,6 +246,7 @@ def test_a_state_that_its_type_refuses_to_read_is_reported(backend: Backend) -> 
     assert caught.value.run_id == "r"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("state", "error", "path"),
     [

@@ -109,6 +109,7 @@ REFUSED: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("argument", "value"), REFUSED)
 def test_what_cannot_be_asked_for_is_refused_by_its_name(store: Store, argument: str, value: Any) -> None:
     options: dict[str, Any] = {"owner": "a", argument: value}
