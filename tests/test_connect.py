@@ -37,10 +37,9 @@ from runstream import (
 from runstream.stores.redis.connection.clients import open_async_client, open_client
 from tests.support.operations import operations_of, session_of
 from tests.support.samples import make_event, make_state
-from tests.support.servers import PROGRAMS, Server, Servers, free_port, tcp_server
+from tests.support.servers import PROGRAMS, Server, Servers, free_port, needs_server, tcp_server
 
 PASSWORD = "s3cret-pass"
-needs_a_server = pytest.mark.skipif(not PROGRAMS, reason="this machine has no server")
 
 
 @pytest.fixture
@@ -119,7 +118,7 @@ async def test_a_tcp_server_is_opened(tcp_port: int) -> None:
         assert await awaited.list_runs() == []
 
 
-@needs_a_server
+@needs_server
 async def test_an_embedded_server_is_started_and_shared(tmp_path: Path) -> None:
     url = f"embedded:{quote(str(tmp_path / 'a dir'))}"
     with connect(url) as store:

@@ -21,9 +21,9 @@ from runstream import (
 )
 from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, NoSuchRun, exit_code_of
 from runstream.cli.support.output import ago, bytes_text, printable
-from tests.support.commands import DEADLINE_SECONDS, QUIET, command, run, spawn
+from tests.support.commands import QUIET, command, run, spawn
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import free_port
+from tests.support.servers import DEADLINE_SECONDS, free_port
 
 COMMANDS = ["demo", "drain", "runs", "show", "tail", "status", "archives"]
 COMMANDS += ["unpark", "resolve", "quarantine", "agent"]

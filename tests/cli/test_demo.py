@@ -20,7 +20,6 @@ import pytest
 
 from runstream import (
     Appended,
-    ConfigurationError,
     DrainWorker,
     EventKind,
     InMemoryCheckpointer,
@@ -32,11 +31,9 @@ from runstream import (
 from runstream.cli.demo.agent import Outcome, Task, work
 from runstream.cli.demo.checks import Check, check
 from runstream.cli.demo.journal import Acknowledged, Journal, JournalTail, read_journal
-from runstream.stores.redis.connection.server_binary import find_server_program
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.mortal import Killed
-
-DEADLINE_SECONDS = 30.0
+from tests.support.servers import DEADLINE_SECONDS, needs_embedded_server
 
 TASKS = [
     Task("orders", "planner", 4, leads=True, waits_for=("searcher",)),
@@ -295,17 +292,7 @@ def test_a_run_that_redis_lost_is_seen(played: Played) -> None:
 # -- the whole of it
 
 
-def has_server() -> bool:
-    try:
-        find_server_program()
-    except ConfigurationError:
-        return False
-    return True
-
-
-needs_server = pytest.mark.skipif(
-    sys.platform != "linux" or not has_server(), reason="needs a server program, and looks for processes in /proc"
-)
+looks_into_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 def processes_of(directory: Path) -> list[int]:
@@ -331,7 +318,8 @@ def start_demo(directory: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-@needs_server
+@needs_embedded_server
+@looks_into_proc
 def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     began = time.monotonic()
@@ -359,7 +347,8 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
         assert sorted(archive.list_runs()) == ["invoices", "orders", "support"]
 
 
-@needs_server
+@needs_embedded_server
+@looks_into_proc
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive)]
 )
@@ -383,7 +372,8 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: in
     assert processes_of(directory) == []
 
 
-@needs_server
+@needs_embedded_server
+@looks_into_proc
 def test_a_demo_that_is_killed_leaves_no_process_for_long(tmp_path: Path) -> None:
     """Not even the server: its last user ends it."""
     directory = tmp_path / "demo"
@@ -405,7 +395,8 @@ def test_a_demo_that_is_killed_leaves_no_process_for_long(tmp_path: Path) -> Non
             os.kill(pid, signal.SIGKILL)
 
 
-@needs_server
+@needs_embedded_server
+@looks_into_proc
 def test_a_demo_whose_agent_cannot_work_fails_and_leaves_no_process(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     with start_demo(directory) as demo:

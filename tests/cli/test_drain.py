@@ -28,10 +28,10 @@ from runstream.cli.support.partitions import parse_partitions
 from runstream.cli.support.signals import stopping_on_signals
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import check_archives
-from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Said, Worker, command, put_damaged, run, spawn
-from tests.support.servers import PROGRAMS, eventually, tcp_server
+from tests.support.commands import QUIET, Place, Said, Worker, command, put_damaged, run, spawn
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server, tcp_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
+pytestmark = needs_server
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 # well below the half minute for which a worker waits for a locked file

@@ -24,11 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from runstream.cli.support.http_endpoints import Health, serving
 from runstream.drain.stats import DrainStats, Failure
 from runstream.stores.redis.namespace import namespace_of
-from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Worker, get, put_damaged, spawn
+from tests.support.commands import QUIET, Place, Worker, get, put_damaged, spawn
 from tests.support.samples import make_state
-from tests.support.servers import PROGRAMS, eventually, free_port
+from tests.support.servers import DEADLINE_SECONDS, eventually, free_port, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
+pytestmark = needs_server
 
 COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())
 

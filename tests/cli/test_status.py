@@ -20,10 +20,10 @@ from runstream import PAEvent, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
-from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, Worker, command, put_damaged, run
-from tests.support.servers import PROGRAMS, eventually
+from tests.support.commands import QUIET, Place, Worker, command, put_damaged, run
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
+pytestmark = needs_server
 
 
 @pytest.fixture

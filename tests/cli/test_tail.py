@@ -23,11 +23,11 @@ from runstream import DrainWorker, EventKind, connect
 from runstream.cli.tail import lane_style
 from runstream.codec.lossless_json import load_json
 from runstream.testing import FaultProxy
-from tests.support.commands import DEADLINE_SECONDS, QUIET, Place, command, put_damaged, run
+from tests.support.commands import QUIET, Place, command, put_damaged, run
 from tests.support.samples import make_event, make_events
-from tests.support.servers import PROGRAMS, eventually, primary_and_replica
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, eventually, needs_server, primary_and_replica
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 
 @pytest.fixture

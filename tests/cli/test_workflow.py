@@ -21,10 +21,9 @@ from runstream import (
 )
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
-from tests.cli.needs_server import needs_server
-from tests.support.commands import DEADLINE_SECONDS, QUIET, command, run, spawn
+from tests.support.commands import QUIET, command, run, spawn
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import eventually
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_embedded_server
 
 
 @dataclass
@@ -58,7 +57,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 NONE_RETIRED = {"retired": 0, "forgotten": 0}
 
 
-@needs_server
+@needs_embedded_server
 def test_drain_once_archives_everything_and_says_so(place: Place) -> None:
     for run_id in ("a", "b"):
         place.store.append(run_id, make_events(run_id, 5, lane_id="l"), snapshot=make_state(run_id), lane_id="l")
@@ -84,7 +83,7 @@ def test_drain_once_archives_everything_and_says_so(place: Place) -> None:
     assert ["events", "0"] in [line.split() for line in table.splitlines()]
 
 
-@needs_server
+@needs_embedded_server
 def test_show_of_a_run_that_has_moved_says_where_it_is(place: Place) -> None:
     place.store.append("r", make_events("r", 5, lane_id="l"), snapshot=make_state("r"), lane_id="l")
     assert run("drain", "--url", place.url, *place.to, "--once").code == 0
@@ -101,7 +100,7 @@ def test_show_of_a_run_that_has_moved_says_where_it_is(place: Place) -> None:
     assert row[:5] == ["r", "running", "7", "5", "6"]
 
 
-@needs_server
+@needs_embedded_server
 def test_status_shows_what_waits_and_where_it_goes(place: Place) -> None:
     place.store.save_events([make_event("a", 1), make_event("b", 1)])
     facts = run("status", "--url", place.url, "--json").document
@@ -122,7 +121,7 @@ def test_status_shows_what_waits_and_where_it_goes(place: Place) -> None:
     assert place.archives[0] in text
 
 
-@needs_server
+@needs_embedded_server
 def test_drain_once_ends_with_1_if_a_run_is_parked(place: Place) -> None:
     place.store.save_events(make_events("r", 5))
     assert run("drain", "--url", place.url, *place.to, "--once").code == 0
@@ -135,7 +134,7 @@ def test_drain_once_ends_with_1_if_a_run_is_parked(place: Place) -> None:
     assert "level=error" in said.err
 
 
-@needs_server
+@needs_embedded_server
 def test_drain_retires_and_forgets_when_it_is_told_to(place: Place) -> None:
     place.store.save_events([*make_events("r", 4), make_event("r", 5, kind="run.finished")])
     drain = ("drain", "--url", place.url, *place.to, "--once", "--json", "--retire-after")
@@ -165,7 +164,7 @@ def draining_worker(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             worker.kill()
 
 
-@needs_server
+@needs_embedded_server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_end_settles_reports_and_ends_with_0(place: Place, number: int) -> None:
     def archived(run_id: str) -> int:
@@ -185,7 +184,7 @@ def test_a_worker_that_is_told_to_end_settles_reports_and_ends_with_0(place: Pla
     assert run("status", "--url", place.url, "--json").document["due"] == 0
 
 
-@needs_server
+@needs_embedded_server
 def test_a_second_signal_ends_a_worker_that_hangs_and_loses_nothing(place: Place) -> None:
     with Valve(place.server.socket_path) as valve, draining_worker("--url", valve.url, *place.to) as worker:
         assert worker.stderr is not None
@@ -256,7 +255,7 @@ class Valve:
 # -- the example agent
 
 
-@needs_server
+@needs_embedded_server
 def test_an_agent_that_is_killed_goes_on_where_it_was(place: Place) -> None:
     journal = place.directory / "journal"
     options = ["--url", place.url, "--run", "r", "--lane", "l", "--steps", "6", "--leader", "--json"]

@@ -27,10 +27,9 @@ from tests.compatibility.kept_files import KINDS, VERSIONS, World, check_events,
 from tests.kept.neutral import fields_of
 from tests.support.commands import Said, run
 from tests.support.operations import operations_of
-from tests.support.servers import PROGRAMS
+from tests.support.servers import PROGRAMS, needs_server
 
 theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
-needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 
 
 @pytest.fixture(params=VERSIONS)

@@ -22,12 +22,13 @@ from runstream.drain.heartbeat import Heartbeat
 from runstream.model.archive_records import ArchiveEntry, Position, RunBatch
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import Namespace, namespace_of
-from tests.drain.watched_sink import DEADLINE_SECONDS, Watched, emit, hot_from, until
+from tests.drain.watched_sink import Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend
 from tests.support.drain_tools import Hot, due, open_archives, open_hot, parked
 from tests.support.kinds import on_every_server
 from tests.support.mortal import Killed, Mortal
+from tests.support.servers import DEADLINE_SECONDS
 
 
 def test_a_dead_workers_runs_come_due_again_by_themselves(hot: Hot, archives: list[Archive]) -> None:

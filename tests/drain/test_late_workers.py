@@ -22,9 +22,9 @@ from runstream.stores.redis.operations.admin.status import NamespaceStatus
 from tests.support.archive_check import Archive, check_archives, check_drained
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import PROGRAMS, Pair, eventually, primary_and_replica
+from tests.support.servers import PROGRAMS, Pair, eventually, needs_server, primary_and_replica
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 Hot = RedisCheckpointer[Any, Any]
 

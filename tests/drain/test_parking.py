@@ -23,12 +23,13 @@ from runstream.drain.claimed_run import ClaimedRun
 from runstream.model.archive_records import Position
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import namespace_of
-from tests.drain.watched_sink import DEADLINE_SECONDS, Watched, emit, hot_from, until
+from tests.drain.watched_sink import Watched, emit, hot_from, until
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, due, open_hot, parked, put_raw
 from tests.support.kinds import on_every_server
 from tests.support.operations import session_of
+from tests.support.servers import DEADLINE_SECONDS
 
 
 def tamper(archive: Archive, statement: str) -> None:

@@ -13,8 +13,7 @@ from runstream import (
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from tests.support.archive_check import Archive
 from tests.support.drain_tools import Hot
-
-DEADLINE_SECONDS = 30.0
+from tests.support.servers import DEADLINE_SECONDS
 
 
 def emit(hot: Hot, run_id: str, count: int, *, lane_id: str = "main", first: int = 1) -> list[PAEvent]:

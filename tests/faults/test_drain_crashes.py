@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.crash_walk import Found, Task
-from tests.support.servers import PROGRAMS, Servers
+from tests.support.servers import Servers, needs_valkey
 
 pytestmark = [
-    pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server"),
+    needs_valkey,
     pytest.mark.skipif(sys.platform != "linux", reason="what a loss of power leaves is told from /proc"),
     pytest.mark.timeout(300),  # each takes some ten seconds on a machine that has nothing else to do
 ]

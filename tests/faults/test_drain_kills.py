@@ -25,12 +25,12 @@ from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive, check_archives, check_drained
-from tests.support.processes.child import DEADLINE_SECONDS, Child, Command
+from tests.support.processes.child import Child, Command
 from tests.support.processes.players import Score, Turn
 from tests.support.samples import make_event, make_state
-from tests.support.servers import PROGRAMS, Server, Servers, eventually
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Server, Servers, eventually, needs_valkey
 
-pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+pytestmark = needs_valkey
 
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 SEED = int(os.environ.get("RUNSTREAM_TEST_SEED") or time.time_ns() % 2**32)

@@ -24,13 +24,13 @@ from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of, key_of, record_crc
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import namespace_of
-from tests.support.processes.child import DEADLINE_SECONDS, Child
+from tests.support.processes.child import Child
 from tests.support.processes.journal import Journal, Sent
 from tests.support.processes.writers import SHARED_KEYS
 from tests.support.samples import make_event, make_state
-from tests.support.servers import PROGRAMS, Server, Servers
+from tests.support.servers import DEADLINE_SECONDS, Server, Servers, needs_valkey
 
-pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+pytestmark = needs_valkey
 
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 PROCESSES = 8

@@ -20,11 +20,10 @@ from redis.retry import Retry
 
 from runstream.testing import Fault, FaultProxy
 from runstream.testing.fault_proxy.resp import Framer, command_name
-from tests.support.servers import PROGRAMS, Server, Servers, eventually, tcp_server
+from tests.support.servers import DEADLINE_SECONDS, Server, Servers, eventually, needs_valkey, tcp_server
 
-pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+pytestmark = needs_valkey
 
-DEADLINE_SECONDS = 20.0
 ENDING = [fault for fault in Fault if fault is not Fault.DELAY]
 APPLIED = {Fault.DROP_REPLY, Fault.CUT_REPLY, Fault.DELAY}
 

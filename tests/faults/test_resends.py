@@ -32,9 +32,9 @@ from runstream.testing import Fault, FaultProxy
 from tests.support.backends import Blocking, LoopThread, kept_replies
 from tests.support.operations import perform, session_of
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import PROGRAMS, Server, Servers, eventually
+from tests.support.servers import Server, Servers, eventually, needs_valkey
 
-pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+pytestmark = needs_valkey
 
 PATIENT_SECONDS = 20.0
 IMPATIENT_SECONDS = 0.2

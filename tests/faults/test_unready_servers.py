@@ -19,9 +19,9 @@ import pytest
 from runstream import ConfigurationError, RunStore, StoreUnavailable, connect, connect_async
 from tests.support.backends import Blocking, LoopThread
 from tests.support.samples import make_events
-from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 Hot = RunStore[Any, Any]
 _SLOTS = 16_384

@@ -36,7 +36,7 @@ from tests.support.backends import Backend, RedisBackend, ServerBackend
 from tests.support.drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
 from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events
-from tests.support.servers import PROGRAMS, eventually
+from tests.support.servers import eventually, needs_valkey
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ def test_the_last_archive_cannot_be_dropped(redis_backend: RedisBackend, archive
 # -- on the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+@needs_valkey
 def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend], tmp_path: Path) -> None:
     """One story: an archive is added with what it lacks, the workers get it, the old one is dropped."""
     backend = make_backend("valkey")

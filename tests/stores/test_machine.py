@@ -476,9 +476,6 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.backend.raw.pttl(key) > 0
 
 
-needs_valkey = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
-
-
 @pytest.mark.timeout(3600)  # a failure is made small before it is shown, and the deep profile takes its time
 @pytest.mark.parametrize(
     ("name", "share"),

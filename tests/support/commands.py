@@ -23,9 +23,7 @@ from typer.testing import CliRunner
 from runstream import EventKind, PAEvent, RedisCheckpointer, connect, create_event
 from runstream.cli import app
 from tests.support.operations import session_of
-from tests.support.servers import PROGRAMS, Node, eventually
-
-DEADLINE_SECONDS = 20.0
+from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually
 
 # what a test machine may have set
 NOT_SET = dict.fromkeys(

@@ -13,13 +13,17 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from runstream import ConfigurationError
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from runstream.stores.redis.connection.server_binary import find_server_program
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
+"""How long a test waits for what must come; no test comes near to it, on a slow machine neither."""
 
 
 def eventually(condition: Callable[[], object]) -> None:
@@ -50,6 +54,19 @@ def _find_programs() -> dict[str, str]:
 
 PROGRAMS = _find_programs()
 """The servers by the name under which tests ask for them; one that the machine has not is not here."""
+
+
+def _can_embed() -> bool:
+    try:
+        find_server_program()
+    except ConfigurationError:
+        return False
+    return True
+
+
+needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
+needs_valkey = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs Valkey")
+needs_embedded_server = pytest.mark.skipif(not _can_embed(), reason="needs a server that `embedded:` finds")
 
 
 def describe(name: str) -> str:

@@ -19,7 +19,6 @@ from runstream.operations.operation import Exchange, Replies
 from runstream.operations.runners import SyncRunner
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.testing import FaultProxy
-from tests.drain.workers.worker_tools import needs_server
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend, ServerBackend
 from tests.support.drain_tools import (
@@ -32,7 +31,7 @@ from tests.support.drain_tools import (
     server_seconds,
 )
 from tests.support.mortal import Killed
-from tests.support.servers import DEADLINE_SECONDS, eventually
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_valkey
 
 
 def heartbeats() -> list[threading.Thread]:
@@ -59,7 +58,7 @@ def test_a_run_that_a_clock_that_was_ahead_has_claimed_comes_due(
         check_archives(archives, {run_id: acknowledged[run_id]})
 
 
-@needs_server
+@needs_valkey
 def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     real: ServerBackend, archives: list[Archive]
 ) -> None:
@@ -82,7 +81,7 @@ def test_a_claim_is_held_while_a_write_takes_longer_than_it_lasts(
     check_archives(archives, acknowledged)
 
 
-@needs_server
+@needs_valkey
 def test_a_heartbeat_that_finds_no_server_goes_on_trying(
     real: ServerBackend, proxied: tuple[FaultProxy, Hot], archives: list[Archive]
 ) -> None:

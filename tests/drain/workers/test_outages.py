@@ -23,7 +23,7 @@ from runstream.drain.stats import DrainStats
 from runstream.model.archive_records import RunBatch
 from runstream.stores.redis.namespace import namespace_of
 from runstream.testing import FaultProxy
-from tests.drain.workers.worker_tools import needs_server, reported, status_of
+from tests.drain.workers.worker_tools import reported, status_of
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend, ServerBackend
 from tests.support.drain_tools import (
@@ -37,7 +37,7 @@ from tests.support.drain_tools import (
     running,
     server_seconds,
 )
-from tests.support.servers import DEADLINE_SECONDS, eventually
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_valkey
 
 
 def of_level(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
@@ -188,7 +188,7 @@ def test_what_waiting_does_not_cure_ends_the_worker(fake: RedisBackend, archives
     assert reported(hot) == {}
 
 
-@needs_server
+@needs_valkey
 def test_a_redis_that_is_gone_is_one_episode_too(
     real: ServerBackend,
     proxied: tuple[FaultProxy, Hot],

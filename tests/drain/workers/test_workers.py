@@ -32,7 +32,7 @@ from runstream.stores.redis.operations.admin import status
 from runstream.stores.redis.operations.worker.load import LoadRequest
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing import Fault, FaultProxy
-from tests.drain.workers.worker_tools import needs_server, reported, status_of
+from tests.drain.workers.worker_tools import reported, status_of
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend, ServerBackend
 from tests.support.drain_tools import (
@@ -46,11 +46,11 @@ from tests.support.drain_tools import (
     running,
     server_seconds,
 )
-from tests.support.servers import DEADLINE_SECONDS, Servers, eventually
+from tests.support.servers import DEADLINE_SECONDS, Servers, eventually, needs_valkey
 
 
 @pytest.mark.one_in(3)
-@needs_server
+@needs_valkey
 @pytest.mark.parametrize("name", ["claim", "extend", "settle", "park", "ZADD"])
 @pytest.mark.parametrize(
     ("fault", "dies"),
@@ -195,7 +195,7 @@ def test_a_worker_that_has_been_silent_for_a_day_is_forgotten(redis_backend: Red
     assert abs(reported(hot)["dead"].seen_at - (now - 23 * 3600)) < 1
 
 
-@needs_server
+@needs_valkey
 def test_a_full_server_refuses_neither_reports_nor_claims(real: ServerBackend, archives: list[Archive]) -> None:
     """A worker frees memory; whatever it needs for that is taken, heartbeat and parking included."""
     hot = open_hot(real, retry_seconds=0)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport
 from tests.support.drain_tools import Hot
-from tests.support.servers import PROGRAMS
-
-needs_server = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
 
 
 def status_of(hot: Hot) -> NamespaceStatus:

@@ -10,9 +10,9 @@ import pytest
 from runstream import LeaseLost
 from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, on_every_pair, spans
 from tests.support.samples import make_event, make_state
-from tests.support.servers import PROGRAMS, Pair
+from tests.support.servers import Pair, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 
 @pytest.fixture(params=["a", None], ids=["lane", "run"])

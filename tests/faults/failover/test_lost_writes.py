@@ -23,9 +23,9 @@ from runstream import (
 from tests.faults.failover.failover_tools import Hot, on_every_pair, spans, spans_of
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
+from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 
 def assert_lost(call: Callable[[], Any], last_seen: int, last_present: int) -> None:

@@ -25,9 +25,9 @@ from runstream import (
 from runstream.testing import Fault, FaultProxy
 from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, spans, spans_of, until_taken
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
+from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 
 @pytest.fixture

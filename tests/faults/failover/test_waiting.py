@@ -22,9 +22,9 @@ from runstream.history.merged import MergedRun
 from runstream.testing import Fault, FaultProxy
 from tests.faults.failover.failover_tools import Hot, on_every_pair, spans, spans_of, until_taken
 from tests.support.samples import make_events
-from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Pair, eventually
+from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="needs a real server")
+pytestmark = needs_server
 
 
 def test_a_replica_that_lags_has_lost_nothing(pair: Pair, hot: Hot, opened: ExitStack) -> None:

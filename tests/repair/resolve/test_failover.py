@@ -27,7 +27,7 @@ from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.commands import run
 from tests.support.mortal import Killed
-from tests.support.servers import PROGRAMS, Pair, primary_and_replica
+from tests.support.servers import PROGRAMS, Pair, needs_server, primary_and_replica
 
 
 @pytest.fixture
@@ -79,9 +79,6 @@ class OnPair(RedisBackend):
 
     def close(self) -> None:
         self._opened.close()
-
-
-needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 
 
 @needs_server

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from runstream import DrainWorker
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot
 from tests.support.random_runs import lose_redis
 from tests.support.samples import make_events, make_state
-from tests.support.servers import PROGRAMS
 
 KINDS = ("sqlite", "jsonl")
-needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
 
 
 def drain(hot: Hot, *archives: Archive, **options: Any) -> Any:

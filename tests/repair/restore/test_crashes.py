@@ -14,7 +14,7 @@ from runstream import (
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
-from tests.repair.restore.restoring_tools import come_back, drain, dumps, needs_server, write_one
+from tests.repair.restore.restoring_tools import come_back, drain, dumps, write_one
 from tests.support.archive_check import Archive, check_drained
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.commands import run, spawn
@@ -22,6 +22,7 @@ from tests.support.drain_tools import Hot, open_hot
 from tests.support.mortal import Killed, Mortal
 from tests.support.random_runs import lose_redis, one_archive
 from tests.support.samples import make_events, make_state
+from tests.support.servers import needs_server
 
 
 @pytest.mark.one_in(4)

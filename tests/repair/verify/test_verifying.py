@@ -30,10 +30,7 @@ from tests.support.commands import run, spawn
 from tests.support.drain_tools import Hot, open_hot, running
 from tests.support.random_runs import Author, damage, lose_redis, one_archive
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import PROGRAMS
-
-needs_server = pytest.mark.skipif(not PROGRAMS, reason="needs a server program")
-
+from tests.support.servers import needs_server
 
 # -- what is left by what we do, verifies --------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from runstream.model.results import LeaseGrant
 from tests.support.backends import Store
 from tests.support.kinds import BACKENDS, SHARED
 from tests.support.samples import make_event, make_state
+from tests.support.servers import DEADLINE_SECONDS
 
-DEADLINE_SECONDS = 30.0
 LEASING = [name for name in BACKENDS if name != "jsonl"]
 SHARED_LEASING = [name for name in SHARED if name != "jsonl"]
 

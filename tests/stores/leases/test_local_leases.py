@@ -19,10 +19,11 @@ from runstream.model.errors import (
 from runstream.model.results import LeaseGrant
 from runstream.operations.arguments import LeaseRequest
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from tests.stores.leases.lease_tools import DEADLINE_SECONDS, carrying, eventually, seqs
+from tests.stores.leases.lease_tools import carrying, eventually, seqs
 from tests.support.backends import Backend, SQLiteBackend, Store
 from tests.support.operations import last_seq, operations_of, perform
 from tests.support.samples import make_event, make_events
+from tests.support.servers import DEADLINE_SECONDS
 
 
 class Clock:

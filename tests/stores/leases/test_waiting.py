@@ -19,11 +19,12 @@ from runstream.model.errors import (
 from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.results import LeaseGrant
 from runstream.stores.archive.jsonl import JSONLCheckpointer
-from tests.stores.leases.lease_tools import DEADLINE_SECONDS, LEASING, abandoned, carrying, seqs, writes
+from tests.stores.leases.lease_tools import LEASING, abandoned, carrying, seqs, writes
 from tests.support.backends import Backend, Store
 from tests.support.kinds import short
 from tests.support.operations import operations_of, perform
 from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import DEADLINE_SECONDS
 
 KINDS = [name for name in LEASING if "redis" not in name and "resp" not in name]  # one server of each facade
 

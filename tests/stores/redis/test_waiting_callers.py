@@ -12,9 +12,9 @@ import pytest
 from runstream import StoreUnavailable, connect, connect_async
 from runstream.testing import Fault, FaultProxy
 from tests.support.samples import make_events
-from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Server, Servers, eventually
+from tests.support.servers import DEADLINE_SECONDS, Server, Servers, eventually, needs_valkey
 
-pytestmark = pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+pytestmark = needs_valkey
 
 WAITING = 8
 WATCHED_SECONDS = 0.5

@@ -22,7 +22,7 @@ from runstream import (
 from tests.stores.tiered.tiers import ARCHIVES
 from tests.support.backends import Backend
 from tests.support.samples import make_event
-from tests.support.servers import PROGRAMS, eventually
+from tests.support.servers import eventually, needs_valkey
 
 RUNS = ("goes on", "ends")
 LANES = "abcd"
@@ -137,7 +137,7 @@ class Crowd:
         return 0 if info is None else info.first_hot
 
 
-@pytest.mark.skipif("valkey" not in PROGRAMS, reason="needs a real server")
+@needs_valkey
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("jsonl", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("retires", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 @pytest.mark.parametrize("rounds", [2, pytest.param(4, marks=pytest.mark.exhaustive)])

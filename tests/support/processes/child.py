@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-DEADLINE_SECONDS = 60.0
+from tests.support.servers import DEADLINE_SECONDS
 
 
 class Child:

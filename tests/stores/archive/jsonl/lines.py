@@ -18,7 +18,6 @@ from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
 
 Store = JSONLCheckpointer[PAEvent, RunState]
 CODEC: Codec[PAEvent, RunState] = Codec()
-DEADLINE_SECONDS = 30.0
 
 
 def event(run_id: str, number: int, kind: str = "text.delta", **payload: Any) -> PAEvent:

@@ -20,7 +20,6 @@ from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.jsonl.file_locks import Locks
 from tests.stores.archive.jsonl.lines import (
-    DEADLINE_SECONDS,
     Store,
     event,
     files_below,
@@ -31,7 +30,7 @@ from tests.stores.archive.jsonl.lines import (
 )
 from tests.support.mortal import Killed
 from tests.support.operations import operations_of
-from tests.support.servers import eventually
+from tests.support.servers import DEADLINE_SECONDS, eventually
 
 
 def test_after_a_cut_at_any_byte_of_the_last_batch_just_the_committed_prefix_is_read(tmp_path: Path) -> None:

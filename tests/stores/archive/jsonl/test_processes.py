@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from runstream.stores.archive.jsonl import JSONLCheckpointer
-from tests.stores.archive.jsonl.lines import DEADLINE_SECONDS, event, numbers
+from tests.stores.archive.jsonl.lines import event, numbers
 from tests.support.operations import operations_of
+from tests.support.servers import DEADLINE_SECONDS
 
 WRITER = """
 import sys

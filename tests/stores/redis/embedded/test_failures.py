@@ -22,7 +22,6 @@ from runstream.stores.redis.connection import embedded_server, server_directory
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.server_process import ServerProcess
 from tests.stores.redis.embedded.users import (
-    DEADLINE_SECONDS,
     User,
     assert_nothing_left,
     client_of,
@@ -30,7 +29,7 @@ from tests.stores.redis.embedded.users import (
     script,
     servers_below,
 )
-from tests.support.servers import eventually
+from tests.support.servers import DEADLINE_SECONDS, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

@@ -12,7 +12,6 @@ import pytest
 
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from tests.stores.redis.embedded.users import (
-    DEADLINE_SECONDS,
     User,
     assert_nothing_left,
     client_of,
@@ -20,7 +19,7 @@ from tests.stores.redis.embedded.users import (
     servers_below,
     state_of,
 )
-from tests.support.servers import eventually
+from tests.support.servers import DEADLINE_SECONDS, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

@@ -14,8 +14,6 @@ import redis
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from tests.support.servers import eventually
 
-DEADLINE_SECONDS = 20.0
-
 
 def servers_below(directory: Path) -> list[int]:
     """Return the processes that write to a log in the directory, as servers do from birth to end."""
