@@ -62,7 +62,7 @@ def run_suite(directory: Path, tests: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "a worker"])
 def test_what_is_left_out_is_said_and_how_to_run_it(tmp_path: Path, workers: tuple[str, ...]) -> None:
     """Also where workers of pytest-xdist collect the tests."""
     said = run_suite(tmp_path, THREE, *workers)
