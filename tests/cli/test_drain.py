@@ -176,7 +176,7 @@ def test_a_worker_whose_server_comes_back_in_time_settles(place: Place) -> None:
 
 def test_a_worker_that_waits_for_its_server_ends_with_0(place: Place) -> None:
     """It has nothing in hand: there is nothing to settle, and no server to tell."""
-    with Worker(*place.drain) as worker:
+    with Worker(*place.drain, "--url", f"{place.url}?retry_seconds=0.1") as worker:
         worker.says("begins")
         place.kill_server()
         worker.says("level=warning")

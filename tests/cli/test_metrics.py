@@ -214,7 +214,7 @@ def test_an_idle_worker_gives_signs_of_life(place: Place) -> None:
 
 
 def test_a_worker_that_waits_for_its_server_is_healthy_and_says_so(place: Place) -> None:
-    with serving_worker(place) as worker:
+    with serving_worker(place, "--url", f"{place.url}?retry_seconds=0.1") as worker:
         place.kill_server()
         eventually(lambda: health(worker)[1]["status"] == "waiting")
         status, facts = health(worker)

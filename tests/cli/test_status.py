@@ -141,7 +141,7 @@ def test_on_a_pipe_it_prints_a_document_a_line_and_ends_by_ctrl_c(place: Place) 
 
 def test_it_goes_on_through_an_outage_and_shows_it(place: Place) -> None:
     """The server is killed; another one takes its place."""
-    with watching(place.url, "--json") as watcher:
+    with watching(f"{place.url}?retry_seconds=0.1", "--json") as watcher:
         read_until(watcher, "runs")
         place.kill_server()
         assert "cannot reach the server" in read_until(watcher, "error")["error"]
@@ -159,7 +159,7 @@ def test_an_embedded_server_that_is_killed_is_started_again(tmp_path: Path) -> N
     """Who watches opens the store anew, as any other user of that server would."""
     with EmbeddedServer(tmp_path / "server") as server:
         url = f"embedded:{tmp_path}/server"
-        with watching(url, "--json") as watcher, connect(url) as store:
+        with watching(f"{url}?retry_seconds=0.1", "--json") as watcher, connect(url) as store:
             store.save_event(PAEvent("r"))
             eventually(lambda: read_until(watcher, "runs")["runs"] == 1)
             with closing(redis.Redis(unix_socket_path=server.socket_path)) as client:

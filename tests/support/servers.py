@@ -282,8 +282,8 @@ class Pair:
         self._nodes.close()
 
     def _start(self) -> Node:
-        # of all ways in which a replica can get its first copy, the one without pauses
-        options = "--repl-diskless-sync no --repl-diskless-load on-empty-db"
+        # of all ways in which a replica can get its first copy, the one without pauses, and it is often looked at
+        options = "--repl-diskless-sync no --repl-diskless-load on-empty-db --hz 100"
         node = Node(self.name, self._directory, *options.split())
         self._nodes.callback(node.end)
         return node
