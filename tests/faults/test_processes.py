@@ -337,7 +337,7 @@ def await_each(
         time.sleep(0.0005)
 
 
-@pytest.mark.parametrize("times", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("times", [25, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_no_update_is_lost(server: Server, url: str, start: Callable[..., Child], times: int) -> None:
     """P7: 8 processes that increment one counter."""
     counters = [start("count", url=url, run_id="r", name=f"p{number}", times=times) for number in range(PROCESSES)]

@@ -33,14 +33,19 @@ from tests.support.operations import operations_of
 from tests.support.servers import DEADLINE_SECONDS, eventually
 
 
-def test_after_a_cut_at_any_byte_of_the_last_batch_just_the_committed_prefix_is_read(tmp_path: Path) -> None:
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("first", range(3))
+def test_after_a_cut_at_any_byte_of_the_last_batch_just_the_committed_prefix_is_read(
+    tmp_path: Path, first: int
+) -> None:
+    """Every third byte, from that one on."""
     whole = tmp_path / "whole"
     with JSONLCheckpointer(whole) as store:
         store.save_events([event("r", 1), event("r", 2)])
         committed = log_of(whole).stat().st_size
         store.save_events([event("r", 3, text="é"), event("r", 4)])
     content = log_of(whole).read_bytes()
-    for size in range(committed, len(content)):
+    for size in range(committed + first, len(content), 3):
         directory = tmp_path / "cut"
         shutil.copytree(whole, directory)
         log_of(directory).write_bytes(content[:size])
