@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from purpose_agent.runtime import checkpoint as theirs
 
 from runstream import (
     CorruptRecordError,
@@ -37,8 +38,6 @@ from tests.support.backends import Backend, ServerBackend
 from tests.support.commands import QUIET, Said, command, run
 from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
 from tests.support.servers import eventually
-
-theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 
 
 @pytest.fixture

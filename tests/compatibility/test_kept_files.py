@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from purpose_agent.runtime import checkpoint as theirs
 
 from runstream import (
     ConfigurationError,
@@ -28,8 +29,6 @@ from tests.kept.neutral import fields_of
 from tests.support.commands import Said, run
 from tests.support.operations import operations_of
 from tests.support.servers import PROGRAMS, needs_server
-
-theirs = pytest.importorskip("purpose_agent.runtime.checkpoint")
 
 
 @pytest.fixture(params=VERSIONS)

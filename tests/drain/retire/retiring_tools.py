@@ -9,11 +9,9 @@ from runstream import (
     DrainWorker,
     EventKind,
     RedisCheckpointer,
-    StoreUnavailable,
 )
 from runstream.drain.parts import WorkerParts
 from runstream.drain.retire import Retirement
-from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import retire
 from runstream.stores.redis.operations.worker.retire import RetireCandidate
@@ -46,32 +44,6 @@ def ended(run_id: str, count: int = 4, *, first: int = 1, **fields: Any) -> list
 
 def members(raw: Any, key: str) -> list[str]:
     return [member.decode() for member in raw.zrange(key, 0, -1)]
-
-
-class Line:
-    """The line between a store and its server, which a test cuts: before a request arrives, or its reply."""
-
-    def __init__(self, store: Hot) -> None:
-        driver: Any = store._driver
-        self._exchange = driver.exchange_once
-        self._cuts: list[str] = []
-        self.sent = 0
-        driver.exchange_once = self._pass_on
-
-    def cut(self, *where: str) -> None:
-        """Lose the next requests or replies."""
-        self._cuts = list(where)
-        self.sent = 0
-
-    def _pass_on(self, exchange: Exchange) -> Replies:
-        self.sent += len(exchange.commands)
-        where = self._cuts.pop(0) if self._cuts else ""
-        if where == "request":
-            raise StoreUnavailable("the request was lost")
-        replies: Replies = self._exchange(exchange)
-        if where == "reply":
-            raise StoreUnavailable("the reply was lost")
-        return replies
 
 
 def unended(hot: Hot, raw: Any) -> None:

@@ -17,10 +17,11 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.stores.redis.namespace import namespace_of
-from tests.drain.retire.retiring_tools import Hot, Line, ended, open_hot, retire_all
+from tests.drain.retire.retiring_tools import Hot, ended, open_hot, retire_all
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, FakeBackend, RedisBackend
 from tests.support.drain_tools import open_archives
+from tests.support.line import Line
 from tests.support.mortal import Killed, Mortal
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually

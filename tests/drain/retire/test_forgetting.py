@@ -17,7 +17,6 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
-    Line,
     appended_since,
     ended,
     fit_of,
@@ -30,6 +29,7 @@ from tests.drain.retire.retiring_tools import (
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.kinds import on_every_server
+from tests.support.line import Line
 from tests.support.samples import make_event
 
 

@@ -26,7 +26,6 @@ from runstream.stores.redis.operations.worker.retire import RetireCandidate
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
-    Line,
     appended_since,
     ended,
     fit_of,
@@ -42,6 +41,7 @@ from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.drain_tools import Hooked
 from tests.support.kinds import on_every_server
+from tests.support.line import Line
 from tests.support.samples import make_events, make_state
 from tests.support.servers import eventually
 

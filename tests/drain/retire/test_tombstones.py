@@ -22,10 +22,11 @@ from runstream.codec.record import record_crc
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
-from tests.drain.retire.retiring_tools import Hot, Line, ended, members, open_hot, retire_all
+from tests.drain.retire.retiring_tools import Hot, ended, members, open_hot, retire_all
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
 from tests.support.kinds import on_every_server
+from tests.support.line import Line
 from tests.support.operations import last_seq, session_of
 from tests.support.samples import make_event, make_events, make_state
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from purpose_agent.runtime import checkpoint
 
 from runstream import (
     EventKind,
@@ -208,7 +209,6 @@ def test_a_run_with_a_very_long_name_has_branches_with_a_name_that_a_run_may_hav
 
 def test_purpose_agents_own_readers_read_a_branch(world: World) -> None:
     """Its events and its state, under the branch's name."""
-    checkpoint = pytest.importorskip("purpose_agent.runtime.checkpoint")
     world.common = emit_plain(world.hot, 3)
     world.drain()
     behind = world.remember()

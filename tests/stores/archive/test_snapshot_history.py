@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from purpose_agent.runtime import checkpoint as foreign
 
 from runstream import (
     AsyncRedisCheckpointer,
@@ -345,7 +346,6 @@ def test_a_jsonl_directory_of_before_keeps_what_is_replaced(tmp_path: Path) -> N
 
 
 def test_purpose_agents_readers_see_the_latest_and_nothing_else(archive: Archive) -> None:
-    foreign = pytest.importorskip("purpose_agent.runtime.checkpoint")
     checkpoint(archive, 3)
     path = archive.location.partition(":")[2]
     is_sqlite = isinstance(archive, SQLiteCheckpointer)

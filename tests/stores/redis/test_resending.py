@@ -31,6 +31,7 @@ from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.seen import ServerClock
 from tests.support.backends import Backend, RedisBackend, latest
 from tests.support.kinds import on_every_server
+from tests.support.line import Line
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Server
@@ -42,32 +43,6 @@ def open_hot(backend: Backend, **options: Any) -> Hot:
     store = backend.open(retry_seconds=0, **options)
     assert isinstance(store, RedisCheckpointer)
     return store
-
-
-class Line:
-    """The line between a store and its server, which a test cuts: before a request arrives, or its reply."""
-
-    def __init__(self, store: Hot) -> None:
-        driver: Any = store._driver
-        self._exchange = driver.exchange_once
-        self._cuts: list[str] = []
-        self.sent = 0
-        driver.exchange_once = self._pass_on
-
-    def cut(self, *where: str) -> None:
-        """Lose the next requests or replies."""
-        self._cuts = list(where)
-        self.sent = 0
-
-    def _pass_on(self, exchange: Exchange) -> Replies:
-        self.sent += len(exchange.commands)
-        where = self._cuts.pop(0) if self._cuts else ""
-        if where == "request":
-            raise StoreUnavailable("the request was lost")
-        replies: Replies = self._exchange(exchange)
-        if where == "reply":
-            raise StoreUnavailable("the reply was lost")
-        return replies
 
 
 @pytest.fixture
