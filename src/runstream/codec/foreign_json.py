@@ -10,13 +10,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from runstream.codec.event_codec import Codec, EncodedEvent, EventFields
+from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.stored import encode_stored_event
 from runstream.model.identifiers import check_run_id
 
 __all__ = ["encode_foreign_event", "load_foreign_json"]
-
-# its options must not depend on a store's: chains are made of the record; and it is stored already, however large
-_CODEC: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
 
 
 def load_foreign_json(text: str | bytes) -> dict[str, Any]:
@@ -51,4 +49,4 @@ def encode_foreign_event(run_id: str, fields: Mapping[str, Any]) -> EncodedEvent
         RunstreamError: It is no event of this run.
     """
     check_run_id(run_id)  # another program may have given it any name
-    return _CODEC.encode_event(run_id, EventFields(dict(fields)))
+    return encode_stored_event(run_id, fields)

@@ -7,14 +7,12 @@ from itertools import chain, zip_longest
 from operator import eq
 
 from runstream.codec.archive_entries import entry_fields
-from runstream.codec.msgpack_values import Packer
+from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, contents_of
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.protocols import Sink
 
 __all__ = ["find_mismatch", "same_content"]
-
-_PACKER = Packer(fallback=None)
 
 
 def find_mismatch(
@@ -68,6 +66,6 @@ def same_content(run_id: str, expected: ArchiveEntry, held: ArchiveEntry) -> boo
     if expected.cursor != held.cursor or expected.key != held.key or expected.raw != held.raw:
         return False
     try:
-        return _PACKER.pack(entry_fields(run_id, expected)) == _PACKER.pack(entry_fields(run_id, held))
+        return STORED_PACKER.pack(entry_fields(run_id, expected)) == STORED_PACKER.pack(entry_fields(run_id, held))
     except RunstreamError:
         return False

@@ -7,11 +7,12 @@ from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.record import record_crc
+from runstream.codec.stored import stored_record
 from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
-from runstream.repair.restore import is_branch, made_record
+from runstream.repair.restore import is_branch
 from runstream.stores.archive.jsonl.line_format import NOT_READ
 from runstream.stores.capabilities import Archive, HasColumns, part_of
 
@@ -78,7 +79,7 @@ class ArchiveChecker(HistoryChecker):
         try:
             fields = entry_fields(self.history.run_id, entry) or {}
             given = fields if self._written_as is None else {**fields, "run_id": run_id}
-            return fields, record_crc(made_record(run_id, given, entry.key))
+            return fields, record_crc(stored_record(run_id, given, entry.key))
         except (RunstreamError, ValueError, RecursionError) as error:
             raise DifferenceFound(
                 entry.offset,

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.chain import next_chain
-from runstream.codec.event_codec import Codec, EventFields
 from runstream.codec.record import ERASED, record_crc
+from runstream.codec.stored import stored_record
 from runstream.history.archived import ArchivedHistory
 from runstream.history.divergence import find_divergence
 from runstream.history.hot import HotHistory
@@ -39,13 +39,10 @@ from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
 from runstream.stores.redis.operations.worker.load import HotRun
 
-__all__ = ["PutBack", "is_branch", "made_record", "put_back", "restore_run"]
+__all__ = ["PutBack", "is_branch", "put_back", "restore_run"]
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
-
-# what has been stored once is stored again, whatever the limits of the store at hand
-_CODEC: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +319,7 @@ def _record(run_id: str, before: Cursor, entry: ArchiveEntry) -> bytes:
     try:
         record = entry.raw
         if record is None:
-            record = made_record(run_id, entry_fields(run_id, entry) or {}, entry.key)
+            record = stored_record(run_id, entry_fields(run_id, entry) or {}, entry.key)
     except CorruptRecordError:
         raise
     except RunstreamError as error:
@@ -341,15 +338,6 @@ def _bad_snapshot(run_id: str, snapshot: ArchiveSnapshot, why: str) -> CorruptRe
         offset=snapshot.offset,
         raw=snapshot.data.encode(errors="surrogatepass"),
     )
-
-
-def made_record(run_id: str, fields: dict[str, Any], key: str | None) -> bytes:
-    """The wire record of an event with these fields, made anew.
-
-    Raises InvalidRunId or EncodingError for what is no event of that run.
-    """
-    (encoded,) = _CODEC.encode_events(run_id, [EventFields(fields)], [key])
-    return encoded.record
 
 
 def _unproven(run_id: str, entry: ArchiveEntry, why: str) -> CorruptRecordError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
+from runstream.codec.stored import stored_record
 from runstream.drain.readback import same_content
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position
 from runstream.model.errors import CorruptRecordError, RunstreamError
@@ -26,7 +27,6 @@ from runstream.repair.checker import (
     of_lane,
 )
 from runstream.repair.redis_checker import RedisChecker
-from runstream.repair.restore import made_record
 from runstream.stores.capabilities import Archive, archive_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
@@ -313,7 +313,8 @@ def _agree(run_id: str, one: ArchiveEntry, other: ArchiveEntry) -> bool:
     read, aside = (one, other) if one.raw is None else (other, one)
     try:
         return (
-            read.data is not None and made_record(run_id, entry_fields(run_id, read) or {}, read.key) == aside.raw
+            read.data is not None
+            and stored_record(run_id, entry_fields(run_id, read) or {}, read.key) == aside.raw
         )
     except RunstreamError:
         return False

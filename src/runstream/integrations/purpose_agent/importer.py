@@ -16,9 +16,9 @@ from typing import Any
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.lossless_json import dump_json
-from runstream.codec.msgpack_values import Packer
 from runstream.codec.record import record_crc
 from runstream.codec.snapshot_fields import pack_state
+from runstream.codec.stored import STORED_PACKER
 from runstream.history.archived import ArchivedHistory
 from runstream.history.base import History
 from runstream.history.hot import HotHistory
@@ -47,7 +47,6 @@ _BATCH_BYTES = 4 * 2**20
 
 # what has been stored once is stored again, whatever the limits of the store at hand
 _CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, max_event_bytes=2**62)
-_PACKER = Packer(fallback=None)
 
 
 @dataclass(slots=True)
@@ -246,7 +245,7 @@ class _Import:
         """The state, if it is one that can be saved."""
         if isinstance(found, SourceSnapshot):
             try:
-                pack_state(_PACKER, _CODEC.snapshot_fields(self._run_id, found.fields))
+                pack_state(STORED_PACKER, _CODEC.snapshot_fields(self._run_id, found.fields))
             except (EncodingError, InvalidRunId) as error:
                 found = Unreadable(found.where, str(error))
             else:

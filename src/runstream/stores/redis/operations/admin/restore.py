@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runstream.codec.lossless_json import load_json
-from runstream.codec.msgpack_values import Packer
 from runstream.codec.snapshot_fields import pack_state, state_checksum
+from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
 from runstream.model.results import Cursor
@@ -28,7 +28,6 @@ from runstream.stores.redis.scripts.script import script_call
 __all__ = ["Replacement", "cursors_at", "put_entries", "put_snapshot", "switch_history", "unpark"]
 
 _OUTLIVES_MILLISECONDS = 3_600_000
-_PACKER = Packer(fallback=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot)
         ValueError: It does not read.
     """
     key = RefilledKeys(keys.run(run_id), token).snapshot(snapshot.lane_id)
-    packed = pack_state(_PACKER, load_json(snapshot.data))
+    packed = pack_state(STORED_PACKER, load_json(snapshot.data))
     command: list[Any] = [b"HSET", key, "offset", snapshot.offset, "revision", snapshot.revision]
     command += ["token", snapshot.token, "checksum", state_checksum(packed.fields)]
     for name, value in packed.fields.items():
