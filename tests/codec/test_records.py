@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 import zlib
 from collections import defaultdict
 from enum import Enum
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +16,7 @@ from hypothesis import strategies as st
 from runstream.codec.archive_entries import archive_entries, archive_entry, entry_fields, plain_entries
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.event_codec import Codec
-from runstream.codec.msgpack_values import Packer, unpack
+from runstream.codec.msgpack_values import Packer
 from runstream.codec.record import (
     ERASED,
     FIELDS,
@@ -305,33 +303,3 @@ def test_what_is_added_at_the_end_changes_no_other_field() -> None:
 def test_a_type_that_cannot_be_read_is_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="from_dict"):
         Codec[Any, Any](**options)
-
-
-def test_deep_tuples_are_refused_before_they_could_exhaust_a_readers_stack() -> None:
-    """What is accepted is read in a thread with a small stack too."""
-    value: Any = 1
-    for _ in range(60):
-        value = (value,)
-    packed = PACKER.pack(value)
-    read: list[Any] = []
-    threading.stack_size(512 * 1024)
-    try:
-        thread = threading.Thread(target=lambda: read.append(unpack(packed)))
-        thread.start()
-        thread.join(30)
-    finally:
-        threading.stack_size(0)
-    assert same(read, [value])
-    for _ in range(10):
-        value = (value,)
-    with pytest.raises(EncodingError, match="deep"):
-        PACKER.pack({"payload": value})
-
-
-def test_bytes_that_nest_without_end_are_a_value_error() -> None:
-    """Nobody of ours packed them, and they exhaust no stack."""
-    packed = b"\x01"
-    for _ in range(3000):
-        packed = msgpack.packb(msgpack.ExtType(1, b"\x91" + packed))
-    with pytest.raises(ValueError, match="RecursionError"):
-        unpack(packed)

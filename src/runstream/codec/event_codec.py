@@ -12,7 +12,7 @@ from enum import Enum
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, cast
 
-from runstream.codec.fallback import plain_data
+from runstream.codec.fallback import model_fields, plain_data
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.record import FIELDS, check_values, decode_record, encode_record, fields_of, seed
 from runstream.model.errors import (
@@ -23,7 +23,7 @@ from runstream.model.errors import (
     PayloadTooLarge,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_name, check_run_id, shown, told
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.model.state import STATUSES, RunState
@@ -109,6 +109,7 @@ class Codec(Generic[E, S]):
         state_type: The class of the states; None: RunState.
         fallback: Turns a value of a type that is not stored into one that is; None: such a value is refused.
         max_event_bytes: The largest record that an event may have, in bytes.
+        limits: Whether the limits of an append hold. Not for what was stored once, and gives the same bytes again.
 
     Raises:
         ConfigurationError: A class has no way to make an event or a state from a dict.
@@ -120,11 +121,14 @@ class Codec(Generic[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        *,
+        limits: bool = True,
     ) -> None:
         self.event_type: type[Any] = PAEvent if event_type is None else event_type
         self.state_type: type[Any] = RunState if state_type is None else state_type
-        self.packer: Packer = Packer(fallback)
+        self.packer: Packer = Packer(fallback, limits=limits)
         self.max_event_bytes = max_event_bytes
+        self._limits = limits
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
         self._load_state = _state_loader(self.state_type)
@@ -171,21 +175,15 @@ class Codec(Generic[E, S]):
             InvalidRunId: It belongs to another run.
             EncodingError: It cannot be stored; PayloadTooLarge where it is over the limit.
         """
-        if type(event) is PAEvent:
-            fields: Mapping[str, Any] = event.__dict__
-        else:
-            to_dict = getattr(event, "to_dict", None)
-            if to_dict is None:
-                raise EncodingError(f"an event has to_dict; {type(event).__qualname__} has not")
-            fields = to_dict()
-            if type(fields) is not dict:
-                fields = dict(fields.items())  # a defaultdict would make up values for absent fields
+        fields: Mapping[str, Any] = event.__dict__ if type(event) is PAEvent else _given(event, "an event")
         if fields.get("run_id") != run_id:
             raise InvalidRunId(
-                f"an event of run {fields.get('run_id')!r:.80} cannot be appended to run {run_id!r:.80}"
+                f"an event of run {shown(fields.get('run_id'))} cannot be appended to run {run_id!r:.80}"
             )
         values = _values_of(fields)
         check_values(values)
+        if self._limits:
+            self._make_exact(values)
         # one of ours has all of its fields; another may lack some and have others
         is_plain = type(event) is PAEvent and len(fields) == len(_OWN)
         if not is_plain and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
@@ -194,7 +192,7 @@ class Codec(Generic[E, S]):
         if key is not None:
             values += [key] if len(values) > len(FIELDS) else [None, key]
         record = encode_record(self.packer, seed(run_id), values)
-        if len(record) > self.max_event_bytes:
+        if len(record) > self.max_event_bytes and self._limits:
             raise PayloadTooLarge(
                 f"an event of run {run_id!r} has {len(record)} bytes; the limit is {self.max_event_bytes}"
                 " (max_event_bytes): store large values elsewhere and put a reference in the payload",
@@ -202,8 +200,23 @@ class Codec(Generic[E, S]):
                 size=len(record),
                 limit=self.max_event_bytes,
             )
-        # a plain int, not a bool or the user's own kind of int, which others would write in another way
+        # a plain int, not a bool that was stored as a seq
         return EncodedEvent(record, values[_LANE], values[_KIND], values[_SESSION], int(values[_SEQ]), key)
+
+    def _make_exact(self, values: list[Any]) -> None:
+        """Give an event plain numbers, not the user's own kind of them, and a payload that is a dict."""
+        seq, ts, payload = values[_SEQ], values[_TS], values[_PAYLOAD]
+        if type(seq) is not int:
+            values[_SEQ] = int(seq)
+        if type(ts) is not float and type(ts) is not int:
+            values[_TS] = float(ts)
+        if type(payload) is not dict:
+            values[_PAYLOAD] = plain = self.packer.plain(payload, "payload")
+            if type(plain) is not dict:
+                raise EncodingError(
+                    f"payload: it is a dict, not {type(payload).__qualname__}; put the value under a key",
+                    path="payload",
+                )
 
     def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
         """Decode one event.
@@ -260,7 +273,7 @@ class Codec(Generic[E, S]):
         """
         fields = self.state_fields(state)
         if fields.get("run_id", run_id) != run_id:
-            raise InvalidRunId(f"a state of run {fields['run_id']!r:.80} cannot be saved for run {run_id!r:.80}")
+            raise InvalidRunId(f"a state of run {shown(fields['run_id'])} cannot be saved for run {run_id!r:.80}")
         return fields
 
     def state_fields(self, state: S) -> dict[str, Any]:
@@ -283,16 +296,16 @@ class Codec(Generic[E, S]):
                     f"this store reads states as {self.state_type.__qualname__}; open it with state_type=dict"
                     " to save and load dicts"
                 )
-            fields = state
-        elif callable(to_dict := getattr(state, "to_dict", None)):
-            fields = to_dict()
-        elif callable(model_dump := getattr(state, "model_dump", None)):
-            fields = model_dump()
+            fields = dict(dict.items(state))
+        elif callable(getattr(state, "to_dict", None)):
+            fields = _given(state, "a state")
         else:
-            raise EncodingError(f"a state is a dict or has to_dict; {type(state).__qualname__} is and has neither")
+            fields = _model_fields(state)
         for key in fields:
-            if not isinstance(key, str):
-                raise EncodingError(f"the top-level keys of a state are strings, not {key!r:.80}", path=repr(key))
+            if type(key) is not str:
+                raise EncodingError(
+                    f"the top-level keys of a state are plain strings, not {shown(key)}", path=shown(key)
+                )
         _check_extra(fields)
         check_name("session_id", fields.get("session_id", ""))
         return cast("dict[str, Any]", fields)
@@ -328,9 +341,22 @@ class Codec(Generic[E, S]):
             ) from error
 
 
-_SESSION, _LANE, _SEQ, _KIND, _VISIBILITY = (
-    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "kind", "visibility")
+_SESSION, _LANE, _SEQ, _TS, _KIND, _VISIBILITY, _PAYLOAD = (
+    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "ts", "kind", "visibility", "payload")
 )
+
+
+def _given(value: Any, what: str, method: str = "to_dict") -> dict[str, Any]:
+    """The fields that an event or a state gives of itself."""
+    give = getattr(value, method, None)
+    if not callable(give):
+        raise EncodingError(f"{what} has {method}; {type(value).__qualname__} has not")
+    try:
+        fields = give()
+        # a defaultdict would make up values for absent fields
+        return fields if type(fields) is dict else dict(fields.items())
+    except Exception as error:  # it is the user's, and may raise anything
+        raise EncodingError(f"{type(value).__qualname__}.{method} gives no fields: {told(error)}") from error
 
 
 def _values_of(fields: Mapping[str, Any]) -> list[Any]:
@@ -350,9 +376,19 @@ def _values_of(fields: Mapping[str, Any]) -> list[Any]:
     return values
 
 
+def _model_fields(state: Any) -> dict[str, Any]:
+    try:
+        fields = model_fields(state)
+    except Exception as error:  # a serializer of the user's may raise anything
+        raise EncodingError(f"{type(state).__qualname__} gives no fields: {told(error)}") from error
+    if type(fields) is not dict:
+        raise EncodingError(f"a state is a dict or has to_dict; {type(state).__qualname__} is and has neither")
+    return fields
+
+
 def _check_keys(keys: Sequence[str | None], count: int) -> None:
     if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) != count:  # a text is a sequence too
-        raise ConfigurationError(f"keys={keys!r:.80}: pass one key, or None, for each of the {count} events")
+        raise ConfigurationError(f"keys={shown(keys)}: pass one key, or None, for each of the {count} events")
     for key in keys:
         if key is not None:
             check_name("key", key)
@@ -362,7 +398,8 @@ def _check_extra(fields: Mapping[str, Any]) -> None:
     for key in fields:
         if not isinstance(key, str) or key.startswith(_RESERVED):
             raise EncodingError(
-                f"field {key!r:.80}: names are strings that do not start with {_RESERVED!r}", path=str(key)
+                f"field {shown(key)}: names are strings that do not start with {_RESERVED!r}",
+                path=key if type(key) is str else shown(key),
             )
 
 

@@ -3,7 +3,8 @@
 What JSON has a type for is plain JSON. The rest is an object of one key, which is a tag: ``{"$tuple": [1, 2]}``,
 ``{"$bytes": "aGk="}`` (base64, RFC 4648), ``{"$float": "nan"}``, ``{"$str": …}`` (base64; text with lone
 surrogates, which UTF-8 cannot carry), ``{"$dict": [[key, value], …]}`` for dicts with other keys than strings, and
-the tags of :mod:`runstream.codec.extension_types`. A user's dict of one key that starts with ``$`` is written as
+the tags of :mod:`runstream.codec.extension_types`. A set has its members in the order of their msgpack bytes: the
+same value has the same text in every process. A user's dict of one key that starts with ``$`` is written as
 ``$dict`` too, so nothing that a user stores is ever taken for a tag.
 """
 
@@ -16,7 +17,9 @@ from typing import Any
 
 import orjson
 
-from runstream.codec.extension_types import BY_TAG, BY_TYPE, SCALARS
+from runstream.codec.extension_types import BY_TAG, SCALARS, form_of
+from runstream.codec.msgpack_values import pack_stored
+from runstream.codec.own_stack import with_room
 
 __all__ = ["dump_json", "dump_plain_json", "load_json", "load_object"]
 
@@ -31,8 +34,12 @@ def dump_json(value: Any) -> str:
         value: A value as :func:`runstream.codec.msgpack_values.unpack` gives it.
 
     Raises:
-        RecursionError: It is nested too deeply.
+        ValueError: It is nested too deeply.
     """
+    return with_room(_dump, value)
+
+
+def _dump(value: Any) -> str:
     return _encode(_tag(value))
 
 
@@ -67,10 +74,9 @@ def load_json(text: str | bytes) -> Any:
         ValueError: It is not JSON, or has a broken tag.
     """
     mark = b'"$' if isinstance(text, bytes) else '"$'
-    if mark not in text:  # type: ignore[operator] # both are of one type, which mypy does not follow
-        return json.loads(text)
+    hook = _untag if mark in text else None  # type: ignore[operator] # both are of one type, which mypy does not follow
     try:
-        return json.loads(text, object_hook=_untag)
+        return with_room(json.loads, text, object_hook=hook)
     except (TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"a broken tag: {type(error).__name__}: {error}") from error
 
@@ -102,14 +108,17 @@ def _tag(value: Any) -> Any:
         return value if value - value == 0 else {"$float": repr(value)}
     if kind is bytes:
         return {"$bytes": _to_base64(value)}
-    tagged = BY_TYPE.get(kind)
-    if tagged is None or (kind is int and -(2**63) <= value < 2**64):
+    if kind is int and -(2**63) <= value < 2**64:
         return value
-    dumped = tagged.dump(value)
-    return {tagged.tag: dumped if tagged in SCALARS else _tag_all(dumped)}
+    tagged = form_of(value)
+    if tagged is None:
+        return value
+    if tagged in SCALARS:
+        return {tagged.tag: tagged.dump(value)}
+    return {tagged.tag: _tag_all(value if kind is tuple else sorted(value, key=pack_stored))}
 
 
-def _tag_all(values: list[Any]) -> list[Any]:
+def _tag_all(values: Iterable[Any]) -> list[Any]:
     # a loop, not a comprehension, which would take a second frame of Python's stack per level
     tagged = []
     for value in values:

@@ -1,64 +1,159 @@
 """Encode values as msgpack bytes, and decode them equal.
 
 Lists, strings, dicts and numbers are plain msgpack, which other programs read; what msgpack has no type for is an
-extension type (:mod:`runstream.codec.extension_types`). A value of a subclass is stored as one of its base type (a
-named tuple as a tuple): it comes back equal. Equal values give equal bytes, sets included: so bytes can be
-compared instead of values.
+extension type (:mod:`runstream.codec.extension_types`). Equal values give equal bytes, sets included: so bytes can
+be compared instead of values.
 """
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import msgpack
 
-from runstream.codec.extension_types import BY_CODE, BY_TYPE, CONTAINERS, SCALARS, TaggedType
+from runstream.codec.extension_types import BY_CODE, SCALARS, TaggedType, form_of
 from runstream.codec.fallback import plain_data
+from runstream.codec.own_stack import with_room
+from runstream.codec.plain_values import MAX_DEPTH, MAX_TAGGED_DEPTH, is_plain, path_to_most, plain_copy
 from runstream.model.errors import EncodingError
 from runstream.model.protocols import Fallback
 
-__all__ = ["Packer", "unpack", "unpack_plain"]
+__all__ = ["Packer", "most_nested_bytes", "pack_stored", "unpack", "unpack_plain"]
 
-_NATIVE = frozenset({type(None), bool, int, float, str, bytes, list, dict})
-# how an instance of a subclass becomes its base, without asking methods that the subclass may override
-_NATIVE_BASES: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-    (bytes, lambda value: bytes(memoryview(value))),
-    (list, list.copy),
-    (dict, lambda value: dict(dict.items(value))),
-)
-_MAX_FALLBACKS = 16  # a fallback may give a value that needs the fallback again, but not for ever
-_MAX_BLAME_DEPTH = 32
-_MAX_TAGGED_DEPTH = 64  # each level is one more call of msgpack's within another, on a stack of C
+_NESTED_FACTOR = 8
+_NESTED_FLOOR = 2**20
 
-# what msgpack and a fallback raise for a value that cannot be stored
-_REFUSALS = (TypeError, ValueError, OverflowError, RecursionError)
+
+def most_nested_bytes(size: int) -> int:
+    """How many bytes the tuples and sets in a value may have in all, each counted with all that it holds.
+
+    Each is kept while what it holds is decoded: nested ones would take memory by the square of their depth.
+
+    Args:
+        size: The size of the packed value in bytes.
+
+    Returns:
+        Eight times as many, or 1 MiB if that is more.
+    """
+    return max(_NESTED_FACTOR * size, _NESTED_FLOOR)
+
+
+class _Level:
+    """Packs exact types: values within as many tuples and sets as its depth says. It serves one call at a time.
+
+    Attributes:
+        nested: The bytes of the tuples and sets that were packed below it.
+    """
+
+    __slots__ = ("_depth", "_inner", "_packer", "nested")
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._inner: _Level | None = None
+        self._packer = msgpack.Packer(default=self._convert, strict_types=True, unicode_errors="surrogatepass")
+        self.nested = 0
+
+    def pack(self, value: Any) -> bytes:
+        """Pack a value."""
+        packed: bytes = self._packer.pack(value)
+        return packed
+
+    def _convert(self, value: Any) -> Any:
+        """Turn what msgpack does not pack by itself into something that it does."""
+        kind = form_of(value)
+        if kind is None:
+            raise TypeError(f"cannot store a value of type {type(value).__module__}.{type(value).__qualname__}")
+        if kind in SCALARS:
+            return msgpack.ExtType(kind.code, kind.dump(value).encode())
+        inner = self._inner
+        if inner is None:
+            if self._depth == MAX_TAGGED_DEPTH:
+                raise ValueError(f"tuples and sets are nested more than {MAX_TAGGED_DEPTH} deep")
+            inner = self._inner = _Level(self._depth + 1)
+        inner.nested = 0
+        if kind.type is tuple:
+            payload = inner.pack(list(value))
+        else:
+            # by their bytes: a set has no order of its own, and hashes differ from process to process
+            members = sorted(map(inner.pack, value))
+            payload = b"".join((msgpack.Packer().pack_array_header(len(members)), *members))
+        self.nested += len(payload) + inner.nested
+        return msgpack.ExtType(kind.code, payload)
+
+
+_free: list[_Level] = []  # making one costs as much as packing a small event
+
+
+def _pack(value: Any) -> tuple[bytes, int]:
+    """The bytes of a value of exact types, and how many bytes its tuples and sets have in all.
+
+    Raises:
+        Exception: It is not of exact types, or too deep for msgpack; or what a time zone of the caller's raises.
+    """
+    # one that nobody uses: those of other threads are in the middle of theirs
+    try:
+        level = _free.pop()
+    except IndexError:
+        level = _Level(0)
+    level.nested = 0
+    packed = level.pack(value)
+    _free.append(level)  # not one that failed: it may be in the middle of something
+    return packed, level.nested
+
+
+def pack_stored(value: Any) -> bytes:
+    """Pack a value that was read from a store: no limit holds for it.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The bytes: equal for equal values.
+
+    Raises:
+        ValueError: It is not of the types that stores keep, or is nested beyond what msgpack takes.
+    """
+    try:
+        return with_room(_pack, value)[0]
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+# the heads of what msgpack packs though it is of none of our types: bytes of every kind, and extension types
+_find_foreign = re.compile(rb"[\xc4-\xc9\xd4-\xd8]").search
+_HOLDER_HEADS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+
+
+def _may_hide(packed: bytes, level: int) -> bool:
+    """Whether a value with these bytes may have parts of other types, or be nested too deeply."""
+    if _find_foreign(packed):
+        return True
+    levels, size = MAX_DEPTH - level, len(packed)
+    return size > levels and size - len(packed.translate(None, _HOLDER_HEADS)) > levels
 
 
 class Packer:
-    """Packs values. Safe to share between threads.
+    """Packs values that are to be stored, and refuses what a store does not take. Safe to share between threads.
 
     Args:
         fallback: Turns a value of a type that is not stored into one that is; None: such a value is refused.
+        limits: Whether depth and memory are limited. Not for what was stored once: see ``pack_stored``.
     """
 
-    def __init__(self, fallback: Fallback | None = plain_data) -> None:
+    def __init__(self, fallback: Fallback | None = plain_data, *, limits: bool = True) -> None:
         self.fallback = fallback
-        self._free: list[msgpack.Packer] = []  # making one costs as much as packing a small event
-        self._own = threading.local()
+        self._limits = limits
 
-    def pack(self, value: Any, path: str = "") -> bytes:
+    def pack(self, value: Any, path: str = "", level: int = 1) -> bytes:
         """Pack a value.
 
         Args:
             value: The value.
             path: What the value is, for the error: ``payload``.
+            level: The depth at which it stands itself, of the 200 that a payload or a state may have.
 
         Returns:
             The bytes.
@@ -66,91 +161,58 @@ class Packer:
         Raises:
             EncodingError: A part of it cannot be stored; ``path`` names the part.
         """
+        if not self._limits:
+            try:
+                return pack_stored(value)
+            except ValueError as error:
+                raise EncodingError(f"{path or 'value'}: {error}", path=path) from error
         try:
-            return self._pack(value)
-        except _REFUSALS as error:
-            raise self._blame(value, path, error) from error
-
-    def _pack(self, value: Any) -> bytes:
-        # one that nobody uses: those of other threads, and of what holds this value, are in the middle of theirs
-        try:
-            packer = self._free.pop()
-        except IndexError:
-            packer = msgpack.Packer(default=self._convert, strict_types=True, unicode_errors="surrogatepass")
-        packed: bytes = packer.pack(value)
-        self._free.append(packer)
+            packed, nested = _pack(value)
+        except Exception:  # noqa: BLE001 - of other types, or not to be stored at all, which its copy will tell
+            return self._pack_copy(value, path, level)
+        if nested or _may_hide(packed, level):
+            if not is_plain(value, level):
+                return self._pack_copy(value, path, level)
+            _check_nested(value, packed, nested, path)
         return packed
 
-    def _convert(self, value: Any) -> Any:
-        """Turn what msgpack does not pack by itself into something that it does."""
-        for _ in range(_MAX_FALLBACKS):
-            kind = BY_TYPE.get(type(value)) or next((k for k in _TAGGED if isinstance(value, k.type)), None)
-            if kind is not None and kind.type is not int:
-                return msgpack.ExtType(kind.code, self._payload(kind, value))
-            for base, to_base in _NATIVE_BASES:
-                if isinstance(value, base):
-                    value = to_base(value)
-                    break
-            else:
-                if self.fallback is None:
-                    raise TypeError(
-                        f"cannot store a value of type {type(value).__module__}.{type(value).__qualname__}"
-                    )
-                value = self.fallback(value)
-            if type(value) is int and not -(2**63) <= value < 2**64:
-                kind = BY_TYPE[int]
-                return msgpack.ExtType(kind.code, kind.dump(value).encode())
-            if type(value) in _NATIVE:
-                return value
-        raise TypeError("the fallback never gives a value that can be stored")
+    def plain(self, value: Any, path: str = "", level: int = 1) -> Any:
+        """Copy a value into the exact types that are stored.
 
-    def _payload(self, kind: Any, value: Any) -> bytes:
-        if kind in SCALARS:
-            return str(kind.dump(value)).encode()
-        self._own.depth = depth = getattr(self._own, "depth", 0) + 1
+        Args:
+            value: The value.
+            path: What the value is, for the error.
+            level: The depth at which it stands itself.
+
+        Returns:
+            The copy; the value itself if no limits hold, since it was stored once.
+
+        Raises:
+            EncodingError: A part of it cannot be stored; ``path`` names the part.
+        """
+        if not self._limits:
+            return value
         try:
-            if depth > _MAX_TAGGED_DEPTH:
-                raise ValueError(f"tuples and sets are nested more than {_MAX_TAGGED_DEPTH} deep")
-            return self._container(kind, value)
-        finally:
-            self._own.depth = depth - 1
+            return with_room(plain_copy, value, self.fallback, path, level)
+        except (ValueError, RuntimeError) as error:  # the stack of a fallback; or it is changed by another thread
+            raise EncodingError(f"{path or 'value'}: {error}", path=path) from error
 
-    def _container(self, kind: Any, value: Any) -> bytes:
-        if kind.type is tuple:
-            return self._pack(list(tuple.__iter__(value)))
-        # by their bytes: a set has no order of its own, and hashes differ from process to process
-        packed = sorted(self._pack(member) for member in value)
-        return b"".join((msgpack.Packer().pack_array_header(len(packed)), *packed))
-
-    def _blame(self, value: Any, path: str, error: BaseException) -> EncodingError:
-        """Find the innermost part that cannot be packed, and make the error that names it."""
-        for _ in range(_MAX_BLAME_DEPTH):
-            for step, part in _parts(value):
-                try:
-                    self._pack(part)
-                except _REFUSALS as part_error:
-                    value, path, error = part, f"{path}{step}".removeprefix("."), part_error
-                    break
-            else:
-                hint = (
-                    "; store plain data, or open the store with fallback=str" if self.fallback is not str else ""
-                )
-                return EncodingError(f"{path or 'value'}: {error}{hint}", path=path)
-        return EncodingError(f"{path}…: nested too deeply, or contains itself", path=path)
+    def _pack_copy(self, value: Any, path: str, level: int) -> bytes:
+        copied = self.plain(value, path, level)
+        packed, nested = with_room(_pack, copied)
+        _check_nested(copied, packed, nested, path)
+        return packed
 
 
-_TAGGED = tuple(kind for kind in SCALARS + CONTAINERS if kind.type is not int)
-
-
-def _parts(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, dict):
-        named = [(f".{k}" if isinstance(k, str) else f"[{k!r:.80}]", part) for k, part in value.items()]
-        return [(f"[key {key!r:.80}]", key) for key in value if not isinstance(key, str)] + named
-    if isinstance(value, list | tuple):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
-    if isinstance(value, set | frozenset):
-        return [(f"[{part!r:.80}]", part) for part in value]
-    return []
+def _check_nested(value: Any, packed: bytes, nested: int, path: str) -> None:
+    limit = most_nested_bytes(len(packed))
+    if nested > limit:
+        path = path_to_most(value, lambda part: _pack(part)[1], path)
+        raise EncodingError(
+            f"{path or 'value'}: its tuples and sets have {nested} bytes, each counted with all that it holds; at"
+            f" most {limit} are allowed: nest them less, or use lists",
+            path=path,
+        )
 
 
 class _Tagged:
@@ -170,49 +232,57 @@ def unpack(packed: bytes) -> Any:
         packed: What ``Packer.pack`` gave.
 
     Raises:
-        ValueError: No packer of ours wrote these bytes.
+        ValueError: No packer of ours wrote these bytes, or they take more memory than ``most_nested_bytes``.
     """
     try:
-        return _resolve(*_unpack_tagged(packed))
-    except (RecursionError, TypeError, ArithmeticError) as error:
-        # nested too deeply, an unhashable key or member, a bad Decimal
+        return _Unpacking(len(packed)).value(packed)
+    except RecursionError:
+        return with_room(lambda: _Unpacking(len(packed)).value(packed))
+    except (TypeError, ArithmeticError) as error:  # an unhashable key or member, a bad Decimal
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _unpack_tagged(packed: bytes) -> tuple[Any, bool]:
-    """The value with its tuples and sets still packed, and whether there are any."""
-    has_tagged = False
+class _Unpacking:
+    """One value that is unpacked: its tuples and sets by calls of Python alone, which need no stack of C."""
 
-    def load(code: int, payload: bytes) -> Any:
-        nonlocal has_tagged
+    __slots__ = ("_has_tagged", "_left")
+
+    def __init__(self, size: int) -> None:
+        self._left = most_nested_bytes(size)
+        self._has_tagged = False
+
+    def value(self, packed: bytes) -> Any:
+        """The value of these bytes."""
+        self._has_tagged = False
+        try:
+            value = msgpack.unpackb(
+                packed, strict_map_key=False, ext_hook=self._load, unicode_errors="surrogatepass"
+            )
+        except msgpack.UnpackException as error:  # those that are no ValueErrors already
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        return self._resolved(value) if self._has_tagged else value
+
+    def _load(self, code: int, payload: bytes) -> Any:
         kind = BY_CODE.get(code)
         if kind is None:
             raise ValueError(f"extension type {code} is not one of ours")
         if kind in SCALARS:
             return kind.load(payload.decode())
-        has_tagged = True
+        self._has_tagged = True
+        self._left -= len(payload)
+        if self._left < 0:
+            raise ValueError("its tuples and sets take too much memory: they are nested too deeply for their size")
         return _Tagged(kind, payload)
 
-    try:
-        value = msgpack.unpackb(packed, strict_map_key=False, ext_hook=load, unicode_errors="surrogatepass")
-    except (msgpack.UnpackException, TypeError, ArithmeticError) as error:
-        # StackError and ExtraData are ValueErrors already; an unhashable key or a bad Decimal is not
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return value, has_tagged
-
-
-def _resolve(value: Any, has_tagged: bool) -> Any:
-    """The value with its tuples and sets unpacked, by calls of Python alone, which need no stack of C."""
-    if not has_tagged:
+    def _resolved(self, value: Any) -> Any:
+        if type(value) is _Tagged:
+            return value.kind.load(self.value(value.payload))
+        if type(value) is list:
+            for index, part in enumerate(value):
+                value[index] = self._resolved(part)
+        elif type(value) is dict:
+            return {self._resolved(key): self._resolved(part) for key, part in value.items()}
         return value
-    if type(value) is _Tagged:
-        return value.kind.load(_resolve(*_unpack_tagged(value.payload)))
-    if type(value) is list:
-        for index, part in enumerate(value):
-            value[index] = _resolve(part, True)
-    elif type(value) is dict:
-        return {_resolve(key, True): _resolve(part, True) for key, part in value.items()}
-    return value
 
 
 class _NotPlain(Exception):

@@ -24,7 +24,7 @@ from typing import Any
 
 from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
-from runstream.model.identifiers import MAX_NAME_BYTES, check_name
+from runstream.model.identifiers import MAX_NAME_BYTES, check_name, shown
 
 __all__ = [
     "ERASED",
@@ -100,9 +100,16 @@ def check_values(values: list[Any]) -> None:
             check_name(name, values[index])
     seq, ts = values[_SEQ], values[_TS]
     if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
-        raise EncodingError(f"seq is an integer of 64 bits, not {seq!r:.80}", path="seq")
-    if not isinstance(ts, int | float) or not math.isfinite(ts):
-        raise EncodingError(f"ts is Unix time in seconds, not {ts!r:.80}", path="ts")
+        raise EncodingError(f"seq is an integer of 64 bits, not {shown(seq)}", path="seq")
+    if not _is_time(ts):
+        raise EncodingError(f"ts is Unix time in seconds, not {shown(ts)}", path="ts")
+
+
+def _is_time(ts: Any) -> bool:
+    try:
+        return isinstance(ts, int | float) and math.isfinite(ts)
+    except OverflowError:  # an integer beyond what a column of floats holds
+        return False
 
 
 def check_all_values(events: Sequence[Sequence[Any]]) -> None:
@@ -141,9 +148,11 @@ def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
         EncodingError: A value cannot be stored.
     """
     try:
-        body = packer.pack(values)
+        body = packer.pack(values, level=0)  # the payload is at depth 1
     except EncodingError:
-        packer.pack(dict(zip(FIELDS, values, strict=False)))  # the same failure, with the field's name in its path
+        named = dict(zip(FIELDS, values, strict=False))
+        more = values[len(FIELDS)] if len(values) > len(FIELDS) else None
+        packer.pack(named | (more or {}), level=0)  # the same failure, with the field's name in its path
         raise
     return _VERSION_BYTE + zlib.crc32(body, crc_seed).to_bytes(4, "big") + body
 

@@ -24,6 +24,10 @@ from runstream.model.errors import EncodingError
 __all__ = ["PackedState", "SavedState", "pack_state", "read_saved", "state_checksum", "unpack_state"]
 
 
+_LEVEL = 2  # the depth of a state's values: the state itself is at depth 1
+_OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  # that become nothing else
+
+
 @dataclass(frozen=True, slots=True)
 class PackedState:
     """A state as the fields of a hash.
@@ -71,13 +75,15 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
     packed = PackedState()
     known = before.ranks if before is not None else {}
 
-    def put(name: bytes, last_rank: int, values: list[Any], path: str) -> int:
+    def put(name: bytes, last_rank: int, values: list[Any], path: str, level: int) -> int:
         rank = known.get(name, -1)
         rank = rank if rank > last_rank else last_rank + 1
         try:
-            packed.fields[name] = packer.pack([rank, *values])
+            packed.fields[name] = packer.pack(
+                [rank, *values], level=level
+            )  # the list stands for what holds the value
         except EncodingError:
-            packer.pack(values[0], path)  # the same failure, with the state's own path
+            packer.pack(values[0], path, level + 1)  # the same failure, with the state's own path
             raise
         packed.ranks[name] = rank
         return rank
@@ -85,13 +91,15 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
     rank = -1
     for key, value in state.items():
         name = _utf8(key)
+        if type(value) not in _OWN_TYPES:
+            value = packer.plain(value, key, _LEVEL)  # noqa: PLW2901 - what it becomes may be a dict, which is split
         if not _is_split(value):
-            rank = put(b"=" + name, rank, [value], key)
+            rank = put(b"=" + name, rank, [value], key, _LEVEL - 1)
             continue
-        rank = put(b"=" + name, rank, [], key)
+        rank = put(b"=" + name, rank, [], key, _LEVEL - 1)
         prefix, sub_rank = b"%d:%b:" % (len(name), name), -1
         for sub, part in value.items():
-            sub_rank = put(prefix + _utf8(sub), sub_rank, [part], f"{key}.{sub}")
+            sub_rank = put(prefix + _utf8(sub), sub_rank, [part], f"{key}.{sub}", _LEVEL)
     return packed
 
 
@@ -177,7 +185,7 @@ def state_checksum(fields: Mapping[bytes, bytes]) -> int:
 
 
 def _is_split(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(type(key) is str for key in value)
+    return type(value) is dict and bool(value) and all(type(key) is str for key in value)
 
 
 def _rank(item: tuple[int, str, Any]) -> int:

@@ -15,11 +15,11 @@ from runstream.codec.msgpack_values import Packer
 
 __all__ = ["STORED_PACKER", "encode_stored_event", "same_json", "stored_record"]
 
-STORED_PACKER = Packer(fallback=None)
+STORED_PACKER = Packer(fallback=None, limits=False)
 """Packs values that were read from a store: equal values give equal bytes."""
 
 # its options must not depend on a store's: chains are made of the record
-_CODEC: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
+_CODEC: Codec[Any, Any] = Codec(fallback=None, limits=False)
 
 
 def encode_stored_event(run_id: str, fields: Mapping[str, Any], key: str | None = None) -> EncodedEvent:

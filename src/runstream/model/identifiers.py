@@ -10,7 +10,16 @@ from typing import Any
 
 from runstream.model.errors import EncodingError, InvalidRunId
 
-__all__ = ["MAIN_LANE", "MAX_NAME_BYTES", "check_name", "check_run_id", "random_token", "snapshot_lane"]
+__all__ = [
+    "MAIN_LANE",
+    "MAX_NAME_BYTES",
+    "check_name",
+    "check_run_id",
+    "random_token",
+    "shown",
+    "snapshot_lane",
+    "told",
+]
 
 MAX_NAME_BYTES = 512
 """The longest name, in bytes of UTF-8."""
@@ -32,6 +41,36 @@ def random_token() -> str:
     return secrets.token_urlsafe(12)
 
 
+def shown(value: Any) -> str:
+    """Show a value in the message of an error.
+
+    Args:
+        value: Any value: a repr that fails, as that of an integer of 5,000 digits does, is no second error.
+
+    Returns:
+        Its repr, of which at most 80 characters; its type where it has none.
+    """
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 - the repr is the caller's own, and may raise anything
+        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+def told(error: BaseException) -> str:
+    """What an error of the caller's own code says, for the message of ours.
+
+    Args:
+        error: The error; its text may fail in turn.
+
+    Returns:
+        Its type and its text.
+    """
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the text is the caller's own, and may raise anything
+        return type(error).__name__
+
+
 def _utf8_size(text: str) -> int | None:
     """The length in bytes, or None for text that UTF-8 cannot carry (a lone surrogate)."""
     try:
@@ -50,7 +89,7 @@ def check_run_id(run_id: Any) -> None:
         InvalidRunId: It is something else.
     """
     if type(run_id) is not str:  # an Enum that is a str is another text in an f-string than it is equal to
-        raise InvalidRunId(f"a run id is a plain string, not {type(run_id).__name__} ({run_id!r:.80})")
+        raise InvalidRunId(f"a run id is a plain string, not {type(run_id).__name__} ({shown(run_id)})")
     if 1 <= len(run_id) <= MAX_NAME_BYTES and run_id.isascii():
         return  # as nearly all are
     size = _utf8_size(run_id)
@@ -71,7 +110,7 @@ def check_name(field: str, value: Any) -> None:
         EncodingError: It is something else; ``path`` is the field.
     """
     if type(value) is not str:
-        raise EncodingError(f"{field} is a plain string, not {type(value).__name__} ({value!r:.80})", path=field)
+        raise EncodingError(f"{field} is a plain string, not {type(value).__name__} ({shown(value)})", path=field)
     size = _utf8_size(value)
     if size is None:
         raise EncodingError(f"{field} has characters that UTF-8 cannot carry: {value!r:.80}", path=field)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from runstream.model.errors import ConfigurationError
 from runstream.model.events import PAEvent
+from runstream.model.identifiers import shown
 from runstream.model.state import RunState
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class DeltaBuffer:
         for name in self.__slots__:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_HELD:
-                raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 0 to {_MAX_HELD}")
+                raise ConfigurationError(f"{name}={shown(value)}: pass a whole number, 0 to {_MAX_HELD}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, TypedDict
 
 from runstream.model.errors import ConfigurationError, InvalidRunId
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id
+from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id, shown
 from runstream.model.protocols import Leased, OnCorrupt
 from runstream.model.results import Cursor, DeltaBuffer, LeaseGrant, S
 
@@ -62,7 +62,7 @@ class ReadQuery(NamedTuple):
         """Raise ConfigurationError for a position, bound, limit or ``on_corrupt`` that ``read`` does not take."""
         parse_position(self.after)
         if self.before is not None and (isinstance(self.before, bool) or not isinstance(self.before, int)):
-            raise ConfigurationError(f"before={self.before!r:.80}: pass an offset, or None")
+            raise ConfigurationError(f"before={shown(self.before)}: pass an offset, or None")
         check_count("limit", self.limit)
         if self.on_corrupt not in ("raise", "skip"):
             raise ConfigurationError(f"on_corrupt={self.on_corrupt!r}: use 'raise' or 'skip'")
@@ -123,7 +123,7 @@ class LeaseRequest(NamedTuple):
         check_run_id(self.run_id)
         if not isinstance(self.owner, str) or not self.owner:
             raise ConfigurationError(
-                f"owner={self.owner!r:.80}: name who holds the lease, the same after a restart"
+                f"owner={shown(self.owner)}: name who holds the lease, the same after a restart"
             )
         check_name("owner", self.owner)
         if self.lane_id is not None:
@@ -132,7 +132,7 @@ class LeaseRequest(NamedTuple):
             is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
             if not is_number or not least <= seconds <= _LONGEST_SECONDS:
                 raise ConfigurationError(
-                    f"{name}={seconds!r:.80}: pass seconds, {least:g} to {_LONGEST_SECONDS:g}"
+                    f"{name}={shown(seconds)}: pass seconds, {least:g} to {_LONGEST_SECONDS:g}"
                 )
 
 
@@ -154,7 +154,7 @@ class RunRequest(NamedTuple):
         check_name("session_id", self.session_id)
         if self.deltas is not None and not isinstance(self.deltas, DeltaBuffer):
             raise ConfigurationError(
-                f"deltas={self.deltas!r:.80}: pass a DeltaBuffer, or None to hold nothing back"
+                f"deltas={shown(self.deltas)}: pass a DeltaBuffer, or None to hold nothing back"
             )
         if self.lease_ttl is None and (self.owner is not None or self.wait):
             raise ConfigurationError("owner= and wait= are a lease's: pass lease_ttl= (seconds) with them")
@@ -177,7 +177,7 @@ def parse_position(after: int | str) -> tuple[int, Cursor | None]:
 def check_count(name: str, value: Any) -> None:
     """Raise ConfigurationError, naming the argument, unless it is None or a whole number from 0 on."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ConfigurationError(f"{name}={value!r:.80}: pass a whole number, 0 or more, or None")
+        raise ConfigurationError(f"{name}={shown(value)}: pass a whole number, 0 or more, or None")
 
 
 def grant_of(run_id: str, lease: Leased | None) -> LeaseGrant | None:
@@ -185,7 +185,7 @@ def grant_of(run_id: str, lease: Leased | None) -> LeaseGrant | None:
     grant = None if lease is None else lease.grant
     if grant is not None and grant.run_id != run_id:
         raise InvalidRunId(
-            f"a lease on run {grant.run_id!r:.80} says nothing of run {run_id!r:.80}: take one on that run"
+            f"a lease on run {shown(grant.run_id)} says nothing of run {shown(run_id)}: take one on that run"
         )
     return grant
 

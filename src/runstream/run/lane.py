@@ -28,7 +28,7 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
-from runstream.model.identifiers import snapshot_lane
+from runstream.model.identifiers import shown, snapshot_lane
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, S
 from runstream.model.state import RunStatus
 from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuery, RunRequest
@@ -262,7 +262,7 @@ class LaneWriter(ABC, Generic[E, S]):
                 event = codec.make_event(0, event.to_dict())
             except CorruptRecordError as error:  # nothing is corrupt: it has not been stored
                 raise EncodingError(
-                    f"{codec.event_type.__qualname__} refuses an event of kind {emission.kind!r:.80}:"
+                    f"{codec.event_type.__qualname__} refuses an event of kind {shown(emission.kind)}:"
                     f" {error.__cause__}",
                     path="kind",
                 ) from error
@@ -273,7 +273,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _emitting_delta(self, text: str, fields: Mapping[str, Any]) -> Operation[None]:
         if not isinstance(text, str):
-            raise EncodingError(f"a delta is text, not {type(text).__name__} ({text!r:.80})", path="payload.text")
+            raise EncodingError(f"a delta is text, not {type(text).__name__} ({shown(text)})", path="payload.text")
         emission = Emission(EventKind.TEXT_DELTA, {"text": text, **fields})
         if self._deltas is None:
             yield from self._recording([emission])
@@ -327,7 +327,7 @@ class LaneWriter(ABC, Generic[E, S]):
     def _check_run(self, run_id: Any) -> None:
         if run_id != self.run_id:
             raise InvalidRunId(
-                f"this Run is of run {self.run_id!r:.80}, not of {run_id!r:.80}: write that through its store"
+                f"this Run is of run {shown(self.run_id)}, not of {shown(run_id)}: write that through its store"
             )
 
     def _noting_loss(self) -> AbstractContextManager[None]:
@@ -339,7 +339,7 @@ def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
         return Emission(item)
     if isinstance(item, tuple) and 1 <= len(item) <= len(Emission._fields):
         return Emission(*item)
-    raise EncodingError(f"an item of emit_many is an Emission, a tuple or a kind, not {item!r:.80}", path="items")
+    raise EncodingError(f"an item of emit_many is an Emission, a tuple or a kind, not {shown(item)}", path="items")
 
 
 def _new_owner() -> str:

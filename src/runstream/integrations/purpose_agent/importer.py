@@ -46,7 +46,7 @@ _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
 
 # what has been stored once is stored again, whatever the limits of the store at hand
-_CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, max_event_bytes=2**62)
+_CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, limits=False)
 
 
 @dataclass(slots=True)

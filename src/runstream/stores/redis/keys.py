@@ -14,6 +14,7 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import shown
 
 __all__ = ["DEFAULT_PARTITIONS", "MAX_PARTITIONS", "Keys", "PartitionKeys", "RefilledKeys", "RunKeys"]
 
@@ -139,7 +140,7 @@ class Keys:
         for number in only:
             if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
                 raise ConfigurationError(
-                    f"partition {number!r:.80} is none of this namespace's: they are numbered 0 to {count - 1}"
+                    f"partition {shown(number)} is none of this namespace's: they are numbered 0 to {count - 1}"
                 )
         if not only:
             raise ConfigurationError("the list of partitions is empty: name some, or leave it out for all")

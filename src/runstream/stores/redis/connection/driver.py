@@ -15,6 +15,7 @@ from collections.abc import Callable
 from redis.backoff import FullJitterBackoff
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
+from runstream.model.identifiers import shown
 from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
@@ -46,7 +47,7 @@ class _Backoff:
 
 def _check_retry_seconds(retry_seconds: float) -> None:
     if not isinstance(retry_seconds, int | float) or not 0 <= retry_seconds < math.inf:
-        raise ConfigurationError(f"retry_seconds={retry_seconds!r:.80}: pass seconds, 0 or more")
+        raise ConfigurationError(f"retry_seconds={shown(retry_seconds)}: pass seconds, 0 or more")
 
 
 class SyncDriver:

@@ -41,7 +41,7 @@ def append_again(
         ConcurrencyConflict: The run does not end at ``expected_offset`` any more.
         LeaseHeld: Somebody has leased what they would be written to.
     """
-    codec: Codec[Any, Any] = Codec(fallback=None, max_event_bytes=2**62)
+    codec: Codec[Any, Any] = Codec(fallback=None, limits=False)
     session = Session(codec, keys.namespace, opened=keys)
     options: AppendOptions[Any] = AppendOptions(expected_offset, event_keys)
     applied = yield from append(session, run_id, events, options)
