@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
+from enum import Enum, IntEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runstream.codec.plain_values import MAX_DEPTH
 from runstream.model.errors import (
     EncodingError,
     InvalidRunId,
@@ -27,9 +29,37 @@ class NoDict:
     run_id = "r"
 
 
+class Raises:
+    run_id = "r"
+
+    def to_dict(self) -> dict[str, Any]:
+        raise RuntimeError("not now")
+
+
+class NoFields:
+    run_id = "r"
+
+    def to_dict(self) -> None:
+        return None
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
 BAD_EVENTS: dict[str, tuple[Any, type[RunstreamError], str | None]] = {
     "no event": (NoEvent(), RunstreamError, None),
     "no to_dict": (NoDict(), EncodingError, None),
+    "to_dict that raises": (Raises(), EncodingError, None),
+    "to_dict that gives nothing": (NoFields(), EncodingError, None),
+    "payload that is None": (make_event("r", payload=None), EncodingError, "payload"),
+    "payload that is a list": (make_event("r", payload=[1]), EncodingError, "payload"),
+    "payload that is text": (make_event("r", payload="text"), EncodingError, "payload"),
+    "payload that is a path": (make_event("r", payload=Path("x")), EncodingError, "payload"),
+    "no repr": (make_event("r", payload={"a": {NoRepr(): NoRepr()}}), EncodingError, None),
     "unknown type": (make_event("r", payload={"args": [0, 1, 2, object()]}), EncodingError, "payload.args[3]"),
     "unknown type in a key": (make_event("r", payload={"a": {(1, object()): 2}}), EncodingError, None),
     "unknown type in a set": (make_event("r", payload={"a": {1, object()}}), EncodingError, None),
@@ -45,10 +75,14 @@ BAD_EVENTS: dict[str, tuple[Any, type[RunstreamError], str | None]] = {
     "visibility": (make_event("r", visibility=None), EncodingError, "visibility"),
     "ts nan": (make_event("r", ts=math.nan), EncodingError, "ts"),
     "ts inf": (make_event("r", ts=math.inf), EncodingError, "ts"),
+    "ts beyond floats": (make_event("r", ts=10**400), EncodingError, "ts"),
+    "ts of another type": (make_event("r", ts=NoRepr()), EncodingError, "ts"),
     "ts text": (make_event("r", ts="now"), EncodingError, "ts"),
     "seq text": (make_event("r", seq="1"), EncodingError, "seq"),
     "seq float": (make_event("r", seq=1.0), EncodingError, "seq"),
     "seq beyond 64 bits": (make_event("r", seq=2**63), EncodingError, "seq"),
+    "seq with too many digits": (make_event("r", seq=10**5000), EncodingError, "seq"),
+    "lane of another type": (make_event("r", lane_id=NoRepr()), EncodingError, "lane_id"),
 }
 
 
@@ -93,23 +127,47 @@ def test_a_value_that_contains_itself_is_refused(store: Store) -> None:
     assert store.list_runs() == []
 
 
-def test_what_is_nested_deeply_is_refused_or_comes_back(store: Store) -> None:
-    """Whatever depth a store takes, it can read; what it cannot, it does not take."""
-    for depth in (100, 505, 600, 1000):
+def test_what_is_nested_deeply_is_refused_or_comes_back_to_any_reader(store: Store) -> None:
+    """Every store takes the same depth, and reads it 700 frames down the stack."""
+
+    def written_and_read(depth: int, run_id: str) -> int | None:
         nested: list[Any] = []
-        for _ in range(depth):
+        for _ in range(depth - 2):
             nested = [nested]
-        run_id = f"r{depth}"
         try:
-            store.save_event(make_event(run_id, payload={"x": nested}))
-        except EncodingError:
-            assert depth > 100
-            assert store.run_info(run_id) is None
-            continue
-        loaded = store.list_events(run_id)[0].payload["x"]
-        for _ in range(depth):
-            (loaded,) = loaded
-        assert loaded == []
+            event = make_event(run_id, payload={"x": nested})
+            store.append(run_id, [event], snapshot=make_state(run_id, metadata={"y": nested[0] if nested else 0}))
+        except EncodingError as error:
+            is_told = error.path.startswith("payload.x[0]") and store.run_info(run_id) is None
+            return None if is_told else -1
+        loaded, found = store.list_events(run_id)[0].payload["x"], 2
+        assert store.load_latest(run_id) is not None
+        while loaded:
+            (loaded,), found = loaded, found + 1
+        return found
+
+    def stand(frames: int, depth: int, run_id: str) -> int | None:
+        return stand(frames - 1, depth, run_id) if frames else written_and_read(depth, run_id)
+
+    for depth in (100, MAX_DEPTH, MAX_DEPTH + 1, 505, 1000):
+        expected = depth if depth <= MAX_DEPTH else None
+        assert written_and_read(depth, f"r{depth}") == expected
+        assert stand(700, depth, f"deep{depth}") == expected
+
+
+def test_numbers_of_the_users_own_become_plain_ones(store: Store) -> None:
+    """A seq and a time are columns, and are the same number wherever they are read."""
+
+    class Step(IntEnum):
+        FIRST = 7
+
+    class Time(float):
+        pass
+
+    store.save_events([make_event("r", Step.FIRST, ts=Time(1.5)), make_event("r", True, ts=True)])
+    found = [(event.seq, event.ts) for event in store.list_events("r")]
+    assert [(type(seq), type(ts)) for seq, ts in found] == [(int, float)] * 2
+    assert found == [(7, 1.5), (1, 1.0)]
 
 
 def test_an_event_of_another_run_is_not_appended(store: Store) -> None:

@@ -85,9 +85,11 @@ def same(left: Any, right: Any) -> bool:
         return repr(left) == repr(right)  # tells 0.0 from -0.0, and knows not-a-number
     if isinstance(left, Decimal):
         return bool(left.as_tuple() == right.as_tuple())
-    if isinstance(left, datetime):
-        zones = [getattr(moment.tzinfo, "key", None) for moment in (left, right)]
-        return left.isoformat() == right.isoformat() and zones[0] == zones[1]
+    if isinstance(left, datetime | time):
+        facts = [
+            (moment.isoformat(), moment.fold, getattr(moment.tzinfo, "key", None)) for moment in (left, right)
+        ]
+        return facts[0] == facts[1]
     return bool(left == right)
 
 
