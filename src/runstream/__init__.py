@@ -5,6 +5,7 @@ msgpack values, and a drain worker archives both into SQLite or JSONL, after whi
 trimmed. All stores speak one small Protocol, :class:`Checkpointer`.
 """
 
+from runstream.codec.extension_types import NamedOffset
 from runstream.connect import connect, connect_async
 from runstream.drain import DrainWorker
 from runstream.model.awaitable import Opening
@@ -84,6 +85,7 @@ __all__ = [
     "LeaseHeld",
     "LeaseLost",
     "Leased",
+    "NamedOffset",
     "NodeState",
     "Opening",
     "PAEvent",

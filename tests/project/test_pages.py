@@ -1,4 +1,4 @@
-"""The pages about the code name files that are there."""
+"""The pages name files that are there, and their examples run."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
         name for name in sorted(named) if not any(f"/{end}".endswith(f"/{name.rstrip('/')}") for end in ends)
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("page", ["docs/values.md"])
+def test_the_examples_of_a_page_run_as_they_stand(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by itself, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {"__name__": "__main__"})

@@ -110,7 +110,11 @@ def _scalars() -> st.SearchStrategy[Any]:
         st.binary(),
         st.datetimes(timezones=zones),
         st.dates(),
-        st.times(timezones=st.none() | st.just(UTC) | _fixed_zones()),
+        st.times(timezones=zones),
+        st.builds(lambda moment, fold: moment.replace(fold=fold), st.times(timezones=zones), st.integers(0, 1)),
+        st.builds(
+            lambda moment, fold: moment.replace(fold=fold), st.datetimes(timezones=zones), st.integers(0, 1)
+        ),
         st.timedeltas(),
         st.decimals().filter(lambda number: not number.is_snan()),  # that one cannot even be compared
         st.uuids(),
