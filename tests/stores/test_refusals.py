@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from runstream.model.errors import (
     InvalidRunId,
     PayloadTooLarge,
     RunstreamError,
+    StoreUnavailable,
 )
 from tests.support.backends import Backend, Store, info_of
 from tests.support.kinds import BACKENDS
@@ -188,4 +190,35 @@ def test_an_id_that_is_more_than_its_text_is_refused(store: Store) -> None:
         store.save_event(make_event(Run.TRIP))
     with pytest.raises(EncodingError, match="lane_id"):
         store.save_event(make_event("r", lane_id=Run.TRIP))
+    assert store.list_runs() == []
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: list(store.read("r", NoRepr())),
+        lambda store: list(store.read("r", before=NoRepr())),
+        lambda store: list(store.read("r", limit=NoRepr())),
+        lambda store: list(store.read("r", on_corrupt=NoRepr())),
+        lambda store: list(store.runs(status=NoRepr())),
+        lambda store: list(store.runs(session_id=5)),
+        lambda store: list(store.runs(updated_after="yesterday")),
+        lambda store: list(store.runs(limit=NoRepr())),
+        lambda store: store.append("r", [make_event("r")], expected_offset=NoRepr()),
+        lambda store: store.append("r", [make_event("r")], keys=[NoRepr()]),
+        lambda store: store.append("r", [NoRepr()]),
+        lambda store: store.save_snapshot("r", NoRepr()),
+        lambda store: store.load_latest(NoRepr()),
+        lambda store: store.open_run("r").emit("tool.result", [1]),
+        lambda store: store.open_run("r").emit("tool.result", NoRepr()),
+        lambda store: store.open_run("r").emit(NoRepr()),
+        lambda store: store.open_run("r").emit_many([("tool.result", "text")]),
+    ],
+)
+def test_an_argument_that_is_none_is_refused_by_name(store: Store, ask: Callable[[Any], Any]) -> None:
+    """Also one that cannot be shown in a message."""
+    with pytest.raises(RunstreamError) as caught:
+        ask(store)
+    assert not isinstance(caught.value, StoreUnavailable)
     assert store.list_runs() == []

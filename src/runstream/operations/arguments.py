@@ -65,7 +65,7 @@ class ReadQuery(NamedTuple):
             raise ConfigurationError(f"before={shown(self.before)}: pass an offset, or None")
         check_count("limit", self.limit)
         if self.on_corrupt not in ("raise", "skip"):
-            raise ConfigurationError(f"on_corrupt={self.on_corrupt!r}: use 'raise' or 'skip'")
+            raise ConfigurationError(f"on_corrupt={shown(self.on_corrupt)}: use 'raise' or 'skip'")
 
 
 class FollowQuery(NamedTuple):
@@ -94,6 +94,16 @@ class RunsQuery(NamedTuple):
     status: str | None = None
     updated_after: float | None = None
     limit: int | None = None
+
+    def check(self) -> None:
+        """Raise ConfigurationError, naming the argument, for runs that cannot be asked for like that."""
+        for name, text in (("session_id", self.session_id), ("status", self.status)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigurationError(f"{name}={shown(text)}: pass a text, or None")
+        after = self.updated_after
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int | float)):
+            raise ConfigurationError(f"updated_after={shown(after)}: pass Unix time in seconds, or None")
+        check_count("limit", self.limit)
 
 
 class StateChange(NamedTuple):
@@ -170,7 +180,7 @@ def parse_position(after: int | str) -> tuple[int, Cursor | None]:
         cursor = Cursor.parse(after)
         return cursor.offset, cursor
     if isinstance(after, bool) or not isinstance(after, int) or after < 0:
-        raise ConfigurationError(f"after={after!r}: pass an offset (0 or more), or a cursor as text")
+        raise ConfigurationError(f"after={shown(after)}: pass an offset (0 or more), or a cursor as text")
     return after, None
 
 

@@ -18,7 +18,7 @@ from runstream.operations.arguments import FollowFilters, FollowQuery, RunReques
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.runners import AsyncRunner
-from runstream.run.lane import Emission, LaneWriter, error_payload
+from runstream.run.lane import Emission, LaneWriter, error_payload, joined_payload
 from runstream.run.lease import AsyncLease
 
 __all__ = ["AsyncRun"]
@@ -125,7 +125,7 @@ class AsyncRun(LaneWriter[E, S]):
                 ``seq``; with the same ``key`` it is recorded once all the same.
             RunstreamError: What the store's ``append`` raises.
         """
-        emission = Emission(kind, {**(payload or {}), **fields}, key, parent_span_id, visibility)
+        emission = Emission(kind, joined_payload(payload, fields), key, parent_span_id, visibility)
         return await self._do(self._emitting_one(emission))
 
     async def emit_many(
@@ -217,7 +217,7 @@ class AsyncRun(LaneWriter[E, S]):
             ConfigurationError: The state would contradict the event; nothing was written.
             RunstreamError: What ``emit`` raises.
         """
-        payload = {**(payload or {}), **fields}
+        payload = joined_payload(payload, fields)
         return await self._do(self._ending(EventKind.RUN_FINISHED, RunStatus.COMPLETED, payload))
 
     async def fail(self, error: BaseException | str, /, **fields: Any) -> Recorded[E]:

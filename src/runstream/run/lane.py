@@ -254,7 +254,7 @@ class LaneWriter(ABC, Generic[E, S]):
             seq=seq,
             kind=member_or_text(EventKind, emission.kind),
             visibility=member_or_text(Visibility, emission.visibility),
-            payload=dict(emission.payload or {}),
+            payload=joined_payload(emission.payload, {}),
         )
         codec = self._operations.codec
         if codec.event_type is not PAEvent:
@@ -345,6 +345,17 @@ def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
 def _new_owner() -> str:
     """A name that no other process has, with the host name and process id for people."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def joined_payload(payload: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload with further entries. Raises EncodingError for one that is no mapping."""
+    if payload is None:
+        return dict(fields)
+    if not isinstance(payload, Mapping):
+        raise EncodingError(
+            f"payload: it is a dict, not {type(payload).__qualname__}; put the value under a key", path="payload"
+        )
+    return {**payload, **fields}
 
 
 def _is_refusal(error: BaseException) -> bool:

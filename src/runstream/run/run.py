@@ -18,7 +18,7 @@ from runstream.operations.arguments import FollowFilters, FollowQuery, RunReques
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
-from runstream.run.lane import Emission, LaneWriter, error_payload
+from runstream.run.lane import Emission, LaneWriter, error_payload, joined_payload
 from runstream.run.lease import Lease
 
 __all__ = ["Run"]
@@ -124,7 +124,7 @@ class Run(LaneWriter[E, S]):
                 ``seq``; with the same ``key`` it is recorded once all the same.
             RunstreamError: What the store's ``append`` raises.
         """
-        emission = Emission(kind, {**(payload or {}), **fields}, key, parent_span_id, visibility)
+        emission = Emission(kind, joined_payload(payload, fields), key, parent_span_id, visibility)
         return self._do(self._emitting_one(emission))
 
     def emit_many(
@@ -216,7 +216,7 @@ class Run(LaneWriter[E, S]):
             ConfigurationError: The state would contradict the event; nothing was written.
             RunstreamError: What ``emit`` raises.
         """
-        payload = {**(payload or {}), **fields}
+        payload = joined_payload(payload, fields)
         return self._do(self._ending(EventKind.RUN_FINISHED, RunStatus.COMPLETED, payload))
 
     def fail(self, error: BaseException | str, /, **fields: Any) -> Recorded[E]:

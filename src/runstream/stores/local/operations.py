@@ -240,7 +240,7 @@ class LocalOperations(ABC, Generic[E, S]):
 
     def runs(self, query: RunsQuery) -> Stream:
         """The runs that match, the most recently updated first, as they are at the first step."""
-        check_count("limit", query.limit)
+        query.check()
         yield Items((yield from blocking(self._find_runs, query)))
 
     @in_one_call

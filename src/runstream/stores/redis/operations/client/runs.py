@@ -8,7 +8,7 @@ from itertools import islice
 
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import E, RunInfo, S
-from runstream.operations.arguments import RunsQuery, check_count
+from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Exchange, Items, Operation, Stream
 from runstream.stores.redis.operations.client.run_head import is_there, parse_head
@@ -35,7 +35,7 @@ def runs(
     query: RunsQuery,
 ) -> Stream:
     """The runs that match, the most recently updated first."""
-    check_count("limit", query.limit)
+    query.check()
     wanted = RunFilter(query)
     run_ids = yield from _run_ids(session, query.session_id, query.updated_after)
     left = query.limit
