@@ -6,6 +6,7 @@ trimmed. All stores speak one small Protocol, :class:`Checkpointer`.
 """
 
 from runstream.codec.extension_types import NamedOffset
+from runstream.codec.upcasts import Upcasts
 from runstream.connect import connect, connect_async
 from runstream.drain import DrainWorker
 from runstream.model.awaitable import Opening
@@ -109,6 +110,7 @@ __all__ = [
     "TieredCheckpointer",
     "TooManyHotEvents",
     "UnsupportedVersion",
+    "Upcasts",
     "Visibility",
     "connect",
     "connect_async",

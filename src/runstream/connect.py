@@ -59,7 +59,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 _ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int}
 _READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
-_OBJECTS = ("event_type", "state_type", "fallback")
+_OBJECTS = ("event_type", "state_type", "fallback", "upcasts")
 
 
 @overload
@@ -112,9 +112,9 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
     server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
-    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type`` and ``fallback``
-    may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of these is an option
-    of redis-py.
+    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type``, ``fallback``
+    and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of
+    these is an option of redis-py.
 
     Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL,
     and survives a fork.
@@ -125,7 +125,7 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
             store is then tiered, and reads a run as one, from the archive and from Redis
             (:class:`~runstream.stores.tiered.TieredCheckpointer`). None: no archive.
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
-            ``fallback``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
+            ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
             ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
             ``require_lease``. SQLite and JSONL: ``keep_snapshots``.
 
@@ -197,9 +197,9 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
     server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
-    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type`` and ``fallback``
-    may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of these is an option
-    of redis-py.
+    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type``, ``fallback``
+    and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of
+    these is an option of redis-py.
 
     Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL. The
     calls of ``sqlite:`` and ``jsonl:`` stores, and of archives, are made in threads.
@@ -210,7 +210,7 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
             store is then tiered, and reads a run as one, from the archive and from Redis
             (:class:`~runstream.stores.tiered.AsyncTieredCheckpointer`). None: no archive.
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
-            ``fallback``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
+            ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
             ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
             ``require_lease``. SQLite and JSONL: ``keep_snapshots``.
 

@@ -10,7 +10,7 @@ import typer
 
 from runstream.cli.runs import run_facts
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, OfArchive, Url, open_existing
+from runstream.cli.support.options import AsJson, OfArchive, OfUpcasts, Url, open_existing
 from runstream.cli.support.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
 from runstream.model.errors import ConfigurationError, EventsArchived
 from runstream.model.protocols import SnapshotHistory
@@ -66,6 +66,7 @@ def show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     url: Url = None,
     archive: OfArchive = None,
+    upcasts: OfUpcasts = None,
     after: Annotated[
         int | None, typer.Option(min=0, help="Only events after this offset.", show_default="0")
     ] = None,
@@ -89,7 +90,7 @@ def show(
     has those that were the latest when a drain worker read the run: without one, --at shows the events from the
     beginning.
     """
-    with open_existing(url, archive) as store:
+    with open_existing(url, archive, upcasts) as store:
         info = store.run_info(run)
         if info is None:
             raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")

@@ -18,7 +18,7 @@ import typer
 from rich.text import Text
 
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
-from runstream.cli.support.options import OfArchive, Url, is_redis_alone, open_existing
+from runstream.cli.support.options import OfArchive, OfUpcasts, Url, is_redis_alone, open_existing
 from runstream.cli.support.output import clock, console, emit_json, event_facts, printable, say, short
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
 from runstream.model.events import Visibility
@@ -56,6 +56,7 @@ def tail(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     url: Url = None,
     archive: OfArchive = None,
+    upcasts: OfUpcasts = None,
     lines: Annotated[
         int | None,
         typer.Option(
@@ -94,7 +95,7 @@ def tail(
     --lines counts the events that are shown; with --since there is no such limit unless it is given too.
     """
     wanted = EventFilter(FollowQuery(lane_id=lane, kinds=kind or None, visibility=visibility))
-    with open_existing(url, archive) as store:
+    with open_existing(url, archive, upcasts) as store:
         if part_of(store, Namespace) is None and part_of(store, Sink) is not None:
             raise ConfigurationError(
                 "an archive has no live end to follow: name the server, with this as its --archive; or look at the"

@@ -15,6 +15,8 @@ from typing import Any, Generic, NamedTuple, cast
 from runstream.codec.fallback import model_fields, plain_data
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.record import FIELDS, check_values, decode_record, encode_record, fields_of, seed
+from runstream.codec.stored_fields import EventFields, StateFields, check_names
+from runstream.codec.upcasts import Upcasts, without_mark
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -28,7 +30,7 @@ from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.model.state import STATUSES, RunState
 
-__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent", "EventFields", "group_by_run"]
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent"]
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
 """The largest record of an event that a store takes by default: 8 MiB."""
@@ -44,7 +46,6 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 _OWN = frozenset({"run_id", *FIELDS})
 _get_values = itemgetter(*FIELDS)
-_RESERVED = "$"  # what stands beside an event's fields in a JSONL archive starts with this
 
 
 class EncodedEvent(NamedTuple):
@@ -67,40 +68,6 @@ class EncodedEvent(NamedTuple):
     key: str | None = None
 
 
-def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
-    """Sort events by the run that they name.
-
-    Args:
-        events: The events.
-
-    Returns:
-        The events of each run, in order, by its id.
-
-    Raises:
-        InvalidRunId: An event names no run.
-    """
-    groups: dict[str, list[E]] = {}
-    for event in events:
-        run_id: Any = getattr(event, "run_id", None)
-        check_run_id(run_id)
-        groups.setdefault(run_id, []).append(event)
-    return groups
-
-
-class EventFields(NamedTuple):
-    """An event that is nothing but its fields, for a codec to encode.
-
-    Attributes:
-        fields: The fields by name.
-    """
-
-    fields: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields."""
-        return self.fields
-
-
 class Codec(Generic[E, S]):
     """Encodes and decodes one store's events and states. Pure, and safe to share between threads.
 
@@ -110,6 +77,7 @@ class Codec(Generic[E, S]):
         fallback: Turns a value of a type that is not stored into one that is; None: such a value is refused.
         max_event_bytes: The largest record that an event may have, in bytes.
         limits: Whether the limits of an append hold. Not for what was stored once, and gives the same bytes again.
+        upcasts: The schema version of what is written, and the rules for what is read; None: there are none.
 
     Raises:
         ConfigurationError: A class has no way to make an event or a state from a dict.
@@ -123,12 +91,15 @@ class Codec(Generic[E, S]):
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         *,
         limits: bool = True,
+        upcasts: Upcasts | None = None,
     ) -> None:
         self.event_type: type[Any] = PAEvent if event_type is None else event_type
         self.state_type: type[Any] = RunState if state_type is None else state_type
         self.packer: Packer = Packer(fallback, limits=limits)
         self.max_event_bytes = max_event_bytes
         self._limits = limits
+        self.upcasts = upcasts
+        self._mark: Mapping[str, int] = {} if upcasts is None else upcasts.mark
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
         self._load_state = _state_loader(self.state_type)
@@ -187,8 +158,10 @@ class Codec(Generic[E, S]):
         # one of ours has all of its fields; another may lack some and have others
         is_plain = type(event) is PAEvent and len(fields) == len(_OWN)
         if not is_plain and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
-            _check_extra(extra)
-            values.append(extra)
+            check_names(extra, is_stored=type(event) is EventFields)
+            values.append({**extra, **self._mark})
+        elif self._mark:
+            values.append(dict(self._mark))
         if key is not None:
             values += [key] if len(values) > len(FIELDS) else [None, key]
         record = encode_record(self.packer, seed(run_id), values)
@@ -231,12 +204,27 @@ class Codec(Generic[E, S]):
 
         Raises:
             CorruptRecordError: The record does not read, or the event type refuses it.
-            UnsupportedVersion: A newer runstream wrote it.
+            UnsupportedVersion: A newer runstream, or a newer version of the program, wrote it.
         """
         values = decode_record(run_id, offset, record)
-        if self.event_type is PAEvent and len(values) == len(FIELDS):
+        if self.upcasts is None and self.event_type is PAEvent and len(values) == len(FIELDS):
             return cast("E", _make_event(run_id, values))
-        return self.make_event(offset, fields_of(run_id, values))
+        return self.read_event(offset, fields_of(run_id, values))
+
+    def read_event(self, offset: int, fields: dict[str, Any]) -> E:
+        """Make an event from its fields as they were stored, upcast if there are rules.
+
+        Args:
+            offset: Its offset, for the errors.
+            fields: The fields by name; a rule may change them.
+
+        Raises:
+            CorruptRecordError: A rule or the event type refuses them.
+            UnsupportedVersion: A newer version of the program wrote it.
+        """
+        return self.make_event(
+            offset, fields if self.upcasts is None else self.upcasts.upcast_event(offset, fields)
+        )
 
     def make_event(self, offset: int, fields: dict[str, Any]) -> E:
         """Make an event from its fields.
@@ -274,7 +262,7 @@ class Codec(Generic[E, S]):
         fields = self.state_fields(state)
         if fields.get("run_id", run_id) != run_id:
             raise InvalidRunId(f"a state of run {shown(fields['run_id'])} cannot be saved for run {run_id!r:.80}")
-        return fields
+        return {**fields, **self._mark} if self._mark else fields
 
     def state_fields(self, state: S) -> dict[str, Any]:
         """A state as a dict.
@@ -306,7 +294,7 @@ class Codec(Generic[E, S]):
                 raise EncodingError(
                     f"the top-level keys of a state are plain strings, not {shown(key)}", path=shown(key)
                 )
-        _check_extra(fields)
+        check_names(fields, is_stored=type(state) is StateFields)
         check_name("session_id", fields.get("session_id", ""))
         return cast("dict[str, Any]", fields)
 
@@ -320,6 +308,20 @@ class Codec(Generic[E, S]):
         status = status.value if isinstance(status, Enum) else status
         return status if isinstance(status, str) and status in STATUSES else None
 
+    def upcast_state(self, run_id: str, offset: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Make a state's fields, as they were stored, those of this version, if there are rules.
+
+        Args:
+            run_id: The run.
+            offset: The offset that it covers, for the errors.
+            fields: The fields by name; a rule may change them.
+
+        Raises:
+            CorruptRecordError: A rule refuses them.
+            UnsupportedVersion: A newer version of the program wrote it.
+        """
+        return fields if self.upcasts is None else self.upcasts.upcast_state(run_id, offset, fields)
+
     def make_state(self, run_id: str, fields: dict[str, Any]) -> S:
         """Make a state from its fields.
 
@@ -331,7 +333,7 @@ class Codec(Generic[E, S]):
             CorruptRecordError: The state type refuses them.
         """
         try:
-            return cast("S", self._load_state(fields))
+            return cast("S", self._load_state(without_mark(fields)))
         except Exception as error:  # the user's class may raise anything
             raise CorruptRecordError(
                 f"the snapshot of run {run_id!r} is not a {self.state_type.__qualname__}:"
@@ -392,15 +394,6 @@ def _check_keys(keys: Sequence[str | None], count: int) -> None:
     for key in keys:
         if key is not None:
             check_name("key", key)
-
-
-def _check_extra(fields: Mapping[str, Any]) -> None:
-    for key in fields:
-        if not isinstance(key, str) or key.startswith(_RESERVED):
-            raise EncodingError(
-                f"field {shown(key)}: names are strings that do not start with {_RESERVED!r}",
-                path=key if type(key) is str else shown(key),
-            )
 
 
 def _make_event(run_id: str, values: list[Any]) -> PAEvent:

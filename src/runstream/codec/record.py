@@ -174,6 +174,8 @@ def _body(run_id: str, offset: int, record: bytes) -> bytes:
             f" {RECORD_VERSION}: upgrade it",
             found=version,
             supported=RECORD_VERSION,
+            run_id=run_id,
+            offset=offset,
         )
     return body
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runstream.codec.event_codec import Codec, EncodedEvent, EventFields
+from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.lossless_json import load_json
 from runstream.codec.msgpack_values import Packer
+from runstream.codec.stored_fields import EventFields
 
 __all__ = ["STORED_PACKER", "encode_stored_event", "same_json", "stored_record"]
 

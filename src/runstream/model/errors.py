@@ -139,17 +139,21 @@ class CorruptRecordError(RunstreamError):
 
 
 class UnsupportedVersion(RunstreamError):
-    """Data or an archive was written in a newer format than this runstream reads.
+    """Data or an archive was written in a newer format than this runstream reads, or by a newer program.
 
     Attributes:
         found: The version that was found.
-        supported: The newest version that this runstream reads.
+        supported: The newest version that this runstream, or the program's own Upcasts, read.
+        run_id: The run; '' where it is not about one.
+        offset: The event's offset, or the one that a snapshot covers; 0 where it is about neither.
     """
 
-    def __init__(self, message: str, *, found: int, supported: int) -> None:
+    def __init__(self, message: str, *, found: int, supported: int, run_id: str = "", offset: int = 0) -> None:
         super().__init__(message)
         self.found = found
         self.supported = supported
+        self.run_id = run_id
+        self.offset = offset
 
 
 class ConcurrencyConflict(RunstreamError):

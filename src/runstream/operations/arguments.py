@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypedDict
 
 from runstream.model.errors import ConfigurationError, InvalidRunId
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id, shown
 from runstream.model.protocols import Leased, OnCorrupt
-from runstream.model.results import Cursor, DeltaBuffer, LeaseGrant, S
+from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, S
 
 __all__ = [
     "AppendOptions",
@@ -24,6 +24,7 @@ __all__ = [
     "check_count",
     "check_leased",
     "grant_of",
+    "group_by_run",
     "parse_position",
 ]
 
@@ -213,3 +214,23 @@ def check_leased(run_id: str, lanes: Collection[str], grant: LeaseGrant | None) 
             f"this store requires a lease (require_lease); the one on lane {grant.lane_id!r} of run {run_id!r}"
             f" does not cover lane {others[0]!r}: take that one too, or one on the whole run"
         )
+
+
+def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
+    """Sort events by the run that they name.
+
+    Args:
+        events: The events.
+
+    Returns:
+        The events of each run, in order, by its id.
+
+    Raises:
+        InvalidRunId: An event names no run.
+    """
+    groups: dict[str, list[E]] = {}
+    for event in events:
+        run_id: Any = getattr(event, "run_id", None)
+        check_run_id(run_id)
+        groups.setdefault(run_id, []).append(event)
+    return groups

@@ -17,7 +17,7 @@ from shlex import quote
 from typing import Any, Literal, TypeAlias
 
 from runstream.codec.archive_entries import entry_fields
-from runstream.codec.event_codec import EventFields
+from runstream.codec.stored_fields import EventFields
 from runstream.history.archived import ArchivedHistory
 from runstream.history.base import PAGE, History
 from runstream.history.divergence import Divergence, find_divergence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 
 __all__ = ["StoreOptions"]
@@ -12,7 +13,7 @@ __all__ = ["StoreOptions"]
 class StoreOptions(TypedDict, total=False):
     """The named options of :func:`~runstream.connect.connect`. A store refuses those that it does not have.
 
-    All but ``fallback`` may stand in the URL's query instead.
+    All but ``fallback`` and ``upcasts`` may stand in the URL's query instead.
 
     Attributes:
         namespace: Redis: separates what shares a server.
@@ -26,6 +27,7 @@ class StoreOptions(TypedDict, total=False):
         max_event_bytes: Every store: the size in bytes of the largest encoded event.
         fallback: Every store: turns a value that cannot be stored as it is into one that can; None: an
             EncodingError.
+        upcasts: Every store: the program's schema version, and its rules to read what older versions of it wrote.
     """
 
     namespace: str
@@ -38,3 +40,4 @@ class StoreOptions(TypedDict, total=False):
     keep_snapshots: int | None
     max_event_bytes: int
     fallback: Fallback | None
+    upcasts: Upcasts | None

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import typer
 
+from runstream.cli.support.upcasts import load_upcasts
 from runstream.connect import ARCHIVE_SCHEMES, connect
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
@@ -26,6 +27,7 @@ __all__ = [
     "EndWithParent",
     "HotUrl",
     "OfArchive",
+    "OfUpcasts",
     "Url",
     "ending_with_parent",
     "hot_namespace",
@@ -56,6 +58,17 @@ OfArchive = Annotated[
     ),
 ]
 
+OfUpcasts = Annotated[
+    str | None,
+    typer.Option(
+        "--upcasts",
+        metavar="MODULE:NAME",
+        help="The program's own rules to read what older versions of it wrote: runstream.Upcasts, in a module that"
+        " can be imported, from the current directory too.",
+        show_default=False,
+    ),
+]
+
 HotUrl = Annotated[
     str | None,
     typer.Option(
@@ -79,15 +92,16 @@ EndWithParent = Annotated[
 _PATH_SCHEMES = ("embedded", *ARCHIVE_SCHEMES)
 
 
-def open_existing(url: str | None, archive: str | None = None) -> RunStore[Any, Any]:
+def open_existing(url: str | None, archive: str | None = None, upcasts: str | None = None) -> RunStore[Any, Any]:
     """Open a store that must be there: a mistyped path is not created.
 
     Args:
         url: The store; None: RUNSTREAM_URL.
         archive: The archive beside it, for the tiered store over both.
+        upcasts: The rules to read older events and states by, as ``MODULE:NAME``.
 
     Raises:
-        ConfigurationError: There is nothing at that path.
+        ConfigurationError: There is nothing at that path, or there are no such rules.
         RunstreamError: What ``connect`` raises.
     """
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
@@ -97,7 +111,7 @@ def open_existing(url: str | None, archive: str | None = None) -> RunStore[Any, 
             raise ConfigurationError(
                 f"{each.partition(':')[0]}:{path}: there is nothing at that path; check the URL"
             )
-    return connect(url, archive=archive)
+    return connect(url, archive=archive, upcasts=None if upcasts is None else load_upcasts(upcasts))
 
 
 def path_of(url: str) -> Path | None:

@@ -19,6 +19,8 @@ from runstream.codec.lossless_json import dump_json
 from runstream.codec.record import record_crc
 from runstream.codec.snapshot_fields import pack_state
 from runstream.codec.stored import STORED_PACKER
+from runstream.codec.stored_fields import EventFields, StateFields
+from runstream.codec.upcasts import without_mark
 from runstream.history.archived import ArchivedHistory
 from runstream.history.base import History
 from runstream.history.hot import HotHistory
@@ -221,7 +223,7 @@ class _Import:
             self._unreadable(item)
             return
         try:
-            (encoded,) = _CODEC.encode_events(self._run_id, [item], [item.key])
+            (encoded,) = _CODEC.encode_events(self._run_id, [EventFields(item.fields)], [item.key])
         except (EncodingError, InvalidRunId) as error:
             self._unreadable(Unreadable(item.where, str(error)))
             return
@@ -245,7 +247,7 @@ class _Import:
         """The state, if it is one that can be saved."""
         if isinstance(found, SourceSnapshot):
             try:
-                pack_state(STORED_PACKER, _CODEC.snapshot_fields(self._run_id, found.fields))
+                pack_state(STORED_PACKER, _CODEC.snapshot_fields(self._run_id, StateFields(found.fields)))
             except (EncodingError, InvalidRunId) as error:
                 found = Unreadable(found.where, str(error))
             else:
@@ -281,7 +283,7 @@ class _Import:
             return True
         if saved is None:
             return True
-        if _comparable(saved.state) == _comparable(state.fields):
+        if _comparable(saved.state) == _comparable(without_mark(state.fields)):
             return False
         return grows or (self._there is not None and state.saved_at > self._there.header.updated_at)
 
@@ -300,10 +302,10 @@ class _Import:
             self._target.mark_recovered(self._run_id, self._sent, lane_id)
         appended = self._store.append(
             self._run_id,
-            events,
+            [EventFields(event.fields) for event in events],
             expected_offset=self._sent,
             keys=[event.key for event in events],
-            snapshot=None if state is None else state.fields,
+            snapshot=None if state is None else StateFields(state.fields),
             lane_id=lane_id,
         )
         if appended.last_offset != self._sent + len(events):

@@ -120,7 +120,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
                 fields = entry_fields(run_id, entry)
                 if fields is None:
                     continue  # erased
-                event: Any = self.codec.make_event(entry.offset, fields)
+                event: Any = self.codec.read_event(entry.offset, fields)
             except CorruptRecordError:
                 if query.on_corrupt == "skip":
                     continue
@@ -175,6 +175,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
             fields = self._load_kept(run_id, kept)
         if fields is None:
             return None
+        fields = self.codec.upcast_state(run_id, head.offset, fields)
         return Snapshot(self.codec.make_state(run_id, fields), head.offset, head.revision)
 
 

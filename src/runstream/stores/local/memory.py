@@ -12,6 +12,7 @@ from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
 from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import decode_record, fields_of
+from runstream.codec.upcasts import Upcasts
 from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Fallback
@@ -44,6 +45,8 @@ class InMemoryCheckpointer(Store[E, S]):
         state_type: The class of the states; None: :class:`~runstream.model.state.RunState`.
         fallback: Turns a value that cannot be stored into one that can; None: such a value is refused.
         max_event_bytes: How large an encoded event may be.
+        upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
+            stored is given as it is.
         require_lease: Refuse every write without a lease on what it touches.
         clock: Unix time in seconds.
     """
@@ -55,10 +58,11 @@ class InMemoryCheckpointer(Store[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        upcasts: Upcasts | None = None,
         require_lease: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
+        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         super().__init__(MemoryOperations(codec, require_lease=require_lease, clock=clock), SyncRunner())
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self
 
-from runstream.codec.event_codec import Codec, EncodedEvent, group_by_run
+from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.msgpack_values import unpack
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
@@ -30,6 +30,7 @@ from runstream.operations.arguments import (
     check_count,
     check_leased,
     grant_of,
+    group_by_run,
 )
 from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import RunFilter, lane_of, seq_of
@@ -186,7 +187,7 @@ class LocalOperations(ABC, Generic[E, S]):
         grant_of(run_id, how.lease)  # refused before anything is changed
         for left in range(how.attempts - 1, -1, -1):
             head = self._load_head(run_id)
-            loaded = self._load_snapshot(run_id, None)
+            loaded = self._load_upcast(run_id, None)
             saved = None if loaded is None else loaded[0]
             state = self.codec.new_state(run_id) if loaded is None else self.codec.make_state(run_id, loaded[1])
             changed = change(state)
@@ -261,7 +262,7 @@ class LocalOperations(ABC, Generic[E, S]):
         if lane_id is not None:
             check_name("lane_id", lane_id)
         head = self._load_head(run_id)
-        loaded = self._load_snapshot(run_id, lane_id)
+        loaded = self._load_upcast(run_id, lane_id)
         if loaded is None:
             self._known.pop((run_id, lane_id), None)  # so that the next one has none before it
             return None
@@ -271,6 +272,11 @@ class LocalOperations(ABC, Generic[E, S]):
         if head is not None:
             self._coverage.loaded(run_id, lane_id, head.start, saved.offset)
         return Snapshot(state, saved.offset, saved.revision)
+
+    def _load_upcast(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+        """The latest snapshot of a run or lane, its state as one of this version."""
+        loaded = self._load_snapshot(run_id, lane_id)
+        return loaded and (loaded[0], self.codec.upcast_state(run_id, loaded[0].offset, loaded[1]))
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         return RunInfo(

@@ -8,6 +8,7 @@ from typing import Self
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
+from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.runners import AsyncRunner, SyncRunner
@@ -46,6 +47,8 @@ class RedisCheckpointer(Store[E, S]):
         state_type: The class of the states that are loaded; None: :class:`~runstream.RunState`.
         fallback: What becomes of values that cannot be stored as they are; None: an EncodingError.
         max_event_bytes: The size in bytes of the largest encoded event.
+        upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
+            stored is given as it is.
         retry_seconds: For how many seconds a call is repeated that cannot reach the server.
         require_lease: Refuse what is written without a lease.
         resend_lost: Keep the last 16 MiB of events that this object appended, and where a server comes back
@@ -74,6 +77,7 @@ class RedisCheckpointer(Store[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        upcasts: Upcasts | None = None,
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         require_lease: bool = False,
         resend_lost: bool = False,
@@ -82,7 +86,7 @@ class RedisCheckpointer(Store[E, S]):
         transport = transport_of(client)
         driver = SyncDriver(transport, retry_seconds)
         session = Session.make(
-            Codec(event_type, state_type, fallback, max_event_bytes),
+            Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts),
             namespace,
             partitions,
             durability,
@@ -118,6 +122,8 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         state_type: The class of the states that are loaded; None: :class:`~runstream.RunState`.
         fallback: What becomes of values that cannot be stored as they are; None: an EncodingError.
         max_event_bytes: The size in bytes of the largest encoded event.
+        upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
+            stored is given as it is.
         retry_seconds: For how many seconds a call is repeated that cannot reach the server.
         require_lease: Refuse what is written without a lease.
         resend_lost: Keep the last 16 MiB of events that this object appended, and where a server comes back
@@ -145,6 +151,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        upcasts: Upcasts | None = None,
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         require_lease: bool = False,
         resend_lost: bool = False,
@@ -153,7 +160,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         transport = async_transport_of(client)
         self._driver = AsyncDriver(transport, retry_seconds)
         self._session = Session.make(
-            Codec(event_type, state_type, fallback, max_event_bytes),
+            Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts),
             namespace,
             partitions,
             durability,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Generic, NamedTuple
 
 from runstream.model.archive_records import Position
-from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap
+from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, ConfigurationError
 from runstream.model.results import E, S
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import lost
@@ -44,9 +44,16 @@ class HotAndArchive(Generic[E, S]):
     Args:
         hot: The operations of the store that is written to.
         archive: The operations of the archive that a drain worker writes from it.
+
+    Raises:
+        ConfigurationError: They were opened with different upcasts.
     """
 
     def __init__(self, hot: HotOperations[E, S], archive: ArchiveOperations[E, S]) -> None:
+        if hot.codec.upcasts is not archive.codec.upcasts:
+            raise ConfigurationError(
+                "open both parts of a tiered store with the same upcasts: one run is read from both"
+            )
         self.hot = hot
         self.archive = archive
 

@@ -23,7 +23,10 @@ class TieredCheckpointer(SnapshotStore[E, S]):
 
     Args:
         hot: The Redis store.
-        archive: The archive.
+        archive: The archive, opened with the same types and upcasts.
+
+    Raises:
+        ConfigurationError: It is no archive, or was opened with other upcasts.
     """
 
     def __init__(self, hot: RedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
@@ -43,7 +46,11 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
 
     Args:
         hot: The Redis store.
-        archive: The archive: a sync one, such as :class:`~runstream.SQLiteCheckpointer`.
+        archive: The archive: a sync one, such as :class:`~runstream.SQLiteCheckpointer`, opened with the same
+            types and upcasts.
+
+    Raises:
+        ConfigurationError: It is no archive, or was opened with other upcasts.
     """
 
     def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:

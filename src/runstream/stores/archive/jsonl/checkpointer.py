@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
+from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
@@ -31,6 +32,8 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         state_type: The class of the states; None: :class:`~runstream.model.state.RunState`.
         fallback: Turns a value that cannot be stored into one that can; None: such a value is refused.
         max_event_bytes: How large an encoded event may be.
+        upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
+            stored is given as it is.
         busy_timeout_seconds: How long a writer waits for another one of the same run before it raises
             StoreUnavailable.
         keep_snapshots: How many of the snapshots that are saved through this object to keep in
@@ -50,12 +53,13 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        upcasts: Upcasts | None = None,
         busy_timeout_seconds: float = 30.0,
         keep_snapshots: int | None = None,
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         path = Path(base_dir).absolute()
-        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
+        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         super().__init__(
             JSONLOperations(codec, path, busy_timeout_seconds=busy_timeout_seconds, keep_snapshots=keep_snapshots)
         )

@@ -9,6 +9,7 @@ from functools import partial
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
+from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
@@ -32,6 +33,8 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         state_type: The class of the states; None: :class:`~runstream.model.state.RunState`.
         fallback: Turns a value that cannot be stored into one that can; None: such a value is refused.
         max_event_bytes: How large an encoded event may be.
+        upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
+            stored is given as it is.
         busy_timeout_seconds: How long a writer waits for another one before it raises StoreUnavailable.
         require_lease: Refuse every write without a lease on what it touches.
         keep_snapshots: How many of the snapshots that are saved through this object to keep, of each run and of
@@ -52,6 +55,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         state_type: type[S] | None = None,
         fallback: Fallback | None = plain_data,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        upcasts: Upcasts | None = None,
         busy_timeout_seconds: float = 30.0,
         require_lease: bool = False,
         keep_snapshots: int | None = None,
@@ -59,7 +63,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         path = absolute_path(db_path)
-        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes)
+        codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         super().__init__(
             SQLiteOperations(
                 codec,

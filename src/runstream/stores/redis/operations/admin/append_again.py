@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runstream.codec.event_codec import Codec, EventFields
+from runstream.codec.event_codec import Codec
+from runstream.codec.stored_fields import EventFields
 from runstream.operations.arguments import AppendOptions
 from runstream.operations.operation import Operation
 from runstream.stores.redis.keys import Keys

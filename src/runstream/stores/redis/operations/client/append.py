@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from runstream.codec.event_codec import group_by_run
 from runstream.codec.snapshot_fields import PackedState, pack_state
 from runstream.model.errors import ConcurrencyConflict
 from runstream.model.identifiers import check_name, check_run_id, random_token
 from runstream.model.protocols import Leased
 from runstream.model.results import E, S, Snapshot
-from runstream.operations.arguments import AppendOptions, StateChange, check_count, grant_of
+from runstream.operations.arguments import AppendOptions, StateChange, check_count, grant_of, group_by_run
 from runstream.operations.coverage import Covered
 from runstream.operations.messages import offset_conflict
 from runstream.operations.operation import Exchange, Operation

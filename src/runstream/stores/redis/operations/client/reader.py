@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from runstream.codec.record import ERASED
-from runstream.model.errors import CorruptRecordError, StoreUnavailable
+from runstream.model.errors import CorruptRecordError, StoreUnavailable, UnsupportedVersion
 from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
@@ -141,6 +141,9 @@ class RunReader:
             except CorruptRecordError:
                 if self.on_corrupt == "skip":
                     continue
+                yield Items(recorded)
+                raise
+            except UnsupportedVersion:
                 yield Items(recorded)
                 raise
             recorded.append(event if self.bare else Recorded(at.offset, f"{at.offset}-{at.chain}", event))

@@ -64,4 +64,5 @@ def decode_known(
             run_id=run_id,
             offset=0,
         ) from error
+    fields = session.codec.upcast_state(run_id, offset, fields)
     return Snapshot(session.codec.make_state(run_id, fields), offset, revision), token, packed
