@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.project.test_project import check_command_line
+from tests.support.commands import run
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "runstream"
@@ -26,13 +30,32 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["docs/values.md"])
+@pytest.mark.parametrize("page", ["docs/values.md", "docs/upcasts.md"])
 def test_the_examples_of_a_page_run_as_they_stand(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each by itself, in an empty directory."""
+    """In one directory, which is empty at first."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     for block in blocks:
         exec(compile(block, page, "exec"), {"__name__": "__main__"})
+
+
+def test_the_commands_of_the_page_about_upcasts_are_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the one that shows a run shows the page's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text = (ROOT / "docs/upcasts.md").read_text("utf-8")
+    first, second = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(first, {})
+    (tmp_path / "page_schema.py").write_text(second, encoding="utf-8")
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.split()[1:] for line in commands.splitlines()]
+    for line in lines:
+        check_command_line(line)
+    said = run(*lines[0][:-1], "page_schema:upcasts", "--json")
+    del sys.modules["page_schema"]
+    assert [event["kind"] for event in said.document["events"]] == ["tool.started"]

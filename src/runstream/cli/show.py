@@ -27,7 +27,9 @@ runstream show run-42 --url redis://localhost --archive sqlite:archive.db
 
 runstream show run-42 --url sqlite:archive.db --lane planner --after 100 --limit 50
 
-runstream show run-42 --url sqlite:archive.db --at 70"""
+runstream show run-42 --url sqlite:archive.db --at 70
+
+runstream show run-42 --url sqlite:archive.db --upcasts myagent.schema:upcasts"""
 
 _ATTEMPTS = 10  # at reading on from what is hot while a worker trims
 

@@ -18,7 +18,7 @@ from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.capabilities import archive_of
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import ARCHIVES
-from tests.support.backends import RedisBackend
+from tests.support.backends import RedisBackend, latest
 from tests.support.commands import run
 from tests.support.random_runs import lose_redis
 from tests.support.samples import make_event
@@ -107,14 +107,14 @@ def test_a_retired_run_reads_the_same_and_goes_on(tiers: Tiers) -> None:
     tiers.drain()
     tiers.drain(retire_after_seconds=0.0)
     tiered = TieredCheckpointer(tiers.hot, tiers.archive)
-    assert tiered.load_latest("r").current_step == 2
+    assert latest(tiered, "r").current_step == 2
     assert [item.offset for item in tiered.read("r") if item.event.kind == EventKind.TOOL_STARTED] == [1, 3, 4]
 
     def step(state: RunState) -> None:
         state.current_step += 1
 
     assert tiered.update_state("r", step).current_step == 3
-    assert tiered.load_latest("r").current_step == 3
+    assert latest(tiered, "r").current_step == 3
     assert tiers.hot.load_latest("r").current_step == 3
 
 
