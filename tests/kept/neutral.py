@@ -41,8 +41,16 @@ def neutral(value: Any) -> Any:
     if kind in (set, frozenset):
         return {kind.__name__: sorted((neutral(one) for one in value), key=text)}
     if kind is datetime:
-        return {"datetime": value.isoformat(), "zone": getattr(value.tzinfo, "key", None)}
+        return {"datetime": value.isoformat(), "zone": getattr(value.tzinfo, "key", None), **_fold(value)}
+    if kind is time:
+        zone = getattr(value.tzinfo, "key", None)
+        return {"time": value.isoformat(), **({"zone": zone} if zone else {}), **_fold(value)}
     return {kind.__name__: _scalar(value)}
+
+
+def _fold(value: datetime | time) -> dict[str, int]:
+    """The fold, where the offset in the text does not tell it."""
+    return {"fold": 1} if value.fold and value.replace(fold=0).utcoffset() == value.utcoffset() else {}
 
 
 def _scalar(value: Any) -> str:
@@ -51,7 +59,7 @@ def _scalar(value: Any) -> str:
         return repr(value)
     if kind is bytes:
         return str(value.hex())
-    if kind in (date, time):
+    if kind is date:
         return str(value.isoformat())
     if kind is timedelta:
         return f"{value.days} {value.seconds} {value.microseconds}"
