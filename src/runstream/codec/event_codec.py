@@ -216,7 +216,7 @@ class Codec(Generic[E, S]):
 
         Args:
             offset: Its offset, for the errors.
-            fields: The fields by name; a rule may change them.
+            fields: The fields by name, which stay as they are.
 
         Raises:
             CorruptRecordError: A rule or the event type refuses them.
@@ -314,7 +314,7 @@ class Codec(Generic[E, S]):
         Args:
             run_id: The run.
             offset: The offset that it covers, for the errors.
-            fields: The fields by name; a rule may change them.
+            fields: The fields by name, which stay as they are.
 
         Raises:
             CorruptRecordError: A rule refuses them.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from runstream.codec.own_stack import with_room
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
 
 __all__ = ["SCHEMA", "Rule", "Upcasts", "check_mark", "without_mark"]
@@ -116,25 +117,22 @@ class Upcasts:
 
         Args:
             offset: Its offset, for the errors.
-            fields: Its fields as they were stored; nobody else's, for a rule may change them.
+            fields: Its fields as they were stored; they stay as they are.
 
         Returns:
-            Its fields.
+            Its fields, without the version.
 
         Raises:
             UnsupportedVersion: It is of a newer version.
             CorruptRecordError: Its version is none, or a rule fails.
         """
         run_id = str(fields.get("run_id"))
-        event = _Subject(f"event {offset} of run {run_id!r}", run_id, offset)
-        fixed = [fields.get(name) for name in _FIXED]
-        for version in range(self._take_version(event, fields), self.version):
-            rule = self._of_events.get((version, None))
-            if rule is not None:
-                fields = event.apply(rule, version, fields, fixed)
-            rule = self._of_events.get((version, fields.get("kind")))  # as it is by now
-            if rule is not None:
-                fields = event.apply(rule, version, fields, fixed)
+        event = _Subject(f"event {offset} of run {run_id!r}", run_id, offset, fields, _FIXED, _TEXTS)
+        fields = without_mark(fields)
+        for version in range(event.version(self.version), self.version):
+            fields = event.apply(self._of_events.get((version, None)), version, fields)
+            # the kind as it is by now
+            fields = event.apply(self._of_events.get((version, fields.get("kind"))), version, fields)
         return fields
 
     def upcast_state(self, run_id: str, offset: int, fields: dict[str, Any]) -> dict[str, Any]:
@@ -143,41 +141,20 @@ class Upcasts:
         Args:
             run_id: Its run.
             offset: The offset that it covers, for the errors.
-            fields: Its fields as they were stored; nobody else's, for a rule may change them.
+            fields: Its fields as they were stored; they stay as they are.
 
         Returns:
-            Its fields.
+            Its fields, without the version.
 
         Raises:
             UnsupportedVersion: It is of a newer version.
             CorruptRecordError: Its version is none, or a rule fails.
         """
-        state = _Subject(f"the state of run {run_id!r} at offset {offset}", run_id, offset)
-        fixed = [fields.get(name) for name in _FIXED[:1]]
-        for version in range(self._take_version(state, fields), self.version):
-            rule = self._of_states.get(version)
-            if rule is not None:
-                fields = state.apply(rule, version, fields, fixed)
+        state = _Subject(f"the state of run {run_id!r} at offset {offset}", run_id, offset, fields, _FIXED[:1])
+        fields = without_mark(fields)
+        for version in range(state.version(self.version), self.version):
+            fields = state.apply(self._of_states.get(version), version, fields)
         return fields
-
-    def _take_version(self, subject: _Subject, fields: dict[str, Any]) -> int:
-        found: Any = fields.pop(SCHEMA, _FIRST)
-        if not _is_version(found):
-            raise CorruptRecordError(
-                f"{subject.name} does not read: {found!r:.80} is no schema version",
-                run_id=subject.run_id,
-                offset=subject.offset,
-            )
-        if found > self.version:
-            raise UnsupportedVersion(
-                f"{subject.name} has schema version {found}; the Upcasts here know up to {self.version}: upgrade"
-                " the program",
-                found=found,
-                supported=self.version,
-                run_id=subject.run_id,
-                offset=subject.offset,
-            )
-        return int(found)
 
     def __getstate__(self) -> dict[str, Any]:
         for rule in (*self._of_events.values(), *self._of_states.values()):
@@ -192,44 +169,79 @@ class Upcasts:
 
 
 class _Subject(NamedTuple):
-    """The event or state that rules are applied to, by name, run and offset."""
+    """The event or state that rules are applied to: its name for people, and its fields as they were stored.
+
+    Rules change none of the fields ``fixed``; the fields ``texts`` are text.
+    """
 
     name: str
     run_id: str
     offset: int
+    stored: Mapping[str, Any]
+    fixed: Sequence[str]
+    texts: Sequence[str] = ()
 
-    def apply(self, rule: Rule, version: int, fields: dict[str, Any], fixed: Sequence[Any]) -> dict[str, Any]:
-        """What a rule makes of the fields; it must leave the first of _FIXED as they were."""
-        kind = "" if "kind" not in fields else f", of kind {fields['kind']!r:.80},"
+    def version(self, newest: int) -> int:
+        """The version that it is of, which is checked."""
+        found: Any = self.stored.get(SCHEMA, _FIRST)
+        if not _is_version(found):
+            raise CorruptRecordError(
+                f"{self.name} does not read: {found!r:.80} is no schema version",
+                run_id=self.run_id,
+                offset=self.offset,
+            )
+        if found > newest:
+            raise UnsupportedVersion(
+                f"{self.name} has schema version {found}; the Upcasts here know up to {newest}: upgrade this"
+                " program",
+                found=found,
+                supported=newest,
+                run_id=self.run_id,
+                offset=self.offset,
+            )
+        return int(found)
+
+    def apply(self, rule: Rule | None, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """What a rule makes of the fields, which are a copy of those that were stored; None leaves them."""
+        if rule is None:
+            return fields
+        of_kind = f", of kind {fields.get('kind')!r:.80}," if self.texts else ""
         try:
-            made: Any = rule(fields)
-            _check_made(made, fixed)
+            return self._checked(rule(with_room(_copied, fields)))
         except Exception as error:  # a user's rule may raise anything
             named = getattr(rule, "__qualname__", repr(rule))
             raise CorruptRecordError(
-                f"{self.name}{kind} cannot be upcast from schema version {version} to {version + 1}: the rule"
+                f"{self.name}{of_kind} cannot be upcast from schema version {version} to {version + 1}: the rule"
                 f" {named} fails: {type(error).__name__}: {error}",
                 run_id=self.run_id,
                 offset=self.offset,
             ) from error
-        return {
-            name: value.value if isinstance(value, Enum) and name in _TEXTS else value
-            for name, value in made.items()
-        }
+
+    def _checked(self, made: Any) -> dict[str, Any]:
+        if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
+            raise TypeError(f"it gives no dict of fields, but {made!r:.80}")
+        for name in made:
+            if name.startswith("$"):
+                raise ValueError(f"it gives a field {name!r:.80}, and none may start with '$'")
+        for name in self.fixed:
+            if made.get(name) != self.stored.get(name):
+                raise ValueError(f"it changes {name}, which no rule may")
+        for name in self.texts:
+            if isinstance(made.get(name), Enum):
+                made[name] = made[name].value
+            if not isinstance(made.get(name), str):
+                raise TypeError(f"{name} is text, not {made.get(name)!r:.80}")
+        return made
 
 
-def _check_made(made: Any, fixed: Sequence[Any]) -> None:
-    if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
-        raise TypeError(f"it gives no dict of fields, but {made!r:.80}")
-    for name in made:
-        if name.startswith("$"):
-            raise ValueError(f"it gives a field {name!r:.80}, and none may start with '$'")
-    for name, value in zip(_FIXED, fixed, strict=False):
-        if made.get(name) != value:
-            raise ValueError(f"it changes {name}, which no rule may")
-    for name in _TEXTS:
-        if len(fixed) == len(_FIXED) and not isinstance(made.get(name), str):
-            raise TypeError(f"{name} is text, not {made.get(name)!r:.80}")
+def _copied(value: Any) -> Any:
+    """A copy of plain data that shares nothing that can be changed."""
+    kind = type(value)
+    if kind is dict:
+        return dict(zip(value, map(_copied, value.values()), strict=True))
+    if kind in (list, tuple):
+        return kind(map(_copied, value))
+    return set(value) if kind is set else value
 
 
 def check_mark(fields: Mapping[str, Any]) -> None:

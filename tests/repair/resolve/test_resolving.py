@@ -14,6 +14,7 @@ from runstream import (
     RedisCheckpointer,
     create_event,
 )
+from runstream.codec.event_codec import Codec
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 from runstream.repair.branches import branch_name
@@ -21,6 +22,8 @@ from runstream.repair.resolve import Keep, resolve
 from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import KEEPS, Hot, World, check_nothing_is_lost, emit, emit_keyed, last_seq, part
 from tests.support.archive_check import check_archives
+from tests.support.operations import operations_of
+from tests.support.schema import UPCASTS, new_event, old_event
 from tests.support.servers import eventually
 
 SHAPES = ("behind", "new on top", "made anew")
@@ -263,3 +266,25 @@ def finish(hot: Hot) -> list[PAEvent]:
     event = create_event("r", EventKind.RUN_FINISHED, seq=9)
     hot.save_event(event)
     return [event]
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_every_event_keeps_its_schema_version(world: World, keep: Keep) -> None:
+    """In the run, and in the branch that it parts with."""
+    world.hot.append("r", [old_event(1)])
+    world.drain()
+    behind = world.remember()
+    world.backend.open(upcasts=UPCASTS).append("r", [new_event(2), new_event(3)], keys=["a", "b"])
+    world.drain()
+    world.come_back(behind)
+    world.hot = world.open()
+    world.hot.append("r", [old_event(4), old_event(5)])
+    assert world.drain().parked == 1
+    world.resolve(keep)
+    assert world.drain().parked == 0
+    for archive in world.archives:
+        operations_of(archive).codec = Codec(upcasts=UPCASTS)
+        headers = [operations_of(archive).header(run_id) for run_id in archive.list_runs()]
+        found = [item.event for one in headers for item in archive.read(one.run_id, one.start.offset)]
+        assert {event.payload["arguments"][0] for event in found} == {1, 2, 3, 4, 5}
+        assert {event.kind for event in found} == {EventKind.TOOL_STARTED}

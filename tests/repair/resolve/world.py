@@ -18,8 +18,9 @@ from runstream import (
 )
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.chain import next_chain
-from runstream.codec.event_codec import Codec, EventFields
+from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
+from runstream.codec.stored_fields import EventFields
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
