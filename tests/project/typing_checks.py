@@ -28,6 +28,7 @@ from runstream import (
     RunStore,
     Snapshot,
     SQLiteCheckpointer,
+    Upcasts,
     connect,
     connect_async,
 )
@@ -112,6 +113,7 @@ def types_given_to_connect() -> None:
     store = connect("memory:", event_type=MyEvent, state_type=MyState, max_event_bytes=1000)
     assert_type(store, Store[MyEvent, MyState])
     assert_type(connect("memory:", event_type=MyEvent), Store[MyEvent, RunState])
+    assert_type(connect("memory:", event_type=MyEvent, upcasts=Upcasts(1)), Store[MyEvent, RunState])
     assert_type(connect("memory:", state_type=MyState), Store[PAEvent, MyState])
     assert_type(connect("memory:", state_type=dict[str, Any]), Store[PAEvent, dict[str, Any]])
     assert_type(store.read("x"), Iterator[Recorded[MyEvent]])

@@ -17,8 +17,10 @@ from runstream import (
     CorruptRecordError,
     EncodingError,
     EventKind,
+    JSONLCheckpointer,
     PAEvent,
     RunState,
+    SQLiteCheckpointer,
     UnsupportedVersion,
     Upcasts,
     connect,
@@ -305,11 +307,23 @@ def test_rules_are_for_versions_that_there_are_and_there_is_one_of_each() -> Non
 # -- stores that are opened by their URL -----------------------------------------------------------------
 
 
-def test_a_store_with_upcasts_goes_to_another_process(tmp_path: Path) -> None:
-    url = f"sqlite:{tmp_path}/runs.db"
-    with connect(url) as plain:
-        plain.append("r", [old_event(1)], snapshot=old_state(1))
-    with connect(url, upcasts=UPCASTS) as store:
+def by_url(directory: Path, upcasts: Upcasts) -> Any:
+    return connect(f"sqlite:{directory}/runs.db", upcasts=upcasts)
+
+
+def by_file(directory: Path, upcasts: Upcasts) -> Any:
+    return SQLiteCheckpointer[Any, Any](directory / "runs.db", upcasts=upcasts)
+
+
+def by_directory(directory: Path, upcasts: Upcasts) -> Any:
+    return JSONLCheckpointer[Any, Any](directory / "runs", upcasts=upcasts)
+
+
+@pytest.mark.parametrize("open_store", [by_url, by_file, by_directory])
+def test_a_store_with_upcasts_goes_to_another_process(tmp_path: Path, open_store: Any) -> None:
+    with open_store(tmp_path, FIRST) as store:
+        store.append("r", [old_event(1)], snapshot=old_state(1))
+    with open_store(tmp_path, UPCASTS) as store:
         sent = pickle.dumps(store)
     child = (
         "import pickle, sys; s = pickle.load(sys.stdin.buffer)\nprint(s.list_events('r')[0].kind.value)\ns.close()"
@@ -318,7 +332,10 @@ def test_a_store_with_upcasts_goes_to_another_process(tmp_path: Path) -> None:
     assert done.stdout == b"tool.started\n"
     local = Upcasts(version=2)
     local.event(since=1)(lambda fields: fields)
-    with connect(url, upcasts=local) as store, pytest.raises(ConfigurationError, match="under a name of its own"):
+    with (
+        open_store(tmp_path, local) as store,
+        pytest.raises(ConfigurationError, match="under a name of its own"),
+    ):
         pickle.dumps(store)
 
 

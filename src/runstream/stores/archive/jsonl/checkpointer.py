@@ -69,6 +69,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             state_type=state_type,
             fallback=fallback,
             max_event_bytes=max_event_bytes,
+            upcasts=upcasts,
             busy_timeout_seconds=busy_timeout_seconds,
             keep_snapshots=keep_snapshots,
         )

@@ -80,6 +80,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             state_type=state_type,
             fallback=fallback,
             max_event_bytes=max_event_bytes,
+            upcasts=upcasts,
             busy_timeout_seconds=busy_timeout_seconds,
             require_lease=require_lease,
             keep_snapshots=keep_snapshots,
