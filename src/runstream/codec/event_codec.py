@@ -14,7 +14,15 @@ from typing import Any, Generic, NamedTuple, cast
 
 from runstream.codec.fallback import model_fields, plain_data
 from runstream.codec.msgpack_values import Packer
-from runstream.codec.record import FIELDS, check_values, decode_record, encode_record, fields_of, seed
+from runstream.codec.record import (
+    FIELDS,
+    check_values,
+    decode_record,
+    encode_record,
+    fields_of,
+    further_fields,
+    seed,
+)
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import Upcasts, without_mark
 from runstream.model.errors import (
@@ -207,8 +215,11 @@ class Codec(Generic[E, S]):
             UnsupportedVersion: A newer runstream, or a newer version of the program, wrote it.
         """
         values = decode_record(run_id, offset, record)
-        if self.upcasts is None and self.event_type is PAEvent and len(values) == len(FIELDS):
-            return cast("E", _make_event(run_id, values))
+        # a PAEvent has no further fields
+        if self.event_type is PAEvent and (
+            self.upcasts is None or self.upcasts.is_current(further_fields(values))
+        ):
+            return cast("E", _make_event(run_id, values[: len(FIELDS)]))
         return self.read_event(offset, fields_of(run_id, values))
 
     def read_event(self, offset: int, fields: dict[str, Any]) -> E:

@@ -36,6 +36,7 @@ __all__ = [
     "decode_record",
     "encode_record",
     "fields_of",
+    "further_fields",
     "key_of",
     "record_crc",
     "seed",
@@ -264,6 +265,11 @@ def fields_of(run_id: str, values: list[Any]) -> dict[str, Any]:
     if more and more[0]:
         fields.update(more[0])
     return fields
+
+
+def further_fields(values: list[Any]) -> dict[str, Any]:
+    """The fields that an event has besides the ten."""
+    return (values[len(FIELDS)] or {}) if len(values) > len(FIELDS) else {}
 
 
 def key_of(values: list[Any]) -> str | None:

@@ -112,6 +112,14 @@ class Upcasts:
         """The member that is written beside an event or state: none for version 1."""
         return {SCHEMA: self.version} if self.version > _FIRST else {}
 
+    def is_current(self, fields: Mapping[str, Any]) -> bool:
+        """Whether an event is of this version, so that no rule is for it.
+
+        Args:
+            fields: Its fields, or those that it has besides the ten.
+        """
+        return bool(fields.get(SCHEMA, _FIRST) == self.version)
+
     def upcast_event(self, offset: int, fields: dict[str, Any]) -> dict[str, Any]:
         """Make an event of whatever version one of this version.
 
@@ -128,8 +136,11 @@ class Upcasts:
         """
         run_id = str(fields.get("run_id"))
         event = _Subject(f"event {offset} of run {run_id!r}", run_id, offset, fields, _FIXED, _TEXTS)
+        first = event.version(self.version)
         fields = without_mark(fields)
-        for version in range(event.version(self.version), self.version):
+        if first < self.version:  # what a rule changes, or raises, shall not change what was stored
+            fields = with_room(_copied, fields)
+        for version in range(first, self.version):
             fields = event.apply(self._of_events.get((version, None)), version, fields)
             # the kind as it is by now
             fields = event.apply(self._of_events.get((version, fields.get("kind"))), version, fields)
@@ -151,8 +162,11 @@ class Upcasts:
             CorruptRecordError: Its version is none, or a rule fails.
         """
         state = _Subject(f"the state of run {run_id!r} at offset {offset}", run_id, offset, fields, _FIXED[:1])
+        first = state.version(self.version)
         fields = without_mark(fields)
-        for version in range(state.version(self.version), self.version):
+        if first < self.version:  # what a rule changes, or raises, shall not change what was stored
+            fields = with_room(_copied, fields)
+        for version in range(first, self.version):
             fields = state.apply(self._of_states.get(version), version, fields)
         return fields
 
@@ -202,12 +216,12 @@ class _Subject(NamedTuple):
         return int(found)
 
     def apply(self, rule: Rule | None, version: int, fields: dict[str, Any]) -> dict[str, Any]:
-        """What a rule makes of the fields, which are a copy of those that were stored; None leaves them."""
+        """What a rule makes of the fields, which are its own to change; None leaves them."""
         if rule is None:
             return fields
         of_kind = f", of kind {fields.get('kind')!r:.80}," if self.texts else ""
         try:
-            return self._checked(rule(with_room(_copied, fields)))
+            return self._checked(rule(fields))
         except Exception as error:  # a user's rule may raise anything
             named = getattr(rule, "__qualname__", repr(rule))
             raise CorruptRecordError(
