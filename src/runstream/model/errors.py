@@ -10,7 +10,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── EncodingError             a value cannot be stored [path]
     │   └── PayloadTooLarge       an event is over the size limit [size, limit: bytes]
     ├── CorruptRecordError        a stored record does not read [run_id, offset, raw]
-    ├── UnsupportedVersion        a newer runstream wrote it [found, supported]
+    ├── UnsupportedVersion        a newer runstream, or program, wrote it [found, supported, run_id, offset]
     ├── ConcurrencyConflict       another writer came first [expected, actual]
     ├── LeaseLost                 the lease has passed to another owner or run out
     ├── LeaseHeld                 somebody else's lease is in the way [owner, expires_in: seconds]
@@ -37,7 +37,7 @@ AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is 
 HistoryDiverged         missing.
 CorruptRecordError      No: it fails the same. ``read(..., on_corrupt="skip")`` passes over the record.
 ArchiveGap              No: the archive is to be mended first. A drain worker parks the run meanwhile.
-UnsupportedVersion      No: upgrade runstream first.
+UnsupportedVersion      No: upgrade runstream first, or the program where it is about its own schema.
 The others              No: the call itself is to change.
 ======================  ==========================================================================================
 """
