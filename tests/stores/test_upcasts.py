@@ -28,10 +28,8 @@ from runstream import (
 from runstream.codec.event_codec import Codec
 from tests.support.backends import (
     Backend,
-    FileBackend,
     MemoryBackend,
     Store,
-    ThreadedBackend,
     latest,
 )
 from tests.support.kinds import LIVE, on_every_backend, short
@@ -174,9 +172,8 @@ def test_followers_choose_by_the_new_kind(program: Program) -> None:
     assert [item.offset for item in plain.follow("r", kinds=["tool.called"])] == [1, 3]
 
 
+@pytest.mark.parametrize("backend", short(LIVE), indirect=True)
 def test_followers_choose_by_the_new_visibility(backend: Backend) -> None:
-    if isinstance(backend, FileBackend | ThreadedBackend):
-        pytest.skip("it cannot follow")
     hides = Upcasts(version=2)
 
     @hides.event("tool.called", since=1)
