@@ -359,9 +359,6 @@ def test_sets_of_texts_read(sets: World) -> None:
 
 
 @needs_server
-@pytest.mark.xfail(
-    strict=True, reason="0.1.0 writes sets in the order of hashes, and compares snapshots as text, not as values"
-)
 def test_sets_of_texts_are_proven_by_another_process(sets: World) -> None:
     """Whoever wrote them had them in another order."""
     assert differences(verify_all(sets)) == {}

@@ -35,6 +35,7 @@ from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend, ServerBackend
 from tests.support.drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
 from tests.support.kinds import on_every_server
+from tests.support.other_texts import rewrite
 from tests.support.samples import make_event, make_events
 from tests.support.servers import eventually, needs_valkey
 
@@ -53,6 +54,11 @@ def archives(tmp_path: Path) -> Iterator[list[Archive]]:
     yield made
     for archive in made:
         archive.close()
+
+
+def reopened(archive: Archive) -> Archive:
+    """The archive as another process finds it."""
+    return type(archive)(archive.location.partition(":")[2])
 
 
 def required(hot: Hot) -> list[set[str]]:
@@ -353,6 +359,31 @@ def test_an_archive_that_holds_other_than_redis_before_the_mark_is_refused(
     add_archive(hot, archives[3])
     DrainWorker(hot, [archives[0], archives[3]], trim="archived").drain_once()
     assert first_hot(hot, "r") == 6
+
+
+@pytest.mark.parametrize("late", [2, 3])
+@pytest.mark.parametrize("source", [0, 1])
+def test_a_copy_of_texts_that_another_process_wrote_is_sound(
+    hot: Hot, archives: list[Archive], source: int, late: int
+) -> None:
+    """Sets in another order, spaces: the same values, so it is taken and gives every record again."""
+    events = [make_event("r", seq, payload={"tags": {f"tag {n}" for n in range(9)}, "n": seq}) for seq in range(5)]
+    hot.save_events(events[:3])
+    state = RunState(run_id="r", data={"tags": events[0].payload["tags"]})
+    hot.save_snapshot("r", state)
+    DrainWorker(hot, archives[:2], trim="covered").drain_once()
+    assert first_hot(hot, "r") == 4
+    hot.save_events(events[3:])
+    DrainWorker(hot, archives[:2], trim="never").drain_once()
+    for archive in archives[:2]:
+        rewrite(archive)
+    with reopened(archives[source]) as copied, closing(archives[late]):
+        add_archive(hot, archives[late], copied)
+    found = [reopened(archive) for archive in (*archives[:2], archives[late])]
+    assert DrainWorker(hot, found, trim="archived").drain_once().parked == 0
+    check_archives(found, {"r": events})
+    for archive in found:
+        archive.close()
 
 
 def test_an_archive_with_another_history_is_added_and_the_run_is_parked(hot: Hot, archives: list[Archive]) -> None:

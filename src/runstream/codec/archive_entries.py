@@ -9,6 +9,7 @@ from typing import Any
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_object
 from runstream.codec.record import (
     ERASED,
+    FIELDS,
     check_all_values,
     check_values,
     decode_plain_records,
@@ -16,14 +17,16 @@ from runstream.codec.record import (
     fields_of,
     key_of,
 )
+from runstream.codec.stored import stored_record
 from runstream.model.archive_records import ArchiveEntry, PlainEntries
-from runstream.model.errors import CorruptRecordError, EncodingError
+from runstream.model.errors import CorruptRecordError, EncodingError, RunstreamError
 from runstream.model.identifiers import check_name
 from runstream.model.results import Cursor
 
-__all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "plain_entries"]
+__all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "entry_record", "plain_entries"]
 
 _PAGE = 100  # records; so few that their values are freed before Python's collector runs
+_OWN = frozenset({"run_id", *FIELDS})
 
 
 def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:
@@ -150,22 +153,64 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
         entry: The entry.
 
     Returns:
-        The event's fields; None for an entry that was erased.
+        The event's fields, those with their defaults that another program's text leaves out; None for an entry
+        that was erased.
 
     Raises:
         CorruptRecordError: The entry is in the quarantine, or its text no longer reads.
     """
-    if entry.data is None and entry.raw is None:
+    if entry.raw is not None:
+        raise _unread(run_id, entry, entry.reason)
+    if entry.data is None:
         return None
-    reason = entry.reason
-    if entry.data is not None:
-        try:
-            return load_object(entry.data)
-        except ValueError as error:
-            reason = str(error)
-    raise CorruptRecordError(
+    try:
+        fields = load_object(entry.data)
+    except ValueError as error:
+        raise _unread(run_id, entry, str(error)) from error
+    return fields if fields.keys() >= _OWN else _complete(run_id, entry, fields)
+
+
+def _unread(run_id: str, entry: ArchiveEntry, reason: str) -> CorruptRecordError:
+    return CorruptRecordError(
         f"event {entry.offset} of run {run_id!r} does not read: {reason}",
         run_id=run_id,
         offset=entry.offset,
         raw=entry.raw if entry.raw is not None else (entry.data or "").encode(),
     )
+
+
+def _complete(run_id: str, entry: ArchiveEntry, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields as the event's record has them; as they are, where they are no event."""
+    try:
+        return fields_of(run_id, decode_record(run_id, entry.offset, stored_record(run_id, fields, entry.key)))
+    except RunstreamError:
+        return fields
+
+
+def entry_record(run_id: str, entry: ArchiveEntry, written_as: str | None = None) -> bytes:
+    """Make the wire record of an entry again, from all that an archive keeps of it.
+
+    Records have one form, and JSON texts have many (a set's members in any order, spaces, fields left out that
+    have their defaults): so two entries are compared by their records.
+
+    Args:
+        run_id: The run.
+        entry: The entry.
+        written_as: The run whose record it was, if that is another one: of a branch, the run that it was cut off.
+
+    Returns:
+        The record; that of an entry that is kept aside is the bytes of it.
+
+    Raises:
+        CorruptRecordError: Its text does not read.
+        InvalidRunId: Its text is an event of another run.
+        EncodingError: Its text is no event.
+    """
+    if entry.raw is not None:
+        return entry.raw
+    fields = entry_fields(run_id, entry)
+    if fields is None:
+        return ERASED
+    if written_as is not None and fields.get("run_id") == run_id:
+        fields["run_id"] = written_as
+    return stored_record(written_as or run_id, fields, entry.key)

@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields
-from runstream.codec.stored import stored_record
-from runstream.drain.readback import same_content
+from runstream.drain.readback import same_content, same_snapshot
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position
-from runstream.model.errors import CorruptRecordError, RunstreamError
+from runstream.model.errors import CorruptRecordError
 from runstream.model.protocols import Sink
 from runstream.repair.archive_checker import ArchiveChecker
 from runstream.repair.checker import (
@@ -275,7 +273,7 @@ class _Copies:
         for checker in self.checkers:
             for one in checker.snapshots:
                 where, other = first.setdefault((one.lane_id, one.token), (checker.location, one))
-                if other != one:
+                if not same_snapshot(one, other):
                     what = f"snapshot{of_lane(one.lane_id)} is not the same"
                     here, there = describe_snapshot(one), describe_snapshot(other)
                     raise DifferenceFound(one.offset, what, (checker.location, here), (where, there))
@@ -294,30 +292,13 @@ def _compare(run_id: str, pages: Sequence[tuple[HistoryChecker, list[ArchiveEntr
     for checker, page in pages:
         for entry in page:
             other, held = known.setdefault(entry.offset, (checker, entry))
-            if held is not entry and not _agree(run_id, held, entry):
+            if held is not entry and not same_content(run_id, held, entry):
                 raise DifferenceFound(
                     entry.offset,
                     "the event is not the same",
                     (checker.location, f"{entry.cursor} {describe_entry(entry)}"),
                     (other.location, f"{held.cursor} {describe_entry(held)}"),
                 )
-
-
-def _agree(run_id: str, one: ArchiveEntry, other: ArchiveEntry) -> bool:
-    """Whether two copies of an entry are the same, though one of them may be kept aside as bytes."""
-    if same_content(run_id, one, other):
-        return True
-    if one.cursor != other.cursor or (one.raw is None) == (other.raw is None):
-        return False
-    # kept aside by a version that did not read it, where another one did
-    read, aside = (one, other) if one.raw is None else (other, one)
-    try:
-        return (
-            read.data is not None
-            and stored_record(run_id, entry_fields(run_id, read) or {}, read.key) == aside.raw
-        )
-    except RunstreamError:
-        return False
 
 
 def _check_proven(hot: RedisChecker, archived: ArchiveChecker) -> None:

@@ -28,6 +28,8 @@ from tests.integrations.purpose_agent.sources import (
     result_of,
     their_event,
 )
+from tests.support.other_texts import rewrite
+from tests.support.random_runs import one_archive
 from tests.support.samples import RICH_VALUES, make_event, make_events, make_state, same
 
 pytestmark = pytest.mark.one_in(2)
@@ -117,6 +119,24 @@ def test_an_archive_comes_in_with_its_values_keys_and_states(tmp_path: Path, kin
         assert store.load_latest("only/" + "x" * 300) is not None
     again = result_of(import_(path, url, "--json"), "R/1")
     assert (again["there"], again["added"], again["snapshots"]) == (len(events), 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
+def test_states_are_compared_by_value(tmp_path: Path, kind: str, url: str) -> None:
+    """Another process has sets in another order: a state that the store has is not saved once more."""
+    archive = one_archive(kind, tmp_path)
+    tags = {f"tag {n}" for n in range(40)}
+    archive.append(
+        "r", [make_event("r", 1)], snapshot=make_state("r", data={"tags": tags, "in": {frozenset(tags)}})
+    )
+    archive.close()
+    path = Path(archive.location.partition(":")[2])
+    assert result_of(import_(path, url, "--json"))["snapshots"] == 1
+    rewrite(archive)
+    with one_archive(kind, tmp_path) as later:
+        later.append("r", [make_event("r", 2)])
+    again = result_of(import_(path, url, "--json"))
+    assert (again["there"], again["added"], again["snapshots"]) == (1, 1, 0)
 
 
 def test_rows_and_lines_that_purpose_agent_added_to_an_archive_come_after_ours(source: Theirs, url: str) -> None:

@@ -23,6 +23,7 @@ from runstream.stores.redis.namespace import namespace_of
 from tests.repair.resolve.world import KEEPS, Hot, World, check_nothing_is_lost, emit, emit_keyed, last_seq, part
 from tests.support.archive_check import check_archives
 from tests.support.operations import operations_of
+from tests.support.other_texts import rewrite
 from tests.support.schema import UPCASTS, new_event, old_event
 from tests.support.servers import eventually
 
@@ -123,6 +124,18 @@ def test_what_a_writer_has_put_back_is_not_appended_again(world: World) -> None:
     world.of_redis += world.of_archive[1:4]
     world.of_archive = [event for event in world.of_archive if event not in world.of_redis]
     assert world.resolve("both").appended == len(world.of_archive)
+    world.check("both")
+
+
+def test_what_a_writer_has_put_back_is_known_by_value(world: World) -> None:
+    """Another process has written the archive's texts: they spell the same events in another way."""
+    part(world, "new on top")
+    world.hot.save_events(world.of_archive)
+    for archive in world.archives:
+        rewrite(archive)
+    world.open_archives_anew()
+    assert world.resolve("both").appended == 0
+    world.of_redis, world.of_archive = world.of_redis + world.of_archive, []
     world.check("both")
 
 

@@ -54,6 +54,13 @@ class World:
     def sinks(self) -> list[Sink]:
         return list(self.archives)
 
+    def open_archives_anew(self) -> None:
+        """As another process finds them."""
+        for archive in self.archives:
+            archive.close()
+        paths = [archive.location.partition(":")[2] for archive in self.archives]
+        self.archives = [SQLiteCheckpointer(paths[0]), JSONLCheckpointer(paths[1])]
+
     def open(self) -> Hot:
         store = self.backend.open()
         assert isinstance(store, RedisCheckpointer)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from runstream.cli.demo.journal import Acknowledged, digest
 from runstream.model.errors import ArchiveGap, EventsArchived, RunstreamError
 from runstream.model.events import EventKind
-from runstream.model.results import Recorded, RunInfo, Snapshot
+from runstream.model.results import Recorded, RunInfo
 from runstream.repair.verify import verify_run
 from runstream.stores.capabilities import archive_of
 from runstream.stores.protocol import RunStore
@@ -240,14 +240,10 @@ def _snapshots_are_equal(evidence: _Evidence) -> Check:
             continue
         for name, snapshot in held.items():
             result.checked += 1
-            if saved is None or snapshot is None or _content(snapshot) != _content(saved):
+            if saved is None or snapshot != saved:
                 at = 0 if saved is None else saved.offset
                 result.problems.append(_problem(run_id, at, f"{name} has another snapshot of lane {lane_id!r}"))
     return result
-
-
-def _content(snapshot: Snapshot[Any]) -> tuple[object, ...]:
-    return snapshot.offset, snapshot.revision, repr(snapshot.state.to_dict())
 
 
 def _nothing_waits(evidence: _Evidence) -> Check:

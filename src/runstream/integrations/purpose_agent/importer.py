@@ -15,7 +15,7 @@ from typing import Any
 
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
-from runstream.codec.lossless_json import dump_json
+from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.record import record_crc
 from runstream.codec.snapshot_fields import pack_state
 from runstream.codec.stored import STORED_PACKER
@@ -326,6 +326,6 @@ def _from_last_word(events: Sequence[SourceEvent]) -> list[SourceEvent]:
     return []
 
 
-def _comparable(state: Any) -> str:
-    """A state's text, in which the order of its keys does not count."""
-    return json.dumps(json.loads(dump_json(state)), sort_keys=True)
+def _comparable(state: Any) -> bytes:
+    """A state's value packed, in which the order of its keys does not count."""
+    return STORED_PACKER.pack(load_json(json.dumps(json.loads(dump_json(state)), sort_keys=True)))
