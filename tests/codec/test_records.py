@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstream.codec.archive_entries import archive_entries, archive_entry, entry_fields, plain_entries
+from runstream.codec.archive_entries import (
+    archive_entries,
+    archive_entry,
+    entry_fields,
+    entry_record,
+    plain_entries,
+)
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.msgpack_values import Packer
@@ -73,9 +79,12 @@ def test_a_record_comes_back(run_id: str, fields: list[Any], extra: dict[str, An
     assert plain is None or same(plain, [written])
     assert fields_of(run_id, written).keys() == {"run_id", *FIELDS, *extra}
     entry = archive_entry(run_id, 1, 5, record)
-    assert entry.raw is None
-    assert entry.key == key
-    if not set(extra) & {"run_id", *FIELDS}:
+    assert entry_record(run_id, entry) == record
+    if set(extra) & {"run_id", *FIELDS} or any(name.startswith("$") for name in extra):
+        assert entry.raw == record  # no writer of ours has such fields
+    else:
+        assert entry.raw is None
+        assert entry.key == key
         assert same(entry_fields(run_id, entry), fields_of(run_id, written))
 
 
@@ -99,6 +108,7 @@ def test_many_at_once_are_what_each_is_by_itself(run_id: str, events: list[tuple
         return [(entry._replace(data=None), entry.data and entry_fields(run_id, entry)) for entry in entries]
 
     assert same(told(together), told(single))
+    assert [entry_record(run_id, entry) for entry in together] == records
     plain = plain_entries(run_id, offsets, chains, records)
     if plain is not None:
         assert (list(plain), len(plain), plain[-1]) == (together, len(together), together[-1])
@@ -124,6 +134,30 @@ def test_what_another_program_wrote_is_kept_aside_among_others_too(name: str, va
     entries = list(archive_entries("r", [(Cursor(offset, 7), each) for offset, each in enumerate(records, 1)]))
     assert entries == [archive_entry("r", offset, 7, each) for offset, each in enumerate(records, 1)]
     assert kept_aside(entries) == [entries[1]]
+
+
+@pytest.mark.parametrize(
+    "further", [(), ({"a": 1, "b": [0.5]},), (None, "key"), ({"a": None, "$schema": 3}, "key")]
+)
+@pytest.mark.parametrize("again", ["not what it holds", "a float of 32 bits"])
+def test_one_that_would_not_be_given_again_is_kept_aside_among_others(
+    again: str, further: tuple[Any, ...]
+) -> None:
+    """A page of plain events is looked at in one go: one of them is found, and it alone."""
+    values: list[Any] = ["", "main", "s", None, 1, 0.5, "run.started", "public", {}, *further]
+    body = PACKER.pack(values)
+    if again == "a float of 32 bits":
+        body = body.replace(b"\xcb\x3f\xe0\x00\x00\x00\x00\x00\x00", b"\xca\x3f\x00\x00\x00", 1)
+    else:
+        body = PACKER.pack([*values[:8], {"k": 1, "l": 2}, *further]).replace(b"\xa1l", b"\xa1k")  # a key twice
+    other = b"\x01" + zlib.crc32(body, seed("r")).to_bytes(4, "big") + body
+    plain = encode_record(PACKER, seed("r"), values)
+    records = [plain, other, plain]
+    assert plain_entries("r", [1, 2, 3], [7, 7, 7], records) is None
+    entries = list(archive_entries("r", [(Cursor(offset, 7), each) for offset, each in enumerate(records, 1)]))
+    assert kept_aside(entries) == [entries[1]]
+    assert "encoded in another way" in entries[1].reason
+    assert [entry_record("r", entry) for entry in entries] == records
 
 
 class Told(Enum):

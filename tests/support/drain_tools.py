@@ -113,7 +113,7 @@ def parked(hot: Hot) -> dict[str, str]:
     return dict(namespace_of(hot).status().parked)
 
 
-def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> bytes:
+def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes], key: str | None = None) -> bytes:
     """Append an event whose record is damaged on its way into Redis; offset and chain are the script's."""
     codec: Any = hot._operations.codec
     encode = codec.encode_events
@@ -126,7 +126,7 @@ def put_raw(hot: Hot, run_id: str, make: Callable[[bytes], bytes]) -> bytes:
 
     codec.encode_events = encode_damaged
     try:
-        hot.append(run_id, [create_event(run_id, EventKind.AGENT_PROGRESS, seq=99)])
+        hot.append(run_id, [create_event(run_id, EventKind.AGENT_PROGRESS, seq=99)], keys=[key])
     finally:
         del codec.encode_events  # the instance's own, set above
     return made[0]

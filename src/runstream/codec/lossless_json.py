@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,6 +25,7 @@ from runstream.codec.own_stack import with_room
 
 __all__ = ["dump_json", "dump_plain_json", "load_json", "load_object"]
 
+_NAN = struct.pack(">d", math.nan)
 # orjson is ten times as fast, but makes null of not-a-number: it gets what is known to be plain
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
@@ -105,7 +108,7 @@ def _tag(value: Any) -> Any:
     if kind is list:
         return _tag_all(value)
     if kind is float:
-        return value if value - value == 0 else {"$float": repr(value)}
+        return value if value - value == 0 else _tag_float(value)
     if kind is bytes:
         return {"$bytes": _to_base64(value)}
     if kind is int and -(2**63) <= value < 2**64:
@@ -124,6 +127,18 @@ def _tag_all(values: Iterable[Any]) -> list[Any]:
     for value in values:
         tagged.append(_tag(value))  # noqa: PERF401 - see above
     return tagged
+
+
+def _tag_float(value: float) -> dict[str, str]:
+    # not-a-number has a sign and a payload, which are no part of its value, but of its bytes
+    if math.isnan(value) and (bits := struct.pack(">d", value)) != _NAN:
+        return {"$nan": bits.hex()}
+    return {"$float": repr(value)}
+
+
+def _load_nan(text: str) -> float:
+    (value,) = struct.unpack(">d", int(text, 16).to_bytes(8, "big"))
+    return float(value)
 
 
 def _tag_dict(value: dict[Any, Any]) -> dict[str, Any]:
@@ -169,5 +184,6 @@ _LOAD: dict[str, Callable[[Any], Any]] = {
     "$str": lambda text: _from_base64(text).decode(errors="surrogatepass"),
     "$bytes": _from_base64,
     "$float": float,
+    "$nan": _load_nan,
     "$dict": lambda pairs: {key: part for key, part in pairs},  # noqa: C416 - dict(pairs) would take mappings too
 }

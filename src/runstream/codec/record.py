@@ -38,6 +38,7 @@ __all__ = [
     "fields_of",
     "further_fields",
     "key_of",
+    "record_body",
     "record_crc",
     "seed",
 ]
@@ -161,6 +162,11 @@ def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
 def record_crc(record: bytes) -> int:
     """The checksum in a record: what it adds to the chain."""
     return int.from_bytes(record[1:_HEAD], "big")
+
+
+def record_body(record: bytes) -> bytes:
+    """The body of a record, unchecked: its values, packed."""
+    return record[_HEAD:]
 
 
 def _body(run_id: str, offset: int, record: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from runstream.codec.archive_entries import archive_pages
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, joined
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, PlainEntries, Position, RunBatch, joined
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
 from runstream.stores.redis.operations.worker.load import HotRun, LoadedEntries, LoadRequest
@@ -166,12 +166,16 @@ class Chunk:
         if loaded.start != head.start:
             raise _diverged(claimed)
         chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
-        # the first entry's chain shows whether all that were loaded follow what is proven; that of a damaged
-        # record shows nothing
-        if chunk.entries and chunk.entries[0].data is not None:
-            crc = record_crc(loaded.records[0])
-            if chunk.entries[0].chain != next_chain(claimed.proven.chain, crc):
-                raise _diverged(claimed)
+        strange = _first_strange(claimed.proven.chain, chunk.entries, loaded.records)
+        if strange == 0:  # what was loaded does not follow what is proven
+            raise _diverged(claimed)
+        if strange is not None:
+            cursor = chunk.entries[strange].cursor
+            chunk.entries = chunk.entries[:strange]
+            chunk.blocked = (
+                f"the record of event {cursor.offset} of run {claimed.run_id!r} is not the one that its cursor"
+                f" {cursor} is of: it was changed in Redis, and nothing from there on was archived"
+            )
         fresh = max(0, head.mark.offset + 1 - request.first)
         chunk.fresh_bytes = sum(map(len, loaded.records[fresh : len(chunk.entries)]))
         if chunk.blocked:
@@ -202,6 +206,16 @@ def _entries(run_id: str, first: int, loaded: LoadedEntries) -> tuple[Sequence[A
     except UnsupportedVersion as error:
         return joined(pages), str(error)
     return joined(pages), ""
+
+
+def _first_strange(before: int, entries: Sequence[ArchiveEntry], records: Sequence[bytes]) -> int | None:
+    """The index of the first event whose record does not give its chain; a damaged record shows nothing."""
+    chains = list(entries.columns[1] if isinstance(entries, PlainEntries) else (entry.chain for entry in entries))
+    made = list(map(next_chain, [before, *chains], map(record_crc, records[: len(chains)])))
+    if made == chains:
+        return None
+    strange = (i for i, entry in enumerate(entries) if made[i] != entry.chain and entry.data is not None)
+    return next(strange, None)
 
 
 def _diverged(claimed: ClaimedRun) -> HistoryDiverged:

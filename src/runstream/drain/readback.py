@@ -1,7 +1,8 @@
 """Proof before trim (P9): compare what an archive holds, read back, with what is in Redis.
 
 Values are compared, by their one packed form, and never texts: of what an archive holds, somebody else may have
-written the text. Texts that are equal need no more, and nearly all are.
+written the text. Texts that are equal need no more, and nearly all are: that of an event was shown to give its
+record again when it was made (:func:`~runstream.codec.archive_entries.archive_entry`).
 """
 
 from __future__ import annotations

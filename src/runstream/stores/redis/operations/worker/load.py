@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runstream.codec.lossless_json import dump_json
+from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.snapshot_fields import read_saved
+from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
+from runstream.model.errors import EncodingError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.operation import Command, Exchange, Operation
@@ -150,6 +152,9 @@ def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[
 def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: dict[bytes, bytes]) -> None:
     try:
         offset, revision, token, state, _ = read_saved(saved)
-        loaded.snapshots.append(ArchiveSnapshot(lane_id, offset, revision, token, dump_json(state)))
-    except (ValueError, RecursionError) as error:  # damaged, or nested beyond JSON's depth
+        text = dump_json(state)
+        if STORED_PACKER.pack(load_json(text)) != STORED_PACKER.pack(state):
+            raise ValueError("as JSON, it would not give its values again")
+        loaded.snapshots.append(ArchiveSnapshot(lane_id, offset, revision, token, text))
+    except (EncodingError, ValueError, RecursionError) as error:  # damaged, or nested beyond JSON's depth
         loaded.broken[lane_id] = str(error)
