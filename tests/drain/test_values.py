@@ -288,3 +288,12 @@ def test_a_snapshot_that_json_would_not_give_again_covers_nothing(
     report = DrainWorker(hot, open_archives(tmp_path), trim="covered").drain_once()
     assert (report.snapshots, report.trimmed) == (0, 0)
     assert open_archives(tmp_path)[0].read_back_snapshots("r") == []
+
+
+def test_verify_names_the_offset_of_a_record_of_a_newer_version(hot: Hot) -> None:
+    emit(hot, "r", 1)
+    body = packed(body_of())
+    put_raw(hot, "r", lambda _: b"\xc8" + zlib.crc32(body, seed("r", 200)).to_bytes(4, "big") + body)
+    difference = verify_run("r", hot=hot).difference
+    assert difference is not None
+    assert (difference.offset, difference.what) == (2, "a record is of a newer version")

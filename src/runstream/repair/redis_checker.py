@@ -66,10 +66,12 @@ class RedisChecker(HistoryChecker):
             crc = None if record == ERASED else record_crc(record)
             self._check_cursor(cursor, crc, partial(_describe_record, record))
         self._check_count(len(records), first, last)
+        entries: list[ArchiveEntry] = []
         try:
-            entries = list(archive_entries(run_id, records))
+            entries.extend(archive_entries(run_id, records))
         except UnsupportedVersion as error:
-            raise DifferenceFound(first, "a record is of a newer version", (self.location, str(error))) from error
+            at = first + len(entries)
+            raise DifferenceFound(at, "a record is of a newer version", (self.location, str(error))) from error
         for entry in entries:
             self._count(entry, entry.columns)
         self._check_keys(entries)
