@@ -270,13 +270,24 @@ def test_an_event_that_is_not_the_one_of_its_cursor_is_not_archived(hot: Hot, tm
         assert [one.event for one in archive.read("r")] == events[:3]
 
 
-def test_an_erased_event_and_a_damaged_record_prove_nothing_and_hold_up_nothing(hot: Hot, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [b"\x01\xff\xff\xff\xffdamaged", bytes(64), b"\xff", b"not ours"])
+def test_an_erased_event_and_a_damaged_record_prove_nothing_and_hold_up_nothing(
+    hot: Hot, tmp_path: Path, damaged: bytes
+) -> None:
+    """They are archived and trimmed as they are, and come back so, whatever was damaged: the checksum too."""
     archives = open_archives(tmp_path)
     emit(hot, "r", 6)
     change_record(hot, 2, ERASED)
-    change_record(hot, 4, b"\x01\xff\xff\xff\xffdamaged")
+    change_record(hot, 4, damaged)
+    before = entries_in(hot)
     report = DrainWorker(hot, archives, trim="archived").drain_once()
     assert (report.quarantined, report.trimmed, report.parked) == (1, 6, 0)
+    for archive in archives:
+        assert hot.delete_run("r")
+        put_back(hot, archive, "r", whole=True)
+        assert entries_in(hot) == before
+        report = DrainWorker(hot, archives, trim="archived").drain_once()
+        assert (report.quarantined, report.trimmed, report.parked) == (1, 6, 0)
 
 
 def test_a_snapshot_that_json_would_not_give_again_covers_nothing(

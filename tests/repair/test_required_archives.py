@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from runstream import (
     ArchiveGap,
     ConfigurationError,
+    CorruptRecordError,
     DrainReport,
     DrainWorker,
     EventKind,
@@ -384,6 +385,24 @@ def test_a_copy_of_texts_that_another_process_wrote_is_sound(
     check_archives(found, {"r": events})
     for archive in found:
         archive.close()
+
+
+@pytest.mark.parametrize("source", [0, 1])
+def test_what_does_not_give_its_chains_is_neither_copied_nor_taken(
+    hot: Hot, archives: list[Archive], source: int
+) -> None:
+    """Redis has it no more, so nobody but the chain can tell that it was changed."""
+    emit(hot, "r", 5)
+    DrainWorker(hot, archives[:2], trim="archived").drain_once()
+    rewrite(archives[source], lambda text: text.replace('"n":3', '"n":33'))
+    with reopened(archives[source]) as changed, pytest.raises(CorruptRecordError, match="event 3") as refused:
+        add_archive(hot, archives[2], changed)
+    assert refused.value.offset == 3
+    assert archives[2].position("r") is None
+    drop_archive(hot, archives[source].archive_id)
+    with reopened(archives[source]) as changed, pytest.raises(ConfigurationError, match="event 3"):
+        add_archive(hot, changed)
+    assert required(hot) == [ids(archives[1 - source])] * 4
 
 
 def test_an_archive_with_another_history_is_added_and_the_run_is_parked(hot: Hot, archives: list[Archive]) -> None:

@@ -16,7 +16,8 @@ from runstream.cli.support.progress_bar import showing_progress
 from runstream.connect import connect
 from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
-from runstream.repair.restore import PutBack, is_branch, put_back
+from runstream.repair.branches import is_branch
+from runstream.repair.restore import PutBack, put_back
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace

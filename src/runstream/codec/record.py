@@ -37,6 +37,7 @@ __all__ = [
     "encode_record",
     "fields_of",
     "further_fields",
+    "is_sound",
     "key_of",
     "record_body",
     "record_crc",
@@ -185,6 +186,17 @@ def _body(run_id: str, offset: int, record: bytes) -> bytes:
             offset=offset,
         )
     return body
+
+
+def is_sound(run_id: str, record: bytes) -> bool:
+    """Whether a record of any version, written for this run, is as it was: its checksum is that of its bytes."""
+    try:
+        _body(run_id, 0, record)
+    except UnsupportedVersion:
+        return True
+    except CorruptRecordError:
+        return False
+    return True
 
 
 def _corrupt(run_id: str, offset: int, record: bytes, why: str) -> CorruptRecordError:

@@ -12,7 +12,7 @@ from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
-from runstream.repair.restore import is_branch
+from runstream.repair.proof import written_as
 from runstream.stores.archive.jsonl.line_format import NOT_READ
 from runstream.stores.capabilities import Archive, HasColumns, part_of
 
@@ -35,7 +35,7 @@ class ArchiveChecker(HistoryChecker):
             self.snapshots = archive.read_back_snapshots(history.run_id)
         except CorruptRecordError as error:
             self._unread_snapshot = error
-        self._written_as = history.header.parent[0] if history.header.parent and is_branch(history) else None
+        self._written_as = written_as(history)
 
     @classmethod
     def load(cls, archive: Archive, run_id: str) -> ArchiveChecker | None:
@@ -75,11 +75,11 @@ class ArchiveChecker(HistoryChecker):
             return None, record_crc(entry.raw)
         if entry.data is None:
             return None, None  # erased: the chain is all that is left of it
-        run_id = self._written_as or self.history.run_id
         try:
             fields = entry_fields(self.history.run_id, entry) or {}
-            given = fields if self._written_as is None else {**fields, "run_id": run_id}
-            return fields, record_crc(stored_record(run_id, given, entry.key))
+            is_own = fields.get("run_id") == self.history.run_id
+            given = {**fields, "run_id": self._written_as} if is_own else fields
+            return fields, record_crc(stored_record(self._written_as, given, entry.key))
         except (RunstreamError, ValueError, RecursionError) as error:
             raise DifferenceFound(
                 entry.offset,

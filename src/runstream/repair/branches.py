@@ -19,7 +19,7 @@ from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 
-__all__ = ["branch_name", "keep_branch"]
+__all__ = ["branch_name", "is_branch", "keep_branch"]
 
 
 def branch_name(run_id: str, last: Cursor) -> str:
@@ -27,6 +27,12 @@ def branch_name(run_id: str, last: Cursor) -> str:
     ending = f"~{last}"
     room = MAX_NAME_BYTES - len(ending)
     return run_id.encode()[:room].decode(errors="ignore") + ending
+
+
+def is_branch(history: History) -> bool:
+    """Whether a run is a branch that gave way: its records were made under the name of another run."""
+    parent = history.header.parent
+    return parent is not None and history.run_id == branch_name(parent[0], history.last)
 
 
 def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:

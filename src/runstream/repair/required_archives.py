@@ -7,15 +7,18 @@ required: from that moment on nothing leaves Redis that it does not hold. What l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeAlias
 
 from runstream.drain.readback import find_mismatch
+from runstream.history.archived import ArchivedHistory
 from runstream.history.base import PAGE
 from runstream.history.hot import HotHistory
 from runstream.model.archive_records import RunBatch
-from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
+from runstream.model.errors import ArchiveGap, ConfigurationError, CorruptRecordError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.results import RunInfo
+from runstream.repair.proof import proven_records
 from runstream.stores.capabilities import Archive, archive_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
@@ -118,15 +121,15 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
 
     Raises:
         HistoryDiverged: They have different histories.
+        CorruptRecordError: What the one has does not give its chains.
         ArchiveGap: The copy does not match.
     """
-    source = archive_of(copy_from)
-    header, there, position = source.header(run_id), source.position(run_id), target.position(run_id)
-    if header is None or there is None:
+    source = ArchivedHistory.load(archive_of(copy_from), run_id)
+    position = target.position(run_id)
+    if source is None:
         return 0
-    at = begin = header.start if position is None else position.cursor
-    same = [entry.cursor for entry in source.read_back(run_id, at.offset, at.offset)] or [header.start]
-    if at.offset <= there.cursor.offset and at not in same:
+    at = begin = source.header.start if position is None else position.cursor
+    if at.offset <= source.last.offset and at != source.at(at.offset):
         raise HistoryDiverged(
             f"{source.location} and {target.location} have different histories of run {run_id!r} at offset"
             f" {at.offset} or before: nothing of it was copied",
@@ -135,12 +138,12 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
         )
     page_size = PageSize(_BATCH)
     while True:
-        last = min(at.offset + page_size.count, there.cursor.offset)
-        entries = list(source.read_back(run_id, at.offset + 1, last))
-        page_size.adapt(entry.raw or (entry.data or "").encode() for entry in entries)
-        is_last = last >= there.cursor.offset
-        snapshots = source.read_back_snapshots(run_id) if is_last else ()
-        target.write([RunBatch(header, at, entries, snapshots)])
+        last = min(at.offset + page_size.count, source.last.offset)
+        entries = source.page(at.offset + 1, last)
+        page_size.adapt(record for _, record in proven_records(source, at, entries))
+        is_last = last >= source.last.offset
+        snapshots = source.snapshots() if is_last else ()
+        target.write([RunBatch(source.header, at, entries, snapshots)])
         if (reason := find_mismatch(target, run_id, entries, snapshots)) is not None:
             raise ArchiveGap(f"{reason}; the copy does not hold", run_id=run_id, expected=last, found=at.offset)
         at = entries[-1].cursor if entries else at
@@ -175,7 +178,8 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
     """Raise ConfigurationError where an archive and Redis differ in a run that both have.
 
     Workers prove what comes after the archived mark. What an archive brings along from before it, a copy or what
-    it got when it was required once, they would take to be proven. A history that is another one they see.
+    it got when it was required once, they would take to be proven: what has left Redis must give its own chains
+    here. A history that is another one they see.
     """
     position = archive.position(run_id)
     redis = None if position is None else HotHistory.load(namespace, run_id)
@@ -185,6 +189,8 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
     there = next(archive.read_back(run_id, last, last), None)
     if there is not None and there.cursor != redis.at(last):
         return
+    if (history := ArchivedHistory.load(archive_of(archive), run_id)) is not None:
+        _refuse(archive, run_id, _find_unproven(history, min(redis.first - 1, last)))
     for first in range(redis.first, last + 1, PAGE):
         _refuse(
             archive, run_id, find_mismatch(archive, run_id, redis.page(first, min(first + PAGE - 1, last)), ())
@@ -192,6 +198,19 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
     tokens = position.snapshots
     held = [one for one in redis.snapshots() if tokens.get(one.lane_id) == one.token]
     _refuse(archive, run_id, find_mismatch(archive, run_id, (), held))
+
+
+def _find_unproven(history: ArchivedHistory, last: int) -> str | None:
+    """Find where an archive's history, up to an offset, does not give its own chains; None: nowhere."""
+    start = history.header.start
+    try:
+        for _ in proven_records(
+            history, start, islice(history.entries(start.offset), max(0, last - start.offset))
+        ):
+            pass
+    except (CorruptRecordError, HistoryDiverged) as error:
+        return str(error)
+    return None
 
 
 def _refuse(archive: Sink, run_id: str, reason: str | None) -> None:

@@ -15,9 +15,6 @@ from functools import partial
 from typing import Any, Literal
 
 from runstream.codec.archive_entries import entry_fields
-from runstream.codec.chain import next_chain
-from runstream.codec.record import ERASED, record_crc
-from runstream.codec.stored import stored_record
 from runstream.history.archived import ArchivedHistory
 from runstream.history.divergence import find_divergence
 from runstream.history.hot import HotHistory
@@ -27,19 +24,19 @@ from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
     HistoryDiverged,
-    RunstreamError,
 )
 from runstream.model.identifiers import random_token
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
-from runstream.repair.branches import branch_name
+from runstream.repair.branches import is_branch
+from runstream.repair.proof import proven_records
 from runstream.stores.capabilities import archive_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
 from runstream.stores.redis.operations.worker.load import HotRun
 
-__all__ = ["PutBack", "is_branch", "put_back", "restore_run"]
+__all__ = ["PutBack", "put_back", "restore_run"]
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
@@ -94,7 +91,7 @@ def restore_run(
         first = min(first, max(keep_from, source.first))
     before = source.at(first - 1) or source.header.start
     count = 0
-    for batch in _batches(run_id, before, source.entries(before.offset)):
+    for batch in _batches(source, before):
         count = namespace.put_entries(run_id, token, batch, {})
     for snapshot in snapshots:
         try:
@@ -178,12 +175,6 @@ def put_back(
     seen = None if redis is None else redis.run
     count = restore_run(hot, source, seen=seen, common=common or 0, keep_from=keep_from, on_progress=on_progress)
     return PutBack(run_id, "restored", source.last, source.last.offset - count + 1)
-
-
-def is_branch(history: ArchivedHistory) -> bool:
-    """Whether a run is a branch that gave way: its records were made under the name of another run."""
-    parent = history.header.parent
-    return parent is not None and history.run_id == branch_name(parent[0], history.last)
 
 
 def _common(redis: HotHistory, source: ArchivedHistory) -> int | None:
@@ -297,36 +288,17 @@ class _Lanes:
         return limit + 1
 
 
-def _batches(run_id: str, before: Cursor, entries: Iterator[ArchiveEntry]) -> Iterator[list[tuple[Cursor, bytes]]]:
+def _batches(source: ArchivedHistory, before: Cursor) -> Iterator[list[tuple[Cursor, bytes]]]:
     batch: list[tuple[Cursor, bytes]] = []
     size = 0
-    for entry in entries:
-        record = _record(run_id, before, entry)
-        before = entry.cursor
-        batch.append((before, record))
-        size += len(record)
+    for proven in proven_records(source, before, source.entries(before.offset)):
+        batch.append(proven)
+        size += len(proven[1])
         if len(batch) == _BATCH or size > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _record(run_id: str, before: Cursor, entry: ArchiveEntry) -> bytes:
-    """The wire record of an entry, shown to be the one that its chain was made from."""
-    if entry.data is None and entry.raw is None:
-        return ERASED
-    try:
-        record = entry.raw
-        if record is None:
-            record = stored_record(run_id, entry_fields(run_id, entry) or {}, entry.key)
-    except CorruptRecordError:
-        raise
-    except RunstreamError as error:
-        raise _unproven(run_id, entry, str(error)) from error
-    if next_chain(before.chain, record_crc(record)) != entry.chain:
-        raise _unproven(run_id, entry, "its text does not give the chain that it has")
-    return record
 
 
 def _bad_snapshot(run_id: str, snapshot: ArchiveSnapshot, why: str) -> CorruptRecordError:
@@ -337,13 +309,4 @@ def _bad_snapshot(run_id: str, snapshot: ArchiveSnapshot, why: str) -> CorruptRe
         run_id=run_id,
         offset=snapshot.offset,
         raw=snapshot.data.encode(errors="surrogatepass"),
-    )
-
-
-def _unproven(run_id: str, entry: ArchiveEntry, why: str) -> CorruptRecordError:
-    return CorruptRecordError(
-        f"event {entry.offset} of run {run_id!r} cannot be put back into Redis: {why}; nothing was changed there",
-        run_id=run_id,
-        offset=entry.offset,
-        raw=entry.raw if entry.raw is not None else (entry.data or "").encode(),
     )
