@@ -13,7 +13,9 @@ from operator import itemgetter
 from typing import Any, Generic, NamedTuple, cast
 
 from runstream.codec.fallback import model_fields, plain_data
+from runstream.codec.left_out import LeftOut, find_left_out, put_back
 from runstream.codec.msgpack_values import Packer
+from runstream.codec.own_stack import with_room
 from runstream.codec.record import (
     FIELDS,
     check_values,
@@ -24,7 +26,7 @@ from runstream.codec.record import (
     seed,
 )
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
-from runstream.codec.upcasts import Upcasts, without_mark
+from runstream.codec.upcasts import SCHEMA, Upcasts
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -259,12 +261,13 @@ class Codec(Generic[E, S]):
 
     # -- states ------------------------------------------------------------------------------------
 
-    def snapshot_fields(self, run_id: str, state: S) -> dict[str, Any]:
+    def snapshot_fields(self, run_id: str, state: S, left_out: LeftOut | None = None) -> dict[str, Any]:
         """A state that is to be saved for a run, as a dict.
 
         Args:
             run_id: The run.
             state: The state.
+            left_out: What the class left out of the state that this one was made from; it is put back.
 
         Raises:
             InvalidRunId: It is the state of another run.
@@ -273,7 +276,22 @@ class Codec(Generic[E, S]):
         fields = self.state_fields(state)
         if fields.get("run_id", run_id) != run_id:
             raise InvalidRunId(f"a state of run {shown(fields['run_id'])} cannot be saved for run {run_id!r:.80}")
-        return {**fields, **self._mark} if self._mark else fields
+        return {**with_room(put_back, fields, left_out, self.packer.plain), **self._mark}
+
+    def left_out(self, stored: Mapping[str, Any], state: S) -> LeftOut | None:
+        """What a state's class left out.
+
+        Args:
+            stored: The fields that the state was made from.
+            state: What ``make_state`` has made of them, before anybody has changed it.
+
+        Returns:
+            What a save is to put back; None for nothing, and where the state cannot be saved as it was loaded.
+        """
+        try:
+            return with_room(find_left_out, stored, self.state_fields(state), self.packer.plain)
+        except Exception:  # noqa: BLE001 - the user's class may raise anything; to save such a state raises it again
+            return None
 
     def state_fields(self, state: S) -> dict[str, Any]:
         """A state as a dict.
@@ -343,8 +361,10 @@ class Codec(Generic[E, S]):
         Raises:
             CorruptRecordError: The state type refuses them.
         """
+        mark = {name: fields.pop(name) for name in (SCHEMA,) if name in fields}
         try:
-            return cast("S", self._load_state(without_mark(fields)))
+            # the very dict: what the class takes out of it, it knows
+            return cast("S", self._load_state(fields))
         except Exception as error:  # the user's class may raise anything
             raise CorruptRecordError(
                 f"the snapshot of run {run_id!r} is not a {self.state_type.__qualname__}:"
@@ -352,6 +372,8 @@ class Codec(Generic[E, S]):
                 run_id=run_id,
                 offset=0,
             ) from error
+        finally:
+            fields.update(mark)
 
 
 _SESSION, _LANE, _SEQ, _TS, _KIND, _VISIBILITY, _PAYLOAD = (

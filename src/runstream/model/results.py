@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from runstream.model.errors import ConfigurationError
@@ -175,11 +175,14 @@ class Snapshot(Generic[S]):
         state: The state.
         offset: It covers the history up to this offset.
         revision: How many times a snapshot of this run or lane was saved, this one included.
+        stored: The fields that the state was made from, with those that its class does not know. The state may
+            share their values.
     """
 
     state: S
     offset: int
     revision: int
+    stored: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +193,14 @@ class Recovery(Generic[S, E]):
         state: The state of the latest snapshot; None without one.
         offset: It covers the history up to this offset; without a snapshot, the offset before the first event.
         events: The events after that offset, in order, of the run or of the lane.
+        stored: The fields that the state was made from, with those that its class does not know; none without a
+            snapshot. The state may share their values.
     """
 
     state: S | None
     offset: int
     events: list[Recorded[E]]
+    stored: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

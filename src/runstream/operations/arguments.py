@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypedDict
 
+from runstream.codec.left_out import LeftOut
 from runstream.model.errors import ConfigurationError, InvalidRunId
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id, shown
@@ -33,13 +34,17 @@ _LONGEST_SECONDS = 30 * 86_400.0  # a holder that dies keeps all others out for 
 
 
 class AppendOptions(NamedTuple, Generic[S]):
-    """What an append asks for beside its events; see :meth:`runstream.stores.facade.Store.append`."""
+    """What an append asks for beside its events; see :meth:`runstream.stores.facade.Store.append`.
+
+    ``left_out`` is what the class of the snapshot's state left out when that was loaded, and is put back.
+    """
 
     expected_offset: int | None = None
     keys: Sequence[str | None] | None = None
     lease: Leased | None = None
     snapshot: S | None = None
     lane_id: str | None = None
+    left_out: LeftOut | None = None
 
 
 class LeasedAppend(TypedDict, Generic[S], total=False):

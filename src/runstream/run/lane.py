@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple
 
+from runstream.codec.left_out import LeftOut
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -29,7 +30,7 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.identifiers import shown, snapshot_lane
-from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, S
+from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, S, Snapshot
 from runstream.model.state import RunStatus
 from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuery, RunRequest
 from runstream.operations.interface import AppendResult, StoreOperations
@@ -88,6 +89,7 @@ class LaneWriter(ABC, Generic[E, S]):
         self._deltas = request.deltas
         self._held: _Held[E] = _Held()
         self._failure: Exception | None = None
+        self._left_out: LeftOut | None = None
 
     @property
     def grant(self) -> LeaseGrant | None:
@@ -106,6 +108,7 @@ class LaneWriter(ABC, Generic[E, S]):
             self._seq = yield from self._operations.last_seq(self.run_id, self.lane_id)
             state = self.recovered.state
             self.state = self._new_state() if state is None else state
+            self._note_left_out(self.recovered)
         except BaseException as error:  # an interrupt too: nobody would give the lease back
             yield from self._releasing(error)
             raise
@@ -116,6 +119,13 @@ class LaneWriter(ABC, Generic[E, S]):
     @abstractmethod
     def _hold_lease(self, grant: LeaseGrant, asked_at: float) -> None:
         """Hold the lease that was given, and renew it from now on."""
+
+    def _note_left_out(self, loaded: Recovery[S, E] | Snapshot[S] | None) -> None:
+        """Remember what the state's class left out of what was loaded: the next checkpoint puts it back."""
+        state = None if loaded is None else loaded.state
+        self._left_out = None
+        if loaded is not None and state is not None:
+            self._left_out = self._operations.codec.left_out(loaded.stored, state)
 
     def _new_state(self) -> S:
         codec = self._operations.codec
@@ -192,10 +202,12 @@ class LaneWriter(ABC, Generic[E, S]):
         yield from self._going_first()
         with self._noting_loss():
             yield from self._operations.save_snapshot(run_id, state, snapshot_lane(self.lane_id), self.lease)
+        self._note_left_out(None)  # the whole was replaced
 
     def _loading_latest(self, run_id: str) -> Operation[S | None]:
         self._check_run(run_id)
         snapshot = yield from self._operations.load_snapshot(run_id, snapshot_lane(self.lane_id))
+        self._note_left_out(snapshot)  # it is the one that the next checkpoint follows
         return None if snapshot is None else snapshot.state
 
     def _listing_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
@@ -233,14 +245,20 @@ class LaneWriter(ABC, Generic[E, S]):
         snapshot: S | None = None,
     ) -> Operation[AppendResult]:
         """Append once under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
+        left_out = self._left_out
+        if left_out is not None and snapshot is not None:  # what is removed now is not put back later
+            codec = self._operations.codec
+            left_out = codec.left_out(codec.snapshot_fields(self.run_id, snapshot, left_out), snapshot)
         try:
             with self._noting_loss():
-                options = AppendOptions(None, keys, self.lease, snapshot, snapshot_lane(self.lane_id))
+                lane_id = snapshot_lane(self.lane_id)
+                options = AppendOptions(None, keys, self.lease, snapshot, lane_id, self._left_out)
                 placement = yield from self._operations.append(self.run_id, events, options)
         except BaseException as error:  # an interrupt too: the events may have been applied
             if not _is_refusal(error):
                 self._seq = max((self._seq, *seqs))
             raise
+        self._left_out = left_out
         self._seq = max((self._seq, *(seq for index, seq in enumerate(seqs) if index not in placement.known)))
         return placement
 

@@ -246,6 +246,8 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
     ) -> S:
         """Load a run's state, change it, and save it unless another was saved in between; then again.
 
+        What is stored and the state's class does not know is kept.
+
         Args:
             run_id: The run.
             change: Gets the state, a new one for a run that has none, and returns what is to be saved, or None

@@ -21,6 +21,8 @@ from runstream import (
     EventsArchived,
     HistoryDiverged,
     RedisCheckpointer,
+    RunState,
+    RunStatus,
     SQLiteCheckpointer,
     StoreUnavailable,
 )
@@ -35,7 +37,7 @@ from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.operations.client import reader
 from runstream.stores.tiered import TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
-from tests.support.backends import Backend
+from tests.support.backends import Backend, latest
 from tests.support.drain_tools import Outage
 from tests.support.kinds import on_every_server
 from tests.support.operations import hooked, last_seq, operations_of
@@ -83,6 +85,32 @@ def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any
     state = tiered.load_latest("r")
     assert state is not None
     assert state.purpose == "third"
+
+
+def test_what_a_class_does_not_know_of_a_retired_state_is_kept(hot: Hot, archive: Any) -> None:
+    """An older process goes on from the archive's copy: by ``update_state``, and by a checkpoint of its Run."""
+
+    class Newer(RunState):
+        def to_dict(self) -> dict[str, Any]:
+            return {**super().to_dict(), "added": {"by": ("a", "newer")}}
+
+    def added() -> Any:
+        snapshot = tiered.load_snapshot("r")
+        assert snapshot is not None
+        return snapshot.stored.get("added")
+
+    tiered = TieredCheckpointer(hot, archive)
+    for writer in ("update_state", "checkpoint"):
+        tiered.save_snapshot("r", Newer("r", status=RunStatus.COMPLETED))
+        retire(hot, archive)
+        if writer == "update_state":
+            tiered.update_state("r", lambda state: setattr(state, "purpose", "changed"))
+        else:
+            run = tiered.open_run("r")
+            run.state.purpose = "changed"
+            run.checkpoint()
+        assert latest(tiered, "r").purpose == "changed"
+        assert added() == {"by": ("a", "newer")}
 
 
 def test_two_that_went_on_with_a_retired_run_do_not_overwrite_each_other(

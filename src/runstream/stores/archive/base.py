@@ -176,7 +176,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
         if fields is None:
             return None
         fields = self.codec.upcast_state(run_id, head.offset, fields)
-        return Snapshot(self.codec.make_state(run_id, fields), head.offset, head.revision)
+        return Snapshot(self.codec.make_state(run_id, fields), head.offset, head.revision, fields)
 
 
 def _check_lane(run_id: str, lane_id: str | None) -> None:

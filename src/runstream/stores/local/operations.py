@@ -190,10 +190,12 @@ class LocalOperations(ABC, Generic[E, S]):
             loaded = self._load_upcast(run_id, None)
             saved = None if loaded is None else loaded[0]
             state = self.codec.new_state(run_id) if loaded is None else self.codec.make_state(run_id, loaded[1])
+            left_out = None if loaded is None else self.codec.left_out(loaded[1], state)
             changed = change(state)
             state = state if changed is None else changed
+            options = AppendOptions(lease=how.lease, snapshot=state, left_out=left_out)
             request = replace(
-                self._request(run_id, (), AppendOptions(lease=how.lease, snapshot=state), compare=True),
+                self._request(run_id, (), options, compare=True),
                 # made from what was loaded here, and from nothing else that this store knows
                 covers=Covered() if saved is None or head is None else Covered(saved.offset, head.start.chain),
                 known_token="" if saved is None else saved.token,
@@ -221,7 +223,9 @@ class LocalOperations(ABC, Generic[E, S]):
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         if head is not None:
             self._coverage.recovered(run_id, lane_id, head.start, end)
-        return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
+        if snapshot is None:
+            return Recovery(None, covered, recorded)
+        return Recovery(snapshot.state, covered, recorded, snapshot.stored)
 
     @in_one_call
     def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> None:
@@ -271,7 +275,7 @@ class LocalOperations(ABC, Generic[E, S]):
         self._known[run_id, lane_id] = saved
         if head is not None:
             self._coverage.loaded(run_id, lane_id, head.start, saved.offset)
-        return Snapshot(state, saved.offset, saved.revision)
+        return Snapshot(state, saved.offset, saved.revision, fields)
 
     def _load_upcast(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
         """The latest snapshot of a run or lane, its state as one of this version."""
@@ -308,7 +312,7 @@ class LocalOperations(ABC, Generic[E, S]):
         lane_id = options.lane_id
         if lane_id is not None:
             check_name("lane_id", lane_id)
-        fields = self.codec.snapshot_fields(run_id, options.snapshot)
+        fields = self.codec.snapshot_fields(run_id, options.snapshot, options.left_out)
         packer = self.codec.packer
         known = self._known.get((run_id, lane_id))
         known_token = "" if known is None else known.token

@@ -205,7 +205,9 @@ class TieredOperations(HotAndArchive[E, S]):
                 break
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
-        return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
+        if snapshot is None:
+            return Recovery(None, covered, recorded)
+        return Recovery(snapshot.state, covered, recorded, snapshot.stored)
 
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
         """Compare-and-set of the state, also of one that has left Redis. It covers what it did before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from runstream.codec.left_out import LeftOut
 from runstream.codec.snapshot_fields import PackedState, pack_state
 from runstream.model.errors import ConcurrencyConflict
 from runstream.model.identifiers import check_name, check_run_id, random_token
@@ -55,7 +56,7 @@ def append(
     options: AppendOptions[S],
 ) -> Operation[Applied]:
     """Append events, with a snapshot if there is one, in one atomic step."""
-    expected_offset, keys, lease, snapshot, lane_id = options
+    expected_offset, keys, lease, snapshot, lane_id, left_out = options
     check_count("expected_offset", expected_offset)
     encoded = session.codec.encode_events(run_id, events, keys)
     is_bare = keys is None and expected_offset is None and lease is None and snapshot is None
@@ -71,9 +72,8 @@ def append(
     if snapshot is not None:
         # an unanswered snapshot of its own may be the one that the new one is made from
         yield from resolve_unanswered(session, [run_id])
-        batch = _with_snapshot(
-            session, batch, snapshot, lane_id, _own_base(session, run_id, lane_id, compare=True)
-        )
+        base = _own_base(session, run_id, lane_id, compare=True)
+        batch = _with_snapshot(session, batch, snapshot, lane_id, base, left_out)
     elif not encoded:
         return (yield from _append_nothing(session, run_id, expected_offset))
     (applied,) = yield from deliver(session, [batch])
@@ -116,13 +116,13 @@ def update_state(
             if former is None or former.revision != retired.run_revision:
                 raise (yield from retired_away(session, run_id, None))  # and no new state instead
             covers = Covered(former.offset, parse_cursor(start).chain)
-            base = _Base(retired.token(None), former.revision, None, covers, compare=True, state=former.state)
+            base = _Base(retired.token(None), former.revision, None, covers, compare=True, snapshot=former)
         base = base._replace(changes=archived is not None)
-        state = session.codec.new_state(run_id) if base.state is None else base.state
+        state, left_out = _before_change(session, run_id, base.snapshot)
         changed = change(state)
         state = state if changed is None else changed
         try:
-            yield from deliver(session, [_with_snapshot(session, plain, state, None, base)])
+            yield from deliver(session, [_with_snapshot(session, plain, state, None, base, left_out)])
         except ConcurrencyConflict:
             if left == 0:
                 raise
@@ -145,7 +145,7 @@ class _Base(NamedTuple):
     packed: PackedState | None
     covers: Covered
     compare: bool
-    state: Any = None
+    snapshot: Snapshot[Any] | None = None
     changes: bool = False
 
 
@@ -160,7 +160,7 @@ def _base(session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start:
         return _Base("", 0, None, Covered(), compare=True)
     snapshot, token, packed = known
     covers = Covered(snapshot.offset, parse_cursor(start).chain)
-    return _Base(token, snapshot.revision, packed, covers, compare=True, state=snapshot.state)
+    return _Base(token, snapshot.revision, packed, covers, compare=True, snapshot=snapshot)
 
 
 def _own_base(session: Session[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
@@ -169,10 +169,24 @@ def _own_base(session: Session[E, S], run_id: str, lane_id: str | None, *, compa
     return _Base(token, revision, packed, session.coverage.covered(run_id, lane_id), compare)
 
 
-def _with_snapshot(session: Session[E, S], batch: Batch, state: S, lane_id: str | None, base: _Base) -> Batch:
+def _before_change(session: Session[E, S], run_id: str, snapshot: Snapshot[S] | None) -> tuple[S, LeftOut | None]:
+    """The state that is to be changed, and what its class has left out of it."""
+    if snapshot is None:
+        return session.codec.new_state(run_id), None
+    return snapshot.state, session.codec.left_out(snapshot.stored, snapshot.state)
+
+
+def _with_snapshot(
+    session: Session[E, S],
+    batch: Batch,
+    state: S,
+    lane_id: str | None,
+    base: _Base,
+    left_out: LeftOut | None = None,
+) -> Batch:
     if lane_id is not None:
         check_name("lane_id", lane_id)
-    fields = session.codec.snapshot_fields(batch.run_id, state)
+    fields = session.codec.snapshot_fields(batch.run_id, state, left_out)
     status = batch.status
     if lane_id is None:  # a lane that has finished has not ended the run
         status = session.codec.status_of(fields) or status

@@ -64,7 +64,9 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         session.coverage.recovered(run_id, lane_id, head.start, head.last.offset)
-        return Recovery(None if snapshot is None else snapshot.state, covered, recorded)
+        if snapshot is None:
+            return Recovery(None, covered, recorded)
+        return Recovery(snapshot.state, covered, recorded, snapshot.stored)
     raise EventsArchived(
         f"run {run_id!r} is trimmed faster than it can be recovered from Redis; read its archive",
         run_id=run_id,

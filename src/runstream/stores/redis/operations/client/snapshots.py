@@ -65,4 +65,4 @@ def decode_known(
             offset=0,
         ) from error
     fields = session.codec.upcast_state(run_id, offset, fields)
-    return Snapshot(session.codec.make_state(run_id, fields), offset, revision), token, packed
+    return Snapshot(session.codec.make_state(run_id, fields), offset, revision, fields), token, packed
