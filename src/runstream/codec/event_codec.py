@@ -7,12 +7,12 @@ further keys in its dict survive. A state class has ``to_dict`` and ``from_dict`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, cast
 
-from runstream.codec.fallback import model_fields, plain_data
+from runstream.codec.fallback import plain_data
 from runstream.codec.left_out import LeftOut, find_left_out, put_back
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.own_stack import with_room
@@ -25,6 +25,7 @@ from runstream.codec.record import (
     further_fields,
     seed,
 )
+from runstream.codec.shapes import fields_of_state, given_fields, state_loader
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import SCHEMA, Upcasts
 from runstream.model.errors import (
@@ -35,7 +36,7 @@ from runstream.model.errors import (
     PayloadTooLarge,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
-from runstream.model.identifiers import check_name, check_run_id, shown, told
+from runstream.model.identifiers import check_name, check_run_id, shown
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.model.state import STATUSES, RunState
@@ -112,7 +113,7 @@ class Codec(Generic[E, S]):
         self._mark: Mapping[str, int] = {} if upcasts is None else upcasts.mark
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
-        self._load_state = _state_loader(self.state_type)
+        self._load_state = state_loader(self.state_type)
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Codec(Generic[E, S]):
             InvalidRunId: It belongs to another run.
             EncodingError: It cannot be stored; PayloadTooLarge where it is over the limit.
         """
-        fields: Mapping[str, Any] = event.__dict__ if type(event) is PAEvent else _given(event, "an event")
+        fields: Mapping[str, Any] = event.__dict__ if type(event) is PAEvent else given_fields(event, "an event")
         if fields.get("run_id") != run_id:
             raise InvalidRunId(
                 f"an event of run {shown(fields.get('run_id'))} cannot be appended to run {run_id!r:.80}"
@@ -314,15 +315,11 @@ class Codec(Generic[E, S]):
                     " to save and load dicts"
                 )
             fields = dict(dict.items(state))
-        elif callable(getattr(state, "to_dict", None)):
-            fields = _given(state, "a state")
         else:
-            fields = _model_fields(state)
+            fields = fields_of_state(state)
         for key in fields:
             if type(key) is not str:
-                raise EncodingError(
-                    f"the top-level keys of a state are plain strings, not {shown(key)}", path=shown(key)
-                )
+                raise EncodingError(f"the keys of a state are plain strings, not {shown(key)}", path=shown(key))
         check_names(fields, is_stored=type(state) is StateFields)
         check_name("session_id", fields.get("session_id", ""))
         return cast("dict[str, Any]", fields)
@@ -381,19 +378,6 @@ _SESSION, _LANE, _SEQ, _TS, _KIND, _VISIBILITY, _PAYLOAD = (
 )
 
 
-def _given(value: Any, what: str, method: str = "to_dict") -> dict[str, Any]:
-    """The fields that an event or a state gives of itself."""
-    give = getattr(value, method, None)
-    if not callable(give):
-        raise EncodingError(f"{what} has {method}; {type(value).__qualname__} has not")
-    try:
-        fields = give()
-        # a defaultdict would make up values for absent fields
-        return fields if type(fields) is dict else dict(fields.items())
-    except Exception as error:  # it is the user's, and may raise anything
-        raise EncodingError(f"{type(value).__qualname__}.{method} gives no fields: {told(error)}") from error
-
-
 def _values_of(fields: Mapping[str, Any]) -> list[Any]:
     """An event's values in the order of FIELDS, with the values of enums' members."""
     try:
@@ -409,16 +393,6 @@ def _values_of(fields: Mapping[str, Any]) -> list[Any]:
         if isinstance(values[index], Enum):
             values[index] = values[index].value
     return values
-
-
-def _model_fields(state: Any) -> dict[str, Any]:
-    try:
-        fields = model_fields(state)
-    except Exception as error:  # a serializer of the user's may raise anything
-        raise EncodingError(f"{type(state).__qualname__} gives no fields: {told(error)}") from error
-    if type(fields) is not dict:
-        raise EncodingError(f"a state is a dict or has to_dict; {type(state).__qualname__} is and has neither")
-    return fields
 
 
 def _check_keys(keys: Sequence[str | None], count: int) -> None:
@@ -446,15 +420,3 @@ def _make_event(run_id: str, values: list[Any]) -> PAEvent:
         payload=payload,
     )
     return event
-
-
-def _state_loader(state_type: type[Any]) -> Callable[[dict[str, Any]], Any]:
-    if state_type is dict:
-        return dict
-    for name in ("from_dict", "model_validate"):
-        loader = getattr(state_type, name, None)
-        if callable(loader):
-            return cast("Callable[[dict[str, Any]], Any]", loader)
-    raise ConfigurationError(
-        f"state_type={state_type.__qualname__} has neither from_dict nor model_validate and is not dict"
-    )
