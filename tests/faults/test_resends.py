@@ -22,7 +22,7 @@ from redis.retry import Retry
 from runstream import AsyncRedisCheckpointer, RedisCheckpointer, StoreUnavailable
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
-from runstream.codec.snapshot_fields import state_checksum, unpack_state
+from runstream.codec.snapshot_fields import read_saved
 from runstream.model.state import RunState
 from runstream.stores.redis.operations.worker.drain import Proven, settle
 from runstream.stores.redis.operations.worker.load import load_runs
@@ -286,9 +286,7 @@ def check_events(
 def check_snapshot(raw: Any, session: Any, step: Step, saved: dict[bytes, bytes], most_changes: int) -> None:
     """The one that was saved, whole, with the revision after the one before; meta agrees."""
     assert step.state is not None
-    values, packed = unpack_state(saved)
-    assert int(saved[b"checksum"]) == state_checksum(packed.fields)
-    revision = int(saved[b"revision"])
+    _, revision, _, values, _ = read_saved(saved)
     wanted = step.state.to_dict()
     if step.counts:
         changes = values["current_step"]

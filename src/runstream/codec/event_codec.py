@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from operator import itemgetter
 from typing import Any, Generic, NamedTuple, cast
 
 from runstream.codec.fallback import plain_data
@@ -25,7 +24,7 @@ from runstream.codec.record import (
     further_fields,
     seed,
 )
-from runstream.codec.shapes import fields_of_state, given_fields, state_loader
+from runstream.codec.shapes import event_maker, fields_of_state, given_fields, state_loader, values_of_event
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import SCHEMA, Upcasts
 from runstream.model.errors import (
@@ -35,7 +34,7 @@ from runstream.model.errors import (
     InvalidRunId,
     PayloadTooLarge,
 )
-from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
+from runstream.model.events import PAEvent
 from runstream.model.identifiers import check_name, check_run_id, shown
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
@@ -46,17 +45,7 @@ __all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent"]
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
 """The largest record of an event that a store takes by default: 8 MiB."""
 
-_DEFAULTS: Mapping[str, Any] = {
-    "session_id": "",
-    "lane_id": "main",
-    "span_id": "",
-    "parent_span_id": None,
-    "seq": 0,
-    "visibility": "public",
-    "payload": {},
-}
 _OWN = frozenset({"run_id", *FIELDS})
-_get_values = itemgetter(*FIELDS)
 
 
 class EncodedEvent(NamedTuple):
@@ -113,6 +102,7 @@ class Codec(Generic[E, S]):
         self._mark: Mapping[str, int] = {} if upcasts is None else upcasts.mark
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
+        self._make_event = event_maker(self.event_type)
         self._load_state = state_loader(self.state_type)
 
     # -- events ------------------------------------------------------------------------------------
@@ -162,7 +152,7 @@ class Codec(Generic[E, S]):
             raise InvalidRunId(
                 f"an event of run {shown(fields.get('run_id'))} cannot be appended to run {run_id!r:.80}"
             )
-        values = _values_of(fields)
+        values = values_of_event(fields)
         check_values(values)
         if self._limits:
             self._make_exact(values)
@@ -218,11 +208,12 @@ class Codec(Generic[E, S]):
             UnsupportedVersion: A newer runstream, or a newer version of the program, wrote it.
         """
         values = decode_record(run_id, offset, record)
-        # a PAEvent has no further fields
-        if self.event_type is PAEvent and (
-            self.upcasts is None or self.upcasts.is_current(further_fields(values))
-        ):
-            return cast("E", _make_event(run_id, values[: len(FIELDS)]))
+        make = self._make_event
+        if make is not None and (self.upcasts is None or self.upcasts.is_current(further_fields(values))):
+            try:
+                return cast("E", make(run_id, values))
+            except Exception:  # noqa: BLE001, S110 - the class itself says it better
+                pass
         return self.read_event(offset, fields_of(run_id, values))
 
     def read_event(self, offset: int, fields: dict[str, Any]) -> E:
@@ -373,26 +364,9 @@ class Codec(Generic[E, S]):
             fields.update(mark)
 
 
-_SESSION, _LANE, _SEQ, _TS, _KIND, _VISIBILITY, _PAYLOAD = (
-    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "ts", "kind", "visibility", "payload")
+_SESSION, _LANE, _SEQ, _TS, _KIND, _PAYLOAD = (
+    FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "ts", "kind", "payload")
 )
-
-
-def _values_of(fields: Mapping[str, Any]) -> list[Any]:
-    """An event's values in the order of FIELDS, with the values of enums' members."""
-    try:
-        values = [*_get_values(fields)]
-    except KeyError:
-        values = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
-    kind, visibility = values[_KIND], values[_VISIBILITY]
-    if type(kind) is EventKind and type(visibility) is Visibility:
-        # what the property `value` gives, in a tenth of the time
-        values[_KIND], values[_VISIBILITY] = kind._value_, visibility._value_
-        return values
-    for index in (_KIND, _VISIBILITY):
-        if isinstance(values[index], Enum):
-            values[index] = values[index].value
-    return values
 
 
 def _check_keys(keys: Sequence[str | None], count: int) -> None:
@@ -401,22 +375,3 @@ def _check_keys(keys: Sequence[str | None], count: int) -> None:
     for key in keys:
         if key is not None:
             check_name("key", key)
-
-
-def _make_event(run_id: str, values: list[Any]) -> PAEvent:
-    # what PAEvent.from_dict does, without ten guarded assignments: reading a log is mostly this
-    session_id, lane_id, span_id, parent_span_id, seq, ts, kind, visibility, payload = values
-    event = object.__new__(PAEvent)
-    event.__dict__.update(
-        run_id=run_id,
-        session_id=session_id,
-        lane_id=lane_id,
-        span_id=span_id,
-        parent_span_id=parent_span_id,
-        seq=seq,
-        ts=ts,
-        kind=member_or_text(EventKind, kind),
-        visibility=member_or_text(Visibility, visibility),
-        payload=payload,
-    )
-    return event

@@ -225,6 +225,18 @@ class _Tagged:
         self.payload = payload
 
 
+def _load_scalar(code: int, payload: bytes) -> Any:
+    kind = BY_CODE.get(code)
+    if kind is None or kind not in SCALARS:
+        raise ValueError(code)
+    return kind.load(payload.decode())
+
+
+_unpack_untagged = partial(
+    msgpack.unpackb, strict_map_key=False, ext_hook=_load_scalar, unicode_errors="surrogatepass"
+)
+
+
 def unpack(packed: bytes) -> Any:
     """Unpack a value.
 
@@ -234,6 +246,10 @@ def unpack(packed: bytes) -> Any:
     Raises:
         ValueError: No packer of ours wrote these bytes, or they take more memory than ``most_nested_bytes``.
     """
+    try:
+        return _unpack_untagged(packed)
+    except Exception:  # noqa: BLE001, S110 - it has a tuple or a set, or does not read: below it is told which
+        pass
     try:
         return _Unpacking(len(packed)).value(packed)
     except RecursionError:
