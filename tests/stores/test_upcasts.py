@@ -144,6 +144,29 @@ def test_a_state_is_saved_as_one_of_this_version(program: Program) -> None:
     assert latest(program.version(UPCASTS), "r").current_step == 7
 
 
+@pytest.mark.parametrize("state_type", [None, dict])
+def test_who_has_no_version_keeps_that_of_a_state_that_it_changes(program: Program, state_type: Any) -> None:
+    """As an older process does in a rolling deployment."""
+    program.version(UPCASTS).save_snapshot("r", new_state(1))
+
+    def change(state: Any) -> Any:
+        return {**state, "purpose": "changed"} if state_type is dict else setattr(state, "purpose", "changed")
+
+    store = program.version(None, state_type=state_type)
+    store.update_state("r", change)
+    with store.open_run("r") as run:
+        change(run.state) if state_type is None else run.state.update(purpose="changed twice")
+        run.checkpoint()
+    assert "$schema" not in (latest(store, "r") if state_type is dict else latest(store, "r").to_dict())
+    loaded = latest(program.version(UPCASTS), "r")  # the rule for version 1 would fail
+    assert (loaded.current_step, loaded.purpose) == (1, "changed twice" if state_type is dict else "changed")
+    store = program.version(None, state_type=state_type)
+    whole = latest(store, "r")
+    store.save_snapshot("r", whole)  # it replaces the whole, as what is of version 1
+    with pytest.raises(runstream.RunstreamError, match="with_steps"):
+        program.version(UPCASTS).load_latest("r")
+
+
 def test_a_run_goes_on_from_what_older_versions_wrote(program: Program) -> None:
     program.version(None).append("r", [old_event(1)], snapshot=old_state(1))
     store = program.version(UPCASTS)
