@@ -12,7 +12,7 @@ from purpose_agent.runtime import PAEvent as TheirEvent
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of
 from runstream.codec.shapes import event_maker
-from runstream.model.errors import CorruptRecordError
+from runstream.model.errors import EventRefused
 from runstream.model.events import EventKind, PAEvent
 from tests.support.samples import RICH_VALUES, make_event, same
 
@@ -78,7 +78,7 @@ def test_what_purpose_agents_own_class_refuses_is_refused_as_it_does() -> None:
     codec: Codec[Any, Any] = Codec(TheirEvent)
     for options in ({"kind": "my.kind"}, {"visibility": "nobody"}):
         record = codec.encode_event("r", make_event("r", **options)).record
-        with pytest.raises(CorruptRecordError, match="is not a valid") as caught:
+        with pytest.raises(EventRefused, match="is not a valid") as caught:
             codec.decode_event("r", 7, record)
         assert caught.value.offset == 7
     assert (

@@ -129,6 +129,7 @@ def test_nodes_move_as_purpose_agents_do() -> None:
         errors.EncodingError("m", path="payload.x"),
         errors.PayloadTooLarge("m", size=2, limit=1),
         errors.CorruptRecordError("m", run_id="r", offset=3, raw=b"x"),
+        errors.EventRefused("m", run_id="r", offset=3, event_type="Mine", fields={"run_id": "r", "seq": 1}),
         errors.ConcurrencyConflict("m", expected=1, actual=2),
         errors.LeaseHeld("m", owner="o", expires_in=1.5),
         errors.AcknowledgedWritesLost("m", run_id="r", last_seen=5, last_present=2),

@@ -117,6 +117,8 @@ def types_given_to_connect() -> None:
     assert_type(connect("memory:", state_type=MyState), Store[PAEvent, MyState])
     assert_type(connect("memory:", state_type=dict[str, Any]), Store[PAEvent, dict[str, Any]])
     assert_type(store.read("x"), Iterator[Recorded[MyEvent]])
+    assert_type(store.read("x", on_corrupt="skip"), Iterator[Recorded[MyEvent]])
+    assert_type(store.read("x", on_corrupt="raw"), Iterator[Recorded[MyEvent | dict[str, Any] | bytes]])
     assert_type(store.recover("x"), Recovery[MyState, MyEvent])
     assert_type(store.update_state("x", lambda state: state), MyState)
     with store.open_run("x") as run, store.lease("x", owner="me") as lease:
@@ -136,6 +138,8 @@ async def types_given_to_connect_async() -> None:
     async with connect_async("memory:", event_type=MyEvent, state_type=MyState) as store:
         assert_type(store, AsyncStore[MyEvent, MyState])
         assert_type(store.read("x"), AsyncIterator[Recorded[MyEvent]])
+        raw = store.read("x", on_corrupt="raw")
+        assert_type(raw, AsyncIterator[Recorded[MyEvent | dict[str, Any] | bytes]])
         assert_type(await store.recover("x"), Recovery[MyState, MyEvent])
         async with store.open_run("x") as run, store.lease("x", owner="me") as lease:
             assert_type(run, AsyncRun[MyEvent, MyState])

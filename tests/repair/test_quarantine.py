@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from runstream import (
     StoreUnavailable,
     create_event,
 )
-from runstream.codec import archive_entries
+from runstream.codec import record as records
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
@@ -42,6 +41,7 @@ from tests.support.backends import Backend, RedisBackend
 from tests.support.commands import run
 from tests.support.drain_tools import put_raw
 from tests.support.operations import last_seq, operations_of
+from tests.support.samples import sealed
 
 Hot = RedisCheckpointer[Any, Any]
 START = Cursor(0, 77)
@@ -58,12 +58,6 @@ def open_again(archive: Archive) -> Archive:
     kind, _, path = archive.location.partition(":")
     opened: Archive = SQLiteCheckpointer(path) if kind == "sqlite" else JSONLCheckpointer(path)
     return opened
-
-
-def sealed(version: int, body: bytes, run_id: str = "r") -> bytes:
-    """A record whose checksum holds, whatever is in it."""
-    start = zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))
-    return bytes((version,)) + zlib.crc32(body, start).to_bytes(4, "big") + body
 
 
 POISON: dict[str, Callable[[bytes], bytes]] = {
@@ -209,15 +203,15 @@ def test_a_worker_proves_what_was_readmitted_against_what_redis_still_has(
 ) -> None:
     """Kept aside by a version that could not read it, readmitted by this one: the same content as from Redis."""
     acknowledged = emit(hot, "r", 2)
-    original: Any = archive_entries.check_values  # type: ignore[attr-defined] # where a record is looked at
+    original = records.check_values
 
-    def older(values: list[Any]) -> None:
+    def older(values: Sequence[Any]) -> None:
         original(values)
         if values[FIELDS.index("seq")] == 3:
             raise EncodingError("this version does not know it")
 
-    monkeypatch.setattr(archive_entries, "check_values", older)
-    monkeypatch.setattr(archive_entries, "check_all_values", lambda events: list(map(older, events)))
+    monkeypatch.setattr(records, "check_values", older)
+    monkeypatch.setattr(records, "_check_all_stored", lambda events: list(map(older, events)))
     acknowledged += emit(hot, "r", 3, first=3)
     assert DrainWorker(hot, archives, trim="never").drain_once().quarantined == 1
     monkeypatch.undo()

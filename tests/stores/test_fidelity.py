@@ -12,10 +12,7 @@ from purpose_agent.runtime import PAEvent as TheirEvent
 from purpose_agent.runtime import RunState as TheirState
 from purpose_agent.runtime import RunStatus as TheirStatus
 
-from runstream.model.errors import (
-    CorruptRecordError,
-    EncodingError,
-)
+from runstream.model.errors import EncodingError, EventRefused
 from runstream.model.events import EventKind, PAEvent, Visibility
 from tests.support.backends import Backend, Store, info_of, latest
 from tests.support.kinds import on_every_pair_of_stores
@@ -140,10 +137,21 @@ def test_either_librarys_events_are_read_as_the_others(two_stores: tuple[Store, 
 def test_an_event_that_its_class_refuses_is_reported_and_its_neighbours_are_not(backend: Backend) -> None:
     """purpose-agent's own class knows no other kinds than its own."""
     store = backend.open(event_type=TheirEvent)
-    store.save_events([make_event("r", 1), make_event("r", 2, kind="my.kind"), make_event("r", 3)])
-    with pytest.raises(CorruptRecordError) as caught:
-        list(store.read("r"))
-    assert (caught.value.run_id, caught.value.offset) == ("r", 2)
+    events = [make_event("r", 1), make_event("r", 2, kind="my.kind"), make_event("r", 3)]
+    store.save_events(events)
+    for read in (store.list_events, store.recover, lambda run_id: list(store.read(run_id))):
+        with pytest.raises(EventRefused, match="PAEvent refuses it: ValueError") as caught:
+            read("r")
+        assert (caught.value.run_id, caught.value.offset, caught.value.event_type) == ("r", 2, "PAEvent")
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert caught.value.fields["kind"] == "my.kind"
+    given: list[Any] = list(store.read("r", on_corrupt="raw"))
+    first, fields, last = given
+    assert (first.event.seq, last.event.seq) == (1, 3)
+    assert (fields.offset, fields.event) == (2, PAEvent.to_dict(events[1]))
+    assert [item.offset for item in store.read("r", fields.cursor, on_corrupt="raw")] == [3]
+    assert [item.event for item in store.read("r", 1, before=3, on_corrupt="raw")] == [fields.event]
+    assert [item.offset for item in store.read("r", on_corrupt="raw", reverse=True, limit=2)] == [3, 2]
     assert [item.offset for item in store.read("r", on_corrupt="skip")] == [1, 3]
     assert [item.offset for item in store.read("r", on_corrupt="skip", limit=2)] == [1, 3]
     assert [item.offset for item in store.read("r", on_corrupt="skip", reverse=True)] == [3, 1]

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pydantic
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runstream.model.errors import ConcurrencyConflict, ConfigurationError, CorruptRecordError, EncodingError
+from runstream.model.errors import ConcurrencyConflict, ConfigurationError, EncodingError, EventRefused
 from runstream.model.results import Recovery
 from runstream.model.state import NodeState, RunState, RunStatus
 from tests.support.backends import Backend, Store, latest
@@ -241,9 +242,26 @@ def test_a_state_of_the_users_own_type_goes_through(backend: Backend, state: Any
 def test_a_state_that_its_type_refuses_to_read_is_reported(backend: Backend) -> None:
     store = backend.open(state_type=Counter)
     store.save_snapshot("r", Counter("r", -1))
-    with pytest.raises(CorruptRecordError, match="a count below zero") as caught:
-        store.load_latest("r")
-    assert caught.value.run_id == "r"
+    for load in (store.load_latest, store.load_snapshot, store.recover, partial(store.update_state, change=id)):
+        with pytest.raises(EventRefused, match="Counter refuses it: ValueError: a count below zero") as caught:
+            load("r")
+        assert (caught.value.run_id, caught.value.offset, caught.value.event_type) == ("r", 0, "Counter")
+        assert caught.value.fields == {"run_id": "r", "count": -1}
+        assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_class_that_makes_no_state_of_a_run_id_alone_is_told(backend: Backend) -> None:
+    """Nothing is stored yet that it could refuse."""
+
+    class Strict(Counter):
+        @classmethod
+        def from_dict(cls, fields: dict[str, Any]) -> Strict:
+            return cls(fields["run_id"], fields["count"])
+
+    store = backend.open(state_type=Strict)
+    with pytest.raises(ConfigurationError, match=r"state_type=.*Strict makes no state of a run id alone"):
+        store.update_state("r", id)
+    assert store.list_runs() == []
 
 
 @pytest.mark.one_in(3)

@@ -14,9 +14,9 @@ from purpose_agent.runtime import checkpoint as theirs
 import runstream
 from runstream import (
     ConfigurationError,
-    CorruptRecordError,
     EncodingError,
     EventKind,
+    EventRefused,
     JSONLCheckpointer,
     PAEvent,
     RunState,
@@ -277,7 +277,7 @@ def test_a_rule_that_fails_says_so(rule: Any, why: str) -> None:
     store.append("r", [make_event("r", 1), old_event(2)])
     operations_of(store).codec = Codec(upcasts=broken)
     said = r"event 2 of run 'r', of kind 'tool.called', cannot be upcast from schema version 1 to 2: the rule .*"
-    with pytest.raises(CorruptRecordError, match=said + why) as refused:
+    with pytest.raises(EventRefused, match=said + why) as refused:
         list(store.read("r"))
     assert (refused.value.run_id, refused.value.offset) == ("r", 2)
 
@@ -286,7 +286,7 @@ def test_a_rule_for_states_that_fails_says_so(program: Program) -> None:
     broken = Upcasts(version=2)
     broken.state(since=1)(lambda fields: {**fields, "run_id": "other"})
     program.version(None).append("r", [old_event(1)], snapshot=old_state(1))
-    with pytest.raises(CorruptRecordError, match=r"the state of run 'r' at offset 1 cannot be upcast .* run_id"):
+    with pytest.raises(EventRefused, match=r"the state of run 'r' at offset 1 cannot be upcast .* run_id"):
         program.version(broken).load_latest("r")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -29,6 +30,12 @@ def make_events(run_id: str, count: int, *, first: int = 1, **fields: Any) -> li
 def make_state(run_id: str, **fields: Any) -> RunState:
     """A running state."""
     return RunState(run_id, **{"status": RunStatus.RUNNING, **fields})
+
+
+def sealed(version: int, body: bytes, run_id: str = "r") -> bytes:
+    """A wire record whose checksum holds, whatever is in it."""
+    start = zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))
+    return bytes((version,)) + zlib.crc32(body, start).to_bytes(4, "big") + body
 
 
 BERLIN = ZoneInfo("Europe/Berlin")

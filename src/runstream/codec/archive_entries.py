@@ -14,8 +14,7 @@ from runstream.codec.lossless_json import dump_json, dump_plain_json, load_objec
 from runstream.codec.record import (
     ERASED,
     FIELDS,
-    check_all_values,
-    check_values,
+    check_fields,
     decode_plain_records,
     decode_record,
     fields_of,
@@ -26,7 +25,6 @@ from runstream.codec.stored import stored_record
 from runstream.codec.stored_fields import check_names
 from runstream.model.archive_records import ArchiveEntry, PlainEntries
 from runstream.model.errors import CorruptRecordError, EncodingError, InvalidRunId, RunstreamError
-from runstream.model.identifiers import check_name
 from runstream.model.results import Cursor
 
 __all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "entry_record", "plain_entries"]
@@ -57,7 +55,6 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
     key = None
     try:
         values = decode_record(run_id, offset, record)
-        check_values(values)
         entry = _entry(Cursor(offset, chain), values, dump_json(fields_of(run_id, values)))
         key = entry.key
         if entry_record(run_id, entry) == record:
@@ -141,17 +138,14 @@ def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Sequence[Any]] |
     if decoded is None:
         return None
     try:
-        check_all_values(decoded)
         texts = dump_plain_json([fields_of(run_id, values) for values in decoded])
         keys = list(map(key_of, decoded))
-        for key in set(keys) - {None}:
-            check_name("key", key)
         if texts is None or not _give_again(texts, keys, records):
             return None
     except (EncodingError, TypeError, ValueError):  # another program wrote it
         return None
     _, lanes, _, _, seqs, times, kinds, *_ = zip(*decoded, strict=False)  # some have more than the nine
-    return keys, texts, seqs, list(map(float, times)), kinds, lanes
+    return list(map(key_of, decoded)), texts, seqs, list(map(float, times)), kinds, lanes
 
 
 def _give_again(texts: Sequence[str], keys: Sequence[str | None], records: Sequence[bytes]) -> bool:
@@ -181,11 +175,8 @@ def _further_values(fields: dict[str, Any], key: str | None) -> tuple[Any, ...]:
 
 
 def _entry(at: Cursor, values: list[Any], data: str) -> ArchiveEntry:
-    key = key_of(values)
-    if key is not None:
-        check_name("key", key)
     _, lane_id, _, _, seq, ts, kind, *_ = values
-    return ArchiveEntry(*at, key, data, None, "", 0.0, int(seq), float(ts), kind, lane_id)
+    return ArchiveEntry(*at, key_of(values), data, None, "", 0.0, int(seq), float(ts), kind, lane_id)
 
 
 def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
@@ -204,16 +195,15 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
     """
     if entry.raw is not None:
         try:
-            values = decode_record(run_id, entry.offset, entry.raw)
-            check_values(values)
-            return fields_of(run_id, values)
+            return fields_of(run_id, decode_record(run_id, entry.offset, entry.raw))
         except (RunstreamError, TypeError, ValueError, RecursionError) as error:
             raise _unread(run_id, entry, entry.reason) from error
     if entry.data is None:
         return None
     try:
         fields = load_object(entry.data)
-    except ValueError as error:
+        check_fields(run_id, fields)
+    except (ValueError, RecursionError, EncodingError) as error:
         raise _unread(run_id, entry, str(error)) from error
     return fields if fields.keys() >= _OWN else _complete(run_id, entry, fields)
 

@@ -17,6 +17,7 @@ from runstream.codec.msgpack_values import Packer
 from runstream.codec.own_stack import with_room
 from runstream.codec.record import (
     FIELDS,
+    OWN,
     check_values,
     decode_record,
     encode_record,
@@ -27,15 +28,16 @@ from runstream.codec.record import (
 from runstream.codec.shapes import event_maker, fields_of_state, given_fields, state_loader, values_of_event
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import SCHEMA, Upcasts
+from runstream.codec.user_classes import refused
 from runstream.model.errors import (
     ConfigurationError,
-    CorruptRecordError,
     EncodingError,
+    EventRefused,
     InvalidRunId,
     PayloadTooLarge,
 )
 from runstream.model.events import PAEvent
-from runstream.model.identifiers import check_name, check_run_id, shown
+from runstream.model.identifiers import check_keys, check_name, check_run_id, shown
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.model.state import STATUSES, RunState
@@ -44,8 +46,6 @@ __all__ = ["DEFAULT_MAX_EVENT_BYTES", "Codec", "EncodedEvent"]
 
 DEFAULT_MAX_EVENT_BYTES = 8 * 2**20
 """The largest record of an event that a store takes by default: 8 MiB."""
-
-_OWN = frozenset({"run_id", *FIELDS})
 
 
 class EncodedEvent(NamedTuple):
@@ -129,7 +129,7 @@ class Codec(Generic[E, S]):
         if keys is None:
             return [self.encode_event(run_id, event) for event in events]
         events = list(events)
-        _check_keys(keys, len(events))
+        check_keys(keys, len(events))
         return [self.encode_event(run_id, *pair) for pair in zip(events, keys, strict=True)]
 
     def encode_event(self, run_id: str, event: E, key: str | None = None) -> EncodedEvent:
@@ -157,8 +157,8 @@ class Codec(Generic[E, S]):
         if self._limits:
             self._make_exact(values)
         # one of ours has all of its fields; another may lack some and have others
-        is_plain = type(event) is PAEvent and len(fields) == len(_OWN)
-        if not is_plain and (extra := {k: v for k, v in fields.items() if k not in _OWN}):
+        is_plain = type(event) is PAEvent and len(fields) == len(OWN)
+        if not is_plain and (extra := {k: v for k, v in fields.items() if k not in OWN}):
             check_names(extra, is_stored=type(event) is EventFields)
             values.append({**extra, **self._mark})
         elif self._mark:
@@ -204,7 +204,8 @@ class Codec(Generic[E, S]):
             The event.
 
         Raises:
-            CorruptRecordError: The record does not read, or the event type refuses it.
+            CorruptRecordError: The record does not read.
+            EventRefused: A rule or the event type refuses it.
             UnsupportedVersion: A newer runstream, or a newer version of the program, wrote it.
         """
         values = decode_record(run_id, offset, record)
@@ -224,7 +225,7 @@ class Codec(Generic[E, S]):
             fields: The fields by name, which stay as they are.
 
         Raises:
-            CorruptRecordError: A rule or the event type refuses them.
+            EventRefused: A rule or the event type refuses them.
             UnsupportedVersion: A newer version of the program wrote it.
         """
         return self.make_event(
@@ -239,17 +240,14 @@ class Codec(Generic[E, S]):
             fields: The fields by name.
 
         Raises:
-            CorruptRecordError: The event type refuses them.
+            EventRefused: The event type refuses them.
         """
         try:
-            return cast("E", self.event_type.from_dict(fields))
+            return cast("E", self.event_type.from_dict({**fields}))  # a copy: it may take what it gets apart
         except Exception as error:  # the user's class may raise anything for a kind that it does not know
-            raise CorruptRecordError(
-                f"event {offset} of run {fields.get('run_id')!r} is not a {self.event_type.__qualname__}:"
-                f" {type(error).__name__}: {error}; open the store with an event_type that knows it",
-                run_id=str(fields.get("run_id")),
-                offset=offset,
-            ) from error
+            at = fields["run_id"], offset
+            what = f"event {offset} of run {at[0]!r}"
+            raise refused(what, "event_type", self.event_type, error, at, fields) from error
 
     # -- states ------------------------------------------------------------------------------------
 
@@ -316,8 +314,21 @@ class Codec(Generic[E, S]):
         return cast("dict[str, Any]", fields)
 
     def new_state(self, run_id: str) -> S:
-        """The state of a run that has none yet: nothing but its run id."""
-        return self.make_state(run_id, {"run_id": run_id})
+        """The state of a run that has none yet: nothing but its run id.
+
+        Args:
+            run_id: The run.
+
+        Raises:
+            ConfigurationError: The state type does not make one of that.
+        """
+        try:
+            return self.make_state(run_id, {"run_id": run_id})
+        except EventRefused as error:  # nothing is stored that it could refuse
+            raise ConfigurationError(
+                f"state_type={error.event_type} makes no state of a run id alone: {error.__cause__}; save the"
+                f" first state of run {run_id!r}, or give its other fields defaults"
+            ) from error
 
     def status_of(self, fields: Mapping[str, Any]) -> str | None:
         """The run's status as a state's fields have it; None where that is no status of a run."""
@@ -334,32 +345,30 @@ class Codec(Generic[E, S]):
             fields: The fields by name, which stay as they are.
 
         Raises:
-            CorruptRecordError: A rule refuses them.
+            EventRefused: A rule refuses them.
             UnsupportedVersion: A newer version of the program wrote it.
         """
         return fields if self.upcasts is None else self.upcasts.upcast_state(run_id, offset, fields)
 
-    def make_state(self, run_id: str, fields: dict[str, Any]) -> S:
+    def make_state(self, run_id: str, fields: dict[str, Any], offset: int = 0) -> S:
         """Make a state from its fields.
 
         Args:
             run_id: The run, for the error.
             fields: The fields by name.
+            offset: The offset that its snapshot covers, for the error.
 
         Raises:
-            CorruptRecordError: The state type refuses them.
+            EventRefused: The state type refuses them.
         """
         mark = {name: fields.pop(name) for name in (SCHEMA,) if name in fields}
+        stored = {**fields}
         try:
             # the very dict: what the class takes out of it, it knows
             return cast("S", self._load_state(fields))
         except Exception as error:  # the user's class may raise anything
-            raise CorruptRecordError(
-                f"the snapshot of run {run_id!r} is not a {self.state_type.__qualname__}:"
-                f" {type(error).__name__}: {error}",
-                run_id=run_id,
-                offset=0,
-            ) from error
+            what = f"the snapshot of run {run_id!r} at offset {offset}"
+            raise refused(what, "state_type", self.state_type, error, (run_id, offset), stored) from error
         finally:
             fields.update(mark)
 
@@ -367,11 +376,3 @@ class Codec(Generic[E, S]):
 _SESSION, _LANE, _SEQ, _TS, _KIND, _PAYLOAD = (
     FIELDS.index(name) for name in ("session_id", "lane_id", "seq", "ts", "kind", "payload")
 )
-
-
-def _check_keys(keys: Sequence[str | None], count: int) -> None:
-    if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) != count:  # a text is a sequence too
-        raise ConfigurationError(f"keys={shown(keys)}: pass one key, or None, for each of the {count} events")
-    for key in keys:
-        if key is not None:
-            check_name("key", key)

@@ -18,19 +18,22 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
+from runstream.codec.stored_fields import check_names
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
 from runstream.model.identifiers import MAX_NAME_BYTES, check_name, shown
 
 __all__ = [
+    "DEFAULTS",
     "ERASED",
     "FIELDS",
+    "OWN",
     "RECORD_VERSION",
-    "check_all_values",
+    "check_fields",
     "check_values",
     "decode_plain_records",
     "decode_record",
@@ -63,6 +66,20 @@ FIELDS = (
 )
 """The fields of an event in the order in which the body has them."""
 
+OWN = frozenset({"run_id", *FIELDS})
+"""The names of an event's ten fields; any other is a further field."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "session_id": "",
+    "lane_id": "main",
+    "span_id": "",
+    "parent_span_id": None,
+    "seq": 0,
+    "visibility": "public",
+    "payload": {},
+}
+"""What an event has for a field that it lacks."""
+
 _HEAD = 5  # bytes of version and checksum
 _SIZES = frozenset(range(len(FIELDS), len(FIELDS) + 3))
 _VERSION_BYTE = bytes((RECORD_VERSION,))
@@ -83,8 +100,10 @@ _TEXTS = tuple((name, FIELDS.index(name)) for name in ("session_id", "lane_id", 
 _SEQ, _TS = FIELDS.index("seq"), FIELDS.index("ts")
 
 
-def check_values(values: list[Any]) -> None:
+def check_values(values: Sequence[Any]) -> None:
     """Refuse an event whose fields could not be keys in Redis or columns in SQLite.
+
+    Whatever it is read from, an event was written under this rule, by the first version and by every later one.
 
     Args:
         values: The event's values in the order of FIELDS.
@@ -104,7 +123,7 @@ def check_values(values: list[Any]) -> None:
     seq, ts = values[_SEQ], values[_TS]
     if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
         raise EncodingError(f"seq is an integer of 64 bits, not {shown(seq)}", path="seq")
-    if not _is_time(ts):
+    if not (type(ts) is float and ts - ts == 0) and not _is_time(ts):  # nearly all are floats, and finite
         raise EncodingError(f"ts is Unix time in seconds, not {shown(ts)}", path="ts")
 
 
@@ -115,11 +134,29 @@ def _is_time(ts: Any) -> bool:
         return False
 
 
-def check_all_values(events: Sequence[Sequence[Any]]) -> None:
-    """Refuse events as ``check_values`` does, many at once and column by column.
+def _check_further(further: Mapping[str, Any]) -> None:
+    """Refuse further fields that no event can have had."""
+    check_names(further, is_stored=True)
+    if not OWN.isdisjoint(further):
+        raise EncodingError("a further field has the name of one of the ten")
 
-    Args:
-        events: The values of each event, as they were unpacked.
+
+def _check_stored(values: Sequence[Any]) -> None:
+    """Refuse what was unpacked unless it is an event, further fields and key included."""
+    check_values(values)
+    if len(values) > len(FIELDS):  # as few are
+        further, *keys = values[len(FIELDS) :]
+        if further is not None:
+            if type(further) is not dict:
+                raise EncodingError("its further fields are no map")
+            _check_further(further)
+        for key in keys:
+            if key is not None:
+                check_name("key", key)
+
+
+def _check_all_stored(events: Sequence[Sequence[Any]]) -> None:
+    """Refuse events as ``_check_stored`` does, many at once and column by column.
 
     Raises:
         EncodingError: One of them may be at fault: check each by itself.
@@ -134,6 +171,26 @@ def check_all_values(events: Sequence[Sequence[Any]]) -> None:
         raise EncodingError("seq is an integer of 64 bits", path="seq")
     if not all(map(math.isfinite, times)):
         raise EncodingError("ts is Unix time in seconds", path="ts")
+    for values in events:
+        if len(values) > len(FIELDS):
+            _check_stored(values)
+
+
+def check_fields(run_id: str, fields: Mapping[str, Any]) -> None:
+    """Refuse fields that were read from an archive unless they are an event's.
+
+    Args:
+        run_id: The run that they were found in.
+        fields: The fields by name; absent ones count as their defaults.
+
+    Raises:
+        EncodingError: They are not; ``path`` is the field at fault.
+    """
+    if fields.get("run_id") != run_id:
+        raise EncodingError(f"it is an event of run {shown(fields.get('run_id'))}", path="run_id")
+    check_values([fields[name] if name in fields else DEFAULTS.get(name) for name in FIELDS])
+    if len(fields) > len(OWN) or not OWN.issuperset(fields):
+        _check_further({name: part for name, part in fields.items() if name not in OWN})
 
 
 def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
@@ -212,6 +269,10 @@ def _corrupt(run_id: str, offset: int, record: bytes, why: str) -> CorruptRecord
 def _checked(run_id: str, offset: int, record: bytes, values: Any) -> list[Any]:
     if type(values) is not list or not len(FIELDS) <= len(values) <= len(FIELDS) + 2:
         raise _corrupt(run_id, offset, record, "it is not an event")
+    try:
+        _check_stored(values)
+    except EncodingError as error:
+        raise _corrupt(run_id, offset, record, f"it is not an event: {error}") from error
     return values
 
 
@@ -255,6 +316,10 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
             return None
     decoded = unpack_plain(bodies)
     if decoded is None or set(map(type, decoded)) != {list} or not _SIZES.issuperset(map(len, decoded)):
+        return None
+    try:
+        _check_all_stored(decoded)
+    except (EncodingError, TypeError):
         return None
     return decoded
 

@@ -14,7 +14,13 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from runstream.codec.own_stack import with_room
-from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
+from runstream.model.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    EventRefused,
+    UnsupportedVersion,
+)
 
 __all__ = ["SCHEMA", "Rule", "Upcasts", "check_mark", "without_mark"]
 
@@ -132,7 +138,8 @@ class Upcasts:
 
         Raises:
             UnsupportedVersion: It is of a newer version.
-            CorruptRecordError: Its version is none, or a rule fails.
+            CorruptRecordError: Its version is none.
+            EventRefused: A rule fails.
         """
         run_id = str(fields.get("run_id"))
         event = _Subject(f"event {offset} of run {run_id!r}", run_id, offset, fields, _FIXED, _TEXTS)
@@ -159,7 +166,8 @@ class Upcasts:
 
         Raises:
             UnsupportedVersion: It is of a newer version.
-            CorruptRecordError: Its version is none, or a rule fails.
+            CorruptRecordError: Its version is none.
+            EventRefused: A rule fails.
         """
         state = _Subject(f"the state of run {run_id!r} at offset {offset}", run_id, offset, fields, _FIXED[:1])
         first = state.version(self.version)
@@ -224,11 +232,13 @@ class _Subject(NamedTuple):
             return self._checked(rule(fields))
         except Exception as error:  # a user's rule may raise anything
             named = getattr(rule, "__qualname__", repr(rule))
-            raise CorruptRecordError(
+            raise EventRefused(
                 f"{self.name}{of_kind} cannot be upcast from schema version {version} to {version + 1}: the rule"
                 f" {named} fails: {type(error).__name__}: {error}",
                 run_id=self.run_id,
                 offset=self.offset,
+                event_type=named,
+                fields=dict(self.stored),
             ) from error
 
     def _checked(self, made: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── EncodingError             a value cannot be stored [path]
     │   └── PayloadTooLarge       an event is over the size limit [size, limit: bytes]
     ├── CorruptRecordError        a stored record does not read [run_id, offset, raw]
+    ├── EventRefused              the caller's class does not take what reads [run_id, offset, event_type, fields]
     ├── UnsupportedVersion        a newer runstream, or program, wrote it [found, supported, run_id, offset]
     ├── ConcurrencyConflict       another writer came first [expected, actual]
     ├── LeaseLost                 the lease has passed to another owner or run out
@@ -35,7 +36,10 @@ ConcurrencyConflict     Not as it is: read what the other writer did, and decide
 LeaseLost               Not as it is: take a new lease, recover, and decide anew.
 AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is now; read it, and repeat what is
 HistoryDiverged         missing.
-CorruptRecordError      No: it fails the same. ``read(..., on_corrupt="skip")`` passes over the record.
+CorruptRecordError      No: it fails the same. ``read(..., on_corrupt="skip")`` passes over the record, and
+                        ``on_corrupt="raw"`` gives its bytes.
+EventRefused            Not with this class: open the store with another ``event_type`` or ``state_type``.
+                        ``read(..., on_corrupt="raw")`` gives the plain fields of an event.
 ArchiveGap              No: the archive is to be mended first. A drain worker parks the run meanwhile.
 UnsupportedVersion      No: upgrade runstream first, or the program where it is about its own schema.
 The others              No: the call itself is to change.
@@ -54,6 +58,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptRecordError",
     "EncodingError",
+    "EventRefused",
     "EventsArchived",
     "HistoryDiverged",
     "InvalidRunId",
@@ -136,6 +141,28 @@ class CorruptRecordError(RunstreamError):
         self.run_id = run_id
         self.offset = offset
         self.raw = raw
+
+
+class EventRefused(RunstreamError):
+    """The store's class for events or states, or a rule of its Upcasts, does not take what reads. It is sound.
+
+    What the class or the rule raised is the ``__cause__``.
+
+    Attributes:
+        run_id: The run.
+        offset: The offset of the event; for a state, the offset that its snapshot covers.
+        event_type: The qualified name of the class, or of the rule.
+        fields: The event, or the state, as plain fields.
+    """
+
+    def __init__(
+        self, message: str, *, run_id: str, offset: int, event_type: str, fields: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.offset = offset
+        self.event_type = event_type
+        self.fields: dict[str, Any] = {} if fields is None else fields
 
 
 class UnsupportedVersion(RunstreamError):

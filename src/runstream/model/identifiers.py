@@ -6,15 +6,18 @@ A name is part of a key in Redis and a column in SQLite.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
-from runstream.model.errors import EncodingError, InvalidRunId
+from runstream.model.errors import ConfigurationError, EncodingError, InvalidRunId
 
 __all__ = [
     "MAIN_LANE",
     "MAX_NAME_BYTES",
+    "check_keys",
     "check_name",
     "check_run_id",
+    "is_utf8",
     "random_token",
     "shown",
     "snapshot_lane",
@@ -79,6 +82,15 @@ def _utf8_size(text: str) -> int | None:
         return None
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can carry a text: it has no lone surrogates.
+
+    Args:
+        text: The text.
+    """
+    return _utf8_size(text) is not None
+
+
 def check_run_id(run_id: Any) -> None:
     """Refuse what cannot name a run.
 
@@ -116,3 +128,21 @@ def check_name(field: str, value: Any) -> None:
         raise EncodingError(f"{field} has characters that UTF-8 cannot carry: {value!r:.80}", path=field)
     if size > MAX_NAME_BYTES:
         raise EncodingError(f"{field} has {size} bytes of UTF-8; at most {MAX_NAME_BYTES} are allowed", path=field)
+
+
+def check_keys(keys: Sequence[str | None], count: int) -> None:
+    """Refuse what cannot be the callers' keys of some events.
+
+    Args:
+        keys: One name, or None, for each event.
+        count: How many events there are.
+
+    Raises:
+        ConfigurationError: There are not as many.
+        EncodingError: One is no name; ``path`` is ``key``.
+    """
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) != count:  # a text is a sequence too
+        raise ConfigurationError(f"keys={shown(keys)}: pass one key, or None, for each of the {count} events")
+    for key in keys:
+        if key is not None:
+            check_name("key", key)

@@ -8,13 +8,25 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.results import E, LeaseGrant, S, Snapshot
 
-__all__ = ["Checkpointer", "Fallback", "Leased", "OnCorrupt", "Sink", "SnapshotHistory"]
+__all__ = ["Checkpointer", "Fallback", "Leased", "OnCorrupt", "RawEvent", "Sink", "SnapshotHistory"]
 
 Fallback: TypeAlias = Callable[[Any], Any]
 """Turns a value that cannot be stored as it is into one that can, or raises TypeError."""
 
-OnCorrupt: TypeAlias = Literal["raise", "skip"]
-"""What ``read`` does at a record that cannot be decoded: raise CorruptRecordError, or pass over it."""
+OnCorrupt: TypeAlias = Literal["raise", "skip", "raw"]
+"""What ``read`` does at an event that it cannot give.
+
+That is a record that does not read (CorruptRecordError), or an event that the store's class refuses
+(EventRefused).
+``"raise"`` raises the error, ``"skip"`` passes over the event, ``"raw"`` gives a :data:`RawEvent` in its place.
+"""
+
+RawEvent: TypeAlias = dict[str, Any] | bytes
+"""What ``read`` gives with ``on_corrupt="raw"`` in place of an event that it cannot give.
+
+The event's fields by name, where they read and the store's class refuses them; else the record's bytes, as they
+are stored. Either has the offset and the cursor that the event has.
+"""
 
 
 @runtime_checkable

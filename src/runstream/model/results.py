@@ -86,7 +86,8 @@ class Recorded(NamedTuple, Generic[E]):
     Attributes:
         offset: Its position in the run: 1, 2, 3, … without a hole.
         cursor: Its position in this particular history, as text: reading on after it is refused in any other.
-        event: The event.
+        event: The event; or, with ``read(on_corrupt="raw")``, the :data:`~runstream.model.protocols.RawEvent` that
+            stands for one which cannot be given.
     """
 
     offset: int

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Generic, NamedTuple, TypedDict
+from typing import Any, Generic, NamedTuple, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
-from runstream.model.errors import ConfigurationError, InvalidRunId
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, InvalidRunId
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id, shown
-from runstream.model.protocols import Leased, OnCorrupt
+from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, S
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_leased",
     "grant_of",
     "group_by_run",
+    "in_place_of",
     "parse_position",
 ]
 
@@ -70,8 +71,8 @@ class ReadQuery(NamedTuple):
         if self.before is not None and (isinstance(self.before, bool) or not isinstance(self.before, int)):
             raise ConfigurationError(f"before={shown(self.before)}: pass an offset, or None")
         check_count("limit", self.limit)
-        if self.on_corrupt not in ("raise", "skip"):
-            raise ConfigurationError(f"on_corrupt={shown(self.on_corrupt)}: use 'raise' or 'skip'")
+        if self.on_corrupt not in get_args(OnCorrupt):
+            raise ConfigurationError(f"on_corrupt={shown(self.on_corrupt)}: use 'raise', 'skip' or 'raw'")
 
 
 class FollowQuery(NamedTuple):
@@ -174,6 +175,23 @@ class RunRequest(NamedTuple):
             )
         if self.lease_ttl is None and (self.owner is not None or self.wait):
             raise ConfigurationError("owner= and wait= are a lease's: pass lease_ttl= (seconds) with them")
+
+
+def in_place_of(error: CorruptRecordError | EventRefused, on_corrupt: OnCorrupt) -> RawEvent | None:
+    """What ``read`` gives in place of an event that it cannot give.
+
+    Args:
+        error: Why it cannot.
+        on_corrupt: What it was asked to do then; ``"raise"`` raises the error.
+
+    Returns:
+        The event's fields, or the record's bytes where it does not read; None: the event is passed over.
+    """
+    if on_corrupt == "raise":
+        raise error
+    if on_corrupt == "skip":
+        return None
+    return error.fields if isinstance(error, EventRefused) else error.raw
 
 
 def parse_position(after: int | str) -> tuple[int, Cursor | None]:

@@ -55,7 +55,7 @@ def _decode(archive: Archive, run_id: str, entry: ArchiveEntry) -> ArchiveEntry:
         header = archive.header(run_id)
         if found.data is None and header is not None and header.parent is not None:
             parent = archive_entry(header.parent[0], *entry.cursor, record)
-            fields = None if parent.data is None else entry_fields(run_id, parent)
+            fields = None if parent.data is None else entry_fields(header.parent[0], parent)
             if fields is not None:
                 return parent._replace(data=dump_json({**fields, "run_id": run_id}))
     except UnsupportedVersion as error:

@@ -23,6 +23,7 @@ from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
     EncodingError,
+    EventRefused,
     EventsArchived,
     InvalidRunId,
     RunstreamError,
@@ -233,7 +234,7 @@ class LaneWriter(ABC, Generic[E, S]):
         query = ReadQuery(cursor.offset - 1, limit=1)
         try:
             found = yield from collect(self._operations.read(self.run_id, query))
-        except (EventsArchived, CorruptRecordError):
+        except (EventsArchived, CorruptRecordError, EventRefused):
             return None
         return found[0] if found else None
 
@@ -278,7 +279,7 @@ class LaneWriter(ABC, Generic[E, S]):
         if codec.event_type is not PAEvent:
             try:
                 event = codec.make_event(0, event.to_dict())
-            except CorruptRecordError as error:  # nothing is corrupt: it has not been stored
+            except EventRefused as error:  # it has not been stored
                 raise EncodingError(
                     f"{codec.event_type.__qualname__} refuses an event of kind {shown(emission.kind)}:"
                     f" {error.__cause__}",

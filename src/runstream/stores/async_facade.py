@@ -6,12 +6,12 @@ The docstrings are written out again, since an editor shows the one of the metho
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from typing import Generic
+from typing import Any, Generic, Literal, overload
 
 from runstream.model.awaitable import Opening
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
-from runstream.model.protocols import Leased, OnCorrupt
+from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
@@ -120,6 +120,28 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         options = AppendOptions(expected_offset, keys, lease, snapshot, lane_id)
         return (await self._runner.run(self._operations.append(run_id, events, options))).appended
 
+    @overload
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: Literal["raise", "skip"] = "raise",
+    ) -> AsyncIterator[Recorded[E]]: ...
+    @overload
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt,
+    ) -> AsyncIterator[Recorded[E | RawEvent]]: ...
     def read(
         self,
         run_id: str,
@@ -129,7 +151,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         limit: int | None = None,
         reverse: bool = False,
         on_corrupt: OnCorrupt = "raise",
-    ) -> AsyncIterator[Recorded[E]]:
+    ) -> AsyncIterator[Recorded[Any]]:
         """Read the events with ``after < offset < before``, as they are when the first of them is taken.
 
         Args:
@@ -138,7 +160,9 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             before: The offset to stop before; None for no bound.
             limit: How many events to give at most.
             reverse: Give the newest first; ``limit`` counts from there.
-            on_corrupt: ``"raise"``, or ``"skip"`` to pass over a record that does not read.
+            on_corrupt: What to do at a record that does not read, or an event that the store's class refuses:
+                ``"raise"`` the error; ``"skip"`` passes over it; ``"raw"`` gives the event's plain fields in its
+                place (a dict), or the record's bytes if it does not read. All else is given as events.
 
         Returns:
             The events with their offsets and cursors.
@@ -146,6 +170,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         Raises:
             EventsArchived: Some of them have left this store; never is a run silently shortened.
             CorruptRecordError: A record does not read.
+            EventRefused: The store's class for events refuses one.
             AcknowledgedWritesLost: What this store object, or the cursor's owner, saw is not there any more.
             HistoryDiverged: The history is another one.
         """
@@ -237,6 +262,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
 
         Raises:
             CorruptRecordError: It does not read.
+            EventRefused: The store's class for states refuses it.
             EventsArchived: It was retired: the archive has it.
         """
         return await self._runner.run(self._operations.load_snapshot(run_id, lane_id))
@@ -261,7 +287,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         Raises:
             ConcurrencyConflict: Others were faster, in every attempt.
             StoreUnavailable: The change may have been made or not: load the state to see.
-            RunstreamError: What ``save_snapshot`` raises.
+            RunstreamError: What ``load_snapshot`` and ``save_snapshot`` raise.
         """
         return await self._runner.run(self._operations.update_state(run_id, change, StateChange(attempts, lease)))
 
@@ -274,7 +300,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
 
         Raises:
             EventsArchived: Some of those events have left Redis.
-            RunstreamError: What ``read`` raises.
+            RunstreamError: What ``load_snapshot`` and ``read`` raise.
         """
         return await self._runner.run(self._operations.recover(run_id, lane_id))
 
@@ -437,6 +463,7 @@ class AsyncSnapshotStore(AsyncStore[E, S]):
 
         Raises:
             CorruptRecordError: One does not read.
+            EventRefused: The store's class for states refuses one.
             StoreUnavailable: The store gave no answer.
         """
         return self._runner.iterate(self._snapshots.snapshot_history(run_id, lane_id))
@@ -457,6 +484,7 @@ class AsyncSnapshotStore(AsyncStore[E, S]):
 
         Raises:
             CorruptRecordError: It does not read.
+            EventRefused: The store's class for states refuses it.
             StoreUnavailable: The store gave no answer.
         """
         return await self._runner.run(self._snapshots.snapshot_at(run_id, offset, lane_id))

@@ -7,11 +7,11 @@ A method gathers its arguments in a value and runs the store's operation (:mod:`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Generic
+from typing import Any, Generic, Literal, overload
 
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
-from runstream.model.protocols import Leased, OnCorrupt
+from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
@@ -119,6 +119,28 @@ class Store(Lifecycle, Generic[E, S]):
         options = AppendOptions(expected_offset, keys, lease, snapshot, lane_id)
         return self._runner.run(self._operations.append(run_id, events, options)).appended
 
+    @overload
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: Literal["raise", "skip"] = "raise",
+    ) -> Iterator[Recorded[E]]: ...
+    @overload
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt,
+    ) -> Iterator[Recorded[E | RawEvent]]: ...
     def read(
         self,
         run_id: str,
@@ -128,7 +150,7 @@ class Store(Lifecycle, Generic[E, S]):
         limit: int | None = None,
         reverse: bool = False,
         on_corrupt: OnCorrupt = "raise",
-    ) -> Iterator[Recorded[E]]:
+    ) -> Iterator[Recorded[Any]]:
         """Read the events with ``after < offset < before``, as they are when the first of them is taken.
 
         Args:
@@ -137,7 +159,9 @@ class Store(Lifecycle, Generic[E, S]):
             before: The offset to stop before; None for no bound.
             limit: How many events to give at most.
             reverse: Give the newest first; ``limit`` counts from there.
-            on_corrupt: ``"raise"``, or ``"skip"`` to pass over a record that does not read.
+            on_corrupt: What to do at a record that does not read, or an event that the store's class refuses:
+                ``"raise"`` the error; ``"skip"`` passes over it; ``"raw"`` gives the event's plain fields in its
+                place (a dict), or the record's bytes if it does not read. All else is given as events.
 
         Returns:
             The events with their offsets and cursors.
@@ -145,6 +169,7 @@ class Store(Lifecycle, Generic[E, S]):
         Raises:
             EventsArchived: Some of them have left this store; never is a run silently shortened.
             CorruptRecordError: A record does not read.
+            EventRefused: The store's class for events refuses one.
             AcknowledgedWritesLost: What this store object, or the cursor's owner, saw is not there any more.
             HistoryDiverged: The history is another one.
         """
@@ -236,6 +261,7 @@ class Store(Lifecycle, Generic[E, S]):
 
         Raises:
             CorruptRecordError: It does not read.
+            EventRefused: The store's class for states refuses it.
             EventsArchived: It was retired: the archive has it.
         """
         return self._runner.run(self._operations.load_snapshot(run_id, lane_id))
@@ -260,7 +286,7 @@ class Store(Lifecycle, Generic[E, S]):
         Raises:
             ConcurrencyConflict: Others were faster, in every attempt.
             StoreUnavailable: The change may have been made or not: load the state to see.
-            RunstreamError: What ``save_snapshot`` raises.
+            RunstreamError: What ``load_snapshot`` and ``save_snapshot`` raise.
         """
         return self._runner.run(self._operations.update_state(run_id, change, StateChange(attempts, lease)))
 
@@ -273,7 +299,7 @@ class Store(Lifecycle, Generic[E, S]):
 
         Raises:
             EventsArchived: Some of those events have left Redis.
-            RunstreamError: What ``read`` raises.
+            RunstreamError: What ``load_snapshot`` and ``read`` raise.
         """
         return self._runner.run(self._operations.recover(run_id, lane_id))
 
@@ -433,6 +459,7 @@ class SnapshotStore(Store[E, S]):
 
         Raises:
             CorruptRecordError: One does not read.
+            EventRefused: The store's class for states refuses one.
             StoreUnavailable: The store gave no answer.
         """
         return self._runner.iterate(self._snapshots.snapshot_history(run_id, lane_id))
@@ -453,6 +480,7 @@ class SnapshotStore(Store[E, S]):
 
         Raises:
             CorruptRecordError: It does not read.
+            EventRefused: The store's class for states refuses it.
             StoreUnavailable: The store gave no answer.
         """
         return self._runner.run(self._snapshots.snapshot_at(run_id, offset, lane_id))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, overload, runtime_checkable
 
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
-from runstream.model.protocols import Checkpointer, Leased, OnCorrupt
+from runstream.model.protocols import Checkpointer, Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.run.lease import Lease
 from runstream.run.run import Run
@@ -43,6 +43,28 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     ) -> Appended:
         """Append events to a run, and save a snapshot with them, in one atomic step: nothing of it, or all."""
 
+    @overload
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: Literal["raise", "skip"] = "raise",
+    ) -> Iterator[Recorded[E]]: ...
+    @overload
+    def read(
+        self,
+        run_id: str,
+        after: int | str = 0,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        on_corrupt: OnCorrupt,
+    ) -> Iterator[Recorded[E | RawEvent]]: ...
     def read(
         self,
         run_id: str,
@@ -52,7 +74,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         limit: int | None = None,
         reverse: bool = False,
         on_corrupt: OnCorrupt = "raise",
-    ) -> Iterator[Recorded[E]]:
+    ) -> Iterator[Recorded[Any]]:
         """Read the events with ``after < offset < before``, as they are when the first of them is taken."""
 
     def follow(

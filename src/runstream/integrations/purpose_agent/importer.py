@@ -30,6 +30,7 @@ from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
     EncodingError,
+    EventRefused,
     EventsArchived,
     InvalidRunId,
     RunstreamError,
@@ -281,9 +282,13 @@ class _Import:
             return grows
         except CorruptRecordError:
             return True
-        if saved is None:
-            return True
-        if _comparable(saved.state) == _comparable(without_mark(state.fields)):
+        except EventRefused as error:  # it is sound: it is compared as it is stored
+            held: Any = error.fields
+        else:
+            if saved is None:
+                return True
+            held = saved.state
+        if _comparable(held) == _comparable(without_mark(state.fields)):
             return False
         return grows or (self._there is not None and state.saved_at > self._there.header.updated_at)
 
@@ -296,7 +301,7 @@ class _Import:
             return
         lane_id = None if state is None else state.lane_id
         if state is not None and (self._there is not None or self._sent):
-            with suppress(EventsArchived, CorruptRecordError):
+            with suppress(EventsArchived, CorruptRecordError, EventRefused):
                 self._store.load_snapshot(self._run_id, lane_id=lane_id)
             # it was compared, or appended here: what the source's state covers, this one does
             self._target.mark_recovered(self._run_id, self._sent, lane_id)

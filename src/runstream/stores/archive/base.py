@@ -19,12 +19,13 @@ from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
     EncodingError,
+    EventRefused,
     HistoryDiverged,
 )
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
-from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
+from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, in_place_of, parse_position
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, in_one_call
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest
@@ -121,10 +122,10 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
                 if fields is None:
                     continue  # erased
                 event: Any = self.codec.read_event(entry.offset, fields)
-            except CorruptRecordError:
-                if query.on_corrupt == "skip":
+            except (CorruptRecordError, EventRefused) as error:
+                event = in_place_of(error, query.on_corrupt)
+                if event is None:
                     continue
-                raise
             yield Recorded(entry.offset, str(entry.cursor), event)
             given += 1
             if given == query.limit:
@@ -176,7 +177,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
         if fields is None:
             return None
         fields = self.codec.upcast_state(run_id, head.offset, fields)
-        return Snapshot(self.codec.make_state(run_id, fields), head.offset, head.revision, fields)
+        return Snapshot(self.codec.make_state(run_id, fields, head.offset), head.offset, head.revision, fields)
 
 
 def _check_lane(run_id: str, lane_id: str | None) -> None:

@@ -13,13 +13,13 @@ from runstream.codec.fallback import plain_data
 from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import decode_record, fields_of
 from runstream.codec.upcasts import Upcasts
-from runstream.model.errors import CorruptRecordError
+from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
-from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, parse_position
+from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.messages import diverged, lost
@@ -104,11 +104,11 @@ class MemoryOperations(LocalOperations[E, S]):
             if given == query.limit:
                 return
             try:
-                event = self.codec.decode_event(run_id, cursor.offset, record)
-            except CorruptRecordError:  # an event that the user's event type refuses
-                if query.on_corrupt == "skip":
+                event: Any = self.codec.decode_event(run_id, cursor.offset, record)
+            except (CorruptRecordError, EventRefused) as error:
+                event = in_place_of(error, query.on_corrupt)
+                if event is None:
                     continue
-                raise
             given += 1
             yield Recorded(cursor.offset, str(cursor), event)
 

@@ -189,8 +189,11 @@ class LocalOperations(ABC, Generic[E, S]):
             head = self._load_head(run_id)
             loaded = self._load_upcast(run_id, None)
             saved = None if loaded is None else loaded[0]
-            state = self.codec.new_state(run_id) if loaded is None else self.codec.make_state(run_id, loaded[1])
-            left_out = None if loaded is None else self.codec.left_out(loaded[1], state)
+            if loaded is None:
+                state, left_out = self.codec.new_state(run_id), None
+            else:
+                state = self.codec.make_state(run_id, loaded[1], loaded[0].offset)
+                left_out = self.codec.left_out(loaded[1], state)
             changed = change(state)
             state = state if changed is None else changed
             options = AppendOptions(lease=how.lease, snapshot=state, left_out=left_out)
@@ -271,7 +274,7 @@ class LocalOperations(ABC, Generic[E, S]):
             self._known.pop((run_id, lane_id), None)  # so that the next one has none before it
             return None
         saved, fields = loaded
-        state = self.codec.make_state(run_id, fields)
+        state = self.codec.make_state(run_id, fields, saved.offset)
         self._known[run_id, lane_id] = saved
         if head is not None:
             self._coverage.loaded(run_id, lane_id, head.start, saved.offset)

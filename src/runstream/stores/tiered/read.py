@@ -47,7 +47,7 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
     after = query.after
     if cursor is None and 0 < low <= boundary.last:
         # go on from the cursor there, where there is one: it proves that what follows is the same history
-        found = yield from collect(read(tiers, run_id, ReadQuery(low - 1, low + 1, on_corrupt="skip")))
+        found = yield from collect(read(tiers, run_id, ReadQuery(low - 1, low + 1, on_corrupt="raw")))
         after = found[0].cursor if found else after
     reader = _Reader(tiers, run_id, ReadQuery(after), EventFilter(query), idle)
     while True:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from runstream.codec.record import ERASED
-from runstream.model.errors import CorruptRecordError, StoreUnavailable, UnsupportedVersion
+from runstream.model.errors import CorruptRecordError, EventRefused, StoreUnavailable, UnsupportedVersion
 from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
+from runstream.operations.arguments import in_place_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
@@ -129,7 +130,7 @@ class RunReader:
     def decode(self, found: Page) -> Operation[list[Any]]:
         """The events of a page, without those that were erased.
 
-        Before a record that does not read is raised, the events in front of it are given to the reader.
+        Before the error for one that cannot be given is raised, the events in front of it are given to the reader.
         """
         decode_event, run_id = self.session.codec.decode_event, self.run_id
         recorded: list[Any] = []
@@ -137,12 +138,13 @@ class RunReader:
             if record == ERASED:
                 continue
             try:
-                event = decode_event(run_id, at.offset, record)
-            except CorruptRecordError:
-                if self.on_corrupt == "skip":
+                event: Any = decode_event(run_id, at.offset, record)
+            except (CorruptRecordError, EventRefused) as error:
+                if self.on_corrupt == "raise":
+                    yield Items(recorded)
+                event = in_place_of(error, self.on_corrupt)
+                if event is None:
                     continue
-                yield Items(recorded)
-                raise
             except UnsupportedVersion:
                 yield Items(recorded)
                 raise

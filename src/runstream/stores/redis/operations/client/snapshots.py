@@ -69,7 +69,8 @@ def decode_snapshot(
 ) -> Snapshot[S] | None:
     """Decode the snapshot in a hash, and cache it as the base of the next difference.
 
-    Raises CorruptRecordError for a hash that fails its checksum or does not decode.
+    Raises CorruptRecordError for a hash that fails its checksum or does not decode, and EventRefused where the
+    store's class refuses the state.
     """
     known = decode_known(session, run_id, lane_id, saved)
     if known is None:
@@ -96,4 +97,4 @@ def decode_known(
             offset=0,
         ) from error
     fields = session.codec.upcast_state(run_id, offset, fields)
-    return Snapshot(session.codec.make_state(run_id, fields), offset, revision, fields), token, packed
+    return Snapshot(session.codec.make_state(run_id, fields, offset), offset, revision, fields), token, packed
