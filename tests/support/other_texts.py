@@ -37,8 +37,8 @@ def rewrite(archive: Archive, event: Callable[[str], str] | None = None) -> None
         text = snapshot.read_bytes()
         facts = facts_of_snapshot(text)
         assert facts is not None
-        state = _other(text[: facts.start()].decode().removesuffix(",") + "}")
-        snapshot.write_bytes(state[:-1].encode() + b"," + facts[0])
+        state = _other(text[: facts.begin].decode().removesuffix(",") + "}")
+        snapshot.write_bytes(state[:-1].encode() + b"," + text[facts.begin :])
 
 
 def _line(line: bytes, event: Callable[[str], str]) -> bytes:

@@ -96,6 +96,8 @@ def verify_run(
             copies = _Copies.load(run_id, namespace, archives)
         except DifferenceFound as found:
             return Verdict(run_id, (), found.difference)
+        except CorruptRecordError as error:
+            return Verdict(run_id, (), Difference(error.offset, _NOT_OF_THE_FORM, [("reading it", str(error))]))
         verdict = copies.verdict(on_progress)
         if verdict.is_sound or attempt == _ATTEMPTS:
             return verdict

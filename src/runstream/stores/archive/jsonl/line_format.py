@@ -22,7 +22,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from runstream.codec.archive_entries import archive_entry
@@ -31,6 +31,7 @@ from runstream.codec.foreign_json import encode_foreign_event, load_foreign_json
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.errors import EncodingError, InvalidRunId
+from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "own_entry",
     "plain_entry",
     "readmitted_line",
+    "text_in",
 ]
 
 Facts = re.Match[bytes]
@@ -57,11 +59,15 @@ NOT_READ = (_DAMAGED, _STRANGE)
 """How the reason of an entry begins whose line did not read; of any other, its record did not."""
 
 _FACTS_BEGIN = b'"$offset":'
-_FACTS = re.compile(
-    rb'"\$offset":(\d+),"\$chain":(\d+)(?:,"\$key":("(?:[^"\\]|\\.)*"))?(?:,"\$commit":(\{"status":.*\}))?\}'
-)
-_QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
+_FACTS = re.compile(
+    rb'"\$offset":(\d{1,16}),"\$chain":(\d{1,16})(?:,"\$key":('
+    + _TEXT
+    + rb'))?(?:,"\$commit":(\{"status":.*\}))?\}'
+)
+_MARK = re.compile(rb'\{"status":(?:[^"{}]++|' + _TEXT + rb")*+\}")  # nothing in a mark is an object again
+_QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
+_LATEST = 2.0**63  # seconds
 _LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"lane_id":(' + _TEXT + rb"),")
 
 
@@ -96,11 +102,19 @@ class Mark(NamedTuple):
     @classmethod
     def load(cls, text: bytes) -> Mark:
         """The mark that was dumped. Raises ValueError for anything else."""
-        members = json.loads(text)
-        snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
-        noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
-        kept = members.get("kept")
-        return cls(*noted, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
+        members = _load(text)
+        try:
+            snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
+            noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
+            kept = members.get("kept")
+            mark = cls(*noted, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
+        texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))
+        lanes = (*(lane_id for lane_id, _ in snapshots), *mark.dropped)
+        if not _are_texts(texts) or not _are_texts(lane or "" for lane in lanes) or not _is_time(mark.updated_at):
+            raise ValueError("no commit mark: a member is of another type")
+        return mark
 
     @staticmethod
     def names_tokens(text: bytes) -> bool:
@@ -138,7 +152,18 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
 def facts_of(line: bytes) -> Facts | None:
     """Find our members at the end of a line without its line break; None for a plain line."""
     begin = line.rfind(_FACTS_BEGIN)
-    return _FACTS.fullmatch(line, begin) if begin > 0 else None
+    facts = _FACTS.fullmatch(line, begin) if begin > 0 else None
+    if facts is not None and facts[4] is not None and _MARK.fullmatch(facts[4]) is None and _is_nested(line):
+        return None
+    return facts
+
+
+def _is_nested(line: bytes) -> bool:
+    """Whether the members that look like ours are of an object within an event of another program."""
+    try:
+        return "$offset" not in _load(line)
+    except (ValueError, TypeError):  # a line of ours that was damaged
+        return False
 
 
 def is_header(line: bytes) -> bool:
@@ -152,10 +177,18 @@ def is_bare_mark(facts: Facts) -> bool:
 
 
 def load_header(line: bytes) -> Header:
-    """Load a header. Raises ValueError, KeyError or TypeError for a line that is none."""
-    run = json.loads(line)["$run"]
-    parent = run.get("parent")
-    return Header(run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1])))
+    """Load a header. Raises ValueError for a line that is none."""
+    try:
+        run = _load(line)["$run"]
+        parent = run.get("parent")
+        header = Header(
+            run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1]))
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"no header: {type(error).__name__}: {error}") from error
+    if not _are_texts((header.run_id,)) or not _is_time(header.created_at):
+        raise ValueError("no header: a member is of another type")
+    return header
 
 
 def lane_of(line: bytes) -> bytes | None:
@@ -164,9 +197,17 @@ def lane_of(line: bytes) -> bytes | None:
     if match is not None:
         return match[1]
     try:
-        return json.dumps(json.loads(line)["lane_id"]).encode()
-    except (ValueError, KeyError, RecursionError):
+        return json.dumps(_load(line)["lane_id"]).encode()
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def text_in(text: bytes) -> str:
+    """A string of JSON that UTF-8 can carry. Raises ValueError for anything else."""
+    found = _load(text)
+    if not isinstance(found, str) or not is_utf8(found):
+        raise ValueError("it is no string of UTF-8")
+    return found
 
 
 def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
@@ -174,16 +215,19 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
     offset, chain, begin = int(facts[1]), int(facts[2]), facts.start()
     key = None
     try:
-        key = None if facts[3] is None else json.loads(facts[3])
+        key = None if facts[3] is None else _load(facts[3])
         if line.startswith(_ERASED):
             return ArchiveEntry(offset, chain, key, None)
         if line.startswith(_QUARANTINED):
-            kept = json.loads(line)
+            kept = _load(line)
             raw = base64.b64decode(kept["$raw"], validate=True)
-            at = float(kept.get("$at", 0.0))
-            return ArchiveEntry(offset, chain, key, None, raw, kept["$quarantined"], quarantined_at=at)
+            at, reason = kept.get("$at", 0.0), kept["$quarantined"]
+            if not _is_time(at) or not _are_texts((reason,)):
+                raise ValueError("a member is of another type")
+            return ArchiveEntry(offset, chain, key, None, raw, reason, quarantined_at=float(at))
         return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
-    except (ValueError, KeyError, TypeError) as error:  # the line was damaged; its offset and chain were not
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # the line was damaged; its offset and chain were not
         return ArchiveEntry(offset, chain, key, None, line, f"{_DAMAGED}: {error}")
 
 
@@ -231,6 +275,23 @@ def _cursor_members(entry: ArchiveEntry | Cursor) -> str:
     if isinstance(entry, ArchiveEntry) and entry.key is not None:
         members += f',"$key":{_dump(entry.key)}'
     return members
+
+
+def _load(text: bytes) -> Any:
+    """What a JSON text says. Raises ValueError for anything else."""
+    try:
+        return json.loads(text.decode())  # not of bytes: some that are damaged pass for UTF-16 or UTF-32
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) and is_utf8(value) for value in values)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether this is Unix time in seconds."""
+    return type(value) in (int, float) and -_LATEST < value < _LATEST
 
 
 def _dump(value: Any) -> str:

@@ -8,12 +8,12 @@ Reads lines that are handed to it; touches no file.
 from __future__ import annotations
 
 import contextlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
+from runstream.codec.lossless_json import load_object
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.results import Cursor
 from runstream.model.state import status_after
@@ -27,6 +27,7 @@ from runstream.stores.archive.jsonl.line_format import (
     load_header,
     own_entry,
     plain_entry,
+    text_in,
 )
 
 __all__ = ["LogIndex", "Span", "entries_in"]
@@ -92,7 +93,7 @@ class LogIndex:
     def tokens(self) -> AbstractSet[str]:
         """The tokens of all snapshots that were committed with this history, the latest and those before."""
         for text in self._token_marks:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # the mark was damaged
+            with contextlib.suppress(ValueError):  # the mark was damaged
                 mark = Mark.load(text)
                 if mark.kept is not None:
                     self._tokens = set(mark.kept)
@@ -214,7 +215,7 @@ class LogIndex:
         self._take_offset(line.begin, offset, chain)
         if facts[3] is not None:
             with contextlib.suppress(ValueError):  # the line was damaged; its offset and chain were not
-                self.keys.setdefault(json.loads(facts[3]), Cursor(offset, chain))
+                self.keys.setdefault(text_in(facts[3]), Cursor(offset, chain))
         if line.line.startswith(b'{"$'):
             if line.line.startswith(b'{"$quarantined":'):
                 self.kept_aside.append(offset)
@@ -229,7 +230,7 @@ class LogIndex:
             self.start = self.last = _cursor_in(line.facts)
         if self.created_at == 0.0:
             # where it does not read, the line was damaged; where the run starts was not
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError):
                 _, self.created_at, self.parent = load_header(line.line)
 
     def _take_offset(self, begin: int, offset: int, chain: int) -> None:
@@ -254,17 +255,20 @@ class LogIndex:
         self.lanes[entry.columns.lane_id] = entry.offset
         self.plain_status = status_after([entry.columns.kind]) or self.plain_status
         if not self.plain_session and entry.data is not None:
-            self.plain_session = json.loads(entry.data)["session_id"]
+            self.plain_session = load_object(entry.data)["session_id"]
 
     def _note_lane(self, text: bytes, offset: int) -> None:
         name = self._lane_names.get(text)
         if name is None:
-            name = self._lane_names[text] = json.loads(text)
+            try:
+                name = self._lane_names[text] = text_in(text)
+            except ValueError:  # the line was damaged; its offset and chain were not
+                return
         self.lanes[name] = offset
 
     def _note_mark(self, text: bytes) -> None:
         # where it does not read, the mark was damaged; that it was there was not
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError):
             self.mark = Mark.load(text)
 
 

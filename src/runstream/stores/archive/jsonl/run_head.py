@@ -31,7 +31,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         return None
     try:
         mark, (named, created_at, parent) = Mark.load(facts[4]), load_header(first)
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return None
     if named != run_id:
         return None

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import dump_json, load_object
@@ -21,7 +21,7 @@ from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
-from runstream.stores.archive.jsonl.line_format import Mark
+from runstream.stores.archive.jsonl.line_format import Mark, text_in
 
 __all__ = [
     "all_snapshots",
@@ -36,8 +36,13 @@ __all__ = [
 _FACTS_BEGIN = b'"$offset":'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _FACTS = re.compile(
-    rb'"\$offset":(\d+),"\$revision":(\d+),"\$token":(' + _TEXT + rb'),"\$lane":(null|' + _TEXT + rb")\}\s*"
+    rb'"\$offset":(\d{1,16}),"\$revision":(\d{1,16}),"\$token":('
+    + _TEXT
+    + rb'),"\$lane":(null|'
+    + _TEXT
+    + rb")\}\s*"
 )
+_MOST = 2**53
 _LONGEST_FACTS_BYTES = 8192  # two names of 512 bytes, at most six times as long when escaped
 
 
@@ -74,7 +79,7 @@ def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> Snapsh
                 file.seek(max(0, size - _LONGEST_FACTS_BYTES))
                 found = facts_of_snapshot(file.read())
                 if found is not None:
-                    return SnapshotHead(lane_id, int(found[1]), int(found[2]), json.loads(found[3]))
+                    return found.head._replace(lane_id=lane_id)
                 file.seek(0)
                 return SnapshotHead(lane_id, 0, 1, _token_of(file.read()))
         except FileNotFoundError:
@@ -125,10 +130,24 @@ def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iter
     yield directory / snapshot_name(lane_id)
 
 
-def facts_of_snapshot(content: bytes) -> re.Match[bytes] | None:
-    """Our members at the end: 1 offset, 2 revision, 3 token and 4 lane (JSON); None if they are not there."""
+class SnapshotFacts(NamedTuple):
+    """Our members at the end of a snapshot's content: what they say, and where they begin."""
+
+    head: SnapshotHead
+    begin: int
+
+
+def facts_of_snapshot(content: bytes) -> SnapshotFacts | None:
+    """Our members at the end; None if they are not there, or damaged."""
     begin = content.rfind(_FACTS_BEGIN)
-    return _FACTS.fullmatch(content, begin) if begin > 0 else None
+    found = _FACTS.fullmatch(content, begin) if begin > 0 else None
+    if found is None:
+        return None
+    try:
+        token, lane_id = text_in(found[3]), None if found[4] == b"null" else text_in(found[4])
+    except ValueError:
+        return None
+    return SnapshotFacts(SnapshotHead(lane_id, int(found[1]), int(found[2]), token), begin)
 
 
 def _lane_in(path: Path) -> str | None:
@@ -137,7 +156,7 @@ def _lane_in(path: Path) -> str | None:
         facts = facts_of_snapshot(path.read_bytes())
     except FileNotFoundError:
         return None
-    return None if facts is None else json.loads(facts[4])
+    return None if facts is None else facts.head.lane_id
 
 
 def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveSnapshot:
@@ -145,18 +164,19 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
     found = facts_of_snapshot(content)
     try:
         if found is not None:
-            state = content[: found.start()].decode().removesuffix(",") + "}"
-            return ArchiveSnapshot(lane_id, int(found[1]), int(found[2]), json.loads(found[3]), state)
+            state = content[: found.begin].decode().removesuffix(",") + "}"
+            return ArchiveSnapshot(lane_id, *found.head[1:], state)
         fields = load_foreign_json(content)
         if "$token" not in fields:
             return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))
         # ours, but laid out anew by another program: the tags in it are still ours
         fields = load_object(content)
         ours = {name: fields.pop(name, None) for name in ("$offset", "$revision", "$token", "$lane")}
-        return ArchiveSnapshot(
-            lane_id, int(ours["$offset"]), int(ours["$revision"]), ours["$token"], dump_json(fields)
-        )
-    except (ValueError, TypeError, RecursionError) as error:
+        offset, revision, token = int(ours["$offset"]), int(ours["$revision"]), ours["$token"]
+        if not (0 <= offset <= _MOST and 0 <= revision <= _MOST and isinstance(token, str)):
+            raise ValueError("what is noted beside the state was damaged")
+        return ArchiveSnapshot(lane_id, offset, revision, token, dump_json(fields))
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _corrupt(run_id, content, str(error)) from error
 
 

@@ -10,14 +10,12 @@ The caller holds the run's lock while it writes.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveSnapshot
-from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.durable_files import sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import write_all
@@ -126,7 +124,7 @@ class SnapshotHistoryFile:
 
 def _token_in(line: bytes) -> str | None:
     facts = facts_of_snapshot(line)
-    return None if facts is None else json.loads(facts[3])
+    return None if facts is None else facts.head.token
 
 
 def _lines_of(file: BinaryIO) -> Iterator[KeptSnapshot]:
@@ -137,7 +135,4 @@ def _lines_of(file: BinaryIO) -> Iterator[KeptSnapshot]:
         begin += len(line)
         facts = facts_of_snapshot(line)
         if facts is not None and line.endswith(b"\n"):
-            offset, revision, token, lane_id = facts.groups()
-            yield KeptSnapshot(
-                SnapshotHead(json.loads(lane_id), int(offset), int(revision), json.loads(token)), stored_at
-            )
+            yield KeptSnapshot(facts.head, stored_at)

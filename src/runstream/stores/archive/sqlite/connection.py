@@ -116,7 +116,7 @@ class ArchiveFile:
                 if self._connection is not None:
                     self._check_identity()
                 yield self._connection or self._connect()
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
                 if _code_of(error) not in _PASSING:
                     # it may be out of date: opened on a read-only file, or with pages that were never written
                     self._disconnect()
@@ -227,7 +227,7 @@ class ArchiveFile:
         if connection is not None:
             _close(connection)
 
-    def _translate(self, error: sqlite3.Error | OSError) -> RunstreamError:
+    def _translate(self, error: sqlite3.Error | OSError | UnicodeDecodeError) -> RunstreamError:
         """The error of runstream for one of sqlite3 or the operating system."""
         if isinstance(error, OSError):
             return StoreUnavailable(
@@ -286,6 +286,8 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def _code_of(error: BaseException | None) -> int:
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT  # of a message of SQLite's own, about a name in a schema that is damaged
     # extended codes have the primary one in their low byte; errors of the module itself have none
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 

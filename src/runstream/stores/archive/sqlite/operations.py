@@ -38,8 +38,16 @@ from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
 from runstream.stores.archive.sqlite.integrity import columns_between, foreign_counts, noted_lanes, unlisted_runs
 from runstream.stores.archive.sqlite.lease_table import release, renew, take
-from runstream.stores.archive.sqlite.queries import GET_ASIDE, GET_EVENTS, find_heads, load_head, transaction
+from runstream.stores.archive.sqlite.queries import (
+    GET_ASIDE,
+    GET_EVENTS,
+    damaged_heads,
+    find_heads,
+    load_head,
+    transaction,
+)
 from runstream.stores.archive.sqlite.repair import cut_back, readmit
+from runstream.stores.archive.sqlite.row_values import aside_in, entry_in, snapshot_head_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
 from runstream.stores.capabilities import HasColumns
@@ -51,7 +59,8 @@ _PAGE_ROWS = 1000
 
 _GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
 _GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
-_GET_LAST_SEQ = """SELECT seq FROM lanes JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
+_GET_LAST_SEQ = """SELECT seq, offset FROM lanes
+    JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
     WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
 
 _GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHERE run_id = ? AND lane_id IS ?"
@@ -172,7 +181,17 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         check_name("lane_id", lane_id)
         with self._file.use() as connection:
             row = connection.execute(_GET_LAST_SEQ, (run_id, lane_id)).fetchone()
-        return 0 if row is None else int(row[0])
+        if row is None:
+            return 0
+        seq, offset = row
+        if type(seq) is not int:
+            raise CorruptRecordError(
+                f"event {offset} of run {run_id!r} does not read: its column seq was damaged; restore the file"
+                " from a copy",
+                run_id=run_id,
+                offset=offset,
+            )
+        return seq
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
@@ -181,9 +200,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             rows, aside = self._file.rows(queries, page)
             if aside:
                 rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)[:_PAGE_ROWS]
-            for row in rows:
-                # bytes: another program has put there what is not text
-                yield ArchiveEntry(*row) if type(row[3]) is not bytes else _damaged(row)
+            yield from map(entry_in, rows)
             if len(rows) < _PAGE_ROWS:
                 return
             if reverse:
@@ -209,8 +226,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         while True:
             with self._file.use() as connection:
                 rows = connection.execute(_GET_QUARANTINE, page).fetchall()
-            for owner, offset, chain, key, raw, reason, at in rows:
-                yield owner, ArchiveEntry(offset, chain, key, None, raw, reason, quarantined_at=at)
+            for owner, *columns in rows:
+                yield owner, aside_in(*columns)
             if len(rows) < _PAGE_ROWS:
                 return
             page.update(run_id=rows[-1][0], offset=rows[-1][1])
@@ -222,10 +239,10 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
         if row is None:
             return None
-        offset, revision, token, text, is_foreign = row
+        *columns, text, is_foreign = row
+        head = snapshot_head_in(run_id, lane_id, *columns)
         # what purpose-agent wrote may look like a tag of ours, and is none
-        fields = _state_in(run_id, offset, text, load_foreign_json if is_foreign else load_object)
-        return SnapshotHead(lane_id, offset, revision, token), fields
+        return head, _state_in(run_id, head.offset, text, load_foreign_json if is_foreign else load_object)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._file.use() as connection, transaction(connection, "BEGIN"):
@@ -239,7 +256,14 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the file holds of a run: its own, then those of its lanes."""
         with self._file.use() as connection:
-            return [ArchiveSnapshot._make(row) for row in connection.execute(_GET_SNAPSHOTS, (run_id,))]
+            rows = connection.execute(_GET_SNAPSHOTS, (run_id,)).fetchall()
+        found = []
+        for *columns, text in rows:
+            head = snapshot_head_in(run_id, *columns)
+            if type(text) is not str:
+                raise _unreadable(run_id, head.offset, text, "its text was damaged")
+            found.append(ArchiveSnapshot(*head, text))
+        return found
 
     # -- leases --------------------------------------------------------------------------------------------
 
@@ -276,13 +300,14 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             self._file.read_anew(from_disk=True)
             with self._file.use() as connection:
                 found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
+                damaged = damaged_heads(connection)
                 foreign = foreign_counts(connection)
                 unlisted = unlisted_runs(connection)
         except StoreUnavailable as error:
             if not is_damage(error.__cause__):
                 raise
             return [str(error)]
-        problems = [] if found == ["ok"] else found
+        problems = ([] if found == ["ok"] else found) + damaged
         for run_id, count in foreign:
             problems.append(f"run {run_id!r} has {count} events of another program that have no offset yet")
         problems += [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
@@ -317,15 +342,14 @@ def _state_in(
 ) -> dict[str, Any]:
     try:
         return load(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptRecordError(
-            f"the snapshot of run {run_id!r} does not read: {error}; save another one",
-            run_id=run_id,
-            offset=offset,
-            raw=text.encode() if isinstance(text, str) else text,
-        ) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(run_id, offset, text, str(error)) from error
 
 
-def _damaged(row: tuple[Any, ...]) -> ArchiveEntry:
-    offset, chain, key, data = row[:4]
-    return ArchiveEntry(offset, chain, key, None, data, "its data is not text")
+def _unreadable(run_id: str, offset: int, text: Any, why: str) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"the snapshot of run {run_id!r} does not read: {why}; save another one",
+        run_id=run_id,
+        offset=offset,
+        raw=text if isinstance(text, bytes) else str(text).encode(errors="surrogatepass"),
+    )

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
-from runstream.model.results import Cursor
+from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
+from runstream.stores.archive.sqlite.row_values import head_in
 
 __all__ = [
     "GET_ASIDE",
     "GET_EVENTS",
     "SET_ASIDE",
     "SET_LANE",
+    "damaged_heads",
     "find_heads",
     "load_head",
     "save_heads",
@@ -52,11 +53,11 @@ _FIND_HEADS = f"""{_HEAD}
 def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
     """A run's head without its snapshots; None for a run that is not there."""
     row = connection.execute(_GET_HEAD, (run_id,)).fetchone()
-    return None if row is None else _head_in(row)[1]
+    return None if row is None else head_in(row)[1]
 
 
 def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[str, RunHead]]:
-    """The ids and heads of the runs that match, the most recently updated first."""
+    """The ids and heads of the runs that match, the most recently updated first, but for one that is damaged."""
     wanted = RunFilter(query)
     parameters = {
         "session_id": wanted.session_id,
@@ -64,22 +65,22 @@ def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[s
         "updated_after": wanted.updated_after,
         "limit": -1 if query.limit is None else query.limit,
     }
-    return [_head_in(row) for row in connection.execute(_FIND_HEADS, parameters)]
+    found = []
+    for row in connection.execute(_FIND_HEADS, parameters):
+        with suppress(CorruptRecordError):  # raised to whoever asks for that run, and told by check_integrity
+            found.append(head_in(row))
+    return found
 
 
-def _head_in(row: tuple[Any, ...]) -> tuple[str, RunHead]:
-    run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = row
-    parent = None if of[0] is None else (of[0], of[1])
-    start, last = Cursor(start_offset, start_chain), Cursor(last_offset, last_chain)
-    return run_id, RunHead(
-        start,
-        last,
-        status=status,
-        session_id=session_id,
-        created_at=created,
-        updated_at=updated,
-        parent=parent,
-    )
+def damaged_heads(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with the rows of runs that do not read, in words."""
+    found = []
+    for row in connection.execute(_HEAD):
+        try:
+            head_in(row)
+        except CorruptRecordError as error:
+            found.append(str(error))
+    return found
 
 
 def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> None:

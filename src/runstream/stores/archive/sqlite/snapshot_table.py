@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.snapshot_history import KeptSnapshot
+from runstream.stores.archive.sqlite.row_values import snapshot_head_in
 
 __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_text"]
 
@@ -57,7 +60,11 @@ def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot
     rows = connection.execute(_GET_HISTORY, (run_id,)).fetchall()
     known = {row[3] for row in rows}
     rows += [row for row in connection.execute(_GET_LATEST, (run_id,)) if row[3] not in known]
-    return [KeptSnapshot(SnapshotHead(*row[:4]), row[4]) for row in rows]
+    kept = []
+    for *columns, stored_at in rows:
+        with suppress(CorruptRecordError):  # one whose row is damaged has no cursor and no name: it is not there
+            kept.append(KeptSnapshot(snapshot_head_in(run_id, *columns), stored_at))
+    return kept
 
 
 def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> str | bytes | None:

@@ -16,7 +16,7 @@ from typing import Any
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.lossless_json import dump_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
-from runstream.model.errors import EncodingError
+from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.stores.archive.base import deleted_here, new_entries, planned_entries
@@ -30,6 +30,7 @@ from runstream.stores.archive.sqlite.queries import (
     load_head,
     save_heads,
 )
+from runstream.stores.archive.sqlite.row_values import cursor_in, is_count, snapshot_head_in
 from runstream.stores.archive.sqlite.snapshot_table import keep_replaced, keep_snapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
@@ -47,12 +48,14 @@ _SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, re
     VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
     offset = excluded.offset, revision = excluded.revision, token = excluded.token
-    WHERE token IS NOT excluded.token AND coalesce(revision, 0) <= excluded.revision"""
+    WHERE token IS NOT excluded.token
+    AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
 _SET_LANE_STATE = """INSERT INTO lane_snapshots (run_id, state, updated_at, offset, revision, token, lane_id)
     VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id, lane_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
     offset = excluded.offset, revision = excluded.revision, token = excluded.token
-    WHERE token IS NOT excluded.token AND coalesce(revision, 0) <= excluded.revision"""
+    WHERE token IS NOT excluded.token
+    AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
 _GET_SNAPSHOT = "SELECT offset, revision, token FROM states WHERE run_id = ? AND lane_id IS ?"
 
 # an event with neither kind nor data, see schema
@@ -81,7 +84,7 @@ class WriteBatch:
         """Plan an append on the run's head in this transaction, and add what it writes."""
         run_id, now = request.run_id, self._now
         head = self._head(run_id) or new_head(now)
-        plan = plan_append(self._with_snapshot(head, request), self._details(request), request)
+        plan = plan_append(self._with_snapshot(head, request), self._details(request, head), request)
         if plan.is_empty:
             return plan
         self._add_entries(run_id, planned_entries(request, plan))
@@ -135,16 +138,24 @@ class WriteBatch:
         if request.state is None:
             return head
         row = self._connection.execute(_GET_SNAPSHOT, (request.run_id, request.lane_id)).fetchone()
-        saved = {} if row is None else {request.lane_id: SnapshotHead(request.lane_id, *row)}
+        saved = {} if row is None else {request.lane_id: self._saved(request, row)}
         return replace(head, snapshots=saved)
 
-    def _details(self, request: AppendRequest) -> Details:
+    def _saved(self, request: AppendRequest, row: tuple[Any, ...]) -> SnapshotHead:
+        """The head of the snapshot that is to be replaced; one that is damaged counts as one that nobody knows."""
+        try:
+            return snapshot_head_in(request.run_id, request.lane_id, *row)
+        except CorruptRecordError:
+            return SnapshotHead(request.lane_id, 0, row[1] if is_count(row[1]) else 0, "")
+
+    def _details(self, request: AppendRequest, head: RunHead) -> Details:
         connection, run_id = self._connection, request.run_id
         lanes = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in request.lanes}
         keys = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
         return Details(
-            {lane: row[0] for lane, row in lanes.items() if row is not None},
-            {key: Cursor._make(row) for key, row in keys.items() if row is not None},
+            # one that was damaged may be any of the run's: nothing is taken for covered that may not be
+            {lane: row[0] if type(row[0]) is int else head.last.offset for lane, row in lanes.items() if row},
+            {key: cursor_in(run_id, *row) for key, row in keys.items() if row is not None},
             in_force(connection, self._now, run_id),
         )
 
@@ -156,7 +167,7 @@ class WriteBatch:
         page = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
         found = (self._connection.execute(query, page).fetchone() for query in (GET_EVENTS, GET_ASIDE))
         row = next((row for row in found if row is not None), None)
-        return None if row is None else Cursor(row[0], row[1])
+        return None if row is None else cursor_in(run_id, row[0], row[1])
 
     def _add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Add entries that come after all that the run has."""
