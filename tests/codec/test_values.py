@@ -178,9 +178,10 @@ def test_broken_text_is_a_value_error(text: str) -> None:
 @example(msgpack.packb(msgpack.ExtType(50, b"")))
 @example(b"\x81\x90\x01")  # a list as a key
 @example(b"\x91" * 2000)
+@example(msgpack.packb([1, {"at": msgpack.Timestamp(1, 2)}]))
 def test_any_bytes_are_a_value_or_a_value_error(packed: bytes) -> None:
     with suppress(ValueError):
-        unpack(packed)
+        dump_json(unpack(packed))
     dump_plain_json(unpack_plain([packed]))
 
 

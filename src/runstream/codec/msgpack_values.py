@@ -246,10 +246,11 @@ def unpack(packed: bytes) -> Any:
     Raises:
         ValueError: No packer of ours wrote these bytes, or they take more memory than ``most_nested_bytes``.
     """
-    try:
-        return _unpack_untagged(packed)
-    except Exception:  # noqa: BLE001, S110 - it has a tuple or a set, or does not read: below it is told which
-        pass
+    if b"\xff" not in packed or not _find_timestamp(packed):
+        try:
+            return _unpack_untagged(packed)
+        except Exception:  # noqa: BLE001, S110 - it has a tuple or a set, or does not read: below it is told which
+            pass
     try:
         return _Unpacking(len(packed)).value(packed)
     except RecursionError:
@@ -276,6 +277,8 @@ class _Unpacking:
             )
         except msgpack.UnpackException as error:  # those that are no ValueErrors already
             raise ValueError(f"{type(error).__name__}: {error}") from error
+        if _find_timestamp(packed):
+            _refuse_timestamps(value)
         return self._resolved(value) if self._has_tagged else value
 
     def _load(self, code: int, payload: bytes) -> Any:
@@ -299,6 +302,22 @@ class _Unpacking:
         elif type(value) is dict:
             return {self._resolved(key): self._resolved(part) for key, part in value.items()}
         return value
+
+
+# the header of an extension of type -1, which msgpack makes a Timestamp of without asking
+_find_timestamp = re.compile(rb"[\xd6\xd7]\xff|\xc7\x0c\xff").search
+
+
+def _refuse_timestamps(value: Any) -> None:
+    found = [value]
+    while found:
+        part = found.pop()
+        if type(part) is list:
+            found += part
+        elif type(part) is dict:
+            found += [*part, *part.values()]
+        elif type(part) is msgpack.Timestamp:
+            raise ValueError("extension type -1 is not one of ours")
 
 
 class _NotPlain(Exception):
