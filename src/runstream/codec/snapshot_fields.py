@@ -29,6 +29,9 @@ _LEVEL = 2  # the depth of a state's values: the state itself is at depth 1
 _OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  # that become nothing else
 
 
+_MOST = 2**53  # what Lua's doubles count to
+
+
 @dataclass(slots=True)
 class PackedState:
     """A state as the fields of a hash.
@@ -182,7 +185,7 @@ def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
         ValueError: It is damaged, or lacks something.
     """
     try:
-        header = int(saved[b"offset"]), int(saved[b"revision"]), saved[b"token"].decode()
+        header = _count(saved[b"offset"]), _count(saved[b"revision"]), saved[b"token"].decode()
         fields = {name: value for name, value in saved.items() if name[:1] in _HEADS}
         if int(saved[b"checksum"]) != state_checksum(fields):
             raise ValueError("its checksum does not match")
@@ -190,6 +193,13 @@ def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return SavedState(*header, state, packed)
+
+
+def _count(text: bytes) -> int:
+    count = int(text)
+    if not 0 <= count <= _MOST:
+        raise ValueError(f"{text!r:.80} is no offset or revision")
+    return count
 
 
 def state_checksum(fields: Mapping[bytes, bytes]) -> int:

@@ -11,14 +11,19 @@ import pytest
 
 from runstream.codec.chain import next_chain
 from runstream.codec.record import ERASED, seed
+from runstream.codec.snapshot_fields import state_checksum
+from runstream.drain import DrainWorker
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
+    EventRefused,
     UnsupportedVersion,
 )
 from runstream.model.events import EventKind
+from runstream.repair.verify import verify_run
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from tests.stores.redis.layout.raw_keys import encoded, key_of, offsets
+from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend, latest
 from tests.support.kinds import on_every_server
 from tests.support.operations import session_of
@@ -194,6 +199,67 @@ def test_a_damaged_snapshot_is_reported_and_the_events_are_not(
     assert len(store.list_events("r")) == 2
     redis_backend.open().save_snapshot("r", make_state("r", purpose="new"))
     assert latest(store, "r").purpose == "new"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("=data", msgpack.packb("two")),
+        ("=data", msgpack.packb([])),
+        ("=data", msgpack.packb([None, 1])),
+        ("=data", msgpack.packb([[1], 2])),
+        ("4:data:a", msgpack.packb([0])),
+        (b"=\xff", msgpack.packb([9, 1])),
+        ("=zone", msgpack.packb([9, msgpack.ExtType(4, b"[Europe]")])),
+        ("=at", msgpack.packb([9, msgpack.Timestamp(1, 2)])),
+        ("=deep", b"\x92\x09" + b"\x91" * 3000 + b"\x01"),
+        ("offset", b"9" * 30),
+        ("offset", b"-1"),
+        *(("revision", value) for value in (b"9" * 5000, b"1e3", b"x", b"-1", b"")),
+        ("token", b"\xff"),
+    ],
+)
+def test_a_snapshot_that_decodes_to_nonsense_holds_up_nothing(
+    redis_backend: RedisBackend,
+    store: RedisCheckpointer[Any, Any],
+    raw: Any,
+    archives: list[Archive],
+    field: str | bytes,
+    value: bytes,
+) -> None:
+    """Its checksum holds: it is reported, the events are read and archived, and another is saved over it."""
+    store.append("r", make_events("r", 2), snapshot=make_state("r", data={"a": 1, "b": 2}))
+    key = key_of(redis_backend, "r", "snapshot")
+    raw.hset(key, field, value)
+    fields = {name: each for name, each in raw.hgetall(key).items() if name[:1].isdigit() or name[:1] == b"="}
+    raw.hset(key, "checksum", state_checksum(fields))
+    for load in (store.load_latest, store.load_snapshot, store.recover):
+        with pytest.raises(CorruptRecordError):
+            load("r")
+    assert len(store.list_events("r")) == 2
+    report = DrainWorker(store, archives, trim="never").drain_once()
+    assert (report.events, report.snapshots, report.parked) == (2, 0, 0)
+    redis_backend.open().save_snapshot("r", make_state("r", purpose="new"))
+    assert latest(store, "r").purpose == "new"
+    assert store.load_snapshot("r").revision == 2  # type: ignore[union-attr] # meta has the former one
+    report = DrainWorker(store, archives, trim="never").drain_once()
+    assert (report.snapshots, report.parked) == (1, 0)
+
+
+def test_a_snapshot_whose_values_the_class_refuses_is_archived(
+    store: RedisCheckpointer[Any, Any], redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """It is sound: only who asks for a state of that class is refused."""
+    state = {"run_id": "r", "node_states": [1]}
+    redis_backend.open(state_type=dict).append("r", make_events("r", 2), snapshot=state)
+    for load in (store.load_latest, store.load_snapshot, store.recover):
+        with pytest.raises(EventRefused, match="RunState refuses it") as caught:
+            load("r")
+        assert (caught.value.run_id, caught.value.offset) == ("r", 2)
+        assert caught.value.fields == state
+    report = DrainWorker(store, archives, trim="never").drain_once()
+    assert (report.events, report.snapshots, report.parked) == (2, 1, 0)
+    assert verify_run("r", hot=store, sinks=archives).is_sound
 
 
 @pytest.mark.parametrize("field", ["=data", "4:data:a", "token", "revision"])

@@ -200,7 +200,11 @@ end
 if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
   local gone = not saved[1] and retired and (snapshot.lane and of_lanes or of_run) or 0
-  snapshot.revision = tonumber(saved[2] or gone) + 1
+  local revision = saved[2] or text(gone)
+  if not string.match(revision, '^%d+$') or #revision > 15 then -- it is damaged: meta has it too
+    revision = string.match(call('HGET', KEYS[2], snapshot.field) or '', '^%d+ (%d+) ') or '0'
+  end
+  snapshot.revision = tonumber(revision) + 1
   local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
   if gone > 0 and archived == text(gone) then
     snapshot.base, snapshot.mode = '', 'change' -- its writer has it from the archive, where it stays as it is
