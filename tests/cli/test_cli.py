@@ -14,6 +14,7 @@ from runstream import (
     ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
+    EventRefused,
     InvalidRunId,
     RunstreamError,
     StoreUnavailable,
@@ -92,6 +93,7 @@ def test_the_process_ends_with_the_codes_of_its_commands(archive: str) -> None:
         (StoreUnavailable("x"), 3),
         (NoSuchRun("x"), 4),
         (CorruptRecordError("x", run_id="r", offset=1), 1),
+        (EventRefused("x", run_id="r", offset=1, event_type="Mine"), 1),
         (ConcurrencyConflict("x", expected=1, actual=2), 1),
     ],
 )

@@ -111,3 +111,25 @@ def test_rules_that_cannot_be_imported_are_a_mistake_in_usage(
 @pytest.mark.parametrize("name", ["drain", "verify", "restore", "export", "import", "quarantine", "resolve"])
 def test_what_handles_stored_bytes_takes_no_rules(name: str) -> None:
     assert "--upcasts" not in run(name, "--help", COLUMNS="200").out
+
+
+@needs_server
+def test_a_rule_that_fails_ends_neither_show_nor_tail(make_backend: Any, here: Path) -> None:
+    """What it is for is passed over and said; the rest is shown."""
+    (here / "broken.py").write_text(
+        "from runstream import Upcasts\n"
+        "RULES = Upcasts(version=3)\n"
+        "@RULES.event('tool.called', since=1)\n"
+        "@RULES.state(since=1)\n"
+        "def fails(fields):\n"
+        "    raise KeyError('args')\n"
+    )
+    backend = make_backend("valkey")
+    url = f"{backend.server.url}?namespace={backend.namespace}"
+    fill(url)
+    document = shown("--url", url, "--upcasts", "broken:RULES")
+    assert [event["offset"] for event in document["events"]] == [2, 3]
+    assert (document["unreadable"], document["snapshots"]) == ([1], [])
+    tailed = run("tail", "r", "--url", url, "--since", "0", "--upcasts", "broken:RULES", "--idle-timeout", "5")
+    assert (tailed.code, len(tailed.out.splitlines())) == (0, 2)
+    assert "the rule fails fails: KeyError: 'args'" in tailed.err

@@ -12,7 +12,7 @@ from runstream.cli.runs import run_facts
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, OfArchive, OfUpcasts, Url, open_existing
 from runstream.cli.support.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
-from runstream.model.errors import ConfigurationError, EventsArchived
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
 from runstream.model.results import Recorded, RunInfo, Snapshot
 from runstream.stores.capabilities import part_of
@@ -129,8 +129,16 @@ def _snapshots(store: RunStore[Any, Any], run_id: str, lane: str | None, at: int
         lanes = store.snapshot_lanes(run_id)
     elif (namespace := part_of(store, Namespace)) is not None:
         lanes = namespace.snapshot_lanes(run_id)
-    found = {lane_id: _snapshot(store, run_id, lane_id, at) for lane_id in lanes}
-    return {lane_id: snapshot for lane_id, snapshot in found.items() if snapshot is not None}
+    found = {}
+    for lane_id in lanes:
+        try:
+            snapshot = _snapshot(store, run_id, lane_id, at)
+        except (CorruptRecordError, EventRefused) as error:  # it affects no event and no other snapshot
+            say(str(error))
+        else:
+            if snapshot is not None:
+                found[lane_id] = snapshot
+    return found
 
 
 def _snapshot(store: RunStore[Any, Any], run_id: str, lane_id: str | None, at: int | None) -> Snapshot[Any] | None:
@@ -183,7 +191,7 @@ def _facts(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, *, is_hot:
                 "lane_id": lane,
                 "offset": snapshot.offset,
                 "revision": snapshot.revision,
-                "state": snapshot.state.to_dict(),
+                "state": snapshot.state,
             }
             for lane, snapshot in snapshots.items()
         ],
@@ -221,16 +229,16 @@ def _name(lane: str | None) -> str:
 
 
 def _snapshot_row(lane: str | None, snapshot: Snapshot[Any]) -> tuple[object, ...]:
-    state = snapshot.state.to_dict()
-    facts = (state.get(key) for key in ("status", "current_step", "current_node"))
+    facts = (snapshot.state.get(key) for key in ("status", "current_step", "current_node"))
     return (_name(lane), snapshot.offset, snapshot.revision, *facts)
 
 
 def _state_rows(snapshot: Snapshot[Any]) -> list[tuple[object, ...]]:
     """What the state holds, key by key, without what is empty."""
-    state = snapshot.state.to_dict()
     return [
-        (key, short({key: value})[len(key) + 1 :]) for key, value in state.items() if value not in ("", [], {})
+        (key, short({key: value})[len(key) + 1 :])
+        for key, value in snapshot.state.items()
+        if value not in ("", [], {})
     ]
 
 

@@ -20,7 +20,13 @@ from rich.text import Text
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
 from runstream.cli.support.options import OfArchive, OfUpcasts, Url, is_redis_alone, open_existing
 from runstream.cli.support.output import clock, console, emit_json, event_facts, printable, say, short
-from runstream.model.errors import ConfigurationError, CorruptRecordError, EventsArchived, StoreUnavailable
+from runstream.model.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    EventRefused,
+    EventsArchived,
+    StoreUnavailable,
+)
 from runstream.model.events import Visibility
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor, Recorded
@@ -225,7 +231,7 @@ class _Following:
                 say(f"{error}; waits until it answers again")
                 self._wait()
                 say(f"it answers again; goes on after {self._after}")
-            except CorruptRecordError as error:
+            except (CorruptRecordError, EventRefused) as error:
                 say(f"offset {error.offset} does not read: {error}")
                 self._after = error.offset
             else:

@@ -111,7 +111,9 @@ def open_existing(url: str | None, archive: str | None = None, upcasts: str | No
             raise ConfigurationError(
                 f"{each.partition(':')[0]}:{path}: there is nothing at that path; check the URL"
             )
-    return connect(url, archive=archive, upcasts=None if upcasts is None else load_upcasts(upcasts))
+    rules = None if upcasts is None else load_upcasts(upcasts)
+    # states as they are stored, whatever their class takes
+    return connect(url, archive=archive, state_type=dict, upcasts=rules)
 
 
 def path_of(url: str) -> Path | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -130,10 +130,16 @@ def clock(timestamp: float) -> str:
         return str(timestamp)
 
 
-def short(values: Mapping[str, Any], *, width: int = _VALUES_WIDTH) -> str:
-    """A payload or state on one line: ``key=value`` pairs, cut off where they get long."""
+def short(values: Any, *, width: int = _VALUES_WIDTH) -> str:
+    """A payload or state on one line: ``key=value`` pairs, cut off where they get long.
+
+    One that is no mapping, as older versions took them, is JSON.
+    """
     plain = json.loads(dump_json(values))
-    text = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in plain.items())
+    if isinstance(plain, dict):
+        text = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in plain.items())
+    else:
+        text = json.dumps(plain, ensure_ascii=False)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
