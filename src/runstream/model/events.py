@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
-__all__ = ["TERMINAL_KINDS", "EventKind", "PAEvent", "Visibility", "create_event", "member_or_text"]
+__all__ = ["HIGHEST_SEQ", "TERMINAL_KINDS", "EventKind", "PAEvent", "Visibility", "create_event", "member_or_text"]
 
 _Member = TypeVar("_Member", bound=Enum)
+
+HIGHEST_SEQ = 2**63 - 1
+"""The highest ``seq`` that an event may have; a record that does not read may have any."""
 
 
 def member_or_text(members: type[_Member], value: Any) -> _Member | Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -68,10 +69,14 @@ class InMemoryCheckpointer(Store[E, S]):
 
 @dataclass(slots=True)
 class _Run:
-    """One run: its head, its records with their cursors, its packed states by lane, its lanes and keys."""
+    """One run: its head, its records with their cursors, its packed states by lane, its lanes and keys.
+
+    ``peaks`` has the highest ``seq`` up to each offset, 0 at the least, from offset 0 on.
+    """
 
     head: RunHead
     entries: list[tuple[Cursor, bytes]] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=lambda: [0])
     states: dict[str | None, bytes] = field(default_factory=dict)
     lanes: dict[str, int] = field(default_factory=dict)
     keys: dict[str, Cursor] = field(default_factory=dict)
@@ -123,6 +128,12 @@ class MemoryOperations(LocalOperations[E, S]):
                 if entries[low - 1][0] != cursor:
                     raise diverged(run_id, cursor)
             return entries[low : None if query.before is None else max(0, query.before - 1)]
+
+    def offset_before(self, run_id: str, since_seq: int) -> int:
+        """The last offset up to which no event's ``seq`` is over ``since_seq``, which is over 0."""
+        with self._changed:
+            run = self._runs.get(run_id)
+            return 0 if run is None else bisect_right(run.peaks, since_seq) - 1
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events."""
@@ -214,6 +225,8 @@ class MemoryOperations(LocalOperations[E, S]):
         run = self._runs.setdefault(request.run_id, _Run(plan.head))
         run.head = replace(plan.head, updated_at=now)
         run.entries.extend((cursor, event.record) for cursor, event in plan.written)
+        for _, event in plan.written:
+            run.peaks.append(max(run.peaks[-1], event.seq))
         run.lanes.update((lane_id, last) for lane_id, (_, last) in plan.lanes.items())
         run.keys.update((event.key, cursor) for cursor, event in plan.written if event.key is not None)
         if plan.snapshot is not None:

@@ -98,6 +98,13 @@ class LocalOperations(ABC, Generic[E, S]):
         """Read the events of a query, which was checked. Nothing is read before the first of them is taken."""
 
     @abstractmethod
+    def offset_before(self, run_id: str, since_seq: int) -> int:
+        """An offset up to which no event's ``seq`` is over ``since_seq``, which is over 0.
+
+        A record that does not read may be of any ``seq``. The further on, the less is read.
+        """
+
+    @abstractmethod
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events. Raises ConfigurationError where there is no live end."""
 
@@ -160,10 +167,10 @@ class LocalOperations(ABC, Generic[E, S]):
     def list_events(self, run_id: str, since_seq: int) -> list[E]:
         """The events whose ``seq`` is over ``since_seq``, in log order; all of them where that is 0 or less."""
         check_run_id(run_id)
-        events = [item.event for item in self._read(run_id, ReadQuery())]
         if since_seq <= 0:
-            return events
-        return [event for event in events if seq_of(event) > since_seq]
+            return [item.event for item in self._read(run_id, ReadQuery())]
+        query = ReadQuery(self.offset_before(run_id, since_seq))
+        return [item.event for item in self._read(run_id, query) if seq_of(item.event) > since_seq]
 
     # -- snapshots ---------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ __all__ = [
     "facts_of",
     "is_bare_mark",
     "is_header",
-    "lane_of",
+    "lane_and_seq_of",
     "load_header",
     "own_entry",
     "plain_entry",
@@ -68,7 +68,19 @@ _FACTS = re.compile(
 _MARK = re.compile(rb'\{"status":(?:[^"{}]++|' + _TEXT + rb")*+\}")  # nothing in a mark is an object again
 _QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
 _LATEST = 2.0**63  # seconds
-_LANE = re.compile(rb'\{"run_id":' + _TEXT + rb',"session_id":' + _TEXT + rb',"lane_id":(' + _TEXT + rb"),")
+_LANE_AND_SEQ = re.compile(
+    rb'\{"run_id":'
+    + _TEXT
+    + rb',"session_id":'
+    + _TEXT
+    + rb',"lane_id":('
+    + _TEXT
+    + rb'),"span_id":'
+    + _TEXT
+    + rb',"parent_span_id":(?:null|'
+    + _TEXT
+    + rb'),"seq":(-?\d{1,19}),'
+)
 
 
 class Mark(NamedTuple):
@@ -191,14 +203,15 @@ def load_header(line: bytes) -> Header:
     return header
 
 
-def lane_of(line: bytes) -> bytes | None:
-    """The lane of an event's line of ours, as JSON text; None for one that has none."""
-    match = _LANE.match(line)
+def lane_and_seq_of(line: bytes) -> tuple[bytes, int] | None:
+    """The lane of an event's line of ours, as JSON text, and its ``seq``; None for a line that does not read."""
+    match = _LANE_AND_SEQ.match(line)
     if match is not None:
-        return match[1]
+        return match[1], int(match[2])
     try:
-        return json.dumps(_load(line)["lane_id"]).encode()
-    except (ValueError, KeyError, TypeError):
+        fields = _load(line)
+        return json.dumps(fields["lane_id"]).encode(), int(fields.get("seq", 0))
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from runstream.codec.lossless_json import load_object
 from runstream.model.archive_records import ArchiveEntry
+from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from runstream.model.state import status_after
 from runstream.stores.archive.jsonl.line_format import (
@@ -23,7 +24,7 @@ from runstream.stores.archive.jsonl.line_format import (
     facts_of,
     is_bare_mark,
     is_header,
-    lane_of,
+    lane_and_seq_of,
     load_header,
     own_entry,
     plain_entry,
@@ -42,6 +43,15 @@ class _Line(NamedTuple):
     line: bytes
     raw: bytes
     facts: Facts | None  # None: it does not read
+
+
+class _Point(NamedTuple):
+    """A point of the index: an offset, where its line begins, and the chain and the highest seq before it."""
+
+    offset: int
+    begin: int
+    chain: int
+    peak: int
 
 
 class Span(NamedTuple):
@@ -80,7 +90,8 @@ class LogIndex:
         self._mark_text: bytes | None = None
         self._token_marks: list[bytes] = []  # the commit marks that name snapshots
         self._tokens: set[str] = set()
-        self._index: list[tuple[int, int, int]] = []  # offset, where its line begins, the chain before
+        self._peak = 0  # the highest seq so far
+        self._index: list[_Point] = []
         self._holes: list[tuple[int, int]] = []
         self._pending: list[_Line] = []
 
@@ -135,18 +146,25 @@ class LogIndex:
             return Span(0, 0, self.last, ())
         point = max(0, bisect_right(self._index, low + 1, key=_offset) - 1)
         after = bisect_right(self._index, high, key=_offset)
-        end = self._index[after][1] if after < len(self._index) else self.end
-        offset, begin, chain = self._index[point]
+        end = self._index[after].begin if after < len(self._index) else self.end
+        offset, begin, chain, _ = self._index[point]
         return Span(begin, end, Cursor(offset - 1, chain), tuple(self._holes))
 
     def spans_back(self, low: int, high: int) -> Iterator[Span]:
         """The same as several spans, the last one first."""
         while low < high:
             point = max(0, bisect_right(self._index, high, key=_offset) - 1)
-            middle = max(low, self._index[point][0] - 1) if self._index else low
+            middle = max(low, self._index[point].offset - 1) if self._index else low
             middle = middle if middle < high else low
             yield self.span(middle, high)
             high = middle
+
+    def offset_before(self, since_seq: int) -> int:
+        """An offset up to which no event's ``seq`` is over ``since_seq``; less than 64 offsets before the last."""
+        if self._peak <= since_seq:
+            return self.last.offset
+        point = bisect_right(self._index, since_seq, key=_peak) - 1
+        return self._index[point].offset - 1 if point >= 0 else 0
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -219,8 +237,12 @@ class LogIndex:
         if line.line.startswith(b'{"$'):
             if line.line.startswith(b'{"$quarantined":'):
                 self.kept_aside.append(offset)
-        elif (lane := lane_of(line.line)) is not None:
-            self._note_lane(lane, offset)
+                self._peak = HIGHEST_SEQ
+            return
+        found = lane_and_seq_of(line.line)
+        if found is not None:
+            self._note_lane(found[0], offset)
+        self._peak = max(self._peak, HIGHEST_SEQ if found is None else found[1])
 
     def _take_header(self, line: _Line) -> None:
         if self.has_header or line.facts is None:
@@ -236,8 +258,8 @@ class LogIndex:
     def _take_offset(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event
             self.start = self.last = Cursor(offset - 1, 0)
-        if not self._index or offset - self._index[-1][0] >= _INDEX_EVERY:
-            self._index.append((offset, begin, self.last.chain))
+        if not self._index or offset - self._index[-1].offset >= _INDEX_EVERY:
+            self._index.append(_Point(offset, begin, self.last.chain, self._peak))
         self.last = Cursor(offset, chain)
 
     def _take_plain(self, line: _Line, entry: ArchiveEntry | None = None) -> None:
@@ -251,7 +273,9 @@ class LogIndex:
         self.end, self.tail = line.begin + len(line.raw), line.raw
         if entry.columns is None:
             self.kept_aside.append(entry.offset)
+            self._peak = HIGHEST_SEQ
             return
+        self._peak = max(self._peak, entry.columns.seq)
         self.lanes[entry.columns.lane_id] = entry.offset
         self.plain_status = status_after([entry.columns.kind]) or self.plain_status
         if not self.plain_session and entry.data is not None:
@@ -276,8 +300,12 @@ def _cursor_in(facts: Facts) -> Cursor:
     return Cursor(int(facts[1]), int(facts[2]))
 
 
-def _offset(point: tuple[int, int, int]) -> int:
-    return point[0]
+def _offset(point: _Point) -> int:
+    return point.offset
+
+
+def _peak(point: _Point) -> int:
+    return point.peak
 
 
 def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[ArchiveEntry]:

@@ -225,6 +225,13 @@ class JSONLOperations(ArchiveOperations[E, S]):
             (entry,) = log.entries_between([log.span(offset - 1, offset)], offset, offset)
         return int((entry_fields(run_id, entry) or {}).get("seq", 0))
 
+    def offset_before(self, run_id: str, since_seq: int) -> int:
+        """An offset up to which no event's ``seq`` is over ``since_seq``: the last, or a little less."""
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            log.refresh()
+        return log.index.offset_before(since_seq)
+
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         with self._logs.reading():
             log = self._logs.log(run_id)

@@ -27,6 +27,7 @@ from runstream.model.archive_records import (
     RunHeader,
 )
 from runstream.model.errors import CorruptRecordError, StoreUnavailable
+from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
@@ -41,6 +42,7 @@ from runstream.stores.archive.sqlite.lease_table import release, renew, take
 from runstream.stores.archive.sqlite.queries import (
     GET_ASIDE,
     GET_EVENTS,
+    GET_OFFSET_BEFORE,
     damaged_heads,
     find_heads,
     load_head,
@@ -192,6 +194,13 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
                 offset=offset,
             )
         return seq
+
+    def offset_before(self, run_id: str, since_seq: int) -> int:
+        """The offset before the first event whose ``seq`` is over ``since_seq``, or the first kept aside."""
+        asked = {"run_id": run_id, "since_seq": min(since_seq, HIGHEST_SEQ)}
+        with self._file.use() as connection:
+            (offset,) = connection.execute(GET_OFFSET_BEFORE, asked).fetchone()
+        return int(offset)
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES

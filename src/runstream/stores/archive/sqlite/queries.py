@@ -18,6 +18,7 @@ from runstream.stores.archive.sqlite.row_values import head_in
 __all__ = [
     "GET_ASIDE",
     "GET_EVENTS",
+    "GET_OFFSET_BEFORE",
     "SET_ASIDE",
     "SET_LANE",
     "damaged_heads",
@@ -41,6 +42,10 @@ GET_EVENTS = """SELECT offset, chain, key, CASE WHEN kind = '' AND data = '' THE
     FROM events WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
 GET_ASIDE = """SELECT offset, chain, key, NULL, raw, reason, quarantined_at
     FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
+# INDEXED BY: SQLite would rather go through all of the run in the order of its offsets
+GET_OFFSET_BEFORE = """SELECT coalesce(min(offset) - 1, (SELECT last_offset FROM runs WHERE run_id = :run_id), 0)
+    FROM (SELECT offset FROM events INDEXED BY idx_events_run WHERE run_id = :run_id AND seq > :since_seq
+          UNION ALL SELECT offset FROM quarantine WHERE run_id = :run_id)"""
 _HEAD = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
     updated_at, parent_run_id, parent_offset FROM runs"""
 _GET_HEAD = f"{_HEAD} WHERE run_id = ?"

@@ -101,6 +101,8 @@ _TABLES = (
 
 # what came later, each by its name: a file that lacks it gets it when it is opened
 _LATER = {
+    # purpose-agent's own, which its reader needs too, and gives to the files that it opens
+    "idx_events_run": "CREATE INDEX idx_events_run ON events (run_id, seq)",
     # of the events that carry a caller's key
     "events_by_key": "CREATE INDEX events_by_key ON events (run_id, key, offset) WHERE key IS NOT NULL",
     # the last lease of each lane, and of each whole run, with lane_id NULL, also when it has run out
@@ -143,6 +145,7 @@ _FOREIGN_TABLES = {
     "events": {"id", "run_id", "seq", "ts", "kind", "lane_id", "data", "created_at"},
     "snapshots": {"run_id", "state", "updated_at"},
 }
+_FOREIGN_NAMES = frozenset({*_FOREIGN_TABLES, "idx_events_run"})
 _OUR_NAMES = frozenset({"runs", "lanes", "lane_snapshots", "quarantine", "archive", "states"})
 
 
@@ -193,7 +196,7 @@ def _check_version(connection: sqlite3.Connection, path: str, archive_id: str | 
         )
     names = _names(connection)
     if found == 0:
-        is_foreign = bool(names & (_OUR_NAMES | _LATER.keys()))
+        is_foreign = bool(names & (_OUR_NAMES | _LATER.keys() - _FOREIGN_NAMES))
         for table, expected in _FOREIGN_TABLES.items():
             columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
             is_foreign |= bool(columns) and not columns >= expected
