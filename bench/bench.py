@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import platform
 import re
 import shutil
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import purpose_agent.runtime.checkpoint as purpose_agent
 import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
@@ -178,6 +180,33 @@ def bench_list_events(client: redis.Redis, store: Any, rounds: int, count: int) 
     )
 
 
+def bench_list_the_end(name: str, store: Any, rounds: int, count: int, directory: Path) -> Result:
+    """The last ten events of a run, as an agent asks for them that comes back."""
+    run_id = uuid.uuid4().hex
+    theirs = purpose_agent.SQLiteCheckpointer(str(directory / f"{run_id}.db"))
+    events = [event(run_id, seq) for seq in range(1, count + 1)]
+    rows = [
+        (run_id, one.seq, one.ts, str(one.to_dict()["kind"]), one.lane_id, json.dumps(one.to_dict()))
+        for one in events
+    ]
+    with sqlite3.connect(theirs.db_path) as connection:
+        connection.executemany(
+            "INSERT INTO events (run_id, seq, ts, kind, lane_id, data) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+    for first in range(0, count, 1000):
+        store.save_events(events[first : first + 1000])
+    since = count - 10
+    assert [one.seq for one in store.list_events(run_id, since)] == list(range(since + 1, count + 1))
+    return interleaved(
+        f"list_events of the last 10 of {count:,}, {name}",
+        "purpose-agent's SQLite store",
+        "calls/s",
+        rounds,
+        lambda: timed(50, lambda: [store.list_events(run_id, since) for _ in range(50)]),
+        lambda: timed(50, lambda: [theirs.list_events(run_id, since) for _ in range(50)]),
+    )
+
+
 def bench_drain(client: redis.Redis, directory: Path, rounds: int, runs: int, per_run: int) -> Result:
     count = runs * per_run
     store: Any = runstream.RedisCheckpointer(client, namespace="drain")  # nothing else is due there
@@ -313,6 +342,14 @@ def main() -> None:
                 bench_save_event(client, store, rounds, 5000 // scale),
                 bench_save_events(client, store, rounds, 20000 // scale),
                 bench_list_events(client, store, rounds, 100_000 // scale),
+                *(
+                    bench_list_the_end(name, one, rounds, 10_000 // scale, directory)
+                    for name, one in (
+                        ("Redis", store),
+                        ("SQLite", runstream.SQLiteCheckpointer(directory / "list.db")),
+                        ("JSONL", runstream.JSONLCheckpointer(directory / "list")),
+                    )
+                ),
                 bench_drain(client, directory, min(rounds, 3), 100 // scale, 1000),
                 bench_idle_runs(client, directory, rounds, 100_000 // scale),
             ],
