@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
+from contextlib import suppress
 from enum import Enum
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,12 +32,15 @@ from runstream.codec.record import (
     decode_record,
     encode_record,
     fields_of,
+    lane_and_seq,
     record_crc,
     seed,
+    seq_of_record,
 )
 from runstream.codec.snapshot_fields import PackedState, pack_state, state_checksum, unpack_state
 from runstream.model.archive_records import ArchiveEntry, contents_of, kept_aside
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, UnsupportedVersion
+from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from tests.support.samples import any_text, make_event, same, values
 
@@ -75,6 +80,7 @@ def test_a_record_comes_back(run_id: str, fields: list[Any], extra: dict[str, An
     written = fields if not extra and key is None else [*fields, extra or None, *([] if key is None else [key])]
     record = encode_record(PACKER, seed(run_id), written)
     assert same(decode_record(run_id, 1, record), written)
+    assert lane_and_seq(run_id, 1, record) == (fields[FIELDS.index("lane_id")], fields[FIELDS.index("seq")])
     plain = decode_plain_records(run_id, [record])
     assert plain is None or same(plain, [written])
     assert fields_of(run_id, written).keys() == {"run_id", *FIELDS, *extra}
@@ -247,11 +253,32 @@ def test_a_record_of_a_newer_version_is_told_from_a_damaged_one(version: int, bo
     assert caught.value.found == version
     with pytest.raises(UnsupportedVersion):
         archive_entry("r", 3, 0, newer)
+    with pytest.raises(UnsupportedVersion):
+        lane_and_seq("r", 3, newer)
+    assert seq_of_record("r", newer) == HIGHEST_SEQ
     before = encode_record(PACKER, seed("r"), ["", "main", "s", None, 1, 0.0, "run.started", "public", {}])
     entries = archive_entries("r", [(Cursor(2, 0), before), (Cursor(3, 0), newer)])
     assert next(entries).offset == 2
     with pytest.raises(UnsupportedVersion):
         next(entries)
+
+
+_heads = st.lists(
+    st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary() | st.lists(st.booleans()), max_size=6
+)
+
+
+@given(st.binary(min_size=1) | st.tuples(_heads.map(msgpack.packb), st.binary(max_size=20)).map(b"".join))
+def test_whatever_a_record_holds_its_seq_is_found_or_the_record_is_corrupt(body: bytes) -> None:
+    record = b"\x01" + zlib.crc32(body, seed("r")).to_bytes(4, "big") + body
+    found = seq_of_record("r", record)
+    with suppress(CorruptRecordError):
+        lane_id, found_too = lane_and_seq("r", 3, record)
+        assert (type(lane_id), found_too) == (str, found)
+        return
+    assert found == HIGHEST_SEQ
+    with pytest.raises(CorruptRecordError):
+        lane_and_seq("r", 3, record[:-1])
 
 
 def test_an_erased_entry_has_neither_text_nor_bytes() -> None:

@@ -22,9 +22,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgpack
+
 from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
 from runstream.codec.stored_fields import check_names
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
+from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import MAX_NAME_BYTES, check_name, shown
 
 __all__ = [
@@ -42,9 +45,11 @@ __all__ = [
     "further_fields",
     "is_sound",
     "key_of",
+    "lane_and_seq",
     "record_body",
     "record_crc",
     "seed",
+    "seq_of_record",
 ]
 
 RECORD_VERSION = 1
@@ -97,7 +102,7 @@ def seed(run_id: str, version: int = RECORD_VERSION) -> int:
 
 
 _TEXTS = tuple((name, FIELDS.index(name)) for name in ("session_id", "lane_id", "kind", "visibility"))
-_SEQ, _TS = FIELDS.index("seq"), FIELDS.index("ts")
+_LANE, _SEQ, _TS = (FIELDS.index(name) for name in ("lane_id", "seq", "ts"))
 
 
 def check_values(values: Sequence[Any]) -> None:
@@ -296,6 +301,47 @@ def decode_record(run_id: str, offset: int, record: bytes) -> list[Any]:
         return _checked(run_id, offset, record, unpack(body))
     except ValueError as error:
         raise _corrupt(run_id, offset, record, str(error)) from error
+
+
+def lane_and_seq(run_id: str, offset: int, record: bytes) -> tuple[str, int]:
+    """The lane and the ``seq`` of a record's event: what comes after them is not unpacked.
+
+    Args:
+        run_id: The run that it was found in.
+        offset: The offset that it was found at, for the errors.
+        record: The record, not one that was erased.
+
+    Raises:
+        CorruptRecordError: It fails its checksum, or has no such fields.
+        UnsupportedVersion: A newer runstream wrote it.
+    """
+    body = _body(run_id, offset, record)
+    unpacker = msgpack.Unpacker(read_size=64, max_buffer_size=len(body) + 64, unicode_errors="surrogatepass")
+    unpacker.feed(body)
+    try:
+        unpacker.read_array_header()
+        fields = [unpacker.unpack() for _ in range(_SEQ + 1)]
+    except (msgpack.UnpackException, ValueError) as error:
+        raise _corrupt(run_id, offset, record, str(error)) from error
+    lane_id, seq = fields[_LANE], fields[_SEQ]
+    if not isinstance(lane_id, str) or not isinstance(seq, int):
+        raise _corrupt(run_id, offset, record, "it is not an event")
+    return lane_id, seq
+
+
+def seq_of_record(run_id: str, record: bytes) -> int:
+    """The ``seq`` of a record's event; the highest for a record that does not read, the lowest for one erased.
+
+    Args:
+        run_id: The run that it was found in.
+        record: The record.
+    """
+    if record == ERASED:
+        return -HIGHEST_SEQ
+    try:
+        return lane_and_seq(run_id, 0, record)[1]
+    except (CorruptRecordError, UnsupportedVersion):
+        return HIGHEST_SEQ
 
 
 def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any]] | None:

@@ -12,23 +12,21 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from shlex import quote
-from typing import Literal, TypeAlias
 
 from runstream.drain.claimed_run import Chunk, ClaimedRun, Positions, explain_parking, until_mended
 from runstream.drain.claims import Claims
 from runstream.drain.parts import WorkerParts
 from runstream.drain.readback import find_mismatch
+from runstream.drain.seq_spans import Trim, find_spans
 from runstream.model.archive_records import ArchiveEntry, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
-from runstream.stores.redis.operations.worker.drain import DueRun, Proven, Settled
+from runstream.stores.redis.operations.worker.drain import DueRun, Proven, SeqSpan, Settled
 from runstream.stores.redis.operations.worker.load import HotRun
 from runstream.stores.redis.page_size import PageSize
 
 __all__ = ["Batches", "Trim"]
-
-Trim: TypeAlias = Literal["covered", "archived", "never"]
 
 _log = logging.getLogger("runstream.drain")
 
@@ -157,7 +155,8 @@ class Batches:
         """Settle the chunks, and put the runs back into the queue of which more is left."""
         if not chunks:
             return
-        proven = [self._proven(chunk) for chunk in chunks]
+        spans = find_spans(self._namespace, chunks, self._trim)
+        proven = [self._proven(chunk, span) for chunk, span in zip(chunks, spans, strict=True)]
         with self._parts.heartbeat.still:
             replies = self._namespace.settle(proven, list(self._parts.archives))
         report = DrainReport()
@@ -167,7 +166,7 @@ class Batches:
         self._parts.note(report)
         _log.info("settled %s", report, extra=report.to_dict())
 
-    def _proven(self, chunk: Chunk) -> Proven:
+    def _proven(self, chunk: Chunk, span: SeqSpan | None) -> Proven:
         for lane_id, reason in chunk.broken.items():
             of_lane = "" if lane_id is None else f" of lane {lane_id!r}"
             fields = {"run": chunk.run_id, "lane": lane_id}
@@ -179,6 +178,7 @@ class Batches:
             # a snapshot that does not read covers nothing
             "never" if chunk.broken else self._trim,
             None if chunk.is_last else self._parts.claim_seconds,
+            span,
         )
 
     def _note_settled(
@@ -208,7 +208,7 @@ class Batches:
         elif chunk.is_last:
             claims.finish(chunk.run_id)
         else:
-            claimed.advance(chunk.end)
+            claimed.advance(chunk.end, settled.noted_to)
             queue.appendleft(claimed)
         return DrainReport(
             runs=int(chunk.is_last),

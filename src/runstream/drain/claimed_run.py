@@ -67,10 +67,11 @@ class ClaimedRun:
         lanes = self.lanes if count == self.left else ()
         return LoadRequest(self.run_id, self.proven.offset + 1, self.proven.offset + count, lanes)
 
-    def advance(self, end: Cursor) -> None:
+    def advance(self, end: Cursor, noted_to: int) -> None:
         """Go on after a chunk was settled: the mark and the positions are now as this worker has left them."""
         self.proven = end
-        self.run = replace(self.run, head=replace(self.run.head, mark=max(self.run.head.mark, end)))
+        head = replace(self.run.head, mark=max(self.run.head.mark, end))
+        self.run = replace(self.run, head=head, noted_to=noted_to)
         self.positions = [
             (location, Position(end, {}) if held is None else replace(held, cursor=max(held.cursor, end)))
             for location, held in self.positions

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, NamedTuple, overload
 
+from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 
@@ -23,6 +24,7 @@ __all__ = [
     "RunBatch",
     "RunHeader",
     "contents_of",
+    "highest_seq",
     "joined",
     "kept_aside",
 ]
@@ -146,6 +148,13 @@ def joined(pages: Sequence[Sequence[ArchiveEntry]]) -> Sequence[ArchiveEntry]:
         return list(chain.from_iterable(pages))
     parts = zip(*(page.columns for page in plain), strict=True)
     return PlainEntries([list(chain.from_iterable(part)) for part in parts])
+
+
+def highest_seq(entries: Sequence[ArchiveEntry]) -> int:
+    """The highest ``seq`` of entries whose columns are at hand, 0 at the least."""
+    if isinstance(entries, PlainEntries):
+        return max(0, *entries.columns[4]) if len(entries) else 0
+    return max((HIGHEST_SEQ if entry.raw is not None else entry.seq for entry in entries), default=0)
 
 
 def kept_aside(entries: Sequence[ArchiveEntry]) -> list[ArchiveEntry]:

@@ -8,9 +8,23 @@ from typing import NamedTuple
 
 from runstream.model.results import Cursor
 
-__all__ = ["RunHead", "SnapshotHead"]
+__all__ = ["RunHead", "SnapshotHead", "last_unneeded"]
 
 _NOWHERE = Cursor(0, 0)
+
+
+def last_unneeded(last: int, covered: Mapping[str | None, int], since: Mapping[str, int]) -> int:
+    """The last offset up to which a recovery needs no event, of the run or of a lane: as settle.lua has it.
+
+    Args:
+        last: The last offset that may be meant.
+        covered: Up to where the snapshot of each lane (None: of the run) covers the history.
+        since: The first offset of each lane that no snapshot of it covers.
+    """
+    of_run = covered.get(None)
+    # a lane without a snapshot of its own is covered by the run's, if there is one
+    of_lanes = [first - 1 for lane, first in since.items() if lane in covered or of_run is None]
+    return min([last, *of_lanes] if of_run is None else [last, of_run, *of_lanes])
 
 
 class SnapshotHead(NamedTuple):

@@ -42,6 +42,7 @@ class RedisChecker(HistoryChecker):
             lane: int(self.facts.meta.get(f"snapshot:{lane}", "0").split()[0]) for lane in self._noted_lanes
         }
         self._uncovered: dict[str, int] = {}  # of each lane the first event that no snapshot of it covers
+        self._rising = {lane for lane in self._noted_lanes if " +" in self.facts.meta[f"lane:{lane}"]}
         self._noted_lasts = {lane: offset for lane, (offset, _) in self._noted_lanes.items()}
 
     @classmethod
@@ -78,6 +79,11 @@ class RedisChecker(HistoryChecker):
         return entries
 
     def _count(self, entry: ArchiveEntry, columns: EntryColumns | None) -> None:
+        if columns is not None and columns.lane_id in self._rising:
+            _, highest = self._lanes.get(columns.lane_id, (0, 0))
+            if columns.seq < highest:
+                noted = f"lane {columns.lane_id!r} is noted to rise, and has a lower seq than before"
+                self._differ(entry.offset, noted, str(columns.seq), str(highest))
         super()._count(entry, columns)
         if columns is not None and entry.offset > self._covered.get(columns.lane_id, 0):
             self._uncovered.setdefault(columns.lane_id, entry.offset)
@@ -125,7 +131,7 @@ class RedisChecker(HistoryChecker):
         (at_mark,) = self._namespace.cursors_at(self.history.run_id, [mark.offset])
         if at_mark is not None and at_mark != mark:
             self._differ(mark.offset, "the archived mark is not in the history", str(at_mark), str(mark))
-        trimmed = int(facts.meta.get("trimmed", start.offset))
+        trimmed = max(int(facts.meta.get(field, "0").split()[0]) for field in ("trimmed", "peak"))
         if trimmed >= self.history.first:
             self._differ(
                 self.history.first,

@@ -25,13 +25,16 @@ from runstream.model.errors import (
     CorruptRecordError,
     HistoryDiverged,
 )
+from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import random_token
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
+from runstream.model.run_head import last_unneeded
 from runstream.repair.branches import is_branch
 from runstream.repair.proof import proven_records
 from runstream.stores.capabilities import archive_of
 from runstream.stores.protocol import RunStore
+from runstream.stores.redis.append_batch import HIGHEST_RISING
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
 from runstream.stores.redis.operations.worker.load import HotRun
@@ -84,7 +87,7 @@ def restore_run(
     namespace, run_id, token = namespace_of(hot), source.run_id, random_token()
     snapshots = source.snapshots()
     _check_covered(source, snapshots)
-    lanes = _Lanes({one.lane_id: one.offset for one in snapshots})
+    lanes = _Lanes({one.lane_id: one.offset for one in snapshots}, keep_from)
     _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
@@ -98,7 +101,8 @@ def restore_run(
             namespace.put_snapshot(run_id, token, snapshot)
         except (ValueError, TypeError, AttributeError) as error:
             raise _bad_snapshot(run_id, snapshot, f"it does not read: {error}") from error
-    replacement = Replacement(source.header, source.last, before, lanes.last, lanes.since, snapshots)
+    peak, rising = lanes.peaks.get(before.offset), lanes.rising
+    replacement = Replacement(source.header, source.last, before, lanes.last, lanes.since, peak, rising, snapshots)
     namespace.switch_history(seen, replacement, token=token, count=count, common=common)
     return count
 
@@ -262,30 +266,46 @@ class _Lanes:
         covered: The offset up to which the snapshot of each lane (None: of the run) covers the history.
         last: The offset and seq of each lane's last event.
         since: The offset of each lane's first event that no snapshot of it covers.
+        peaks: The highest ``seq`` of all up to each offset at which Redis may begin.
+        rising: The lanes none of whose events has a lower ``seq`` than one before it, as far as Redis notes that.
     """
 
     covered: dict[str | None, int]
+    keep_from: int | None
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
+    peaks: dict[int, int] = field(default_factory=dict)
+    rising: set[str] = field(default_factory=set)
+    _peak: int = 0
+    _has_unread: bool = False
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:
-        """Add the next entry. The lane of one that does not read is not known."""
-        if entry.data is None:
-            return
-        fields = entry_fields(run_id, entry) or {}
-        lane = fields.get("lane_id", "main")
-        self.last[lane] = (entry.offset, fields.get("seq", 0))
-        if lane not in self.since and entry.offset > self.covered.get(lane, 0):
-            self.since[lane] = entry.offset
+        """Add the next entry. Lane and ``seq`` of one that does not read are not known."""
+        if entry.offset == self.keep_from:
+            self.peaks[entry.offset - 1] = self._peak
+        if entry.data is not None:
+            self._add_event(entry.offset, entry_fields(run_id, entry) or {})
+        elif entry.raw is not None:
+            self._peak, self._has_unread = HIGHEST_SEQ, True
+            self.rising.clear()
+        if entry.offset in self.covered.values():
+            self.peaks[entry.offset] = self._peak
+
+    def _add_event(self, offset: int, fields: dict[str, Any]) -> None:
+        lane, seq = fields.get("lane_id", "main"), int(fields.get("seq", 0))
+        if lane not in self.last and not self._has_unread:
+            self.rising.add(lane)
+        if not self.last.get(lane, (0, 0))[1] <= seq <= HIGHEST_RISING:
+            self.rising.discard(lane)
+        self.last[lane] = (offset, seq)
+        if lane not in self.since and offset > self.covered.get(lane, 0):
+            self.since[lane] = offset
+            self.peaks[offset - 1] = self._peak
+        self._peak = max(self._peak, seq)
 
     def first_needed(self, last: int) -> int:
-        """The first offset that ``recover`` needs, of the run or of a lane: as settle.lua has it."""
-        of_run = self.covered.get(None)
-        limit = last if of_run is None else min(last, of_run)
-        for lane, offset in self.since.items():
-            if lane in self.covered or of_run is None:
-                limit = min(limit, offset - 1)
-        return limit + 1
+        """The first offset that ``recover`` needs, of the run or of a lane."""
+        return last_unneeded(last, self.covered, self.since) + 1
 
 
 def _batches(source: ArchivedHistory, before: Cursor) -> Iterator[list[tuple[Cursor, bytes]]]:

@@ -217,7 +217,8 @@ class Store(Lifecycle, Generic[E, S]):
             since_seq: The producer's number after which to begin; 0 or less gives all events.
 
         Raises:
-            RunstreamError: What ``read`` raises: EventsArchived rather than a shorter list.
+            RunstreamError: What ``read`` raises: EventsArchived rather than a shorter list, where events over
+                ``since_seq`` have left Redis, or may have.
         """
         return self._runner.run(self._operations.list_events(run_id, since_seq))
 

@@ -52,6 +52,11 @@ def forget_that_it_is_due(world: World) -> None:
     world.backend.raw.delete(world.keys.partition.due)
 
 
+def fall_unnoticed(world: World) -> None:
+    world.hot.save_event(make_event("r", 2))
+    world.backend.raw.hset(world.keys.meta, "lane:main", "21 +2")
+
+
 def cover_too_much(world: World) -> None:
     of_snapshot("offset", "30")(world)
     token = world.backend.raw.hget(world.keys.run_snapshot, "token").decode()
@@ -83,12 +88,14 @@ REDIS: dict[str, tuple[Callable[[World], object], int | None, str]] = {
     "another status": (meta("status", "failed"), 20, "status"),
     "a lane's end": (meta("lane:side", "13 3"), 14, "lane 'side'"),
     "a lane's seq": (meta("lane:main", "20 99"), 20, "lane 'main'"),
+    "a lane that is noted to rise": (fall_unnoticed, 21, "noted to rise"),
     "no lane": (meta("lane:main", None), 20, "lane 'main'"),
     "a lane that is not": (meta("lane:more", "17 3"), 17, "lane 'more'"),
     "a lane of the future": (meta("lane:more", "27 3"), 27, "lane 'more'"),
     "from where to recover": (meta("since:main", "18"), 15, "would be trimmed"),
     "nothing to recover": (meta("since:main", None), 15, "would be trimmed"),
     "trimmed": (meta("trimmed", "13"), 11, "noted as trimmed"),
+    "trimmed, with its highest seq": (meta("peak", "12 99"), 11, "noted as trimmed"),
     "a snapshot's note": (meta("snapshot", "10 1 other"), 10, "snapshot of the run"),
     "a snapshot's offset": (of_snapshot("offset", "11"), 11, "snapshot of the run"),
     "a snapshot of the future": (

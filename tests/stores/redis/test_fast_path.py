@@ -216,7 +216,7 @@ def test_a_seq_of_another_kind_of_int_is_an_int(redis_backend: RedisBackend, seq
     store.save_event(make_event("r", seq))
     store.append("r", [make_event("r", seq), make_event("r", seq)])
     assert [recorded.event.seq for recorded in store.read("r")] == [1, seq, seq, seq]
-    assert redis_backend.raw.hget(session_of(store).keys.run("r").meta, "lane:main") == b"4 %d" % seq
+    assert redis_backend.raw.hget(session_of(store).keys.run("r").meta, "lane:main") == b"4 +%d" % seq
 
 
 def test_what_is_refused_is_sent_once(redis_backend: RedisBackend) -> None:

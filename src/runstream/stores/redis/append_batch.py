@@ -74,12 +74,37 @@ class SnapshotWrite:
         return args + removes
 
 
+HIGHEST_RISING = 10**15 - 1
+"""The highest seq of which Redis notes that the seqs of a lane rise up to it: Lua compares no others exactly."""
+
+
 class LaneSpan(NamedTuple):
-    """What a batch adds to a lane: the indexes (from 1) of its first and last event, and the last one's seq."""
+    """What a batch adds to a lane.
+
+    Attributes:
+        first: The index, from 1, of the lane's first event in the batch.
+        last: The index of its last one.
+        first_seq: The first one's seq.
+        last_seq: The last one's seq.
+        rises: Whether none of its seqs in the batch is lower than one before it, and Redis can note that.
+    """
 
     first: int
     last: int
-    seq: int
+    first_seq: int
+    last_seq: int
+    rises: bool
+
+    def then(self, index: int, seq: int) -> LaneSpan:
+        """The same with one more event."""
+        return LaneSpan(
+            self.first, index, self.first_seq, seq, self.rises and self.last_seq <= seq <= HIGHEST_RISING
+        )
+
+    @classmethod
+    def of(cls, index: int, seq: int) -> LaneSpan:
+        """One event."""
+        return cls(index, index, seq, seq, 0 <= seq <= HIGHEST_RISING)
 
 
 class Batch(NamedTuple):

@@ -75,6 +75,7 @@ class Namespace:
     release = _method(drain.release)
     load_runs = _method(load.load_runs)
     load_entries = _method(load.load_entries)
+    load_peaks = _method(load.load_peaks)
     settle = _method(drain.settle)
     park = _method(drain.park)
     park_unread = _method(drain.park_unread)

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from runstream.model.results import Cursor
 
 __all__ = [
+    "Peak",
     "Retired",
     "parse_cursor",
     "parse_info",
     "parse_map",
     "parse_offset",
     "parse_parent",
+    "parse_peak",
     "parse_records",
     "parse_retired",
     "parse_scores",
@@ -68,6 +70,19 @@ def parse_parent(text: bytes | None) -> tuple[str, int] | None:
         return None
     offset, _, run_id = text.decode().partition(":")
     return run_id, int(offset)
+
+
+class Peak(NamedTuple):
+    """Meta's field ``peak``: the highest ``seq`` of the events up to an offset, which have all left Redis."""
+
+    offset: int
+    seq: int
+
+
+def parse_peak(meta: Mapping[bytes, bytes]) -> Peak | None:
+    """Parse meta's field ``peak``; None where there is none."""
+    text = meta.get(b"peak")
+    return Peak(*map(int, text.split())) if text else None
 
 
 class Retired(NamedTuple):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
 from runstream.codec.event_codec import Codec
-from runstream.model.errors import EventsArchived
+from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.results import E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -101,9 +102,17 @@ class TieredOperations(HotAndArchive[E, S]):
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""
-        recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery()))
-        events = [item.event for item in recorded]
-        return events if since_seq <= 0 else [event for event in events if seq_of(event) > since_seq]
+        check_run_id(run_id)
+        after = 0
+        if since_seq > 0:
+            boundary = yield from self.locate(run_id)
+            if boundary.first_hot <= boundary.last:
+                # what has left Redis may be no part of the answer
+                with suppress(EventsArchived, AcknowledgedWritesLost):
+                    return (yield from self.hot.list_events(run_id, since_seq))
+            after = yield from blocking(self.archive.offset_before, run_id, since_seq)
+        recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery(after)))
+        return [item.event for item in recorded if since_seq <= 0 or seq_of(item.event) > since_seq]
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event; 0 for a lane without one."""

@@ -159,7 +159,7 @@ def test_meta_and_the_sorted_sets_tell_how_a_run_stands(
     assert (meta[b"start"], meta[b"created"]) == (first[b"start"], first[b"created"])
     assert meta[b"last"] == appended.cursor.encode()
     assert (meta[b"status"], meta[b"session"]) == (b"completed", b"s")
-    assert (meta[b"lane:main"], meta[b"lane:a"], meta[b"lane:b"]) == (b"1 1", b"4 4", b"3 3")
+    assert (meta[b"lane:main"], meta[b"lane:a"], meta[b"lane:b"]) == (b"1 +1", b"4 +4", b"3 +3")
     assert meta[b"snapshot"] == b"4 1 " + token
     assert int(meta[b"created"]) < int(meta[b"updated"])
     assert raw.zscore(f"{tag}:runs", "r") == int(meta[b"updated"])

@@ -20,6 +20,7 @@ from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import append, leases, read, recover, runs, snapshots
+from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["RedisOperations"]
@@ -62,7 +63,7 @@ class RedisOperations(Generic[E, S]):
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""
-        return read.list_events(self.session, run_id, since_seq)
+        return list_events(self.session, run_id, since_seq)
 
     def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
         """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""

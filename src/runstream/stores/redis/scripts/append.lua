@@ -15,8 +15,10 @@
 --         (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
 --         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
 --         that are described (all or 0); number of leases; number of snapshots
---       then for each lane: its name; the seq of its last event in the batch and, if more is asked for, after
---         single spaces, the indexes in the batch of its first and last event
+--       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
+--         '+' in front of it if its seqs rise in the batch (none is lower than one before it, all are of 0 to 15
+--         digits and not negative); if the batch has several events, the seq of its first one; and if more is asked
+--         for, the indexes in the batch of its first and last event
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': the index of its lane
 --         among the lanes, and the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
@@ -106,11 +108,12 @@ local former = meta[2] or start
 local of_run, of_lanes, retired = parse_retired(meta[8], offset)
 if retired and not sent and sent_at == '-' then return {'stale', now} end
 local lane_of = {}
-local function add_lane(name, first, last, seq)
+local function add_lane(name, seq, first_seq, first, last)
   local known = name == ARGV[7] and {meta[5], meta[6], meta[7]}
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
-    first_index = tonumber(first), last_index = tonumber(last), seq = seq}
+    first_index = tonumber(first), last_index = tonumber(last), seq = seq, first_seq = first_seq,
+    mark = known[1] or retired and ''}
   if retired and not known[1] and retired > parse_cursor(start) then
     lane.last, lane.since_ever = text(retired), text(parse_cursor(start) + 1)
   end
@@ -119,9 +122,10 @@ local function add_lane(name, first, last, seq)
 end
 local touched = {}
 for i = 1, lanes do
-  local seq, first, last = match(ARGV[6 + 2 * i], '^(%S+) ?(%d*) ?(%d*)$')
+  local seq, first_seq, first, last = match(ARGV[6 + 2 * i], '^(%S+) ?(%S*) ?(%d*) ?(%d*)$')
+  if first_seq == '' then first_seq = seq end
   if first == '' then first, last = 1, #ARGV - 8 end
-  touched[i] = add_lane(ARGV[5 + 2 * i], first, last, seq)
+  touched[i] = add_lane(ARGV[5 + 2 * i], seq, first_seq, first, last)
 end
 if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
 
@@ -165,7 +169,10 @@ if described > 0 then
   local keys_key = KEYS[#KEYS - (snapshot and 1 or 0)]
   local index_of, is_given = {}, status ~= '-'
   written = 0
-  for i = 1, lanes do touched[i].first_index, touched[i].last_index = nil, nil end
+  for i = 1, lanes do
+    local lane = touched[i]
+    lane.first_index, lane.last_index, lane.sign = nil, nil, match(lane.seq, '^%+') or ''
+  end
   for i = 1, described do
     local of_lane, seq, gives, rest = string.match(ARGV[at_events + i - 1], '^(%d+) (%S+) (%S+)(.*)$')
     local key = rest ~= '' and string.sub(rest, 2) or nil
@@ -177,7 +184,8 @@ if described > 0 then
       if key then index_of[key], key_of[i] = i, key end
       if gives ~= '-' and not is_given then status = gives end
       local lane = touched[tonumber(of_lane)]
-      lane.first_index, lane.last_index, lane.seq = lane.first_index or written, written, seq
+      if not lane.first_index then lane.first_index, lane.first_seq = written, seq end
+      lane.last_index, lane.seq = written, lane.sign .. seq
     end
   end
 end
@@ -241,6 +249,15 @@ if snapshot then
   end
 end
 
+-- The seq of a lane's last event as its mark has it: with '+' in front of it as long as no event of the lane has a
+-- lower one than an event before it. `seq` and `first` are those of the last and first new event, `former` is the mark
+-- before, nil for a lane that has none.
+local function seq_in_mark(seq, first, former)
+  local highest = former and match(former, ' %+(%d+)$')
+  if former and (not highest or tonumber(first) < tonumber(highest)) then return match(seq, '[^+]+') end
+  return seq
+end
+
 -- Keeps a reply with its producer. When that is new there, those that were silent for too long are forgotten, so that
 -- a run does not remember every process that ever wrote to it.
 local function keep(producer, reply)
@@ -285,7 +302,7 @@ for i = 1, lanes do
   reply[7 + i] = lane.last
   if lane.last_index then
     lane.last = text(before_batch + lane.last_index)
-    change('lane:' .. lane.name, lane.last .. ' ' .. lane.seq)
+    change('lane:' .. lane.name, lane.last .. ' ' .. seq_in_mark(lane.seq, lane.first_seq, lane.mark))
     if not lane.since then
       change('since:' .. lane.name, lane.since_ever or text(before_batch + lane.first_index))
     end

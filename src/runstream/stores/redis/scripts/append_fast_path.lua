@@ -39,11 +39,15 @@ end
 -- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent
 if seen == meta[2] and meta[5] and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8])
   and not (by and string.sub(by, 1, #producer) ~= producer) then
-  local before = match(meta[5], '^%d+')
+  local before, sign, highest = match(meta[5], '^(%d+) (%+?)(%S+)$')
   offset, chain = match(seen, '^(%d+)-(%d+)$')
   local first = offset + 1
+  local seq, first_seq = ARGV[8], ARGV[8]
+  if #ARGV > 9 then seq, first_seq = match(seq, '^(%S+) (%S+)$') end
+  -- no sign once the lane's seqs have fallen; see seq_in_mark in append.lua
+  if sign == '' or tonumber(first_seq) < tonumber(highest) then seq = match(seq, '[^+]+') end
   for i = 9, #ARGV do add(ARGV[i]) end
-  call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. ARGV[8],
+  call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
     'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
   if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
   -- the lists of runs are kept right to the second

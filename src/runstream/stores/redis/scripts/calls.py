@@ -13,7 +13,7 @@ from runstream.codec.event_codec import EncodedEvent
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
 from runstream.operations.operation import Command
-from runstream.stores.redis.append_batch import Batch, LaneSpan, Seen, Sending, snapshot_field
+from runstream.stores.redis.append_batch import HIGHEST_RISING, Batch, LaneSpan, Seen, Sending, snapshot_field
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
 from runstream.stores.redis.scripts.script import Script, script_call
 
@@ -101,9 +101,10 @@ def event_call(
     run = keys.run(run_id)
     names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
     last, words = _seen_words(keys, sent_at, seen)
+    mark = f"+{seq}" if 0 <= seq <= HIGHEST_RISING else seq
     # what script_call makes, without a list in between
     head = (b"EVALSHA", _APPEND, len(names))
-    args = (run_id, session_id, producer, number, last, words, lane_id, seq, record)
+    args = (run_id, session_id, producer, number, last, words, lane_id, mark, record)
     return head + names + args
 
 
@@ -139,8 +140,11 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         more = " ".join("-" if word is None else str(word) for word in asked)
         seen, words = b"-", b"%b %b %b" % (words, seen, more.encode())
     args: list[Any] = [run_id, session_id, sending.producer, sending.number, seen, words]
-    for lane, (first, last, seq) in lanes.items():
-        args += (lane, seq if is_plain else f"{seq} {first} {last}")
+    for lane, (first, last, first_seq, last_seq, rises) in lanes.items():
+        seqs = f"+{last_seq}" if rises else str(last_seq)
+        if len(events) > 1 or not is_plain:
+            seqs += f" {first_seq}" if is_plain else f" {first_seq} {first} {last}"
+        args += (lane, seqs)
     if session_id:
         names = (*names, run.partition.session(session_id))
     if is_keyed:
@@ -227,6 +231,7 @@ def settle_call(
     keep_seconds: float | None,
     archives: Sequence[str],
     snapshots: Mapping[str | None, str],
+    span: str,
 ) -> Command:
     """Note up to where a run is archived, and trim what is no longer needed.
 
@@ -239,6 +244,7 @@ def settle_call(
         keep_seconds: For how long to keep the claim; None: give it back.
         archives: The UUIDs of these archives.
         snapshots: The tokens of the snapshots that they have, by lane.
+        span: The highest seq of what is to be trimmed, as settle.lua takes it; "" if it is not known.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -248,6 +254,7 @@ def settle_call(
         str(proven),
         trim,
         "" if keep_seconds is None else int(keep_seconds * MICROSECONDS),
+        span,
         len(archives),
         *archives,
     ]

@@ -4,10 +4,12 @@
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)
 --       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never'
 --       5 keep the claim for so long (microseconds), or '' to give it back
---       6 number of archives that have it, their UUIDs
+--       6 'AFTER UPTO SEQ': no event after offset AFTER up to offset UPTO has a higher seq than SEQ, which is not
+--         negative; '' if that is not known
+--       7 number of archives that have it, their UUIDs
 --       then the meta field of each snapshot that is archived, and its token
 --
--- Replies {'ok', entries trimmed, '1' if nothing is left to archive}
+-- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
 --         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
 --                                   that cursor which has been settled since
 --         {'diverged'}              the run has another history at that cursor
@@ -17,6 +19,9 @@
 -- After 'ok': the mark is at least at that cursor; what was trimmed now ends at or before it. The run stays due if an
 -- event or a snapshot came in between; for each snapshot that is archived, meta has the token in `proven` or
 -- `proven:LANE`, once the last cursor is; if the run has ended and nothing is left to archive, it is in `retire`.
+-- `peak` is 'OFFSET SEQ': all up to OFFSET has been trimmed, and no seq of it is higher than SEQ. Where ARGV[6] goes on
+-- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
+-- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
 -- XTRIM is the first write (for a retired run, ZREM): it frees memory, so a full server takes what makes room.
 
 local function offset_of(cursor) return (parse_cursor(cursor)) end
@@ -24,7 +29,7 @@ local function offset_of(cursor) return (parse_cursor(cursor)) end
 local meta = all_of(KEYS[2])
 if meta['start'] ~= ARGV[2] then return {'gone'} end
 
-local missing, archived = archived_by(KEYS[4], 6)
+local missing, archived = archived_by(KEYS[4], 7)
 if missing then return {'archives', missing} end
 
 local proven, offset = ARGV[3], offset_of(ARGV[3])
@@ -33,7 +38,7 @@ if is_tombstone(meta['retired']) then
   if offset > offset_of(meta['last']) then return {'diverged'} end
   call('ZREM', KEYS[3], ARGV[1])
   call('HDEL', KEYS[5], ARGV[1])
-  return {'ok', 0, '1'}
+  return {'ok', 0, '1', '0'}
 end
 
 local mark = meta['mark'] or meta['start']
@@ -65,14 +70,32 @@ elseif ARGV[4] == 'covered' then
   end
 end
 
+-- the highest seq of what leaves Redis: readers who want only higher ones can do without it
+local noted_to, noted = string.match(meta['peak'] or '', '^(%d+) (%d+)$')
+noted_to, noted = tonumber(noted_to or offset_of(meta['start'])), noted or '0'
+local after, upto, seq = string.match(ARGV[6], '^(%d+) (%d+) (%d+)$')
+local is_held_back = false
+if after and tonumber(after) <= noted_to then
+  local known_to = math.max(tonumber(upto), noted_to)
+  if limit > known_to then limit, is_held_back = known_to, true end
+  -- compared as text: Lua's numbers have not all of the 64 bits
+  if #seq < #noted or (#seq == #noted and seq < noted) then seq = noted end
+else
+  seq = nil
+end
+
 local trimmed = call('XTRIM', KEYS[1], 'MINID', text(limit + 1))
 call('HSET', KEYS[2], 'mark', proven)
+if seq and limit > noted_to then
+  noted_to = limit
+  call('HSET', KEYS[2], 'peak', text(limit) .. ' ' .. seq)
+end
 if ARGV[4] == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
   call('HSET', KEYS[2], 'trimmed', text(limit)) -- no snapshot may cover less from now on
 end
 call('HDEL', KEYS[5], ARGV[1])
 
-local done = offset == offset_of(meta['last'])
+local done = offset == offset_of(meta['last']) and not is_held_back
 for field, value in pairs(meta) do
   if is_snapshot(field) then
     local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
@@ -92,4 +115,4 @@ elseif done then
 else
   call('ZADD', KEYS[3], text(clock()), ARGV[1])
 end
-return {'ok', trimmed, done and '1' or '0'}
+return {'ok', trimmed, done and '1' or '0', text(noted_to)}

@@ -40,6 +40,8 @@ class Replacement:
         before: The cursor before the first entry that Redis gets.
         lanes: The offset and seq of each lane's last event.
         since: The offset of each lane's first event that no snapshot of it covers.
+        peak: The highest ``seq`` of what Redis does not get; None if it gets all, or that is not known.
+        rising: The lanes none of whose events has a lower ``seq`` than one before it.
         snapshots: Its snapshots.
     """
 
@@ -48,6 +50,8 @@ class Replacement:
     before: Cursor
     lanes: Mapping[str, tuple[int, int]]
     since: Mapping[str, int]
+    peak: int | None
+    rising: Collection[str]
     snapshots: Sequence[ArchiveSnapshot] = field(default=())
 
     def meta(self) -> dict[str, str]:
@@ -68,8 +72,10 @@ class Replacement:
             fields["parent"] = f"{header.parent[1]}:{header.parent[0]}"
         if self.before.offset > header.start.offset:
             fields["trimmed"] = str(self.before.offset)
+            if self.peak is not None:
+                fields["peak"] = f"{self.before.offset} {self.peak}"
         for lane, (offset, seq) in self.lanes.items():
-            fields[f"lane:{lane}"] = f"{offset} {seq}"
+            fields[f"lane:{lane}"] = f"{offset} {'+' if lane in self.rising else ''}{seq}"
         for lane, offset in self.since.items():
             fields[f"since:{lane}"] = str(offset)
         for one in self.snapshots:
@@ -184,6 +190,7 @@ def _as_loaded(replacement: Replacement) -> HotRun:
     """The run as it would be loaded once it has this history."""
     header, fields = replacement.header, replacement.meta()
     snapshots = {one.lane_id: SnapshotHead(*one[:4]) for one in replacement.snapshots}
+    noted = replacement.before if "peak" in fields else header.start
     head = RunHead(
         header.start,
         replacement.last,
@@ -195,7 +202,7 @@ def _as_loaded(replacement: Replacement) -> HotRun:
         header.parent,
         snapshots,
     )
-    return HotRun(header.run_id, head)
+    return HotRun(header.run_id, head, since=replacement.since, noted_to=noted.offset)
 
 
 def unpark(keys: Keys, run_ids: Sequence[str]) -> Operation[list[str]]:

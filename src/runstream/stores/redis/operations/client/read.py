@@ -6,13 +6,13 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
-from runstream.operations.filters import EventFilter, seq_of
+from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.operation import Exchange, Items, Operation, Stream, collect
+from runstream.operations.operation import Exchange, Items, Stream
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["follow", "list_events", "read"]
+__all__ = ["follow", "read"]
 
 _MAX_SEQUENCE = 2**64 - 1
 
@@ -34,15 +34,6 @@ def read(
         yield from reader.backward(low, high)
     else:
         yield from reader.forward(low, high)
-
-
-def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operation[list[E]]:
-    """The events whose ``seq`` is over ``since_seq``, in log order."""
-    check_run_id(run_id)
-    reader = RunReader(session, run_id, "raise", None, bare=True)
-    head = yield from reader.open(None)
-    events: list[E] = yield from collect(reader.forward(head.start.offset, head.last.offset))
-    return events if since_seq <= 0 else [event for event in events if seq_of(event) > since_seq]
 
 
 def follow(

@@ -6,7 +6,9 @@ an error, never a shorter list.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from operator import eq, itemgetter
+from typing import Any, NamedTuple, TypeAlias
 
 from runstream.codec.record import ERASED
 from runstream.model.errors import CorruptRecordError, EventRefused, StoreUnavailable, UnsupportedVersion
@@ -15,11 +17,11 @@ from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import in_place_of
 from runstream.operations.messages import diverged, lost
-from runstream.operations.operation import Exchange, Items, Operation, Refusal, Stream
+from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
 from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
 from runstream.stores.redis.page_size import PageSize
-from runstream.stores.redis.replies import parse_cursor, parse_info, parse_records
+from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_offset, parse_records
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["RunReader"]
@@ -28,6 +30,20 @@ PAGE = 1000
 
 Page: TypeAlias = list[tuple[Cursor, bytes]]
 """Entries in order: cursor and wire record."""
+
+
+class BackPage(NamedTuple):
+    """Entries that were read backwards.
+
+    Attributes:
+        meta: The run's meta at that moment.
+        found: The entries, newest first, none missing between them: id and wire record.
+        is_first: Redis had none before them.
+    """
+
+    meta: Mapping[bytes, bytes]
+    found: Sequence[tuple[bytes, bytes]]
+    is_first: bool
 
 
 class RunReader:
@@ -57,13 +73,26 @@ class RunReader:
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
+        head, _ = yield from self._open(cursor, ())
+        return head
+
+    def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
+        """The same without a cursor, with the last page."""
+        head, replies = yield from self._open(None, self._back_queries("+"))
+        return head, self._back_page(replies, head.last.offset)
+
+    def _open(self, cursor: Cursor | None, also: Sequence[Command]) -> Operation[tuple[RunHead, Sequence[Any]]]:
+        """Open the run, and give the replies to what else is asked at that moment."""
         known = self.session.seen.get(self.run_id)
         queries = [head_query(self._keys.meta)]
         cursors = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
         queries += [(b"XRANGE", self._keys.events, str(at.offset), str(at.offset)) for at in cursors]
         if known is not None:
             queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
+        asked = len(queries)
+        queries += also
         meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
+        replies, more = replies[: asked - 1], replies[asked - 1 :]
         head = parse_head(meta)
         if known is not None:
             *replies, entries, deleted = replies
@@ -71,12 +100,12 @@ class RunReader:
                 self.seen = known.cursor
                 yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in entries])
             elif deleted is None:
-                yield from self._report_lost(known.cursor.offset, head.last.offset)
+                yield from self.report_lost(known.cursor.offset, head.last.offset)
             self.seen = None
         if cursor is not None and cursor.offset > head.start.offset:
             self.seen = cursor
             yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
-        return head
+        return head, more
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
         """The next entries after an offset, none missing; ``count`` of them, or what the page size allows."""
@@ -98,17 +127,34 @@ class RunReader:
         first = max(after, head.start.offset) + 1
         for expected, (at, _) in enumerate(found, first):
             if at.offset != expected:
-                yield from self._report_missing(head, expected)
+                yield from self.report_missing(head, expected)
         if not found and first <= high:
-            yield from self._report_missing(head, first)
+            yield from self.report_missing(head, first)
         return head, found
+
+    def page_back(self, high: int) -> Operation[BackPage]:
+        """The entries from ``high`` down, as many as the page size allows."""
+        return self._back_page((yield Exchange(self._back_queries(str(high)), atomic=True)), high)
+
+    def _back_queries(self, end: str) -> Sequence[Command]:
+        query = (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", self._pace.count)
+        return [(b"HGETALL", self._keys.meta), query]
+
+    def _back_page(self, replies: Sequence[Any], high: int) -> BackPage:
+        meta, entries = replies
+        count, records = self._pace.count, parse_records(entries)
+        self._pace.adapt(records)
+        # up to a gap, if there is one
+        dense = sum(map(eq, map(parse_offset, map(itemgetter(0), entries)), range(high, 0, -1)))
+        found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
+        return BackPage(parse_map(meta), found, dense < count)
 
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
             head, found = yield from self.page(low, high, self._next_count())
             if not found:  # deleted, or forgotten, since this began
-                yield from self._report_lost(high, head.last.offset)
+                yield from self.report_lost(high, head.last.offset)
             self.note(head, found[-1][0])
             low = found[-1][0].offset
             yield Items(self._counted((yield from self.decode(found))))
@@ -121,9 +167,9 @@ class RunReader:
             count = self._next_count()
             head, found = yield from self.page(max(low, high - count), high, count)
             if not found:  # as above
-                yield from self._report_lost(high, head.last.offset)
+                yield from self.report_lost(high, head.last.offset)
             if found[-1][0].offset < high:
-                yield from self._report_missing(head, found[-1][0].offset + 1)
+                yield from self.report_missing(head, found[-1][0].offset + 1)
             high = found[0][0].offset - 1
             yield Items(self._counted((yield from self.decode(found[::-1]))))
 
@@ -164,12 +210,12 @@ class RunReader:
         if seen is None:
             return
         if head.last.offset < seen.offset:
-            yield from self._report_lost(seen.offset, head.last.offset)
+            yield from self.report_lost(seen.offset, head.last.offset)
         here = [at for at, _ in found] + [head.mark, head.last]
         if any(at != seen for at in here if at.offset == seen.offset):
             raise diverged(self.run_id, seen)
 
-    def _report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
+    def report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
         """Raise the error for events that were seen and are missing: lost, or not yet on this replica."""
         (info,) = yield Exchange([(b"INFO", "replication")], tolerant=True)
         if not isinstance(info, Refusal) and parse_info(info).get("role") == "slave":
@@ -179,7 +225,7 @@ class RunReader:
             )
         raise lost(self.run_id, last_seen, last_present)
 
-    def _report_missing(self, head: RunHead, expected: int) -> Operation[None]:
+    def report_missing(self, head: RunHead, expected: int) -> Operation[None]:
         """Raise the error that says why there is no event at ``expected``."""
         if expected > head.mark.offset:  # nobody may have trimmed what was never archived
             raise lost(self.run_id, head.last.offset, expected - 1)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.operations.operation import Command
 from runstream.stores.redis.replies import Retired, parse_cursor, parse_retired
 
-__all__ = ["has_retired_events", "head_query", "is_there", "parse_head", "retired_of"]
+__all__ = ["has_retired_events", "head_in", "head_query", "is_there", "parse_head", "retired_of"]
+
+
+_FIELDS = (b"start", b"last", b"mark", b"status", b"retired")
 
 
 def head_query(meta_key: str) -> Command:
     """The command whose reply :func:`parse_head`, :func:`is_there` and :func:`retired_of` read."""
-    return (b"HMGET", meta_key, "start", "last", "mark", "status", "retired")
+    return (b"HMGET", meta_key, *_FIELDS)
+
+
+def head_in(meta: Mapping[bytes, bytes]) -> RunHead:
+    """Where the run stands that has this meta."""
+    return parse_head(list(map(meta.get, _FIELDS)))
 
 
 def parse_head(reply: Sequence[bytes | None]) -> RunHead:

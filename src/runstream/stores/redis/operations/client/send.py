@@ -64,13 +64,11 @@ def batch_of(
 
 
 def _spans(events: Sequence[EncodedEvent]) -> dict[str, LaneSpan]:
-    firsts: dict[str, int] = {}
-    lasts: dict[str, int] = {}
+    spans: dict[str, LaneSpan] = {}
     for index, event in enumerate(events, 1):
-        lane = event.lane_id
-        firsts.setdefault(lane, index)
-        lasts[lane] = index
-    return {lane: LaneSpan(firsts[lane], last, events[last - 1].seq) for lane, last in lasts.items()}
+        span = spans.get(event.lane_id)
+        spans[event.lane_id] = LaneSpan.of(index, event.seq) if span is None else span.then(index, event.seq)
+    return spans
 
 
 def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = True) -> Operation[list[Outcome]]:

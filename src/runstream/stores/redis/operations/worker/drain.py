@@ -29,6 +29,7 @@ __all__ = [
     "FARTHEST_SECONDS",
     "DueRun",
     "Proven",
+    "SeqSpan",
     "Settled",
     "claim",
     "enlist",
@@ -59,11 +60,13 @@ class Settled(NamedTuple):
     Attributes:
         outcome: 'ok', 'gone', 'diverged' or 'archives'; settle.lua says when.
         trimmed: How many entries left Redis.
+        noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
         detail: With 'archives': the location of one that is required and has not taken part.
     """
 
     outcome: str
     trimmed: int = 0
+    noted_to: int = 0
     detail: str = ""
 
 
@@ -134,6 +137,14 @@ def release(keys: Keys, claimed: Sequence[DueRun]) -> Operation[None]:
         yield Exchange([(b"ZADD", keys.run(run_id).partition.due, b"XX", at, run_id) for run_id, at in claimed])
 
 
+class SeqSpan(NamedTuple):
+    """The highest ``seq`` of the events of a run after one offset, up to another."""
+
+    after: int
+    upto: int
+    seq: int
+
+
 class Proven(NamedTuple):
     """What a worker has proven of a run.
 
@@ -143,6 +154,7 @@ class Proven(NamedTuple):
         tokens: The tokens of the snapshots that are archived, by lane.
         trim: What is to leave Redis: 'covered', 'archived' or 'never'.
         keep_seconds: How much longer to hold the claim; None: the run is given back.
+        span: The highest ``seq`` of what is to be trimmed; None: it is not known.
     """
 
     header: RunHeader
@@ -150,6 +162,7 @@ class Proven(NamedTuple):
     tokens: Mapping[str | None, str]
     trim: str
     keep_seconds: float | None
+    span: SeqSpan | None = None
 
 
 def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Operation[list[Settled]]:
@@ -165,6 +178,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Ope
                 keep_seconds=item.keep_seconds,
                 archives=archives,
                 snapshots=item.tokens,
+                span="" if item.span is None else " ".join(map(str, item.span)),
             )
             for item in proven
         ]
@@ -175,7 +189,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Ope
 def _settled(reply: Sequence[bytes]) -> Settled:
     outcome = reply[0].decode()
     if outcome == "ok":
-        return Settled(outcome, int(reply[1]))
+        return Settled(outcome, int(reply[1]), int(reply[3]))
     return Settled(outcome, detail=reply[1].decode() if len(reply) > 1 else "")
 
 

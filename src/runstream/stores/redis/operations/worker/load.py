@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.record import seq_of_record
 from runstream.codec.snapshot_fields import read_saved
 from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
@@ -15,10 +17,30 @@ from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.replies import parse_cursor, parse_map, parse_parent, parse_records, parse_retired
+from runstream.stores.redis.page_size import PageSize
+from runstream.stores.redis.replies import (
+    parse_cursor,
+    parse_map,
+    parse_offset,
+    parse_parent,
+    parse_peak,
+    parse_records,
+    parse_retired,
+)
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 
-__all__ = ["HotRun", "LoadRequest", "LoadedEntries", "first_hot", "load_entries", "load_runs"]
+__all__ = [
+    "HotRun",
+    "LoadRequest",
+    "LoadedEntries",
+    "PeakRequest",
+    "first_hot",
+    "load_entries",
+    "load_peaks",
+    "load_runs",
+]
+
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +52,16 @@ class HotRun:
         head: Where it stands.
         proven_tokens: The tokens, by lane, of the snapshots that were proven to be archived at the last settling.
         is_tombstone: It was retired, and nothing has come after that.
+        since: The first offset of each lane that no snapshot of it covers.
+        noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
     """
 
     run_id: str
     head: RunHead
     proven_tokens: Mapping[str | None, str] = field(default_factory=dict)
     is_tombstone: bool = False
+    since: Mapping[str, int] = field(default_factory=dict)
+    noted_to: int = 0
 
     @property
     def header(self) -> RunHeader:
@@ -61,6 +87,7 @@ def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
     unmarked = start if retired is None else last
     snapshots: dict[str | None, SnapshotHead] = {}
     proven: dict[str | None, str] = {}
+    since: dict[str, int] = {}
     for name, value in meta.items():
         kind, colon, lane = name.partition(b":")
         lane_id = lane.decode() if colon else None
@@ -69,6 +96,8 @@ def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
             snapshots[lane_id] = SnapshotHead(lane_id, int(offset), int(revision), token.decode())
         elif kind == b"proven":
             proven[lane_id] = value.decode()
+        elif kind == b"since" and lane_id is not None:
+            since[lane_id] = int(value)
     head = RunHead(
         start,
         last,
@@ -80,7 +109,9 @@ def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
         parse_parent(meta.get(b"parent")),
         snapshots,
     )
-    return HotRun(run_id, head, proven, retired is not None and retired.offset is None)
+    is_tombstone = retired is not None and retired.offset is None
+    peak = parse_peak(meta)
+    return HotRun(run_id, head, proven, is_tombstone, since, start.offset if peak is None else peak.offset)
 
 
 def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:
@@ -127,6 +158,40 @@ class LoadedEntries(NamedTuple):
     def entries(self) -> list[tuple[Cursor, bytes]]:
         """The entries' cursors and records, in order."""
         return list(zip(map(parse_cursor, self.ids), self.records, strict=True))
+
+
+class PeakRequest(NamedTuple):
+    """Of which entries the highest ``seq`` is asked: those of a run after one offset, up to another."""
+
+    run_id: str
+    after: int
+    upto: int
+
+
+def load_peaks(keys: Keys, requests: Sequence[PeakRequest]) -> Operation[list[int | None]]:
+    """The highest ``seq`` of entries that are in Redis, 0 at the least; None where some of them have left it."""
+    found: list[int | None] = [0] * len(requests)
+    pages = PageSize(_PAGE)
+    left = dict(enumerate(requests))
+    while left:
+        replies = yield Exchange(
+            [
+                (b"XRANGE", keys.run(run_id).events, str(after + 1), str(upto), b"COUNT", pages.count)
+                for run_id, after, upto in left.values()
+            ]
+        )
+        pages.adapt(record for entries in replies for record in parse_records(entries))
+        for (index, request), entries in zip(list(left.items()), replies, strict=True):
+            after = request.after + len(entries)
+            if not entries or parse_offset(entries[-1][0]) != after:
+                found[index] = None
+            else:
+                seqs = map(partial(seq_of_record, request.run_id), parse_records(entries))
+                found[index] = max(found[index] or 0, *seqs)
+            left[index] = request._replace(after=after)
+            if found[index] is None or after >= request.upto:
+                del left[index]
+    return found
 
 
 def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[LoadedEntries]]:

@@ -1,0 +1,94 @@
+"""List the events whose ``seq`` is over a number: from the run's end backwards, as far as there can be any.
+
+``seq`` is the producer's: each lane counts for itself, and need not rise. Where a lane's mark says that its seqs
+have risen ever since the run was created, no event before one that is not over the number is over it either. Where
+that cannot be said of every lane, the run is read to its beginning, though only the answer is decoded.
+
+What has left Redis is not needed where all of it is known to be no higher: by the lanes' marks, or by meta's field
+``peak``, which settling keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runstream.codec.record import ERASED, lane_and_seq
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import E, S
+from runstream.operations.operation import Items, Operation, Stream, collect
+from runstream.stores.redis.operations.client.reader import BackPage, Page, RunReader
+from runstream.stores.redis.operations.client.run_head import head_in
+from runstream.stores.redis.replies import parse_cursor, parse_peak
+from runstream.stores.redis.session.session import Session
+
+__all__ = ["list_events"]
+
+
+def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operation[list[E]]:
+    """The events whose ``seq`` is over ``since_seq``, in log order."""
+    check_run_id(run_id)
+    reader = RunReader(session, run_id, "raise", None, bare=True)
+    if since_seq > 0:
+        return (yield from collect(_events_over(reader, since_seq)))
+    head = yield from reader.open(None)
+    return (yield from collect(reader.forward(head.start.offset, head.last.offset)))
+
+
+def _events_over(reader: RunReader, since_seq: int) -> Stream:
+    head, page = yield from reader.open_at_end()
+    if page.found:
+        reader.note(head, parse_cursor(page.found[0][0]))
+    lanes = _Lanes(page.meta, since_seq)
+    high, low = head.last.offset, head.start.offset
+    over = lanes.choose(reader.run_id, page, high)
+    high -= len(page.found)
+    while low < high and lanes.may_have_more:
+        if page.is_first:
+            peak = parse_peak(page.meta)
+            if peak is not None and high <= peak.offset and peak.seq <= since_seq:
+                break
+            now = head_in(page.meta)
+            yield from reader.report_missing(now, low + 1 if high <= now.mark.offset else high)
+        page = yield from reader.page_back(high)
+        now = head_in(page.meta)
+        if now.start != head.start:  # deleted since this began
+            yield from reader.report_lost(high, now.last.offset)
+        over += lanes.choose(reader.run_id, page, high)
+        high -= len(page.found)
+    yield Items((yield from reader.decode(over[::-1])))
+
+
+class _Lanes:
+    """The lanes of a run, of which some may have further events over ``since_seq`` as it is read backwards.
+
+    Args:
+        meta: The run's meta.
+        since_seq: The number.
+    """
+
+    def __init__(self, meta: Mapping[bytes, bytes], since_seq: int) -> None:
+        marks = {name[5:].decode(): mark for name, mark in meta.items() if name.startswith(b"lane:")}
+        self._since_seq = since_seq
+        # of a run that was retired, not all lanes are known
+        self._all_rise = b"retired" not in meta and all(b" +" in mark for mark in marks.values())
+        self._open = {lane_id for lane_id, mark in marks.items() if int(mark.split()[1]) > since_seq}
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether there may be events over ``since_seq`` before those that were read."""
+        return bool(self._open) or not self._all_rise
+
+    def choose(self, run_id: str, page: BackPage, high: int) -> Page:
+        """Choose the entries over ``since_seq`` out of the next page, which begins with offset ``high``."""
+        chosen = []
+        for below, (entry_id, record) in enumerate(page.found):
+            if not self.may_have_more:
+                break
+            if record == ERASED:
+                continue
+            lane_id, seq = lane_and_seq(run_id, high - below, record)
+            if seq > self._since_seq:
+                chosen.append((parse_cursor(entry_id), record))
+            else:
+                self._open.discard(lane_id)
+        return chosen
