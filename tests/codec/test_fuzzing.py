@@ -40,7 +40,7 @@ from runstream.stores.archive.jsonl.line_format import (
     facts_of,
     is_bare_mark,
     is_header,
-    lane_of,
+    lane_and_seq_of,
     load_header,
     own_entry,
     plain_entry,
@@ -306,7 +306,7 @@ def _read_lines(text: bytes) -> None:
     """Each line by all that reads one, then all of them as a log."""
     for raw in io.BytesIO(text):
         line = raw.rstrip(b"\r\n")
-        lane_of(line)
+        lane_and_seq_of(line)
         entry = plain_entry("r", Cursor(3, 9), line)
         facts = facts_of(line)
         if facts is None:

@@ -203,15 +203,15 @@ def test_a_worker_proves_what_was_readmitted_against_what_redis_still_has(
 ) -> None:
     """Kept aside by a version that could not read it, readmitted by this one: the same content as from Redis."""
     acknowledged = emit(hot, "r", 2)
-    original = records.check_values
+    original = records.check_stored
 
     def older(values: Sequence[Any]) -> None:
         original(values)
         if values[FIELDS.index("seq")] == 3:
             raise EncodingError("this version does not know it")
 
-    monkeypatch.setattr(records, "check_values", older)
-    monkeypatch.setattr(records, "_check_all_stored", lambda events: list(map(older, events)))
+    monkeypatch.setattr(records, "check_stored", older)
+    monkeypatch.setattr(records, "check_all_stored", lambda events: list(map(older, events)))
     acknowledged += emit(hot, "r", 3, first=3)
     assert DrainWorker(hot, archives, trim="never").drain_once().quarantined == 1
     monkeypatch.undo()

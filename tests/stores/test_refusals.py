@@ -157,6 +157,19 @@ def test_what_is_nested_deeply_is_refused_or_comes_back_to_any_reader(store: Sto
         assert stand(700, depth, f"deep{depth}") == expected
 
 
+def test_a_state_may_be_as_deep_as_a_payload(store: Store) -> None:
+    """Itself included, whatever part of it that is, in every store."""
+    for grow in (lambda inner: [inner], lambda inner: {"k": inner}):
+        value: Any = 1
+        for _ in range(MAX_DEPTH - 1):
+            value = grow(value)
+        store.save_snapshot("r", make_state("r", metadata=value if isinstance(value, dict) else {"x": value[0]}))
+        assert store.load_latest("r") is not None
+        with pytest.raises(EncodingError, match="deep") as caught:
+            store.save_snapshot("r", make_state("r", metadata={"x": value}))
+        assert caught.value.path.startswith("metadata.x")
+
+
 def test_numbers_of_the_users_own_become_plain_ones(store: Store) -> None:
     """A seq and a time are columns, and are the same number wherever they are read."""
 

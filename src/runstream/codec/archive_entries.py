@@ -10,14 +10,14 @@ from typing import Any
 import msgpack
 import orjson
 
+from runstream.codec.field_checks import FIELDS, OWN, check_fields
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_object
 from runstream.codec.record import (
     ERASED,
-    FIELDS,
-    check_fields,
     decode_plain_records,
     decode_record,
     fields_of,
+    key_noted,
     key_of,
     record_body,
 )
@@ -30,7 +30,6 @@ from runstream.model.results import Cursor
 __all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "entry_record", "plain_entries"]
 
 _PAGE = 100  # records; so few that their values are freed before Python's collector runs
-_OWN = frozenset({"run_id", *FIELDS})
 _get_values = itemgetter(*FIELDS)
 
 
@@ -52,21 +51,19 @@ def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> Archiv
     """
     if record == ERASED:
         return ArchiveEntry(offset, chain, None, None)
-    key = None
     try:
         values = decode_record(run_id, offset, record)
         entry = _entry(Cursor(offset, chain), values, dump_json(fields_of(run_id, values)))
-        key = entry.key
         if entry_record(run_id, entry) == record:
             return entry
         reason = (
             f"event {offset} of run {run_id!r} was encoded in another way than runstream's: JSON would not give"
             " its record again"
         )
-    except (CorruptRecordError, EncodingError, InvalidRunId, ValueError, RecursionError) as error:
+    except (CorruptRecordError, EncodingError, InvalidRunId, ValueError) as error:
         # where the checksum held, it is a record of another program, or nested beyond JSON's depth
         reason = str(error)
-    return ArchiveEntry(offset, chain, key, None, raw=record, reason=reason)
+    return ArchiveEntry(offset, chain, key_noted(run_id, record), None, raw=record, reason=reason)
 
 
 def archive_entries(run_id: str, records: Sequence[tuple[Cursor, bytes]]) -> Iterator[ArchiveEntry]:
@@ -155,7 +152,7 @@ def _give_again(texts: Sequence[str], keys: Sequence[str | None], records: Seque
     """
     loaded = orjson.loads(f"[{','.join(texts)}]")
     values = list(map(_get_values, loaded))
-    if set(map(len, loaded)) != {len(_OWN)} or set(keys) != {None}:
+    if set(map(len, loaded)) != {len(OWN)} or set(keys) != {None}:
         values = [
             (*own, *_further_values(fields, key)) for own, fields, key in zip(values, loaded, keys, strict=True)
         ]
@@ -166,8 +163,8 @@ def _give_again(texts: Sequence[str], keys: Sequence[str | None], records: Seque
 def _further_values(fields: dict[str, Any], key: str | None) -> tuple[Any, ...]:
     """What follows an event's own values in its record."""
     more = None
-    if len(fields) > len(_OWN):
-        more = dict(islice(fields.items(), len(_OWN), None))  # as ``fields_of`` has put them
+    if len(fields) > len(OWN):
+        more = dict(islice(fields.items(), len(OWN), None))  # as ``fields_of`` has put them
         check_names(more, is_stored=True)
     if key is not None:
         return more, key
@@ -196,16 +193,16 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
     if entry.raw is not None:
         try:
             return fields_of(run_id, decode_record(run_id, entry.offset, entry.raw))
-        except (RunstreamError, TypeError, ValueError, RecursionError) as error:
+        except (RunstreamError, TypeError, ValueError) as error:
             raise _unread(run_id, entry, entry.reason) from error
     if entry.data is None:
         return None
     try:
         fields = load_object(entry.data)
         check_fields(run_id, fields)
-    except (ValueError, RecursionError, EncodingError) as error:
+    except (ValueError, EncodingError) as error:
         raise _unread(run_id, entry, str(error)) from error
-    return fields if fields.keys() >= _OWN else _complete(run_id, entry, fields)
+    return fields if fields.keys() >= OWN else _complete(run_id, entry, fields)
 
 
 def _unread(run_id: str, entry: ArchiveEntry, reason: str) -> CorruptRecordError:

@@ -12,19 +12,11 @@ from enum import Enum
 from typing import Any, Generic, NamedTuple, cast
 
 from runstream.codec.fallback import plain_data
+from runstream.codec.field_checks import FIELDS, OWN, check_values
 from runstream.codec.left_out import LeftOut, find_left_out, put_back
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.own_stack import with_room
-from runstream.codec.record import (
-    FIELDS,
-    OWN,
-    check_values,
-    decode_record,
-    encode_record,
-    fields_of,
-    further_fields,
-    seed,
-)
+from runstream.codec.record import decode_record, encode_record, fields_of, further_fields, seed
 from runstream.codec.shapes import event_maker, fields_of_state, given_fields, state_loader, values_of_event
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import SCHEMA, Upcasts

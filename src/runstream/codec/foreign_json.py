@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.own_stack import with_room
 from runstream.codec.stored import encode_stored_event
 from runstream.model.identifiers import check_run_id
 
@@ -26,10 +27,7 @@ def load_foreign_json(text: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError: It does not read, or is no object.
     """
-    try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
+    found = with_room(json.loads, text)
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as for any other text that does not read
     return found

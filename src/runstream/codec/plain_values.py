@@ -15,13 +15,16 @@ from runstream.model.errors import EncodingError
 from runstream.model.identifiers import shown, told
 from runstream.model.protocols import Fallback
 
-__all__ = ["MAX_DEPTH", "MAX_TAGGED_DEPTH", "is_plain", "path_to_most", "plain_copy"]
+__all__ = ["MAX_DEPTH", "MAX_TAGGED_DEPTH", "STATE_VALUES_LEVEL", "is_plain", "path_to_most", "plain_copy"]
 
 MAX_DEPTH = 200
 """How deeply lists, tuples, dicts and sets may be nested in a payload or a state, itself included."""
 
 MAX_TAGGED_DEPTH = 64
 """How many of these, within each other, may be tuples and sets: each is a msgpack value within another's bytes."""
+
+STATE_VALUES_LEVEL = 2
+"""The depth of what a state has under its keys: the state itself is at depth 1."""
 
 _MAX_FALLBACKS = 16  # a fallback may give a value that needs the fallback again, but not for ever
 _SHOWN_STEPS = 12  # of a path into a value that is nested too deeply

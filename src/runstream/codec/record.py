@@ -16,34 +16,30 @@ be distinguished from a damaged one.
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgpack
 
+from runstream.codec.field_checks import FIELDS, check_all_stored, check_stored
 from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
-from runstream.codec.stored_fields import check_names
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
 from runstream.model.events import HIGHEST_SEQ
-from runstream.model.identifiers import MAX_NAME_BYTES, check_name, shown
+from runstream.model.identifiers import check_name
 
 __all__ = [
-    "DEFAULTS",
     "ERASED",
     "FIELDS",
-    "OWN",
     "RECORD_VERSION",
-    "check_fields",
-    "check_values",
     "decode_plain_records",
     "decode_record",
     "encode_record",
     "fields_of",
     "further_fields",
     "is_sound",
+    "key_noted",
     "key_of",
     "lane_and_seq",
     "record_body",
@@ -58,36 +54,10 @@ RECORD_VERSION = 1
 ERASED = b"\x00"
 """The record of an entry that was erased."""
 
-FIELDS = (
-    "session_id",
-    "lane_id",
-    "span_id",
-    "parent_span_id",
-    "seq",
-    "ts",
-    "kind",
-    "visibility",
-    "payload",
-)
-"""The fields of an event in the order in which the body has them."""
-
-OWN = frozenset({"run_id", *FIELDS})
-"""The names of an event's ten fields; any other is a further field."""
-
-DEFAULTS: Mapping[str, Any] = {
-    "session_id": "",
-    "lane_id": "main",
-    "span_id": "",
-    "parent_span_id": None,
-    "seq": 0,
-    "visibility": "public",
-    "payload": {},
-}
-"""What an event has for a field that it lacks."""
-
 _HEAD = 5  # bytes of version and checksum
 _SIZES = frozenset(range(len(FIELDS), len(FIELDS) + 3))
 _VERSION_BYTE = bytes((RECORD_VERSION,))
+_LANE, _SEQ = FIELDS.index("lane_id"), FIELDS.index("seq")
 
 
 @lru_cache(maxsize=1024)  # a log is read record by record, and all of a run's have the same
@@ -99,103 +69,6 @@ def seed(run_id: str, version: int = RECORD_VERSION) -> int:
         version: The record's version.
     """
     return zlib.crc32(bytes((version,)), zlib.crc32(run_id.encode()))
-
-
-_TEXTS = tuple((name, FIELDS.index(name)) for name in ("session_id", "lane_id", "kind", "visibility"))
-_LANE, _SEQ, _TS = (FIELDS.index(name) for name in ("lane_id", "seq", "ts"))
-
-
-def check_values(values: Sequence[Any]) -> None:
-    """Refuse an event whose fields could not be keys in Redis or columns in SQLite.
-
-    Whatever it is read from, an event was written under this rule, by the first version and by every later one.
-
-    Args:
-        values: The event's values in the order of FIELDS.
-
-    Raises:
-        EncodingError: One cannot be; ``path`` is its field.
-    """
-    session_id, lane_id, _, _, _, _, kind, visibility = values[:8]
-    if type(session_id) is type(lane_id) is type(kind) is type(visibility) is str:
-        together = session_id + lane_id + kind + visibility
-        is_sound = together.isascii() and len(together) <= MAX_NAME_BYTES  # as nearly all are
-    else:
-        is_sound = False
-    if not is_sound:
-        for name, index in _TEXTS:
-            check_name(name, values[index])
-    seq, ts = values[_SEQ], values[_TS]
-    if not isinstance(seq, int) or not -(2**63) <= seq < 2**63:
-        raise EncodingError(f"seq is an integer of 64 bits, not {shown(seq)}", path="seq")
-    if not (type(ts) is float and ts - ts == 0) and not _is_time(ts):  # nearly all are floats, and finite
-        raise EncodingError(f"ts is Unix time in seconds, not {shown(ts)}", path="ts")
-
-
-def _is_time(ts: Any) -> bool:
-    try:
-        return isinstance(ts, int | float) and math.isfinite(ts)
-    except OverflowError:  # an integer beyond what a column of floats holds
-        return False
-
-
-def _check_further(further: Mapping[str, Any]) -> None:
-    """Refuse further fields that no event can have had."""
-    check_names(further, is_stored=True)
-    if not OWN.isdisjoint(further):
-        raise EncodingError("a further field has the name of one of the ten")
-
-
-def _check_stored(values: Sequence[Any]) -> None:
-    """Refuse what was unpacked unless it is an event, further fields and key included."""
-    check_values(values)
-    if len(values) > len(FIELDS):  # as few are
-        further, *keys = values[len(FIELDS) :]
-        if further is not None:
-            if type(further) is not dict:
-                raise EncodingError("its further fields are no map")
-            _check_further(further)
-        for key in keys:
-            if key is not None:
-                check_name("key", key)
-
-
-def _check_all_stored(events: Sequence[Sequence[Any]]) -> None:
-    """Refuse events as ``_check_stored`` does, many at once and column by column.
-
-    Raises:
-        EncodingError: One of them may be at fault: check each by itself.
-        TypeError: Likewise.
-    """
-    columns = list(zip(*events, strict=False))
-    for name, index in _TEXTS:
-        for value in set(columns[index]):
-            check_name(name, value)
-    seqs, times = columns[_SEQ], columns[_TS]
-    if set(map(type, seqs)) != {int} or max(seqs) >= 2**63:  # less than 64 bits hold does not unpack as int
-        raise EncodingError("seq is an integer of 64 bits", path="seq")
-    if not all(map(math.isfinite, times)):
-        raise EncodingError("ts is Unix time in seconds", path="ts")
-    for values in events:
-        if len(values) > len(FIELDS):
-            _check_stored(values)
-
-
-def check_fields(run_id: str, fields: Mapping[str, Any]) -> None:
-    """Refuse fields that were read from an archive unless they are an event's.
-
-    Args:
-        run_id: The run that they were found in.
-        fields: The fields by name; absent ones count as their defaults.
-
-    Raises:
-        EncodingError: They are not; ``path`` is the field at fault.
-    """
-    if fields.get("run_id") != run_id:
-        raise EncodingError(f"it is an event of run {shown(fields.get('run_id'))}", path="run_id")
-    check_values([fields[name] if name in fields else DEFAULTS.get(name) for name in FIELDS])
-    if len(fields) > len(OWN) or not OWN.issuperset(fields):
-        _check_further({name: part for name, part in fields.items() if name not in OWN})
 
 
 def encode_record(packer: Packer, crc_seed: int, values: list[Any]) -> bytes:
@@ -275,7 +148,7 @@ def _checked(run_id: str, offset: int, record: bytes, values: Any) -> list[Any]:
     if type(values) is not list or not len(FIELDS) <= len(values) <= len(FIELDS) + 2:
         raise _corrupt(run_id, offset, record, "it is not an event")
     try:
-        _check_stored(values)
+        check_stored(values)
     except EncodingError as error:
         raise _corrupt(run_id, offset, record, f"it is not an event: {error}") from error
     return values
@@ -364,7 +237,7 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
     if decoded is None or set(map(type, decoded)) != {list} or not _SIZES.issuperset(map(len, decoded)):
         return None
     try:
-        _check_all_stored(decoded)
+        check_all_stored(decoded)
     except (EncodingError, TypeError):
         return None
     return decoded
@@ -404,3 +277,20 @@ def further_fields(values: list[Any]) -> dict[str, Any]:
 def key_of(values: list[Any]) -> str | None:
     """The caller's key of an event; None if it has none."""
     return values[len(FIELDS) + 1] if len(values) > len(FIELDS) + 1 else None
+
+
+def key_noted(run_id: str, record: bytes) -> str | None:
+    """The caller's key in a sound record that may hold no event: it is known to the run all the same.
+
+    Args:
+        run_id: The run.
+        record: The record.
+    """
+    try:
+        values = unpack(_body(run_id, 0, record))
+        key = key_of(values) if type(values) is list else None
+        if key is not None:
+            check_name("key", key)
+    except (ValueError, CorruptRecordError, EncodingError, UnsupportedVersion):
+        return None
+    return key

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 from runstream.codec.fallback import model_fields
-from runstream.codec.record import FIELDS
+from runstream.codec.field_checks import FIELDS
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.identifiers import told

@@ -20,12 +20,12 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from runstream.codec.msgpack_values import Packer, pack_stored, unpack
+from runstream.codec.plain_values import STATE_VALUES_LEVEL
 from runstream.model.errors import EncodingError
 
 __all__ = ["PackedState", "SavedState", "pack_state", "read_saved", "state_checksum", "unpack_state"]
 
 
-_LEVEL = 2  # the depth of a state's values: the state itself is at depth 1
 _OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  # that become nothing else
 
 
@@ -109,14 +109,14 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
     for key, value in state.items():
         name = _utf8(key)
         if type(value) not in _OWN_TYPES:
-            value = packer.plain(value, key, _LEVEL)  # noqa: PLW2901 - what it becomes may be a dict, which is split
+            value = packer.plain(value, key, STATE_VALUES_LEVEL)  # noqa: PLW2901 - what it becomes may be a dict, which is split
         if not _is_split(value):
-            rank = put(b"=" + name, rank, [value], key, _LEVEL - 1)
+            rank = put(b"=" + name, rank, [value], key, STATE_VALUES_LEVEL - 1)
             continue
-        rank = put(b"=" + name, rank, [], key, _LEVEL - 1)
+        rank = put(b"=" + name, rank, [], key, STATE_VALUES_LEVEL - 1)
         prefix, sub_rank = b"%d:%b:" % (len(name), name), -1
         for sub, part in value.items():
-            sub_rank = put(prefix + _utf8(sub), sub_rank, [part], f"{key}.{sub}", _LEVEL)
+            sub_rank = put(prefix + _utf8(sub), sub_rank, [part], f"{key}.{sub}", STATE_VALUES_LEVEL)
     return packed
 
 

@@ -80,7 +80,7 @@ class ArchiveChecker(HistoryChecker):
             is_own = fields.get("run_id") == self.history.run_id
             given = {**fields, "run_id": self._written_as} if is_own else fields
             return fields, record_crc(stored_record(self._written_as, given, entry.key))
-        except (RunstreamError, ValueError, RecursionError) as error:
+        except (RunstreamError, ValueError) as error:
             raise DifferenceFound(
                 entry.offset,
                 "its text does not read",

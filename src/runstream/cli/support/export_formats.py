@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
 from runstream.codec.archive_entries import entry_fields
+from runstream.codec.field_checks import FIELDS
 from runstream.codec.lossless_json import dump_json, load_json
-from runstream.codec.record import FIELDS
 from runstream.history.merged import MergedRun
 from runstream.model.archive_records import ArchiveEntry, RunBatch
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
@@ -87,7 +87,7 @@ class Export:
         for one in self.run.snapshots:
             try:
                 load_json(one.data)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 broken[one.lane_id] = str(error)
         self.run.snapshots = [one for one in self.run.snapshots if one.lane_id not in broken]
         if broken and not self._skip:

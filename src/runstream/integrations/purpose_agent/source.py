@@ -102,5 +102,5 @@ def object_in(where: str, data: bytes | None, *, is_ours: bool) -> dict[str, Any
     try:
         text = (data or b"").decode()
         return load_object(text) if is_ours else load_foreign_json(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return Unreadable(where, str(error), data or b"")

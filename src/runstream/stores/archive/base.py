@@ -31,7 +31,8 @@ from runstream.operations.operation import Stream, in_one_call
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest
 from runstream.stores.capabilities import Archive, ChecksIntegrity
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest
-from runstream.stores.local.operations import LocalOperations, in_pages
+from runstream.stores.local.operations import LocalOperations
+from runstream.stores.local.pages import in_pages
 
 __all__ = [
     "DELETED_FOR_SECONDS",

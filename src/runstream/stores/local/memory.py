@@ -29,7 +29,8 @@ from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 from runstream.stores.local.lease_rules import HeldLease, Leases, check_newest, check_unleased, new_grant
-from runstream.stores.local.operations import LocalOperations, in_pages
+from runstream.stores.local.operations import LocalOperations
+from runstream.stores.local.pages import in_pages
 
 __all__ = ["InMemoryCheckpointer", "MemoryOperations"]
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.msgpack_values import unpack
+from runstream.codec.plain_values import STATE_VALUES_LEVEL
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
@@ -36,12 +37,9 @@ from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import RunFilter, lane_of, seq_of
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, plan_append
+from runstream.stores.local.pages import in_pages
 
-__all__ = ["LocalOperations", "in_pages"]
-
-_MOST_ITEMS = 500
-_GROWTH = 8
-_PAGE_SECONDS = 0.001
+__all__ = ["LocalOperations"]
 
 
 class LocalOperations(ABC, Generic[E, S]):
@@ -331,7 +329,7 @@ class LocalOperations(ABC, Generic[E, S]):
             encoded,
             options.expected_offset,
             # through the packer: what is kept is plain data and never the caller's own object
-            {key: unpack(packer.pack(value, key)) for key, value in fields.items()},
+            {key: unpack(packer.pack(value, key, STATE_VALUES_LEVEL)) for key, value in fields.items()},
             lane_id,
             self._coverage.covered(run_id, lane_id),
             known_token if compare else None,
@@ -361,40 +359,6 @@ class LocalOperations(ABC, Generic[E, S]):
         self._coverage.forget(run_id)
         for known in [known for known in self._known if known[0] == run_id]:
             del self._known[known]
-
-
-def in_pages(items: Iterator[Any], most: int = _MOST_ITEMS) -> Stream:
-    """Make an iterator that blocks a stream, which takes little more of it at a time than its reader needs.
-
-    The first page has one item, so that the reader has it at once. Pages then grow, as under asyncio each costs a
-    change of threads; but one that takes a millisecond to read ends there, so that large items do not pile up.
-
-    Args:
-        items: The iterator; only the stream advances it.
-        most: The largest number of items in a page.
-    """
-    size, is_over = 1, False
-    while not is_over:
-        page, is_over, error = yield from blocking(_next_page, items, size)
-        if page:
-            yield Items(page)
-        if error is not None:
-            raise error
-        size = min(most, size * _GROWTH)
-
-
-def _next_page(items: Iterator[Any], size: int) -> tuple[list[Any], bool, Exception | None]:
-    """Take the next items. Returns them, whether there are no more, and the error that came after them."""
-    page: list[Any] = []
-    until = time.monotonic() + _PAGE_SECONDS
-    try:
-        for item in items:
-            page.append(item)
-            if len(page) == size or time.monotonic() > until:
-                return page, False, None
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised once those have been given
-        return page, True, error
-    return page, True, None
 
 
 def _no_leases(run_id: str) -> ConfigurationError:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.foreign_json import encode_foreign_event, load_foreign_json
+from runstream.codec.own_stack import with_room
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.errors import EncodingError, InvalidRunId
@@ -265,7 +266,7 @@ def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
     offset = before.offset + 1
     try:
         event = encode_foreign_event(run_id, {"ts": 0.0, **load_foreign_json(line)})
-    except (ValueError, TypeError, RecursionError, EncodingError, InvalidRunId) as error:
+    except (ValueError, TypeError, EncodingError, InvalidRunId) as error:
         chain = next_chain(before.chain, zlib.crc32(line))
         return ArchiveEntry(offset, chain, None, None, line, f"{_STRANGE}: {error}")
     return archive_entry(run_id, offset, next_chain(before.chain, record_crc(event.record)), event.record)
@@ -292,10 +293,7 @@ def _cursor_members(entry: ArchiveEntry | Cursor) -> str:
 
 def _load(text: bytes) -> Any:
     """What a JSON text says. Raises ValueError for anything else."""
-    try:
-        return json.loads(text.decode())  # not of bytes: some that are damaged pass for UTF-16 or UTF-32
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return with_room(json.loads, text.decode())  # not of bytes: some that are damaged pass for UTF-16 or UTF-32
 
 
 def _are_texts(values: Iterable[Any]) -> bool:

@@ -174,7 +174,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             packed = self.codec.packer.pack(request.state)
             texts = dump_plain_json(unpack_plain([packed]))
             data = dump_json(unpack(packed)) if texts is None else texts[0]
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
         return [ArchiveSnapshot(*plan.snapshot, data)]
 

@@ -176,7 +176,7 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
         if not (0 <= offset <= _MOST and 0 <= revision <= _MOST and isinstance(token, str)):
             raise ValueError("what is noted beside the state was damaged")
         return ArchiveSnapshot(lane_id, offset, revision, token, dump_json(fields))
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _corrupt(run_id, content, str(error)) from error
 
 

@@ -46,7 +46,7 @@ _TAG_MARK = '"$'
 def _load_foreign(data: bytes) -> tuple[dict[str, Any], str]:
     """The fields, and the text that has them in our own JSON: the same unless it could hold a tag of ours.
 
-    Raises ValueError or RecursionError for what does not read.
+    Raises ValueError for what does not read.
     """
     text = data.decode()
     fields = load_foreign_json(text)
@@ -69,7 +69,7 @@ def _adopt_run(connection: sqlite3.Connection, run_id: str, rows: list[tuple[int
         try:
             fields, text = _load_foreign(data)
             event = encode_foreign_event(run_id, fields)
-        except (ValueError, RecursionError, RunstreamError) as error:
+        except (ValueError, RunstreamError) as error:
             # as for a record in Redis that does not read: the chain goes on with the checksum of its bytes
             last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(data)))
             aside.append((row_id, (run_id, *last, None, data, str(error), created_at)))
@@ -99,7 +99,7 @@ def adopt_snapshots(connection: sqlite3.Connection) -> None:
         run_id, state, updated_at = row
         fields: dict[str, Any] = {}
         text = None
-        with suppress(ValueError, RecursionError):  # left as it is, and reported to whoever loads it
+        with suppress(ValueError):  # left as it is, and reported to whoever loads it
             fields, text = _load_foreign(state)
         connection.execute(_ADOPT_SNAPSHOT, {"run_id": run_id, "state": text})
         head = load_head(connection, run_id) or new_head(updated_at)

@@ -351,7 +351,7 @@ def _state_in(
 ) -> dict[str, Any]:
     try:
         return load(text)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise _unreadable(run_id, offset, text, str(error)) from error
 
 

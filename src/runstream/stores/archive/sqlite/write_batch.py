@@ -210,7 +210,7 @@ class WriteBatch:
 def _archive_snapshot(saved: SnapshotHead, state: dict[str, Any] | None) -> ArchiveSnapshot:
     try:
         text = dump_json(state)
-    except RecursionError as error:
+    except ValueError as error:
         raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
     return ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, text)
 

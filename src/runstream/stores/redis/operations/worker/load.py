@@ -221,5 +221,5 @@ def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: dict[bytes,
         if STORED_PACKER.pack(load_json(text)) != STORED_PACKER.pack(state):
             raise ValueError("as JSON, it would not give its values again")
         loaded.snapshots.append(ArchiveSnapshot(lane_id, offset, revision, token, text))
-    except (EncodingError, ValueError, RecursionError) as error:  # damaged, or nested beyond JSON's depth
+    except (EncodingError, ValueError) as error:  # damaged, or nested beyond JSON's depth
         loaded.broken[lane_id] = str(error)
