@@ -28,6 +28,7 @@ from runstream.codec import record as records
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
+from runstream.codec.field_checks import check_stored
 from runstream.codec.record import FIELDS, record_crc
 from runstream.drain.readback import find_mismatch
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
@@ -203,7 +204,7 @@ def test_a_worker_proves_what_was_readmitted_against_what_redis_still_has(
 ) -> None:
     """Kept aside by a version that could not read it, readmitted by this one: the same content as from Redis."""
     acknowledged = emit(hot, "r", 2)
-    original = records.check_stored
+    original = check_stored
 
     def older(values: Sequence[Any]) -> None:
         original(values)

