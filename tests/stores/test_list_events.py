@@ -225,13 +225,8 @@ class Tiers:
                 assert self.hot.list_events(run_id, since_seq) == expected
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
-@given(script=moves)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-def test_redis_answers_exactly_where_it_has_all_of_the_answer(
-    redis_backend: RedisBackend, archives: list[Archive], kind: str, script: list[Any]
-) -> None:
-    tiers = Tiers(redis_backend, archives[kind == "jsonl"])
+def check_script(redis_backend: RedisBackend, archive: Archive, script: list[Any]) -> None:
+    tiers = Tiers(redis_backend, archive)
     for move, argument in script:
         getattr(tiers, move)(argument)
         tiers.check()
@@ -239,3 +234,24 @@ def test_redis_answers_exactly_where_it_has_all_of_the_answer(
     for since_seq in asked(tiers.events):
         assert tiers.archive.list_events(tiers.run_id, since_seq) == over(tiers.events, since_seq)
     tiers.hot = lose_redis(redis_backend)  # the archive keeps what it has of this run
+
+
+_FUNCTION_SCOPED = [HealthCheck.function_scoped_fixture]
+
+
+@given(script=moves)
+@settings(suppress_health_check=_FUNCTION_SCOPED, max_examples=5)
+def test_redis_answers_exactly_where_it_has_all_of_the_answer(
+    redis_backend: RedisBackend, archives: list[Archive], script: list[Any]
+) -> None:
+    check_script(redis_backend, archives[0], script)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
+@given(script=moves)
+@settings(suppress_health_check=_FUNCTION_SCOPED, max_examples=60)
+def test_redis_answers_exactly_where_it_has_all_of_many_answers(
+    redis_backend: RedisBackend, archives: list[Archive], kind: str, script: list[Any]
+) -> None:
+    check_script(redis_backend, archives[kind == "jsonl"], script)
