@@ -31,6 +31,18 @@ class NoDict:
     run_id = "r"
 
 
+class Given:
+    """An event that is nothing but its fields."""
+
+    run_id = "r"
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = {**make_event("r").to_dict(), **fields}
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.fields
+
+
 class Raises:
     run_id = "r"
 
@@ -45,6 +57,44 @@ class NoFields:
         return None
 
 
+class BadId(str):
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not comparable")
+
+    __ne__ = __eq__
+
+
+class BadInt(int):
+    def __int__(self) -> int:
+        raise RuntimeError("no int")
+
+    __index__ = __le__ = __lt__ = __ge__ = __gt__ = __int__  # type: ignore[assignment] # on purpose
+
+
+class BadFloat(float):
+    def __float__(self) -> float:
+        raise RuntimeError("no float")
+
+
+class BadKind(Enum):
+    ONE = 1
+
+    @property
+    def value(self) -> int:
+        raise RuntimeError("no value")
+
+
+class BadDict:
+    run_id = "r"
+
+    @property
+    def to_dict(self) -> Any:
+        raise RuntimeError("not there")
+
+
 class NoRepr:
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -57,6 +107,9 @@ BAD_EVENTS: dict[str, tuple[Any, type[RunstreamError], str | None]] = {
     "no to_dict": (NoDict(), EncodingError, None),
     "to_dict that raises": (Raises(), EncodingError, None),
     "to_dict that gives nothing": (NoFields(), EncodingError, None),
+    "run id of a kind of its own": (Given(run_id=BadId("r")), InvalidRunId, None),
+    "kind without a value": (make_event("r", kind=BadKind.ONE), EncodingError, None),
+    "to_dict that is not there": (BadDict(), EncodingError, None),
     "payload that is None": (make_event("r", payload=None), EncodingError, "payload"),
     "payload that is a list": (make_event("r", payload=[1]), EncodingError, "payload"),
     "payload that is text": (make_event("r", payload="text"), EncodingError, "payload"),
@@ -181,8 +234,8 @@ def test_numbers_of_the_users_own_become_plain_ones(store: Store) -> None:
 
     store.save_events([make_event("r", Step.FIRST, ts=Time(1.5)), make_event("r", True, ts=True)])
     found = [(event.seq, event.ts) for event in store.list_events("r")]
-    assert [(type(seq), type(ts)) for seq, ts in found] == [(int, float)] * 2
-    assert found == [(7, 1.5), (1, 1.0)]
+    assert [(type(seq), type(ts)) for seq, ts in found] == [(int, float), (int, int)]
+    assert found == [(7, 1.5), (1, 1)]
 
 
 def test_an_event_of_another_run_is_not_appended(store: Store) -> None:

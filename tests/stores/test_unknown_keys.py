@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pydantic
+import pydantic.v1
 import pytest
 
 from runstream.codec.upcasts import Upcasts
@@ -293,3 +294,58 @@ def test_a_key_that_a_class_takes_out_of_a_state_with_a_version_is_known(backend
     backend.open(state_type=Renaming, upcasts=Upcasts(version=3)).save_snapshot("r", old)
     store.update_state("r", lambda state: setattr(state, "goal", "new"))
     assert stored(store) == {"run_id": "r", "goal": "new", "new": 1, "$schema": 3}
+
+
+class Renamed(pydantic.BaseModel):
+    """Its fields have other names outside, one is made of others, and one is kept as JSON."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    run_id: str
+    steps: int = pydantic.Field(0, alias="stepCount")
+    total: int = pydantic.Field(0, validation_alias="sum")
+    notes: pydantic.Json[list[int]] = []
+    inner: list[InnerModel] = []
+
+    @pydantic.computed_field  # type: ignore[prop-decorator] # mypy knows no decorated properties
+    @property
+    def doubled(self) -> int:
+        return 2 * self.steps
+
+
+class InnerModel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    deep: int = pydantic.Field(0, alias="deepCount")
+
+    @pydantic.computed_field  # type: ignore[prop-decorator] # likewise
+    @property
+    def more(self) -> int:
+        return self.deep + 1
+
+
+class OldRenamed(pydantic.v1.BaseModel):
+    run_id: str
+    steps: int = pydantic.v1.Field(0, alias="stepCount")
+
+
+def test_a_model_whose_fields_have_other_names_outside_comes_back_equal(backend: Backend) -> None:
+    store = backend.open(state_type=Renamed)
+    state = Renamed.model_validate(
+        {"run_id": "r", "stepCount": 5, "sum": 7, "notes": "[1]", "inner": [{"deepCount": 3}]}
+    )
+    store.save_snapshot("r", state)
+    assert store.load_latest("r") == state
+
+    def count(found: Renamed) -> Renamed:
+        found.steps += 1
+        return found
+
+    assert store.update_state("r", count).steps == 6
+    loaded = latest(store, "r")
+    assert (loaded.steps, loaded.total, loaded.notes, loaded.inner[0].deep) == (6, 7, [1], 3)
+
+
+def test_a_model_of_the_first_version_with_other_names_comes_back_equal(backend: Backend) -> None:
+    store = backend.open(state_type=OldRenamed)
+    state = OldRenamed(run_id="r", stepCount=5)
+    store.save_snapshot("r", state)
+    assert store.load_latest("r") == state

@@ -9,14 +9,16 @@ from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
 from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgpack
 import numpy as np
 import pydantic
 import pydantic.v1
 
+from runstream.codec.extension_types import NamedOffset
 from runstream.codec.plain_values import MAX_DEPTH, MAX_TAGGED_DEPTH
 from tests.support.samples import BERLIN, RICH_VALUES
 
@@ -104,6 +106,21 @@ class Holder(pydantic.BaseModel):
     messages: list[Base]
 
 
+class Told(pydantic.BaseModel):
+    secret: Annotated[str, pydantic.PlainSerializer(lambda _: "***")]
+    spelt: Annotated[complex, pydantic.PlainSerializer(str)]
+    told: list[Base] = []
+    shouted: str = "a"
+
+    @pydantic.field_serializer("shouted")
+    def _shout(self, text: str) -> str:
+        return text.upper()
+
+
+class Root(pydantic.RootModel[list[Base]]):
+    pass
+
+
 class OldModel(pydantic.v1.BaseModel):
     inner: Any
 
@@ -139,6 +156,7 @@ def _endless() -> list[Any]:
     return value
 
 
+_TWICE = datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN)
 _TEXTS = {"one", "two", "three", "four"}
 _LARGE = "x" * 2**20
 
@@ -156,6 +174,8 @@ _TAKEN: dict[str, Any] = {
     "deep lists": _nested(MAX_DEPTH - 1, lambda inner: [inner]),
     "deep dicts": _nested(MAX_DEPTH - 1, lambda inner: {1: inner}),
     "deep tuples": _nested(MAX_TAGGED_DEPTH, lambda inner: (inner,)),
+    "huge integer as the only key": {10**5000: 1, (2, frozenset({-(10**4400)})): [{-(10**4301): 0}]},
+    "moment shown twice as a key": {datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1): 1},
     "control characters": "".join(map(chr, range(32))) + "\x7f\x85\u2028\u2029",
 }
 _BECOMES: dict[str, Tried] = {
@@ -170,6 +190,11 @@ _BECOMES: dict[str, Tried] = {
     "model with a subclass within": Tried(
         Holder(messages=[Derived(text="a", score=0.5)]), {"messages": [{"text": "a", "score": 0.5}]}
     ),
+    "model with serializers of its own": Tried(
+        Told(secret="s", spelt=1j, told=[Derived(text="a", score=0.5)]),
+        {"secret": "***", "spelt": "1j", "told": [{"text": "a", "score": 0.5}], "shouted": "A"},
+    ),
+    "root model": Tried(Root([Derived(text="a", score=0.5)]), [{"text": "a", "score": 0.5}]),
     "model of pydantic 1": Tried(OldModel(inner=[OldModel(inner=1)]), {"inner": [{"inner": 1}]}),
     "numpy scalar": Tried([np.int64(-5), np.float32(0.5), np.bool_(True)], [-5, 0.5, True]),
     "path": Tried(PurePosixPath("/a/b"), "/a/b"),
@@ -197,6 +222,14 @@ _REFUSED: dict[str, Tried] = {
     "no text": Tried([NoText()], Refused("[0]")),
     "unequal view": Tried([memoryview(b"abcd").cast("B", (2, 2))], Refused("[0]")),
     "nameless zone at a time shown twice": Tried([datetime(2026, 1, 1, tzinfo=Nameless())], Refused("[0]")),
+    "zone of a name that UTF-8 cannot carry": Tried(
+        [datetime(2026, 1, 1, tzinfo=NamedOffset("\ud800", timedelta(0)))], Refused("[0]")
+    ),
+    "another object of a zone at a time shown twice": Tried(
+        [datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo.no_cache("Europe/Berlin"))], Refused("[0]")
+    ),
+    "two keys of one instant": Tried({_TWICE: 1, _TWICE.astimezone(UTC): 2}, Refused("[")),
+    "two members of one instant": Tried({(_TWICE,), (_TWICE.astimezone(UTC),)}, Refused("[")),
     "time in a zone without an offset": Tried(time(8, tzinfo=Nameless()), Refused()),
     "too deep": Tried(_nested(MAX_DEPTH, lambda inner: [inner]), Refused("[0][0]")),
     "tuples too deep": Tried(_nested(MAX_TAGGED_DEPTH + 1, lambda inner: (inner,)), Refused("[0][0]")),

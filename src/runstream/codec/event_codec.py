@@ -140,14 +140,13 @@ class Codec(Generic[E, S]):
             EncodingError: It cannot be stored; PayloadTooLarge where it is over the limit.
         """
         fields: Mapping[str, Any] = event.__dict__ if type(event) is PAEvent else given_fields(event, "an event")
-        if fields.get("run_id") != run_id:
-            raise InvalidRunId(
-                f"an event of run {shown(fields.get('run_id'))} cannot be appended to run {run_id!r:.80}"
-            )
+        own_id = fields.get("run_id")
+        if type(own_id) is not str or own_id != run_id:
+            raise InvalidRunId(f"an event of run {shown(own_id)} cannot be appended to run {run_id!r:.80}")
         values = values_of_event(fields)
-        check_values(values)
         if self._limits:
             self._make_exact(values)
+        check_values(values)
         # one of ours has all of its fields; another may lack some and have others
         is_plain = type(event) is PAEvent and len(fields) == len(OWN)
         if not is_plain and (extra := {k: v for k, v in fields.items() if k not in OWN}):
@@ -172,10 +171,13 @@ class Codec(Generic[E, S]):
     def _make_exact(self, values: list[Any]) -> None:
         """Give an event plain numbers, not the user's own kind of them, and a payload that is a dict."""
         seq, ts, payload = values[_SEQ], values[_TS], values[_PAYLOAD]
-        if type(seq) is not int:
-            values[_SEQ] = int(seq)
-        if type(ts) is not float and type(ts) is not int:
-            values[_TS] = float(ts)
+        # as their base types have it, whatever methods the user's kind may override
+        if type(seq) is not int and isinstance(seq, int):
+            values[_SEQ] = int.__int__(seq)
+        if type(ts) is not float and isinstance(ts, float):
+            values[_TS] = float.__float__(ts)
+        elif type(ts) is not int and isinstance(ts, int):
+            values[_TS] = int.__int__(ts)
         if type(payload) is not dict:
             values[_PAYLOAD] = plain = self.packer.plain(payload, "payload")
             if type(plain) is not dict:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-__all__ = ["BY_CODE", "BY_TAG", "CONTAINERS", "SCALARS", "NamedOffset", "TaggedType", "form_of"]
+__all__ = ["BY_CODE", "BY_TAG", "CONTAINERS", "SCALARS", "NamedOffset", "TaggedType", "form_of", "is_twofold"]
 
 
 _Moment = TypeVar("_Moment", datetime, time)
@@ -109,13 +109,30 @@ class NamedOffset(tzinfo):
 # -- zones ---------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=512)  # a machine without any looks in many places for each
+def _is_known(key: str) -> bool:
+    try:
+        ZoneInfo(key)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # also a directory, or a name that no file can have
+        return False
+    return True
+
+
 def _zone(key: str) -> ZoneInfo | None:
     """The zone of this name; None where this machine does not know it."""
-    try:
-        return ZoneInfo(key)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # also a directory, or a name that no file can have
-        return None
+    return ZoneInfo(key) if _is_known(key) else None
+
+
+def is_twofold(moment: datetime) -> bool:
+    """Whether a zone's clocks show a moment twice, or skip it: it is equal to none in any other zone (PEP 495).
+
+    Args:
+        moment: The moment.
+    """
+    zone = moment.tzinfo
+    if zone is None or type(zone) is timezone or type(zone) is NamedOffset:
+        return False
+    return moment.replace(fold=1 - moment.fold).utcoffset() != moment.utcoffset()
 
 
 def _zone_name(zone: tzinfo | None) -> str:
@@ -130,16 +147,18 @@ def _zone_name(zone: tzinfo | None) -> str:
 def _check_zone(moment: datetime | time) -> None:
     """Refuse a moment that its offset alone would not give back equal, and that has no zone with a name."""
     zone = moment.tzinfo
-    if zone is None or type(zone) is timezone or _zone_name(zone):
+    if zone is None or type(zone) is timezone:
+        return
+    name = _zone_name(zone)
+    if name and (type(zone) is NamedOffset or _zone(name) is zone):
         return
     kind = f"{type(zone).__module__}.{type(zone).__qualname__}"
-    offset = moment.utcoffset()
-    if offset is None:
+    if not name and moment.utcoffset() is None:
         raise ValueError(f"the time zone of {moment!r:.80} ({kind}) tells no offset: take one of zoneinfo")
-    if moment.replace(fold=1 - moment.fold).utcoffset() != offset:
+    if isinstance(moment, datetime) and is_twofold(moment):
         raise ValueError(
-            f"the clocks show {moment!r:.80} twice, or skip it, and its time zone ({kind}) has no name to tell"
-            " which: take one of zoneinfo, or UTC"
+            f"the clocks show {moment!r:.80} twice, or skip it, and its time zone ({kind}) would not be the same"
+            " one when it is read: take ZoneInfo(name), or UTC"
         )
 
 

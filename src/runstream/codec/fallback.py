@@ -11,7 +11,9 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["as_text", "model_fields", "plain_data"]
+from runstream.codec.pydantic_models import model_fields
+
+__all__ = ["as_text", "plain_data"]
 
 # how an instance of a subclass becomes its base, without asking methods that the subclass may override
 _BASES: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
@@ -75,24 +77,6 @@ def as_text(value: Any) -> Any:
         return _as_base(value, _JSON_BASES)
     except TypeError:
         return str(value)
-
-
-def model_fields(value: Any) -> Any:
-    """The fields of a pydantic model, whole: those too that a subclass adds where the field names its base.
-
-    Args:
-        value: Any value.
-
-    Returns:
-        The fields by name (of a root model, what it holds); None for what is no instance of a model.
-    """
-    # pydantic is the user's, not ours to import; version 1 lives on, by itself and within version 2
-    for base in type(value).__mro__:
-        if base.__name__ == "BaseModel" and base.__module__.partition(".")[0] == "pydantic":
-            if hasattr(base, "model_dump"):
-                return value.model_dump(serialize_as_any=True)
-            return value.dict()
-    return None
 
 
 def _number(scalar: Any) -> Any:

@@ -142,7 +142,7 @@ def _load_nan(text: str) -> float:
 
 
 def _tag_dict(value: dict[Any, Any]) -> dict[str, Any]:
-    looks_like_a_tag = len(value) == 1 and str(next(iter(value))).startswith("$")
+    looks_like_a_tag = len(value) == 1 and type(key := next(iter(value))) is str and key.startswith("$")
     pairs = []
     plain_keys = not looks_like_a_tag
     for key, part in value.items():

@@ -21,10 +21,11 @@ from runstream.codec.plain_values import MAX_DEPTH, MAX_TAGGED_DEPTH, is_plain, 
 from runstream.model.errors import EncodingError
 from runstream.model.protocols import Fallback
 
-__all__ = ["Packer", "most_nested_bytes", "pack_stored", "unpack", "unpack_plain"]
+__all__ = ["NESTED_FLOOR", "Packer", "most_nested_bytes", "pack_stored", "unpack", "unpack_plain"]
 
 _NESTED_FACTOR = 8
-_NESTED_FLOOR = 2**20
+NESTED_FLOOR = 2**20
+"""How many bytes the tuples and sets in a value may have in all however small it is."""
 
 
 def most_nested_bytes(size: int) -> int:
@@ -38,7 +39,7 @@ def most_nested_bytes(size: int) -> int:
     Returns:
         Eight times as many, or 1 MiB if that is more.
     """
-    return max(_NESTED_FACTOR * size, _NESTED_FLOOR)
+    return max(_NESTED_FACTOR * size, NESTED_FLOOR)
 
 
 class _Level:
@@ -161,20 +162,46 @@ class Packer:
         Raises:
             EncodingError: A part of it cannot be stored; ``path`` names the part.
         """
+        packed, nested, value = self.measured(value, path, level)
+        if nested > (limit := most_nested_bytes(len(packed))):
+            path = path_to_most(value, lambda part: _pack(part)[1], path)
+            raise EncodingError(
+                f"{path or 'value'}: its tuples and sets have {nested} bytes, each counted with all that it holds;"
+                f" at most {limit} are allowed: nest them less, or use lists",
+                path=path,
+            )
+        return packed
+
+    def measured(self, value: Any, path: str = "", level: int = 1) -> tuple[bytes, int, Any]:
+        """Pack a value, however much memory its tuples and sets take.
+
+        Args:
+            value: The value.
+            path: What the value is, for the error.
+            level: The depth at which it stands itself.
+
+        Returns:
+            The bytes; how many bytes its tuples and sets have in all, each counted with all that it holds (0 where
+            no limits hold); the value in exact types.
+
+        Raises:
+            EncodingError: A part of it cannot be stored; ``path`` names the part.
+        """
         if not self._limits:
             try:
-                return pack_stored(value)
+                return pack_stored(value), 0, value
             except ValueError as error:
                 raise EncodingError(f"{path or 'value'}: {error}", path=path) from error
         try:
             packed, nested = _pack(value)
         except Exception:  # noqa: BLE001 - of other types, or not to be stored at all, which its copy will tell
-            return self._pack_copy(value, path, level)
-        if nested or _may_hide(packed, level):
-            if not is_plain(value, level):
-                return self._pack_copy(value, path, level)
-            _check_nested(value, packed, nested, path)
-        return packed
+            is_taken = False
+        else:
+            is_taken = not (nested or _may_hide(packed, level)) or is_plain(value, level)
+        if not is_taken:
+            value = self.plain(value, path, level)
+            packed, nested = with_room(_pack, value)
+        return packed, nested, value
 
     def plain(self, value: Any, path: str = "", level: int = 1) -> Any:
         """Copy a value into the exact types that are stored.
@@ -196,23 +223,6 @@ class Packer:
             return with_room(plain_copy, value, self.fallback, path, level)
         except (ValueError, RuntimeError) as error:  # the stack of a fallback; or it is changed by another thread
             raise EncodingError(f"{path or 'value'}: {error}", path=path) from error
-
-    def _pack_copy(self, value: Any, path: str, level: int) -> bytes:
-        copied = self.plain(value, path, level)
-        packed, nested = with_room(_pack, copied)
-        _check_nested(copied, packed, nested, path)
-        return packed
-
-
-def _check_nested(value: Any, packed: bytes, nested: int, path: str) -> None:
-    limit = most_nested_bytes(len(packed))
-    if nested > limit:
-        path = path_to_most(value, lambda part: _pack(part)[1], path)
-        raise EncodingError(
-            f"{path or 'value'}: its tuples and sets have {nested} bytes, each counted with all that it holds; at"
-            f" most {limit} are allowed: nest them less, or use lists",
-            path=path,
-        )
 
 
 class _Tagged:

@@ -7,9 +7,10 @@ to a stated depth. Whatever is refused is named by its path.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
-from runstream.codec.extension_types import CONTAINERS, SCALARS, form_of
+from runstream.codec.extension_types import CONTAINERS, SCALARS, form_of, is_twofold
 from runstream.codec.fallback import as_text
 from runstream.model.errors import EncodingError
 from runstream.model.identifiers import shown, told
@@ -37,13 +38,16 @@ _EXACT = _HOLDERS | {type(None), bool, int, float, str, bytes} | {kind.type for 
 def is_plain(value: Any, level: int = 1) -> bool:
     """Whether a value is of exact types at every depth, and no deeper than a store takes it.
 
+    One with a moment that the clocks show twice is for ``plain_copy`` to look at.
+
     Args:
         value: The value.
         level: The depth at which it stands itself.
     """
     found = [value]
     for _ in range(level, MAX_DEPTH + 1):
-        if not _EXACT.issuperset(map(type, found)):
+        kinds = set(map(type, found))
+        if not kinds <= _EXACT or (datetime in kinds and any(map(_is_twofold, found))):
             return False
         below: list[Any] = []
         for part in found:
@@ -57,6 +61,10 @@ def is_plain(value: Any, level: int = 1) -> bool:
             return True
         found = below
     return _HOLDERS.isdisjoint(map(type, found)) and _EXACT.issuperset(map(type, found))
+
+
+def _is_twofold(value: Any) -> bool:
+    return type(value) is datetime and is_twofold(value)
 
 
 def plain_copy(value: Any, fallback: Fallback | None, path: str = "", level: int = 1) -> Any:
@@ -156,22 +164,24 @@ class _Copy:
 
     def _dict(self, value: dict[Any, Any], path: _Path, level: int, tagged: int) -> dict[Any, Any]:
         copied: dict[Any, Any] = {}
+        instants: set[Any] = set()
         for key, part in value.items():
             plain = key if type(key) is str else self._hashable(key, path, "key ", level, tagged)
             if plain in copied:
                 raise _refused(path.to(key), f"two keys are both {shown(plain)} once they are plain data")
+            if type(key) is not str:
+                _check_instant(plain, instants, path.to(key))
             copied[plain] = self.of(part, path.to(key), level + 1, tagged)
         return copied
 
     def _set(self, value: Any, path: _Path, level: int, tagged: int) -> Any:
-        copied = set()
+        copied: set[Any] = set()
+        instants: set[Any] = set()
         for member in value:
-            plain = self._hashable(member, path, "", level, tagged + 1)
+            plain, at = self._hashable(member, path, "", level, tagged + 1), _Path(path, f"[{shown(member)}]")
             if plain in copied:
-                raise _refused(
-                    _Path(path, f"[{shown(member)}]"),
-                    f"two members are both {shown(plain)} once they are plain data",
-                )
+                raise _refused(at, f"two members are both {shown(plain)} once they are plain data")
+            _check_instant(plain, instants, at)
             copied.add(plain)
         return type(value)(copied)
 
@@ -218,12 +228,34 @@ class _Copy:
         raise _refused(path, "the fallback never gives a value that can be stored")
 
 
+def _check_instant(plain: Any, instants: set[Any], path: _Path) -> None:
+    """Refuse a key or member that is the same instant as another, though they differ.
+
+    Where a clock shows an hour twice, its moments are equal to none in another zone (PEP 495). A machine that does
+    not know the zone cannot tell that, and would make one of the two.
+    """
+    instant = _instant(plain)
+    if instant in instants:
+        raise _refused(path, "it is the same instant as another, at a time that a clock shows twice or skips")
+    instants.add(instant)
+
+
+def _instant(value: Any) -> Any:
+    """A key with its moments at their offsets, as a machine reads it that does not know their zones."""
+    kind = type(value)
+    if kind is datetime and value.tzinfo is not None:
+        return value.replace(tzinfo=timezone(value.utcoffset()), fold=0)
+    if kind is tuple or kind is frozenset:
+        return kind(map(_instant, value))
+    return value
+
+
 def _checked(value: Any, path: _Path) -> Any:
     """A scalar, if it can be dumped: a moment's time zone may be the user's own."""
     form = form_of(value)
     if form is not None and form.type is not int:
         try:
-            form.dump(value)
+            form.dump(value).encode()
         except RecursionError:
             raise
         except Exception as error:  # likewise

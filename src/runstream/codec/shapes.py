@@ -9,14 +9,15 @@ takes most of the time of reading a log.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
 from operator import itemgetter
 from typing import Any, cast
 
-from runstream.codec.fallback import model_fields
 from runstream.codec.field_checks import FIELDS
+from runstream.codec.pydantic_models import model_fields
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.identifiers import told
@@ -40,7 +41,7 @@ def given_fields(value: Any, what: str) -> dict[str, Any]:
     Raises:
         EncodingError: It gives none.
     """
-    to_dict = getattr(value, "to_dict", None)
+    to_dict = _asked(lambda: getattr(value, "to_dict", None), type(value).__qualname__)
     if not callable(to_dict):
         raise EncodingError(f"{what} has to_dict; {type(value).__qualname__} has not")
     fields = _asked(to_dict, f"{type(value).__qualname__}.to_dict")
@@ -80,8 +81,12 @@ def values_of_event(fields: Mapping[str, Any]) -> list[Any]:
         return values
     for index in (_KIND, _VISIBILITY):
         if isinstance(values[index], Enum):
-            values[index] = values[index].value
+            values[index] = _asked(partial(_value_of, values[index]), type(values[index]).__qualname__)
     return values
+
+
+def _value_of(member: Enum) -> Any:
+    return member.value
 
 
 def event_maker(event_type: type[Any]) -> Callable[[str, list[Any]], Any] | None:
@@ -160,7 +165,7 @@ def fields_of_state(state: Any) -> dict[str, Any]:
         return own
     if callable(getattr(state, "to_dict", None)):
         return given_fields(state, "a state")
-    fields = _asked(lambda: model_fields(state), name)
+    fields = _asked(lambda: model_fields(state, round_trip=True), name)
     if type(fields) is not dict:
         raise EncodingError(f"a state is a dict or has to_dict; {name} is and has neither")
     return cast("dict[str, Any]", fields)
@@ -189,6 +194,8 @@ def state_loader(state_type: type[Any]) -> Callable[[dict[str, Any]], Any]:
         if callable(loader):
             if _is_purpose_agents(state_type):
                 return _whole(loader)
+            if name == "model_validate" and "by_name" in inspect.signature(loader).parameters:
+                return partial(loader, by_name=True, by_alias=True)  # what is stored has names, not aliases
             return cast("Callable[[dict[str, Any]], Any]", loader)
     raise ConfigurationError(
         f"state_type={state_type.__qualname__} has neither from_dict nor model_validate and is not dict"

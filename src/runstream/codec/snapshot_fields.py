@@ -19,11 +19,19 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from runstream.codec.msgpack_values import Packer, pack_stored, unpack
+from runstream.codec.msgpack_values import NESTED_FLOOR, Packer, pack_stored, unpack
 from runstream.codec.plain_values import STATE_VALUES_LEVEL
 from runstream.model.errors import EncodingError
 
-__all__ = ["PackedState", "SavedState", "pack_state", "read_saved", "state_checksum", "unpack_state"]
+__all__ = [
+    "PackedState",
+    "SavedState",
+    "pack_state",
+    "plain_state",
+    "read_saved",
+    "state_checksum",
+    "unpack_state",
+]
 
 
 _OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  # that become nothing else
@@ -118,6 +126,29 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
         for sub, part in value.items():
             sub_rank = put(prefix + _utf8(sub), sub_rank, [part], f"{key}.{sub}", STATE_VALUES_LEVEL)
     return packed
+
+
+def plain_state(packer: Packer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a state into what every store gives back of it, and refuse what any of them would refuse.
+
+    Args:
+        packer: Packs its values.
+        state: The state as a dict.
+
+    Returns:
+        The copy, which shares nothing with the state that can change.
+
+    Raises:
+        EncodingError: A value cannot be stored.
+    """
+    plain = {}
+    for key, value in state.items():
+        packed, nested, _ = packer.measured(value, key, STATE_VALUES_LEVEL)
+        if nested > NESTED_FLOOR:  # rarely: the limit is that of each field of a hash
+            plain.update(unpack_state(pack_state(packer, {key: value}).fields)[0])
+        else:
+            plain[key] = unpack(packed)
+    return plain
 
 
 def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedState]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
-from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import decode_record, fields_of
+from runstream.codec.snapshot_fields import pack_state, unpack_state
+from runstream.codec.stored import STORED_PACKER
 from runstream.codec.upcasts import Upcasts
 from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_name, check_run_id
@@ -78,7 +79,7 @@ class _Run:
     head: RunHead
     entries: list[tuple[Cursor, bytes]] = field(default_factory=list)
     peaks: list[int] = field(default_factory=lambda: [0])
-    states: dict[str | None, bytes] = field(default_factory=dict)
+    states: dict[str | None, Mapping[bytes, bytes]] = field(default_factory=dict)
     lanes: dict[str, int] = field(default_factory=dict)
     keys: dict[str, Cursor] = field(default_factory=dict)
 
@@ -192,7 +193,7 @@ class MemoryOperations(LocalOperations[E, S]):
             if run is None or lane_id not in run.states:
                 return None
             saved, packed = run.head.snapshots[lane_id], run.states[lane_id]
-        return saved, unpack(packed)
+        return saved, unpack_state(packed)[0]
 
     def _load_head(self, run_id: str) -> RunHead | None:
         run = self._runs.get(run_id)
@@ -231,7 +232,7 @@ class MemoryOperations(LocalOperations[E, S]):
         run.lanes.update((lane_id, last) for lane_id, (_, last) in plan.lanes.items())
         run.keys.update((event.key, cursor) for cursor, event in plan.written if event.key is not None)
         if plan.snapshot is not None:
-            run.states[request.lane_id] = self.codec.packer.pack(request.state)
+            run.states[request.lane_id] = pack_state(STORED_PACKER, request.state or {}).fields
 
     @in_one_call
     def delete_run(self, run_id: str) -> bool:

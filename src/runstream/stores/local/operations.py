@@ -14,8 +14,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent
-from runstream.codec.msgpack_values import unpack
-from runstream.codec.plain_values import STATE_VALUES_LEVEL
+from runstream.codec.snapshot_fields import plain_state
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
@@ -321,15 +320,14 @@ class LocalOperations(ABC, Generic[E, S]):
         if lane_id is not None:
             check_name("lane_id", lane_id)
         fields = self.codec.snapshot_fields(run_id, options.snapshot, options.left_out)
-        packer = self.codec.packer
         known = self._known.get((run_id, lane_id))
         known_token = "" if known is None else known.token
         return AppendRequest(
             run_id,
             encoded,
             options.expected_offset,
-            # through the packer: what is kept is plain data and never the caller's own object
-            {key: unpack(packer.pack(value, key, STATE_VALUES_LEVEL)) for key, value in fields.items()},
+            # what is kept is plain data and never the caller's own object
+            plain_state(self.codec.packer, fields),
             lane_id,
             self._coverage.covered(run_id, lane_id),
             known_token if compare else None,

@@ -16,7 +16,7 @@ from typing import Any
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.event_codec import Codec
 from runstream.codec.lossless_json import dump_json, dump_plain_json
-from runstream.codec.msgpack_values import unpack, unpack_plain
+from runstream.codec.msgpack_values import pack_stored, unpack_plain
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import CorruptRecordError, EncodingError
 from runstream.model.identifiers import check_name, check_run_id
@@ -171,9 +171,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
         if plan.snapshot is None or request.state is None:
             return []
         try:
-            packed = self.codec.packer.pack(request.state)
-            texts = dump_plain_json(unpack_plain([packed]))
-            data = dump_json(unpack(packed)) if texts is None else texts[0]
+            texts = dump_plain_json(unpack_plain([pack_stored(request.state)]))
+            data = dump_json(request.state) if texts is None else texts[0]
         except (ValueError, TypeError) as error:
             raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
         return [ArchiveSnapshot(*plan.snapshot, data)]
