@@ -116,8 +116,9 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
     and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of
     these is an option of redis-py.
 
-    Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL,
-    and survives a fork.
+    Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL.
+    In a forked process it starts anew: with connections of its own, whatever the parent's threads were doing; its
+    leases are the parent's.
 
     Args:
         url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
@@ -201,8 +202,10 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
     and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of
     these is an option of redis-py.
 
-    Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL. The
-    calls of ``sqlite:`` and ``jsonl:`` stores, and of archives, are made in threads.
+    Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL. It
+    may be used in any event loops, also in several at once: each has connections of its own, which are closed with
+    it. In a forked process it starts anew. The calls of ``sqlite:`` and ``jsonl:`` stores, and of archives, are
+    made in threads.
 
     Args:
         url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
@@ -334,8 +337,11 @@ class _Target:
         if self.scheme in _LOCAL:
             return self._open_local_async()
         with ExitStack() as opened:
-            transport = open_async_transport(self._server_url(self._join_server(opened)))
+            server = self._join_server(opened)
+            transport = open_async_transport(self._server_url(server))
             store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(transport, **self.options)
+            if server is not None:
+                rejoin_after_fork(store, server.open)
             leave = opened.pop_all().close
 
         async def release() -> None:

@@ -22,7 +22,7 @@ from runstream import (
     StoreUnavailable,
     Visibility,
 )
-from runstream.run.lane import Emission
+from runstream.run.emission import Emission
 from tests.run.run_tools import Line, kinds, seqs, status_of
 from tests.support.backends import Backend, RedisBackend, Store, latest
 from tests.support.handles import Appends, open_run, restarted

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from runstream.model.errors import RunstreamError
+from runstream.operations.forks import starts_anew
 from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["Heartbeat"]
@@ -56,15 +56,16 @@ class Heartbeat:
             max(_SHORTEST_SECONDS, claim_seconds / _BEATS_PER_CLAIM) if claim_seconds else math.inf
         )
         self._facts = facts
-        self._begin_anew()
+        self._start_anew()
+        starts_anew(self)
 
-    def _begin_anew(self) -> None:
+    def _start_anew(self) -> None:
+        """Have no thread and no claim in hand."""
         self.still = threading.RLock()
         """Whoever holds it knows that no claim is being extended: held where claims are given up, which an
         extension in flight would undo, so that what came in meanwhile would wait as if it were claimed."""
         self._in_hand: Callable[[], Sequence[str]] | None = None
         self._thread: threading.Thread | None = None
-        self._process = os.getpid()
         self._stirred = threading.Event()
         self._is_ending = False
         self._report_at = 0.0
@@ -72,8 +73,6 @@ class Heartbeat:
 
     def start(self, *, report_in: float = _REPORT_SECONDS) -> None:
         """Start the thread, unless it runs; its first report comes in ``report_in`` seconds."""
-        if self._process != os.getpid():
-            self._begin_anew()
         if self._thread is None:
             self._report_at = time.monotonic() + report_in
             self._thread = threading.Thread(target=self._run, name="runstream-heartbeat", daemon=True)
@@ -84,7 +83,7 @@ class Heartbeat:
 
         A reply that is on its way to the thread is waited for, for as long as its client does.
         """
-        if self._thread is None or self._process != os.getpid():
+        if self._thread is None:
             return
         self._is_ending = True
         self._stirred.set()
@@ -92,7 +91,7 @@ class Heartbeat:
         if self._has_reported:
             with suppress(RunstreamError):  # forgotten after a day
                 self._namespace.sign_off(self._name)
-        self._begin_anew()
+        self._start_anew()
 
     @contextmanager
     def holding(self, in_hand: Callable[[], Sequence[str]]) -> Iterator[None]:

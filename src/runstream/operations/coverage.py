@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runstream.model.results import Cursor
+from runstream.operations.forks import starts_anew
 
 __all__ = ["Coverage", "CoverageBook", "Covered"]
 
@@ -84,9 +85,18 @@ class CoverageBook:
     """
 
     def __init__(self) -> None:
+        self._begin_empty()
+        starts_anew(self)
+
+    def _begin_empty(self) -> None:
         self._lock = threading.Lock()
         self._coverages: OrderedDict[tuple[str, str | None], Coverage] = OrderedDict()
         self._pending: _Pending | None = None
+
+    def _start_anew(self) -> None:
+        """Go on with what the parent covered, or with nothing if a thread of it was changing that."""
+        if self._lock.locked():
+            self._begin_empty()
 
     def covered(self, run_id: str, lane_id: str | None) -> Covered:
         """What a snapshot saved now would cover.

@@ -18,7 +18,9 @@ from runstream.operations.arguments import FollowFilters, FollowQuery, RunReques
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.runners import AsyncRunner
-from runstream.run.lane import Emission, LaneWriter, error_payload, joined_payload
+from runstream.operations.tasks import TaskLock, cancel
+from runstream.run.emission import Emission, error_payload, joined_payload
+from runstream.run.lane import LaneWriter
 from runstream.run.lease import AsyncLease
 
 __all__ = ["AsyncRun"]
@@ -36,8 +38,9 @@ class AsyncRun(LaneWriter[E, S]):
     if one was asked for.
 
     Its events are numbered (``seq``) from where the lane left off, one by one. A number is used again only if the
-    store has refused the event. Tasks of one event loop may share a Run. The outcome of a call that is cancelled
-    is as unknown as after StoreUnavailable.
+    store has refused the event. Tasks may share a Run, of several event loops, too. In a forked process it goes on
+    as another writer of the lane, without what was held back; under a lease, which is the parent's, it is refused
+    there. The outcome of a call that is cancelled is as unknown as after StoreUnavailable.
 
     It is an async context manager. Leaving it sends what is held back and gives the lease back. Leaving it with an
     exception records ``agent.error``, and raises that exception even if recording fails; KeyboardInterrupt,
@@ -66,7 +69,10 @@ class AsyncRun(LaneWriter[E, S]):
     def __init__(self, operations: StoreOperations[E, S], runner: AsyncRunner, request: RunRequest) -> None:
         super().__init__(operations, request)
         self._runner = runner
-        self._lock = asyncio.Lock()
+        self._lock = TaskLock()
+        self._begin()
+
+    def _begin(self) -> None:
         self._timer: asyncio.Task[None] | None = None
 
     @classmethod
@@ -134,7 +140,7 @@ class AsyncRun(LaneWriter[E, S]):
         """Append several events of this lane in one atomic step, and the state with them if ``checkpoint``.
 
         Args:
-            items: The events. Each is an :class:`~runstream.run.lane.Emission`, a tuple of the first of its fields
+            items: The events. Each is an :class:`~runstream.Emission`, a tuple of the first of its fields
                 (``(kind, payload)``, ``(kind, payload, key)``), or just a kind. An event whose key is known leaves
                 a gap in ``seq`` if others of its batch come after it. A batch of nothing but such events writes
                 nothing, the state included: that was saved when they were.
@@ -323,10 +329,10 @@ class AsyncRun(LaneWriter[E, S]):
 
     def _set_timer(self) -> None:
         seconds = self._seconds_to_flush
-        if self._timer is not None and seconds is None:
-            self._timer.cancel()
+        if self._timer is not None and (seconds is None or self._timer.done()):  # done: its loop has ended
+            cancel(self._timer)
             self._timer = None
-        elif self._timer is None and seconds is not None:
+        if self._timer is None and seconds is not None:
             self._timer = asyncio.create_task(self._flush_in_time(seconds))
 
     async def _flush_in_time(self, seconds: float) -> None:

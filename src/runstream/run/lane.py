@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import (
@@ -34,22 +34,14 @@ from runstream.model.identifiers import shown, snapshot_lane
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, S, Snapshot
 from runstream.model.state import RunStatus
 from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuery, RunRequest
+from runstream.operations.forks import starts_anew
 from runstream.operations.interface import AppendResult, StoreOperations
 from runstream.operations.operation import Operation, collect
+from runstream.run.emission import Emission, emission_of, error_payload, joined_payload
 from runstream.run.lease_state import LeaseState, take_lease
 from runstream.run.state_fields import ABSENT, get_field, mark_ended, put_fields
 
-__all__ = ["Emission", "LaneWriter", "error_payload"]
-
-
-class Emission(NamedTuple):
-    """An event to emit: what ``emit`` takes, as a value for ``emit_many``."""
-
-    kind: EventKind | str
-    payload: Mapping[str, Any] | None = None
-    key: str | None = None
-    parent_span_id: str | None = None
-    visibility: Visibility | str = Visibility.PUBLIC
+__all__ = ["LaneWriter"]
 
 
 @dataclass(slots=True)
@@ -91,6 +83,13 @@ class LaneWriter(ABC, Generic[E, S]):
         self._held: _Held[E] = _Held()
         self._failure: Exception | None = None
         self._left_out: LeftOut | None = None
+        self._is_forked = False
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Go on as another writer of the lane; what is held back is the parent's to send."""
+        self._held, self._failure, self._is_forked = _Held(), None, True
+        self._begin()
 
     @property
     def grant(self) -> LeaseGrant | None:
@@ -116,6 +115,10 @@ class LaneWriter(ABC, Generic[E, S]):
         known = get_field(self.state, "session_id")
         if not self.session_id and isinstance(known, str):
             self.session_id = known
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin with nobody who writes, and no timer."""
 
     @abstractmethod
     def _hold_lease(self, grant: LeaseGrant, asked_at: float) -> None:
@@ -160,7 +163,7 @@ class LaneWriter(ABC, Generic[E, S]):
     def _emitting(
         self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool
     ) -> Operation[list[Recorded[E]]]:
-        emissions = [_emission(item) for item in ((items,) if isinstance(items, str) else items)]
+        emissions = [emission_of(item) for item in ((items,) if isinstance(items, str) else items)]
         yield from self._going_first()
         if not emissions and not checkpoint:
             return []
@@ -217,6 +220,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _recording(self, emissions: Sequence[Emission], snapshot: S | None = None) -> Operation[list[Recorded[E]]]:
         """Append events of this lane, with the state if it is to be saved, in one atomic step."""
+        yield from self._number_anew()
         seqs = range(self._seq + 1, self._seq + 1 + len(emissions))
         events = [self._event(emission, seq) for emission, seq in zip(emissions, seqs, strict=True)]
         keys = [emission.key for emission in emissions]
@@ -228,6 +232,12 @@ class LaneWriter(ABC, Generic[E, S]):
             first = (yield from self._reading(cursor)) if is_known else None
             recorded.append(first or Recorded(cursor.offset, str(cursor), event))
         return recorded
+
+    def _number_anew(self) -> Operation[None]:
+        """In a forked process, once: go on where the lane ends by now."""
+        if self._is_forked:
+            self._seq = yield from self._operations.last_seq(self.run_id, self.lane_id)
+            self._is_forked = False
 
     def _reading(self, cursor: Cursor) -> Operation[Recorded[E] | None]:
         """The event at a cursor, or None where this store cannot give it (any more)."""
@@ -298,6 +308,7 @@ class LaneWriter(ABC, Generic[E, S]):
             yield from self._recording([emission])
             return
         self._raise_failure()
+        yield from self._number_anew()
         if self._held.is_sealed:
             yield from self._flushing()
         codec, event = self._operations.codec, self._event(emission, self._seq + 1)
@@ -353,38 +364,14 @@ class LaneWriter(ABC, Generic[E, S]):
         return nullcontext() if self.lease is None else self.lease._noting_loss()
 
 
-def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
-    if isinstance(item, str):
-        return Emission(item)
-    if isinstance(item, tuple) and 1 <= len(item) <= len(Emission._fields):
-        return Emission(*item)
-    raise EncodingError(f"an item of emit_many is an Emission, a tuple or a kind, not {shown(item)}", path="items")
-
-
 def _new_owner() -> str:
     """A name that no other process has, with the host name and process id for people."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def joined_payload(payload: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The payload with further entries. Raises EncodingError for one that is no mapping."""
-    if payload is None:
-        return dict(fields)
-    if not isinstance(payload, Mapping):
-        raise EncodingError(
-            f"payload: it is a dict, not {type(payload).__qualname__}; put the value under a key", path="payload"
-        )
-    return {**payload, **fields}
-
-
 def _is_refusal(error: BaseException) -> bool:
     """Whether the store has said that it wrote nothing."""
     return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable)
-
-
-def error_payload(error: BaseException | str) -> dict[str, Any]:
-    """The payload that describes an error: its text, and its class if it is an exception."""
-    return {"error": str(error), "type": None if isinstance(error, str) else type(error).__name__}
 
 
 def _noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:

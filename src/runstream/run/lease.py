@@ -18,6 +18,7 @@ from runstream.model.results import Appended, E, LeaseGrant, S
 from runstream.operations.arguments import LeasedAppend, LeaseRequest
 from runstream.operations.interface import StoreOperations
 from runstream.operations.runners import AsyncRunner, SyncRunner
+from runstream.operations.tasks import cancel
 from runstream.run.lease_state import LeaseState, take_lease
 
 __all__ = ["AsyncLease", "Lease"]
@@ -216,7 +217,14 @@ class AsyncLease(LeaseState[E, S]):
     ) -> None:
         super().__init__(operations, grant, asked_at)
         self._runner = runner
+        self._begin_renewing()
+
+    def _begin_renewing(self) -> None:
         self._renewal = asyncio.create_task(_renew_async(weakref.ref(self), self._pause(failed=False)))
+
+    def _keep_renewing(self) -> None:
+        if self._renewal.get_loop().is_closed() and not self.lost:
+            self._begin_renewing()  # in the event loop that runs
 
     @classmethod
     async def take(
@@ -252,7 +260,7 @@ class AsyncLease(LeaseState[E, S]):
         await self._runner.run(self._releasing())
 
     def _stop_renewing(self) -> None:
-        self._renewal.cancel()
+        cancel(self._renewal)
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,7 +7,6 @@ clock: that is what keeps a writer out that was stopped for too long, and this m
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from runstream.model.errors import InvalidRunId, LeaseHeld, LeaseLost, Runstream
 from runstream.model.identifiers import snapshot_lane
 from runstream.model.results import Appended, E, LeaseGrant, S
 from runstream.operations.arguments import AppendOptions, LeasedAppend, LeaseRequest
+from runstream.operations.forks import starts_anew
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation, Pause
 
@@ -64,7 +64,12 @@ class LeaseState(ABC, Generic[E, S]):
         self._operations = operations
         self._until = asked_at + grant.ttl_seconds
         self._is_over = False
-        self._process = os.getpid()
+        self._is_forked = False
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Have no part in the lease: it is the parent's, which renews it and gives it back."""
+        self._is_forked = True
 
     @property
     def run_id(self) -> str:
@@ -89,7 +94,7 @@ class LeaseState(ABC, Generic[E, S]):
     @property
     def lost(self) -> bool:
         """Whether it is known to have passed on, been given back, or run out. False is no proof: ask ``check``."""
-        return self._is_over or time.monotonic() >= self._until
+        return self._is_over or self._is_forked or time.monotonic() >= self._until
 
     # -- operations --------------------------------------------------------------------------------
 
@@ -107,8 +112,10 @@ class LeaseState(ABC, Generic[E, S]):
 
     def _releasing(self, error: BaseException | None = None) -> Operation[None]:
         """Give the lease back, once. A failure here while ``error`` is in flight becomes a note on that one."""
+        if self._is_forked:
+            return
         self._stop_renewing()
-        if self._is_over or self._is_forked:
+        if self._is_over:
             return
         self._is_over = True
         try:
@@ -145,6 +152,9 @@ class LeaseState(ABC, Generic[E, S]):
     def _stop_renewing(self) -> None:
         """Stop the renewal in the background."""
 
+    def _keep_renewing(self) -> None:
+        """Renew it here if it is renewed nowhere any more."""
+
     # -- inside ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -155,6 +165,7 @@ class LeaseState(ABC, Generic[E, S]):
                 f"the lease of {self.owner!r} on run {self.run_id!r} is the parent process's; nothing was written:"
                 " a forked process takes one of its own"
             )
+        self._keep_renewing()
         try:
             yield
         except LeaseLost:
@@ -171,7 +182,3 @@ class LeaseState(ABC, Generic[E, S]):
             raise InvalidRunId(
                 f"this lease is on run {self.run_id!r:.80}, not on {run_id!r:.80}: write that through its store"
             )
-
-    @property
-    def _is_forked(self) -> bool:
-        return os.getpid() != self._process

@@ -18,7 +18,8 @@ from runstream.operations.arguments import FollowFilters, FollowQuery, RunReques
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
-from runstream.run.lane import Emission, LaneWriter, error_payload, joined_payload
+from runstream.run.emission import Emission, error_payload, joined_payload
+from runstream.run.lane import LaneWriter
 from runstream.run.lease import Lease
 
 __all__ = ["Run"]
@@ -36,7 +37,8 @@ class Run(LaneWriter[E, S]):
     if one was asked for.
 
     Its events are numbered (``seq``) from where the lane left off, one by one. A number is used again only if the
-    store has refused the event. Threads may share a Run; a forked process opens one of its own.
+    store has refused the event. Threads may share a Run. In a forked process it goes on as another writer of the
+    lane, without what was held back; under a lease, which is the parent's, it is refused there.
 
     It is a context manager. Leaving it sends what is held back and gives the lease back. Leaving it with an
     exception records ``agent.error``, and raises that exception even if recording fails; KeyboardInterrupt,
@@ -65,6 +67,9 @@ class Run(LaneWriter[E, S]):
     def __init__(self, operations: StoreOperations[E, S], runner: SyncRunner, request: RunRequest) -> None:
         super().__init__(operations, request)
         self._runner = runner
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
@@ -133,7 +138,7 @@ class Run(LaneWriter[E, S]):
         """Append several events of this lane in one atomic step, and the state with them if ``checkpoint``.
 
         Args:
-            items: The events. Each is an :class:`~runstream.run.lane.Emission`, a tuple of the first of its fields
+            items: The events. Each is an :class:`~runstream.Emission`, a tuple of the first of its fields
                 (``(kind, payload)``, ``(kind, payload, key)``), or just a kind. An event whose key is known leaves
                 a gap in ``seq`` if others of its batch come after it. A batch of nothing but such events writes
                 nothing, the state included: that was saved when they were.

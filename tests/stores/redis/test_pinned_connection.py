@@ -147,24 +147,6 @@ def test_a_fork_has_its_own(sender: Any) -> None:
     assert connection_id(sender) == held
 
 
-def test_no_thread_of_a_fork_finds_the_parents_connection(sender: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it is seen that the process is another one, what was the parent's is gone already."""
-    connection_id(sender)
-    found: list[Any] = []
-
-    def note(holding: Any, name: str, value: Any) -> None:
-        if name == "_process":
-            found.extend(holding._free)
-        object.__setattr__(holding, name, value)
-
-    monkeypatch.setattr(pinned_connection._PinnedConnection, "__setattr__", note, raising=False)
-    monkeypatch.setattr(sender, "_process", -1)
-    found.clear()
-    assert connection_id(sender)
-    assert sender._process == os.getpid()
-    assert not found
-
-
 def test_an_interrupted_calls_reply_is_never_taken_for_anothers(client: Any, sender: Any) -> None:
     """It comes after the pool has looked, so that only closing the connection helps."""
     connection_id(sender)

@@ -23,6 +23,7 @@ from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
 from runstream.operations.filters import EventFilter
+from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
@@ -99,6 +100,8 @@ class MemoryOperations(LocalOperations[E, S]):
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
         self._changed = threading.Condition()
+        self._held = HeldLock(self._changed)  # a forked child has a copy of all runs, each whole
+        held_over_fork(self._held)
         self._runs: dict[str, _Run] = {}
         self._given: dict[str, dict[str | None, _GivenLease]] = {}  # the last one of each lane and each run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Self
 
@@ -12,8 +11,10 @@ from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.runners import AsyncRunner, SyncRunner
+from runstream.operations.tasks import TaskLock
 from runstream.stores.async_facade import AsyncStore
 from runstream.stores.facade import Store
+from runstream.stores.lifecycle import own_async
 from runstream.stores.redis.connection.clients import AsyncClient, Client
 from runstream.stores.redis.connection.driver import DEFAULT_RETRY_SECONDS, AsyncDriver, SyncDriver
 from runstream.stores.redis.connection.topology import async_transport_of, transport_of
@@ -112,8 +113,9 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
     names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
 
     Args:
-        client: A :class:`redis.asyncio.Redis` without ``decode_responses``; it is never closed or reconfigured.
-            (Or a transport over one.)
+        client: A :class:`redis.asyncio.Redis` without ``decode_responses``; it is never closed or reconfigured. It
+            serves the event loop in which it is used first; for other loops, and in a forked process, clients of
+            the same settings are made, and closed with their loop or with the store. (Or a transport.)
         namespace: Separates what shares a server.
         partitions: Into how many parts the namespace is divided, fixed when it is created. None: what it has; 16
             when it is new.
@@ -169,8 +171,10 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
             resend_lost=resend_lost,
             max_hot_events=max_hot_events,
         )
-        self._opening = asyncio.Lock()
+        self._opening = TaskLock()
         super().__init__(RedisOperations(self._session), AsyncRunner(self._driver.exchange, self._open_once))
+        if transport is not client:
+            own_async(self, transport.close)
 
     async def open(self) -> Self:
         """Check the server and the namespace, once; every other call does so too.
@@ -195,6 +199,8 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
                     await AsyncRunner(self._driver.exchange_once).run(open_namespace(self._session))
 
 
-def rejoin_after_fork(store: RedisCheckpointer[E, S], rejoin: Callable[[], None]) -> None:
+def rejoin_after_fork(
+    store: RedisCheckpointer[E, S] | AsyncRedisCheckpointer[E, S], rejoin: Callable[[], None]
+) -> None:
     """Set what a forked process has to do before it uses a store."""
     store._driver.after_fork = rejoin

@@ -6,7 +6,6 @@ Threads come one at a time; a process that was forked starts anew. A writer hold
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.model.run_head import RunHead
+from runstream.operations.forks import starts_anew
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import ArchiveDirectory
 from runstream.stores.archive.jsonl.file_locks import unavailable
@@ -50,6 +50,7 @@ class RunLogs:
         self._status_of = status_of
         self._is_closed = False
         self._start_anew()
+        starts_anew(self)
 
     def close(self) -> None:
         """Close the logs. Closing twice is fine."""
@@ -58,7 +59,7 @@ class RunLogs:
     # -- who may get at them -------------------------------------------------------------------------------
 
     def _start_anew(self) -> None:
-        self._pid = os.getpid()
+        """Remember no run's log: one may be half read."""
         self._mutex = threading.RLock()
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
 
@@ -67,8 +68,6 @@ class RunLogs:
         """Keep other threads out. Raises StoreUnavailable where the directory is not the archive's any more."""
         if self._is_closed:
             raise ConfigurationError(f"this store of {self.path} is closed; open another")
-        if self._pid != os.getpid():
-            self._start_anew()  # a thread of the parent may have held the mutex when it forked
         with self._mutex:
             self.directory.check()
             yield

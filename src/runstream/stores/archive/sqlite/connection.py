@@ -21,7 +21,6 @@ import os
 import sqlite3
 import sys
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.operations.forks import held_over_fork
 from runstream.stores.archive.sqlite.file_identity import (
     FileIdentity,
     drop_log_from_cache,
@@ -98,8 +98,7 @@ class ArchiveFile:
         self._connection: sqlite3.Connection | None = None
         self._identity = FileIdentity.of(path)
         self._is_closed = False
-        with _files_lock:
-            _files.add(self)
+        held_over_fork(self)
         with self.use():
             pass
 
@@ -290,26 +289,3 @@ def _code_of(error: BaseException | None) -> int:
         return sqlite3.SQLITE_CORRUPT  # of a message of SQLite's own, about a name in a schema that is damaged
     # extended codes have the primary one in their low byte; errors of the module itself have none
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-_files: weakref.WeakSet[ArchiveFile] = weakref.WeakSet()
-_files_lock = threading.Lock()
-_files_at_fork: list[ArchiveFile] = []
-
-
-def _before_fork() -> None:
-    _files_lock.acquire()
-    _files_at_fork.extend(_files)
-    for file in _files_at_fork:
-        file.before_fork()
-
-
-def _after_fork() -> None:
-    for file in _files_at_fork:
-        file.after_fork()
-    _files_at_fork.clear()
-    _files_lock.release()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork, after_in_parent=_after_fork)

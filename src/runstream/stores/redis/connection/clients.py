@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -15,12 +16,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError
+from runstream.stores.redis.connection.client_settings import unconnected
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "fake_client_maker",
     "open_async_client",
-    "open_async_fake_client",
     "open_client",
     "open_fake_client",
 ]
@@ -57,7 +59,7 @@ def open_client(url: str) -> redis.Redis:
     with _client_options(url):
         retry = Retry(NoBackoff(), 0)  # the driver repeats, after more errors and up to a deadline
         client = redis.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
-        _check_options(client)
+        unconnected(client)
         return client
 
 
@@ -66,13 +68,8 @@ def open_async_client(url: str) -> redis.asyncio.Redis:
     with _client_options(url):
         retry = AsyncRetry(NoBackoff(), 0)
         client = redis.asyncio.Redis.from_url(url, retry=retry, **_CLIENT_OPTIONS)
-        _check_options(client)
+        unconnected(client)
         return client
-
-
-def _check_options(client: Any) -> None:
-    """Raise what redis-py raises at the first call for options that no connection takes."""
-    client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
 
 
 @contextmanager
@@ -103,12 +100,11 @@ def open_fake_client(name: str) -> redis.Redis:
     return client
 
 
-def open_async_fake_client(name: str) -> redis.asyncio.Redis:
-    """As :func:`open_fake_client`, for asyncio."""
+def fake_client_maker(name: str) -> Callable[[], redis.asyncio.Redis]:
+    """What makes clients of fakeredis for asyncio, all of one server; see :func:`open_fake_client`."""
     fakeredis = _fakeredis()
     server = None if name else fakeredis.FakeServer()
-    client: redis.asyncio.Redis = fakeredis.FakeAsyncRedis(server=server, host=name or "localhost")
-    return client
+    return partial(fakeredis.FakeAsyncRedis, server=server, host=name or "localhost")
 
 
 def _fakeredis() -> Any:

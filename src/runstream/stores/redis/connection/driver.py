@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from redis.backoff import FullJitterBackoff
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.identifiers import shown
+from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
@@ -65,9 +65,14 @@ class SyncDriver:
         _check_retry_seconds(retry_seconds)
         self._transport = transport
         self._retry_seconds = retry_seconds
-        self._process = os.getpid()
         self.after_fork: Callable[[], None] | None = None
         """Called in a forked process before its first exchange."""
+        self._join: Callable[[], None] | None = None
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Join the server as a user of its own, at the first exchange: a fork may be idle for ever."""
+        self._join = self.after_fork
 
     def exchange(self, exchange: Exchange) -> Replies:
         """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
@@ -81,16 +86,14 @@ class SyncDriver:
 
     def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""
-        if self.after_fork is not None and os.getpid() != self._process:
-            self.after_fork()
-            self._process = os.getpid()
+        if (join := self._join) is not None:
+            join()
+            self._join = None
         return self._transport.exchange(exchange)
 
 
 class AsyncDriver:
     """Sends exchanges over an async transport, and again while the server cannot be reached.
-
-    It does not check for forks, as no event loop survives one.
 
     Args:
         transport: Sends an exchange once.
@@ -104,6 +107,14 @@ class AsyncDriver:
         _check_retry_seconds(retry_seconds)
         self._transport = transport
         self._retry_seconds = retry_seconds
+        self.after_fork: Callable[[], None] | None = None
+        """Called in a forked process before its first exchange, in a thread."""
+        self._join: Callable[[], None] | None = None
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Join the server as a user of its own, at the first exchange: a fork may be idle for ever."""
+        self._join = self.after_fork
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
@@ -117,6 +128,9 @@ class AsyncDriver:
 
     async def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""
+        if (join := self._join) is not None:
+            await asyncio.to_thread(join)
+            self._join = None
         task = asyncio.current_task()
         cancellations = 0 if task is None else task.cancelling()
         replies = await self._transport.exchange(exchange)

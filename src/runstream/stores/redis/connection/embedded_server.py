@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from typing import Self
 
 from runstream.model.errors import RunstreamError, StoreUnavailable
+from runstream.operations.forks import starts_anew
 from runstream.stores.redis.connection.server_directory import ServerDirectory
 from runstream.stores.redis.connection.server_process import POLL_SECONDS, ServerProcess
 
@@ -56,7 +57,12 @@ class EmbeddedServer:
         self._program = program
         self._start_timeout_seconds = start_timeout_seconds
         self._share: io.FileIO | None = None
-        self._opened_in = 0  # the pid whose share it is
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Have no share: the parent's is left alone, of which this process has copies of descriptors."""
+        if self._share is not None:
+            self._forget(self._share)
 
     @property
     def socket_path(self) -> str:
@@ -79,8 +85,6 @@ class EmbeddedServer:
             StoreUnavailable: The server ended at once or was not ready in time.
         """
         deadline = time.monotonic() + self._start_timeout_seconds
-        if self._share is not None and self._opened_in != os.getpid():
-            self._forget(self._share)
         share: io.FileIO | None = None
         try:
             with self._directory.usable():
@@ -94,7 +98,7 @@ class EmbeddedServer:
                         self._process.start(self._program, deadline)
                     if share is not None:
                         atexit.register(self.close)
-                        self._share, self._opened_in = share, os.getpid()
+                        self._share = share
         except BaseException:  # Ctrl-C too: it leaves no server that nobody uses
             if share is not None:
                 with suppress(RunstreamError):  # why it did not open says more
@@ -111,13 +115,8 @@ class EmbeddedServer:
             StoreUnavailable: The server is there and does not end.
             ConfigurationError: The directory can no longer be read.
         """
-        share = self._share
-        if share is None:
-            return
-        if self._opened_in == os.getpid():
-            self._leave(share)
-        else:
-            self._forget(share)
+        if self._share is not None:
+            self._leave(self._share)
 
     def __enter__(self) -> Self:
         self.open()

@@ -7,7 +7,6 @@ other need none of that.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from typing import Any
 from weakref import WeakValueDictionary, ref
 
 import redis
+
+from runstream.operations.forks import starts_anew
 
 __all__ = ["sender_of"]
 
@@ -38,19 +39,25 @@ class _PinnedConnection:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._pool = client.connection_pool  # kept, so that no other pool gets its identity
-        self._reset()
+        self._begin()
+        starts_anew(self)
 
-    def _reset(self) -> None:
+    def _begin(self) -> None:
         self._free: list[Any] = []  # the client that is bound to the pinned connection, while that is not in use
         # gives the same client, in use or not; None after an interrupt that lost it
         self._pinned: Callable[[], Any] = _nothing
         self._checked = 0.0
-        self._process = os.getpid()  # last: by it, other threads see that the rest is this process's
+
+    def _start_anew(self) -> None:
+        """Pin none: the one that is pinned is the parent's."""
+        for holder in self._free:
+            # it does not go back into the pool, and redis-py closes no more of it than this process's descriptor
+            connection, holder.connection = holder.connection, None
+            connection.disconnect()
+        self._begin()
 
     def execute_command(self, *command: Any) -> Any:
         """Send a command whose reply redis-py leaves alone, and return or raise what the client would."""
-        if os.getpid() != self._process:
-            self._reset()  # the connection is the parent's
         try:
             holder = self._free.pop()  # one step, so threads need no lock
         except IndexError:

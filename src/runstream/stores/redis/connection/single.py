@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -10,14 +11,21 @@ import redis.asyncio
 from redis import exceptions
 
 from runstream.model.errors import ConfigurationError
+from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
+from runstream.stores.redis.connection.client_settings import client_like, renew_locks
 from runstream.stores.redis.connection.errors import is_passing, translate
+from runstream.stores.redis.connection.fake_servers import hold_over_fork
+from runstream.stores.redis.connection.loop_clients import LoopClients
 from runstream.stores.redis.connection.pinned_connection import sender_of
 from runstream.stores.redis.scripts.script import Script, script_of
 
 __all__ = ["AsyncSingleServerTransport", "SingleServerTransport"]
 
 _LONGEST_BLOCK_SECONDS = 5.0
+
+_of_parents: list[Any] = []
+"""Clients of the process that this one was forked from: kept, as giving them up would use their connections."""
 
 
 def _check_client(client: Any) -> None:
@@ -33,6 +41,15 @@ class SingleServerTransport:
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._sender = sender_of(client)
         self.max_block_seconds = _block_seconds(client)
+        hold_over_fork(client)
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Connect anew: redis-py does so by itself, once no dead thread has its locks."""
+        renew_locks(self._client)
+        if self._client.connection is not None:  # the one connection of a client that has no other
+            _of_parents.append(self._client)
+            self._client = self._sender = redis.Redis(connection_pool=self._client.connection_pool)
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once; see :meth:`Transport.exchange`."""
@@ -71,46 +88,64 @@ class SingleServerTransport:
 
 
 class AsyncSingleServerTransport:
-    """Sends to one server over a :class:`redis.asyncio.Redis`; line for line as the sync one."""
+    """Sends to one server over :class:`redis.asyncio.Redis`; line for line as the sync one.
+
+    Args:
+        client: A client of the caller's, for the first event loop that uses it; other loops get clients like it.
+    """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._begin(client, LoopClients(partial(client_like, client), client))
+
+    @classmethod
+    def over(cls, make: Callable[[], redis.asyncio.Redis]) -> AsyncSingleServerTransport:
+        """A transport over clients of its own, which it makes and closes."""
+        transport = cls.__new__(cls)
+        transport._begin(make(), LoopClients(make))
+        return transport
+
+    def _begin(self, client: redis.asyncio.Redis, clients: LoopClients) -> None:
         _check_client(client)
-        self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
+        self._clients = clients
         self.max_block_seconds = _block_seconds(client)
+        hold_over_fork(client)
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once; see :meth:`Transport.exchange`."""
         commands = exchange.commands
         try:
+            # redis-py's stubs cover neither names nor arguments as bytes
+            client: Any = await self._clients.get()
             if len(commands) == 1:
                 try:
-                    return [await self._client.execute_command(*commands[0])]
+                    return [await client.execute_command(*commands[0])]
                 except exceptions.ResponseError as error:
                     replies: Replies = [error]
             else:
-                replies = await self._send(commands, atomic=exchange.atomic)
+                replies = await self._send(client, commands, atomic=exchange.atomic)
                 if not _have_error(replies):
                     return replies
             if unknown := _unknown_scripts(replies):
                 for script in {_script(commands[index]) for index in unknown}:
-                    await self._client.execute_command(b"SCRIPT", b"LOAD", script.source)
-                again = await self._send([commands[index] for index in unknown], atomic=False)
+                    await client.execute_command(b"SCRIPT", b"LOAD", script.source)
+                again = await self._send(client, [commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
             return _tolerated(replies, exchange)
         except (exceptions.RedisError, OSError) as error:
             raise translate(error) from error
 
-    async def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
-        async with self._client.pipeline(transaction=atomic) as pipeline:
+    @staticmethod
+    async def _send(client: Any, commands: Sequence[Command], *, atomic: bool) -> Replies:
+        async with client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: Replies = await pipeline.execute(raise_on_error=False)
             return replies
 
     async def close(self) -> None:
-        """Close the client's connections."""
-        await self._client.aclose()
+        """Close the connections, but for those of the caller's client."""
+        await self._clients.close()
 
 
 def _block_seconds(client: Any) -> float:

@@ -6,11 +6,13 @@ a line here.
 
 from __future__ import annotations
 
+from functools import partial
+
 from runstream.stores.redis.connection.clients import (
     AsyncClient,
     Client,
+    fake_client_maker,
     open_async_client,
-    open_async_fake_client,
     open_client,
     open_fake_client,
 )
@@ -42,8 +44,8 @@ def open_transport(url: str) -> Transport:
 def open_async_transport(url: str) -> AsyncTransport:
     """Make the transport that a URL names, for asyncio; see :func:`open_transport`."""
     if url.startswith(_FAKE):
-        return AsyncSingleServerTransport(open_async_fake_client(url.removeprefix(_FAKE)))
-    return AsyncSingleServerTransport(open_async_client(url))
+        return AsyncSingleServerTransport.over(fake_client_maker(url.removeprefix(_FAKE)))
+    return AsyncSingleServerTransport.over(partial(open_async_client, url))
 
 
 def transport_of(client: Client | Transport) -> Transport:

@@ -11,7 +11,6 @@ same name, and no lease stays in force that nobody holds.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from runstream.model.results import LeaseGrant
+from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import Batch, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
@@ -72,11 +72,12 @@ class InFlight(Generic[W]):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reset()
+        self._start_anew()
+        starts_anew(self)
 
-    def _reset(self) -> None:
-        self._process = os.getpid()
+    def _start_anew(self) -> None:
+        """Begin with none: the parent resends what the parent sent."""
+        self._lock = threading.Lock()
         self._attempts: dict[str, list[Attempt[W]]] = {}
         self._busy: set[str] = set()
         self._kept: dict[str, list[_Kept]] = {}
@@ -85,16 +86,11 @@ class InFlight(Generic[W]):
         self._deletions: dict[str, tuple[str, float]] = {}
         self._leases: dict[str, list[LeaseGrant]] = {}
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            self._reset()  # the parent resends what the parent sent
-
     def __bool__(self) -> bool:
-        self._check_process()
         return not self.is_empty()
 
     def is_empty(self) -> bool:
-        """Whether no batch is here. It does not check for a fork: if the parent's is empty, so is the fork's."""
+        """Whether no batch is here."""
         return not (self._attempts or self._busy or self._kept)
 
     # -- batches -----------------------------------------------------------------------------------
@@ -181,13 +177,11 @@ class InFlight(Generic[W]):
 
     def unanswered_deletion(self, run_id: str) -> str | None:
         """The start of the run whose deletion got no reply within the deduplication window, or None."""
-        self._check_process()
         start, begun = self._deletions.get(run_id, ("", 0.0))
         return start if start and time.monotonic() - begun < PRODUCER_WINDOW_SECONDS else None
 
     def take_leases(self, run_id: str) -> list[LeaseGrant]:
         """Take the leases that were asked for and got no reply: they are released before another is taken."""
-        self._check_process()
         with self._lock:
             return self._leases.pop(run_id, [])
 

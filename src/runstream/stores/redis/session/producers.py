@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
+
+from runstream.operations.forks import starts_anew
 
 __all__ = ["Producer", "ProducerPool"]
 
@@ -27,12 +28,14 @@ class ProducerPool:
 
     def __init__(self) -> None:
         self._free: list[Producer] = []
-        self._process = os.getpid()
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Draw new producers: those that are free belong to the parent."""
+        self._free = []
 
     def take(self) -> Producer:
         """A producer for one call, with the number of its next batch."""
-        if os.getpid() != self._process:
-            self._free, self._process = [], os.getpid()
         try:
             producer = self._free.pop()  # one step, so threads need no lock
         except IndexError:

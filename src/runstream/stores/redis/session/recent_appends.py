@@ -5,13 +5,12 @@ A fixed number of bytes is held, over all runs; it is known from which runs even
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 
 from runstream.codec.event_codec import EncodedEvent
+from runstream.operations.forks import starts_anew
 from runstream.stores.redis.append_result import Written
 
 __all__ = ["RecentAppends"]
@@ -29,11 +28,12 @@ class RecentAppends:
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._reset()
+        self._start_anew()
+        starts_anew(self)
 
-    def _reset(self) -> None:
-        self._process = os.getpid()
+    def _start_anew(self) -> None:
+        """Begin empty: the parent resends what the parent appended."""
+        self._lock = threading.Lock()
         self._runs: dict[str, deque[Written]] = {}
         self._order: deque[str] = deque()  # the run of each event, the oldest first
         self._bytes = 0
@@ -43,14 +43,6 @@ class RecentAppends:
         self._histories: dict[str, int] = {}
         self._read: dict[str, int] = {}
         self._lost: dict[str, list[EncodedEvent]] = {}
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock; a fork begins empty, as its parent resends what the parent appended."""
-        with self._lock:
-            if os.getpid() != self._process:
-                self._reset()
-            yield
 
     def add(self, run_id: str, history: int, written: Iterable[Written]) -> None:
         """Hold events that were acknowledged; the oldest of any run are dropped for them.
@@ -62,7 +54,7 @@ class RecentAppends:
             history: The first chain of the history that the events are in.
             written: The events, with their cursors.
         """
-        with self._locked():
+        with self._lock:
             if self._histories.get(run_id, history) != history:
                 self._drop_run(run_id)
             self._histories[run_id] = history
@@ -87,24 +79,24 @@ class RecentAppends:
 
     def get(self, run_id: str) -> Sequence[Written]:
         """The events held of a run, in the order of their offsets: threads may get their replies in another."""
-        with self._locked():
+        with self._lock:
             return sorted(self._runs.get(run_id, ()), key=lambda written: written[0].offset)
 
     def is_complete(self, run_id: str) -> bool:
         """Whether all events that this store appended to the run are held."""
-        with self._locked():
+        with self._lock:
             return self._knows_incomplete and run_id not in self._incomplete
 
     def keep_only(self, run_id: str, written: Sequence[Written]) -> None:
         """Hold these events of the run, and drop its others."""
-        with self._locked():
+        with self._lock:
             history = self._histories.get(run_id, 0)
             self._drop_run(run_id)
         self.add(run_id, history, written)
 
     def forget(self, run_id: str) -> None:
         """Forget a run: what is held of it, and what it has lost."""
-        with self._locked():
+        with self._lock:
             self._lost.pop(run_id, None)
             self._drop_run(run_id)
 
@@ -118,42 +110,42 @@ class RecentAppends:
 
     def mark_read(self, run_id: str, offset: int) -> None:
         """Note up to which offset this store has read a run that it writes to, other writers' events included."""
-        with self._locked():
+        with self._lock:
             if run_id in self._runs:
                 self._read[run_id] = max(offset, self._read.get(run_id, 0))
 
     def has_read_others(self, run_id: str, after: int, own: Iterable[int]) -> bool:
         """Whether this store has read events after an offset that are not among its own, at these offsets."""
-        with self._locked():
+        with self._lock:
             upto = self._read.get(run_id, 0)
         return upto - after > sum(after < offset <= upto for offset in own)
 
     def mark_lost(self, run_id: str, events: Sequence[EncodedEvent]) -> None:
         """Hold events that the server has lost until they are resent."""
-        with self._locked():
+        with self._lock:
             self._lost.setdefault(run_id, []).extend(events)
             self._read.pop(run_id, None)
 
     def lost(self, run_id: str) -> Sequence[EncodedEvent]:
         """The events that are to be resent, in order."""
-        with self._locked():
+        with self._lock:
             return tuple(self._lost.get(run_id, ()))
 
     def mark_resent(self, run_id: str, lanes: Collection[str]) -> None:
         """Note that the lost events of these lanes have been resent."""
-        with self._locked():
+        with self._lock:
             left = [event for event in self._lost.pop(run_id, ()) if event.lane_id not in lanes]
             if left:
                 self._lost[run_id] = left
 
     def begin_resend(self, run_id: str) -> bool:
         """Become the one caller that resends what a run has lost; False while another thread or task is."""
-        with self._locked():
+        with self._lock:
             is_free = run_id not in self._busy
             self._busy.add(run_id)
             return is_free
 
     def end_resend(self, run_id: str) -> None:
         """Let other callers resend for the run again."""
-        with self._locked():
+        with self._lock:
             self._busy.discard(run_id)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 
+from runstream.operations.forks import starts_anew
 from runstream.stores.redis.append_batch import Seen
 
 __all__ = ["SeenBook", "ServerClock"]
@@ -22,6 +23,11 @@ class SeenBook:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, Seen] = OrderedDict()
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Go on with what the parent saw: of each run it was noted in one step."""
+        self._lock = threading.Lock()
 
     def get(self, run_id: str) -> Seen | None:
         """The cursor that was seen last of a run, or None."""

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 
 from runstream.codec.snapshot_fields import PackedState
+from runstream.operations.forks import starts_anew
 
 __all__ = ["SnapshotCache"]
 
@@ -19,9 +20,18 @@ class SnapshotCache:
     """
 
     def __init__(self) -> None:
+        self._begin_empty()
+        starts_anew(self)
+
+    def _begin_empty(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str | None], tuple[str, int, PackedState | None]] = OrderedDict()
         self._bytes = 0
+
+    def _start_anew(self) -> None:
+        """Go on with what the parent knew, or with nothing if a thread of it was changing that."""
+        if self._lock.locked():
+            self._begin_empty()
 
     def get(self, run_id: str, lane_id: str | None) -> tuple[str, int, PackedState | None]:
         """Token, revision and packed state of the snapshot that is known, or ``("", 0, None)``."""

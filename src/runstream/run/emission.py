@@ -1,0 +1,47 @@
+"""An event to emit, as an agent's author gives it, and what its payload is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from runstream.model.errors import EncodingError
+from runstream.model.events import EventKind, Visibility
+from runstream.model.identifiers import shown
+
+__all__ = ["Emission", "emission_of", "error_payload", "joined_payload"]
+
+
+class Emission(NamedTuple):
+    """An event to emit: what ``emit`` takes, as a value for ``emit_many``."""
+
+    kind: EventKind | str
+    payload: Mapping[str, Any] | None = None
+    key: str | None = None
+    parent_span_id: str | None = None
+    visibility: Visibility | str = Visibility.PUBLIC
+
+
+def emission_of(item: Emission | tuple[Any, ...] | str) -> Emission:
+    """The item of ``emit_many`` as an Emission. Raises EncodingError for what is none."""
+    if isinstance(item, str):
+        return Emission(item)
+    if isinstance(item, tuple) and 1 <= len(item) <= len(Emission._fields):
+        return Emission(*item)
+    raise EncodingError(f"an item of emit_many is an Emission, a tuple or a kind, not {shown(item)}", path="items")
+
+
+def joined_payload(payload: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload with further entries. Raises EncodingError for one that is no mapping."""
+    if payload is None:
+        return dict(fields)
+    if not isinstance(payload, Mapping):
+        raise EncodingError(
+            f"payload: it is a dict, not {type(payload).__qualname__}; put the value under a key", path="payload"
+        )
+    return {**payload, **fields}
+
+
+def error_payload(error: BaseException | str) -> dict[str, Any]:
+    """The payload that describes an error: its text, and its class if it is an exception."""
+    return {"error": str(error), "type": None if isinstance(error, str) else type(error).__name__}

@@ -1,0 +1,100 @@
+"""What is asked of a client of redis-py beyond sending commands: its like, and itself after a fork.
+
+What redis-py has no public name for is here and nowhere else; where another version has it not, it is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import redis.asyncio
+
+from runstream.model.errors import ConfigurationError
+
+__all__ = ["abandon_connections", "client_like", "renew_locks", "unconnected"]
+
+# what a pool adds to the arguments of its connections: a pool of the same settings adds its own
+_OF_ITS_POOL = ("event_dispatcher", "himport_registry", "maint_notifications_pool_handler")
+_OWN_POOLS = (redis.asyncio.ConnectionPool, redis.asyncio.BlockingConnectionPool)
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
+def unconnected(client: Any) -> Any:
+    """A connection as the client's pool makes them, which is not connected.
+
+    Raises what redis-py raises at the first call for options that no connection takes.
+    """
+    pool = client.connection_pool
+    return pool.connection_class(**pool.connection_kwargs)
+
+
+def client_like(client: Any) -> Any:
+    """A client for asyncio with the settings of another, and connections of its own.
+
+    Raises:
+        ConfigurationError: Its pool is of a class of the caller's own.
+    """
+    pool = client.connection_pool
+    if type(pool) not in _OWN_POOLS:
+        raise ConfigurationError(
+            f"the client's {type(pool).__qualname__} serves the event loop that it was first used in, and no other"
+            " can be made like it: open a store in this loop, or with runstream.connect_async(url)"
+        )
+    settings = {
+        name: value
+        for name, value in pool.connection_kwargs.items()
+        if name not in _OF_ITS_POOL and not name.startswith("orig_")
+    }
+    if isinstance(pool, redis.asyncio.BlockingConnectionPool):
+        settings["timeout"] = pool.timeout
+    alike = type(pool)(connection_class=pool.connection_class, max_connections=pool.max_connections, **settings)
+    is_plain = type(client).__init__ is redis.asyncio.Redis.__init__
+    return (type(client) if is_plain else redis.asyncio.Redis)(connection_pool=alike)
+
+
+def renew_locks(client: Any) -> None:
+    """Make the locks of a client's pool new, in a forked child: a thread of the parent may have held them.
+
+    redis-py gives the pool new connections itself, when it sees that the process is another one.
+    """
+    pool = client.connection_pool
+    parts = [part for part in (*vars(pool).values(), *pool.connection_kwargs.values()) if _is_of_redis(part)]
+    for thing in (pool, *parts):
+        for name, value in vars(thing).items():
+            if isinstance(value, _LOCKS):
+                setattr(thing, name, threading.RLock())
+
+
+def _is_of_redis(part: Any) -> bool:
+    return type(part).__module__.partition(".")[0] == "redis" and hasattr(part, "__dict__")
+
+
+def abandon_connections(client: Any) -> None:
+    """Give up this process's part in the connections of an asyncio client, in a forked child, and send nothing.
+
+    The descriptors go to the null device. Not closed: another file would get the number, and an event loop's
+    epoll is the parent's too, from which closing a transport would take the parent's connection.
+    """
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for number in _descriptors(client.connection_pool):
+                os.dup2(null, number, inheritable=False)
+        finally:
+            os.close(null)
+
+
+def _descriptors(pool: Any) -> Iterator[int]:
+    connections: Iterable[Any] = (
+        *getattr(pool, "_available_connections", ()),
+        *getattr(pool, "_in_use_connections", ()),
+    )
+    for connection in connections:
+        writer = getattr(connection, "_writer", None)
+        opened = None if writer is None else writer.get_extra_info("socket")
+        if opened is not None and opened.fileno() >= 0:
+            yield opened.fileno()

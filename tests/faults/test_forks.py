@@ -1,0 +1,57 @@
+"""A busy process forks: no child hangs, and nobody gets a reply to what another process sent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.kinds import REAL
+from tests.support.servers import Servers
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+
+PLACES = ("memory", "fake", "sqlite", "jsonl", "embedded", "tiered", *REAL, *(f"client-{name}" for name in REAL))
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+@pytest.mark.parametrize("place", PLACES)
+def test_children_of_a_busy_process_start_anew(
+    servers: Servers, namespace: str, tmp_path: Path, place: str, how: str
+) -> None:
+    """Stores, leases and runs, sync and async: children use what their parent's threads or tasks use meanwhile."""
+    is_forking(servers, namespace, tmp_path, place, how, 5)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_hundred_children_start_anew(
+    servers: Servers, namespace: str, tmp_path: Path, place: str, how: str
+) -> None:
+    """The same, at many more moments."""
+    is_forking(servers, namespace, tmp_path, place, how, 100)
+
+
+def is_forking(servers: Servers, namespace: str, tmp_path: Path, place: str, how: str, forks: int) -> None:
+    name = place.removeprefix("client-")
+    server = servers.get(name) if name in REAL else None
+    url = {
+        "memory": "memory:",
+        "fake": "fake:forking",
+        "sqlite": f"sqlite:{tmp_path}/runs.db",
+        "jsonl": f"jsonl:{tmp_path}/runs",
+    }.get(place, f"embedded:{tmp_path}/server" if server is None else f"{server.url}?namespace={namespace}")
+    if server is not None and name != place:
+        url = f"client:{server.socket_path}?{namespace}"
+    archive = f"sqlite:{tmp_path}/archive.db" if place == "tiered" else ""
+    command = [sys.executable, "-W", "ignore:.*multi-threaded.*fork:DeprecationWarning"]
+    command += ["-m", "tests.support.processes.forking", how, url, archive, str(forks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    if server is not None:
+        server.raw.flushall()
+    assert done.returncode == 0, done.stderr[-3000:]
