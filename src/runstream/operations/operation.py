@@ -46,13 +46,15 @@ class Exchange(NamedTuple):
 
     ``atomic``: nothing of anybody else's comes between them. ``tolerant``: a command that the server refuses
     gives a :class:`Refusal` in place of a reply instead of an error. ``frequent``: such exchanges follow closely
-    upon each other, and a driver may hold a connection for them.
+    upon each other, and a driver may hold a connection for them. ``waits``: the server holds the reply back until
+    something comes; such an exchange is sent once, as whoever made it looks and asks again.
     """
 
     commands: Sequence[Command]
     atomic: bool = False
     tolerant: bool = False
     frequent: bool = False
+    waits: bool = False
 
 
 class Refusal(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is asked of a client of redis-py beyond sending commands: its like, and itself after a fork.
+"""What is asked of a client of redis-py beyond sending commands: its timeout, its like, and itself after a fork.
 
 What redis-py has no public name for is here and nowhere else; where another version has it not, it is left alone.
 """
@@ -15,7 +15,7 @@ import redis.asyncio
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["abandon_connections", "client_like", "renew_locks", "unconnected"]
+__all__ = ["abandon_connections", "client_like", "renew_locks", "socket_timeout_of", "unconnected"]
 
 # what a pool adds to the arguments of its connections: a pool of the same settings adds its own
 _OF_ITS_POOL = ("event_dispatcher", "himport_registry", "maint_notifications_pool_handler")
@@ -30,6 +30,18 @@ def unconnected(client: Any) -> Any:
     """
     pool = client.connection_pool
     return pool.connection_class(**pool.connection_kwargs)
+
+
+def socket_timeout_of(client: Any) -> float | None:
+    """For how many seconds the client waits for a reply; None: for ever.
+
+    A connection is asked, as the pool's arguments lack what redis-py takes by default.
+    """
+    try:
+        timeout: float | None = unconnected(client).socket_timeout
+    except Exception:  # noqa: BLE001 - a pool of the caller's own may make its connections another way
+        timeout = client.connection_pool.connection_kwargs.get("socket_timeout", 5.0)
+    return timeout
 
 
 def client_like(client: Any) -> Any:

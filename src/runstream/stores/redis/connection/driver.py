@@ -79,6 +79,8 @@ class SyncDriver:
 
     def exchange(self, exchange: Exchange) -> Replies:
         """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
+        if exchange.waits:
+            return self.exchange_once(exchange)
         backoff, began = None, time.monotonic()
         while True:
             try:
@@ -121,6 +123,8 @@ class AsyncDriver:
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
+        if exchange.waits:
+            return await self.exchange_once(exchange)
         backoff, began = None, time.monotonic()
         while True:
             try:

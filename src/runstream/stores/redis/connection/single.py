@@ -13,7 +13,7 @@ from redis import exceptions
 from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
-from runstream.stores.redis.connection.client_settings import client_like, renew_locks
+from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
 from runstream.stores.redis.connection.errors import is_passing, translate
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.loop_clients import LoopClients
@@ -149,7 +149,7 @@ class AsyncSingleServerTransport:
 
 
 def _block_seconds(client: Any) -> float:
-    timeout = client.connection_pool.connection_kwargs.get("socket_timeout")
+    timeout = socket_timeout_of(client)
     return _LONGEST_BLOCK_SECONDS if timeout is None else min(_LONGEST_BLOCK_SECONDS, timeout / 2)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from runstream.model.errors import StoreUnavailable
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.operation import Exchange, Items, Stream
+from runstream.operations.operation import Exchange, Items, Pause, Stream
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["follow", "read"]
 
 _MAX_SEQUENCE = 2**64 - 1
+_AFTER_A_CUT_SECONDS = 0.02
 
 
 def read(
@@ -65,4 +67,8 @@ def follow(
         wait = idle.limit(session.max_block_seconds)
         # XREAD only wakes the follower: page() fetches what came, with all its checks
         wake = (b"XREAD", b"COUNT", 1, b"BLOCK", max(1, int(wait * 1000)), b"STREAMS", keys.events)
-        yield Exchange([(*wake, f"{position}-{_MAX_SEQUENCE}")])
+        try:
+            yield Exchange([(*wake, f"{position}-{_MAX_SEQUENCE}")], waits=True)
+        except StoreUnavailable:
+            # proxies cut a connection on which nothing comes: page() learns whether the server is there
+            yield Pause(_AFTER_A_CUT_SECONDS)
