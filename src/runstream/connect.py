@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Unpack, overload
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from runstream.model.awaitable import Opening
 from runstream.model.errors import ConfigurationError
@@ -32,33 +32,28 @@ from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisChe
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.stores.urls import flag, path_in, split_query, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "connect", "connect_async"]
 
 _SERVERS = ("redis", "rediss", "unix")
-_SCHEMES = (*_SERVERS, "embedded", "fake", "sqlite", "jsonl", "memory")
-
-
-def _flag(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
+_PATHS = ("embedded", "sqlite", "jsonl")
+_SCHEMES = (*_SERVERS, *_PATHS, "fake", "memory")
 
 
 # what may stand in a URL's query, with the type that its text becomes; the rest is an argument only
 _STORE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"max_event_bytes": int}
-_LEASE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"require_lease": _flag}
+_LEASE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"require_lease": flag}
 _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "namespace": str,
     "partitions": int,
     "durability": str,
     "retry_seconds": float,
-    "resend_lost": _flag,
+    "resend_lost": flag,
     "max_hot_events": int,
 }
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 _ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int}
-_READS = {int: "pass a whole number", float: "pass a number", _flag: "pass true or false"}
 _OBJECTS = ("event_type", "state_type", "fallback", "upcasts")
 
 
@@ -112,13 +107,15 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
     server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
-    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type``, ``fallback``
-    and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of
-    these is an option of redis-py.
+    ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes comes a relative path, after four an
+    absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and ``memory:`` stores of one name are
+    shared within the process; without a name each is alone. All options but ``event_type``, ``state_type``,
+    ``fallback`` and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what
+    is none of these is an option of redis-py.
 
-    Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL.
-    In a forked process it starts anew: with connections of its own, whatever the parent's threads were doing; its
-    leases are the parent's.
+    Closing the store, or leaving it as a context manager, closes what was opened here. It is pickled by its URL,
+    in which paths are absolute. In a forked process it starts anew: with connections of its own, whatever the
+    parent's threads were doing; its leases are the parent's.
 
     Args:
         url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
@@ -138,6 +135,7 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
         StoreUnavailable: The server cannot be reached.
     """
     target = _Target.parse(url, options)
+    archive = _everywhere(archive)
     with ExitStack() as opened:
         archived = None if archive is None else opened.enter_context(_open_archive(target, archive))
         store = target.open()
@@ -198,14 +196,16 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
 
     The schemes: ``redis://``, ``rediss://`` and ``unix://`` for a Redis or Valkey server; ``embedded:DIR`` for a
     server of its own, which all processes that name DIR share; ``fake:NAME`` for fakeredis, in tests;
-    ``sqlite:PATH``, ``jsonl:DIR`` and ``memory:``. All options but ``event_type``, ``state_type``, ``fallback``
-    and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what is none of
-    these is an option of redis-py.
+    ``sqlite:PATH`` and ``jsonl:DIR``; ``memory:NAME``. After three slashes comes a relative path, after four an
+    absolute one, as SQLAlchemy has it (``sqlite:///runs.db``). ``fake:`` and ``memory:`` stores of one name are
+    shared within the process; without a name each is alone. All options but ``event_type``, ``state_type``,
+    ``fallback`` and ``upcasts`` may stand in the query instead (``?namespace=dev``); in that of a Redis URL, what
+    is none of these is an option of redis-py.
 
-    Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL. It
-    may be used in any event loops, also in several at once: each has connections of its own, which are closed with
-    it. In a forked process it starts anew. The calls of ``sqlite:`` and ``jsonl:`` stores, and of archives, are
-    made in threads.
+    Closing the store, or leaving its ``async with``, closes what was opened here. It is pickled by its URL, in
+    which paths are absolute. It may be used in any event loops, also in several at once: each has connections of
+    its own, which are closed with it. In a forked process it starts anew. The calls of ``sqlite:`` and ``jsonl:``
+    stores, and of archives, are made in threads.
 
     Args:
         url: The URL; None takes the one in the environment variable ``RUNSTREAM_URL``.
@@ -226,7 +226,12 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
         StoreUnavailable: The server cannot be reached.
     """
     target = _Target.parse(url, options)
-    return Opening(partial(_open_async, target.url, archive, options))
+    return Opening(partial(_open_async, target.url, _everywhere(archive), options))
+
+
+def _everywhere(archive: str | None) -> str | None:
+    """The archive's URL as it means the same in every working directory."""
+    return None if archive is None else _Target.parse(archive, {}).url
 
 
 async def _open_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncStore[Any, Any]:
@@ -303,7 +308,7 @@ class _Target:
         if scheme in ARCHIVE_SCHEMES:
             known |= _ARCHIVE_OPTIONS
         name, _, query = rest.partition("?")
-        ours, others = _split_query(scheme, query, known)
+        ours, others = split_query(scheme, query, known, takes_others=scheme in _SERVERS)
         for option in options:
             if option not in known and option not in _OBJECTS:
                 raise ConfigurationError(
@@ -311,10 +316,11 @@ class _Target:
                 )
         if scheme in _SERVERS:
             name = f"{scheme}:{name}" + (f"?{urlencode(others)}" if others else "")
+        elif scheme in _PATHS:
+            name = path_in(scheme, name)
+            url = with_path(scheme, name, query)  # a process with another working directory opens the same
         else:
             name = unquote(name)
-            if scheme in ("embedded", "sqlite", "jsonl") and not name:
-                raise ConfigurationError(f"{scheme}: needs a path, for example {scheme}:./runs")
         return cls(url, scheme, name, {**ours, **options})
 
     def open(self) -> Any:
@@ -369,28 +375,7 @@ class _Target:
 
 
 _LOCAL: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
-    "memory": lambda _, options: InMemoryCheckpointer(**options),
+    "memory": lambda name, options: InMemoryCheckpointer(name=name, **options),
     "sqlite": lambda path, options: SQLiteCheckpointer(path, **options),
     "jsonl": lambda directory, options: JSONLCheckpointer(directory, **options),
 }
-
-
-def _split_query(
-    scheme: str, query: str, known: Mapping[str, Callable[[str], Any]]
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The options of ours in a URL's query, and the rest, which is the client's where there is one."""
-    ours: dict[str, Any] = {}
-    others = []
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in known:
-            others.append((name, text))
-            continue
-        try:
-            ours[name] = known[name](text)
-        except ValueError as error:
-            raise ConfigurationError(
-                f"option {name}={text!r:.80} in the URL does not read: {_READS[known[name]]}"
-            ) from error
-    if others and scheme not in _SERVERS:
-        raise ConfigurationError(f"{scheme}: has no option {others[0][0]!r}; it has {', '.join(known)}")
-    return ours, others

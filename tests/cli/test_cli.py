@@ -191,6 +191,19 @@ def test_runs_are_listed_newest_first_and_the_table_says_what_the_json_says(arch
     assert rows[1].split()[0] == "older"
 
 
+def test_a_path_is_spelled_as_sqlalchemy_does(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative after three slashes, absolute after four, to whatever looks at the file first."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(archive.removeprefix("sqlite:"))
+    for url in (f"sqlite:///{path.relative_to(tmp_path)}", f"sqlite:///{path}"):
+        assert run("runs", "--url", url, "--json").out == run("runs", "--url", archive, "--json").out
+    said = run("runs", "--url", "sqlite://archive.db")
+    assert said.code == 2
+    assert "sqlite:///archive.db" in said.err
+
+
 def test_runs_can_be_chosen_by_session_status_and_number(archive: str) -> None:
     def chosen(*options: str) -> tuple[list[str], bool]:
         found = run("runs", "--url", archive, "--json", *options).document

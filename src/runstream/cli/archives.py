@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_archive, open_existing
+from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_archive, open_existing, path_of
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.model.errors import ConfigurationError
 from runstream.repair.required_archives import add_archive, drop_archive
@@ -98,8 +97,8 @@ def _add(hot: RunStore[Any, Any], target: str, copy_from: str | None) -> None:
 def _drop(hot: RunStore[Any, Any], namespace: Namespace, target: str, *, ask: bool) -> None:
     of_partitions = namespace.required_archives()
     found = {uuid: location for of_partition in of_partitions for uuid, location in of_partition.items()}
-    scheme, _, path = target.partition(":")
-    locations = (target, f"{scheme}:{Path(path).absolute()}")  # it may be gone, so it is not opened
+    path = path_of(target)  # it may be gone, so it is not opened
+    locations = (target, f"{target.partition(':')[0]}:{path}")
     chosen = [uuid for uuid, location in found.items() if uuid == target or location in locations]
     if len(chosen) != 1:
         listed = ", ".join(f"{location} ({uuid})" for uuid, location in found.items()) or "none"

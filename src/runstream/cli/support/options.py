@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 import typer
 
@@ -21,6 +20,7 @@ from runstream.model.protocols import Sink
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
+from runstream.stores.urls import path_in
 
 __all__ = [
     "AsJson",
@@ -117,10 +117,9 @@ def open_existing(url: str | None, archive: str | None = None, upcasts: str | No
 
 
 def path_of(url: str) -> Path | None:
-    """The path that a URL names; None for one that names none."""
+    """The absolute path that a URL names; None for one of a scheme that names none."""
     scheme, _, rest = url.partition(":")
-    path = unquote(rest.partition("?")[0])
-    return Path(path) if scheme in _PATH_SCHEMES and path else None
+    return Path(path_in(scheme, rest.partition("?")[0])) if scheme in _PATH_SCHEMES else None
 
 
 def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:

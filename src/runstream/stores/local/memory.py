@@ -53,6 +53,8 @@ class InMemoryCheckpointer(Store[E, S]):
             stored is given as it is.
         require_lease: Refuse every write without a lease on what it touches.
         clock: Unix time in seconds.
+        name: Stores of one name share their runs, within the process and for as long as it lives; "": the store
+            has runs of its own.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class InMemoryCheckpointer(Store[E, S]):
         upcasts: Upcasts | None = None,
         require_lease: bool = False,
         clock: Callable[[], float] = time.time,
+        name: str = "",
     ) -> None:
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
-        super().__init__(MemoryOperations(codec, require_lease=require_lease, clock=clock), SyncRunner())
+        memory = _MEMORIES.setdefault(name, _Memory()) if name else _Memory()
+        super().__init__(MemoryOperations(codec, memory, require_lease=require_lease, clock=clock), SyncRunner())
 
 
 @dataclass(slots=True)
@@ -92,18 +96,35 @@ class _GivenLease(NamedTuple):
     expires_at: float
 
 
+class _Memory:
+    """What stores in memory keep: the runs, and the last lease of each lane and each run. A fork has a copy."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.runs: dict[str, _Run] = {}
+        self.given: dict[str, dict[str | None, _GivenLease]] = {}
+        self._held = HeldLock(self.changed)
+        held_over_fork(self._held)
+
+
+_MEMORIES: dict[str, _Memory] = {}
+"""Those that have a name."""
+
+
 class MemoryOperations(LocalOperations[E, S]):
     """The operations on runs in memory; see :class:`~runstream.stores.local.operations.LocalOperations`."""
 
     def __init__(
-        self, codec: Codec[E, S], *, require_lease: bool = False, clock: Callable[[], float] = time.time
+        self,
+        codec: Codec[E, S],
+        memory: _Memory,
+        *,
+        require_lease: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
-        self._changed = threading.Condition()
-        self._held = HeldLock(self._changed)  # a forked child has a copy of all runs, each whole
-        held_over_fork(self._held)
-        self._runs: dict[str, _Run] = {}
-        self._given: dict[str, dict[str | None, _GivenLease]] = {}  # the last one of each lane and each run
+        self._memory = memory  # kept, so that it is held over forks
+        self._changed, self._runs, self._given = memory.changed, memory.runs, memory.given
 
     # -- reading -----------------------------------------------------------------------------------------
 

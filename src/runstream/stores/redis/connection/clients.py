@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.connection.client_settings import unconnected
+from runstream.stores.redis.connection.url_options import check_url_options
 
 __all__ = [
     "AsyncClient",
@@ -75,8 +76,9 @@ def open_async_client(url: str) -> redis.asyncio.Redis:
 @contextmanager
 def _client_options(url: str) -> Iterator[None]:
     try:
+        check_url_options(url)
         yield
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, redis.RedisError) as error:
         # neither the URL nor redis-py's own message: both may contain the password
         names = ", ".join(name for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True))
         raise ConfigurationError(

@@ -1,0 +1,78 @@
+"""The texts of URLs: what their paths name, and what the options in their queries are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
+
+from runstream.model.errors import ConfigurationError
+
+__all__ = ["flag", "path_in", "split_query", "with_path"]
+
+
+def flag(text: str) -> bool:
+    """True or False. Raises ValueError for another text."""
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+_READS = {int: "pass a whole number", float: "pass a number", flag: "pass true or false"}
+
+
+def split_query(
+    scheme: str, query: str, known: Mapping[str, Callable[[str], Any]], *, takes_others: bool
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The options of ours in a URL's query, and the rest, which is the client's where there is one.
+
+    Raises:
+        ConfigurationError: A value does not read, or there is no such option. No value is shown: it may be secret.
+    """
+    ours: dict[str, Any] = {}
+    others = []
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            others.append((name, text))
+            continue
+        try:
+            ours[name] = known[name](text)
+        except ValueError:
+            raise ConfigurationError(f"option {name} in the URL does not read: {_READS[known[name]]}") from None
+    if others and not takes_others:
+        raise ConfigurationError(f"{scheme}: has no option {others[0][0]!r}; it has {', '.join(known)}")
+    return ours, others
+
+
+def path_in(scheme: str, text: str) -> str:
+    """The absolute path that a URL names: ``sqlite:PATH``, or as SQLAlchemy spells it.
+
+    After three slashes comes a path that is relative, and an absolute one's own slash is the fourth.
+
+    Args:
+        scheme: The URL's scheme.
+        text: What stands between the scheme's colon and the query.
+
+    Raises:
+        ConfigurationError: It names no path.
+    """
+    name = unquote(text)
+    if name.startswith("///"):
+        name = name.removeprefix("///")
+    elif name.startswith("//"):
+        rest = name.removeprefix("//") or "runs"
+        raise ConfigurationError(
+            f"{scheme}: after two slashes there would be a host, and it has none: for a relative path write"
+            f" {scheme}:{rest} or {scheme}:///{rest}, for an absolute one {scheme}:/{rest} or {scheme}:////{rest}"
+        )
+    if not name:
+        raise ConfigurationError(f"{scheme}: needs a path, for example {scheme}:./runs")
+    if name == ":memory:":
+        raise ConfigurationError(f"{scheme}: keeps files; for runs in memory use memory:")
+    return str(Path(name).absolute())
+
+
+def with_path(scheme: str, path: str, query: str) -> str:
+    """The URL of an absolute path, which means the same in every working directory."""
+    return f"{scheme}:///{quote(path)}" + (f"?{query}" if query else "")
