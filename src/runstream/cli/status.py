@@ -166,6 +166,8 @@ def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
     if failures:
         rows = [(name, what, ago(failure.since), failure.error) for name, what, failure in failures]
         yield make_table(["worker", "what fails", "since", "why"], rows)
+    if found.damaged:
+        yield make_table(["damaged key", "what is wrong"], sorted(found.damaged.items()))
     if found.parked:
         yield make_table(["parked run", "reason"], sorted(found.parked.items()))
 

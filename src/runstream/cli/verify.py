@@ -47,7 +47,8 @@ class _Stores:
 
     def runs(self) -> dict[str, int]:
         """All runs that any of them has, and how many offsets of each there are to verify."""
-        found: dict[str, int] = {}
+        # also those that are damaged, of which there is nothing more to tell
+        found = {} if self.hot is None else dict.fromkeys(self.hot.list_runs(), 0)
         for info in () if self.hot is None else self.hot.runs():
             found[info.run_id] = info.last_offset - info.first_hot + 1
         for archive in self.archives:

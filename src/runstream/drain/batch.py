@@ -19,7 +19,7 @@ from runstream.drain.parts import WorkerParts
 from runstream.drain.readback import find_mismatch
 from runstream.drain.seq_spans import Trim, find_spans
 from runstream.model.archive_records import ArchiveEntry, kept_aside
-from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged
+from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged, RunstreamError
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.drain import DueRun, Proven, SeqSpan, Settled
@@ -63,7 +63,8 @@ class Batches:
         """
         queue: deque[ClaimedRun] = deque()
         for due, (run, positions) in zip(runs, self._load([due.run_id for due in runs]), strict=True):
-            if run is None:  # deleted since it was claimed
+            if run is None:  # deleted since it was claimed, or never there
+                self._namespace.take_off(due.run_id)
                 claims.finish(due.run_id)
                 continue
             try:
@@ -160,11 +161,17 @@ class Batches:
         with self._parts.heartbeat.still:
             replies = self._namespace.settle(proven, list(self._parts.archives))
         report = DrainReport()
+        refused: list[RunstreamError] = []
         for chunk, settled in zip(chunks, replies, strict=True):
-            report += self._note_settled(chunk, settled, queue, claims)
+            if settled.error is None:
+                report += self._note_settled(chunk, settled, queue, claims)
+            else:
+                refused.append(settled.error)
         self._parts.stats.batches += 1
         self._parts.note(report)
         _log.info("settled %s", report, extra=report.to_dict())
+        if refused:
+            raise refused[0]
 
     def _proven(self, chunk: Chunk, span: SeqSpan | None) -> Proven:
         for lane_id, reason in chunk.broken.items():

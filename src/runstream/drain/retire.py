@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from runstream.drain.parts import WorkerParts, describe_error
-from runstream.model.errors import ConfigurationError, StoreUnavailable
+from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.load import HotRun
-from runstream.stores.redis.operations.worker.retire import RetireCandidate
+from runstream.stores.redis.operations.worker.retire import RetireCandidate, RetireOutcome
 
 __all__ = ["Retirement"]
 
@@ -145,8 +145,17 @@ class Retirement:
                     f"run {candidate.run_id!r} must also be archived in {outcome.detail} before it is retired:"
                     " start the worker with every archive that is required"
                 )
+            report += self._note_refused(candidate, outcome)
             report += DrainReport(retired=int(outcome.name == "ok"), trimmed=outcome.entries)
         return report
+
+    def _note_refused(self, candidate: RetireCandidate, outcome: RetireOutcome) -> DrainReport:
+        """Park a run that the server could not retire or forget. Raises what is no fault of the run."""
+        if outcome.error is None:
+            return DrainReport()
+        if not isinstance(outcome.error, CorruptRecordError):
+            raise outcome.error
+        return self._set_aside(candidate.run_id, outcome.error)
 
     def _lack(self, run: HotRun) -> str | None:
         """Say what an archive lacks of a run that was proven to be there; None if nothing.
@@ -180,7 +189,13 @@ class Retirement:
             return DrainReport()
         runs = self._namespace.load_runs(run_ids)
         candidates = [_candidate(run_id, run) for run_id, run in zip(run_ids, runs, strict=True)]
-        return DrainReport(forgotten=self._namespace.forget(candidates, self._forget_after).count("ok"))
+        report = DrainReport()
+        for candidate, outcome in zip(
+            candidates, self._namespace.forget(candidates, self._forget_after), strict=True
+        ):
+            report += self._note_refused(candidate, outcome)
+            report += DrainReport(forgotten=int(outcome.name == "ok"))
+        return report
 
 
 def _candidate(run_id: str, run: HotRun | None) -> RetireCandidate:

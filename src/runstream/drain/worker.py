@@ -116,12 +116,22 @@ class DrainWorker:
         """
         stop = stop or threading.Event()
         with self._at_work():
-            self._enlist()
             began = self._namespace.run(server_time())
-            while not stop.is_set() and (claimed := self._claim(began)):
-                self._drain_claimed(claimed, stop)
-            self._parts.note(self._retirement.all_due(stop))
-        return self._parts.report
+            while True:
+                try:
+                    self._drain_due(began, stop)
+                except ConfigurationError:
+                    if not self._namespace.set_aside_foreign_keys(self._parts.partitions):
+                        raise
+                else:
+                    return self._parts.report
+
+    def _drain_due(self, began: int, stop: threading.Event) -> None:
+        """Drain what was due at this time, in microseconds by the server's clock."""
+        self._enlist()
+        while not stop.is_set() and (claimed := self._claim(began)):
+            self._drain_claimed(claimed, stop)
+        self._parts.note(self._retirement.all_due(stop))
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain until ``stop`` is set, the batch in hand included.
@@ -161,6 +171,10 @@ class DrainWorker:
             else:
                 self._outages.over(REDIS)
             return self._outages.failed(backend, error)
+        except ConfigurationError:
+            if not self._namespace.set_aside_foreign_keys(self._parts.partitions):
+                raise
+            return 0
         self._outages.over(REDIS)
         return 0 if claimed else self._parts.poll_seconds
 
@@ -177,6 +191,7 @@ class DrainWorker:
     def _enlist(self) -> None:
         if self._enlisted:
             return
+        self._namespace.set_aside_foreign_keys(self._parts.partitions)
         archives = self._parts.archives
         for partition, required in self._namespace.enlist(archives, self._parts.partitions).items():
             if required.keys() != archives.keys():

@@ -9,7 +9,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── InvalidRunId              no string of 1 to 512 bytes of UTF-8, or an event of another run
     ├── EncodingError             a value cannot be stored [path]
     │   └── PayloadTooLarge       an event is over the size limit [size, limit: bytes]
-    ├── CorruptRecordError        a stored record does not read [run_id, offset, raw]
+    ├── CorruptRecordError        a stored record or key does not read [run_id, offset, raw, key]
     ├── EventRefused              the caller's class does not take what reads [run_id, offset, event_type, fields]
     ├── UnsupportedVersion        a newer runstream, or program, wrote it [found, supported, run_id, offset]
     ├── ConcurrencyConflict       another writer came first [expected, actual]
@@ -37,7 +37,8 @@ LeaseLost               Not as it is: take a new lease, recover, and decide anew
 AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is now; read it, and repeat what is
 HistoryDiverged         missing.
 CorruptRecordError      No: it fails the same. ``read(..., on_corrupt="skip")`` passes over the record, and
-                        ``on_corrupt="raw"`` gives its bytes.
+                        ``on_corrupt="raw"`` gives its bytes; a key is to be mended first, or the run deleted and
+                        restored from its archive.
 EventRefused            Not with this class: open the store with another ``event_type`` or ``state_type``.
                         ``read(..., on_corrupt="raw")`` gives the plain fields of an event.
 ArchiveGap              No: the archive is to be mended first. A drain worker parks the run meanwhile.
@@ -128,19 +129,21 @@ class PayloadTooLarge(EncodingError):
 
 
 class CorruptRecordError(RunstreamError):
-    """A stored record or snapshot fails its checksum or cannot be decoded. Its neighbours are not affected.
+    """A stored record, snapshot or key fails its checksum or cannot be decoded. Its neighbours are not affected.
 
     Attributes:
         run_id: The run.
-        offset: The offset of the record; 0 for a snapshot.
+        offset: The offset of the record; 0 for a snapshot, and for a key.
         raw: The bytes as they are stored, where they are at hand.
+        key: The key in Redis, where it is not one record of it that is damaged; '' otherwise.
     """
 
-    def __init__(self, message: str, *, run_id: str, offset: int, raw: bytes = b"") -> None:
+    def __init__(self, message: str, *, run_id: str, offset: int = 0, raw: bytes = b"", key: str = "") -> None:
         super().__init__(message)
         self.run_id = run_id
         self.offset = offset
         self.raw = raw
+        self.key = key
 
 
 class EventRefused(RunstreamError):

@@ -109,7 +109,9 @@ def verify_run(
 def _load_redis_checker(namespace: Namespace, run_id: str) -> RedisChecker | None:
     try:
         return RedisChecker.load(namespace, run_id)
-    except (ValueError, KeyError, TypeError) as error:
+    except CorruptRecordError as error:
+        raise DifferenceFound(0, _NOT_OF_THE_FORM, ("Redis", str(error))) from error
+    except (ValueError, LookupError, TypeError) as error:
         raise DifferenceFound(0, _NOT_OF_THE_FORM, ("Redis", f"{type(error).__name__}: {error}")) from error
 
 
@@ -162,7 +164,9 @@ class _Copies:
             self._check_against_each_other()
         except DifferenceFound as found:
             difference = found.difference
-        except (ValueError, TypeError, KeyError) as error:
+        except CorruptRecordError as error:
+            difference = Difference(error.offset, "it does not read", [("reading it", str(error))])
+        except (ValueError, TypeError, LookupError) as error:
             difference = Difference(0, _NOT_OF_THE_FORM, [("reading it", f"{type(error).__name__}: {error}")])
         checked = [CheckedCopy(one.location, one.first, one.events, one.quarantined) for one in self.checkers]
         checked += [CheckedCopy(archive.location, 0, 0, 0) for archive in self.without]

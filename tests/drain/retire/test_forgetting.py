@@ -14,6 +14,7 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.retire import RetireOutcome
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
@@ -130,7 +131,7 @@ def test_a_run_that_went_on_is_not_forgotten(
     fit = fit_of(hot)
     change(hot, raw)
     before = redis_backend.footprint()
-    assert namespace_of(hot).forget([fit], 0) == ["unfit"]
+    assert namespace_of(hot).forget([fit], 0) == [RetireOutcome("unfit")]
     assert before.pop(namespace_of(hot).keys.run("r").partition.retired)
     assert redis_backend.footprint() == before
 
@@ -143,10 +144,10 @@ def test_a_run_that_is_leased_or_was_made_anew_is_not_forgotten(
     fit = fit_of(hot)
     with hot.lease("r", owner="us"):
         assert retire_all(hot, archives, forget_after_seconds=0).forgotten == 0
-    assert namespace_of(hot).forget([fit], 60) == ["later"]
+    assert namespace_of(hot).forget([fit], 60) == [RetireOutcome("later")]
     hot.delete_run("r")
     hot.append("r", ended("r"))
-    assert namespace_of(hot).forget([fit], 0) == ["changed"]
+    assert namespace_of(hot).forget([fit], 0) == [RetireOutcome("changed")]
     assert retire_now(hot, archives, fit)[0].name == "changed"
     assert len(hot.list_events("r")) == 4
 

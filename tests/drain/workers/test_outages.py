@@ -272,5 +272,5 @@ def test_a_run_whose_meta_does_not_read_is_set_aside(fake: RedisBackend, archive
     fake.raw.hset(namespace_of(hot).keys.run("bad").meta, "last", "seven")
     report = DrainWorker(hot, archives).drain_once()
     assert (report.runs, report.parked) == (9, 1)
-    assert "ValueError" in status_of(hot).parked["bad"]
+    assert "is damaged: " in status_of(hot).parked["bad"]
     check_archives(archives, acknowledged)

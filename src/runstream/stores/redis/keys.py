@@ -16,12 +16,28 @@ from functools import lru_cache
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import shown
 
-__all__ = ["DEFAULT_PARTITIONS", "MAX_PARTITIONS", "Keys", "PartitionKeys", "RefilledKeys", "RunKeys"]
+__all__ = [
+    "DEFAULT_PARTITIONS",
+    "MAX_PARTITIONS",
+    "Keys",
+    "PartitionKeys",
+    "RefilledKeys",
+    "RunKeys",
+    "expected_type",
+    "run_of_key",
+]
 
 DEFAULT_PARTITIONS = 16
 MAX_PARTITIONS = 4096
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OF_RUN = re.compile(r"\{[^}]*\}:run:([^:]*):")
+_WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
+_TYPES = {
+    "events": "stream",
+    **dict.fromkeys(("archives", "config", "keys", "meta", "parked", "producers", "snapshot", "workers"), "hash"),
+    **dict.fromkeys(("deleted", "due", "retire", "retired", "runs", "session"), "zset"),
+}
 
 
 class PartitionKeys:
@@ -56,10 +72,11 @@ class PartitionKeys:
 class RunKeys:
     """The keys of one run, and those of its partition."""
 
-    __slots__ = ("events", "keys", "meta", "of_append", "partition", "producers", "run_snapshot")
+    __slots__ = ("events", "keys", "meta", "of_append", "partition", "producers", "run_id", "run_snapshot")
 
-    def __init__(self, partition: PartitionKeys, name: str) -> None:
-        run = f"{partition.tag}:run:{name}"
+    def __init__(self, partition: PartitionKeys, run_id: str) -> None:
+        run = f"{partition.tag}:run:{_name_of(run_id)}"
+        self.run_id = run_id
         self.partition = partition
         self.events = f"{run}:events"
         """Stream: one entry per event, id OFFSET-CHAIN, one field with the wire record."""
@@ -147,10 +164,24 @@ class Keys:
         return {number: self.partitions[number] for number in only}
 
     def _run(self, run_id: str) -> RunKeys:
-        name = run_id
-        if "%" in run_id or ":" in run_id:
-            name = run_id.replace("%", "%25").replace(":", "%3A")
-        return RunKeys(self.partitions[zlib.crc32(run_id.encode()) % len(self.partitions)], name)
+        return RunKeys(self.partitions[zlib.crc32(run_id.encode()) % len(self.partitions)], run_id)
+
+
+def _name_of(run_id: str) -> str:
+    """A run's name in its keys."""
+    return run_id.replace("%", "%25").replace(":", "%3A") if "%" in run_id or ":" in run_id else run_id
+
+
+def run_of_key(key: str) -> str | None:
+    """The run whose key this is; None for a key of a partition, or of somebody else."""
+    found = _OF_RUN.match(key)
+    return None if found is None else found[1].replace("%3A", ":").replace("%25", "%")
+
+
+def expected_type(key: str) -> str | None:
+    """The type that the server must give for a key of these names; None for the key of somebody else."""
+    what = _WHAT.match(key)
+    return None if what is None else _TYPES.get(what[1])
 
 
 def namespace_config(namespace: str) -> str:

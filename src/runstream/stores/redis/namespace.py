@@ -21,7 +21,7 @@ from runstream.stores.redis.operations.admin import cursor_check, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
-from runstream.stores.redis.operations.worker import drain, load
+from runstream.stores.redis.operations.worker import drain, load, mend
 from runstream.stores.redis.operations.worker import retire as retiring
 
 __all__ = ["Namespace", "namespace_of"]
@@ -79,6 +79,8 @@ class Namespace:
     settle = _method(drain.settle)
     park = _method(drain.park)
     park_unread = _method(drain.park_unread)
+    take_off = _method(drain.take_off)
+    set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
     report = _method(drain.report)
     sign_off = _method(drain.sign_off)
     find_quiet = _method(retiring.find_quiet)

@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from runstream.codec.chain import CHAIN_MODULUS
+from runstream.model.errors import InvalidRunId
+from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
 
 __all__ = [
     "Peak",
     "Retired",
+    "noted_cursor",
+    "noted_time",
     "parse_cursor",
     "parse_info",
     "parse_map",
@@ -21,7 +26,13 @@ __all__ = [
     "parse_retired",
     "parse_scores",
     "parse_start",
+    "parse_texts",
+    "run_id_of",
 ]
+
+_MICROSECONDS = 1_000_000
+_LARGEST = 2**53
+"""No number that a script of ours has written is larger."""
 
 
 def parse_map(reply: Any) -> dict[bytes, bytes]:
@@ -32,6 +43,14 @@ def parse_map(reply: Any) -> dict[bytes, bytes]:
     return dict(zip(flat, flat, strict=True))
 
 
+def parse_texts(reply: Any) -> dict[str, str]:
+    """Parse a hash of texts for people: what is not UTF-8 is escaped."""
+    pairs = parse_map(reply).items()
+    return {
+        name.decode(errors="backslashreplace"): value.decode(errors="backslashreplace") for name, value in pairs
+    }
+
+
 def parse_info(reply: bytes | str) -> dict[str, str]:
     """Parse the reply to INFO: values by name."""
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
@@ -39,14 +58,31 @@ def parse_info(reply: bytes | str) -> dict[str, str]:
     return {name: value for name, colon, value in pairs if colon}
 
 
+def run_id_of(member: bytes) -> str | None:
+    """The id of a run; None for a member that can be none."""
+    try:
+        run_id = member.decode()
+        check_run_id(run_id)
+    except (UnicodeDecodeError, InvalidRunId):
+        return None
+    return run_id
+
+
 def parse_scores(reply: Any) -> list[tuple[str, int]]:
-    """Parse the members of a sorted set with their scores, which are whole microseconds."""
+    """Parse the runs in a sorted set with their scores, which are whole microseconds.
+
+    A member that is no run's id is left out.
+    """
     if reply and isinstance(reply[0], list | tuple):
         pairs = [(member, score) for member, score in reply]
     else:
         flat = iter(reply)
         pairs = list(zip(flat, flat, strict=True))
-    return [(member.decode(), int(float(score))) for member, score in pairs]
+    return [
+        (run_id, int(max(-_LARGEST, min(float(score), _LARGEST))))
+        for member, score in pairs
+        if (run_id := run_id_of(member)) is not None
+    ]
 
 
 def parse_cursor(text: bytes) -> Cursor:
@@ -57,6 +93,25 @@ def parse_cursor(text: bytes) -> Cursor:
 
 parse_start = lru_cache(maxsize=1024)(parse_cursor)
 """As ``parse_cursor``, for the start of a run: each of its replies has the same one."""
+
+
+def noted_cursor(text: bytes) -> Cursor:
+    """Parse a cursor that meta notes. Raises ValueError for one that no script of ours has written."""
+    cursor = parse_cursor(text)
+    if not (0 <= cursor.offset <= _LARGEST and 0 <= cursor.chain < CHAIN_MODULUS):
+        raise ValueError(f"{text.decode()!r:.80} is no cursor")
+    return cursor
+
+
+def noted_time(text: bytes) -> float:
+    """Parse a time that meta notes, in microseconds. Returns Unix time in seconds.
+
+    Raises ValueError for one that no script of ours has written.
+    """
+    time = int(text)
+    if not 0 <= time <= _LARGEST:
+        raise ValueError(f"{text.decode()!r:.80} is no time")
+    return time / _MICROSECONDS
 
 
 def parse_offset(text: bytes) -> int:

@@ -14,7 +14,6 @@ from runstream.codec.record import ERASED, seed
 from runstream.codec.snapshot_fields import state_checksum
 from runstream.drain import DrainWorker
 from runstream.model.errors import (
-    ConfigurationError,
     CorruptRecordError,
     EventRefused,
     UnsupportedVersion,
@@ -276,5 +275,6 @@ def test_a_key_that_holds_data_of_another_program_is_reported(
     redis_backend: RedisBackend, store: RedisCheckpointer[Any, Any], raw: Any
 ) -> None:
     raw.set(key_of(redis_backend, "r", "events"), "a string")
-    with pytest.raises(ConfigurationError, match="another program"):
+    with pytest.raises(CorruptRecordError, match="events") as caught:
         store.save_event(make_event("r"))
+    assert caught.value.run_id == "r"

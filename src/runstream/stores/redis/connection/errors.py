@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from redis import exceptions
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
+from runstream.operations.operation import Command
+from runstream.stores.redis.damage import corrupt_key, foreign_key
+from runstream.stores.redis.keys import expected_type, run_of_key
+from runstream.stores.redis.scripts.script import script_of
 
-__all__ = ["is_full", "is_passing", "translate"]
+__all__ = ["doubtful_keys", "is_full", "is_passing", "refusal_of", "translate"]
 
 # refused for now: the server is there, but this node cannot serve it at this moment. Redis 6.2 wraps what a
 # script is refused in a text of its own, so the text is searched, too.
@@ -24,6 +29,12 @@ _PASSING = (
 )
 _PASSING_TEXT = re.compile(
     r"\b(LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|NOREPLICAS|BUSY|MISCONF|UNBLOCKED)\b"
+)
+# a key of another type than the command is for, an entry that the stream cannot take, or a value in a hash that a
+# script of ours cannot work with: what is there is not what was written by us
+_DAMAGE_TEXT = re.compile(
+    r"WRONGTYPE|equal or smaller|Invalid stream ID|not an integer|not a (valid )?float|"
+    r"user_script:\d+: (attempt to|bad argument|invalid value)"
 )
 _FULL_TEXT = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 
@@ -70,12 +81,53 @@ def _refused(error: exceptions.ResponseError) -> RunstreamError:
             f"the key lies at another node of a cluster ({text}), and this client knows one server only:"
             " use a server that is no cluster, or one node that has all slots"
         )
-    if "WRONGTYPE" in text or "equal or smaller" in text:
-        return ConfigurationError(
-            f"a key of this namespace holds data of another program ({text}); use another namespace"
-        )
     if "unknown command" in text and "HELLO" in text:
         return ConfigurationError(
             f"the server is older than Redis 6 ({text}); runstream needs Redis 6.2 or Valkey"
         )
     return ConfigurationError(f"the server refused a command: {text}")
+
+
+def doubtful_keys(commands: Sequence[Command], replies: Sequence[object]) -> list[str]:
+    """The keys of the commands that were refused because one of them is of another type than it must be."""
+    refused = [
+        command
+        for command, reply in zip(commands, replies, strict=True)
+        if isinstance(reply, exceptions.ResponseError) and "WRONGTYPE" in str(reply)
+    ]
+    return list({key: None for command in refused for key in _keys_of(command)})
+
+
+def refusal_of(error: exceptions.RedisError, command: Command, types: Mapping[str, object]) -> RunstreamError:
+    """The error of runstream for a command that was refused for good.
+
+    Args:
+        error: What the server said.
+        command: The command.
+        types: What the server says of the types of its doubtful keys.
+    """
+    text = str(error)
+    if not isinstance(error, exceptions.ResponseError) or not _DAMAGE_TEXT.search(text):
+        return translate(error)
+    keys = _keys_of(command)
+    for key in keys:
+        found, expected = types.get(key), expected_type(key)
+        if expected is not None and isinstance(found, bytes) and found.decode() not in ("none", expected):
+            return foreign_key(key, found.decode())
+    for key in keys:
+        run_id = run_of_key(key)
+        if run_id is not None:
+            of_run = [one for one in keys if run_of_key(one) is not None]
+            meta = next((one for one in of_run if one.endswith(":meta")), key)
+            why = f"the server cannot work with what it holds, or another of {', '.join(of_run)} ({text})"
+            return corrupt_key(run_id, meta, why)
+    return ConfigurationError(
+        f"a key of this namespace ({', '.join(keys)}) is damaged, or another program's ({text}); rename it out of"
+        " the way, or use another namespace"
+    )
+
+
+def _keys_of(command: Command) -> list[str]:
+    """The keys of a command of ours: a script's are numbered, any other command has one."""
+    keys = command[3 : 3 + command[2]] if script_of(command) is not None else command[1:2]
+    return [key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key) for key in keys]

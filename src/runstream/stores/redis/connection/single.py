@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
-from runstream.stores.redis.connection.errors import is_passing, translate
+from runstream.stores.redis.connection.errors import doubtful_keys, is_passing, refusal_of, translate
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.loop_clients import LoopClients
 from runstream.stores.redis.connection.pinned_connection import sender_of
@@ -71,7 +71,9 @@ class SingleServerTransport:
                 again = self._send([commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
-            return _tolerated(replies, exchange)
+            keys = doubtful_keys(commands, replies)
+            types = self._send([(b"TYPE", key) for key in keys], atomic=False) if keys else ()
+            return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -131,7 +133,9 @@ class AsyncSingleServerTransport:
                 again = await self._send(client, [commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
-            return _tolerated(replies, exchange)
+            keys = doubtful_keys(commands, replies)
+            types = await self._send(client, [(b"TYPE", key) for key in keys], atomic=False) if keys else ()
+            return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -172,12 +176,18 @@ def _script(command: Command) -> Script:
     return script
 
 
-def _tolerated(replies: Replies, exchange: Exchange) -> Replies:
-    """The replies, errors among them as refusals where they are tolerated, and raised where not."""
+def _tolerated(replies: Replies, exchange: Exchange, types: Mapping[str, Any]) -> Replies:
+    """The replies, errors among them as refusals where they are tolerated, and raised where not.
+
+    ``types`` are those of the keys that may be the reason.
+    """
     for index, reply in enumerate(replies):
         if isinstance(reply, exceptions.RedisError):
             # what passes is no refusal: the same commands will be taken a little later, or by another node
-            if not exchange.tolerant or is_passing(reply):
+            if is_passing(reply):
                 raise reply
-            replies[index] = Refusal(translate(reply))
+            refusal = refusal_of(reply, exchange.commands[index], types)
+            if not exchange.tolerant:
+                raise refusal from reply
+            replies[index] = Refusal(refusal)
     return replies

@@ -49,6 +49,7 @@
 --                                   does not have it from the archive
 --         {'snapshot', revision}    compare: another snapshot was saved since
 --         {'whole'}                 the difference does not apply: send the whole snapshot
+--         {'damaged', key, why}     a key of the run does not hold what it must
 --
 -- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
 -- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its
@@ -83,6 +84,29 @@ if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > 
   return {'stale', now}
 end
 
+-- what is noted of the run, as far as it is needed here; what is damaged is found before the first write
+local a_cursor, a_number = '^%d+%-%d+$', '^%d+$'
+local fault
+local function check(name, value, form)
+  if value and not match(value, form) then fault = fault or {'damaged', KEYS[2], 'its field ' .. name .. ' does not read'} end
+end
+check('start', meta[1], a_cursor)
+check('last', meta[2], a_cursor)
+check('retired', meta[8], '^%d+ %d+')
+check('mark', meta[10], a_cursor)
+check('updated', meta[11], a_number)
+if meta[1] and not (meta[2] and meta[11]) or meta[2] and not meta[1] then
+  fault = fault or {'damaged', KEYS[2], 'it lacks the fields start, last or updated'}
+elseif not meta[1] then
+  local events = call('TYPE', KEYS[1])['ok']
+  if events == 'stream' then
+    fault = {'damaged', KEYS[2], 'it was removed, while other keys of the run are there'}
+  elseif events ~= 'none' then
+    fault = {'damaged', KEYS[1], 'it is a ' .. events .. ', and must be a stream'}
+  end
+end
+if fault then return fault end
+
 -- where each part begins in the arguments
 local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
@@ -111,6 +135,8 @@ local lane_of = {}
 local function add_lane(name, seq, first_seq, first, last)
   local known = name == ARGV[7] and {meta[5], meta[6], meta[7]}
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
+  check('lane:' .. name, known[1], '^%d+ ')
+  check('since:' .. name, known[2], a_number)
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq, first_seq = first_seq,
     mark = known[1] or retired and ''}
@@ -128,6 +154,7 @@ for i = 1, lanes do
   touched[i] = add_lane(ARGV[5 + 2 * i], seq, first_seq, first, last)
 end
 if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
+if fault then return fault end
 
 -- the lease that it carries, and leases that exclude it
 local mine = nil
@@ -164,9 +191,11 @@ end
 
 -- which events are new: all of them, but for those whose keys are known, to the run or by now to this batch
 local known_cursors, key_of = {}, {}
-local written = #ARGV - at_records + 1
+local written, has_keys = #ARGV - at_records + 1, nil
 if described > 0 then
   local keys_key = KEYS[#KEYS - (snapshot and 1 or 0)]
+  has_keys = call('HGET', KEYS[2], 'keyed')
+  if has_keys and call('EXISTS', keys_key) == 0 then return {'damaged', keys_key, 'it was removed'} end
   local index_of, is_given = {}, status ~= '-'
   written = 0
   for i = 1, lanes do
@@ -177,7 +206,9 @@ if described > 0 then
     local of_lane, seq, gives, rest = string.match(ARGV[at_events + i - 1], '^(%d+) (%S+) (%S+)(.*)$')
     local key = rest ~= '' and string.sub(rest, 2) or nil
     local known = key and (call('HGET', keys_key, key) or index_of[key])
-    if known then
+    if type(known) == 'string' and not match(known, a_cursor) then
+      return {'damaged', keys_key, 'what it has for key ' .. key .. ' does not read'}
+    elseif known then
       known_cursors[i] = known -- a cursor, or the index of the first event with this key
     else
       written = written + 1
@@ -208,12 +239,16 @@ end
 if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
   local gone = not saved[1] and retired and (snapshot.lane and of_lanes or of_run) or 0
-  local revision = saved[2] or text(gone)
-  if not string.match(revision, '^%d+$') or #revision > 15 then -- it is damaged: meta has it too
-    revision = string.match(call('HGET', KEYS[2], snapshot.field) or '', '^%d+ (%d+) ') or '0'
+  local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
+  local revision = saved[2] or ''
+  if not string.match(revision, '^%d+$') or #revision > 15 then -- it is not there, or damaged: meta has it too
+    local noted = call('HGET', KEYS[2], snapshot.field)
+    if noted and not saved[1] and compares then
+      return {'damaged', snapshot.key, 'the snapshot was removed: save a new one'}
+    end
+    revision = noted and string.match(noted, '^%d+ (%d+) ') or text(gone)
   end
   snapshot.revision = tonumber(revision) + 1
-  local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
   if gone > 0 and archived == text(gone) then
     snapshot.base, snapshot.mode = '', 'change' -- its writer has it from the archive, where it stays as it is
   elseif gone > 0 and compares then
@@ -266,7 +301,7 @@ local function keep(producer, reply)
     for i = 1, #known, 2 do
       -- the server's time is the seventh word of a kept reply
       local at = match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
-      if tonumber(at) < since then call('HDEL', KEYS[3], known[i]) end
+      if not at or tonumber(at) < since then call('HDEL', KEYS[3], known[i]) end
     end
   end
 end
@@ -289,6 +324,7 @@ for i = at_records, #ARGV do
     end
   end
 end
+if keyed[1] and not has_keys then change('keyed', '1') end
 for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
   call('HSET', KEYS[#KEYS - (snapshots == '1' and 1 or 0)], unpack(keyed, i, math.min(i + 3999, #keyed)))
 end
@@ -359,9 +395,9 @@ if not is_nothing then
   if snapshot and snapshot.lane and tonumber(lane_of[snapshot.lane].last) <= snapshot.covered then
     call('HDEL', KEYS[2], 'since:' .. snapshot.lane)
   end
-  call('ZADD', KEYS[4], now, run_id)
-  if session ~= '' and (meta[3] or session) == session then call('ZADD', KEYS[8], now, run_id) end
-  call('ZADD', KEYS[5], 'NX', now, run_id)
+  enlist(KEYS[4], now, run_id)
+  if session ~= '' and (meta[3] or session) == session then enlist(KEYS[8], now, run_id) end
+  enlist(KEYS[5], 'NX', now, run_id)
 end
 
 if by then

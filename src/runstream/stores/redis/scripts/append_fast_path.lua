@@ -5,7 +5,7 @@
 -- and ends the script itself where the fast path applies: then not even the functions of the other two are made. It
 -- takes nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with
 -- what this file declares: call, format, match, KEYS, ARGV, run_id, session, producer, seen, lane, of_lane, time, now,
--- meta, by, the function add, and the variables offset, chain, last and at, which add works on.
+-- meta, by, before, sign, highest, the functions add and enlist, and the variables offset, chain, last and at, which add works on.
 --
 -- KEYS, ARGV and what holds after it: as in append.lua.
 -- Replies if the events were appended: one text of words separated by single spaces: last cursor, server time
@@ -24,6 +24,8 @@ local now = time[1] .. format('%06d', time[2])
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease', of_lane, 'since:' .. lane,
   'lease:' .. lane, 'retired', 'by', 'mark', 'updated')
 local by = meta[9]
+-- the lane's last offset and seq; nil also if they are damaged
+local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
 
 -- Appends a record after the run's last event, whose offset and chain these are. `last` becomes the new cursor, `at`
 -- its offset as text.
@@ -36,10 +38,16 @@ local function add(record)
   call('XADD', KEYS[1], last, 'e', record)
 end
 
+-- Adds the run to one of its partition's sorted sets. One that is damaged, of another type, holds up no run: a worker
+-- sets it aside and makes it anew.
+local function enlist(set, ...)
+  local reply = redis.pcall('ZADD', set, ...)
+  if type(reply) == 'table' and not string.find(reply.err, 'WRONGTYPE', 1, true) then call('ZADD', set, ...) end
+end
+
 -- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent
-if seen == meta[2] and meta[5] and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8])
+if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8])
   and not (by and string.sub(by, 1, #producer) ~= producer) then
-  local before, sign, highest = match(meta[5], '^(%d+) (%+?)(%S+)$')
   offset, chain = match(seen, '^(%d+)-(%d+)$')
   local first = offset + 1
   local seq, first_seq = ARGV[8], ARGV[8]
@@ -52,10 +60,10 @@ if seen == meta[2] and meta[5] and session == (meta[3] or '') and not (meta[4] o
   if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
   -- the lists of runs are kept right to the second
   if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then
-    call('ZADD', KEYS[4], now, run_id)
-    if session ~= '' then call('ZADD', KEYS[8], now, run_id) end
+    enlist(KEYS[4], now, run_id)
+    if session ~= '' then enlist(KEYS[8], now, run_id) end
   end
   -- if some of what came before is not archived, the run is due already
-  if meta[10] == seen then call('ZADD', KEYS[5], 'NX', now, run_id) end
+  if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end
   return last .. ' ' .. now .. ' ' .. before
 end

@@ -14,7 +14,7 @@ from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import HIGHEST_RISING, Batch, LaneSpan, Seen, Sending, snapshot_field
-from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
+from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys, expected_type
 from runstream.stores.redis.scripts.script import Script, script_call
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "SWITCH",
     "UNPARK",
     "append_call",
+    "aside_call",
     "claim_call",
     "delete_call",
     "drop_call",
@@ -64,7 +65,7 @@ def _load(name: str) -> Script:
 _SCRIPT = {
     name: _load(name)
     for name in (
-        *("append", "lease", "delete", "enlist", "drop", "claim", "extend", "settle", "park", "revisit"),
+        *("append", "aside", "lease", "delete", "enlist", "drop", "claim", "extend", "settle", "park", "revisit"),
         *("retire", "forget", "report", "refill", "switch", "unpark"),
     )
 }
@@ -183,6 +184,20 @@ def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Comman
     )
 
 
+def aside_call(partition: PartitionKeys) -> Command:
+    """Set aside what a partition has of another type under the names of the sets that can be made anew."""
+    names = [
+        partition.runs,
+        partition.due,
+        partition.deleted,
+        partition.retire,
+        partition.retired,
+        partition.parked,
+    ]
+    keys = (*names, *(f"{name}:damaged" for name in names))
+    return script_call(_SCRIPT["aside"], keys, [expected_type(name) for name in names])
+
+
 def claim_call(
     partition: PartitionKeys, due_until: int | None, count: int, seconds: float, farthest_seconds: float
 ) -> Command:
@@ -267,24 +282,34 @@ def settle_call(
     )
 
 
-def park_call(keys: Keys, run_id: str, *, start: Cursor | str, reason: str, seconds: float) -> Command:
-    """Park a run for ``seconds``, with the reason."""
+def park_call(keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, seconds: float) -> Command:
+    """Park a run for ``seconds``, with the reason; ``start`` is b"" where its meta has none that can be read."""
     run = keys.run(run_id)
+    start = start if isinstance(start, bytes) else str(start).encode()
     return script_call(
         _SCRIPT["park"],
-        (run.meta, run.partition.due, run.partition.parked),
-        (run_id, str(start), reason, int(seconds * MICROSECONDS)),
+        (run.meta, run.partition.due, run.partition.parked, run.events, run.keys, run.run_snapshot),
+        (run_id, start, reason, int(seconds * MICROSECONDS)),
     )
 
 
 def delete_call(keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]) -> Command:
-    """Delete a run if its start, its session and the lanes of its snapshots are these."""
+    """Delete a run if its start, its session and the lanes of its snapshots are these.
+
+    ``start`` is "" for a run whose meta has none that can be read. What is not UTF-8 comes with surrogates.
+    """
     run = keys.run(run_id)
     snapshots = (run.snapshot(lane_id) for lane_id in lanes)
+    names = (*_all_but_snapshots(run, session_id), *snapshots)
+    args = (run_id, start, session_id)
     return script_call(
         _SCRIPT["delete"],
-        (*_all_but_snapshots(run, session_id), *snapshots),
-        (run_id, start, session_id, len(lanes), DELETED_WINDOW_SECONDS * MICROSECONDS),
+        [name.encode(errors="surrogateescape") for name in names],
+        (
+            *(arg.encode(errors="surrogateescape") for arg in args),
+            len(lanes),
+            DELETED_WINDOW_SECONDS * MICROSECONDS,
+        ),
     )
 
 

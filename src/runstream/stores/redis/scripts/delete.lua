@@ -2,7 +2,8 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired; then its snapshots
--- ARGV  1 run id  2 the run's start (its first chain names this very run)  3 its session
+-- ARGV  1 run id  2 the run's start (its first chain names this very run); '' if its meta is damaged and has none that
+--         can be read  3 its session
 --       4 number of snapshots  5 for how long the deletion is remembered (microseconds)
 --
 -- Replies 1
@@ -14,24 +15,26 @@
 -- After any other reply nothing was changed. DEL is the first write: it frees memory, so a full server takes it.
 
 local now = clock()
-local meta, snapshots = all_of(KEYS[2]), 0
+local meta, snapshots = call('TYPE', KEYS[2])['ok'] == 'hash' and all_of(KEYS[2]) or {}, 0
 for field in pairs(meta) do
   if is_snapshot(field) then snapshots = snapshots + 1 end
 end
-if meta['start'] ~= ARGV[2] then return 0 end
+if (meta['start'] or '') ~= ARGV[2] then return 0 end
 for field, value in pairs(meta) do
-  local refusal = string.match(field, '^lease') and held(field, value, now)
+  -- a lease that is damaged is nobody's
+  local refusal = string.match(field, '^lease') and string.match(value, '^%d+ %d+ %S+ %S+ ') and held(field, value, now)
   if refusal then return refusal end
 end
-if snapshots ~= tonumber(ARGV[4]) or (meta['session'] or '') ~= ARGV[3] then return -1 end
+if meta['start'] and snapshots ~= tonumber(ARGV[4]) or (meta['session'] or '') ~= ARGV[3] then return -1 end
 call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 for i = 12, #KEYS do call('DEL', KEYS[i]) end
 call('ZREM', KEYS[5], ARGV[1])
-call('ZREM', KEYS[6], ARGV[1])
+redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same
 call('ZREM', KEYS[7], ARGV[1])
 call('HDEL', KEYS[8], ARGV[1])
 call('ZREM', KEYS[10], ARGV[1])
 call('ZREM', KEYS[11], ARGV[1])
 call('ZREMRANGEBYSCORE', KEYS[9], '-inf', text(now - tonumber(ARGV[5])))
-call('ZADD', KEYS[9], text(now), string.match(ARGV[2], '%d+$'))
+local history = string.match(ARGV[2], '%d+$')
+if history then call('ZADD', KEYS[9], text(now), history) end
 return 1

@@ -34,7 +34,7 @@ end
 
 call('DEL', KEYS[1], KEYS[2], KEYS[4])
 call('ZREM', KEYS[5], ARGV[1])
-call('ZREM', KEYS[6], ARGV[1])
+redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same
 call('HDEL', KEYS[8], ARGV[1])
 call('ZREM', KEYS[10], ARGV[1])
 call('ZREM', KEYS[11], ARGV[1])

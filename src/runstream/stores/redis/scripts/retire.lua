@@ -66,6 +66,7 @@ local function keep(field)
 end
 keep('session')
 keep('parent')
+keep('keyed')
 -- the next epoch is the server's time anyway, unless that is behind
 if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end
 call('HSET', KEYS[2], unpack(kept))

@@ -27,7 +27,7 @@ class Script(str):
         return script
 
 
-def script_call(script: Script, keys: Sequence[str], args: Sequence[Any]) -> Command:
+def script_call(script: Script, keys: Sequence[str | bytes], args: Sequence[Any]) -> Command:
     """The command that calls a script."""
     return (b"EVALSHA", script, len(keys), *keys, *args)
 

@@ -56,6 +56,7 @@ for i = 9, #ARGV, 4000 do
 end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
 if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
+if call('EXISTS', KEYS[4]) == 1 then call('HSET', KEYS[2], 'keyed', '1') end
 call('HSETNX', KEYS[8], 'partitions', ARGV[5])
 call('ZADD', KEYS[5], ARGV[7], ARGV[1])
 call('ZREM', KEYS[9], ARGV[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.replies import parse_map
+from runstream.stores.redis.replies import parse_texts
 from runstream.stores.redis.scripts.calls import drop_call, revisit_call
 
 __all__ = ["archives_of_run", "drop_archive", "make_due", "require_archives", "required_archives"]
@@ -28,7 +28,7 @@ def archives_of_run(keys: Keys, run_id: str) -> Operation[dict[str, str]]:
 
 
 def _archives(reply: Any) -> dict[str, str]:
-    return {uuid.decode(): location.decode() for uuid, location in parse_map(reply).items()}
+    return parse_texts(reply)
 
 
 def require_archives(keys: Keys, archives: Sequence[Mapping[str, str]]) -> Operation[None]:

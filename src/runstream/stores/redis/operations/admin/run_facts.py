@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runstream.operations.operation import Command, Exchange, Operation
+from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.replies import parse_map
 
@@ -35,7 +36,8 @@ def run_facts(keys: Keys, run_id: str, session_id: str) -> Operation[RunFacts]:
         (b"ZSCORE", partition.session(session_id), run_id),
     ]
     meta, entries, listed, due, in_session = yield Exchange(commands)
-    fields = {name.decode(): value.decode() for name, value in parse_map(meta).items()}
+    with parsing(run):
+        fields = {name.decode(): value.decode() for name, value in parse_map(meta).items()}
     return RunFacts(fields, int(entries), listed is not None, due is not None, in_session is not None)
 
 
@@ -44,4 +46,5 @@ def key_cursors(keys: Keys, run_id: str, wanted: Sequence[str]) -> Operation[dic
     if not wanted:
         return {}
     (cursors,) = yield Exchange([(b"HMGET", keys.run(run_id).keys, *wanted)])
-    return {key: cursor.decode() for key, cursor in zip(wanted, cursors, strict=True) if cursor is not None}
+    found = zip(wanted, cursors, strict=True)
+    return {key: cursor.decode(errors="backslashreplace") for key, cursor in found if cursor is not None}

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runstream.model.results import Failure
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
+from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_scores
+from runstream.stores.redis.replies import (
+    noted_cursor,
+    parse_info,
+    parse_map,
+    parse_scores,
+    parse_texts,
+    run_id_of,
+)
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 
 __all__ = ["NamespaceStatus", "WorkerReport", "backlog", "namespace_status", "snapshot_lanes"]
@@ -58,6 +66,7 @@ class NamespaceStatus:
         backlog_events: How many events of the runs that are due, claimed or parked are not archived.
         workers: The drain workers, by name.
         now: That moment: Unix time in seconds, by the server's clock, as a worker's ``seen_at``.
+        damaged: What is wrong with keys of partitions that are of another type than they must be, by key.
     """
 
     namespace: str
@@ -74,6 +83,7 @@ class NamespaceStatus:
     backlog_events: int
     workers: Sequence[WorkerReport]
     now: float
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
 def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
@@ -90,9 +100,15 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
             (b"ZRANGE", partition.due, 0, 0, b"WITHSCORES"),
             (b"HGETALL", partition.parked),
             (b"HGETALL", partition.archives),
+            # only to see what they are
+            *((b"ZCARD", key) for key in (partition.retire, partition.retired, partition.deleted)),
         ]
-    *replies, workers = yield Exchange([*commands, (b"HGETALL", keys.workers)])
-    runs, queued, due, first, parked, archives = (replies[at::6] for at in range(6))
+    commands.append((b"HGETALL", keys.workers))
+    replies = yield Exchange(commands, tolerant=True)
+    answered = list(zip(commands, replies, strict=True))
+    damaged = {str(command[1]): str(reply.error) for command, reply in answered if isinstance(reply, Refusal)}
+    *replies, workers = [() if isinstance(reply, Refusal) else reply for reply in replies]
+    runs, queued, due, first, parked, archives = (replies[at::9] for at in range(6))
     backlog_events = yield from backlog(keys)
     oldest = min((at for reply in first for _, at in parse_scores(reply)), default=now)
     is_valkey = "valkey_version" in facts
@@ -103,16 +119,25 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
         facts.get("valkey_version" if is_valkey else "redis_version"),
         int(memory) if memory.isdigit() else None,
         len(keys.partitions),
-        sum(runs),
-        sum(due),
-        sum(queued) - sum(due),
+        _total(runs),
+        _total(due),
+        _total(queued) - _total(due),
         max(0, now - oldest) / MICROSECONDS,
-        {run_id.decode(): why.decode() for reply in parked for run_id, why in parse_map(reply).items()},
-        {uuid.decode(): location.decode() for reply in archives for uuid, location in parse_map(reply).items()},
+        _merged(parked),
+        _merged(archives),
         backlog_events,
         sorted(_reports(parse_map(workers)), key=lambda worker: worker.name),
         now / MICROSECONDS,
+        damaged,
     )
+
+
+def _total(replies: Sequence[Any]) -> int:
+    return sum(reply for reply in replies if isinstance(reply, int))
+
+
+def _merged(replies: Sequence[Any]) -> dict[str, str]:
+    return {name: text for reply in replies for name, text in parse_texts(reply).items()}
 
 
 def backlog(keys: Keys) -> Operation[int]:
@@ -124,13 +149,17 @@ def backlog(keys: Keys) -> Operation[int]:
     while partitions:
         each = max(1, _CHUNK // len(partitions))
         last = first + each - 1
-        chunks = yield Exchange([(b"ZRANGE", partition.due, first, last) for partition in partitions])
-        run_ids = [run_id.decode() for chunk in chunks for run_id in chunk]
+        replies = yield Exchange(
+            [(b"ZRANGE", partition.due, first, last) for partition in partitions], tolerant=True
+        )
+        chunks = [() if isinstance(reply, Refusal) else reply for reply in replies]
+        run_ids = [run_id for chunk in chunks for member in chunk if (run_id := run_id_of(member))]
         if run_ids:
             metas: list[Command] = [
                 (b"HMGET", keys.run(run_id).meta, b"last", b"mark", b"start") for run_id in run_ids
             ]
-            count += sum(_unarchived(*reply) for reply in (yield Exchange(metas)))
+            found = yield Exchange(metas, tolerant=True)
+            count += sum(_unarchived(*reply) for reply in found if not isinstance(reply, Refusal))
         partitions = [p for p, chunk in zip(partitions, chunks, strict=True) if len(chunk) == each]
         first += each
     return count
@@ -139,7 +168,9 @@ def backlog(keys: Keys) -> Operation[int]:
 def _unarchived(last: bytes | None, mark: bytes | None, start: bytes | None) -> int:
     archived = mark or start
     try:
-        return 0 if last is None or archived is None else parse_cursor(last).offset - parse_cursor(archived).offset
+        if last is None or archived is None:
+            return 0
+        return max(0, noted_cursor(last).offset - noted_cursor(archived).offset)
     except ValueError:  # damaged: the worker parks it and says so
         return 0
 
@@ -150,7 +181,8 @@ def _reports(workers: Mapping[bytes, bytes]) -> Iterator[WorkerReport]:
             facts: dict[str, Any] = json.loads(text)
             failing = {what: Failure(**failure) for what, failure in facts["failing"].items()}
             archives, partitions = facts["archives"], facts["partitions"]
-            yield WorkerReport(name.decode(), facts["seen_at"], archives, failing, facts["events"], partitions)
+            seen_at, events = float(facts["seen_at"]), int(facts["events"])
+            yield WorkerReport(name.decode(), seen_at, list(map(str, archives)), failing, events, partitions)
         except (ValueError, LookupError, TypeError, AttributeError):
             continue  # of another version: what is reported of a worker is no part of its work
 
@@ -158,5 +190,6 @@ def _reports(workers: Mapping[bytes, bytes]) -> Iterator[WorkerReport]:
 def snapshot_lanes(keys: Keys, run_id: str) -> Operation[list[str | None]]:
     """The lanes of a run that have a snapshot, None for the run's own, which comes first."""
     (fields,) = yield Exchange([(b"HKEYS", keys.run(run_id).meta)])
-    names = sorted(field.decode() for field in fields if field.startswith(b"snapshot"))
+    with parsing(keys.run(run_id)):
+        names = sorted(name.decode() for name in fields if name.startswith(b"snapshot"))
     return [name.partition(":")[2] if ":" in name else None for name in names]

@@ -10,7 +10,7 @@ from runstream.codec.snapshot_fields import PackedState, pack_state
 from runstream.model.errors import ConcurrencyConflict
 from runstream.model.identifiers import check_name, check_run_id, random_token
 from runstream.model.protocols import Leased
-from runstream.model.results import E, S, Snapshot
+from runstream.model.results import Cursor, E, S, Snapshot
 from runstream.operations.arguments import AppendOptions, StateChange, check_count, grant_of, group_by_run
 from runstream.operations.coverage import Covered
 from runstream.operations.messages import offset_conflict
@@ -20,10 +20,15 @@ from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.operations.client.append_fast_path import append_event, is_plain_append
 from runstream.stores.redis.operations.client.archived_errors import retired_away
 from runstream.stores.redis.operations.client.resend_lost import deliver
-from runstream.stores.redis.operations.client.run_head import head_query, parse_head
+from runstream.stores.redis.operations.client.run_head import (
+    checked_head,
+    head_query,
+    is_there,
+    retired_of,
+)
 from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered
 from runstream.stores.redis.operations.client.snapshots import decode_known
-from runstream.stores.redis.replies import parse_cursor, parse_map, parse_retired
+from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["Archived", "append", "save_event", "save_events", "save_snapshot", "update_state"]
@@ -106,16 +111,16 @@ def update_state(
     check_run_id(run_id)
     how.check()
     keys, plain = session.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, how.lease))
-    queries = [(b"HGETALL", keys.snapshot(None)), (b"HMGET", keys.meta, "start", "retired")]
+    queries = [(b"HGETALL", keys.snapshot(None)), head_query(keys.meta), (b"HGET", keys.meta, "snapshot")]
     for left in range(how.attempts - 1, -1, -1):
-        saved, (start, gone) = yield Exchange(queries, atomic=True)
-        retired = parse_retired(gone)
-        base = _base(session, run_id, parse_map(saved), start)
-        if not saved and start and retired is not None and retired.had_snapshot(None):
+        saved, meta, noted = yield Exchange(queries, atomic=True)
+        start, retired = (yield from checked_head(keys, meta)).start, retired_of(meta)
+        base = _base(session, run_id, parse_map(saved), start, noted)
+        if not saved and is_there(meta) and retired is not None and retired.had_snapshot(None):
             former, archived = archived and archived.snapshot, archived and Archived(None)
             if former is None or former.revision != retired.run_revision:
                 raise (yield from retired_away(session, run_id, None))  # and no new state instead
-            covers = Covered(former.offset, parse_cursor(start).chain)
+            covers = Covered(former.offset, start.chain)
             base = _Base(retired.token(None), former.revision, None, covers, compare=True, snapshot=former)
         base = base._replace(changes=archived is not None)
         state, left_out = _before_change(session, run_id, base.snapshot)
@@ -149,17 +154,19 @@ class _Base(NamedTuple):
     changes: bool = False
 
 
-def _base(session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: bytes | None) -> _Base:
+def _base(
+    session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: Cursor, noted: bytes | None
+) -> _Base:
     """The saved snapshot, as the base of a change that is made to it and to nothing else.
 
     It covers what that one covers, whatever this store knows besides. It is what this call has loaded,
     not what another thread of this store has saved since.
     """
-    known = decode_known(session, run_id, None, saved)
-    if known is None or start is None:
+    known = decode_known(session, run_id, None, saved, noted)
+    if known is None:
         return _Base("", 0, None, Covered(), compare=True)
     snapshot, token, packed = known
-    covers = Covered(snapshot.offset, parse_cursor(start).chain)
+    covers = Covered(snapshot.offset, start.chain)
     return _Base(token, snapshot.revision, packed, covers, compare=True, snapshot=snapshot)
 
 
@@ -207,8 +214,9 @@ def _with_snapshot(
 
 def _append_nothing(session: Session[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:
     """Check where the run ends, and write nothing: an append of no events creates no run."""
-    (meta,) = yield Exchange([head_query(session.keys.run(run_id).meta)])
-    last = parse_head(meta).last
+    keys = session.keys.run(run_id)
+    (meta,) = yield Exchange([head_query(keys.meta)])
+    last = (yield from checked_head(keys, meta)).last
     offset = last.offset
     if expected_offset is not None and expected_offset != offset:
         raise offset_conflict(run_id, expected_offset, offset)

@@ -45,7 +45,7 @@ def _facts(session: Session[E, S], run_id: str, first: int) -> Operation[tuple[i
     ]
     entries, last, archives = yield Exchange(queries, atomic=True)
     first_hot = parse_cursor(entries[0][0]).offset if entries else parse_cursor(last or b"0-0").offset + 1
-    return first_hot, sorted(location.decode() for location in parse_map(archives).values())
+    return first_hot, sorted(location.decode(errors="replace") for location in parse_map(archives).values())
 
 
 def _listed(archives: list[str]) -> str:

@@ -16,6 +16,7 @@ from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
 from runstream.operations.operation import Items, Operation, Stream, collect
+from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.reader import BackPage, Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_in
 from runstream.stores.redis.replies import parse_cursor, parse_peak
@@ -38,19 +39,22 @@ def _events_over(reader: RunReader, since_seq: int) -> Stream:
     head, page = yield from reader.open_at_end()
     if page.found:
         reader.note(head, parse_cursor(page.found[0][0]))
-    lanes = _Lanes(page.meta, since_seq)
+    run = reader.session.keys.run(reader.run_id)
+    with parsing(run):
+        lanes = _Lanes(page.meta, since_seq)
     high, low = head.last.offset, head.start.offset
     over = lanes.choose(reader.run_id, page, high)
     high -= len(page.found)
     while low < high and lanes.may_have_more:
         if page.is_first:
-            peak = parse_peak(page.meta)
+            with parsing(run):
+                peak = parse_peak(page.meta)
             if peak is not None and high <= peak.offset and peak.seq <= since_seq:
                 break
-            now = head_in(page.meta)
+            now = head_in(run, page.meta)
             yield from reader.report_missing(now, low + 1 if high <= now.mark.offset else high)
         page = yield from reader.page_back(high)
-        now = head_in(page.meta)
+        now = head_in(run, page.meta)
         if now.start != head.start:  # deleted since this began
             yield from reader.report_lost(high, now.last.offset)
         over += lanes.choose(reader.run_id, page, high)

@@ -19,7 +19,7 @@ from runstream.operations.arguments import in_place_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
-from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
+from runstream.stores.redis.operations.client.run_head import checked_head, head_query, is_there, parse_head
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_offset, parse_records
 from runstream.stores.redis.session.session import Session
@@ -93,7 +93,7 @@ class RunReader:
         queries += also
         meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
         replies, more = replies[: asked - 1], replies[asked - 1 :]
-        head = parse_head(meta)
+        head = yield from checked_head(self._keys, meta)
         if known is not None:
             *replies, entries, deleted = replies
             if is_there(meta) and head.start.chain == known.history:
@@ -116,7 +116,7 @@ class RunReader:
         end = "+" if upto is None else str(upto)
         query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", count + again)
         meta, entries = yield Exchange([head_query(self._keys.meta), query], atomic=True)
-        head = parse_head(meta)
+        head = parse_head(self._keys, meta)
         high = head.last.offset if upto is None else min(upto, head.last.offset)
         cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
         found = [item for item in zip(cursors, parse_records(entries), strict=True) if item[0].offset <= high]

@@ -10,9 +10,12 @@ from runstream.model.results import Cursor, E, Recorded, Recovery, S
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of
 from runstream.operations.operation import Exchange, Operation, collect
+from runstream.stores.redis.append_batch import snapshot_field
+from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
 from runstream.stores.redis.operations.client.read import read
 from runstream.stores.redis.operations.client.run_head import (
+    checked_head,
     has_retired_events,
     head_query,
     is_there,
@@ -33,16 +36,20 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     """The latest snapshot and the events after it, of the run or of one lane."""
     check_run_id(run_id)
     keys = session.keys.run(run_id)
-    queries = [(b"HGETALL", keys.snapshot(lane_id)), head_query(keys.meta)]
+    queries = [
+        (b"HGETALL", keys.snapshot(lane_id)),
+        head_query(keys.meta),
+        (b"HGET", keys.meta, snapshot_field(lane_id)),
+    ]
     if lane_id is not None:
         check_name("lane_id", lane_id)
         queries.append((b"HGET", keys.meta, f"since:{lane_id}"))
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
-        saved, meta, *since = yield Exchange(queries, atomic=True)
-        head = parse_head(meta)
-        snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved))
+        saved, meta, noted, *since = yield Exchange(queries, atomic=True)
+        head = yield from checked_head(keys, meta)
+        snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)
         if snapshot is None:
             is_unknown_lane = lane_id is not None and since[0] is None
             yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
@@ -53,7 +60,8 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
                 recorded = yield from collect(read(session, run_id, ReadQuery(covered, head.last.offset + 1)))
             elif since[0] is not None:
                 # a lane needs only its own events: those of others may have left Redis
-                first = max(covered, int(since[0]) - 1)
+                with parsing(keys):
+                    first = max(covered, int(since[0]) - 1)
                 recorded = yield from collect(read(session, run_id, ReadQuery(first, head.last.offset + 1)))
         except EventsArchived:
             # trimmed between the two steps: that takes a newer snapshot, so start again from that one
@@ -85,7 +93,8 @@ def _without_snapshot(
     """Raise EventsArchived if the snapshot was retired; otherwise note that there is none."""
     retired = retired_of(meta)
     if retired is not None and (
-        retired.had_snapshot(lane_id) or (is_unknown_lane and has_retired_events(parse_head(meta), retired))
+        retired.had_snapshot(lane_id)
+        or (is_unknown_lane and has_retired_events(parse_head(session.keys.run(run_id), meta), retired))
     ):
         raise (yield from retired_away(session, run_id, lane_id))
     session.snapshots.drop(run_id, lane_id)
@@ -95,7 +104,7 @@ def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: st
     """Mark events up to an offset as known to this writer, so that its next snapshot covers them."""
     keys = session.keys.run(run_id)
     meta, has_snapshot = yield Exchange([head_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True)
-    session.coverage.recovered(run_id, lane_id, parse_head(meta).start, offset)
+    session.coverage.recovered(run_id, lane_id, parse_head(keys, meta).start, offset)
     retired = retired_of(meta)
     if retired is not None and not has_snapshot:
         session.snapshots.put(run_id, lane_id, retired.token(lane_id), 0, None)
@@ -112,8 +121,10 @@ def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> O
 def start_of(session: Session[E, S], run_id: str) -> Operation[Cursor | None]:
     """The cursor before the run's first event, or None for a run that is not there."""
     check_run_id(run_id)
-    (meta,) = yield Exchange([head_query(session.keys.run(run_id).meta)])
-    return parse_head(meta).start if is_there(meta) else None
+    keys = session.keys.run(run_id)
+    (meta,) = yield Exchange([head_query(keys.meta)])
+    head = yield from checked_head(keys, meta)
+    return head.start if is_there(meta) else None
 
 
 def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int]:
@@ -121,9 +132,11 @@ def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int
     check_run_id(run_id)
     check_name("lane_id", lane_id)
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may have used a number
-    meta_key = session.keys.run(run_id).meta
-    queries = [(b"HGET", meta_key, f"lane:{lane_id}"), head_query(meta_key)]
+    keys = session.keys.run(run_id)
+    queries = [(b"HGET", keys.meta, f"lane:{lane_id}"), head_query(keys.meta)]
     lane, meta = yield Exchange(queries, atomic=True)
-    if not lane and has_retired_events(parse_head(meta), retired_of(meta)):
+    head = yield from checked_head(keys, meta)
+    if not lane and has_retired_events(head, retired_of(meta)):
         raise (yield from retired_away(session, run_id, lane_id))  # a number that was used is not given again
-    return int(lane.partition(b" ")[2]) if lane else 0
+    with parsing(keys):
+        return int(lane.partition(b" ")[2]) if lane else 0

@@ -153,7 +153,7 @@ def _count_present(session: Session[E, S], run_id: str, held: Sequence[Written])
     keys = session.keys.run(run_id)
     queries = [head_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
     meta, first = yield Exchange(queries, atomic=True)
-    head = parse_head(meta)
+    head = parse_head(keys, meta)
     first_hot = parse_cursor(first[0][0]).offset if first else head.last.offset + 1
     trimmed = sum(cursor.offset < first_hot for cursor, _ in held)
     low, high = trimmed, len(held)

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
-from runstream.operations.operation import Command
-from runstream.stores.redis.replies import Retired, parse_cursor, parse_retired
+from runstream.operations.operation import Command, Operation
+from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.operations.absent import check_absent
+from runstream.stores.redis.replies import Retired, noted_cursor, parse_retired
 
-__all__ = ["has_retired_events", "head_in", "head_query", "is_there", "parse_head", "retired_of"]
+__all__ = ["checked_head", "has_retired_events", "head_in", "head_query", "is_there", "parse_head", "retired_of"]
 
 
 _FIELDS = (b"start", b"last", b"mark", b"status", b"retired")
@@ -20,21 +23,37 @@ def head_query(meta_key: str) -> Command:
     return (b"HMGET", meta_key, *_FIELDS)
 
 
-def head_in(meta: Mapping[bytes, bytes]) -> RunHead:
+def head_in(run: RunKeys, meta: Mapping[bytes, bytes]) -> RunHead:
     """Where the run stands that has this meta."""
-    return parse_head(list(map(meta.get, _FIELDS)))
+    return parse_head(run, list(map(meta.get, _FIELDS)))
 
 
-def parse_head(reply: Sequence[bytes | None]) -> RunHead:
+def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     """Where the run stands; one that is not there stands at 0.
 
     Of a tombstone the mark is the last cursor: all was archived before it was retired.
+
+    Raises:
+        CorruptRecordError: Its meta does not parse.
     """
     start, last, mark, status, retired = reply
-    at_start = parse_cursor(start) if start else Cursor(0, 0)
-    at_last = parse_cursor(last) if last else at_start
-    unmarked = at_last if retired else at_start
-    return RunHead(at_start, at_last, parse_cursor(mark) if mark else unmarked, status.decode() if status else "")
+    if start is None and last is None:
+        return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
+    with parsing(run):
+        for name, value in (("start", start), ("last", last), ("status", status)):
+            if value is None:
+                raise KeyError(name)
+        at_start, at_last = noted_cursor(start or b""), noted_cursor(last or b"")
+        parse_retired(retired)
+        at_mark = noted_cursor(mark) if mark else at_last if retired else at_start
+        return RunHead(at_start, at_last, at_mark, (status or b"").decode())
+
+
+def checked_head(run: RunKeys, reply: Sequence[bytes | None]) -> Operation[RunHead]:
+    """As :func:`parse_head`; of a run that is not there it checks that nothing else of it is there either."""
+    if not is_there(reply) and reply[1] is None:
+        yield from check_absent([run])
+    return parse_head(run, reply)
 
 
 def is_there(reply: Sequence[bytes | None]) -> bool:

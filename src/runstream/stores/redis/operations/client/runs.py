@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import E, RunInfo, S
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
-from runstream.operations.operation import Exchange, Items, Operation, Stream
+from runstream.operations.operation import Exchange, Items, Operation, Refusal, Stream
+from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.run_head import is_there, parse_head
 from runstream.stores.redis.operations.client.send import held, resolve_unanswered
-from runstream.stores.redis.replies import parse_cursor, parse_map, parse_parent, parse_scores
+from runstream.stores.redis.replies import noted_time, parse_cursor, parse_map, parse_parent, parse_scores
 from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["delete_run", "list_runs", "run_info", "runs"]
 
+_log = logging.getLogger("runstream.redis")
+
 _CHUNK = 200
+_SCAN_COUNT = 1000
+_AS_IT_IS = "surrogateescape"
 _INFO = ("start", "last", "mark", "status", "retired", "session", "created", "updated", "parent")
 
 
@@ -27,6 +37,10 @@ def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
     """What is known of a run, or None."""
     check_run_id(run_id)
     (info,) = yield from _infos(session, [run_id])
+    if isinstance(info, RunstreamError):
+        raise info
+    if info is None:
+        yield from check_absent([session.keys.run(run_id)])
     return info
 
 
@@ -41,7 +55,7 @@ def runs(
     left = query.limit
     for at in range(0, len(run_ids), _CHUNK):
         infos = yield from _infos(session, run_ids[at : at + _CHUNK])
-        matching = [info for info in infos if info is not None and wanted(info)]
+        matching = [info for info in _sound(infos) if wanted(info)]
         if query.session_id:
             # the session's set is not touched by events that name no session
             matching.sort(key=lambda info: info.updated_at, reverse=True)
@@ -73,40 +87,57 @@ def _run_ids(session: Session[E, S], session_id: str | None, updated_after: floa
     close = [run_id for run_id, time in updated.items() if shared[time // MICROSECONDS] > 1]
     for at in range(0, len(close), _CHUNK):
         chunk = close[at : at + _CHUNK]
-        times = yield Exchange([(b"HGET", keys.run(run_id).meta, "updated") for run_id in chunk])
-        updated.update((run_id, int(time)) for run_id, time in zip(chunk, times, strict=True) if time)
+        times = yield Exchange([(b"HGET", keys.run(run_id).meta, "updated") for run_id in chunk], tolerant=True)
+        for run_id, time in zip(chunk, times, strict=True):
+            if isinstance(time, bytes) and time.isdigit():  # otherwise it is damaged, or has just been deleted
+                updated[run_id] = int(time)
     return sorted(updated, key=updated.__getitem__, reverse=True)
 
 
-def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | None]]:
+def _sound(infos: Sequence[RunInfo | RunstreamError | None]) -> Iterator[RunInfo]:
+    """The runs that are there. One that is damaged holds up no list of the others: it is named in the log."""
+    for info in infos:
+        if isinstance(info, RunstreamError):
+            _log.error("a run is left out: %s", info)
+        elif info is not None:
+            yield info
+
+
+def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | RunstreamError | None]]:
+    """What is known of these runs; None for one that is not there, the error for one that is damaged."""
     queries: list[tuple[object, ...]] = []
     for run_id in run_ids:
         keys = session.keys.run(run_id)
         queries.append((b"HMGET", keys.meta, *_INFO))
         queries.append((b"XRANGE", keys.events, "-", "+", b"COUNT", 1))
-    replies = yield Exchange(queries)
-    infos: list[RunInfo | None] = []
+    replies = yield Exchange(queries, tolerant=True)
+    infos: list[RunInfo | RunstreamError | None] = []
     for run_id, meta, first in zip(run_ids, replies[::2], replies[1::2], strict=True):
-        infos.append(_info(run_id, meta, first))
+        refusal = next((reply for reply in (meta, first) if isinstance(reply, Refusal)), None)
+        try:
+            infos.append(_info(session.keys.run(run_id), meta, first) if refusal is None else refusal.error)
+        except CorruptRecordError as error:
+            infos.append(error)
     return infos
 
 
-def _info(run_id: str, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
+def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
+    head = parse_head(run, meta[:5])
     if not is_there(meta):
         return None
-    head = parse_head(meta[:5])
     session_id, created, updated, parent = meta[5:]
-    return RunInfo(
-        run_id,
-        session_id.decode() if session_id else "",
-        head.status,
-        head.last.offset,
-        head.mark.offset,
-        parse_cursor(first[0][0]).offset if first else head.last.offset + 1,
-        int(created or 0) / MICROSECONDS,
-        int(updated or 0) / MICROSECONDS,
-        parse_parent(parent),
-    )
+    with parsing(run):
+        return RunInfo(
+            run.run_id,
+            session_id.decode() if session_id else "",
+            head.status,
+            head.last.offset,
+            head.mark.offset,
+            parse_cursor(first[0][0]).offset if first else head.last.offset + 1,
+            noted_time(created or b"0"),
+            noted_time(updated or b"0"),
+            parse_parent(parent),
+        )
 
 
 def delete_run(session: Session[E, S], run_id: str) -> Operation[bool]:
@@ -122,15 +153,20 @@ def delete_run(session: Session[E, S], run_id: str) -> Operation[bool]:
 def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
     in_flight = session.in_flight
     while True:
-        (reply,) = yield Exchange([(b"HGETALL", session.keys.run(run_id).meta)])
-        meta = {name.decode(): value.decode() for name, value in parse_map(reply).items()}
+        (reply,) = yield Exchange([(b"HGETALL", session.keys.run(run_id).meta)], tolerant=True)
+        fields = {} if isinstance(reply, Refusal) else parse_map(reply)
+        # what is damaged goes as it is: any bytes are text in this way
+        meta = {name.decode(errors=_AS_IT_IS): value.decode(errors=_AS_IT_IS) for name, value in fields.items()}
         start, former = meta.get("start"), in_flight.unanswered_deletion(run_id)
         if former is not None and former != start:  # it was deleted; what is there now is another one
             in_flight.end_deletion(run_id)
             return True
-        if start is None:
-            return False
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
+        if start is None:
+            left = yield from _left_without_meta(session.keys.run(run_id))
+            if left is None:
+                return False
+            start, lanes = "", left
         call = delete_call(session.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
         in_flight.begin_deletion(run_id, start)
         (outcome,) = yield Exchange([call])
@@ -140,3 +176,26 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between
             # 0: it was there when its meta was read, so redis-py has sent this twice, or another did the same
             return True
+
+
+def _left_without_meta(run: RunKeys) -> Operation[list[str | None] | None]:
+    """The lanes whose snapshots are left of a run without a readable meta; None if nothing of it is left."""
+    meta_type, has_last, left = yield Exchange(
+        [
+            (b"TYPE", run.meta),
+            (b"HEXISTS", run.meta, "last"),
+            (b"EXISTS", run.events, run.keys, run.run_snapshot),
+        ],
+        tolerant=True,
+    )
+    if not left and (meta_type == b"none" or has_last == 0):
+        return None
+    lanes: list[str | None] = []
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", run.run_snapshot) + "*"
+    cursor = b"0"
+    while True:
+        ((cursor, found),) = yield Exchange([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)])
+        names = (key.decode(errors=_AS_IT_IS)[len(run.run_snapshot) :] for key in found)
+        lanes += [name[1:] if name else None for name in names if name == "" or name[0] == ":"]
+        if cursor == b"0":
+            return lanes

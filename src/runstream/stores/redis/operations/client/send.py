@@ -25,6 +25,7 @@ from runstream.operations.messages import (
 from runstream.operations.operation import Exchange, Operation, Pause, Refusal
 from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
+from runstream.stores.redis.damage import corrupt_key
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
 from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, append_call, lane_of_lease
 from runstream.stores.redis.session.in_flight import Attempt
@@ -193,7 +194,8 @@ def _adjust_call(
 def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
     """The LeaseHeld error of a script's reply 'held': field, owner, microseconds."""
     field, owner, left = facts
-    return lease_held(run_id, lane_of_lease(field.decode()), owner.decode(), int(left) / MICROSECONDS)
+    lane_id = lane_of_lease(field.decode(errors="backslashreplace"))
+    return lease_held(run_id, lane_id, owner.decode(errors="backslashreplace"), int(left) / MICROSECONDS)
 
 
 def _refusal(session: Session[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
@@ -244,8 +246,22 @@ def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
 def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
     """The outcome that the append script's reply stands for, noted in the session; see its header."""
     session, batch = attempt.session, attempt.batch
+    if isinstance(reply, Refusal):
+        return reply.error
     if not isinstance(reply, bytes):
-        return reply.error if isinstance(reply, Refusal) else _refusal(session, batch, reply[0], reply[1:])
+        if reply[0] == b"damaged":
+            key, why = (fact.decode(errors="backslashreplace") for fact in reply[1:])
+            return corrupt_key(batch.run_id, key, f"{why}; nothing was written")
+        return _refusal(session, batch, reply[0], reply[1:])
+    try:
+        return _applied(attempt, reply)
+    except (ValueError, IndexError) as error:  # what was kept with the producer
+        key = session.keys.run(batch.run_id).producers
+        return corrupt_key(batch.run_id, key, f"the reply kept there does not read: {error}")
+
+
+def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
+    session, batch = attempt.session, attempt.batch
     run_id, lanes = batch.run_id, batch.lanes
     former, last, revision, began, server_time, *rest = _parse_applied(attempt.sending, reply)
     last_offset, start = parse_offset(last), parse_start(began)

@@ -7,8 +7,15 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import E, S, Snapshot
 from runstream.operations.operation import Exchange, Operation
+from runstream.stores.redis.append_batch import snapshot_field
+from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.replies import parse_cursor, parse_map, parse_retired
+from runstream.stores.redis.operations.client.run_head import (
+    checked_head,
+    head_query,
+    retired_of,
+)
+from runstream.stores.redis.replies import noted_cursor, parse_map
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
@@ -25,16 +32,20 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     if (unchanged := (yield from _load_unchanged(session, run_id, lane_id))) is not None:
         return unchanged
     keys = session.keys.run(run_id)
-    queries = [(b"HGETALL", keys.snapshot(lane_id)), (b"HMGET", keys.meta, "start", "retired")]
-    saved, (start, left) = yield Exchange(queries, atomic=True)
-    snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved))
-    retired = parse_retired(left)
+    queries = [
+        (b"HGETALL", keys.snapshot(lane_id)),
+        head_query(keys.meta),
+        (b"HGET", keys.meta, snapshot_field(lane_id)),
+    ]
+    saved, meta, noted = yield Exchange(queries, atomic=True)
+    head, retired = (yield from checked_head(keys, meta)), retired_of(meta)
+    snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)
     if snapshot is None and retired is not None and retired.had_snapshot(lane_id):
         raise (yield from retired_away(session, run_id, lane_id))
     if snapshot is None:
         session.snapshots.drop(run_id, lane_id)
-    elif start:
-        session.coverage.loaded(run_id, lane_id, parse_cursor(start), snapshot.offset)
+    else:
+        session.coverage.loaded(run_id, lane_id, head.start, snapshot.offset)
     return snapshot
 
 
@@ -60,19 +71,20 @@ def _load_unchanged(session: Session[E, S], run_id: str, lane_id: str | None) ->
         return None  # if it is damaged, reading all of it will tell
     fields = session.codec.upcast_state(run_id, int(offset), packed.unpack())
     snapshot = Snapshot(session.codec.make_state(run_id, fields), int(offset), int(revision), fields)
-    session.coverage.loaded(run_id, lane_id, parse_cursor(start), snapshot.offset)
+    with parsing(keys):
+        session.coverage.loaded(run_id, lane_id, noted_cursor(start), snapshot.offset)
     return snapshot
 
 
 def decode_snapshot(
-    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes], noted: bytes | None
 ) -> Snapshot[S] | None:
     """Decode the snapshot in a hash, and cache it as the base of the next difference.
 
-    Raises CorruptRecordError for a hash that fails its checksum or does not decode, and EventRefused where the
-    store's class refuses the state.
+    Raises CorruptRecordError for a hash that fails its checksum or does not decode, or that is not there though
+    meta has ``noted`` it, and EventRefused where the store's class refuses the state.
     """
-    known = decode_known(session, run_id, lane_id, saved)
+    known = decode_known(session, run_id, lane_id, saved, noted)
     if known is None:
         return None
     snapshot, token, packed = known
@@ -81,10 +93,13 @@ def decode_snapshot(
 
 
 def decode_known(
-    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes]
+    session: Session[E, S], run_id: str, lane_id: str | None, saved: dict[bytes, bytes], noted: bytes | None
 ) -> tuple[Snapshot[S], str, PackedState] | None:
     """The snapshot in a hash, its token, and its packed fields, from which a difference can be made."""
     if not saved:
+        if noted:
+            key = session.keys.run(run_id).snapshot(lane_id)
+            raise corrupt_key(run_id, key, "the snapshot was removed; its events are there: save a new one")
         return None
     try:
         offset, revision, token, fields, packed = read_saved(saved)
@@ -95,6 +110,7 @@ def decode_known(
             " a new snapshot from them",
             run_id=run_id,
             offset=0,
+            key=session.keys.run(run_id).snapshot(lane_id),
         ) from error
     fields = session.codec.upcast_state(run_id, offset, fields)
     return Snapshot(session.codec.make_state(run_id, fields, offset), offset, revision, fields), token, packed

@@ -11,10 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from runstream.model.archive_records import RunHeader
+from runstream.model.errors import RunstreamError
 from runstream.model.results import Cursor
-from runstream.operations.operation import Exchange, Operation
+from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys, PartitionKeys
-from runstream.stores.redis.replies import parse_map, parse_scores
+from runstream.stores.redis.operations.worker.mend import runs_in
+from runstream.stores.redis.replies import parse_scores, parse_texts
 from runstream.stores.redis.scripts.calls import (
     MICROSECONDS,
     claim_call,
@@ -41,6 +43,7 @@ __all__ = [
     "server_time",
     "settle",
     "sign_off",
+    "take_off",
 ]
 
 FARTHEST_SECONDS = 24 * 3600.0
@@ -62,12 +65,14 @@ class Settled(NamedTuple):
         trimmed: How many entries left Redis.
         noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
         detail: With 'archives': the location of one that is required and has not taken part.
+        error: With 'refused': why the server could not do it, as for a run that is damaged.
     """
 
     outcome: str
     trimmed: int = 0
     noted_to: int = 0
     detail: str = ""
+    error: RunstreamError | None = None
 
 
 def enlist(
@@ -85,10 +90,7 @@ def enlist(
     """
     partitions = keys.numbered(only)
     replies = yield Exchange([enlist_call(partition, archives) for partition in partitions.values()])
-    return {
-        number: {uuid.decode(): location.decode() for uuid, location in parse_map(reply).items()}
-        for number, reply in zip(partitions, replies, strict=True)
-    }
+    return {number: parse_texts(reply) for number, reply in zip(partitions, replies, strict=True)}
 
 
 def server_time() -> Operation[int]:
@@ -120,7 +122,10 @@ def claim(
     replies = yield Exchange(
         [claim_call(partition, due_until, count, seconds, farthest_seconds) for partition in partitions]
     )
-    return [DueRun(run_id, due_at) for _, due in replies for run_id, due_at in parse_scores(due)]
+    due_at = {run_id: at for _, due in replies for run_id, at in parse_scores(due)}
+    members = [(one, one.due, due[::2]) for one, (_, due) in zip(partitions, replies, strict=True)]
+    found = yield from runs_in(keys, members)
+    return [DueRun(run_id, due_at[run_id]) for run_ids in found for run_id in run_ids]
 
 
 def extend(keys: Keys, run_ids: Sequence[str], seconds: float) -> Operation[None]:
@@ -181,16 +186,19 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Ope
                 span="" if item.span is None else " ".join(map(str, item.span)),
             )
             for item in proven
-        ]
+        ],
+        tolerant=True,
     )
     return [_settled(reply) for reply in replies]
 
 
-def _settled(reply: Sequence[bytes]) -> Settled:
+def _settled(reply: Sequence[bytes] | Refusal) -> Settled:
+    if isinstance(reply, Refusal):
+        return Settled("refused", error=reply.error)
     outcome = reply[0].decode()
     if outcome == "ok":
         return Settled(outcome, int(reply[1]), int(reply[3]))
-    return Settled(outcome, detail=reply[1].decode() if len(reply) > 1 else "")
+    return Settled(outcome, detail=reply[1].decode(errors="backslashreplace") if len(reply) > 1 else "")
 
 
 def park(keys: Keys, header: RunHeader, reason: str, seconds: float) -> Operation[None]:
@@ -200,10 +208,15 @@ def park(keys: Keys, header: RunHeader, reason: str, seconds: float) -> Operatio
 
 def park_unread(keys: Keys, run_id: str, reason: str, seconds: float) -> Operation[None]:
     """Set a run aside that could not be loaded."""
-    (start,) = yield Exchange([(b"HGET", keys.run(run_id).meta, b"start")])
-    if start is not None:
-        text = start.decode(errors="replace")
-        yield Exchange([park_call(keys, run_id, start=text, reason=reason, seconds=seconds)])
+    (start,) = yield Exchange([(b"HGET", keys.run(run_id).meta, b"start")], tolerant=True)
+    start = start if isinstance(start, bytes) else b""
+    yield Exchange([park_call(keys, run_id, start=start, reason=reason, seconds=seconds)])
+
+
+def take_off(keys: Keys, run_id: str) -> Operation[None]:
+    """Make a run neither due nor parked if nothing at all of it is there; if something is, park it."""
+    reason = f"nothing of run {run_id!r} was found but keys without its meta"
+    yield Exchange([park_call(keys, run_id, start=b"", reason=reason, seconds=0)])
 
 
 def report(keys: Keys, name: str, facts: Mapping[str, object]) -> Operation[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runstream.codec.lossless_json import dump_json, load_json
 from runstream.codec.record import seq_of_record
@@ -15,10 +15,14 @@ from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import EncodingError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.operations.operation import Command, Exchange, Operation
+from runstream.operations.operation import Command, Exchange, Operation, Refusal
+from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import (
+    noted_cursor,
+    noted_time,
     parse_cursor,
     parse_map,
     parse_offset,
@@ -27,7 +31,6 @@ from runstream.stores.redis.replies import (
     parse_records,
     parse_retired,
 )
-from runstream.stores.redis.scripts.calls import MICROSECONDS
 
 __all__ = [
     "HotRun",
@@ -73,15 +76,26 @@ class HotRun:
 
 
 def load_runs(keys: Keys, run_ids: Sequence[str]) -> Operation[list[HotRun | None]]:
-    """Load where these runs stand; None for one that is not there."""
-    replies = yield Exchange([(b"HGETALL", keys.run(run_id).meta) for run_id in run_ids])
-    return [_run_of(run_id, parse_map(reply)) for run_id, reply in zip(run_ids, replies, strict=True)]
+    """Load where these runs stand; None for one that is not there.
+
+    Raises:
+        CorruptRecordError: What is noted of one of them does not read.
+    """
+    of_runs = [keys.run(run_id) for run_id in run_ids]
+    replies = yield Exchange([(b"HGETALL", run.meta) for run in of_runs])
+    found = []
+    for run, reply in zip(of_runs, replies, strict=True):
+        with parsing(run):
+            found.append(_run_of(run.run_id, parse_map(reply)))
+    if None in found:
+        yield from check_absent([run for run, known in zip(of_runs, found, strict=True) if known is None])
+    return found
 
 
 def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
-    if b"start" not in meta:
+    if b"start" not in meta and b"last" not in meta:
         return None
-    start, last = parse_cursor(meta[b"start"]), parse_cursor(meta[b"last"])
+    start, last = noted_cursor(meta[b"start"]), noted_cursor(meta[b"last"])
     retired = parse_retired(meta.get(b"retired"))
     # of a tombstone all is archived; what goes on after one has a mark
     unmarked = start if retired is None else last
@@ -98,14 +112,17 @@ def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
             proven[lane_id] = value.decode()
         elif kind == b"since" and lane_id is not None:
             since[lane_id] = int(value)
+    mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
+    if not start.offset <= mark.offset <= last.offset:
+        raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
     head = RunHead(
         start,
         last,
-        parse_cursor(meta[b"mark"]) if b"mark" in meta else unmarked,
+        mark,
         meta[b"status"].decode(),
         meta.get(b"session", b"").decode(),
-        int(meta[b"created"]) / MICROSECONDS,
-        int(meta[b"updated"]) / MICROSECONDS,
+        noted_time(meta[b"created"]),
+        noted_time(meta[b"updated"]),
         parse_parent(meta.get(b"parent")),
         snapshots,
     )
@@ -202,21 +219,33 @@ def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[
         commands.append((b"XRANGE", run.events, str(first), str(last)))
         commands += [(b"HGETALL", run.snapshot(lane_id)) for lane_id in lanes]
         commands.append((b"HGET", run.meta, b"start"))
-    replies = iter((yield Exchange(commands)))
+    # a snapshot of another type is one that does not read; else nothing may be refused
+    replies = iter((yield Exchange(commands, tolerant=True)))
     found = []
     for request in requests:
-        entries = next(replies)
+        entries = _taken(next(replies))
         loaded = LoadedEntries([entry_id for entry_id, _ in entries], parse_records(entries), [], {}, None)
         for lane_id in request.lanes:
-            _add_snapshot(loaded, lane_id, parse_map(next(replies)))
-        start = next(replies)
-        found.append(loaded._replace(start=None if start is None else parse_cursor(start)))
+            _add_snapshot(loaded, lane_id, next(replies))
+        start = _taken(next(replies))
+        with parsing(keys.run(request.run_id)):
+            found.append(loaded._replace(start=None if start is None else noted_cursor(start)))
     return found
 
 
-def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: dict[bytes, bytes]) -> None:
+def _taken(reply: Any) -> Any:
+    """A reply that is no refusal. Raises the refusal's error."""
+    if isinstance(reply, Refusal):
+        raise reply.error
+    return reply
+
+
+def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: Any) -> None:
+    if isinstance(saved, Refusal):
+        loaded.broken[lane_id] = str(saved.error)
+        return
     try:
-        offset, revision, token, state, _ = read_saved(saved)
+        offset, revision, token, state, _ = read_saved(parse_map(saved))
         text = dump_json(state)
         if STORED_PACKER.pack(load_json(text)) != STORED_PACKER.pack(state):
             raise ValueError("as JSON, it would not give its values again")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from runstream.model.archive_records import RunHeader
-from runstream.operations.operation import Command, Exchange, Operation
+from runstream.model.errors import RunstreamError
+from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
+from runstream.stores.redis.operations.worker.mend import runs_in
 from runstream.stores.redis.scripts.calls import MICROSECONDS, forget_call, retire_call
 
 __all__ = ["QuietRuns", "RetireCandidate", "RetireOutcome", "find_quiet", "forget", "is_due", "put_off", "retire"]
@@ -34,25 +37,20 @@ def find_quiet(
         only: The numbers of the partitions; None for all.
     """
     now = yield from server_time()
-    commands: list[Command] = []
-    for partition in keys.numbered(only).values():
-        commands.append(_up_to(partition.retire, now, quiet, count))
-        if retired is not None:
-            commands.append(_up_to(partition.retired, now, retired, count))
-    replies = yield Exchange(commands)
-    per_partition = 1 if retired is None else 2
-    to_retire = replies[::per_partition]
-    to_forget = replies[1::2] if per_partition == 2 else []
-    return QuietRuns(_names(to_retire), _names(to_forget))
+    partitions = keys.numbered(only).values()
+    sets = [(partition, partition.retire, quiet) for partition in partitions]
+    if retired is not None:
+        sets += [(partition, partition.retired, retired) for partition in partitions]
+    replies = yield Exchange([_up_to(key, now, seconds, count) for _, key, seconds in sets])
+    members = [(one, key, found) for (one, key, _), found in zip(sets, replies, strict=True)]
+    run_ids = yield from runs_in(keys, members)
+    to_retire, to_forget = run_ids[: len(partitions)], run_ids[len(partitions) :]
+    return QuietRuns(list(chain(*to_retire)), list(chain(*to_forget)))
 
 
 def _up_to(key: str, now: int, seconds: float, count: int) -> Command:
     limit = now - int(seconds * MICROSECONDS)
     return (b"ZRANGEBYSCORE", key, b"-inf", limit, b"LIMIT", 0, count)
-
-
-def _names(replies: Sequence[Sequence[bytes]]) -> list[str]:
-    return [name.decode() for reply in replies for name in reply]
 
 
 class RetireCandidate(NamedTuple):
@@ -70,11 +68,13 @@ class RetireOutcome(NamedTuple):
         name: 'ok', or why it was not retired; retire.lua says when.
         entries: How many entries left Redis.
         detail: With 'archives': the location of one that is required and does not have it.
+        error: With 'refused': why the server could not do it, as for a run that is damaged.
     """
 
     name: str
     entries: int = 0
     detail: str = ""
+    error: RunstreamError | None = None
 
 
 def retire(
@@ -99,20 +99,24 @@ def retire(
                 snapshots=run.tokens,
             )
             for run in runs
-        ]
+        ],
+        tolerant=True,
     )
-    return [_outcome(*reply) for reply in replies]
+    return [
+        RetireOutcome("refused", error=reply.error) if isinstance(reply, Refusal) else _outcome(*reply)
+        for reply in replies
+    ]
 
 
 def _outcome(name: bytes, fact: bytes | int = 0) -> RetireOutcome:
     if isinstance(fact, int):
         return RetireOutcome(name.decode(), fact)
-    return RetireOutcome(name.decode(), detail=fact.decode())
+    return RetireOutcome(name.decode(), detail=fact.decode(errors="backslashreplace"))
 
 
-def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Operation[list[str]]:
-    """Forget those of these runs that are tombstones still. Returns what forget.lua replies for each."""
-    replies: list[bytes] = yield Exchange(
+def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Operation[list[RetireOutcome]]:
+    """Forget those of these runs that are tombstones still. An outcome's name is what forget.lua replies."""
+    replies = yield Exchange(
         [
             forget_call(
                 keys,
@@ -122,9 +126,13 @@ def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Opera
                 retired_seconds=retired,
             )
             for run in runs
-        ]
+        ],
+        tolerant=True,
     )
-    return [reply.decode() for reply in replies]
+    return [
+        RetireOutcome("refused", error=reply.error) if isinstance(reply, Refusal) else _outcome(reply)
+        for reply in replies
+    ]
 
 
 def is_due(keys: Keys, run_id: str) -> Operation[bool]:
