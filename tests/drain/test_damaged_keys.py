@@ -18,6 +18,7 @@ from runstream import (
     EventKind,
     RunstreamError,
     SQLiteCheckpointer,
+    TieredCheckpointer,
 )
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.keys import PartitionKeys, RunKeys
@@ -198,6 +199,15 @@ def test_a_damaged_run_is_parked_with_its_reason_and_verify_reports_it(world: Wo
     assert world.run.meta in parked(world.hot)["evil"]
     verdict = verify_run("evil", hot=world.hot, sinks=[world.archive])
     assert world.run.meta in str(verdict.difference)
+
+
+def test_a_damaged_run_is_deleted_from_both_tiers(world: World) -> None:
+    for damage in (text_instead("meta"), without("start"), field("start", BINARY)):
+        damage(world)
+        assert TieredCheckpointer(world.hot, world.archive).delete_run("evil")
+        assert world.hot.run_info("evil") is world.archive.run_info("evil") is None
+        world.hot.append("evil", make_events("evil", 3))
+        world.drain()
 
 
 @pytest.mark.parametrize("member", [BINARY, b"", b"x" * 100_000, b"no-such-run"])

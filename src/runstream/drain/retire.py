@@ -2,8 +2,9 @@
 
 The tombstone, at most 250 bytes and the session id, is what is left of the run's meta: where it ended, so that a
 late append goes on at the right offset, and that it was retired, so that a reader gets an error that names the
-archives. Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers for their
-window. After another while the run is forgotten: all of it goes, and counts as deleted, not as lost.
+archives; and, in at most 48 bytes each, the revisions of its lanes' snapshots, so that the writer of a lane can go
+on from its own. Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers for
+their window. After another while the run is forgotten: all of it goes, and counts as deleted, not as lost.
 
 Settling puts the runs that have ended into `retire`, so the work is proportional to what is due, whatever else
 there is. Which run may be retired is decided by the scripts, in one step, whatever a worker had found before.

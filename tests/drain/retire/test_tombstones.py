@@ -366,6 +366,29 @@ def test_a_run_that_is_retired_again_still_knows_that_it_had_snapshots(
         assert saved.revision == revision
 
 
+def test_a_tombstone_that_was_written_before_lanes_were_kept_still_reads(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
+) -> None:
+    """0.1.0 kept the highest revision of all lanes: that goes for each that is not saved again, for good."""
+    for lane_id in ("a", "b"):
+        hot.append("r", [make_event("r", lane_id=lane_id)], snapshot=make_state("r"), lane_id=lane_id)
+    hot.append("r", ended("r", lane_id="a"), snapshot=make_state("r"), lane_id="a")
+    assert retire_all(hot, archives).retired == 1
+    meta = session_of(hot).keys.run("r").meta
+    assert redis_backend.raw.hdel(meta, "gone:a", "gone:b", "unlisted") == 3
+    for revision in (3, 4):
+        hot.append("r", ended("r", lane_id="a"))
+        hot.save_snapshot("r", make_state("r"), lane_id="a")
+        saved = hot.load_snapshot("r", lane_id="a")
+        assert saved is not None
+        assert saved.revision == revision
+        assert retire_all(hot, archives).retired == 1
+    kept = redis_backend.raw.hgetall(meta)
+    assert (kept[b"gone:a"], kept[b"unlisted"]) == (b"4", b"2")
+    with pytest.raises(EventsArchived):
+        open_hot(redis_backend).load_snapshot("r", lane_id="b")
+
+
 def test_no_writer_believes_that_it_knows_a_lane_whose_end_is_not_known(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
 ) -> None:

@@ -41,7 +41,7 @@ from tests.support.backends import Backend, latest
 from tests.support.drain_tools import Outage
 from tests.support.kinds import on_every_server
 from tests.support.operations import hooked, last_seq, operations_of
-from tests.support.samples import make_event, make_events
+from tests.support.samples import make_event, make_events, make_state
 
 
 def retire(hot: Hot, archive: Any) -> None:
@@ -124,6 +124,36 @@ def test_two_that_went_on_with_a_retired_run_do_not_overwrite_each_other(
     first.checkpoint()
     with pytest.raises(ConcurrencyConflict):
         second.checkpoint()
+
+
+@pytest.mark.parametrize("lanes", [("a", "b"), ("a" * 500, "a" * 499 + "b"), ("ü" * 13, "main")])
+def test_lanes_of_a_retired_run_do_not_stand_in_each_others_way(
+    hot: Hot, archive: Any, tiered: Tiered, lanes: tuple[str, str]
+) -> None:
+    """One goes on while the run is retired again and again: the other's snapshot is still the one it knows."""
+    first, second = lanes
+
+    def save(store: Tiered, lane_id: str, kind: EventKind = EventKind.RUN_FINISHED) -> None:
+        store.append("r", [make_event("r", kind=kind, lane_id=lane_id)], snapshot=make_state("r"), lane_id=lane_id)
+
+    save(tiered, first)
+    retire(hot, archive)
+    tiered.recover("r", lane_id=first)
+    for _ in range(3):
+        save(tiered, second)
+        retire(hot, archive)
+    save(tiered, first)
+    saved = tiered.load_snapshot("r", lane_id=first)
+    assert saved is not None
+    assert saved.revision == 2
+    retire(hot, archive)
+    other = TieredCheckpointer(stranger(hot), archive)
+    other.recover("r", lane_id=first)
+    save(tiered, first)
+    retire(hot, archive)
+    with pytest.raises(ConcurrencyConflict):  # while somebody else's is one
+        save(other, first)
+    assert other.load_snapshot("r", lane_id="another") is None
 
 
 # -- what happens between two steps ------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
-from runstream.codec.chain import CHAIN_MODULUS
+from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.model.errors import InvalidRunId
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
@@ -14,6 +14,7 @@ from runstream.model.results import Cursor
 __all__ = [
     "Peak",
     "Retired",
+    "gone_field",
     "noted_cursor",
     "noted_time",
     "parse_cursor",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _MICROSECONDS = 1_000_000
+_LONGEST_LANE_IN_FULL = 24
 _LARGEST = 2**53
 """No number that a script of ours has written is larger."""
 
@@ -141,11 +143,12 @@ def parse_peak(meta: Mapping[bytes, bytes]) -> Peak | None:
 
 
 class Retired(NamedTuple):
-    """Meta's field ``retired``: what is left of a retired run's snapshots.
+    """What meta keeps of a retired run's snapshots, for one who asks for the run's or one lane's.
 
     Attributes:
         run_revision: The revision of the run's own snapshot; 0 if there was none.
-        lane_revision: The highest revision of its lanes' snapshots; 0 if there was none.
+        lane_revision: That of the lane's snapshot; 0 if there was none. Of a run that 0.1.0 has retired, only
+            the highest of all lanes is known.
         offset: The last offset that was retired; None in a tombstone, where all of the run was.
     """
 
@@ -154,11 +157,11 @@ class Retired(NamedTuple):
     offset: int | None = None
 
     def had_snapshot(self, lane_id: str | None) -> bool:
-        """Whether the run (None) had a snapshot; for a lane, whether any lane had: which ones is not kept."""
+        """Whether the run (None), or the lane that was asked for, had a snapshot."""
         return self.revision(lane_id) > 0
 
     def revision(self, lane_id: str | None) -> int:
-        """The revision of the run's (None) snapshot; for a lane, the highest of any lane's."""
+        """The revision of the run's (None) snapshot, or of the lane's that was asked for."""
         return self.run_revision if lane_id is None else self.lane_revision
 
     def token(self, lane_id: str | None) -> str:
@@ -166,9 +169,29 @@ class Retired(NamedTuple):
         return f"retired-{self.revision(lane_id)}" if self.had_snapshot(lane_id) else ""
 
 
-def parse_retired(text: bytes | None) -> Retired | None:
-    """Parse meta's field ``retired``; None for a run that was not retired."""
-    return Retired(*map(int, text.split())) if text else None
+def gone_field(lane_id: str) -> str:
+    """Meta's field with the revision of a lane's snapshot that left Redis; see common.lua."""
+    name = lane_id.encode()
+    if len(name) <= _LONGEST_LANE_IN_FULL:
+        return f"gone:{lane_id}"
+    return f"gone#{reduce(next_chain, name, 0)}"
+
+
+def parse_retired(
+    text: bytes | None, unlisted: bytes | None = None, of_lane: bytes | None = None
+) -> Retired | None:
+    """Parse meta's field ``retired``; None for a run that was not retired.
+
+    Args:
+        text: The field.
+        unlisted: The field ``unlisted``.
+        of_lane: The lane's own field, of which :func:`gone_field` is the name.
+    """
+    if not text:
+        return None
+    retired = Retired(*map(int, text.split()))
+    kept = of_lane or unlisted
+    return retired._replace(lane_revision=int(kept)) if kept else retired
 
 
 def parse_records(entries: Sequence[Any]) -> list[bytes]:

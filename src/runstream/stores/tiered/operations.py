@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from runstream.codec.event_codec import Codec
-from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
+from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.results import E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -73,8 +73,10 @@ class TieredOperations(HotAndArchive[E, S]):
     ) -> Operation[AppendResult]:
         try:
             return (yield from self.hot.append(run_id, events, options))
-        except EventsArchived:
-            if not (yield from self._follows_archived(run_id, options.lane_id)):
+        except EventsArchived as moved:
+            if not (yield from self._follows_archived(run_id, options.lane_id)) and not (
+                yield from self._begins_lane(run_id, options.lane_id, moved.first_hot)
+            ):
                 raise
         return (yield from self.hot.append(run_id, events, options))
 
@@ -90,6 +92,17 @@ class TieredOperations(HotAndArchive[E, S]):
         if archived != known:
             raise snapshot_conflict(run_id, revision, int(retired.rpartition("-")[2]))
         self.hot.note_snapshot(run_id, lane_id, retired, revision)
+        return True
+
+    def _begins_lane(self, run_id: str, lane_id: str | None, first_hot: int) -> Operation[bool]:
+        """Note that this writer knows all of a lane if nothing of it is among what has left Redis."""
+        if lane_id is None:
+            return False
+        yield from self.check_archived(run_id, first_hot - 1, first_hot, is_hot=True)
+        held = yield from self.archive.for_one_writer().recover(run_id, lane_id)
+        if held.state is not None or held.events:
+            return False
+        yield from self.hot.mark_recovered(run_id, first_hot - 1, lane_id)
         return True
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
@@ -277,7 +290,10 @@ class TieredOperations(HotAndArchive[E, S]):
 
     def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""
-        start = yield from self.hot.start_of(run_id)
+        try:
+            start = yield from self.hot.start_of(run_id)
+        except CorruptRecordError:  # then whichever run of that name the archive has
+            start = None
         was_hot = yield from self.hot.delete_run(run_id)
         was_archived = yield from blocking(self.archive.delete_history, run_id, start)
         return was_hot or was_archived

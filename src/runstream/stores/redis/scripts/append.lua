@@ -238,7 +238,11 @@ end
 
 if snapshot then
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
-  local gone = not saved[1] and retired and (snapshot.lane and of_lanes or of_run) or 0
+  local gone = not saved[1] and retired and of_run or 0
+  if not saved[1] and retired and snapshot.lane then
+    local of_lane = call('HMGET', KEYS[2], gone_field(snapshot.lane), 'unlisted')
+    gone = tonumber(of_lane[1] or of_lane[2] or of_lanes)
+  end
   local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
   local revision = saved[2] or ''
   if not string.match(revision, '^%d+$') or #revision > 15 then -- it is not there, or damaged: meta has it too

@@ -27,12 +27,23 @@ local function is_ended(status) return status == 'completed' or status == 'faile
 -- Parses meta's field `retired`. A tombstone has 'RUN LANES': the revision of the run's own snapshot and the highest
 -- of its lanes' snapshots (0: none) as they left Redis; its last cursor is its mark. A retired run that was appended
 -- to since has 'RUN LANES OFFSET', with the offset up to which it was retired.
+-- Beside it, meta has the revision of each lane's snapshot in a field of its own (see gone_field), and in `unlisted` the
+-- highest revision of the lanes that have none; without `unlisted`, as it was retired by 0.1.0, that is LANES.
 -- Returns the two revisions and the offset (of a tombstone `last`, the run's last offset); nil for a run that was not
 -- retired.
 local function parse_retired(retired, last)
   if not retired then return nil end
   local of_run, of_lanes, offset = string.match(retired, '^(%d+) (%d+) ?(%d*)$')
   return tonumber(of_run), tonumber(of_lanes), tonumber(offset) or last
+end
+
+-- The field of meta that keeps the revision of a lane's snapshot that left Redis: a long name as a fingerprint of it, so
+-- that a tombstone keeps little of each lane.
+local function gone_field(lane)
+  if #lane <= 24 then return 'gone:' .. lane end
+  local sum = 0
+  for i = 1, #lane do sum = (sum * 1021 + string.byte(lane, i)) % 8796093022151 end
+  return 'gone#' .. text(sum)
 end
 
 local function is_tombstone(retired) return retired and string.match(retired, '^%d+ %d+$') ~= nil end

@@ -14,8 +14,8 @@
 --         {'changed'}               it has other snapshots, or is another run of that name; nothing was written
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
--- After 'ok': meta has start, last cursor, status, session, parent, times, and `retired` (see common.lua), and the run
--- is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers for their window, so that
+-- After 'ok': meta has start, last cursor, status, session, parent, times, and `retired` with what belongs to it (see
+-- common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers for their window, so that
 -- a batch that is resent is not applied again. The mark was moved to the last cursor by a settling that carried the
 -- proof, and nothing is due: so all that goes here was compared with every archive. The first write is a ZREM or DEL: a
 -- full server takes it, and then the rest.
@@ -42,6 +42,10 @@ end
 
 local of_run, of_lanes = parse_retired(meta['retired'])
 of_run, of_lanes = of_run or 0, of_lanes or 0
+local unlisted, gone = meta['unlisted'] or text(of_lanes), {}
+for field, value in pairs(meta) do
+  if string.match(field, '^gone[:#]') then gone[field] = value end
+end
 for field, value in pairs(meta) do
   if is_snapshot(field) then
     local revision, token = string.match(value, '^%d+ (%d+) (%S+)$')
@@ -50,6 +54,7 @@ for field, value in pairs(meta) do
       of_run = math.max(of_run, tonumber(revision))
     else
       of_lanes = math.max(of_lanes, tonumber(revision))
+      gone[gone_field(string.sub(field, 10))] = revision
     end
   end
 end
@@ -67,9 +72,11 @@ end
 keep('session')
 keep('parent')
 keep('keyed')
+if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
 -- the next epoch is the server's time anyway, unless that is behind
 if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end
 call('HSET', KEYS[2], unpack(kept))
+for field, revision in pairs(gone) do call('HSET', KEYS[2], field, revision) end
 local producer, reply = reply_of(meta['by'], meta['start'], meta['last'], meta['updated'])
 if producer then call('HSET', KEYS[3], producer, reply) end
 call('PEXPIRE', KEYS[3], text(math.ceil(tonumber(ARGV[4]) / 1000)))

@@ -38,7 +38,7 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     keys = session.keys.run(run_id)
     queries = [
         (b"HGETALL", keys.snapshot(lane_id)),
-        head_query(keys.meta),
+        head_query(keys.meta, lane_id),
         (b"HGET", keys.meta, snapshot_field(lane_id)),
     ]
     if lane_id is not None:
@@ -103,7 +103,8 @@ def _without_snapshot(
 def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
     """Mark events up to an offset as known to this writer, so that its next snapshot covers them."""
     keys = session.keys.run(run_id)
-    meta, has_snapshot = yield Exchange([head_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True)
+    queries = [head_query(keys.meta, lane_id), (b"EXISTS", keys.snapshot(lane_id))]
+    meta, has_snapshot = yield Exchange(queries, atomic=True)
     session.coverage.recovered(run_id, lane_id, parse_head(keys, meta).start, offset)
     retired = retired_of(meta)
     if retired is not None and not has_snapshot:
@@ -113,7 +114,8 @@ def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: st
 def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[str]:
     """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
     keys = session.keys.run(run_id)
-    meta, has_snapshot = yield Exchange([head_query(keys.meta), (b"EXISTS", keys.snapshot(lane_id))], atomic=True)
+    queries = [head_query(keys.meta, lane_id), (b"EXISTS", keys.snapshot(lane_id))]
+    meta, has_snapshot = yield Exchange(queries, atomic=True)
     retired = retired_of(meta)
     return "" if retired is None or has_snapshot else retired.token(lane_id)
 

@@ -10,7 +10,7 @@ from runstream.operations.operation import Command, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.replies import Retired, noted_cursor, parse_retired
+from runstream.stores.redis.replies import Retired, gone_field, noted_cursor, parse_retired
 
 __all__ = ["checked_head", "has_retired_events", "head_in", "head_query", "is_there", "parse_head", "retired_of"]
 
@@ -18,9 +18,15 @@ __all__ = ["checked_head", "has_retired_events", "head_in", "head_query", "is_th
 _FIELDS = (b"start", b"last", b"mark", b"status", b"retired")
 
 
-def head_query(meta_key: str) -> Command:
-    """The command whose reply :func:`parse_head`, :func:`is_there` and :func:`retired_of` read."""
-    return (b"HMGET", meta_key, *_FIELDS)
+def head_query(meta_key: str, lane_id: str | None = None) -> Command:
+    """The command whose reply :func:`parse_head`, :func:`is_there` and :func:`retired_of` read.
+
+    Args:
+        meta_key: The key of the run's meta.
+        lane_id: The lane whose snapshot :func:`retired_of` is to tell of; None: only the run's own.
+    """
+    query = (b"HMGET", meta_key, *_FIELDS)
+    return query if lane_id is None else (*query, "unlisted", gone_field(lane_id))
 
 
 def head_in(run: RunKeys, meta: Mapping[bytes, bytes]) -> RunHead:
@@ -36,7 +42,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     Raises:
         CorruptRecordError: Its meta does not parse.
     """
-    start, last, mark, status, retired = reply
+    start, last, mark, status, retired, *of_lane = reply
     if start is None and last is None:
         return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
     with parsing(run):
@@ -44,7 +50,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
             if value is None:
                 raise KeyError(name)
         at_start, at_last = noted_cursor(start or b""), noted_cursor(last or b"")
-        parse_retired(retired)
+        parse_retired(retired, *of_lane)
         at_mark = noted_cursor(mark) if mark else at_last if retired else at_start
         return RunHead(at_start, at_last, at_mark, (status or b"").decode())
 
@@ -62,8 +68,8 @@ def is_there(reply: Sequence[bytes | None]) -> bool:
 
 
 def retired_of(reply: Sequence[bytes | None]) -> Retired | None:
-    """Meta's field ``retired``, parsed; None for a run that was never retired."""
-    return parse_retired(reply[4])
+    """What is kept of the snapshots that left Redis; None for a run that was never retired."""
+    return parse_retired(*reply[4:])
 
 
 def has_retired_events(head: RunHead, retired: Retired | None) -> bool:

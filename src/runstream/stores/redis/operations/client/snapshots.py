@@ -34,7 +34,7 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     keys = session.keys.run(run_id)
     queries = [
         (b"HGETALL", keys.snapshot(lane_id)),
-        head_query(keys.meta),
+        head_query(keys.meta, lane_id),
         (b"HGET", keys.meta, snapshot_field(lane_id)),
     ]
     saved, meta, noted = yield Exchange(queries, atomic=True)
