@@ -99,7 +99,8 @@ def without(name: str) -> Callable[[World], None]:
 KEYS_OF_RUN = ("events", "meta", "producers", "keys", "run_snapshot")
 JUNK: list[str | bytes] = ["x", BINARY, "", "3", "9" * 400, "-1", "99999999999999999999-1"]
 FIELDS = ["start", "last", "mark", "status", "created", "updated", "snapshot", "snapshot:main", "lane:main"]
-FIELDS += ["since:main", "lease", "lease:main", "retired", "by", "proven", "parent", "session", "epoch", "trimmed", "peak"]
+FIELDS += ["since:main", "lease", "lease:main", "retired", "by", "proven", "parent", "session", "epoch", "peak"]
+FIELDS += ["trimmed"]
 DAMAGES = {f"{name} is a text": text_instead(name) for name in KEYS_OF_RUN}
 DAMAGES |= {f"a field {name!r}": field(name + BINARY, b"1 1") for name in (b"lane:", b"snapshot:", b"")}
 DAMAGES |= {f"{name} is gone": without(name) for name in ("start", "last", "status", "created", "updated")}

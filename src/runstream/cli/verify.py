@@ -20,7 +20,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.repair.verify import Difference, Verdict, verify_run
 from runstream.stores.capabilities import Archive, ChecksIntegrity, HasColumns, part_of
 from runstream.stores.protocol import RunStore
-from runstream.stores.redis.namespace import Namespace
+from runstream.stores.redis.namespace import Namespace, namespace_of
 
 __all__ = ["EPILOG", "verify"]
 
@@ -47,8 +47,9 @@ class _Stores:
 
     def runs(self) -> dict[str, int]:
         """All runs that any of them has, and how many offsets of each there are to verify."""
-        # also those that are damaged, of which there is nothing more to tell
+        # also those that are damaged, or not listed: of them there is nothing more to tell
         found = {} if self.hot is None else dict.fromkeys(self.hot.list_runs(), 0)
+        found |= dict.fromkeys(() if self.hot is None else namespace_of(self.hot).run_ids(), 0)
         for info in () if self.hot is None else self.hot.runs():
             found[info.run_id] = info.last_offset - info.first_hot + 1
         for archive in self.archives:

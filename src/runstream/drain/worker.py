@@ -22,6 +22,7 @@ from runstream.drain.claims import Claims
 from runstream.drain.parts import WorkerParts, describe_error
 from runstream.drain.retire import Retirement
 from runstream.drain.stats import REDIS, DrainStats
+from runstream.drain.sweep import Sweep
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
@@ -98,6 +99,7 @@ class DrainWorker:
         self._heartbeat = self._parts.heartbeat
         self._batches = Batches(self._parts, batch=batch, trim=trim)
         self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds)
+        self._sweep = Sweep(self._parts)
         self._enlisted = False
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
@@ -127,11 +129,16 @@ class DrainWorker:
                     return self._parts.report
 
     def _drain_due(self, began: int, stop: threading.Event) -> None:
-        """Drain what was due at this time, in microseconds by the server's clock."""
+        """Drain what was due at this time, in microseconds by the server's clock, and what a sweep finds."""
         self._enlist()
-        while not stop.is_set() and (claimed := self._claim(began)):
-            self._drain_claimed(claimed, stop)
+        self._drain_until(began, stop)
+        if self._sweep.at_once(stop):
+            self._drain_until(self._namespace.run(server_time()), stop)
         self._parts.note(self._retirement.all_due(stop))
+
+    def _drain_until(self, due_until: int, stop: threading.Event) -> None:
+        while not stop.is_set() and (claimed := self._claim(due_until)):
+            self._drain_claimed(claimed, stop)
 
     def run(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain until ``stop`` is set, the batch in hand included.
@@ -164,6 +171,8 @@ class DrainWorker:
             if claimed:
                 self._drain_claimed(claimed, stop)
             self._parts.note(self._retirement.some_due())
+            if not claimed:
+                self._sweep.some()
         except StoreUnavailable as error:
             backend = self._outages.backend_of(error)
             if backend == REDIS:

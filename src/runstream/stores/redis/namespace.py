@@ -21,7 +21,7 @@ from runstream.stores.redis.operations.admin import cursor_check, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
-from runstream.stores.redis.operations.worker import drain, load, mend
+from runstream.stores.redis.operations.worker import drain, load, mend, sweep
 from runstream.stores.redis.operations.worker import retire as retiring
 
 __all__ = ["Namespace", "namespace_of"]
@@ -80,6 +80,7 @@ class Namespace:
     park = _method(drain.park)
     park_unread = _method(drain.park_unread)
     take_off = _method(drain.take_off)
+    sweep_page = _method(sweep.sweep_page)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
     report = _method(drain.report)
     sign_off = _method(drain.sign_off)
@@ -91,6 +92,7 @@ class Namespace:
 
     # -- for the operator's commands ---------------------------------------------------------------
 
+    run_ids = _method(sweep.run_ids)
     status = _method(inspection.namespace_status)
     snapshot_lanes = _method(inspection.snapshot_lanes)
     required_archives = _method(archives.required_archives)

@@ -104,6 +104,8 @@ elseif not meta[1] then
   elseif events ~= 'none' then
     fault = {'damaged', KEYS[1], 'it is a ' .. events .. ', and must be a stream'}
   end
+elseif meta[2] ~= (meta[10] or meta[1]) and not is_tombstone(meta[8]) and call('EXISTS', KEYS[1]) == 0 then
+  fault = fault or {'damaged', KEYS[1], 'it was removed, with events that no archive has'}
 end
 if fault then return fault end
 
@@ -244,9 +246,9 @@ if snapshot then
     gone = tonumber(of_lane[1] or of_lane[2] or of_lanes)
   end
   local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
-  local revision = saved[2] or ''
+  local revision, noted = saved[2] or '', nil
   if not string.match(revision, '^%d+$') or #revision > 15 then -- it is not there, or damaged: meta has it too
-    local noted = call('HGET', KEYS[2], snapshot.field)
+    noted = call('HGET', KEYS[2], snapshot.field)
     if noted and not saved[1] and compares then
       return {'damaged', snapshot.key, 'the snapshot was removed: save a new one'}
     end
@@ -276,7 +278,7 @@ if snapshot then
   else
     -- of a lane, all from its first event on that the former snapshot did not cover; if that one covered more
     -- than this one does (or cannot tell: it is damaged), all that this one does not
-    if saved[3] and snapshot.covered < (tonumber(saved[3]) or math.huge) then
+    if (saved[3] or noted) and snapshot.covered < (tonumber(saved[3] or nil) or math.huge) then
       since = snapshot.covered + 1
       snapshot.since = since
     end

@@ -28,13 +28,14 @@ local by = meta[9]
 local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
 
 -- Appends a record after the run's last event, whose offset and chain these are. `last` becomes the new cursor, `at`
--- its offset as text.
+-- its offset as text. With the option NOMKSTREAM it returns false, and writes nothing, if there is no stream.
 local offset, chain, last, at
-local function add(record)
+local function add(record, option)
   local a, b, c, d = string.byte(record, 2, 5)
   offset, chain = offset + 1, (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
   at = format('%.0f', offset)
   last = at .. format('-%.0f', chain)
+  if option then return call('XADD', KEYS[1], option, last, 'e', record) end
   call('XADD', KEYS[1], last, 'e', record)
 end
 
@@ -42,7 +43,7 @@ end
 -- sets it aside and makes it anew.
 local function enlist(set, ...)
   local reply = redis.pcall('ZADD', set, ...)
-  if type(reply) == 'table' and not string.find(reply.err, 'WRONGTYPE', 1, true) then call('ZADD', set, ...) end
+  if type(reply) == 'table' and not string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('ZADD', set, ...) end
 end
 
 -- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent
@@ -54,16 +55,19 @@ if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or
   if #ARGV > 9 then seq, first_seq = match(seq, '^(%S+) (%S+)$') end
   -- no sign once the lane's seqs have fallen; see seq_in_mark in append.lua
   if sign == '' or tonumber(first_seq) < tonumber(highest) then seq = match(seq, '[^+]+') end
-  for i = 9, #ARGV do add(ARGV[i]) end
-  call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
-    'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
-  if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
-  -- the lists of runs are kept right to the second
-  if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then
-    enlist(KEYS[4], now, run_id)
-    if session ~= '' then enlist(KEYS[8], now, run_id) end
+  -- without a stream, which may have been removed, the rest decides
+  if add(ARGV[9], 'NOMKSTREAM') then
+    for i = 10, #ARGV do add(ARGV[i]) end
+    call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
+      'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
+    if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
+    -- the lists of runs are kept right to the second
+    if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then
+      enlist(KEYS[4], now, run_id)
+      if session ~= '' then enlist(KEYS[8], now, run_id) end
+    end
+    -- if some of what came before is not archived, the run is due already
+    if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end
+    return last .. ' ' .. now .. ' ' .. before
   end
-  -- if some of what came before is not archived, the run is due already
-  if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end
-  return last .. ' ' .. now .. ' ' .. before
 end

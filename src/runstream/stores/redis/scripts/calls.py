@@ -14,18 +14,19 @@ from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import HIGHEST_RISING, Batch, LaneSpan, Seen, Sending, snapshot_field
-from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys, expected_type
+from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
 from runstream.stores.redis.scripts.script import Script, script_call
 
 __all__ = [
+    "ASIDE",
     "MICROSECONDS",
     "PRODUCER_WINDOW_SECONDS",
     "REFILL",
+    "RELIST",
     "SCRIPTS",
     "SWITCH",
     "UNPARK",
     "append_call",
-    "aside_call",
     "claim_call",
     "delete_call",
     "drop_call",
@@ -65,12 +66,26 @@ def _load(name: str) -> Script:
 _SCRIPT = {
     name: _load(name)
     for name in (
-        *("append", "aside", "lease", "delete", "enlist", "drop", "claim", "extend", "settle", "park", "revisit"),
+        *(
+            "append",
+            "aside",
+            "lease",
+            "delete",
+            "enlist",
+            "drop",
+            "claim",
+            "extend",
+            "settle",
+            "park",
+            "revisit",
+            "relist",
+        ),
         *("retire", "forget", "report", "refill", "switch", "unpark"),
     )
 }
 _APPEND = _SCRIPT["append"]
 REFILL, SWITCH, UNPARK = (_SCRIPT[name] for name in ("refill", "switch", "unpark"))
+ASIDE, RELIST = (_SCRIPT[name] for name in ("aside", "relist"))
 SCRIPTS = tuple(_SCRIPT.values())
 
 
@@ -182,20 +197,6 @@ def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Comman
     return script_call(
         _SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
     )
-
-
-def aside_call(partition: PartitionKeys) -> Command:
-    """Set aside what a partition has of another type under the names of the sets that can be made anew."""
-    names = [
-        partition.runs,
-        partition.due,
-        partition.deleted,
-        partition.retire,
-        partition.retired,
-        partition.parked,
-    ]
-    keys = (*names, *(f"{name}:damaged" for name in names))
-    return script_call(_SCRIPT["aside"], keys, [expected_type(name) for name in names])
 
 
 def claim_call(

@@ -34,6 +34,10 @@ def open_namespace(session: Session[E, S]) -> Operation[None]:
     if session.partitions is not None:
         Keys(session.namespace, session.partitions)  # refuses a bad number before it is written
     wanted = session.partitions or DEFAULT_PARTITIONS
+    (noted,) = yield Exchange([(b"HGET", config, "partitions")])
+    if noted is None:
+        wanted = (yield from _noted_in_partitions(session, wanted)) or wanted
+        _check_partitions(session, config, str(wanted).encode())
     (found,) = yield from _read_or_set_partitions([config], wanted)
     partitions = _check_partitions(session, config, found)
     keys = Keys(session.namespace, partitions)
@@ -41,6 +45,23 @@ def open_namespace(session: Session[E, S]) -> Operation[None]:
     for key, found in zip(configs, (yield from _read_or_set_partitions(configs, partitions)), strict=True):
         _check_partitions(session, key, found, partitions)
     session.open(keys)
+
+
+def _noted_in_partitions(session: Session[E, S], wanted: int) -> Operation[int | None]:
+    """The number of partitions that the partitions' own copies have; None where there are no copies.
+
+    The namespace is new, or the key that has its number was removed: then the partitions decide.
+    """
+    some = Keys(session.namespace, max(wanted, DEFAULT_PARTITIONS)).partitions
+    found = yield Exchange([(b"HGET", partition.config, "partitions") for partition in some])
+    counts = {number for number in found if number is not None}
+    if len(counts) > 1:
+        raise ConfigurationError(
+            f"the partitions of namespace {session.namespace!r} do not agree on how many there are"
+            f" ({', '.join(sorted(count.decode(errors='backslashreplace') for count in counts))}), and key"
+            f" {namespace_config(session.namespace)!r}, which says it, is gone: set its field 'partitions' again"
+        )
+    return next((_check_partitions(session, some[0].config, count) for count in counts), None)
 
 
 def _read_or_set_partitions(configs: Sequence[str], wanted: int) -> Operation[list[bytes]]:

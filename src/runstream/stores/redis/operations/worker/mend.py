@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 
-from runstream.operations.operation import Exchange, Operation
-from runstream.stores.redis.keys import Keys, PartitionKeys
+from runstream.operations.operation import Command, Exchange, Operation
+from runstream.stores.redis.keys import Keys, PartitionKeys, expected_type
 from runstream.stores.redis.replies import run_id_of
-from runstream.stores.redis.scripts.calls import aside_call
+from runstream.stores.redis.scripts.calls import ASIDE
+from runstream.stores.redis.scripts.script import script_call
 
 __all__ = ["runs_in", "set_aside_foreign_keys"]
 
@@ -62,7 +63,7 @@ def set_aside_foreign_keys(keys: Keys, only: Collection[int] | None = None) -> O
     Returns:
         The keys that were renamed, to their name with ``:damaged`` behind it.
     """
-    replies = yield Exchange([aside_call(partition) for partition in keys.numbered(only).values()])
+    replies = yield Exchange([_aside(partition) for partition in keys.numbered(only).values()])
     aside = [key.decode() for reply in replies for key in reply]
     for key in aside:
         _log.error(
@@ -72,3 +73,10 @@ def set_aside_foreign_keys(keys: Keys, only: Collection[int] | None = None) -> O
             extra={"key": key},
         )
     return aside
+
+
+def _aside(partition: PartitionKeys) -> Command:
+    names = [partition.runs, partition.due, partition.deleted]
+    names += [partition.retire, partition.retired, partition.parked]
+    keys = (*names, *(f"{name}:damaged" for name in names))
+    return script_call(ASIDE, keys, [expected_type(name) for name in names])

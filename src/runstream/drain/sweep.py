@@ -1,0 +1,79 @@
+"""The sweep: a share of a worker's idle time goes into finding runs that miss from the sets they must be in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from runstream.drain.claimed_run import until_mended
+from runstream.drain.parts import WorkerParts
+from runstream.model.results import DrainReport
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
+
+__all__ = ["Sweep"]
+
+_log = logging.getLogger("runstream.drain")
+
+_SHARE = 0.1
+"""How much of its idle time a worker sweeps."""
+_SECONDS_BETWEEN_SWEEPS = 60.0
+_SECONDS_AT_ONCE = 1.0
+
+
+class Sweep:
+    """Sweeps one worker's partitions, page by page.
+
+    Args:
+        parts: The worker's parts.
+    """
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self._parts = parts
+        self._position = BEGINNING
+        self._next_page = 0.0
+
+    def some(self) -> None:
+        """Sweep one page, if it is time for one."""
+        began = time.monotonic()
+        if began < self._next_page:
+            return
+        self._page()
+        now = time.monotonic()
+        pause = _SECONDS_BETWEEN_SWEEPS if self._position == BEGINNING else (now - began) * (1 / _SHARE - 1)
+        self._next_page = now + pause
+
+    def at_once(self, stop: threading.Event) -> bool:
+        """Sweep all, or as much as can be swept in a second or before ``stop`` is set; not twice within a minute.
+
+        Returns:
+            Whether a run was found that may be due now.
+        """
+        found, began = False, time.monotonic()
+        while began >= self._next_page and not stop.is_set():
+            found |= self._page()
+            now = time.monotonic()
+            if self._position == BEGINNING:
+                self._next_page = now + _SECONDS_BETWEEN_SWEEPS
+            elif now > began + _SECONDS_AT_ONCE:
+                break
+        return found
+
+    def _page(self) -> bool:
+        if self._position == BEGINNING:
+            self._parts.namespace.set_aside_foreign_keys(self._parts.partitions)
+            self._parts.namespace.enlist(self._parts.archives, self._parts.partitions)
+        page = self._parts.namespace.sweep_page(self._position, self._parts.partitions)
+        self._position = page.position
+        for run_id in page.relisted:
+            _log.error(
+                "run %r was not in the sets of its partition that it belongs to, as if somebody had removed it"
+                " there, and is now",
+                run_id,
+                extra={"run": run_id},
+            )
+        for error in page.damaged:
+            self._parts.park(error.run_id, until_mended(str(error), error.run_id), error=error)
+            self._parts.namespace.put_off(error.run_id, self._parts.park_seconds)
+        self._parts.note(DrainReport(parked=len(page.damaged)))
+        return bool(page.relisted)

@@ -1,0 +1,141 @@
+"""Sweep a namespace: find the runs that miss from the sets of their partition, whatever removed them there.
+
+The sets of a partition, and its count of partitions, follow from its runs. A key that was evicted, or removed by a
+person, would be believed otherwise: what is not in ``due`` is not archived. The sweep goes through the server's
+keys, page by page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from runstream.model.errors import CorruptRecordError
+from runstream.model.state import ENDED_STATUSES
+from runstream.operations.operation import Command, Exchange, Operation
+from runstream.stores.redis.keys import Keys, PartitionKeys, namespace_config, run_of_key
+from runstream.stores.redis.operations.worker.load import HotRun, load_runs
+from runstream.stores.redis.scripts.calls import RELIST
+from runstream.stores.redis.scripts.script import script_call
+
+__all__ = ["BEGINNING", "SweptPage", "run_ids", "sweep_page"]
+
+BEGINNING = b"0"
+"""The position at which a sweep begins, and that comes back when it is through."""
+_KEYS_PER_PAGE = 500
+
+
+class SweptPage(NamedTuple):
+    """What one page of a sweep has found.
+
+    Attributes:
+        position: Where the next page begins; BEGINNING: this was the last.
+        relisted: The runs that missed from a set, and are in it again.
+        damaged: The runs that do not read and are not parked, with the error.
+    """
+
+    position: bytes
+    relisted: Sequence[str]
+    damaged: Sequence[CorruptRecordError]
+
+
+def sweep_page(keys: Keys, position: bytes, only: Collection[int] | None = None) -> Operation[SweptPage]:
+    """Look at the runs among the server's next few hundred keys, and put each back into the sets it must be in.
+
+    Args:
+        keys: The namespace's keys.
+        position: Where to go on, BEGINNING at first.
+        only: The numbers of the partitions; None for all.
+    """
+    partitions = set(keys.numbered(only).values())
+    if position == BEGINNING:
+        yield from _keep_count(keys, partitions)
+    position, found = yield from _scan(keys, position)
+    loaded, damaged = yield from _load(keys, [one for one in found if keys.run(one).partition in partitions])
+    relisted = yield from _relist(keys, loaded)
+    scores = yield Exchange([(b"ZSCORE", keys.run(one.run_id).partition.due, one.run_id) for one in damaged])
+    unparked = [error for error, score in zip(damaged, scores, strict=True) if score is None]
+    return SweptPage(position, relisted, unparked)
+
+
+def run_ids(keys: Keys) -> Operation[set[str]]:
+    """The ids of all runs of which there is a key, listed or not."""
+    found: set[str] = set()
+    position = BEGINNING
+    while True:
+        position, some = yield from _scan(keys, position)
+        found.update(some)
+        if position == BEGINNING:
+            return found
+
+
+def _scan(keys: Keys, position: bytes) -> Operation[tuple[bytes, Sequence[str]]]:
+    """The runs that have a ``meta`` or ``events`` in the next page of keys; where the page after it begins."""
+    pattern = f"{{{keys.namespace}:*}}:run:*:[em]*"
+    ((position, found),) = yield Exchange([(b"SCAN", position, b"MATCH", pattern, b"COUNT", _KEYS_PER_PAGE)])
+    names = {name.decode(errors="backslashreplace") for name in found}
+    named = {name: run_of_key(name) for name in names if name.endswith((":meta", ":events"))}
+    some = {run_id for name, run_id in named.items() if run_id and name in _names(keys, run_id)}
+    return position, sorted(some)
+
+
+def _names(keys: Keys, run_id: str) -> tuple[str, str]:
+    """The keys by which a run is found. A key that looks like one may lie in another partition than its run."""
+    run = keys.run(run_id)
+    return run.meta, run.events
+
+
+def _keep_count(keys: Keys, partitions: Collection[PartitionKeys]) -> Operation[None]:
+    """Note the number of partitions again where that was lost."""
+    names = [namespace_config(keys.namespace), *(partition.config for partition in partitions)]
+    found = yield Exchange([(b"HEXISTS", name, "partitions") for name in names])
+    lost = [name for name, is_there in zip(names, found, strict=True) if not is_there]
+    if lost:
+        yield Exchange([(b"HSETNX", name, "partitions", len(keys.partitions)) for name in lost])
+
+
+def _load(keys: Keys, names: Sequence[str]) -> Operation[tuple[list[HotRun], list[CorruptRecordError]]]:
+    damaged: dict[str, CorruptRecordError] = {}
+    while True:
+        try:
+            runs = yield from load_runs(keys, [run_id for run_id in names if run_id not in damaged])
+        except CorruptRecordError as error:
+            damaged[error.run_id] = error
+        else:
+            return [run for run in runs if run is not None], list(damaged.values())
+
+
+def _relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
+    commands: list[Command] = []
+    for run in runs:
+        partition = keys.run(run.run_id).partition
+        names = (partition.runs, partition.due, partition.retire, partition.retired)
+        commands += [(b"ZSCORE", name, run.run_id) for name in names]
+        commands.append((b"ZSCORE", partition.session(run.head.session_id), run.run_id))
+    scores = yield Exchange(commands)
+    calls: dict[str, Command] = {}
+    for run, listed, due, retire, retired, in_session in zip(
+        runs, *(scores[at::5] for at in range(5)), strict=True
+    ):
+        belongs = ""
+        if run.is_tombstone:
+            belongs = "retired" if retired is None else ""
+        elif due is None and (not _is_archived(run) or (retire is None and run.head.status in ENDED_STATUSES)):
+            belongs = "due"
+        if belongs or listed is None or (run.head.session_id and in_session is None):
+            calls[run.run_id] = _relist_call(keys, run, belongs)
+    replies = (yield Exchange(list(calls.values()))) if calls else []
+    return [run_id for run_id, is_done in zip(calls, replies, strict=True) if int(is_done)]
+
+
+def _relist_call(keys: Keys, run: HotRun, belongs: str) -> Command:
+    meta, partition, session_id = keys.run(run.run_id).meta, keys.run(run.run_id).partition, run.head.session_id
+    names = (meta, partition.runs, partition.session(session_id), partition.due, partition.retired)
+    return script_call(RELIST, names, (run.run_id, str(run.head.start), session_id, belongs))
+
+
+def _is_archived(run: HotRun) -> bool:
+    head = run.head
+    return head.mark == head.last and all(
+        run.proven_tokens.get(one) == token for one, token in head.tokens.items()
+    )
