@@ -21,6 +21,7 @@ from runstream.model.errors import (
     EventRefused,
     UnsupportedVersion,
 )
+from runstream.model.identifiers import shown, told
 
 __all__ = ["SCHEMA", "Rule", "Upcasts", "check_mark", "without_mark"]
 
@@ -57,7 +58,7 @@ class Upcasts:
 
     def __init__(self, version: int) -> None:
         if not _is_version(version):
-            raise ConfigurationError(f"version={version!r:.80}: a schema version is an integer from 1 on")
+            raise ConfigurationError(f"version={shown(version)}: a schema version is an integer from 1 on")
         self.version: int = version
         self._of_events: dict[tuple[int, str | None], Rule] = {}
         self._of_states: dict[int, Rule] = {}
@@ -101,11 +102,11 @@ class Upcasts:
     def _adding(self, rules: dict[Any, Rule], key: Any, since: int) -> Callable[[_AnyRule], _AnyRule]:
         if not _is_version(since) or since >= self.version:
             raise ConfigurationError(
-                f"since={since!r:.80}: a rule leads from a version to the next one, of those from 1 to"
+                f"since={shown(since)}: a rule leads from a version to the next one, of those from 1 to"
                 f" {self.version}, which is this program's"
             )
         if key in rules:
-            raise ConfigurationError(f"there is a rule from version {since} already: {rules[key]!r:.200}")
+            raise ConfigurationError(f"there is a rule from version {since} already: {shown(rules[key])}")
 
         def add(rule: _AnyRule) -> _AnyRule:
             rules[key] = rule
@@ -185,7 +186,7 @@ class Upcasts:
             except Exception as error:  # a callable may raise anything
                 raise ConfigurationError(
                     "a store with upcasts goes to another process only if each of its rules is a function of a"
-                    f" module, under a name of its own; {rule!r:.200} is not: {error}"
+                    f" module, under a name of its own; {shown(rule)} is not: {told(error)}"
                 ) from error
         return self.__dict__
 
@@ -208,7 +209,7 @@ class _Subject(NamedTuple):
         found: Any = self.stored.get(SCHEMA, _FIRST)
         if not _is_version(found):
             raise CorruptRecordError(
-                f"{self.name} does not read: {found!r:.80} is no schema version",
+                f"{self.name} does not read: {shown(found)} is no schema version",
                 run_id=self.run_id,
                 offset=self.offset,
             )
@@ -227,14 +228,14 @@ class _Subject(NamedTuple):
         """What a rule makes of the fields, which are its own to change; None leaves them."""
         if rule is None:
             return fields
-        of_kind = f", of kind {fields.get('kind')!r:.80}," if self.texts else ""
+        of_kind = f", of kind {shown(fields.get('kind'))}," if self.texts else ""
         try:
             return self._checked(rule(fields))
         except Exception as error:  # a user's rule may raise anything
-            named = getattr(rule, "__qualname__", repr(rule))
+            named = str(getattr(rule, "__qualname__", shown(rule)))
             raise EventRefused(
                 f"{self.name}{of_kind} cannot be upcast from schema version {version} to {version + 1}: the rule"
-                f" {named} fails: {type(error).__name__}: {error}",
+                f" {named} fails: {told(error)}",
                 run_id=self.run_id,
                 offset=self.offset,
                 event_type=named,
@@ -243,7 +244,7 @@ class _Subject(NamedTuple):
 
     def _checked(self, made: Any) -> dict[str, Any]:
         if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
-            raise TypeError(f"it gives no dict of fields, but {made!r:.80}")
+            raise TypeError(f"it gives no dict of fields, but {shown(made)}")
         for name in made:
             if name.startswith("$"):
                 raise ValueError(f"it gives a field {name!r:.80}, and none may start with '$'")
@@ -254,7 +255,7 @@ class _Subject(NamedTuple):
             if isinstance(made.get(name), Enum):
                 made[name] = made[name].value
             if not isinstance(made.get(name), str):
-                raise TypeError(f"{name} is text, not {made.get(name)!r:.80}")
+                raise TypeError(f"{name} is text, not {shown(made.get(name))}")
         return made
 
 
@@ -278,7 +279,7 @@ def check_mark(fields: Mapping[str, Any]) -> None:
         EncodingError: It is none.
     """
     if not _is_version(fields.get(SCHEMA, _FIRST)):
-        raise EncodingError(f"{SCHEMA} is a schema version, not {fields[SCHEMA]!r:.80}", path=SCHEMA)
+        raise EncodingError(f"{SCHEMA} is a schema version, not {shown(fields[SCHEMA])}", path=SCHEMA)
 
 
 def without_mark(fields: dict[str, Any]) -> dict[str, Any]:

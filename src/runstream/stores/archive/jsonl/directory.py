@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
+from runstream.codec.own_stack import with_room
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import file_names
@@ -110,7 +111,8 @@ class ArchiveDirectory:
         with unavailable(path), contextlib.suppress(FileNotFoundError):
             content = path.read_text()
         try:
-            return {(run_id, chain): at for run_id, chain, at in map(json.loads, content.splitlines())}
+            lines = [with_room(json.loads, line) for line in content.splitlines()]
+            return {(run_id, chain): at for run_id, chain, at in lines}
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
                 f"{path} does not read: {error}; remove it if no drain was at work on a run that was deleted"
@@ -157,7 +159,7 @@ class ArchiveDirectory:
         if not content:
             return False
         try:
-            about = json.loads(content)
+            about = with_room(json.loads, content)
             found, archive_id = int(about["format"]), str(about["archive_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{path} does not read: {error}; restore it from a copy") from error

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runstream.codec.own_stack import with_room
 from runstream.model.results import Failure
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
@@ -178,7 +179,7 @@ def _unarchived(last: bytes | None, mark: bytes | None, start: bytes | None) -> 
 def _reports(workers: Mapping[bytes, bytes]) -> Iterator[WorkerReport]:
     for name, text in workers.items():
         try:
-            facts: dict[str, Any] = json.loads(text)
+            facts: dict[str, Any] = with_room(json.loads, text)
             failing = {what: Failure(**failure) for what, failure in facts["failing"].items()}
             archives, partitions = facts["archives"], facts["partitions"]
             seen_at, events = float(facts["seen_at"]), int(facts["events"])
