@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from runstream.operations.forks import was_held
 from tests.support.kinds import REAL
 from tests.support.servers import Servers
 
@@ -35,6 +37,31 @@ def test_a_hundred_children_start_anew(
 ) -> None:
     """The same, at many more moments."""
     is_forking(servers, namespace, tmp_path, place, how, 100)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_lock_that_a_thread_had_just_got_was_held() -> None:
+    """It is not free in the child, though `locked()` would say so: the thread had not run yet to note it."""
+    lock, ended = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            with lock:
+                sum(range(20))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if was_held(lock) or lock.acquire(timeout=0.2) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 def is_forking(servers: Servers, namespace: str, tmp_path: Path, place: str, how: str, forks: int) -> None:

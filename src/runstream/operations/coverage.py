@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runstream.model.results import Cursor
-from runstream.operations.forks import starts_anew
+from runstream.operations.forks import starts_anew, was_held
 
 __all__ = ["Coverage", "CoverageBook", "Covered"]
 
@@ -95,7 +95,7 @@ class CoverageBook:
 
     def _start_anew(self) -> None:
         """Go on with what the parent covered, or with nothing if a thread of it was changing that."""
-        if self._lock.locked():
+        if was_held(self._lock):
             self._begin_empty()
 
     def covered(self, run_id: str, lane_id: str | None) -> Covered:

@@ -21,7 +21,7 @@ import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["HeldLock", "HeldOverFork", "StartsAnew", "held_over_fork", "starts_anew"]
+__all__ = ["HeldLock", "HeldOverFork", "StartsAnew", "held_over_fork", "starts_anew", "was_held"]
 
 
 class StartsAnew(Protocol):
@@ -78,6 +78,17 @@ def held_over_fork(thing: HeldOverFork) -> None:
     """Hold an object over every fork while it lives. It must not hold its own lock when it asks for that."""
     with _held_lock:  # none joins between the moment that all are held and the fork
         _held.add(thing)
+
+
+def was_held(lock: threading.Lock) -> bool:
+    """Whether a thread of the parent held a lock at the fork. One that nobody held stays free.
+
+    It is tried, as ``locked()`` says no of a lock that a thread had just got, while it still waited to run.
+    """
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    return True
 
 
 def _before() -> None:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 
 from runstream.codec.snapshot_fields import PackedState
-from runstream.operations.forks import starts_anew
+from runstream.operations.forks import starts_anew, was_held
 
 __all__ = ["SnapshotCache"]
 
@@ -30,7 +30,7 @@ class SnapshotCache:
 
     def _start_anew(self) -> None:
         """Go on with what the parent knew, or with nothing if a thread of it was changing that."""
-        if self._lock.locked():
+        if was_held(self._lock):
             self._begin_empty()
 
     def get(self, run_id: str, lane_id: str | None) -> tuple[str, int, PackedState | None]:
