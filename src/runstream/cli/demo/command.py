@@ -166,10 +166,11 @@ def _print(files: DemoFiles, outcome: ScenarioResult, checks: Sequence[Check], *
     if not is_kept:
         return
     sqlite = files.archive_urls["SQLite"]
-    typer.echo(f"\nThe archive is in {files.directory}. Look at it:")
-    typer.echo(f"  runstream runs --url {sqlite}")
-    typer.echo(f"  runstream show orders --url {sqlite} --limit 20")
-    typer.echo(f"  {shlex.join(['sqlite3', sqlite.removeprefix('sqlite:'), _QUERY])}")
+    typer.echo()
+    typer.echo(printable(f"The archive is in {files.directory}. Look at it:"))
+    typer.echo(printable(f"  runstream runs --url {sqlite}"))
+    typer.echo(printable(f"  runstream show orders --url {sqlite} --limit 20"))
+    typer.echo(printable(f"  {shlex.join(['sqlite3', sqlite.removeprefix('sqlite:'), _QUERY])}"))
 
 
 def _row(one: Check) -> tuple[str, str, str]:

@@ -1,6 +1,8 @@
 """Print what commands find: tables or one JSON document on stdout, everything else on stderr.
 
-A run's names and payloads are its writers' text, so what a terminal would obey is escaped.
+A run's names and payloads are its writers' text, so what a terminal would obey is escaped: by the console,
+whatever is printed on it, and by ``say``. Cells and headings are escaped before, so that columns are as wide as
+what they show.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
 from runstream.codec.lossless_json import dump_json
@@ -39,7 +42,12 @@ _VALUES_WIDTH = 100  # characters of a payload or state on one line
 
 
 class _Console(Console):
-    """Raises BrokenPipeError for a reader that went away, as every other way to write does."""
+    """Escapes text, and raises BrokenPipeError for a reader that went away, as every other way to write does."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed, escaped wherever it comes from; line ends and rich's own controls stay."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else "\n".join(map(printable, text.split("\n"))), style, control)
 
     def on_broken_pipe(self) -> None:
         raise  # noqa: PLE0704  rich calls this in its except clause
@@ -88,12 +96,13 @@ def make_table(
 
     The ``unfolded`` columns are the last to be folded where a terminal is narrow.
     """
-    cells = [list(row) for row in rows]
+    cells, title = [list(row) for row in rows], printable(title)
     piped = not sys.stdout.isatty()
     table = Table(box=None if piped else SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
     for index, name in enumerate(columns):
         numeric = bool(cells) and all(isinstance(row[index], int | None) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name in unfolded)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(printable(name), justify=justify, overflow="fold", no_wrap=name in unfolded)
     for row in cells:
         table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
     return table
