@@ -155,3 +155,23 @@ def test_an_event_that_its_class_refuses_is_reported_and_its_neighbours_are_not(
     assert [item.offset for item in store.read("r", on_corrupt="skip")] == [1, 3]
     assert [item.offset for item in store.read("r", on_corrupt="skip", limit=2)] == [1, 3]
     assert [item.offset for item in store.read("r", on_corrupt="skip", reverse=True)] == [3, 1]
+
+
+class TakesApart(PAEvent):
+    """It takes what it gets apart before it refuses it."""
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PAEvent:
+        fields["payload"].clear()
+        raise ValueError("no")
+
+
+def test_what_a_class_has_taken_apart_is_given_as_it_is_stored(backend: Backend) -> None:
+    store = backend.open(event_type=TakesApart)
+    event = make_event("r", 1, payload={"a": [1]})
+    store.save_event(event)
+    ((_, _, given),) = list(store.read("r", on_corrupt="raw"))
+    assert given == PAEvent.to_dict(event)
+    with pytest.raises(EventRefused) as caught:
+        store.list_events("r")
+    assert caught.value.fields == given

@@ -121,6 +121,17 @@ class Root(pydantic.RootModel[list[Base]]):
     pass
 
 
+class OldRoot(pydantic.v1.BaseModel):
+    __root__: list[int]
+
+
+class Tricky(bytearray):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # as of a bytearray
+
+
 class OldModel(pydantic.v1.BaseModel):
     inner: Any
 
@@ -154,6 +165,12 @@ def _endless() -> list[Any]:
     value: list[Any] = []
     value.append(value)
     return value
+
+
+def _released() -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
 
 
 _TWICE = datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN)
@@ -196,6 +213,7 @@ _BECOMES: dict[str, Tried] = {
     ),
     "root model": Tried(Root([Derived(text="a", score=0.5)]), [{"text": "a", "score": 0.5}]),
     "model of pydantic 1": Tried(OldModel(inner=[OldModel(inner=1)]), {"inner": [{"inner": 1}]}),
+    "root model of pydantic 1": Tried(OldRoot(__root__=[1]), [1]),
     "numpy scalar": Tried([np.int64(-5), np.float32(0.5), np.bool_(True)], [-5, 0.5, True]),
     "path": Tried(PurePosixPath("/a/b"), "/a/b"),
     "exception": Tried(ValueError("no"), {"type": "ValueError", "message": "no"}),
@@ -220,6 +238,8 @@ _REFUSED: dict[str, Tried] = {
     "members that become one": Tried({Colour.RED, "red"}, Refused("[")),
     "field that was never set": Tried([Unset()], Refused("[0]")),
     "no text": Tried([NoText()], Refused("[0]")),
+    "bytearray of its own": Tried([Tricky(b"x")], Refused("[0]")),
+    "released view": Tried({"a": _released()}, Refused(".a")),
     "unequal view": Tried([memoryview(b"abcd").cast("B", (2, 2))], Refused("[0]")),
     "nameless zone at a time shown twice": Tried([datetime(2026, 1, 1, tzinfo=Nameless())], Refused("[0]")),
     "zone of a name that UTF-8 cannot carry": Tried(

@@ -209,7 +209,12 @@ class Codec(Generic[E, S]):
                 return cast("E", make(run_id, values))
             except Exception:  # noqa: BLE001, S110 - the class itself says it better
                 pass
-        return self.read_event(offset, fields_of(run_id, values))
+        try:
+            return self.read_event(offset, fields_of(run_id, values))
+        except EventRefused as error:
+            # as they are stored: what refused them may have taken them apart
+            error.fields = fields_of(run_id, decode_record(run_id, offset, record))
+            raise
 
     def read_event(self, offset: int, fields: dict[str, Any]) -> E:
         """Make an event from its fields as they were stored, upcast if there are rules.
@@ -258,8 +263,9 @@ class Codec(Generic[E, S]):
             EncodingError: It cannot be stored.
         """
         fields = self.state_fields(state)
-        if fields.get("run_id", run_id) != run_id:
-            raise InvalidRunId(f"a state of run {shown(fields['run_id'])} cannot be saved for run {run_id!r:.80}")
+        own_id = fields.get("run_id", run_id)
+        if not isinstance(own_id, str) or str.__str__(own_id) != run_id:
+            raise InvalidRunId(f"a state of run {shown(own_id)} cannot be saved for run {run_id!r:.80}")
         return {**with_room(put_back, fields, left_out, self.packer.plain), **self._mark}
 
     def left_out(self, stored: Mapping[str, Any], state: S) -> LeftOut | None:
@@ -327,7 +333,7 @@ class Codec(Generic[E, S]):
     def status_of(self, fields: Mapping[str, Any]) -> str | None:
         """The run's status as a state's fields have it; None where that is no status of a run."""
         status = fields.get("status")
-        status = status.value if isinstance(status, Enum) else status
+        status = status._value_ if isinstance(status, Enum) else status  # its property may be the user's own
         return status if isinstance(status, str) and status in STATUSES else None
 
     def upcast_state(self, run_id: str, offset: int, fields: dict[str, Any]) -> dict[str, Any]:

@@ -198,8 +198,11 @@ class _Copy:
 
     def _converted(self, value: Any, path: _Path) -> Any:
         """A value of an exact type for one that is of none."""
-        if isinstance(value, bytearray | memoryview):
-            copied: Any = bytes(value)
+        if type(value) is bytearray or type(value) is memoryview:
+            try:
+                copied: Any = bytes(value)
+            except ValueError as error:  # a view that was released
+                raise _refused(path, str(error)) from error
             if value == copied:
                 return copied
             raise _refused(

@@ -23,7 +23,8 @@ def model_fields(value: Any, *, round_trip: bool = False) -> Any:
     if base is None:
         return None
     if not hasattr(base, "model_dump"):  # version 1, which lives on by itself and within version 2
-        return value.dict(by_alias=round_trip)
+        fields = value.dict(by_alias=round_trip)
+        return fields["__root__"] if not round_trip and fields.keys() == {"__root__"} else fields
     dumped = value.model_dump(round_trip=round_trip)
     decorators = getattr(type(value), "__pydantic_decorators__", None)
     if getattr(decorators, "model_serializers", None):

@@ -251,6 +251,13 @@ class _Subject(NamedTuple):
         for name in self.fixed:
             if made.get(name) != self.stored.get(name):
                 raise ValueError(f"it changes {name}, which no rule may")
+        # one of an earlier version may be something else, and stay so
+        if (
+            self.texts
+            and not isinstance(made.get("payload", {}), dict)
+            and isinstance(self.stored["payload"], dict)
+        ):
+            raise TypeError(f"payload is a dict, not {shown(made['payload'])}")
         for name in self.texts:
             if isinstance(made.get(name), Enum):
                 made[name] = made[name].value

@@ -124,6 +124,9 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
                     continue  # erased
                 event: Any = self.codec.read_event(entry.offset, fields)
             except (CorruptRecordError, EventRefused) as error:
+                if isinstance(error, EventRefused):
+                    # as they are stored: what refused them may have taken them apart
+                    error.fields = entry_fields(run_id, entry) or {}
                 event = in_place_of(error, query.on_corrupt)
                 if event is None:
                     continue

@@ -35,15 +35,16 @@ _RECOVER_ATTEMPTS = 10
 def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
     """The latest snapshot and the events after it, of the run or of one lane."""
     check_run_id(run_id)
-    keys = session.keys.run(run_id)
+    keys, of_lane = session.keys.run(run_id), []
+    if lane_id is not None:
+        check_name("lane_id", lane_id)
+        of_lane.append((b"HGET", keys.meta, f"since:{lane_id}"))
     queries = [
         (b"HGETALL", keys.snapshot(lane_id)),
         head_query(keys.meta, lane_id),
         (b"HGET", keys.meta, snapshot_field(lane_id)),
+        *of_lane,
     ]
-    if lane_id is not None:
-        check_name("lane_id", lane_id)
-        queries.append((b"HGET", keys.meta, f"since:{lane_id}"))
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
