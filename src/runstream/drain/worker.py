@@ -58,7 +58,8 @@ class DrainWorker:
         retire_after_seconds: After how many quiet seconds a run that has ended and is archived leaves Redis, all
             but a tombstone (see :mod:`~runstream.drain.retire`); None: never.
         forget_after_seconds: After how many further seconds the tombstone goes too: then nothing in Redis shows
-            any more that there was such a run, and an append under its id starts another one. None: never.
+            any more that there was such a run, and an append under its id starts another one (a tiered store
+            refuses it: the archive has that run). None: never.
 
     Attributes:
         name: Its name.

@@ -111,8 +111,9 @@ def test_a_run_that_left_redis_altogether_is_read_from_the_archive(split: Tiered
     assert info is not None
     assert (info.last_offset, info.first_hot, info.archived_offset) == (9, 10, 9)
     assert forgetful.list_runs() == ["r"]
-    with pytest.raises(AcknowledgedWritesLost):
-        forgetful.recover("r")
+    assert [item.offset for item in forgetful.recover("r").events] == list(range(1, 10))
+    with pytest.raises(EventsArchived, match="runstream restore"):
+        forgetful.append("r", make_events("r", 1))
     with pytest.raises(AcknowledgedWritesLost):  # this one had seen it
         split.list_events("r")
 

@@ -6,16 +6,25 @@ of the last event that the archive has.
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple
+from collections.abc import Iterable
+from shlex import quote
+from typing import Generic, NamedTuple, Self
 
 from runstream.model.archive_records import Position
-from runstream.model.errors import AcknowledgedWritesLost, ArchiveGap, ConfigurationError
+from runstream.model.errors import (
+    AcknowledgedWritesLost,
+    ArchiveGap,
+    ConfigurationError,
+    EventsArchived,
+    HistoryDiverged,
+)
 from runstream.model.results import E, S
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, blocking, collect
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.tiered.hot_operations import HotOperations
+from runstream.stores.tiered.recent_runs import RecentRuns
 
 __all__ = ["Boundary", "HotAndArchive"]
 
@@ -56,21 +65,61 @@ class HotAndArchive(Generic[E, S]):
             )
         self.hot = hot
         self.archive = archive
+        self.writable = RecentRuns()
+        """The runs of which this store object knows that an append goes on where they end."""
+
+    def for_one_writer(self) -> Self:
+        """The same store for one more writer, with its own coverage and snapshots."""
+        twin = type(self)(self.hot.for_one_writer(), self.archive.for_one_writer())
+        twin.writable = self.writable
+        return twin
+
+    def check_writable(self, run_ids: Iterable[str]) -> Operation[None]:
+        """Check that an append to these runs begins none anew that the archive has and Redis has not.
+
+        Redis is asked once, and again after a while, since a worker may forget what has been quiet for long; the
+        archive only about a run that is not there.
+
+        Raises:
+            EventsArchived: A run is in the archive alone.
+        """
+        for run_id in run_ids:
+            if run_id in self.writable:
+                continue
+            if (yield from self.hot.start_of(run_id)) is None:
+                boundary = yield from self.moved_to_archive(run_id)
+                if boundary is not None:
+                    raise self._only_archived(run_id, boundary.last)
+            self.writable.add(run_id)
+
+    def _only_archived(self, run_id: str, last: int) -> EventsArchived:
+        location = self.archive.location
+        return EventsArchived(
+            f"run {run_id!r} is in {location} alone, up to offset {last}: it was forgotten or deleted in Redis, or"
+            " lost with it, and nothing was written; put it back and go on:"
+            f" `runstream restore {quote(run_id)} --from {quote(location)} --to URL`, or delete it here",
+            run_id=run_id,
+            first_hot=last + 1,
+            archives=(location,),
+        )
 
     def locate(self, run_id: str) -> Operation[Boundary]:
-        """Find which part of a run each store has.
-
-        Raises AcknowledgedWritesLost where Redis is behind the archive.
+        """Find which part of a run each store has, once their chains have shown that both hold one history.
 
         The archive is asked first: then it cannot be ahead because of what happens in between. Where Redis does
-        not have the run, or is behind, it is asked again: a worker may have archived more and then forgotten the
-        run, or somebody may have deleted it and created it anew.
+        not have the run, is behind or has another history, it is asked again: a worker may have archived more and
+        then forgotten the run, or somebody may have deleted it and created it anew.
+
+        Raises:
+            AcknowledgedWritesLost: Redis is behind the archive.
+            HistoryDiverged: Redis does not go on from where the archive ends.
         """
         archived = yield from blocking(self.archive.position, run_id)
         while True:
             archived_last = 0 if archived is None else archived.cursor.offset
-            info = yield from self.hot.run_info(run_id)
-            if info is not None and archived_last <= info.last_offset:
+            end = None if archived is None else archived.cursor
+            info, goes_on = yield from self.hot.run_info_after(run_id, end)
+            if info is not None and archived_last <= info.last_offset and goes_on:
                 base = 0
                 if archived_last + 1 < info.first_hot:
                     start = yield from self.hot.start_of(run_id)
@@ -79,8 +128,16 @@ class HotAndArchive(Generic[E, S]):
             before, archived = archived, (yield from blocking(self.archive.position, run_id))
             if archived == before:
                 break
-        if info is not None:
+        if info is not None and archived_last > info.last_offset:
             raise lost(run_id, archived_last, info.last_offset)
+        if info is not None:
+            raise HistoryDiverged(
+                f"{self.archive.location} has run {run_id!r} up to {end}, of another history than Redis: events"
+                " were lost in Redis and their offsets filled again, or the run was deleted there and made anew;"
+                f" decide which is to be the run's: `runstream resolve {quote(run_id)}`",
+                run_id=run_id,
+                offset=archived_last,
+            )
         # it was forgotten, deleted or never there; if it was lost, this store object would know
         yield from collect(self.hot.read(run_id, ReadQuery(limit=0)))
         return Boundary(False, 0, archived_last + 1, archived_last, archived)

@@ -18,8 +18,9 @@ class TieredCheckpointer(SnapshotStore[E, S]):
 
     Writes go to Redis. A read goes to the archive for what has left Redis, and on in Redis, also while a worker
     trims. Missing events are an ArchiveGap, which names both ends, never a shorter list; an archive that is ahead
-    of Redis raises AcknowledgedWritesLost, one with another history HistoryDiverged. Closing the store closes
-    neither of the two, unless ``connect`` opened them.
+    of Redis raises AcknowledgedWritesLost, one with another history HistoryDiverged. A run that only the archive
+    has is read and recovered from there; what would begin it anew in Redis raises EventsArchived. Closing it
+    closes neither of the two, unless ``connect`` opened them.
 
     Args:
         hot: The Redis store.
@@ -41,8 +42,9 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
     There is no gap and no duplicate. Writes go to Redis. A read goes to the archive for what has left Redis, and
     on in Redis, also while a worker trims; the archive's calls are made in threads. Missing events are an
     ArchiveGap, which names both ends, never a shorter list; an archive that is ahead of Redis raises
-    AcknowledgedWritesLost, one with another history HistoryDiverged. Closing the store closes neither of the two,
-    unless ``connect_async`` opened them.
+    AcknowledgedWritesLost, one with another history HistoryDiverged. A run that only the archive has is read and
+    recovered from there; what would begin it anew in Redis raises EventsArchived. Closing the store closes neither
+    of the two, unless ``connect_async`` opened them.
 
     Args:
         hot: The Redis store.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from runstream.model.results import Cursor, E, S, Snapshot
+from runstream.model.results import Cursor, E, RunInfo, S, Snapshot
 from runstream.operations.arguments import StateChange
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
@@ -26,6 +26,17 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
 
     def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
         """The token that stands for a retired snapshot; '' if the latest snapshot is here, or there was none."""
+
+    def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool]]:
+        """What is known of a run, and whether it goes on from there.
+
+        Args:
+            run_id: The run.
+            end: Where the archive ends, which had all that it has from here; None: there is nothing to compare.
+
+        Returns:
+            What ``run_info`` gives, and False if what is here is of another history than ``end``.
+        """
 
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event, whose chain no other run has; None for an unknown run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 from runstream.codec.event_codec import Codec
 from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, EventsArchived
@@ -20,10 +20,11 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
     check_count,
+    group_by_run,
 )
 from runstream.operations.filters import lane_of, seq_of
 from runstream.operations.interface import AppendResult
-from runstream.operations.messages import lost, snapshot_conflict
+from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect, pass_on
 from runstream.stores.tiered.boundary import HotAndArchive
 from runstream.stores.tiered.hot_operations import HotOperations
@@ -44,29 +45,33 @@ class TieredOperations(HotAndArchive[E, S]):
         """The hot store's: makes events and states of the caller's types, and encodes them."""
         return self.hot.codec
 
-    def for_one_writer(self) -> Self:
-        """The same store for one more writer, with its own coverage and snapshots."""
-        return type(self)(self.hot.for_one_writer(), self.archive.for_one_writer())
-
     def forget(self, run_id: str) -> Operation[None]:
         """Forget what this store saw of a run, so that it is taken as Redis has it now."""
+        self.writable.discard(run_id)
         return self.hot.forget(run_id)
 
     # -- events --------------------------------------------------------------------------------------
 
     def save_event(self, event: E) -> Operation[Any]:
         """Append one event to the run that it names."""
-        return self.hot.save_event(event)
+        run_id: Any = getattr(event, "run_id", None)
+        check_run_id(run_id)
+        yield from self.check_writable([run_id])
+        return (yield from self.hot.save_event(event))
 
     def save_events(self, events: Iterable[E]) -> Operation[None]:
         """Append events to the runs that they name, each run's in one atomic step."""
-        return self.hot.save_events(events)
+        together = list(events)
+        yield from self.check_writable(group_by_run(together))
+        yield from self.hot.save_events(together)
 
     def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Operation[AppendResult]:
         """Append to Redis, also with a snapshot that follows one which was retired since its writer saved it."""
+        check_run_id(run_id)
+        yield from self.check_writable([run_id])
         if options.snapshot is None:
-            return self.hot.append(run_id, events, options)
-        return self._append_with_snapshot(run_id, list(events), options)
+            return (yield from self.hot.append(run_id, events, options))
+        return (yield from self._append_with_snapshot(run_id, list(events), options))
 
     def _append_with_snapshot(
         self, run_id: str, events: Sequence[E], options: AppendOptions[S]
@@ -141,7 +146,9 @@ class TieredOperations(HotAndArchive[E, S]):
 
     def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
         """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
-        return self.hot.save_snapshot(run_id, state, lane_id, lease)
+        check_run_id(run_id)
+        yield from self.check_writable([run_id])
+        yield from self.hot.save_snapshot(run_id, state, lane_id, lease)
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
@@ -198,7 +205,7 @@ class TieredOperations(HotAndArchive[E, S]):
         return latest
 
     def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
-        """The latest snapshot and the events after it."""
+        """The latest snapshot and the events after it; of a run that the archive alone has, from there."""
         try:
             recovery = yield from self.hot.recover(run_id, lane_id)
             boundary = yield from self.locate(run_id)
@@ -208,8 +215,7 @@ class TieredOperations(HotAndArchive[E, S]):
         except EventsArchived:
             return (yield from self._recover_archived(run_id, lane_id))
         if not boundary.is_hot and boundary.archived is not None:
-            # to go on from nothing would begin another history of this run in Redis
-            raise lost(run_id, boundary.last, 0)
+            return (yield from self._recover_archived(run_id, lane_id))
         return recovery
 
     def _recover_archived(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
@@ -233,6 +239,8 @@ class TieredOperations(HotAndArchive[E, S]):
 
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
         """Compare-and-set of the state, also of one that has left Redis. It covers what it did before."""
+        check_run_id(run_id)
+        yield from self.check_writable([run_id])
         try:
             return (yield from self.hot.update_state(run_id, change, how))
         except EventsArchived:

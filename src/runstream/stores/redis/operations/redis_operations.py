@@ -128,6 +128,10 @@ class RedisOperations(Generic[E, S]):
         """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
         return recover.retired_token(self.session, run_id, lane_id)
 
+    def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool]]:
+        """What is known of a run, and whether what Redis has of it may go on from a cursor that it had once."""
+        return runs.run_info_after(self.session, run_id, end)
+
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event; None for a run that is not there."""
         return recover.start_of(self.session, run_id)

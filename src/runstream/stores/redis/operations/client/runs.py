@@ -8,22 +8,31 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from runstream.codec.chain import former_chain
+from runstream.codec.record import is_sound, record_crc
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_name, check_run_id
-from runstream.model.results import E, RunInfo, S
+from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
-from runstream.operations.operation import Exchange, Items, Operation, Refusal, Stream
+from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.run_head import is_there, parse_head
 from runstream.stores.redis.operations.client.send import held, resolve_unanswered
-from runstream.stores.redis.replies import noted_time, parse_cursor, parse_map, parse_parent, parse_scores
+from runstream.stores.redis.replies import (
+    noted_time,
+    parse_cursor,
+    parse_map,
+    parse_parent,
+    parse_records,
+    parse_scores,
+)
 from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["delete_run", "list_runs", "run_info", "runs"]
+__all__ = ["delete_run", "list_runs", "run_info", "run_info_after", "runs"]
 
 _log = logging.getLogger("runstream.redis")
 
@@ -42,6 +51,37 @@ def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
     if info is None:
         yield from check_absent([session.keys.run(run_id)])
     return info
+
+
+def run_info_after(
+    session: Session[E, S], run_id: str, end: Cursor | None
+) -> Operation[tuple[RunInfo | None, bool]]:
+    """What is known of a run, and whether what Redis has of it may go on from a cursor that it had once.
+
+    Where Redis has neither the entry there nor the one after it, nor notes that cursor, nothing refutes it.
+    """
+    check_run_id(run_id)
+    keys = session.keys.run(run_id)
+    queries: list[Command] = [(b"HMGET", keys.meta, *_INFO), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
+    if end is not None:
+        queries.append((b"XRANGE", keys.events, str(end.offset), str(end.offset + 1), b"COUNT", 1))
+    meta, first, *border = yield Exchange(queries, atomic=True)
+    info = _info(keys, meta, first)
+    if info is None:
+        yield from check_absent([keys])
+    if info is None or end is None:
+        return info, True
+    head = parse_head(keys, meta[:5])
+    known = [head.mark, head.last]
+    for entry, record in zip(border[0], parse_records(border[0]), strict=True):
+        at = parse_cursor(entry[0])
+        if at.offset == end.offset:
+            known.append(at)
+        elif is_sound(run_id, record):  # the chain before an entry can be told from it and its checksum
+            known.append(Cursor(at.offset - 1, former_chain(at.chain, record_crc(record))))
+    if end.offset <= head.start.offset:
+        return info, end == head.start
+    return info, all(at == end for at in known if at.offset == end.offset)
 
 
 def runs(
