@@ -1,7 +1,8 @@
 """Archive claimed runs in batches: load, write to every archive, read back and compare, settle in Redis.
 
-Nothing is settled before every archive has written all of it and was read back. A run that an archive must refuse,
-or that does not follow what is archived, is parked; the others of the batch go on without it.
+Nothing is settled before every archive has written all of it and was read back, and has shown that it still has
+what is trimmed with it and was read back some time ago. A run that an archive must refuse, or that does not follow
+what is archived, is parked; the others of the batch go on without it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shlex import quote
 from runstream.drain.claimed_run import Chunk, ClaimedRun, Positions, explain_parking, until_mended
 from runstream.drain.claims import Claims
 from runstream.drain.parts import WorkerParts
-from runstream.drain.readback import find_mismatch
+from runstream.drain.readback import find_lost, find_mismatch
 from runstream.drain.seq_spans import Trim, find_spans
 from runstream.model.archive_records import ArchiveEntry, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged, RunstreamError
@@ -154,10 +155,18 @@ class Batches:
 
     def _settle(self, chunks: list[Chunk], queue: deque[ClaimedRun], claims: Claims) -> None:
         """Settle the chunks, and put the runs back into the queue of which more is left."""
+        spans = find_spans(self._namespace, chunks, self._trim)
+        proven = []
+        for chunk, span in zip(list(chunks), spans, strict=True):
+            lost = self._find_lost(chunk, span)
+            if lost is None:
+                proven.append(self._proven(chunk, span))
+            else:
+                chunks.remove(chunk)
+                reason = until_mended(f"{lost}; nothing was trimmed", chunk.run_id)
+                self._give_up(chunk.claimed, reason, claims)
         if not chunks:
             return
-        spans = find_spans(self._namespace, chunks, self._trim)
-        proven = [self._proven(chunk, span) for chunk, span in zip(chunks, spans, strict=True)]
         with self._parts.heartbeat.still:
             replies = self._namespace.settle(proven, list(self._parts.archives))
         report = DrainReport()
@@ -172,6 +181,25 @@ class Batches:
         _log.info("settled %s", report, extra=report.to_dict())
         if refused:
             raise refused[0]
+
+    def _find_lost(self, chunk: Chunk, span: SeqSpan | None) -> str | None:
+        """Say what an archive has lost of what is trimmed with a chunk and was proven before; None if nothing."""
+        last = chunk.claimed.proven
+        if self._trim == "never" or chunk.broken:
+            return None
+        first_hot = self._namespace.first_hot(chunk.run_id) if span is None else span.after + 1
+        upto = last.offset if span is None else min(span.upto, last.offset)
+        if first_hot is None or upto < first_hot:
+            return None
+        (end,) = [last] if upto == last.offset else self._namespace.cursors_at(chunk.run_id, [upto])
+        if end is None:  # another worker has trimmed it
+            return None
+        for sink in self._parts.sinks:
+            with self._parts.outages.using(sink.location):
+                lost = find_lost(sink, chunk.run_id, first_hot, end)
+            if lost is not None:
+                return lost
+        return None
 
     def _proven(self, chunk: Chunk, span: SeqSpan | None) -> Proven:
         for lane_id, reason in chunk.broken.items():

@@ -16,8 +16,9 @@ from runstream.codec.stored import same_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, contents_of
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.protocols import Sink
+from runstream.model.results import Cursor
 
-__all__ = ["find_mismatch", "same_content", "same_snapshot"]
+__all__ = ["find_lost", "find_mismatch", "same_content", "same_snapshot"]
 
 
 def find_mismatch(
@@ -55,6 +56,35 @@ def find_mismatch(
             ):
                 of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
                 return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
+    return None
+
+
+def find_lost(sink: Sink, run_id: str, first: int, end: Cursor) -> str | None:
+    """Find where an archive no longer holds entries of a run that it was shown to hold some time ago.
+
+    They are counted, and the last one's chain is compared: what they hold was compared then.
+
+    Args:
+        sink: The archive.
+        run_id: The run.
+        first: The offset of the first one.
+        end: The cursor of the last one, as Redis has it.
+
+    Returns:
+        What is missing, in words; None if nothing is.
+    """
+    held = end._replace(offset=first - 1)
+    try:
+        for entry in sink.read_back(run_id, first, end.offset):
+            if entry.offset != held.offset + 1:
+                break
+            held = entry.cursor
+    except CorruptRecordError as error:
+        return f"{sink.location} does not hold event {held.offset + 1} any more: {error}"
+    if held.offset != end.offset:
+        return f"{sink.location} does not hold event {held.offset + 1} any more, which it held"
+    if held != end:
+        return f"{sink.location} holds event {end.offset} of another history than Redis"
     return None
 
 

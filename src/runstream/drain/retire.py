@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from runstream.drain.parts import WorkerParts, describe_error
+from runstream.drain.readback import find_lost
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.load import HotRun
@@ -161,9 +162,12 @@ class Retirement:
     def _lack(self, run: HotRun) -> str | None:
         """Say what an archive lacks of a run that was proven to be there; None if nothing.
 
-        It was added since, or its file was lost or put back from a copy: what is in Redis is then all there is.
+        It was added since, or its file was lost, changed or put back from a copy: what is in Redis is then all
+        there is.
         """
         head = run.head
+        # one that is due is not retired: there is no need to read what it has
+        first_hot = None if self._namespace.is_due(run.run_id) else self._namespace.first_hot(run.run_id)
         for sink in self._parts.sinks:
             try:
                 position = self._parts.position(sink, run.run_id)
@@ -176,6 +180,11 @@ class Retirement:
             snapshots = {} if position is None else position.snapshots
             if any(snapshots.get(lane_id) != token for lane_id, token in head.tokens.items()):
                 return f"{sink.location} does not have its latest snapshot; nothing was removed"
+            if first_hot is not None:
+                with self._parts.outages.using(sink.location):
+                    lost = find_lost(sink, run.run_id, first_hot, head.last)
+                if lost is not None:
+                    return f"{lost}; nothing was removed"
         return None
 
     def _has_moved(self, run: HotRun) -> bool:
