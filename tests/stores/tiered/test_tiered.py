@@ -16,17 +16,20 @@ import runstream
 from runstream import (
     AcknowledgedWritesLost,
     ArchiveGap,
+    AsyncRedisCheckpointer,
     ConfigurationError,
     DrainWorker,
     EventKind,
     EventsArchived,
     HistoryDiverged,
+    InMemoryCheckpointer,
+    RedisCheckpointer,
     SQLiteCheckpointer,
 )
 from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.operations.operation import Exchange
-from runstream.stores.tiered import TieredCheckpointer
+from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
 from tests.support.operations import operations_of, perform, session_of
 from tests.support.samples import make_event, make_events, make_state
@@ -313,3 +316,28 @@ async def test_an_async_reader_that_stops_gives_its_thread_back(tmp_path: Path) 
         await asyncio.to_thread(eventually, lambda: not reading())
         await store.append("r", [make_event("r", 6)])
         assert len(await store.list_events("r")) == 6
+
+
+@pytest.mark.parametrize("wrapper", [TieredCheckpointer, AsyncTieredCheckpointer])
+def test_what_cannot_be_a_part_is_refused_at_once(wrapper: Any, make_backend: Any, tmp_path: Path) -> None:
+    """By name, and not when it is first read."""
+    is_async = wrapper is AsyncTieredCheckpointer
+    fake: Any = make_backend("async-fake" if is_async else "fake").open()
+    hot = fake._store if is_async else fake
+    other = AsyncRedisCheckpointer if not is_async else RedisCheckpointer
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "a.db")) as archive:
+        tiered = wrapper(hot, archive)
+        for no_archive in (
+            None,
+            "sqlite:a.db",
+            object(),
+            InMemoryCheckpointer(),
+            hot,
+            tiered,
+            operations_of(archive),
+        ):
+            with pytest.raises(ConfigurationError, match=f"a {type(no_archive).__name__} is no archive"):
+                wrapper(hot, no_archive)
+        for not_hot in (None, "redis://localhost", InMemoryCheckpointer(), archive, tiered, object.__new__(other)):
+            with pytest.raises(ConfigurationError, match=f"a {type(not_hot).__name__} is none"):
+                wrapper(not_hot, archive)

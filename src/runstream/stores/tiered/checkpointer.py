@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from runstream.model.errors import ConfigurationError
 from runstream.model.results import E, S
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.async_facade import AsyncSnapshotStore
-from runstream.stores.capabilities import archive_of
 from runstream.stores.facade import SnapshotStore
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered.operations import TieredOperations
@@ -27,11 +29,11 @@ class TieredCheckpointer(SnapshotStore[E, S]):
         archive: The archive, opened with the same types and upcasts.
 
     Raises:
-        ConfigurationError: It is no archive, or was opened with other upcasts.
+        ConfigurationError: One of the two is no such store, or they were opened with different upcasts.
     """
 
     def __init__(self, hot: RedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
-        archive_of(archive)  # says so where it is none
+        _check_parts(hot, RedisCheckpointer, archive)
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
@@ -52,11 +54,11 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
             types and upcasts.
 
     Raises:
-        ConfigurationError: It is no archive, or was opened with other upcasts.
+        ConfigurationError: One of the two is no such store, or they were opened with different upcasts.
     """
 
     def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
-        archive_of(archive)  # says so where it is none
+        _check_parts(hot, AsyncRedisCheckpointer, archive)
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
@@ -68,3 +70,17 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
             StoreUnavailable: The server cannot be reached.
         """
         await self._runner.prepare()
+
+
+def _check_parts(hot: Any, kind: type[Any], archive: Any) -> None:
+    """Raise ConfigurationError for stores that are no two parts of a tiered one."""
+    if not isinstance(hot, kind):
+        raise ConfigurationError(
+            f"a tiered store writes to a {kind.__name__}, and a {type(hot).__name__} is none: pass one first, and"
+            " the archive second"
+        )
+    if not isinstance(archive, ArchiveStore):
+        raise ConfigurationError(
+            f"a {type(archive).__name__} is no archive: pass a SQLiteCheckpointer or a JSONLCheckpointer after the"
+            " Redis store"
+        )
