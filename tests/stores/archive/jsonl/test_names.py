@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from purpose_agent.runtime import checkpoint as theirs
 
+from runstream import DrainWorker
 from runstream.model.errors import (
     ConfigurationError,
+    HistoryDiverged,
     StoreUnavailable,
 )
 from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
 from tests.stores.archive.jsonl.lines import event, numbers, state
+from tests.support.backends import FakeBackend
+from tests.support.drain_tools import open_hot, parked
 
 HOSTILE = [
     "../../x", "a/b", ".", "..", ".hidden", "a\0b", "a\nb", "a:b", 'a"<>|?*\\', "A", "a", "RUN", "run", "Run",
@@ -95,3 +102,47 @@ def test_an_empty_directory_that_a_foreign_reader_made_hides_nothing(tmp_path: P
         store.save_event(event("Run", 2))
         assert numbers(store, "Run") == [1, 2]
         assert store.list_runs() == ["Run"]
+
+
+def test_a_run_in_two_directories_is_refused_and_holds_up_no_other(tmp_path: Path) -> None:
+    """Another program's writer makes a directory beside ours: neither is ignored."""
+    with JSONLCheckpointer(tmp_path) as store:
+        store.append("Run", [event("Run", 1)])
+        store.append("other", [event("other", 1)])
+        theirs.JSONLCheckpointer(str(tmp_path)).save_event(event("Run", 2))
+        tries: list[Callable[[], object]] = [
+            lambda: store.list_events("Run"),
+            lambda: store.append("Run", [event("Run", 3)]),
+            lambda: store.position("Run"),
+            lambda: store.run_info("Run"),
+            lambda: store.load_latest("Run"),
+            lambda: store.delete_run("Run"),
+            lambda: list(store.quarantine("Run")),
+        ]
+        for attempt in tries:
+            with pytest.raises(HistoryDiverged, match="two directories") as caught:
+                attempt()
+            assert caught.value.run_id == "Run"
+        assert store.list_runs() == ["other"]
+        assert list(store.quarantine()) == []
+        (problem,) = store.check_integrity()
+        assert "two directories" in problem
+        # as the message says
+        ours, raw = tmp_path / file_names.encoded("Run") / file_names.EVENTS, tmp_path / "Run"
+        ours.write_bytes(ours.read_bytes() + (raw / file_names.EVENTS).read_bytes())
+        shutil.rmtree(raw)
+        assert numbers(store, "Run") == [1, 2]
+        assert store.check_integrity() == []
+
+
+def test_a_drain_parks_a_run_in_two_directories_alone(fake: FakeBackend, tmp_path: Path) -> None:
+    hot = open_hot(fake)
+    with JSONLCheckpointer[Any, Any](tmp_path) as store:
+        worker = DrainWorker(hot, [store])
+        for number in (1, 2):
+            hot.save_events([event("Run", number), event("other", number)])
+            worker.drain_once()
+            if number == 1:
+                theirs.JSONLCheckpointer(str(tmp_path)).save_event(event("Run", 2))
+        assert "two directories" in parked(hot)["Run"]
+        assert numbers(store, "other") == [1, 2]

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from runstream.codec.own_stack import with_room
-from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.model.errors import ConfigurationError, HistoryDiverged, StoreUnavailable, UnsupportedVersion
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import Locks, names_in, unavailable, write_file
@@ -126,14 +126,28 @@ class ArchiveDirectory:
         return self.path / f"{TRASH}{secrets.token_hex(8)}"
 
     def directory_of(self, run_id: str) -> Path:
-        """The run's directory, whether it exists or not. Raises ConfigurationError for a symbolic link."""
+        """The run's directory, whether it exists or not.
+
+        Raises:
+            ConfigurationError: It is a symbolic link.
+            HistoryDiverged: The run is in two directories, ours and one of another program.
+        """
         name = file_names.encoded(run_id)
         directory = self.path / name
-        if name != run_id and file_names.may_be_raw(run_id) and not directory.exists():
+        if name != run_id and file_names.may_be_raw(run_id):
             raw = self.path / run_id
             # searched for in the list: some file systems find a name in another case
             if raw.is_dir() and run_id in names_in(self.path):
-                directory = raw
+                if not _has_run(directory):
+                    directory = raw
+                elif _has_run(raw):
+                    raise HistoryDiverged(
+                        f"run {run_id!r} is in two directories, {directory} and {raw}, which another program has"
+                        " made: nothing of it was read or written; append the lines of one's events.jsonl to the"
+                        " other's, or move one away",
+                        run_id=run_id,
+                        offset=0,
+                    )
         if directory.is_symlink():
             raise ConfigurationError(
                 f"{directory} is a symbolic link: nothing is written outside {self.path}; move the run here"
@@ -182,6 +196,10 @@ class ArchiveDirectory:
             with contextlib.suppress(PermissionError):
                 sync_directory(directory)
         self._read_about()
+
+
+def _has_run(directory: Path) -> bool:
+    return any(map(file_names.is_run_file, names_in(directory)))
 
 
 def remove_run_files(trash: Path, home: Path | None = None) -> None:

@@ -9,6 +9,7 @@ read between ours, in the order of the file. There are no leases.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from runstream.codec.event_codec import Codec
 from runstream.codec.lossless_json import dump_json, dump_plain_json
 from runstream.codec.msgpack_values import pack_stored, unpack_plain
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
-from runstream.model.errors import CorruptRecordError, EncodingError
+from runstream.model.errors import CorruptRecordError, EncodingError, HistoryDiverged
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
@@ -85,10 +86,13 @@ class JSONLOperations(ArchiveOperations[E, S]):
             return self._logs.head(self._logs.log(run_id))
 
     def _load_heads(self) -> Iterator[tuple[str, RunHead]]:
+        found = []
         with self._logs.reading():
-            run_ids = self._logs.directory.run_ids()
-            heads = [self._logs.head_in_brief(self._logs.log(run_id)) for run_id in run_ids]
-        return ((run_id, head) for run_id, head in zip(run_ids, heads, strict=True) if head is not None)
+            for run_id in self._logs.directory.run_ids():
+                # one in two directories: raised to whoever asks for that run, and told by check_integrity
+                with suppress(HistoryDiverged):
+                    found.append((run_id, self._logs.head_in_brief(self._logs.log(run_id))))
+        return ((run_id, head) for run_id, head in found if head is not None)
 
     @in_one_call
     def run_info(self, run_id: str) -> RunInfo | None:
@@ -267,7 +271,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
         with self._logs.alone():
             run_ids = self._logs.directory.run_ids() if run_id is None else [run_id]
         for each in run_ids:
-            with self._logs.reading():
+            spans = []
+            with self._logs.reading(), suppress(*([HistoryDiverged] if run_id is None else [])):
                 log = self._logs.log(each)
                 log.refresh()
                 spans = [(offset, log.span(offset - 1, offset)) for offset in log.index.kept_aside]
@@ -320,7 +325,11 @@ class JSONLOperations(ArchiveOperations[E, S]):
             run_ids = sorted(self._logs.directory.run_ids())
         problems = []
         for run_id in run_ids:
-            head = self._load_head(run_id) or RunHead()
+            try:
+                head = self._load_head(run_id) or RunHead()
+            except HistoryDiverged as error:  # it is in two directories
+                problems.append(str(error))
+                continue
             problems += [
                 f"run {run_id!r}, event {entry.offset}: {entry.reason}"
                 for entry in self.read_back(run_id, head.start.offset + 1, head.last.offset)
