@@ -69,6 +69,8 @@ class Retirement:
             StoreUnavailable: Redis cannot be reached, or an archive; it is safe to repeat.
         """
         report, done = DrainReport(), set[tuple[str, str]]()
+        while self._clear_leftovers() and not (stop is not None and stop.is_set()):
+            pass
         while stop is None or not stop.is_set():
             some, found = self._some_due()
             report += some
@@ -78,13 +80,18 @@ class Retirement:
         return report
 
     def some_due(self) -> DrainReport:
-        """Retire and forget a few runs; where there were none, do nothing for a second."""
-        if self._retire_after is None or time.monotonic() < self._next_round:
+        """Clear leftovers of, retire and forget a few runs; where there were none, do nothing for a second."""
+        if time.monotonic() < self._next_round:
             return DrainReport()
+        cleared = self._clear_leftovers()
         report, found = self._some_due()
-        if not found:
+        if not found and not cleared:
             self._next_round = time.monotonic() + _SECONDS_BETWEEN_ROUNDS
         return report
+
+    def _clear_leftovers(self) -> int:
+        """Clear what a few retired or absent runs have left. Returns how many were looked at."""
+        return self._namespace.clear_leftovers(_RUNS_PER_ROUND, self._parts.partitions)
 
     def _some_due(self) -> tuple[DrainReport, set[tuple[str, str]]]:
         """Retire and forget a few runs. Returns what was done, and to which runs."""

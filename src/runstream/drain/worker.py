@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ __all__ = ["DrainWorker"]
 
 _log = logging.getLogger("runstream.drain")
 
+_SECONDS_BETWEEN_CHECKS = 5.0
 _RUNS_PER_CLAIM = 16  # of each partition: few enough to be through before the claim runs out
 
 
@@ -102,6 +104,7 @@ class DrainWorker:
         self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds)
         self._sweep = Sweep(self._parts)
         self._enlisted = False
+        self._check_at = 0.0
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.
@@ -214,6 +217,9 @@ class DrainWorker:
 
     def _claim(self, due_until: int | None) -> list[DueRun]:
         parts = self._parts
+        if time.monotonic() >= self._check_at:
+            self._namespace.check_eviction()
+            self._check_at = time.monotonic() + _SECONDS_BETWEEN_CHECKS
         farthest = max(FARTHEST_SECONDS, 2 * parts.claim_seconds, 2 * parts.park_seconds)
         return self._namespace.claim(due_until, _RUNS_PER_CLAIM, parts.claim_seconds, parts.partitions, farthest)
 

@@ -58,9 +58,13 @@ class Exchange(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A tolerated error of the server, as a reply: the command was not applied."""
+    """A tolerated error of the server, as a reply: the command was not applied.
+
+    ``is_full``: for want of memory.
+    """
 
     error: RunstreamError
+    is_full: bool = False
 
 
 class Call(NamedTuple):

@@ -12,7 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic
 
-from runstream.model.errors import InvalidRunId, LeaseHeld, LeaseLost, RunstreamError, StoreUnavailable
+from runstream.model.errors import (
+    ConfigurationError,
+    InvalidRunId,
+    LeaseHeld,
+    LeaseLost,
+    RunstreamError,
+    StoreUnavailable,
+)
 from runstream.model.identifiers import snapshot_lane
 from runstream.model.results import Appended, E, LeaseGrant, S
 from runstream.operations.arguments import AppendOptions, LeasedAppend, LeaseRequest
@@ -64,6 +71,7 @@ class LeaseState(ABC, Generic[E, S]):
         self._operations = operations
         self._until = asked_at + grant.ttl_seconds
         self._is_over = False
+        self._refusal: ConfigurationError | None = None
         self._is_forked = False
         starts_anew(self)
 
@@ -106,8 +114,13 @@ class LeaseState(ABC, Generic[E, S]):
                 f"the lease of {self.owner!r} on run {self.run_id!r} was given back or is known to be lost: take a"
                 " new one"
             )
+        self._refusal = None
         with self._noting_loss():
-            yield from self._operations.renew_lease(self.grant)
+            try:
+                yield from self._operations.renew_lease(self.grant)
+            except ConfigurationError as error:
+                self._refusal = error  # a renewal in the background has nobody else to tell
+                raise
         self._until = max(self._until, asked_at + self.grant.ttl_seconds)
 
     def _releasing(self, error: BaseException | None = None) -> Operation[None]:
@@ -159,12 +172,17 @@ class LeaseState(ABC, Generic[E, S]):
 
     @contextlib.contextmanager
     def _noting_loss(self) -> Iterator[None]:
-        """A context in which LeaseLost marks the lease as lost; a forked process has no lease and is refused."""
+        """A context in which LeaseLost marks the lease as lost.
+
+        A forked process has no lease and is refused; so is all else once a renewal was refused.
+        """
         if self._is_forked:
             raise LeaseLost(
                 f"the lease of {self.owner!r} on run {self.run_id!r} is the parent process's; nothing was written:"
                 " a forked process takes one of its own"
             )
+        if self._refusal is not None:
+            raise self._refusal
         self._keep_renewing()
         try:
             yield

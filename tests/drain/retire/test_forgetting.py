@@ -15,7 +15,6 @@ from runstream import (
 )
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.retire import RetireOutcome
-from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
     appended_since,
@@ -68,10 +67,10 @@ def test_a_run_is_forgotten_in_time_and_whoever_knew_it_is_not_told_of_a_loss(
     assert retire_all(hot, archives, forget_after_seconds=0).forgotten == 1
     assert hot.list_runs() == []
     assert hot.run_info("r") is None
-    names = (":config", ":deleted", ":archives", ":producers")
+    names = (":config", ":deleted", ":archives", ":leftovers", ":producers")
     assert all(key.endswith(names) for key in redis_backend.key_names())
     producers = namespace_of(hot).keys.run("r").producers
-    assert 0 < raw.pttl(producers) <= PRODUCER_WINDOW_SECONDS * 1000
+    assert raw.pttl(producers) == -1, "nothing that a promise needs may be evicted"
     assert list(reader.read("r")) == []
     assert writer.append("r", [make_event("r", 1)])[:2] == (1, 1)
     assert raw.pttl(producers) == -1, "they are those of a run that lives"

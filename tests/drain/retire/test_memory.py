@@ -78,10 +78,16 @@ def test_ten_thousand_short_runs_leave_little_behind(
     retired = used()
     keys = namespace_of(hot).keys
     tombstones = [raw.memory_usage(keys.run(run_id).meta) for run_id in run_ids[::97]]
-    ttls = [raw.pttl(keys.run(run_id).producers) for run_id in run_ids[::97]]
-    assert all(0 < ttl <= PRODUCER_WINDOW_SECONDS * 1000 for ttl in ttls)
-    for at in range(0, short_runs, 1000):  # as if the window had passed
-        raw.delete(*(keys.run(run_id).producers for run_id in run_ids[at : at + 1000]))
+    for partition in keys.partitions:  # as if the window had passed
+        scores = {
+            run_id: at - PRODUCER_WINDOW_SECONDS * 1e6
+            for run_id, at in raw.zrange(partition.leftovers, 0, -1, withscores=True)
+        }
+        if scores:
+            raw.zadd(partition.leftovers, scores)
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
+        DrainWorker(hot, [archive]).drain_once()
+    assert not any(raw.exists(keys.run(run_id).producers) for run_id in run_ids[::97])
     quiet = used()
     per_run = [(at - empty) / short_runs for at in (full, retired, quiet)]
     print(

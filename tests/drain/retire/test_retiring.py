@@ -23,7 +23,7 @@ from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
 from runstream.stores.redis.operations.worker.retire import RetireCandidate
-from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
+from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS
 from tests.drain.retire.retiring_tools import (
     Hot,
     appended_since,
@@ -75,7 +75,8 @@ def test_a_run_that_has_ended_leaves_only_a_tombstone(
     assert (meta[b"start"], meta[b"last"], meta[b"retired"]) == (start, appended.cursor.encode(), b"1 1")
     assert not raw.exists(keys.events, keys.snapshot(None), keys.snapshot("main"))
     assert raw.hgetall(keys.producers) == producers
-    assert 0 < raw.pttl(keys.producers) <= PRODUCER_WINDOW_SECONDS * 1000
+    left = raw.zscore(keys.partition.leftovers, "r") - raw.time()[0] * MICROSECONDS
+    assert 0 < left <= (PRODUCER_WINDOW_SECONDS + 1) * MICROSECONDS
     partition = keys.partition
     assert members(raw, partition.retired) == members(raw, partition.runs) == ["r"]
     assert not raw.exists(partition.due, partition.retire)

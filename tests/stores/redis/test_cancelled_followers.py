@@ -72,6 +72,7 @@ class _Losing:
     """A transport that loses the cancellation of what it sends, and then waits, fails or replies."""
 
     max_block_seconds = 1.0
+    is_fake = False
 
     def __init__(self, ending: str) -> None:
         self.ending = ending

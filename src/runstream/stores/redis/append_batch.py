@@ -160,7 +160,8 @@ class Sending(NamedTuple):
     Attributes:
         producer: The producer's name.
         number: The producer's number for the batch.
-        sent_at: When it is first sent, in microseconds of server time; None before the server's time is known.
+        sent_at: When it is first sent, in microseconds of server time; None if the server's time is not known,
+            0 if that is so long ago that the server may have forgotten the producer.
         seen: What its writer saw of the run last; None for nothing, or for no comparison.
         max_hot_events: How many entries the run may then have in Redis; None for any number.
     """

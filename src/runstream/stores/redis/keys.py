@@ -36,14 +36,14 @@ _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
     "events": "stream",
     **dict.fromkeys(("archives", "config", "keys", "meta", "parked", "producers", "snapshot", "workers"), "hash"),
-    **dict.fromkeys(("deleted", "due", "retire", "retired", "runs", "session"), "zset"),
+    **dict.fromkeys(("deleted", "due", "leftovers", "retire", "retired", "runs", "session"), "zset"),
 }
 
 
 class PartitionKeys:
     """The keys of one partition."""
 
-    __slots__ = ("archives", "config", "deleted", "due", "parked", "retire", "retired", "runs", "tag")
+    __slots__ = ("archives", "config", "deleted", "due", "leftovers", "parked", "retire", "retired", "runs", "tag")
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -63,6 +63,8 @@ class PartitionKeys:
         """Sorted set: ended runs that are all archived, by last update, in microseconds of server time."""
         self.retired = f"{tag}:retired"
         """Sorted set: retired runs, by when they were retired, in microseconds of server time."""
+        self.leftovers = f"{tag}:leftovers"
+        """Sorted set: runs that are retired or not there, of which something is left that may go from then on."""
 
     def session(self, session_id: str) -> str:
         """Sorted set: the run ids of a session by last update, as in ``runs``."""

@@ -70,6 +70,7 @@ class Namespace:
     # -- for the drain worker ----------------------------------------------------------------------
 
     enlist = _method(drain.enlist)
+    check_eviction = _method(drain.check_eviction)
     claim = _method(drain.claim)
     extend = _method(drain.extend)
     release = _method(drain.release)
@@ -87,6 +88,7 @@ class Namespace:
     find_quiet = _method(retiring.find_quiet)
     retire = _method(retiring.retire)
     forget = _method(retiring.forget)
+    clear_leftovers = _method(retiring.clear_leftovers)
     is_due = _method(retiring.is_due)
     put_off = _method(retiring.put_off)
 

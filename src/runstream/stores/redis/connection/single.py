@@ -14,7 +14,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command, Exchange, Refusal, Replies
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
-from runstream.stores.redis.connection.errors import doubtful_keys, is_passing, refusal_of, translate
+from runstream.stores.redis.connection.errors import doubtful_keys, is_full, is_passing, refusal_of, translate
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.loop_clients import LoopClients
 from runstream.stores.redis.connection.pinned_connection import sender_of
@@ -189,5 +189,5 @@ def _tolerated(replies: Replies, exchange: Exchange, types: Mapping[str, Any]) -
             refusal = refusal_of(reply, exchange.commands[index], types)
             if not exchange.tolerant:
                 raise refusal from reply
-            replies[index] = Refusal(refusal)
+            replies[index] = Refusal(refusal, is_full(reply))
     return replies

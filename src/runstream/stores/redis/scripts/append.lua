@@ -10,7 +10,8 @@
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
 --       5 the cursor that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
 --         one lane
---       6 words, separated by single spaces: when the batch was first sent (microseconds), or '-'; the start of the
+--       6 words, separated by single spaces: when the batch was first sent (microseconds), '-' if that is not known, 0
+--         if it is so long ago that its producer may be forgotten by now; the start of the
 --         history that the writer saw that cursor in, or '-'; partitions; for how long a silent producer is remembered
 --         (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
 --         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
@@ -35,8 +36,9 @@
 --           batch number, former last cursor, last cursor, revision, covered offset, start, server time, former
 --           last offset of each lane, then the index and cursor of each event whose key was known
 --         if it was not, a list, and nothing was written:
---         {'stale', server time}    too old to tell whether it was applied before; or it does not say how old it is,
---                                   and the run was retired: its producers may be forgotten
+--         {'stale', server time}    whether it was applied before cannot be told, since its producer may be forgotten:
+--                                   it was first sent when a producer that was forgotten was last heard, or
+--                                   before, or too long ago; or it does not say when, and the run was retired
 --         {'unleased'}              the lease that it carries has passed to another owner or expired
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
 --         {'lost', offset}          the run ends, at this offset, before what the writer saw
@@ -80,8 +82,18 @@ if sent_batch == batch then
   call('HSET', KEYS[3], producer, sent)
   return sent
 end
-if sent_batch > batch or (sent_at ~= '-' and microseconds - tonumber(sent_at) > window) then
-  return {'stale', now}
+if sent_batch > batch then return {'stale', now} end
+if not sent and sent_at ~= '-' then
+  -- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
+  -- it is right however far the clock has moved since; and what is sent for the first time is younger. What lies ahead
+  -- of the clock was noted by one that was ahead, and says nothing
+  local first_sent = tonumber(sent_at)
+  local of_run = tonumber(call('HGET', KEYS[2], 'forgotten') or 0) or 0
+  local of_others = tonumber(call('HGET', KEYS[6], 'forgotten') or 0) or 0
+  if first_sent == 0 or (first_sent <= of_run and of_run <= microseconds)
+    or (first_sent <= of_others and of_others <= microseconds) then
+    return {'stale', now}
+  end
 end
 
 -- what is noted of the run, as far as it is needed here; what is damaged is found before the first write
@@ -300,15 +312,18 @@ local function seq_in_mark(seq, first, former)
 end
 
 -- Keeps a reply with its producer. When that is new there, those that were silent for too long are forgotten, so that
--- a run does not remember every process that ever wrote to it.
+-- a run does not remember every process that ever wrote to it; when they were last heard is noted.
 local function keep(producer, reply)
   if call('HSET', KEYS[3], producer, reply) == 1 and call('HLEN', KEYS[3]) > 16 then
-    local since, known = now - window, call('HGETALL', KEYS[3])
+    local since, known, forgotten = now - window, call('HGETALL', KEYS[3]), 0
     for i = 1, #known, 2 do
-      -- the server's time is the seventh word of a kept reply
-      local at = match(known[i + 1], '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)')
-      if not at or tonumber(at) < since then call('HDEL', KEYS[3], known[i]) end
+      local at = heard_at(known[i + 1])
+      if at < since then
+        call('HDEL', KEYS[3], known[i])
+        forgotten = math.max(forgotten, at)
+      end
     end
+    note_forgotten(KEYS[2], forgotten)
   end
 end
 
@@ -382,8 +397,9 @@ if not is_nothing then
     change('start', start)
     change('created', now)
     call('HSET', KEYS[6], 'partitions', partitions)
-    call('PERSIST', KEYS[2]) -- what a lease noted of a run that was not there yet
-    call('PERSIST', KEYS[3]) -- what a forgotten run of that name has left
+    -- up to 0.1.0, what a lease noted of a run that was not there yet was to expire, and what a forgotten run has left
+    call('PERSIST', KEYS[2])
+    call('PERSIST', KEYS[3])
   end
   if status ~= '-' then
     change('status', status)
@@ -411,12 +427,8 @@ if by then
   keep(by_producer, by_reply)
 end
 local kept = table.concat(reply, ' ')
+-- a run that stays retired remembers no more producers: all keys of the batch are known, so it never comes to more
+if is_nothing and is_tombstone(meta[8]) then return kept end
 keep(producer, kept)
-if retired then -- producers go a window after the run was retired, and stay if it goes on
-  if is_nothing and is_tombstone(meta[8]) then
-    call('PEXPIRE', KEYS[3], text(math.ceil(window / 1000)))
-  else
-    call('PERSIST', KEYS[3])
-  end
-end
+if retired then call('PERSIST', KEYS[3]) end -- up to 0.1.0, the producers of a retired run were to expire
 return kept

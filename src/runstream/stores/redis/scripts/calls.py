@@ -28,6 +28,7 @@ __all__ = [
     "UNPARK",
     "append_call",
     "claim_call",
+    "clear_call",
     "delete_call",
     "drop_call",
     "enlist_call",
@@ -80,7 +81,7 @@ _SCRIPT = {
             "revisit",
             "relist",
         ),
-        *("retire", "forget", "report", "refill", "switch", "unpark"),
+        *("retire", "forget", "clear", "report", "refill", "switch", "unpark"),
     )
 }
 _APPEND = _SCRIPT["append"]
@@ -188,8 +189,9 @@ def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) ->
 def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
     """Take, renew or release a lease. The reply to a take has its epoch."""
     lasts = int(grant.ttl_seconds * MICROSECONDS)
-    args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner)
-    return script_call(_SCRIPT["lease"], (keys.run(grant.run_id).meta,), args)
+    args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner, grant.run_id)
+    run = keys.run(grant.run_id)
+    return script_call(_SCRIPT["lease"], (run.meta, run.partition.leftovers), args)
 
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Command:
@@ -328,6 +330,7 @@ def _all_but_snapshots(run: RunKeys, session_id: str) -> tuple[str, ...]:
         partition.deleted,
         partition.retire,
         partition.retired,
+        partition.leftovers,
     )
 
 
@@ -372,6 +375,7 @@ def retire_call(
             partition.retire,
             partition.retired,
             partition.archives,
+            partition.leftovers,
             *(run.snapshot(lane_id) for lane_id in snapshots),
         ),
         args,
@@ -380,9 +384,10 @@ def retire_call(
 
 def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> Command:
     """Forget a run that was retired ``retired_seconds`` ago; ``start`` is "" if there is no run of that name."""
+    run = keys.run(run_id)
     return script_call(
         _SCRIPT["forget"],
-        _all_but_snapshots(keys.run(run_id), session_id),
+        (*_all_but_snapshots(run, session_id), run.partition.config),
         (
             run_id,
             start,
@@ -390,4 +395,13 @@ def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired
             int(retired_seconds * MICROSECONDS),
             DELETED_WINDOW_SECONDS * MICROSECONDS,
         ),
+    )
+
+
+def clear_call(keys: Keys, run_id: str) -> Command:
+    """Clear what is left of a run that is retired or not there."""
+    run = keys.run(run_id)
+    partition = run.partition
+    return script_call(
+        _SCRIPT["clear"], (partition.leftovers, run.meta, run.producers, partition.config), (run_id,)
     )

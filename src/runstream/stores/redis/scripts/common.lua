@@ -75,6 +75,14 @@ local function reply_of(by, start, last, updated)
   return producer, table.concat({batch, former, last, '0 0', start, updated, before}, ' ')
 end
 
+-- When a producer was last heard, from the reply that is kept with it (microseconds; 0 if it is damaged).
+local function heard_at(reply) return tonumber(string.match(reply, '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)') or 0) end
+
+-- Notes in a hash (meta, or the config of the partition) that producers were forgotten that were last heard up to then.
+local function note_forgotten(key, at)
+  if at > (tonumber(call('HGET', key, 'forgotten') or 0) or 0) then call('HSET', key, 'forgotten', text(at)) end
+end
+
 -- Whether a field of meta notes a snapshot, of the run or of a lane.
 local function is_snapshot(field) return string.sub(field, 1, 8) == 'snapshot' end
 

@@ -1,8 +1,8 @@
 -- Takes, renews or releases a lease: the sole right to write one lane of a run, or the whole run.
 --
--- KEYS  1 meta
+-- KEYS  1 meta  2 leftovers
 -- ARGV  1 'take', 'renew' or 'release'  2 the lease's field: 'lease' for the run's, or 'lease:LANE'  3 its token
---       4 how long it lasts (microseconds)  5 owner
+--       4 how long it lasts (microseconds)  5 owner  6 run id
 --
 -- Replies {'ok', epoch}                         taken, renewed or released
 --         {'held', field, owner, microseconds}  take: a lease that excludes this one is in force, for so long
@@ -10,7 +10,7 @@
 --
 -- After a take: no other lease of that field is valid, and its epoch is higher than that of any other lease
 -- this run has had here, and at least the server's time in microseconds. A lease does not create its run: what
--- is noted before there is one goes when the lease expires. All checks come before the first write.
+-- is noted before there is one is cleared when the lease has expired. All checks come before the first write.
 
 local action, field, token, lasts, owner = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = clock()
@@ -43,7 +43,7 @@ local expires = now + lasts
 call('HSET', KEYS[1], field, epoch .. ' ' .. text(expires) .. ' ' .. token .. ' ' .. server_identity() .. ' ' .. owner,
   'epoch', epoch)
 if call('HEXISTS', KEYS[1], 'start') == 0 then
-  local left = call('PTTL', KEYS[1])
-  call('PEXPIRE', KEYS[1], text(math.max(left, math.ceil(lasts / 1000))))
+  call('PERSIST', KEYS[1]) -- up to 0.1.0 it was to expire
+  call('ZADD', KEYS[2], 'GT', text(expires), ARGV[6])
 end
 return {'ok', epoch}

@@ -1,7 +1,7 @@
 -- Retires a run that has ended and is archived: it leaves Redis except for a tombstone in its meta.
 --
 -- KEYS  1 events  2 meta  3 producers  4 due  5 retire  6 retired  7 archives
---       then its snapshots
+--       8 leftovers  then its snapshots
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
 --       3 how long it must have been quiet  4 for how long a silent producer is remembered (both microseconds)
 --       5 number of archives that have it, their UUIDs
@@ -15,8 +15,9 @@
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
 -- After 'ok': meta has start, last cursor, status, session, parent, times, and `retired` with what belongs to it (see
--- common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers for their window, so that
--- a batch that is resent is not applied again. The mark was moved to the last cursor by a settling that carried the
+-- common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers
+-- for their window (the run is in `leftovers`), so that a batch that is resent is not applied again. The mark was moved
+-- to the last cursor by a settling that carried the
 -- proof, and nothing is due: so all that goes here was compared with every archive. The first write is a ZREM or DEL: a
 -- full server takes it, and then the rest.
 
@@ -61,7 +62,7 @@ end
 
 local entries = call('XLEN', KEYS[1])
 call('DEL', KEYS[1])
-for i = 8, #KEYS do call('DEL', KEYS[i]) end
+for i = 9, #KEYS do call('DEL', KEYS[i]) end
 -- made anew: a hash never goes back to its compact form, and would keep the memory of what it had
 call('DEL', KEYS[2])
 local kept = {'start', meta['start'], 'last', meta['last'], 'status', meta['status'], 'created', meta['created'],
@@ -72,6 +73,7 @@ end
 keep('session')
 keep('parent')
 keep('keyed')
+keep('forgotten')
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
 -- the next epoch is the server's time anyway, unless that is behind
 if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end
@@ -79,7 +81,7 @@ call('HSET', KEYS[2], unpack(kept))
 for field, revision in pairs(gone) do call('HSET', KEYS[2], field, revision) end
 local producer, reply = reply_of(meta['by'], meta['start'], meta['last'], meta['updated'])
 if producer then call('HSET', KEYS[3], producer, reply) end
-call('PEXPIRE', KEYS[3], text(math.ceil(tonumber(ARGV[4]) / 1000)))
+call('ZADD', KEYS[8], text(now + tonumber(ARGV[4])), ARGV[1])
 call('ZREM', KEYS[5], ARGV[1])
 call('ZADD', KEYS[6], text(now), ARGV[1])
 return {'ok', entries}

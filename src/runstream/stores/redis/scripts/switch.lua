@@ -17,7 +17,7 @@
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
 -- resends that, it gets its first reply. RENAME, or DEL, is the first write: a full server takes either.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
@@ -48,13 +48,14 @@ for i = 1, #sent, 2 do
   if not reached or tonumber(reached) > common then call('HDEL', KEYS[3], sent[i]) end
 end
 
-call('PERSIST', KEYS[3]) -- a retired run's producers were to expire
+call('PERSIST', KEYS[3]) -- up to 0.1.0, a retired run's producers were to expire
 
 call('DEL', KEYS[2])
 for i = 9, #ARGV, 4000 do
   call('HSET', KEYS[2], unpack(ARGV, i, math.min(i + 3999, #ARGV)))
 end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
+if meta[7] then call('HSET', KEYS[2], 'forgotten', meta[7]) end
 if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
 if call('EXISTS', KEYS[4]) == 1 then call('HSET', KEYS[2], 'keyed', '1') end
 call('HSETNX', KEYS[8], 'partitions', ARGV[5])

@@ -54,7 +54,7 @@ class Attempt(Generic[W]):
     @property
     def is_old(self) -> bool:
         """Whether the server may have forgotten by now that it was applied."""
-        return time.monotonic() - self.begun > PRODUCER_WINDOW_SECONDS / 2
+        return time.monotonic() - self.begun > PRODUCER_WINDOW_SECONDS
 
 
 class _Kept(NamedTuple):

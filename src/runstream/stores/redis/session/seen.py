@@ -58,7 +58,7 @@ class SeenBook:
 
 
 class ServerClock:
-    """The server's time in microseconds, from its replies: never behind by more than a round trip."""
+    """The server's time in microseconds, from its replies: behind by no more than a round trip, and not ahead."""
 
     def __init__(self) -> None:
         self._ahead: int | None = None
@@ -66,19 +66,23 @@ class ServerClock:
 
     def now(self) -> int | None:
         """The server's time by this process's clock, or None before the first reply that has it."""
-        return None if self._ahead is None else self._ahead + time.monotonic_ns() // 1000
+        return None if self._ahead is None else self._ahead + _microseconds()
 
     def update(self, server_time: bytes, *, reset: bool = False) -> None:
         """Update the clock offset from a server timestamp; later timestamps within the same second are ignored.
 
         Args:
             server_time: The timestamp in microseconds, as text.
-            reset: Take it even if it is earlier than the clock.
+            reset: Take it within the same second, too.
         """
         second = server_time[:-6]
         if second == self._second and not reset:
             return
         self._second = second
-        ahead = int(server_time) - time.monotonic_ns() // 1000
-        if self._ahead is None or reset or ahead > self._ahead:
-            self._ahead = ahead
+        self._ahead = int(server_time) - _microseconds()
+
+
+def _microseconds() -> int:
+    """A clock of this process that nobody sets; where there is such a one, it goes on while the machine sleeps."""
+    boot_time: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return (time.monotonic_ns() if boot_time is None else time.clock_gettime_ns(boot_time)) // 1000

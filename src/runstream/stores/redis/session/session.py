@@ -49,6 +49,7 @@ class Session(Generic[E, S]):
         siblings: The sessions of one store object: its own, and those of its Runs.
         allows_fast_path: Whether the store's options allow the fast path of an append: no limit, no required
             lease, and nothing to be resent.
+        was_full: Whether the server had no room for what this writer sent last: it may evict keys since.
     """
 
     codec: Codec[E, S]
@@ -68,6 +69,7 @@ class Session(Generic[E, S]):
     opened: Keys | None = None
     siblings: list[weakref.ref[Session[E, S]]] = field(default_factory=list)
     allows_fast_path: bool = field(init=False)
+    was_full: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)

@@ -25,8 +25,9 @@ __all__ = ["append_event", "is_plain_append"]
 
 
 def is_plain_append(session: Session[E, S], event: EncodedEvent) -> bool:
-    """Whether the fast path fits: the event's kind sets no status, and nothing waits to be resolved."""
-    return session.allows_fast_path and event.kind not in STATUS_BY_KIND and session.in_flight.is_empty()
+    """Whether the fast path fits: the event's kind sets no status, and nothing waits to be resolved or checked."""
+    is_ordinary = session.allows_fast_path and not session.was_full
+    return is_ordinary and event.kind not in STATUS_BY_KIND and session.in_flight.is_empty()
 
 
 def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Operation[Applied]:

@@ -8,8 +8,9 @@ from runstream.model.identifiers import random_token
 from runstream.model.results import E, LeaseGrant, S
 from runstream.operations.arguments import LeaseRequest
 from runstream.operations.messages import lease_lost
-from runstream.operations.operation import Exchange, Operation
+from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.operations.client.send import held
+from runstream.stores.redis.operations.server_policy import MEMORY_QUERY, check_policy_reply
 from runstream.stores.redis.scripts.calls import lease_call
 from runstream.stores.redis.session.session import Session
 
@@ -45,10 +46,16 @@ def give_back_unanswered(session: Session[E, S], run_id: str) -> Operation[None]
 
 
 def renew_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:
-    """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
-    ((outcome, *_),) = yield Exchange([lease_call(session.keys, "renew", grant)])
-    if outcome == b"lost":
+    """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out.
+
+    Raises ConfigurationError where the server may evict it by now.
+    """
+    reply, memory = yield Exchange([lease_call(session.keys, "renew", grant), MEMORY_QUERY], tolerant=True)
+    if isinstance(reply, Refusal):
+        raise reply.error
+    if reply[0] == b"lost":
         raise lease_lost(grant)
+    check_policy_reply(memory)
 
 
 def release_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:

@@ -8,6 +8,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.results import E, S
 from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
+from runstream.stores.redis.operations.server_policy import check_policy
 from runstream.stores.redis.replies import parse_info
 from runstream.stores.redis.session.session import Session
 
@@ -22,7 +23,7 @@ def open_namespace(session: Session[E, S]) -> Operation[None]:
     Raises ConfigurationError for a server that is too old or may evict keys, and for a namespace that
     has another number of partitions than was asked for.
     """
-    (info,) = yield Exchange([(b"INFO",)], tolerant=True)
+    info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
     if not isinstance(info, Refusal):
         _check_server(parse_info(info))
     elif "unknown command" not in str(info.error):  # fakeredis has no INFO, nor an age, a policy or a failover
@@ -30,6 +31,8 @@ def open_namespace(session: Session[E, S]) -> Operation[None]:
             f"{info.error}; runstream needs INFO: it shows whether the server evicts keys, and which server"
             " gave a lease"
         )
+    if not isinstance(time, Refusal):  # so that the first append says when it was sent
+        session.server_clock.update(b"%d%06d" % (int(time[0]), int(time[1])))
     config = namespace_config(session.namespace)
     if session.partitions is not None:
         Keys(session.namespace, session.partitions)  # refuses a bad number before it is written
@@ -95,9 +98,4 @@ def _check_server(info: Mapping[str, str]) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if len(numbers) == 2 and numbers < MINIMUM_VERSION:
         raise ConfigurationError(f"the server is Redis {version}; runstream needs Redis 6.2 or later, or Valkey")
-    policy = info.get("maxmemory_policy", "")
-    if policy.startswith("allkeys-"):
-        raise ConfigurationError(
-            f"the server has maxmemory-policy {policy}: it would drop acknowledged events without a word;"
-            " set it to noeviction"
-        )
+    check_policy(info)

@@ -26,6 +26,7 @@ from runstream.operations.operation import Exchange, Operation, Pause, Refusal
 from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
+from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
 from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, append_call, lane_of_lease
 from runstream.stores.redis.session.in_flight import Attempt
@@ -78,6 +79,8 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
     What waits to be resolved in these runs is sent first. With ``checked`` False the script does not compare
     the history with the cursor that this store saw last.
     """
+    if session.was_full:
+        yield from check_policy_still()
     claimed = (yield from _claim(session, batches)) if session.in_flight else {}
     fresh = [batch for batch in batches if batch.run_id not in claimed] if claimed else batches
     if fresh:
@@ -87,7 +90,7 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
         session.producers.give_back(producer)
         outcomes = []
         for attempt, reply in zip(attempts, replies, strict=True):
-            batch, outcome = attempt.batch, _outcome(attempt, reply)
+            batch, outcome = attempt.batch, _first_outcome(attempt, reply)
             outcomes.append(outcome)
             if batch.snapshot is not None and isinstance(outcome, Applied):
                 session.in_flight.supersede(batch.run_id, batch.snapshot.lane_id)
@@ -101,7 +104,15 @@ def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[Outc
     """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal."""
     if not isinstance(reply, bytes) and _adjust_call(attempt.session, attempt, reply):
         (reply,) = yield from _attempt(attempt.session, [attempt])
-    return _outcome(attempt, reply)
+    return _first_outcome(attempt, reply)
+
+
+def _first_outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
+    """The outcome of a batch that its caller waits for. One that cannot be told stays so if it is repeated."""
+    outcome = _outcome(attempt, reply)
+    if isinstance(outcome, TooOld):
+        attempt.session.in_flight.keep_outcome(attempt.batch, outcome)
+    return outcome
 
 
 def _claim(session: Session[E, S], batches: Sequence[Batch]) -> Operation[dict[str, Outcome]]:
@@ -124,6 +135,10 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
     if not attempts:
         return
     try:
+        for attempt in attempts:
+            if attempt.is_old:
+                attempt.sending = attempt.sending._replace(sent_at=0)
+                attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending)
         replies = yield from _attempt(session, attempts)
         for attempt, reply in zip(attempts, replies, strict=True):
             # snapshots and coverage are noted in the session of the writer whose batch it is
@@ -181,10 +196,6 @@ def _adjust_call(
     if reply[0] == b"whole" and attempt.batch.snapshot is not None:
         # another snapshot was saved since: a difference from the known one no longer fits
         attempt.batch.snapshot.known_state = None
-    elif reply[0] == b"stale" and not attempt.is_old:
-        # the clocks differ, not the ages: it was refused and not applied, so it may be sent as new
-        session.server_clock.update(reply[1], reset=True)
-        attempt.sending = attempt.sending._replace(sent_at=session.server_clock.now())
     else:
         return False
     attempt.call = append_call(session.keys, attempt.batch, attempt.sending)
@@ -218,9 +229,11 @@ def _refusal(session: Session[E, S], batch: Batch, outcome: bytes, facts: Sequen
     if outcome == b"diverged" and seen is not None:
         return diverged(run_id, seen.cursor)
     if outcome == b"stale":
+        session.server_clock.update(facts[0], reset=True)
         return TooOld(
-            f"an append to run {run_id!r} got no reply and is older than {PRODUCER_WINDOW_SECONDS} seconds:"
-            " whether it was applied can no longer be told, and it was not sent again; read the end of the run"
+            f"an append to run {run_id!r} got no reply, and the server has forgotten since who sent it (after"
+            f" {PRODUCER_WINDOW_SECONDS} seconds by its clock): whether it was applied can no longer be told, and"
+            " it was not applied now; read the end of the run"
         )
     return ConfigurationError(
         f"namespace {session.namespace!r} has {int(facts[0])} partitions, not {len(session.keys.partitions)}:"
@@ -247,6 +260,7 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
     """The outcome that the append script's reply stands for, noted in the session; see its header."""
     session, batch = attempt.session, attempt.batch
     if isinstance(reply, Refusal):
+        session.was_full = session.was_full or reply.is_full
         return reply.error
     if not isinstance(reply, bytes):
         if reply[0] == b"damaged":
@@ -262,6 +276,7 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
 
 def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
     session, batch = attempt.session, attempt.batch
+    session.was_full = False
     run_id, lanes = batch.run_id, batch.lanes
     former, last, revision, began, server_time, *rest = _parse_applied(attempt.sending, reply)
     last_offset, start = parse_offset(last), parse_start(began)

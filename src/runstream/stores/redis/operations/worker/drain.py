@@ -15,6 +15,7 @@ from runstream.model.errors import RunstreamError
 from runstream.model.results import Cursor
 from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys, PartitionKeys
+from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.operations.worker.mend import runs_in
 from runstream.stores.redis.replies import parse_scores, parse_texts
 from runstream.stores.redis.scripts.calls import (
@@ -33,6 +34,7 @@ __all__ = [
     "Proven",
     "SeqSpan",
     "Settled",
+    "check_eviction",
     "claim",
     "enlist",
     "extend",
@@ -97,6 +99,11 @@ def server_time() -> Operation[int]:
     """The server's time in microseconds."""
     (reply,) = yield Exchange([(b"TIME",)])
     return int(reply[0]) * MICROSECONDS + int(reply[1])
+
+
+def check_eviction(keys: Keys) -> Operation[None]:  # noqa: ARG001 - as all others
+    """Raise ConfigurationError if the server may evict keys by now."""
+    return check_policy_still()
 
 
 def claim(

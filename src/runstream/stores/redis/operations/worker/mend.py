@@ -77,6 +77,6 @@ def set_aside_foreign_keys(keys: Keys, only: Collection[int] | None = None) -> O
 
 def _aside(partition: PartitionKeys) -> Command:
     names = [partition.runs, partition.due, partition.deleted]
-    names += [partition.retire, partition.retired, partition.parked]
+    names += [partition.retire, partition.retired, partition.leftovers, partition.parked]
     keys = (*names, *(f"{name}:damaged" for name in names))
     return script_call(ASIDE, keys, [expected_type(name) for name in names])

@@ -12,9 +12,19 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.mend import runs_in
-from runstream.stores.redis.scripts.calls import MICROSECONDS, forget_call, retire_call
+from runstream.stores.redis.scripts.calls import MICROSECONDS, clear_call, forget_call, retire_call
 
-__all__ = ["QuietRuns", "RetireCandidate", "RetireOutcome", "find_quiet", "forget", "is_due", "put_off", "retire"]
+__all__ = [
+    "QuietRuns",
+    "RetireCandidate",
+    "RetireOutcome",
+    "clear_leftovers",
+    "find_quiet",
+    "forget",
+    "is_due",
+    "put_off",
+    "retire",
+]
 
 
 class QuietRuns(NamedTuple):
@@ -133,6 +143,26 @@ def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Opera
         RetireOutcome("refused", error=reply.error) if isinstance(reply, Refusal) else _outcome(reply)
         for reply in replies
     ]
+
+
+def clear_leftovers(keys: Keys, count: int, only: Collection[int] | None = None) -> Operation[int]:
+    """Clear what is left of runs that are retired or not there: producers and leases that nothing needs any more.
+
+    Args:
+        keys: The namespace's keys.
+        count: How many runs of each partition to look at at most.
+        only: The numbers of the partitions; None for all.
+
+    Returns:
+        How many runs were looked at. One that is damaged is none of them: it stays, and holds up no other.
+    """
+    now = yield from server_time()
+    partitions = keys.numbered(only).values()
+    replies = yield Exchange([_up_to(partition.leftovers, now, 0, count) for partition in partitions])
+    members = [(one, one.leftovers, found) for one, found in zip(partitions, replies, strict=True)]
+    run_ids = list(chain(*(yield from runs_in(keys, members))))
+    cleared = (yield Exchange([clear_call(keys, run_id) for run_id in run_ids], tolerant=True)) if run_ids else []
+    return sum(not isinstance(reply, Refusal) for reply in cleared)
 
 
 def is_due(keys: Keys, run_id: str) -> Operation[bool]:

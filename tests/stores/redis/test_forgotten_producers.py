@@ -1,0 +1,105 @@
+"""P2: what a server has forgotten of a producer is never taken for "not applied", however its clock was moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstream import DrainWorker, RedisCheckpointer, SQLiteCheckpointer, StoreUnavailable
+from tests.support.backends import RedisBackend
+from tests.support.kinds import on_every_server
+from tests.support.line import Line
+from tests.support.operations import session_of
+from tests.support.samples import make_event, make_events
+
+Hot = RedisCheckpointer[Any, Any]
+AHEAD_SECONDS = 660
+
+
+def open_hot(backend: RedisBackend) -> Hot:
+    store = backend.open(retry_seconds=0)
+    assert isinstance(store, RedisCheckpointer)
+    return store
+
+
+def move_clock_ahead(raw: Any, hot: Hot) -> None:
+    """As if another server had taken over, whose clock is ahead: all that was noted lies further back."""
+    keys = session_of(hot).keys.run("r")
+    by = AHEAD_SECONDS * 1_000_000
+    raw.hincrby(keys.meta, "updated", -by)
+    for producer, reply in raw.hgetall(keys.producers).items():
+        words = reply.split(b" ")
+        words[6] = b"%d" % (int(words[6]) - by)
+        raw.hset(keys.producers, producer, b" ".join(words))
+    clock = session_of(hot).server_clock
+    clock._ahead -= by
+    for attempts in session_of(hot).in_flight._attempts.values():
+        for attempt in attempts:
+            *before, words, lane, mark, record = attempt.call
+            sent_at, rest = words.split(b" ", 1)
+            attempt.call = (*before, b"%d %b" % (int(sent_at) - by, rest), lane, mark, record)
+
+
+@on_every_server
+def test_a_batch_is_not_applied_twice_where_the_next_server_s_clock_is_ahead(redis_backend: RedisBackend) -> None:
+    """Its reply is lost, others append so that silent producers are forgotten, its caller repeats it."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    event = make_event("r", 2)
+    Line(hot).cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", [event])
+    move_clock_ahead(raw, hot)
+    for _ in range(20):
+        open_hot(redis_backend).append("r", [make_event("r", 3)])
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="can no longer be told"):
+            hot.append("r", [event])
+    assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
+    assert hot.append("r", [make_event("r", 4)]).last_offset == 23, "what is new is not held up"
+
+
+def test_what_is_new_is_taken_however_the_clock_was_moved(redis_backend: RedisBackend) -> None:
+    """Ahead, or back after producers were noted that were last heard in what is now the future."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    move_clock_ahead(raw, hot)
+    hot.append("r", [make_event("r", 2)])
+    keys = session_of(hot).keys.run("r")
+    seconds, _ = raw.time()
+    raw.hset(keys.meta, "forgotten", (seconds + 3600) * 1_000_000)
+    raw.delete(keys.producers)
+    raw.hdel(keys.meta, "by")
+    open_hot(redis_backend).append("r", [make_event("r", 3)])
+    assert [item.event.seq for item in hot.read("r")] == [1, 2, 3]
+
+
+@on_every_server
+def test_no_key_carries_a_ttl(redis_backend: RedisBackend) -> None:
+    """A server with a volatile policy would evict it: then another owner gets a lease that is held."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 2), keys=["a", "b"])
+    with hot.lease("not there yet", owner="a"), hot.lease("r", owner="a"):
+        assert [key for key in redis_backend.key_names() if raw.pttl(key) != -1] == []
+
+
+def test_what_leases_noted_of_runs_that_never_came_is_cleared(redis_backend: RedisBackend, tmp_path: Path) -> None:
+    """Once the last of them has run out; a run that came meanwhile keeps all that it has."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    held, over, came = (hot.lease(run_id, owner="a", ttl=60) for run_id in ("held", "over", "came"))
+    came.save_event(make_event("came"))
+    over.release()
+    for run_id in ("held", "over", "came"):
+        keys = session_of(hot).keys.run(run_id)
+        raw.zadd(keys.partition.leftovers, {run_id: 1})
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        DrainWorker(hot, [archive]).drain_once()
+    held.check()
+    came.check()
+    metas = [key for key in redis_backend.key_names() if key.endswith(":meta")]
+    assert sorted(key.split(":")[-2] for key in metas) == ["came", "held"]
+    assert [
+        raw.zscore(session_of(hot).keys.run(name).partition.leftovers, name) is None for name in ("held", "came")
+    ] == [False, True]
