@@ -18,6 +18,7 @@ __all__ = [
     "check_name",
     "check_run_id",
     "is_utf8",
+    "lease_token",
     "random_token",
     "shown",
     "snapshot_lane",
@@ -34,6 +35,11 @@ MAIN_LANE = "main"
 def snapshot_lane(lane_id: str | None) -> str | None:
     """The lane whose snapshot the writer of a lane saves: the main lane's writer saves the run's own (None)."""
     return None if lane_id == MAIN_LANE else lane_id
+
+
+def lease_token(ttl_seconds: float) -> str:
+    """A random name for a lease, with how long it lasts (microseconds) behind a dot, to judge its deadline."""
+    return f"{random_token()}.{int(ttl_seconds * 1_000_000)}"
 
 
 def random_token() -> str:

@@ -49,6 +49,7 @@ def test_a_run_that_a_clock_that_was_ahead_has_claimed_comes_due(
     ahead = {"a": year, "b": year, "c": week, "d": 60}
     now = server_seconds(hot)
     ask(hot, b"ZADD", partition.due, *(x for run_id, by in ahead.items() for x in ((now + by) * 1e6, run_id)))
+    ask(hot, b"HSET", partition.parked, "c", "for long")
     patient = DrainWorker(hot, archives, park_seconds=week)
     assert patient.drain_once().runs == 2
     assert set(due(hot)) == {"c", "d"}
@@ -56,6 +57,27 @@ def test_a_run_that_a_clock_that_was_ahead_has_claimed_comes_due(
     assert set(due(hot)) == {"d"}
     for run_id in "abc":
         check_archives(archives, {run_id: acknowledged[run_id]})
+
+
+def test_a_claim_of_a_worker_that_died_before_the_clock_was_set_back_is_taken(
+    redis_backend: RedisBackend, archives: list[Archive]
+) -> None:
+    """A parked run waits; so does a claim of another worker that lasts longer than ours."""
+    hot = open_hot(redis_backend, partitions=1)
+    acknowledged = {run_id: emit(hot, run_id, 3) for run_id in "abc"}
+    (partition,) = namespace_of(hot).keys.partitions
+    assert len(namespace_of(hot).claim(None, 100, 1200.0)) == 3
+    now = server_seconds(hot)
+    ask(
+        hot,
+        b"ZADD",
+        partition.due,
+        *(x for by, run_id in ((3600, "a"), (1200, "b"), (3600, "c")) for x in ((now + by) * 1e6, run_id)),
+    )
+    ask(hot, b"HSET", partition.parked, "c", "for an hour")
+    assert DrainWorker(hot, archives).drain_once().runs == 1
+    assert set(due(hot)) == {"b", "c"}
+    check_archives(archives, {"a": acknowledged["a"]})
 
 
 @needs_valkey

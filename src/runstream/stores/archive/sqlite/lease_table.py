@@ -34,7 +34,11 @@ def take(connection: sqlite3.Connection, now: float, request: LeaseRequest) -> L
     run_id, lane_id = request.run_id, request.lane_id
     last_epoch = connection.execute(_GET_LAST_EPOCH, (run_id,)).fetchone()[0]
     grant = new_grant(in_force(connection, now, run_id), request, last_epoch, now)
-    connection.execute(_REMOVE_LEASE, (run_id, lane_id))
+    if lane_id is None:
+        connection.execute(_REMOVE_LEASES, (run_id,))
+    else:
+        connection.execute(_REMOVE_LEASE, (run_id, lane_id))
+        connection.execute(_REMOVE_LEASE, (run_id, None))  # one whose deadline is astray is not to come back
     connection.execute(_ADD_LEASE, (run_id, lane_id, grant.owner, grant.epoch, grant.token, now + request.ttl))
     return grant
 

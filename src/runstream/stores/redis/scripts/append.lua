@@ -174,7 +174,7 @@ if fault then return fault end
 local mine = nil
 if leases == '1' then
   mine = ARGV[at_lease + 1]
-  if lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds) ~= mine then return {'unleased'} end
+  if lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds, mine) ~= mine then return {'unleased'} end
 end
 local refusal = meta[4] and held('lease', meta[4], microseconds, mine)
 if refusal then return refusal end

@@ -215,7 +215,9 @@ def claim_call(
     """
     until = "" if due_until is None else due_until
     times = (int(seconds * MICROSECONDS), int(farthest_seconds * MICROSECONDS))
-    return script_call(_SCRIPT["claim"], (partition.due,), (until, count, *times))
+    return script_call(
+        _SCRIPT["claim"], (partition.due, partition.parked, partition.config), (until, count, *times)
+    )
 
 
 def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> Command:

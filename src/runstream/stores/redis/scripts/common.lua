@@ -57,11 +57,16 @@ local function server_identity()
 end
 
 -- Parses a lease: meta's field `lease` (of the run) or `lease:LANE`, 'EPOCH EXPIRES TOKEN SERVER OWNER'.
+-- A token ends in how long the lease lasts, '.MICROSECONDS' (up to 0.1.0 it did not): a deadline that lies more than twice
+-- as far ahead was set by a clock that was ahead. Such a lease is in nobody's way, and its holder, who says so by the
+-- token `mine`, has it until another takes it.
 -- Returns its token, owner, expiry (microseconds) and epoch; nil if it is not in force at the time `now`.
-local function lease_in_force(lease, now)
+local function lease_in_force(lease, now, mine)
   if not lease then return nil end
   local epoch, expires, token, server, owner = string.match(lease, '^(%d+) (%d+) (%S+) (%S+) (.*)$')
   if tonumber(expires) <= now or server ~= server_identity() then return nil end
+  local lasts = string.match(token, '%.(%d+)$')
+  if lasts and tonumber(expires) - now > 2 * tonumber(lasts) and token ~= mine then return nil end
   return token, owner, tonumber(expires), epoch
 end
 

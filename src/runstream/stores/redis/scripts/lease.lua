@@ -15,7 +15,7 @@
 local action, field, token, lasts, owner = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = clock()
 local lease = call('HGET', KEYS[1], field)
-local current, current_owner, _, epoch = lease_in_force(lease, now)
+local current, current_owner, _, epoch = lease_in_force(lease, now, token)
 
 if action == 'release' then
   -- its first write frees memory, so a full server takes it
@@ -28,14 +28,16 @@ if action == 'renew' then
 elseif current ~= token then -- a take that is sent again finds its own
   if current and current_owner ~= owner then return held(field, lease, now, token) end
   -- the whole run and its lanes exclude each other, whoever holds them
-  local fields = call('HGETALL', KEYS[1])
+  local fields, void = call('HGETALL', KEYS[1]), {}
   for i = 1, #fields, 2 do
     local other = fields[i]
     if other ~= field and (other == 'lease' or field == 'lease') and string.match(other, '^lease') then
       local refusal = held(other, fields[i + 1], now, token)
       if refusal then return refusal end
+      void[#void + 1] = other
     end
   end
+  for i = 1, #void do call('HDEL', KEYS[1], void[i]) end -- one whose deadline is astray is not to come back
   epoch = text(math.max(now, tonumber(call('HGET', KEYS[1], 'epoch') or 0) + 1))
 end
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runstream.model.identifiers import random_token
+from runstream.model.identifiers import lease_token
 from runstream.model.results import E, LeaseGrant, S
 from runstream.operations.arguments import LeaseRequest
 from runstream.operations.messages import lease_lost
@@ -21,7 +21,7 @@ def take_lease(session: Session[E, S], request: LeaseRequest) -> Operation[Lease
     """Take the lease of one lane, or (None) of the whole run. Raises LeaseHeld where another is in the way."""
     run_id = request.run_id
     yield from give_back_unanswered(session, run_id)
-    grant = LeaseGrant(run_id, request.lane_id, request.owner, 0, random_token(), request.ttl)
+    grant = LeaseGrant(run_id, request.lane_id, request.owner, 0, lease_token(request.ttl), request.ttl)
     unanswered = [grant]
     try:
         ((outcome, *facts),) = yield Exchange([lease_call(session.keys, "take", grant)])
