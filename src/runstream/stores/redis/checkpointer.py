@@ -97,7 +97,9 @@ class RedisCheckpointer(Store[E, S]):
             max_hot_events=max_hot_events,
         )
         runner, once = SyncRunner(driver.exchange), SyncRunner(driver.exchange_once)
-        once.run(open_namespace(session))  # no retries: the caller decides how long to wait for a server
+        once.run(
+            open_namespace(session, is_fake=transport.is_fake)
+        )  # no retries: the caller decides how long to wait for a server
         super().__init__(RedisOperations(session), runner, [Namespace(session.keys, runner, once)])
         self._driver = driver
 
@@ -160,6 +162,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         max_hot_events: int | None = None,
     ) -> None:
         transport = async_transport_of(client)
+        self._is_fake = transport.is_fake
         self._driver = AsyncDriver(transport, retry_seconds)
         self._session = Session.make(
             Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts),
@@ -196,7 +199,9 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         if self._session.opened is None:
             async with self._opening:
                 if self._session.opened is None:
-                    await AsyncRunner(self._driver.exchange_once).run(open_namespace(self._session))
+                    await AsyncRunner(self._driver.exchange_once).run(
+                        open_namespace(self._session, is_fake=self._is_fake)
+                    )
 
 
 def rejoin_after_fork(

@@ -41,6 +41,7 @@ class SingleServerTransport:
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._sender = sender_of(client)
         self.max_block_seconds = _block_seconds(client)
+        self.is_fake = _is_fake(client)
         hold_over_fork(client)
         starts_anew(self)
 
@@ -110,6 +111,7 @@ class AsyncSingleServerTransport:
         _check_client(client)
         self._clients = clients
         self.max_block_seconds = _block_seconds(client)
+        self.is_fake = _is_fake(client)
         hold_over_fork(client)
 
     async def exchange(self, exchange: Exchange) -> Replies:
@@ -155,6 +157,11 @@ class AsyncSingleServerTransport:
 def _block_seconds(client: Any) -> float:
     timeout = socket_timeout_of(client)
     return _LONGEST_BLOCK_SECONDS if timeout is None else min(_LONGEST_BLOCK_SECONDS, timeout / 2)
+
+
+def _is_fake(client: Any) -> bool:
+    connection_class: type = client.connection_pool.connection_class
+    return any(base.__module__.partition(".")[0] == "fakeredis" for base in connection_class.__mro__)
 
 
 def _have_error(replies: Sequence[Any]) -> bool:

@@ -19,6 +19,8 @@ class Transport(Protocol):
 
     max_block_seconds: float
     """How long one command may block at the server, in seconds: well within the client's own timeout."""
+    is_fake: bool
+    """Whether it leads to fakeredis, which has no INFO: it has no age, evicts nothing and never fails over."""
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, and once more those of its commands whose script the server did not know.
@@ -44,6 +46,7 @@ class AsyncTransport(Protocol):
     """A way to the servers of one topology, for asyncio."""
 
     max_block_seconds: float
+    is_fake: bool
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, and once more those of its commands whose script the server did not know.

@@ -49,8 +49,8 @@ end
 local function is_tombstone(retired) return retired and string.match(retired, '^%d+ %d+$') ~= nil end
 
 -- A name for this primary that changes with every failover and restart. A lease is in force only on the server that
--- gave it: after a failover or a restart, a newer lease may have been lost. A server that does not tell (fakeredis; a
--- user without INFO) is '-'.
+-- gave it: after a failover or a restart, a newer lease may have been lost. Fakeredis, which does not tell, is '-'; a
+-- server that does not is refused at connect.
 local function server_identity()
   local info = redis.pcall('INFO', 'replication')
   return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or '-'

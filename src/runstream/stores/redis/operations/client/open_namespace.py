@@ -17,20 +17,15 @@ __all__ = ["open_namespace"]
 MINIMUM_VERSION = (6, 2)
 
 
-def open_namespace(session: Session[E, S]) -> Operation[None]:
+def open_namespace(session: Session[E, S], *, is_fake: bool = False) -> Operation[None]:
     """Check the server and the namespace, and note its partitions in the session.
 
-    Raises ConfigurationError for a server that is too old or may evict keys, and for a namespace that
-    has another number of partitions than was asked for.
+    Raises ConfigurationError for a server that is too old, may evict keys or does not tell, and for a namespace
+    that has another number of partitions than was asked for. Of fakeredis nothing is asked that it does not know.
     """
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
-    if not isinstance(info, Refusal):
-        _check_server(parse_info(info))
-    elif "unknown command" not in str(info.error):  # fakeredis has no INFO, nor an age, a policy or a failover
-        raise ConfigurationError(
-            f"{info.error}; runstream needs INFO: it shows whether the server evicts keys, and which server"
-            " gave a lease"
-        )
+    if not is_fake:
+        _check_server(_told(info))
     if not isinstance(time, Refusal):  # so that the first append says when it was sent
         session.server_clock.update(b"%d%06d" % (int(time[0]), int(time[1])))
     config = namespace_config(session.namespace)
@@ -93,9 +88,25 @@ def _check_partitions(session: Session[E, S], key: str, found: bytes, wanted: in
     return int(found)
 
 
+def _told(info: bytes | str | Refusal) -> Mapping[str, str]:
+    """What the server tells of itself."""
+    if isinstance(info, Refusal):
+        raise ConfigurationError(
+            f"{info.error}; runstream needs INFO: it shows whether the server evicts keys, and which server"
+            " gave a lease; allow the user INFO, and do not rename it"
+        )
+    return parse_info(info)
+
+
 def _check_server(info: Mapping[str, str]) -> None:
     version = info.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if len(numbers) == 2 and numbers < MINIMUM_VERSION:
         raise ConfigurationError(f"the server is Redis {version}; runstream needs Redis 6.2 or later, or Valkey")
+    for name, guarantee in (
+        ("maxmemory_policy", "whether the server evicts keys: acknowledged events would be gone without a word"),
+        ("master_replid", "which server gave a lease: it would outlive a failover, and have two owners"),
+    ):
+        if not info.get(name):
+            raise ConfigurationError(f"the server's INFO has no {name}; runstream needs it to know {guarantee}")
     check_policy(info)
