@@ -320,20 +320,9 @@ def delete_call(keys: Keys, run_id: str, *, start: str, session_id: str, lanes: 
 
 def _all_but_snapshots(run: RunKeys, session_id: str) -> tuple[str, ...]:
     partition = run.partition
-    return (
-        run.events,
-        run.meta,
-        run.producers,
-        run.keys,
-        partition.runs,
-        partition.session(session_id),
-        partition.due,
-        partition.parked,
-        partition.deleted,
-        partition.retire,
-        partition.retired,
-        partition.leftovers,
-    )
+    of_run = (run.events, run.meta, run.producers, run.keys)
+    of_all = (partition.runs, partition.session(session_id), partition.due, partition.parked, partition.deleted)
+    return (*of_run, *of_all, partition.retire, partition.retired, partition.leftovers)
 
 
 def retire_call(
