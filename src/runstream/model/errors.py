@@ -20,14 +20,17 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
     ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
     ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
-    └── StoreUnavailable          the store gave no answer: the outcome is unknown
+    └── StoreUnavailable          the store gave no answer: the outcome is unknown [resend, next_step]
 
 After every error but StoreUnavailable, nothing was written of what was sent for that run. May the same call be
 sent again?
 
 ======================  ==========================================================================================
-StoreUnavailable        Yes. The same events, sent again on the same store object, are applied once; with a key
-                        per event, from any process at any time. After ``update_state``, load the state to see.
+StoreUnavailable        To a store, yes: the same events, sent again on the same store object, are applied once;
+                        with a key per event, from any process at any time; ``update_state`` with the same
+                        ``change`` makes it once. Of a Run: ``error.resend()`` records the same events once and
+                        gives what the call would have given; ``finish`` and ``fail`` may simply be repeated. Any
+                        other call records a new event, after that one, even if it is equal.
 LeaseHeld               Yes, when the lease has been given back or has run out.
 TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
 EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
@@ -49,8 +52,8 @@ The others              No: the call itself is to change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 __all__ = [
     "AcknowledgedWritesLost",
@@ -299,5 +302,26 @@ class ArchiveGap(RunstreamError):
 class StoreUnavailable(RunstreamError):
     """The store cannot be reached, or its reply was lost: whether the call took effect is unknown.
 
-    The same call may be sent again on the same store object: what it appends is applied once.
+    The same events may be sent again on the same store object: they are applied once. A Run makes events of its
+    own at every call, so its errors carry what to call instead.
+
+    Attributes:
+        resend: From a Run or an AsyncRun: a function without arguments (a coroutine function) that sends again
+            what the failed call sent, takes effect once however often it is called, and returns what that call
+            would have returned, or raises what it would have raised. None from anywhere else, and after pickling.
+        next_step: What to do next, the end of the message; "" where the message says it already.
     """
+
+    resend: Callable[[], Any] | None = None
+    is_final: ClassVar[bool] = False  # the outcome is never known any more, and nothing is sent again
+
+    def __init__(self, message: str, *, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (super().__str__(), self.next_step)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what sends again belongs to the objects of this process
+        return _rebuild, (type(self), super().__str__(), {"next_step": self.next_step})

@@ -26,6 +26,8 @@ __all__ = [
     "Step",
     "Stream",
     "blocking",
+    "carried_resolution",
+    "carry_resolution",
     "collect",
     "in_one_call",
     "pass_on",
@@ -94,6 +96,9 @@ Stream: TypeAlias = Operation[None]
 """An operation whose results come as :class:`Items`, one page at a time."""
 
 
+_RESOLUTION = "_runstream_resolution"
+
+
 def blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Operation[T]:
     """The operation that makes one blocking call and returns what that returns."""
     result: T = yield Call(partial(function, *args, **kwargs))
@@ -108,6 +113,20 @@ def in_one_call(function: Callable[P, T]) -> Callable[P, Operation[T]]:
         return blocking(function, *args, **kwargs)
 
     return operation
+
+
+def carry_resolution(error: BaseException, resolve: Callable[[], Operation[Any]]) -> None:
+    """Let the error of a write carry the operation that resolves it: sends it again, and returns its first result.
+
+    Any error may leave a write without an outcome, a cancellation as much as a lost reply.
+    """
+    error.__dict__[_RESOLUTION] = resolve
+
+
+def carried_resolution(error: BaseException) -> Callable[[], Operation[Any]] | None:
+    """The operation that resolves the write which this error left without an outcome, or None."""
+    resolve: Callable[[], Operation[Any]] | None = error.__dict__.get(_RESOLUTION)
+    return resolve
 
 
 def pass_on(

@@ -1,15 +1,15 @@
-"""An event to emit, as an agent's author gives it, and what its payload is made from."""
+"""What a Run is asked to emit, as values, and the payloads that it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from runstream.model.errors import EncodingError
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import shown
 
-__all__ = ["Emission", "emission_of", "error_payload", "joined_payload"]
+__all__ = ["Emission", "emissions_of", "error_payload", "joined_payload"]
 
 
 class Emission(NamedTuple):
@@ -22,8 +22,12 @@ class Emission(NamedTuple):
     visibility: Visibility | str = Visibility.PUBLIC
 
 
-def emission_of(item: Emission | tuple[Any, ...] | str) -> Emission:
-    """The item of ``emit_many`` as an Emission. Raises EncodingError for what is none."""
+def emissions_of(items: Iterable[Emission | tuple[Any, ...] | str]) -> list[Emission]:
+    """The items of ``emit_many``, or a single kind. Raises EncodingError for one that is no event."""
+    return [_emission(item) for item in ((items,) if isinstance(items, str) else items)]
+
+
+def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
     if isinstance(item, str):
         return Emission(item)
     if isinstance(item, tuple) and 1 <= len(item) <= len(Emission._fields):

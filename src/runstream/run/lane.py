@@ -13,9 +13,8 @@ import os
 import secrets
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from runstream.codec.left_out import LeftOut
@@ -37,24 +36,13 @@ from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuer
 from runstream.operations.forks import starts_anew
 from runstream.operations.interface import AppendResult, StoreOperations
 from runstream.operations.operation import Operation, collect
-from runstream.run.emission import Emission, emission_of, error_payload, joined_payload
+from runstream.run.emission import Emission, error_payload, joined_payload
+from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, take_lease
 from runstream.run.state_fields import ABSENT, get_field, mark_ended, put_fields
+from runstream.run.write_call import UnknownEnd, WriteCall
 
 __all__ = ["LaneWriter"]
-
-
-@dataclass(slots=True)
-class _Held(Generic[E]):
-    """Deltas that wait to be appended together.
-
-    Once that was tried and failed they are sealed: as the append may have been applied, they go out again
-    as the same batch, which a store applies once, and nothing joins them.
-    """
-
-    events: list[E] = field(default_factory=list)
-    text_bytes: int = 0
-    is_sealed: bool = False
 
 
 class LaneWriter(ABC, Generic[E, S]):
@@ -80,15 +68,16 @@ class LaneWriter(ABC, Generic[E, S]):
         self.lease = None
         self._seq = 0
         self._deltas = request.deltas
-        self._held: _Held[E] = _Held()
+        self._held: HeldDeltas[E] = HeldDeltas()
         self._failure: Exception | None = None
         self._left_out: LeftOut | None = None
+        self._end: UnknownEnd | None = None
         self._is_forked = False
         starts_anew(self)
 
     def _start_anew(self) -> None:
         """Go on as another writer of the lane; what is held back is the parent's to send."""
-        self._held, self._failure, self._is_forked = _Held(), None, True
+        self._held, self._failure, self._end, self._is_forked = HeldDeltas(), None, None, True
         self._begin()
 
     @property
@@ -152,7 +141,7 @@ class LaneWriter(ABC, Generic[E, S]):
             yield from self._releasing(error)
 
     def _recording_error(self, error: Exception) -> Operation[None]:
-        yield from self._recording([Emission(EventKind.AGENT_ERROR, error_payload(error))])
+        yield from self._recording([Emission(EventKind.AGENT_ERROR, error_payload(error))], WriteCall())
 
     def _releasing(self, error: BaseException | None) -> Operation[None]:
         if self.lease is not None:
@@ -161,27 +150,38 @@ class LaneWriter(ABC, Generic[E, S]):
     # -- events and snapshots ----------------------------------------------------------------------
 
     def _emitting(
-        self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool
+        self, emissions: Sequence[Emission], call: WriteCall[E], *, checkpoint: bool = False
     ) -> Operation[list[Recorded[E]]]:
-        emissions = [emission_of(item) for item in ((items,) if isinstance(items, str) else items)]
-        yield from self._going_first()
+        yield from self._going_first(call)
         if not emissions and not checkpoint:
             return []
-        return (yield from self._recording(emissions, self.state if checkpoint else None))
+        return (yield from self._recording(emissions, call, self.state if checkpoint else None))
 
-    def _emitting_one(self, emission: Emission) -> Operation[Recorded[E]]:
-        (recorded,) = yield from self._emitting([emission], checkpoint=False)
+    def _emitting_one(self, emission: Emission, call: WriteCall[E]) -> Operation[Recorded[E]]:
+        (recorded,) = yield from self._emitting([emission], call)
         return recorded
 
-    def _ending(self, kind: EventKind, status: RunStatus, payload: Mapping[str, Any]) -> Operation[Recorded[E]]:
-        yield from self._going_first()
-        former = mark_ended(self.state, status)
+    def _checkpointing(self, call: WriteCall[E]) -> Operation[None]:
+        yield from self._emitting((), call, checkpoint=True)
+
+    def _ending(
+        self, kind: EventKind, status: RunStatus, payload: Mapping[str, Any], call: WriteCall[E]
+    ) -> Operation[Recorded[E]]:
+        former_end = self._end
+        if former_end is not None and (former_end.kind, former_end.payload) == (kind, payload):
+            call.take_over(former_end.call)  # the same end again, which may be there already
+        yield from self._going_first(call)
+        former = mark_ended(self.state, status, call.began)
         try:
             self._check_says(status)
-            (recorded,) = yield from self._recording([Emission(kind, payload)], self.state)
-        except BaseException:  # an interrupt too: the run has not ended
+            (recorded,) = yield from self._recording([Emission(kind, payload)], call, self.state)
+        except BaseException as error:  # an interrupt too: the run has not ended, as far as is known
             put_fields(self.state, former)
+            if not _is_refusal(error):
+                self._end = UnknownEnd(kind, payload, call)
             raise
+        if self._end is not None and self._end.call.resolve is call.resolve:
+            self._end = None  # it is known now: to end again is to end anew
         return recorded
 
     def _check_says(self, status: RunStatus) -> None:
@@ -194,18 +194,22 @@ class LaneWriter(ABC, Generic[E, S]):
                 f" was written: replace it (run.state = …) by one that says {status.value!r}, or nothing"
             )
 
-    def _saving_event(self, event: E) -> Operation[None]:
+    def _saving_event(self, event: E, call: WriteCall[E]) -> Operation[None]:
         run_id: Any = getattr(event, "run_id", None)
         self._check_run(run_id)
-        yield from self._going_first()
+        yield from self._going_first(call)
         lane_id, seq = getattr(event, "lane_id", None), getattr(event, "seq", None)
-        yield from self._appending([event], [seq] if lane_id == self.lane_id and isinstance(seq, int) else [])
+        yield from self._appending(
+            [event], [seq] if lane_id == self.lane_id and isinstance(seq, int) else [], call
+        )
 
-    def _saving_snapshot(self, run_id: str, state: S) -> Operation[None]:
+    def _saving_snapshot(self, run_id: str, state: S, call: WriteCall[E]) -> Operation[None]:
         self._check_run(run_id)
-        yield from self._going_first()
+        yield from self._going_first(call)
         with self._noting_loss():
-            yield from self._operations.save_snapshot(run_id, state, snapshot_lane(self.lane_id), self.lease)
+            yield from call.sending(
+                lambda: self._operations.save_snapshot(run_id, state, snapshot_lane(self.lane_id), self.lease)
+            )
         self._note_left_out(None)  # the whole was replaced
 
     def _loading_latest(self, run_id: str) -> Operation[S | None]:
@@ -218,14 +222,19 @@ class LaneWriter(ABC, Generic[E, S]):
         self._check_run(run_id)
         return (yield from self._operations.list_events(run_id, since_seq))
 
-    def _recording(self, emissions: Sequence[Emission], snapshot: S | None = None) -> Operation[list[Recorded[E]]]:
+    def _recording(
+        self, emissions: Sequence[Emission], call: WriteCall[E], snapshot: S | None = None
+    ) -> Operation[list[Recorded[E]]]:
         """Append events of this lane, with the state if it is to be saved, in one atomic step."""
         yield from self._number_anew()
-        seqs = range(self._seq + 1, self._seq + 1 + len(emissions))
-        events = [self._event(emission, seq) for emission, seq in zip(emissions, seqs, strict=True)]
+        if call.events is None or (call.resolve is None and call.seqs.stop <= self._seq):
+            # not made yet; or nothing of it is in the store, and later numbers are
+            call.seqs = range(self._seq + 1, self._seq + 1 + len(emissions))
+            call.events = [self._event(emission, seq) for emission, seq in zip(emissions, call.seqs, strict=True)]
+        events = call.events
         keys = [emission.key for emission in emissions]
         has_keys = any(key is not None for key in keys)
-        placement = yield from self._appending(events, seqs, keys if has_keys else None, snapshot)
+        placement = yield from self._appending(events, call.seqs, call, keys if has_keys else None, snapshot)
         recorded = []
         for index, (event, cursor) in enumerate(zip(events, placement.cursors, strict=True)):
             is_known = index in placement.known
@@ -252,22 +261,26 @@ class LaneWriter(ABC, Generic[E, S]):
         self,
         events: Sequence[E],
         seqs: Sequence[int],
+        call: WriteCall[E],
         keys: Sequence[str | None] | None = None,
         snapshot: S | None = None,
     ) -> Operation[AppendResult]:
         """Append once under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
+        options = AppendOptions(None, keys, self.lease, snapshot, snapshot_lane(self.lane_id), self._left_out)
         left_out = self._left_out
-        if left_out is not None and snapshot is not None:  # what is removed now is not put back later
+        if left_out is not None and snapshot is not None and call.resolve is None:
+            # what is removed now is not put back later
             codec = self._operations.codec
             left_out = codec.left_out(codec.snapshot_fields(self.run_id, snapshot, left_out), snapshot)
+        self._end = None if call.resolve is None else self._end  # something new follows it
         try:
             with self._noting_loss():
-                lane_id = snapshot_lane(self.lane_id)
-                options = AppendOptions(None, keys, self.lease, snapshot, lane_id, self._left_out)
-                placement = yield from self._operations.append(self.run_id, events, options)
+                placement: AppendResult = yield from call.sending(
+                    lambda: self._operations.append(self.run_id, events, options)
+                )
         except BaseException as error:  # an interrupt too: the events may have been applied
             if not _is_refusal(error):
-                self._seq = max((self._seq, *seqs))
+                self._seq, self._left_out = max((self._seq, *seqs)), left_out
             raise
         self._left_out = left_out
         self._seq = max((self._seq, *(seq for index, seq in enumerate(seqs) if index not in placement.known)))
@@ -300,12 +313,12 @@ class LaneWriter(ABC, Generic[E, S]):
 
     # -- text deltas -------------------------------------------------------------------------------
 
-    def _emitting_delta(self, text: str, fields: Mapping[str, Any]) -> Operation[None]:
+    def _emitting_delta(self, text: str, fields: Mapping[str, Any], call: WriteCall[E]) -> Operation[None]:
         if not isinstance(text, str):
             raise EncodingError(f"a delta is text, not {type(text).__name__} ({shown(text)})", path="payload.text")
         emission = Emission(EventKind.TEXT_DELTA, {"text": text, **fields})
         if self._deltas is None:
-            yield from self._recording([emission])
+            yield from self._recording([emission], call)
             return
         self._raise_failure()
         yield from self._number_anew()
@@ -322,16 +335,18 @@ class LaneWriter(ABC, Generic[E, S]):
         if len(self._held.events) >= self._deltas.max_events or self._held.text_bytes >= self._deltas.max_bytes:
             yield from self._flushing_quietly()
 
-    def _going_first(self) -> Operation[None]:
-        """Send what must go before everything that is not a delta."""
-        self._raise_failure()
-        yield from self._flushing()
+    def _going_first(self, call: WriteCall[E]) -> Operation[None]:
+        """Send what must go before everything that is not a delta, unless that call has been sent already."""
+        if call.resolve is None:
+            self._raise_failure()
+            yield from self._flushing()
 
     def _flushing(self) -> Operation[None]:
         if self._held.events:
             self._held.is_sealed = True
-            yield from self._appending(self._held.events, ())
-            self._held = _Held()
+            # not resolved by the call but repeated: what is refused stays held, and may be taken the next time
+            yield from self._appending(self._held.events, (), WriteCall())
+            self._held = HeldDeltas()
 
     def _flushing_quietly(self) -> Operation[None]:
         """Flush what was taken already; a failure is raised by the next call."""

@@ -7,10 +7,12 @@ one at a time. :mod:`~runstream.run.async_run` awaits the same operations.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from runstream.model.errors import StoreUnavailable
 from runstream.model.events import EventKind, Visibility
 from runstream.model.results import E, LeaseGrant, Recorded, S
 from runstream.model.state import RunStatus
@@ -18,9 +20,10 @@ from runstream.operations.arguments import FollowFilters, FollowQuery, RunReques
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
-from runstream.run.emission import Emission, error_payload, joined_payload
+from runstream.run.emission import Emission, emissions_of, error_payload, joined_payload
 from runstream.run.lane import LaneWriter
 from runstream.run.lease import Lease
+from runstream.run.write_call import WriteCall, tell_resend
 
 __all__ = ["Run"]
 
@@ -39,6 +42,10 @@ class Run(LaneWriter[E, S]):
     Its events are numbered (``seq``) from where the lane left off, one by one. A number is used again only if the
     store has refused the event. Threads may share a Run. In a forked process it goes on as another writer of the
     lane, without what was held back; under a lease, which is the parent's, it is refused there.
+
+    A call that raises StoreUnavailable may have taken effect. ``error.resend()`` makes it take effect once
+    and gives its result; ``finish`` and ``fail`` may simply be called again. Any other call records another event,
+    after that one.
 
     It is a context manager. Leaving it sends what is held back and gives the lease back. Leaving it with an
     exception records ``agent.error``, and raises that exception even if recording fails; KeyboardInterrupt,
@@ -124,13 +131,14 @@ class Run(LaneWriter[E, S]):
 
         Raises:
             LeaseLost: The lease has passed on or run out; nothing was written.
-            StoreUnavailable: It is unknown whether the event was written; it may be yet, before whatever this
-                store appends next to the run. To emit it again makes another event, with another ``ts`` and
-                ``seq``; with the same ``key`` it is recorded once all the same.
+            StoreUnavailable: It is unknown whether the event was written. ``error.resend()`` writes it once
+                and returns what this would have returned; it may be called at any time, and more than once. What
+                is appended next to the run goes after it. To emit it again makes another event, with another
+                ``ts`` and ``seq``; with the same ``key`` it is recorded once all the same.
             RunstreamError: What the store's ``append`` raises.
         """
         emission = Emission(kind, joined_payload(payload, fields), key, parent_span_id, visibility)
-        return self._do(self._emitting_one(emission))
+        return self._do(partial(self._emitting_one, emission))
 
     def emit_many(
         self, items: Iterable[Emission | tuple[Any, ...] | str], *, checkpoint: bool = False
@@ -152,7 +160,8 @@ class Run(LaneWriter[E, S]):
             ConcurrencyConflict: The state is to be saved, and another was saved since the one that this Run knows.
             RunstreamError: What ``emit`` raises.
         """
-        return self._do(self._emitting(items, checkpoint=checkpoint))
+        emissions = emissions_of(items)
+        return self._do(partial(self._emitting, emissions, checkpoint=checkpoint))
 
     def emit_delta(self, text: str, **fields: Any) -> None:
         """Append a piece of text as ``text.delta``, or hold it back until the buffer is flushed.
@@ -166,7 +175,7 @@ class Run(LaneWriter[E, S]):
             RunstreamError: What ``emit`` raises. Where there is a buffer, also what failed in the background. A
                 call that raises has not taken the text; without a buffer the outcome is that of ``emit``.
         """
-        self._do(self._emitting_delta(text, fields))
+        self._do(partial(self._emitting_delta, text, fields))
 
     def flush(self) -> None:
         """Append the text that is held back, now.
@@ -174,7 +183,7 @@ class Run(LaneWriter[E, S]):
         Raises:
             RunstreamError: What ``emit`` raises; the text stays held and goes out again as the same append.
         """
-        self._do(self._going_first())
+        self._do(self._going_first)
 
     def checkpoint(self) -> None:
         """Save the state as the snapshot of this lane; the main lane's is the run's.
@@ -186,7 +195,7 @@ class Run(LaneWriter[E, S]):
                 that state and go on with it.
             RunstreamError: What ``emit`` raises.
         """
-        self._do(self._emitting((), checkpoint=True))
+        self._do(self._checkpointing)
 
     def follow(self, after: int | str = 0, **filters: Unpack[FollowFilters]) -> Iterator[Recorded[E]]:
         """The events of the run, then those that come; of all lanes, unless a filter says otherwise.
@@ -209,7 +218,8 @@ class Run(LaneWriter[E, S]):
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.
 
         The state's ``status`` becomes ``completed`` and its ``finished_at`` is set; both are as before if this
-        raises. A status of the author's own is left as it is.
+        raises. A status of the author's own is left as it is. After StoreUnavailable the same call may be
+        repeated: the run ends once.
 
         Args:
             payload: The event's own data; None for none.
@@ -224,13 +234,14 @@ class Run(LaneWriter[E, S]):
             RunstreamError: What ``emit`` raises.
         """
         payload = joined_payload(payload, fields)
-        return self._do(self._ending(EventKind.RUN_FINISHED, RunStatus.COMPLETED, payload))
+        return self._do(partial(self._ending, EventKind.RUN_FINISHED, RunStatus.COMPLETED, payload))
 
     def fail(self, error: BaseException | str, /, **fields: Any) -> Recorded[E]:
         """End the run badly: append ``run.error`` and save the state as failed, in one atomic step.
 
         The state's ``status`` becomes ``failed`` and its ``finished_at`` is set; both are as before if this
-        raises. A status of the author's own is left as it is.
+        raises. A status of the author's own is left as it is. After StoreUnavailable the same call may be
+        repeated: the run ends once.
 
         Args:
             error: What went wrong. The payload has its text as ``error``, and its class as ``type``: None for a
@@ -246,7 +257,7 @@ class Run(LaneWriter[E, S]):
             RunstreamError: What ``emit`` raises.
         """
         payload = {**error_payload(error), **fields}
-        return self._do(self._ending(EventKind.RUN_ERROR, RunStatus.FAILED, payload))
+        return self._do(partial(self._ending, EventKind.RUN_ERROR, RunStatus.FAILED, payload))
 
     def close(self) -> None:
         """Send what is held back and give the lease back, as leaving the context manager does.
@@ -255,7 +266,7 @@ class Run(LaneWriter[E, S]):
             RunstreamError: What was held back could not be sent, and is lost, or the lease could not be given
                 back.
         """
-        self._do(self._leaving(None))
+        self._do(lambda _: self._leaving(None))
 
     def __enter__(self) -> Self:
         return self
@@ -263,7 +274,7 @@ class Run(LaneWriter[E, S]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._do(self._leaving(error))
+        self._do(lambda _: self._leaving(error))
 
     def save_event(self, event: E) -> None:
         """Append an event that was made elsewhere; the numbering of this lane goes on after its ``seq``.
@@ -276,7 +287,7 @@ class Run(LaneWriter[E, S]):
             StoreUnavailable: There was no answer: the same event may be sent again and is applied once.
             RunstreamError: What the store's ``append`` raises.
         """
-        self._do(self._saving_event(event))
+        self._do(partial(self._saving_event, event))
 
     def save_snapshot(self, run_id: str, state: S) -> None:
         """Replace the snapshot of this lane, whoever saved the one before. ``self.state`` stays as it is.
@@ -290,7 +301,7 @@ class Run(LaneWriter[E, S]):
             LeaseLost: The lease has passed on or run out; nothing was written.
             RunstreamError: What the store's ``save_snapshot`` raises.
         """
-        self._do(self._saving_snapshot(run_id, state))
+        self._do(partial(self._saving_snapshot, run_id, state))
 
     def load_latest(self, run_id: str) -> S | None:
         """The state of the latest snapshot of this lane, or None. ``self.state`` stays as it is.
@@ -317,13 +328,24 @@ class Run(LaneWriter[E, S]):
         """
         return self._runner.run(self._listing_events(run_id, since_seq))
 
-    def _do(self, operation: Operation[T]) -> T:
+    def _do(self, write: Callable[[WriteCall[E]], Operation[T]]) -> T:
+        return self._make(write, WriteCall())
+
+    def _make(self, write: Callable[[WriteCall[E]], Operation[T]], call: WriteCall[E]) -> T:
         """Run one operation at a time, so that the lane's numbers and the order of its events agree."""
         with self._lock:
             try:
-                return self._runner.run(operation)
+                if not call.is_done:
+                    call.result = self._runner.run(write(call))
+                    call.is_done = True
+            except StoreUnavailable as error:
+                error.resend = partial(self._make, write, call)
+                tell_resend(error)
+                raise
             finally:
                 self._set_timer()
+            result: T = call.result
+            return result
 
     def _set_timer(self) -> None:
         seconds = self._seconds_to_flush

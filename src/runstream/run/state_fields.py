@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
@@ -32,14 +31,14 @@ def put_fields(state: Any, values: Iterable[tuple[str, Any]]) -> None:
                 setattr(state, name, value)
 
 
-def mark_ended(state: Any, status: RunStatus) -> list[tuple[str, Any]]:
-    """Give a state the status of a run that has ended, and the time; returns the fields as they were.
+def mark_ended(state: Any, status: RunStatus, finished_at: float) -> list[tuple[str, Any]]:
+    """Give a state the status of a run that has ended, and the time (Unix); returns the fields as they were.
 
     The status is set where the state has one of a run's, as text or as an Enum that has this member too: a
-    status of the author's own is left as it is. The time, Unix time in seconds, where it has such a number.
+    status of the author's own is left as it is. The time, where it has such a number.
     """
     changes: dict[str, Any] = {}
-    current, finished_at = get_field(state, "status"), get_field(state, "finished_at")
+    current = get_field(state, "status")
     if isinstance(state, RunState):
         changes["status"] = status
     elif isinstance(current, Enum):
@@ -47,8 +46,8 @@ def mark_ended(state: Any, status: RunStatus) -> list[tuple[str, Any]]:
             changes["status"] = member
     elif isinstance(current, str) and current in STATUSES:
         changes["status"] = status.value
-    if isinstance(finished_at, int | float):
-        changes["finished_at"] = time.time()
+    if isinstance(get_field(state, "finished_at"), int | float):
+        changes["finished_at"] = finished_at
     former = [(name, get_field(state, name)) for name in changes]
     put_fields(state, changes.items())
     return former

@@ -285,8 +285,11 @@ class Store(Lifecycle, Generic[E, S]):
             The state that was saved.
 
         Raises:
-            ConcurrencyConflict: Others were faster, in every attempt.
-            StoreUnavailable: The change may have been made or not: load the state to see.
+            ConcurrencyConflict: Others were faster, in every attempt. Or, after StoreUnavailable: the change was
+                made, and the same function would now make another one, so that it may be a new change.
+            StoreUnavailable: The change may have been made or not. The same call may be made again, with the same
+                function or one of the same code and values: if the change was made, it gives the state that was
+                saved then, and changes nothing.
             RunstreamError: What ``load_snapshot`` and ``save_snapshot`` raise.
         """
         return self._runner.run(self._operations.update_state(run_id, change, StateChange(attempts, lease)))

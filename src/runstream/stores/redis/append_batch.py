@@ -10,6 +10,7 @@ from runstream.codec.event_codec import EncodedEvent
 from runstream.codec.snapshot_fields import PackedState, state_checksum
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.operations.coverage import Covered
+from runstream.stores.redis.made_change import MadeChange
 from runstream.stores.redis.replies import parse_cursor
 
 __all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "snapshot_field"]
@@ -37,6 +38,7 @@ class SnapshotWrite:
         compare: Refuse the write if another snapshot was saved since the known one.
         changes: The snapshot changes the known one and covers what that covers, which may be less than what has
             left Redis.
+        made: The change that ``update_state`` made; None for a state that the caller gave.
     """
 
     lane_id: str | None
@@ -48,6 +50,7 @@ class SnapshotWrite:
     known_state: PackedState | None = None
     compare: bool = False
     changes: bool = False
+    made: MadeChange | None = None
 
     def args(self) -> list[Any]:
         """The append script's arguments for this snapshot."""

@@ -21,6 +21,8 @@ Written: TypeAlias = tuple[Cursor, EncodedEvent]
 class TooOld(StoreUnavailable):
     """Older than the deduplication window: the outcome is unknown, and the batch is never sent again."""
 
+    is_final = True
+
 
 class Applied(NamedTuple):
     """A batch that was applied: an :class:`~runstream.operations.interface.AppendResult`.

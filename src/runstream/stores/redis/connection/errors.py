@@ -39,6 +39,13 @@ _DAMAGE_TEXT = re.compile(
 _FULL_TEXT = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 
 
+SEND_AGAIN = (
+    "whether the call took effect is unknown: send the same events again on this store object, and they are"
+    " applied once; any other call may be repeated as it is"
+)
+"""What to do next where a reply was lost: a Run, which makes new events at each call, says something else."""
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether the server refused a command because it has no memory left: waiting does not help."""
     return isinstance(error, exceptions.OutOfMemoryError) or (
@@ -71,7 +78,7 @@ def translate(error: Exception) -> RunstreamError:
     if isinstance(error, exceptions.ResponseError) and not is_passing(error):
         return _refused(error)
     said = str(error).rstrip(".")
-    return StoreUnavailable(f"cannot reach the server: {said}; it is safe to send the same call again")
+    return StoreUnavailable(f"cannot reach the server: {said}", next_step=SEND_AGAIN)
 
 
 def _refused(error: exceptions.ResponseError) -> RunstreamError:

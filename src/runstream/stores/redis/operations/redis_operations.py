@@ -19,7 +19,7 @@ from runstream.operations.arguments import (
 from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
-from runstream.stores.redis.operations.client import append, leases, read, recover, runs, snapshots
+from runstream.stores.redis.operations.client import append, leases, read, recover, runs, snapshots, update_state
 from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.session.session import Session
 
@@ -75,7 +75,7 @@ class RedisOperations(Generic[E, S]):
 
     def update_state(self, run_id: str, change: Callable[[S], S | None], how: StateChange) -> Operation[S]:
         """Load a run's state, change it, and save it unless another was saved in between; then again."""
-        return append.update_state(self.session, run_id, change, how)
+        return update_state.update_state(self.session, run_id, change, how)
 
     def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
         """The latest snapshot and the events after it."""
@@ -146,7 +146,7 @@ class RedisOperations(Generic[E, S]):
         Raises:
             EventsArchived: That is not the snapshot that was retired last.
         """
-        return append.update_state(self.session, run_id, change, how, append.Archived(archived))
+        return update_state.update_state(self.session, run_id, change, how, update_state.Archived(archived))
 
     def hot_snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which Redis has a snapshot, None for the run's own."""

@@ -14,18 +14,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from runstream.model.results import LeaseGrant
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command
-from runstream.stores.redis.append_batch import Batch, Sending
+from runstream.stores.redis.append_batch import Batch, Sending, SnapshotWrite
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 
-__all__ = ["Attempt", "InFlight"]
+__all__ = ["Attempt", "InFlight", "note_unanswered", "unanswered_of"]
 
 W = TypeVar("W")
 """The session of a writer: this module only carries it along."""
@@ -43,6 +43,7 @@ class Attempt(Generic[W]):
         call: The very command that carries it.
         sending: The producer and number under which it is sent, and what the writer saw last.
         begun: When it was first sent, in seconds of the monotonic clock.
+        outcome: What became of it, once it was resolved; None until then.
     """
 
     session: W
@@ -50,11 +51,26 @@ class Attempt(Generic[W]):
     call: Command
     sending: Sending
     begun: float = field(default_factory=time.monotonic)
+    outcome: Outcome | None = None
 
     @property
     def is_old(self) -> bool:
         """Whether the server may have forgotten by now that it was applied."""
         return time.monotonic() - self.begun > PRODUCER_WINDOW_SECONDS
+
+
+_UNANSWERED = "_runstream_unanswered"
+
+
+def note_unanswered(error: BaseException, attempts: Sequence[Attempt[Any]]) -> None:
+    """Note on an error which attempts it left without a reply."""
+    error.__dict__[_UNANSWERED] = attempts
+
+
+def unanswered_of(error: BaseException) -> Sequence[Attempt[Any]]:
+    """The attempts that this error left without a reply."""
+    attempts: Sequence[Attempt[Any]] = error.__dict__.get(_UNANSWERED, ())
+    return attempts
 
 
 class _Kept(NamedTuple):
@@ -123,7 +139,10 @@ class InFlight(Generic[W]):
         """Keep the outcome of a batch for the caller that may repeat it."""
         # after any other refusal nothing was written: the caller may send the batch again as a new one
         if isinstance(outcome, Applied | TooOld):
-            kept = _Kept(batch, outcome, 500 + sum(len(event.record) for event in batch.events))
+            size = 500 + sum(len(event.record) for event in batch.events)
+            if batch.snapshot is not None:
+                size += batch.snapshot.state.size
+            kept = _Kept(batch, outcome, size)
             with self._lock:
                 self._kept.setdefault(batch.run_id, []).append(kept)
                 self._order.append(kept)
@@ -149,14 +168,30 @@ class InFlight(Generic[W]):
                     return kept.outcome
         return None
 
+    def take_change(self, run_id: str, change: Callable[[Any], Any]) -> tuple[SnapshotWrite, Outcome] | None:
+        """What the same change of the run's state saved, and its outcome, if one is kept for who repeats it."""
+        with self._lock:
+            for kept in self._kept.get(run_id, ()):
+                write = kept.batch.snapshot
+                if write is not None and write.made is not None and write.made.is_same_call(change):
+                    if isinstance(kept.outcome, Applied):
+                        self._drop(kept)
+                    return write, kept.outcome
+        return None
+
     def supersede(self, run_id: str, lane_id: str | None) -> None:
-        """Drop the outcomes of snapshots that a newer one replaced: to repeat one means to save it again."""
+        """Drop the outcomes of snapshots that a newer one replaced: to repeat one means to save it again.
+
+        Those of changes are kept: to repeat one after it was made would make it twice.
+        """
         if run_id not in self._kept:
             return
         with self._lock:
             for kept in tuple(self._kept.get(run_id, ())):
                 sent = kept.batch
-                if not sent.events and sent.snapshot is not None and sent.snapshot.lane_id == lane_id:
+                if sent.events or sent.snapshot is None or sent.snapshot.made is not None:
+                    continue
+                if sent.snapshot.lane_id == lane_id:
                     self._drop(kept)
 
     def forget(self, run_id: str) -> None:
@@ -198,7 +233,7 @@ def _is_same(sent: Batch, repeated: Batch) -> bool:
         return False
     if [event.record for event in sent.events] != [event.record for event in repeated.events]:
         return False
-    if sent.snapshot is None or repeated.snapshot is None:
+    if sent.snapshot is None or repeated.snapshot is None or sent.snapshot.made or repeated.snapshot.made:
         return sent.snapshot is repeated.snapshot
     return (
         sent.snapshot.lane_id == repeated.snapshot.lane_id

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from runstream.codec.left_out import LeftOut
 from runstream.codec.snapshot_fields import PackedState, pack_state
-from runstream.model.errors import ConcurrencyConflict
 from runstream.model.identifiers import check_name, check_run_id, random_token
 from runstream.model.protocols import Leased
-from runstream.model.results import Cursor, E, S, Snapshot
-from runstream.operations.arguments import AppendOptions, StateChange, check_count, grant_of, group_by_run
+from runstream.model.results import E, S, Snapshot
+from runstream.operations.arguments import AppendOptions, check_count, grant_of, group_by_run
 from runstream.operations.coverage import Covered
 from runstream.operations.messages import offset_conflict
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import Batch, SnapshotWrite
 from runstream.stores.redis.append_result import Applied
+from runstream.stores.redis.made_change import MadeChange
 from runstream.stores.redis.operations.client.append_fast_path import append_event, is_plain_append
-from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.operations.client.resend_lost import deliver
-from runstream.stores.redis.operations.client.run_head import (
-    checked_head,
-    head_query,
-    is_there,
-    retired_of,
-)
+from runstream.stores.redis.operations.client.resend_lost import deliver, deliver_one
+from runstream.stores.redis.operations.client.run_head import checked_head, head_query
 from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered
-from runstream.stores.redis.operations.client.snapshots import decode_known
-from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["Archived", "append", "save_event", "save_events", "save_snapshot", "update_state"]
+__all__ = ["Base", "append", "save_event", "save_events", "save_snapshot", "with_snapshot"]
 
 
 def save_event(session: Session[E, S], event: E) -> Operation[Applied | list[Applied]]:
@@ -78,11 +70,10 @@ def append(
         # an unanswered snapshot of its own may be the one that the new one is made from
         yield from resolve_unanswered(session, [run_id])
         base = _own_base(session, run_id, lane_id, compare=True)
-        batch = _with_snapshot(session, batch, snapshot, lane_id, base, left_out)
+        batch = with_snapshot(session, batch, snapshot, lane_id, base, left_out)
     elif not encoded:
         return (yield from _append_nothing(session, run_id, expected_offset))
-    (applied,) = yield from deliver(session, [batch])
-    return applied
+    return (yield from deliver_one(session, batch))
 
 
 def save_snapshot(
@@ -91,58 +82,11 @@ def save_snapshot(
     """Replace the snapshot of the run, or of a lane, whoever saved the one before."""
     check_run_id(run_id)
     base = _own_base(session, run_id, lane_id, compare=False)
-    yield from deliver(
-        session,
-        [_with_snapshot(session, batch_of(run_id, (), grant=grant_of(run_id, lease)), state, lane_id, base)],
-    )
+    batch = batch_of(run_id, (), grant=grant_of(run_id, lease))
+    yield from deliver_one(session, with_snapshot(session, batch, state, lane_id, base))
 
 
-def update_state(
-    session: Session[E, S],
-    run_id: str,
-    change: Callable[[S], S | None],
-    how: StateChange,
-    archived: Archived | None = None,
-) -> Operation[S]:
-    """Load the run's state, change it, and save it unless another was saved in between; then try again.
-
-    ``archived`` is the snapshot that an archive has, for a run whose own was retired; it is used for one attempt.
-    """
-    check_run_id(run_id)
-    how.check()
-    keys, plain = session.keys.run(run_id), batch_of(run_id, (), grant=grant_of(run_id, how.lease))
-    queries = [(b"HGETALL", keys.snapshot(None)), head_query(keys.meta), (b"HGET", keys.meta, "snapshot")]
-    for left in range(how.attempts - 1, -1, -1):
-        saved, meta, noted = yield Exchange(queries, atomic=True)
-        start, retired = (yield from checked_head(keys, meta)).start, retired_of(meta)
-        base = _base(session, run_id, parse_map(saved), start, noted)
-        if not saved and is_there(meta) and retired is not None and retired.had_snapshot(None):
-            former, archived = archived and archived.snapshot, archived and Archived(None)
-            if former is None or former.revision != retired.run_revision:
-                raise (yield from retired_away(session, run_id, None))  # and no new state instead
-            covers = Covered(former.offset, start.chain)
-            base = _Base(retired.token(None), former.revision, None, covers, compare=True, snapshot=former)
-        base = base._replace(changes=archived is not None)
-        state, left_out = _before_change(session, run_id, base.snapshot)
-        changed = change(state)
-        state = state if changed is None else changed
-        try:
-            yield from deliver(session, [_with_snapshot(session, plain, state, None, base, left_out)])
-        except ConcurrencyConflict:
-            if left == 0:
-                raise
-        else:
-            return state
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-class Archived(NamedTuple):
-    """The snapshot that an archive has of a run; None for none."""
-
-    snapshot: Snapshot[Any] | None
-
-
-class _Base(NamedTuple):
+class Base(NamedTuple):
     """The snapshot that a new one is made from, by token and content, and what the new one will cover."""
 
     token: str
@@ -152,45 +96,24 @@ class _Base(NamedTuple):
     compare: bool
     snapshot: Snapshot[Any] | None = None
     changes: bool = False
+    made: MadeChange | None = None
 
 
-def _base(
-    session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: Cursor, noted: bytes | None
-) -> _Base:
-    """The saved snapshot, as the base of a change that is made to it and to nothing else.
-
-    It covers what that one covers, whatever this store knows besides. It is what this call has loaded,
-    not what another thread of this store has saved since.
-    """
-    known = decode_known(session, run_id, None, saved, noted)
-    if known is None:
-        return _Base("", 0, None, Covered(), compare=True)
-    snapshot, token, packed = known
-    covers = Covered(snapshot.offset, start.chain)
-    return _Base(token, snapshot.revision, packed, covers, compare=True, snapshot=snapshot)
-
-
-def _own_base(session: Session[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> _Base:
+def _own_base(session: Session[E, S], run_id: str, lane_id: str | None, *, compare: bool) -> Base:
     """The snapshot that this store saved or loaded last, as the base of a state that its writer made from it."""
     token, revision, packed = session.snapshots.get(run_id, lane_id)
-    return _Base(token, revision, packed, session.coverage.covered(run_id, lane_id), compare)
+    return Base(token, revision, packed, session.coverage.covered(run_id, lane_id), compare)
 
 
-def _before_change(session: Session[E, S], run_id: str, snapshot: Snapshot[S] | None) -> tuple[S, LeftOut | None]:
-    """The state that is to be changed, and what its class has left out of it."""
-    if snapshot is None:
-        return session.codec.new_state(run_id), None
-    return snapshot.state, session.codec.left_out(snapshot.stored, snapshot.state)
-
-
-def _with_snapshot(
+def with_snapshot(
     session: Session[E, S],
     batch: Batch,
     state: S,
     lane_id: str | None,
-    base: _Base,
+    base: Base,
     left_out: LeftOut | None = None,
 ) -> Batch:
+    """The batch with a state to be saved in the same step."""
     if lane_id is not None:
         check_name("lane_id", lane_id)
     fields = session.codec.snapshot_fields(batch.run_id, state, left_out)
@@ -207,6 +130,7 @@ def _with_snapshot(
         known_state=base.packed,
         compare=base.compare,
         changes=base.changes,
+        made=base.made,
     )
     session_id = batch.session_id or fields.get("session_id", "")
     return batch._replace(session_id=session_id, status=status, snapshot=write)

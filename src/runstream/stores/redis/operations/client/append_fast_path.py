@@ -15,10 +15,11 @@ from runstream.model.state import STATUS_BY_KIND
 from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.append_result import Applied
+from runstream.stores.redis.operations.client.resend_lost import carry_resolve
 from runstream.stores.redis.operations.client.send import batch_of, note_reply, outcome_of
 from runstream.stores.redis.replies import parse_start
 from runstream.stores.redis.scripts.calls import event_call
-from runstream.stores.redis.session.in_flight import Attempt
+from runstream.stores.redis.session.in_flight import Attempt, note_unanswered
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["append_event", "is_plain_append"]
@@ -35,18 +36,25 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
     producer = session.producers.take()
     sent_at, seen = session.server_clock.now(), session.seen.get(run_id)
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen)
-    reply, begun = None, time.monotonic()
+    begun = time.monotonic()
     try:
         (reply,) = yield Exchange((call,), tolerant=True, frequent=True)
-    finally:
-        fields = reply.split() if type(reply) is bytes else ()
-        if len(fields) != 3 or seen is None:  # no reply, or not the short one
-            sending = Sending(producer.name, producer.number, sent_at, seen)
-            attempt = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
-            if reply is None:
-                session.in_flight.add([attempt])
-    if len(fields) != 3 or seen is None:
-        outcome = yield from outcome_of(attempt, reply)
+    except BaseException as error:  # a cancellation too: it has to be resolved
+        sending = Sending(producer.name, producer.number, sent_at, seen)
+        unanswered = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
+        session.in_flight.add([unanswered])
+        note_unanswered(error, [unanswered])
+        carry_resolve(session, unanswered.batch, error)
+        raise
+    fields = reply.split() if type(reply) is bytes else ()
+    if len(fields) != 3 or seen is None:  # not the short reply
+        sending = Sending(producer.name, producer.number, sent_at, seen)
+        answered = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
+        try:
+            outcome = yield from outcome_of(answered, reply)
+        except BaseException as error:
+            carry_resolve(session, answered.batch, error)
+            raise
         session.producers.give_back(producer)
         if isinstance(outcome, RunstreamError):
             raise outcome

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, RunstreamError
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_leased
 from runstream.operations.coverage import Covered
-from runstream.operations.operation import Exchange, Operation, Pause
+from runstream.operations.operation import Exchange, Operation, Pause, carry_resolution
 from runstream.stores.redis.append_batch import Batch
-from runstream.stores.redis.append_result import Applied, Outcome, Written
+from runstream.stores.redis.append_result import Applied, Outcome, TooOld, Written
 from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
-from runstream.stores.redis.operations.client.send import batch_of, send, waiting_seconds
+from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered, send, waiting_seconds
 from runstream.stores.redis.replies import parse_cursor
+from runstream.stores.redis.session.in_flight import Attempt, unanswered_of
 from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["deliver"]
+__all__ = ["carry_resolve", "deliver", "deliver_one"]
 
 
 def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[Applied]]:
@@ -50,6 +52,45 @@ def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[
             if isinstance(outcome, Applied):
                 session.in_flight.keep_outcome(batch, outcome)
         raise
+
+
+def deliver_one(session: Session[E, S], batch: Batch) -> Operation[Applied]:
+    """Send one batch; an error that leaves its outcome unknown carries the operation that resolves it."""
+    try:
+        (applied,) = yield from deliver(session, [batch])
+    except BaseException as error:  # a cancellation too
+        carry_resolve(session, batch, error)
+        raise
+    return applied
+
+
+def carry_resolve(session: Session[E, S], batch: Batch, error: BaseException) -> None:
+    """Let an error carry the operation that resolves this batch, if the error leaves that without a reply.
+
+    Unlike a caller who sends the events again, that compares nothing: it knows the attempt itself.
+    """
+    for attempt in unanswered_of(error):
+        if attempt.batch is batch:
+            carry_resolution(error, partial(_resolve, session, attempt))
+
+
+def _resolve(session: Session[E, S], attempt: Attempt[Session[E, S]]) -> Operation[Applied]:
+    """What became of an attempt, which is sent again unless that is known; it raises what refuses it."""
+    batch = attempt.batch
+    if attempt.outcome is None:
+        yield from resolve_unanswered(session, [batch.run_id])
+    outcome = attempt.outcome
+    if outcome is None:
+        raise TooOld(
+            f"an append to run {batch.run_id!r} got no reply, and the run was forgotten or deleted since, or this"
+            " is a forked process: whether it was applied can no longer be told; read the end of the run"
+        )
+    session.in_flight.take_outcome(batch)
+    if session.recent is not None and isinstance(outcome, AcknowledgedWritesLost | HistoryDiverged):
+        return (yield from deliver_one(session, batch))  # which puts back what was lost
+    if isinstance(outcome, RunstreamError):
+        raise outcome
+    return outcome
 
 
 def _applied(

@@ -29,7 +29,7 @@ from runstream.stores.redis.damage import corrupt_key
 from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
 from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, append_call, lane_of_lease
-from runstream.stores.redis.session.in_flight import Attempt
+from runstream.stores.redis.session.in_flight import Attempt, note_unanswered
 from runstream.stores.redis.session.producers import Producer
 from runstream.stores.redis.session.session import Session
 
@@ -142,7 +142,8 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
         replies = yield from _attempt(session, attempts)
         for attempt, reply in zip(attempts, replies, strict=True):
             # snapshots and coverage are noted in the session of the writer whose batch it is
-            book.keep_outcome(attempt.batch, _outcome(attempt, reply))
+            attempt.outcome = _outcome(attempt, reply)
+            book.keep_outcome(attempt.batch, attempt.outcome)
     finally:
         book.release(attempts)
 
@@ -173,17 +174,16 @@ def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked:
 
 def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]]) -> Operation[list[_Reply]]:
     """Send in one round trip, then each adjusted call once more. What gets no reply waits to be resolved."""
-    is_done = False
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
         for index, attempt in enumerate(attempts):
             if type(replies[index]) is not bytes and _adjust_call(session, attempt, replies[index]):
                 (replies[index],) = yield Exchange([attempt.call], tolerant=True)
-        is_done = True
-    finally:
-        if not is_done:
-            # after an error or a cancellation no caller gets any outcome: all of them have to be resolved
-            session.in_flight.add(attempts)
+    except BaseException as error:
+        # after an error or a cancellation no caller gets any outcome: all of them have to be resolved
+        session.in_flight.add(attempts)
+        note_unanswered(error, attempts)
+        raise
     return replies
 
 

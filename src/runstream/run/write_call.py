@@ -1,0 +1,67 @@
+"""One call that writes through a Run, as it is made again: it sends what it sent before, and takes effect once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple
+
+from runstream.model.errors import StoreUnavailable
+from runstream.model.events import EventKind
+from runstream.model.results import E
+from runstream.operations.operation import Operation, carried_resolution
+
+__all__ = ["UnknownEnd", "WriteCall", "tell_resend"]
+
+_RESEND = (
+    "whether this call took effect is unknown: the error's .resend() (awaited of an AsyncRun) makes it take effect"
+    " once and returns its result; a new call records another event"
+)
+
+
+def tell_resend(error: StoreUnavailable) -> None:
+    """Let the error's message say that it can be resent; one that cannot says what to do itself."""
+    if not error.is_final:
+        error.next_step = _RESEND
+
+
+@dataclass(slots=True, eq=False)
+class WriteCall(Generic[E]):
+    """What is remembered of one call that writes, for the case that it is made again.
+
+    Attributes:
+        began: When it was first made, in Unix time.
+        events: The events that it made; None before that.
+        seqs: Their numbers in the lane.
+        resolve: Resolves what it sent and got no reply to; None if it sent nothing, or knows what became of it.
+        is_done: Whether it has succeeded.
+        result: What it returned then.
+    """
+
+    began: float = field(default_factory=time.time)
+    events: Sequence[E] | None = None
+    seqs: range = range(0)
+    resolve: Callable[[], Operation[Any]] | None = None
+    is_done: bool = False
+    result: Any = None
+
+    def sending(self, send: Callable[[], Operation[Any]]) -> Operation[Any]:
+        """Send; or, where that was done and got no reply, resolve it."""
+        try:
+            return (yield from (self.resolve or send)())
+        except BaseException as error:  # a cancellation too
+            self.resolve = carried_resolution(error) or self.resolve
+            raise
+
+    def take_over(self, former: WriteCall[E]) -> None:
+        """Be the same call as one that was made before."""
+        self.began, self.events, self.seqs, self.resolve = former.began, former.events, former.seqs, former.resolve
+
+
+class UnknownEnd(NamedTuple):
+    """An end of the run whose outcome is unknown: what was asked for, and the call."""
+
+    kind: EventKind
+    payload: Mapping[str, Any]
+    call: WriteCall[Any]
