@@ -308,7 +308,8 @@ class StoreUnavailable(RunstreamError):
     Attributes:
         resend: From a Run or an AsyncRun: a function without arguments (a coroutine function) that sends again
             what the failed call sent, takes effect once however often it is called, and returns what that call
-            would have returned, or raises what it would have raised. None from anywhere else, and after pickling.
+            would have returned, or raises what it would have raised. None from anywhere else, after pickling, and
+            where the outcome can never be known.
         next_step: What to do next, the end of the message; "" where the message says it already.
     """
 

@@ -341,8 +341,7 @@ class AsyncRun(LaneWriter[E, S]):
                     call.result = await self._runner.run(write(call))
                     call.is_done = True
             except StoreUnavailable as error:
-                error.resend = partial(self._make, write, call)
-                tell_resend(error)
+                tell_resend(error, partial(self._make, write, call))
                 raise
             finally:
                 self._set_timer()

@@ -339,8 +339,7 @@ class Run(LaneWriter[E, S]):
                     call.result = self._runner.run(write(call))
                     call.is_done = True
             except StoreUnavailable as error:
-                error.resend = partial(self._make, write, call)
-                tell_resend(error)
+                tell_resend(error, partial(self._make, write, call))
                 raise
             finally:
                 self._set_timer()

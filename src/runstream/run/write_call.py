@@ -20,10 +20,10 @@ _RESEND = (
 )
 
 
-def tell_resend(error: StoreUnavailable) -> None:
-    """Let the error's message say that it can be resent; one that cannot says what to do itself."""
-    if not error.is_final:
-        error.next_step = _RESEND
+def tell_resend(error: StoreUnavailable, resend: Callable[[], Any]) -> None:
+    """Let an error carry what sends again, and say so; one whose outcome is never known says what to do itself."""
+    if not error.is_final:  # what it would send could be there already, and be another event by then
+        error.resend, error.next_step = resend, _RESEND
 
 
 @dataclass(slots=True, eq=False)
