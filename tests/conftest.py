@@ -34,7 +34,7 @@ from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
 from tests.support.servers import Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
-for profile, examples in (("suite", 60), ("deep", 2000)):
+for profile, examples in (("suite", 40), ("deep", 2000)):
     hypothesis.settings.register_profile(
         profile,
         max_examples=examples,

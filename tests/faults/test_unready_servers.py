@@ -151,7 +151,7 @@ def test_a_cluster_that_has_lost_a_slot(unready: Unready) -> None:
     slot = slot_of(node)
     node.raw.execute_command("CLUSTER", "DELSLOTS", slot)
     events = make_events("r", 4)
-    with pytest.raises(StoreUnavailable, match="send the same call again"):
+    with pytest.raises(StoreUnavailable, match="send the same events again"):
         hasty.append("r", events)
     waits_for(node, "CLUSTERDOWN", hot, lambda: node.raw.execute_command("CLUSTER", "ADDSLOTS", slot))
     assert hasty.append("r", events)[:2] == (6, 9)
