@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 
 
+@pytest.mark.exhaustive  # each takes as long as hundreds of other tests
 @pytest.mark.parametrize(
     "checker",
     [
