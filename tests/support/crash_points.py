@@ -58,7 +58,7 @@ class Points:
 
 
 def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> None:
-    """Each command is sent alone and is an operation; ``meddle`` sees it before."""
+    """Each command is sent alone and is an operation, and so is each transaction; ``meddle`` sees it before."""
     send = SingleServerTransport._send
     execute: Any = redis.Redis.execute_command
 
@@ -72,7 +72,12 @@ def watch_redis(points: Points, meddle: Callable[[tuple[Any, ...]], None]) -> No
     def send_singly(transport: SingleServerTransport, commands: Any, *, atomic: bool) -> Any:
         if points.is_asleep:
             return send(transport, commands, atomic=atomic)
-        assert not atomic, "a worker sends no transactions: if it does, each is one operation"
+        if atomic:  # all of it happens at once
+            points.between("Redis: MULTI " + b" ".join(map(_as_bytes, commands[0][:4])).decode(errors="replace"))
+            with points.asleep():
+                for command in commands:
+                    meddle(command)
+                return send(transport, commands, atomic=True)
         return [_reply(transport, command) for command in commands]
 
     _replace(SingleServerTransport, "_send", send_singly)

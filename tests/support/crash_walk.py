@@ -201,10 +201,6 @@ class Walk:
         fate = Fate(*told) if told else Fate([])
         dies = point is not None and how != "deleted"
         at = f"{how} at point {point}, before {fate.chosen}"
-        if how == "deleted" and point is not None and fate.chosen is None and point > self.found.points * 0.95:
-            # a sweep takes the commands that its time allows: this one had fewer than the one that was counted
-            shutil.rmtree(self._place)
-            return fate
         if status != (-signal.SIGKILL if dies else 0) or (fate.chosen is None) != (point is None):
             self.found.faults.append(f"{at}: the worker ended with {status}, see its stderr")
         expected = self._expected if how != "deleted" else None
