@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from operator import itemgetter
 from typing import Any
 
 import msgpack
 import orjson
 
-from runstream.codec.field_checks import FIELDS, OWN, check_fields
+from runstream.codec.field_checks import OWN, check_fields, values_in
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_object
 from runstream.codec.record import (
     ERASED,
@@ -30,7 +29,6 @@ from runstream.model.results import Cursor
 __all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "entry_record", "plain_entries"]
 
 _PAGE = 100  # records; so few that their values are freed before Python's collector runs
-_get_values = itemgetter(*FIELDS)
 
 
 def archive_entry(run_id: str, offset: int, chain: int, record: bytes) -> ArchiveEntry:
@@ -151,7 +149,7 @@ def _give_again(texts: Sequence[str], keys: Sequence[str | None], records: Seque
     orjson and json load the same from what orjson has dumped.
     """
     loaded = orjson.loads(f"[{','.join(texts)}]")
-    values = list(map(_get_values, loaded))
+    values = list(map(values_in, loaded))
     if set(map(len, loaded)) != {len(OWN)} or set(keys) != {None}:
         values = [
             (*own, *_further_values(fields, key)) for own, fields, key in zip(values, loaded, keys, strict=True)

@@ -7,7 +7,7 @@ further keys in its dict survive. A state class has ``to_dict`` and ``from_dict`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, NamedTuple, cast
 
@@ -209,27 +209,29 @@ class Codec(Generic[E, S]):
                 return cast("E", make(run_id, values))
             except Exception:  # noqa: BLE001, S110 - the class itself says it better
                 pass
-        try:
-            return self.read_event(offset, fields_of(run_id, values))
-        except EventRefused as error:
-            # as they are stored: what refused them may have taken them apart
-            error.fields = fields_of(run_id, decode_record(run_id, offset, record))
-            raise
+        return self.read_event(
+            offset, fields_of(run_id, values), lambda: fields_of(run_id, decode_record(run_id, offset, record))
+        )
 
-    def read_event(self, offset: int, fields: dict[str, Any]) -> E:
+    def read_event(self, offset: int, fields: dict[str, Any], load_again: Callable[[], dict[str, Any]]) -> E:
         """Make an event from its fields as they were stored, upcast if there are rules.
 
         Args:
             offset: Its offset, for the errors.
-            fields: The fields by name, which stay as they are.
+            fields: The fields by name. The event type may take them apart.
+            load_again: Gives the fields as they are stored, for the error.
 
         Raises:
             EventRefused: A rule or the event type refuses them.
             UnsupportedVersion: A newer version of the program wrote it.
         """
-        return self.make_event(
-            offset, fields if self.upcasts is None else self.upcasts.upcast_event(offset, fields)
-        )
+        try:
+            return self.make_event(
+                offset, fields if self.upcasts is None else self.upcasts.upcast_event(offset, fields)
+            )
+        except EventRefused as error:
+            error.fields = load_again()
+            raise
 
     def make_event(self, offset: int, fields: dict[str, Any]) -> E:
         """Make an event from its fields.

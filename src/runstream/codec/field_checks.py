@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from runstream.codec.stored_fields import check_names
 from runstream.model.errors import EncodingError
 from runstream.model.identifiers import MAX_NAME_BYTES, check_name, shown
 
-__all__ = ["DEFAULTS", "FIELDS", "OWN", "check_all_stored", "check_fields", "check_stored", "check_values"]
+__all__ = [
+    "DEFAULTS",
+    "FIELDS",
+    "OWN",
+    "check_all_stored",
+    "check_fields",
+    "check_stored",
+    "check_values",
+    "values_in",
+]
 
 FIELDS = (
     "session_id",
@@ -27,6 +37,9 @@ FIELDS = (
     "payload",
 )
 """The fields of an event in the order in which the body has them."""
+
+values_in = itemgetter(*FIELDS)
+"""The values of an event that has all of its fields, in their order."""
 
 OWN = frozenset({"run_id", *FIELDS})
 """The names of an event's ten fields; any other is a further field."""

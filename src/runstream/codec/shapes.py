@@ -13,10 +13,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
-from operator import itemgetter
 from typing import Any, cast
 
-from runstream.codec.field_checks import FIELDS
+from runstream.codec.field_checks import DEFAULTS, FIELDS, values_in
 from runstream.codec.pydantic_models import model_fields
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
@@ -51,16 +50,6 @@ def given_fields(value: Any, what: str) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
-_DEFAULTS: Mapping[str, Any] = {
-    "session_id": "",
-    "lane_id": "main",
-    "span_id": "",
-    "parent_span_id": None,
-    "seq": 0,
-    "visibility": "public",
-    "payload": {},
-}
-_get_values = itemgetter(*FIELDS)
 _KIND, _VISIBILITY = FIELDS.index("kind"), FIELDS.index("visibility")
 
 
@@ -71,9 +60,9 @@ def values_of_event(fields: Mapping[str, Any]) -> list[Any]:
         fields: Its fields by name; absent ones take their defaults.
     """
     try:
-        values = [*_get_values(fields)]
+        values = [*values_in(fields)]
     except KeyError:
-        values = [fields[name] if name in fields else _DEFAULTS.get(name) for name in FIELDS]
+        values = [fields[name] if name in fields else DEFAULTS.get(name) for name in FIELDS]
     kind, visibility = values[_KIND], values[_VISIBILITY]
     if type(kind) is EventKind and type(visibility) is Visibility:
         # what the property `value` gives, in a tenth of the time

@@ -144,15 +144,13 @@ class Upcasts:
         """
         run_id = str(fields.get("run_id"))
         event = _Subject(f"event {offset} of run {run_id!r}", run_id, offset, fields, _FIXED, _TEXTS)
-        first = event.version(self.version)
-        fields = without_mark(fields)
-        if first < self.version:  # what a rule changes, or raises, shall not change what was stored
-            fields = with_room(_copied, fields)
-        for version in range(first, self.version):
+
+        def to_next(version: int, fields: dict[str, Any]) -> dict[str, Any]:
             fields = event.apply(self._of_events.get((version, None)), version, fields)
             # the kind as it is by now
-            fields = event.apply(self._of_events.get((version, fields.get("kind"))), version, fields)
-        return fields
+            return event.apply(self._of_events.get((version, fields.get("kind"))), version, fields)
+
+        return self._upcast(event, to_next)
 
     def upcast_state(self, run_id: str, offset: int, fields: dict[str, Any]) -> dict[str, Any]:
         """Make a state of whatever version one of this version.
@@ -171,12 +169,19 @@ class Upcasts:
             EventRefused: A rule fails.
         """
         state = _Subject(f"the state of run {run_id!r} at offset {offset}", run_id, offset, fields, _FIXED[:1])
-        first = state.version(self.version)
-        fields = without_mark(fields)
+        return self._upcast(
+            state, lambda version, fields: state.apply(self._of_states.get(version), version, fields)
+        )
+
+    def _upcast(
+        self, subject: _Subject, to_next: Callable[[int, dict[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
+        first = subject.version(self.version)
+        fields = without_mark(subject.stored)
         if first < self.version:  # what a rule changes, or raises, shall not change what was stored
             fields = with_room(_copied, fields)
         for version in range(first, self.version):
-            fields = state.apply(self._of_states.get(version), version, fields)
+            fields = to_next(version, fields)
         return fields
 
     def __getstate__(self) -> dict[str, Any]:
@@ -200,7 +205,7 @@ class _Subject(NamedTuple):
     name: str
     run_id: str
     offset: int
-    stored: Mapping[str, Any]
+    stored: dict[str, Any]
     fixed: Sequence[str]
     texts: Sequence[str] = ()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from runstream.codec.archive_entries import archive_entries, entry_fields
@@ -122,11 +123,8 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
                 fields = entry_fields(run_id, entry)
                 if fields is None:
                     continue  # erased
-                event: Any = self.codec.read_event(entry.offset, fields)
+                event: Any = self.codec.read_event(entry.offset, fields, partial(_fields_again, run_id, entry))
             except (CorruptRecordError, EventRefused) as error:
-                if isinstance(error, EventRefused):
-                    # as they are stored: what refused them may have taken them apart
-                    error.fields = entry_fields(run_id, entry) or {}
                 event = in_place_of(error, query.on_corrupt)
                 if event is None:
                     continue
@@ -182,6 +180,10 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
             return None
         fields = self.codec.upcast_state(run_id, head.offset, fields)
         return Snapshot(self.codec.make_state(run_id, fields, head.offset), head.offset, head.revision, fields)
+
+
+def _fields_again(run_id: str, entry: ArchiveEntry) -> dict[str, Any]:
+    return entry_fields(run_id, entry) or {}
 
 
 def _check_lane(run_id: str, lane_id: str | None) -> None:
