@@ -23,7 +23,7 @@ from runstream import (
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.namespace import namespace_of
-from tests.support.backends import RedisBackend
+from tests.support.backends import RedisBackend, info_of
 from tests.support.drain_tools import Hot, open_hot, parked
 from tests.support.kinds import REAL
 from tests.support.operations import session_of
@@ -118,7 +118,7 @@ def test_a_damaged_key_of_a_run_holds_up_no_other(world: World, how: str) -> Non
     DAMAGES[how](world)
     for _ in range(2):
         world.drain()
-    assert [world.archive.run_info(run_id).last_offset for run_id in HEALTHY] == [5, 5, 5]  # type: ignore[union-attr]
+    assert [info_of(world.archive, run_id).last_offset for run_id in HEALTHY] == [5, 5, 5]
     for run_id in HEALTHY:
         world.hot.append(run_id, [make_event(run_id, 6)])
         assert len(list(world.hot.read(run_id))) == 6
@@ -218,7 +218,7 @@ def test_a_member_that_is_no_run_holds_up_nothing(world: World, name: str, membe
     key = getattr(world.partition, name)
     world.raw.zadd(key, {member: 1})
     world.drain(retire_after_seconds=0, forget_after_seconds=100)
-    assert [world.archive.run_info(run_id).last_offset for run_id in HEALTHY] == [5, 5, 5]  # type: ignore[union-attr]
+    assert [info_of(world.archive, run_id).last_offset for run_id in HEALTHY] == [5, 5, 5]
     assert {info.run_id for info in world.hot.runs()} == {"evil", *HEALTHY}
     assert {"evil", *HEALTHY} <= set(world.hot.list_runs()) <= {"evil", *HEALTHY, "no-such-run"}
     namespace_of(world.hot).status()
@@ -245,7 +245,7 @@ def test_a_set_of_another_type_is_set_aside_and_made_anew(world: World, name: st
     world.drain(retire_after_seconds=0)
     world.hot.append("ok0", [make_event("ok0", 8)])
     world.drain(retire_after_seconds=0)
-    assert world.archive.run_info("ok0").last_offset == 8  # type: ignore[union-attr]
+    assert info_of(world.archive, "ok0").last_offset == 8
     assert world.raw.get(f"{key}:damaged") == b"x"
 
 

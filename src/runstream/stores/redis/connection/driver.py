@@ -153,7 +153,7 @@ class _CancellationKept:
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
-        assert task is not None, "unreachable: redis-py needs a task, too"  # noqa: S101
+        assert task is not None, "unreachable: redis-py needs a task, too"  # noqa: S101 - for mypy
         self._task, self._before = task, task.cancelling()
         self._wait()
 
