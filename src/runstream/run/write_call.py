@@ -15,8 +15,8 @@ from runstream.operations.operation import Operation, carried_resolution
 __all__ = ["UnknownEnd", "WriteCall", "tell_resend"]
 
 _RESEND = (
-    "whether this call took effect is unknown: the error's .resend() (awaited of an AsyncRun) makes it take effect"
-    " once and returns its result; a new call records another event"
+    "the error's .resend() (awaited of an AsyncRun) makes this call take effect once, whether it did so already or"
+    " not, and returns its result; a new call records another event"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 
 from redis import exceptions
@@ -36,6 +37,10 @@ _DAMAGE_TEXT = re.compile(
     r"WRONGTYPE|equal or smaller|Invalid stream ID|not an integer|not a (valid )?float|"
     r"user_script:\d+: (attempt to|bad argument|invalid value)"
 )
+_NONE_FREE = "No connection available"  # redis-py's BlockingConnectionPool says so by a plain ConnectionError
+_NO_DATABASE = "DB index is out of range"
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
+_PLAIN_PORT = "where the port is not for TLS, write redis:// in place of rediss://, or give the port that is"
 _FULL_TEXT = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 
 
@@ -60,28 +65,70 @@ def is_passing(error: BaseException) -> bool:
     )
 
 
-def translate(error: Exception) -> RunstreamError:
-    """The error of runstream for one of redis-py or of the operating system."""
-    if isinstance(error, exceptions.AuthenticationError):  # a ConnectionError too, but waiting does not help
+def translate(error: Exception, *, is_tls: bool = False) -> RunstreamError:
+    """The error of runstream for one of redis-py or of the operating system; ``is_tls``: the client speaks TLS."""
+    return _refusal(error) or _unavailable(error, is_tls)
+
+
+def _refusal(error: Exception) -> ConfigurationError | None:
+    """What is wrong for good, so that waiting does not help."""
+    if isinstance(error, exceptions.AuthenticationError):  # a ConnectionError too
         return ConfigurationError(f"the server refused the user name or password: {error}")
     if isinstance(error, exceptions.NoPermissionError):
         return ConfigurationError(f"the user has no permission for that: {error}")
-    if isinstance(error, exceptions.MaxConnectionsError):
+    if _NO_DATABASE in str(error):  # of an asyncio client it is a ConnectionError
+        return ConfigurationError(
+            f"the server has no database of that number ({error}): most have 0 to 15, a cluster has 0 alone; give"
+            " one that is there (redis://HOST:PORT/0), and separate what shares it by namespaces (?namespace=dev)"
+        )
+    if isinstance(error, exceptions.ResponseError) and not is_passing(error) and not is_full(error):
+        return _refused(error)
+    return _tls_refusal(error)
+
+
+def _unavailable(error: Exception, is_tls: bool) -> StoreUnavailable:
+    """What may pass."""
+    said = str(error).rstrip(".")
+    if isinstance(error, exceptions.MaxConnectionsError) or _NONE_FREE in said:
         return StoreUnavailable(
-            "all connections of the client are in use: nothing was sent; give it a larger max_connections, or a"
-            " pool that waits (redis.BlockingConnectionPool)"
+            "all connections of the client are in use, so that nothing was sent; give it a larger max_connections,"
+            " or a pool that waits for longer (redis.BlockingConnectionPool)"
         )
     if is_full(error):
         return StoreUnavailable(
-            f"the server is full ({error}); nothing was written: drain it, or give it more memory, and send again"
+            f"the server is full ({error}), and nothing was written: drain it, or give it more memory",
+            next_step="then send the same events again",
         )
-    if isinstance(error, exceptions.ResponseError) and not is_passing(error):
-        return _refused(error)
-    said = str(error).rstrip(".")
-    return StoreUnavailable(f"cannot reach the server: {said}", next_step=SEND_AGAIN)
+    if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in said:
+        return StoreUnavailable(
+            f"the server is a replica and takes no writes ({said}): give the address of the primary, or wait until"
+            " a failover has made a primary of this one"
+        )
+    if is_tls and isinstance(error, exceptions.TimeoutError) and "connecting" in said:
+        return StoreUnavailable(
+            f"the server does not answer the TLS handshake ({said}): {_PLAIN_PORT}, or wait until it is reached"
+        )
+    is_answer = isinstance(error, exceptions.ResponseError | exceptions.BusyLoadingError)
+    what = "the server refuses it for now" if is_answer else "cannot reach the server"
+    return StoreUnavailable(f"{what}: {said}", next_step=SEND_AGAIN)
 
 
-def _refused(error: exceptions.ResponseError) -> RunstreamError:
+def _tls_refusal(error: BaseException) -> ConfigurationError | None:
+    """What is wrong if a TLS connection can never come about in this way; None if that is not known."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return ConfigurationError(
+            f"the server's certificate is refused: {cause.verify_message.rstrip('.')}; name the authority that"
+            " signed it (?ssl_ca_certs=FILE in the URL), and the host as the certificate does"
+        )
+    if cause is not None and cause.reason in _NO_TLS:
+        return ConfigurationError(f"the server does not speak TLS ({cause.reason}): {_PLAIN_PORT}")
+    return None
+
+
+def _refused(error: exceptions.ResponseError) -> ConfigurationError:
     text = str(error)
     if isinstance(error, exceptions.AskError):  # MovedError is one too
         return ConfigurationError(

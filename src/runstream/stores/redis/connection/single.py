@@ -42,6 +42,7 @@ class SingleServerTransport:
         self._sender = sender_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
+        self._is_tls = _speaks_tls(client)
         hold_over_fork(client)
         starts_anew(self)
 
@@ -76,7 +77,7 @@ class SingleServerTransport:
             types = self._send([(b"TYPE", key) for key in keys], atomic=False) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
-            raise translate(error) from error
+            raise translate(error, is_tls=self._is_tls) from error
 
     def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
         with self._client.pipeline(transaction=atomic) as pipeline:
@@ -112,6 +113,7 @@ class AsyncSingleServerTransport:
         self._clients = clients
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
+        self._is_tls = _speaks_tls(client)
         hold_over_fork(client)
 
     async def exchange(self, exchange: Exchange) -> Replies:
@@ -139,7 +141,7 @@ class AsyncSingleServerTransport:
             types = await self._send(client, [(b"TYPE", key) for key in keys], atomic=False) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
-            raise translate(error) from error
+            raise translate(error, is_tls=self._is_tls) from error
 
     @staticmethod
     async def _send(client: Any, commands: Sequence[Command], *, atomic: bool) -> Replies:
@@ -152,6 +154,11 @@ class AsyncSingleServerTransport:
     async def close(self) -> None:
         """Close the connections, but for those of the caller's client."""
         await self._clients.close()
+
+
+def _speaks_tls(client: Any) -> bool:
+    kind = getattr(client.connection_pool, "connection_class", None)  # a pool of the caller's own may have none
+    return isinstance(kind, type) and issubclass(kind, redis.SSLConnection | redis.asyncio.SSLConnection)
 
 
 def _block_seconds(client: Any) -> float:
