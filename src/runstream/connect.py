@@ -34,11 +34,11 @@ from runstream.stores.redis.connection.topology import open_async_transport, ope
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.stores.urls import flag, path_in, split_query, with_path
 
-__all__ = ["ARCHIVE_SCHEMES", "connect", "connect_async"]
+__all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async"]
 
-_SERVERS = ("redis", "rediss", "unix")
+SERVER_SCHEMES = ("redis", "rediss", "unix")
 _PATHS = ("embedded", "sqlite", "jsonl")
-_SCHEMES = (*_SERVERS, *_PATHS, "fake", "memory")
+_SCHEMES = (*SERVER_SCHEMES, *_PATHS, "fake", "memory")
 
 
 # what may stand in a URL's query, with the type that its text becomes; the rest is an argument only
@@ -308,13 +308,13 @@ class _Target:
         if scheme in ARCHIVE_SCHEMES:
             known |= _ARCHIVE_OPTIONS
         name, _, query = rest.partition("?")
-        ours, others = split_query(scheme, query, known, takes_others=scheme in _SERVERS)
+        ours, others = split_query(scheme, query, known, takes_others=scheme in SERVER_SCHEMES)
         for option in options:
             if option not in known and option not in _OBJECTS:
                 raise ConfigurationError(
                     f"{scheme}: has no option {option!r}; it has {', '.join((*known, *_OBJECTS))}"
                 )
-        if scheme in _SERVERS:
+        if scheme in SERVER_SCHEMES:
             name = f"{scheme}:{name}" + (f"?{urlencode(others)}" if others else "")
         elif scheme in _PATHS:
             name = path_in(scheme, name)

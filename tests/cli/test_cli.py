@@ -143,9 +143,18 @@ def test_a_drain_to_something_else_than_an_archive_says_which_schemes_are_archiv
     assert "sqlite: and jsonl:" in said.err
 
 
-@pytest.mark.parametrize("name", ["runs", "status", "show r", "drain --once --to sqlite:{tmp}/a.db"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runs",
+        "status --start-timeout 0",
+        "tail r --start-timeout 0",
+        "show r",
+        "drain --once --start-timeout 0 --to sqlite:{tmp}/a.db",
+    ],
+)
 def test_a_server_that_is_down_is_one_line_and_3(name: str, tmp_path: Path) -> None:
-    said = run(*name.format(tmp=tmp_path).split(), "--url", f"redis://localhost:{free_port()}")
+    said = run(*name.format(tmp=tmp_path).split(), "--url", f"redis://localhost:{free_port()}?retry_seconds=0")
     assert (said.code, said.out) == (3, "")
     assert said.err.startswith("runstream: error: ")
     assert said.err.count("\n") == 1

@@ -261,7 +261,7 @@ def test_a_cron_job_that_is_told_to_end_finishes_the_batch_in_hand(place: Place)
 
 def test_a_cron_job_without_its_server_ends_with_3(place: Place) -> None:
     place.kill_server()
-    said = spawn("drain", *place.drain, "--once", "--json")
+    said = spawn("drain", *place.drain, "--once", "--json", "--start-timeout", "0")
     assert (said.code, said.out) == (3, "")
     assert said.err.startswith("runstream: error: cannot reach the server")
     assert len(said.err.splitlines()) == 1
@@ -337,7 +337,7 @@ def test_the_lines_of_an_outage_name_the_archive(place: Place) -> None:
 
 def test_the_error_that_ends_a_worker_is_a_json_line_too(place: Place) -> None:
     for arguments, code in ((["--url", place.sqlite], 2), (["--url", f"unix://{place.directory}/none"], 3)):
-        said = run("drain", *arguments, "--to", place.jsonl, "--log-format", "json")
+        said = run("drain", *arguments, "--to", place.jsonl, "--log-format", "json", "--start-timeout", "0")
         assert (said.code, said.out) == (code, "")
         line = json.loads(said.err)
         assert line["level"] == "error"
@@ -390,7 +390,16 @@ def test_no_password_is_logged(tmp_path: Path, log_format: str) -> None:
         wrong = spawn("--debug", "drain", "--url", f"redis://:s3cret-wrong@127.0.0.1:{port}", *to, "--once")
         assert wrong.code == 2
         assert "s3cret" not in wrong.out + wrong.err
-    gone = spawn("--debug", "drain", "--url", f"redis://u:s3cret-word@127.0.0.1:{port}/0", *to, "--once")
+    gone = spawn(
+        "--debug",
+        "drain",
+        "--url",
+        f"redis://u:s3cret-word@127.0.0.1:{port}/0",
+        *to,
+        "--once",
+        "--start-timeout",
+        "0.2",
+    )
     assert gone.code == 3
     assert "s3cret" not in gone.out + gone.err
 

@@ -173,7 +173,7 @@ def test_an_embedded_server_that_is_killed_is_started_again(tmp_path: Path) -> N
 
 def test_it_can_begin_in_an_outage(place: Place) -> None:
     place.kill_server()
-    with watching(place.url, "--json") as watcher:
+    with watching(f"{place.url}?retry_seconds=0.1", "--json") as watcher:
         read_until(watcher, "error")
         place.start_server()
         read_until(watcher, "runs")

@@ -37,7 +37,7 @@ from runstream.cli import (
 from runstream.cli.demo import agent_command
 from runstream.cli.demo import command as demo_command
 from runstream.cli.support.exit_codes import EXIT_CODES, ExitCode, exit_code_of
-from runstream.cli.support.output import printable
+from runstream.cli.support.output import error_text, printable
 from runstream.model.errors import RunstreamError
 
 __all__ = ["app", "main"]
@@ -58,8 +58,7 @@ class _Commands(TyperGroup):
                 traceback.print_exception(error)
             if isinstance(error, OSError):  # the stores' own are RunstreamErrors: this is a full disk under stdout
                 _give_up(sys.stdout)
-            message = " ".join(str(error).split())
-            sys.stderr.write(f"runstream: error: {printable(message)}\n")
+            sys.stderr.write(f"runstream: error: {printable(error_text(error))}\n")
             raise typer.Exit(exit_code_of(error)) from error
 
 

@@ -8,6 +8,7 @@ worker does again.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Annotated, Literal
@@ -27,6 +28,7 @@ from runstream.cli.support.options import (
 )
 from runstream.cli.support.output import emit_json, print_table
 from runstream.cli.support.partitions import parse_partitions
+from runstream.cli.support.server_start import START_SECONDS, wait_for_server
 from runstream.cli.support.signals import stopping_on_signals
 from runstream.connect import connect
 from runstream.drain import DrainWorker
@@ -101,6 +103,14 @@ def drain(
             help="Seconds after the signal within which the worker has ended, whatever it waits for.",
         ),
     ] = 25.0,
+    start_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Seconds to wait for a Redis that is not up yet.",
+            show_default=f"for ever; {START_SECONDS:g} with --once",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat,
         typer.Option(
@@ -140,6 +150,8 @@ def drain(
     takes longer than --grace (a locked file, a server that hangs) is left as it is, with exit code 3, and a
     second signal ends the worker at once (130 or 143): nothing is lost by either, the next worker does it again.
 
+    A Redis that is not up yet is waited for, which one line of the log says.
+
     With --once it ends when what was due is drained, with exit code 1 if any run is parked and 3 if Redis or an
     archive is unavailable. Two that overlap do no harm.
 
@@ -159,6 +171,9 @@ def drain(
     ):
         sinks = [open_archive(opened, target, "--to", is_new=True) for target in to]
         locations = [sink.location for sink in sinks]
+        patience = (START_SECONDS if once else math.inf) if start_timeout is None else start_timeout
+        if not wait_for_server(url, patience, stop=stop, tell=_log.warning):
+            return
         hot = opened.enter_context(connect(url))
         namespace = hot_namespace(hot)
         worker = DrainWorker(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from runstream.cli.support.options import AsJson, Url, open_existing
 from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table
+from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
 from runstream.cli.support.watch import watch_with
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
@@ -98,6 +99,7 @@ def status(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep it on screen, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two polls of --watch.")] = 2.0,
+    start_timeout: StartTimeout = START_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Show how a store stands: server, memory, runs, what waits to be archived, who archives it and what
@@ -114,6 +116,7 @@ def status(
     try:
         if watch:
             watch_with(poller.poll, every, as_json=as_json)
+        wait_for_server(url, start_timeout)
         found = poller.poll()
     finally:
         poller.close()

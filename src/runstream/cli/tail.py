@@ -20,6 +20,7 @@ from rich.text import Text
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
 from runstream.cli.support.options import OfArchive, OfUpcasts, Url, is_redis_alone, open_existing
 from runstream.cli.support.output import clock, console, emit_json, event_facts, printable, say, short
+from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -90,6 +91,7 @@ def tail(
             min=0.0, help="End, with code 1, after so many seconds without an event.", show_default=False
         ),
     ] = None,
+    start_timeout: StartTimeout = START_SECONDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as one JSON object on a line.")
     ] = False,
@@ -101,6 +103,7 @@ def tail(
     --lines counts the events that are shown; with --since there is no such limit unless it is given too.
     """
     wanted = EventFilter(FollowQuery(lane_id=lane, kinds=kind or None, visibility=visibility))
+    wait_for_server(url, start_timeout)
     with open_existing(url, archive, upcasts) as store:
         if part_of(store, Namespace) is None and part_of(store, Sink) is not None:
             raise ConfigurationError(
@@ -228,7 +231,7 @@ class _Following:
             except TimeoutError:
                 self._check_reader()
             except StoreUnavailable as error:
-                say(f"{error}; waits until it answers again")
+                say(f"{error.reason}; waits until it answers again")
                 self._wait()
                 say(f"it answers again; goes on after {self._after}")
             except (CorruptRecordError, EventRefused) as error:

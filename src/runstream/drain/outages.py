@@ -74,13 +74,13 @@ class Outages:
         outage = self._outages.get(backend)
         if outage is None:
             outage = self._outages[backend] = _Outage()
-            self._stats.failing[backend] = Failure(time.time(), str(error))
+            self._stats.failing[backend] = Failure(time.time(), error.reason)
             _log.warning(
                 "drain %s: %s fails: %s; nothing is trimmed, and it is tried again until the cause is gone",
                 self._worker,
                 _named(backend),
-                error,
-                extra={"archive": None if backend == REDIS else backend, "error": str(error)},
+                error.reason,
+                extra={"archive": None if backend == REDIS else backend, "error": error.reason},
             )
             self._on_change()
         outage.attempts += 1

@@ -320,9 +320,14 @@ class StoreUnavailable(RunstreamError):
         super().__init__(message)
         self.next_step = next_step
 
+    @property
+    def reason(self) -> str:
+        """What is wrong, without the next step."""
+        return super().__str__()
+
     def __str__(self) -> str:
-        return "; ".join(filter(None, (super().__str__(), self.next_step)))
+        return "; ".join(filter(None, (self.reason, self.next_step)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # what sends again belongs to the objects of this process
-        return _rebuild, (type(self), super().__str__(), {"next_step": self.next_step})
+        return _rebuild, (type(self), self.reason, {"next_step": self.next_step})

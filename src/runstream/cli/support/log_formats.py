@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import typer
 
 from runstream.cli.support.exit_codes import exit_code_of
-from runstream.cli.support.output import iso_time, printable
+from runstream.cli.support.output import error_text, iso_time, printable
 from runstream.model.errors import RunstreamError
 
 __all__ = ["LogFormat", "LogLevel", "logging_to_stderr"]
@@ -43,7 +43,7 @@ def logging_to_stderr(log_format: LogFormat, level: LogLevel) -> Iterator[dict[s
     except RunstreamError as error:
         if log_format == "text":
             raise
-        logger.error("%s", error, exc_info=logger.isEnabledFor(logging.DEBUG))  # noqa: TRY400  only on request
+        logger.error("%s", error_text(error), exc_info=logger.isEnabledFor(logging.DEBUG))  # noqa: TRY400  only on request
         raise typer.Exit(exit_code_of(error)) from error
     finally:
         logger.removeHandler(handler)

@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from runstream.codec.lossless_json import dump_json
+from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Recorded
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "clock",
     "console",
     "emit_json",
+    "error_text",
     "event_facts",
     "iso_time",
     "make_table",
@@ -63,6 +65,11 @@ def say(text: str) -> None:
     """Print one line for a person, on stderr."""
     sys.stderr.write(f"runstream: {printable(text)}\n")
     sys.stderr.flush()
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, on one line, without the next step of a program's call, which is none of a command's."""
+    return " ".join((error.reason if isinstance(error, StoreUnavailable) else str(error)).split())
 
 
 def emit_json(document: Any, *, on_one_line: bool = False) -> None:

@@ -44,7 +44,7 @@ def watch_with(poll: Callable[[], Shown], every: float, *, as_json: bool) -> NoR
         try:
             found = poll()
         except StoreUnavailable as error:
-            _print_outage(now, str(error), as_json=as_json)
+            _print_outage(now, error.reason, as_json=as_json)
         else:
             _print(now, found, as_json=as_json)
         time.sleep(every)
@@ -78,7 +78,7 @@ def _on_screen(poll: Callable[[], Shown], every: float) -> NoReturn:
                 last_seen = now
             except StoreUnavailable as error:
                 since = f"; below, how it stood at {last_seen}" if seen else ""
-                head = Text(f"{now} {printable(str(error))}{since}", style="bold red")
+                head = Text(f"{now} {printable(error.reason)}{since}", style="bold red")
             live.update(Group(head, Text(), *seen), refresh=True)
             time.sleep(every)
 

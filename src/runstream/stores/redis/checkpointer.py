@@ -32,7 +32,8 @@ class RedisCheckpointer(Store[E, S]):
 
     One connection of the client's pool is held between calls, by all stores over it together, unless the pool is
     small or of a class of its own. A call that finds no server, or one that fails over, is repeated with growing
-    pauses before it raises StoreUnavailable; then too the caller may repeat it: an append is applied once.
+    pauses before it raises StoreUnavailable; then too the caller may repeat it: an append is applied once. So is
+    the opening.
 
     What a drain worker has retired is listed still and may be appended to; reading it raises EventsArchived, which
     names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
@@ -50,7 +51,7 @@ class RedisCheckpointer(Store[E, S]):
         max_event_bytes: The size in bytes of the largest encoded event.
         upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
             stored is given as it is.
-        retry_seconds: For how many seconds a call is repeated that cannot reach the server.
+        retry_seconds: For how many seconds a call, the opening too, is repeated that cannot reach the server.
         require_lease: Refuse what is written without a lease.
         resend_lost: Keep the last 16 MiB of events that this object appended, and where a server comes back
             without some of them, let the next append put those back first: once, in order, as new offsets. What
@@ -97,9 +98,7 @@ class RedisCheckpointer(Store[E, S]):
             max_hot_events=max_hot_events,
         )
         runner, once = SyncRunner(driver.exchange), SyncRunner(driver.exchange_once)
-        once.run(
-            open_namespace(session, is_fake=transport.is_fake)
-        )  # no retries: the caller decides how long to wait for a server
+        runner.run(open_namespace(session, is_fake=transport.is_fake))
         super().__init__(RedisOperations(session), runner, [Namespace(session.keys, runner, once)])
         self._driver = driver
 
@@ -109,7 +108,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
 
     The server is checked at the first call, or by ``async with``, and raises there what does not fit. A call that
     finds no server, or one that fails over, is repeated with growing pauses before it raises StoreUnavailable;
-    then too the caller may repeat it: an append is applied once.
+    then too the caller may repeat it: an append is applied once. So is the opening.
 
     What a drain worker has retired is listed still and may be appended to; reading it raises EventsArchived, which
     names the archives. Until it is forgotten its callers' keys stay known: about 100 bytes per key.
@@ -128,7 +127,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         max_event_bytes: The size in bytes of the largest encoded event.
         upcasts: The program's schema version, and its rules to read what older versions of it wrote; None: what is
             stored is given as it is.
-        retry_seconds: For how many seconds a call is repeated that cannot reach the server.
+        retry_seconds: For how many seconds a call, the opening too, is repeated that cannot reach the server.
         require_lease: Refuse what is written without a lease.
         resend_lost: Keep the last 16 MiB of events that this object appended, and where a server comes back
             without some of them, let the next append put those back first: once, in order, as new offsets. What
@@ -199,7 +198,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         if self._session.opened is None:
             async with self._opening:
                 if self._session.opened is None:
-                    await AsyncRunner(self._driver.exchange_once).run(
+                    await AsyncRunner(self._driver.exchange).run(
                         open_namespace(self._session, is_fake=self._is_fake)
                     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.results import E, S
 from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
@@ -20,9 +20,20 @@ MINIMUM_VERSION = (6, 2)
 def open_namespace(session: Session[E, S], *, is_fake: bool = False) -> Operation[None]:
     """Check the server and the namespace, and note its partitions in the session.
 
+    Every exchange may be made again, and what is written is the same however often.
+
     Raises ConfigurationError for a server that is too old, may evict keys or does not tell, and for a namespace
     that has another number of partitions than was asked for. Of fakeredis nothing is asked that it does not know.
     """
+    try:
+        yield from _open(session, is_fake)
+    except StoreUnavailable as error:
+        if error.next_step:
+            error.next_step = "the store is not open: open it when the server is there"
+        raise
+
+
+def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
     info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
     if not is_fake:
         _check_server(_told(info))
