@@ -17,6 +17,7 @@ __all__ = [
     "check_keys",
     "check_name",
     "check_run_id",
+    "glimpse",
     "is_utf8",
     "lease_token",
     "random_token",
@@ -48,6 +49,18 @@ def random_token() -> str:
     Revisions and epochs can be given out twice after a failover; tokens cannot.
     """
     return secrets.token_urlsafe(12)
+
+
+def glimpse(value: Any) -> str:
+    """Show the beginning of an option's value: the rest may be a secret that stands in the wrong place.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        What ``shown`` gives, of a text of more than four characters the first three alone.
+    """
+    return shown(value[:3] + "…" if isinstance(value, str) and len(value) > 4 else value)
 
 
 def shown(value: Any) -> str:

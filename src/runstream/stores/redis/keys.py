@@ -14,7 +14,7 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from runstream.model.errors import ConfigurationError
-from runstream.model.identifiers import shown
+from runstream.model.identifiers import glimpse, shown
 
 __all__ = [
     "DEFAULT_PARTITIONS",
@@ -196,5 +196,5 @@ def check_namespace(namespace: str) -> None:
     """Raise ConfigurationError for a namespace whose keys could be taken for others."""
     if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
         raise ConfigurationError(
-            f"namespace {namespace!r:.80}: use 1 to 64 of the letters a-z, A-Z, digits, '.', '_' and '-'"
+            f"namespace {glimpse(namespace)}: use 1 to 64 of the letters a-z, A-Z, digits, '.', '_' and '-'"
         )

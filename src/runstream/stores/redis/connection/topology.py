@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 
+import redis
+import redis.asyncio
+
+from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.connection.clients import (
     AsyncClient,
     Client,
@@ -52,15 +56,34 @@ def transport_of(client: Client | Transport) -> Transport:
     """The transport over a client of redis-py; a transport is its own.
 
     Raises:
-        ConfigurationError: The client decodes replies.
+        ConfigurationError: The client decodes replies, or is of a cluster.
     """
-    return client if isinstance(client, Transport) else SingleServerTransport(client)
+    if isinstance(client, Transport):
+        return client
+    _check_topology(client)
+    return SingleServerTransport(client)
 
 
 def async_transport_of(client: AsyncClient | AsyncTransport) -> AsyncTransport:
     """The transport over a client of redis-py for asyncio; a transport is its own.
 
     Raises:
-        ConfigurationError: The client decodes replies.
+        ConfigurationError: The client decodes replies, or is of a cluster.
     """
-    return client if isinstance(client, AsyncTransport) else AsyncSingleServerTransport(client)
+    if isinstance(client, AsyncTransport):
+        return client
+    _check_topology(client)
+    return AsyncSingleServerTransport(client)
+
+
+def _check_topology(client: object) -> None:
+    """Raise ConfigurationError for what is no client of one server."""
+    if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        raise ConfigurationError(
+            "a RedisCluster is a client of a cluster, which this version does not work with yet: pass a"
+            " redis.Redis, or a redis.asyncio.Redis, of one server"
+        )
+    if getattr(client, "connection_pool", None) is None:
+        raise ConfigurationError(
+            f"no client of redis-py: {type(client).__qualname__}; pass a redis.Redis or a redis.asyncio.Redis"
+        )

@@ -10,6 +10,7 @@ from typing import Generic
 
 from runstream.codec.event_codec import Codec
 from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import glimpse
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
 from runstream.operations.coverage import CoverageBook
@@ -118,7 +119,9 @@ class Session(Generic[E, S]):
     ) -> Session[E, S]:
         """The session of a store with these options. Raises ConfigurationError for options it cannot have."""
         if durability != "primary":
-            raise ConfigurationError(f"durability={durability!r}: this version gives 'primary' and nothing else")
+            raise ConfigurationError(
+                f"durability={glimpse(durability)}: this version gives 'primary' and nothing else"
+            )
         check_count("max_hot_events", max_hot_events)
         if max_hot_events == 0:
             raise ConfigurationError(

@@ -41,28 +41,39 @@ def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
         session.server_clock.update(b"%d%06d" % (int(time[0]), int(time[1])))
     config = namespace_config(session.namespace)
     if session.partitions is not None:
-        Keys(session.namespace, session.partitions)  # refuses a bad number before it is written
-    wanted = session.partitions or DEFAULT_PARTITIONS
-    (noted,) = yield Exchange([(b"HGET", config, "partitions")])
-    if noted is None:
-        wanted = (yield from _noted_in_partitions(session, wanted)) or wanted
-        _check_partitions(session, config, str(wanted).encode())
-    (found,) = yield from _read_or_set_partitions([config], wanted)
-    partitions = _check_partitions(session, config, found)
+        Keys(session.namespace, session.partitions)  # refuses a bad number
+    (found,) = yield from _numbers([config])
+    if found is None:
+        known = yield from _noted_in_partitions(session)
+    else:
+        known = _checked(session, config, found)
+    partitions = known or session.partitions or DEFAULT_PARTITIONS
     keys = Keys(session.namespace, partitions)
-    configs = [partition.config for partition in keys.partitions]
-    for key, found in zip(configs, (yield from _read_or_set_partitions(configs, partitions)), strict=True):
-        _check_partitions(session, key, found, partitions)
+    copies = [partition.config for partition in keys.partitions]
+    # all is looked at before anything is written: what is refused leaves nothing behind
+    missing = []
+    for key, number in zip(copies, (yield from _numbers(copies)), strict=True):
+        if number is None:
+            missing.append(key)
+        else:
+            _checked(session, key, number, partitions)
+    # first the namespace's own, so that of two openers with two numbers one wins
+    if found is None and _checked(session, config, (yield from _set([config], partitions))[0]) != partitions:
+        yield from _open(session, is_fake)  # another opener was first: as it has it
+        return
+    if missing:
+        for key, now in zip(missing, (yield from _set(missing, partitions)), strict=True):
+            _checked(session, key, now, partitions)
     session.open(keys)
 
 
-def _noted_in_partitions(session: Session[E, S], wanted: int) -> Operation[int | None]:
+def _noted_in_partitions(session: Session[E, S]) -> Operation[int | None]:
     """The number of partitions that the partitions' own copies have; None where there are no copies.
 
     The namespace is new, or the key that has its number was removed: then the partitions decide.
     """
-    some = Keys(session.namespace, max(wanted, DEFAULT_PARTITIONS)).partitions
-    found = yield Exchange([(b"HGET", partition.config, "partitions") for partition in some])
+    some = Keys(session.namespace, max(session.partitions or 0, DEFAULT_PARTITIONS)).partitions
+    found = yield from _numbers([partition.config for partition in some])
     counts = {number for number in found if number is not None}
     if len(counts) > 1:
         raise ConfigurationError(
@@ -70,24 +81,26 @@ def _noted_in_partitions(session: Session[E, S], wanted: int) -> Operation[int |
             f" ({', '.join(sorted(count.decode(errors='backslashreplace') for count in counts))}), and key"
             f" {namespace_config(session.namespace)!r}, which says it, is gone: set its field 'partitions' again"
         )
-    return next((_check_partitions(session, some[0].config, count) for count in counts), None)
+    return next((_checked(session, some[0].config, count) for count in counts), None)
 
 
-def _read_or_set_partitions(configs: Sequence[str], wanted: int) -> Operation[list[bytes]]:
-    """The number of partitions in each of these keys, once it was set in those that had none.
+def _numbers(configs: Sequence[str]) -> Operation[list[bytes | None]]:
+    """The number of partitions in each of these keys; None where there is none."""
+    found: list[bytes | None] = yield Exchange([(b"HGET", key, "partitions") for key in configs])
+    return found
 
-    Nothing is written where all have one: so a full server can be opened, and then drained.
+
+def _set(configs: Sequence[str], partitions: int) -> Operation[list[bytes]]:
+    """Set the number in those of these keys that have none; the numbers that they have now.
+
+    It is for keys that lack one: where all have one nothing is written, so that a full server can be opened, and
+    then drained.
     """
-    queries = [(b"HGET", key, "partitions") for key in configs]
-    found: list[bytes | None] = yield Exchange(queries)
-    missing = [key for key, number in zip(configs, found, strict=True) if number is None]
-    if missing:
-        yield Exchange([(b"HSETNX", key, "partitions", wanted) for key in missing])
-        found = yield Exchange(queries)
-    return [number or b"" for number in found]
+    yield Exchange([(b"HSETNX", key, "partitions", partitions) for key in configs])
+    return [number or b"" for number in (yield from _numbers(configs))]
 
 
-def _check_partitions(session: Session[E, S], key: str, found: bytes, wanted: int | None = None) -> int:
+def _checked(session: Session[E, S], key: str, found: bytes, wanted: int | None = None) -> int:
     wanted = session.partitions if wanted is None else wanted
     if not found.isdigit() or not 1 <= int(found) <= MAX_PARTITIONS:
         raise ConfigurationError(f"key {key!r} holds {found!r:.80} partitions: it is not a runstream namespace")
