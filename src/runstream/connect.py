@@ -32,7 +32,7 @@ from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisChe
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
-from runstream.stores.urls import flag, path_in, split_query, with_path
+from runstream.stores.urls import flag, octal, path_in, split_query, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async"]
 
@@ -53,7 +53,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "max_hot_events": int,
 }
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
-_ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int}
+_ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int, "mode": octal}
 _OBJECTS = ("event_type", "state_type", "fallback", "upcasts")
 
 
@@ -125,7 +125,7 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
             ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
             ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
-            ``require_lease``. SQLite and JSONL: ``keep_snapshots``.
+            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``.
 
     Returns:
         The store, typed by ``event_type`` and ``state_type``.
@@ -215,7 +215,7 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
             ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
             ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
-            ``require_lease``. SQLite and JSONL: ``keep_snapshots``.
+            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``.
 
     Returns:
         What is awaited, or entered with ``async with``, to have the store, typed by ``event_type`` and

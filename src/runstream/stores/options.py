@@ -24,6 +24,7 @@ class StoreOptions(TypedDict, total=False):
         max_hot_events: Redis: the most events of one run in Redis; None: no limit.
         require_lease: Redis, SQLite and memory: refuse what is written without a lease.
         keep_snapshots: SQLite and JSONL: how many snapshots to keep of each run and lane; None: all.
+        mode: SQLite and JSONL: the permissions of new files; None: those that the directory suggests.
         max_event_bytes: Every store: the size in bytes of the largest encoded event.
         fallback: Every store: turns a value that cannot be stored as it is into one that can; None: an
             EncodingError.
@@ -38,6 +39,7 @@ class StoreOptions(TypedDict, total=False):
     max_hot_events: int | None
     require_lease: bool
     keep_snapshots: int | None
+    mode: int | None
     max_event_bytes: int
     fallback: Fallback | None
     upcasts: Upcasts | None

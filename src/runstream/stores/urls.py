@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["flag", "path_in", "split_query", "with_path"]
+__all__ = ["flag", "octal", "path_in", "split_query", "with_path"]
 
 
 def flag(text: str) -> bool:
@@ -19,7 +19,17 @@ def flag(text: str) -> bool:
     return text == "true"
 
 
-_READS = {int: "pass a whole number", float: "pass a number", flag: "pass true or false"}
+def octal(text: str) -> int:
+    """A number in octal digits. Raises ValueError for another text."""
+    return int(text, 8)
+
+
+_READS = {
+    int: "pass a whole number",
+    float: "pass a number",
+    flag: "pass true or false",
+    octal: "pass octal digits, as chmod takes them (0640)",
+}
 
 
 def split_query(

@@ -12,6 +12,7 @@ from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
+from runstream.stores.archive.access import check_mode
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.jsonl.operations import JSONLOperations
 from runstream.stores.lifecycle import reopen_with
@@ -39,6 +40,9 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         keep_snapshots: How many of the snapshots that are saved through this object to keep in
             ``snapshots.jsonl``, of each run and of each of its lanes; up to twice as many take up room. None: all;
             0: none but the latest. A snapshot of 1 MB that is saved 1,000 times takes 1 GB.
+        mode: The permissions of the files that are made (0o640); a directory may be entered by whoever may read.
+            None: 0o600, or in a directory that a group may write to 0o660, and the group's. What exists keeps its
+            own.
 
     Raises:
         ConfigurationError: ``base_dir`` is not a directory and cannot be made one.
@@ -56,12 +60,20 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         upcasts: Upcasts | None = None,
         busy_timeout_seconds: float = 30.0,
         keep_snapshots: int | None = None,
+        mode: int | None = None,
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
+        check_mode(mode)
         path = Path(base_dir).absolute()
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         super().__init__(
-            JSONLOperations(codec, path, busy_timeout_seconds=busy_timeout_seconds, keep_snapshots=keep_snapshots)
+            JSONLOperations(
+                codec,
+                path,
+                busy_timeout_seconds=busy_timeout_seconds,
+                keep_snapshots=keep_snapshots,
+                mode=mode,
+            )
         )
         reopen = partial(
             JSONLCheckpointer,
@@ -72,5 +84,6 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             upcasts=upcasts,
             busy_timeout_seconds=busy_timeout_seconds,
             keep_snapshots=keep_snapshots,
+            mode=mode,
         )
         reopen_with(self, reopen, str(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runstream.codec.own_stack import with_room
 from runstream.model.errors import ConfigurationError, HistoryDiverged, StoreUnavailable, UnsupportedVersion
+from runstream.stores.archive.access import Access, access_for, give_access, make_directories
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import Locks, names_in, unavailable, write_file
@@ -35,24 +36,30 @@ class ArchiveDirectory:
     Args:
         path: The directory, absolute.
         wait_seconds: How long a writer waits for another one.
+        mode: The permissions of new files; None: those that the directory suggests.
 
     Raises:
         ConfigurationError: It is not a directory and cannot be made one.
         UnsupportedVersion: A newer runstream wrote it.
     """
 
-    def __init__(self, path: Path, wait_seconds: float) -> None:
+    def __init__(self, path: Path, wait_seconds: float, mode: int | None = None) -> None:
         self.path = path
-        self.locks = Locks(path, wait_seconds)
+        self._mode = mode
+        self.locks = Locks(path, wait_seconds, self.access)
         self._archive_id = ""
         self._about: tuple[int, int, int] | None = None  # device, inode and time of the file with the UUID
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_directories(path, mode)
         except OSError as error:
             raise ConfigurationError(
                 f"{path} cannot be a directory of runs: {error.strerror or error}; name another"
             ) from error
         self._read_about()
+
+    def access(self) -> Access:
+        """What is given to what is made here: what was asked for, or as the archive's own file has it."""
+        return access_for(self.path, self._mode, self.path / _ABOUT)
 
     def archive_id(self) -> str:
         """The UUID of this archive, which is made when it is first asked for. Takes a lock of its own."""
@@ -101,7 +108,7 @@ class ArchiveDirectory:
         path = self.path / DELETED
         with unavailable(path):
             prepared = path.with_name(f"{DELETED}.prepared")
-            write_file(prepared, "".join(f"{line}\n" for line in lines).encode())
+            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self.path / _ABOUT)
             prepared.replace(path)
             sync_directory(self.path)
 
@@ -191,6 +198,8 @@ class ArchiveDirectory:
         path = self.path / _ABOUT
         prepared = path.with_name(f"{_ABOUT}.prepared")
         write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
+        # as what is made after it
+        give_access(prepared, self.access())
         prepared.replace(path)
         for directory in (self.path, *self.path.parents):  # some of them may be as new as this
             with contextlib.suppress(PermissionError):

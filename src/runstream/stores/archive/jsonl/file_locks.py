@@ -7,10 +7,12 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from runstream.model.errors import StoreUnavailable
+from runstream.stores.archive.access import Access, access_for, make_directory, open_file
 from runstream.stores.archive.durable_files import sync
 
 __all__ = ["LOCKS", "Locks", "is_at", "names_in", "unavailable", "write_all", "write_file"]
@@ -38,10 +40,12 @@ def write_all(handle: int, data: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Make or replace a file, and return when its content is on the disk; its name may not be yet."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(path, flags, 0o666)
+def write_file(path: Path, data: bytes, replaces: Path | None = None) -> None:
+    """Make or replace a file, and return when its content is on the disk; its name may not be yet.
+
+    It takes after the file that it will replace, if that is there, or else after its directory.
+    """
+    handle = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, replaces)
     try:
         write_all(handle, data)
         sync(handle)
@@ -73,9 +77,10 @@ class Locks:
     longer the run's.
     """
 
-    def __init__(self, base_dir: Path, wait_seconds: float) -> None:
+    def __init__(self, base_dir: Path, wait_seconds: float, access: Callable[[], Access] | None = None) -> None:
         self._directory = base_dir / LOCKS
         self._wait_seconds = wait_seconds
+        self._access = access or partial(access_for, base_dir)
 
     @contextlib.contextmanager
     def held(self, names: Iterable[str]) -> Iterator[None]:
@@ -129,9 +134,10 @@ class Locks:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _open(self, path: Path) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT
         try:
-            return os.open(path, flags, 0o666)
+            return open_file(path, flags)
         except FileNotFoundError:
-            self._directory.mkdir(exist_ok=True)
-            return os.open(path, flags, 0o666)
+            with contextlib.suppress(FileExistsError):
+                make_directory(self._directory, self._access())
+            return open_file(path, flags)

@@ -54,15 +54,22 @@ class JSONLOperations(ArchiveOperations[E, S]):
         path: The archive's directory, absolute.
         busy_timeout_seconds: How long a writer waits for another one of the same run.
         keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
+        mode: The permissions of new files; None: those that the directory suggests.
     """
 
     _has_leases = False
 
     def __init__(
-        self, codec: Codec[E, S], path: Path, *, busy_timeout_seconds: float, keep_snapshots: int | None
+        self,
+        codec: Codec[E, S],
+        path: Path,
+        *,
+        busy_timeout_seconds: float,
+        keep_snapshots: int | None,
+        mode: int | None = None,
     ) -> None:
         super().__init__(codec)
-        self._logs = RunLogs(path, busy_timeout_seconds, keep_snapshots, codec.status_of)
+        self._logs = RunLogs(path, busy_timeout_seconds, keep_snapshots, codec.status_of, mode)
 
     def close(self) -> None:
         """Close the archive. Closing twice is fine."""

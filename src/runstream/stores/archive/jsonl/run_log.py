@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.stores.archive.access import Access, make_directory, open_file
 from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import remove_run_files
@@ -50,12 +52,14 @@ class RunLog:
         directory: The run's directory.
         run_id: Its id.
         keep_snapshots: How many of each lane the history of snapshots keeps at least; None: all.
+        access: Tells what the directory is given when it is made.
     """
 
-    def __init__(self, directory: Path, run_id: str, keep_snapshots: int | None = None) -> None:
-        self.directory = directory
-        self.run_id = run_id
-        self._keep_snapshots = keep_snapshots
+    def __init__(
+        self, directory: Path, run_id: str, keep_snapshots: int | None, access: Callable[[], Access]
+    ) -> None:
+        self.directory, self.run_id = directory, run_id
+        self._keep_snapshots, self._access = keep_snapshots, access
         self._snapshots = SnapshotHistoryFile(directory)
         self._uncommitted: int | None = None  # where in it a batch begins that is not committed yet
         self.path = directory / file_names.EVENTS
@@ -189,7 +193,7 @@ class RunLog:
         """Make the directory, finish what is committed, set aside what is not."""
         if self._identity is None:
             with contextlib.suppress(FileExistsError):
-                self.directory.mkdir()
+                make_directory(self.directory, self._access())
                 self._is_tidy = True
             # also where another made it, who may have been killed right after
             sync_directory(self.directory.parent)
@@ -203,7 +207,8 @@ class RunLog:
         if snapshots:
             self._is_tidy = False
             for snapshot in snapshots:
-                write_file(self._prepared(snapshot.lane_id, snapshot.token), snapshot_text(snapshot))
+                path, lane_id = self._prepared(snapshot.lane_id, snapshot.token), snapshot.lane_id
+                write_file(path, snapshot_text(snapshot), path.with_name(file_names.snapshot_name(lane_id)))
             if self._keep_snapshots != 0:
                 former: list[ArchiveSnapshot] = []
                 if not self._snapshots.exists():  # of a version that kept none
@@ -261,8 +266,7 @@ class RunLog:
         Nothing may be left to finish or to set aside: ``make_ready`` comes first.
         """
         rewritten = self.directory / file_names.REWRITTEN
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(rewritten, flags, 0o666)
+        handle = open_file(rewritten, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self.path)
         try:
             for part in content:
                 write_all(handle, part)
@@ -310,9 +314,9 @@ class RunLog:
         self._identity, self._size, self._proven, self._is_tidy = None, 0, 0, False
 
     def _append(self, text: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         # one that was removed since it was read must not begin in the middle of the run
-        handle = os.open(self.path, flags | (os.O_CREAT if self._identity is None else 0), 0o666)
+        create = os.O_CREAT if self._identity is None else 0
+        handle = open_file(self.path, os.O_WRONLY | os.O_APPEND | create)
         try:
             self._check(handle)
             write_all(handle, text)
@@ -356,10 +360,9 @@ class RunLog:
 
     def _set_aside(self) -> None:
         """Move what does not count to a file of its own: it is never deleted."""
-        taken = names_in(self.directory)
-        number = next(n for n in range(1, len(taken) + 2) if f"{file_names.EVENTS}.torn-{n}" not in taken)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        aside = os.open(self.directory / f"{file_names.EVENTS}.torn-{number}", flags, 0o666)
+        names, taken = (f"{file_names.EVENTS}.torn-{n}" for n in itertools.count(1)), names_in(self.directory)
+        name = next(name for name in names if name not in taken)
+        aside = open_file(self.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.path)
         try:
             with self.path.open("rb+") as file:
                 file.seek(self.index.end)
@@ -382,9 +385,9 @@ class RunLog:
             (self.directory / file_names.snapshot_name(lane_id)).unlink(missing_ok=True)
         # on the disk before the next mark, which does not name them
         sync_directory(self.directory)
+        rewritten = (file_names.REWRITTEN, file_names.SNAPSHOTS_REWRITTEN)
         for name in names_in(self.directory):
-            is_rewritten = name in (file_names.REWRITTEN, file_names.SNAPSHOTS_REWRITTEN)
-            if is_rewritten or (".prepared-" in name and file_names.is_run_file(name)):
+            if name in rewritten or (".prepared-" in name and file_names.is_run_file(name)):
                 (self.directory / name).unlink(missing_ok=True)
         self._is_tidy = True
 

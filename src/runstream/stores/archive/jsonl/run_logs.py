@@ -35,6 +35,7 @@ class RunLogs:
         wait_seconds: How long a writer waits for another one of the same run.
         keep_snapshots: How many snapshots of each run and lane are kept; None: all.
         status_of: Tells what a state says of its run, None for nothing.
+        mode: The permissions of new files; None: those that the directory suggests.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class RunLogs:
         wait_seconds: float,
         keep_snapshots: int | None,
         status_of: Callable[[dict[str, Any]], str | None],
+        mode: int | None = None,
     ) -> None:
         self.path = path
-        self.directory = ArchiveDirectory(path, wait_seconds)
+        self.directory = ArchiveDirectory(path, wait_seconds, mode)
         self._keep_snapshots = keep_snapshots
         self._status_of = status_of
         self._is_closed = False
@@ -100,7 +102,7 @@ class RunLogs:
         directory = self.directory.directory_of(run_id)
         log = self._logs.get(run_id)
         if log is None or log.directory != directory:
-            log = self._logs[run_id] = RunLog(directory, run_id, self._keep_snapshots)
+            log = self._logs[run_id] = RunLog(directory, run_id, self._keep_snapshots, self.directory.access)
             if len(self._logs) > _MAX_LOGS:
                 self._logs.popitem(last=False)
         self._logs.move_to_end(run_id)

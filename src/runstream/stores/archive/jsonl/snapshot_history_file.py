@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveSnapshot
+from runstream.stores.archive.access import open_file
 from runstream.stores.archive.durable_files import sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import write_all
@@ -24,7 +25,7 @@ from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
 
 __all__ = ["SnapshotHistoryFile"]
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_RDWR | os.O_CREAT
 
 
 class SnapshotHistoryFile:
@@ -36,7 +37,7 @@ class SnapshotHistoryFile:
 
     def append(self, snapshots: Sequence[ArchiveSnapshot]) -> int:
         """Add lines; where they begin. They are on the disk then; the name of a new file may not be yet."""
-        handle = os.open(self._path, _FLAGS, 0o666)
+        handle = open_file(self._path, _FLAGS)
         end = os.lseek(handle, 0, os.SEEK_END)
         try:
             if end and os.pread(handle, 1, end - 1) != b"\n":
@@ -105,7 +106,7 @@ class SnapshotHistoryFile:
             return
         rewritten = self._path.with_name(file_names.SNAPSHOTS_REWRITTEN)
         with self._path.open("rb") as file:
-            handle = os.open(rewritten, _FLAGS | os.O_TRUNC, 0o666)
+            handle = open_file(rewritten, _FLAGS | os.O_TRUNC, self._path)
             try:
                 for one in kept:
                     file.seek(one.stored_at[0])

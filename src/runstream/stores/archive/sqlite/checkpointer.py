@@ -13,6 +13,7 @@ from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
+from runstream.stores.archive.access import check_mode
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.sqlite.connection import absolute_path
 from runstream.stores.archive.sqlite.operations import SQLiteOperations
@@ -40,6 +41,9 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         keep_snapshots: How many of the snapshots that are saved through this object to keep, of each run and of
             each of its lanes. None: all of them; 0: none but the latest. A snapshot of 1 MB that is saved 1,000
             times takes 1 GB.
+        mode: The permissions of the files that are made (0o640); a directory may be entered by whoever may read.
+            None: 0o600, or in a directory that a group may write to 0o660, and the group's. What exists keeps its
+            own.
         clock: Unix time in seconds; leases run out by it.
 
     Raises:
@@ -59,9 +63,11 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         busy_timeout_seconds: float = 30.0,
         require_lease: bool = False,
         keep_snapshots: int | None = None,
+        mode: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
+        check_mode(mode)
         path = absolute_path(db_path)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         super().__init__(
@@ -71,6 +77,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
                 busy_timeout_seconds=busy_timeout_seconds,
                 require_lease=require_lease,
                 keep_snapshots=keep_snapshots,
+                mode=mode,
                 clock=clock,
             )
         )
@@ -84,6 +91,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             busy_timeout_seconds=busy_timeout_seconds,
             require_lease=require_lease,
             keep_snapshots=keep_snapshots,
+            mode=mode,
             clock=clock,
         )
         reopen_with(self, reopen, path)

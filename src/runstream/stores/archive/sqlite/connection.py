@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.operations.forks import held_over_fork
+from runstream.stores.archive.access import make_file
 from runstream.stores.archive.sqlite.file_identity import (
     FileIdentity,
     drop_log_from_cache,
@@ -82,6 +83,8 @@ class ArchiveFile:
     Args:
         path: The file, absolute.
         busy_timeout_seconds: How long a writer waits for another one.
+        mode: The permissions of a new file, which SQLite gives to its log and its index too; None: those that its
+            directory suggests.
 
     Attributes:
         archive_id: The archive's UUID.
@@ -90,12 +93,13 @@ class ArchiveFile:
         ConfigurationError: The path cannot be an archive.
     """
 
-    def __init__(self, path: str, busy_timeout_seconds: float) -> None:
+    def __init__(self, path: str, busy_timeout_seconds: float, mode: int | None = None) -> None:
         self.path = path
         self.archive_id = ""
         self._busy_timeout_seconds = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        make_file(Path(os.path.realpath(path)), mode)
         self._identity = FileIdentity.of(path)
         self._is_closed = False
         held_over_fork(self)

@@ -83,6 +83,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         busy_timeout_seconds: How long a writer waits for another one.
         require_lease: Refuse every write without a lease on what it touches.
         keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
+        mode: The permissions of a new file; None: those that its directory suggests.
         clock: Unix time in seconds.
     """
 
@@ -94,11 +95,12 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         busy_timeout_seconds: float,
         require_lease: bool,
         keep_snapshots: int | None,
+        mode: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
         self._keep_snapshots = keep_snapshots
-        self._file = ArchiveFile(path, busy_timeout_seconds)
+        self._file = ArchiveFile(path, busy_timeout_seconds, mode)
         # a store that nobody closes gives its file back all the same
         self._finalizer = weakref.finalize(self, self._file.close)
 
