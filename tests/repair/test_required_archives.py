@@ -149,8 +149,11 @@ def test_a_copy_has_the_quarantine_too(archives: list[Archive]) -> None:
     assert (run_id, kept.content, kept.reason) == ("r", entry.content, entry.reason)
 
 
-def test_copying_goes_on_where_it_was_broken_off_and_may_be_repeated(hot: Hot, archives: list[Archive]) -> None:
+def test_copying_goes_on_where_it_was_broken_off_and_may_be_repeated(
+    hot: Hot, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The late archive's own commit tells how far it is."""
+    monkeypatch.setattr("runstream.repair.required_archives._BATCH", 100)
     acknowledged = {"long": emit(hot, "long", 300), "r": emit(hot, "r", 3)}
     DrainWorker(hot, archives[:2], trim="archived").drain_once()
     late = archives[2]

@@ -25,7 +25,6 @@ from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.drain import DueRun, Proven, SeqSpan, Settled
 from runstream.stores.redis.operations.worker.load import HotRun
-from runstream.stores.redis.page_size import PageSize
 
 __all__ = ["Batches", "Trim"]
 
@@ -51,7 +50,7 @@ class Batches:
             raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
         self._parts = parts
         self._namespace = parts.namespace
-        self._page_size = PageSize(batch)
+        self._batch = batch
         self._trim: Trim = trim
 
     def archive(self, runs: Sequence[DueRun], claims: Claims, stop: threading.Event) -> None:
@@ -107,14 +106,16 @@ class Batches:
     def _next_chunks(self, queue: deque[ClaimedRun], claims: Claims) -> list[Chunk]:
         """Load what goes into one transaction, and make of it what archives keep."""
         chunks: list[Chunk] = []
-        chosen, room = [], self._page_size.count
+        chosen, room = [], self._batch
         while queue and room > 0:
             request = queue[0].next_request(room)
             room -= max(1, request.last - request.first + 1)
             chosen.append((queue.popleft(), request))
         loaded = self._namespace.load_entries([request for _, request in chosen])
-        self._page_size.adapt(record for found in loaded for record in found.records)
         for (claimed, request), found in zip(chosen, loaded, strict=True):
+            if found.upto < request.first <= request.last:  # it was not begun: the others were enough
+                queue.append(claimed)
+                continue
             try:
                 chunks.append(Chunk.make(claimed, request, found))
             except (ArchiveGap, HistoryDiverged) as error:

@@ -65,7 +65,8 @@ class ClaimedRun:
         """What to load next, at most ``room`` entries; the snapshots come with the last of them."""
         count = min(room, self.left)
         lanes = self.lanes if count == self.left else ()
-        return LoadRequest(self.run_id, self.proven.offset + 1, self.proven.offset + count, lanes)
+        first, last = self.proven.offset + 1, self.proven.offset + count
+        return LoadRequest(self.run_id, first, last, lanes, self.run.head.largest)
 
     def advance(self, end: Cursor, noted_to: int) -> None:
         """Go on after a chunk was settled: the mark and the positions are now as this worker has left them."""
@@ -182,13 +183,13 @@ class Chunk:
         if chunk.blocked:
             return chunk
         last = request.first - 1 + len(chunk.entries)
-        if last != request.last:
+        if last != loaded.upto:
             raise ArchiveGap(
                 f"event {last + 1} of run {claimed.run_id!r} is neither in Redis nor in every archive: it was"
                 " lost there, or trimmed for an archive that is not the one at hand",
                 run_id=claimed.run_id,
                 expected=last + 1,
-                found=request.last + 1,
+                found=loaded.upto + 1,
             )
         # one that was saved since the run was loaded may cover events that are not in this chunk
         chunk.snapshots = [snapshot for snapshot in loaded.snapshots if snapshot.offset <= head.last.offset]

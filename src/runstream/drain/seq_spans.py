@@ -14,7 +14,7 @@ from runstream.model.archive_records import highest_seq
 from runstream.model.run_head import last_unneeded
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.worker.drain import SeqSpan
-from runstream.stores.redis.operations.worker.load import PeakRequest
+from runstream.stores.redis.operations.worker.load import LoadRequest
 
 __all__ = ["Trim", "find_spans"]
 
@@ -27,7 +27,12 @@ def find_spans(namespace: Namespace, chunks: Sequence[Chunk], trim: Trim) -> lis
         return [None] * len(chunks)
     spans: list[SeqSpan | None] = [_span(chunk, trim) for chunk in chunks]
     earlier = {
-        index: PeakRequest(chunk.run_id, span.after, min(span.upto, chunk.claimed.proven.offset))
+        index: LoadRequest(
+            chunk.run_id,
+            span.after + 1,
+            min(span.upto, chunk.claimed.proven.offset),
+            largest=chunk.claimed.run.head.largest,
+        )
         for index, (chunk, span) in enumerate(zip(chunks, spans, strict=True))
         if span is not None and span.after < min(span.upto, chunk.claimed.proven.offset)
     }

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.results import Cursor
 from runstream.stores.capabilities import Archive
+from runstream.stores.redis.page_size import PAGE_BYTES
 
-__all__ = ["ArchivedHistory"]
+__all__ = ["ArchivedHistory", "one_page"]
+
+
+def one_page(entries: Iterable[ArchiveEntry]) -> Iterator[ArchiveEntry]:
+    """The first of these entries, up to the one with which they are a page or more."""
+    room = PAGE_BYTES
+    for entry in entries:
+        yield entry
+        room -= len(entry.data or "") + len(entry.raw or b"")
+        if room <= 0:
+            break
 
 
 class ArchivedHistory(History):
@@ -40,8 +51,8 @@ class ArchivedHistory(History):
         return None if entry is None else entry.cursor
 
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
-        """Read the entries at these offsets."""
-        return list(self.archive.read_back(self.run_id, first, last))
+        """Read the entries at these offsets; the first of them, where all would be too much at once."""
+        return list(one_page(self.archive.read_back(self.run_id, first, last)))
 
     def snapshots(self) -> Sequence[ArchiveSnapshot]:
         """Read the run's snapshots."""

@@ -12,7 +12,7 @@ from runstream.model.results import Cursor
 __all__ = ["PAGE", "History"]
 
 PAGE = 200
-"""How many entries are held at once."""
+"""How many entries are held at once, at most."""
 
 
 class History(ABC):
@@ -49,7 +49,7 @@ class History(ABC):
 
     @abstractmethod
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
-        """Read the entries at these offsets, both included."""
+        """Read the entries at these offsets, both included; the first of them, where all are too much at once."""
 
     @abstractmethod
     def snapshots(self) -> Sequence[ArchiveSnapshot]:
@@ -65,10 +65,11 @@ class History(ABC):
         Raises:
             HistoryDiverged: One is missing.
         """
-        for first in range(after + 1, self.last.offset + 1, PAGE):
+        first = after + 1
+        while first <= self.last.offset:
             last = min(first + PAGE - 1, self.last.offset)
             page = self.page(first, last)
-            if [entry.offset for entry in page] != list(range(first, last + 1)):
+            if not page or [entry.offset for entry in page] != list(range(first, first + len(page))):
                 raise HistoryDiverged(
                     f"{self.location} does not have all events of run {self.run_id!r} from {first} to {last} any"
                     " more: nothing was deleted; look again",
@@ -76,3 +77,4 @@ class History(ABC):
                     offset=first,
                 )
             yield from page
+            first += len(page)

@@ -54,7 +54,7 @@ class HotHistory(History):
         return cursor
 
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
-        """Read the entries at these offsets.
+        """Read the entries at these offsets; the first of them, where all would be too much at once.
 
         Raises:
             UnsupportedVersion: A record is of a newer version.
@@ -62,12 +62,16 @@ class HotHistory(History):
         return list(archive_entries(self.run_id, self.records(first, last)))
 
     def records(self, first: int, last: int) -> Sequence[tuple[Cursor, bytes]]:
-        """Read the cursors and wire records at these offsets."""
+        """Read the cursors and wire records at these offsets, as ``page`` does."""
         return self.load_entries(first, last).entries
 
     def load_entries(self, first: int, last: int, lanes: Sequence[str | None] = ()) -> LoadedEntries:
-        """Load the entries at these offsets, and the snapshots of these lanes, as Redis has them now."""
-        (loaded,) = self._namespace.load_entries([LoadRequest(self.run_id, first, last, lanes)])
+        """Load the entries at these offsets, and the snapshots of these lanes, as Redis has them now.
+
+        Where that would be too much at once, it is only the first of them; see :class:`LoadedEntries`.
+        """
+        largest = self.run.head.largest
+        (loaded,) = self._namespace.load_entries([LoadRequest(self.run_id, first, last, lanes, largest)])
         return loaded
 
     def load_snapshots(self) -> LoadedEntries:

@@ -18,7 +18,6 @@ from runstream.operations.messages import lost
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
-from runstream.stores.redis.page_size import PageSize
 
 __all__ = ["MergedRun"]
 
@@ -121,13 +120,11 @@ class MergedRun:
         """The entries from there on, up to the end or to where entries have been trimmed meanwhile."""
         if self._hot is None:
             return
-        page_size = PageSize(_PAGE)
         while at < self.last.offset:
-            loaded = self._hot.load_entries(at + 1, min(at + page_size.count, self.last.offset))
+            loaded = self._hot.load_entries(at + 1, min(at + _PAGE, self.last.offset))
             records = loaded.entries
             if loaded.start != self.header.start or not records or records[0][0].offset != at + 1:
                 return
-            page_size.adapt(record for _, record in records)
             yield from archive_entries(self.run_id, records)
             at = records[-1][0].offset
 

@@ -60,6 +60,7 @@ class RunHead:
         updated_at: When it was last written to: Unix time in seconds, by the store's clock.
         parent: The run that this one is a branch of, and the offset at which it parts from it.
         snapshots: Its latest snapshots, by lane; None: the run's own.
+        largest: No record of it in Redis has more bytes; None: that is not known.
     """
 
     start: Cursor = _NOWHERE
@@ -71,6 +72,7 @@ class RunHead:
     updated_at: float = 0.0
     parent: tuple[str, int] | None = None
     snapshots: Mapping[str | None, SnapshotHead] = field(default_factory=dict)
+    largest: int | None = None
 
     @property
     def tokens(self) -> dict[str | None, str]:

@@ -49,7 +49,8 @@ class Exchange(NamedTuple):
     ``atomic``: nothing of anybody else's comes between them. ``tolerant``: a command that the server refuses
     gives a :class:`Refusal` in place of a reply instead of an error. ``frequent``: such exchanges follow closely
     upon each other, and a driver may hold a connection for them. ``waits``: the server holds the reply back until
-    something comes; such an exchange is sent once, as whoever made it looks and asks again.
+    something comes; such an exchange is sent once, as whoever made it looks and asks again. ``smaller`` makes the
+    exchange to send after this one has failed: one whose replies are smaller; None: the same again.
     """
 
     commands: Sequence[Command]
@@ -57,6 +58,7 @@ class Exchange(NamedTuple):
     tolerant: bool = False
     frequent: bool = False
     waits: bool = False
+    smaller: Callable[[], Exchange] | None = None
 
 
 class Refusal(NamedTuple):

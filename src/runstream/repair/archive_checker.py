@@ -8,7 +8,7 @@ from typing import Any
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.record import record_crc
 from runstream.codec.stored import stored_record
-from runstream.history.archived import ArchivedHistory
+from runstream.history.archived import ArchivedHistory, one_page
 from runstream.model.archive_records import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
@@ -52,10 +52,13 @@ class ArchiveChecker(HistoryChecker):
         position = self.archive.position(self.history.run_id)
         return self.last.offset if position is None else position.cursor.offset
 
-    def page(self, first: int, last: int) -> list[ArchiveEntry]:
+    def page(self, first: int, last: int, *, whole: bool) -> list[ArchiveEntry]:
         """Read and verify the entries at these offsets."""
         run_id = self.history.run_id
-        entries = list(self.archive.read_back(run_id, first, last))
+        found = self.archive.read_back(run_id, first, last)
+        entries = list(found if whole else one_page(found))
+        if not whole and entries and next(found, None) is not None:
+            last = entries[-1].offset
         stored = None if self._table is None else self._table.columns(run_id, first, last)
         for entry in entries:
             fields, crc = self._read(entry)

@@ -94,8 +94,13 @@ class HistoryChecker(ABC):
         return self.history.last
 
     @abstractmethod
-    def page(self, first: int, last: int) -> list[ArchiveEntry]:
+    def page(self, first: int, last: int, *, whole: bool) -> list[ArchiveEntry]:
         """Read and verify the entries at these offsets.
+
+        Args:
+            first: The first offset.
+            last: The last one.
+            whole: All of them; otherwise the first of them, where all are too much at once.
 
         Raises:
             DifferenceFound: Something is wrong.

@@ -56,10 +56,15 @@ class RedisChecker(HistoryChecker):
                 break
         return checker
 
-    def page(self, first: int, last: int) -> list[ArchiveEntry]:
+    def page(self, first: int, last: int, *, whole: bool) -> list[ArchiveEntry]:
         """Read and verify the entries at these offsets; fewer, if some were trimmed since the run was loaded."""
         run_id = self.history.run_id
-        records = self.history.records(first, last)
+        loaded = self.history.load_entries(first, last)
+        records = loaded.entries
+        while whole and loaded.upto < last:
+            loaded = self.history.load_entries(loaded.upto + 1, last)
+            records += loaded.entries
+        last = loaded.upto
         there = records[0][0].offset if records else last + 1
         if there > first:
             first = self._skip_trimmed(first, last)

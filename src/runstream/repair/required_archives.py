@@ -22,7 +22,6 @@ from runstream.repair.proof import proven_records
 from runstream.stores.capabilities import Archive, archive_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
-from runstream.stores.redis.page_size import PageSize
 
 __all__ = ["add_archive", "copy_run", "drop_archive"]
 
@@ -136,11 +135,12 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
             run_id=run_id,
             offset=at.offset,
         )
-    page_size = PageSize(_BATCH)
     while True:
-        last = min(at.offset + page_size.count, source.last.offset)
+        last = min(at.offset + _BATCH, source.last.offset)
         entries = source.page(at.offset + 1, last)
-        page_size.adapt(record for _, record in proven_records(source, at, entries))
+        for _ in proven_records(source, at, entries):
+            pass  # each is proven as it comes
+        last = entries[-1].offset if entries else last
         is_last = last >= source.last.offset
         snapshots = source.snapshots() if is_last else ()
         target.write([RunBatch(source.header, at, entries, snapshots)])
@@ -191,10 +191,10 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
         return
     if (history := ArchivedHistory.load(archive_of(archive), run_id)) is not None:
         _refuse(archive, run_id, _find_unproven(history, min(redis.first - 1, last)))
-    for first in range(redis.first, last + 1, PAGE):
-        _refuse(
-            archive, run_id, find_mismatch(archive, run_id, redis.page(first, min(first + PAGE - 1, last)), ())
-        )
+    first = redis.first
+    while first <= last and (page := redis.page(first, min(first + PAGE - 1, last))):
+        _refuse(archive, run_id, find_mismatch(archive, run_id, page, ()))
+        first = page[-1].offset + 1
     tokens = position.snapshots
     held = [one for one in redis.snapshots() if tokens.get(one.lane_id) == one.token]
     _refuse(archive, run_id, find_mismatch(archive, run_id, (), held))

@@ -93,8 +93,9 @@ def restore_run(
     if keep_from is not None:
         first = min(first, max(keep_from, source.first))
     before = source.at(first - 1) or source.header.start
-    count = 0
+    count = largest = 0
     for batch in _batches(source, before):
+        largest = max(largest, *(len(record) for _, record in batch))
         count = namespace.put_entries(run_id, token, batch, {})
     for snapshot in snapshots:
         try:
@@ -102,7 +103,9 @@ def restore_run(
         except (ValueError, TypeError, AttributeError) as error:
             raise _bad_snapshot(run_id, snapshot, f"it does not read: {error}") from error
     peak, rising = lanes.peaks.get(before.offset), lanes.rising
-    replacement = Replacement(source.header, source.last, before, lanes.last, lanes.since, peak, rising, snapshots)
+    replacement = Replacement(
+        source.header, source.last, before, lanes.last, lanes.since, peak, rising, largest, snapshots
+    )
     namespace.switch_history(seen, replacement, token=token, count=count, common=common)
     return count
 

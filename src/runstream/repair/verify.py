@@ -29,7 +29,6 @@ from runstream.stores.capabilities import Archive, archive_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.worker.load import HotRun
-from runstream.stores.redis.page_size import PageSize
 
 __all__ = ["CheckedCopy", "Difference", "Verdict", "verify_run"]
 
@@ -246,11 +245,10 @@ class _Copies:
     def _walk(self, on_progress: Callable[[int], None] | None) -> None:
         """Verify and compare all entries, page by page."""
         checkers = self.checkers
-        page_size = PageSize(_PAGE)
         at = min((one.first for one in checkers), default=0)
         end = max((one.last.offset for one in checkers), default=-1)
         while at <= end:
-            last = min(at + page_size.count - 1, end)
+            last = min(at + _PAGE - 1, end)
             pages: list[tuple[HistoryChecker, list[ArchiveEntry]]] = []
             found: list[DifferenceFound] = []
             # the archives first: where Redis begins, they know the cursor before
@@ -259,7 +257,9 @@ class _Copies:
                 if first > upto:
                     continue
                 try:
-                    pages.append((checker, checker.page(first, upto)))
+                    page = checker.page(first, upto, whole=bool(pages))
+                    pages.append((checker, page))
+                    last = page[-1].offset if page else upto  # the others are read as far as the first one
                 except DifferenceFound as difference:
                     found.append(difference)
             try:
@@ -268,7 +268,6 @@ class _Copies:
                 found.append(difference)
             if found:
                 raise min(found, key=lambda one: one.difference.offset)
-            page_size.adapt(entry.raw or (entry.data or "").encode() for _, page in pages[:1] for entry in page)
             if on_progress is not None:
                 on_progress(last - at + 1)
             at = last + 1

@@ -57,9 +57,9 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     pages: list[int] = []
     run, back_page = type(hot._runner).run, RunReader._back_page
 
-    def counted(reader: Any, replies: Any, high: int) -> Any:
+    def counted(reader: Any, replies: Any, high: int, count: int) -> Any:
         pages.append(len(replies[1]))
-        return back_page(reader, replies, high)
+        return back_page(reader, replies, high, count)
 
     def counting(runner: Any, operation: Any) -> Any:
         def steps() -> Any:
@@ -78,11 +78,11 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     monkeypatch.setattr(type(hot._runner), "run", counting)
     assert seqs_over(hot, 9_495) == [*range(9_496, 9_501)] * 2
     assert sum(isinstance(step, Exchange) for step in sent) <= 3
-    assert sum(pages) <= 64 + 1000
+    assert sum(pages) <= 4 + 1000
     sent.clear()
     pages.clear()
     assert seqs_over(hot, 9_500) == []
-    assert (len(sent), sum(pages)) == (1, 64)
+    assert (len(sent), sum(pages)) == (1, 4)
 
 
 def test_lanes_are_noted_to_rise_until_they_fall(redis_backend: RedisBackend, hot: Hot) -> None:

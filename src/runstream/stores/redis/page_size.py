@@ -1,30 +1,74 @@
-"""The size of a page of entries: it adapts, as one event may have 300 bytes and another 8 million."""
+"""The size of a page of entries: bounded by bytes before it is asked for, though XRANGE counts entries alone.
+
+One event may have 300 bytes and another 8 million, and what came so far tells nothing of what comes next. So a
+run's meta has the size of its largest record, and a page is of no more entries than have 16 MiB at that size.
+Where 0.1.0 made the run, which does not note it, the first page is of a few entries, and each at most twice as
+long as the one before. A page that fails all the same is asked for again at half its length.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
-__all__ = ["PageSize"]
+from runstream.operations.operation import Command, Exchange
 
-_FIRST = 64
-_TARGET_BYTES = 16 * 2**20
+__all__ = ["PAGE_BYTES", "PageSize", "size_bound"]
+
+PAGE_BYTES = 16 * 2**20
+"""How much a page of entries has at most, unless a single record has more."""
+
+_FIRST = 8
+_LEAST_BOUND = 4096
+
+
+def size_bound(size: int) -> int:
+    """What meta notes of a largest record of that many bytes: a power of two, so that it seldom grows."""
+    return max(_LEAST_BOUND, 1 << (size - 1).bit_length()) if size > 0 else _LEAST_BOUND
 
 
 class PageSize:
-    """The size of the next page: a small first one, then as many entries as would have some megabytes.
+    """The size of the next page of a run's entries.
 
     Args:
         most: The largest number of entries to ask for.
+        largest: No record has more bytes, by the run's meta; None: it does not tell.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, largest: int | None = None) -> None:
+        self.largest = largest
         self._most = most
-        self.count = min(most, _FIRST)
-        """How many entries to ask for next; at least 1."""
+        self._untold = _FIRST
+        self._seen = 1
 
-    def adapt(self, records: Iterable[bytes]) -> None:
-        """Adapt to the mean size of the records of the page that came."""
-        sizes = list(map(len, records))
-        if sizes:
-            mean = max(1, sum(sizes) // len(sizes))
-            self.count = max(1, min(self._most, _TARGET_BYTES // mean))
+    @property
+    def count(self) -> int:
+        """How many entries to ask for next; at least 1."""
+        fitting = max(1, PAGE_BYTES // max(self.largest or 1, self._seen))
+        return min(self._most, fitting, self._untold if self.largest is None else fitting)
+
+    def bytes_of(self, count: int) -> int:
+        """How much the next page may have, if it is of no more than ``count`` entries."""
+        return PAGE_BYTES if self.largest is None else min(count, self.count) * max(self.largest, self._seen)
+
+    def adapt(self, records: Sequence[bytes]) -> None:
+        """Adapt to the records of the page that came."""
+        if records:
+            self._seen = max(map(len, records))
+            self._untold = 2 * len(records)
+
+    def halve(self) -> None:
+        """Ask for half as many from now on: the page did not come."""
+        self._most = max(1, self.count // 2)
+
+    def exchange(self, commands: Callable[[], Sequence[Command]]) -> Exchange:
+        """The exchange that asks for the next page, and for half of it each time that it has failed.
+
+        Args:
+            commands: Makes the commands, by ``count``.
+        """
+
+        def smaller() -> Exchange:
+            self.halve()
+            return self.exchange(commands)
+
+        return Exchange(commands(), atomic=True, smaller=smaller)

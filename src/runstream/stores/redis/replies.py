@@ -16,6 +16,7 @@ __all__ = [
     "Retired",
     "gone_field",
     "noted_cursor",
+    "noted_size",
     "noted_time",
     "parse_cursor",
     "parse_info",
@@ -103,6 +104,19 @@ def noted_cursor(text: bytes) -> Cursor:
     if not (0 <= cursor.offset <= _LARGEST and 0 <= cursor.chain < CHAIN_MODULUS):
         raise ValueError(f"{text.decode()!r:.80} is no cursor")
     return cursor
+
+
+def noted_size(text: bytes | None) -> int | None:
+    """Parse meta's field ``largest``, in bytes; None where there is none.
+
+    Raises ValueError for one that no script of ours has written.
+    """
+    if text is None:
+        return None
+    size = int(text)
+    if not 0 < size <= _LARGEST:
+        raise ValueError(f"{text.decode()!r:.80} is no size")
+    return size
 
 
 def noted_time(text: bytes) -> float:

@@ -88,6 +88,7 @@ class SyncDriver:
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 time.sleep(backoff.pause(error))
+                exchange = exchange.smaller() if exchange.smaller else exchange
 
     def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""
@@ -132,6 +133,7 @@ class AsyncDriver:
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 await asyncio.sleep(backoff.pause(error))
+                exchange = exchange.smaller() if exchange.smaller else exchange
 
     async def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""

@@ -54,7 +54,8 @@
 --         {'damaged', key, why}     a key of the run does not hold what it must
 --
 -- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
--- the run is due, and listed by its last update, to the second. A batch that its producer has sent before gets its
+-- the run is due, and listed by its last update, to the second; no entry's record has more bytes than meta's `largest`,
+-- where that is (0.1.0 does not keep it: what it has appended may have more). A batch that its producer has sent before gets its
 -- first reply and changes nothing. An event whose key was known has not been written again; if all were known,
 -- nothing has been, the snapshot included.
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
@@ -107,6 +108,7 @@ check('last', meta[2], a_cursor)
 check('retired', meta[8], '^%d+ %d+')
 check('mark', meta[10], a_cursor)
 check('updated', meta[11], a_number)
+check('largest', meta[12], a_number)
 if meta[1] and not (meta[2] and meta[11]) or meta[2] and not meta[1] then
   fault = fault or {'damaged', KEYS[2], 'it lacks the fields start, last or updated'}
 elseif not meta[1] then
@@ -405,6 +407,11 @@ if not is_nothing then
     change('status', status)
   elseif not meta[1] then
     change('status', 'running')
+  end
+  -- where others have appended without it, the sizes of what is here are not known
+  local is_all = not meta[1] or not meta[12] and call('XLEN', KEYS[1]) == written
+  if is_all or meta[12] and size > tonumber(meta[12]) then
+    change('largest', bound(size))
   end
   if session ~= '' and (meta[3] or '') == '' then change('session', session) end
   if is_tombstone(meta[8]) then

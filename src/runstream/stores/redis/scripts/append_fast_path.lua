@@ -5,7 +5,8 @@
 -- and ends the script itself where the fast path applies: then not even the functions of the other two are made. It
 -- takes nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with
 -- what this file declares: call, format, match, KEYS, ARGV, run_id, session, producer, seen, lane, of_lane, time, now,
--- meta, by, before, sign, highest, the functions add and enlist, and the variables offset, chain, last and at, which add works on.
+-- meta, by, before, sign, highest, the functions add, enlist and bound, and the variables offset, chain, last, at and
+-- size, which add works on.
 --
 -- KEYS, ARGV and what holds after it: as in append.lua.
 -- Replies if the events were appended: one text of words separated by single spaces: last cursor, server time
@@ -22,21 +23,31 @@ local of_lane = 'lane:' .. lane
 local time = call('TIME')
 local now = time[1] .. format('%06d', time[2])
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease', of_lane, 'since:' .. lane,
-  'lease:' .. lane, 'retired', 'by', 'mark', 'updated')
+  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest')
 local by = meta[9]
 -- the lane's last offset and seq; nil also if they are damaged
 local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
 
 -- Appends a record after the run's last event, whose offset and chain these are. `last` becomes the new cursor, `at`
--- its offset as text. With the option NOMKSTREAM it returns false, and writes nothing, if there is no stream.
+-- its offset as text, `size` the size of the largest record so far. With the option NOMKSTREAM it returns false, and
+-- writes nothing, if there is no stream.
 local offset, chain, last, at
+local size = 0
 local function add(record, option)
   local a, b, c, d = string.byte(record, 2, 5)
   offset, chain = offset + 1, (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
   at = format('%.0f', offset)
   last = at .. format('-%.0f', chain)
+  if #record > size then size = #record end
   if option then return call('XADD', KEYS[1], option, last, 'e', record) end
   call('XADD', KEYS[1], last, 'e', record)
+end
+
+-- Meta's field `largest` for records of up to that size: a power of two, so that it is seldom written.
+local function bound(size)
+  local bytes = 4096
+  while bytes < size do bytes = 2 * bytes end
+  return format('%.0f', bytes)
 end
 
 -- Adds the run to one of its partition's sorted sets. One that is damaged, of another type, holds up no run: a worker
@@ -61,6 +72,7 @@ if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or
     call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
       'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
     if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
+    if meta[12] and size > (tonumber(meta[12]) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
     -- the lists of runs are kept right to the second
     if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then
       enlist(KEYS[4], now, run_id)

@@ -21,6 +21,7 @@ from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.keys import Keys, RefilledKeys
 from runstream.stores.redis.operations.worker.load import HotRun, load_runs
+from runstream.stores.redis.page_size import size_bound
 from runstream.stores.redis.replies import parse_cursor
 from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK
 from runstream.stores.redis.scripts.script import script_call
@@ -42,6 +43,7 @@ class Replacement:
         since: The offset of each lane's first event that no snapshot of it covers.
         peak: The highest ``seq`` of what Redis does not get; None if it gets all, or that is not known.
         rising: The lanes none of whose events has a lower ``seq`` than one before it.
+        largest: The size of the largest record that Redis gets.
         snapshots: Its snapshots.
     """
 
@@ -52,6 +54,7 @@ class Replacement:
     since: Mapping[str, int]
     peak: int | None
     rising: Collection[str]
+    largest: int
     snapshots: Sequence[ArchiveSnapshot] = field(default=())
 
     def meta(self) -> dict[str, str]:
@@ -65,6 +68,7 @@ class Replacement:
             "status": header.status,
             "created": str(round(header.created_at * MICROSECONDS)),
             "updated": str(round(header.updated_at * MICROSECONDS)),
+            "largest": str(size_bound(self.largest)),
         }
         if header.session_id:
             fields["session"] = header.session_id
@@ -201,6 +205,7 @@ def _as_loaded(replacement: Replacement) -> HotRun:
         int(fields["updated"]) / MICROSECONDS,
         header.parent,
         snapshots,
+        int(fields["largest"]),
     )
     return HotRun(header.run_id, head, since=replacement.since, noted_to=noted.offset)
 

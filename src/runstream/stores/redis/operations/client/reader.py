@@ -27,6 +27,7 @@ from runstream.stores.redis.session.session import Session
 __all__ = ["RunReader"]
 
 PAGE = 1000
+_AT_END = 4  # of the last page, before what meta says of the sizes is known
 
 Page: TypeAlias = list[tuple[Cursor, bytes]]
 """Entries in order: cursor and wire record."""
@@ -70,6 +71,7 @@ class RunReader:
         """The last cursor that was read forward, or the one to go on from."""
         self._keys = session.keys.run(run_id)
         self._pace = PageSize(PAGE)
+        self._told_to = 0  # up to here, what meta said of the sizes holds
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
@@ -78,8 +80,8 @@ class RunReader:
 
     def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
         """The same without a cursor, with the last page."""
-        head, replies = yield from self._open(None, self._back_queries("+"))
-        return head, self._back_page(replies, head.last.offset)
+        head, replies = yield from self._open(None, self._back_queries("+", _AT_END))
+        return head, self._back_page(replies, head.last.offset, _AT_END)
 
     def _open(self, cursor: Cursor | None, also: Sequence[Command]) -> Operation[tuple[RunHead, Sequence[Any]]]:
         """Open the run, and give the replies to what else is asked at that moment."""
@@ -94,6 +96,7 @@ class RunReader:
         meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
         replies, more = replies[: asked - 1], replies[asked - 1 :]
         head = yield from checked_head(self._keys, meta)
+        self._learn(head)
         if known is not None:
             *replies, entries, deleted = replies
             if is_there(meta) and head.start.chain == known.history:
@@ -109,18 +112,26 @@ class RunReader:
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
         """The next entries after an offset, none missing; ``count`` of them, or what the page size allows."""
-        count = self._pace.count if count is None else count
         # with the entry that was seen last, as long as it is there: it shows whether this is the same history
         again = self.seen is not None and self.seen.offset == after
         first = after if again else after + 1
-        end = "+" if upto is None else str(upto)
-        query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", count + again)
-        meta, entries = yield Exchange([head_query(self._keys.meta), query], atomic=True)
+        is_told = after < self._told_to
+        ends = [at for at in (upto, self._told_to if is_told else None) if at is not None]
+        end = str(min(ends)) if ends else "+"
+
+        def queries() -> Sequence[Command]:
+            # of what came since, nothing is known: with one entry of it comes what meta says now
+            most = self._pace.count if is_told else 1
+            query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", min(most, count or most) + again)
+            return [head_query(self._keys.meta), query]
+
+        meta, entries = yield self._pace.exchange(queries)
         head = parse_head(self._keys, meta)
+        self._learn(head)
         high = head.last.offset if upto is None else min(upto, head.last.offset)
         cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
         found = [item for item in zip(cursors, parse_records(entries), strict=True) if item[0].offset <= high]
-        self._pace.adapt(record for _, record in found)
+        self._pace.adapt([record for _, record in found])
         if again:
             yield from self._check_history(head, found[:1])
             found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
@@ -134,15 +145,16 @@ class RunReader:
 
     def page_back(self, high: int) -> Operation[BackPage]:
         """The entries from ``high`` down, as many as the page size allows."""
-        return self._back_page((yield Exchange(self._back_queries(str(high)), atomic=True)), high)
+        replies = yield self._pace.exchange(lambda: self._back_queries(str(high), self._pace.count))
+        return self._back_page(replies, high, self._pace.count)
 
-    def _back_queries(self, end: str) -> Sequence[Command]:
-        query = (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", self._pace.count)
+    def _back_queries(self, end: str, count: int) -> Sequence[Command]:
+        query = (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
         return [(b"HGETALL", self._keys.meta), query]
 
-    def _back_page(self, replies: Sequence[Any], high: int) -> BackPage:
+    def _back_page(self, replies: Sequence[Any], high: int, count: int) -> BackPage:
         meta, entries = replies
-        count, records = self._pace.count, parse_records(entries)
+        records = parse_records(entries)
         self._pace.adapt(records)
         # up to a gap, if there is one
         dense = sum(map(eq, map(parse_offset, map(itemgetter(0), entries)), range(high, 0, -1)))
@@ -168,6 +180,8 @@ class RunReader:
             head, found = yield from self.page(max(low, high - count), high, count)
             if not found:  # as above
                 yield from self.report_lost(high, head.last.offset)
+            if found[-1][0].offset < high and self._pace.count < count:
+                continue  # the page was too large, and came at half its length
             if found[-1][0].offset < high:
                 yield from self.report_missing(head, found[-1][0].offset + 1)
             high = found[0][0].offset - 1
@@ -230,6 +244,10 @@ class RunReader:
         if expected > head.mark.offset:  # nobody may have trimmed what was never archived
             raise lost(self.run_id, head.last.offset, expected - 1)
         raise (yield from events_archived(self.session, self.run_id, expected))
+
+    def _learn(self, head: RunHead) -> None:
+        self._pace.largest = head.largest
+        self._told_to = head.last.offset
 
     def _next_count(self) -> int:
         return self._pace.count if self.left is None else min(self._pace.count, self.left)

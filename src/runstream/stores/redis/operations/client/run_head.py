@@ -10,12 +10,21 @@ from runstream.operations.operation import Command, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.replies import Retired, gone_field, noted_cursor, parse_retired
+from runstream.stores.redis.replies import Retired, gone_field, noted_cursor, noted_size, parse_retired
 
-__all__ = ["checked_head", "has_retired_events", "head_in", "head_query", "is_there", "parse_head", "retired_of"]
+__all__ = [
+    "HEAD_FIELDS",
+    "checked_head",
+    "has_retired_events",
+    "head_in",
+    "head_query",
+    "is_there",
+    "parse_head",
+    "retired_of",
+]
 
 
-_FIELDS = (b"start", b"last", b"mark", b"status", b"retired")
+HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"retired")
 
 
 def head_query(meta_key: str, lane_id: str | None = None) -> Command:
@@ -25,13 +34,13 @@ def head_query(meta_key: str, lane_id: str | None = None) -> Command:
         meta_key: The key of the run's meta.
         lane_id: The lane whose snapshot :func:`retired_of` is to tell of; None: only the run's own.
     """
-    query = (b"HMGET", meta_key, *_FIELDS)
+    query = (b"HMGET", meta_key, *HEAD_FIELDS)
     return query if lane_id is None else (*query, "unlisted", gone_field(lane_id))
 
 
 def head_in(run: RunKeys, meta: Mapping[bytes, bytes]) -> RunHead:
     """Where the run stands that has this meta."""
-    return parse_head(run, list(map(meta.get, _FIELDS)))
+    return parse_head(run, list(map(meta.get, HEAD_FIELDS)))
 
 
 def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
@@ -42,7 +51,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     Raises:
         CorruptRecordError: Its meta does not parse.
     """
-    start, last, mark, status, retired, *of_lane = reply
+    start, last, mark, status, largest, retired, *of_lane = reply
     if start is None and last is None:
         return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
     with parsing(run):
@@ -52,7 +61,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
         at_start, at_last = noted_cursor(start or b""), noted_cursor(last or b"")
         parse_retired(retired, *of_lane)
         at_mark = noted_cursor(mark) if mark else at_last if retired else at_start
-        return RunHead(at_start, at_last, at_mark, (status or b"").decode())
+        return RunHead(at_start, at_last, at_mark, (status or b"").decode(), largest=noted_size(largest))
 
 
 def checked_head(run: RunKeys, reply: Sequence[bytes | None]) -> Operation[RunHead]:
@@ -69,7 +78,7 @@ def is_there(reply: Sequence[bytes | None]) -> bool:
 
 def retired_of(reply: Sequence[bytes | None]) -> Retired | None:
     """What is kept of the snapshots that left Redis; None for a run that was never retired."""
-    return parse_retired(*reply[4:])
+    return parse_retired(*reply[len(HEAD_FIELDS) - 1 :])
 
 
 def has_retired_events(head: RunHead, retired: Retired | None) -> bool:

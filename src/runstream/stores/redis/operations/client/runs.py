@@ -19,7 +19,7 @@ from runstream.operations.operation import Command, Exchange, Items, Operation, 
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.operations.client.run_head import is_there, parse_head
+from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import held, resolve_unanswered
 from runstream.stores.redis.replies import (
     noted_time,
@@ -39,7 +39,7 @@ _log = logging.getLogger("runstream.redis")
 _CHUNK = 200
 _SCAN_COUNT = 1000
 _AS_IT_IS = "surrogateescape"
-_INFO = ("start", "last", "mark", "status", "retired", "session", "created", "updated", "parent")
+_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent")
 
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
@@ -71,7 +71,7 @@ def run_info_after(
         yield from check_absent([keys])
     if info is None or end is None:
         return info, True
-    head = parse_head(keys, meta[:5])
+    head = parse_head(keys, meta[: len(HEAD_FIELDS)])
     known = [head.mark, head.last]
     for entry, record in zip(border[0], parse_records(border[0]), strict=True):
         at = parse_cursor(entry[0])
@@ -162,10 +162,10 @@ def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[Run
 
 
 def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
-    head = parse_head(run, meta[:5])
+    head = parse_head(run, meta[: len(HEAD_FIELDS)])
     if not is_there(meta):
         return None
-    session_id, created, updated, parent = meta[5:]
+    session_id, created, updated, parent = meta[len(HEAD_FIELDS) :]
     with parsing(run):
         return RunInfo(
             run.run_id,

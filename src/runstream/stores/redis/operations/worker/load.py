@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.page_size import PageSize
+from runstream.stores.redis.page_size import PAGE_BYTES, PageSize
 from runstream.stores.redis.replies import (
     noted_cursor,
+    noted_size,
     noted_time,
     parse_cursor,
     parse_map,
@@ -36,7 +37,6 @@ __all__ = [
     "HotRun",
     "LoadRequest",
     "LoadedEntries",
-    "PeakRequest",
     "first_hot",
     "load_entries",
     "load_peaks",
@@ -125,6 +125,7 @@ def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
         noted_time(meta[b"updated"]),
         parse_parent(meta.get(b"parent")),
         snapshots,
+        noted_size(meta.get(b"largest")),
     )
     is_tombstone = retired is not None and retired.offset is None
     peak = parse_peak(meta)
@@ -138,12 +139,16 @@ def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:
 
 
 class LoadRequest(NamedTuple):
-    """What to load of a run: the entries with ``first <= offset <= last``, and the snapshots of these lanes."""
+    """What to load of a run: the entries with ``first <= offset <= last``, and the snapshots of these lanes.
+
+    ``largest``: no record of those entries has more bytes; None: that is not known.
+    """
 
     run_id: str
     first: int
     last: int
     lanes: Sequence[str | None] = ()
+    largest: int | None = None
 
 
 class LoadedEntries(NamedTuple):
@@ -156,6 +161,8 @@ class LoadedEntries(NamedTuple):
         broken: The lanes whose snapshots do not read, with why.
         start: The run's start after all that was read. If it is another one, or None, the run was deleted
             meanwhile, and what was read may be of another run.
+        upto: It was read up to here: to the request's last offset, or, where that is too much at once, not as far;
+            then without snapshots. Of what was not begun, this is the offset before.
     """
 
     # bytes alone: a pair for each would be a thousand objects for Python's collector to look through
@@ -164,6 +171,7 @@ class LoadedEntries(NamedTuple):
     snapshots: list[ArchiveSnapshot]
     broken: dict[str | None, str]
     start: Cursor | None
+    upto: int
 
     @property
     def offsets_and_chains(self) -> tuple[list[int], list[int]]:
@@ -177,60 +185,110 @@ class LoadedEntries(NamedTuple):
         return list(zip(map(parse_cursor, self.ids), self.records, strict=True))
 
 
-class PeakRequest(NamedTuple):
-    """Of which entries the highest ``seq`` is asked: those of a run after one offset, up to another."""
+class _Reading:
+    """What is being read for one request.
 
-    run_id: str
-    after: int
-    upto: int
+    Attributes:
+        request: The request, of what is still to be read.
+        found: What was read.
+        is_done: Whether all that there is was read.
+    """
+
+    def __init__(self, keys: Keys, request: LoadRequest) -> None:
+        self.request = request
+        self.found = LoadedEntries([], [], [], {}, None, request.first - 1)
+        self.is_done = False
+        self._run = keys.run(request.run_id)
+        self.size = PageSize(_PAGE, request.largest)
+
+    @property
+    def wanted(self) -> int:
+        """How many entries are still to be read at most."""
+        return max(0, self.request.last - self.request.first + 1)
+
+    def commands(self) -> list[Command]:
+        """Ask for the next page; with the last one, for the snapshots; and then for the run's start."""
+        _, first, last, lanes, _ = self.request
+        commands: list[Command] = [(b"XRANGE", self._run.events, str(first), str(last), b"COUNT", self.size.count)]
+        if self.size.count >= self.wanted:
+            commands += [(b"HGETALL", self._run.snapshot(lane_id)) for lane_id in lanes]
+        commands.append((b"HGET", self._run.meta, b"start"))
+        return commands
+
+    def take(self, replies: Iterator[Any]) -> int:
+        """Take the replies to the commands. Returns the size of the records."""
+        entries, found, request = _taken(next(replies)), self.found, self.request
+        records = parse_records(entries)
+        found.ids.extend(entry_id for entry_id, _ in entries)
+        found.records.extend(records)
+        if self.size.count >= self.wanted:
+            for lane_id in request.lanes:
+                _add_snapshot(found, lane_id, next(replies))
+        self.is_done = self.size.count >= self.wanted or len(entries) < self.size.count
+        start = _taken(next(replies))
+        upto = request.last if self.is_done else parse_offset(entries[-1][0])
+        with parsing(self._run):
+            self.found = found._replace(start=None if start is None else noted_cursor(start), upto=upto)
+        self.request = request._replace(first=upto + 1)
+        self.size.adapt(records)
+        return sum(map(len, records))
 
 
-def load_peaks(keys: Keys, requests: Sequence[PeakRequest]) -> Operation[list[int | None]]:
-    """The highest ``seq`` of entries that are in Redis, 0 at the least; None where some of them have left it."""
-    found: list[int | None] = [0] * len(requests)
-    pages = PageSize(_PAGE)
-    left = dict(enumerate(requests))
-    while left:
-        replies = yield Exchange(
-            [
-                (b"XRANGE", keys.run(run_id).events, str(after + 1), str(upto), b"COUNT", pages.count)
-                for run_id, after, upto in left.values()
-            ]
-        )
-        pages.adapt(record for entries in replies for record in parse_records(entries))
-        for (index, request), entries in zip(list(left.items()), replies, strict=True):
-            after = request.after + len(entries)
-            if not entries or parse_offset(entries[-1][0]) != after:
-                found[index] = None
-            else:
-                seqs = map(partial(seq_of_record, request.run_id), parse_records(entries))
-                found[index] = max(found[index] or 0, *seqs)
-            left[index] = request._replace(after=after)
-            if found[index] is None or after >= request.upto:
-                del left[index]
-    return found
+def _load_page(left: Sequence[_Reading]) -> Operation[int]:
+    """Load the next pages of the first of these, as many as are one page together. Returns how much came."""
+    together: list[_Reading] = []
+    room = PAGE_BYTES
+    for reading in left:
+        room -= reading.size.bytes_of(reading.wanted)
+        if together and room < 0:
+            break
+        together.append(reading)
+
+    def exchange() -> Exchange:
+        commands = [command for reading in together for command in reading.commands()]
+        # a snapshot of another type is one that does not read; else nothing may be refused
+        return Exchange(commands, tolerant=True, smaller=smaller)
+
+    def smaller() -> Exchange:
+        if len(together) > 1:
+            del together[len(together) // 2 :]
+        else:
+            together[0].size.halve()
+        return exchange()
+
+    replies = iter((yield exchange()))
+    return sum([reading.take(replies) for reading in together])
 
 
 def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[LoadedEntries]]:
-    """Load entries and snapshots of many runs in one round trip."""
-    commands: list[Command] = []
-    for run_id, first, last, lanes in requests:
-        run = keys.run(run_id)
-        commands.append((b"XRANGE", run.events, str(first), str(last)))
-        commands += [(b"HGETALL", run.snapshot(lane_id)) for lane_id in lanes]
-        commands.append((b"HGET", run.meta, b"start"))
-    # a snapshot of another type is one that does not read; else nothing may be refused
-    replies = iter((yield Exchange(commands, tolerant=True)))
-    found = []
-    for request in requests:
-        entries = _taken(next(replies))
-        loaded = LoadedEntries([entry_id for entry_id, _ in entries], parse_records(entries), [], {}, None)
-        for lane_id in request.lanes:
-            _add_snapshot(loaded, lane_id, next(replies))
-        start = _taken(next(replies))
-        with parsing(keys.run(request.run_id)):
-            found.append(loaded._replace(start=None if start is None else noted_cursor(start)))
-    return found
+    """Load entries and snapshots of many runs, as far as they are less than two pages, or a single record.
+
+    It is one round trip where all of it surely is one page. At least something is loaded: what came has ``upto``.
+    """
+    readings = [_Reading(keys, request) for request in requests]
+    left, room = readings, PAGE_BYTES
+    while left and room > 0:
+        room -= yield from _load_page(left)
+        left = [reading for reading in left if not reading.is_done]
+    return [reading.found for reading in readings]
+
+
+def load_peaks(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[int | None]]:
+    """The highest ``seq`` of entries that are in Redis, 0 at the least; None where some of them have left it."""
+    peaks: list[int | None] = [0] * len(requests)
+    left = dict(enumerate(requests))
+    while left:
+        loaded = yield from load_entries(keys, list(left.values()))
+        for (index, request), found in zip(list(left.items()), loaded, strict=True):
+            peak = peaks[index]
+            if peak is None or found.offsets_and_chains[0] != list(range(request.first, found.upto + 1)):
+                peaks[index] = None
+            else:
+                peaks[index] = max(peak, *map(partial(seq_of_record, request.run_id), found.records), 0)
+            left[index] = request._replace(first=found.upto + 1)
+            if peaks[index] is None or found.upto >= request.last:
+                del left[index]
+    return peaks
 
 
 def _taken(reply: Any) -> Any:
