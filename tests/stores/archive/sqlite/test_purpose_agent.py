@@ -28,12 +28,11 @@ from tests.stores.archive.sqlite.database import (
     Open,
     batch_of,
     chained,
-    dump,
     foreign_event,
     offsets,
     query,
 )
-from tests.support.samples import make_event, make_events, make_state
+from tests.support.samples import make_events, make_state
 
 
 def test_purpose_agent_reads_our_events_and_snapshot(archive: Archive, path: Path) -> None:
@@ -98,23 +97,6 @@ def test_the_chain_of_adopted_events_is_that_of_their_records(open_archive: Open
     ((start,),) = query(path, "SELECT start_chain FROM runs")
     expected = chained("r", [item.record for item in CODEC.encode_events("r", events)], Cursor(0, start))
     assert [entry.cursor for entry in archive.read_back("r", 1, 3)] == [entry.cursor for entry in expected]
-
-
-def test_what_purpose_agent_adds_later_is_adopted_at_the_next_open(open_archive: Open, path: Path) -> None:
-    archive = open_archive()
-    archive.save_events(make_events("r", 2))
-    theirs = ForeignCheckpointer(str(path))
-    theirs.save_event(foreign_event(3))
-    theirs.save_event(ForeignEvent("new", kind=ForeignKind.RUN_STARTED))
-    archive.save_event(make_event("r", 9))  # a writer that was open all the while
-    assert offsets(archive) == [1, 2, 3]
-
-    reopened = open_archive()
-    assert [event.seq for event in reopened.list_events("r")] == [1, 2, 9, 3]
-    assert offsets(reopened, "new") == [1]
-    before = dump(path)
-    open_archive()
-    assert dump(path) == before
 
 
 def test_more_foreign_rows_than_a_page_are_adopted_in_order(open_archive: Open, path: Path) -> None:

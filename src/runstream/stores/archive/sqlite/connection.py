@@ -37,6 +37,7 @@ from runstream.stores.archive.sqlite.file_identity import (
     sync_log,
     sync_names,
 )
+from runstream.stores.archive.sqlite.foreign_rows import adopt_all, is_behind
 from runstream.stores.archive.sqlite.queries import transaction
 from runstream.stores.archive.sqlite.schema import prepare
 
@@ -99,6 +100,7 @@ class ArchiveFile:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._seen_version = -1  # SQLite's number for what others have committed, when they were last looked after
         make_file(Path(os.path.realpath(path)), mode)
         self._identity = FileIdentity.of(path)
         self._is_closed = False
@@ -108,7 +110,7 @@ class ArchiveFile:
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for this thread alone.
+        """The connection, for this thread alone. What purpose-agent wrote before is adopted by then.
 
         Raises ConfigurationError or StoreUnavailable in place of what sqlite3 and the system raise.
         """
@@ -118,7 +120,9 @@ class ArchiveFile:
             try:
                 if self._connection is not None:
                     self._check_identity()
-                yield self._connection or self._connect()
+                connection = self._connection or self._connect()
+                self._adopt(connection)
+                yield connection
             except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
                 if _code_of(error) not in _PASSING:
                     # it may be out of date: opened on a read-only file, or with pages that were never written
@@ -133,6 +137,8 @@ class ArchiveFile:
         """
         with self.use() as connection:
             with transaction(connection):
+                if self._others_wrote(connection) and is_behind(connection):
+                    adopt_all(connection)  # what came in between: its offsets are before this one's
                 yield connection
             if connection.in_transaction:  # what this connection reads of it would be seen by nobody else
                 self._disconnect()
@@ -214,7 +220,22 @@ class ArchiveFile:
             connection.close()
             raise
         self._connection, self._identity, self.archive_id = connection, identity, archive_id
+        self._seen_version = -1
         return connection
+
+    def _adopt(self, connection: sqlite3.Connection) -> None:
+        """Adopt what another program has changed since the last look."""
+        if connection.in_transaction:  # the caller's own, who has looked
+            return
+        version = _version_of(connection)
+        if version != self._seen_version:
+            if is_behind(connection):
+                with transaction(connection):
+                    adopt_all(connection)
+            self._seen_version = version  # of before: what came meanwhile is looked for again
+
+    def _others_wrote(self, connection: sqlite3.Connection) -> bool:
+        return _version_of(connection) != self._seen_version
 
     def _check_identity(self) -> None:
         """Raise StoreUnavailable, and give the connection up, unless its files are still at the archive's path."""
@@ -273,6 +294,11 @@ def _leave(connection: sqlite3.Connection, identity: FileIdentity) -> None:
     else:
         with in_use_by_others(identity.real):
             _close(connection)
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    """A number that is another one once another connection has committed anything."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _text_or_bytes(stored: bytes) -> str | bytes:

@@ -15,7 +15,7 @@ _GET_COLUMNS = """SELECT offset, seq, ts, kind, lane_id FROM events
     WHERE run_id = ? AND offset >= ? AND offset <= ? ORDER BY offset"""
 _GET_LANES = "SELECT lane_id, last_offset FROM lanes WHERE run_id = ?"
 _COUNT_FOREIGN = """SELECT run_id, count(*) FROM events INDEXED BY foreign_events
-    WHERE offset IS NULL GROUP BY run_id"""
+    WHERE offset IS NULL AND run_id NOT IN (SELECT run_id FROM drained) GROUP BY run_id"""
 # by the index that begins with the run, and so by leaps from one run to the next
 _GET_UNLISTED = """WITH RECURSIVE owners (run_id) AS (
         SELECT min(run_id) FROM {table} WHERE offset IS NOT NULL
@@ -37,7 +37,7 @@ def noted_lanes(connection: sqlite3.Connection, run_id: str) -> dict[str, int]:
 
 
 def foreign_counts(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-    """The runs that have events of another program which have no offset yet, and how many."""
+    """The runs that have events of another program which cannot be adopted, and how many."""
     return connection.execute(_COUNT_FOREIGN).fetchall()
 
 

@@ -3,8 +3,8 @@
 Promises: what a call has committed survives a crash of the process and of the machine (a write-ahead log,
 ``synchronous=FULL``); an append or a batch is in the file completely or not at all; a reader holds up
 nobody, neither between the events that it is given nor while it fetches them. Any number of threads and
-processes of one host may share the file. The tables are in :mod:`runstream.stores.archive.sqlite.schema`; how a
-file of purpose-agent's own becomes one of ours, in :mod:`runstream.stores.archive.sqlite.foreign_rows`.
+processes of one host may share the file. The tables are in :mod:`runstream.stores.archive.sqlite.schema`; what
+purpose-agent's own writers do beside ours, in :mod:`runstream.stores.archive.sqlite.foreign_rows`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from operator import itemgetter
 from typing import Any
 
 from runstream.codec.event_codec import Codec
-from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import load_object
 from runstream.model.archive_records import (
     ArchiveEntry,
@@ -67,9 +66,11 @@ _GET_LAST_SEQ = """SELECT seq, offset FROM lanes
     JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
     WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
 
-_GET_STATE = "SELECT offset, revision, token, state, is_foreign FROM states WHERE run_id = ? AND lane_id IS ?"
-_GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
-_GET_SNAPSHOTS = "SELECT lane_id, offset, revision, token, state FROM states WHERE run_id = ? ORDER BY lane_id"
+_GET_STATE = "SELECT offset, revision, token, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
+_GET_TOKENS = "SELECT lane_id, token FROM latest_states WHERE run_id = ?"
+_GET_SNAPSHOTS = (
+    "SELECT lane_id, offset, revision, token, state FROM latest_states WHERE run_id = ? ORDER BY lane_id"
+)
 
 _GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, reason, quarantined_at FROM quarantine
     WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
@@ -256,10 +257,9 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
         if row is None:
             return None
-        *columns, text, is_foreign = row
+        *columns, text = row
         head = snapshot_head_in(run_id, lane_id, *columns)
-        # what purpose-agent wrote may look like a tag of ours, and is none
-        return head, _state_in(run_id, head.offset, text, load_foreign_json if is_foreign else load_object)
+        return head, _state_in(run_id, head.offset, text)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._file.use() as connection, transaction(connection, "BEGIN"):
@@ -268,7 +268,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
         with self._file.use() as connection:
             text = state_text(connection, run_id, kept.head.token)
-        return None if text is None else _state_in(run_id, kept.head.offset, text, load_object)
+        return None if text is None else _state_in(run_id, kept.head.offset, text)
 
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the file holds of a run: its own, then those of its lanes."""
@@ -307,8 +307,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def check_integrity(self) -> list[str]:
         """What is wrong with the file itself, from the medium; nothing if it is sound.
 
-        It reads every page, holding up this object's other users meanwhile, and the rows of purpose-agent that the
-        next open is going to adopt.
+        It reads every page, holding up this object's other users meanwhile.
 
         Raises:
             StoreUnavailable: The file cannot be read.
@@ -326,7 +325,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return [str(error)]
         problems = ([] if found == ["ok"] else found) + damaged
         for run_id, count in foreign:
-            problems.append(f"run {run_id!r} has {count} events of another program that have no offset yet")
+            problems.append(f"run {run_id!r} has {count} events of another program that cannot be adopted")
         problems += [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
         return problems
 
@@ -354,11 +353,9 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         self._forget(header.run_id)
 
 
-def _state_in(
-    run_id: str, offset: int, text: str | bytes, load: Callable[[str | bytes], dict[str, Any]]
-) -> dict[str, Any]:
+def _state_in(run_id: str, offset: int, text: str | bytes) -> dict[str, Any]:
     try:
-        return load(text)
+        return load_object(text)
     except (ValueError, TypeError) as error:
         raise _unreadable(run_id, offset, text, str(error)) from error
 

@@ -33,10 +33,12 @@ _CUT = (
 )
 _FORGET_LANES = "DELETE FROM lanes WHERE run_id = ?"
 _COUNT_LANES = """INSERT INTO lanes (run_id, lane_id, last_offset)
-    SELECT run_id, lane_id, max(offset) FROM events WHERE run_id = ? AND kind <> '' GROUP BY lane_id"""
-_GET_TOKENS = "SELECT lane_id, token FROM states WHERE run_id = ?"
+    SELECT run_id, lane_id, max(offset) FROM events WHERE run_id = ? AND offset IS NOT NULL AND kind <> ''
+    GROUP BY lane_id"""
+_GET_TOKENS = "SELECT lane_id, token FROM latest_states WHERE run_id = ?"
 _CUT_RUN_STATE = "DELETE FROM snapshots WHERE run_id = ?"
 _CUT_LANE_STATE = "DELETE FROM lane_snapshots WHERE run_id = ? AND lane_id = ?"
+_FORGET_LOSS = "DELETE FROM losses WHERE run_id = ?"
 _SET_RUN = """UPDATE runs SET session_id = ?, status = ?, start_offset = ?, start_chain = ?, last_offset = ?,
     last_chain = ?, created_at = ?, updated_at = ? WHERE run_id = ?"""
 
@@ -75,5 +77,6 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
             connection.execute(_CUT_RUN_STATE, (run_id,))
         else:
             connection.execute(_CUT_LANE_STATE, (run_id, lane_id))
+    connection.execute(_FORGET_LOSS, (run_id,))  # this one is wanted
     noted = (header.session_id, header.status, *header.start, *cursor, header.created_at, header.updated_at)
     connection.execute(_SET_RUN, (*noted, run_id))

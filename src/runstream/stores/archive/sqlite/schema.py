@@ -2,8 +2,8 @@
 
 ``events`` and ``snapshots`` are purpose-agent's own tables with columns added, so that either program
 reads and writes the same file. What it leaves NULL marks a row as foreign: ``events.offset`` and
-``snapshots.token``. Foreign rows are adopted whenever the file is opened
-(:mod:`runstream.stores.archive.sqlite.foreign_rows`).
+``snapshots.token``. Foreign rows are adopted at every write, and looked for at every read
+(:mod:`runstream.stores.archive.sqlite.foreign_rows`), but for those of runs that came by a drain.
 
 An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over.
 """
@@ -15,7 +15,6 @@ import time
 import uuid
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
-from runstream.stores.archive.sqlite.foreign_rows import HAS_FOREIGN_ROWS, adopt_events, adopt_snapshots
 from runstream.stores.archive.sqlite.queries import transaction
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
@@ -90,13 +89,6 @@ _TABLES = (
         PRIMARY KEY (run_id, offset)
     )""",
     "CREATE TABLE archive (id TEXT NOT NULL)",
-    # every latest state, the run's own with lane_id NULL. A foreign one is known by when it was saved
-    """CREATE VIEW states AS
-        SELECT run_id, NULL AS lane_id, state, coalesce(offset, 0) AS offset, coalesce(revision, 1) AS revision,
-               coalesce(token, printf('foreign-%.6f', updated_at)) AS token, token IS NULL AS is_foreign
-        FROM snapshots
-        UNION ALL
-        SELECT run_id, lane_id, state, offset, revision, token, 0 FROM lane_snapshots""",
 )
 
 # what came later, each by its name: a file that lacks it gets it when it is opened
@@ -136,6 +128,24 @@ _LATER = {
     "snapshot_history_by_token": """CREATE UNIQUE INDEX snapshot_history_by_token
         ON snapshot_history (run_id, token)""",
     "snapshot_history_by_lane": "CREATE INDEX snapshot_history_by_lane ON snapshot_history (run_id, lane_id)",
+    # every latest state, the run's own with lane_id NULL. What another program has put in its place is not read
+    "latest_states": """CREATE VIEW latest_states AS
+        SELECT run_id, NULL AS lane_id, state, offset, revision, token FROM snapshots WHERE token IS NOT NULL
+        UNION ALL
+        SELECT snapshots.run_id, NULL, kept.state, kept.offset, kept.revision, kept.token
+        FROM snapshots CROSS JOIN snapshot_history AS kept
+        WHERE snapshots.token IS NULL AND kept.id = (SELECT max(id) FROM snapshot_history
+            WHERE run_id = snapshots.run_id AND lane_id IS NULL)
+        UNION ALL
+        SELECT run_id, lane_id, state, offset, revision, token FROM lane_snapshots""",
+    # runs that a drain has written to: whatever another program adds to them is not adopted
+    "drained": "CREATE TABLE drained (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
+    # runs of which events or the state were deleted by another program. The triggers are at work there too
+    "losses": "CREATE TABLE losses (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
+    "note_lost_event": """CREATE TRIGGER note_lost_event AFTER DELETE ON events WHEN OLD.offset IS NOT NULL
+        BEGIN INSERT OR IGNORE INTO losses (run_id) VALUES (OLD.run_id); END""",
+    "note_lost_state": """CREATE TRIGGER note_lost_state AFTER DELETE ON snapshots WHEN OLD.token IS NOT NULL
+        BEGIN INSERT OR IGNORE INTO losses (run_id) VALUES (OLD.run_id); END""",
 }
 
 _GET_ARCHIVE_ID = "SELECT id FROM archive"
@@ -146,13 +156,13 @@ _FOREIGN_TABLES = {
     "snapshots": {"run_id", "state", "updated_at"},
 }
 _FOREIGN_NAMES = frozenset({*_FOREIGN_TABLES, "idx_events_run"})
-_OUR_NAMES = frozenset({"runs", "lanes", "lane_snapshots", "quarantine", "archive", "states"})
+_OUR_NAMES = frozenset({"runs", "lanes", "lane_snapshots", "quarantine", "archive"})
 
 
 def prepare(
     connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: float, archive_id: str | None = None
 ) -> str:
-    """Make the file an archive of this version, and adopt what purpose-agent has added to it. Returns its UUID.
+    """Make the file an archive of this version. Returns its UUID.
 
     With ``archive_id`` it must be that archive already: StoreUnavailable is raised for anything else. Raises
     UnsupportedVersion for a newer version and ConfigurationError for another program's file. A file that is
@@ -164,14 +174,12 @@ def prepare(
     with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile
         version = _check_version(connection, path, archive_id)
     _use_write_ahead_log(connection, path, busy_timeout_seconds)
-    if version == 0 or _lacking(connection) or connection.execute(HAS_FOREIGN_ROWS).fetchone()[0]:
+    if version == 0 or _lacking(connection):
         with transaction(connection):
             if _check_version(connection, path) == 0:  # another process may have been here meanwhile
                 _create(connection)
             for name in _lacking(connection):
                 connection.execute(_LATER[name])
-            adopt_events(connection)
-            adopt_snapshots(connection)
     found: str = connection.execute(_GET_ARCHIVE_ID).fetchone()[0]
     return found
 

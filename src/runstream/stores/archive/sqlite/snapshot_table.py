@@ -21,18 +21,18 @@ __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_t
 _KEEP = """INSERT OR IGNORE INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
 # one that was saved before there was a history, or by another program; asked without reading the state
-_IS_UNKNOWN = """SELECT 1 FROM states WHERE run_id = :run_id AND lane_id IS :lane_id AND NOT is_foreign
+_IS_UNKNOWN = """SELECT 1 FROM latest_states WHERE run_id = :run_id AND lane_id IS :lane_id
     AND NOT EXISTS (SELECT 1 FROM snapshot_history AS known
-        WHERE known.run_id = states.run_id AND known.token = states.token)"""
+        WHERE known.run_id = latest_states.run_id AND known.token = latest_states.token)"""
 _KEEP_REPLACED = """INSERT INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
-    SELECT run_id, lane_id, offset, revision, token, :now, state FROM states
+    SELECT run_id, lane_id, offset, revision, token, :now, state FROM latest_states
     WHERE run_id = :run_id AND lane_id IS :lane_id"""
 _DROP_OLD = """DELETE FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id AND id <= (
     SELECT id FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id
     ORDER BY id DESC LIMIT 1 OFFSET :keep)"""
 _GET_HISTORY = """SELECT lane_id, offset, revision, token, id FROM snapshot_history
     WHERE run_id = ? ORDER BY id"""
-_GET_LATEST = "SELECT lane_id, offset, revision, token, NULL FROM states WHERE run_id = ? ORDER BY lane_id"
+_GET_LATEST = "SELECT lane_id, offset, revision, token, NULL FROM latest_states WHERE run_id = ? ORDER BY lane_id"
 _GET_STATE = "SELECT state FROM snapshot_history WHERE run_id = ? AND token = ?"
 _DROP = "DELETE FROM snapshot_history WHERE run_id = ? AND token = ?"
 

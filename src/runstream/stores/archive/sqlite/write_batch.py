@@ -42,6 +42,7 @@ _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset
 _AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _VALUES = _AND_ANOTHER.count("?")
 _VALUES_AT_ONCE = 100 * _VALUES  # every SQLite takes 999
+_SET_DRAINED = "INSERT OR IGNORE INTO drained (run_id) VALUES (?)"
 _GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
 _GET_KEY = "SELECT offset, chain FROM events WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
 _SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
@@ -56,7 +57,7 @@ _SET_LANE_STATE = """INSERT INTO lane_snapshots (run_id, state, updated_at, offs
     offset = excluded.offset, revision = excluded.revision, token = excluded.token
     WHERE token IS NOT excluded.token
     AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
-_GET_SNAPSHOT = "SELECT offset, revision, token FROM states WHERE run_id = ? AND lane_id IS ?"
+_GET_SNAPSHOT = "SELECT offset, revision, token FROM latest_states WHERE run_id = ? AND lane_id IS ?"
 
 # an event with neither kind nor data, see schema
 _ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
@@ -76,6 +77,7 @@ class WriteBatch:
         self._now = now
         self._keep_snapshots = keep_snapshots
         self._heads: dict[str, RunHead] = {}
+        self._drained: list[str] = []
         self._values: list[Any] = []  # of events, one row's after the other
         self._aside: list[tuple[Any, ...]] = []
         self._lanes: dict[tuple[str, str], int] = {}
@@ -96,6 +98,7 @@ class WriteBatch:
     def add(self, batch: RunBatch) -> None:
         """Add what the file lacks of a drain's batch, unless that history was deleted here."""
         header, run_id = batch.header, batch.header.run_id
+        self._drained.append(run_id)
         head = self._head(run_id)
         if head is None and was_deleted(self._connection, run_id, header.start):
             raise deleted_here(run_id)
@@ -125,6 +128,7 @@ class WriteBatch:
             self._connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
         self._connection.executemany(SET_ASIDE, self._aside)
         self._connection.executemany(SET_LANE, [(*lane, offset) for lane, offset in self._lanes.items()])
+        self._connection.executemany(_SET_DRAINED, [(run_id,) for run_id in self._drained])
         save_heads(self._connection, self._heads)
 
     # -- inside --------------------------------------------------------------------------------------------
