@@ -27,7 +27,7 @@ from runstream.model.state import RunState
 from runstream.stores.redis.operations.worker.drain import Proven, settle
 from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.operations.worker.retire import RetireCandidate, retire
-from runstream.stores.redis.scripts import calls
+from runstream.stores.redis.scripts import library
 from runstream.testing import Fault, FaultProxy
 from tests.support.backends import Blocking, LoopThread, kept_replies
 from tests.support.operations import perform, session_of
@@ -40,7 +40,7 @@ PATIENT_SECONDS = 20.0
 IMPATIENT_SECONDS = 0.2
 MOST_CALLS = 50
 LEASE_SECONDS = 2.0
-SCRIPTS = [script.source for script in calls.SCRIPTS]
+SCRIPTS = [script.source for script in library.SCRIPTS]
 
 SENDERS = ["caller", "store", "redis-py"]
 """Who sends again: the caller after StoreUnavailable, the store, or a caller's client as redis-py makes it."""

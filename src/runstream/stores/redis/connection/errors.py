@@ -14,7 +14,7 @@ from runstream.stores.redis.damage import corrupt_key, foreign_key
 from runstream.stores.redis.keys import expected_type, run_of_key
 from runstream.stores.redis.scripts.script import script_of
 
-__all__ = ["doubtful_keys", "is_full", "is_passing", "refusal_of", "translate"]
+__all__ = ["doubtful_keys", "is_full", "is_passing", "is_right_refused", "refusal_of", "translate"]
 
 # refused for now: the server is there, but this node cannot serve it at this moment. Redis 6.2 wraps what a
 # script is refused in a text of its own, so the text is searched, too.
@@ -37,6 +37,9 @@ _DAMAGE_TEXT = re.compile(
     r"WRONGTYPE|equal or smaller|Invalid stream ID|not an integer|not a (valid )?float|"
     r"user_script:\d+: (attempt to|bad argument|invalid value)"
 )
+# a command that the user may not call, or that the server does not have, alone or inside a script
+_RIGHT_TEXT = re.compile(r"no permissions to run|can't run this command|[Uu]nknown .*command")
+_IN_SCRIPT = re.compile(r"[Uu]nknown .*from (Lua )?script|can't run this command|ACL failure in script")
 _NONE_FREE = "No connection available"  # redis-py's BlockingConnectionPool says so by a plain ConnectionError
 _NO_DATABASE = "DB index is out of range"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
@@ -56,6 +59,11 @@ def is_full(error: BaseException | None) -> bool:
     return isinstance(error, exceptions.OutOfMemoryError) or (
         isinstance(error, exceptions.ResponseError) and _FULL_TEXT.search(str(error)) is not None
     )
+
+
+def is_right_refused(error: exceptions.ResponseError) -> bool:
+    """Whether the server refused a command that the user may not call, or that it does not have."""
+    return _RIGHT_TEXT.search(str(error)) is not None
 
 
 def is_passing(error: BaseException) -> bool:
@@ -138,6 +146,12 @@ def _refused(error: exceptions.ResponseError) -> ConfigurationError:
     if "unknown command" in text and "HELLO" in text:
         return ConfigurationError(
             f"the server is older than Redis 6 ({text}); runstream needs Redis 6.2 or Valkey"
+        )
+    if _IN_SCRIPT.search(text):
+        return ConfigurationError(
+            f"a right was taken away, and the server refused a script in its midst ({text}): what that had begun"
+            " of a run is finished by the next append to it, or by `runstream verify --repair`; the next call"
+            " names what is missing"
         )
     return ConfigurationError(f"the server refused a command: {text}")
 

@@ -18,6 +18,7 @@ from runstream.stores.redis.connection.errors import doubtful_keys, is_full, is_
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.loop_clients import LoopClients
 from runstream.stores.redis.connection.pinned_connection import sender_of
+from runstream.stores.redis.connection.rights import refused, rights_of
 from runstream.stores.redis.scripts.script import Script, script_of
 
 __all__ = ["AsyncSingleServerTransport", "SingleServerTransport"]
@@ -40,6 +41,7 @@ class SingleServerTransport:
         _check_client(client)
         self._client: Any = client  # redis-py's stubs cover neither names nor arguments as bytes
         self._sender = sender_of(client)
+        self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
         self._is_tls = _speaks_tls(client)
@@ -57,6 +59,10 @@ class SingleServerTransport:
         """Send an exchange once; see :meth:`Transport.exchange`."""
         commands = exchange.commands
         try:
+            if not self._rights.cover(commands):
+                answers = self._send(self._rights.question(commands), atomic=False)
+                if (missing := self._rights.hear(commands, answers)) is not None:
+                    return refused(missing, exchange)
             if len(commands) == 1:
                 try:
                     sender = self._sender if exchange.frequent else self._client
@@ -73,6 +79,7 @@ class SingleServerTransport:
                 again = self._send([commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
+            self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
             types = self._send([(b"TYPE", key) for key in keys], atomic=False) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
@@ -111,6 +118,7 @@ class AsyncSingleServerTransport:
     def _begin(self, client: redis.asyncio.Redis, clients: LoopClients) -> None:
         _check_client(client)
         self._clients = clients
+        self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
         self._is_tls = _speaks_tls(client)
@@ -122,6 +130,10 @@ class AsyncSingleServerTransport:
         try:
             # redis-py's stubs cover neither names nor arguments as bytes
             client: Any = await self._clients.get()
+            if not self._rights.cover(commands):
+                answers = await self._send(client, self._rights.question(commands), atomic=False)
+                if (missing := self._rights.hear(commands, answers)) is not None:
+                    return refused(missing, exchange)
             if len(commands) == 1:
                 try:
                     return [await client.execute_command(*commands[0])]
@@ -137,6 +149,7 @@ class AsyncSingleServerTransport:
                 again = await self._send(client, [commands[index] for index in unknown], atomic=False)
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
+            self._rights.doubt(replies)
             keys = doubtful_keys(commands, replies)
             types = await self._send(client, [(b"TYPE", key) for key in keys], atomic=False) if keys else ()
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))

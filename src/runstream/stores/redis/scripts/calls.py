@@ -6,7 +6,6 @@ The header of each script states its keys, arguments and replies, and what holds
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from runstream.codec.event_codec import EncodedEvent
@@ -15,7 +14,8 @@ from runstream.model.state import status_after
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import HIGHEST_RISING, Batch, LaneSpan, Seen, Sending, snapshot_field
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
-from runstream.stores.redis.scripts.script import Script, script_call
+from runstream.stores.redis.scripts.library import SCRIPT
+from runstream.stores.redis.scripts.script import script_call
 
 __all__ = [
     "ASIDE",
@@ -23,7 +23,6 @@ __all__ = [
     "PRODUCER_WINDOW_SECONDS",
     "REFILL",
     "RELIST",
-    "SCRIPTS",
     "SWITCH",
     "UNPARK",
     "append_call",
@@ -53,41 +52,9 @@ WORKER_WINDOW_SECONDS = 24 * 3600
 """For how long the report of a silent worker is kept."""
 
 
-def _source(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _load(name: str) -> Script:
-    source = _source("common") + _source(name)
-    if name == "append":
-        source = _source("append_fast_path") + source  # first: where it applies, the rest is not run
-    return Script(name, source)
-
-
-_SCRIPT = {
-    name: _load(name)
-    for name in (
-        *(
-            "append",
-            "aside",
-            "lease",
-            "delete",
-            "enlist",
-            "drop",
-            "claim",
-            "extend",
-            "settle",
-            "park",
-            "revisit",
-            "relist",
-        ),
-        *("retire", "forget", "clear", "report", "refill", "switch", "unpark"),
-    )
-}
-_APPEND = _SCRIPT["append"]
-REFILL, SWITCH, UNPARK = (_SCRIPT[name] for name in ("refill", "switch", "unpark"))
-ASIDE, RELIST = (_SCRIPT[name] for name in ("aside", "relist"))
-SCRIPTS = tuple(_SCRIPT.values())
+_APPEND = SCRIPT["append"]
+REFILL, SWITCH, UNPARK = (SCRIPT[name] for name in ("refill", "switch", "unpark"))
+ASIDE, RELIST = (SCRIPT[name] for name in ("aside", "relist"))
 
 
 def _lease_field(lane_id: str | None) -> str:
@@ -191,13 +158,13 @@ def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
     lasts = int(grant.ttl_seconds * MICROSECONDS)
     args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner, grant.run_id)
     run = keys.run(grant.run_id)
-    return script_call(_SCRIPT["lease"], (run.meta, run.partition.leftovers), args)
+    return script_call(SCRIPT["lease"], (run.meta, run.partition.leftovers), args)
 
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Command:
     """Require archives (UUID to location) of a partition that requires none. The reply has what it requires."""
     return script_call(
-        _SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
+        SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
     )
 
 
@@ -216,29 +183,29 @@ def claim_call(
     until = "" if due_until is None else due_until
     times = (int(seconds * MICROSECONDS), int(farthest_seconds * MICROSECONDS))
     return script_call(
-        _SCRIPT["claim"], (partition.due, partition.parked, partition.config), (until, count, *times)
+        SCRIPT["claim"], (partition.due, partition.parked, partition.config), (until, count, *times)
     )
 
 
 def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> Command:
     """Extend the claims on runs of one partition: they last ``seconds`` from now on."""
-    return script_call(_SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
+    return script_call(SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
 
 
 def report_call(workers: str, name: str, report: str) -> Command:
     """Note a worker's report, a JSON object that is not empty, in the hash at the key ``workers``."""
-    return script_call(_SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
+    return script_call(SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
 
 
 def revisit_call(keys: Keys, run_id: str) -> Command:
     """Make a run due, if it is there."""
     run = keys.run(run_id)
-    return script_call(_SCRIPT["revisit"], (run.partition.due, run.meta), (run_id,))
+    return script_call(SCRIPT["revisit"], (run.partition.due, run.meta), (run_id,))
 
 
 def drop_call(partition: PartitionKeys, archive_id: str) -> Command:
     """Take an archive off those that a partition requires, unless it is the only one."""
-    return script_call(_SCRIPT["drop"], (partition.archives,), (archive_id,))
+    return script_call(SCRIPT["drop"], (partition.archives,), (archive_id,))
 
 
 def settle_call(
@@ -281,7 +248,7 @@ def settle_call(
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
     return script_call(
-        _SCRIPT["settle"],
+        SCRIPT["settle"],
         (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire),
         args,
     )
@@ -292,7 +259,7 @@ def park_call(keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, se
     run = keys.run(run_id)
     start = start if isinstance(start, bytes) else str(start).encode()
     return script_call(
-        _SCRIPT["park"],
+        SCRIPT["park"],
         (run.meta, run.partition.due, run.partition.parked, run.events, run.keys, run.run_snapshot),
         (run_id, start, reason, int(seconds * MICROSECONDS)),
     )
@@ -308,7 +275,7 @@ def delete_call(keys: Keys, run_id: str, *, start: str, session_id: str, lanes: 
     names = (*_all_but_snapshots(run, session_id), *snapshots)
     args = (run_id, start, session_id)
     return script_call(
-        _SCRIPT["delete"],
+        SCRIPT["delete"],
         [name.encode(errors="surrogateescape") for name in names],
         (
             *(arg.encode(errors="surrogateescape") for arg in args),
@@ -357,7 +324,7 @@ def retire_call(
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
     return script_call(
-        _SCRIPT["retire"],
+        SCRIPT["retire"],
         (
             run.events,
             run.meta,
@@ -377,7 +344,7 @@ def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired
     """Forget a run that was retired ``retired_seconds`` ago; ``start`` is "" if there is no run of that name."""
     run = keys.run(run_id)
     return script_call(
-        _SCRIPT["forget"],
+        SCRIPT["forget"],
         (*_all_but_snapshots(run, session_id), run.partition.config),
         (
             run_id,
@@ -394,5 +361,5 @@ def clear_call(keys: Keys, run_id: str) -> Command:
     run = keys.run(run_id)
     partition = run.partition
     return script_call(
-        _SCRIPT["clear"], (partition.leftovers, run.meta, run.producers, partition.config), (run_id,)
+        SCRIPT["clear"], (partition.leftovers, run.meta, run.producers, partition.config), (run_id,)
     )

@@ -12,18 +12,22 @@ __all__ = ["Script", "script_call", "script_of"]
 
 
 class Script(str):
-    """The SHA1 digest by which the server knows a Lua script, with the script's name and source beside it."""
+    """The SHA1 digest by which the server knows a Lua script, with the script's name and source beside it.
 
-    __slots__ = ("name", "source")
+    ``needs`` are the commands that whoever calls it must be allowed to call.
+    """
+
+    __slots__ = ("name", "needs", "source")
 
     name: str
     source: str
+    needs: frozenset[str]
 
-    def __new__(cls, name: str, source: str) -> Self:
+    def __new__(cls, name: str, source: str, needs: frozenset[str]) -> Self:
         """Compute the digest of a script's source."""
         # the digest is the server's own name for a script, not a safeguard
         script = super().__new__(cls, sha1(source.encode(), usedforsecurity=False).hexdigest())
-        script.name, script.source = name, source
+        script.name, script.source, script.needs = name, source, needs
         return script
 
 

@@ -24,10 +24,13 @@ def take_lease(session: Session[E, S], request: LeaseRequest) -> Operation[Lease
     grant = LeaseGrant(run_id, request.lane_id, request.owner, 0, lease_token(request.ttl), request.ttl)
     unanswered = [grant]
     try:
-        ((outcome, *facts),) = yield Exchange([lease_call(session.keys, "take", grant)])
+        (reply,) = yield Exchange([lease_call(session.keys, "take", grant)], tolerant=True)
         unanswered.clear()
     finally:
         session.in_flight.add_leases(unanswered)
+    if isinstance(reply, Refusal):
+        raise reply.error
+    outcome, *facts = reply
     if outcome == b"held":
         raise held(run_id, facts)
     return replace(grant, epoch=int(facts[0]))

@@ -209,8 +209,10 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             start, lanes = "", left
         call = delete_call(session.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
         in_flight.begin_deletion(run_id, start)
-        (outcome,) = yield Exchange([call])
+        (outcome,) = yield Exchange([call], tolerant=True)
         in_flight.end_deletion(run_id)
+        if isinstance(outcome, Refusal):
+            raise outcome.error
         if isinstance(outcome, list):
             raise held(run_id, outcome[1:])
         if int(outcome) >= 0:  # otherwise a snapshot was saved in between

@@ -1,0 +1,65 @@
+"""The Lua scripts, each with the commands that whoever calls it must be allowed to call.
+
+A script that is refused a command in its midst stays half done, so what it needs is found out before it is called
+(:mod:`~runstream.stores.redis.connection.rights`). Who calls one script of a role calls its others too, so that
+nobody who lacks one of them comes half way: a worker that may not trim does not begin to archive.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from runstream.stores.redis.scripts.script import Script
+
+__all__ = ["RIGHTS", "SCRIPT", "SCRIPTS", "commands_of"]
+
+_ROLES = (
+    ("append",),
+    ("lease",),
+    ("delete",),
+    (
+        *("enlist", "claim", "extend", "settle", "park", "aside", "relist"),
+        *("report", "retire", "forget", "clear"),
+    ),
+    ("refill", "switch"),
+    ("drop",),
+    ("revisit",),
+    ("unpark",),
+)
+"""The scripts by the role of whoever calls them."""
+
+# what is called by pcall is done without; INFO is asked for at connect
+_CALLED = re.compile(r"\bcall\('([A-Z]+)'")
+
+
+def _source(name: str) -> str:
+    return files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _source_of(name: str) -> str:
+    """The source of a script, with what it shares with others."""
+    source = _source("common") + _source(name)
+    # first: where it applies, the rest is not run
+    return _source("append_fast_path") + source if name == "append" else source
+
+
+def commands_of(source: str) -> frozenset[str]:
+    """The names of the commands that a script cannot do without."""
+    return frozenset(_CALLED.findall(source))
+
+
+def _load() -> dict[str, Script]:
+    scripts = {}
+    for role in _ROLES:
+        sources = {name: _source_of(name) for name in role}
+        needs = commands_of("".join(sources.values()))
+        scripts.update({name: Script(name, source, needs) for name, source in sources.items()})
+    return scripts
+
+
+SCRIPT = _load()
+"""The scripts by name."""
+SCRIPTS = tuple(SCRIPT.values())
+RIGHTS = Script("rights", _source("rights"), frozenset())
+"""Finds out what the others must be allowed."""
