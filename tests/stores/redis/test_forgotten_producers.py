@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,28 @@ def test_a_batch_is_not_applied_twice_where_the_next_server_s_clock_is_ahead(red
             hot.append("r", [event])
     assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
     assert hot.append("r", [make_event("r", 4)]).last_offset == 23, "what is new is not held up"
+
+
+@on_every_server
+def test_an_append_looks_at_a_few_producers_and_in_time_at_all(redis_backend: RedisBackend) -> None:
+    """One run appended to by thousands of short processes: each append is as much work as the first."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    keys = session_of(hot).keys.run("r")
+    heard = 1_000_000
+    reply = "1 0-1 1-2 0 0 0-1 {} 0".format
+    raw.hset(keys.producers, mapping={f"{number:018x}": reply(heard + number) for number in range(1000)})
+    left = [raw.hlen(keys.producers)]
+    while left[-1] > 150 and len(left) < 200:
+        open_hot(redis_backend).append("r", [make_event("r", 2)])
+        left.append(raw.hlen(keys.producers))
+    assert left[-1] <= 150, "as many are forgotten as come"
+    assert max(before - now for before, now in pairwise(left)) < 200
+    forgotten = int(raw.hget(keys.meta, "forgotten"))
+    kept = [int(one.split()[6]) for one in raw.hvals(keys.producers)]
+    assert heard <= forgotten < heard + 1000 < max(kept), "those that were heard lately stay"
+    raw.hset(keys.meta, "swept", "junk")
+    open_hot(redis_backend).append("r", [make_event("r", 3)])
 
 
 def test_what_is_new_is_taken_however_the_clock_was_moved(redis_backend: RedisBackend) -> None:

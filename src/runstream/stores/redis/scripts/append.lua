@@ -313,20 +313,23 @@ local function seq_in_mark(seq, first, former)
   return seq
 end
 
--- Keeps a reply with its producer. When that is new there, those that were silent for too long are forgotten, so that
--- a run does not remember every process that ever wrote to it; when they were last heard is noted.
+-- Keeps a reply with its producer. When that is new there, some of the others are looked at, and those that were silent
+-- for too long are forgotten: so a run does not remember every process that ever wrote to it, and no append looks at all
+-- of them. `swept` says where the next one goes on; when they were last heard is noted.
 local function keep(producer, reply)
-  if call('HSET', KEYS[3], producer, reply) == 1 and call('HLEN', KEYS[3]) > 16 then
-    local since, known, forgotten = now - window, call('HGETALL', KEYS[3]), 0
-    for i = 1, #known, 2 do
-      local at = heard_at(known[i + 1])
-      if at < since then
-        call('HDEL', KEYS[3], known[i])
-        forgotten = math.max(forgotten, at)
-      end
+  if call('HSET', KEYS[3], producer, reply) == 0 or call('HLEN', KEYS[3]) <= 16 then return end
+  local from = call('HGET', KEYS[2], 'swept') or ''
+  local swept = call('HSCAN', KEYS[3], #from < 19 and match(from, '^%d+$') or '0', 'COUNT', 16)
+  local since, known, forgotten = now - window, swept[2], 0
+  for i = 1, #known, 2 do
+    local at = heard_at(known[i + 1])
+    if at < since then
+      call('HDEL', KEYS[3], known[i])
+      forgotten = math.max(forgotten, at)
     end
-    note_forgotten(KEYS[2], forgotten)
   end
+  call('HSET', KEYS[2], 'swept', swept[1])
+  note_forgotten(KEYS[2], forgotten)
 end
 
 -- from here on nothing may refuse
