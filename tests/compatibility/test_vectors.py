@@ -175,7 +175,7 @@ def test_a_line_of_an_event_log(row: dict[str, Any]) -> None:
     mark = Mark("running", 0.0)
     if "mark" in row:
         mark = Mark.load(facts[4])
-        assert json.loads(json.dumps(mark._asdict())) == row["mark"]
+        assert json.loads(json.dumps(mark._asdict())) == {"drained": False, **row["mark"]}
     written = batch_text(header, at, entries, mark).decode()
     assert written == f"{line.decode()}\n" if "mark" in row else written.startswith(line.decode()[:-1])
 

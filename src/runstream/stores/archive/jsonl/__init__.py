@@ -9,7 +9,9 @@
 :mod:`.snapshot_history_file`   their history
 :mod:`.file_locks`              writes files completely, locks between processes
 :mod:`.directory`               the archive's directory: its UUID, which directory is which run's
+:mod:`.overtaking`              notices lines that other programs append meanwhile
 :mod:`.run_log`                 one run's directory and how a batch is written to it
+:mod:`.run_snapshots`           which snapshots of a run count
 :mod:`.write_batch`             writes all that one call adds to any number of runs
 :mod:`.repair`                  readmits records, cuts a branch off
 :mod:`.run_logs`                access to the logs, and each run's head

@@ -50,6 +50,7 @@ __all__ = [
     "plain_entry",
     "readmitted_line",
     "text_in",
+    "was_ours",
 ]
 
 Facts = re.Match[bytes]
@@ -89,7 +90,8 @@ class Mark(NamedTuple):
 
     ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
     whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
-    did not, and is None where nothing was cut off.
+    did not, and is None where nothing was cut off. ``drained``: the batch came by a drain, and what other programs
+    write from then on is no part of the run's history.
     """
 
     status: str
@@ -98,6 +100,7 @@ class Mark(NamedTuple):
     snapshots: tuple[tuple[str | None, str], ...] = ()
     dropped: tuple[str | None, ...] = ()
     kept: tuple[str, ...] | None = None
+    drained: bool = False
 
     def dump(self) -> str:
         """The mark as JSON."""
@@ -110,6 +113,8 @@ class Mark(NamedTuple):
             members["dropped"] = self.dropped
         if self.kept is not None:
             members["kept"] = self.kept
+        if self.drained:
+            members["drained"] = True
         return _dump(members)
 
     @classmethod
@@ -120,7 +125,8 @@ class Mark(NamedTuple):
             snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
             noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
             kept = members.get("kept")
-            mark = cls(*noted, snapshots, tuple(members.get("dropped", ())), None if kept is None else tuple(kept))
+            dropped, drained = tuple(members.get("dropped", ())), members.get("drained", False) is True
+            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
         texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))
@@ -134,6 +140,11 @@ class Mark(NamedTuple):
         """Whether the mark that was dumped may name any snapshots; without reading it."""
         # inside a JSON string a backslash comes before the second quote
         return b'"snapshots":' in text or b'"kept":' in text
+
+    @staticmethod
+    def is_drained(text: bytes) -> bool:
+        """Whether the mark that was dumped is of a drain; without reading it."""
+        return b'"drained":true' in text
 
 
 class Header(NamedTuple):
@@ -177,6 +188,11 @@ def _is_nested(line: bytes) -> bool:
         return "$offset" not in _load(line)
     except (ValueError, TypeError):  # a line of ours that was damaged
         return False
+
+
+def was_ours(line: bytes) -> bool:
+    """Whether a line without our members at its end has some of them still: it was damaged."""
+    return _FACTS_BEGIN in line or b'"$chain":' in line
 
 
 def is_header(line: bytes) -> bool:

@@ -1,7 +1,9 @@
 """Index a run's lines in one pass: which are committed, where the run stands, where each offset is.
 
 A line of ours counts when the commit mark of its batch has come; a plain line counts by itself. What
-follows the last line that counts is a batch that is being written, or was torn: readers ignore it.
+follows the last line that counts is a batch that is being written, or was torn: readers ignore it. In a run that
+came by a drain a plain line does not count; nor does, in any other, a batch of ours that a plain line overtook
+as it was written: its offsets are that line's, and its writer makes it again.
 Reads lines that are handed to it; touches no file.
 """
 
@@ -9,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -29,9 +32,10 @@ from runstream.stores.archive.jsonl.line_format import (
     own_entry,
     plain_entry,
     text_in,
+    was_ours,
 )
 
-__all__ = ["LogIndex", "Span", "entries_in"]
+__all__ = ["LogIndex", "Span", "entries_in", "outside"]
 
 _INDEX_EVERY = 64  # offsets between two points of the index
 
@@ -57,7 +61,7 @@ class _Point(NamedTuple):
 class Span(NamedTuple):
     """A stretch of the file that holds entries: from ``begin`` to ``end`` in bytes, after ``before``.
 
-    ``holes`` are the stretches of lines that never came to count; ``file`` names the file by device and inode.
+    ``holes`` are the stretches of lines that do not count, in order; ``file`` names the file by device and inode.
     """
 
     begin: int
@@ -83,6 +87,8 @@ class LogIndex:
         self.plain_status: str | None = None  # what plain lines since the last mark say
         self.plain_session = ""
         self.ends_plain = False
+        self.is_drained = False  # a drain has written to it
+        self.foreign: list[tuple[int, int]] = []  # where lines of other programs begin and end that do not count
         self.kept_aside: list[int] = []
         self.lanes: dict[str, int] = {}  # the offset of each lane's last event
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
@@ -171,19 +177,46 @@ class LogIndex:
     def _take_foreign(self, line: _Line) -> None:
         """Take a line that is not ours: another program's event, or a line that was damaged."""
         entry = plain_entry(self.run_id, self.last, line.line)
+        if self.is_drained and not was_ours(line.line) and (entry.data is not None or line.raw.endswith(b"\n")):
+            self._commit_damaged()
+            self._pass_over(line)
+            return
         if entry.data is None:
             if line.raw.endswith(b"\n"):  # else it is cut
                 self._pending.append(line)  # what follows shows what it was
             return
         last = self.last
         self._commit_damaged()
-        if self._pending:  # another program went on after a batch that was torn
-            self._holes.append((self._pending[0].begin, line.begin))
-            self._pending.clear()
+        self._drop_pending(line.begin)
         self._take_plain(line, entry if self.last == last else None)
+
+    def _drop_pending(self, position: int) -> None:
+        """Let no pending line count: they are of a batch that was torn, or overtaken."""
+        if self._pending:
+            self._holes.append((self._pending[0].begin, position))
+            self._pending.clear()
+
+    def _pass_over(self, line: _Line) -> None:
+        """Pass over a line of another program in a run that came by a drain."""
+        self._drop_pending(line.begin)
+        self.end, self.tail = line.begin + len(line.raw), line.raw
+        self.foreign.append((line.begin, self.end))
+        self._holes.append((line.begin, self.end))
+
+    def _was_overtaken(self) -> bool:
+        """Whether the pending batch was made when the last plain lines were not there yet."""
+        if not self.ends_plain:
+            return False
+        first = next(line for line in self._pending if line.facts is not None and not is_header(line.line))
+        after = int(first.facts[1]) - (0 if is_bare_mark(first.facts) else 1) if first.facts is not None else 0
+        return after < self.last.offset
 
     def _commit(self, position: int) -> bool:
         """Let all pending lines count: the last of them has a commit mark."""
+        if self._was_overtaken():
+            self.end, self.tail = position, self._pending[-1].raw
+            self._drop_pending(position)
+            return True
         headers = [line for line in self._pending if line.facts is not None and is_header(line.line)]
         for line in headers:
             self._take_header(line)
@@ -198,8 +231,10 @@ class LogIndex:
         last = self._pending[-1]
         self.end, self.tail = position, last.raw
         self._mark_text = last.facts[4] if last.facts is not None else None
-        if self._mark_text is not None and Mark.names_tokens(self._mark_text):
-            self._token_marks.append(self._mark_text)
+        if self._mark_text is not None:
+            self.is_drained = self.is_drained or Mark.is_drained(self._mark_text)
+            if Mark.names_tokens(self._mark_text):
+                self._token_marks.append(self._mark_text)
         self.plain_status, self.ends_plain = None, False
         self._pending.clear()
         return True
@@ -308,16 +343,31 @@ def _peak(point: _Point) -> int:
     return point.peak
 
 
+def outside(holes: Sequence[tuple[int, int]]) -> Callable[[int], bool]:
+    """Make the test of whether a line that begins there is outside these stretches, which are in order.
+
+    It is to be asked about one line after the other.
+    """
+    left = deque(holes)
+
+    def is_outside(begin: int) -> bool:
+        while left and left[0][1] <= begin:
+            left.popleft()
+        return not left or begin < left[0][0]
+
+    return is_outside
+
+
 def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[ArchiveEntry]:
     """The entries of a stretch, whose lines are given from its beginning."""
-    position, cursor = span.begin, span.before
+    position, cursor, counts = span.begin, span.before, outside(span.holes)
     for raw in lines:
         begin, position = position, position + len(raw)
         if begin >= span.end:
             return
         line = raw.rstrip(b"\r\n")
         facts = facts_of(line)
-        if span.holes and any(first <= begin < last for first, last in span.holes):
+        if not counts(begin):
             continue
         if facts is None:
             if not line.strip():

@@ -8,7 +8,7 @@ read between ours, in the order of the file. There are no leases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +38,14 @@ from runstream.stores.archive.jsonl.line_format import NOT_READ
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
-from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_head, load_snapshot, load_state
-from runstream.stores.archive.jsonl.write_batch import LogBatch, write_batches
+from runstream.stores.archive.jsonl.run_snapshots import (
+    kept_snapshots,
+    latest_head,
+    latest_snapshot,
+    latest_snapshots,
+)
+from runstream.stores.archive.jsonl.snapshot_files import load_state
+from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
 from runstream.stores.archive.snapshot_history import KeptSnapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
@@ -153,26 +159,34 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         with self._logs.writing([request.run_id for request in requests]):
-            now = self._clock()
-            plans, batches = [], []
-            for request in requests:
-                log = self._logs.log(request.run_id)
-                plan = self._plan(log, request, now)
-                plans.append(plan)
-                if plan.is_empty:
-                    continue
-                header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
-                entries, snapshots = planned_entries(request, plan), self._planned_snapshots(request, plan)
-                batches.append(LogBatch(log, header, entries, snapshots))
-            write_batches(batches)
-        return plans
+            plans: dict[str, AppendPlan] = {}
+            write_planned(lambda written: self._planned(requests, written, plans))
+        return [plans[request.run_id] for request in requests]
+
+    def _planned(
+        self, requests: Sequence[AppendRequest], written: Collection[str], plans: dict[str, AppendPlan]
+    ) -> list[LogBatch]:
+        """Plan the appends, but for those of the runs that are written, and give what they write."""
+        now = self._clock()
+        batches = []
+        for request in requests:
+            if request.run_id in written:
+                continue
+            log = self._logs.log(request.run_id)
+            plan = plans[request.run_id] = self._plan(log, request, now)
+            if plan.is_empty:
+                continue
+            header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
+            entries, snapshots = planned_entries(request, plan), self._planned_snapshots(request, plan)
+            batches.append(LogBatch(log, header, entries, snapshots))
+        return batches
 
     def _plan(self, log: RunLog, request: AppendRequest, now: float) -> AppendPlan:
         head = self._logs.head(log, durable=True)
         if head is None:
             return plan_append(new_head(now), Details(), request)
         if request.state is not None:
-            saved = load_head(log.directory, request.lane_id, log.mark)
+            saved = latest_head(log, request.lane_id)
             head = replace(head, snapshots={} if saved is None else {request.lane_id: saved})
         known = log.index
         keys = {key: known.keys[key] for key in request.keys if key in known.keys}
@@ -196,24 +210,28 @@ class JSONLOperations(ArchiveOperations[E, S]):
             HistoryDiverged: The archive has another history; nothing was written for any run.
         """
         with self._logs.writing([batch.header.run_id for batch in batches]):
-            lasts: dict[str, Cursor | None] = {}
-            lacking = []
-            for batch in batches:
-                run_id = batch.header.run_id
-                check_run_id(run_id)
-                log = self._logs.log(run_id)
-                if run_id not in lasts:
-                    head = self._logs.archived_head(log)
-                    lasts[run_id] = None if head is None else head.last
-                last = lasts[run_id]
-                if last is None and self._logs.directory.was_deleted(run_id, batch.header.start.chain):
-                    raise deleted_here(run_id)
-                entries = [self._timed(entry) for entry in new_entries(batch, last, log.cursor_at)]
-                snapshots = [snapshot for snapshot in batch.snapshots if not _has(log, snapshot)]
-                if entries or snapshots or last is None:
-                    lacking.append(LogBatch(log, batch.header, entries, snapshots))
-                    lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
-            write_batches(lacking)
+            write_planned(lambda _: self._lacking(batches))
+
+    def _lacking(self, batches: Sequence[RunBatch]) -> list[LogBatch]:
+        """What the logs lack of a drain's batches."""
+        lasts: dict[str, Cursor | None] = {}
+        lacking = []
+        for batch in batches:
+            run_id = batch.header.run_id
+            check_run_id(run_id)
+            log = self._logs.log(run_id)
+            if run_id not in lasts:
+                head = self._logs.archived_head(log)
+                lasts[run_id] = None if head is None else head.last
+            last = lasts[run_id]
+            if last is None and self._logs.directory.was_deleted(run_id, batch.header.start.chain):
+                raise deleted_here(run_id)
+            entries = [self._timed(entry) for entry in new_entries(batch, last, log.cursor_at)]
+            snapshots = [snapshot for snapshot in batch.snapshots if not _has(log, snapshot)]
+            if entries or snapshots or last is None:
+                lacking.append(LogBatch(log, batch.header, entries, snapshots, drained=True))
+                lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
+        return lacking
 
     def _timed(self, entry: ArchiveEntry) -> ArchiveEntry:
         """The entry, with the time of its quarantine if it goes there."""
@@ -257,9 +275,10 @@ class JSONLOperations(ArchiveOperations[E, S]):
                 head = self._logs.archived_head(log)
             if head is None:
                 return None
-            # one that does not read is not there: it is archived again, over the damaged one
-            found = all_snapshots(run_id, log.directory, log.mark, on_corrupt="skip")
-            return Position(head.last, {snapshot.lane_id: snapshot.token for snapshot in found})
+            # one that does not read is not there: it is archived again, over the damaged one; so is another
+            # program's, before a drain came to the run
+            found, ours = latest_snapshots(log, on_corrupt="skip"), log.index.tokens
+            return Position(head.last, {one.lane_id: one.token for one in found if one.token in ours})
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the log holds at these offsets, both included, in order, from the disk."""
@@ -293,7 +312,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         with self._logs.reading():
             log = self._logs.log(run_id)
             log.refresh()
-            snapshot = load_snapshot(run_id, log.directory, lane_id, log.mark)
+            snapshot = latest_snapshot(log, lane_id)
         if snapshot is None:
             return None
         return SnapshotHead(lane_id, *snapshot[1:4]), load_state(run_id, snapshot)
@@ -302,11 +321,11 @@ class JSONLOperations(ArchiveOperations[E, S]):
         with self._logs.reading():
             log = self._logs.log(run_id)
             log.refresh()
-            return log.kept_snapshots()
+            return kept_snapshots(log)
 
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
         with self._logs.reading():
-            found = self._logs.log(run_id).load_kept(kept)
+            found = self._logs.log(run_id).history.load(run_id, kept)
         return None if found is None else load_state(run_id, found)
 
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
@@ -316,7 +335,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log = self._logs.log(run_id)
             with self._logs.repairing(log):
                 log.refresh(durable=True)
-            return list(all_snapshots(run_id, log.directory, log.mark))
+            return list(latest_snapshots(log))
 
     # -- checked and put right by a person -----------------------------------------------------------------
 
@@ -367,6 +386,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
 def _has(log: RunLog, snapshot: ArchiveSnapshot) -> bool:
     """Whether the archive has a snapshot, or a later one."""
-    saved = load_head(log.directory, snapshot.lane_id, log.mark)
+    saved = latest_head(log, snapshot.lane_id)
     # one of a lower revision comes from a worker that was paused
-    return saved is not None and (saved.token == snapshot.token or saved.revision > snapshot.revision)
+    is_same = saved is not None and saved.token == snapshot.token and saved.token in log.index.tokens
+    return is_same or (saved is not None and saved.revision > snapshot.revision)

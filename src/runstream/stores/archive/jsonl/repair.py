@@ -17,7 +17,7 @@ from runstream.stores.archive.base import check_cut
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text, readmitted_line
 from runstream.stores.archive.jsonl.log_index import entries_in
 from runstream.stores.archive.jsonl.run_log import RunLog
-from runstream.stores.archive.jsonl.snapshot_files import all_snapshots
+from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots, latest_snapshots
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 
 __all__ = ["cut_back", "readmit"]
@@ -59,20 +59,23 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     if not check_cut(header, cursor, expected, log.head(), None if found is None else found.entry.cursor):
         return
     log.make_ready()
-    snapshots = list(all_snapshots(log.run_id, log.directory, log.mark))
+    snapshots = list(latest_snapshots(log))
     latest = {one.lane_id: one.token for one in snapshots}
     dropped = tuple(lane_id for lane_id, token in latest.items() if to.snapshots.get(lane_id) != token)
     common = cursor.offset if known.start == header.start else -1  # of another history nothing stays
-    history = [kept.head for kept in log.kept_snapshots()]
+    history = [kept.head for kept in kept_snapshots(log)]
     stay = tuple(tokens_before_cut(history, latest, to, common))
-    mark = Mark(header.status, header.updated_at, header.session_id, dropped=dropped, kept=stay)
-    if cursor == header.start:
-        if known.start == header.start:  # of the same history it is a branch of the same run
-            header = replace(header, parent=known.parent)
-        log.replace((batch_text(header, cursor, (), mark),))
-    elif found is not None:
-        with log.path.open("rb") as file:
-            log.replace(chain(_copied(file, 0, found.end), (batch_text(None, cursor, (), mark),)))
+    mark = Mark(
+        header.status, header.updated_at, header.session_id, dropped=dropped, kept=stay, drained=known.is_drained
+    )
+    with log.path.open("rb") as file:
+        if cursor == header.start:
+            if known.start == header.start:  # of the same history it is a branch of the same run
+                header = replace(header, parent=known.parent)
+            log.replace(chain((batch_text(header, cursor, (), mark),), _foreign(log, file, 0)))
+        elif found is not None:
+            end = batch_text(None, cursor, (), mark)
+            log.replace(chain(_copied(file, 0, found.end), (end,), _foreign(log, file, found.end)))
     log.rename_snapshots()
 
 
@@ -94,6 +97,13 @@ def _find(log: RunLog, offset: int) -> _Found | None:
             if entry.offset == offset:
                 return _Found(lines, entry)
     return None
+
+
+def _foreign(log: RunLog, file: BinaryIO, begin: int) -> Iterator[bytes]:
+    """The lines of other programs from there on, which are no part of the history: they are not cut off."""
+    for first, last in log.index.foreign:
+        if first >= begin:
+            yield from _copied(file, first, last)
 
 
 def _copied(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:

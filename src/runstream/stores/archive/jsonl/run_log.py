@@ -27,7 +27,7 @@ from pathlib import Path
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import RunHead
 from runstream.stores.archive.access import Access, make_directory, open_file
 from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
@@ -35,10 +35,10 @@ from runstream.stores.archive.jsonl.directory import remove_run_files
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text
 from runstream.stores.archive.jsonl.log_index import LogIndex, Span, entries_in
+from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, written_before
 from runstream.stores.archive.jsonl.run_head import head_from_ends
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, snapshot_text
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
-from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
 
 __all__ = ["RunLog"]
 
@@ -59,8 +59,8 @@ class RunLog:
         self, directory: Path, run_id: str, keep_snapshots: int | None, access: Callable[[], Access]
     ) -> None:
         self.directory, self.run_id = directory, run_id
-        self._keep_snapshots, self._access = keep_snapshots, access
-        self._snapshots = SnapshotHistoryFile(directory)
+        self.keep_snapshots, self._access = keep_snapshots, access
+        self.history = SnapshotHistoryFile(directory)  # of snapshots
         self._uncommitted: int | None = None  # where in it a batch begins that is not committed yet
         self.path = directory / file_names.EVENTS
         self.index = LogIndex(run_id)
@@ -174,19 +174,6 @@ class RunLog:
             file.seek(span.begin)
             yield from entries_in(self.run_id, span, file)
 
-    def kept_snapshots(self) -> list[KeptSnapshot]:
-        """The history of snapshots as of the last refresh; the latest at the end where the history lacks them."""
-        kept = self._snapshots.kept(self.index.tokens.__contains__)
-        known = {one.head.token for one in kept}
-        for one in all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip"):
-            if one.token not in known:
-                kept.append(KeptSnapshot(SnapshotHead(*one[:4]), None))
-        return latest_of(kept, self._keep_snapshots)
-
-    def load_kept(self, kept: KeptSnapshot) -> ArchiveSnapshot | None:
-        """One snapshot of that history; None if it has been dropped since."""
-        return self._snapshots.load(self.run_id, kept)
-
     # -- writing: the caller holds the run's lock and has refreshed-----------------------------------
 
     def make_ready(self) -> None:
@@ -209,15 +196,18 @@ class RunLog:
             for snapshot in snapshots:
                 path, lane_id = self._prepared(snapshot.lane_id, snapshot.token), snapshot.lane_id
                 write_file(path, snapshot_text(snapshot), path.with_name(file_names.snapshot_name(lane_id)))
-            if self._keep_snapshots != 0:
+            if self.keep_snapshots != 0:
                 former: list[ArchiveSnapshot] = []
-                if not self._snapshots.exists():  # of a version that kept none
+                if not self.history.exists():  # of a version that kept none
                     former += all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
-                self._uncommitted = self._snapshots.append([*former, *snapshots])
+                self._uncommitted = self.history.append([*former, *snapshots])
             sync_directory(self.directory)
 
     def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
-        """Step 2; gives what was written. If it fails, nothing of it is left, and OSError is raised."""
+        """Step 2; gives what was written. If it fails, nothing of it is left, and OSError is raised.
+
+        So is Overtaken, where the entries would have to follow what another program has appended meanwhile.
+        """
         known = self.index
         first = None if known.has_header else header
         at = known.last if known.start is not None else header.start
@@ -226,12 +216,15 @@ class RunLog:
             text = b"\n" + text
         uncommitted, self._uncommitted = self._uncommitted, None
         try:
-            self._append(text)
-        except OSError:
+            others_wrote = self._append(text)
+        except (OSError, Overtaken):
             if uncommitted is not None and self._failed is None:  # else a mark may still name what is there
-                self._snapshots.cut(uncommitted)
+                self.history.cut(uncommitted)
             raise
-        known.scan(io.BytesIO(text))
+        if others_wrote:
+            self.refresh()
+        else:
+            known.scan(io.BytesIO(text))
         self._proven = self._size = known.end
         return text
 
@@ -240,8 +233,8 @@ class RunLog:
         if not self._is_tidy:
             with contextlib.suppress(OSError):
                 self._tidy()
-                if self._keep_snapshots is not None:
-                    self._snapshots.drop_old(self._keep_snapshots, self.index.tokens.__contains__)
+                if self.keep_snapshots is not None:
+                    self.history.drop_old(self.keep_snapshots, self.index.tokens.__contains__)
 
     def discard(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
         """Undo step 1, of a batch that did not come to step 2: on a full disk it takes up room."""
@@ -249,7 +242,7 @@ class RunLog:
             with contextlib.suppress(OSError):
                 self._prepared(snapshot.lane_id, snapshot.token).unlink(missing_ok=True)
         if self._uncommitted is not None:
-            self._snapshots.cut(self._uncommitted)
+            self.history.cut(self._uncommitted)
             self._uncommitted = None
 
     def cut_back(self, end: int, written: bytes) -> None:
@@ -313,13 +306,18 @@ class RunLog:
         self.index = LogIndex(self.run_id)
         self._identity, self._size, self._proven, self._is_tidy = None, 0, 0, False
 
-    def _append(self, text: bytes) -> None:
+    def _append(self, text: bytes) -> bool:
+        """Append to the file. True if others' lines that do not count stand before it."""
         # one that was removed since it was read must not begin in the middle of the run
         create = os.O_CREAT if self._identity is None else 0
-        handle = open_file(self.path, os.O_WRONLY | os.O_APPEND | create)
+        handle, end = open_file(self.path, os.O_RDWR | os.O_APPEND | create), self.index.end
         try:
             self._check(handle)
             write_all(handle, text)
+            theirs = written_before(handle, end, text)
+            if theirs.strip() and not self.index.is_drained:
+                blank(self.path, end + len(theirs), text)
+                raise Overtaken
             sync(handle)
             if self._identity is None:
                 sync_directory(self.directory)
@@ -327,10 +325,11 @@ class RunLog:
             self._check(handle)
         except (OSError, StoreUnavailable):
             # a failed fsync may have dropped the pages it did not write: only what was proven before counts
-            self.cut_back(self.index.end, text)
+            self.cut_back(end, text)
             raise
         finally:
             os.close(handle)
+        return bool(theirs)
 
     def _check(self, handle: int) -> None:
         """Raise StoreUnavailable unless the file at the log's path is still the one that was read."""

@@ -96,9 +96,14 @@ def load_state(run_id: str, snapshot: ArchiveSnapshot) -> dict[str, Any]:
 
 
 def all_snapshots(
-    run_id: str, directory: Path, mark: Mark | None, *, on_corrupt: OnCorrupt = "raise"
+    run_id: str,
+    directory: Path,
+    mark: Mark | None,
+    *,
+    on_corrupt: OnCorrupt = "raise",
+    only_lanes: bool = False,
 ) -> Iterator[ArchiveSnapshot]:
-    """The snapshots of the run and of its lanes.
+    """The snapshots of the run and of its lanes, or of its lanes alone.
 
     Raises CorruptRecordError for a file that does not read, unless ``on_corrupt="skip"``.
     """
@@ -109,6 +114,8 @@ def all_snapshots(
             lanes.add(None)
         elif name.startswith("snapshot-") and name.endswith(".json"):
             lanes.add(_lane_in(directory / name))
+    if only_lanes:
+        lanes.discard(None)
     for lane_id in sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or "")):
         try:
             snapshot = load_snapshot(run_id, directory, lane_id, mark)

@@ -1,18 +1,22 @@
 """Write what one call adds to any number of runs: all of it, or nothing.
 
-The caller holds the locks of the runs, and has planned and checked it.
+The caller holds the locks of the runs, and plans and checks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
+from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl.line_format import Mark
+from runstream.stores.archive.jsonl.overtaking import Overtaken
 from runstream.stores.archive.jsonl.run_log import RunLog
 
-__all__ = ["LogBatch", "write_batches"]
+__all__ = ["LogBatch", "write_planned"]
+
+_ATTEMPTS = 1000
 
 
 class LogBatch(NamedTuple):
@@ -22,16 +26,40 @@ class LogBatch(NamedTuple):
     header: RunHeader
     entries: Sequence[ArchiveEntry]
     snapshots: Sequence[ArchiveSnapshot]
+    drained: bool = False
 
     @property
     def mark(self) -> Mark:
         """The commit mark that ends it."""
         tokens = tuple((snapshot.lane_id, snapshot.token) for snapshot in self.snapshots)
-        return Mark(self.header.status, self.header.updated_at, self.header.session_id, tokens)
+        return Mark(
+            self.header.status, self.header.updated_at, self.header.session_id, tokens, drained=self.drained
+        )
 
 
-def write_batches(batches: Sequence[LogBatch]) -> None:
-    """Write what has been planned and checked. If it fails, nothing of it is left."""
+def write_planned(plan: Callable[[Collection[str]], Sequence[LogBatch]]) -> None:
+    """Plan and write. If it fails, nothing of what was planned last is left.
+
+    Args:
+        plan: Makes the batches, but for those of the runs that are written already. Where another program was
+            faster at one of them, it and those after it are planned again.
+
+    Raises:
+        StoreUnavailable: Other programs were faster too often.
+    """
+    written: set[str] = set()
+    for _ in range(_ATTEMPTS):
+        batches = plan(written)
+        done = _write(batches)
+        if done == len(batches):
+            return
+        written.update(batch.log.run_id for batch in batches[:done])
+    path = batches[done].log.path
+    raise StoreUnavailable(f"other programs write to {path} all the while; send the same call again")
+
+
+def _write(batches: Sequence[LogBatch]) -> int:
+    """Write the batches up to one that is overtaken, and give their number. If it fails, nothing of it is left."""
     try:
         for batch in batches:
             batch.log.make_ready()
@@ -46,9 +74,13 @@ def write_batches(batches: Sequence[LogBatch]) -> None:
             end = batch.log.index.end
             text = batch.log.commit(batch.header, batch.entries, batch.mark)
             done.append((batch.log, end, text))
+    except Overtaken:
+        for batch in batches[len(done) :]:
+            batch.log.discard(batch.snapshots)
     except BaseException:  # whatever it is: all of the call has failed, and all of it will be sent again
         for log, end, text in reversed(done):
             log.cut_back(end, text)
         raise
-    for batch in batches:
+    for batch in batches[: len(done)]:
         batch.log.rename_snapshots()
+    return len(done)

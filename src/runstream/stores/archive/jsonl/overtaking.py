@@ -1,0 +1,34 @@
+"""Notice that another program, which knows no locks, was faster: its lines stand before a batch that was planned.
+
+The batch's offsets are those lines', so it must be made again; until it is blanked, no reader counts it (see
+:mod:`~runstream.stores.archive.jsonl.log_index`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runstream.stores.archive.access import open_file
+
+__all__ = ["Overtaken", "blank", "written_before"]
+
+_BLANK, _LINE_BREAK = b" \n"
+
+
+class Overtaken(Exception):
+    """Lines that count were appended between the planning and the writing of a batch, which was taken back."""
+
+
+def written_before(handle: int, end: int, text: bytes) -> bytes:
+    """What others have written after ``end`` (bytes) before this text, which was appended just now."""
+    return os.pread(handle, os.lseek(handle, 0, os.SEEK_CUR) - len(text) - end, end)
+
+
+def blank(path: Path, begin: int, text: bytes) -> None:
+    """Blank a text out where it begins in a file: in place, as others go on appending."""
+    handle = open_file(path, os.O_WRONLY)
+    try:
+        os.pwrite(handle, bytes(byte if byte == _LINE_BREAK else _BLANK for byte in text), begin)
+    finally:
+        os.close(handle)
