@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from purpose_agent.runtime.checkpoint import SQLiteCheckpointer as ForeignCheckpointer
 
+from runstream import SQLiteCheckpointer
 from tests.project.test_project import check_command_line
 from tests.support.commands import run
+from tests.support.servers import needs_server
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "runstream"
@@ -59,3 +62,23 @@ def test_the_commands_of_the_page_about_upcasts_are_commands(
     said = run(*lines[0][:-1], "page_schema:upcasts", "--json")
     del sys.modules["page_schema"]
     assert [event["kind"] for event in said.document["events"]] == ["tool.started"]
+
+
+@needs_server
+def test_the_page_about_purpose_agent_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/purpose-agent.md").read_text("utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (said,) = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(example, {})
+    assert capsys.readouterr().out == said
+    status, *others = (run(*line.split()[1:]) for line in commands.splitlines())
+    assert [one.code for one in (status, *others)] == [0, 0, 0, 0]
+    assert "foreign events" in status.out
+    with SQLiteCheckpointer("runs.db") as archive:
+        assert [event.seq for event in archive.list_events("trip")] == [1, 2]
+    theirs = ForeignCheckpointer("runs.db")
+    assert [event.seq for event in theirs.list_events("trip")] == [1, 2]

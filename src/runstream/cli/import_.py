@@ -16,10 +16,13 @@ from runstream.cli.support.options import AsJson, Url, path_of
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.connect import connect
+from runstream.integrations.purpose_agent.additions import Additions
 from runstream.integrations.purpose_agent.directory import open_source
 from runstream.integrations.purpose_agent.importer import Imported, Importer
 from runstream.integrations.purpose_agent.source import Source, SourceRun, Unreadable
 from runstream.model.errors import ConfigurationError
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
 
 __all__ = ["EPILOG", "import_"]
 
@@ -27,7 +30,9 @@ EPILOG = """Examples:
 
 runstream import checkpoints/ --url sqlite:archive.db
 
-runstream import purpose_agent_checkpoints.db --url redis://localhost --dry-run"""
+runstream import purpose_agent_checkpoints.db --url redis://localhost --dry-run
+
+runstream import --append archive.db --url redis://localhost"""
 
 _SHOWN = 20  # lines or rows that do not read, each said on a line of its own
 
@@ -43,6 +48,10 @@ def import_(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first line or row that does not read.")
     ] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add what purpose-agent added to the runs of a drain's archive."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing, say what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,15 +64,17 @@ def import_(
     What was imported before is passed over, so the command can be repeated, after it was broken off or when the
     source has grown. A run that the store has with other events is left alone, and is exit code 1. So is a line or
     row that does not read; the others are imported.
+
+    --append is for the archive of a drain that purpose-agent's own writer writes to as well. What that adds to a
+    run which came by the drain is no part of the run's history (`runstream status --archive` counts it): the next
+    offsets are Redis's to give. Here it is appended in Redis, after all that the run has, and comes back with the
+    next drain. A state is saved if nothing was written to the run after it. Of this, too, nothing is added twice.
     """
-    with ExitStack() as opened:
-        found = opened.enter_context(open_source(source))
-        chosen = _chosen(found, run)
-        store = _open(opened, url, source, dry_run=dry_run)
-        unread = _Unread()
-        progress = opened.enter_context(showing_progress(f"import of {found.location}", found.count_events()))
-        importer = Importer(store, strict=strict, dry_run=dry_run, on_progress=progress, on_unreadable=unread.take)
-        results = [importer.run(each) for each in chosen]
+    unread = _Unread()
+    if append:
+        results = _append(url, source, run, unread, strict=strict, dry_run=dry_run)
+    else:
+        results = _import(url, source, run, unread, strict=strict, dry_run=dry_run)
     unread.sum_up()
     for result in results:
         if result.refused:
@@ -74,6 +85,32 @@ def import_(
         _print(results, dry_run=dry_run)
     if not all(result.is_complete for result in results):
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+def _import(
+    url: str | None, path: Path, wanted: Sequence[str] | None, unread: _Unread, *, strict: bool, dry_run: bool
+) -> list[Imported]:
+    with ExitStack() as opened:
+        source = opened.enter_context(open_source(path))
+        chosen = _chosen(source, wanted)
+        store = _open(opened, url, path, dry_run=dry_run)
+        progress = opened.enter_context(showing_progress(f"import of {source.location}", source.count_events()))
+        importer = Importer(store, strict=strict, dry_run=dry_run, on_progress=progress, on_unreadable=unread.take)
+        return [importer.run(each) for each in chosen]
+
+
+def _append(
+    url: str | None, path: Path, wanted: Sequence[str] | None, unread: _Unread, *, strict: bool, dry_run: bool
+) -> list[Imported]:
+    with open_source(path) as source:
+        if not source.is_archive:
+            raise ConfigurationError(f"{path} is no archive of a drain: import it without --append")
+    with ExitStack() as opened:
+        archive = JSONLCheckpointer(path) if path.is_dir() else SQLiteCheckpointer(path)
+        opened.enter_context(archive)
+        store = _open(opened, url, path, dry_run=False)
+        additions = Additions(store, archive, strict=strict, dry_run=dry_run, on_unreadable=unread.take)
+        return [additions.run(run_id) for run_id in additions.run_ids() if wanted is None or run_id in wanted]
 
 
 class _Unread:

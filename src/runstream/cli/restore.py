@@ -120,11 +120,14 @@ def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> dict[str, int]:
         if missing := [run_id for run_id, history in named.items() if history is None]:
             raise NoSuchRun(f"{archive.location} has no run {', '.join(map(repr, missing))}; nothing was done")
         histories = [history for history in named.values() if history is not None]
+        refused = []
     else:
-        found = (ArchivedHistory.load(archive, run_id) for run_id in archive.run_ids())
-        histories = [history for history in found if history is not None and not is_branch(history)]
+        found = dict(ArchivedHistory.load_all(archive))
+        histories = [history for history in found.values() if history is not None and not is_branch(history)]
         histories.sort(key=lambda history: history.header.updated_at)
-    return {history.run_id: history.last.offset - history.first + 1 for history in histories}
+        refused = [run_id for run_id, history in found.items() if history is None]
+    wanted = {history.run_id: history.last.offset - history.first + 1 for history in histories}
+    return wanted | dict.fromkeys(refused, 0)
 
 
 def _restore(hot: RunStore[Any, Any], archive: Archive, wanted: dict[str, int], *, whole: bool) -> list[_Done]:

@@ -10,7 +10,7 @@ from runstream.cli.support.options import AsJson, Url, open_existing
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
 from runstream.model.results import RunInfo
 from runstream.model.state import RunStatus
-from runstream.stores.capabilities import part_of
+from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "run_facts", "runs"]
@@ -34,6 +34,9 @@ def runs(
         wanted = None if status is None else status.value
         found = list(store.runs(session_id=session, status=wanted, limit=limit + 1))
         is_hot = part_of(store, Namespace) is not None
+        beside = part_of(store, HoldsForeign)
+        for reason in beside.refused().values() if beside is not None else ():
+            say(f"not listed: {reason}")
     shown = found[:limit]
     if as_json:
         emit_json({"runs": [run_facts(info, is_hot=is_hot) for info in shown], "more": len(found) > limit})

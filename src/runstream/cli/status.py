@@ -17,7 +17,7 @@ from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait
 from runstream.cli.support.watch import watch_with
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
-from runstream.stores.capabilities import part_of
+from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport
@@ -55,6 +55,8 @@ class _Found:
         if self.contents is not None:
             columns = ["location", "runs", "events", "quarantined"]
             yield make_table(columns, [[held[name] for name in columns] for held in self.contents])
+        held = [self.counts] if self.contents is None else self.contents
+        yield from _foreign_tables([one for one in held if "foreign" in one])
 
 
 @dataclass(slots=True)
@@ -107,7 +109,9 @@ def status(
 
     A run is due when it has something to archive. A backlog (events), or an age of the oldest due run
     (seconds), that grows means that no drain worker keeps up. An archive shows its counts of runs, events
-    and quarantined records, as those given with --archive do.
+    and quarantined records, as those given with --archive do, and what purpose-agent's own writer did to runs
+    that came by a drain: events and states that are no part of the history (`runstream import --append` adds
+    them), rows that it deleted, and runs of which it made a second one.
 
     --watch goes on through an outage, and shows it. Where stdout is no terminal it prints the tables, or with
     --json a document on a line of its own, at every poll.
@@ -134,6 +138,10 @@ def _counts(store: RunStore[Any, Any]) -> dict[str, Any]:
     if sink is not None:
         quarantined = sum(1 for _ in sink.quarantine())
         facts = {"archive": sink.archive_id, "location": sink.location, **facts, "quarantined": quarantined}
+    beside = part_of(store, HoldsForeign)
+    if beside is not None:
+        facts["foreign"] = [one._asdict() for one in beside.foreign()]
+        facts["refused"] = dict(beside.refused())
     return facts
 
 
@@ -175,10 +183,28 @@ def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
         yield make_table(["parked run", "reason"], sorted(found.parked.items()))
 
 
+def _foreign_tables(archives: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """What another program did to the runs of archives."""
+    rows = [
+        (
+            *(held["location"], one["run_id"], one["events"]),
+            *("yes" if one[name] else "" for name in ("has_state", "has_deleted")),
+        )
+        for held in archives
+        for one in held["foreign"]
+    ]
+    if rows:
+        yield make_table(["archive", "run", "foreign events", "foreign state", "rows deleted"], rows)
+    refused = [(held["location"], reason) for held in archives for reason in held["refused"].values()]
+    if refused:
+        yield make_table(["archive", "refused"], refused)
+
+
 def _worker_row(found: NamespaceStatus, worker: WorkerReport) -> Sequence[object]:
     drains = "all" if worker.partitions is None else ",".join(map(str, worker.partitions))
     return worker.name, ago(worker.seen_at, now=found.now), drains, worker.events
 
 
 def _fact_table(facts: dict[str, Any]) -> Table:
-    return make_table(["what", "value"], [(name, str(value)) for name, value in facts.items()])
+    rows = [(name, str(value)) for name, value in facts.items() if name not in ("foreign", "refused")]
+    return make_table(["what", "value"], rows)

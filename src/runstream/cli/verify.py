@@ -53,8 +53,7 @@ class _Stores:
         for info in () if self.hot is None else self.hot.runs():
             found[info.run_id] = info.last_offset - info.first_hot + 1
         for archive in self.archives:
-            for run_id in archive.run_ids():
-                history = ArchivedHistory.load(archive, run_id)
+            for run_id, history in ArchivedHistory.load_all(archive):
                 count = 0 if history is None else history.last.offset - history.first + 1
                 found[run_id] = max(count, found.get(run_id, 0))
         return found

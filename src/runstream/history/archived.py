@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
+from runstream.model.errors import HistoryDiverged
 from runstream.model.results import Cursor
 from runstream.stores.capabilities import Archive
 from runstream.stores.redis.page_size import PAGE_BYTES
@@ -37,6 +38,15 @@ class ArchivedHistory(History):
         """The history as the archive has it now; None if it has none of that run."""
         header, position = archive.header(run_id), archive.position(run_id)
         return None if header is None or position is None else cls(archive, header, position.cursor)
+
+    @classmethod
+    def load_all(cls, archive: Archive) -> Iterator[tuple[str, ArchivedHistory | None]]:
+        """The archive's runs, each with its history; None for one that the archive refuses to read."""
+        for run_id in archive.run_ids():
+            try:
+                yield run_id, cls.load(archive, run_id)
+            except HistoryDiverged:  # it has two of it; whoever asks for that run is told so
+                yield run_id, None
 
     @property
     def location(self) -> str:

@@ -19,6 +19,9 @@ __all__ = [
     "ArchiveEntry",
     "ArchiveSnapshot",
     "EntryColumns",
+    "ForeignEvent",
+    "ForeignRows",
+    "ForeignState",
     "PlainEntries",
     "Position",
     "RunBatch",
@@ -248,3 +251,33 @@ class Position:
 
     cursor: Cursor
     snapshots: Mapping[str | None, str] = field(default_factory=dict)
+
+
+class ForeignRows(NamedTuple):
+    """What another program did, in an archive, to a run that came by a drain; it is no part of the run's history.
+
+    Attributes:
+        run_id: The run.
+        events: How many events it has added that the run does not have.
+        has_state: Whether it has put a state in the place of the run's.
+        has_deleted: Whether it has deleted rows that the archive had.
+    """
+
+    run_id: str
+    events: int = 0
+    has_state: bool = False
+    has_deleted: bool = False
+
+
+class ForeignEvent(NamedTuple):
+    """An event that another program has added: its JSON text, and the key that it is to have in the run."""
+
+    key: str
+    data: bytes
+
+
+class ForeignState(NamedTuple):
+    """A state of another program: its JSON text, and when it was saved, Unix time in seconds."""
+
+    data: bytes
+    saved_at: float

@@ -13,7 +13,7 @@ from typing import Any
 
 from runstream.drain.readback import same_content, same_snapshot
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position
-from runstream.model.errors import CorruptRecordError
+from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.repair.archive_checker import ArchiveChecker
 from runstream.repair.checker import (
@@ -34,6 +34,7 @@ __all__ = ["CheckedCopy", "Difference", "Verdict", "verify_run"]
 
 _PAGE = 1000
 _NOT_OF_THE_FORM = "what is noted of the run is not of the form that it must have"
+_TWO = "an archive has two of it"
 _ATTEMPTS = 10  # at a run that goes on all the while
 
 
@@ -97,6 +98,8 @@ def verify_run(
             return Verdict(run_id, (), found.difference)
         except CorruptRecordError as error:
             return Verdict(run_id, (), Difference(error.offset, _NOT_OF_THE_FORM, [("reading it", str(error))]))
+        except HistoryDiverged as error:
+            return Verdict(run_id, (), Difference(error.offset, _TWO, [("reading it", str(error))]))
         verdict = copies.verdict(on_progress)
         if verdict.is_sound or attempt == _ATTEMPTS:
             return verdict

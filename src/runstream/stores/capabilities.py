@@ -6,17 +6,25 @@ that has it, and never for a concrete class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
+from runstream.model.archive_records import (
+    ArchiveEntry,
+    EntryColumns,
+    ForeignEvent,
+    ForeignRows,
+    ForeignState,
+    Position,
+    RunHeader,
+)
 from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.operations.operation import Operation
 
-__all__ = ["Archive", "ChecksIntegrity", "HasColumns", "MarksRecovered", "archive_of", "part_of"]
+__all__ = ["Archive", "ChecksIntegrity", "HasColumns", "HoldsForeign", "MarksRecovered", "archive_of", "part_of"]
 
 C = TypeVar("C")
 
@@ -83,6 +91,23 @@ class ChecksIntegrity(Protocol):
 
     def check_integrity(self) -> list[str]:
         """What is wrong with the medium itself; nothing if it is sound."""
+
+
+@runtime_checkable
+class HoldsForeign(Protocol):
+    """An archive whose files another program writes to as well: what it did to runs that came by a drain."""
+
+    def foreign(self) -> Sequence[ForeignRows]:
+        """What it did, run by run."""
+
+    def refused(self) -> Mapping[str, str]:
+        """The runs of which nothing is read or written since it made a second one of them, and what helps."""
+
+    def foreign_events(self, run_id: str) -> Iterator[ForeignEvent]:
+        """The events that it has added to a run, and that the run does not have, in the order of writing."""
+
+    def foreign_state(self, run_id: str) -> ForeignState | None:
+        """The state that it has put in the place of the run's."""
 
 
 @runtime_checkable

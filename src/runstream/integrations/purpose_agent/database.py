@@ -34,6 +34,10 @@ _GET_RUNS = "SELECT run_id FROM events UNION SELECT run_id FROM snapshots ORDER 
 _GET_OUR_RUNS = "SELECT run_id FROM runs UNION SELECT run_id FROM events UNION SELECT run_id FROM snapshots"
 _GET_IDS = "SELECT id FROM events WHERE run_id = ? ORDER BY id"
 _GET_FOREIGN_IDS = "SELECT id FROM events WHERE run_id = ? AND offset IS NULL ORDER BY id"
+_HAS_DRAINS = "SELECT 1 FROM sqlite_master WHERE name = 'drained'"
+_IS_DRAINED = "SELECT 1 FROM drained WHERE run_id = ?"
+_GET_REPLACED = """SELECT CAST(state AS BLOB), archived_at FROM snapshot_history
+    WHERE run_id = ? AND lane_id IS NULL ORDER BY id DESC LIMIT 1"""
 _GET_ROWS = "SELECT id, CAST(data AS BLOB) FROM events WHERE id IN (?) ORDER BY id".replace(
     "?", ", ".join("?" * _PAGE_ROWS)
 )
@@ -62,7 +66,7 @@ class DatabaseSource(Source):
         with _reading(path):
             self._connection = _open_read_only(path)
         try:
-            self.is_ours = self._check()
+            self.is_archive = self._check()
         except BaseException:  # an interrupt too: nobody else would close it
             self._connection.close()
             raise
@@ -77,8 +81,12 @@ class DatabaseSource(Source):
 
     def runs(self) -> Iterator[SourceRun]:
         """The runs that have events or a state."""
-        for (run_id,) in self.rows(_GET_OUR_RUNS if self.is_ours else _GET_RUNS):
+        for (run_id,) in self.rows(_GET_OUR_RUNS if self.is_archive else _GET_RUNS):
             yield _RunRows(self, run_id)
+
+    def is_drained(self, run_id: str) -> bool:
+        """Whether a drain has written to a run of the archive."""
+        return bool(self.rows(_HAS_DRAINS) and self.rows(_IS_DRAINED, (run_id,)))
 
     def count_events(self) -> int:
         """Count the rows of events."""
@@ -113,10 +121,15 @@ class _RunRows(SourceRun):
         self._source = source
 
     def events(self) -> Iterator[Item]:
-        """Read the rows: ours by offset, then purpose-agent's by id, the order in which they were written."""
-        if self._source.is_ours:
+        """Read the rows: ours by offset, then purpose-agent's by id, the order in which they were written.
+
+        In a run that came by a drain its rows are no part of the history.
+        """
+        if self._source.is_archive:
             yield from self._ours()
-        query = _GET_FOREIGN_IDS if self._source.is_ours else _GET_IDS
+            if self._source.is_drained(self.run_id):
+                return
+        query = _GET_FOREIGN_IDS if self._source.is_archive else _GET_IDS
         ids = iter(array("q", (row_id for (row_id,) in self._source.rows(query, (self.run_id,)))))
         while page := list(islice(ids, _PAGE_ROWS)):
             for row_id, data in self._source.rows(_GET_ROWS, page + [page[-1]] * (_PAGE_ROWS - len(page))):
@@ -124,7 +137,7 @@ class _RunRows(SourceRun):
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
         """Read the latest states."""
-        if not self._source.is_ours:
+        if not self._source.is_archive:
             last = self._source.rows(_GET_LAST_WRITTEN, (self.run_id,))[0][0]
             for state, updated_at in self._source.rows(_GET_STATE, (self.run_id,)):
                 # whole seconds, as purpose-agent notes when an event was written
@@ -133,7 +146,7 @@ class _RunRows(SourceRun):
                 yield found if isinstance(found, Unreadable) else found._replace(is_older=is_older)
             return
         noted = [status for (status,) in self._source.rows(_GET_STATUS, (self.run_id,))]
-        for lane_id, state, updated_at, is_foreign in self._source.rows(_GET_OUR_STATES, {"run_id": self.run_id}):
+        for lane_id, state, updated_at, is_foreign in self._our_states():
             found = self._state(lane_id, state, updated_at, is_ours=not is_foreign)
             if isinstance(found, SourceSnapshot) and lane_id is None and not is_foreign:
                 found = found._replace(is_older=found.fields.get("status") not in noted)
@@ -149,6 +162,14 @@ class _RunRows(SourceRun):
                 yield event_in(at, data, is_ours=True, key=key) if raw is None else Unreadable(at, reason, raw)
             if len(page) < _PAGE_ROWS:
                 return
+
+    def _our_states(self) -> list[Any]:
+        """The rows of the latest states; without one that another program put in the place of a drain's."""
+        rows = self._source.rows(_GET_OUR_STATES, {"run_id": self.run_id})
+        ours = [row for row in rows if not row[3]]
+        if len(ours) == len(rows) or not self._source.is_drained(self.run_id):
+            return rows
+        return [(None, *row, 0) for row in self._source.rows(_GET_REPLACED, (self.run_id,))] + ours
 
     def _state(
         self, lane_id: str | None, data: bytes, updated_at: object, *, is_ours: bool

@@ -27,11 +27,14 @@ from runstream.integrations.purpose_agent.source import (
     event_in,
 )
 from runstream.model.errors import ConfigurationError, CorruptRecordError
+from runstream.stores.archive.access import Access
 from runstream.stores.archive.jsonl import file_names
-from runstream.stores.archive.jsonl.directory import TRASH
+from runstream.stores.archive.jsonl.directory import ABOUT, TRASH
 from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
-from runstream.stores.archive.jsonl.log_index import LogIndex, Span
-from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_state
+from runstream.stores.archive.jsonl.log_index import LogIndex, Span, outside
+from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.run_snapshots import latest_snapshots
+from runstream.stores.archive.jsonl.snapshot_files import load_state
 
 __all__ = ["DirectorySource", "open_source"]
 
@@ -64,6 +67,7 @@ class DirectorySource(Source):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = str(path)
+        self.is_archive = (path / ABOUT).exists()
         self._directories = [Path(found) for found, _, files in os.walk(path) if _holds_run(found, files)]
         if not self._directories:
             raise ConfigurationError(f"{path} has no run in it: no RUN/{file_names.EVENTS}, no RUN/{_SNAPSHOT}")
@@ -117,12 +121,13 @@ class _RunDirectory(SourceRun):
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
         """Read the states in the directory's files."""
-        mark = self._index.mark
+        log = RunLog(self._directory, self.run_id, None, lambda: Access(0o600))  # to read: nothing is made
+        log.refresh()
         try:
-            found = list(all_snapshots(self.run_id, self._directory, mark))
+            found = list(latest_snapshots(log))
         except CorruptRecordError as error:
             yield Unreadable(str(self._directory), str(error), error.raw)
-            found = list(all_snapshots(self.run_id, self._directory, mark, on_corrupt="skip"))
+            found = list(latest_snapshots(log, on_corrupt="skip"))
             if all(one.lane_id is not None for one in found):
                 yield from self._backup()
         for one in found:
@@ -154,13 +159,13 @@ class _RunDirectory(SourceRun):
 
     def _counting(self, lines: _Counted, span: Span) -> Iterator[Item]:
         """The lines up to the span's end that have come to count."""
-        position = 0
+        position, counts = 0, outside(span.holes)
         for raw in lines:
             begin, position = position, position + len(raw)
             if begin >= span.end:
                 return
             line, where = raw.rstrip(b"\r\n"), f"{self._log}, line {lines.count}"
-            if not line.strip() or any(first <= begin < last for first, last in span.holes):
+            if not line.strip() or not counts(begin):
                 continue
             facts = facts_of(line)
             if facts is None:

@@ -43,13 +43,13 @@ from runstream.stores.capabilities import Archive, MarksRecovered, part_of
 from runstream.stores.facade import Store
 from runstream.stores.redis.namespace import Namespace
 
-__all__ = ["Imported", "Importer"]
+__all__ = ["CODEC", "Imported", "Importer", "Notes"]
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
 
-# what has been stored once is stored again, whatever the limits of the store at hand
-_CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, limits=False)
+CODEC: Codec[Any, Any] = Codec(state_type=dict, fallback=None, limits=False)
+"""What has been stored once is stored again, whatever the limits of the store at hand."""
 
 
 @dataclass(slots=True)
@@ -104,10 +104,8 @@ class Importer:
         on_unreadable: Callable[[Unreadable], None] = lambda _: None,
     ) -> None:
         self._target = _Target(store)
-        self._strict = strict
         self._dry_run = dry_run
-        self._on_progress = on_progress
-        self._on_unreadable = on_unreadable
+        self._notes = Notes(strict, on_progress, on_unreadable)
 
     def run(self, source: SourceRun) -> Imported:
         """Append what the store lacks of a run, and save its states. Doing it twice changes nothing more.
@@ -128,14 +126,34 @@ class Importer:
         done = Imported(source.run_id)
         try:
             check_run_id(source.run_id)
-            _Import(self._target, source, done, self._note, dry_run=self._dry_run).run()
+            _Import(self._target, source, done, self._notes.take, dry_run=self._dry_run).run()
         except (StoreUnavailable, ConfigurationError, CorruptRecordError):
             raise
         except RunstreamError as error:
             done.refused = str(error)
         return done
 
-    def _note(self, found: Unreadable | None) -> None:
+
+class Notes:
+    """Reports what was read, and what does not read.
+
+    Args:
+        strict: Raise CorruptRecordError at the first that does not read.
+        on_progress: Called with how many more events are done.
+        on_unreadable: Called with each line or row that does not read.
+    """
+
+    def __init__(
+        self,
+        strict: bool,
+        on_progress: Callable[[int], None] = lambda _: None,
+        on_unreadable: Callable[[Unreadable], None] = lambda _: None,
+    ) -> None:
+        self._strict = strict
+        self._on_progress = on_progress
+        self._on_unreadable = on_unreadable
+
+    def take(self, found: Unreadable | None) -> None:
         """Report an event that was read (None), or what does not read."""
         if found is None:
             self._on_progress(1)
@@ -224,7 +242,7 @@ class _Import:
             self._unreadable(item)
             return
         try:
-            (encoded,) = _CODEC.encode_events(self._run_id, [EventFields(item.fields)], [item.key])
+            (encoded,) = CODEC.encode_events(self._run_id, [EventFields(item.fields)], [item.key])
         except (EncodingError, InvalidRunId) as error:
             self._unreadable(Unreadable(item.where, str(error)))
             return
@@ -248,7 +266,7 @@ class _Import:
         """The state, if it is one that can be saved."""
         if isinstance(found, SourceSnapshot):
             try:
-                pack_state(STORED_PACKER, _CODEC.snapshot_fields(self._run_id, StateFields(found.fields)))
+                pack_state(STORED_PACKER, CODEC.snapshot_fields(self._run_id, StateFields(found.fields)))
             except (EncodingError, InvalidRunId) as error:
                 found = Unreadable(found.where, str(error))
             else:

@@ -67,6 +67,7 @@ class Source(ABC):
     """Where runs are imported from; a context manager that closes it."""
 
     location: str
+    is_archive: bool
 
     @abstractmethod
     def runs(self) -> Iterator[SourceRun]:

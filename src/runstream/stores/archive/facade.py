@@ -8,6 +8,7 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Posit
 from runstream.model.results import E, S
 from runstream.operations.runners import SyncRunner
 from runstream.stores.archive.base import ArchiveOperations
+from runstream.stores.capabilities import HoldsForeign
 from runstream.stores.facade import SnapshotStore
 from runstream.stores.lifecycle import own
 
@@ -22,12 +23,13 @@ class ArchiveStore(SnapshotStore[E, S]):
 
     Args:
         archive: The archive's operations.
+        foreign: Its part that tells what another program did to runs that came by a drain.
     """
 
     _operations: ArchiveOperations[E, S]
 
-    def __init__(self, archive: ArchiveOperations[E, S]) -> None:
-        super().__init__(archive, SyncRunner())
+    def __init__(self, archive: ArchiveOperations[E, S], foreign: HoldsForeign) -> None:
+        super().__init__(archive, SyncRunner(), (foreign,))
         self._snapshots = archive
         own(self, archive.close)
 

@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from purpose_agent.runtime import checkpoint as theirs
 
-from runstream import DrainWorker
+from runstream import DrainWorker, SQLiteCheckpointer
+from runstream.cli.restore import _restore, _wanted
 from runstream.model.errors import (
     ConfigurationError,
     HistoryDiverged,
     StoreUnavailable,
 )
 from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
+from runstream.stores.capabilities import archive_of
 from tests.stores.archive.jsonl.lines import event, numbers, state
 from tests.support.backends import FakeBackend
+from tests.support.commands import run
 from tests.support.drain_tools import open_hot, parked
 
 HOSTILE = [
@@ -133,6 +136,34 @@ def test_a_run_in_two_directories_is_refused_and_holds_up_no_other(tmp_path: Pat
         shutil.rmtree(raw)
         assert numbers(store, "Run") == [1, 2]
         assert store.check_integrity() == []
+
+
+def test_every_command_tells_of_a_run_in_two_directories(fake: FakeBackend, tmp_path: Path) -> None:
+    url = f"jsonl:{tmp_path}"
+    with JSONLCheckpointer[Any, Any](tmp_path) as store:
+        store.save_events([event("Run", 1), event("other", 1)])
+        theirs.JSONLCheckpointer(str(tmp_path)).save_event(event("Run", 2))
+        put_back = restore_all(open_hot(fake), store)
+    assert put_back == {"Run": None, "other": 1}
+    SQLiteCheckpointer(f"{tmp_path}.db").close()
+    for arguments, code in (
+        (["runs", "--url", url], 0),
+        (["status", "--url", url], 0),
+        (["status", "--url", f"sqlite:{tmp_path}.db", "--archive", url], 0),
+        (["verify", "--archive", url], 1),
+    ):
+        said = run(*arguments)
+        assert said.code == code
+        assert "Run' is in two" in " ".join((said.out + said.err).split())
+    assert run("status", "--url", url, "--json").document["refused"].keys() == {"Run"}
+    verdicts = run("verify", "--archive", url, "--json").document["runs"]
+    assert {one["run_id"]: one["is_sound"] for one in verdicts} == {"Run": False, "other": True}
+
+
+def restore_all(hot: Any, store: Any) -> dict[str, int | None]:
+    """The last offset of each run that `runstream restore` puts back; None for one that it refuses."""
+    done = _restore(hot, archive_of(store), _wanted(archive_of(store), None), whole=False)
+    return {one.run_id: None if one.put is None else one.put.last.offset for one in done}
 
 
 def test_a_drain_parks_a_run_in_two_directories_alone(fake: FakeBackend, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@
 :mod:`.run_snapshots`           which snapshots of a run count
 :mod:`.write_batch`             writes all that one call adds to any number of runs
 :mod:`.repair`                  readmits records, cuts a branch off
+:mod:`.drained_runs`            what other programs wrote that does not count
 :mod:`.run_logs`                access to the logs, and each run's head
 :mod:`.operations`              the operations of the archive
 :mod:`.checkpointer`            the archive as a user opens it

@@ -14,6 +14,7 @@ from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
 from runstream.stores.archive.access import check_mode
 from runstream.stores.archive.facade import ArchiveStore
+from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.operations import JSONLOperations
 from runstream.stores.lifecycle import reopen_with
 
@@ -66,15 +67,14 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         check_mode(mode)
         path = Path(base_dir).absolute()
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
-        super().__init__(
-            JSONLOperations(
-                codec,
-                path,
-                busy_timeout_seconds=busy_timeout_seconds,
-                keep_snapshots=keep_snapshots,
-                mode=mode,
-            )
+        operations = JSONLOperations(
+            codec,
+            path,
+            busy_timeout_seconds=busy_timeout_seconds,
+            keep_snapshots=keep_snapshots,
+            mode=mode,
         )
+        super().__init__(operations, DrainedRuns(operations._logs))
         reopen = partial(
             JSONLCheckpointer,
             event_type=event_type,

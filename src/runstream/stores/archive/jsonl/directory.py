@@ -18,10 +18,11 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import Locks, names_in, unavailable, write_file
 from runstream.stores.archive.jsonl.line_format import facts_of, is_header, load_header
 
-__all__ = ["DELETED", "TRASH", "ArchiveDirectory", "remove_run_files"]
+__all__ = ["ABOUT", "DELETED", "TRASH", "ArchiveDirectory", "remove_run_files"]
 
 _FORMAT = 1
-_ABOUT = ".runstream.json"
+ABOUT = ".runstream.json"
+"""The file that makes a directory an archive: its UUID and format."""
 _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )
@@ -59,12 +60,12 @@ class ArchiveDirectory:
 
     def access(self) -> Access:
         """What is given to what is made here: what was asked for, or as the archive's own file has it."""
-        return access_for(self.path, self._mode, self.path / _ABOUT)
+        return access_for(self.path, self._mode, self.path / ABOUT)
 
     def archive_id(self) -> str:
         """The UUID of this archive, which is made when it is first asked for. Takes a lock of its own."""
         if not self._archive_id and not self._read_about():
-            with self.locks.held([_ABOUT]), unavailable(self.path):
+            with self.locks.held([ABOUT]), unavailable(self.path):
                 if not self._read_about():
                     self._make_about()
         return self._archive_id
@@ -76,7 +77,7 @@ class ArchiveDirectory:
         """
         if not self._archive_id:
             return
-        path = self.path / _ABOUT
+        path = self.path / ABOUT
         with unavailable(path):
             try:
                 if _identity(path.stat()) == self._about:
@@ -108,7 +109,7 @@ class ArchiveDirectory:
         path = self.path / DELETED
         with unavailable(path):
             prepared = path.with_name(f"{DELETED}.prepared")
-            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self.path / _ABOUT)
+            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self.path / ABOUT)
             prepared.replace(path)
             sync_directory(self.path)
 
@@ -174,7 +175,7 @@ class ArchiveDirectory:
 
     def _read_about(self) -> bool:
         """Learn the archive's UUID; False if it has none yet."""
-        path, content, identity = self.path / _ABOUT, b"", None
+        path, content, identity = self.path / ABOUT, b"", None
         with unavailable(path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             identity, content = _identity(os.fstat(file.fileno())), file.read()
         if not content:
@@ -195,8 +196,8 @@ class ArchiveDirectory:
 
     def _make_about(self) -> None:
         archive_id = str(uuid.uuid4())
-        path = self.path / _ABOUT
-        prepared = path.with_name(f"{_ABOUT}.prepared")
+        path = self.path / ABOUT
+        prepared = path.with_name(f"{ABOUT}.prepared")
         write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
         # as what is made after it
         give_access(prepared, self.access())

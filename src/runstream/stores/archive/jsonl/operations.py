@@ -33,6 +33,7 @@ from runstream.stores.archive.base import (
 )
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import DELETED
+from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.line_format import NOT_READ
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
@@ -106,6 +107,11 @@ class JSONLOperations(ArchiveOperations[E, S]):
                 with suppress(HistoryDiverged):
                     found.append((run_id, self._logs.head_in_brief(self._logs.log(run_id))))
         return ((run_id, head) for run_id, head in found if head is not None)
+
+    def run_ids(self) -> Iterator[str]:
+        """The ids of the runs that the archive holds, also of one in two directories, which is refused."""
+        known = [run_id for run_id, _ in self._load_heads()]
+        return iter([*known, *DrainedRuns(self._logs).refused()])
 
     @in_one_call
     def run_info(self, run_id: str) -> RunInfo | None:

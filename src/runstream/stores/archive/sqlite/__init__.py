@@ -3,6 +3,7 @@
 =======================  =========================================================================
 :mod:`.queries`          the rows of runs and lanes, and transactions
 :mod:`.foreign_rows`     what purpose-agent wrote, made part of the archive
+:mod:`.drained_runs`     what purpose-agent wrote that is not adopted
 :mod:`.schema`           the tables, and how a file gets them
 :mod:`.file_identity`    whether the archive's files are still those that are open
 :mod:`.connection`       the file, opened: threads, forks, errors of runstream

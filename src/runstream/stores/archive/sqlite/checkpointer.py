@@ -16,6 +16,7 @@ from runstream.operations.arguments import check_count
 from runstream.stores.archive.access import check_mode
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.sqlite.connection import absolute_path
+from runstream.stores.archive.sqlite.drained_runs import DrainedRuns
 from runstream.stores.archive.sqlite.operations import SQLiteOperations
 from runstream.stores.lifecycle import reopen_with
 
@@ -70,17 +71,16 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         check_mode(mode)
         path = absolute_path(db_path)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
-        super().__init__(
-            SQLiteOperations(
-                codec,
-                path,
-                busy_timeout_seconds=busy_timeout_seconds,
-                require_lease=require_lease,
-                keep_snapshots=keep_snapshots,
-                mode=mode,
-                clock=clock,
-            )
+        operations = SQLiteOperations(
+            codec,
+            path,
+            busy_timeout_seconds=busy_timeout_seconds,
+            require_lease=require_lease,
+            keep_snapshots=keep_snapshots,
+            mode=mode,
+            clock=clock,
         )
+        super().__init__(operations, DrainedRuns(operations._file))
         reopen = partial(
             SQLiteCheckpointer,
             event_type=event_type,

@@ -21,6 +21,7 @@ from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.stores.archive.base import deleted_here, new_entries, planned_entries
 from runstream.stores.archive.sqlite.deletion import was_deleted
+from runstream.stores.archive.sqlite.drained_runs import note_drained
 from runstream.stores.archive.sqlite.lease_table import in_force
 from runstream.stores.archive.sqlite.queries import (
     GET_ASIDE,
@@ -42,7 +43,6 @@ _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset
 _AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _VALUES = _AND_ANOTHER.count("?")
 _VALUES_AT_ONCE = 100 * _VALUES  # every SQLite takes 999
-_SET_DRAINED = "INSERT OR IGNORE INTO drained (run_id) VALUES (?)"
 _GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
 _GET_KEY = "SELECT offset, chain FROM events WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
 _SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
@@ -128,7 +128,7 @@ class WriteBatch:
             self._connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
         self._connection.executemany(SET_ASIDE, self._aside)
         self._connection.executemany(SET_LANE, [(*lane, offset) for lane, offset in self._lanes.items()])
-        self._connection.executemany(_SET_DRAINED, [(run_id,) for run_id in self._drained])
+        note_drained(self._connection, self._drained)
         save_heads(self._connection, self._heads)
 
     # -- inside --------------------------------------------------------------------------------------------
