@@ -7,9 +7,11 @@ from typing import Any
 from runstream.model.errors import ConfigurationError
 from runstream.model.results import E, S
 from runstream.stores.archive.facade import ArchiveStore
-from runstream.stores.async_facade import AsyncSnapshotStore
-from runstream.stores.facade import SnapshotStore
+from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
+from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.facade import SnapshotStore, Store
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.operations import TieredOperations
 
 __all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer"]
@@ -33,7 +35,7 @@ class TieredCheckpointer(SnapshotStore[E, S]):
     """
 
     def __init__(self, hot: RedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
-        _check_parts(hot, RedisCheckpointer, archive)
+        _check_parts(hot, archive, facade=Store, named="RedisCheckpointer")
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
@@ -58,7 +60,7 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
     """
 
     def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
-        _check_parts(hot, AsyncRedisCheckpointer, archive)
+        _check_parts(hot, archive, facade=AsyncStore, named="AsyncRedisCheckpointer")
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
 
@@ -72,14 +74,14 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
         await self._runner.prepare()
 
 
-def _check_parts(hot: Any, kind: type[Any], archive: Any) -> None:
-    """Raise ConfigurationError for stores that are no two parts of a tiered one."""
-    if not isinstance(hot, kind):
+def _check_parts(hot: Any, archive: Any, *, facade: type[Any], named: str) -> None:
+    """Raise ConfigurationError for stores that are no two parts of a tiered one: by what they do themselves."""
+    if not isinstance(hot, facade) or not isinstance(hot._operations, HotOperations):
         raise ConfigurationError(
-            f"a tiered store writes to a {kind.__name__}, and a {type(hot).__name__} is none: pass one first, and"
-            " the archive second"
+            f"a tiered store writes to a {named}, and a {type(hot).__name__} is none: pass one first, and the"
+            " archive second"
         )
-    if not isinstance(archive, ArchiveStore):
+    if not isinstance(archive, Store) or part_of(archive._operations, Archive) is None:
         raise ConfigurationError(
             f"a {type(archive).__name__} is no archive: pass a SQLiteCheckpointer or a JSONLCheckpointer after the"
             " Redis store"

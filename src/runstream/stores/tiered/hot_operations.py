@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runstream.model.results import Cursor, E, RunInfo, S, Snapshot
 from runstream.operations.arguments import StateChange
@@ -13,6 +13,7 @@ from runstream.operations.operation import Operation
 __all__ = ["HotOperations"]
 
 
+@runtime_checkable
 class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     """The operations of a store out of which a drain worker moves what it has archived: Redis.
 
