@@ -48,6 +48,7 @@ class Rig:
             self.store = connect(self.proxy.url, **options)
         else:
             self.store = Blocking(loop, loop.run(_opened(self.proxy.url, options)))
+        self.store.save_event(make_event("other"))  # the rights are asked for
         self.plain: Any = RedisCheckpointer(server.raw, namespace=namespace)
 
     def events(self, run_id: str = "r") -> list[PAEvent]:

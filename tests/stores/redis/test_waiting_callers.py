@@ -59,6 +59,7 @@ def check(offsets: list[int], held: list[Any]) -> None:
 
 def test_threads_that_wait_send_nothing(server: Server, proxy: FaultProxy, namespace: str) -> None:
     with connect(url_of(proxy, namespace)) as store, ThreadPoolExecutor(1 + WAITING) as threads:
+        store.append("other", make_events("other", 1))  # the rights are asked for
         proxy.arm(Fault.DROP_REPLY)
         with pytest.raises(StoreUnavailable):
             store.append("r", EVENTS[:1])
@@ -79,6 +80,7 @@ def test_threads_that_wait_send_nothing(server: Server, proxy: FaultProxy, names
 
 async def test_tasks_that_wait_send_nothing(server: Server, proxy: FaultProxy, namespace: str) -> None:
     async with connect_async(url_of(proxy, namespace)) as store:
+        await store.append("other", make_events("other", 1))  # the rights are asked for
         proxy.arm(Fault.DROP_REPLY)
         with pytest.raises(StoreUnavailable):
             await store.append("r", EVENTS[:1])

@@ -64,7 +64,4 @@ if remove then
   try('HSETNX', key, 'x', '')
   lacking(unpack(remove))
 end
-for name in pairs(wanted) do
-  if remove or name ~= 'HSET' and name ~= 'HSETNX' then return redis.error_reply('ERR no way to try ' .. name) end
-end
 return broken or missing
