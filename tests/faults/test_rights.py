@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +20,10 @@ from runstream import (
     connect,
     connect_async,
 )
+from runstream.repair.mend import mend_run
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
+from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts import library
 from tests.support.backends import ServerBackend
 from tests.support.kinds import REAL
@@ -236,13 +238,107 @@ def test_the_question_is_asked_once(backend_of: ServerBackend, server: Server) -
 @on_a_server
 @pytest.mark.parametrize("command", by_default(ROLES["append"], "HSET", "DEL", "PERSIST", "ZADD"))
 def test_a_server_that_renamed_a_command_is_refused(server: Server, command: str) -> None:
+    """What it holds stays as it is, is read, and gone on with once the server has the command again."""
     with tempfile.TemporaryDirectory(prefix="runstream-") as directory:
-        node = Node(server.name, directory, "--rename-command", command, "")
-        try:
-            # what is needed to open, or to ask, is missed there
+        with running(server.name, directory) as (node, url), connect(url) as store:
+            store.append("r", make_events("r", 3), snapshot=make_state("r"))
+            node.raw.save()
+        with running(server.name, directory, "--rename-command", command, "") as (node, url):
+            before = {key: node.raw.dump(key) for key in node.raw.keys("*")}
+            # what is needed to open is missed there
             with pytest.raises(ConfigurationError, match=f"(?i){command}"):
-                connect(f"unix://{node.socket_path}").save_event(make_event("r"))
-            assert not node.raw.keys("*:run:*")
-            assert node.raw.dbsize() in (0, 17)
-        finally:
-            node.end()
+                connect(url).save_event(make_event("r", 4))
+            assert {key: node.raw.dump(key) for key in node.raw.keys("*")} == before
+            if command not in {"HGET", "HMGET", "XRANGE"}:
+                with connect(url) as store:
+                    assert len(store.list_events("r")) == 3
+        with running(server.name, directory) as (node, url), connect(url) as store:
+            assert store.append("r", [make_event("r", 4)]).last_offset == 4
+            assert verify_run("r", hot=store).is_sound
+
+
+@contextmanager
+def running(name: str, directory: str, *options: str) -> Iterator[tuple[Node, str]]:
+    node = Node(name, directory, *options)
+    try:
+        yield node, f"unix://{node.socket_path}"
+    finally:
+        node.end()
+
+
+# -- the page --------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs/rights.md"
+_RULE = re.compile(r"^\| an? (.*?) \| .*?`(?:~\{runstream\* )?(\+[^`]*)` \|$", re.MULTILINE)
+RULES = {
+    who.split(" (")[0]: rules.replace("\\|", "|").split() for who, rules in _RULE.findall(PAGE.read_text("utf-8"))
+}
+
+
+def reads(url: str, _: Path) -> None:
+    with connect(url) as store:
+        assert len(list(store.read("r"))) == len(list(store.read("r", reverse=True))) == 3
+        assert len(store.list_events("r")) == len(store.list_events("r", 1)) + 1 == 3
+        assert store.recover("r").offset == 3
+        assert store.load_snapshot("r") is not None
+        assert store.run_info("none") is None
+        assert not store.list_events("none")
+        assert {info.run_id for info in store.runs()} == {*store.list_runs()}
+        assert [info.run_id for info in store.runs(session_id="s", updated_after=1.0)] == ["r"]
+        with pytest.raises(TimeoutError):
+            list(store.follow("r", idle_timeout=0.01))
+
+
+def writes_all(url: str, place: Path) -> None:
+    reads(url, place)
+    with connect(url, resend_lost=True, max_hot_events=100) as limited:
+        limited.append("r", make_events("r", 2), keys=["d", "e"])
+    with connect(url) as opened:
+        store = cast("Store", opened)
+        store.recover("r")
+        for write in writes().values():
+            write(store)
+        with store.open_run("r", lane_id="x", lease_ttl=30, owner="o") as run:
+            run.emit("a")
+            run.checkpoint()
+        assert store.append("r", []).last_offset
+        assert store.delete_run("new")
+
+
+def reads_and_drains(url: str, place: Path) -> None:
+    reads(url, place)
+    drains(url, place)
+
+
+def drains(url: str, place: Path) -> None:
+    with connect(url) as store, closing(SQLiteCheckpointer[Any, Any](place / "archive.db")) as archive:
+        for _ in range(2):
+            worker = DrainWorker(store, [archive], retire_after_seconds=0, forget_after_seconds=0)
+            worker.drain_once()
+        assert "done" not in store.list_runs()
+        namespace_of(store).status()
+
+
+def operates(url: str, place: Path) -> None:
+    writes_all(url, place)
+    drains(url, place)
+    with connect(url) as store, closing(SQLiteCheckpointer[Any, Any](place / "archive.db")) as archive:
+        mend_run(store, "r")
+        store.delete_run("r")
+        put_back(store, archive, "r")
+        assert mend_run(store, "r") == []
+
+
+@needs_server
+@on_a_server
+@pytest.mark.parametrize("who", ["reader", "writer", "worker", "operator"])
+def test_the_rules_of_the_page_are_enough(
+    backend_of: ServerBackend, user: Callable[..., str], tmp_path: Path, who: str
+) -> None:
+    parts = {"writer": ["reader"], "worker": ["reader"], "operator": ["reader", "writer", "worker"]}
+    rules = [rule for one in [*parts.get(who, []), who] for rule in RULES[one]]
+    store = backend_of.open()
+    store.append("r", make_events("r", 3, session_id="s"), keys=["a", "b", "c"], snapshot=make_state("r"))
+    store.append("done", [make_event("done", 1, kind=EventKind.RUN_FINISHED)])
+    url = user("-@all", "resetkeys", f"~{{{backend_of.namespace}*", *rules)
+    {"reader": reads, "writer": writes_all, "worker": reads_and_drains, "operator": operates}[who](url, tmp_path)

@@ -1,10 +1,10 @@
-"""``runstream verify``: verify runs in Redis, in archives, or in each against the others."""
+"""``runstream verify``: verify runs in Redis, in archives, or in each against the others, and mend runs."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -16,7 +16,13 @@ from runstream.cli.support.options import AsJson, Url, open_archive, open_existi
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.history.archived import ArchivedHistory
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import (
+    ConcurrencyConflict,
+    ConfigurationError,
+    CorruptRecordError,
+    UnsupportedVersion,
+)
+from runstream.repair.mend import mend_run
 from runstream.repair.verify import Difference, Verdict, verify_run
 from runstream.stores.capabilities import Archive, ChecksIntegrity, HasColumns, part_of
 from runstream.stores.protocol import RunStore
@@ -28,7 +34,9 @@ EPILOG = """Examples:
 
 runstream verify --url redis://localhost --archive sqlite:archive.db
 
-runstream verify run-42 --archive sqlite:archive.db --archive jsonl:archive/ --json"""
+runstream verify run-42 --archive sqlite:archive.db --archive jsonl:archive/ --json
+
+runstream verify run-42 --url redis://localhost --repair"""
 
 
 @dataclass(slots=True)
@@ -71,6 +79,10 @@ def verify(
             metavar="ARCHIVE", help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one."
         ),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Make runs in Redis whole again whose events are all there; see above."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check runs in Redis, in archives, or in each against the others.
@@ -82,26 +94,38 @@ def verify(
     Prints a table, and the first difference of each run, with its offset and what each side has. A difference is
     exit code 1. Records that do not read are counted; kept aside as they were, they are no difference. Runs that
     are written to and trimmed meanwhile are no obstacle. Nothing is changed.
+
+    With --repair, a run in Redis that has a difference is made whole from what its stream holds, and verified
+    again: an append that the server refused in its midst is finished; a meta that was removed is made anew, as
+    long as all of the run is in Redis (leases are void then, and what was archived is proven again); a run that is
+    missing from the list of runs, or is not due, is put there. Nothing is taken away, and what the stream does not
+    prove is left as it is.
     """
     began = time.monotonic()
     verdicts: list[Verdict] = []
+    repairs: dict[str, Sequence[str]] = {}
     with ExitStack() as opened:
         stores = _open(opened, url, archive or ())
+        if repair and stores.hot is None:
+            raise ConfigurationError("--repair is for runs in Redis: give --url")
         wanted = _wanted(stores, run)
         with showing_progress("verifying", sum(wanted.values())) as advance:
             for run_id in wanted:
-                verdicts.append(  # noqa: PERF401 - a bar moves
-                    verify_run(run_id, hot=stores.hot, sinks=stores.archives, on_progress=advance)
-                )
+                verdict = verify_run(run_id, hot=stores.hot, sinks=stores.archives, on_progress=advance)
+                if repair and not verdict.is_sound and (done := _mended(stores, run_id)):
+                    repairs[run_id] = done
+                    verdict = verify_run(run_id, hot=stores.hot, sinks=stores.archives)
+                verdicts.append(verdict)
     seconds = time.monotonic() - began
     events = sum(one.events for verdict in verdicts for one in verdict.checked)
     rate = round(events / max(seconds, 1e-6))
     is_sound = not stores.damaged and all(verdict.is_sound for verdict in verdicts)
     if as_json:
-        facts = {"is_sound": is_sound, "runs": [_facts(one) for one in verdicts], "damaged": stores.damaged}
+        runs = [{**_facts(one), "repaired": repairs.get(one.run_id, [])} for one in verdicts]
+        facts = {"is_sound": is_sound, "runs": runs, "damaged": stores.damaged}
         emit_json({**facts, "events": events, "seconds": round(seconds, 3), "events_per_second": rate})
     else:
-        _print(stores, verdicts)
+        _print(stores, verdicts, repairs)
         say(f"{len(verdicts)} runs, {events} events in {seconds:.1f} s: {rate} events/s")
     if not is_sound:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
@@ -126,6 +150,17 @@ def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Store
     elif not archives:
         raise ConfigurationError("there is nothing to verify: give --url, --archive, or both")
     return stores
+
+
+def _mended(stores: _Stores, run_id: str) -> Sequence[str]:
+    """Mend a run; what was done. What cannot be mended stays the difference that it is, with why on stderr."""
+    if stores.hot is None:
+        return ()
+    try:
+        return mend_run(stores.hot, run_id)
+    except (CorruptRecordError, UnsupportedVersion, ConcurrencyConflict) as error:
+        say(f"run {run_id!r} was not repaired: {error}")
+        return ()
 
 
 def _wanted(stores: _Stores, run_ids: Sequence[str] | None) -> dict[str, int]:
@@ -155,7 +190,7 @@ def _difference_facts(difference: Difference) -> dict[str, Any]:
     return {"offset": difference.offset, "what": difference.what, "sides": sides}
 
 
-def _print(stores: _Stores, verdicts: Sequence[Verdict]) -> None:
+def _print(stores: _Stores, verdicts: Sequence[Verdict], repairs: Mapping[str, Sequence[str]]) -> None:
     rows: list[tuple[object, ...]] = []
     for verdict in verdicts:
         found = verdict.difference
@@ -166,6 +201,8 @@ def _print(stores: _Stores, verdicts: Sequence[Verdict]) -> None:
     for location, problems in stores.damaged.items():
         for problem in problems:
             say(f"{location}: {problem}")
+    for run_id, done in repairs.items():
+        say(f"run {run_id!r} was repaired: {'; '.join(done)}")
     for verdict in verdicts:
         if verdict.difference is not None:
             say(f"run {verdict.run_id!r}: {verdict.difference}")

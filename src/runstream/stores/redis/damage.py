@@ -27,7 +27,8 @@ def corrupt_key(run_id: str, key: str, why: str) -> CorruptRecordError:
     shell_word = quote(run_id)
     return CorruptRecordError(
         f"key {key!r} of run {run_id!r} is damaged: {why}; no other run is affected: see `runstream verify"
-        f" {shell_word}`, then put it right, or delete the run and restore it: `runstream restore {shell_word}`",
+        f" {shell_word}`, which puts right what it can with --repair; or delete the run and restore it: `runstream"
+        f" restore {shell_word}`",
         run_id=run_id,
         key=key,
     )

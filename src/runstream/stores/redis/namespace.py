@@ -16,6 +16,7 @@ from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
 from runstream.stores.capabilities import part_of
 from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.operations import unfinished
 from runstream.stores.redis.operations.admin import append_again as appending
 from runstream.stores.redis.operations.admin import cursor_check, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
@@ -82,6 +83,7 @@ class Namespace:
     park_unread = _method(drain.park_unread)
     take_off = _method(drain.take_off)
     sweep_page = _method(sweep.sweep_page)
+    relist = _method(sweep.relist)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
     report = _method(drain.report)
     sign_off = _method(drain.sign_off)
@@ -112,6 +114,7 @@ class Namespace:
     switch_history = _method(restore.switch_history)
     append_again = _method(appending.append_again)
     unpark = _method(restore.unpark)
+    adopt = _method(unfinished.adopt)
 
 
 def namespace_of(store: Any) -> Namespace:

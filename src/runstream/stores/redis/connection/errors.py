@@ -149,9 +149,9 @@ def _refused(error: exceptions.ResponseError) -> ConfigurationError:
         )
     if _IN_SCRIPT.search(text):
         return ConfigurationError(
-            f"a right was taken away, and the server refused a script in its midst ({text}): what that had begun"
-            " of a run is finished by the next append to it, or by `runstream verify --repair`; the next call"
-            " names what is missing"
+            f"a right was taken away, and the server refused a script in its midst ({text}); what that had begun"
+            " of a run is finished by the next append to it, or by `runstream verify --repair`: send the same"
+            " events again, and they are there once; the next call names what is missing"
         )
     return ConfigurationError(f"the server refused a command: {text}")
 

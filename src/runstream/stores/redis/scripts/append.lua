@@ -52,6 +52,7 @@
 --         {'snapshot', revision}    compare: another snapshot was saved since
 --         {'whole'}                 the difference does not apply: send the whole snapshot
 --         {'damaged', key, why}     a key of the run does not hold what it must
+--         {'unfinished'}            an append that was refused in its midst has left entries: adopt them, and send again
 --
 -- After an append: offsets are dense; the id of entry n is n-chain(n); meta's `last` is the last entry's id;
 -- the run is due, and listed by its last update, to the second; no entry's record has more bytes than meta's `largest`,
@@ -60,7 +61,10 @@
 -- nothing has been, the snapshot included.
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
 -- assumed: they have events up to there, and no snapshot covers any of them.
--- All checks come before the first write, and the first write is the one that can fail (an XADD).
+-- A batch whose events are those that were adopted from an append that was refused in its midst is the same, sent
+-- again: it gets their cursors, as if their keys had been known, and its snapshot is saved.
+-- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
+-- meta: what a refusal leaves behind is not in it.
 
 local sent_at, seen_start, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) ?(.*)$')
 local expected, most, status, lanes, described, leases, snapshots = '-', '-', '-', 1, 0, '0', '0'
@@ -113,14 +117,19 @@ if meta[1] and not (meta[2] and meta[11]) or meta[2] and not meta[1] then
   fault = fault or {'damaged', KEYS[2], 'it lacks the fields start, last or updated'}
 elseif not meta[1] then
   local events = call('TYPE', KEYS[1])['ok']
-  if events == 'stream' then
+  if events == 'stream' and call('EXISTS', KEYS[3]) == 0 then
+    fault = fault or {'unfinished'} -- no append to it has ever come to its end
+  elseif events == 'stream' then
     fault = {'damaged', KEYS[2], 'it was removed, while other keys of the run are there'}
   elseif events ~= 'none' then
     fault = {'damaged', KEYS[1], 'it is a ' .. events .. ', and must be a stream'}
   end
 elseif meta[2] ~= (meta[10] or meta[1]) and not is_tombstone(meta[8]) and call('EXISTS', KEYS[1]) == 0 then
   fault = fault or {'damaged', KEYS[1], 'it was removed, with events that no archive has'}
+elseif not fault and call('XRANGE', KEYS[1], '(' .. meta[2], '+', 'COUNT', 1)[1] then
+  fault = {'unfinished'}
 end
+check('adopted', meta[13], '^%d+%-%d+ %d+%-%d+ %d+$')
 if fault then return fault end
 
 -- where each part begins in the arguments
@@ -205,10 +214,31 @@ if seen ~= '-' and seen ~= meta[2] then
   end
 end
 
--- which events are new: all of them, but for those whose keys are known, to the run or by now to this batch
+-- which events are new: all of them, but for those that were adopted, or whose keys are known, to the run or by now to
+-- this batch
 local known_cursors, key_of = {}, {}
 local written, has_keys = #ARGV - at_records + 1, nil
-if described > 0 then
+local count, adopted, adopted_after = written, nil, nil -- adopted: what stays noted as such, or ''
+if meta[13] then
+  local after, upto, at = match(meta[13], '^(%S+) (%S+) (%d+)$')
+  if tonumber(at) < microseconds - window then
+    adopted = ''
+  elseif count > 0 then
+    local to, fingerprint = parse_cursor(after)
+    local cursors, cursor = {}, after
+    for i = at_records, #ARGV do
+      to, fingerprint = to + 1, following(fingerprint, ARGV[i])
+      cursor = text(to) .. '-' .. text(fingerprint)
+      cursors[#cursors + 1] = cursor
+    end
+    if cursor == upto or (to < parse_cursor(upto) and call('XRANGE', KEYS[1], cursor, cursor)[1]) then
+      known_cursors, written, adopted_after = cursors, 0, parse_cursor(after)
+      adopted = cursor == upto and '' or cursor .. ' ' .. upto .. ' ' .. at
+      for i = 1, lanes do touched[i].first_index, touched[i].last_index = nil, nil end
+    end
+  end
+end
+if described > 0 and not adopted_after then
   local keys_key = KEYS[#KEYS - (snapshot and 1 or 0)]
   has_keys = call('HGET', KEYS[2], 'keyed')
   if has_keys and call('EXISTS', keys_key) == 0 then return {'damaged', keys_key, 'it was removed'} end
@@ -242,10 +272,10 @@ if not meta[1] then
   if has and has ~= partitions then return {'partitions', has} end
 end
 
-local is_nothing = described > 0 and written == 0
+local is_nothing = written == 0 and (adopted_after and not snapshot or described > 0 and not adopted_after)
 if is_nothing then
   snapshot = nil
-elseif expected ~= '-' and tonumber(expected) ~= offset then
+elseif not adopted_after and expected ~= '-' and tonumber(expected) ~= offset then
   return {'conflict', text(offset)}
 elseif most ~= '-' and written > 0 then
   local entries = call('XLEN', KEYS[1])
@@ -282,6 +312,8 @@ if snapshot then
   local lane = snapshot.lane and lane_of[snapshot.lane]
   local before, since = offset, nil
   if lane then before, since = tonumber(lane.last), tonumber(lane.since or lane.since_ever or nil) end
+  -- of adopted events that nothing has followed, too
+  if adopted_after and known_cursors[count] == former then before = math.min(before, adopted_after) end
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
   local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
   snapshot.covered = tonumber(base)
@@ -313,11 +345,11 @@ local function seq_in_mark(seq, first, former)
   return seq
 end
 
--- Keeps a reply with its producer. When that is new there, some of the others are looked at, and those that were silent
--- for too long are forgotten: so a run does not remember every process that ever wrote to it, and no append looks at all
--- of them. `swept` says where the next one goes on; when they were last heard is noted.
-local function keep(producer, reply)
-  if call('HSET', KEYS[3], producer, reply) == 0 or call('HLEN', KEYS[3]) <= 16 then return end
+-- Looks at some producers, if there are many, and forgets those that were silent for too long: so a run does not remember
+-- every process that ever wrote to it, and no append looks at all of them. `swept` says where the next one goes on; when
+-- those that were forgotten were last heard is noted.
+local function forget_silent()
+  if call('HLEN', KEYS[3]) < 16 then return end
   local from = call('HGET', KEYS[2], 'swept') or ''
   local swept = call('HSCAN', KEYS[3], #from < 19 and match(from, '^%d+$') or '0', 'COUNT', 16)
   local since, known, forgotten = now - window, swept[2], 0
@@ -350,11 +382,10 @@ for i = at_records, #ARGV do
     end
   end
 end
-if keyed[1] and not has_keys then change('keyed', '1') end
-for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
-  call('HSET', KEYS[#KEYS - (snapshots == '1' and 1 or 0)], unpack(keyed, i, math.min(i + 3999, #keyed)))
+-- Whether the snapshot is the lane's, and covers all of it.
+local function covers(lane)
+  return snapshot and snapshot.lane == lane.name and tonumber(lane.last) <= snapshot.covered
 end
-changed[2] = last
 
 -- the last offset of each lane before this batch, which shows whether a writer knows its lane without a gap, and the
 -- first event of each lane that no snapshot of it covers: from there on the lane is recovered
@@ -365,12 +396,12 @@ for i = 1, lanes do
   if lane.last_index then
     lane.last = text(before_batch + lane.last_index)
     change('lane:' .. lane.name, lane.last .. ' ' .. seq_in_mark(lane.seq, lane.first_seq, lane.mark))
-    if not lane.since then
+    if not lane.since and not covers(lane) then
       change('since:' .. lane.name, lane.since_ever or text(before_batch + lane.first_index))
     end
   end
 end
-for i = 1, described do
+for i = 1, (described > 0 or adopted_after) and count or 0 do
   local known = known_cursors[i]
   if known then
     reply[#reply + 1] = text(i)
@@ -378,18 +409,46 @@ for i = 1, described do
   end
 end
 
+-- What a user may lack the right to comes before what is set: so a refusal leaves entries behind, and nothing else that
+-- counts.
+if by then
+  if not call('HGET', KEYS[3], by_producer) then forget_silent() end
+  call('HSET', KEYS[3], by_producer, by_reply)
+  call('HDEL', KEYS[2], 'by')
+end
+-- a run that stays retired remembers no more producers: all keys of the batch are known, so it never comes to more
+local remembers, is_all = not (is_nothing and is_tombstone(meta[8])), nil
+if remembers and not sent then forget_silent() end
+if not is_nothing then
+  if not meta[1] then
+    -- up to 0.1.0, what a lease noted of a run that was not there yet was to expire, and what a forgotten run has left
+    call('PERSIST', KEYS[2])
+    call('PERSIST', KEYS[3])
+  end
+  if snapshot and snapshot.lane and covers(lane_of[snapshot.lane]) then
+    call('HDEL', KEYS[2], 'since:' .. snapshot.lane)
+  end
+  -- where others have appended without `largest`, the sizes of what is here are not known
+  is_all = not meta[1] or not meta[12] and call('XLEN', KEYS[1]) == written
+  enlist(KEYS[4], now, run_id)
+  if session ~= '' and (meta[3] or session) == session then enlist(KEYS[8], now, run_id) end
+  enlist(KEYS[5], 'NX', now, run_id)
+end
+if retired then call('PERSIST', KEYS[3]) end -- up to 0.1.0, the producers of a retired run were to expire
+if adopted == '' then call('HDEL', KEYS[2], 'adopted') end
+
+if keyed[1] and not has_keys then change('keyed', '1') end
+for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
+  call('HSET', KEYS[#KEYS - (snapshots == '1' and 1 or 0)], unpack(keyed, i, math.min(i + 3999, #keyed)))
+end
+changed[2] = last
+
 if snapshot then
   local covered = snapshot.covered
   if snapshot.form == 'whole' then call('DEL', snapshot.key) end
-  local at = snapshot.at
-  for _ = 1, snapshot.sets do
-    call('HSET', snapshot.key, ARGV[at], ARGV[at + 1])
-    at = at + 2
-  end
-  for _ = 1, snapshot.removes do
-    call('HDEL', snapshot.key, ARGV[at])
-    at = at + 1
-  end
+  local at_removes = snapshot.at + 2 * snapshot.sets
+  for i = at_removes, at_removes + snapshot.removes - 1 do call('HDEL', snapshot.key, ARGV[i]) end
+  for i = snapshot.at, at_removes - 1, 2 do call('HSET', snapshot.key, ARGV[i], ARGV[i + 1]) end
   call('HSET', snapshot.key, 'offset', text(covered), 'revision', text(snapshot.revision),
     'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
   if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
@@ -402,17 +461,12 @@ if not is_nothing then
     change('start', start)
     change('created', now)
     call('HSET', KEYS[6], 'partitions', partitions)
-    -- up to 0.1.0, what a lease noted of a run that was not there yet was to expire, and what a forgotten run has left
-    call('PERSIST', KEYS[2])
-    call('PERSIST', KEYS[3])
   end
   if status ~= '-' then
     change('status', status)
   elseif not meta[1] then
     change('status', 'running')
   end
-  -- where others have appended without it, the sizes of what is here are not known
-  local is_all = not meta[1] or not meta[12] and call('XLEN', KEYS[1]) == written
   if is_all or meta[12] and size > tonumber(meta[12]) then
     change('largest', bound(size))
   end
@@ -421,24 +475,14 @@ if not is_nothing then
     change('mark', former)
     change('retired', meta[8] .. ' ' .. text(retired))
   end
+end
+
+local kept = table.concat(reply, ' ')
+if remembers then call('HSET', KEYS[3], producer, kept) end
+if adopted and adopted ~= '' then call('HSET', KEYS[2], 'adopted', adopted) end
+if not is_nothing then
   for i = 1, #changed, 4000 do
     call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
   end
-  if snapshot and snapshot.lane and tonumber(lane_of[snapshot.lane].last) <= snapshot.covered then
-    call('HDEL', KEYS[2], 'since:' .. snapshot.lane)
-  end
-  enlist(KEYS[4], now, run_id)
-  if session ~= '' and (meta[3] or session) == session then enlist(KEYS[8], now, run_id) end
-  enlist(KEYS[5], 'NX', now, run_id)
 end
-
-if by then
-  call('HDEL', KEYS[2], 'by')
-  keep(by_producer, by_reply)
-end
-local kept = table.concat(reply, ' ')
--- a run that stays retired remembers no more producers: all keys of the batch are known, so it never comes to more
-if is_nothing and is_tombstone(meta[8]) then return kept end
-keep(producer, kept)
-if retired then call('PERSIST', KEYS[3]) end -- up to 0.1.0, the producers of a retired run were to expire
 return kept

@@ -5,8 +5,8 @@
 -- and ends the script itself where the fast path applies: then not even the functions of the other two are made. It
 -- takes nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with
 -- what this file declares: call, format, match, KEYS, ARGV, run_id, session, producer, seen, lane, of_lane, time, now,
--- meta, by, before, sign, highest, the functions add, enlist and bound, and the variables offset, chain, last, at and
--- size, which add works on.
+-- meta, by, before, sign, highest, the functions following, add, enlist and bound, and the variables offset, chain, last,
+-- at and size, which add works on.
 --
 -- KEYS, ARGV and what holds after it: as in append.lua.
 -- Replies if the events were appended: one text of words separated by single spaces: last cursor, server time
@@ -23,10 +23,16 @@ local of_lane = 'lane:' .. lane
 local time = call('TIME')
 local now = time[1] .. format('%06d', time[2])
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease', of_lane, 'since:' .. lane,
-  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest')
+  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest', 'adopted')
 local by = meta[9]
 -- the lane's last offset and seq; nil also if they are damaged
 local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
+
+-- The chain of the event that has this record and follows one with that chain.
+local function following(chain, record)
+  local a, b, c, d = string.byte(record, 2, 5)
+  return (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
+end
 
 -- Appends a record after the run's last event, whose offset and chain these are. `last` becomes the new cursor, `at`
 -- its offset as text, `size` the size of the largest record so far. With the option NOMKSTREAM it returns false, and
@@ -34,8 +40,7 @@ local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
 local offset, chain, last, at
 local size = 0
 local function add(record, option)
-  local a, b, c, d = string.byte(record, 2, 5)
-  offset, chain = offset + 1, (chain * 1021 + a * 16777216 + b * 65536 + c * 256 + d) % 8796093022151
+  offset, chain = offset + 1, following(chain, record)
   at = format('%.0f', offset)
   last = at .. format('-%.0f', chain)
   if #record > size then size = #record end
@@ -57,9 +62,11 @@ local function enlist(set, ...)
   if type(reply) == 'table' and not string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('ZADD', set, ...) end
 end
 
--- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent
-if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8])
-  and not (by and string.sub(by, 1, #producer) ~= producer) then
+-- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent.
+-- What lies behind the last cursor was left by an append that was refused in its midst
+if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8] or meta[13])
+  and not (by and string.sub(by, 1, #producer) ~= producer)
+  and not call('XRANGE', KEYS[1], '(' .. seen, '+', 'COUNT', 1)[1] then
   offset, chain = match(seen, '^(%d+)-(%d+)$')
   local first = offset + 1
   local seq, first_seq = ARGV[8], ARGV[8]
@@ -69,8 +76,6 @@ if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or
   -- without a stream, which may have been removed, the rest decides
   if add(ARGV[9], 'NOMKSTREAM') then
     for i = 10, #ARGV do add(ARGV[i]) end
-    call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
-      'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
     if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
     if meta[12] and size > (tonumber(meta[12]) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
     -- the lists of runs are kept right to the second
@@ -80,6 +85,9 @@ if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or
     end
     -- if some of what came before is not archived, the run is due already
     if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end
+    -- last: what is not in meta has not been appended, and the next append sees to it
+    call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
+      'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
     return last .. ' ' .. now .. ' ' .. before
   end
 end

@@ -18,6 +18,7 @@ from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_call
 
 __all__ = [
+    "ADOPT",
     "ASIDE",
     "MICROSECONDS",
     "PRODUCER_WINDOW_SECONDS",
@@ -54,7 +55,7 @@ WORKER_WINDOW_SECONDS = 24 * 3600
 
 _APPEND = SCRIPT["append"]
 REFILL, SWITCH, UNPARK = (SCRIPT[name] for name in ("refill", "switch", "unpark"))
-ASIDE, RELIST = (SCRIPT[name] for name in ("aside", "relist"))
+ADOPT, ASIDE, RELIST = (SCRIPT[name] for name in ("adopt", "aside", "relist"))
 
 
 def _lease_field(lane_id: str | None) -> str:

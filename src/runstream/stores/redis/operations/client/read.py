@@ -17,6 +17,7 @@ __all__ = ["follow", "read"]
 
 _MAX_SEQUENCE = 2**64 - 1
 _AFTER_A_CUT_SECONDS = 0.02
+_UNFINISHED_SECONDS = 0.05
 
 
 def read(
@@ -51,9 +52,11 @@ def follow(
     reader = RunReader(session, run_id, "raise", None)
     yield from reader.open(cursor)
     idle = IdleTimeout(run_id, query.idle_timeout, session.clock)
+    is_woken = False
     while True:
         head, found = yield from reader.page(position, None)
         if found:
+            is_woken = False
             reader.note(head, found[-1][0])
             position = found[-1][0].offset
             matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
@@ -64,11 +67,14 @@ def follow(
         if head.status in ENDED_STATUSES and head.last.offset <= position:
             return
         idle.check()
+        if is_woken:  # by an entry that no append has come to its end with: it wakes at once, again and again
+            yield Pause(idle.limit(_UNFINISHED_SECONDS))
         wait = idle.limit(session.max_block_seconds)
         # XREAD only wakes the follower: page() fetches what came, with all its checks
         wake = (b"XREAD", b"COUNT", 1, b"BLOCK", max(1, int(wait * 1000)), b"STREAMS", keys.events)
         try:
-            yield Exchange([(*wake, f"{position}-{_MAX_SEQUENCE}")], waits=True)
+            (came,) = yield Exchange([(*wake, f"{position}-{_MAX_SEQUENCE}")], waits=True)
+            is_woken = bool(came)
         except StoreUnavailable:
             # proxies cut a connection on which nothing comes: page() learns whether the server is there
             yield Pause(_AFTER_A_CUT_SECONDS)

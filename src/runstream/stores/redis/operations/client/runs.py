@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -21,6 +20,7 @@ from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import held, resolve_unanswered
+from runstream.stores.redis.operations.unfinished import snapshots_left
 from runstream.stores.redis.replies import (
     noted_time,
     parse_cursor,
@@ -37,7 +37,6 @@ __all__ = ["delete_run", "list_runs", "run_info", "run_info_after", "runs"]
 _log = logging.getLogger("runstream.redis")
 
 _CHUNK = 200
-_SCAN_COUNT = 1000
 _AS_IT_IS = "surrogateescape"
 _INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent")
 
@@ -232,12 +231,4 @@ def _left_without_meta(run: RunKeys) -> Operation[list[str | None] | None]:
     )
     if not left and (meta_type == b"none" or has_last == 0):
         return None
-    lanes: list[str | None] = []
-    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", run.run_snapshot) + "*"
-    cursor = b"0"
-    while True:
-        ((cursor, found),) = yield Exchange([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)])
-        names = (key.decode(errors=_AS_IT_IS)[len(run.run_snapshot) :] for key in found)
-        lanes += [name[1:] if name else None for name in names if name == "" or name[0] == ":"]
-        if cursor == b"0":
-            return lanes
+    return (yield from snapshots_left(run))

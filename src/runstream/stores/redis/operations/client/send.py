@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from runstream.codec.event_codec import EncodedEvent
-from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError
+from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError, StoreUnavailable
 from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.state import status_after
 from runstream.operations.messages import (
@@ -27,6 +27,7 @@ from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
 from runstream.stores.redis.operations.server_policy import check_policy_still
+from runstream.stores.redis.operations.unfinished import adopt
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
 from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, append_call, lane_of_lease
 from runstream.stores.redis.session.in_flight import Attempt, note_unanswered
@@ -37,6 +38,7 @@ __all__ = ["batch_of", "held", "note_reply", "outcome_of", "resolve_unanswered",
 
 _SHORTEST_WAIT_SECONDS = 0.002
 _LONGEST_WAIT_SECONDS = 0.02
+_MOST_ADJUSTMENTS = 5  # each of another kind, but where others leave an append unfinished meanwhile
 
 _Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
 """append.lua's reply: text if the batch was applied, a list [code, ...] if the script rejected it, Refusal if the
@@ -102,8 +104,12 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
 
 def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[Outcome]:
     """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal."""
-    if not isinstance(reply, bytes) and _adjust_call(attempt.session, attempt, reply):
-        (reply,) = yield from _attempt(attempt.session, [attempt])
+    if not isinstance(reply, bytes):
+        try:
+            reply = yield from _adjusted(attempt, reply)
+        except BaseException as error:
+            _note_failure(attempt.session, [attempt], error)
+            raise
     return _first_outcome(attempt, reply)
 
 
@@ -177,29 +183,50 @@ def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]])
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
         for index, attempt in enumerate(attempts):
-            if type(replies[index]) is not bytes and _adjust_call(session, attempt, replies[index]):
-                (replies[index],) = yield Exchange([attempt.call], tolerant=True)
+            if type(replies[index]) is not bytes:
+                replies[index] = yield from _adjusted(attempt, replies[index])
     except BaseException as error:
-        # after an error or a cancellation no caller gets any outcome: all of them have to be resolved
-        session.in_flight.add(attempts)
-        note_unanswered(error, attempts)
+        _note_failure(session, attempts, error)
         raise
     return replies
 
 
-def _adjust_call(
-    session: Session[E, S], attempt: Attempt[Session[E, S]], reply: Sequence[bytes] | Refusal
-) -> bool:
-    """Adjust an attempt's call to what the script refused it for. False if there is nothing to adjust."""
-    if isinstance(reply, Refusal):
-        return False
-    if reply[0] == b"whole" and attempt.batch.snapshot is not None:
+def _note_failure(
+    session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]], error: BaseException
+) -> None:
+    """After an error or a cancellation no caller gets any outcome: all of them have to be resolved."""
+    session.in_flight.add(attempts)
+    note_unanswered(error, attempts)
+
+
+def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[_Reply]:
+    """The reply to a batch once what it has to wait for was done, and it was sent again."""
+    for _ in range(_MOST_ADJUSTMENTS):
+        if isinstance(reply, bytes | Refusal):
+            break
+        try:
+            if not (yield from _adjust(attempt, reply)):
+                break
+        except StoreUnavailable:
+            raise
+        except RunstreamError as error:
+            return Refusal(error)
+        (reply,) = yield Exchange([attempt.call], tolerant=True)
+    return reply
+
+
+def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes]) -> Operation[bool]:
+    """Do what a batch that was not applied has to wait for. False if there is nothing to do."""
+    session, batch = attempt.session, attempt.batch
+    if reply[0] == b"whole" and batch.snapshot is not None:
         # another snapshot was saved since: a difference from the known one no longer fits
-        attempt.batch.snapshot.known_state = None
-    else:
-        return False
-    attempt.call = append_call(session.keys, attempt.batch, attempt.sending)
-    return True
+        batch.snapshot.known_state = None
+        attempt.call = append_call(session.keys, batch, attempt.sending)
+        return True
+    if reply[0] == b"unfinished":
+        yield from adopt(session.keys, batch.run_id)
+        return True
+    return False
 
 
 def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
@@ -266,6 +293,9 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
         if reply[0] == b"damaged":
             key, why = (fact.decode(errors="backslashreplace") for fact in reply[1:])
             return corrupt_key(batch.run_id, key, f"{why}; nothing was written")
+        if reply[0] == b"unfinished":
+            why = "appends to it are refused in their midst all the while; nothing was written"
+            return corrupt_key(batch.run_id, session.keys.run(batch.run_id).events, why)
         return _refusal(session, batch, reply[0], reply[1:])
     try:
         return _applied(attempt, reply)
@@ -290,9 +320,9 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
         for lane, lane_before in zip(lanes, rest, strict=True):
             ends[lane] = int(lane_before), before + lanes[lane].last
         session.coverage.appended(run_id, start, before, last_offset, ends)
-        if batch.snapshot is not None:
-            write = batch.snapshot
-            session.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
+    if batch.snapshot is not None and int(revision):  # it was saved
+        write = batch.snapshot
+        session.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
     applied = Applied(batch.events, former, last, known)
     if session.recent is not None and batch.events:
         session.recent.add(run_id, start.chain, applied.written)

@@ -18,7 +18,7 @@ from runstream.stores.redis.operations.worker.load import HotRun, load_runs
 from runstream.stores.redis.scripts.calls import RELIST
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["BEGINNING", "SweptPage", "run_ids", "sweep_page"]
+__all__ = ["BEGINNING", "SweptPage", "relist", "run_ids", "sweep_page"]
 
 BEGINNING = b"0"
 """The position at which a sweep begins, and that comes back when it is through."""
@@ -52,7 +52,7 @@ def sweep_page(keys: Keys, position: bytes, only: Collection[int] | None = None)
         yield from _keep_count(keys, partitions)
     position, found = yield from _scan(keys, position)
     loaded, damaged = yield from _load(keys, [one for one in found if keys.run(one).partition in partitions])
-    relisted = yield from _relist(keys, loaded)
+    relisted = yield from relist(keys, loaded)
     scores = yield Exchange([(b"ZSCORE", keys.run(one.run_id).partition.due, one.run_id) for one in damaged])
     unparked = [error for error, score in zip(damaged, scores, strict=True) if score is None]
     return SweptPage(position, relisted, unparked)
@@ -105,7 +105,8 @@ def _load(keys: Keys, names: Sequence[str]) -> Operation[tuple[list[HotRun], lis
             return [run for run in runs if run is not None], list(damaged.values())
 
 
-def _relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
+def relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
+    """Put these runs back into the sets that they must be in; the ids of those that were missing from one."""
     commands: list[Command] = []
     for run in runs:
         partition = keys.run(run.run_id).partition

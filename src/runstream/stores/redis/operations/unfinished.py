@@ -1,0 +1,300 @@
+"""Finish an append that the server refused in its midst, as it does where a user lacks a right to a command.
+
+A script is atomic, but not undone: the entries that it had added are in the stream, and the run's meta, which a
+script writes last, does not note them. Nobody was told that they are there, and no reader gives them, but no entry
+of a stream can be taken away so that another one takes its id. So they are taken into the history. Whoever sends
+the same events again gets their cursors: they are there once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from runstream.codec.archive_entries import archive_entries, entry_fields
+from runstream.codec.chain import former_chain, next_chain
+from runstream.codec.record import ERASED, is_sound, record_crc
+from runstream.codec.snapshot_fields import read_saved
+from runstream.model.archive_records import ArchiveEntry
+from runstream.model.errors import ConcurrencyConflict, CorruptRecordError
+from runstream.model.results import Cursor
+from runstream.model.state import STATUSES, status_after
+from runstream.operations.operation import Command, Exchange, Operation
+from runstream.stores.redis.append_batch import LaneSpan, snapshot_field
+from runstream.stores.redis.damage import corrupt_key, parsing
+from runstream.stores.redis.keys import Keys, RunKeys
+from runstream.stores.redis.page_size import PageSize, size_bound
+from runstream.stores.redis.replies import (
+    noted_cursor,
+    noted_size,
+    parse_cursor,
+    parse_map,
+    parse_records,
+    parse_retired,
+)
+from runstream.stores.redis.scripts.calls import ADOPT
+from runstream.stores.redis.scripts.script import script_call
+
+__all__ = ["Adopted", "adopt", "snapshots_left"]
+
+_PAGE = 1000
+_SCAN_COUNT = 1000
+_ATTEMPTS = 10  # at a run that goes on all the while
+_AS_IT_IS = "surrogateescape"
+
+
+class Adopted(NamedTuple):
+    """What was taken into a run's history: the offset of its first entry, and the cursor of its last one."""
+
+    first: int
+    last: Cursor
+
+
+@dataclass(slots=True)
+class _Left:
+    """The entries of a stream that meta does not note, read one after the other.
+
+    Attributes:
+        run: The run's keys.
+        former: The cursor before the first of them.
+        last: The cursor of the last one that was read.
+        covered: Up to where the snapshot of each lane covers the history, where meta does not say.
+        lanes: What they add to each lane, by offset.
+        since: The offset of each lane's first one that no snapshot of it covers.
+        keys: The cursors of those that have callers' keys.
+        kinds: Offset and kind of those that may give the run a status.
+        session_id: The session that they name; "" for none.
+        has_unread: Whether some do not read, so that their lanes are not known.
+        largest: The size of the largest record of them.
+    """
+
+    run: RunKeys
+    former: Cursor
+    last: Cursor
+    covered: Mapping[str | None, int]
+    lanes: dict[str, LaneSpan] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, Cursor] = field(default_factory=dict)
+    kinds: list[tuple[int, str]] = field(default_factory=list)
+    session_id: str = ""
+    has_unread: bool = False
+    largest: int = 0
+
+    def add(self, page: Sequence[tuple[Cursor, bytes]]) -> None:
+        """Add the next entries.
+
+        Raises:
+            CorruptRecordError: One is not what an append adds next.
+            UnsupportedVersion: A newer runstream wrote one.
+        """
+        run_id = self.run.run_id
+        for at, record in page:
+            is_next = at.offset == self.last.offset + 1 and record != ERASED and is_sound(run_id, record)
+            if not is_next or next_chain(self.last.chain, record_crc(record)) != at.chain:
+                why = f"its entry {at} is not one that an append adds after {self.last}"
+                raise corrupt_key(run_id, self.run.events, why)
+            self.last, self.largest = at, max(self.largest, len(record))
+        for entry in archive_entries(run_id, page):
+            self._add_event(entry)
+
+    def _add_event(self, entry: ArchiveEntry) -> None:
+        if entry.key is not None:
+            self.keys.setdefault(entry.key, entry.cursor)
+        try:
+            fields = entry_fields(self.run.run_id, entry) or {}
+        except CorruptRecordError:  # kept aside as bytes, as any such record is
+            self.has_unread = True
+            return
+        lane, seq, at = fields["lane_id"], int(fields["seq"]), entry.offset
+        span = self.lanes.get(lane)
+        self.lanes[lane] = LaneSpan.of(at, seq) if span is None else span.then(at, seq)
+        if at > self.covered.get(lane, 0):
+            self.since.setdefault(lane, at)
+        if status_after([fields["kind"]]):
+            self.kinds.append((at, fields["kind"]))
+        self.session_id = self.session_id or fields.get("session_id") or ""
+
+    def fields(self, meta: Mapping[bytes, bytes]) -> dict[str, str]:
+        """The fields of meta as the append would have set them, but for the times."""
+        fields = {"last": str(self.last)}
+        retired = parse_retired(meta.get(b"retired"))
+        start = self.former if b"start" not in meta else noted_cursor(meta[b"start"])
+        for lane, span in self.lanes.items():
+            known = meta.get(f"lane:{lane}".encode())
+            fields[f"lane:{lane}"] = self._mark(span, b"" if known is None and retired is not None else known)
+            if f"since:{lane}".encode() not in meta and lane in self.since:
+                # of a lane that was retired the worst is assumed; see append.lua
+                is_lost = known is None and retired is not None and self.former.offset > start.offset
+                fields[f"since:{lane}"] = str(start.offset + 1 if is_lost else self.since[lane])
+        if self.keys and b"keyed" not in meta:
+            fields["keyed"] = "1"
+        if self.session_id and not meta.get(b"session"):
+            fields["session"] = self.session_id
+        if retired is not None and retired.offset is None:
+            fields["mark"] = str(self.former)
+            fields["retired"] = f"{meta[b'retired'].decode()} {self.former.offset}"
+        if b"start" not in meta:
+            fields["start"] = str(self.former)
+        largest = noted_size(meta.get(b"largest"))
+        if b"start" not in meta or (largest is not None and self.largest > largest):
+            fields["largest"] = str(size_bound(self.largest))
+        return fields
+
+    def _mark(self, span: LaneSpan, former: bytes | None) -> str:
+        """Meta's mark of a lane; see seq_in_mark in append.lua."""
+        rises = span.rises and not self.has_unread
+        if former is not None:
+            _, _, highest = former.partition(b" +")
+            rises = rises and highest.isdigit() and span.first_seq >= int(highest)
+        return f"{span.last} {'+' if rises else ''}{span.last_seq}"
+
+
+class _Snapshots(NamedTuple):
+    """The snapshots of a run that no meta notes: meta's fields for them, what they cover, and the run's status."""
+
+    fields: Mapping[str, str]
+    covered: Mapping[str | None, int]
+    status: str | None
+
+
+def adopt(keys: Keys, run_id: str, *, rebuild: bool = False) -> Operation[Adopted | None]:
+    """Take into a run's history what is in its stream and not in its meta.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The run.
+        rebuild: Where the run has no meta, and may have had one: make it anew from all that is left. Leases are
+            void then, and what was archived is proven again.
+
+    Returns:
+        What it was; None if there is nothing of the kind.
+
+    Raises:
+        CorruptRecordError: What is there is not what an append adds, or not all that there once was.
+        UnsupportedVersion: A newer runstream wrote it.
+        ConcurrencyConflict: The run goes on all the while.
+    """
+    run = keys.run(run_id)
+    for _ in range(_ATTEMPTS):
+        reply, first = yield Exchange([(b"HGETALL", run.meta), (b"XRANGE", run.events, "-", "+", b"COUNT", 1)])
+        meta = parse_map(reply)
+        is_new = b"start" not in meta and b"last" not in meta
+        if not first:
+            return None
+        if is_new:
+            left, found = yield from _without_meta(run, first, rebuild=rebuild)
+        else:
+            with parsing(run):
+                last = noted_cursor(meta[b"last"])
+            left, found = _Left(run, last, last, {}), _Snapshots({}, {}, None)
+        yield from _read(left)
+        if left.last == left.former:
+            return None
+        if is_new:
+            yield from _check_nothing_is_lost(left, found)
+        if (yield from _adopt(keys, left, meta, found, drops=is_new and not rebuild)):
+            return Adopted(left.former.offset + 1, left.last)
+    raise ConcurrencyConflict(
+        f"run {run_id!r} went on all the while that its end was looked at: send the same call again",
+        expected=left.former.offset,
+        actual=left.last.offset,
+    )
+
+
+def _without_meta(run: RunKeys, first: Sequence[Any], *, rebuild: bool) -> Operation[tuple[_Left, _Snapshots]]:
+    """The beginning of what is left of a run without a meta, and its snapshots."""
+    at, (record,) = parse_cursor(first[0][0]), parse_records(first)
+    if at.offset != 1 or not is_sound(run.run_id, record):
+        why = f"it was removed, and the stream begins with {at}: its beginning has left Redis, or does not read"
+        raise corrupt_key(run.run_id, run.meta, why)
+    start = Cursor(0, former_chain(at.chain, record_crc(record)))
+    found = (yield from _snapshots(run)) if rebuild else _Snapshots({}, {}, None)
+    return _Left(run, start, start, found.covered), found
+
+
+def _next_page(left: _Left, pages: PageSize) -> list[Command]:
+    after = f"({left.last}" if left.last.offset else "-"
+    return [(b"XRANGE", left.run.events, after, "+", b"COUNT", pages.count)]
+
+
+def _read(left: _Left) -> Operation[None]:
+    pages = PageSize(_PAGE)
+    while True:
+        (entries,) = yield pages.exchange(partial(_next_page, left, pages))
+        if not entries:
+            return
+        records = parse_records(entries)
+        pages.adapt(records)
+        left.add([(parse_cursor(entry[0]), record) for entry, record in zip(entries, records, strict=True)])
+
+
+def _snapshots(run: RunKeys) -> Operation[_Snapshots]:
+    lanes = yield from snapshots_left(run)
+    replies = (yield Exchange([(b"HGETALL", run.snapshot(lane)) for lane in lanes])) if lanes else []
+    fields: dict[str, str] = {}
+    covered: dict[str | None, int] = {}
+    status = None
+    for lane, reply in zip(lanes, replies, strict=True):
+        with parsing(run, run.snapshot(lane)):
+            saved = read_saved(parse_map(reply))
+        fields[snapshot_field(lane)] = f"{saved.offset} {saved.revision} {saved.token}"
+        covered[lane] = saved.offset
+        said = saved.state.get("status")
+        if lane is None and isinstance(said, str) and said in STATUSES:
+            status = said
+    return _Snapshots(fields, covered, status)
+
+
+def snapshots_left(run: RunKeys) -> Operation[list[str | None]]:
+    """The lanes (None: the run itself) whose snapshots are there, whatever meta says."""
+    lanes: list[str | None] = []
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", run.run_snapshot) + "*"
+    cursor = b"0"
+    while True:
+        ((cursor, found),) = yield Exchange([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT)])
+        names = (key.decode(errors=_AS_IT_IS)[len(run.run_snapshot) :] for key in found)
+        lanes += [name[1:] if name else None for name in names if name == "" or name[0] == ":"]
+        if cursor == b"0":
+            return lanes
+
+
+def _check_nothing_is_lost(left: _Left, found: _Snapshots) -> Operation[None]:
+    """Check that nothing else of the run goes further than its stream, which would have lost its end."""
+    (replies,) = yield Exchange([(b"HGETALL", left.run.producers)])
+    with parsing(left.run, left.run.producers):
+        reached = [parse_cursor(reply.split()[2]).offset for reply in parse_map(replies).values()]
+    farthest = max([*reached, *found.covered.values()], default=0)
+    if farthest > left.last.offset:
+        why = f"it ends at {left.last}, and the run went on to offset {farthest}: events of it are lost"
+        raise corrupt_key(left.run.run_id, left.run.events, why)
+
+
+def _adopt(
+    keys: Keys, left: _Left, meta: Mapping[bytes, bytes], found: _Snapshots, *, drops: bool
+) -> Operation[bool]:
+    """Note it all in meta, if the run is as it was seen; ``drops``: its snapshots were never acknowledged."""
+    run, partition = left.run, left.run.partition
+    is_new = b"start" not in meta
+    with parsing(run):
+        fields = {**found.fields, **left.fields(meta)}
+    after = found.covered.get(None, 0)
+    status = status_after(kind for at, kind in left.kinds if at > after) or found.status
+    if status or is_new:
+        fields["status"] = status or "running"
+    session_id = fields.get("session") or meta.get(b"session", b"").decode()
+    names = [run.events, run.meta, run.producers, run.keys, partition.runs, partition.due, partition.config]
+    names.append(partition.session(session_id))
+    if drops:
+        names += [run.snapshot(lane) for lane in (None, *left.lanes)]
+    seen = "-" if is_new else f"{meta[b'start'].decode()} {meta[b'last'].decode()}"
+    args: list[Any] = [run.run_id, seen, str(left.former), str(left.last), len(keys.partitions), session_id]
+    args.append(len(left.keys))
+    for key, cursor in left.keys.items():
+        args += (key, str(cursor))
+    for pair in fields.items():
+        args += pair
+    ((outcome, *_),) = yield Exchange([script_call(ADOPT, names, args)])
+    return bool(outcome == b"ok")
