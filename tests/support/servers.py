@@ -190,16 +190,33 @@ def _await_answer_of(client: redis.Redis, process: subprocess.Popen[bytes]) -> N
             return
 
 
+def _find_clock_library() -> str | None:
+    """Debian's libfaketime, which gives a process a clock that can be set while it runs."""
+    return next((str(found) for found in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+
+
+CLOCK_LIBRARY = _find_clock_library()
+"""None: servers have the machine's clock, and no other."""
+
+
 class Node:
     """One server of several: at a loopback port for the others, at a unix socket for clients."""
 
     def __init__(self, name: str, directory: str, *options: str) -> None:
         self.port = free_port()
         self.socket_path = f"{directory}/{self.port}.sock"
+        self._clock = Path(f"{directory}/{self.port}.clock")
+        environment = dict(os.environ)
+        # Debian's Redis takes its memory from jemalloc, which this library cannot be loaded beside
+        if CLOCK_LIBRARY is not None and name != "redis70":
+            self.set_clock(0)
+            environment |= {"LD_PRELOAD": CLOCK_LIBRARY, "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
+            environment |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket_path]
         self.process = subprocess.Popen(
             [PROGRAMS[name], *place, "--save", "", "--appendonly", "no", *options],
             cwd=directory,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -216,6 +233,12 @@ class Node:
     def is_alive(self) -> bool:
         """Whether it runs."""
         return self.process.poll() is None
+
+    def set_clock(self, seconds: int) -> None:
+        """Let its clock be so far ahead of the machine's, or behind it, from now on, if it has one of its own."""
+        prepared = self._clock.with_suffix(".prepared")
+        prepared.write_text(f"{seconds:+d}\n")
+        prepared.replace(self._clock)
 
     def end(self) -> None:
         """SIGKILL: nothing is put away."""
@@ -276,6 +299,19 @@ class Pair:
             self.lose_primary()
         else:
             self.primary.raw.execute_command("REPLICAOF", "NO", "ONE")
+
+    @contextmanager
+    def split(self) -> Iterator[None]:
+        """Two primaries: whoever connects finds the replica, promoted; what is connected stays with the old one.
+
+        The old one is gone when this ends, with all that it was told meanwhile.
+        """
+        self.cut()
+        self.replica.raw.execute_command("REPLICAOF", "NO", "ONE")
+        self.primary, self.replica = self.replica, self.primary
+        self._point_at_primary()
+        yield
+        self.replica.end()
 
     def renew(self) -> None:
         """The primary, which is alone after a failover, gets a replica again."""

@@ -30,8 +30,8 @@ class Past(NamedTuple):
     unanswered: Sent | None = None
 
 
-class Journal:
-    """What one process sent and what was acknowledged to it, line by line, whole up to its last moment.
+class Diary:
+    """JSON values, line by line, whole up to the last moment of the process that writes them.
 
     Its threads share it: each line is one write to a file that is only appended to. A line that counts for the
     reader ends in a line break.
@@ -41,13 +41,30 @@ class Journal:
         self.path = Path(path)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
+    def note(self, value: Any) -> None:
+        """Write one more."""
+        os.write(self._file, json.dumps(value).encode() + b"\n")
+
+    def lines(self) -> list[Any]:
+        """All of them, in their order."""
+        lines = self.path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        os.close(self._file)
+
+
+class Journal(Diary):
+    """What one process sent and what was acknowledged to it."""
+
     def sends(self, batch: Sent) -> None:
         """Note a batch that goes out now, or again."""
-        self._write(["sends", *batch[:5]])
+        self.note(["sends", *batch[:5]])
 
     def was_told(self, batch: Sent, first: int | None = None, last: int | None = None) -> None:
         """Note that the batch was acknowledged, before anything else is sent in its lane."""
-        self._write(["was told", batch.lane_id, batch.number, first, last])
+        self.note(["was told", batch.lane_id, batch.number, first, last])
 
     def size(self) -> int:
         """In bytes."""
@@ -56,15 +73,13 @@ class Journal:
     def batches(self) -> list[Sent]:
         """All batches, in the order in which they were sent."""
         found: dict[tuple[str, int], Sent] = {}
-        for line in self.path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                what, *facts = json.loads(line)
-                if what == "sends":
-                    found[facts[0], facts[1]] = Sent(*facts)
-                else:
-                    lane_id, number, first, last = facts
-                    told = found[lane_id, number]
-                    found[lane_id, number] = told._replace(acknowledged=True, first=first, last=last)
+        for what, *facts in self.lines():
+            if what == "sends":
+                found[facts[0], facts[1]] = Sent(*facts)
+            else:
+                lane_id, number, first, last = facts
+                told = found[lane_id, number]
+                found[lane_id, number] = told._replace(acknowledged=True, first=first, last=last)
         return list(found.values())
 
     def past(self, lane_id: str) -> Past:
@@ -74,10 +89,3 @@ class Journal:
             return Past()
         last = batches[-1]
         return Past(last.number, sum(batch.size for batch in batches), None if last.acknowledged else last)
-
-    def close(self) -> None:
-        """Nothing more is written."""
-        os.close(self._file)
-
-    def _write(self, line: Sequence[Any]) -> None:
-        os.write(self._file, json.dumps(line).encode() + b"\n")

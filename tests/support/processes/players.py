@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstream import (
@@ -22,6 +19,7 @@ from runstream import (
     connect,
 )
 from runstream.model.events import member_or_text
+from tests.support.processes.journal import Diary
 from tests.support.processes.talk import wait_for_all, wait_for_word
 
 RUSH = 200
@@ -71,26 +69,12 @@ class Turn(NamedTuple):
         return RunState(self.run_id, purpose=self.name, current_step=self.first, started_at=1.0, updated_at=1.0)
 
 
-class Score:
-    """The turns of one player, line by line, whole up to the last moment of the process that writes it."""
-
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def note(self, turn: Turn) -> None:
-        """Note a turn that is taken now, or what came of it before the next is."""
-        os.write(self._file, json.dumps(turn).encode() + b"\n")
+class Score(Diary):
+    """The turns of one player: each as it is taken, and again with what came of it before the next is."""
 
     def turns(self) -> list[Turn]:
         """All turns, in the order in which they were taken."""
-        lines = self._path.read_text().splitlines(keepends=True)
-        noted = [Turn(*json.loads(line)) for line in lines if line.endswith("\n")]
-        return list({turn.number: turn for turn in noted}.values())
-
-    def close(self) -> None:
-        """Nothing more is written."""
-        os.close(self._file)
+        return list({turn.number: turn for turn in (Turn(*line) for line in self.lines())}.values())
 
 
 def play(url: str, name: str, run_ids: Sequence[str], seed: int, score: str) -> None:

@@ -25,6 +25,7 @@ from runstream import (
     connect_async,
 )
 from tests.support.operations import operations_of
+from tests.support.processes.agents import act, watch
 from tests.support.processes.journal import Journal, Sent
 from tests.support.processes.players import play
 from tests.support.processes.talk import wait_for_all, wait_for_word
@@ -233,7 +234,7 @@ def _fail(failure: threading.ExceptHookArgs) -> None:
 
 
 WORLDS: Mapping[str, Callable[..., None]] = {
-    world.__name__: world for world in (write, play, drain, count, hold, follow)
+    world.__name__: world for world in (write, play, act, watch, drain, count, hold, follow)
 }
 
 if __name__ == "__main__":

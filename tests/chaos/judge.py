@@ -1,0 +1,174 @@
+"""What became of all events, read from the bytes that are stored, without any of the program's own readers."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Place: TypeAlias = tuple[int, int]
+"""An event's offset and its chain."""
+
+Copy: TypeAlias = Mapping[Place, str]
+"""The marks of the events that one place holds, by where they lie in the run."""
+
+_MARK = re.compile(rb"@[a-z.0-9]+/[a-z0-9]+@")
+
+
+def _mark_in(stored: bytes | str) -> str:
+    (mark,) = _MARK.findall(stored.encode() if isinstance(stored, str) else stored)
+    return str(mark.decode())
+
+
+def copy_in_stream(raw: Any, key: str) -> Copy:
+    """What a run's stream holds."""
+    found = {}
+    for entry_id, fields in raw.xrange(key):
+        offset, chain = entry_id.split(b"-")
+        found[int(offset), int(chain)] = _mark_in(fields[b"e"])
+    return found
+
+
+def copy_in_sqlite(path: Path, run_id: str) -> Copy:
+    """What a SQLite archive holds of a run."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT offset, chain, data FROM events WHERE run_id = ?", (run_id,)).fetchall()
+    assert len({offset for offset, _, _ in rows}) == len(rows)
+    return {(offset, chain): _mark_in(data) for offset, chain, data in rows}
+
+
+def copy_in_jsonl(directory: Path, run_id: str) -> Copy:
+    """What a JSONL archive holds of a run, up to its last commit."""
+    found: dict[Place, str] = {}
+    pending: dict[Place, str] = {}
+    path = directory / run_id / "events.jsonl"
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        document = json.loads(line)
+        if "$run" in document:
+            continue
+        if "payload" in document:  # else it commits snapshots alone, at the place of the last event
+            place = (document["$offset"], document["$chain"])
+            assert place not in found, document
+            pending[place] = _mark_in(line)
+        if "$commit" in document:
+            found |= pending
+            pending = {}
+    return found
+
+
+@dataclass
+class Sent:
+    """A batch: its events' marks, their keys, and what its sender was told."""
+
+    marks: Sequence[str]
+    keys: Sequence[str] | None
+    is_told: bool = False
+    first: int | None = None
+    may_be_lost: bool = False
+    """Its sender was told later that the run had lost something, or could not be told any more."""
+
+
+@dataclass
+class Testimony:
+    """What all agents say about one run."""
+
+    sent: list[Sent] = field(default_factory=list)
+    adds: int = 0
+    added: int = 0
+
+
+def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
+    """What the agents say, by run. Of each: its lines, and whether it was killed before it could settle."""
+    heard: dict[str, Testimony] = defaultdict(Testimony)
+    for lines, was_killed in diaries:
+        own: dict[str, list[Sent]] = defaultdict(list)
+        for what, run_id, *facts in lines:
+            said = heard[run_id]
+            if what == "sends":
+                own[run_id].append(Sent(*facts))
+            elif what == "told":
+                own[run_id][-1].is_told, own[run_id][-1].first = True, facts[1]
+            elif what == "lost":
+                for batch in own[run_id]:
+                    batch.may_be_lost = True
+            else:
+                said.adds += what == "adds"
+                said.added += what == "added"
+        for run_id, batches in own.items():
+            for batch in batches:
+                batch.may_be_lost |= was_killed
+            heard[run_id].sent += batches
+    return heard
+
+
+def find_faults(
+    hot: Copy, archives: Mapping[str, Copy], said: Testimony, *, losses: bool = False
+) -> Iterator[str]:
+    """What is wrong with one run.
+
+    Args:
+        hot: What its stream holds.
+        archives: What each archive holds, by name.
+        said: What the agents sent, and what they were told.
+        losses: The server has lost what it had acknowledged: it may be missing if its sender was told so later.
+    """
+    history = dict(hot)
+    for copy in archives.values():
+        history |= copy
+    yield from faults_of_copy("the run", history)
+    places = {mark: offset for (offset, _), mark in history.items()}
+    yield from _faults_of_lanes(history)
+    sent_marks: set[str] = set()
+    by_key: dict[str, set[str]] = defaultdict(set)
+    for batch in said.sent:
+        sent_marks.update(batch.marks)
+        for key, mark in zip(batch.keys or (), batch.marks, strict=bool(batch.keys)):
+            by_key[key].add(mark)
+    if strange := {mark for mark in places if not mark.endswith("/last@")} - sent_marks:
+        yield f"nobody sent {sorted(strange)[:3]}"
+    for key, marks in by_key.items():
+        if len(there := marks & places.keys()) > 1:
+            yield f"key {key!r} is there {len(there)} times: {sorted(there)}"
+    for batch in said.sent:
+        yield from _faults_of_batch(batch, places, by_key, losses=losses)
+
+
+def faults_of_copy(name: str, copy: Copy) -> Iterator[str]:
+    """What is wrong with one copy, or with all of a run, by itself."""
+    offsets = sorted(offset for offset, _ in copy)
+    if offsets != list(range(offsets[0], offsets[0] + len(offsets))) if offsets else False:
+        doubled = [offset for offset, times in Counter(offsets).items() if times > 1]
+        yield f"{name} has holes, or offsets twice: {doubled[:3]}"
+    yield from (f"{name} has {mark} {times} times" for mark, times in Counter(copy.values()).items() if times > 1)
+
+
+def _faults_of_lanes(history: Copy) -> Iterator[str]:
+    last: dict[str, int] = {}
+    for place in sorted(history):
+        lane, _, number = history[place].strip("@").partition("/")
+        if number != "last":
+            if int(number) <= last.get(lane, 0):
+                yield f"{history[place]} comes after {last[lane]}"
+            last[lane] = int(number)
+
+
+def _faults_of_batch(
+    batch: Sent, places: Mapping[str, int], by_key: Mapping[str, set[str]], *, losses: bool
+) -> Iterator[str]:
+    there = [places[mark] for mark in batch.marks if mark in places]
+    if there and there != list(range(there[0], there[0] + len(batch.marks))):
+        yield f"{batch} lies at {there}"
+    if there or not batch.is_told:
+        found = there
+    else:  # another's event may have the key
+        found = [places[mark] for key in batch.keys or () for mark in by_key[key] if mark in places]
+    if batch.is_told and len(found) < len(batch.marks) and not (losses and batch.may_be_lost):
+        yield f"{batch} was acknowledged and is not there"
+    if found and batch.is_told and not losses and batch.first != found[0]:
+        yield f"{batch} lies at {found[0]}"
