@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runstream import (
+    AcknowledgedWritesLost,
     RedisCheckpointer,
     RunStore,
     StoreUnavailable,
@@ -39,3 +40,11 @@ def until_taken(call: Callable[[], Any]) -> Any:
         except StoreUnavailable:
             continue
     raise AssertionError("it never got a reply")
+
+
+def assert_lost(call: Callable[[], Any], last_seen: int, last_present: int) -> None:
+    """The call raises AcknowledgedWritesLost with these offsets of run r."""
+    with pytest.raises(AcknowledgedWritesLost) as caught:
+        call()
+    error = caught.value
+    assert (error.run_id, error.last_seen, error.last_present) == ("r", last_seen, last_present)

@@ -20,20 +20,12 @@ from runstream import (
     connect,
     connect_async,
 )
-from tests.faults.failover.failover_tools import Hot, on_every_pair, spans, spans_of
+from tests.faults.failover.failover_tools import Hot, assert_lost, on_every_pair, spans, spans_of
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
 
 pytestmark = needs_server
-
-
-def assert_lost(call: Callable[[], Any], last_seen: int, last_present: int) -> None:
-    """The call raises AcknowledgedWritesLost with these offsets of run r."""
-    with pytest.raises(AcknowledgedWritesLost) as caught:
-        call()
-    error = caught.value
-    assert (error.run_id, error.last_seen, error.last_present) == ("r", last_seen, last_present)
 
 
 def assert_diverged(call: Callable[[], Any], offset: int) -> None:

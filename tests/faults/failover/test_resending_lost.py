@@ -20,10 +20,12 @@ from runstream import (
     LeaseLost,
     RunStore,
     SQLiteCheckpointer,
+    StoreUnavailable,
     connect,
 )
 from runstream.testing import Fault, FaultProxy
-from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, spans, spans_of, until_taken
+from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, assert_lost, spans, spans_of, until_taken
+from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
 
@@ -247,6 +249,34 @@ def test_putting_back_is_done_once_whichever_of_its_round_trips_is_struck(
         assert there == [*spans_of(events[:2]), "another's", *spans_of(events[2:])]
     assert struck[:3] == [1, 1, 1]
     assert struck[-1] == 0
+
+
+def test_where_nobody_can_tell_whether_it_was_put_back_the_loss_is_told(
+    pair: Pair, opened: ExitStack, open_hot: Callable[..., Hot]
+) -> None:
+    """The reply is lost, and the server forgets the producer: the former appends are in doubt, not the next."""
+    proxy = opened.enter_context(FaultProxy(pair.url))
+    giver = opened.enter_context(connect(proxy.url, partitions=1, retry_seconds=0, resend_lost=True))
+    giver.append("r", make_events("r", 2))
+    with pair.losing():
+        giver.append("r", make_events("r", 2))
+    until_taken(lambda: giver.run_info("r"))
+    recent, strikes = session_of(giver).recent, itertools.count(1)
+    while not recent.lost("r"):  # until the reply is struck that tells that they are back
+        proxy.arm(Fault.DROP_REPLY, at=next(strikes), commands=["EVALSHA", "EVAL"])
+        with pytest.raises(StoreUnavailable):
+            giver.append("r", make_events("r", 1))
+        proxy.disarm()
+    keys, raw = session_of(giver).keys.run("r"), pair.client()
+    raw.delete(keys.producers)
+    raw.hdel(keys.meta, "by")
+    seconds, microseconds = raw.time()
+    raw.hset(keys.meta, "forgotten", seconds * 1_000_000 + microseconds)
+    for _ in range(3):
+        assert_lost(lambda: giver.append("r", make_events("r", 1)), 4, 2)
+    giver.forget("r")
+    there = len(spans(open_hot()))
+    assert giver.append("r", make_events("r", 1)).first_offset == there + 1
 
 
 def test_two_who_find_the_loss_at_once_put_it_back_once(

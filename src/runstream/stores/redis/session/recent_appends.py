@@ -8,8 +8,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from copy import copy
 
 from runstream.codec.event_codec import EncodedEvent
+from runstream.model.errors import RunstreamError
 from runstream.operations.forks import starts_anew
 from runstream.stores.redis.append_result import Written
 
@@ -43,6 +45,7 @@ class RecentAppends:
         self._histories: dict[str, int] = {}
         self._read: dict[str, int] = {}
         self._lost: dict[str, list[EncodedEvent]] = {}
+        self._losses: dict[str, RunstreamError] = {}
 
     def add(self, run_id: str, history: int, written: Iterable[Written]) -> None:
         """Hold events that were acknowledged; the oldest of any run are dropped for them.
@@ -98,6 +101,7 @@ class RecentAppends:
         """Forget a run: what is held of it, and what it has lost."""
         with self._lock:
             self._lost.pop(run_id, None)
+            self._losses.pop(run_id, None)
             self._drop_run(run_id)
 
     def _drop_run(self, run_id: str) -> None:
@@ -120,10 +124,11 @@ class RecentAppends:
             upto = self._read.get(run_id, 0)
         return upto - after > sum(after < offset <= upto for offset in own)
 
-    def mark_lost(self, run_id: str, events: Sequence[EncodedEvent]) -> None:
-        """Hold events that the server has lost until they are resent."""
+    def mark_lost(self, run_id: str, events: Sequence[EncodedEvent], loss: RunstreamError) -> None:
+        """Hold events that the server has lost until they are resent, and the error that says so."""
         with self._lock:
             self._lost.setdefault(run_id, []).extend(events)
+            self._losses[run_id] = loss
             self._read.pop(run_id, None)
 
     def lost(self, run_id: str) -> Sequence[EncodedEvent]:
@@ -131,12 +136,19 @@ class RecentAppends:
         with self._lock:
             return tuple(self._lost.get(run_id, ()))
 
+    def loss_of(self, run_id: str) -> RunstreamError:
+        """What says that these events were lost."""
+        with self._lock:
+            return copy(self._losses[run_id])
+
     def mark_resent(self, run_id: str, lanes: Collection[str]) -> None:
         """Note that the lost events of these lanes have been resent."""
         with self._lock:
             left = [event for event in self._lost.pop(run_id, ()) if event.lane_id not in lanes]
             if left:
                 self._lost[run_id] = left
+            else:
+                self._losses.pop(run_id, None)
 
     def begin_resend(self, run_id: str) -> bool:
         """Become the one caller that resends what a run has lost; False while another thread or task is."""

@@ -131,7 +131,7 @@ def _resend(
                 and not recent.has_read_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
             )
             recent.keep_only(run_id, held[:present])
-            recent.mark_lost(run_id, [event for _, event in held[present:]])
+            recent.mark_lost(run_id, [event for _, event in held[present:]], loss)
             # coverage of the history that is gone does not hold for this one
             session.forget_history(run_id)
     finally:
@@ -146,7 +146,10 @@ def _resend(
 
 
 def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Operation[None]:
-    """Append the lost events of the batch's run again, except those that another's lease keeps out for now."""
+    """Append the lost events of the batch's run again, except those that another's lease keeps out for now.
+
+    Where it can no longer be told whether they are there again, the loss is raised, until the run is forgotten.
+    """
     run_id, grant = batch.run_id, batch.grant
     yield from _begin(recent, run_id)
     try:
@@ -165,6 +168,8 @@ def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Op
             (outcome,) = yield from send(session, [again], checked=False)
             if isinstance(outcome, Applied):
                 recent.mark_resent(run_id, lanes)
+            elif isinstance(outcome, TooOld):
+                raise recent.loss_of(run_id)
             elif not isinstance(outcome, LeaseHeld):
                 raise outcome
             elif len(lanes) > 1:
