@@ -161,6 +161,39 @@ def test_what_has_been_trimmed_is_not_put_back(
         assert spans(archive) == [event.span_id for event in events]
 
 
+def test_what_is_trimmed_while_the_lost_ones_are_looked_for_is_not_put_back(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot]
+) -> None:
+    """Between any two of the questions, all that is there leaves Redis for the archive."""
+    run_ids = [f"r{number}" for number in range(16)]
+    for run_id in run_ids:
+        for event in make_events(run_id, 9):
+            giver.save_event(event)
+    with pair.losing():
+        for run_id in run_ids:
+            giver.append(run_id, make_events(run_id, 2, first=10))
+    until_taken(lambda: giver.run_info("r0"))
+    driver: Any = giver._driver
+    exchange_once, raw = driver.exchange_once, pair.client()
+    trimmed = []
+    for at, run_id in enumerate(run_ids, 1):
+        keys, left = session_of(giver).keys.run(run_id), itertools.count(at, -1)
+
+        def trim_at(exchange: Any, keys: Any = keys, left: Any = left) -> Any:
+            if next(left) == 0:
+                ((last, _),) = raw.xrange(keys.events, 9, 9)
+                trimmed.append(raw.xtrim(keys.events, minid=10))
+                raw.hset(keys.meta, "mark", last)
+            return exchange_once(exchange)
+
+        driver.exchange_once = trim_at
+        giver.append(run_id, make_events(run_id, 1, first=12))
+        assert [item.event.seq for item in giver.read(run_id, 9)] == [10, 11, 12], at
+        driver.exchange_once = exchange_once
+    assert trimmed[0] == 9
+    assert len(trimmed) < len(run_ids), "all of its questions were interrupted"
+
+
 def test_a_run_that_is_lost_as_a_whole_is_put_back(pair: Pair, giver: Hot, open_hot: Callable[..., Hot]) -> None:
     """All of it, if all of it was this store's."""
     events = make_events("r", 5)

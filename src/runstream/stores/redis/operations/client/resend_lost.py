@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, RunstreamError
-from runstream.model.results import E, S
+from runstream.model.results import Cursor, E, S
 from runstream.operations.arguments import check_leased
 from runstream.operations.coverage import Covered
-from runstream.operations.operation import Exchange, Operation, Pause, carry_resolution
+from runstream.operations.operation import Command, Exchange, Operation, Pause, carry_resolution
 from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld, Written
+from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.run_head import head_query, is_there, parse_head
 from runstream.stores.redis.operations.client.send import batch_of, resolve_unanswered, send, waiting_seconds
 from runstream.stores.redis.replies import parse_cursor
@@ -198,19 +200,44 @@ def _count_present(session: Session[E, S], run_id: str, held: Sequence[Written])
     """
     keys = session.keys.run(run_id)
     queries = [head_query(keys.meta), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
-    meta, first = yield Exchange(queries, atomic=True)
-    head = parse_head(keys, meta)
-    first_hot = parse_cursor(first[0][0]).offset if first else head.last.offset + 1
-    trimmed = sum(cursor.offset < first_hot for cursor, _ in held)
+    count = 0
+    while True:
+        asked = range(max(count - 1, 0), min(count + 1, len(held)))
+        entries = [_entry_at(keys, held[index][0]) for index in asked]
+        meta, first, *found = yield Exchange([*queries, *entries], atomic=True)
+        head = parse_head(keys, meta)
+        first_hot = parse_cursor(first[0][0]).offset if first else head.last.offset + 1
+        trimmed = sum(cursor.offset < first_hot for cursor, _ in held)
+        # what a worker trims in the midst of a search looks lost to it, so its result is asked for at one moment
+        if count >= trimmed and all(
+            _is_at(held[index][0], entry) == (index < count)
+            for index, entry in zip(asked, found, strict=True)
+            if index >= trimmed
+        ):
+            break
+        count = yield from _search(keys, held, trimmed)
+    if count > trimmed or trimmed == 0 or not is_there(meta):
+        return count if is_there(meta) else 0
+    return trimmed if head.mark == held[trimmed - 1][0] else None
+
+
+def _search(keys: RunKeys, held: Sequence[Written], trimmed: int) -> Operation[int]:
+    """How many of these events seem to be there, if so many have been trimmed."""
     low, high = trimmed, len(held)
     while low < high:
         middle = (low + high) // 2
         cursor = held[middle][0]
-        (found,) = yield Exchange([(b"XRANGE", keys.events, str(cursor.offset), str(cursor.offset))])
-        if found and parse_cursor(found[0][0]) == cursor:
+        (entry,) = yield Exchange([_entry_at(keys, cursor)])
+        if _is_at(cursor, entry):
             low = middle + 1
         else:
             high = middle
-    if low > trimmed or trimmed == 0 or not is_there(meta):
-        return low if is_there(meta) else 0
-    return trimmed if head.mark == held[trimmed - 1][0] else None
+    return low
+
+
+def _entry_at(keys: RunKeys, cursor: Cursor) -> Command:
+    return (b"XRANGE", keys.events, str(cursor.offset), str(cursor.offset))
+
+
+def _is_at(cursor: Cursor, found: Sequence[Sequence[Any]]) -> bool:
+    return bool(found) and parse_cursor(found[0][0]) == cursor
