@@ -424,6 +424,16 @@ def test_what_names_no_partitions_is_refused(text: str) -> None:
     assert (said.code, "--partitions" in said.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--to", "jsonl:/nowhere", "--partitions", "0,hunter2"], ["--to", "hunter2"], ["--to", "hunter2:x"]],
+)
+def test_a_value_that_is_none_is_not_shown(arguments: list[str]) -> None:
+    """It may be a secret that was meant for another option."""
+    said = run("drain", "--url", "fake:", *arguments)
+    assert (said.code, "hunter2" in said.out + said.err) == (2, False)
+
+
 def test_forgetting_what_is_never_retired_is_refused_in_the_words_of_the_command_line() -> None:
     said = run("drain", "--url", "fake:", "--to", "jsonl:/nowhere", "--forget-after", "5")
     assert (said.code, "--retire-after" in said.err) == (2, True)

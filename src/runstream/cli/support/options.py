@@ -124,9 +124,8 @@ def path_of(url: str) -> Path | None:
 
 def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
     """Open the archive that a URL names, until ``opened`` is closed; it must be there unless it may be new."""
-    scheme = target.partition(":")[0]  # the rest may hold a password
-    if scheme not in ARCHIVE_SCHEMES:
-        raise typer.BadParameter(f"{scheme!r:.80} is not an archive; sqlite: and jsonl: are", param_hint=option)
+    if target.partition(":")[0] not in ARCHIVE_SCHEMES:  # it may hold a password: it is not shown
+        raise typer.BadParameter("that is not an archive; sqlite:PATH and jsonl:DIR are", param_hint=option)
     store = opened.enter_context(connect(target) if is_new else open_existing(target))
     archive = part_of(store, Archive)
     if archive is None:  # so long as the schemes say the truth, it is one

@@ -17,11 +17,11 @@ _PART = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
 def parse_partitions(text: str) -> frozenset[int]:
     """The numbers in a list of numbers and ranges, ends included. Raises BadParameter for anything else."""
     found: set[int] = set()
-    for part in text.split(","):
+    for number, part in enumerate(text.split(","), 1):
         match = _PART.fullmatch(part.strip())
         if match is None:
             raise typer.BadParameter(
-                f"{part!r:.40} is neither a number nor a range; for example 0-3,7", param_hint=_OPTION
+                f"part {number} of it is neither a number nor a range; for example 0-3,7", param_hint=_OPTION
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
