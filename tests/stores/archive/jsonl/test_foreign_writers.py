@@ -20,6 +20,7 @@ from runstream.model.archive_records import ArchiveSnapshot, Position
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log, write_batch
 from runstream.stores.archive.jsonl.file_locks import write_all
+from runstream.stores.archive.jsonl.overtaking import blank
 from tests.stores.archive.jsonl.lines import START, Store, batch, event, history, log_of, numbers, state
 from tests.support.operations import operations_of
 
@@ -118,6 +119,31 @@ def test_a_writer_that_is_killed_when_it_was_overtaken_has_written_nothing(
             assert each.load_latest("r") is None
         store.save_event(event("r", 3))
         assert numbers(store, "r") == numbers(JSONLCheckpointer(tmp_path), "r") == [1, 101, 3]
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_a_line_that_comes_while_a_torn_batch_is_set_aside_is_kept(
+    tmp_path: Path, theirs: checkpoint.JSONLCheckpointer, drained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = history("r", START, [event("r", 1), event("r", 2)])
+    torn = b'{"run_id":"r","session_id":"","lane_id":"m'
+    with JSONLCheckpointer(tmp_path) as store:
+        store.write([batch("r", START, entries[:1])]) if drained else store.save_event(event("r", 1))
+        with log_of(tmp_path).open("ab") as file:
+            file.write(torn)
+
+        def blanked_late(path: Path, begin: int, length: int) -> bytes:
+            if (log_of(tmp_path).parent / "events.jsonl.torn-1").stat().st_size == len(torn) and not read:
+                save(theirs, 101)
+                read.append(True)
+            return blank(path, begin, length)
+
+        read: list[bool] = []
+        monkeypatch.setattr(run_log, "blank", blanked_late)
+        store.write([batch("r", entries[0].cursor, entries[1:])]) if drained else store.save_event(event("r", 2))
+        for each in (store, JSONLCheckpointer(tmp_path)):
+            assert numbers(each, "r") == ([1, 2] if drained else [1, 101, 2])
+        assert read_by(theirs) == [1, 101, 2]
 
 
 def test_who_is_always_faster_is_not_waited_for_without_end(

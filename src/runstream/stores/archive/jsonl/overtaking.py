@@ -10,10 +10,9 @@ import os
 from pathlib import Path
 
 from runstream.stores.archive.access import open_file
+from runstream.stores.archive.durable_files import sync
 
 __all__ = ["Overtaken", "blank", "written_before"]
-
-_BLANK, _LINE_BREAK = b" \n"
 
 
 class Overtaken(Exception):
@@ -25,10 +24,13 @@ def written_before(handle: int, end: int, text: bytes) -> bytes:
     return os.pread(handle, os.lseek(handle, 0, os.SEEK_CUR) - len(text) - end, end)
 
 
-def blank(path: Path, begin: int, text: bytes) -> None:
-    """Blank a text out where it begins in a file: in place, as others go on appending."""
+def blank(path: Path, begin: int, length: int) -> bytes:
+    """Make a stretch of a file one blank line, in place, as others go on appending. Returns that line."""
+    line = b" " * (length - 1) + b"\n"
     handle = open_file(path, os.O_WRONLY)
     try:
-        os.pwrite(handle, bytes(byte if byte == _LINE_BREAK else _BLANK for byte in text), begin)
+        os.pwrite(handle, line, begin)
+        sync(handle)
     finally:
         os.close(handle)
+    return line

@@ -6,6 +6,7 @@ refreshed the log.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -48,7 +49,7 @@ def readmit(log: RunLog, entry: ArchiveEntry) -> bool:
     if found is None or line is None:
         return False
     with log.path.open("rb") as file:
-        log.replace(chain(_copied(file, 0, found.begin), (line,), _copied(file, found.end, log.index.end)))
+        log.replace(chain(_copied(file, 0, found.begin), (line,), _copied(file, found.end)))
     return True
 
 
@@ -104,9 +105,11 @@ def _foreign(log: RunLog, file: BinaryIO, begin: int) -> Iterator[bytes]:
     for first, last in log.index.foreign:
         if first >= begin:
             yield from _copied(file, first, last)
+    yield from _copied(file, log.index.end)
 
 
-def _copied(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+def _copied(file: BinaryIO, begin: int, end: int = sys.maxsize) -> Iterator[bytes]:
+    """A stretch of a file; up to its end, what others have appended meanwhile included, where none is given."""
     while begin < end:
         file.seek(begin)
         part = file.read(min(_COPY_BYTES, end - begin))

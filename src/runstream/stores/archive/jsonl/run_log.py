@@ -316,7 +316,7 @@ class RunLog:
             write_all(handle, text)
             theirs = written_before(handle, end, text)
             if theirs.strip() and not self.index.is_drained:
-                blank(self.path, end + len(theirs), text)
+                blank(self.path, end + len(theirs), len(text))
                 raise Overtaken
             sync(handle)
             if self._identity is None:
@@ -358,22 +358,22 @@ class RunLog:
         self._forget()
 
     def _set_aside(self) -> None:
-        """Move what does not count to a file of its own: it is never deleted."""
+        """Move what does not count to a file of its own; it is never deleted. What others append stays."""
         names, taken = (f"{file_names.EVENTS}.torn-{n}" for n in itertools.count(1)), names_in(self.directory)
         name = next(name for name in names if name not in taken)
+        begin, left = self.index.end, self._size - self.index.end
         aside = open_file(self.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.path)
         try:
-            with self.path.open("rb+") as file:
-                file.seek(self.index.end)
-                while chunk := file.read(_COPY_BYTES):
+            with self.path.open("rb") as file:
+                file.seek(begin)
+                while left and (chunk := file.read(min(_COPY_BYTES, left))):
                     write_all(aside, chunk)
-                sync(aside)
-                sync_directory(self.directory)
-                os.ftruncate(file.fileno(), self.index.end)
-                sync(file.fileno())
+                    left -= len(chunk)
+            sync(aside)
+            sync_directory(self.directory)
         finally:
             os.close(aside)
-        self._size = self.index.end
+        self.index.scan(io.BytesIO(blank(self.path, begin, self._size - begin)))
 
     def _tidy(self) -> None:
         """Rename the committed snapshots to their own names, remove what other batches prepared."""
