@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +32,7 @@ from tests.integrations.purpose_agent.sources import their_event
 from tests.support.backends import RedisBackend
 from tests.support.commands import run
 from tests.support.drain_tools import open_hot, parked
-from tests.support.samples import make_events, make_state
+from tests.support.samples import make_event, make_events, make_state
 
 
 @dataclass
@@ -213,3 +215,43 @@ def test_it_is_for_an_archive_and_through_redis(world: World, tmp_path: Path) ->
     theirs.SQLiteCheckpointer(str(tmp_path / "their.db"))
     said = run("import", "--append", str(tmp_path / "their.db"), "--url", f"sqlite:{tmp_path}/x.db")
     assert (said.code, "no archive of a drain" in said.err) == (2, True)
+
+
+_THEIR_PROCESS = """
+import sys, time
+from purpose_agent.runtime import checkpoint
+from purpose_agent.runtime.events import EventKind, PAEvent
+path, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+store = getattr(checkpoint, kind)(path)
+for n in range(1, count + 1):
+    for run_id in ("r", "own"):
+        store.save_event(PAEvent(run_id, seq=1000 + n, kind=EventKind.TOOL_RESULT, payload={"by": "them"}))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_drain_and_writers_of_both_kinds_at_once(world: World) -> None:
+    """In a run of the drain, and in one of the archive alone: every event once, each writer's in its order."""
+    count = 200
+    kind = type(world.theirs).__name__
+    process = subprocess.Popen([sys.executable, "-c", _THEIR_PROCESS, str(world.path), kind, str(count)])
+    hot_seq, own_seq = 3, 0
+    while process.poll() is None:
+        hot_seq, own_seq = hot_seq + 1, own_seq + 1
+        world.hot.save_event(make_event("r", hot_seq))
+        world.archive.save_event(make_event("own", own_seq))
+        if own_seq % 5 == 0:
+            world.worker.drain_once()
+    assert process.returncode == 0
+    world.worker.drain_once()
+    assert parked(world.hot) == {}
+    assert world.seqs() == list(range(1, hot_seq + 1))
+    own = [event.seq for event in world.archive.list_events("own")]
+    assert [seq for seq in own if seq < 1000] == list(range(1, own_seq + 1))
+    assert [seq for seq in own if seq > 1000] == list(range(1001, 1001 + count))
+    assert verify_run("own", sinks=[world.archive]).is_sound
+    (added,) = world.add()
+    assert (added.added, added.refused) == (count, "")
+    world.worker.drain_once()
+    assert world.seqs() == [*range(1, hot_seq + 1), *range(1001, 1001 + count)]
+    assert world.status() == []
