@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from runstream import (
     ConfigurationError,
     DrainWorker,
     EventKind,
+    EventsArchived,
     LeaseHeld,
     PAEvent,
     SQLiteCheckpointer,
+    TieredCheckpointer,
     connect,
 )
 from runstream.repair.verify import verify_run
@@ -194,6 +198,20 @@ def test_what_is_sent_again_in_pieces_is_there_once(redis_backend: RedisBackend)
     assert verify_run("r", hot=hot).is_sound
 
 
+def test_each_that_was_left_is_known(redis_backend: RedisBackend) -> None:
+    """In whatever order they are sent again."""
+    hot, rest = open_hot(redis_backend), [make_events("r", 2, first=10 * at) for at in range(1, 5)]
+    for at, left in enumerate(rest):
+        leave_entries(hot, redis_backend.raw, left)
+        hot.append("r", [make_event("r", 100 + at)])
+    for at in (2, 0, 3, 1):
+        assert hot.append("r", rest[at])[:2] == (3 * at + 1, 3 * at + 2)
+    assert len(seqs(hot)) == 12
+    assert not redis_backend.raw.hexists(session_of(hot).keys.run("r").meta, "adopted")
+    assert hot.append("r", rest[0]).first_offset == 13
+    assert verify_run("r", hot=hot).is_sound
+
+
 def test_it_is_known_for_as_long_as_a_producer(redis_backend: RedisBackend) -> None:
     """After that the short way is open again."""
     hot = open_hot(redis_backend)
@@ -273,3 +291,62 @@ async def test_an_async_store_finishes_it_too(fake: FakeBackend) -> None:
         await store.append("r", [make_event("r", 3)])
         assert (await store.append("r", [left])).first_offset == 2
     assert seqs(hot) == [1, 2, 3]
+
+
+LONG = [pytest.param(range(first, first + 10), marks=pytest.mark.exhaustive) for first in range(3, 83, 10)]
+
+
+@pytest.mark.parametrize("seeds", [range(3), *LONG], ids=str)
+def test_each_event_is_there_once_whatever_is_left_and_sent_again(
+    fake: FakeBackend, tmp_path: Path, seeds: range
+) -> None:
+    """Appends with keys, snapshots, of several lanes, that come to their end or do not; drains and retirements."""
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "a.db")) as archive:
+        for seed in seeds:
+            try_at_random(fake, archive, f"r{seed}", random.Random(seed))
+
+
+def try_at_random(fake: FakeBackend, archive: Any, run_id: str, chance: random.Random) -> None:
+    stores = [open_hot(fake) for _ in range(3)]
+    numbers = itertools.count(1)
+    pending: list[tuple[list[PAEvent], list[str | None] | None]] = []
+    acknowledged: list[PAEvent] = []
+    for _ in range(40):
+        store, what = chance.choice(stores), chance.random()
+        lanes = [chance.choice(("main", "side")) for _ in range(chance.choice((1, 1, 1, 3)))]
+        events = [make_event(run_id, next(numbers), lane_id=lane, session_id="s") for lane in lanes]
+        if chance.random() < 0.1:
+            events.append(make_event(run_id, next(numbers), kind=EventKind.RUN_FINISHED))
+        keys: list[str | None] | None = [f"k{one.seq}" for one in events] if chance.random() < 0.3 else None
+        if what < 0.2:
+            if left_nothing(store, fake, run_id):
+                leave_entries(store, fake.raw, events, keys)
+                pending.append((events, keys))
+        elif what < 0.4 and pending:
+            events, keys = pending.pop(chance.randrange(len(pending)))
+            store.append(run_id, events, keys=keys)
+            acknowledged += events
+        elif what < 0.5:
+            retire = 0 if chance.random() < 0.3 else None
+            DrainWorker(stores[0], [archive], retire_after_seconds=retire).drain_once()
+        elif what < 0.6:
+            with suppress(EventsArchived):  # it would cover less than what has left Redis
+                store.save_snapshot(run_id, make_state(run_id))
+        else:
+            store.append(run_id, events, keys=keys)
+            acknowledged += events
+    for events, keys in pending:
+        chance.choice(stores).append(run_id, events, keys=keys)
+        acknowledged += events
+    found = [item.event.seq for item in TieredCheckpointer(stores[0], archive).read(run_id)]
+    assert sorted(found) == sorted(event.seq for event in acknowledged)
+    DrainWorker(stores[0], [archive]).drain_once()
+    verdict = verify_run(run_id, hot=open_hot(fake), sinks=[archive])
+    assert verdict.is_sound, verdict
+
+
+def left_nothing(store: Any, fake: FakeBackend, run_id: str) -> bool:
+    """Whether the run is whole: a script of this version leaves no second append behind a first one."""
+    run = session_of(store).keys.run(run_id)
+    last = fake.raw.hget(run.meta, "last")
+    return not fake.raw.xrange(run.events, "-" if last is None else f"({last.decode()}")

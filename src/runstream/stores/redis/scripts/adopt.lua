@@ -14,7 +14,7 @@
 -- notes in `adopted` which entries these were, so that whoever sends the same events again gets their cursors and they
 -- are not there twice. The last write is that of meta: before it, nothing has been adopted.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'by')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'by', 'adopted')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2]) or '-'
 if there ~= ARGV[2] or not call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]
   or call('XRANGE', KEYS[1], '(' .. ARGV[4], '+', 'COUNT', 1)[1] then return {'moved'} end
@@ -33,7 +33,8 @@ call('ZADD', KEYS[6], 'NX', now, ARGV[1])
 call('HSET', KEYS[7], 'partitions', ARGV[5])
 local at = 8 + 2 * ARGV[7]
 for i = 8, at - 1, 2 do call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
-local fields = {'updated', now, 'adopted', ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now}
+local noted = meta[5] and meta[5] .. ' ' or ''
+local fields = {'updated', now, 'adopted', noted .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now}
 if not meta[1] then fields[5], fields[6] = 'created', now end
 for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
 for i = 1, #fields, 4000 do call('HSET', KEYS[2], unpack(fields, i, math.min(i + 3999, #fields))) end

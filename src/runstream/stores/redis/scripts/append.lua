@@ -129,7 +129,7 @@ elseif meta[2] ~= (meta[10] or meta[1]) and not is_tombstone(meta[8]) and call('
 elseif not fault and call('XRANGE', KEYS[1], '(' .. meta[2], '+', 'COUNT', 1)[1] then
   fault = {'unfinished'}
 end
-check('adopted', meta[13], '^%d+%-%d+ %d+%-%d+ %d+$')
+check('adopted', meta[13], '^%d+%-%d+ %d+%-%d+ %d+')
 if fault then return fault end
 
 -- where each part begins in the arguments
@@ -218,24 +218,29 @@ end
 -- this batch
 local known_cursors, key_of = {}, {}
 local written, has_keys = #ARGV - at_records + 1, nil
-local count, adopted, adopted_after = written, nil, nil -- adopted: what stays noted as such, or ''
+local count, adopted, adopted_after = written, nil, nil -- adopted: what is to be noted as such; '' for nothing
 if meta[13] then
-  local after, upto, at = match(meta[13], '^(%S+) (%S+) (%d+)$')
-  if tonumber(at) < microseconds - window then
-    adopted = ''
-  elseif count > 0 then
+  local notes = {}
+  for after, upto, at in string.gmatch(meta[13], '(%S+) (%S+) (%d+)') do
+    local is_known = not adopted_after and count > 0
     local to, fingerprint = parse_cursor(after)
     local cursors, cursor = {}, after
-    for i = at_records, #ARGV do
+    for i = at_records, is_known and #ARGV or 0 do
       to, fingerprint = to + 1, following(fingerprint, ARGV[i])
       cursor = text(to) .. '-' .. text(fingerprint)
       cursors[#cursors + 1] = cursor
     end
-    if cursor == upto or (to < parse_cursor(upto) and call('XRANGE', KEYS[1], cursor, cursor)[1]) then
-      known_cursors, written, adopted_after = cursors, 0, parse_cursor(after)
-      adopted = cursor == upto and '' or cursor .. ' ' .. upto .. ' ' .. at
-      for i = 1, lanes do touched[i].first_index, touched[i].last_index = nil, nil end
+    is_known = is_known and tonumber(at) >= microseconds - window
+      and (cursor == upto or to < parse_cursor(upto) and call('XRANGE', KEYS[1], cursor, cursor)[1])
+    if is_known then known_cursors, adopted_after, after = cursors, parse_cursor(after), cursor end
+    if after ~= upto and tonumber(at) >= microseconds - window then
+      notes[#notes + 1] = after .. ' ' .. upto .. ' ' .. at
     end
+  end
+  adopted = table.concat(notes, ' ')
+  if adopted_after then
+    written = 0
+    for i = 1, lanes do touched[i].first_index, touched[i].last_index = nil, nil end
   end
 end
 if described > 0 and not adopted_after then
@@ -479,7 +484,7 @@ end
 
 local kept = table.concat(reply, ' ')
 if remembers then call('HSET', KEYS[3], producer, kept) end
-if adopted and adopted ~= '' then call('HSET', KEYS[2], 'adopted', adopted) end
+if adopted and adopted ~= '' and adopted ~= meta[13] then call('HSET', KEYS[2], 'adopted', adopted) end
 if not is_nothing then
   for i = 1, #changed, 4000 do
     call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))

@@ -1,5 +1,5 @@
--- Clears what is left of a run that is retired or not there: the producers of one that was retired, and leases on one
--- that never came to be.
+-- Clears what is left of a run that is retired or not there: the producers of one that was retired, with what was adopted
+-- of theirs, and leases on one that never came to be.
 --
 -- KEYS  1 leftovers  2 meta  3 producers  4 config of the partition
 -- ARGV  1 run id
@@ -18,7 +18,11 @@ if expires > now then
   return 0
 end
 if meta['start'] and not is_tombstone(meta['retired']) then return 1 end
-if not meta['start'] then call('DEL', KEYS[2]) end
+if meta['start'] then
+  call('HDEL', KEYS[2], 'adopted')
+else
+  call('DEL', KEYS[2])
+end
 local known, forgotten = call('HGETALL', KEYS[3]), 0
 for i = 1, #known, 2 do forgotten = math.max(forgotten, heard_at(known[i + 1])) end
 call('DEL', KEYS[3])

@@ -74,6 +74,7 @@ keep('session')
 keep('parent')
 keep('keyed')
 keep('forgotten')
+keep('adopted')
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
 -- the next epoch is the server's time anyway, unless that is behind
 if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end

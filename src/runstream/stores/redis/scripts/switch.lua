@@ -17,7 +17,7 @@
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
 -- resends that, it gets its first reply. RENAME, or DEL, is the first write: a full server takes either.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
@@ -56,6 +56,11 @@ for i = 9, #ARGV, 4000 do
 end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
 if meta[7] then call('HSET', KEYS[2], 'forgotten', meta[7]) end
+local adopted = {} -- as far as both histories have it, as with producers
+for after, upto, at in string.gmatch(meta[8] or '', '(%S+) (%d+%-%d+) (%d+)') do
+  if parse_cursor(upto) <= common then adopted[#adopted + 1] = after .. ' ' .. upto .. ' ' .. at end
+end
+if adopted[1] then call('HSET', KEYS[2], 'adopted', table.concat(adopted, ' ')) end
 if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
 if call('EXISTS', KEYS[4]) == 1 then call('HSET', KEYS[2], 'keyed', '1') end
 call('HSETNX', KEYS[8], 'partitions', ARGV[5])
