@@ -11,6 +11,7 @@ import orjson
 
 from runstream.codec.field_checks import OWN, check_fields, values_in
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_object
+from runstream.codec.pages import slices
 from runstream.codec.record import (
     ERASED,
     decode_plain_records,
@@ -98,8 +99,7 @@ def archive_pages(
     Raises:
         UnsupportedVersion: A newer runstream wrote one of the records; those before it are given first.
     """
-    for first in range(0, len(records), _PAGE):
-        page = slice(first, first + _PAGE)
+    for page in slices(map(len, records), _PAGE):
         plain = plain_entries(run_id, offsets[page], chains[page], records[page])
         if plain is not None:
             yield plain
@@ -135,12 +135,13 @@ def _columns(run_id: str, records: Sequence[bytes]) -> Sequence[Sequence[Any]] |
     try:
         texts = dump_plain_json([fields_of(run_id, values) for values in decoded])
         keys = list(map(key_of, decoded))
+        lanes, _, _, seqs, times, kinds = list(zip(*decoded, strict=False))[1:7]  # some have more than the nine
+        del decoded  # a payload may take a hundred times its bytes, and comes once more
         if texts is None or not _give_again(texts, keys, records):
             return None
     except (EncodingError, TypeError, ValueError):  # another program wrote it
         return None
-    _, lanes, _, _, seqs, times, kinds, *_ = zip(*decoded, strict=False)  # some have more than the nine
-    return list(map(key_of, decoded)), texts, seqs, list(map(float, times)), kinds, lanes
+    return keys, texts, seqs, list(map(float, times)), kinds, lanes
 
 
 def _give_again(texts: Sequence[str], keys: Sequence[str | None], records: Sequence[bytes]) -> bool:

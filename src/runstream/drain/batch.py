@@ -112,10 +112,8 @@ class Batches:
             room -= max(1, request.last - request.first + 1)
             chosen.append((queue.popleft(), request))
         loaded = self._namespace.load_entries([request for _, request in chosen])
-        for (claimed, request), found in zip(chosen, loaded, strict=True):
-            if found.upto < request.first <= request.last:  # it was not begun: the others were enough
-                queue.append(claimed)
-                continue
+        queue.extendleft(claimed for claimed, _ in chosen[len(loaded) :])  # the others were enough
+        for (claimed, request), found in zip(chosen, loaded, strict=False):
             try:
                 chunks.append(Chunk.make(claimed, request, found))
             except (ArchiveGap, HistoryDiverged) as error:
@@ -192,7 +190,7 @@ class Batches:
         upto = last.offset if span is None else min(span.upto, last.offset)
         if first_hot is None or upto < first_hot:
             return None
-        (end,) = [last] if upto == last.offset else self._namespace.cursors_at(chunk.run_id, [upto])
+        end = last if upto == last.offset else self._namespace.cursor_at(chunk.run_id, upto)
         if end is None:  # another worker has trimmed it
             return None
         for sink in self._parts.sinks:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from sys import getsizeof
 
+from runstream.codec.pages import PAGE_BYTES
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import HistoryDiverged
 from runstream.model.results import Cursor
 from runstream.stores.capabilities import Archive
-from runstream.stores.redis.page_size import PAGE_BYTES
 
 __all__ = ["ArchivedHistory", "one_page"]
 
@@ -19,7 +20,7 @@ def one_page(entries: Iterable[ArchiveEntry]) -> Iterator[ArchiveEntry]:
     room = PAGE_BYTES
     for entry in entries:
         yield entry
-        room -= len(entry.data or "") + len(entry.raw or b"")
+        room -= getsizeof(entry.data) + getsizeof(entry.raw)
         if room <= 0:
             break
 

@@ -50,8 +50,7 @@ class HotHistory(History):
         for known in (self.header.start, self.mark, self.last):
             if known.offset == offset:
                 return known
-        (cursor,) = self._namespace.cursors_at(self.run_id, [offset])
-        return cursor
+        return self._namespace.cursor_at(self.run_id, offset)
 
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
         """Read the entries at these offsets; the first of them, where all would be too much at once.

@@ -133,7 +133,7 @@ class RedisChecker(HistoryChecker):
                 str(mark),
                 f"from {self.history.first} to {last}",
             )
-        (at_mark,) = self._namespace.cursors_at(self.history.run_id, [mark.offset])
+        at_mark = self._namespace.cursor_at(self.history.run_id, mark.offset)
         if at_mark is not None and at_mark != mark:
             self._differ(mark.offset, "the archived mark is not in the history", str(at_mark), str(mark))
         trimmed = max(int(facts.meta.get(field, "0").split()[0]) for field in ("trimmed", "peak"))

@@ -105,7 +105,7 @@ class Namespace:
     drop_archive = _method(archives.drop_archive)
     make_due = _method(archives.make_due)
     first_hot = _method(load.first_hot)
-    cursors_at = _method(restore.cursors_at)
+    cursor_at = _method(restore.cursor_at)
     check_cursor = _method(cursor_check.check_cursor)
     key_cursors = _method(facts.key_cursors)
     run_facts = _method(facts.run_facts)

@@ -9,13 +9,12 @@ long as the one before. A page that fails all the same is asked for again at hal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from runstream.operations.operation import Command, Exchange
+from runstream.codec.pages import PAGE_BYTES, PART_BYTES, slices
+from runstream.operations.operation import Command, Exchange, Operation
 
-__all__ = ["PAGE_BYTES", "PageSize", "size_bound"]
-
-PAGE_BYTES = 16 * 2**20
-"""How much a page of entries has at most, unless a single record has more."""
+__all__ = ["PageSize", "first_entries", "size_bound"]
 
 _FIRST = 8
 _LEAST_BOUND = 4096
@@ -32,12 +31,13 @@ class PageSize:
     Args:
         most: The largest number of entries to ask for.
         largest: No record has more bytes, by the run's meta; None: it does not tell.
+        first: How many to ask for at first where it does not.
     """
 
-    def __init__(self, most: int, largest: int | None = None) -> None:
+    def __init__(self, most: int, largest: int | None = None, first: int = _FIRST) -> None:
         self.largest = largest
         self._most = most
-        self._untold = _FIRST
+        self._untold = first
         self._seen = 1
 
     @property
@@ -46,15 +46,20 @@ class PageSize:
         fitting = max(1, PAGE_BYTES // max(self.largest or 1, self._seen))
         return min(self._most, fitting, self._untold if self.largest is None else fitting)
 
+    @property
+    def part(self) -> int:
+        """How many entries of the page that came are taken apart at once; at least 1."""
+        return max(1, PART_BYTES // self._seen)
+
     def bytes_of(self, count: int) -> int:
         """How much the next page may have, if it is of no more than ``count`` entries."""
         return PAGE_BYTES if self.largest is None else min(count, self.count) * max(self.largest, self._seen)
 
-    def adapt(self, records: Sequence[bytes]) -> None:
-        """Adapt to the records of the page that came."""
-        if records:
-            self._seen = max(map(len, records))
-            self._untold = 2 * len(records)
+    def adapt(self, sizes: Sequence[int]) -> None:
+        """Adapt to the sizes of the records of the page that came."""
+        if sizes:
+            self._seen = max(1, *sizes)
+            self._untold = 2 * len(sizes)
 
     def halve(self) -> None:
         """Ask for half as many from now on: the page did not come."""
@@ -72,3 +77,29 @@ class PageSize:
             return self.exchange(commands)
 
         return Exchange(commands(), atomic=True, smaller=smaller)
+
+
+def first_entries(streams: Sequence[str], largest: Sequence[int | None]) -> Operation[list[Any]]:
+    """Load the first entry of each of many streams, as many at once as are one page together.
+
+    Args:
+        streams: Their keys.
+        largest: The size of the largest record of each, by the run's meta; None: it does not tell.
+
+    Returns:
+        The reply to each XRANGE, in order; a refusal for a key of another type.
+    """
+    replies: list[Any] = []
+    for part in slices([size or PAGE_BYTES // _FIRST for size in largest], len(streams), PAGE_BYTES):
+        end = part.stop
+        while len(replies) < end:
+            replies += yield _first_of(streams[len(replies) : end])
+    return replies
+
+
+def _first_of(streams: Sequence[str]) -> Exchange:
+    def smaller() -> Exchange:
+        return _first_of(streams[: (len(streams) + 1) // 2])
+
+    commands = [(b"XRANGE", stream, "-", "+", b"COUNT", 1) for stream in streams]
+    return Exchange(commands, tolerant=True, smaller=smaller)

@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from runstream.codec.lossless_json import load_object
+from runstream.codec.pages import PART_BYTES
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
@@ -37,7 +38,8 @@ from runstream.stores.archive.jsonl.line_format import (
 
 __all__ = ["LogIndex", "Span", "entries_in", "outside"]
 
-_INDEX_EVERY = 64  # offsets between two points of the index
+_INDEX_EVERY = 64  # offsets between two points of the index, at most
+_INDEX_BYTES = PART_BYTES  # and no more than that, unless of a single line: what is between two is read at once
 
 
 class _Line(NamedTuple):
@@ -293,7 +295,8 @@ class LogIndex:
     def _take_offset(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event
             self.start = self.last = Cursor(offset - 1, 0)
-        if not self._index or offset - self._index[-1].offset >= _INDEX_EVERY:
+        former = self._index[-1] if self._index else None
+        if former is None or offset - former.offset >= _INDEX_EVERY or begin - former.begin >= _INDEX_BYTES:
             self._index.append(_Point(offset, begin, self.last.chain, self._peak))
         self.last = Cursor(offset, chain)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from runstream.codec.pages import PAGE_BYTES
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.operations.forks import held_over_fork
 from runstream.stores.archive.access import make_file
@@ -39,6 +40,7 @@ from runstream.stores.archive.sqlite.file_identity import (
 )
 from runstream.stores.archive.sqlite.foreign_rows import adopt_all, is_behind
 from runstream.stores.archive.sqlite.queries import transaction
+from runstream.stores.archive.sqlite.row_values import size_in
 from runstream.stores.archive.sqlite.schema import prepare
 
 __all__ = ["ArchiveFile", "absolute_path", "is_damage"]
@@ -145,23 +147,24 @@ class ArchiveFile:
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
             self._check_identity()
 
-    def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
-        """All rows of each query, as they were at one moment.
+    def pages(self, queries: Sequence[str], parameters: dict[str, object]) -> list[tuple[list[Any], bool]]:
+        """The first rows of each query, as they were at one moment, and whether they are all that there are.
 
-        A text that is damaged comes as bytes, so that only its own row is spoilt.
+        A page ends with the row with which it is ``PAGE_BYTES`` or more, or after ``rows`` of the parameters. A
+        text that is damaged comes as bytes, so that only its own row is spoilt.
         """
         with self.use() as connection, ExitStack() as at_one_moment:
             if not connection.in_transaction:
                 at_one_moment.enter_context(transaction(connection, "BEGIN"))
             connection.text_factory = str  # faster by a fifth, and good for every text that is not damaged
             try:
-                return [connection.execute(query, parameters).fetchall() for query in queries]
+                return [_page(connection.execute(query, parameters), parameters) for query in queries]
             except sqlite3.OperationalError as error:
                 if "decode" not in str(error):
                     raise
             finally:
                 connection.text_factory = _text_or_bytes
-            return [connection.execute(query, parameters).fetchall() for query in queries]
+            return [_page(connection.execute(query, parameters), parameters) for query in queries]
 
     def read_anew(self, *, from_disk: bool = False) -> None:
         """Drop what SQLite remembers of the file, so that the next read comes from the file itself.
@@ -269,6 +272,18 @@ def absolute_path(db_path: str | os.PathLike[str]) -> str:
     if not isinstance(path, str) or path in ("", ":memory:") or "\0" in path:
         raise ConfigurationError(f"{path!r:.80} does not name a file; for runs in memory use InMemoryCheckpointer")
     return str(Path(path).absolute())
+
+
+def _page(rows: sqlite3.Cursor, parameters: dict[str, object]) -> tuple[list[Any], bool]:
+    page: list[Any] = []
+    room = PAGE_BYTES
+    for row in rows:
+        page.append(row)
+        room -= size_in(row)
+        if room <= 0:
+            rows.close()
+            return page, False
+    return page, len(page) != parameters["rows"]
 
 
 def _close(connection: sqlite3.Connection) -> None:

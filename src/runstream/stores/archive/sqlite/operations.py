@@ -57,8 +57,6 @@ from runstream.stores.local.append_plan import AppendPlan, AppendRequest
 __all__ = ["SQLiteOperations"]
 
 _PAGE_ROWS = 1000
-_PAGE_BYTES = 16 * 2**20
-_FIRST_ROWS = 8  # then at most twice as many each time: how large the next ones are is not known
 
 _GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
 _GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
@@ -209,22 +207,21 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES
-        count = _FIRST_ROWS
         while low < high:
-            page = {"run_id": run_id, "low": low, "high": high, "rows": count}
-            rows, aside = self._file.rows(queries, page)
+            page = {"run_id": run_id, "low": low, "high": high, "rows": _PAGE_ROWS}
+            found = self._file.pages(queries, page)
+            rows, aside = (rows for rows, _ in found)
+            # of each, all up to there
+            ends = [rows[-1][0] for rows, is_all in found if not is_all]
+            end = (max if reverse else min)(ends, default=low if reverse else high)
             if aside:
-                rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)[:count]
-            entries = list(map(entry_in, rows))
-            yield from entries
-            if len(rows) < count:
-                return
-            largest = max(len(entry.data or entry.raw or "") for entry in entries)
-            count = max(1, min(2 * count, _PAGE_ROWS, _PAGE_BYTES // max(1, largest)))
+                rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)
+                rows = [row for row in rows if (row[0] >= end if reverse else row[0] <= end)]
+            yield from map(entry_in, rows)
             if reverse:
-                high = rows[-1][0] - 1
+                high = end - 1
             else:
-                low = rows[-1][0]
+                low = end
 
     def position(self, run_id: str) -> Position | None:
         """How far the archive has a run; None for one that it does not know."""

@@ -7,6 +7,7 @@ damaged entry is given as one that does not read, and a damaged head of a run or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import getsizeof
 from typing import Any
 
 from runstream.model.archive_records import ArchiveEntry
@@ -14,7 +15,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 
-__all__ = ["aside_in", "cursor_in", "entry_in", "head_in", "is_count", "snapshot_head_in"]
+__all__ = ["aside_in", "cursor_in", "entry_in", "head_in", "is_count", "size_in", "snapshot_head_in"]
 
 _MOST = 2**53  # an offset or a revision is a whole number that Lua's doubles hold
 _HEAD_COLUMNS = (
@@ -50,6 +51,15 @@ def entry_in(row: Sequence[Any]) -> ArchiveEntry:
     damaged = next((name for name, is_sound in columns if not is_sound), "data")
     sound_chain, sound_key = (chain if type(chain) is int else 0), (key if type(key) is str else None)
     return ArchiveEntry(offset, sound_chain, sound_key, None, _bytes_in(data), f"its column {damaged} was damaged")
+
+
+def size_in(row: Sequence[Any]) -> int:
+    """What Python holds in bytes for the text of an event, or for the bytes of a record that was kept aside.
+
+    Args:
+        row: As for ``entry_in``.
+    """
+    return getsizeof(row[4] if len(row) > 4 else row[3])
 
 
 def aside_in(offset: int, chain: Any, key: Any, raw: Any, reason: Any, at: Any) -> ArchiveEntry:

@@ -26,7 +26,7 @@ from runstream.stores.redis.replies import parse_cursor
 from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["Replacement", "cursors_at", "put_entries", "put_snapshot", "switch_history", "unpark"]
+__all__ = ["Replacement", "cursor_at", "put_entries", "put_snapshot", "switch_history", "unpark"]
 
 _OUTLIVES_MILLISECONDS = 3_600_000
 
@@ -87,11 +87,10 @@ class Replacement:
         return fields
 
 
-def cursors_at(keys: Keys, run_id: str, offsets: Collection[int]) -> Operation[list[Cursor | None]]:
-    """The cursors of the entries at these offsets; None for one that Redis does not have."""
-    events = keys.run(run_id).events
-    replies = yield Exchange([(b"XRANGE", events, str(offset), str(offset)) for offset in offsets])
-    return [parse_cursor(entries[0][0]) if entries else None for entries in replies]
+def cursor_at(keys: Keys, run_id: str, offset: int) -> Operation[Cursor | None]:
+    """The cursor of the entry at an offset; None if Redis does not have it."""
+    (entries,) = yield Exchange([(b"XRANGE", keys.run(run_id).events, str(offset), str(offset))])
+    return parse_cursor(entries[0][0]) if entries else None
 
 
 def put_entries(

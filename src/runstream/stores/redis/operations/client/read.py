@@ -59,10 +59,11 @@ def follow(
             is_woken = False
             reader.note(head, found[-1][0])
             position = found[-1][0].offset
-            matching = [item for item in (yield from reader.decode(found)) if wanted(item.event)]
-            if matching:
-                yield Items(matching)
-                idle.restart()
+            for part in reader.parts(found):
+                matching = [item for item in (yield from reader.decode(part)) if wanted(item.event)]
+                if matching:
+                    yield Items(matching)
+                    idle.restart()
             continue
         if head.status in ENDED_STATUSES and head.last.offset <= position:
             return

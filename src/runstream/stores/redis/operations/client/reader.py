@@ -6,7 +6,7 @@ an error, never a shorter list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import eq, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -75,16 +75,19 @@ class RunReader:
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
-        head, _ = yield from self._open(cursor, ())
+        head, _ = yield from self._open(cursor)
         return head
 
     def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
         """The same without a cursor, with the last page."""
-        head, replies = yield from self._open(None, self._back_queries("+", _AT_END))
-        return head, self._back_page(replies, head.last.offset, _AT_END)
+        end = PageSize(_AT_END)
+        head, replies = yield from self._open(None, end)
+        return head, self._back_page(replies, head.last.offset, end.count)
 
-    def _open(self, cursor: Cursor | None, also: Sequence[Command]) -> Operation[tuple[RunHead, Sequence[Any]]]:
-        """Open the run, and give the replies to what else is asked at that moment."""
+    def _open(
+        self, cursor: Cursor | None, end: PageSize | None = None
+    ) -> Operation[tuple[RunHead, Sequence[Any]]]:
+        """Open the run, and give the replies to what is asked for its last page at that moment."""
         known = self.session.seen.get(self.run_id)
         queries = [head_query(self._keys.meta)]
         cursors = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
@@ -92,9 +95,12 @@ class RunReader:
         if known is not None:
             queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
         asked = len(queries)
-        queries += also
-        meta, *replies = yield Exchange(queries, atomic=len(queries) > 1)
-        replies, more = replies[: asked - 1], replies[asked - 1 :]
+        if end is None:
+            exchange = Exchange(queries, atomic=asked > 1)
+        else:
+            exchange = end.exchange(lambda: [*queries, *self._back_queries("+", end.count)])
+        meta, *replies = yield exchange
+        replies, at_end = replies[: asked - 1], replies[asked - 1 :]
         head = yield from checked_head(self._keys, meta)
         self._learn(head)
         if known is not None:
@@ -108,7 +114,7 @@ class RunReader:
         if cursor is not None and cursor.offset > head.start.offset:
             self.seen = cursor
             yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
-        return head, more
+        return head, at_end
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
         """The next entries after an offset, none missing; ``count`` of them, or what the page size allows."""
@@ -131,7 +137,7 @@ class RunReader:
         high = head.last.offset if upto is None else min(upto, head.last.offset)
         cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
         found = [item for item in zip(cursors, parse_records(entries), strict=True) if item[0].offset <= high]
-        self._pace.adapt([record for _, record in found])
+        self._pace.adapt([len(record) for _, record in found])
         if again:
             yield from self._check_history(head, found[:1])
             found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
@@ -155,7 +161,7 @@ class RunReader:
     def _back_page(self, replies: Sequence[Any], high: int, count: int) -> BackPage:
         meta, entries = replies
         records = parse_records(entries)
-        self._pace.adapt(records)
+        self._pace.adapt(list(map(len, records)))
         # up to a gap, if there is one
         dense = sum(map(eq, map(parse_offset, map(itemgetter(0), entries)), range(high, 0, -1)))
         found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
@@ -169,7 +175,7 @@ class RunReader:
                 yield from self.report_lost(high, head.last.offset)
             self.note(head, found[-1][0])
             low = found[-1][0].offset
-            yield Items(self._counted((yield from self.decode(found))))
+            yield from self._give(found)
 
     def backward(self, low: int, high: int) -> Stream:
         """The events from ``high`` down to ``low + 1``."""
@@ -185,7 +191,16 @@ class RunReader:
             if found[-1][0].offset < high:
                 yield from self.report_missing(head, found[-1][0].offset + 1)
             high = found[0][0].offset - 1
-            yield Items(self._counted((yield from self.decode(found[::-1]))))
+            yield from self._give(found[::-1])
+
+    def parts(self, found: Page) -> Iterator[Page]:
+        """The page that came last, in parts that are decoded one at a time: events take many times their bytes."""
+        count = self._pace.part
+        return (found[first : first + count] for first in range(0, len(found), count))
+
+    def _give(self, found: Page) -> Stream:
+        for part in self.parts(found):
+            yield Items(self._counted((yield from self.decode(part))))
 
     def decode(self, found: Page) -> Operation[list[Any]]:
         """The events of a page, without those that were erased.

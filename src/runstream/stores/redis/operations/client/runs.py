@@ -21,7 +21,9 @@ from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import held, resolve_unanswered
 from runstream.stores.redis.operations.unfinished import snapshots_left
+from runstream.stores.redis.page_size import first_entries
 from runstream.stores.redis.replies import (
+    noted_size,
     noted_time,
     parse_cursor,
     parse_map,
@@ -43,12 +45,7 @@ _INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent")
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
     """What is known of a run, or None."""
-    check_run_id(run_id)
-    (info,) = yield from _infos(session, [run_id])
-    if isinstance(info, RunstreamError):
-        raise info
-    if info is None:
-        yield from check_absent([session.keys.run(run_id)])
+    info, _ = yield from run_info_after(session, run_id, None)
     return info
 
 
@@ -144,20 +141,24 @@ def _sound(infos: Sequence[RunInfo | RunstreamError | None]) -> Iterator[RunInfo
 
 def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[RunInfo | RunstreamError | None]]:
     """What is known of these runs; None for one that is not there, the error for one that is damaged."""
-    queries: list[tuple[object, ...]] = []
-    for run_id in run_ids:
-        keys = session.keys.run(run_id)
-        queries.append((b"HMGET", keys.meta, *_INFO))
-        queries.append((b"XRANGE", keys.events, "-", "+", b"COUNT", 1))
-    replies = yield Exchange(queries, tolerant=True)
+    runs_keys = list(map(session.keys.run, run_ids))
+    metas = yield Exchange([(b"HMGET", run.meta, *_INFO) for run in runs_keys], tolerant=True)
+    firsts = yield from first_entries([run.events for run in runs_keys], list(map(_largest, metas)))
     infos: list[RunInfo | RunstreamError | None] = []
-    for run_id, meta, first in zip(run_ids, replies[::2], replies[1::2], strict=True):
+    for run, meta, first in zip(runs_keys, metas, firsts, strict=True):
         refusal = next((reply for reply in (meta, first) if isinstance(reply, Refusal)), None)
         try:
-            infos.append(_info(session.keys.run(run_id), meta, first) if refusal is None else refusal.error)
+            infos.append(_info(run, meta, first) if refusal is None else refusal.error)
         except CorruptRecordError as error:
             infos.append(error)
     return infos
+
+
+def _largest(meta: Sequence[bytes | None] | Refusal) -> int | None:
+    try:
+        return None if isinstance(meta, Refusal) else noted_size(meta[HEAD_FIELDS.index(b"largest")])
+    except ValueError:
+        return None
 
 
 def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:

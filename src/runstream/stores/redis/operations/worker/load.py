@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from runstream.codec.lossless_json import dump_json, load_json
+from runstream.codec.pages import PAGE_BYTES
 from runstream.codec.record import seq_of_record
 from runstream.codec.snapshot_fields import read_saved
 from runstream.codec.stored import STORED_PACKER
@@ -19,7 +20,7 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.page_size import PAGE_BYTES, PageSize
+from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import (
     noted_cursor,
     noted_size,
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _PAGE = 1000
+_FIRST_SNAPSHOTS = 4  # then at most twice as many each time: how large they are is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ class LoadedEntries(NamedTuple):
         start: The run's start after all that was read. If it is another one, or None, the run was deleted
             meanwhile, and what was read may be of another run.
         upto: It was read up to here: to the request's last offset, or, where that is too much at once, not as far;
-            then without snapshots. Of what was not begun, this is the offset before.
+            then without snapshots.
     """
 
     # bytes alone: a pair for each would be a thousand objects for Python's collector to look through
@@ -191,86 +193,120 @@ class _Reading:
     Attributes:
         request: The request, of what is still to be read.
         found: What was read.
-        is_done: Whether all that there is was read.
+        lanes: The lanes whose snapshots are asked for with the next page of entries, if that is the last one.
+        has_entries: Whether all entries were read.
     """
 
     def __init__(self, keys: Keys, request: LoadRequest) -> None:
         self.request = request
-        self.found = LoadedEntries([], [], [], {}, None, request.first - 1)
-        self.is_done = False
+        self.found: LoadedEntries | None = None
+        self.lanes: Sequence[str | None] = ()
+        self.has_entries = False
         self._run = keys.run(request.run_id)
-        self.size = PageSize(_PAGE, request.largest)
+        self._size = PageSize(_PAGE, request.largest)
 
     @property
-    def wanted(self) -> int:
-        """How many entries are still to be read at most."""
-        return max(0, self.request.last - self.request.first + 1)
+    def is_done(self) -> bool:
+        """Whether all that there is was read."""
+        return self.has_entries and not self.request.lanes
+
+    @property
+    def most_bytes(self) -> int:
+        """How much the next page of entries may have."""
+        return self._size.bytes_of(self._wanted)
+
+    def choose_lanes(self, room: int) -> int:
+        """Choose the lanes for the next page, ``room`` at most. Returns how many."""
+        self.lanes = self.request.lanes[:room] if self._size.count >= self._wanted else ()
+        return len(self.lanes)
+
+    def halve(self) -> None:
+        """Ask for half as much."""
+        if self._size.count >= self._wanted and len(self.lanes) > 1:
+            self.lanes = self.lanes[: len(self.lanes) // 2]
+        elif self._wanted > 0:
+            self._size.halve()
+            self.lanes = ()
 
     def commands(self) -> list[Command]:
-        """Ask for the next page; with the last one, for the snapshots; and then for the run's start."""
-        _, first, last, lanes, _ = self.request
-        commands: list[Command] = [(b"XRANGE", self._run.events, str(first), str(last), b"COUNT", self.size.count)]
-        if self.size.count >= self.wanted:
-            commands += [(b"HGETALL", self._run.snapshot(lane_id)) for lane_id in lanes]
+        """Ask for the next page, for the snapshots, and then for the run's start."""
+        first, last = str(self.request.first), str(self.request.last)
+        commands: list[Command] = [(b"XRANGE", self._run.events, first, last, b"COUNT", self._size.count)]
+        commands += [(b"HGETALL", self._run.snapshot(lane_id)) for lane_id in self.lanes]
         commands.append((b"HGET", self._run.meta, b"start"))
         return commands
 
-    def take(self, replies: Iterator[Any]) -> int:
-        """Take the replies to the commands. Returns the size of the records."""
-        entries, found, request = _taken(next(replies)), self.found, self.request
+    def take(self, replies: Iterator[Any], saved: list[int]) -> int:
+        """Take the replies to the commands, and add the sizes of snapshots. Returns the size of the records."""
+        request, entries = self.request, _taken(next(replies))
+        found = self.found or LoadedEntries([], [], [], {}, None, request.first - 1)
         records = parse_records(entries)
         found.ids.extend(entry_id for entry_id, _ in entries)
         found.records.extend(records)
-        if self.size.count >= self.wanted:
-            for lane_id in request.lanes:
-                _add_snapshot(found, lane_id, next(replies))
-        self.is_done = self.size.count >= self.wanted or len(entries) < self.size.count
+        saved += [_add_snapshot(found, lane_id, next(replies)) for lane_id in self.lanes]
         start = _taken(next(replies))
-        upto = request.last if self.is_done else parse_offset(entries[-1][0])
+        self.has_entries = self._size.count >= self._wanted or len(entries) < self._size.count
+        upto = request.last if self.has_entries else parse_offset(entries[-1][0])
         with parsing(self._run):
             self.found = found._replace(start=None if start is None else noted_cursor(start), upto=upto)
-        self.request = request._replace(first=upto + 1)
-        self.size.adapt(records)
+        self.request = request._replace(first=upto + 1, lanes=request.lanes[len(self.lanes) :])
+        self._size.adapt(list(map(len, records)))
         return sum(map(len, records))
 
+    @property
+    def _wanted(self) -> int:
+        """How many entries are still to be read at most."""
+        return max(0, self.request.last - self.request.first + 1)
 
-def _load_page(left: Sequence[_Reading]) -> Operation[int]:
+
+def _load_page(left: Sequence[_Reading], snapshot_size: PageSize) -> Operation[int]:
     """Load the next pages of the first of these, as many as are one page together. Returns how much came."""
     together: list[_Reading] = []
-    room = PAGE_BYTES
+    room, lanes = PAGE_BYTES, snapshot_size.count
     for reading in left:
-        room -= reading.size.bytes_of(reading.wanted)
-        if together and room < 0:
+        room -= reading.most_bytes
+        if together and (room < 0 or lanes == 0):
             break
+        lanes -= reading.choose_lanes(lanes)
         together.append(reading)
+    replies = iter((yield _exchange_for(together, snapshot_size)))
+    saved: list[int] = []
+    size = sum([reading.take(replies, saved) for reading in together])
+    snapshot_size.adapt(saved)
+    return size + sum(saved)
 
-    def exchange() -> Exchange:
-        commands = [command for reading in together for command in reading.commands()]
-        # a snapshot of another type is one that does not read; else nothing may be refused
-        return Exchange(commands, tolerant=True, smaller=smaller)
+
+def _exchange_for(together: list[_Reading], snapshot_size: PageSize) -> Exchange:
+    """Ask for the next page of each; after a failure, for half of it: of fewer of them, or less of one."""
 
     def smaller() -> Exchange:
+        snapshot_size.halve()
         if len(together) > 1:
             del together[len(together) // 2 :]
         else:
-            together[0].size.halve()
-        return exchange()
+            together[0].halve()
+        return _exchange_for(together, snapshot_size)
 
-    replies = iter((yield exchange()))
-    return sum([reading.take(replies) for reading in together])
+    commands = [command for reading in together for command in reading.commands()]
+    # a snapshot of another type is one that does not read; else nothing may be refused
+    return Exchange(commands, tolerant=True, smaller=smaller)
 
 
 def load_entries(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[LoadedEntries]]:
-    """Load entries and snapshots of many runs, as far as they are less than two pages, or a single record.
+    """Load entries and snapshots of many runs, as far as the entries are less than two pages, or a single record.
 
-    It is one round trip where all of it surely is one page. At least something is loaded: what came has ``upto``.
+    Returns:
+        What was loaded for the first of the requests, at least for one; the others are to be made again. The
+        last of them may have been loaded in part: what came has ``upto``.
     """
     readings = [_Reading(keys, request) for request in requests]
+    snapshot_size = PageSize(_PAGE, first=_FIRST_SNAPSHOTS)
     left, room = readings, PAGE_BYTES
-    while left and room > 0:
-        room -= yield from _load_page(left)
-        left = [reading for reading in left if not reading.is_done]
-    return [reading.found for reading in readings]
+    while left:
+        room -= yield from _load_page(left, snapshot_size)
+        # of one that has all of its entries, the snapshots are loaded too
+        left = [reading for reading in left if not reading.is_done and (room > 0 or reading.has_entries)]
+    return [reading.found for reading in readings if reading.found is not None]
 
 
 def load_peaks(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[int | None]]:
@@ -279,7 +315,7 @@ def load_peaks(keys: Keys, requests: Sequence[LoadRequest]) -> Operation[list[in
     left = dict(enumerate(requests))
     while left:
         loaded = yield from load_entries(keys, list(left.values()))
-        for (index, request), found in zip(list(left.items()), loaded, strict=True):
+        for (index, request), found in zip(list(left.items()), loaded, strict=False):
             peak = peaks[index]
             if peak is None or found.offsets_and_chains[0] != list(range(request.first, found.upto + 1)):
                 peaks[index] = None
@@ -298,15 +334,18 @@ def _taken(reply: Any) -> Any:
     return reply
 
 
-def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: Any) -> None:
+def _add_snapshot(loaded: LoadedEntries, lane_id: str | None, saved: Any) -> int:
+    """Take a snapshot, or why it does not read. Returns its size."""
     if isinstance(saved, Refusal):
         loaded.broken[lane_id] = str(saved.error)
-        return
+        return 0
+    fields = parse_map(saved)
     try:
-        offset, revision, token, state, _ = read_saved(parse_map(saved))
+        offset, revision, token, state, _ = read_saved(fields)
         text = dump_json(state)
         if STORED_PACKER.pack(load_json(text)) != STORED_PACKER.pack(state):
             raise ValueError("as JSON, it would not give its values again")
         loaded.snapshots.append(ArchiveSnapshot(lane_id, offset, revision, token, text))
     except (EncodingError, ValueError) as error:  # damaged, or nested beyond JSON's depth
         loaded.broken[lane_id] = str(error)
+    return sum(map(len, fields.values()))
