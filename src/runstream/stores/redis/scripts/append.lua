@@ -88,18 +88,7 @@ if sent_batch == batch then
   return sent
 end
 if sent_batch > batch then return {'stale', now} end
-if not sent and sent_at ~= '-' then
-  -- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
-  -- it is right however far the clock has moved since; and what is sent for the first time is younger. What lies ahead
-  -- of the clock was noted by one that was ahead, and says nothing
-  local first_sent = tonumber(sent_at)
-  local of_run = tonumber(call('HGET', KEYS[2], 'forgotten') or 0) or 0
-  local of_others = tonumber(call('HGET', KEYS[6], 'forgotten') or 0) or 0
-  if first_sent == 0 or (first_sent <= of_run and of_run <= microseconds)
-    or (first_sent <= of_others and of_others <= microseconds) then
-    return {'stale', now}
-  end
-end
+if not sent and may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds) then return {'stale', now} end
 
 -- what is noted of the run, as far as it is needed here; what is damaged is found before the first write
 local a_cursor, a_number = '^%d+%-%d+$', '^%d+$'

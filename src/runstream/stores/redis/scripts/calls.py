@@ -41,6 +41,7 @@ __all__ = [
     "report_call",
     "retire_call",
     "revisit_call",
+    "revoke_call",
     "settle_call",
 ]
 
@@ -142,6 +143,17 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         args += snapshot.args()
     args += [event.record for event in events]
     return script_call(_APPEND, names, args)
+
+
+def revoke_call(keys: Keys, run_id: str, sending: Sending) -> Command:
+    """The call that finds out what became of a batch, and sees to it that it is not applied later."""
+    run = keys.run(run_id)
+    at = b"-" if sending.sent_at is None else b"%d" % sending.sent_at
+    return script_call(
+        SCRIPT["revoke"],
+        (run.meta, run.producers, run.partition.config, run.partition.leftovers),
+        (run_id, sending.producer, sending.number, at, PRODUCER_WINDOW_SECONDS * MICROSECONDS),
+    )
 
 
 def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:

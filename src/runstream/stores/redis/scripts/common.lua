@@ -88,6 +88,19 @@ local function note_forgotten(key, at)
   if at > (tonumber(call('HGET', key, 'forgotten') or 0) or 0) then call('HSET', key, 'forgotten', text(at)) end
 end
 
+-- Whether a producer of which nothing is known may have been forgotten since its batch was first sent (microseconds; 0:
+-- too long ago; '-': that is not known, and no).
+-- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
+-- it is right however far the clock has moved since; and what is sent for the first time is younger. What lies ahead
+-- of the clock was noted by one that was ahead, and says nothing.
+local function may_be_forgotten(sent_at, meta, config, now)
+  if sent_at == '-' then return false end
+  local first_sent = tonumber(sent_at)
+  local of_run = tonumber(call('HGET', meta, 'forgotten') or 0) or 0
+  local of_others = tonumber(call('HGET', config, 'forgotten') or 0) or 0
+  return first_sent == 0 or (first_sent <= of_run and of_run <= now) or (first_sent <= of_others and of_others <= now)
+end
+
 -- Whether a field of meta notes a snapshot, of the run or of a lane.
 local function is_snapshot(field) return string.sub(field, 1, 8) == 'snapshot' end
 

@@ -15,7 +15,7 @@ from runstream.stores.redis.scripts.script import Script
 __all__ = ["RIGHTS", "SCRIPT", "SCRIPTS", "commands_of"]
 
 _ROLES = (
-    ("append", "adopt"),
+    ("append", "adopt", "revoke"),
     ("lease",),
     ("delete",),
     (

@@ -16,6 +16,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.operations.client.resend_lost import carry_resolve
+from runstream.stores.redis.operations.client.revoke import LARGE_BYTES
 from runstream.stores.redis.operations.client.send import batch_of, note_reply, outcome_of
 from runstream.stores.redis.replies import parse_start
 from runstream.stores.redis.scripts.calls import event_call
@@ -26,8 +27,11 @@ __all__ = ["append_event", "is_plain_append"]
 
 
 def is_plain_append(session: Session[E, S], event: EncodedEvent) -> bool:
-    """Whether the fast path fits: the event's kind sets no status, and nothing waits to be resolved or checked."""
-    is_ordinary = session.allows_fast_path and not session.was_full
+    """Whether the fast path fits: the event's kind sets no status, and nothing waits to be resolved or checked.
+
+    One that the server may refuse for its size is sent as any batch is.
+    """
+    is_ordinary = session.allows_fast_path and not session.was_full and len(event.record) < LARGE_BYTES
     return is_ordinary and event.kind not in STATUS_BY_KIND and session.in_flight.is_empty()
 
 

@@ -26,6 +26,7 @@ from runstream.operations.operation import Exchange, Operation, Pause, Refusal
 from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
+from runstream.stores.redis.operations.client.revoke import is_large, revoke
 from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.operations.unfinished import adopt
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
@@ -186,6 +187,14 @@ def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]])
             if type(replies[index]) is not bytes:
                 replies[index] = yield from _adjusted(attempt, replies[index])
     except BaseException as error:
+        if isinstance(error, StoreUnavailable) and is_large(attempts):
+            try:
+                return (yield from revoke(attempts, error))
+            except StoreUnavailable:
+                pass  # it cannot be reached at all
+            except BaseException as broken_off:
+                _note_failure(session, attempts, broken_off)
+                raise
         _note_failure(session, attempts, error)
         raise
     return replies
