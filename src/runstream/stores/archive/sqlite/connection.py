@@ -21,10 +21,11 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from runstream.codec.pages import PAGE_BYTES
@@ -44,6 +45,8 @@ from runstream.stores.archive.sqlite.row_values import size_in
 from runstream.stores.archive.sqlite.schema import prepare
 
 __all__ = ["ArchiveFile", "absolute_path", "is_damage"]
+
+T = TypeVar("T")
 
 _WAY_BACK = (
     "put the file back together with its -wal, or drop this archive from those that the namespace requires"
@@ -147,24 +150,33 @@ class ArchiveFile:
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
             self._check_identity()
 
+    def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
+        """All rows of each query, as they were at one moment; see ``pages``."""
+        return self._read(queries, parameters, sqlite3.Cursor.fetchall)
+
     def pages(self, queries: Sequence[str], parameters: dict[str, object]) -> list[tuple[list[Any], bool]]:
         """The first rows of each query, as they were at one moment, and whether they are all that there are.
 
         A page ends with the row with which it is ``PAGE_BYTES`` or more, or after ``rows`` of the parameters. A
         text that is damaged comes as bytes, so that only its own row is spoilt.
         """
+        return self._read(queries, parameters, partial(_page, most=parameters["rows"]))
+
+    def _read(
+        self, queries: Sequence[str], parameters: dict[str, object], fetch: Callable[[sqlite3.Cursor], T]
+    ) -> list[T]:
         with self.use() as connection, ExitStack() as at_one_moment:
             if not connection.in_transaction:
                 at_one_moment.enter_context(transaction(connection, "BEGIN"))
             connection.text_factory = str  # faster by a fifth, and good for every text that is not damaged
             try:
-                return [_page(connection.execute(query, parameters), parameters) for query in queries]
+                return [fetch(connection.execute(query, parameters)) for query in queries]
             except sqlite3.OperationalError as error:
                 if "decode" not in str(error):
                     raise
             finally:
                 connection.text_factory = _text_or_bytes
-            return [_page(connection.execute(query, parameters), parameters) for query in queries]
+            return [fetch(connection.execute(query, parameters)) for query in queries]
 
     def read_anew(self, *, from_disk: bool = False) -> None:
         """Drop what SQLite remembers of the file, so that the next read comes from the file itself.
@@ -274,7 +286,7 @@ def absolute_path(db_path: str | os.PathLike[str]) -> str:
     return str(Path(path).absolute())
 
 
-def _page(rows: sqlite3.Cursor, parameters: dict[str, object]) -> tuple[list[Any], bool]:
+def _page(rows: sqlite3.Cursor, *, most: object) -> tuple[list[Any], bool]:
     page: list[Any] = []
     room = PAGE_BYTES
     for row in rows:
@@ -283,7 +295,7 @@ def _page(rows: sqlite3.Cursor, parameters: dict[str, object]) -> tuple[list[Any
         if room <= 0:
             rows.close()
             return page, False
-    return page, len(page) != parameters["rows"]
+    return page, len(page) != most
 
 
 def _close(connection: sqlite3.Connection) -> None:

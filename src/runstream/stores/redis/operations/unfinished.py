@@ -227,7 +227,7 @@ def _read(left: _Left) -> Operation[None]:
         if not entries:
             return
         records = parse_records(entries)
-        pages.adapt(records)
+        pages.adapt(list(map(len, records)))
         left.add([(parse_cursor(entry[0]), record) for entry, record in zip(entries, records, strict=True)])
 
 

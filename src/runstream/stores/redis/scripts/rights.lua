@@ -48,11 +48,7 @@ try('HMGET', key, 'x')
 try('HGETALL', key)
 try('HEXISTS', key, 'x')
 try('HLEN', key)
-<<<<<<< HEAD
 try('HSCAN', key, '0')
-=======
-try('HSCAN', key, '0', 'COUNT', '1')
->>>>>>> c0d0c18 (Revoke an append that the server does not take for its size, so that its run goes on)
 try('XLEN', key)
 try('XRANGE', key, '-', '+', 'COUNT', '1')
 try('XREVRANGE', key, '+', '-', 'COUNT', '1')
