@@ -206,6 +206,8 @@ class Node:
         self.port = free_port()
         self.socket_path = f"{directory}/{self.port}.sock"
         self._clock = Path(f"{directory}/{self.port}.clock")
+        own = Path(f"{directory}/{self.port}")  # or it would load what another of them has written there
+        own.mkdir()
         environment = dict(os.environ)
         # Debian's Redis takes its memory from jemalloc, which this library cannot be loaded beside
         if CLOCK_LIBRARY is not None and name != "redis70":
@@ -215,7 +217,7 @@ class Node:
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket_path]
         self.process = subprocess.Popen(
             [PROGRAMS[name], *place, "--save", "", "--appendonly", "no", *options],
-            cwd=directory,
+            cwd=own,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
