@@ -20,7 +20,8 @@ from runstream import (
     connect,
     connect_async,
 )
-from tests.faults.failover.failover_tools import Hot, assert_lost, on_every_pair, spans, spans_of
+from tests.faults.failover.failover_tools import Hot, assert_lost, on_every_pair, spans, spans_of, until_taken
+from tests.support.backends import info_of
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
@@ -97,6 +98,37 @@ def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
     hot.forget("r")
     assert hot.append("r", make_events("r", 1)).first_offset == 13
     assert spans(hot) == spans(other)
+
+
+@pytest.mark.parametrize("others", [1, 2, 7])
+def test_a_writer_is_told_even_if_the_filled_offsets_are_archived_and_trimmed(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], tmp_path: Path, others: int
+) -> None:
+    """Nothing that Redis still has is of the history that it saw, but its lane lacks what it has written."""
+    other = open_hot()
+    other.append("r", make_events("r", 2, lane_id="b"))
+    hot.append("r", make_events("r", 3, lane_id="a"))
+    kept = hot.append("s", make_events("s", 3, lane_id="a"))
+    with pair.losing():
+        hot.append("r", make_events("r", 1, lane_id="a"))
+        hot.save_event(make_event("r", 5, lane_id="a"))
+    until_taken(lambda: other.append("r", make_events("r", 1 + others, lane_id="b")))
+    other.append("s", make_events("s", 3, lane_id="b"))
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        worker = DrainWorker(other, [archive], trim="archived")
+        assert worker.drain_once().events == 12 + others
+        other.append("r", make_events("r", 1, lane_id="b"))
+        for _ in range(2):
+            for call in (
+                lambda: hot.save_event(make_event("r", lane_id="a")),
+                lambda: hot.append("r", make_events("r", 2, lane_id="a"), keys=["x", None]),
+            ):
+                with pytest.raises((HistoryDiverged, AcknowledgedWritesLost)):
+                    until_taken(call)
+        assert info_of(other, "r").last_offset == 7 + others, "nothing was written"
+        assert hot.append("s", make_events("s", 1, lane_id="a")).first_offset == kept.last_offset + 4
+        hot.forget("r")
+        assert hot.append("r", make_events("r", 1, lane_id="a")).first_offset == 8 + others
 
 
 def test_a_reader_is_a_writer_that_is_told(pair: Pair, hot: Hot, open_hot: Callable[..., Hot]) -> None:

@@ -181,9 +181,9 @@ def test_what_is_trimmed_while_the_lost_ones_are_looked_for_is_not_put_back(
 
         def trim_at(exchange: Any, keys: Any = keys, left: Any = left) -> Any:
             if next(left) == 0:
-                ((last, _),) = raw.xrange(keys.events, 9, 9)
+                entries: Any = raw.xrange(keys.events, 9, 9)
                 trimmed.append(raw.xtrim(keys.events, minid=10))
-                raw.hset(keys.meta, "mark", last)
+                raw.hset(keys.meta, "mark", entries[0][0])
             return exchange_once(exchange)
 
         driver.exchange_once = trim_at

@@ -139,12 +139,15 @@ class Batch(NamedTuple):
 class Seen(NamedTuple):
     """The last cursor that a writer or reader saw of a run, with the start of that history, as Redis writes them.
 
-    ``offset`` is the cursor's offset, parsed.
+    ``offset`` is the cursor's offset, parsed. ``lane_id`` and ``wrote`` tell of the writer's own last event: its
+    lane, and its offset; "" and 0 for none.
     """
 
     start: bytes
     last: bytes
     offset: int
+    lane_id: str = ""
+    wrote: int = 0
 
     @property
     def cursor(self) -> Cursor:

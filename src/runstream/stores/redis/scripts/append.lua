@@ -12,7 +12,8 @@
 --         one lane
 --       6 words, separated by single spaces: when the batch was first sent (microseconds), '-' if that is not known, 0
 --         if it is so long ago that its producer may be forgotten by now; the start of the
---         history that the writer saw that cursor in, or '-'; partitions; for how long a silent producer is remembered
+--         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event if it is of the
+--         first lane below, else 0; partitions; for how long a silent producer is remembered
 --         (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
 --         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
 --         that are described (all or 0); number of leases; number of snapshots
@@ -42,7 +43,7 @@
 --         {'unleased'}              the lease that it carries has passed to another owner or expired
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
 --         {'lost', offset}          the run ends, at this offset, before what the writer saw
---         {'diverged'}              the run has another history there
+--         {'diverged'}              the run has another history there, or lacks what the writer wrote last
 --         {'partitions', n}         the namespace has n partitions
 --         {'conflict', offset}      the run ends at this offset, not at the expected one
 --         {'full', entries, more}   the run has so many entries here, too many with so many more
@@ -66,7 +67,7 @@
 -- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
 -- meta: what a refusal leaves behind is not in it.
 
-local sent_at, seen_start, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) ?(.*)$')
+local sent_at, seen_start, wrote, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) (%d+) ?(.*)$')
 local expected, most, status, lanes, described, leases, snapshots = '-', '-', '-', 1, 0, '0', '0'
 if more ~= '' then
   seen, expected, most, status, lanes, described, leases, snapshots =
@@ -198,6 +199,10 @@ if seen ~= '-' and seen ~= meta[2] then
       local mark = call('HGET', KEYS[2], 'mark') or is_tombstone(meta[8]) and former or start
       -- trimmed: then it was archived, and the mark is there or beyond
       if parse_cursor(mark) <= seen_offset then there = mark end
+      -- beyond: then others have gone on since, and nothing here has that chain. But what this writer has written itself,
+      -- at `wrote`, its lane must have
+      local lane = lane_of[ARGV[7]]
+      if not there and lane and tonumber(lane.last) < tonumber(wrote) then return {'diverged'} end
     end
     if there and there ~= seen then return {'diverged'} end
   end

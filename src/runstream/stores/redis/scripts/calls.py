@@ -86,7 +86,7 @@ def event_call(
     record, lane_id, _, session_id, seq, _ = event
     run = keys.run(run_id)
     names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
-    last, words = _seen_words(keys, sent_at, seen)
+    last, words = _seen_words(keys, sent_at, seen, lane_id)
     mark = f"+{seq}" if 0 <= seq <= HIGHEST_RISING else seq
     # what script_call makes, without a list in between
     head = (b"EVALSHA", _APPEND, len(names))
@@ -94,13 +94,15 @@ def event_call(
     return head + names + args
 
 
-def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None) -> tuple[bytes, bytes]:
+def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None, lane_id: str) -> tuple[bytes, bytes]:
     """The append script's arguments 5 and 6: the cursor that the writer saw last, and the words after it."""
     last, start = (b"-", b"-") if seen is None else (seen.last, seen.start)
+    wrote = seen.wrote if seen is not None and seen.lane_id == lane_id else 0
     at = b"-" if sent_at is None else b"%d" % sent_at
-    return last, b"%b %b %d %d" % (
+    return last, b"%b %b %d %d %d" % (
         at,
         start,
+        wrote,
         len(keys.partitions),
         PRODUCER_WINDOW_SECONDS * MICROSECONDS,
     )
@@ -120,7 +122,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         int(grant is not None),
         int(snapshot is not None),
     )
-    seen, words = _seen_words(keys, sending.sent_at, sending.seen)
+    seen, words = _seen_words(keys, sending.sent_at, sending.seen, next(iter(lanes), ""))
     is_plain = asked == _NOTHING_ASKED
     if not is_plain:
         more = " ".join("-" if word is None else str(word) for word in asked)

@@ -33,7 +33,7 @@ class SeenBook:
         """The cursor that was seen last of a run, or None."""
         return self._seen.get(run_id)
 
-    def note(self, run_id: str, start: bytes, last: bytes, offset: int) -> None:
+    def note(self, run_id: str, start: bytes, last: bytes, offset: int, lane_id: str | None = None) -> None:
         """Note a cursor that was seen; within one history, only one that is further on.
 
         Args:
@@ -41,12 +41,18 @@ class SeenBook:
             start: The cursor at the history's start.
             last: The cursor that was seen.
             offset: That cursor's offset.
+            lane_id: The lane of the event there, if it is this store's own; None: somebody's.
         """
         with self._lock:
             known = self._seen.get(run_id)
             if known is not None and known.start == start and known.offset >= offset:
                 return
-            self._seen[run_id] = Seen(start, last, offset)
+            if lane_id is not None:
+                self._seen[run_id] = Seen(start, last, offset, lane_id, offset)
+            elif known is not None and known.start == start:
+                self._seen[run_id] = Seen(start, last, offset, known.lane_id, known.wrote)
+            else:
+                self._seen[run_id] = Seen(start, last, offset)
             self._seen.move_to_end(run_id)
             if known is None and len(self._seen) > _MAX_SEEN:
                 self._seen.popitem(last=False)

@@ -161,11 +161,20 @@ def waiting_seconds() -> float:
 
 
 def note_reply(
-    session: Session[E, S], run_id: str, server_time: bytes, start: bytes, last: bytes, offset: int
+    session: Session[E, S],
+    run_id: str,
+    server_time: bytes,
+    start: bytes,
+    last: bytes,
+    offset: int,
+    lane_id: str | None,
 ) -> None:
-    """Note the server's time and the run's last cursor, at this offset, from the reply to an applied batch."""
+    """Note what the reply to an applied batch tells: the server's time and the run's last cursor.
+
+    ``offset`` is that cursor's, and ``lane_id`` the lane of the event there, if the batch has written it.
+    """
     session.server_clock.update(server_time)
-    session.seen.note(run_id, start, last, offset)
+    session.seen.note(run_id, start, last, offset, lane_id)
 
 
 def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt[Session[E, S]]:
@@ -319,10 +328,11 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
     run_id, lanes = batch.run_id, batch.lanes
     former, last, revision, began, server_time, *rest = _parse_applied(attempt.sending, reply)
     last_offset, start = parse_offset(last), parse_start(began)
-    note_reply(session, run_id, server_time, began, last, last_offset)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
+    at_last = max(lanes, key=lambda lane: lanes[lane].last, default=None)
+    note_reply(session, run_id, server_time, began, last, last_offset, at_last)
     if lanes or not batch.events:
         before = parse_offset(former)
         ends = {}
