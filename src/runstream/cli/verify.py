@@ -97,9 +97,9 @@ def verify(
 
     With --repair, a run in Redis that has a difference is made whole from what its stream holds, and verified
     again: an append that the server refused in its midst is finished; a meta that was removed is made anew, as
-    long as all of the run is in Redis (leases are void then, and what was archived is proven again); a run that is
-    missing from the list of runs, or is not due, is put there. Nothing is taken away, and what the stream does not
-    prove is left as it is.
+    long as all of the run is in Redis, or what has left it in an archive that is given (leases are void then, and
+    what was archived is proven again); a run that is missing from the list of runs, or is not due, is put there.
+    Nothing is taken away, and what the stream does not prove is left as it is.
     """
     began = time.monotonic()
     verdicts: list[Verdict] = []
@@ -157,7 +157,7 @@ def _mended(stores: _Stores, run_id: str) -> Sequence[str]:
     if stores.hot is None:
         return ()
     try:
-        return mend_run(stores.hot, run_id)
+        return mend_run(stores.hot, run_id, stores.archives)
     except (CorruptRecordError, UnsupportedVersion, ConcurrencyConflict) as error:
         say(f"run {run_id!r} was not repaired: {error}")
         return ()

@@ -9,7 +9,7 @@ the archive does not is never overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
 from runstream.stores.redis.operations.worker.load import HotRun
 
-__all__ = ["PutBack", "put_back", "restore_run"]
+__all__ = ["Lanes", "PutBack", "put_back", "restore_run"]
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 2**20
@@ -87,7 +87,7 @@ def restore_run(
     namespace, run_id, token = namespace_of(hot), source.run_id, random_token()
     snapshots = source.snapshots()
     _check_covered(source, snapshots)
-    lanes = _Lanes({one.lane_id: one.offset for one in snapshots}, keep_from)
+    lanes = Lanes({one.lane_id: one.offset for one in snapshots}, keep_from)
     _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
@@ -112,7 +112,7 @@ def restore_run(
 
 def _scan(
     source: ArchivedHistory,
-    lanes: _Lanes,
+    lanes: Lanes,
     put_keys: Callable[[dict[str, Cursor]], object],
     on_progress: Callable[[int], None] | None,
 ) -> None:
@@ -262,7 +262,7 @@ def _check_covered(source: ArchivedHistory, snapshots: Sequence[ArchiveSnapshot]
 
 
 @dataclass(slots=True)
-class _Lanes:
+class Lanes:
     """The facts of a run's lanes as Redis notes them, gathered from its events.
 
     Attributes:
@@ -271,28 +271,29 @@ class _Lanes:
         since: The offset of each lane's first event that no snapshot of it covers.
         peaks: The highest ``seq`` of all up to each offset at which Redis may begin.
         rising: The lanes none of whose events has a lower ``seq`` than one before it, as far as Redis notes that.
+        peak: The highest ``seq`` of all.
     """
 
-    covered: dict[str | None, int]
+    covered: Mapping[str | None, int]
     keep_from: int | None
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
     peaks: dict[int, int] = field(default_factory=dict)
     rising: set[str] = field(default_factory=set)
-    _peak: int = 0
+    peak: int = 0
     _has_unread: bool = False
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:
         """Add the next entry. Lane and ``seq`` of one that does not read are not known."""
         if entry.offset == self.keep_from:
-            self.peaks[entry.offset - 1] = self._peak
+            self.peaks[entry.offset - 1] = self.peak
         if entry.data is not None:
             self._add_event(entry.offset, entry_fields(run_id, entry) or {})
         elif entry.raw is not None:
-            self._peak, self._has_unread = HIGHEST_SEQ, True
+            self.peak, self._has_unread = HIGHEST_SEQ, True
             self.rising.clear()
         if entry.offset in self.covered.values():
-            self.peaks[entry.offset] = self._peak
+            self.peaks[entry.offset] = self.peak
 
     def _add_event(self, offset: int, fields: dict[str, Any]) -> None:
         lane, seq = fields.get("lane_id", "main"), int(fields.get("seq", 0))
@@ -303,8 +304,8 @@ class _Lanes:
         self.last[lane] = (offset, seq)
         if lane not in self.since and offset > self.covered.get(lane, 0):
             self.since[lane] = offset
-            self.peaks[offset - 1] = self._peak
-        self._peak = max(self._peak, seq)
+            self.peaks[offset - 1] = self.peak
+        self.peak = max(self.peak, seq)
 
     def first_needed(self, last: int) -> int:
         """The first offset that ``recover`` needs, of the run or of a lane."""

@@ -47,6 +47,12 @@ def run(hot: Hot) -> RunKeys:
     return keys
 
 
+def facts_of(hot: Hot) -> Any:
+    info = hot.run_info("r")
+    assert info is not None
+    return info.session_id, info.status, info.last_offset, info.first_hot, info.created_at, info.parent
+
+
 def of_run(hot: Hot) -> Any:
     info = hot.run_info("r")
     assert info is not None
@@ -68,7 +74,7 @@ def test_a_meta_that_was_removed_is_made_anew(
     assert verify_run("r", hot=hot).is_sound
     assert of_run(open_hot(redis_backend)) == expected
     after = {name: redis_backend.raw.hget(run.meta, name) for name in redis_backend.raw.hkeys(run.meta)}
-    strays = {b"created", b"updated", b"adopted", b"by"}
+    strays = {b"created", b"updated", b"by"}
     assert {k: v for k, v in after.items() if k not in strays} == {
         k: v for k, v in before.items() if k not in strays
     }
@@ -78,6 +84,37 @@ def test_a_meta_that_was_removed_is_made_anew(
     assert parked(hot) == {}
     assert verify_run("r", hot=hot, sinks=[archive]).is_sound
     assert mend_run(hot, "r") == []
+
+
+def test_a_meta_is_made_anew_with_what_an_archive_has_of_the_run(
+    redis_backend: RedisBackend, hot: Hot, run: RunKeys, archive: Any, tmp_path: Path
+) -> None:
+    """What has left Redis: its lanes, its keys, its start. The archive's chain shows that it is the same run."""
+    DrainWorker(hot, [archive], trim="archived").drain_once()
+    hot.append("r", [make_event("r", 10), make_event("r", 2, lane_id="side")], keys=["x", None])
+    DrainWorker(hot, [archive], trim="never").drain_once()
+    hot.append("r", [make_event("r", 11), make_event("r", 12, lane_id="new")])
+    info = facts_of(hot)
+    before = {name: redis_backend.raw.hget(run.meta, name) for name in redis_backend.raw.hkeys(run.meta)}
+    redis_backend.raw.delete(run.meta, run.keys)
+    with pytest.raises(CorruptRecordError, match="no archive at hand has what came before"):
+        mend_run(hot, "r")
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "other.db")) as other:
+        other.append("r", make_events("r", 9))
+        with pytest.raises(CorruptRecordError, match="no archive at hand has what came before"):
+            mend_run(hot, "r", [other])
+    assert mend_run(hot, "r", [archive]) == ["took offsets 9 to 12 from its stream into its history"]
+    after = {name: redis_backend.raw.hget(run.meta, name) for name in redis_backend.raw.hkeys(run.meta)}
+    strays = {b"updated", b"by", b"mark", b"trimmed", b"proven", b"proven:side"}
+    assert {k: v for k, v in after.items() if k not in strays} == {
+        k: v for k, v in before.items() if k not in strays
+    }
+    assert facts_of(hot) == info
+    assert hot.append("r", make_events("r", 2), keys=["a", "x"]).last_offset == 9
+    DrainWorker(hot, [archive]).drain_once()
+    assert parked(hot) == {}
+    assert len(archive.list_events("r")) == 12
+    assert verify_run("r", hot=hot, sinks=[archive]).is_sound
 
 
 def test_an_unfinished_append_is_finished(redis_backend: RedisBackend, hot: Hot, run: RunKeys) -> None:
@@ -119,7 +156,7 @@ def test_what_the_stream_does_not_prove_is_left_as_it_is(
     refused("it ends at 7-.*events of it are lost")
     redis_backend.raw.delete(run.meta)
     redis_backend.raw.xtrim(run.events, minid="3-0", approximate=False)
-    refused("its beginning has left Redis")
+    refused("no archive at hand has what came before")
     redis_backend.raw.xadd(run.events, {"x": "y"}, id="9-1")
     refused("9-1 is not one that an append adds after 8-")
     leave_entries(hot, redis_backend.raw, [make_event("r", 10)])

@@ -9,10 +9,10 @@ the same events again gets their cursors: they are there once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from runstream.codec.archive_entries import archive_entries, entry_fields
 from runstream.codec.chain import former_chain, next_chain
@@ -22,7 +22,7 @@ from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import ConcurrencyConflict, CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.state import STATUSES, status_after
-from runstream.operations.operation import Command, Exchange, Operation
+from runstream.operations.operation import Call, Command, Exchange, Operation
 from runstream.stores.redis.append_batch import LaneSpan, snapshot_field
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import Keys, RunKeys
@@ -38,7 +38,7 @@ from runstream.stores.redis.replies import (
 from runstream.stores.redis.scripts.calls import ADOPT
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["Adopted", "adopt", "snapshots_left"]
+__all__ = ["Adopted", "Beginning", "FindBeginning", "adopt", "snapshots_left"]
 
 _PAGE = 1000
 _SCAN_COUNT = 1000
@@ -69,6 +69,7 @@ class _Left:
         session_id: The session that they name; "" for none.
         has_unread: Whether some do not read, so that their lanes are not known.
         largest: The size of the largest record of them.
+        beginning: The fields of meta, where that is not there, as they were before the first of them.
     """
 
     run: RunKeys
@@ -82,6 +83,7 @@ class _Left:
     session_id: str = ""
     has_unread: bool = False
     largest: int = 0
+    beginning: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def add(self, page: Sequence[tuple[Cursor, bytes]]) -> None:
         """Add the next entries.
@@ -119,9 +121,10 @@ class _Left:
 
     def fields(self, meta: Mapping[bytes, bytes]) -> dict[str, str]:
         """The fields of meta as the append would have set them, but for the times."""
-        fields = {"last": str(self.last)}
+        fields = {name.decode(): value.decode() for name, value in self.beginning.items()}
+        fields["last"] = str(self.last)
         retired = parse_retired(meta.get(b"retired"))
-        start = self.former if b"start" not in meta else noted_cursor(meta[b"start"])
+        start = noted_cursor(meta[b"start"])
         for lane, span in self.lanes.items():
             known = meta.get(f"lane:{lane}".encode())
             fields[f"lane:{lane}"] = self._mark(span, b"" if known is None and retired is not None else known)
@@ -136,10 +139,8 @@ class _Left:
         if retired is not None and retired.offset is None:
             fields["mark"] = str(self.former)
             fields["retired"] = f"{meta[b'retired'].decode()} {self.former.offset}"
-        if b"start" not in meta:
-            fields["start"] = str(self.former)
         largest = noted_size(meta.get(b"largest"))
-        if b"start" not in meta or (largest is not None and self.largest > largest):
+        if self.beginning or (largest is not None and self.largest > largest):
             fields["largest"] = str(size_bound(self.largest))
         return fields
 
@@ -152,6 +153,22 @@ class _Left:
         return f"{span.last} {'+' if rises else ''}{span.last_seq}"
 
 
+class Beginning(NamedTuple):
+    """The part of a history that has left Redis.
+
+    Attributes:
+        meta: The fields of meta as they would be if the run ended with it.
+        keys: The cursors of its events that have callers' keys.
+    """
+
+    meta: Mapping[str, str]
+    keys: Mapping[str, Cursor]
+
+
+FindBeginning: TypeAlias = Callable[[Cursor, Mapping[str | None, int]], Beginning | None]
+"""Finds the beginning of a run up to a cursor, given up to where the snapshot of each lane covers the history."""
+
+
 class _Snapshots(NamedTuple):
     """The snapshots of a run that no meta notes: meta's fields for them, what they cover, and the run's status."""
 
@@ -160,14 +177,15 @@ class _Snapshots(NamedTuple):
     status: str | None
 
 
-def adopt(keys: Keys, run_id: str, *, rebuild: bool = False) -> Operation[Adopted | None]:
+def adopt(keys: Keys, run_id: str, rebuild: FindBeginning | None = None) -> Operation[Adopted | None]:
     """Take into a run's history what is in its stream and not in its meta.
 
     Args:
         keys: The namespace's keys.
         run_id: The run.
-        rebuild: Where the run has no meta, and may have had one: make it anew from all that is left. Leases are
-            void then, and what was archived is proven again.
+        rebuild: Where the run has no meta, and may have had one: make it anew from all that is left, and where its
+            beginning has left Redis, from what this finds of it. Leases are void then, and what was archived is
+            proven again.
 
     Returns:
         What it was; None if there is nothing of the kind.
@@ -181,21 +199,25 @@ def adopt(keys: Keys, run_id: str, *, rebuild: bool = False) -> Operation[Adopte
     for _ in range(_ATTEMPTS):
         reply, first = yield Exchange([(b"HGETALL", run.meta), (b"XRANGE", run.events, "-", "+", b"COUNT", 1)])
         meta = parse_map(reply)
-        is_new = b"start" not in meta and b"last" not in meta
+        is_new = b"start" not in meta
+        if is_new != (b"last" not in meta):
+            raise corrupt_key(run_id, run.meta, "it lacks the field start or last")
         if not first:
             return None
         if is_new:
-            left, found = yield from _without_meta(run, first, rebuild=rebuild)
+            left, found = yield from _without_meta(run, first, rebuild)
+            meta = {**left.beginning, **meta}
         else:
             with parsing(run):
                 last = noted_cursor(meta[b"last"])
             left, found = _Left(run, last, last, {}), _Snapshots({}, {}, None)
+        seen = "-" if is_new else f"{meta[b'start'].decode()} {meta[b'last'].decode()}"
         yield from _read(left)
         if left.last == left.former:
             return None
-        if is_new:
-            yield from _check_nothing_is_lost(left, found)
-        if (yield from _adopt(keys, left, meta, found, drops=is_new and not rebuild)):
+        was_whole = is_new and (yield from _had_appends(left, found))
+        drops = is_new and rebuild is None
+        if (yield from _adopt(keys, left, meta, found, seen=seen, was_whole=was_whole, drops=drops)):
             return Adopted(left.former.offset + 1, left.last)
     raise ConcurrencyConflict(
         f"run {run_id!r} went on all the while that its end was looked at: send the same call again",
@@ -204,15 +226,27 @@ def adopt(keys: Keys, run_id: str, *, rebuild: bool = False) -> Operation[Adopte
     )
 
 
-def _without_meta(run: RunKeys, first: Sequence[Any], *, rebuild: bool) -> Operation[tuple[_Left, _Snapshots]]:
+def _without_meta(
+    run: RunKeys, first: Sequence[Any], rebuild: FindBeginning | None
+) -> Operation[tuple[_Left, _Snapshots]]:
     """The beginning of what is left of a run without a meta, and its snapshots."""
     at, (record,) = parse_cursor(first[0][0]), parse_records(first)
-    if at.offset != 1 or not is_sound(run.run_id, record):
-        why = f"it was removed, and the stream begins with {at}: its beginning has left Redis, or does not read"
+    why = f"it was removed, and the stream begins with {at}, which does not read"
+    if not is_sound(run.run_id, record):
         raise corrupt_key(run.run_id, run.meta, why)
-    start = Cursor(0, former_chain(at.chain, record_crc(record)))
-    found = (yield from _snapshots(run)) if rebuild else _Snapshots({}, {}, None)
-    return _Left(run, start, start, found.covered), found
+    before = Cursor(at.offset - 1, former_chain(at.chain, record_crc(record)))
+    found = _Snapshots({}, {}, None) if rebuild is None else (yield from _snapshots(run))
+    left = _Left(run, before, before, found.covered)
+    if before.offset == 0:
+        left.beginning = {b"start": str(before).encode()}
+        return left, found
+    beginning = None if rebuild is None else (yield Call(partial(rebuild, before, found.covered)))
+    if beginning is None:
+        why = f"it was removed, and the stream begins with {at}: no archive at hand has what came before"
+        raise corrupt_key(run.run_id, run.meta, why)
+    left.beginning = {name.encode(): value.encode() for name, value in beginning.meta.items()}
+    left.keys = dict(beginning.keys)
+    return left, found
 
 
 def _next_page(left: _Left, pages: PageSize) -> list[Command]:
@@ -261,8 +295,11 @@ def snapshots_left(run: RunKeys) -> Operation[list[str | None]]:
             return lanes
 
 
-def _check_nothing_is_lost(left: _Left, found: _Snapshots) -> Operation[None]:
-    """Check that nothing else of the run goes further than its stream, which would have lost its end."""
+def _had_appends(left: _Left, found: _Snapshots) -> Operation[bool]:
+    """Whether an append to a run without a meta has come to its end.
+
+    Raises CorruptRecordError where the run went further than its stream, which has lost its end.
+    """
     (replies,) = yield Exchange([(b"HGETALL", left.run.producers)])
     with parsing(left.run, left.run.producers):
         reached = [parse_cursor(reply.split()[2]).offset for reply in parse_map(replies).values()]
@@ -270,27 +307,39 @@ def _check_nothing_is_lost(left: _Left, found: _Snapshots) -> Operation[None]:
     if farthest > left.last.offset:
         why = f"it ends at {left.last}, and the run went on to offset {farthest}: events of it are lost"
         raise corrupt_key(left.run.run_id, left.run.events, why)
+    return bool(reached)
 
 
 def _adopt(
-    keys: Keys, left: _Left, meta: Mapping[bytes, bytes], found: _Snapshots, *, drops: bool
+    keys: Keys,
+    left: _Left,
+    meta: Mapping[bytes, bytes],
+    found: _Snapshots,
+    *,
+    seen: str,
+    was_whole: bool,
+    drops: bool,
 ) -> Operation[bool]:
-    """Note it all in meta, if the run is as it was seen; ``drops``: its snapshots were never acknowledged."""
+    """Note it all in meta, if the run is as it was seen.
+
+    ``was_whole``: the entries were acknowledged; ``drops``: its snapshots were not.
+    """
     run, partition = left.run, left.run.partition
-    is_new = b"start" not in meta
     with parsing(run):
         fields = {**found.fields, **left.fields(meta)}
     after = found.covered.get(None, 0)
-    status = status_after(kind for at, kind in left.kinds if at > after) or found.status
-    if status or is_new:
+    status = status_after(kind for at, kind in left.kinds if at > after)
+    if status is None and (after > left.former.offset or b"status" not in meta):
+        status = found.status
+    if status or b"status" not in meta:
         fields["status"] = status or "running"
     session_id = fields.get("session") or meta.get(b"session", b"").decode()
     names = [run.events, run.meta, run.producers, run.keys, partition.runs, partition.due, partition.config]
     names.append(partition.session(session_id))
     if drops:
         names += [run.snapshot(lane) for lane in (None, *left.lanes)]
-    seen = "-" if is_new else f"{meta[b'start'].decode()} {meta[b'last'].decode()}"
-    args: list[Any] = [run.run_id, seen, str(left.former), str(left.last), len(keys.partitions), session_id]
+    former = "-" if was_whole else str(left.former)
+    args: list[Any] = [run.run_id, seen, former, str(left.last), len(keys.partitions), session_id]
     args.append(len(left.keys))
     for key, cursor in left.keys.items():
         args += (key, str(cursor))
