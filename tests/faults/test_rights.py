@@ -236,7 +236,9 @@ def test_the_question_is_asked_once(backend_of: ServerBackend, server: Server) -
 
 @needs_server
 @on_a_server
-@pytest.mark.parametrize("command", by_default(ROLES["append"], "HSET", "DEL", "PERSIST", "ZADD"))
+@pytest.mark.parametrize(
+    "command", by_default([*ROLES["append"], "EVALSHA", "SCRIPT"], "HSET", "PERSIST", "SCRIPT")
+)
 def test_a_server_that_renamed_a_command_is_refused(server: Server, command: str) -> None:
     """What it holds stays as it is, is read, and gone on with once the server has the command again."""
     with tempfile.TemporaryDirectory(prefix="runstream-") as directory:

@@ -26,10 +26,11 @@ from runstream import (
     connect,
 )
 from runstream.repair.verify import verify_run
+from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.scripts import library
-from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
+from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS, revoke_call
 from tests.support.backends import FakeBackend, RedisBackend, ServerBackend
-from tests.support.drain_tools import Hot, open_hot
+from tests.support.drain_tools import Hot, ask, open_hot
 from tests.support.kinds import REAL, on_every_server, short
 from tests.support.line import Line
 from tests.support.operations import session_of
@@ -195,6 +196,19 @@ def test_what_is_sent_again_in_pieces_is_there_once(redis_backend: RedisBackend)
     # each counts once: an equal one is a new one then
     assert hot.append("r", events[2:]).first_offset == 5
     assert hot.append("r", [make_event("r", 9)], keys=["a"]).first_offset == 4
+    assert verify_run("r", hot=hot).is_sound
+
+
+def test_a_run_that_knows_only_what_was_revoked_has_not_begun(redis_backend: RedisBackend) -> None:
+    """The beginning that was refused in its midst is its own."""
+    hot, events = open_hot(redis_backend), make_events("r", 2)
+    session = session_of(hot)
+    producer = session.producers.take()
+    call = revoke_call(session.keys, "r", Sending(producer.name, producer.number, None, None))
+    assert ask(hot, *call) == [b"revoked"]
+    leave_entries(hot, redis_backend.raw, events)
+    assert hot.append("r", [make_event("r", 3)]).first_offset == 3
+    assert hot.append("r", events)[:2] == (1, 2)
     assert verify_run("r", hot=hot).is_sound
 
 

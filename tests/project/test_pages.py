@@ -45,6 +45,14 @@ def test_the_examples_of_a_page_run_as_they_stand(
         exec(compile(block, page, "exec"), {"__name__": "__main__"})
 
 
+def test_the_commands_of_the_page_about_rights_are_commands() -> None:
+    (commands,) = re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / "docs/rights.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    for line in commands.splitlines():
+        check_command_line(line.split()[1:])
+
+
 def test_the_commands_of_the_page_about_upcasts_are_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -307,7 +307,7 @@ def _had_appends(left: _Left, found: _Snapshots) -> Operation[bool]:
     if farthest > left.last.offset:
         why = f"it ends at {left.last}, and the run went on to offset {farthest}: events of it are lost"
         raise corrupt_key(left.run.run_id, left.run.events, why)
-    return bool(reached)
+    return any(reached)  # one that was revoked reached 0
 
 
 def _adopt(

@@ -107,7 +107,9 @@ if meta[1] and not (meta[2] and meta[11]) or meta[2] and not meta[1] then
   fault = fault or {'damaged', KEYS[2], 'it lacks the fields start, last or updated'}
 elseif not meta[1] then
   local events = call('TYPE', KEYS[1])['ok']
-  if events == 'stream' and call('EXISTS', KEYS[3]) == 0 then
+  local replies, is_begun = events == 'stream' and call('HGETALL', KEYS[3]) or {}, false
+  for i = 2, #replies, 2 do is_begun = is_begun or not match(replies[i], '^%S+ %S+ 0%-0 ') end -- else it was revoked
+  if events == 'stream' and not is_begun then
     fault = fault or {'unfinished'} -- no append to it has ever come to its end
   elseif events == 'stream' then
     fault = {'damaged', KEYS[2], 'it was removed, while other keys of the run are there'}
