@@ -33,6 +33,7 @@ from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered import TieredCheckpointer
+from tests.integrations.purpose_agent.sources import their_event
 from tests.support.archive_check import check_archives
 from tests.support.backends import Backend, ServerBackend
 from tests.support.commands import QUIET, Said, command, run
@@ -197,6 +198,18 @@ def test_purpose_agent_reads_the_sqlite_file(tmp_path: Path) -> None:
     reader = theirs.SQLiteCheckpointer(str(tmp_path / "r.db"))
     assert [event.to_dict() for event in reader.list_events("r")] == [event.to_dict() for event in events]
     assert reader.load_latest("r").current_step == 7
+
+
+def test_a_sqlite_file_stands_alone_and_is_written_on(tmp_path: Path) -> None:
+    """Nothing more comes to it from elsewhere, so what purpose-agent adds is adopted."""
+    source, path = f"sqlite:{tmp_path}/runs.db", tmp_path / "run.db"
+    with connect(source) as store:
+        store.save_events(make_events("r", 2))
+    assert run("export", "r", "--url", source, "--to", str(path)).code == 0
+    theirs.SQLiteCheckpointer(str(path)).save_event(their_event("r", 3))
+    with connect(f"sqlite:{path}") as store:
+        assert store.append("r", make_events("r", 1, first=4)).last_offset == 4
+        assert [event.seq for event in store.list_events("r")] == [1, 2, 3, 4]
 
 
 # -- from wherever it lies -----------------------------------------------------------------------------

@@ -227,12 +227,15 @@ class RunBatch:
         after: The cursor that the entries follow, without a hole.
         entries: The entries to add, in order.
         snapshots: The snapshots to keep, once the entries are there.
+        drained: Whether more of the run may come: then its next offsets are not the archive's to give, and what
+            another program adds to it there is no part of it.
     """
 
     header: RunHeader
     after: Cursor
     entries: Sequence[ArchiveEntry] = ()
     snapshots: Sequence[ArchiveSnapshot] = ()
+    drained: bool = True
 
     @property
     def end(self) -> Cursor:

@@ -170,6 +170,18 @@ def test_a_run_that_redis_has_not_or_has_anew_is_refused_until_it_is_put_back(wo
     assert world.seqs() == [1, 2, 3, 101]
 
 
+def test_a_run_of_the_archive_alone_that_is_put_into_redis_becomes_the_drains(world: World) -> None:
+    world.archive.save_events(make_events("own", 2))
+    put_back(world.hot, world.archive, "own")
+    world.worker.drain_once()
+    world.theirs.save_event(their_event("own", 101))
+    world.hot.append("own", make_events("own", 1, first=3))
+    world.worker.drain_once()
+    assert parked(world.hot) == {}
+    assert [event.seq for event in world.archive.list_events("own")] == [1, 2, 3]
+    assert [one["run_id"] for one in world.status()] == ["own"]
+
+
 def test_what_does_not_read_is_named_and_left(world: World) -> None:
     put(world, 101)
     if world.is_database:

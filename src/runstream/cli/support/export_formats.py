@@ -198,9 +198,9 @@ def write_sqlite(export: Export, path: Path) -> None:
             batch.append(entry)
             size += len(entry.data or entry.raw or "")
             if len(batch) == _BATCH or size > _BATCH_BYTES:
-                archive.write([RunBatch(run.header, at, batch)])
+                archive.write([RunBatch(run.header, at, batch, drained=False)])
                 at, batch, size = entry.cursor, [], 0
-        archive.write([RunBatch(run.header, at, batch, run.snapshots)])
+        archive.write([RunBatch(run.header, at, batch, run.snapshots, drained=False)])
     if path.with_name(f"{path.name}-wal").exists():
         # what it holds would not come along
         raise StoreUnavailable(f"another program has opened {path}, so it is not complete: send the same again")

@@ -234,8 +234,9 @@ class JSONLOperations(ArchiveOperations[E, S]):
                 raise deleted_here(run_id)
             entries = [self._timed(entry) for entry in new_entries(batch, last, log.cursor_at)]
             snapshots = [snapshot for snapshot in batch.snapshots if not _has(log, snapshot)]
-            if entries or snapshots or last is None:
-                lacking.append(LogBatch(log, batch.header, entries, snapshots, drained=True))
+            is_new = last is None or (batch.drained and not log.index.is_drained)
+            if entries or snapshots or is_new:
+                lacking.append(LogBatch(log, batch.header, entries, snapshots, batch.drained))
                 lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
         return lacking
 

@@ -98,7 +98,8 @@ class WriteBatch:
     def add(self, batch: RunBatch) -> None:
         """Add what the file lacks of a drain's batch, unless that history was deleted here."""
         header, run_id = batch.header, batch.header.run_id
-        self._drained.append(run_id)
+        if batch.drained:
+            self._drained.append(run_id)
         head = self._head(run_id)
         if head is None and was_deleted(self._connection, run_id, header.start):
             raise deleted_here(run_id)
