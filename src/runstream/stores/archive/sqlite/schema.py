@@ -144,7 +144,8 @@ _LATER = {
     "losses": "CREATE TABLE losses (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
     "note_lost_event": """CREATE TRIGGER note_lost_event AFTER DELETE ON events WHEN OLD.offset IS NOT NULL
         BEGIN INSERT OR IGNORE INTO losses (run_id) VALUES (OLD.run_id); END""",
-    "note_lost_state": """CREATE TRIGGER note_lost_state AFTER DELETE ON snapshots WHEN OLD.token IS NOT NULL
+    "note_lost_state": """CREATE TRIGGER note_lost_state AFTER DELETE ON snapshots
+        WHEN EXISTS (SELECT 1 FROM runs WHERE run_id = OLD.run_id)  -- also of a state of theirs, in place of ours
         BEGIN INSERT OR IGNORE INTO losses (run_id) VALUES (OLD.run_id); END""",
 }
 
