@@ -207,6 +207,8 @@ def test_a_run_of_a_drain_is_left_alone(tmp_path: Path, theirs: checkpoint.JSONL
     with JSONLCheckpointer(tmp_path) as store:
         store.write([batch("r", START, entries[:3])])
         save(theirs, 101)
+        payload = {"number": 103, "$offset": 4, "$chain": 5}
+        theirs.save_event(events.PAEvent("r", seq=103, kind=events.EventKind.TOOL_RESULT, payload=payload))
         with log_of(tmp_path).open("ab") as file:
             file.write(b"nonsense\n")
         for each in (store, JSONLCheckpointer(tmp_path)):
@@ -223,7 +225,7 @@ def test_a_run_of_a_drain_is_left_alone(tmp_path: Path, theirs: checkpoint.JSONL
         for each in (store, JSONLCheckpointer(tmp_path)):
             assert numbers(each, "r") == [1, 2, 3, 4, 5, 6]
             assert [item.offset for item in each.read("r", reverse=True)] == [6, 5, 4, 3, 2, 1]
-        assert read_by(theirs) == [1, 2, 3, 101, 4, 5, 102, 6]
+        assert read_by(theirs) == [1, 2, 3, 101, 103, 4, 5, 102, 6]
 
 
 def test_a_drains_batch_is_not_overtaken(

@@ -192,7 +192,12 @@ def _is_nested(line: bytes) -> bool:
 
 def was_ours(line: bytes) -> bool:
     """Whether a line without our members at its end has some of them still: it was damaged."""
-    return _FACTS_BEGIN in line or b'"$chain":' in line
+    if _FACTS_BEGIN not in line and b'"$chain":' not in line:
+        return False
+    try:
+        return not {"$offset", "$chain"}.isdisjoint(_load(line))  # else they are in a value of another program's
+    except (ValueError, TypeError):
+        return True
 
 
 def is_header(line: bytes) -> bool:
