@@ -48,7 +48,13 @@ from runstream.stores.archive.jsonl.line_format import (
 )
 from runstream.stores.archive.jsonl.log_index import LogIndex, entries_in
 from runstream.stores.archive.jsonl.snapshot_files import facts_of_snapshot, parse_snapshot, snapshot_text
-from runstream.stores.archive.sqlite.row_values import aside_in, cursor_in, entry_in, head_in, snapshot_head_in
+from runstream.stores.archive.sqlite.row_values import (
+    aside_in,
+    entry_in,
+    head_in,
+    lane_offset_in,
+    snapshot_head_in,
+)
 from tests.support.samples import RICH_VALUES, make_event, sealed
 
 EXAMPLES = int(os.environ.get("RUNSTREAM_FUZZ_EXAMPLES", "1000"))
@@ -329,15 +335,16 @@ def _read_lines(text: bytes) -> None:
 
 def _read_row(columns: list[Any]) -> None:
     """The same columns as an event's row, as one of the quarantine, a run's, a snapshot's."""
-    entry = entry_in([1, *columns[:3]])
-    entry_in([1, *columns[:3], *columns[3:6]])
-    aside_in(1, *columns[:5])
+    chain, key, data, checksum, *more = columns
+    entry_in(7, 1, chain, key, data, checksum)
+    entry = entry_in(7, 1, chain, key, data, None)
+    aside_in("r", 1, chain, key, data, checksum, *more[:2])
     refused = []
     for read in (
         lambda: entry_fields("r", entry),
-        lambda: head_in(["r", *columns[:10]]),
-        lambda: snapshot_head_in("r", *columns[:4]),
-        lambda: cursor_in("r", *columns[:2]),
+        lambda: head_in(["r", *columns[:10], None]),
+        lambda: snapshot_head_in("r", chain, key, data, checksum, None, None),
+        lambda: lane_offset_in("r", "main", *columns[:2]),
     ):
         try:
             read()

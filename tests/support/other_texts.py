@@ -15,6 +15,7 @@ from typing import Any
 from runstream.stores.archive.jsonl.line_format import facts_of
 from runstream.stores.archive.jsonl.snapshot_files import facts_of_snapshot
 from tests.support.archive_check import Archive
+from tests.support.checksums import forget_checksums
 
 __all__ = ["rewrite"]
 
@@ -30,6 +31,7 @@ def rewrite(archive: Archive, event: Callable[[str], str] | None = None) -> None
             file.execute("UPDATE events SET data = event(data) WHERE data <> ''")
             for table in ("snapshots", "lane_snapshots", "snapshot_history"):
                 file.execute(f"UPDATE {table} SET state = state(state)")
+        forget_checksums(path)
         return
     for log in Path(path).rglob("events.jsonl"):
         log.write_bytes(b"".join(_line(line, event) for line in log.read_bytes().splitlines(keepends=True)))

@@ -93,7 +93,8 @@ def verify(
 
     Prints a table, and the first difference of each run, with its offset and what each side has. A difference is
     exit code 1. Records that do not read are counted; kept aside as they were, they are no difference. Runs that
-    are written to and trimmed meanwhile are no obstacle. Nothing is changed.
+    are written to and trimmed meanwhile are no obstacle. Nothing is changed, but that events of an earlier version
+    that are proven get the checksums which they lack.
 
     With --repair, a run in Redis that has a difference is made whole from what its stream holds, and verified
     again: an append that the server refused in its midst is finished; a meta that was removed is made anew, as
@@ -137,7 +138,7 @@ def _open(opened: ExitStack, url: str | None, archives: Sequence[str]) -> _Store
         archive = open_archive(opened, target, "--archive")
         # an archive that keeps nothing beside its events' text is read completely below, run by run
         checked = None if part_of(archive, HasColumns) is None else part_of(archive, ChecksIntegrity)
-        problems = [] if checked is None else checked.check_integrity()
+        problems = [] if checked is None else checked.check_file()
         if problems:
             stores.damaged[archive.location] = problems
         else:

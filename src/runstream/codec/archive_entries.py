@@ -27,7 +27,15 @@ from runstream.model.archive_records import ArchiveEntry, PlainEntries
 from runstream.model.errors import CorruptRecordError, EncodingError, InvalidRunId, RunstreamError
 from runstream.model.results import Cursor
 
-__all__ = ["archive_entries", "archive_entry", "archive_pages", "entry_fields", "entry_record", "plain_entries"]
+__all__ = [
+    "archive_entries",
+    "archive_entry",
+    "archive_pages",
+    "entry_fields",
+    "entry_record",
+    "plain_entries",
+    "unread",
+]
 
 _PAGE = 100  # records; so few that their values are freed before Python's collector runs
 
@@ -184,27 +192,37 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
 
     Returns:
         The event's fields, those with their defaults that another program's text leaves out; None for an entry
-        that was erased. Bytes that are kept aside and read, as those that JSON would not give again, are read.
+        that was erased. Bytes that are kept aside and read, as those that JSON would not give again, are read; not
+        what is left of a row or a line of the archive's own that was damaged.
 
     Raises:
         CorruptRecordError: The entry is in the quarantine and does not read, or its text no longer reads.
     """
+    if entry.is_damaged:
+        raise unread(run_id, entry, entry.reason)
     if entry.raw is not None:
         try:
             return fields_of(run_id, decode_record(run_id, entry.offset, entry.raw))
         except (RunstreamError, TypeError, ValueError) as error:
-            raise _unread(run_id, entry, entry.reason) from error
+            raise unread(run_id, entry, entry.reason) from error
     if entry.data is None:
         return None
     try:
         fields = load_object(entry.data)
         check_fields(run_id, fields)
     except (ValueError, EncodingError) as error:
-        raise _unread(run_id, entry, str(error)) from error
+        raise unread(run_id, entry, str(error)) from error
     return fields if fields.keys() >= OWN else _complete(run_id, entry, fields)
 
 
-def _unread(run_id: str, entry: ArchiveEntry, reason: str) -> CorruptRecordError:
+def unread(run_id: str, entry: ArchiveEntry, reason: str) -> CorruptRecordError:
+    """The error for an entry that does not read.
+
+    Args:
+        run_id: The run.
+        entry: The entry.
+        reason: Why it does not.
+    """
     return CorruptRecordError(
         f"event {entry.offset} of run {run_id!r} does not read: {reason}",
         run_id=run_id,

@@ -16,6 +16,9 @@ from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 
 __all__ = [
+    "DAMAGED_LINE",
+    "DAMAGED_ROW",
+    "STRANGE_LINE",
     "ArchiveEntry",
     "ArchiveSnapshot",
     "EntryColumns",
@@ -31,6 +34,11 @@ __all__ = [
     "joined",
     "kept_aside",
 ]
+
+DAMAGED_LINE, DAMAGED_ROW = "its line was damaged", "its row was damaged"
+STRANGE_LINE = "not an event of this run"
+_NOT_READ = (DAMAGED_LINE, DAMAGED_ROW, STRANGE_LINE)
+"""How the reason of an entry begins that the archive itself cannot read; of any other, its record did not read."""
 
 
 class EntryColumns(NamedTuple):
@@ -99,6 +107,11 @@ class ArchiveEntry(NamedTuple):
     def columns(self) -> EntryColumns | None:
         """The event's columns; None where they are not at hand and only its JSON has them."""
         return None if self.kind is None else EntryColumns(self.seq, self.ts, self.kind, self.lane_id)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it is the archive's own row or line that does not read, and not the record that was archived."""
+        return self.raw is not None and self.reason.startswith(_NOT_READ)
 
     @property
     def cursor(self) -> Cursor:

@@ -13,8 +13,7 @@ from runstream.model.archive_records import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
 from runstream.repair.proof import written_as
-from runstream.stores.archive.jsonl.line_format import NOT_READ
-from runstream.stores.capabilities import Archive, HasColumns, part_of
+from runstream.stores.capabilities import Archive, ChecksIntegrity, HasColumns, part_of
 
 __all__ = ["ArchiveChecker"]
 
@@ -30,6 +29,7 @@ class ArchiveChecker(HistoryChecker):
         self._table = part_of(archive, HasColumns)
         if self._table is not None:
             self._noted_lasts = self._table.noted_lanes(history.run_id)
+        self._checks = part_of(archive, ChecksIntegrity)
         self._unread_snapshot: CorruptRecordError | None = None
         try:
             self.snapshots = archive.read_back_snapshots(history.run_id)
@@ -68,12 +68,14 @@ class ArchiveChecker(HistoryChecker):
                 self._differ(entry, "its columns are not those of its text", stored.get(entry.offset), columns)
             self._count(entry, columns)
         self._check_count(len(entries), first, last)
+        if self._checks is not None:
+            self._checks.note_proven(run_id, entries)
         return entries
 
     def _read(self, entry: ArchiveEntry) -> tuple[dict[str, Any] | None, int | None]:
         """The event's fields, and the checksum of its record, made anew; None for what it has not."""
         if entry.raw is not None:
-            if entry.reason.startswith(NOT_READ):
+            if entry.is_damaged:
                 self._differ(entry, "it does not read", describe_entry(entry), entry.reason)
             return None, record_crc(entry.raw)
         if entry.data is None:
@@ -124,3 +126,6 @@ class ArchiveChecker(HistoryChecker):
             why = (self.location, str(self._unread_snapshot))
             raise DifferenceFound(self.last.offset, "a snapshot does not read", why)
         self._check_snapshots()
+        for error in () if self._checks is None else self._checks.check_beside(run_id):
+            what = "what is kept beside the history does not read"
+            raise DifferenceFound(error.offset, what, (self.location, str(error)))

@@ -77,7 +77,10 @@ def verify_run(
     sinks: Sequence[Sink] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> Verdict:
-    """Verify a run in Redis, in archives, or in both. Changes nothing.
+    """Verify a run in Redis, in archives, or in both.
+
+    Changes nothing, but that rows of an archive which an earlier version wrote get their checksums, once their
+    chain has proven them.
 
     Args:
         run_id: The run; one that nobody has is sound.

@@ -19,7 +19,7 @@ from runstream.model.archive_records import (
     Position,
     RunHeader,
 )
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.operations.operation import Operation
@@ -90,7 +90,16 @@ class ChecksIntegrity(Protocol):
     """An archive whose medium can be checked as such."""
 
     def check_integrity(self) -> list[str]:
-        """What is wrong with the medium itself; nothing if it is sound."""
+        """What is wrong with the files, and with what they hold of each run; nothing if all is sound."""
+
+    def check_file(self) -> list[str]:
+        """What is wrong with the files as such; nothing if they are sound."""
+
+    def check_beside(self, run_id: str) -> list[CorruptRecordError]:
+        """What is wrong with what is kept of a run beside its entries."""
+
+    def note_proven(self, run_id: str, entries: Sequence[ArchiveEntry]) -> None:
+        """Give entries that were proven by their chain their checksums, where the medium can add these."""
 
 
 @runtime_checkable

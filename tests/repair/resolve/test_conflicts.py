@@ -50,6 +50,7 @@ from tests.repair.resolve.world import (
 )
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import kept_replies
+from tests.support.checksums import forget_checksums
 from tests.support.kinds import on_every_server
 from tests.support.mortal import Killed
 from tests.support.operations import session_of
@@ -207,6 +208,7 @@ def test_an_archive_that_cannot_prove_its_chains_is_not_put_over_redis(world: Wo
     path = world.archives[0].location.removeprefix("sqlite:")
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("UPDATE events SET data = replace(data, 'AP8=', 'AP4=') WHERE offset = 12 AND run_id = 'r'")
+    forget_checksums(path)
     (before,) = namespace_of(world.hot).load_runs(["r"])
     with pytest.raises(CorruptRecordError, match="does not give the chain") as damaged:
         world.resolve("archive")

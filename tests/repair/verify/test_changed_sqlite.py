@@ -25,7 +25,7 @@ SQLITE = {
     ),
     "a row in two places": (
         (
-            "INSERT INTO quarantine SELECT run_id, offset, chain, NULL, x'00', '', 0 FROM events"
+            "INSERT INTO quarantine SELECT run_id, offset, chain, NULL, x'00', '', 0, 0 FROM events"
             f" WHERE {R} AND offset = 5"
         ),
         5,
@@ -81,7 +81,7 @@ SQLITE = {
     "a later end": (f"UPDATE runs SET last_offset = 25 WHERE {R}", 21, "missing"),
     "not in the list": (f"DELETE FROM runs WHERE {R}", 1, "not noted"),
     "a lane's end": ("UPDATE lanes SET last_offset = 3 WHERE lane_id = 'side'", 14, "lane 'side'"),
-    "a lane that is not": ("INSERT INTO lanes VALUES ('r', 'more', 7)", 7, "lane 'more'"),
+    "a lane that is not": ("INSERT INTO lanes VALUES ('r', 'more', 7, 0)", 7, "lane 'more'"),
     "no lane": ("DELETE FROM lanes WHERE lane_id = 'main'", 20, "lane 'main'"),
     "a snapshot of the future": (f"UPDATE snapshots SET offset = 21 WHERE {R}", 21, "snapshot of the run"),
     "a snapshot that is none": (f"UPDATE snapshots SET state = '[1]' WHERE {R}", 10, "does not read"),

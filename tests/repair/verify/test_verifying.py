@@ -253,7 +253,7 @@ def test_the_command_prints_what_it_found(tmp_path: Path) -> None:
             file.execute("UPDATE events SET data = replace(data, '\"n\":3', '\"n\":4') WHERE run_id = 'bad'")
         said = run("verify", *both)
         assert said.code == 1
-        assert "3: the event is not the one that its chain is of" in said.out
+        assert "3: it does not read" in said.out
         assert "run 'bad': at offset 3" in said.err
         said = run("verify", *both, "--json")
         facts = {one["run_id"]: one for one in said.document["runs"]}

@@ -12,6 +12,7 @@ from runstream.repair.verify import Verdict, verify_run
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
+from tests.support.checksums import forget_checksums
 from tests.support.drain_tools import Hot, open_hot
 from tests.support.random_runs import one_archive
 
@@ -59,6 +60,7 @@ R = "run_id = 'r'"
 def change(world: World, script: str) -> None:
     with closing(sqlite3.connect(world.sqlite)) as file:
         file.executescript(script)
+    forget_checksums(world.sqlite)
 
 
 STATES = {"another status", "another session", "a snapshot gone"}

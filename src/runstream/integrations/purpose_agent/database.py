@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
+import zlib
 from array import array
 from collections.abc import Iterator
 from itertools import islice
@@ -22,11 +24,13 @@ from runstream.integrations.purpose_agent.source import (
     object_in,
 )
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
+from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
 from runstream.stores.archive.sqlite.schema import SCHEMA_VERSION
 
 __all__ = ["DatabaseSource"]
 
 _PAGE_ROWS = 500
+_DAMAGED = "its row was damaged: its checksum is of another content"
 _COLUMNS = {"events": {"id", "run_id", "data"}, "snapshots": {"run_id", "state", "updated_at"}}
 _OURS = {"runs", "quarantine", "lane_snapshots"}
 
@@ -36,21 +40,22 @@ _GET_IDS = "SELECT id FROM events WHERE run_id = ? ORDER BY id"
 _GET_FOREIGN_IDS = "SELECT id FROM events WHERE run_id = ? AND offset IS NULL ORDER BY id"
 _HAS_DRAINS = "SELECT 1 FROM sqlite_master WHERE name = 'drained'"
 _IS_DRAINED = "SELECT 1 FROM drained WHERE run_id = ?"
-_GET_REPLACED = """SELECT CAST(state AS BLOB), archived_at FROM snapshot_history
+_GET_REPLACED = """SELECT CAST(state AS BLOB), archived_at, 0, state_checksum FROM snapshot_history
     WHERE run_id = ? AND lane_id IS NULL ORDER BY id DESC LIMIT 1"""
 _GET_ROWS = "SELECT id, CAST(data AS BLOB) FROM events WHERE id IN (?) ORDER BY id".replace(
     "?", ", ".join("?" * _PAGE_ROWS)
 )
-_GET_OURS = """SELECT offset, key, CAST(data AS BLOB), NULL, '' FROM events
+_GET_OURS = """SELECT offset, key, CAST(data AS BLOB), NULL, '', chain, checksum FROM events
     WHERE run_id = :run_id AND offset > :after AND NOT (kind = '' AND data = '')
     UNION ALL
-    SELECT offset, key, NULL, raw, reason FROM quarantine WHERE run_id = :run_id AND offset > :after
+    SELECT offset, key, NULL, raw, reason, chain, NULL FROM quarantine WHERE run_id = :run_id AND offset > :after
     ORDER BY offset LIMIT :rows"""
 _GET_STATE = "SELECT CAST(state AS BLOB), updated_at FROM snapshots WHERE run_id = ?"
-_GET_OUR_STATES = """SELECT NULL, CAST(state AS BLOB), updated_at, token IS NULL FROM snapshots
+_GET_OUR_STATES = """SELECT NULL, CAST(state AS BLOB), updated_at, token IS NULL, state_checksum FROM snapshots
     WHERE run_id = :run_id
     UNION ALL
-    SELECT lane_id, CAST(state AS BLOB), updated_at, 0 FROM lane_snapshots WHERE run_id = :run_id"""
+    SELECT lane_id, CAST(state AS BLOB), updated_at, 0, state_checksum FROM lane_snapshots
+    WHERE run_id = :run_id"""
 _GET_STATUS = "SELECT status FROM runs WHERE run_id = ?"
 _GET_LAST_WRITTEN = "SELECT max(created_at) FROM events WHERE run_id = ?"
 
@@ -97,9 +102,15 @@ class DatabaseSource(Source):
         with _reading(self.path):
             return self._connection.execute(query, parameters).fetchall()
 
+    def our_rows(self, query: str, parameters: Any) -> list[Any]:
+        """The rows of an archive of ours, without checksums where it is of version 1, which has none."""
+        columns = query if self._has_checksums else re.sub(r"\b(state_)?checksum\b", "NULL", query)
+        return self.rows(columns, parameters)
+
     def _check(self) -> bool:
         """Whether it is an archive of ours. Raises ConfigurationError for another program's database."""
         (version,) = self.rows("PRAGMA user_version")[0]
+        self._has_checksums = version > 1
         tables = {name for (name,) in self.rows("SELECT name FROM sqlite_master")}
         for table, expected in _COLUMNS.items():
             if not expected <= {name for (name,) in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}:
@@ -146,42 +157,61 @@ class _RunRows(SourceRun):
                 yield found if isinstance(found, Unreadable) else found._replace(is_older=is_older)
             return
         noted = [status for (status,) in self._source.rows(_GET_STATUS, (self.run_id,))]
-        for lane_id, state, updated_at, is_foreign in self._our_states():
+        for lane_id, state, updated_at, is_foreign, checksum in self._our_states():
+            if checksum not in (None, zlib.crc32(state)):
+                yield Unreadable(self._where_of(lane_id), _DAMAGED, state)
+                continue
             found = self._state(lane_id, state, updated_at, is_ours=not is_foreign)
             if isinstance(found, SourceSnapshot) and lane_id is None and not is_foreign:
                 found = found._replace(is_older=found.fields.get("status") not in noted)
             yield found
 
     def _ours(self) -> Iterator[Item]:
-        after = 0
+        after, seed = 0, run_seed(self.run_id)
         while True:
             parameters = {"run_id": self.run_id, "after": after, "rows": _PAGE_ROWS}
-            page = self._source.rows(_GET_OURS, parameters)
-            for offset, key, data, raw, reason in page:
+            page = self._source.our_rows(_GET_OURS, parameters)
+            for offset, key, data, raw, reason, chain, checksum in page:
                 after, at = offset, self._where(f"offset {offset}")
-                yield event_in(at, data, is_ours=True, key=key) if raw is None else Unreadable(at, reason, raw)
+                if raw is not None:
+                    yield Unreadable(at, reason, raw)
+                elif checksum is None or checksum == _checksum(seed, offset, chain, key, data):
+                    yield event_in(at, data, is_ours=True, key=key)
+                else:
+                    yield Unreadable(at, _DAMAGED, data)
             if len(page) < _PAGE_ROWS:
                 return
 
     def _our_states(self) -> list[Any]:
         """The rows of the latest states; without one that another program put in the place of a drain's."""
-        rows = self._source.rows(_GET_OUR_STATES, {"run_id": self.run_id})
+        rows = self._source.our_rows(_GET_OUR_STATES, {"run_id": self.run_id})
         ours = [row for row in rows if not row[3]]
         if len(ours) == len(rows) or not self._source.is_drained(self.run_id):
             return rows
-        return [(None, *row, 0) for row in self._source.rows(_GET_REPLACED, (self.run_id,))] + ours
+        return [(None, *row) for row in self._source.our_rows(_GET_REPLACED, (self.run_id,))] + ours
 
     def _state(
         self, lane_id: str | None, data: bytes, updated_at: object, *, is_ours: bool
     ) -> SourceSnapshot | Unreadable:
-        where = self._where("state" if lane_id is None else f"state of lane {lane_id!r}")
+        where = self._where_of(lane_id)
         found = object_in(where, data, is_ours=is_ours)
         if isinstance(found, Unreadable):
             return found
         return SourceSnapshot(where, lane_id, found, _number(updated_at))
 
+    def _where_of(self, lane_id: str | None) -> str:
+        return self._where("state" if lane_id is None else f"state of lane {lane_id!r}")
+
     def _where(self, what: str) -> str:
         return f"{self._source.path}, run {self.run_id!r}, {what}"
+
+
+def _checksum(seed: int, offset: int, chain: int, key: str | None, data: bytes) -> int | None:
+    """The checksum of an event's row; None for one whose text is none."""
+    try:
+        return entry_checksum(seed, offset, chain, key, data.decode())
+    except (UnicodeError, AttributeError, TypeError):
+        return None
 
 
 def _number(value: object) -> float:

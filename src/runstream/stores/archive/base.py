@@ -10,9 +10,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
-from runstream.codec.archive_entries import archive_entries, entry_fields
+from runstream.codec.archive_entries import archive_entries, entry_fields, unread
 from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
@@ -22,6 +23,7 @@ from runstream.model.errors import (
     EncodingError,
     EventRefused,
     HistoryDiverged,
+    StoreUnavailable,
 )
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
@@ -29,7 +31,8 @@ from runstream.model.run_head import RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, in_place_of, parse_position
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, in_one_call
-from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest
+from runstream.stores.archive.integrity import errors_in, missing, pages_of
+from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
 from runstream.stores.capabilities import Archive, ChecksIntegrity
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest
 from runstream.stores.local.operations import LocalOperations
@@ -108,7 +111,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
             raise lost(run_id, cursor.offset, head.last.offset)
         (entry,) = self._entries(run_id, cursor.offset - 1, cursor.offset, reverse=False)
         if entry.cursor != cursor:
-            raise diverged(run_id, cursor)
+            raise unread(run_id, entry, entry.reason) if entry.is_damaged else diverged(run_id, cursor)
 
     def _decode(self, run_id: str, low: int, high: int, query: ReadQuery) -> Iterator[Recorded[E]]:
         given = 0
@@ -147,7 +150,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
     def snapshot_lanes(self, run_id: str) -> list[str | None]:
         """The lanes of which snapshots are kept; first None, if there are some of the run's own."""
         check_run_id(run_id)
-        lanes = {kept.head.lane_id for kept in self._kept_snapshots(run_id)}
+        lanes = {kept.head.lane_id for kept in sound(self._kept_snapshots(run_id))}
         return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
 
     def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
@@ -165,6 +168,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
 
     def _restored(self, run_id: str, lane_id: str | None) -> Iterator[Snapshot[S]]:
         for kept in self._kept_snapshots(run_id):
+            sound([kept])
             if kept.head.lane_id == lane_id and (snapshot := self._restore_kept(run_id, kept)) is not None:
                 yield snapshot
 
@@ -180,6 +184,64 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
             return None
         fields = self.codec.upcast_state(run_id, head.offset, fields)
         return Snapshot(self.codec.make_state(run_id, fields, head.offset), head.offset, head.revision, fields)
+
+    # -- checked -------------------------------------------------------------------------------------------
+
+    def check_integrity(self) -> list[str]:
+        """What is wrong with the archive: its files, and what they hold of each run; nothing if it is sound.
+
+        What is sound and has no checksum yet gets one.
+
+        Raises:
+            StoreUnavailable: The files cannot be read.
+        """
+        problems = self.check_file()
+        try:
+            for run_id in sorted(self.run_ids()):
+                problems += map(str, self._errors_of(run_id))
+        except StoreUnavailable as error:
+            if not problems:
+                raise
+            problems.append(str(error))
+        return problems
+
+    @abstractmethod
+    def check_file(self) -> list[str]:
+        """What is wrong with the files as such, from the medium; nothing if they are sound."""
+
+    @abstractmethod
+    def check_beside(self, run_id: str) -> list[CorruptRecordError]:
+        """What is wrong with what is kept of a run beside its entries."""
+
+    def note_proven(self, run_id: str, entries: Sequence[ArchiveEntry]) -> None:
+        """Give entries that were proven by their chain their checksums, where the medium can add these."""
+
+    def _are_noted(self, run_id: str, entries: Sequence[ArchiveEntry]) -> Iterator[bool]:
+        """Whether what the medium notes of each entry beside its text is what the text says."""
+        del run_id
+        return repeat(True, len(entries))
+
+    def _errors_of(self, run_id: str) -> Iterator[CorruptRecordError]:
+        head = self._load_head(run_id)
+        if head is None:
+            return
+        names = {run_id} if head.parent is None else {run_id, head.parent[0]}
+        at = head.start
+        for entries in pages_of(self.read_back(run_id, at.offset + 1, head.last.offset)):
+            found = list(errors_in(run_id, names, at, entries))
+            found += [] if found else self._unlike_columns(run_id, entries)
+            yield from found
+            if not found:
+                self.note_proven(run_id, entries)
+            at = entries[-1].cursor
+        if at.offset < head.last.offset:
+            yield missing(run_id, at.offset + 1)
+        yield from self.check_beside(run_id)
+
+    def _unlike_columns(self, run_id: str, entries: Sequence[ArchiveEntry]) -> Iterator[CorruptRecordError]:
+        for entry, is_noted in zip(entries, self._are_noted(run_id, entries), strict=True):
+            if not is_noted:
+                yield unread(run_id, entry, "its columns are not those of its text")
 
 
 def _fields_again(run_id: str, entry: ArchiveEntry) -> dict[str, Any]:

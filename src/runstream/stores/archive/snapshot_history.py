@@ -6,20 +6,38 @@ comes after it, whatever the two cover.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runstream.model.archive_records import Position
+from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
 
-__all__ = ["KeptSnapshot", "latest_of", "nearest", "tokens_before_cut"]
+__all__ = ["UNKNOWN", "KeptSnapshot", "latest_of", "nearest", "sound", "tokens_before_cut"]
 
 
 class KeptSnapshot(NamedTuple):
-    """A snapshot in an archive's history. ``stored_at`` is where the medium has it; None: as the latest one."""
+    """A snapshot in an archive's history. ``stored_at`` is where the medium has it; None: as the latest one.
+
+    ``damage`` is why what is noted of it does not read: nothing else of it is known then but its turn.
+    """
 
     head: SnapshotHead
     stored_at: Any
+    damage: CorruptRecordError | None = None
+
+
+UNKNOWN = SnapshotHead(None, 0, 0, "")
+"""The head of a snapshot of which nothing is known."""
+
+
+def sound(kept: Iterable[KeptSnapshot]) -> list[KeptSnapshot]:
+    """Those of which the facts read. Raises CorruptRecordError where any does not."""
+    found = list(kept)
+    for one in found:
+        if one.damage is not None:
+            raise one.damage
+    return found
 
 
 def latest_of(kept: Sequence[KeptSnapshot], count: int | None) -> list[KeptSnapshot]:
@@ -30,16 +48,26 @@ def latest_of(kept: Sequence[KeptSnapshot], count: int | None) -> list[KeptSnaps
     chosen = []
     for one in reversed(kept):
         lane_id = one.head.lane_id
-        left[lane_id] = left.get(lane_id, max(count, 1)) - 1
-        if left[lane_id] >= 0:
+        if one.damage is None:
+            left[lane_id] = left.get(lane_id, max(count, 1)) - 1
+        if one.damage is not None or left[lane_id] >= 0:
             chosen.append(one)
     return chosen[::-1]
 
 
 def nearest(kept: Sequence[KeptSnapshot], lane_id: str | None, offset: int) -> list[KeptSnapshot]:
-    """Those of the lane that cover at most this offset: the one that covers most first, of equal ones the last."""
-    fitting = [one for one in kept if one.head.lane_id == lane_id and one.head.offset <= offset]
-    return sorted(fitting, key=lambda one: one.head.offset)[::-1]
+    """Those of the lane that cover at most this offset: the one that covers most first, of equal ones the last.
+
+    Raises CorruptRecordError where one that was saved after the first of these does not read: it may be the one.
+    """
+    fitting = [
+        (one.head.offset, turn)
+        for turn, one in enumerate(kept)
+        if one.damage is None and one.head.lane_id == lane_id and one.head.offset <= offset
+    ]
+    fitting.sort(reverse=True)
+    sound(kept[fitting[0][1] if fitting else 0 :])
+    return [kept[turn] for _, turn in fitting]
 
 
 def tokens_before_cut(

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runstream.codec.chain import next_chain
+from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -135,7 +137,8 @@ def test_a_long_run_is_read_from_anywhere_in_both_directions(tmp_path: Path) -> 
 def test_the_integrity_of_lines_and_snapshots_is_checked(tmp_path: Path) -> None:
     with JSONLCheckpointer(tmp_path) as store:
         entries = history("r", START, [event("r", number, text="plain") for number in range(1, 6)])
-        entries.append(ArchiveEntry(6, 77, None, None, b"\x01\xff raw", "it was broken when it came"))
+        chain = next_chain(entries[-1].chain, record_crc(b"\x01\xff raw"))
+        entries.append(ArchiveEntry(6, chain, None, None, b"\x01\xff raw", "it was broken when it came"))
         store.write([batch("r", START, entries, ArchiveSnapshot(None, 6, 1, "t", '{"a":1}'))])
         store.save_events([event("q", 1), event("q", 2)])
         assert store.check_integrity() == []
@@ -146,8 +149,8 @@ def test_the_integrity_of_lines_and_snapshots_is_checked(tmp_path: Path) -> None
         log_of(tmp_path, "q").write_bytes(log_of(tmp_path, "q").read_bytes() + b"nonsense\n")
         found = store.check_integrity()
     assert len(found) == 3
-    assert "run 'q', event 3: not an event of this run" in found[0]
-    assert "run 'r', event 2: its line was damaged" in found[1]
+    assert "event 3 of run 'q' does not read: not an event of this run" in found[0]
+    assert "event 2 of run 'r' does not read: its line was damaged" in found[1]
     assert "the snapshot of run 'r' does not read" in found[2]
 
 

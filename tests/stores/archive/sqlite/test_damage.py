@@ -54,19 +54,15 @@ def test_a_damaged_row_is_reported_with_its_place_and_its_neighbours_are_read(
     path: Path, column: str, value: str
 ) -> None:
     change(path, f"UPDATE events SET {column} = {value} WHERE run_id = 'r' AND offset = 3")
-    is_text_key = column == "key" and not value.startswith("x'")
     with closing(Store(path)) as store:
-        good = [1, 2, 3, 4, 5, 6] if is_text_key and "CAST" not in value else [1, 2, 4, 5, 6]
-        if column == "chain" and value == "12":  # an integer as any other
-            good = [1, 2, 3, 4, 5, 6]
-        assert [item.offset for item in store.read("r", on_corrupt="skip")] == good
+        assert [item.offset for item in store.read("r", on_corrupt="skip")] == [1, 2, 4, 5, 6]
         assert [item.offset for item in store.read("r", on_corrupt="raw", reverse=True)] == [6, 5, 4, 3, 2, 1]
-        if 3 not in good:
-            with pytest.raises(CorruptRecordError) as caught:
-                store.list_events("r")
-            assert (caught.value.run_id, caught.value.offset) == ("r", 3)
+        with pytest.raises(CorruptRecordError) as caught:
+            store.list_events("r")
+        assert (caught.value.run_id, caught.value.offset) == ("r", 3)
         difference = verify_run("r", sinks=[store]).difference
-        assert is_text_key or (difference is not None and difference.offset == 3)
+        assert difference is not None
+        assert difference.offset == 3
         assert verify_run("other", sinks=[store]).is_sound
         assert last_seq(store, "r", "lane0") == 6
         assert store.append("r", [make_event("r", 7)]).last_offset == 7
@@ -82,9 +78,7 @@ def test_a_damaged_column_does_not_keep_the_event_from_being_read(path: Path, co
         difference = verify_run("r", sinks=[store]).difference
         assert difference is not None
         assert difference.offset == 6
-        if column == "seq":
-            with pytest.raises(CorruptRecordError, match="event 6 of run 'r'"):
-                last_seq(store, "r", "lane0")
+        assert last_seq(store, "r", "lane0") == 6
         assert store.append("r", [make_event("r", 7)]).last_offset == 7
 
 
@@ -115,9 +109,13 @@ def test_a_damaged_snapshot_is_reported_and_replaced(path: Path, column: str, va
             store.load_snapshot("r")
         with pytest.raises(CorruptRecordError):
             store.read_back_snapshots("r")
-        at_2 = store.snapshot_at("r", 2)
-        assert at_2 is not None
-        assert at_2.state.current_step == 2
+        if column != "state":  # the damaged one was saved later: it may be the one that fits
+            with pytest.raises(CorruptRecordError):
+                store.snapshot_at("r", 2)
+        for offset in (4, 5):
+            at = store.snapshot_at("r", offset)
+            assert at is not None
+            assert at.state.current_step == offset
         assert len(store.list_events("r")) == 6
         store.save_snapshot("r", make_state("r", current_step=8))
         assert store.load_latest("r").current_step == 8  # type: ignore[union-attr] # it was saved
@@ -125,7 +123,7 @@ def test_a_damaged_snapshot_is_reported_and_replaced(path: Path, column: str, va
 
 def test_a_damaged_row_of_the_quarantine_is_listed_with_the_others(path: Path) -> None:
     for offset, raw in ((7, "x'01'"), (8, "'text'"), (9, "x'02'")):
-        change(path, f"INSERT INTO quarantine VALUES ('r', {offset}, 5, NULL, {raw}, 'why', 1.0)")
+        change(path, f"INSERT INTO quarantine VALUES ('r', {offset}, 5, NULL, {raw}, 'why', 1.0, NULL)")
     change(path, "UPDATE quarantine SET chain = x'ff', reason = x'ff', quarantined_at = 'noon' WHERE offset = 8")
     with closing(Store(path)) as store:
         found = [(entry.offset, entry.raw) for _, entry in store.quarantine()]

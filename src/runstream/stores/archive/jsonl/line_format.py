@@ -30,13 +30,12 @@ from runstream.codec.chain import next_chain
 from runstream.codec.foreign_json import encode_foreign_event, load_foreign_json
 from runstream.codec.own_stack import with_room
 from runstream.codec.record import record_crc
-from runstream.model.archive_records import ArchiveEntry, RunHeader
+from runstream.model.archive_records import DAMAGED_LINE, STRANGE_LINE, ArchiveEntry, RunHeader
 from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
 
 __all__ = [
-    "NOT_READ",
     "Facts",
     "Header",
     "Mark",
@@ -55,10 +54,6 @@ __all__ = [
 
 Facts = re.Match[bytes]
 """Our members of a line: 1 offset, 2 chain, 3 key (JSON) or None, 4 commit mark (JSON) or None."""
-
-_DAMAGED, _STRANGE = "its line was damaged", "not an event of this run"
-NOT_READ = (_DAMAGED, _STRANGE)
-"""How the reason of an entry begins whose line did not read; of any other, its record did not."""
 
 _FACTS_BEGIN = b'"$offset":'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
@@ -263,7 +258,7 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
         return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         # the line was damaged; its offset and chain were not
-        return ArchiveEntry(offset, chain, key, None, line, f"{_DAMAGED}: {error}")
+        return ArchiveEntry(offset, chain, key, None, line, f"{DAMAGED_LINE}: {error}")
 
 
 def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
@@ -289,7 +284,7 @@ def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
         event = encode_foreign_event(run_id, {"ts": 0.0, **load_foreign_json(line)})
     except (ValueError, TypeError, EncodingError, InvalidRunId) as error:
         chain = next_chain(before.chain, zlib.crc32(line))
-        return ArchiveEntry(offset, chain, None, None, line, f"{_STRANGE}: {error}")
+        return ArchiveEntry(offset, chain, None, None, line, f"{STRANGE_LINE}: {error}")
     return archive_entry(run_id, offset, next_chain(before.chain, record_crc(event.record)), event.record)
 
 

@@ -35,7 +35,6 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import DELETED
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
-from runstream.stores.archive.jsonl.line_format import NOT_READ
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
@@ -47,7 +46,7 @@ from runstream.stores.archive.jsonl.run_snapshots import (
 )
 from runstream.stores.archive.jsonl.snapshot_files import load_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
-from runstream.stores.archive.snapshot_history import KeptSnapshot
+from runstream.stores.archive.snapshot_history import KeptSnapshot, sound
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
 __all__ = ["JSONLOperations"]
@@ -346,33 +345,32 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     # -- checked and put right by a person -----------------------------------------------------------------
 
-    def check_integrity(self) -> list[str]:
-        """What is wrong with the files themselves, from the medium: lines and snapshots that do not read.
-
-        Empty if they are sound. A record that was kept aside when it was archived is no such line.
-
-        Raises:
-            StoreUnavailable: The files cannot be read.
-        """
+    def check_file(self) -> list[str]:
+        """Runs that cannot be read since they are in two directories."""
         with self._logs.reading():
             run_ids = sorted(self._logs.directory.run_ids())
-        problems = []
-        for run_id in run_ids:
-            try:
-                head = self._load_head(run_id) or RunHead()
-            except HistoryDiverged as error:  # it is in two directories
-                problems.append(str(error))
-                continue
-            problems += [
-                f"run {run_id!r}, event {entry.offset}: {entry.reason}"
-                for entry in self.read_back(run_id, head.start.offset + 1, head.last.offset)
-                if entry.reason.startswith(NOT_READ)
-            ]
-            try:
-                self.read_back_snapshots(run_id)
-            except CorruptRecordError as error:
-                problems.append(str(error))
+            problems = []
+            for run_id in run_ids:
+                try:
+                    self._logs.log(run_id)
+                except HistoryDiverged as error:
+                    problems.append(str(error))
         return problems
+
+    def check_beside(self, run_id: str) -> list[CorruptRecordError]:
+        """What is wrong with the files of a run's snapshots, and with their history."""
+        found = []
+        try:
+            self.read_back_snapshots(run_id)
+        except CorruptRecordError as error:
+            found.append(error)
+        for kept in self._kept_snapshots(run_id):
+            try:
+                sound([kept])
+                self._load_kept(run_id, kept)
+            except CorruptRecordError as error:
+                found.append(error)
+        return found
 
     def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
         """Put an event that reads by now back at its offset in the history, out of the quarantine."""

@@ -23,7 +23,8 @@ from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.results import Cursor
 from runstream.model.state import status_after
 from runstream.stores.archive.sqlite.deletion import delete_rest
-from runstream.stores.archive.sqlite.queries import SET_ASIDE, SET_LANE, load_head, save_heads
+from runstream.stores.archive.sqlite.queries import keep_aside, load_head, save_heads, save_lanes
+from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed, snapshot_checksums
 from runstream.stores.local.append_plan import new_head
 
 __all__ = ["adopt_all", "is_behind"]
@@ -49,7 +50,7 @@ _ARE_THERE = ("SELECT 1 FROM losses", _GET_OWNERS, _GET_STATE_OWNERS)
 
 _GET_FOREIGN_EVENTS = """SELECT id, CAST(data AS BLOB), coalesce(created_at, 0.0) FROM events
     WHERE run_id = ? AND offset IS NULL ORDER BY id LIMIT ?"""
-_ADOPT_EVENT = "UPDATE events SET offset = ?, chain = ?, data = ? WHERE id = ?"
+_ADOPT_EVENT = "UPDATE events SET offset = ?, chain = ?, data = ?, checksum = ? WHERE id = ?"
 _REMOVE_EVENT = "DELETE FROM events WHERE id = ?"
 _GET_FOREIGN_SNAPSHOT = """SELECT CAST(state AS BLOB), coalesce(updated_at, 0.0) FROM snapshots
     WHERE run_id = ? AND token IS NULL"""
@@ -57,6 +58,8 @@ _ADOPT_SNAPSHOT = """UPDATE snapshots SET offset = 0, state = coalesce(:state, s
     revision = (SELECT coalesce(max(revision), 0) + 1 FROM snapshot_history
                 WHERE run_id = :run_id AND lane_id IS NULL),
     token = printf('foreign-%.6f', updated_at) WHERE run_id = :run_id"""
+_GET_ADOPTED = "SELECT NULL, offset, revision, token FROM snapshots WHERE run_id = ?"
+_ADD_CHECKSUMS = "UPDATE snapshots SET checksum = ?, state_checksum = ? WHERE run_id = ?"
 
 # JSON text with this in it could hold something that looks like one of our tags
 _TAG_MARK = '"$'
@@ -109,16 +112,16 @@ def _adopt_events(connection: sqlite3.Connection, run_id: str, rows: list[tuple[
         except (ValueError, RunstreamError) as error:
             # as for a record in Redis that does not read: the chain goes on with the checksum of its bytes
             last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(data)))
-            aside.append((row_id, (run_id, *last, None, data, str(error), created_at)))
+            aside.append((row_id, (run_id, *last, None, data, str(error), float(created_at))))
             continue
         last = Cursor(last.offset + 1, next_chain(last.chain, record_crc(event.record)))
-        adopted.append((*last, text, row_id))
+        adopted.append((*last, text, entry_checksum(run_seed(run_id), *last, None, text), row_id))
         encoded.append(event)
         lanes[event.lane_id] = last.offset
     connection.executemany(_ADOPT_EVENT, adopted)
-    connection.executemany(SET_ASIDE, [values for _, values in aside])
+    keep_aside(connection, [values for _, values in aside])
     connection.executemany(_REMOVE_EVENT, [(row_id,) for row_id, _ in aside])
-    connection.executemany(SET_LANE, [(run_id, lane_id, offset) for lane_id, offset in lanes.items()])
+    save_lanes(connection, [(run_id, lane_id, offset) for lane_id, offset in lanes.items()])
     head = replace(
         head,
         last=last,
@@ -139,6 +142,9 @@ def _adopt_snapshot(connection: sqlite3.Connection, run_id: str) -> None:
     with suppress(ValueError):  # left as it is, and reported to whoever loads it
         fields, text = _load_foreign(state)
     connection.execute(_ADOPT_SNAPSHOT, {"run_id": run_id, "state": text})
+    if text is not None:
+        noted = connection.execute(_GET_ADOPTED, (run_id,)).fetchone()
+        connection.execute(_ADD_CHECKSUMS, (*snapshot_checksums(run_id, (*noted, text)), run_id))
     head = head or new_head(updated_at)
     session_id = fields.get("session_id")
     if not head.session_id and isinstance(session_id, str):

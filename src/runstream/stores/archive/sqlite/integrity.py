@@ -8,12 +8,21 @@ from __future__ import annotations
 import sqlite3
 
 from runstream.model.archive_records import EntryColumns
+from runstream.model.errors import CorruptRecordError
+from runstream.stores.archive.sqlite.row_values import lane_offset_in, snapshot_head_in, state_in
 
-__all__ = ["columns_between", "foreign_counts", "noted_lanes", "unlisted_runs"]
+__all__ = ["columns_between", "errors_beside", "foreign_counts", "noted_lanes", "unlisted_runs"]
 
 _GET_COLUMNS = """SELECT offset, seq, ts, kind, lane_id FROM events
     WHERE run_id = ? AND offset >= ? AND offset <= ? ORDER BY offset"""
 _GET_LANES = "SELECT lane_id, last_offset FROM lanes WHERE run_id = ?"
+_GET_ALL_LANES = "SELECT lane_id, last_offset, checksum FROM lanes WHERE run_id = ?"
+_GET_SNAPSHOTS = (
+    """SELECT lane_id, offset, revision, token, checksum, state_checksum, state FROM latest_states
+    WHERE run_id = ?""",
+    """SELECT lane_id, offset, revision, token, checksum, state_checksum, state FROM snapshot_history
+    WHERE run_id = ?""",
+)
 _COUNT_FOREIGN = """SELECT run_id, count(*) FROM events INDEXED BY foreign_events
     WHERE offset IS NULL AND run_id NOT IN (SELECT run_id FROM drained) GROUP BY run_id"""
 # by the index that begins with the run, and so by leaps from one run to the next
@@ -34,6 +43,24 @@ def columns_between(connection: sqlite3.Connection, run_id: str, first: int, las
 def noted_lanes(connection: sqlite3.Connection, run_id: str) -> dict[str, int]:
     """The offset of the last event of each of a run's lanes, as the file notes it."""
     return dict(connection.execute(_GET_LANES, (run_id,)))
+
+
+def errors_beside(connection: sqlite3.Connection, run_id: str) -> list[CorruptRecordError]:
+    """What is wrong with the lanes of a run, with its snapshots, and with their history."""
+    found = []
+    for lane in connection.execute(_GET_ALL_LANES, (run_id,)):
+        try:
+            lane_offset_in(run_id, *lane)
+        except CorruptRecordError as error:
+            found.append(error)
+    for query in _GET_SNAPSHOTS:
+        for *columns, text in connection.execute(query, (run_id,)):
+            try:
+                head = snapshot_head_in(run_id, *columns)
+                state_in(run_id, head.offset, text, columns[-1])
+            except CorruptRecordError as error:
+                found.append(error)
+    return found
 
 
 def foreign_counts(connection: sqlite3.Connection) -> list[tuple[str, int]]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
+from runstream.codec.archive_entries import entry_fields
 from runstream.codec.event_codec import Codec
-from runstream.codec.lossless_json import load_object
 from runstream.model.archive_records import (
     ArchiveEntry,
     ArchiveSnapshot,
@@ -36,8 +37,20 @@ from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
-from runstream.stores.archive.sqlite.integrity import columns_between, foreign_counts, noted_lanes, unlisted_runs
+from runstream.stores.archive.sqlite.integrity import (
+    columns_between,
+    errors_beside,
+    foreign_counts,
+    noted_lanes,
+    unlisted_runs,
+)
 from runstream.stores.archive.sqlite.lease_table import release, renew, take
+from runstream.stores.archive.sqlite.proofs import (
+    fill_entries,
+    fill_snapshots,
+    has_unproven,
+    has_unproven_snapshots,
+)
 from runstream.stores.archive.sqlite.queries import (
     GET_ASIDE,
     GET_EVENTS,
@@ -45,10 +58,11 @@ from runstream.stores.archive.sqlite.queries import (
     damaged_heads,
     find_heads,
     load_head,
+    load_lane,
     transaction,
 )
 from runstream.stores.archive.sqlite.repair import cut_back, readmit
-from runstream.stores.archive.sqlite.row_values import aside_in, entry_in, snapshot_head_in
+from runstream.stores.archive.sqlite.row_values import aside_in, entries_in, snapshot_head_in, state_in, text_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
 from runstream.stores.capabilities import HasColumns
@@ -60,17 +74,13 @@ _PAGE_ROWS = 1000
 
 _GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
 _GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
-_GET_LAST_SEQ = """SELECT seq, offset FROM lanes
-    JOIN events ON events.run_id = lanes.run_id AND offset = last_offset
-    WHERE lanes.run_id = ? AND lanes.lane_id = ?"""
 
-_GET_STATE = "SELECT offset, revision, token, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
-_GET_TOKENS = "SELECT lane_id, token FROM latest_states WHERE run_id = ?"
-_GET_SNAPSHOTS = (
-    "SELECT lane_id, offset, revision, token, state FROM latest_states WHERE run_id = ? ORDER BY lane_id"
-)
+_HEAD = "SELECT lane_id, offset, revision, token, checksum, state_checksum"
+_GET_STATE = f"{_HEAD}, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
+_GET_HEADS = f"{_HEAD} FROM latest_states WHERE run_id = ?"
+_GET_SNAPSHOTS = f"{_HEAD}, state FROM latest_states WHERE run_id = ? ORDER BY lane_id"
 
-_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, reason, quarantined_at FROM quarantine
+_GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, checksum, reason, quarantined_at FROM quarantine
     WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
     ORDER BY run_id, offset LIMIT :rows"""
 
@@ -185,18 +195,12 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         check_run_id(run_id)
         check_name("lane_id", lane_id)
         with self._file.use() as connection:
-            row = connection.execute(_GET_LAST_SEQ, (run_id, lane_id)).fetchone()
-        if row is None:
+            offset = load_lane(connection, run_id, lane_id)
+        if offset is None:
             return 0
-        seq, offset = row
-        if type(seq) is not int:
-            raise CorruptRecordError(
-                f"event {offset} of run {run_id!r} does not read: its column seq was damaged; restore the file"
-                " from a copy",
-                run_id=run_id,
-                offset=offset,
-            )
-        return seq
+        # not from its column: that is beside what is proven
+        fields = next((entry_fields(run_id, entry) for entry in self.read_back(run_id, offset, offset)), None)
+        return 0 if fields is None else EntryColumns.of(fields).seq
 
     def offset_before(self, run_id: str, since_seq: int) -> int:
         """The offset before the first event whose ``seq`` is over ``since_seq``, or the first kept aside."""
@@ -217,7 +221,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             if aside:
                 rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)
                 rows = [row for row in rows if (row[0] >= end if reverse else row[0] <= end)]
-            yield from map(entry_in, rows)
+            yield from entries_in(run_id, rows)
             if reverse:
                 high = end - 1
             else:
@@ -229,7 +233,15 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             head = load_head(connection, run_id)
             if head is None:
                 return None
-            return Position(head.last, dict(connection.execute(_GET_TOKENS, (run_id,))))
+            rows = connection.execute(_GET_HEADS, (run_id,)).fetchall()
+        tokens = {}
+        for row in rows:
+            with suppress(
+                CorruptRecordError
+            ):  # as if it were not there: it is archived again, over the damaged one
+                found = snapshot_head_in(run_id, *row)
+                tokens[found.lane_id] = found.token
+        return Position(head.last, tokens)
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the file holds at these offsets, both included, in order."""
@@ -241,8 +253,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         while True:
             with self._file.use() as connection:
                 rows = connection.execute(_GET_QUARANTINE, page).fetchall()
-            for owner, *columns in rows:
-                yield owner, aside_in(*columns)
+            for row in rows:
+                yield row[0], aside_in(*row)
             if len(rows) < _PAGE_ROWS:
                 return
             page.update(run_id=rows[-1][0], offset=rows[-1][1])
@@ -255,8 +267,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         if row is None:
             return None
         *columns, text = row
-        head = snapshot_head_in(run_id, lane_id, *columns)
-        return head, _state_in(run_id, head.offset, text)
+        head = snapshot_head_in(run_id, *columns)
+        return head, state_in(run_id, head.offset, text, columns[-1])
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._file.use() as connection, transaction(connection, "BEGIN"):
@@ -264,8 +276,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
         with self._file.use() as connection:
-            text = state_text(connection, run_id, kept.head.token)
-        return None if text is None else _state_in(run_id, kept.head.offset, text)
+            found = state_text(connection, run_id, kept.head.token)
+        return None if found is None else state_in(run_id, kept.head.offset, *found)
 
     def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the file holds of a run: its own, then those of its lanes."""
@@ -274,9 +286,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         found = []
         for *columns, text in rows:
             head = snapshot_head_in(run_id, *columns)
-            if type(text) is not str:
-                raise _unreadable(run_id, head.offset, text, "its text was damaged")
-            found.append(ArchiveSnapshot(*head, text))
+            found.append(ArchiveSnapshot(*head, text_in(run_id, head.offset, text, columns[-1])))
         return found
 
     # -- leases --------------------------------------------------------------------------------------------
@@ -301,10 +311,10 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     # -- checked and put right by a person -----------------------------------------------------------------
 
-    def check_integrity(self) -> list[str]:
-        """What is wrong with the file itself, from the medium; nothing if it is sound.
+    def check_file(self) -> list[str]:
+        """What is wrong with the file as such, and with the list of its runs; nothing if it is sound.
 
-        It reads every page, holding up this object's other users meanwhile.
+        It reads every page from the medium, holding up this object's other users meanwhile.
 
         Raises:
             StoreUnavailable: The file cannot be read.
@@ -325,6 +335,30 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             problems.append(f"run {run_id!r} has {count} events of another program that cannot be adopted")
         problems += [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
         return problems
+
+    def check_beside(self, run_id: str) -> list[CorruptRecordError]:
+        """What is wrong with the rows of a run but for its entries: its lanes, its snapshots and their history."""
+        with self._file.use() as connection:
+            found = errors_beside(connection, run_id)
+            is_whole = not has_unproven_snapshots(connection, run_id)
+        if not is_whole and not found:
+            with self._file.write() as connection:
+                fill_snapshots(connection, run_id)
+        return found
+
+    def note_proven(self, run_id: str, entries: Sequence[ArchiveEntry]) -> None:
+        """Give entries that were proven by their chain their checksums, where an earlier version wrote them."""
+        with self._file.use() as connection:
+            if not entries or not has_unproven(connection, run_id, entries[0].offset, entries[-1].offset):
+                return
+        with self._file.write() as connection:
+            fill_entries(connection, run_id, entries)
+
+    def _are_noted(self, run_id: str, entries: Sequence[ArchiveEntry]) -> Iterator[bool]:
+        stored = self.columns(run_id, entries[0].offset, entries[-1].offset)
+        for entry in entries:
+            fields = None if entry.data is None else entry_fields(run_id, entry)
+            yield fields is None or EntryColumns.of(fields) == stored.get(entry.offset)
 
     def columns(self, run_id: str, first: int, last: int) -> dict[int, EntryColumns]:
         """The columns of the events at these offsets, both included, by offset."""
@@ -348,19 +382,3 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         with self._file.write() as connection:
             cut_back(connection, header, to, expected)
         self._forget(header.run_id)
-
-
-def _state_in(run_id: str, offset: int, text: str | bytes) -> dict[str, Any]:
-    try:
-        return load_object(text)
-    except (ValueError, TypeError) as error:
-        raise _unreadable(run_id, offset, text, str(error)) from error
-
-
-def _unreadable(run_id: str, offset: int, text: Any, why: str) -> CorruptRecordError:
-    return CorruptRecordError(
-        f"the snapshot of run {run_id!r} does not read: {why}; save another one",
-        run_id=run_id,
-        offset=offset,
-        raw=text if isinstance(text, bytes) else str(text).encode(errors="surrogatepass"),
-    )

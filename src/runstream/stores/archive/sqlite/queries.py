@@ -6,49 +6,80 @@ Each function is one step within a transaction of its caller.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
-from runstream.stores.archive.sqlite.row_values import head_in
+from runstream.stores.archive.sqlite.row_checksums import aside_checksum, row_checksum
+from runstream.stores.archive.sqlite.row_values import head_in, lane_offset_in
 
 __all__ = [
+    "EVENT",
     "GET_ASIDE",
     "GET_EVENTS",
     "GET_OFFSET_BEFORE",
-    "SET_ASIDE",
-    "SET_LANE",
     "damaged_heads",
     "find_heads",
+    "keep_aside",
     "load_head",
+    "load_lane",
     "save_heads",
+    "save_lanes",
+    "take_over_heads",
+    "take_over_lanes",
     "transaction",
 ]
 
-_SET_RUN = """INSERT INTO runs (run_id, session_id, status, start_offset, start_chain, last_offset, last_chain,
-    created_at, updated_at, parent_run_id, parent_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_SET_RUN = """INSERT INTO runs (run_id, start_offset, start_chain, last_offset, last_chain, status, session_id,
+    created_at, updated_at, parent_run_id, parent_offset, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET session_id = excluded.session_id, status = excluded.status,
-    last_offset = excluded.last_offset, last_chain = excluded.last_chain, updated_at = excluded.updated_at"""
-SET_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset) VALUES (?, ?, ?)
-    ON CONFLICT (run_id, lane_id) DO UPDATE SET last_offset = excluded.last_offset"""
-SET_ASIDE = """INSERT INTO quarantine (run_id, offset, chain, key, raw, reason, quarantined_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?)"""
-# the first fields of an ArchiveEntry. Not one query with NULL for what an event has not: SQLite takes as long over
-# each of those as over a number that it reads. Not a view either: it would sort all of a run to give a page of it
-GET_EVENTS = """SELECT offset, chain, key, CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END
-    FROM events WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
-GET_ASIDE = """SELECT offset, chain, key, NULL, raw, reason, quarantined_at
+    last_offset = excluded.last_offset, last_chain = excluded.last_chain, updated_at = excluded.updated_at,
+    checksum = excluded.checksum"""
+_SET_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset, checksum) VALUES (?, ?, ?, ?)
+    ON CONFLICT (run_id, lane_id) DO UPDATE SET last_offset = excluded.last_offset, checksum = excluded.checksum"""
+_SET_ASIDE = """INSERT INTO quarantine (run_id, offset, chain, key, raw, reason, quarantined_at, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+# the first fields of an ArchiveEntry, and the checksum. Not one query with NULL for what an event has not: SQLite
+# takes as long over each of those as over a number that it reads. Not a view either: it would sort all of a run to
+# give a page of it
+EVENT = """SELECT offset, chain, key, CASE WHEN kind = '' AND data = '' THEN NULL ELSE data END, checksum
+    FROM events"""
+GET_EVENTS = (
+    f"""{EVENT} WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
+)
+GET_ASIDE = """SELECT offset, chain, key, raw, checksum, reason, quarantined_at
     FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
-# INDEXED BY: SQLite would rather go through all of the run in the order of its offsets
-GET_OFFSET_BEFORE = """SELECT coalesce(min(offset) - 1, (SELECT last_offset FROM runs WHERE run_id = :run_id), 0)
-    FROM (SELECT offset FROM events INDEXED BY idx_events_run WHERE run_id = :run_id AND seq > :since_seq
-          UNION ALL SELECT offset FROM quarantine WHERE run_id = :run_id)"""
-_HEAD = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
-    updated_at, parent_run_id, parent_offset FROM runs"""
+# INDEXED BY: SQLite would rather go through all of the run in the order of its offsets. A row whose offset is not
+# the one that leads to it is damaged: then all of the run is to be read
+GET_OFFSET_BEFORE = """SELECT CASE WHEN max(is_damaged) THEN 0 ELSE
+        coalesce(min(offset) - 1, (SELECT last_offset FROM runs WHERE run_id = :run_id), 0) END
+    FROM (SELECT offset, id IS NOT (SELECT id FROM events AS found INDEXED BY events_by_offset
+                                    WHERE found.run_id = :run_id AND found.offset = events.offset) AS is_damaged
+          FROM events INDEXED BY idx_events_run WHERE run_id = :run_id AND seq > :since_seq
+          UNION ALL SELECT offset, 0 FROM quarantine WHERE run_id = :run_id)"""
+_COLUMNS = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
+    updated_at, parent_run_id, parent_offset"""
+_HEAD = f"{_COLUMNS}, checksum FROM runs"
 _GET_HEAD = f"{_HEAD} WHERE run_id = ?"
+_LANE = "SELECT run_id, lane_id, last_offset"
+_GET_LANE = "SELECT last_offset, checksum FROM lanes WHERE run_id = ? AND lane_id = ?"
+# of a run that is not in the list: each by an index
+_HAS_ENTRIES = """SELECT EXISTS (SELECT 1 FROM events INDEXED BY events_by_offset
+                   WHERE run_id = :run_id AND offset IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM quarantine WHERE run_id = :run_id)
+    OR EXISTS (SELECT 1 FROM snapshots WHERE run_id = :run_id AND token IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM lane_snapshots WHERE run_id = :run_id)"""
+# where the row of a lane is that is not found by its name, if that is what was damaged
+_BESIDE_LANE = (
+    """SELECT last_offset, checksum FROM lanes WHERE (run_id, lane_id) > (?, ?)
+    ORDER BY run_id, lane_id LIMIT 1""",
+    """SELECT last_offset, checksum FROM lanes WHERE (run_id, lane_id) < (?, ?)
+    ORDER BY run_id DESC, lane_id DESC LIMIT 1""",
+)
 _FIND_HEADS = f"""{_HEAD}
     WHERE (:session_id IS NULL OR session_id = :session_id) AND (:status IS NULL OR status = :status)
     AND (:updated_after IS NULL OR updated_at > :updated_after)
@@ -56,9 +87,18 @@ _FIND_HEADS = f"""{_HEAD}
 
 
 def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
-    """A run's head without its snapshots; None for a run that is not there."""
+    """A run's head without its snapshots; None for a run that is not there. Raises CorruptRecordError."""
     row = connection.execute(_GET_HEAD, (run_id,)).fetchone()
-    return None if row is None else head_in(row)[1]
+    if row is not None:
+        return head_in(row)[1]
+    if connection.execute(_HAS_ENTRIES, {"run_id": run_id}).fetchone()[0]:
+        raise CorruptRecordError(
+            f"run {run_id!r} has entries, and is not in the list of runs: restore the file from a copy; no other"
+            " run is affected",
+            run_id=run_id,
+            offset=0,
+        )
+    return None
 
 
 def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[str, RunHead]]:
@@ -90,16 +130,41 @@ def damaged_heads(connection: sqlite3.Connection) -> list[str]:
 
 def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> None:
     """Save the heads of runs, by id. A run's start and its parent are saved once and stay."""
-    connection.executemany(
-        _SET_RUN,
-        [
-            (
-                *(run_id, head.session_id, head.status, *head.start, *head.last, head.created_at, head.updated_at),
-                *(head.parent or (None, None)),
-            )
-            for run_id, head in heads.items()
-        ],
-    )
+    rows = (_columns(run_id, head) for run_id, head in heads.items())
+    connection.executemany(_SET_RUN, [(*row, row_checksum(*row)) for row in rows])
+
+
+def take_over_heads(connection: sqlite3.Connection, table: str) -> None:
+    """Add the rows of a table of runs that has no checksums."""
+    rows = connection.execute(f"{_COLUMNS} FROM {table}").fetchall()
+    connection.executemany(_SET_RUN, [(*row, row_checksum(*row)) for row in rows])
+
+
+def take_over_lanes(connection: sqlite3.Connection, table: str) -> None:
+    """Add the rows of a table of lanes that has no checksums."""
+    save_lanes(connection, connection.execute(f"{_LANE} FROM {table}").fetchall())
+
+
+def load_lane(connection: sqlite3.Connection, run_id: str, lane_id: str) -> int | None:
+    """The offset of a lane's last event; None for a lane that is not there. Raises CorruptRecordError."""
+    row = connection.execute(_GET_LANE, (run_id, lane_id)).fetchone()
+    if row is not None:
+        return lane_offset_in(run_id, lane_id, *row)
+    for query in _BESIDE_LANE:
+        row = connection.execute(query, (run_id, lane_id)).fetchone()
+        if row is not None and row[-1] == row_checksum(run_id, lane_id, row[0]):
+            lane_offset_in(run_id, lane_id, row[0], None)  # raises what it is
+    return None
+
+
+def save_lanes(connection: sqlite3.Connection, lanes: Iterable[tuple[str, str, int]]) -> None:
+    """Note the offset of the last event of lanes: run, lane and offset of each."""
+    connection.executemany(_SET_LANE, [(*lane, row_checksum(*lane)) for lane in lanes])
+
+
+def keep_aside(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Add records to the quarantine: run, offset, chain, key, bytes, reason and time of each."""
+    connection.executemany(_SET_ASIDE, [(*row, aside_checksum(*row)) for row in rows])
 
 
 @contextmanager
@@ -116,3 +181,9 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") 
         if connection.in_transaction:  # some of SQLite's failures have ended it already
             connection.execute("ROLLBACK")
         raise
+
+
+def _columns(run_id: str, head: RunHead) -> tuple[Any, ...]:
+    """What the row of a run has: all columns but the checksum over them."""
+    times = float(head.created_at), float(head.updated_at)
+    return run_id, *head.start, *head.last, head.status, head.session_id, *times, *(head.parent or (None, None))

@@ -9,9 +9,11 @@ import sqlite3
 
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
 from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead
 from runstream.stores.archive.base import check_cut
 from runstream.stores.archive.snapshot_history import tokens_before_cut
-from runstream.stores.archive.sqlite.queries import load_head
+from runstream.stores.archive.sqlite.queries import load_head, load_lane, save_heads, save_lanes
+from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
 from runstream.stores.archive.sqlite.snapshot_table import history_of, keep_only
 
 __all__ = ["cut_back", "readmit"]
@@ -20,36 +22,34 @@ _GET_CHAIN = """SELECT chain FROM events WHERE run_id = :run_id AND offset = :of
     UNION ALL SELECT chain FROM quarantine WHERE run_id = :run_id AND offset = :offset"""
 
 # the record is still there, and is of this very history: or nothing is inserted
-_READMIT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
-    SELECT run_id, ?, ?, ?, ?, ?, offset, chain, ? FROM quarantine
+_READMIT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key, checksum)
+    SELECT run_id, ?, ?, ?, ?, ?, offset, chain, ?, ? FROM quarantine
     WHERE run_id = ? AND offset = ? AND chain = ?"""
 _RELEASE = "DELETE FROM quarantine WHERE run_id = ? AND offset = ?"
-_RAISE_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset) VALUES (?, ?, ?)
-    ON CONFLICT (run_id, lane_id) DO UPDATE SET last_offset = max(last_offset, excluded.last_offset)"""
 
 _CUT = (
     "DELETE FROM events WHERE run_id = ? AND offset > ?",
     "DELETE FROM quarantine WHERE run_id = ? AND offset > ?",
 )
 _FORGET_LANES = "DELETE FROM lanes WHERE run_id = ?"
-_COUNT_LANES = """INSERT INTO lanes (run_id, lane_id, last_offset)
-    SELECT run_id, lane_id, max(offset) FROM events WHERE run_id = ? AND offset IS NOT NULL AND kind <> ''
-    GROUP BY lane_id"""
+_COUNT_LANES = """SELECT run_id, lane_id, max(offset) FROM events
+    WHERE run_id = ? AND offset IS NOT NULL AND kind <> '' GROUP BY lane_id"""
 _GET_TOKENS = "SELECT lane_id, token FROM latest_states WHERE run_id = ?"
 _CUT_RUN_STATE = "DELETE FROM snapshots WHERE run_id = ?"
 _CUT_LANE_STATE = "DELETE FROM lane_snapshots WHERE run_id = ? AND lane_id = ?"
 _FORGET_LOSS = "DELETE FROM losses WHERE run_id = ?"
-_SET_RUN = """UPDATE runs SET session_id = ?, status = ?, start_offset = ?, start_chain = ?, last_offset = ?,
-    last_chain = ?, created_at = ?, updated_at = ? WHERE run_id = ?"""
+_FORGET_HEAD = "DELETE FROM runs WHERE run_id = ?"
 
 
 def readmit(connection: sqlite3.Connection, run_id: str, entry: ArchiveEntry, columns: EntryColumns) -> bool:
     """Move a record from the quarantine to the events; False if it is not there."""
-    values = (*columns, entry.data, entry.key, run_id, *entry.cursor)
+    checksum = entry_checksum(run_seed(run_id), *entry.cursor, entry.key, entry.data)
+    values = (*columns, entry.data, entry.key, checksum, run_id, *entry.cursor)
     if connection.execute(_READMIT, values).rowcount == 0:
         return False
     connection.execute(_RELEASE, (run_id, entry.offset))
-    connection.execute(_RAISE_LANE, (run_id, columns.lane_id, entry.offset))
+    last = load_lane(connection, run_id, columns.lane_id) or 0
+    save_lanes(connection, [(run_id, columns.lane_id, max(last, entry.offset))])
     return True
 
 
@@ -66,9 +66,9 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
     for statement in _CUT:
         connection.execute(statement, (run_id, keep))
     connection.execute(_FORGET_LANES, (run_id,))
-    connection.execute(_COUNT_LANES, (run_id,))
+    save_lanes(connection, connection.execute(_COUNT_LANES, (run_id,)).fetchall())
     tokens = dict(connection.execute(_GET_TOKENS, (run_id,)))
-    history = [kept.head for kept in history_of(connection, run_id)]
+    history = [kept.head for kept in history_of(connection, run_id) if kept.damage is None]
     keep_only(connection, run_id, history, tokens_before_cut(history, tokens, to, keep))
     for lane_id, token in tokens.items():
         if to.snapshots.get(lane_id) == token:
@@ -78,5 +78,14 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         else:
             connection.execute(_CUT_LANE_STATE, (run_id, lane_id))
     connection.execute(_FORGET_LOSS, (run_id,))  # this one is wanted
-    noted = (header.session_id, header.status, *header.start, *cursor, header.created_at, header.updated_at)
-    connection.execute(_SET_RUN, (*noted, run_id))
+    connection.execute(_FORGET_HEAD, (run_id,))
+    noted = RunHead(
+        header.start,
+        cursor,
+        status=header.status,
+        session_id=header.session_id,
+        created_at=header.created_at,
+        updated_at=header.updated_at,
+        parent=None if head is None else head.parent,
+    )
+    save_heads(connection, {run_id: noted})

@@ -1,22 +1,44 @@
 """Turn the rows of a SQLite archive into values, whatever a damaged file or another program has put in a column.
 
 SQLite keeps any value in any column. One of another type than the schema says spoils its own row and no other: a
-damaged entry is given as one that does not read, and a damaged head of a run or of a snapshot is reported.
+damaged entry is given as one that does not read, and a damaged head of a run or of a snapshot is reported. So is a
+row of which the checksum (:mod:`~runstream.stores.archive.sqlite.row_checksums`) does not hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from sys import getsizeof
 from typing import Any
 
-from runstream.model.archive_records import ArchiveEntry
+from runstream.codec.lossless_json import load_object
+from runstream.model.archive_records import DAMAGED_ROW, ArchiveEntry
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.stores.archive.sqlite.row_checksums import (
+    aside_checksum,
+    entry_checksum,
+    row_checksum,
+    run_seed,
+    text_checksum,
+)
 
-__all__ = ["aside_in", "cursor_in", "entry_in", "head_in", "is_count", "size_in", "snapshot_head_in"]
+__all__ = [
+    "aside_in",
+    "entries_in",
+    "entry_in",
+    "head_in",
+    "is_count",
+    "lane_offset_in",
+    "size_in",
+    "snapshot_head_in",
+    "state_in",
+    "text_in",
+]
 
+_UNLIKE = "its checksum is of another content"
+_EVENT_COLUMNS = 5
 _MOST = 2**53  # an offset or a revision is a whole number that Lua's doubles hold
 _HEAD_COLUMNS = (
     *("start_offset", "start_chain", "last_offset", "last_chain", "status", "session_id", "created_at"),
@@ -33,57 +55,83 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _MOST
 
 
-def entry_in(row: Sequence[Any]) -> ArchiveEntry:
-    """The entry in a row of an event, or of a record that was kept aside: the first fields of an ArchiveEntry.
+def entries_in(run_id: str, rows: Iterable[Sequence[Any]]) -> Iterator[ArchiveEntry]:
+    """The entries in rows of one run, see ``entry_in``.
 
     Args:
-        row: Offset, chain, key and text; of a record that was kept aside, also its bytes, the reason and the time.
+        run_id: The run.
+        rows: The rows.
+    """
+    seed = run_seed(run_id)
+    return (aside_in(run_id, *row) if len(row) > _EVENT_COLUMNS else entry_in(seed, *row) for row in rows)
+
+
+def entry_in(seed: int, offset: int, chain: Any, key: Any, data: Any, checksum: Any) -> ArchiveEntry:
+    """The entry in a row of an event: the first fields of an ArchiveEntry.
+
+    Args:
+        seed: Where the checksums of the run begin (``run_seed``).
+        offset: The event's offset.
+        chain: The chain up to there.
+        key: The caller's key.
+        data: The event's JSON; None for an entry that was erased.
+        checksum: The row's checksum; None where an earlier version or another program wrote it.
 
     Returns:
-        The entry; one that does not read, with what is left of it as its bytes, where a column is damaged.
+        The entry; one that does not read, with what is left of it as its bytes, where the row is damaged.
     """
-    if len(row) > 4:
-        return aside_in(row[0], row[1], row[2], *row[4:7])
-    offset, chain, key, data = row
     if type(chain) is int and (data is None or type(data) is str) and (key is None or type(key) is str):
-        return ArchiveEntry(offset, chain, key, data)
+        if checksum is None or checksum == entry_checksum(seed, offset, chain, key, data):
+            return ArchiveEntry(offset, chain, key, data)
+        return ArchiveEntry(offset, chain, key, None, _bytes_in(data), f"{DAMAGED_ROW}: {_UNLIKE}")
     columns = (("chain", type(chain) is int), ("key", key is None or type(key) is str))
     damaged = next((name for name, is_sound in columns if not is_sound), "data")
     sound_chain, sound_key = (chain if type(chain) is int else 0), (key if type(key) is str else None)
-    return ArchiveEntry(offset, sound_chain, sound_key, None, _bytes_in(data), f"its column {damaged} was damaged")
+    return ArchiveEntry(
+        offset, sound_chain, sound_key, None, _bytes_in(data), f"{DAMAGED_ROW}: its column {damaged}"
+    )
 
 
 def size_in(row: Sequence[Any]) -> int:
     """What Python holds in bytes for the text of an event, or for the bytes of a record that was kept aside.
 
     Args:
-        row: As for ``entry_in``.
+        row: As for ``entries_in``.
     """
-    return getsizeof(row[4] if len(row) > 4 else row[3])
+    return getsizeof(row[3])
 
 
-def aside_in(offset: int, chain: Any, key: Any, raw: Any, reason: Any, at: Any) -> ArchiveEntry:
+def aside_in(
+    run_id: Any, offset: int, chain: Any, key: Any, raw: Any, checksum: Any, reason: Any, at: Any
+) -> ArchiveEntry:
     """The entry in a row of the quarantine.
 
     Args:
+        run_id: The run.
         offset: The record's offset.
         chain: The chain up to there.
         key: The caller's key, or None.
         raw: The record's bytes.
+        checksum: The row's checksum; None where an earlier version wrote it.
         reason: Why it does not read.
         at: When it was kept aside: Unix time in seconds.
 
     Returns:
-        The entry, without what is damaged.
+        The entry, without what is damaged, and with that as the reason.
     """
+    is_sound = (
+        (type(chain), type(raw), type(reason), type(at)) == (int, bytes, str, float)
+        and (key is None or type(key) is str)
+        and (checksum is None or checksum == aside_checksum(run_id, offset, chain, key, raw, reason, at))
+    )
     return ArchiveEntry(
         offset,
         chain if type(chain) is int else 0,
         key if type(key) is str else None,
         None,
         _bytes_in(raw),
-        reason if type(reason) is str else _bytes_in(reason).decode(errors="backslashreplace"),
-        float(at) if type(at) in (int, float) else 0.0,
+        reason if is_sound else f"{DAMAGED_ROW}: {_bytes_in(reason).decode(errors='backslashreplace')}",
+        at if is_sound else 0.0,
     )
 
 
@@ -91,15 +139,16 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     """The run and its head in a row of the table of runs.
 
     Args:
-        row: The run id, then start, last, status, session, times and parent, as they are selected.
+        row: The run id, then start, last, status, session, times, parent and checksum, as they are selected.
 
     Returns:
         The run's id, and its head without its snapshots.
 
     Raises:
-        CorruptRecordError: A column is damaged.
+        CorruptRecordError: The row is damaged.
     """
-    run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = row
+    *columns, checksum = row
+    run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = columns
     are_sound = (
         *map(is_count, (start_offset, start_chain, last_offset, last_chain)),
         *(type(text) is str for text in (status, session_id)),
@@ -108,7 +157,9 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     )
     if not all(are_sound):
         column = _HEAD_COLUMNS[are_sound.index(False)]
-        raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", column)
+        raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", f"its column {column} was damaged")
+    if checksum != row_checksum(*columns):
+        raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", _UNLIKE)
     return run_id, RunHead(
         Cursor(start_offset, start_chain),
         Cursor(last_offset, last_chain),
@@ -120,24 +171,26 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     )
 
 
-def cursor_in(run_id: str, offset: Any, chain: Any) -> Cursor:
-    """The cursor in the columns of an entry.
+def lane_offset_in(run_id: str, lane_id: str, offset: Any, checksum: Any) -> int:
+    """The offset of a lane's last event, in the row that notes it.
 
     Args:
         run_id: The run.
-        offset: The entry's offset.
-        chain: The chain up to there.
+        lane_id: The lane.
+        offset: The offset.
+        checksum: The row's checksum.
 
     Raises:
-        CorruptRecordError: A column is damaged.
+        CorruptRecordError: The row is damaged.
     """
-    if not is_count(offset) or type(chain) is not int:
-        known = offset if is_count(offset) else 0
-        raise _damaged(run_id, known, f"event {offset!r:.80} of run {run_id!r}", "chain")
-    return Cursor(offset, chain)
+    if not is_count(offset) or checksum != row_checksum(run_id, lane_id, offset):
+        raise _damaged(run_id, 0, f"what is noted of lane {lane_id!r:.600} of run {run_id!r:.600}", _UNLIKE)
+    return int(offset)
 
 
-def snapshot_head_in(run_id: str, lane_id: Any, offset: Any, revision: Any, token: Any) -> SnapshotHead:
+def snapshot_head_in(
+    run_id: str, lane_id: Any, offset: Any, revision: Any, token: Any, checksum: Any, text_checksum: Any
+) -> SnapshotHead:
     """The head of a snapshot in its columns.
 
     Args:
@@ -146,9 +199,11 @@ def snapshot_head_in(run_id: str, lane_id: Any, offset: Any, revision: Any, toke
         offset: The offset that it covers.
         revision: How many times one was saved.
         token: Names this very snapshot.
+        checksum: The row's checksum; None where an earlier version or another program wrote it.
+        text_checksum: The checksum of its text, likewise.
 
     Raises:
-        CorruptRecordError: A column is damaged.
+        CorruptRecordError: The row is damaged.
     """
     are_sound = {
         "lane_id": lane_id is None or type(lane_id) is str,
@@ -156,10 +211,52 @@ def snapshot_head_in(run_id: str, lane_id: Any, offset: Any, revision: Any, toke
         "revision": is_count(revision),
         "token": type(token) is str,
     }
-    for column, is_sound in are_sound.items():
-        if not is_sound:
-            raise _damaged(run_id, offset if is_count(offset) else 0, f"a snapshot of run {run_id!r}", column)
+    why = next(
+        (f"its column {column} was damaged" for column, is_sound in are_sound.items() if not is_sound), None
+    )
+    if checksum is not None and checksum != row_checksum(run_id, lane_id, offset, revision, token, text_checksum):
+        why = why or _UNLIKE
+    if why is not None:
+        raise _damaged(run_id, offset if is_count(offset) else 0, f"a snapshot of run {run_id!r}", why)
     return SnapshotHead(lane_id, offset, revision, token)
+
+
+def state_in(run_id: str, offset: int, text: Any, checksum: Any) -> dict[str, Any]:
+    """The state in a row of a snapshot.
+
+    Args:
+        run_id: The run.
+        offset: The offset that it covers.
+        text: Its JSON.
+        checksum: The checksum of that; None where an earlier version or another program wrote it.
+
+    Raises:
+        CorruptRecordError: It does not read.
+    """
+    found = text_in(run_id, offset, text, checksum)
+    try:
+        return load_object(found)
+    except (ValueError, TypeError) as error:
+        raise _unreadable(run_id, offset, text, str(error)) from error
+
+
+def text_in(run_id: str, offset: int, text: Any, checksum: Any) -> str:
+    """The JSON of a state, see ``state_in``.
+
+    Args:
+        run_id: The run.
+        offset: The offset that it covers.
+        text: What its column holds.
+        checksum: The checksum of it.
+
+    Raises:
+        CorruptRecordError: It was damaged.
+    """
+    if type(text) is not str:
+        raise _unreadable(run_id, offset, text, "its text was damaged")
+    if checksum is not None and checksum != text_checksum(text):
+        raise _unreadable(run_id, offset, text, _UNLIKE)
+    return text
 
 
 def _bytes_in(value: Any) -> bytes:
@@ -169,10 +266,18 @@ def _bytes_in(value: Any) -> bytes:
     return b"" if value is None else str(value).encode(errors="surrogatepass")
 
 
-def _damaged(run_id: Any, offset: int, what: str, column: str) -> CorruptRecordError:
+def _damaged(run_id: Any, offset: int, what: str, why: str) -> CorruptRecordError:
     return CorruptRecordError(
-        f"{what} does not read: its column {column} was damaged; restore the file from a copy; no other run is"
-        " affected",
+        f"{what} does not read: {why}; restore the file from a copy; no other run is affected",
         run_id=run_id if isinstance(run_id, str) else "",
         offset=offset,
+    )
+
+
+def _unreadable(run_id: str, offset: int, text: Any, why: str) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"the snapshot of run {run_id!r} does not read: {why}; save another one",
+        run_id=run_id,
+        offset=offset,
+        raw=_bytes_in(text),
     )

@@ -5,6 +5,9 @@ reads and writes the same file. What it leaves NULL marks a row as foreign: ``ev
 ``snapshots.token``. Foreign rows are adopted at every write, and looked for at every read
 (:mod:`runstream.stores.archive.sqlite.foreign_rows`), but for those of runs that came by a drain.
 
+A row has a checksum (:mod:`runstream.stores.archive.sqlite.row_checksums`); a file of version 1, which has none,
+gets the columns when it is opened, and the checksums as its rows are proven.
+
 An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over.
 """
 
@@ -15,11 +18,42 @@ import time
 import uuid
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
-from runstream.stores.archive.sqlite.queries import transaction
+from runstream.stores.archive.sqlite.queries import take_over_heads, take_over_lanes, transaction
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_ADD_CHECKSUMS = (
+    "ALTER TABLE events ADD COLUMN checksum INTEGER",
+    "ALTER TABLE snapshots ADD COLUMN checksum INTEGER",
+    "ALTER TABLE snapshots ADD COLUMN state_checksum INTEGER",
+)
+# their checksums are never NULL: a process of an earlier version that still has the file open cannot write to it
+_RUNS_AND_LANES = (
+    """CREATE TABLE runs (
+        run_id TEXT NOT NULL PRIMARY KEY,
+        session_id TEXT NOT NULL,
+        status TEXT NOT NULL,
+        start_offset INTEGER NOT NULL,  -- the cursor before the first event
+        start_chain INTEGER NOT NULL,
+        last_offset INTEGER NOT NULL,
+        last_chain INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        parent_run_id TEXT,
+        parent_offset INTEGER,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX runs_by_update ON runs (updated_at)",
+    """CREATE TABLE lanes (
+        run_id TEXT NOT NULL,
+        lane_id TEXT NOT NULL,
+        last_offset INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (run_id, lane_id)
+    ) WITHOUT ROWID""",
+)
 
 _TABLES = (
     # the two of purpose-agent, word for word
@@ -45,29 +79,11 @@ _TABLES = (
     "ALTER TABLE snapshots ADD COLUMN offset INTEGER",
     "ALTER TABLE snapshots ADD COLUMN revision INTEGER",
     "ALTER TABLE snapshots ADD COLUMN token TEXT",
+    *_ADD_CHECKSUMS,
     "CREATE UNIQUE INDEX events_by_offset ON events (run_id, offset)",
     "CREATE INDEX foreign_events ON events (run_id) WHERE offset IS NULL",
     "CREATE INDEX foreign_snapshots ON snapshots (run_id) WHERE token IS NULL",
-    """CREATE TABLE runs (
-        run_id TEXT NOT NULL PRIMARY KEY,
-        session_id TEXT NOT NULL,
-        status TEXT NOT NULL,
-        start_offset INTEGER NOT NULL,  -- the cursor before the first event
-        start_chain INTEGER NOT NULL,
-        last_offset INTEGER NOT NULL,
-        last_chain INTEGER NOT NULL,
-        created_at REAL NOT NULL,
-        updated_at REAL NOT NULL,
-        parent_run_id TEXT,
-        parent_offset INTEGER
-    ) WITHOUT ROWID""",
-    "CREATE INDEX runs_by_update ON runs (updated_at)",
-    """CREATE TABLE lanes (
-        run_id TEXT NOT NULL,
-        lane_id TEXT NOT NULL,
-        last_offset INTEGER NOT NULL,
-        PRIMARY KEY (run_id, lane_id)
-    ) WITHOUT ROWID""",
+    *_RUNS_AND_LANES,
     """CREATE TABLE lane_snapshots (
         run_id TEXT NOT NULL,
         lane_id TEXT NOT NULL,
@@ -76,6 +92,8 @@ _TABLES = (
         offset INTEGER NOT NULL,
         revision INTEGER NOT NULL,
         token TEXT NOT NULL,
+        checksum INTEGER,
+        state_checksum INTEGER,
         PRIMARY KEY (run_id, lane_id)
     )""",
     """CREATE TABLE quarantine (
@@ -86,6 +104,7 @@ _TABLES = (
         raw BLOB NOT NULL,
         reason TEXT NOT NULL,
         quarantined_at REAL NOT NULL,
+        checksum INTEGER,
         PRIMARY KEY (run_id, offset)
     )""",
     "CREATE TABLE archive (id TEXT NOT NULL)",
@@ -123,6 +142,8 @@ _LATER = {
         revision INTEGER NOT NULL,
         token TEXT NOT NULL,
         archived_at REAL NOT NULL,  -- Unix time in seconds
+        checksum INTEGER,
+        state_checksum INTEGER,
         state TEXT NOT NULL
     )""",
     "snapshot_history_by_token": """CREATE UNIQUE INDEX snapshot_history_by_token
@@ -130,14 +151,17 @@ _LATER = {
     "snapshot_history_by_lane": "CREATE INDEX snapshot_history_by_lane ON snapshot_history (run_id, lane_id)",
     # every latest state, the run's own with lane_id NULL. What another program has put in its place is not read
     "latest_states": """CREATE VIEW latest_states AS
-        SELECT run_id, NULL AS lane_id, state, offset, revision, token FROM snapshots WHERE token IS NOT NULL
+        SELECT run_id, NULL AS lane_id, state, offset, revision, token, checksum, state_checksum
+        FROM snapshots WHERE token IS NOT NULL
         UNION ALL
-        SELECT snapshots.run_id, NULL, kept.state, kept.offset, kept.revision, kept.token
+        SELECT snapshots.run_id, NULL, kept.state, kept.offset, kept.revision, kept.token, kept.checksum,
+               kept.state_checksum
         FROM snapshots CROSS JOIN snapshot_history AS kept
         WHERE snapshots.token IS NULL AND kept.id = (SELECT max(id) FROM snapshot_history
             WHERE run_id = snapshots.run_id AND lane_id IS NULL)
         UNION ALL
-        SELECT run_id, lane_id, state, offset, revision, token FROM lane_snapshots""",
+        SELECT run_id, lane_id, state, offset, revision, token, checksum, state_checksum
+        FROM lane_snapshots""",
     # runs that a drain has written to: whatever another program adds to them is not adopted
     "drained": "CREATE TABLE drained (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
     # runs of which events or the state were deleted by another program. The triggers are at work there too
@@ -148,6 +172,26 @@ _LATER = {
         WHEN EXISTS (SELECT 1 FROM runs WHERE run_id = OLD.run_id)  -- also of a state of theirs, in place of ours
         BEGIN INSERT OR IGNORE INTO losses (run_id) VALUES (OLD.run_id); END""",
 }
+
+# from version 1, in which no row has a checksum. Those of runs and lanes are made at once, of rows as they are:
+# nothing else tells what they were. Those of events are made when their chain has proven them
+_UPGRADE = (
+    *_ADD_CHECKSUMS,
+    "ALTER TABLE lane_snapshots ADD COLUMN checksum INTEGER",
+    "ALTER TABLE lane_snapshots ADD COLUMN state_checksum INTEGER",
+    "ALTER TABLE quarantine ADD COLUMN checksum INTEGER",
+    "DROP VIEW IF EXISTS states",
+    "DROP VIEW IF EXISTS latest_states",
+    "DROP INDEX runs_by_update",
+    "ALTER TABLE runs RENAME TO former_runs",
+    "ALTER TABLE lanes RENAME TO former_lanes",
+    *_RUNS_AND_LANES,
+)
+
+_UPGRADE_HISTORY = (  # where there is one
+    "ALTER TABLE snapshot_history ADD COLUMN checksum INTEGER",
+    "ALTER TABLE snapshot_history ADD COLUMN state_checksum INTEGER",
+)
 
 _GET_ARCHIVE_ID = "SELECT id FROM archive"
 
@@ -175,10 +219,13 @@ def prepare(
     with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile
         version = _check_version(connection, path, archive_id)
     _use_write_ahead_log(connection, path, busy_timeout_seconds)
-    if version == 0 or _lacking(connection):
+    if version < SCHEMA_VERSION or _lacking(connection):
         with transaction(connection):
-            if _check_version(connection, path) == 0:  # another process may have been here meanwhile
+            version = _check_version(connection, path)  # another process may have been here meanwhile
+            if version == 0:
                 _create(connection)
+            elif version == 1:
+                _upgrade(connection)
             for name in _lacking(connection):
                 connection.execute(_LATER[name])
     found: str = connection.execute(_GET_ARCHIVE_ID).fetchone()[0]
@@ -245,4 +292,14 @@ def _create(connection: sqlite3.Connection) -> None:
     for statement in _TABLES:
         connection.execute(statement)
     connection.execute("INSERT INTO archive (id) VALUES (?)", (str(uuid.uuid4()),))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    for statement in (*_UPGRADE, *(_UPGRADE_HISTORY if "snapshot_history" in _names(connection) else ())):
+        connection.execute(statement)
+    take_over_heads(connection, "former_runs")
+    take_over_lanes(connection, "former_lanes")
+    for table in ("former_runs", "former_lanes"):
+        connection.execute(f"DROP TABLE {table}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

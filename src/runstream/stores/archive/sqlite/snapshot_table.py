@@ -8,32 +8,36 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from typing import Any
 
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
-from runstream.stores.archive.snapshot_history import KeptSnapshot
+from runstream.stores.archive.snapshot_history import UNKNOWN, KeptSnapshot
+from runstream.stores.archive.sqlite.row_checksums import snapshot_checksums
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in
 
 __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_text"]
 
-_KEEP = """INSERT OR IGNORE INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
-    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_KEEP = """INSERT OR IGNORE INTO snapshot_history
+    (run_id, lane_id, offset, revision, token, archived_at, checksum, state_checksum, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 # one that was saved before there was a history, or by another program; asked without reading the state
 _IS_UNKNOWN = """SELECT 1 FROM latest_states WHERE run_id = :run_id AND lane_id IS :lane_id
     AND NOT EXISTS (SELECT 1 FROM snapshot_history AS known
         WHERE known.run_id = latest_states.run_id AND known.token = latest_states.token)"""
-_KEEP_REPLACED = """INSERT INTO snapshot_history (run_id, lane_id, offset, revision, token, archived_at, state)
-    SELECT run_id, lane_id, offset, revision, token, :now, state FROM latest_states
+_KEEP_REPLACED = """INSERT INTO snapshot_history
+    (run_id, lane_id, offset, revision, token, archived_at, checksum, state_checksum, state)
+    SELECT run_id, lane_id, offset, revision, token, :now, checksum, state_checksum, state FROM latest_states
     WHERE run_id = :run_id AND lane_id IS :lane_id"""
 _DROP_OLD = """DELETE FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id AND id <= (
     SELECT id FROM snapshot_history WHERE run_id = :run_id AND lane_id IS :lane_id
     ORDER BY id DESC LIMIT 1 OFFSET :keep)"""
-_GET_HISTORY = """SELECT lane_id, offset, revision, token, id FROM snapshot_history
+_GET_HISTORY = """SELECT lane_id, offset, revision, token, checksum, state_checksum, id FROM snapshot_history
     WHERE run_id = ? ORDER BY id"""
-_GET_LATEST = "SELECT lane_id, offset, revision, token, NULL FROM latest_states WHERE run_id = ? ORDER BY lane_id"
-_GET_STATE = "SELECT state FROM snapshot_history WHERE run_id = ? AND token = ?"
+_GET_LATEST = """SELECT lane_id, offset, revision, token, checksum, state_checksum, NULL FROM latest_states
+    WHERE run_id = ? ORDER BY lane_id"""
+_GET_STATE = "SELECT state, state_checksum FROM snapshot_history WHERE run_id = ? AND token = ?"
 _DROP = "DELETE FROM snapshot_history WHERE run_id = ? AND token = ?"
 
 
@@ -48,9 +52,10 @@ def keep_snapshot(
     connection: sqlite3.Connection, run_id: str, snapshot: ArchiveSnapshot, now: float, keep: int | None
 ) -> None:
     """Add the snapshot to the history, and drop all but the latest ``keep`` of its lane."""
-    lane_id, offset, revision, token, text = snapshot
+    lane_id, text = snapshot.lane_id, snapshot.data
     if keep != 0:
-        connection.execute(_KEEP, (run_id, lane_id, offset, revision, token, now, text))
+        checksums = snapshot_checksums(run_id, snapshot)
+        connection.execute(_KEEP, (run_id, *snapshot[:4], now, *checksums, text))
     if keep is not None:
         connection.execute(_DROP_OLD, {"run_id": run_id, "lane_id": lane_id, "keep": keep})
 
@@ -62,15 +67,17 @@ def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot
     rows += [row for row in connection.execute(_GET_LATEST, (run_id,)) if row[3] not in known]
     kept = []
     for *columns, stored_at in rows:
-        with suppress(CorruptRecordError):  # one whose row is damaged has no cursor and no name: it is not there
+        try:
             kept.append(KeptSnapshot(snapshot_head_in(run_id, *columns), stored_at))
+        except CorruptRecordError as error:
+            kept.append(KeptSnapshot(UNKNOWN, stored_at, error))
     return kept
 
 
-def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> str | bytes | None:
-    """The state's JSON text; None if the history does not have it (any more). Bytes where it is damaged."""
-    row = connection.execute(_GET_STATE, (run_id, token)).fetchone()
-    return None if row is None else row[0]
+def state_text(connection: sqlite3.Connection, run_id: str, token: str) -> tuple[Any, Any] | None:
+    """The state's JSON text, and its checksum; None if the history does not have it (any more)."""
+    found: tuple[Any, Any] | None = connection.execute(_GET_STATE, (run_id, token)).fetchone()
+    return found
 
 
 def keep_only(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields
+from runstream.codec.archive_entries import entry_fields, unread
 from runstream.codec.lossless_json import dump_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
 from runstream.model.errors import CorruptRecordError, EncodingError
@@ -24,40 +24,51 @@ from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained
 from runstream.stores.archive.sqlite.lease_table import in_force
 from runstream.stores.archive.sqlite.queries import (
+    EVENT,
     GET_ASIDE,
     GET_EVENTS,
-    SET_ASIDE,
-    SET_LANE,
+    keep_aside,
     load_head,
+    load_lane,
     save_heads,
+    save_lanes,
 )
-from runstream.stores.archive.sqlite.row_values import cursor_in, is_count, snapshot_head_in
+from runstream.stores.archive.sqlite.row_checksums import (
+    entry_checksum,
+    entry_checksums,
+    run_seed,
+    snapshot_checksums,
+)
+from runstream.stores.archive.sqlite.row_values import entries_in, is_count, snapshot_head_in
 from runstream.stores.archive.sqlite.snapshot_table import keep_replaced, keep_snapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
 __all__ = ["WriteBatch", "columns_of"]
 
-_ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 # many in one statement: it takes half the time of as many statements, each of which lets go of Python's lock
-_AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _VALUES = _AND_ANOTHER.count("?")
-_VALUES_AT_ONCE = 100 * _VALUES  # every SQLite takes 999
-_GET_LANE = "SELECT last_offset FROM lanes WHERE run_id = ? AND lane_id = ?"
-_GET_KEY = "SELECT offset, chain FROM events WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
-_SET_RUN_STATE = """INSERT INTO snapshots (run_id, state, updated_at, offset, revision, token)
-    VALUES (?, ?, ?, ?, ?, ?)
+_VALUES_AT_ONCE = 99 * _VALUES  # every SQLite takes 999
+_GET_KEY = f"{EVENT} WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
+_SET_RUN_STATE = """INSERT INTO snapshots
+    (run_id, state, updated_at, offset, revision, token, checksum, state_checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
-    offset = excluded.offset, revision = excluded.revision, token = excluded.token
+    offset = excluded.offset, revision = excluded.revision, token = excluded.token,
+    checksum = excluded.checksum, state_checksum = excluded.state_checksum
     WHERE token IS NOT excluded.token
     AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
-_SET_LANE_STATE = """INSERT INTO lane_snapshots (run_id, state, updated_at, offset, revision, token, lane_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+_SET_LANE_STATE = """INSERT INTO lane_snapshots
+    (run_id, state, updated_at, offset, revision, token, checksum, state_checksum, lane_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id, lane_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
-    offset = excluded.offset, revision = excluded.revision, token = excluded.token
+    offset = excluded.offset, revision = excluded.revision, token = excluded.token,
+    checksum = excluded.checksum, state_checksum = excluded.state_checksum
     WHERE token IS NOT excluded.token
     AND (typeof(revision) <> 'integer' OR revision <= excluded.revision OR revision > (1 << 53))"""
-_GET_SNAPSHOT = "SELECT offset, revision, token FROM latest_states WHERE run_id = ? AND lane_id IS ?"
+_GET_SNAPSHOT = """SELECT offset, revision, token, checksum, state_checksum FROM latest_states
+    WHERE run_id = ? AND lane_id IS ?"""
 
 # an event with neither kind nor data, see schema
 _ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
@@ -127,8 +138,8 @@ class WriteBatch:
         for first in range(0, len(self._values), _VALUES_AT_ONCE):
             values = self._values[first : first + _VALUES_AT_ONCE]
             self._connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
-        self._connection.executemany(SET_ASIDE, self._aside)
-        self._connection.executemany(SET_LANE, [(*lane, offset) for lane, offset in self._lanes.items()])
+        keep_aside(self._connection, self._aside)
+        save_lanes(self._connection, [(*lane, offset) for lane, offset in self._lanes.items()])
         note_drained(self._connection, self._drained)
         save_heads(self._connection, self._heads)
 
@@ -155,14 +166,21 @@ class WriteBatch:
 
     def _details(self, request: AppendRequest, head: RunHead) -> Details:
         connection, run_id = self._connection, request.run_id
-        lanes = {lane: connection.execute(_GET_LANE, (run_id, lane)).fetchone() for lane in request.lanes}
+        lanes = {lane: self._lane_offset(run_id, lane, head) for lane in request.lanes}
         keys = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
         return Details(
-            # one that was damaged may be any of the run's: nothing is taken for covered that may not be
-            {lane: row[0] if type(row[0]) is int else head.last.offset for lane, row in lanes.items() if row},
-            {key: cursor_in(run_id, *row) for key, row in keys.items() if row is not None},
+            {lane: offset for lane, offset in lanes.items() if offset is not None},
+            {key: _cursor_in(run_id, row) for key, row in keys.items() if row is not None},
             in_force(connection, self._now, run_id),
         )
+
+    def _lane_offset(self, run_id: str, lane: str, head: RunHead) -> int | None:
+        """The offset of a lane's last event; None for a lane that is not there."""
+        try:
+            return load_lane(self._connection, run_id, lane)
+        except CorruptRecordError:
+            # it may be any of the run's: nothing is taken for covered that may not be
+            return head.last.offset
 
     def _cursor_at(self, run_id: str, offset: int) -> Cursor | None:
         """The cursor of what the file has at an offset of the run, its start included; None for nothing."""
@@ -172,30 +190,32 @@ class WriteBatch:
         page = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
         found = (self._connection.execute(query, page).fetchone() for query in (GET_EVENTS, GET_ASIDE))
         row = next((row for row in found if row is not None), None)
-        return None if row is None else cursor_in(run_id, row[0], row[1])
+        return None if row is None else _cursor_in(run_id, row)
 
     def _add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Add entries that come after all that the run has."""
         lanes: dict[str, int] = {}
         if isinstance(entries, PlainEntries):
             offsets, chains, keys, texts, seqs, times, kinds, lane_ids = entries.columns
-            rows = zip(
-                itertools.repeat(run_id), seqs, times, kinds, lane_ids, texts, offsets, chains, keys, strict=False
-            )
+            checksums = entry_checksums(run_id, offsets, chains, keys, texts)
+            columns = (seqs, times, kinds, lane_ids, texts, offsets, chains, keys, checksums)
+            rows = zip(itertools.repeat(run_id), *columns, strict=False)
             self._values += itertools.chain.from_iterable(rows)
             lanes.update(zip(lane_ids, offsets, strict=True))
             entries = ()
+        seed = run_seed(run_id)
         for entry in entries:
             offset, chain, key, data, raw, reason, quarantined_at, seq, ts, kind, lane_id = entry
+            checksum = entry_checksum(seed, offset, chain, key, data)
             if data is not None:
                 if kind is None:
                     seq, ts, kind, lane_id = columns_of(run_id, entry)
-                self._values += (run_id, seq, ts, kind, lane_id, data, offset, chain, key)
+                self._values += (run_id, seq, ts, kind, lane_id, data, offset, chain, key, checksum)
                 lanes[lane_id] = offset
             elif raw is not None:
-                self._aside.append((run_id, offset, chain, key, raw, reason, quarantined_at or self._now))
+                self._aside.append((run_id, offset, chain, key, raw, reason, float(quarantined_at or self._now)))
             else:
-                self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key)
+                self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key, checksum)
         self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
 
     def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
@@ -203,13 +223,21 @@ class WriteBatch:
         lane_id, offset, revision, token, text = snapshot
         if self._keep_snapshots != 0:
             keep_replaced(self._connection, run_id, lane_id, self._now)
-        values = (run_id, text, self._now, offset, revision, token)
+        values = (run_id, text, self._now, offset, revision, token, *snapshot_checksums(run_id, snapshot))
         if lane_id is None:
             is_new = self._connection.execute(_SET_RUN_STATE, values).rowcount > 0
         else:
             is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
         if is_new:
             keep_snapshot(self._connection, run_id, snapshot, self._now, self._keep_snapshots)
+
+
+def _cursor_in(run_id: str, row: Sequence[Any]) -> Cursor:
+    """The cursor of the entry in a row. Raises CorruptRecordError where the row is damaged."""
+    (entry,) = entries_in(run_id, [row])
+    if entry.is_damaged:
+        raise unread(run_id, entry, entry.reason)
+    return entry.cursor
 
 
 def _archive_snapshot(saved: SnapshotHead, state: dict[str, Any] | None) -> ArchiveSnapshot:
