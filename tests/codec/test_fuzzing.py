@@ -46,8 +46,9 @@ from runstream.stores.archive.jsonl.line_format import (
     plain_entry,
     readmitted_line,
 )
-from runstream.stores.archive.jsonl.log_index import LogIndex, entries_in
+from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.snapshot_files import facts_of_snapshot, parse_snapshot, snapshot_text
+from runstream.stores.archive.jsonl.spans import entries_in
 from runstream.stores.archive.sqlite.row_values import (
     aside_in,
     entry_in,

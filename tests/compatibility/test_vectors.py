@@ -23,18 +23,29 @@ from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved,
 from runstream.codec.stored import STORED_PACKER, stored_record
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.results import Cursor
+from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.line_format import (
+    CHECKSUM,
     Header,
     Mark,
     batch_text,
     facts_of,
     is_bare_mark,
     is_header,
+    is_sound,
     load_header,
     own_entry,
     plain_entry,
 )
 from runstream.stores.archive.jsonl.snapshot_files import parse_snapshot, snapshot_text
+from runstream.stores.archive.sqlite.row_checksums import (
+    aside_checksum,
+    entry_checksum,
+    row_checksum,
+    run_seed,
+    snapshot_checksums,
+)
+from runstream.stores.archive.sqlite.row_values import aside_in, entry_in, snapshot_head_in
 from tests.kept.neutral import neutral, text
 
 VECTORS = Path(__file__).parents[1] / "kept" / "vectors"
@@ -176,8 +187,12 @@ def test_a_line_of_an_event_log(row: dict[str, Any]) -> None:
     if "mark" in row:
         mark = Mark.load(facts[4])
         assert json.loads(json.dumps(mark._asdict())) == {"drained": False, **row["mark"]}
+    assert is_sound(line, facts)
+    if not row.get("written", True):
+        return
     written = batch_text(header, at, entries, mark).decode()
-    assert written == f"{line.decode()}\n" if "mark" in row else written.startswith(line.decode()[:-1])
+    content = line[: line.rindex(CHECKSUM)].decode()
+    assert written == f"{line.decode()}\n" if "mark" in row else written.startswith(content)
 
 
 @each("jsonl_snapshots")
@@ -186,3 +201,33 @@ def test_the_file_of_a_snapshot(row: dict[str, Any]) -> None:
     assert snapshot == ArchiveSnapshot(*(row[name] for name in ("lane_id", "offset", "revision", "token", "data")))
     if row.get("written", True):
         assert snapshot_text(snapshot).decode() == row["line"] + "\n"
+
+
+# -- SQLite ----------------------------------------------------------------------------------------------
+
+
+@each("sqlite_rows")
+def test_the_checksum_of_a_row(row: dict[str, Any]) -> None:
+    run_id, lane_id = row.get("run_id", ""), row.get("lane_id")
+    if row["table"] == "events":
+        place = run_seed(run_id), row["offset"], row["chain"]
+        assert entry_checksum(*place, row["key"], row["data"]) == row["checksum"]
+        data = row["data"] or None  # as an entry that was erased is read
+        entry = entry_in(*place, row["key"], data, row["checksum"])
+        assert entry == ArchiveEntry(row["offset"], row["chain"], row["key"], data)
+        for other in (dict(row, chain=4712), dict(row, key="other"), dict(row, data="{}"), dict(row, offset=8)):
+            read = entry_in(place[0], *(other[name] for name in ("offset", "chain", "key", "data", "checksum")))
+            assert read.is_damaged
+    elif row["table"] == "quarantine":
+        at, raw, checksum = (run_id, row["offset"], row["chain"]), bytes.fromhex(row["raw"]), row["checksum"]
+        reason, since = row["reason"], row["quarantined_at"]
+        assert aside_checksum(*at, row["key"], raw, reason, since) == checksum
+        assert not aside_in(*at, row["key"], raw, checksum, reason, since).is_damaged
+        assert aside_in(*at, row["key"], raw + b"x", checksum, reason, since).is_damaged
+    elif "columns" in row:
+        assert row_checksum(*row["columns"]) == row["checksum"]
+    else:
+        noted = SnapshotHead(lane_id, row["offset"], row["revision"], row["token"])
+        found = row["checksum"], row["state_checksum"]
+        assert snapshot_checksums(run_id, (*noted, row["state"])) == found
+        assert snapshot_head_in(run_id, *noted, *found) == noted

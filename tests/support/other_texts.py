@@ -41,6 +41,7 @@ def rewrite(archive: Archive, event: Callable[[str], str] | None = None) -> None
         assert facts is not None
         state = _other(text[: facts.begin].decode().removesuffix(",") + "}")
         snapshot.write_bytes(state[:-1].encode() + b"," + text[facts.begin :])
+    forget_checksums(path)
 
 
 def _line(line: bytes, event: Callable[[str], str]) -> bytes:

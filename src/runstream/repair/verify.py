@@ -145,8 +145,11 @@ class _Copies:
         archived, without = [], []
         positions: list[Position | None] = []
         for archive in archives:
-            checker = ArchiveChecker.load(archive, run_id)
-            positions.append(archive.position(run_id))
+            try:
+                checker = ArchiveChecker.load(archive, run_id)
+                positions.append(archive.position(run_id))
+            except CorruptRecordError as error:
+                raise DifferenceFound(error.offset, _NOT_OF_THE_FORM, (archive.location, str(error))) from error
             if checker is None:
                 without.append(archive)
             else:

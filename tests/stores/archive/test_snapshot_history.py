@@ -490,7 +490,7 @@ def test_a_line_is_found_where_it_lies_by_now(tmp_path: Path) -> None:
         with closing(JSONLCheckpointer[Any, Any](tmp_path, keep_snapshots=3)) as writer:
             checkpoint_after(writer, 11)
         assert [step_of(one) for one in found] == [9, 10]
-        assert snapshot_history_file.SnapshotHistoryFile(tmp_path / "r").exists()
+        assert snapshot_history_file.SnapshotHistoryFile(tmp_path / "r", "r").exists()
 
 
 # -- of a run that is drained

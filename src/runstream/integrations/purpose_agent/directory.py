@@ -29,12 +29,14 @@ from runstream.integrations.purpose_agent.source import (
 from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.stores.archive.access import Access
 from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.damaged_lines import came_whole, sound_facts
 from runstream.stores.archive.jsonl.directory import ABOUT, TRASH
 from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
-from runstream.stores.archive.jsonl.log_index import LogIndex, Span, outside
+from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import latest_snapshots
 from runstream.stores.archive.jsonl.snapshot_files import load_state
+from runstream.stores.archive.jsonl.spans import Span, outside
 
 __all__ = ["DirectorySource", "open_source"]
 
@@ -167,8 +169,10 @@ class _RunDirectory(SourceRun):
             line, where = raw.rstrip(b"\r\n"), f"{self._log}, line {lines.count}"
             if not line.strip() or not counts(begin):
                 continue
-            facts = facts_of(line)
-            if facts is None:
+            facts, found = sound_facts(line)
+            if facts is None and (found is not None or came_whole(line)):
+                yield Unreadable(where, "it was damaged: its checksum is of another content", line)
+            elif facts is None:
                 yield event_in(where, line, is_ours=False)
             elif not is_bare_mark(facts) and not is_header(line):
                 entry = own_entry(line, facts)

@@ -198,7 +198,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
         problems = self.check_file()
         try:
             for run_id in sorted(self.run_ids()):
-                problems += map(str, self._errors_of(run_id))
+                problems += [problem for problem in self._problems_of(run_id) if problem not in problems]
         except StoreUnavailable as error:
             if not problems:
                 raise
@@ -209,9 +209,18 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
     def check_file(self) -> list[str]:
         """What is wrong with the files as such, from the medium; nothing if they are sound."""
 
-    @abstractmethod
     def check_beside(self, run_id: str) -> list[CorruptRecordError]:
-        """What is wrong with what is kept of a run beside its entries."""
+        """What is wrong with what is kept of a run beside its entries: its snapshots, and their history."""
+        found = []
+        for one in (None, *self._kept_snapshots(run_id)):
+            try:
+                if one is None:
+                    self.read_back_snapshots(run_id)
+                else:
+                    self._load_kept(run_id, *sound([one]))
+            except CorruptRecordError as error:
+                found.append(error)
+        return found
 
     def note_proven(self, run_id: str, entries: Sequence[ArchiveEntry]) -> None:
         """Give entries that were proven by their chain their checksums, where the medium can add these."""
@@ -220,6 +229,14 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
         """Whether what the medium notes of each entry beside its text is what the text says."""
         del run_id
         return repeat(True, len(entries))
+
+    def _problems_of(self, run_id: str) -> list[str]:
+        found: list[str] = []
+        try:
+            found.extend(map(str, self._errors_of(run_id)))
+        except (CorruptRecordError, HistoryDiverged) as error:
+            found.append(str(error))
+        return found
 
     def _errors_of(self, run_id: str) -> Iterator[CorruptRecordError]:
         head = self._load_head(run_id)

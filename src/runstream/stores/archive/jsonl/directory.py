@@ -20,7 +20,7 @@ from runstream.stores.archive.jsonl.line_format import facts_of, is_header, load
 
 __all__ = ["ABOUT", "DELETED", "TRASH", "ArchiveDirectory", "remove_run_files"]
 
-_FORMAT = 1
+_FORMAT = 2  # 1: lines and snapshots have no checksums
 ABOUT = ".runstream.json"
 """The file that makes a directory an archive: its UUID and format."""
 _WAY_BACK = (
@@ -49,6 +49,7 @@ class ArchiveDirectory:
         self._mode = mode
         self.locks = Locks(path, wait_seconds, self.access)
         self._archive_id = ""
+        self._found_format = _FORMAT
         self._about: tuple[int, int, int] | None = None  # device, inode and time of the file with the UUID
         try:
             make_directories(path, mode)
@@ -67,8 +68,15 @@ class ArchiveDirectory:
         if not self._archive_id and not self._read_about():
             with self.locks.held([ABOUT]), unavailable(self.path):
                 if not self._read_about():
-                    self._make_about()
+                    self._write_about(str(uuid.uuid4()))
         return self._archive_id
+
+    def upgrade(self) -> None:
+        """Note that what is written from now on is of this version's format: an older runstream refuses it."""
+        if self._found_format < _FORMAT:
+            with self.locks.held([ABOUT]), unavailable(self.path):
+                if self._read_about() and self._found_format < _FORMAT:
+                    self._write_about(self._archive_id)
 
     def check(self) -> None:
         """Raise StoreUnavailable if this is not the archive any more that it was at its first use.
@@ -191,11 +199,10 @@ class ArchiveDirectory:
                 found=found,
                 supported=_FORMAT,
             )
-        self._archive_id, self._about = archive_id, identity
+        self._archive_id, self._about, self._found_format = archive_id, identity, found
         return True
 
-    def _make_about(self) -> None:
-        archive_id = str(uuid.uuid4())
+    def _write_about(self, archive_id: str) -> None:
         path = self.path / ABOUT
         prepared = path.with_name(f"{ABOUT}.prepared")
         write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")

@@ -11,7 +11,8 @@ A line is a JSON object whose last members are ours, made of nothing that needs 
 anything else                                   a plain line: an event that another program wrote
 ==============================================  ================================================
 
-The last line of a batch also ends with ``,"$commit":{"status":…}``. Inside a JSON string a quote
+The last line of a batch also has ``,"$commit":{"status":…}``. Each line ends with ``,"$checksum":N``, the crc32 of
+all that is before it in the line; but for those of format 1, which have none. Inside a JSON string a quote
 follows a backslash, so ``"$offset":`` never stands in one; a payload may have such a key, which is why
 the last one in the line is ours.
 """
@@ -36,6 +37,7 @@ from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
 
 __all__ = [
+    "CHECKSUM",
     "Facts",
     "Header",
     "Mark",
@@ -43,6 +45,7 @@ __all__ = [
     "facts_of",
     "is_bare_mark",
     "is_header",
+    "is_sound",
     "lane_and_seq_of",
     "load_header",
     "own_entry",
@@ -53,14 +56,16 @@ __all__ = [
 ]
 
 Facts = re.Match[bytes]
-"""Our members of a line: 1 offset, 2 chain, 3 key (JSON) or None, 4 commit mark (JSON) or None."""
+"""Our members of a line: 1 offset, 2 chain, 3 key and 4 commit mark (JSON, or None), 5 checksum (or None)."""
+
+CHECKSUM = b',"$checksum":'
 
 _FACTS_BEGIN = b'"$offset":'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _FACTS = re.compile(
     rb'"\$offset":(\d{1,16}),"\$chain":(\d{1,16})(?:,"\$key":('
     + _TEXT
-    + rb'))?(?:,"\$commit":(\{"status":.*\}))?\}'
+    + rb'))?(?:,"\$commit":(\{"status":.*\}))?(?:,"\$checksum":(\d{1,10}))?\}'
 )
 _MARK = re.compile(rb'\{"status":(?:[^"{}]++|' + _TEXT + rb")*+\}")  # nothing in a mark is an object again
 _QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
@@ -165,7 +170,7 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
     if not lines:
         lines.append(f"{{{_cursor_members(at)}")
     lines[-1] += f',"$commit":{mark.dump()}'
-    return "".join(f"{line}}}\n" for line in lines).encode()
+    return b"".join(map(_checked, lines))
 
 
 def facts_of(line: bytes) -> Facts | None:
@@ -175,6 +180,17 @@ def facts_of(line: bytes) -> Facts | None:
     if facts is not None and facts[4] is not None and _MARK.fullmatch(facts[4]) is None and _is_nested(line):
         return None
     return facts
+
+
+def is_sound(line: bytes, facts: Facts) -> bool:
+    """Whether a line of ours is as it was written; one of format 1 does not tell."""
+    return facts[5] is None or zlib.crc32(line[: facts.start(5) - len(CHECKSUM)]) == int(facts[5])
+
+
+def _checked(line: str) -> bytes:
+    """The line, which lacks its last brace, with its checksum and its line break."""
+    text = line.encode()
+    return b"%b%b%d}\n" % (text, CHECKSUM, zlib.crc32(text))
 
 
 def _is_nested(line: bytes) -> bool:
@@ -266,11 +282,13 @@ def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
 
     None for a line that does not keep aside what has the entry's cursor.
     """
-    facts = facts_of(line.rstrip(b"\r\n"))
-    if facts is None or not line.startswith(_QUARANTINED) or own_entry(line, facts).cursor != entry.cursor:
+    facts = facts_of(text := line.rstrip(b"\r\n"))
+    if facts is None or not is_sound(text, facts) or not text.startswith(_QUARANTINED):
         return None
-    mark = b"" if facts[4] is None else b',"$commit":' + facts[4]
-    return f"{_content(entry)}{_cursor_members(entry)}".encode() + mark + b"}\n"
+    if own_entry(text, facts).cursor != entry.cursor:
+        return None
+    mark = "" if facts[4] is None else f',"$commit":{facts[4].decode()}'
+    return _checked(f"{_content(entry)}{_cursor_members(entry)}{mark}")
 
 
 def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -22,6 +21,13 @@ from runstream.model.archive_records import ArchiveEntry
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from runstream.model.state import status_after
+from runstream.stores.archive.jsonl.damaged_lines import (
+    came_whole,
+    has_lost_its_break,
+    is_damaged_note,
+    other_entry,
+    sound_facts,
+)
 from runstream.stores.archive.jsonl.line_format import (
     Facts,
     Mark,
@@ -30,13 +36,14 @@ from runstream.stores.archive.jsonl.line_format import (
     is_header,
     lane_and_seq_of,
     load_header,
-    own_entry,
     plain_entry,
     text_in,
     was_ours,
 )
+from runstream.stores.archive.jsonl.log_damage import LogDamage
+from runstream.stores.archive.jsonl.spans import Span
 
-__all__ = ["LogIndex", "Span", "entries_in", "outside"]
+__all__ = ["LogIndex"]
 
 _INDEX_EVERY = 64  # offsets between two points of the index, at most
 _INDEX_BYTES = PART_BYTES  # and no more than that, unless of a single line: what is between two is read at once
@@ -60,19 +67,6 @@ class _Point(NamedTuple):
     peak: int
 
 
-class Span(NamedTuple):
-    """A stretch of the file that holds entries: from ``begin`` to ``end`` in bytes, after ``before``.
-
-    ``holes`` are the stretches of lines that do not count, in order; ``file`` names the file by device and inode.
-    """
-
-    begin: int
-    end: int
-    before: Cursor
-    holes: tuple[tuple[int, int], ...]
-    file: tuple[int, int] | None = None
-
-
 class LogIndex:
     """The index of a run's lines up to ``end``, the size in bytes of the lines that count."""
 
@@ -93,6 +87,7 @@ class LogIndex:
         self.foreign: list[tuple[int, int]] = []  # where lines of other programs begin and end that do not count
         self.kept_aside: list[int] = []
         self.lanes: dict[str, int] = {}  # the offset of each lane's last event
+        self.damage = LogDamage(run_id)
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
@@ -120,6 +115,14 @@ class LogIndex:
         self._token_marks.clear()
         return self._tokens
 
+    def counts(self, token: str) -> bool | None:
+        """Whether a snapshot with this token was committed; None: nobody knows, as a commit mark was damaged."""
+        return token in self.tokens or token in self.damage.tokens or (None if self.damage.has_marks else False)
+
+    def check_head(self) -> None:
+        """Raise CorruptRecordError where the run's header or its last commit mark was damaged."""
+        self.damage.check_head(self.last.offset)
+
     def scan(self, lines: Iterable[bytes]) -> None:
         """Index the lines that follow ``end``."""
         self._pending.clear()
@@ -129,12 +132,12 @@ class LogIndex:
             if not committed:
                 # something was written after a batch with zeros in it: it was complete, and damaged later
                 committed = self._commit(begin)
-            facts = facts_of(line := raw.rstrip(b"\r\n"))
-            if not raw.endswith(b"\n") and facts is not None:
+            facts, found = sound_facts(line := raw.rstrip(b"\r\n"))
+            if not raw.endswith(b"\n") and found is not None:
                 break  # the very last byte of a batch is missing
-            if facts is not None:
+            if found is not None or has_lost_its_break(raw):
                 self._pending.append(_Line(begin, line, raw, facts))
-                if facts[4] is not None:
+                if facts is not None and facts[4] is not None:
                     # blocks of a torn write that were never written read as zeros
                     committed = not any(b"\0" in pending.line for pending in self._pending)
                     if committed:
@@ -232,8 +235,8 @@ class LogIndex:
                 self._take_own(line, line.facts)
         last = self._pending[-1]
         self.end, self.tail = position, last.raw
-        self._mark_text = last.facts[4] if last.facts is not None else None
-        if self._mark_text is not None:
+        if last.facts is not None and last.facts[4] is not None:
+            self._mark_text, self.damage.is_mark = last.facts[4], False
             self.is_drained = self.is_drained or Mark.is_drained(self._mark_text)
             if Mark.names_tokens(self._mark_text):
                 self._token_marks.append(self._mark_text)
@@ -242,7 +245,16 @@ class LogIndex:
         return True
 
     def _commit_damaged(self) -> None:
-        """Let lines count that do not read, unless zeros show that they are of a torn batch."""
+        """Let lines count that do not read, unless zeros show that they are of a torn batch.
+
+        With one of ours that was damaged after it had come whole, its batch counts: it may have had the mark.
+        """
+        whole = [n for n, line in enumerate(self._pending) if line.facts is None and came_whole(line.line)]
+        if whole and not any(b"\0" in line.line for line in self._pending[: whole[-1] + 1]):
+            following = self._pending[whole[-1] + 1 :]
+            del self._pending[whole[-1] + 1 :]
+            self._commit(self._pending[-1].begin + len(self._pending[-1].raw))
+            self._pending += following
         while self._pending and self._pending[0].facts is None and b"\0" not in self._pending[0].line:
             line = self._pending[0]
             self._take_damaged(line, self._pending)
@@ -256,8 +268,9 @@ class LogIndex:
         """
         known = (each for each in following if each.facts is not None and not is_header(each.line))
         next_own = next(known, None)
-        has_room = True
-        if next_own is not None and next_own.facts is not None:
+        has_room = not is_damaged_note(line.line)
+        self.damage.note(line.line)
+        if has_room and next_own is not None and next_own.facts is not None:
             before_it = int(next_own.facts[1]) - (0 if is_bare_mark(next_own.facts) else 1)
             has_room = self.start is not None and before_it > self.last.offset
         if has_room:
@@ -302,7 +315,9 @@ class LogIndex:
 
     def _take_plain(self, line: _Line, entry: ArchiveEntry | None = None) -> None:
         """Take a line that counts by itself; ``entry`` is what it holds, if that was read as the next entry."""
-        entry = entry or plain_entry(self.run_id, self.last, line.line)
+        entry = entry or other_entry(self.run_id, self.last, line.line, facts_of(line.line))
+        if entry.is_damaged:
+            self.damage.lines[entry.offset] = line.line
         if self.start is None:
             self.start = Cursor(0, 0)
             self.created_at = entry.columns.ts if entry.columns is not None else 0.0
@@ -344,41 +359,3 @@ def _offset(point: _Point) -> int:
 
 def _peak(point: _Point) -> int:
     return point.peak
-
-
-def outside(holes: Sequence[tuple[int, int]]) -> Callable[[int], bool]:
-    """Make the test of whether a line that begins there is outside these stretches, which are in order.
-
-    It is to be asked about one line after the other.
-    """
-    left = deque(holes)
-
-    def is_outside(begin: int) -> bool:
-        while left and left[0][1] <= begin:
-            left.popleft()
-        return not left or begin < left[0][0]
-
-    return is_outside
-
-
-def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[ArchiveEntry]:
-    """The entries of a stretch, whose lines are given from its beginning."""
-    position, cursor, counts = span.begin, span.before, outside(span.holes)
-    for raw in lines:
-        begin, position = position, position + len(raw)
-        if begin >= span.end:
-            return
-        line = raw.rstrip(b"\r\n")
-        facts = facts_of(line)
-        if not counts(begin):
-            continue
-        if facts is None:
-            if not line.strip():
-                continue
-            entry = plain_entry(run_id, cursor, line)
-        elif is_bare_mark(facts) or is_header(line):
-            continue
-        else:
-            entry = own_entry(line, facts)
-        cursor = entry.cursor
-        yield entry

@@ -46,7 +46,7 @@ from runstream.stores.archive.jsonl.run_snapshots import (
 )
 from runstream.stores.archive.jsonl.snapshot_files import load_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
-from runstream.stores.archive.snapshot_history import KeptSnapshot, sound
+from runstream.stores.archive.snapshot_history import KeptSnapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
 __all__ = ["JSONLOperations"]
@@ -103,8 +103,12 @@ class JSONLOperations(ArchiveOperations[E, S]):
         with self._logs.reading():
             for run_id in self._logs.directory.run_ids():
                 # one in two directories: raised to whoever asks for that run, and told by check_integrity
-                with suppress(HistoryDiverged):
-                    found.append((run_id, self._logs.head_in_brief(self._logs.log(run_id))))
+                # so is one whose head was damaged
+                with suppress(HistoryDiverged, CorruptRecordError):
+                    log = self._logs.log(run_id)
+                    head = self._logs.head_in_brief(log)
+                    log.index.check_head()
+                    found.append((run_id, head))
         return ((run_id, head) for run_id, head in found if head is not None)
 
     def run_ids(self) -> Iterator[str]:
@@ -117,14 +121,18 @@ class JSONLOperations(ArchiveOperations[E, S]):
         """What is known of a run."""
         check_run_id(run_id)
         with self._logs.reading():
-            head = self._logs.head_in_brief(self._logs.log(run_id))
+            log = self._logs.log(run_id)
+            head = self._logs.head_in_brief(log)
+            log.index.check_head()
         return None if head is None else self._info(run_id, head)
 
     def header(self, run_id: str) -> RunHeader | None:
         """The header that the archive stores of a run, all of it on the disk."""
         check_run_id(run_id)
         with self._logs.reading():
-            head = self._logs.head(self._logs.log(run_id), durable=True)
+            log = self._logs.log(run_id)
+            head = self._logs.head(log, durable=True)
+            log.index.check_head()
         return None if head is None else RunHeader.of(run_id, head)
 
     @in_one_call
@@ -188,6 +196,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     def _plan(self, log: RunLog, request: AppendRequest, now: float) -> AppendPlan:
         head = self._logs.head(log, durable=True)
+        log.index.check_head()
         if head is None:
             return plan_append(new_head(now), Details(), request)
         if request.state is not None:
@@ -195,7 +204,10 @@ class JSONLOperations(ArchiveOperations[E, S]):
             head = replace(head, snapshots={} if saved is None else {request.lane_id: saved})
         known = log.index
         keys = {key: known.keys[key] for key in request.keys if key in known.keys}
-        return plan_append(head, Details(known.lanes, keys), request)
+        known.damage.check_keys(key for key in request.keys if key not in keys)
+        # an event that does not read may be any lane's: nothing is taken for covered that may not be
+        lanes = {lane_id: max(offset, known.damage.last) for lane_id, offset in known.lanes.items()}
+        return plan_append(head, Details(lanes, keys), request)
 
     def _planned_snapshots(self, request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
         if plan.snapshot is None or request.state is None:
@@ -254,6 +266,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log = self._logs.log(run_id)
             log.refresh()
             offset = log.index.lanes.get(lane_id)
+            log.index.damage.check_lane(lane_id, offset or 0)
             if offset is None:
                 return 0
             (entry,) = log.entries_between([log.span(offset - 1, offset)], offset, offset)
@@ -346,31 +359,18 @@ class JSONLOperations(ArchiveOperations[E, S]):
     # -- checked and put right by a person -----------------------------------------------------------------
 
     def check_file(self) -> list[str]:
-        """Runs that cannot be read since they are in two directories."""
+        """Runs that cannot be read since they are in two directories, or of which the head was damaged."""
         with self._logs.reading():
             run_ids = sorted(self._logs.directory.run_ids())
             problems = []
             for run_id in run_ids:
                 try:
-                    self._logs.log(run_id)
-                except HistoryDiverged as error:
+                    log = self._logs.log(run_id)
+                    log.refresh()
+                    log.index.check_head()
+                except (HistoryDiverged, CorruptRecordError) as error:
                     problems.append(str(error))
         return problems
-
-    def check_beside(self, run_id: str) -> list[CorruptRecordError]:
-        """What is wrong with the files of a run's snapshots, and with their history."""
-        found = []
-        try:
-            self.read_back_snapshots(run_id)
-        except CorruptRecordError as error:
-            found.append(error)
-        for kept in self._kept_snapshots(run_id):
-            try:
-                sound([kept])
-                self._load_kept(run_id, kept)
-            except CorruptRecordError as error:
-                found.append(error)
-        return found
 
     def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
         """Put an event that reads by now back at its offset in the history, out of the quarantine."""

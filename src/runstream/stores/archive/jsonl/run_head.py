@@ -8,7 +8,8 @@ import stat
 
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
-from runstream.stores.archive.jsonl.line_format import Mark, facts_of, is_header, load_header
+from runstream.stores.archive.jsonl.damaged_lines import sound_facts
+from runstream.stores.archive.jsonl.line_format import Mark, is_header, load_header
 
 __all__ = ["head_from_ends"]
 
@@ -24,7 +25,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
     file.seek(max(0, size - _END_BYTES))
     end = file.read()
     last = end[end.rfind(b"\n", 0, -1) + 1 :]
-    start_facts, facts = facts_of(first), facts_of(last.removesuffix(b"\n"))
+    (start_facts, _), (facts, _) = sound_facts(first), sound_facts(last.removesuffix(b"\n"))
     if start_facts is None or not is_header(first) or facts is None or facts[4] is None or last[-1:] != b"\n":
         return None
     if b"\0" in end:

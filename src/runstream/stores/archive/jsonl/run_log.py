@@ -34,11 +34,12 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import remove_run_files
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text
-from runstream.stores.archive.jsonl.log_index import LogIndex, Span, entries_in
+from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, written_before
 from runstream.stores.archive.jsonl.run_head import head_from_ends
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, snapshot_text
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
+from runstream.stores.archive.jsonl.spans import Span, entries_in
 
 __all__ = ["RunLog"]
 
@@ -60,7 +61,7 @@ class RunLog:
     ) -> None:
         self.directory, self.run_id = directory, run_id
         self.keep_snapshots, self._access = keep_snapshots, access
-        self.history = SnapshotHistoryFile(directory)  # of snapshots
+        self.history = SnapshotHistoryFile(directory, run_id)  # of snapshots
         self._uncommitted: int | None = None  # where in it a batch begins that is not committed yet
         self.path = directory / file_names.EVENTS
         self.index = LogIndex(run_id)
@@ -234,7 +235,7 @@ class RunLog:
             with contextlib.suppress(OSError):
                 self._tidy()
                 if self.keep_snapshots is not None:
-                    self.history.drop_old(self.keep_snapshots, self.index.tokens.__contains__)
+                    self.history.drop_old(self.keep_snapshots, self.index.counts)
 
     def discard(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
         """Undo step 1, of a batch that did not come to step 2: on a full disk it takes up room."""

@@ -85,6 +85,7 @@ class RunLogs:
         """Keep other threads and processes out while these runs are written to."""
         with self.alone():
             self.directory.archive_id()  # an archive has its UUID before it has a run
+            self.directory.upgrade()
             with self.directory.locks.held(names), unavailable(self.path):
                 self.directory.check()  # again: it may have taken a while
                 yield

@@ -14,7 +14,7 @@ from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_head, load_snapshot
-from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of, sound
 
 __all__ = ["has_foreign_state", "kept_snapshots", "latest_head", "latest_snapshot", "latest_snapshots"]
 
@@ -74,12 +74,13 @@ def kept_snapshots(log: RunLog) -> list[KeptSnapshot]:
 
 
 def _history(log: RunLog) -> list[KeptSnapshot]:
-    return log.history.kept(log.index.tokens.__contains__)
+    return log.history.kept(log.index.counts)
 
 
 def _replaced(log: RunLog) -> KeptSnapshot | None:
     """The run's own snapshot that was saved last."""
-    return next((one for one in reversed(_history(log)) if one.head.lane_id is None), None)
+    of_run = [one for one in sound(_history(log)) if one.head.lane_id is None]
+    return of_run[-1] if of_run else None
 
 
 def _is_foreign(log: RunLog, head: SnapshotHead) -> bool:

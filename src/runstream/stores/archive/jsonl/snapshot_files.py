@@ -1,7 +1,9 @@
 """Snapshots as files: the state's JSON object with our members at its end.
 
-``{STATE,"$offset":12,"$revision":3,"$token":"…","$lane":null}``. A file without them was written by
-another program: it covers nothing, is revision 1, and its token is made of its content.
+``{STATE,"$offset":12,"$revision":3,"$token":"…","$lane":null,"$state_checksum":N,"$checksum":N}``: the crc32 of
+the state, which is all that comes before the offset, and that of our members before it; format 1 has neither. A
+file without any of them was written by another program: it covers nothing, is revision 1, and its token is made of
+its content.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from runstream.codec.foreign_json import load_foreign_json
 from runstream.codec.lossless_json import dump_json, load_object
@@ -21,7 +25,7 @@ from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
-from runstream.stores.archive.jsonl.line_format import Mark, text_in
+from runstream.stores.archive.jsonl.line_format import CHECKSUM, Mark, text_in
 
 __all__ = [
     "all_snapshots",
@@ -40,8 +44,10 @@ _FACTS = re.compile(
     + _TEXT
     + rb'),"\$lane":(null|'
     + _TEXT
-    + rb")\}\s*"
+    + rb')(?:,"\$state_checksum":(\d{1,10}),"\$checksum":(\d{1,10}))?\}\s*'
 )
+_MEMBERS = ("$offset", "$revision", "$token", "$lane")
+_NAMES = tuple(f'"{name}"'.encode() for name in (*_MEMBERS, "$state_checksum", "$checksum"))
 _MOST = 2**53
 _LONGEST_FACTS_BYTES = 8192  # two names of 512 bytes, at most six times as long when escaped
 
@@ -49,11 +55,13 @@ _LONGEST_FACTS_BYTES = 8192  # two names of 512 bytes, at most six times as long
 def snapshot_text(snapshot: ArchiveSnapshot) -> bytes:
     """The content of the snapshot's file."""
     state = snapshot.data[:-1]
-    comma = "" if state == "{" else ","
-    return (
-        f'{state}{comma}"$offset":{snapshot.offset},"$revision":{snapshot.revision}'
-        f',"$token":{json.dumps(snapshot.token)},"$lane":{json.dumps(snapshot.lane_id)}}}\n'
+    text = f"{state}{'' if state == '{' else ','}".encode()
+    members = (
+        f'"$offset":{snapshot.offset},"$revision":{snapshot.revision}'
+        f',"$token":{json.dumps(snapshot.token)},"$lane":{json.dumps(snapshot.lane_id)}'
+        f',"$state_checksum":{zlib.crc32(text)}'
     ).encode()
+    return b"%b%b%b%d}\n" % (text, members, CHECKSUM, zlib.crc32(members))
 
 
 def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark | None) -> ArchiveSnapshot | None:
@@ -81,7 +89,9 @@ def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> Snapsh
                 if found is not None:
                     return found.head._replace(lane_id=lane_id)
                 file.seek(0)
-                return SnapshotHead(lane_id, 0, 1, _token_of(file.read()))
+                return SnapshotHead(*parse_snapshot("", lane_id, file.read())[:4])
+        except CorruptRecordError:
+            return SnapshotHead(lane_id, 0, 0, "")  # one that nobody knows
         except FileNotFoundError:
             continue
     return None
@@ -138,10 +148,15 @@ def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iter
 
 
 class SnapshotFacts(NamedTuple):
-    """Our members at the end of a snapshot's content: what they say, and where they begin."""
+    """Our members at the end of a snapshot's content: what they say, where they begin, the state's checksum."""
 
     head: SnapshotHead
     begin: int
+    state_checksum: int | None  # None: of format 1
+
+    def is_of(self, content: bytes) -> bool:
+        """Whether the state in front of them is the one that they are of, as far as they tell."""
+        return self.state_checksum in (None, zlib.crc32(content[: self.begin]))
 
 
 def facts_of_snapshot(content: bytes) -> SnapshotFacts | None:
@@ -150,11 +165,19 @@ def facts_of_snapshot(content: bytes) -> SnapshotFacts | None:
     found = _FACTS.fullmatch(content, begin) if begin > 0 else None
     if found is None:
         return None
+    if found[6] is not None and zlib.crc32(content[begin : found.start(6) - len(CHECKSUM)]) != int(found[6]):
+        return None
     try:
         token, lane_id = text_in(found[3]), None if found[4] == b"null" else text_in(found[4])
     except ValueError:
         return None
-    return SnapshotFacts(SnapshotHead(lane_id, int(found[1]), int(found[2]), token), begin)
+    head = SnapshotHead(lane_id, int(found[1]), int(found[2]), token)
+    return SnapshotFacts(head, begin, None if found[5] is None else int(found[5]))
+
+
+def _was_ours(content: bytes) -> bool:
+    """Whether content in which our members do not read had them once."""
+    return sum(name in content[-_LONGEST_FACTS_BYTES:] for name in _NAMES) > 1
 
 
 def _lane_in(path: Path) -> str | None:
@@ -163,7 +186,10 @@ def _lane_in(path: Path) -> str | None:
         facts = facts_of_snapshot(path.read_bytes())
     except FileNotFoundError:
         return None
-    return None if facts is None else facts.head.lane_id
+    if facts is not None:
+        return facts.head.lane_id
+    name = path.name.removeprefix("snapshot-").removesuffix(".json")
+    return unquote(name) if snapshot_name(unquote(name)) == path.name else None
 
 
 def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveSnapshot:
@@ -171,20 +197,31 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
     found = facts_of_snapshot(content)
     try:
         if found is not None:
+            if not found.is_of(content):
+                raise ValueError("its checksum is of another content")
             state = content[: found.begin].decode().removesuffix(",") + "}"
             return ArchiveSnapshot(lane_id, *found.head[1:], state)
         fields = load_foreign_json(content)
-        if "$token" not in fields:
+        if not _was_ours(content):
             return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))
-        # ours, but laid out anew by another program: the tags in it are still ours
-        fields = load_object(content)
-        ours = {name: fields.pop(name, None) for name in ("$offset", "$revision", "$token", "$lane")}
-        offset, revision, token = int(ours["$offset"]), int(ours["$revision"]), ours["$token"]
-        if not (0 <= offset <= _MOST and 0 <= revision <= _MOST and isinstance(token, str)):
-            raise ValueError("what is noted beside the state was damaged")
-        return ArchiveSnapshot(lane_id, offset, revision, token, dump_json(fields))
+        return _laid_out_anew(lane_id, load_object(content))
     except (ValueError, TypeError, OverflowError) as error:
         raise _corrupt(run_id, content, str(error)) from error
+
+
+def _laid_out_anew(lane_id: str | None, fields: dict[str, Any]) -> ArchiveSnapshot:
+    """One of ours that another program has laid out anew: the tags in it are still ours."""
+    offset, revision, token, lane = (fields.pop(name, None) for name in _MEMBERS)
+    checksums = [fields.pop(name, None) for name in ("$state_checksum", "$checksum")]
+    if not (type(offset) is type(revision) is int and 0 <= offset <= _MOST and 0 <= revision <= _MOST):
+        raise ValueError("what is noted beside the state was damaged")
+    if not isinstance(token, str) or lane != lane_id:
+        raise ValueError("what is noted beside the state was damaged")
+    snapshot = ArchiveSnapshot(lane_id, offset, revision, token, dump_json(fields))
+    found = _FACTS.search(snapshot_text(snapshot))
+    if checksums != [None, None] and (found is None or checksums != [int(found[5]), int(found[6])]):
+        raise ValueError("its checksum is of another content")
+    return snapshot
 
 
 def _token_of(content: bytes) -> str:

@@ -11,27 +11,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.errors import CorruptRecordError
 from runstream.stores.archive.access import open_file
 from runstream.stores.archive.durable_files import sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.damaged_lines import came_whole
 from runstream.stores.archive.jsonl.file_locks import write_all
-from runstream.stores.archive.jsonl.snapshot_files import facts_of_snapshot, parse_snapshot, snapshot_text
-from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.archive.jsonl.snapshot_files import (
+    facts_of_snapshot,
+    parse_snapshot,
+    snapshot_text,
+)
+from runstream.stores.archive.snapshot_history import UNKNOWN, KeptSnapshot, latest_of
 
 __all__ = ["SnapshotHistoryFile"]
 
+_END = re.compile(rb'"\$checksum":\d{1,10}\}')
+_CHUNK_BYTES = 1 << 16
 _FLAGS = os.O_RDWR | os.O_CREAT
 
 
 class SnapshotHistoryFile:
     """The file in a run's directory, which has ``snapshots.jsonl`` from its first snapshot on."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, run_id: str) -> None:
+        self._run_id = run_id
         self._path = directory / file_names.SNAPSHOTS
         self._lines: int | None = None  # None: not counted yet
 
@@ -41,7 +51,7 @@ class SnapshotHistoryFile:
         end = os.lseek(handle, 0, os.SEEK_END)
         try:
             if end and os.pread(handle, 1, end - 1) != b"\n":
-                write_all(handle, b"\n")  # after the torn line of somebody who was killed
+                end = _end_line(handle, end)
             for snapshot in snapshots:
                 write_all(handle, snapshot_text(snapshot))
             sync(handle)
@@ -66,14 +76,21 @@ class SnapshotHistoryFile:
         """Whether there is one."""
         return self._path.exists()
 
-    def kept(self, counts: Callable[[str], bool]) -> list[KeptSnapshot]:
-        """The snapshots whose token counts, in the order in which they were saved."""
-        found: dict[str, KeptSnapshot] = {}
+    def kept(self, counts: Callable[[str], bool | None]) -> list[KeptSnapshot]:
+        """The snapshots whose token counts (None: nobody knows), in the order in which they were saved.
+
+        One of which the line was damaged, or of which nobody knows, has its damage in place of its facts.
+        """
+        found: dict[Any, KeptSnapshot] = {}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._path.open("rb") as file:
-            for one in _lines_of(file):
-                if counts(one.head.token):
-                    found.pop(one.head.token, None)  # a batch that was sent again has it twice
-                    found[one.head.token] = one
+            for one in _lines_of(file, self._run_id):
+                name = one.head.token if one.damage is None else one.stored_at
+                if one.damage is None and (is_known := counts(one.head.token)) is not True:
+                    if is_known is None:
+                        found[name] = one._replace(head=UNKNOWN, damage=_damaged(self._run_id, one.stored_at[0]))
+                    continue
+                found.pop(name, None)  # a batch that was sent again has it twice
+                found[name] = one
         return list(found.values())
 
     def load(self, run_id: str, kept: KeptSnapshot) -> ArchiveSnapshot | None:
@@ -93,7 +110,7 @@ class SnapshotHistoryFile:
                     return parse_snapshot(run_id, kept.head.lane_id, line)
         return None
 
-    def drop_old(self, keep: int, counts: Callable[[str], bool]) -> None:
+    def drop_old(self, keep: int, counts: Callable[[str], bool | None]) -> None:
         """Leave no more than the latest ``keep`` of each lane, and do it seldom: up to twice as many may stay."""
         if not self.exists():
             return
@@ -123,17 +140,45 @@ class SnapshotHistoryFile:
             return sum(1 for _ in file)
 
 
+def _end_line(handle: int, end: int) -> int:
+    """End the last line, or cut it off if it was torn as its writer was killed; where the file ends then."""
+    begin, tail = end, b""
+    while begin > 0 and b"\n" not in tail:
+        begin = max(0, begin - _CHUNK_BYTES)
+        tail = os.pread(handle, end - begin, begin)
+    line = tail[tail.rfind(b"\n") + 1 :]
+    if facts_of_snapshot(line) is not None:
+        write_all(handle, b"\n")
+        return end + 1
+    os.ftruncate(handle, end - len(line))
+    return os.lseek(handle, 0, os.SEEK_END)
+
+
 def _token_in(line: bytes) -> str | None:
     facts = facts_of_snapshot(line)
     return None if facts is None else facts.head.token
 
 
-def _lines_of(file: BinaryIO) -> Iterator[KeptSnapshot]:
-    """The lines that read, with where each begins in the file and its length in bytes."""
+def _lines_of(file: BinaryIO, run_id: str) -> Iterator[KeptSnapshot]:
+    """The lines that came whole, with where each begins in the file and its length in bytes."""
     begin = file.tell()
     for line in file:
         stored_at = (begin, len(line))
         begin += len(line)
         facts = facts_of_snapshot(line)
         if facts is not None and line.endswith(b"\n"):
+            if _END.search(line, 0, facts.begin) is not None and not facts.is_of(line):
+                # a line break was damaged: there is another one in front of it
+                yield KeptSnapshot(UNKNOWN, stored_at, _damaged(run_id, stored_at[0]))
             yield KeptSnapshot(facts.head, stored_at)
+        elif line.endswith(b"\n") and came_whole(line[:-1]):
+            yield KeptSnapshot(UNKNOWN, stored_at, _damaged(run_id, stored_at[0]))
+
+
+def _damaged(run_id: str, begin: int) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"a snapshot of run {run_id!r}, at byte {begin} of its snapshots.jsonl, does not read, or nobody knows"
+        " whether it was committed: restore the directory from a copy",
+        run_id=run_id,
+        offset=0,
+    )
