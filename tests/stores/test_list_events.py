@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from purpose_agent.runtime.checkpoint import SQLiteCheckpointer as PurposeAgentStore
 
 from runstream import (
+    ConfigurationError,
     CorruptRecordError,
     DrainWorker,
     EventsArchived,
     PAEvent,
     SQLiteCheckpointer,
     TieredCheckpointer,
+    connect,
 )
 from runstream.codec.event_codec import Codec
 from runstream.model.events import HIGHEST_SEQ
@@ -255,3 +257,50 @@ def test_redis_answers_exactly_where_it_has_all_of_many_answers(
     redis_backend: RedisBackend, archives: list[Archive], kind: str, script: list[Any]
 ) -> None:
     check_script(redis_backend, archives[kind == "jsonl"], script)
+
+
+@pytest.mark.parametrize("since_seq", ["x", 1.5, None, b"1"])
+@on_every_backend
+def test_a_number_to_ask_for_is_a_whole_one(store: Store, since_seq: Any) -> None:
+    store.save_events(make_events("r", 2))
+    with pytest.raises(ConfigurationError, match=r"since_seq=.*: pass a whole number"):
+        store.list_events("r", since_seq)
+
+
+class Sparse:
+    """An event class that keeps all but its run to itself."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self.run_id = fields["run_id"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self._fields)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Sparse:
+        return cls(fields)
+
+
+@pytest.mark.parametrize("url", ["memory:", "fake:", "sqlite:x.db", "jsonl:x"])
+def test_an_event_class_may_have_its_fields_in_its_dict_alone(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with connect(url, event_type=Sparse) as store:
+        store.save_events([Sparse(event.to_dict()) for event in make_events("r", 3)])
+        assert [event.to_dict()["seq"] for event in store.list_events("r", 1)] == [2, 3]
+
+
+def test_an_event_class_without_a_seq_is_refused_by_name(tmp_path: Path) -> None:
+    class Without(Sparse):
+        def to_dict(self) -> dict[str, Any]:
+            return {name: value for name, value in self._fields.items() if name != "seq"}
+
+    with SQLiteCheckpointer[Any, Any](tmp_path / "x.db") as store:
+        store.save_events(make_events("r", 3))
+    with (
+        SQLiteCheckpointer[Any, Any](tmp_path / "x.db", event_type=Without) as other,
+        pytest.raises(ConfigurationError, match="Without has no seq"),
+    ):
+        other.list_events("r", 1)

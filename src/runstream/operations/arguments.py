@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from operator import index
 from typing import Any, Generic, NamedTuple, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
@@ -24,6 +25,7 @@ __all__ = [
     "StateChange",
     "check_count",
     "check_leased",
+    "check_since_seq",
     "grant_of",
     "group_by_run",
     "in_place_of",
@@ -212,6 +214,14 @@ def check_count(name: str, value: Any) -> None:
     """Raise ConfigurationError, naming the argument, unless it is None or a whole number from 0 on."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise ConfigurationError(f"{name}={shown(value)}: pass a whole number, 0 or more, or None")
+
+
+def check_since_seq(since_seq: Any) -> int:
+    """The number as it is, if it is a whole one. Raises ConfigurationError for anything else."""
+    try:
+        return index(since_seq)
+    except TypeError as error:
+        raise ConfigurationError(f"since_seq={shown(since_seq)}: pass a whole number; 0 for all events") from error
 
 
 def grant_of(run_id: str, lease: Leased | None) -> LeaseGrant | None:

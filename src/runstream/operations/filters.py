@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
 from runstream.operations.arguments import FollowQuery, RunsQuery
 
@@ -13,12 +15,29 @@ __all__ = ["EventFilter", "RunFilter", "lane_of", "seq_of"]
 
 def lane_of(event: Any) -> Any:
     """The lane of an event of whatever type: it has the ten fields of a PAEvent."""
-    return event.lane_id
+    return _field(event, "lane_id")
 
 
-def seq_of(event: Any) -> Any:
-    """The ``seq`` of an event of whatever type."""
-    return event.seq
+def seq_of(event: Any) -> int:
+    """The ``seq`` of an event of whatever type. Raises ConfigurationError where it is no whole number."""
+    seq = _field(event, "seq")
+    if not isinstance(seq, int):
+        raise ConfigurationError(f"{type(event).__name__} has {shown(seq)} as its seq: it must be a whole number")
+    return seq
+
+
+def _field(event: Any, name: str) -> Any:
+    """A field of an event, which may have it in its dict alone."""
+    try:
+        return getattr(event, name)
+    except AttributeError:
+        fields = event.to_dict()
+        if name in fields:
+            return fields[name]
+    raise ConfigurationError(
+        f"{type(event).__name__} has no {name}, neither as an attribute nor in its to_dict: it must have the ten"
+        " fields of a PAEvent"
+    )
 
 
 def _text(value: Any) -> Any:
@@ -36,9 +55,9 @@ class EventFilter:
     def __call__(self, event: Any) -> bool:
         """Whether the event is wanted."""
         return (
-            (self.lane_id is None or event.lane_id == self.lane_id)
-            and (self.kinds is None or _text(event.kind) in self.kinds)
-            and (self.visibility is None or _text(event.visibility) == self.visibility)
+            (self.lane_id is None or lane_of(event) == self.lane_id)
+            and (self.kinds is None or _text(_field(event, "kind")) in self.kinds)
+            and (self.visibility is None or _text(_field(event, "visibility")) == self.visibility)
         )
 
 

@@ -29,6 +29,7 @@ from runstream.operations.arguments import (
     StateChange,
     check_count,
     check_leased,
+    check_since_seq,
     grant_of,
     group_by_run,
 )
@@ -164,6 +165,7 @@ class LocalOperations(ABC, Generic[E, S]):
     def list_events(self, run_id: str, since_seq: int) -> list[E]:
         """The events whose ``seq`` is over ``since_seq``, in log order; all of them where that is 0 or less."""
         check_run_id(run_id)
+        since_seq = check_since_seq(since_seq)
         if since_seq <= 0:
             return [item.event for item in self._read(run_id, ReadQuery())]
         query = ReadQuery(self.offset_before(run_id, since_seq))

@@ -20,6 +20,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
     check_count,
+    check_since_seq,
     group_by_run,
 )
 from runstream.operations.filters import lane_of, seq_of
@@ -121,6 +122,7 @@ class TieredOperations(HotAndArchive[E, S]):
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""
         check_run_id(run_id)
+        since_seq = check_since_seq(since_seq)
         after = 0
         if since_seq > 0:
             boundary = yield from self.locate(run_id)

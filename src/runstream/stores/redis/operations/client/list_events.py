@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
+from runstream.operations.arguments import check_since_seq
 from runstream.operations.operation import Items, Operation, Stream, collect
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.reader import BackPage, Page, RunReader
@@ -28,6 +29,7 @@ __all__ = ["list_events"]
 def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operation[list[E]]:
     """The events whose ``seq`` is over ``since_seq``, in log order."""
     check_run_id(run_id)
+    since_seq = check_since_seq(since_seq)
     reader = RunReader(session, run_id, "raise", None, bare=True)
     if since_seq > 0:
         return (yield from collect(_events_over(reader, since_seq)))
