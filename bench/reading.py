@@ -1,4 +1,4 @@
-"""What reading costs beside purpose-agent's own SQLite store, and with event classes of the caller's beside ours.
+"""What reading costs beside purpose-agent's SQLite store, with event classes of the caller's, and for checksums.
 
     python bench/reading.py [--quick]
 
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,6 +132,37 @@ def bench_classes(name: str, open_store: Callable[..., Any], rounds: int, count:
     return results
 
 
+def bench_checksums(directory: Path, rounds: int, count: int) -> list[Result]:
+    """What it costs that every read compares checksums: the same archives as an earlier version left them."""
+    for kind in (runstream.SQLiteCheckpointer, runstream.JSONLCheckpointer):
+        for name in ("with", "without"):
+            with kind(directory / f"{name}.{kind.__name__}") as store:
+                store.save_events([event("events", index) for index in range(count)])
+    with closing(sqlite3.connect(directory / "without.SQLiteCheckpointer")) as file, file:
+        file.execute("UPDATE events SET checksum = NULL")
+    log = directory / "without.JSONLCheckpointer" / "events" / "events.jsonl"
+    log.write_bytes(re.sub(rb',"\$checksum":\d+\}$', b"}", log.read_bytes(), flags=re.MULTILINE))
+
+    def read(store: Any) -> float:
+        return timed(count, lambda: store.list_events("events"))
+
+    results = []
+    for kind in (runstream.SQLiteCheckpointer, runstream.JSONLCheckpointer):
+        ours, theirs = (kind(directory / f"{name}.{kind.__name__}") for name in ("with", "without"))
+        assert len(ours.list_events("events")) == len(theirs.list_events("events")) == count
+        results.append(
+            interleaved(
+                f"list_events of rows or lines with checksums, {kind.__name__}",
+                "of ones without",
+                "events/s",
+                rounds,
+                partial(read, ours),
+                partial(read, theirs),
+            )
+        )
+    return results
+
+
 def bench_from_dict(rounds: int, count: int) -> list[Result]:
     """The part that is the class's own."""
     fields = [event("events", index).to_dict() for index in range(count)]
@@ -156,6 +190,7 @@ def main() -> None:
     scale, rounds = (5, 3) if quick else (1, 15)
     with bench_server() as (client, directory):
         results = bench_from_dict(rounds, 10_000 // scale)
+        results += bench_checksums(directory, rounds, 10_000 // scale)
         for name, open_store in stores(client, directory).items():
             results += bench_states(name, open_store, directory, rounds, 5_000 // scale)
             results += bench_classes(name, open_store, rounds, 10_000 // scale)
