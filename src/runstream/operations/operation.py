@@ -25,6 +25,7 @@ __all__ = [
     "Replies",
     "Step",
     "Stream",
+    "Wait",
     "blocking",
     "carried_resolution",
     "carry_resolution",
@@ -48,16 +49,14 @@ class Exchange(NamedTuple):
 
     ``atomic``: nothing of anybody else's comes between them. ``tolerant``: a command that the server refuses
     gives a :class:`Refusal` in place of a reply instead of an error. ``frequent``: such exchanges follow closely
-    upon each other, and a driver may hold a connection for them. ``waits``: the server holds the reply back until
-    something comes; such an exchange is sent once, as whoever made it looks and asks again. ``smaller`` makes the
-    exchange to send after this one has failed: one whose replies are smaller; None: the same again.
+    upon each other, and a driver may hold a connection for them. ``smaller`` makes the exchange to send after this
+    one has failed: one whose replies are smaller; None: the same again.
     """
 
     commands: Sequence[Command]
     atomic: bool = False
     tolerant: bool = False
     frequent: bool = False
-    waits: bool = False
     smaller: Callable[[], Exchange] | None = None
 
 
@@ -83,13 +82,34 @@ class Pause(NamedTuple):
     seconds: float
 
 
+class Wait(NamedTuple):
+    """Wait until there may be something new in a stream. The result is None.
+
+    It ends when an entry comes after the offset ``after``, when ``look`` has a reply that differs, or when the
+    seconds have passed (None: never). It may also end without any of that: whoever waits looks, and waits again.
+
+    Attributes:
+        stream: The stream's key.
+        after: The offset of the last entry that is known.
+        look: A command on a key of the same partition, sent now and then: not all that is new comes in the stream.
+        differs: Whether a reply to ``look`` is another than what is known.
+        seconds: For how long to wait at most.
+    """
+
+    stream: str
+    after: int
+    look: Command
+    differs: Callable[[Any], bool]
+    seconds: float | None
+
+
 class Items(NamedTuple):
     """Results to give to the reader that iterates over the operation, now. The step's own result is None."""
 
     items: Sequence[Any]
 
 
-Step: TypeAlias = Exchange | Call | Pause | Items
+Step: TypeAlias = Exchange | Call | Pause | Wait | Items
 
 Operation: TypeAlias = Generator[Step, Any, T]
 """Yields steps, receives their results, returns a T."""

@@ -212,7 +212,7 @@ class Run(LaneWriter[E, S]):
             TimeoutError: There was no event to give for ``idle_timeout`` seconds.
             RunstreamError: What the store's ``follow`` raises.
         """
-        return self._runner.iterate(self._operations.follow(self.run_id, FollowQuery(after, **filters)))
+        return self._runner.follow(self._operations.follow(self.run_id, FollowQuery(after, **filters)))
 
     def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.

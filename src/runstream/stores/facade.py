@@ -207,7 +207,7 @@ class Store(Lifecycle, Generic[E, S]):
             RunstreamError: What ``read`` raises.
         """
         query = FollowQuery(after, idle_timeout, lane_id, kinds, visibility)
-        return self._runner.iterate(self._operations.follow(run_id, query))
+        return self._runner.follow(self._operations.follow(run_id, query))
 
     def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
         """The run's events with ``seq > since_seq``, in log order.

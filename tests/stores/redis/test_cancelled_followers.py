@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from runstream import StoreUnavailable, connect_async
-from runstream.operations.operation import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.driver import AsyncDriver
 from tests.support.samples import make_event
 from tests.support.servers import Server
@@ -88,6 +88,14 @@ class _Losing:
         if self.ending == "fails":
             raise StoreUnavailable("no answer")
         return [None]
+
+    async def wait(self, wait: Wait) -> bool:
+        """Nobody follows."""
+        raise NotImplementedError
+
+    async def turn(self) -> asyncio.Semaphore:
+        """Nobody follows."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Nothing is open."""

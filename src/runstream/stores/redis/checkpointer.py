@@ -92,12 +92,12 @@ class RedisCheckpointer(Store[E, S]):
             namespace,
             partitions,
             durability,
-            transport.max_block_seconds,
             require_lease=require_lease,
             resend_lost=resend_lost,
             max_hot_events=max_hot_events,
         )
-        runner, once = SyncRunner(driver.exchange), SyncRunner(driver.exchange_once)
+        runner = SyncRunner(driver.exchange, driver.follow, driver.wait)
+        once = SyncRunner(driver.exchange_once)
         runner.run(open_namespace(session, is_fake=transport.is_fake))
         super().__init__(RedisOperations(session), runner, [Namespace(session.keys, runner, once)])
         self._driver = driver
@@ -168,13 +168,14 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
             namespace,
             partitions,
             durability,
-            transport.max_block_seconds,
             require_lease=require_lease,
             resend_lost=resend_lost,
             max_hot_events=max_hot_events,
         )
         self._opening = TaskLock()
-        super().__init__(RedisOperations(self._session), AsyncRunner(self._driver.exchange, self._open_once))
+        driver = self._driver
+        runner = AsyncRunner(driver.exchange, driver.follow, driver.wait, self._open_once)
+        super().__init__(RedisOperations(self._session), runner)
         if transport is not client:
             own_async(self, transport.close)
 

@@ -24,6 +24,7 @@ __all__ = [
     "RefilledKeys",
     "RunKeys",
     "expected_type",
+    "hash_tag",
     "run_of_key",
 ]
 
@@ -172,6 +173,11 @@ class Keys:
 def _name_of(run_id: str) -> str:
     """A run's name in its keys."""
     return run_id.replace("%", "%25").replace(":", "%3A") if "%" in run_id or ":" in run_id else run_id
+
+
+def hash_tag(key: str) -> str:
+    """What all keys of a partition begin with, and no others do."""
+    return key[: key.index("}") + 1]
 
 
 def run_of_key(key: str) -> str | None:

@@ -21,6 +21,7 @@ __all__ = [
     "parse_cursor",
     "parse_info",
     "parse_map",
+    "parse_news",
     "parse_offset",
     "parse_parent",
     "parse_peak",
@@ -44,6 +45,14 @@ def parse_map(reply: Any) -> dict[bytes, bytes]:
         return dict(reply)
     flat = iter(reply)
     return dict(zip(flat, flat, strict=True))
+
+
+def parse_news(reply: Any) -> list[tuple[str, int]]:
+    """Parse the reply to XREAD: the streams that have something new, and the offset of its first entry."""
+    if not reply:
+        return []
+    pairs = reply.items() if isinstance(reply, Mapping) else reply
+    return [(key.decode(), parse_offset(entries[0][0])) for key, entries in pairs]
 
 
 def parse_texts(reply: Any) -> dict[str, str]:

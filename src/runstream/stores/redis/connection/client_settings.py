@@ -1,4 +1,6 @@
-"""What is asked of a client of redis-py beyond sending commands: its timeout, its like, and itself after a fork.
+"""What is asked of a client of redis-py beyond sending commands: its timeout, its like, connections of our own.
+
+And itself, after a fork.
 
 What redis-py has no public name for is here and nowhere else; where another version has it not, it is left alone.
 """
@@ -6,16 +8,30 @@ What redis-py has no public name for is here and nowhere else; where another ver
 from __future__ import annotations
 
 import os
+import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["abandon_connections", "client_like", "renew_locks", "socket_timeout_of", "unconnected"]
+__all__ = [
+    "abandon",
+    "breaker_of",
+    "client_like",
+    "connection_beside",
+    "connections_of",
+    "renew_locks",
+    "socket_timeout_of",
+    "unconnected",
+]
 
 # what a pool adds to the arguments of its connections: a pool of the same settings adds its own
 _OF_ITS_POOL = ("event_dispatcher", "himport_registry", "maint_notifications_pool_handler")
@@ -30,6 +46,43 @@ def unconnected(client: Any) -> Any:
     """
     pool = client.connection_pool
     return pool.connection_class(**pool.connection_kwargs)
+
+
+def connection_beside(client: Any) -> Any:
+    """A connection with the client's own settings that is none of its pool's, and tries everything once.
+
+    Raises:
+        ConfigurationError: The client's pool makes its connections in a way of its own.
+    """
+    try:
+        connection = unconnected(client)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"followers need connections like those of the client's {type(client.connection_pool).__qualname__},"
+            " and its connection_class does not take its connection_kwargs: pass a client with another pool"
+        ) from error
+    retry: Any = AsyncRetry if isinstance(client, redis.asyncio.Redis) else Retry
+    connection.retry = retry(NoBackoff(), 0)
+    return connection
+
+
+def breaker_of(connection: Any) -> Callable[[], None] | None:
+    """What breaks off a connection, sync or async, while a reply is waited for: the waiting fails at once.
+
+    A thread other than the one that waits may call it. None for a connection without a socket (of fakeredis).
+    """
+    opened = getattr(connection, "_sock", None)
+    if isinstance(opened, socket.socket):
+        # of the base class: that of a TLS socket would take from the other thread what it reads with
+        return partial(_shut_down, opened)
+    transport = getattr(getattr(connection, "_writer", None), "transport", None)
+    breaker: Callable[[], None] | None = getattr(transport, "abort", None)
+    return breaker
+
+
+def _shut_down(opened: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 def socket_timeout_of(client: Any) -> float | None:
@@ -85,8 +138,14 @@ def _is_of_redis(part: Any) -> bool:
     return type(part).__module__.partition(".")[0] == "redis" and hasattr(part, "__dict__")
 
 
-def abandon_connections(client: Any) -> None:
-    """Give up this process's part in the connections of an asyncio client, in a forked child, and send nothing.
+def connections_of(client: Any) -> Iterable[Any]:
+    """The connections that an asyncio client's pool has."""
+    pool = client.connection_pool
+    return (*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ()))
+
+
+def abandon(connections: Iterable[Any]) -> None:
+    """Give up this process's part in asyncio connections, in a forked child, and send nothing.
 
     The descriptors go to the null device. Not closed: another file would get the number, and an event loop's
     epoll is the parent's too, from which closing a transport would take the parent's connection.
@@ -94,17 +153,13 @@ def abandon_connections(client: Any) -> None:
     with suppress(OSError):
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            for number in _descriptors(client.connection_pool):
+            for number in _descriptors(connections):
                 os.dup2(null, number, inheritable=False)
         finally:
             os.close(null)
 
 
-def _descriptors(pool: Any) -> Iterator[int]:
-    connections: Iterable[Any] = (
-        *getattr(pool, "_available_connections", ()),
-        *getattr(pool, "_in_use_connections", ()),
-    )
+def _descriptors(connections: Iterable[Any]) -> Iterator[int]:
     for connection in connections:
         writer = getattr(connection, "_writer", None)
         opened = None if writer is None else writer.get_extra_info("socket")

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from types import TracebackType
 
 from redis.backoff import FullJitterBackoff
@@ -17,9 +18,10 @@ from redis.backoff import FullJitterBackoff
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.identifiers import shown
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
+from runstream.stores.redis.connection.watched_streams import news_query
 
 __all__ = ["DEFAULT_RETRY_SECONDS", "AsyncDriver", "SyncDriver"]
 
@@ -27,6 +29,7 @@ DEFAULT_RETRY_SECONDS = 5.0
 """For how long an exchange is sent again while the server cannot be reached."""
 
 _CANCEL_AGAIN_SECONDS = 0.2
+_AT_ONCE: nullcontext[None] = nullcontext()
 
 
 class _Backoff:
@@ -77,18 +80,31 @@ class SyncDriver:
         """Join the server as a user of its own, at the first exchange: a fork may be idle for ever."""
         self._join = self.after_fork
 
-    def exchange(self, exchange: Exchange) -> Replies:
-        """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
-        if exchange.waits:
-            return self.exchange_once(exchange)
+    def exchange(self, exchange: Exchange, turn: AbstractContextManager[object] = _AT_ONCE) -> Replies:
+        """One round trip; sent again while the server cannot be reached, until the deadline has passed.
+
+        Args:
+            exchange: What to send.
+            turn: Entered for each try.
+        """
         backoff, began = None, time.monotonic()
         while True:
             try:
-                return self.exchange_once(exchange)
+                with turn:
+                    return self.exchange_once(exchange)
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 time.sleep(backoff.pause(error))
                 exchange = exchange.smaller() if exchange.smaller else exchange
+
+    def follow(self, exchange: Exchange) -> Replies:
+        """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
+        return self.exchange(exchange, self._transport.turn())
+
+    def wait(self, wait: Wait) -> None:
+        """Wait until there may be something new in a stream."""
+        if not self._transport.wait(wait):  # refused together with others, of which one may be the reason
+            self.follow(Exchange([news_query(wait)]))
 
     def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""
@@ -122,18 +138,31 @@ class AsyncDriver:
         """Join the server as a user of its own, at the first exchange: a fork may be idle for ever."""
         self._join = self.after_fork
 
-    async def exchange(self, exchange: Exchange) -> Replies:
-        """One round trip; sent again while the server cannot be reached, until the deadline has passed."""
-        if exchange.waits:
-            return await self.exchange_once(exchange)
+    async def exchange(self, exchange: Exchange, turn: AbstractAsyncContextManager[object] = _AT_ONCE) -> Replies:
+        """One round trip; sent again while the server cannot be reached, until the deadline has passed.
+
+        Args:
+            exchange: What to send.
+            turn: Entered for each try.
+        """
         backoff, began = None, time.monotonic()
         while True:
             try:
-                return await self.exchange_once(exchange)
+                async with turn:
+                    return await self.exchange_once(exchange)
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 await asyncio.sleep(backoff.pause(error))
                 exchange = exchange.smaller() if exchange.smaller else exchange
+
+    async def follow(self, exchange: Exchange) -> Replies:
+        """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
+        return await self.exchange(exchange, await self._transport.turn())
+
+    async def wait(self, wait: Wait) -> None:
+        """Wait until there may be something new in a stream."""
+        if not await self._transport.wait(wait):  # refused together with others, of which one may be the reason
+            await self.follow(Exchange([news_query(wait)]))
 
     async def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""

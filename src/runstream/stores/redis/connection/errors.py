@@ -196,6 +196,12 @@ def refusal_of(error: exceptions.RedisError, command: Command, types: Mapping[st
 
 
 def _keys_of(command: Command) -> list[str]:
-    """The keys of a command of ours: a script's are numbered, any other command has one."""
-    keys = command[3 : 3 + command[2]] if script_of(command) is not None else command[1:2]
+    """The keys of a command of ours: a script's are numbered, XREAD's stand before its ids, any other has one."""
+    if script_of(command) is not None:
+        keys = command[3 : 3 + command[2]]
+    elif command[0] == b"XREAD":
+        named = command[command.index(b"STREAMS") + 1 :]
+        keys = named[: len(named) // 2]
+    else:
+        keys = command[1:2]
     return [key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key) for key in keys]

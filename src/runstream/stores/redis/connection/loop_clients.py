@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NamedTuple
 
 from runstream.operations.forks import starts_anew
-from runstream.stores.redis.connection.client_settings import abandon_connections
+from runstream.stores.redis.connection.async_followers_hub import AsyncFollowersHub, async_hub_of
+from runstream.stores.redis.connection.client_settings import abandon, connections_of
 
-__all__ = ["LoopClients"]
+__all__ = ["LoopClient", "LoopClients"]
 
 _of_parents: list[Any] = []
 """Clients of the process that this one was forked from: kept, as giving them up would close their connections."""
 
 
-class _LoopClient(NamedTuple):
-    """A loop's client, and what closes it together with the loop; None for a client that was lent."""
+class LoopClient(NamedTuple):
+    """What one event loop has.
+
+    Attributes:
+        client: Its client.
+        hub: What its followers wait in.
+        closing: Closes both together with the loop, but for a client that was lent.
+    """
 
     client: Any
-    closing: AsyncGenerator[None, None] | None
+    hub: AsyncFollowersHub
+    closing: AsyncGenerator[None, None]
 
 
 class LoopClients:
@@ -28,65 +35,77 @@ class LoopClients:
 
     Args:
         make: Makes a client.
+        look_seconds: How often followers look whether something is new that comes in no stream.
         lent: A client of the caller's, which serves the first loop that asks and is never closed; None: none.
     """
 
-    def __init__(self, make: Callable[[], Any], lent: Any = None) -> None:
+    def __init__(self, make: Callable[[], Any], look_seconds: float, lent: Any = None) -> None:
         self._make = make
+        self._look_seconds = look_seconds
         self._lent: list[Any] = [] if lent is None else [lent]
         self._to_lend = self._lent[:]
-        self._clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
         starts_anew(self)
 
-    async def get(self) -> Any:
-        """The client of the loop that runs."""
+    async def get(self) -> LoopClient:
+        """What the loop that runs has."""
         loop = asyncio.get_running_loop()
         found = self._clients.get(loop)
-        return found.client if found is not None else await self._begin(loop)
+        return found if found is not None else await self._begin(loop)
 
-    async def _begin(self, loop: asyncio.AbstractEventLoop) -> Any:
+    async def _begin(self, loop: asyncio.AbstractEventLoop) -> LoopClient:
         for other in tuple(self._clients):
             if other.is_closed():
                 self._clients.pop(other, None)
         try:
             client = self._to_lend.pop()  # one step: loops in other threads may ask for it too
         except IndexError:
-            pass
+            client = self._make()
+            made = client
         else:
-            self._clients[loop] = _LoopClient(client, None)
-            return client
-        client = self._make()
-        closing = _close_with_loop(client)
-        self._clients[loop] = _LoopClient(client, closing)
-        await anext(closing)  # from now on the loop knows of it
-        return client
+            made = None
+        hub = async_hub_of(client, self._look_seconds)
+        begun = self._clients[loop] = LoopClient(client, hub, _close_with_loop(hub, made))
+        await anext(begun.closing)  # from now on the loop knows of it
+        return begun
 
     async def close(self) -> None:
-        """Close the clients that were made here. Another loop closes its own when it next runs."""
-        for loop, (_, closing) in tuple(self._clients.items()):
-            if closing is None:
-                continue
-            self._clients.pop(loop, None)
-            if loop.is_closed():
-                continue
-            if loop is asyncio.get_running_loop():
-                await closing.aclose()
+        """Close the clients that were made here, and what followers wait in. Another loop does so when it runs."""
+        for loop, begun in tuple(self._clients.items()):
+            if begun.client in self._lent:
+                closing: Coroutine[Any, Any, None] = begun.hub.close()
             else:
-                with suppress(RuntimeError):  # it was closed just now
-                    asyncio.run_coroutine_threadsafe(closing.aclose(), loop)
+                closing = begun.closing.aclose()
+                self._clients.pop(loop, None)
+            if loop is asyncio.get_running_loop():
+                await closing
+            elif loop.is_closed():
+                closing.close()
+            else:
+                try:
+                    asyncio.run_coroutine_threadsafe(closing, loop)
+                except RuntimeError:  # it was closed just now
+                    closing.close()
 
     def _start_anew(self) -> None:
         """Have no client: the connections are the parent's, and so is what a caller lent."""
-        clients = [*self._lent, *(client for client, _ in self._clients.values())]
-        for client in clients:
-            abandon_connections(client)
-        _of_parents.extend((clients, self._clients))
+        begun = list(self._clients.values())
+        for client in (*self._lent, *(one.client for one in begun)):
+            abandon(connections_of(client))
+        for one in begun:
+            abandon(one.hub.connections)
+        _of_parents.extend((self._lent, self._clients))
         self._clients, self._lent, self._to_lend = {}, [], []
 
 
-async def _close_with_loop(client: Any) -> AsyncGenerator[None, None]:
-    """Close a client when its loop ends: a loop closes the async generators that were begun in it."""
+async def _close_with_loop(hub: AsyncFollowersHub, client: Any) -> AsyncGenerator[None, None]:
+    """Close a client, and what its followers wait in, when its loop ends; ``client`` is None if it was lent.
+
+    A loop closes the async generators that were begun in it.
+    """
     try:
         yield
     finally:
-        await client.aclose(close_connection_pool=True)
+        await hub.close()
+        if client is not None:
+            await client.aclose(close_connection_pool=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ from redis import exceptions
 
 from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Command, Exchange, Refusal, Replies
+from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
 from runstream.stores.redis.connection.errors import doubtful_keys, is_full, is_passing, refusal_of, translate
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
+from runstream.stores.redis.connection.followers_hub import hub_of
 from runstream.stores.redis.connection.loop_clients import LoopClients
 from runstream.stores.redis.connection.pinned_connection import sender_of
 from runstream.stores.redis.connection.rights import refused, rights_of
@@ -45,6 +47,7 @@ class SingleServerTransport:
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
         self._is_tls = _speaks_tls(client)
+        self._hub = hub_of(client, self.max_block_seconds)
         hold_over_fork(client)
         starts_anew(self)
 
@@ -93,8 +96,17 @@ class SingleServerTransport:
             replies: Replies = pipeline.execute(raise_on_error=False)
             return replies
 
+    def wait(self, wait: Wait) -> bool:
+        """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
+        return self._hub.wait(wait)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """What a follower is in while it sends."""
+        return self._hub.turn
+
     def close(self) -> None:
-        """Close the client's connections."""
+        """Close the client's connections, and those of its followers."""
+        self._hub.close()
         self._client.close()
 
 
@@ -106,20 +118,20 @@ class AsyncSingleServerTransport:
     """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._begin(client, LoopClients(partial(client_like, client), client))
+        self._begin(client, partial(client_like, client), client)
 
     @classmethod
     def over(cls, make: Callable[[], redis.asyncio.Redis]) -> AsyncSingleServerTransport:
         """A transport over clients of its own, which it makes and closes."""
         transport = cls.__new__(cls)
-        transport._begin(make(), LoopClients(make))
+        transport._begin(make(), make)
         return transport
 
-    def _begin(self, client: redis.asyncio.Redis, clients: LoopClients) -> None:
+    def _begin(self, client: redis.asyncio.Redis, make: Callable[[], Any], lent: Any = None) -> None:
         _check_client(client)
-        self._clients = clients
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
+        self._clients = LoopClients(make, self.max_block_seconds, lent)
         self.is_fake = _is_fake(client)
         self._is_tls = _speaks_tls(client)
         hold_over_fork(client)
@@ -129,7 +141,7 @@ class AsyncSingleServerTransport:
         commands = exchange.commands
         try:
             # redis-py's stubs cover neither names nor arguments as bytes
-            client: Any = await self._clients.get()
+            client: Any = (await self._clients.get()).client
             if not self._rights.cover(commands):
                 answers = await self._send(client, self._rights.question(commands), atomic=False)
                 if (missing := self._rights.hear(commands, answers)) is not None:
@@ -163,6 +175,14 @@ class AsyncSingleServerTransport:
                 pipeline.execute_command(*command)
             replies: Replies = await pipeline.execute(raise_on_error=False)
             return replies
+
+    async def wait(self, wait: Wait) -> bool:
+        """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
+        return await (await self._clients.get()).hub.wait(wait)
+
+    async def turn(self) -> AbstractAsyncContextManager[object]:
+        """What a follower is in while it sends."""
+        return (await self._clients.get()).hub.turn
 
     async def close(self) -> None:
         """Close the connections, but for those of the caller's client."""

@@ -6,9 +6,10 @@ A transport sends an exchange once. Retries, deadlines and pauses are the driver
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from runstream.operations.operation import Exchange, Replies
+from runstream.operations.operation import Exchange, Replies, Wait
 
 __all__ = ["AsyncTransport", "Transport"]
 
@@ -18,7 +19,8 @@ class Transport(Protocol):
     """A way to the servers of one topology."""
 
     max_block_seconds: float
-    """How long one command may block at the server, in seconds: well within the client's own timeout."""
+    """How long one command may block at the server, in seconds: well within the client's own timeout. Followers
+    look as often whether something is new that comes in no stream."""
     is_fake: bool
     """Whether it leads to fakeredis, which has no INFO: it has no age, evicts nothing and never fails over."""
 
@@ -36,6 +38,16 @@ class Transport(Protocol):
                 is unknown.
             ConfigurationError: The server refused a command for good.
         """
+
+    def wait(self, wait: Wait) -> bool:
+        """Wait until there may be something new in a stream, over a connection that many followers share.
+
+        Returns:
+            False if the server refused to wait for this stream and others: then ask for this one alone.
+        """
+
+    def turn(self) -> AbstractContextManager[object]:
+        """What a follower is in while it sends: few of them at a time."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -62,6 +74,16 @@ class AsyncTransport(Protocol):
                 is unknown.
             ConfigurationError: The server refused a command for good.
         """
+
+    async def wait(self, wait: Wait) -> bool:
+        """Wait until there may be something new in a stream, over a connection that many followers share.
+
+        Returns:
+            False if the server refused to wait for this stream and others: then ask for this one alone.
+        """
+
+    async def turn(self) -> AbstractAsyncContextManager[object]:
+        """What a follower is in while it sends: few of them at a time."""
 
     async def close(self) -> None:
         """Close the connections."""

@@ -35,7 +35,6 @@ class Session(Generic[E, S]):
         codec: Encodes and decodes events and states.
         namespace: The namespace's name.
         partitions: The number of partitions that the caller asked for; None for what the namespace has.
-        max_block_seconds: How long one read may block, in seconds.
         require_lease: Whether an append without a lease is refused.
         recent: The events appended last, to be resent if the server loses them; None if it resends nothing.
         max_hot_events: How many entries a run may have in Redis; None for any number.
@@ -56,7 +55,6 @@ class Session(Generic[E, S]):
     codec: Codec[E, S]
     namespace: str = "runstream"
     partitions: int | None = None
-    max_block_seconds: float = 1.0
     require_lease: bool = False
     recent: RecentAppends | None = None
     max_hot_events: int | None = None
@@ -111,7 +109,6 @@ class Session(Generic[E, S]):
         namespace: str,
         partitions: int | None,
         durability: str,
-        max_block_seconds: float,
         *,
         require_lease: bool,
         resend_lost: bool,
@@ -128,7 +125,7 @@ class Session(Generic[E, S]):
                 "max_hot_events=0: a run needs room for at least one event; None for no limit"
             )
         recent = RecentAppends() if resend_lost else None
-        return cls(codec, namespace, partitions, max_block_seconds, require_lease, recent, max_hot_events)
+        return cls(codec, namespace, partitions, require_lease, recent, max_hot_events)
 
     @property
     def keys(self) -> Keys:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from runstream.model.errors import StoreUnavailable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
+from runstream.model.run_head import RunHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.operation import Exchange, Items, Pause, Stream
-from runstream.stores.redis.operations.client.reader import RunReader
+from runstream.operations.operation import Items, Pause, Stream, Wait
+from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.operations.client.reader import Page, RunReader
+from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["follow", "read"]
 
-_MAX_SEQUENCE = 2**64 - 1
-_AFTER_A_CUT_SECONDS = 0.02
 _UNFINISHED_SECONDS = 0.05
 
 
@@ -59,23 +64,34 @@ def follow(
             is_woken = False
             reader.note(head, found[-1][0])
             position = found[-1][0].offset
-            for part in reader.parts(found):
-                matching = [item for item in (yield from reader.decode(part)) if wanted(item.event)]
-                if matching:
-                    yield Items(matching)
-                    idle.restart()
+            yield from _give(reader, found, wanted, idle)
+            found = []  # one that waits holds no page
+        if position < head.last.offset:
             continue
-        if head.status in ENDED_STATUSES and head.last.offset <= position:
+        if head.status in ENDED_STATUSES:
             return
         idle.check()
         if is_woken:  # by an entry that no append has come to its end with: it wakes at once, again and again
             yield Pause(idle.limit(_UNFINISHED_SECONDS))
-        wait = idle.limit(session.max_block_seconds)
-        # XREAD only wakes the follower: page() fetches what came, with all its checks
-        wake = (b"XREAD", b"COUNT", 1, b"BLOCK", max(1, int(wait * 1000)), b"STREAMS", keys.events)
-        try:
-            (came,) = yield Exchange([(*wake, f"{position}-{_MAX_SEQUENCE}")], waits=True)
-            is_woken = bool(came)
-        except StoreUnavailable:
-            # proxies cut a connection on which nothing comes: page() learns whether the server is there
-            yield Pause(_AFTER_A_CUT_SECONDS)
+        # this only wakes the follower: page() fetches what came, with all its checks
+        look, differs = head_query(keys.meta), partial(_differs, keys, head)
+        yield Wait(keys.events, position, look, differs, idle.remaining)
+        is_woken = True
+
+
+def _give(reader: RunReader, found: Page, wanted: Callable[[Any], bool], idle: IdleTimeout) -> Stream:
+    """The events of a page that a follower wants."""
+    for part in reader.parts(found):
+        matching = [item for item in (yield from reader.decode(part)) if wanted(item.event)]
+        if matching:
+            yield Items(matching)
+            idle.restart()
+
+
+def _differs(keys: RunKeys, known: RunHead, reply: Sequence[bytes | None]) -> bool:
+    """Whether a run no longer stands where it was known to stand, whatever workers did to it."""
+    try:
+        head = parse_head(keys, reply)
+    except CorruptRecordError:  # which the next page raises
+        return True
+    return (head.start, head.last, head.status) != (known.start, known.last, known.status)

@@ -24,7 +24,7 @@ from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_offset, parse_records
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["RunReader"]
+__all__ = ["Page", "RunReader"]
 
 PAGE = 1000
 _AT_END = 4  # of the last page, before what meta says of the sizes is known

@@ -1,0 +1,220 @@
+"""The followers' hub of an asyncio client; line for line as the sync one, with a task for each connection.
+
+See :mod:`~runstream.stores.redis.connection.followers_hub`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+from redis import exceptions
+
+from runstream.operations.operation import Wait
+from runstream.stores.redis.connection.client_settings import breaker_of, connection_beside
+from runstream.stores.redis.connection.followers_hub import is_refusal, most_sending, rest_seconds
+from runstream.stores.redis.connection.watched_streams import (
+    IDLE_SECONDS,
+    JOIN_SECONDS,
+    Question,
+    Waiter,
+    WatchedStreams,
+)
+from runstream.stores.redis.keys import hash_tag
+
+__all__ = ["AsyncFollowersHub", "async_hub_of"]
+
+
+class _Watch:
+    """One connection, and the task that waits on it.
+
+    Args:
+        make: Makes the connection.
+        look_seconds: How often to look at each run.
+    """
+
+    def __init__(self, make: Callable[[], Any], look_seconds: float) -> None:
+        self._make = make
+        self._look_seconds = look_seconds
+        self._called = asyncio.Event()
+        self._streams = WatchedStreams(look_seconds)
+        self._task: asyncio.Task[None] | None = None
+        self.connection: Any = None
+        self._break_off: Callable[[], None] | None = None
+        self._is_broken_off = False
+        self._ends_at = 0.0  # when the XREAD under way ends; 0 for none
+
+    async def wait(self, wait: Wait) -> bool:
+        """Wait in the caller's task; see :meth:`AsyncFollowersHub.wait`."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(wait, partial(_set, woken))
+        if self._streams.join(waiter, time.monotonic()):
+            self._ask_anew()
+        try:
+            await asyncio.wait([woken], timeout=wait.seconds)  # not wait_for, which may lose a cancellation
+        finally:
+            self._streams.leave(waiter, time.monotonic())
+        if waiter.error is not None:
+            raise waiter.error
+        return not waiter.is_refused
+
+    def _ask_anew(self) -> None:
+        """Let the task ask for a stream that has just come, soon if not at once."""
+        if self._task is None or self._task.done():  # done if it was cancelled before it had begun
+            self._task = asyncio.get_running_loop().create_task(self._serve(), name="runstream-followers")
+        elif self._ends_at - time.monotonic() > JOIN_SECONDS:
+            self._ends_at, self._is_broken_off = 0.0, True
+            if self._break_off is not None:
+                self._break_off()
+        else:
+            self._called.set()
+
+    async def _serve(self) -> None:
+        """Wait for as long as there are followers, in a task of its own."""
+        error: BaseException | None = None
+        connection: Any = None
+        try:
+            connection = self.connection = self._make()
+            failures = 0
+            # redis-py may lose a cancellation that comes just as a reply does
+            while not _is_cancelled() and await self._goes_on():
+                failures = 0 if await self._round_ends_well(connection) else failures + 1
+                if failures:
+                    await asyncio.sleep(rest_seconds(failures))
+        except asyncio.CancelledError:  # as its loop ends, or the hub is closed: who waits nevertheless looks
+            raise
+        except BaseException as unexpected:  # noqa: BLE001 - every follower raises it
+            error = unexpected
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
+            self._streams.end(error=error)
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+
+    async def _goes_on(self) -> bool:
+        """Whether there is something to wait for, within a moment."""
+        if not self._streams:
+            self._called.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._called.wait()
+        return bool(self._streams)
+
+    async def _round_ends_well(self, connection: Any) -> bool:
+        """Ask once, and wake whom the replies concern; after a failure all. Returns False after a failure."""
+        try:
+            await self._round(connection)
+        except (exceptions.RedisError, OSError) as error:
+            await connection.disconnect(nowait=True)
+            if self._is_broken_off:
+                self._is_broken_off = False
+                return True
+            self._streams.end(is_refused=is_refusal(error))
+            return False
+        return True
+
+    async def _round(self, connection: Any) -> None:
+        await connection.connect()
+        self._break_off = breaker_of(connection)
+        longest = self._look_seconds if self._break_off is not None else JOIN_SECONDS
+        question = self._streams.ask(time.monotonic(), longest)
+        if question is None:
+            return
+        self._ends_at = time.monotonic() + question.seconds
+        try:
+            news = await self._replies(connection, question)
+        finally:
+            self._ends_at = 0.0
+        self._streams.take_news(news, time.monotonic())
+
+    async def _replies(self, connection: Any, question: Question) -> Any:
+        """Send what is to be asked, take the replies to the looks, and return what is new."""
+        await connection.send_packed_command(connection.pack_commands(question.commands), check_health=False)
+        patience = 2 * self._look_seconds
+        for name in question.looks:
+            try:
+                reply = await _reply(connection, patience)
+            except exceptions.ResponseError as error:
+                reply = error
+            self._streams.take_look(name, reply, time.monotonic())
+        return await _reply(connection, patience + question.seconds)
+
+    async def close(self) -> None:
+        """End the task and the connection. Who waits is woken; who waits again begins anew."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.wait([task])
+            self._streams.end()
+
+
+async def _reply(connection: Any, seconds: float) -> Any:
+    async with asyncio.timeout(seconds):  # with a timeout of its own, redis-py gives None
+        return await connection.read_response(timeout=math.inf)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _set(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+class AsyncFollowersHub:
+    """What the followers of one asyncio client wait in.
+
+    Args:
+        client: A :class:`redis.asyncio.Redis`.
+        look_seconds: How often to look whether something is new that comes in no stream, and for how long the
+            server blocks at most.
+    """
+
+    def __init__(self, client: Any, look_seconds: float) -> None:
+        self._pool = client.connection_pool  # kept, so that no other pool gets its identity
+        self._make = partial(connection_beside, client)
+        self._look_seconds = look_seconds
+        self.turn = asyncio.Semaphore(most_sending(self._pool))
+        """What a follower is in while it sends."""
+        self._watches: dict[str, _Watch] = {}  # by the hash tag of the partition
+
+    @property
+    def connections(self) -> list[Any]:
+        """The connections that it has."""
+        return [watch.connection for watch in self._watches.values() if watch.connection]
+
+    async def wait(self, wait: Wait) -> bool:
+        """Wait until there may be something new in a stream.
+
+        Returns:
+            False if the server refused to wait for this stream and others.
+        """
+        tag = hash_tag(wait.stream)
+        watch = self._watches.get(tag)
+        if watch is None:
+            watch = self._watches[tag] = _Watch(self._make, self._look_seconds)
+        return await watch.wait(wait)
+
+    async def close(self) -> None:
+        """End the tasks and close the connections."""
+        for watch in tuple(self._watches.values()):
+            await watch.close()
+
+
+_HUBS: WeakValueDictionary[tuple[int, asyncio.AbstractEventLoop], AsyncFollowersHub] = WeakValueDictionary()
+"""By the identity of the pool, which lives as long as its hub, and by the loop."""
+
+
+def async_hub_of(client: Any, look_seconds: float) -> AsyncFollowersHub:
+    """The hub of all followers of a client in the loop that runs; the stores over one pool share it."""
+    key = id(client.connection_pool), asyncio.get_running_loop()
+    return _HUBS.setdefault(key, AsyncFollowersHub(client, look_seconds))
