@@ -65,11 +65,6 @@ class PackedState:
         self._whole = pack_stored(state)
         return state
 
-    @property
-    def size(self) -> int:
-        """The size of the fields in bytes, names and values."""
-        return sum(map(len, self.fields)) + sum(map(len, self.fields.values()))
-
     def changes_from(self, before: PackedState) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The difference from another state.
 

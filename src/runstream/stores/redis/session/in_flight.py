@@ -24,6 +24,7 @@ from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import Batch, Sending, SnapshotWrite
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
+from runstream.stores.redis.session.held_bytes import held_bytes
 
 __all__ = ["Attempt", "InFlight", "note_unanswered", "unanswered_of"]
 
@@ -31,6 +32,8 @@ W = TypeVar("W")
 """The session of a writer: this module only carries it along."""
 
 _MAX_KEPT_BYTES = 64 * 2**20
+_KEPT_BYTES = 1000  # what Python holds for a batch without events, about
+_EVENT_BYTES = 500  # and for an event beside its record
 
 
 @dataclass(slots=True)
@@ -139,9 +142,9 @@ class InFlight(Generic[W]):
         """Keep the outcome of a batch for the caller that may repeat it."""
         # after any other refusal nothing was written: the caller may send the batch again as a new one
         if isinstance(outcome, Applied | TooOld):
-            size = 500 + sum(len(event.record) for event in batch.events)
+            size = _KEPT_BYTES + sum(_EVENT_BYTES + len(event.record) for event in batch.events)
             if batch.snapshot is not None:
-                size += batch.snapshot.state.size
+                size += held_bytes(batch.snapshot.state)
             kept = _Kept(batch, outcome, size)
             with self._lock:
                 self._kept.setdefault(batch.run_id, []).append(kept)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
 
 from runstream.operations.forks import starts_anew
 from runstream.stores.redis.append_batch import Seen
+from runstream.stores.redis.session.packed_cursors import PackedCursors
 
 __all__ = ["SeenBook", "ServerClock"]
 
+_log = logging.getLogger("runstream.redis")
+
 _MAX_SEEN = 16_384
+_MAX_OLDER = 1_000_000
 
 
 class SeenBook:
     """The last cursor that this store object saw of each run: by it, a later loss of events is noticed.
 
-    The number of runs is bounded: the one that was not updated for the longest time is dropped first.
+    Those that were not updated for the longest time are kept in a packed form. The number of runs is bounded all
+    the same: where one is dropped, a warning says so, once.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._older = PackedCursors(_MAX_OLDER)
+        self._has_older = False
+        self._has_warned = False
         starts_anew(self)
 
     def _start_anew(self) -> None:
@@ -31,7 +40,11 @@ class SeenBook:
 
     def get(self, run_id: str) -> Seen | None:
         """The cursor that was seen last of a run, or None."""
-        return self._seen.get(run_id)
+        seen = self._seen.get(run_id)
+        if seen is not None or not self._has_older:
+            return seen
+        with self._lock:
+            return self._seen.get(run_id) or self._older.get(run_id)
 
     def note(self, run_id: str, start: bytes, last: bytes, offset: int, lane_id: str | None = None) -> None:
         """Note a cursor that was seen; within one history, only one that is further on.
@@ -45,6 +58,9 @@ class SeenBook:
         """
         with self._lock:
             known = self._seen.get(run_id)
+            is_new = known is None
+            if is_new and self._has_older:
+                known = self._older.get(run_id)
             if known is not None and known.start == start and known.offset >= offset:
                 return
             if lane_id is not None:
@@ -54,13 +70,26 @@ class SeenBook:
             else:
                 self._seen[run_id] = Seen(start, last, offset)
             self._seen.move_to_end(run_id)
-            if known is None and len(self._seen) > _MAX_SEEN:
-                self._seen.popitem(last=False)
+            if is_new and len(self._seen) > _MAX_SEEN:
+                self._pack_oldest()
 
     def forget(self, run_id: str) -> None:
         """Forget a run: the next call takes it as it is then."""
         with self._lock:
             self._seen.pop(run_id, None)
+            self._older.forget(run_id)
+
+    def _pack_oldest(self) -> None:
+        self._has_older = True
+        run_id, seen = next(iter(self._seen.items()))
+        if self._older.put(run_id, seen) and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "a store object has seen more than %d runs: it forgets the cursors of the oldest, and would not"
+                " notice if the server lost acknowledged events of theirs; close it, and open another",
+                _MAX_SEEN + _MAX_OLDER,
+            )
+        del self._seen[run_id]
 
 
 class ServerClock:
