@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from sys import getsizeof
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -41,7 +42,7 @@ from runstream.stores.archive.sqlite.file_identity import (
 )
 from runstream.stores.archive.sqlite.foreign_rows import adopt_all, is_behind
 from runstream.stores.archive.sqlite.queries import transaction
-from runstream.stores.archive.sqlite.row_values import size_in
+from runstream.stores.archive.sqlite.row_values import LARGE_COLUMN
 from runstream.stores.archive.sqlite.schema import prepare
 
 __all__ = ["ArchiveFile", "absolute_path", "is_damage"]
@@ -291,7 +292,7 @@ def _page(rows: sqlite3.Cursor, *, most: object) -> tuple[list[Any], bool]:
     room = PAGE_BYTES
     for row in rows:
         page.append(row)
-        room -= size_in(row)
+        room -= getsizeof(row[LARGE_COLUMN])
         if room <= 0:
             rows.close()
             return page, False

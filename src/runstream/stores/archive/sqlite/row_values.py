@@ -8,7 +8,6 @@ row of which the checksum (:mod:`~runstream.stores.archive.sqlite.row_checksums`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from sys import getsizeof
 from typing import Any
 
 from runstream.codec.lossless_json import load_object
@@ -25,13 +24,13 @@ from runstream.stores.archive.sqlite.row_checksums import (
 )
 
 __all__ = [
+    "LARGE_COLUMN",
     "aside_in",
     "entries_in",
     "entry_in",
     "head_in",
     "is_count",
     "lane_offset_in",
-    "size_in",
     "snapshot_head_in",
     "state_in",
     "text_in",
@@ -39,6 +38,8 @@ __all__ = [
 
 _UNLIKE = "its checksum is of another content"
 _EVENT_COLUMNS = 5
+LARGE_COLUMN = 3
+"""Of the rows for ``entries_in``, the column of what may be large: a text, or the bytes of a record kept aside."""
 _MOST = 2**53  # an offset or a revision is a whole number that Lua's doubles hold
 _HEAD_COLUMNS = (
     *("start_offset", "start_chain", "last_offset", "last_chain", "status", "session_id", "created_at"),
@@ -90,15 +91,6 @@ def entry_in(seed: int, offset: int, chain: Any, key: Any, data: Any, checksum: 
     return ArchiveEntry(
         offset, sound_chain, sound_key, None, _bytes_in(data), f"{DAMAGED_ROW}: its column {damaged}"
     )
-
-
-def size_in(row: Sequence[Any]) -> int:
-    """What Python holds in bytes for the text of an event, or for the bytes of a record that was kept aside.
-
-    Args:
-        row: As for ``entries_in``.
-    """
-    return getsizeof(row[3])
 
 
 def aside_in(
