@@ -57,9 +57,9 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     pages: list[int] = []
     run, back_page = type(hot._runner).run, RunReader._back_page
 
-    def counted(reader: Any, replies: Any, high: int, count: int) -> Any:
-        pages.append(len(replies[1]))
-        return back_page(reader, replies, high, count)
+    def counted(reader: Any, meta: Any, entries: Any, high: int, count: int) -> Any:
+        pages.append(len(entries))
+        return back_page(reader, meta, entries, high, count)
 
     def counting(runner: Any, operation: Any) -> Any:
         def steps() -> Any:

@@ -395,6 +395,7 @@ for i = 1, lanes do
   local lane = touched[i]
   reply[7 + i] = lane.last
   if lane.last_index then
+    note_gap(lane.name, lane.last, before_batch + lane.first_index, lane.since)
     lane.last = text(before_batch + lane.last_index)
     change('lane:' .. lane.name, lane.last .. ' ' .. seq_in_mark(lane.seq, lane.first_seq, lane.mark))
     if not lane.since and not covers(lane) then

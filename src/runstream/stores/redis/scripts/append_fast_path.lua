@@ -5,8 +5,8 @@
 -- and ends the script itself where the fast path applies: then not even the functions of the other two are made. It
 -- takes nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with
 -- what this file declares: call, format, match, KEYS, ARGV, run_id, session, producer, seen, lane, of_lane, time, now,
--- meta, by, before, sign, highest, the functions following, add, enlist and bound, and the variables offset, chain, last,
--- at and size, which add works on.
+-- meta, by, before, sign, highest, the functions following, add, enlist, bound and note_gap, and the variables offset,
+-- chain, last, at and size, which add works on.
 --
 -- KEYS, ARGV and what holds after it: as in append.lua.
 -- Replies if the events were appended: one text of words separated by single spaces: last cursor, server time
@@ -62,6 +62,24 @@ local function enlist(set, ...)
   if type(reply) == 'table' and not string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then call('ZADD', set, ...) end
 end
 
+-- Notes in `gaps:LANE` that a lane has no event between two offsets that lie far apart, so that whoever recovers it need
+-- not read what others wrote there. No gap is noted before `since`, where nothing is recovered, and the widest 32 are kept.
+local function note_gap(name, before_gap, after_gap, since)
+  before_gap, since = tonumber(before_gap), tonumber(since)
+  if not since or before_gap < since or after_gap - before_gap <= 64 then return end
+  local field, gaps, narrowest = 'gaps:' .. name, {}, nil
+  for from, to in string.gmatch((call('HGET', KEYS[2], field) or '') .. format(' %.0f-%.0f', before_gap, after_gap),
+    '(%d+)-(%d+)') do
+    if tonumber(from) >= since then
+      gaps[#gaps + 1] = {from .. '-' .. to, to - from}
+      if not narrowest or to - from < gaps[narrowest][2] then narrowest = #gaps end
+    end
+  end
+  if #gaps > 32 then table.remove(gaps, narrowest) end
+  for i = 1, #gaps do gaps[i] = gaps[i][1] end
+  call('HSET', KEYS[2], field, table.concat(gaps, ' '))
+end
+
 -- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent.
 -- What lies behind the last cursor was left by an append that was refused in its midst
 if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8] or meta[13])
@@ -76,7 +94,11 @@ if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or
   -- without a stream, which may have been removed, the rest decides
   if add(ARGV[9], 'NOMKSTREAM') then
     for i = 10, #ARGV do add(ARGV[i]) end
-    if not meta[6] then call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first)) end
+    if not meta[6] then
+      call('HSET', KEYS[2], 'since:' .. lane, format('%.0f', first))
+    elseif first - before > 64 then
+      note_gap(lane, before, first, meta[6])
+    end
     if meta[12] and size > (tonumber(meta[12]) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
     -- the lists of runs are kept right to the second
     if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then

@@ -28,14 +28,16 @@ if action == 'renew' then
 elseif current ~= token then -- a take that is sent again finds its own
   if current and current_owner ~= owner then return held(field, lease, now, token) end
   -- the whole run and its lanes exclude each other, whoever holds them
-  local fields, void = call('HGETALL', KEYS[1]), {}
-  for i = 1, #fields, 2 do
-    local other = fields[i]
-    if other ~= field and (other == 'lease' or field == 'lease') and string.match(other, '^lease') then
-      local refusal = held(other, fields[i + 1], now, token)
-      if refusal then return refusal end
-      void[#void + 1] = other
-    end
+  local others, void = {}, {}
+  if field == 'lease' then
+    others = fields_like(KEYS[1], 'lease:*')
+  else
+    others.lease = call('HGET', KEYS[1], 'lease') or nil
+  end
+  for other, value in pairs(others) do
+    local refusal = held(other, value, now, token)
+    if refusal then return refusal end
+    void[#void + 1] = other
   end
   for i = 1, #void do call('HDEL', KEYS[1], void[i]) end -- one whose deadline is astray is not to come back
   epoch = text(math.max(now, tonumber(call('HGET', KEYS[1], 'epoch') or 0) + 1))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import eq, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from runstream.codec.record import ERASED
+from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.errors import CorruptRecordError, EventRefused, StoreUnavailable, UnsupportedVersion
 from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
@@ -19,7 +19,13 @@ from runstream.operations.arguments import in_place_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
-from runstream.stores.redis.operations.client.run_head import checked_head, head_query, is_there, parse_head
+from runstream.stores.redis.operations.client.run_head import (
+    HEAD_FIELDS,
+    checked_head,
+    head_query,
+    is_there,
+    parse_head,
+)
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_offset, parse_records
 from runstream.stores.redis.session.session import Session
@@ -37,7 +43,7 @@ class BackPage(NamedTuple):
     """Entries that were read backwards.
 
     Attributes:
-        meta: The run's meta at that moment.
+        meta: The run's meta at that moment: all of it beside the last page, else its head and ``peak``.
         found: The entries, newest first, none missing between them: id and wire record.
         is_first: Redis had none before them.
     """
@@ -50,7 +56,8 @@ class BackPage(NamedTuple):
 class RunReader:
     """Reads the pages of one run and checks that nothing is missing between them, and that it is one history.
 
-    It gives events with their offsets and cursors; with ``bare``, the events alone.
+    It gives events with their offsets and cursors; with ``bare``, the events alone; with ``lane_id``, those of
+    that lane, and no others are decoded.
     """
 
     def __init__(
@@ -61,12 +68,14 @@ class RunReader:
         limit: int | None,
         *,
         bare: bool = False,
+        lane_id: str | None = None,
     ) -> None:
         self.session = session
         self.run_id = run_id
         self.on_corrupt = on_corrupt
         self.left = limit
         self.bare = bare
+        self.lane_id = lane_id
         self.seen: Cursor | None = None
         """The last cursor that was read forward, or the one to go on from."""
         self._keys = session.keys.run(run_id)
@@ -81,8 +90,8 @@ class RunReader:
     def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
         """The same without a cursor, with the last page."""
         end = PageSize(_AT_END)
-        head, replies = yield from self._open(None, end)
-        return head, self._back_page(replies, head.last.offset, end.count)
+        head, (meta, entries) = yield from self._open(None, end)
+        return head, self._back_page(parse_map(meta), entries, head.last.offset, end.count)
 
     def _open(
         self, cursor: Cursor | None, end: PageSize | None = None
@@ -98,7 +107,8 @@ class RunReader:
         if end is None:
             exchange = Exchange(queries, atomic=asked > 1)
         else:
-            exchange = end.exchange(lambda: [*queries, *self._back_queries("+", end.count)])
+            all_meta = (b"HGETALL", self._keys.meta)
+            exchange = end.exchange(lambda: [*queries, all_meta, self._back_query("+", end.count)])
         meta, *replies = yield exchange
         replies, at_end = replies[: asked - 1], replies[asked - 1 :]
         head = yield from checked_head(self._keys, meta)
@@ -129,15 +139,20 @@ class RunReader:
             # of what came since, nothing is known: with one entry of it comes what meta says now
             most = self._pace.count if is_told else 1
             query = (b"XRANGE", self._keys.events, str(first), end, b"COUNT", min(most, count or most) + again)
-            return [head_query(self._keys.meta), query]
+            return [head_query(self._keys.meta), query, *before]
 
-        meta, entries = yield self._pace.exchange(queries)
+        before: list[Command] = []
+        if self.seen is not None and self.seen.offset < after:  # far from here: what lies between is not wanted
+            before.append((b"XRANGE", self._keys.events, str(self.seen.offset), str(self.seen.offset)))
+        meta, entries, *seen = yield self._pace.exchange(queries)
         head = parse_head(self._keys, meta)
         self._learn(head)
         high = head.last.offset if upto is None else min(upto, head.last.offset)
         cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
         found = [item for item in zip(cursors, parse_records(entries), strict=True) if item[0].offset <= high]
         self._pace.adapt([len(record) for _, record in found])
+        if seen:
+            yield from self._check_history(head, [(parse_cursor(entry_id), b"") for entry_id, _ in seen[0]])
         if again:
             yield from self._check_history(head, found[:1])
             found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
@@ -151,21 +166,27 @@ class RunReader:
 
     def page_back(self, high: int) -> Operation[BackPage]:
         """The entries from ``high`` down, as many as the page size allows."""
-        replies = yield self._pace.exchange(lambda: self._back_queries(str(high), self._pace.count))
-        return self._back_page(replies, high, self._pace.count)
+        fields = (*HEAD_FIELDS, b"peak")  # not all of a run that has many lanes, beside each page
 
-    def _back_queries(self, end: str, count: int) -> Sequence[Command]:
-        query = (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
-        return [(b"HGETALL", self._keys.meta), query]
+        def queries() -> Sequence[Command]:
+            return [(b"HMGET", self._keys.meta, *fields), self._back_query(str(high), self._pace.count)]
 
-    def _back_page(self, replies: Sequence[Any], high: int, count: int) -> BackPage:
-        meta, entries = replies
+        values, entries = yield self._pace.exchange(queries)
+        meta = {name: value for name, value in zip(fields, values, strict=True) if value is not None}
+        return self._back_page(meta, entries, high, self._pace.count)
+
+    def _back_query(self, end: str, count: int) -> Command:
+        return (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
+
+    def _back_page(
+        self, meta: Mapping[bytes, bytes], entries: Sequence[Any], high: int, count: int
+    ) -> BackPage:
         records = parse_records(entries)
         self._pace.adapt(list(map(len, records)))
         # up to a gap, if there is one
         dense = sum(map(eq, map(parse_offset, map(itemgetter(0), entries)), range(high, 0, -1)))
         found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
-        return BackPage(parse_map(meta), found, dense < count)
+        return BackPage(meta, found, dense < count)
 
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
@@ -213,6 +234,8 @@ class RunReader:
             if record == ERASED:
                 continue
             try:
+                if self.lane_id is not None and lane_and_seq(run_id, at.offset, record)[0] != self.lane_id:
+                    continue
                 event: Any = decode_event(run_id, at.offset, record)
             except (CorruptRecordError, EventRefused) as error:
                 if self.on_corrupt == "raise":

@@ -8,12 +8,11 @@ from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, Recorded, Recovery, S
 from runstream.operations.arguments import ReadQuery
-from runstream.operations.filters import lane_of
 from runstream.operations.operation import Exchange, Operation, collect
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.operations.client.read import read
+from runstream.stores.redis.operations.client.read import read, read_lane
 from runstream.stores.redis.operations.client.run_head import (
     checked_head,
     has_retired_events,
@@ -38,7 +37,7 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     keys, of_lane = session.keys.run(run_id), []
     if lane_id is not None:
         check_name("lane_id", lane_id)
-        of_lane.append((b"HGET", keys.meta, f"since:{lane_id}"))
+        of_lane.append((b"HMGET", keys.meta, f"since:{lane_id}", f"lane:{lane_id}", f"gaps:{lane_id}"))
     queries = [
         (b"HGETALL", keys.snapshot(lane_id)),
         head_query(keys.meta, lane_id),
@@ -48,30 +47,29 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
-        saved, meta, noted, *since = yield Exchange(queries, atomic=True)
+        saved, meta, noted, *noted_of_lane = yield Exchange(queries, atomic=True)
         head = yield from checked_head(keys, meta)
         snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)
         if snapshot is None:
-            is_unknown_lane = lane_id is not None and since[0] is None
+            is_unknown_lane = lane_id is not None and noted_of_lane[0][0] is None
             yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
         covered = head.start.offset if snapshot is None else snapshot.offset
         recorded: list[Recorded[E]] = []
         try:
             if lane_id is None:
                 recorded = yield from collect(read(session, run_id, ReadQuery(covered, head.last.offset + 1)))
-            elif since[0] is not None:
+            else:
                 # a lane needs only its own events: those of others may have left Redis
                 with parsing(keys):
-                    first = max(covered, int(since[0]) - 1)
-                recorded = yield from collect(read(session, run_id, ReadQuery(first, head.last.offset + 1)))
+                    since, mark, gaps = noted_of_lane[0]
+                    spans = _spans(since, mark, gaps, covered, head.last.offset)
+                recorded = yield from collect(read_lane(session, run_id, lane_id, spans))
         except EventsArchived:
             # trimmed between the two steps: that takes a newer snapshot, so start again from that one
             if snapshot is None or snapshot.revision == revision:
                 raise
             revision = snapshot.revision
             continue
-        if lane_id is not None:
-            recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         session.coverage.recovered(run_id, lane_id, head.start, head.last.offset)
         if snapshot is None:
             return Recovery(None, covered, recorded)
@@ -81,6 +79,33 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
         run_id=run_id,
         first_hot=head.last.offset + 1,
     )
+
+
+def _spans(
+    since: bytes | None, mark: bytes | None, gaps: bytes | None, covered: int, last: int
+) -> list[tuple[int, int]]:
+    """Where the events of a lane lie that no snapshot of it covers, by what meta notes of the lane.
+
+    Args:
+        since: Its field ``since``: the first of them.
+        mark: Its field ``lane``, with the last of them.
+        gaps: Its field ``gaps``: between which of its events there are many of others.
+        covered: Up to where its snapshot covers the run.
+        last: Where the run ends.
+
+    Returns:
+        Spans: all of the events are after the first offset of one, up to its second.
+    """
+    if since is None:
+        return []
+    low, high = max(covered, int(since) - 1), int(mark.split()[0]) if mark else last
+    spans = []
+    for gap in gaps.split() if gaps else ():
+        before, after = map(int, gap.split(b"-"))
+        if low < before < after <= high:
+            spans.append((low, before))
+            low = after - 1
+    return [*spans, (low, high)] if low < high else spans
 
 
 def _without_snapshot(

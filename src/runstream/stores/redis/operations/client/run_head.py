@@ -25,6 +25,7 @@ __all__ = [
 
 
 HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"retired")
+"""The fields of meta that say where a run stands."""
 
 
 def head_query(meta_key: str, lane_id: str | None = None) -> Command:

@@ -1,0 +1,127 @@
+"""A run of many lanes: what is per lane costs only the lanes concerned."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from runstream import HistoryDiverged, LeaseHeld, RedisCheckpointer
+from runstream.stores.redis.operations.client.reader import RunReader
+from tests.support.backends import RedisBackend
+from tests.support.kinds import REAL, on_every_server
+from tests.support.operations import session_of
+from tests.support.samples import make_event, make_state
+
+Hot = RedisCheckpointer[Any, Any]
+
+
+def open_hot(backend: RedisBackend) -> Hot:
+    store = backend.open()
+    assert isinstance(store, RedisCheckpointer)
+    return store
+
+
+def others(count: int) -> list[Any]:
+    """Events of as many other lanes."""
+    return [make_event("r", 1, lane_id=f"other-{number}") for number in range(count)]
+
+
+@pytest.fixture
+def read_entries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many entries each page had that was read since."""
+    pages: list[int] = []
+    page = RunReader.page
+
+    def counted(reader: Any, *args: Any) -> Any:
+        head, found = yield from page(reader, *args)
+        pages.append(len(found))
+        return head, found
+
+    monkeypatch.setattr(RunReader, "page", counted)
+    return pages
+
+
+def sent_bytes(raw: Any) -> int:
+    """How much the server has sent to its clients."""
+    sent: int = raw.info("stats")["total_net_output_bytes"]
+    return sent
+
+
+@pytest.mark.parametrize("redis_backend", REAL, indirect=True)
+def test_a_lease_and_a_page_take_little_of_a_run_of_many_lanes(redis_backend: RedisBackend) -> None:
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.save_events(others(2000))
+    hot.save_event(make_event("r", 1, lane_id="mine"))
+    before = sent_bytes(raw)
+    raw.hgetall(session_of(hot).keys.run("r").meta)
+    whole = sent_bytes(raw) - before
+    with hot.lease("other", owner="a"):  # with the first one, rights are asked for
+        raw.config_resetstat()
+    with hot.lease("r", owner="a", lane_id="mine"):
+        pass
+    with hot.lease("r", owner="a"), pytest.raises(LeaseHeld):
+        hot.lease("r", owner="b", lane_id="mine")
+    assert "cmdstat_hgetall" not in raw.info("commandstats")
+    hot.save_event(make_event("r", 0, lane_id="mine"))  # no lane is sure to rise: the run is read to its beginning
+    before = sent_bytes(raw)
+    assert len(hot.list_events("r", 0)) == len(hot.list_events("r", -1)) == 2002
+    every_event = sent_bytes(raw) - before
+    before = sent_bytes(raw)
+    assert hot.list_events("r", 1) == []
+    assert sent_bytes(raw) - before < whole * 1.5 + every_event / 2
+
+
+@on_every_server
+def test_a_lane_is_recovered_without_what_others_wrote(
+    redis_backend: RedisBackend, read_entries: list[int]
+) -> None:
+    hot = open_hot(redis_backend)
+    hot.save_events(others(100))
+    for number in range(1, 4):
+        hot.save_event(make_event("r", number, lane_id="mine"))
+        hot.save_events(others(100))
+    hot.save_events([*others(100), *(make_event("r", number, lane_id="mine") for number in (4, 5)), *others(100)])
+    recovery = open_hot(redis_backend).recover("r", lane_id="mine")
+    assert [item.event.seq for item in recovery.events] == [1, 2, 3, 4, 5]
+    assert sum(read_entries) == 5
+    assert hot.recover("r").events[-1].offset == hot.run_info("r").last_offset  # type: ignore[union-attr]
+
+
+def test_a_lane_is_recovered_whole_however_it_lies_among_others(redis_backend: RedisBackend) -> None:
+    """Among few others or many, far apart or near, with more gaps than are kept, from any snapshot on."""
+    hot, chance = open_hot(redis_backend), random.Random(7)
+    written: list[int] = []
+    for number in range(1, 60):
+        hot.save_events(others(chance.choice((0, 1, 30, 65, 66, 150))))
+        if number % 41 == 0:
+            hot.save_snapshot("r", make_state("r"), lane_id="mine")
+            written.clear()
+        several = chance.choice((1, 1, 1, 3))
+        events = [make_event("r", number, lane_id="mine") for _ in range(several)]
+        hot.save_events(events if number % 3 else [others(1)[0], *events, *others(2)])
+        written += [number] * several
+        recovery = hot.recover("r", lane_id="mine")
+        assert [item.event.seq for item in recovery.events] == written
+    (gaps,) = redis_backend.raw.hmget(session_of(hot).keys.run("r").meta, "gaps:mine")
+    assert len(gaps.split()) <= 32
+
+
+def test_a_history_that_is_replaced_between_two_events_of_a_lane_is_seen(
+    redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies between them is not read, but the one before must be there still."""
+    hot, other = open_hot(redis_backend), open_hot(redis_backend)
+    for number in (1, 2):
+        hot.save_events([make_event("r", number, lane_id="mine"), *others(100)])
+    forward = RunReader.forward
+
+    def replaced(reader: Any, low: int, high: int) -> Any:
+        yield from forward(reader, low, high)
+        if other.delete_run("r"):
+            other.save_events(others(300))
+
+    monkeypatch.setattr(RunReader, "forward", replaced)
+    with pytest.raises(HistoryDiverged):
+        hot.recover("r", lane_id="mine")
