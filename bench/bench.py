@@ -282,6 +282,35 @@ def bench_idle_runs(client: redis.Redis, directory: Path, rounds: int, idle: int
     )
 
 
+def bench_many_lanes(client: redis.Redis, directory: Path, rounds: int, lanes: int) -> Result:
+    """A lane of a run of many, against one alone: what is per lane costs only the lanes concerned."""
+
+    def agent(name: str, others: int) -> Callable[[], float]:
+        store: Any = runstream.RedisCheckpointer(client, namespace=name)
+        worker = runstream.DrainWorker(store, [runstream.SQLiteCheckpointer(str(directory / f"{name}.db"))])
+        lane_ids = [f"agent-{number}" for number in range(others)]
+        kind = runstream.EventKind.TOOL_RESULT
+        for first in range(0, others, 1000):
+            of_others = lane_ids[first : first + 1000]
+            store.save_events([runstream.create_event("r", kind, seq=1, lane_id=lane) for lane in of_others])
+        for lane in lane_ids:
+            store.save_snapshot("r", runstream.RunState("r"), lane_id=lane)
+
+        def step() -> None:
+            store.save_event(event("r", 1))
+            worker.drain_once()
+            assert len(store.recover("r", lane_id="researcher").events) == 1
+            with store.lease("r", owner="bench", lane_id="researcher") as lease:
+                lease.save_snapshot("r", runstream.RunState("r"))
+            worker.drain_once()
+
+        return lambda: timed(10, lambda: [step() for _ in range(10)])
+
+    among, alone = agent("many-lanes", lanes), agent("one-lane", 0)
+    name = f"append, drain, recover, lease, checkpoint of a lane among {lanes:,}"
+    return interleaved(name, "the same of a run of one lane", "steps/s", rounds, among, alone)
+
+
 INSERT = "INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -352,6 +381,7 @@ def main() -> None:
                 ),
                 bench_drain(client, directory, min(rounds, 3), 100 // scale, 1000),
                 bench_idle_runs(client, directory, rounds, 100_000 // scale),
+                bench_many_lanes(client, directory, rounds, 20_000 // scale),
             ],
             console,
         )

@@ -139,7 +139,7 @@ def test_a_worker_that_was_paused_does_not_put_an_old_snapshot_back(hot: Hot, ar
     assert parked(hot) == {}
 
 
-@pytest.mark.parametrize("step", ["position", "load_runs", "load_entries"])
+@pytest.mark.parametrize("step", ["position", "load_due", "load_entries"])
 def test_a_worker_whose_run_another_has_taken_on_parks_nothing(
     fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

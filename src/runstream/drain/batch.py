@@ -19,7 +19,7 @@ from runstream.drain.claims import Claims
 from runstream.drain.parts import WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
 from runstream.drain.seq_spans import Trim, find_spans
-from runstream.model.archive_records import ArchiveEntry, kept_aside
+from runstream.model.archive_records import ArchiveEntry, Position, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged, RunstreamError
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
@@ -77,16 +77,24 @@ class Batches:
     def _load(self, run_ids: Sequence[str]) -> list[tuple[HotRun | None, Positions]]:
         """Load where these runs stand in Redis, and how far each archive has them.
 
-        The archives are asked first: then none can be ahead of Redis because of what happens in between.
+        The archives are asked first: then none can be ahead of Redis because of what happens in between. Which
+        snapshots they are asked for, Redis has to tell.
         """
-        sinks = self._parts.sinks
-        found = [[self._parts.position(sink, run_id) for run_id in run_ids] for sink in sinks]
-        runs = self._namespace.load_runs(run_ids)
-        locations = [sink.location for sink in sinks]
-        return [
-            (run, list(zip(locations, positions, strict=True)))
-            for run, *positions in zip(runs, *found, strict=True)
-        ]
+        parts = self._parts
+        found = [[parts.position(sink, run_id, lanes=()) for sink in parts.sinks] for run_id in run_ids]
+        loaded: list[tuple[HotRun | None, Positions]] = []
+        for run_id, run, positions in zip(run_ids, self._namespace.load_due(run_ids), found, strict=True):
+            whole = run
+            if run is not None and run.is_partial and any(_is_behind(position, run) for position in positions):
+                # an archive that was added, or put back from a copy, may lack what was proven of any lane
+                (whole,) = self._namespace.load_runs([run.run_id])
+            lanes = () if whole is None else whole.head.snapshots
+            held = [
+                (sink.location, parts.with_snapshots(sink, run_id, position, lanes))
+                for sink, position in zip(parts.sinks, positions, strict=True)
+            ]
+            loaded.append((whole, held))
+        return loaded
 
     def _has_moved(self, claimed: ClaimedRun) -> bool:
         """Whether another worker has settled more of the run: a slow worker's claim runs out."""
@@ -208,11 +216,12 @@ class Batches:
         return Proven(
             chunk.claimed.run.header,
             chunk.end,
-            chunk.tokens,
+            chunk.tokens if chunk.is_last else {},
             # a snapshot that does not read covers nothing
             "never" if chunk.broken else self._trim,
             None if chunk.is_last else self._parts.claim_seconds,
             span,
+            chunk.lanes,
         )
 
     def _note_settled(
@@ -254,10 +263,15 @@ class Batches:
 
     def _give_up(self, claimed: ClaimedRun, reason: str, claims: Claims) -> None:
         """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
-        (run,) = self._namespace.load_runs([claimed.run_id])
+        (run,) = self._namespace.load_due([claimed.run_id])
         if run is not None and run.head.mark == claimed.run.head.mark:
             claims.park(claimed.run_id, reason, header=claimed.run.header)
         claims.finish(claimed.run_id)
+
+
+def _is_behind(position: Position | None, run: HotRun) -> bool:
+    """Whether an archive lacks some of what was proven of a run."""
+    return position is None or position.cursor.offset < run.head.mark.offset
 
 
 def _log_quarantined(run_id: str, entries: Iterable[ArchiveEntry]) -> None:

@@ -15,6 +15,7 @@ from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, PlainEntries, Position, RunBatch, joined
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
+from runstream.stores.redis.operations.worker.drain import LanesAfter
 from runstream.stores.redis.operations.worker.load import HotRun, LoadedEntries, LoadRequest
 
 __all__ = ["Chunk", "ClaimedRun", "Positions", "explain_parking", "until_mended"]
@@ -150,6 +151,17 @@ class Chunk:
     def tokens(self) -> dict[str | None, str]:
         """The tokens of the snapshots that count as archived once this chunk is, by lane."""
         return {**self.claimed.run.head.tokens, **{one.lane_id: one.token for one in self.snapshots}}
+
+    @property
+    def lanes(self) -> LanesAfter | None:
+        """The lanes of its events; None where one does not tell, as its record does not read or was erased."""
+        if isinstance(self.entries, PlainEntries):
+            names = self.entries.columns[7]
+        elif any(entry.kind is None for entry in self.entries):
+            return None
+        else:
+            names = [entry.lane_id for entry in self.entries]
+        return LanesAfter(self.claimed.proven.offset, dict.fromkeys(names))
 
     def batch(self) -> RunBatch:
         """What every archive gets."""

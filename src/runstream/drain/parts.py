@@ -6,14 +6,14 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.outages import Outages
 from runstream.drain.stats import DrainStats, Timing
 from runstream.model.archive_records import Position, RunHeader
 from runstream.model.errors import ConfigurationError, RunstreamError
-from runstream.model.protocols import Sink
+from runstream.model.protocols import Sink, tells_of_lanes
 from runstream.model.results import DrainReport
 from runstream.stores.redis.namespace import Namespace
 
@@ -83,10 +83,21 @@ class WorkerParts:
         self.stats.report += report
         self.stats.beat()
 
-    def position(self, sink: Sink, run_id: str) -> Position | None:
-        """How far an archive has a run."""
+    def position(self, sink: Sink, run_id: str, lanes: Collection[str | None] | None = None) -> Position | None:
+        """How far an archive has a run, at least with its snapshots of these lanes; None: of all."""
         with self.outages.using(sink.location):
+            if lanes is not None and tells_of_lanes(sink):
+                return sink.position_of_lanes(run_id, lanes)
             return sink.position(run_id)
+
+    def with_snapshots(
+        self, sink: Sink, run_id: str, position: Position | None, lanes: Collection[str | None]
+    ) -> Position | None:
+        """A position that was asked for without snapshots, with those of these lanes as they are now."""
+        if position is None or not lanes or not tells_of_lanes(sink):
+            return position
+        now = self.position(sink, run_id, lanes)
+        return position if now is None else replace(position, snapshots=now.snapshots)
 
     def park(
         self, run_id: str, reason: str, *, header: RunHeader | None = None, error: Exception | None = None

@@ -15,7 +15,7 @@ from runstream.codec.archive_entries import entry_record
 from runstream.codec.stored import same_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, contents_of
 from runstream.model.errors import CorruptRecordError, RunstreamError
-from runstream.model.protocols import Sink
+from runstream.model.protocols import Sink, tells_of_lanes
 from runstream.model.results import Cursor
 
 __all__ = ["find_lost", "find_mismatch", "same_content", "same_snapshot"]
@@ -46,7 +46,7 @@ def find_mismatch(
     if snapshots:
         # a later one than ours is there when this worker was paused: Redis will say which it is to be
         try:
-            held_snapshots = {snapshot.lane_id: snapshot for snapshot in sink.read_back_snapshots(run_id)}
+            held_snapshots = {one.lane_id: one for one in _read_back(sink, run_id, snapshots)}
         except CorruptRecordError as error:
             return f"{sink.location} does not hold the snapshots as Redis does: {error}"
         for snapshot in snapshots:
@@ -57,6 +57,13 @@ def find_mismatch(
                 of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
                 return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
     return None
+
+
+def _read_back(sink: Sink, run_id: str, snapshots: Sequence[ArchiveSnapshot]) -> Sequence[ArchiveSnapshot]:
+    """What an archive holds in place of these snapshots, and perhaps others."""
+    if tells_of_lanes(sink):
+        return sink.read_back_lanes(run_id, [one.lane_id for one in snapshots])
+    return sink.read_back_snapshots(run_id)
 
 
 def find_lost(sink: Sink, run_id: str, first: int, end: Cursor) -> str | None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.results import E, LeaseGrant, S, Snapshot
 
-__all__ = ["Checkpointer", "Fallback", "Leased", "OnCorrupt", "RawEvent", "Sink", "SnapshotHistory"]
+__all__ = [
+    "Checkpointer",
+    "Fallback",
+    "Leased",
+    "OnCorrupt",
+    "RawEvent",
+    "Sink",
+    "SnapshotHistory",
+    "TellsOfLanes",
+    "tells_of_lanes",
+]
 
 Fallback: TypeAlias = Callable[[Any], Any]
 """Turns a value that cannot be stored as it is into one that can, or raises TypeError."""
@@ -130,6 +140,31 @@ class Sink(Protocol):
         Args:
             run_id: The run; None: all runs.
         """
+
+
+class TellsOfLanes(Sink, Protocol):
+    """A sink that tells of the snapshots of some lanes alone, so that a run may have thousands of lanes."""
+
+    def position_of_lanes(self, run_id: str, lanes: Collection[str | None]) -> Position | None:
+        """As ``position``, with the snapshots of these lanes and no others.
+
+        Args:
+            run_id: The run.
+            lanes: The lanes; None: the run's own.
+        """
+
+    def read_back_lanes(self, run_id: str, lanes: Collection[str | None]) -> Sequence[ArchiveSnapshot]:
+        """As ``read_back_snapshots``, the snapshots of these lanes and no others.
+
+        Args:
+            run_id: The run.
+            lanes: The lanes; None: the run's own.
+        """
+
+
+def tells_of_lanes(sink: Sink) -> TypeGuard[TellsOfLanes]:
+    """Whether a sink is one, by its class: one that passes all calls on may mean to change what it is told."""
+    return hasattr(type(sink), "position_of_lanes") and hasattr(type(sink), "read_back_lanes")
 
 
 @runtime_checkable

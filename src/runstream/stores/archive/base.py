@@ -7,14 +7,14 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import Any
 
 from runstream.codec.archive_entries import archive_entries, entry_fields, unread
-from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
     ConcurrencyConflict,
@@ -26,6 +26,7 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.protocols import TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, in_place_of, parse_position
@@ -51,7 +52,7 @@ DELETED_FOR_SECONDS = 7 * 86_400.0
 """For how long an archive takes nothing of a history that was deleted: as long as Redis knows of the deletion."""
 
 
-class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
+class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksIntegrity):
     """The operations of an archive, which is a sink as well: a local store that has all of its runs.
 
     It keeps the history of the snapshots that it saw, so that a run can be shown as it was at any offset. Of a run
@@ -72,7 +73,23 @@ class ArchiveOperations(LocalOperations[E, S], Archive, ChecksIntegrity):
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
         """Load a state from the history, as plain data; None if it is not kept (any more)."""
 
+    @abstractmethod
+    def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
+        """As ``position``, with the snapshots of these lanes and no others; None: of all."""
+
+    @abstractmethod
+    def read_back_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Sequence[ArchiveSnapshot]:
+        """As ``read_back_snapshots``, the snapshots of these lanes and no others; None: of all."""
+
     # -- reading -------------------------------------------------------------------------------------------
+
+    def position(self, run_id: str) -> Position | None:
+        """How far the archive has a run; None for one that it does not know."""
+        return self.position_of_lanes(run_id, None)
+
+    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the archive holds of a run."""
+        return self.read_back_lanes(run_id, None)
 
     def header(self, run_id: str) -> RunHeader | None:
         """The header that the archive stores of a run; None for one that it does not know."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.results import E, S
@@ -58,6 +58,21 @@ class ArchiveStore(SnapshotStore[E, S]):
         """
         return self._operations.position(run_id)
 
+    def position_of_lanes(self, run_id: str, lanes: Collection[str | None]) -> Position | None:
+        """How far the archive has a run, with the snapshots of some of its lanes.
+
+        Args:
+            run_id: The run.
+            lanes: The lanes; None: the run's own snapshot.
+
+        Returns:
+            As ``position``, with the tokens of these snapshots and no others.
+
+        Raises:
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.position_of_lanes(run_id, lanes)
+
     def write(self, batches: Sequence[RunBatch]) -> None:
         """Add to many runs in one transaction: durable when it returns, and idempotent.
 
@@ -98,6 +113,19 @@ class ArchiveStore(SnapshotStore[E, S]):
             StoreUnavailable: The archive cannot be read.
         """
         return self._operations.read_back_snapshots(run_id)
+
+    def read_back_lanes(self, run_id: str, lanes: Collection[str | None]) -> Sequence[ArchiveSnapshot]:
+        """The latest snapshots that the archive holds of some lanes of a run, read from its own medium.
+
+        Args:
+            run_id: The run.
+            lanes: The lanes; None: the run's own snapshot.
+
+        Raises:
+            CorruptRecordError: One does not read.
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.read_back_lanes(run_id, lanes)
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         """The records in the quarantine: those that did not read when they were archived.

@@ -37,7 +37,7 @@ _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
     "events": "stream",
     **dict.fromkeys(("archives", "config", "keys", "meta", "parked", "producers", "snapshot", "workers"), "hash"),
-    **dict.fromkeys(("deleted", "due", "leftovers", "retire", "retired", "runs", "session"), "zset"),
+    **dict.fromkeys(("deleted", "due", "lanes", "leftovers", "retire", "retired", "runs", "session"), "zset"),
 }
 
 
@@ -75,7 +75,17 @@ class PartitionKeys:
 class RunKeys:
     """The keys of one run, and those of its partition."""
 
-    __slots__ = ("events", "keys", "meta", "of_append", "partition", "producers", "run_id", "run_snapshot")
+    __slots__ = (
+        "events",
+        "keys",
+        "lanes",
+        "meta",
+        "of_append",
+        "partition",
+        "producers",
+        "run_id",
+        "run_snapshot",
+    )
 
     def __init__(self, partition: PartitionKeys, run_id: str) -> None:
         run = f"{partition.tag}:run:{_name_of(run_id)}"
@@ -89,6 +99,8 @@ class RunKeys:
         """Hash: the last batch of each producer."""
         self.keys = f"{run}:keys"
         """Hash: caller's key to the cursor of the event that has it."""
+        self.lanes = f"{run}:lanes"
+        """Sorted set, where meta has many fields: those that a worker has to look at; see settle.lua."""
         self.run_snapshot = f"{run}:snapshot"
         """Hash: the latest snapshot of the run."""
         self.of_append = (

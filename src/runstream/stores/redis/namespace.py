@@ -76,6 +76,7 @@ class Namespace:
     extend = _method(drain.extend)
     release = _method(drain.release)
     load_runs = _method(load.load_runs)
+    load_due = _method(load.load_due)
     load_entries = _method(load.load_entries)
     load_peaks = _method(load.load_peaks)
     settle = _method(drain.settle)

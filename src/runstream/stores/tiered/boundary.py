@@ -114,7 +114,7 @@ class HotAndArchive(Generic[E, S]):
             AcknowledgedWritesLost: Redis is behind the archive.
             HistoryDiverged: Redis does not go on from where the archive ends.
         """
-        archived = yield from blocking(self.archive.position, run_id)
+        archived = yield from blocking(self.archive.position_of_lanes, run_id, ())
         while True:
             archived_last = 0 if archived is None else archived.cursor.offset
             end = None if archived is None else archived.cursor
@@ -125,7 +125,7 @@ class HotAndArchive(Generic[E, S]):
                     start = yield from self.hot.start_of(run_id)
                     base = 0 if start is None else start.offset
                 return Boundary(True, base, info.first_hot, info.last_offset, archived)
-            before, archived = archived, (yield from blocking(self.archive.position, run_id))
+            before, archived = archived, (yield from blocking(self.archive.position_of_lanes, run_id, ()))
             if archived == before:
                 break
         if info is not None and archived_last > info.last_offset:
@@ -184,7 +184,7 @@ class HotAndArchive(Generic[E, S]):
             ArchiveGap: The archive has fewer.
             HistoryDiverged: It has another history.
         """
-        archived = yield from blocking(self.archive.position, run_id)
+        archived = yield from blocking(self.archive.position_of_lanes, run_id, ())
         last = 0 if archived is None else archived.cursor.offset
         if archived is None or last < end:
             raise ArchiveGap(

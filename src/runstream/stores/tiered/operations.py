@@ -93,7 +93,7 @@ class TieredOperations(HotAndArchive[E, S]):
         if not retired:
             return False
         # asked after that: one that is retired later than this makes it another token
-        position = yield from blocking(self.archive.position, run_id)
+        position = yield from blocking(self.archive.position_of_lanes, run_id, (lane_id,))
         archived = "" if position is None else position.snapshots.get(lane_id, "")
         if archived != known:
             raise snapshot_conflict(run_id, revision, int(retired.rpartition("-")[2]))

@@ -285,8 +285,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
             spans = log.spans_back(low, high) if reverse else [log.span(low, high)]
         return log.entries_between(spans, low + 1, high, reverse=reverse)
 
-    def position(self, run_id: str) -> Position | None:
-        """How far the archive has a run, all of it on the disk; None for a run that it does not know."""
+    def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
+        """How far the archive has a run, all on the disk; with the snapshots of these lanes (None: of all)."""
         check_run_id(run_id)
         with self._logs.reading():
             log = self._logs.log(run_id)
@@ -296,7 +296,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
                 return None
             # one that does not read is not there: it is archived again, over the damaged one; so is another
             # program's, before a drain came to the run
-            found, ours = latest_snapshots(log, on_corrupt="skip"), log.index.tokens
+            found, ours = latest_snapshots(log, on_corrupt="skip", lanes=lanes), log.index.tokens
             return Position(head.last, {one.lane_id: one.token for one in found if one.token in ours})
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
@@ -347,14 +347,14 @@ class JSONLOperations(ArchiveOperations[E, S]):
             found = self._logs.log(run_id).history.load(run_id, kept)
         return None if found is None else load_state(run_id, found)
 
-    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
-        """The snapshots that the archive holds of a run, from their files."""
+    def read_back_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the archive holds of these lanes of a run (None: of all), from their files."""
         check_run_id(run_id)
         with self._logs.reading():
             log = self._logs.log(run_id)
             with self._logs.repairing(log):
                 log.refresh(durable=True)
-            return list(latest_snapshots(log))
+            return list(latest_snapshots(log, lanes=lanes))
 
     # -- checked and put right by a person -----------------------------------------------------------------
 

@@ -6,14 +6,14 @@ that it replaced is in the history.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.jsonl.run_log import RunLog
-from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, load_head, load_snapshot
+from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, lanes_in, load_head, load_snapshot
 from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of, sound
 
 __all__ = ["has_foreign_state", "kept_snapshots", "latest_head", "latest_snapshot", "latest_snapshots"]
@@ -28,12 +28,16 @@ def latest_snapshot(log: RunLog, lane_id: str | None) -> ArchiveSnapshot | None:
     return None if replaced is None else log.history.load(log.run_id, replaced)
 
 
-def latest_snapshots(log: RunLog, *, on_corrupt: OnCorrupt = "raise") -> Iterator[ArchiveSnapshot]:
-    """The latest snapshots of the run and of its lanes.
+def latest_snapshots(
+    log: RunLog, *, on_corrupt: OnCorrupt = "raise", lanes: Collection[str | None] | None = None
+) -> Iterator[ArchiveSnapshot]:
+    """The latest snapshots of the run and of its lanes, or of these ``lanes`` alone (None: the run's own).
 
     Raises CorruptRecordError for one that does not read, unless ``on_corrupt="skip"``.
     """
-    if log.index.is_drained:
+    wanted = set(lanes_in(log.directory, log.mark) if lanes is None else lanes)
+    if log.index.is_drained and (lanes is None or None in wanted):
+        wanted.discard(None)
         try:
             of_run = latest_snapshot(log, None)
         except CorruptRecordError:
@@ -42,10 +46,7 @@ def latest_snapshots(log: RunLog, *, on_corrupt: OnCorrupt = "raise") -> Iterato
             of_run = None
         if of_run is not None:
             yield of_run
-    of_lanes = all_snapshots(
-        log.run_id, log.directory, log.mark, on_corrupt=on_corrupt, only_lanes=log.index.is_drained
-    )
-    yield from of_lanes
+    yield from all_snapshots(log.run_id, log.directory, log.mark, wanted, on_corrupt=on_corrupt)
 
 
 def latest_head(log: RunLog, lane_id: str | None) -> SnapshotHead | None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -30,6 +30,7 @@ from runstream.stores.archive.jsonl.line_format import CHECKSUM, Mark, text_in
 __all__ = [
     "all_snapshots",
     "facts_of_snapshot",
+    "lanes_in",
     "load_head",
     "load_snapshot",
     "load_state",
@@ -109,24 +110,16 @@ def all_snapshots(
     run_id: str,
     directory: Path,
     mark: Mark | None,
+    lanes: Collection[str | None] | None = None,
     *,
     on_corrupt: OnCorrupt = "raise",
-    only_lanes: bool = False,
 ) -> Iterator[ArchiveSnapshot]:
-    """The snapshots of the run and of its lanes, or of its lanes alone.
+    """The snapshots of the run (None) and of its lanes, or of these ``lanes`` alone.
 
     Raises CorruptRecordError for a file that does not read, unless ``on_corrupt="skip"``.
     """
-    names = names_in(directory)
-    lanes = {lane_id for lane_id, _ in mark.snapshots} if mark is not None else set()
-    for name in names:
-        if name == snapshot_name(None):
-            lanes.add(None)
-        elif name.startswith("snapshot-") and name.endswith(".json"):
-            lanes.add(_lane_in(directory / name))
-    if only_lanes:
-        lanes.discard(None)
-    for lane_id in sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or "")):
+    wanted = lanes_in(directory, mark) if lanes is None else lanes
+    for lane_id in sorted(wanted, key=lambda lane_id: (lane_id is not None, lane_id or "")):
         try:
             snapshot = load_snapshot(run_id, directory, lane_id, mark)
         except CorruptRecordError:
@@ -135,6 +128,17 @@ def all_snapshots(
             raise
         if snapshot is not None:
             yield snapshot
+
+
+def lanes_in(directory: Path, mark: Mark | None) -> set[str | None]:
+    """The lanes that may have a snapshot there, and None if the run may."""
+    lanes = {lane_id for lane_id, _ in mark.snapshots} if mark is not None else set()
+    for name in names_in(directory):
+        if name == snapshot_name(None):
+            lanes.add(None)
+        elif name.startswith("snapshot-") and name.endswith(".json"):
+            lanes.add(_lane_in(directory / name))
+    return lanes
 
 
 def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator[Path]:

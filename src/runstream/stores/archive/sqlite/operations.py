@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any
@@ -78,6 +78,7 @@ _GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC
 _HEAD = "SELECT lane_id, offset, revision, token, checksum, state_checksum"
 _GET_STATE = f"{_HEAD}, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
 _GET_HEADS = f"{_HEAD} FROM latest_states WHERE run_id = ?"
+_GET_HEADS_OF_LANE = f"{_GET_HEADS} AND lane_id IS ?"
 _GET_SNAPSHOTS = f"{_HEAD}, state FROM latest_states WHERE run_id = ? ORDER BY lane_id"
 
 _GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, checksum, reason, quarantined_at FROM quarantine
@@ -227,13 +228,14 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             else:
                 low = end
 
-    def position(self, run_id: str) -> Position | None:
-        """How far the archive has a run; None for one that it does not know."""
+    def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
+        """How far the archive has a run; with the snapshots of these lanes, None: of all."""
+        query, asked = (_GET_HEADS, [(run_id,)]) if lanes is None else (_GET_HEADS_OF_LANE, _each(run_id, lanes))
         with self._file.use() as connection, transaction(connection, "BEGIN"):
             head = load_head(connection, run_id)
             if head is None:
                 return None
-            rows = connection.execute(_GET_HEADS, (run_id,)).fetchall()
+            rows = [row for one in asked for row in connection.execute(query, one)]
         tokens = {}
         for row in rows:
             with suppress(
@@ -279,10 +281,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             found = state_text(connection, run_id, kept.head.token)
         return None if found is None else state_in(run_id, kept.head.offset, *found)
 
-    def read_back_snapshots(self, run_id: str) -> Sequence[ArchiveSnapshot]:
-        """The snapshots that the file holds of a run: its own, then those of its lanes."""
+    def read_back_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Sequence[ArchiveSnapshot]:
+        """The snapshots that the file holds of these lanes of a run; None: its own, then those of its lanes."""
+        query, asked = (_GET_SNAPSHOTS, [(run_id,)]) if lanes is None else (_GET_STATE, _each(run_id, lanes))
         with self._file.use() as connection:
-            rows = connection.execute(_GET_SNAPSHOTS, (run_id,)).fetchall()
+            rows = [row for one in asked for row in connection.execute(query, one)]
         found = []
         for *columns, text in rows:
             head = snapshot_head_in(run_id, *columns)
@@ -382,3 +385,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         with self._file.write() as connection:
             cut_back(connection, header, to, expected)
         self._forget(header.run_id)
+
+
+def _each(run_id: str, lanes: Iterable[str | None]) -> list[tuple[str | None, ...]]:
+    """The parameters of a query for each of these lanes."""
+    return [(run_id, lane_id) for lane_id in lanes]

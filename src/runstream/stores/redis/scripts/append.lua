@@ -6,7 +6,7 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
 --       then the session, if the batch names one; then the run's keys, if events have keys; then the snapshot, if
---       there is one
+--       there is one, and if that is a lane's, the run's lanes
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
 --       5 the cursor that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
 --         one lane
@@ -128,17 +128,17 @@ if fault then return fault end
 local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
 local at_snapshot = at_lease + (leases == '1' and 2 or 0)
-local snapshot, at_records = nil, at_snapshot
+local snapshot, at_records, keys_key = nil, at_snapshot, KEYS[#KEYS]
 if snapshots == '1' then
   local at = at_snapshot
   snapshot = {
-    key = KEYS[#KEYS],
+    key = KEYS[#KEYS - (string.match(ARGV[at], '^snapshot:') and 1 or 0)],
     field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
     covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
     sets = tonumber(ARGV[at + 8]), removes = tonumber(ARGV[at + 9]), at = at + 10,
     lane = string.match(ARGV[at], '^snapshot:(.*)$'),
   }
-  at_records = at + 10 + 2 * snapshot.sets + snapshot.removes
+  at_records, keys_key = at + 10 + 2 * snapshot.sets + snapshot.removes, KEYS[#KEYS - (snapshot.lane and 2 or 1)]
 end
 
 -- facts about the run and its lanes. The first chain of a new run comes from the random name of the producer
@@ -240,7 +240,6 @@ if meta[13] then
   end
 end
 if described > 0 and not adopted_after then
-  local keys_key = KEYS[#KEYS - (snapshot and 1 or 0)]
   has_keys = call('HGET', KEYS[2], 'keyed')
   if has_keys and call('EXISTS', keys_key) == 0 then return {'damaged', keys_key, 'it was removed'} end
   local index_of, is_given = {}, status ~= '-'
@@ -435,13 +434,21 @@ if not is_nothing then
   enlist(KEYS[4], now, run_id)
   if session ~= '' and (meta[3] or session) == session then enlist(KEYS[8], now, run_id) end
   enlist(KEYS[5], 'NX', now, run_id)
+  if snapshot and snapshot.lane and call('HEXISTS', KEYS[2], 'indexed') == 1 then
+    local lane = lane_of[snapshot.lane]
+    local first = lane.last_index and (lane.since_ever or before_batch + lane.first_index)
+    local since = not covers(lane) and (snapshot.since or lane.since or first) or nil
+    if not (index_since(KEYS[#KEYS], lane.name, since, true) and index_unproven(KEYS[#KEYS], snapshot.field)) then
+      call('HDEL', KEYS[2], 'indexed') -- the set is of another type: the worker makes it anew
+    end
+  end
 end
 if retired then call('PERSIST', KEYS[3]) end -- up to 0.1.0, the producers of a retired run were to expire
 if adopted == '' then call('HDEL', KEYS[2], 'adopted') end
 
 if keyed[1] and not has_keys then change('keyed', '1') end
 for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
-  call('HSET', KEYS[#KEYS - (snapshots == '1' and 1 or 0)], unpack(keyed, i, math.min(i + 3999, #keyed)))
+  call('HSET', keys_key, unpack(keyed, i, math.min(i + 3999, #keyed)))
 end
 changed[2] = last
 

@@ -5,8 +5,8 @@ The header of each script states its keys, arguments and replies, and what holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.results import Cursor, LeaseGrant
@@ -26,6 +26,7 @@ __all__ = [
     "RELIST",
     "SWITCH",
     "UNPARK",
+    "LanesAfter",
     "append_call",
     "claim_call",
     "clear_call",
@@ -37,6 +38,7 @@ __all__ = [
     "forget_call",
     "lane_of_lease",
     "lease_call",
+    "load_call",
     "park_call",
     "report_call",
     "retire_call",
@@ -52,6 +54,13 @@ DELETED_WINDOW_SECONDS = 7 * 24 * 3600
 """For how long the server remembers that a run was deleted rather than lost."""
 WORKER_WINDOW_SECONDS = 24 * 3600
 """For how long the report of a silent worker is kept."""
+
+
+class LanesAfter(NamedTuple):
+    """The lanes of all events of a run after an offset, up to the cursor that is settled."""
+
+    offset: int
+    names: Collection[str]
 
 
 _APPEND = SCRIPT["append"]
@@ -142,6 +151,8 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         args += (_lease_field(grant.lane_id), grant.token)
     if snapshot is not None:
         names = (*names, run.snapshot(snapshot.lane_id))
+        if snapshot.lane_id is not None:
+            names = (*names, run.lanes)
         args += snapshot.args()
     args += [event.record for event in events]
     return script_call(_APPEND, names, args)
@@ -223,6 +234,11 @@ def drop_call(partition: PartitionKeys, archive_id: str) -> Command:
     return script_call(SCRIPT["drop"], (partition.archives,), (archive_id,))
 
 
+def load_call(run: RunKeys) -> Command:
+    """Load what is noted of a run, as far as whoever archives it needs it."""
+    return script_call(SCRIPT["load"], (run.meta, run.lanes), ())
+
+
 def settle_call(
     keys: Keys,
     run_id: str,
@@ -234,6 +250,7 @@ def settle_call(
     archives: Sequence[str],
     snapshots: Mapping[str | None, str],
     span: str,
+    lanes: LanesAfter | None,
 ) -> Command:
     """Note up to where a run is archived, and trim what is no longer needed.
 
@@ -247,6 +264,7 @@ def settle_call(
         archives: The UUIDs of these archives.
         snapshots: The tokens of the snapshots that they have, by lane.
         span: The highest seq of what is to be trimmed, as settle.lua takes it; "" if it is not known.
+        lanes: The lanes of what is archived with it; None if they are not known.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -257,6 +275,7 @@ def settle_call(
         trim,
         "" if keep_seconds is None else int(keep_seconds * MICROSECONDS),
         span,
+        *(("", 0) if lanes is None else (lanes.offset, len(lanes.names), *lanes.names)),
         len(archives),
         *archives,
     ]
@@ -264,7 +283,7 @@ def settle_call(
         args += (snapshot_field(lane_id), token)
     return script_call(
         SCRIPT["settle"],
-        (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire),
+        (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire, run.lanes),
         args,
     )
 
@@ -304,7 +323,7 @@ def _all_but_snapshots(run: RunKeys, session_id: str) -> tuple[str, ...]:
     partition = run.partition
     of_run = (run.events, run.meta, run.producers, run.keys)
     of_all = (partition.runs, partition.session(session_id), partition.due, partition.parked, partition.deleted)
-    return (*of_run, *of_all, partition.retire, partition.retired, partition.leftovers)
+    return (*of_run, *of_all, partition.retire, partition.retired, partition.leftovers, run.lanes)
 
 
 def retire_call(
@@ -349,6 +368,7 @@ def retire_call(
             partition.retired,
             partition.archives,
             partition.leftovers,
+            run.lanes,
             *(run.snapshot(lane_id) for lane_id in snapshots),
         ),
         args,

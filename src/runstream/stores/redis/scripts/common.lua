@@ -123,16 +123,29 @@ local function all_of(key)
   return found
 end
 
--- The values, by field, of those fields of a hash that match a pattern: faster than all of a hash that has many others.
-local function fields_like(key, pattern)
-  local cursor, found = '0', {}
-  repeat
-    local page = call('HSCAN', key, cursor, 'MATCH', pattern, 'COUNT', 1000)
-    cursor = page[1]
-    for i = 1, #page[2], 2 do found[page[2][i]] = page[2][i + 1] end
-  until cursor == '0'
+-- The values of these fields of a hash, by field.
+local function some_of(key, fields)
+  local found = {}
+  for i = 1, #fields, 4000 do -- Lua unpacks no more than some 8000 values
+    local last = math.min(i + 3999, #fields)
+    local values = call('HMGET', key, unpack(fields, i, last))
+    for j = i, last do found[fields[j]] = values[j - i + 1] or nil end
+  end
   return found
 end
+
+-- A run's sorted set `lanes`; see settle.lua. These functions return whether that could be written.
+local no_own_snapshot = 4503599627370496 -- 2^52: above all offsets, and exact
+
+-- Notes from where on a lane is recovered, its `since`, or that it is not, if that is nil. Lanes without a snapshot of
+-- their own, which the run's snapshot covers, come after all others.
+local function index_since(lanes, lane, since, has_snapshot)
+  local score = since and text(since + (has_snapshot and 0 or no_own_snapshot)) or 'inf'
+  return type(redis.pcall('ZADD', lanes, score, 'since:' .. lane)) == 'number'
+end
+
+-- Notes a snapshot that is not proven to be archived, by its field in meta.
+local function index_unproven(lanes, field) return type(redis.pcall('ZADD', lanes, 0, field)) == 'number' end
 
 -- Reads ARGV from `first` on: a number of archives, their UUIDs, then fields and values.
 -- Returns the location of an archive that the partition requires (in the hash `key`) and that is not among them, or

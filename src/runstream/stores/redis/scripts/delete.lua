@@ -1,7 +1,7 @@
 -- Removes all that Redis holds of a run.
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
---       11 retired  12 leftovers; then its snapshots
+--       11 retired  12 leftovers  13 lanes; then its snapshots
 -- ARGV  1 run id  2 the run's start (its first chain names this very run); '' if its meta is damaged and has none that
 --         can be read  3 its session
 --       4 number of snapshots  5 for how long the deletion is remembered (microseconds)
@@ -26,8 +26,8 @@ for field, value in pairs(meta) do
   if refusal then return refusal end
 end
 if meta['start'] and snapshots ~= tonumber(ARGV[4]) or (meta['session'] or '') ~= ARGV[3] then return -1 end
-call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
-for i = 13, #KEYS do call('DEL', KEYS[i]) end
+call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[13])
+for i = 14, #KEYS do call('DEL', KEYS[i]) end
 call('ZREM', KEYS[5], ARGV[1])
 redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same
 call('ZREM', KEYS[7], ARGV[1])

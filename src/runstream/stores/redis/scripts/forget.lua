@@ -2,7 +2,8 @@
 -- after it was retired: a batch that is resent until then gets its first reply.
 --
 -- KEYS  1 events  2 meta  3 producers (not touched)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
---       11 retired  12 leftovers (not touched)  13 config of the partition
+--       11 retired  12 leftovers (not touched)  13 lanes
+--       14 config of the partition
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
 --       3 its session  4 how long it must have been retired  5 for how long a deletion is remembered (both
 --         microseconds)
@@ -32,8 +33,8 @@ if from > now - quiet then
   return 'later'
 end
 
-call('DEL', KEYS[1], KEYS[2], KEYS[4])
-note_forgotten(KEYS[13], tonumber(meta['forgotten'] or 0))
+call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[13])
+note_forgotten(KEYS[14], tonumber(meta['forgotten'] or 0))
 call('ZREM', KEYS[5], ARGV[1])
 redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same
 call('HDEL', KEYS[8], ARGV[1])

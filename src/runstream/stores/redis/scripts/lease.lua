@@ -12,6 +12,17 @@
 -- this run has had here, and at least the server's time in microseconds. A lease does not create its run: what
 -- is noted before there is one is cleared when the lease has expired. All checks come before the first write.
 
+-- The values, by field, of those fields of a hash that match a pattern: faster than all of a hash that has many others.
+local function fields_like(key, pattern)
+  local cursor, found = '0', {}
+  repeat
+    local page = call('HSCAN', key, cursor, 'MATCH', pattern, 'COUNT', 1000)
+    cursor = page[1]
+    for i = 1, #page[2], 2 do found[page[2][i]] = page[2][i + 1] end
+  until cursor == '0'
+  return found
+end
+
 local action, field, token, lasts, owner = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = clock()
 local lease = call('HGET', KEYS[1], field)

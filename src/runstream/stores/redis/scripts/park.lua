@@ -20,6 +20,8 @@ if start == '' then
     return 0
   end
 end
+-- once it is put right all of it is looked at
+if meta_type == 'hash' then call('HDEL', KEYS[1], 'indexed') end
 call('ZREM', KEYS[2], '') -- a full server takes this, and then the rest; see common.lua
 call('ZADD', KEYS[2], text(clock() + tonumber(ARGV[4])), ARGV[1])
 call('HSET', KEYS[3], ARGV[1], ARGV[3])

@@ -1,7 +1,7 @@
 -- Retires a run that has ended and is archived: it leaves Redis except for a tombstone in its meta.
 --
 -- KEYS  1 events  2 meta  3 producers  4 due  5 retire  6 retired  7 archives
---       8 leftovers  then its snapshots
+--       8 leftovers  9 lanes  then its snapshots
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
 --       3 how long it must have been quiet  4 for how long a silent producer is remembered (both microseconds)
 --       5 number of archives that have it, their UUIDs
@@ -61,8 +61,8 @@ for field, value in pairs(meta) do
 end
 
 local entries = call('XLEN', KEYS[1])
-call('DEL', KEYS[1])
-for i = 9, #KEYS do call('DEL', KEYS[i]) end
+call('DEL', KEYS[1], KEYS[9])
+for i = 10, #KEYS do call('DEL', KEYS[i]) end
 -- made anew: a hash never goes back to its compact form, and would keep the memory of what it had
 call('DEL', KEYS[2])
 local kept = {'start', meta['start'], 'last', meta['last'], 'status', meta['status'], 'created', meta['created'],

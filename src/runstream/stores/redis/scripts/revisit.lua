@@ -5,9 +5,10 @@
 --
 -- Replies 1, or 0 if there is no such run: it is not made due, or it would stay so for ever.
 --
--- After 1: the run is due; a claim on it stands.
+-- After 1: the run is due, and all of its lanes are looked at; a claim on it stands.
 
 if call('EXISTS', KEYS[2]) == 0 then return 0 end
 call('ZREM', KEYS[1], '') -- a full server takes this, and then the rest; see common.lua
+redis.pcall('HDEL', KEYS[2], 'indexed') -- it may be of another type: the worker tells
 call('ZADD', KEYS[1], 'NX', text(clock()), ARGV[1])
 return 1

@@ -1,12 +1,14 @@
 -- Notes up to where a run is archived, trims what is no longer needed, and gives the claim back or keeps it.
 --
--- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire
+-- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire  7 lanes
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)
 --       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never'
 --       5 keep the claim for so long (microseconds), or '' to give it back
 --       6 'AFTER UPTO SEQ': no event after offset AFTER up to offset UPTO has a higher seq than SEQ, which is not
 --         negative; '' if that is not known
---       7 number of archives that have it, their UUIDs
+--       7 the offset after which no event up to that cursor is of another lane than those that follow; '' if that is not
+--         known  8 number of lanes, their names
+--       then the number of archives that have it, their UUIDs
 --       then the meta field of each snapshot that is archived, and its token
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
@@ -22,14 +24,30 @@
 -- `peak` is 'OFFSET SEQ': all up to OFFSET has been trimmed, and no seq of it is higher than SEQ. Where ARGV[6] goes on
 -- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
 -- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
+--
+-- Where meta has many fields, they are not gone through each time. `lanes` has the fields of those that hold trimming back
+-- or are not archived: each `since:LANE` with its offset as score (see index_since in common.lua), each `snapshot:LANE`
+-- that is not proven with score 0, and '' as the last, by which it is known from a key that was removed. `indexed` is the
+-- mark up to which it knows every lane that has events: a settling adds the lanes of what it archives. Where there is no
+-- `indexed`, or another mark, as after a settling of 0.1.0, it is made anew from all of meta. Snapshots are noted there as
+-- they are saved.
+--
 -- XTRIM is the first write (for a retired run, ZREM): it frees memory, so a full server takes what makes room.
 
 local function offset_of(cursor) return (parse_cursor(cursor)) end
 
-local meta = all_of(KEYS[2])
+local is_large, is_indexed, meta = call('HLEN', KEYS[2]) > 512, false, nil
+if is_large then
+  meta = some_of(KEYS[2], {'start', 'last', 'mark', 'updated', 'status', 'retired', 'snapshot', 'proven', 'peak',
+    'trimmed', 'indexed'})
+  local mark = meta['mark'] or meta['start']
+  is_indexed = mark and meta['indexed'] == mark and ARGV[7] ~= '' and tonumber(ARGV[7]) <= offset_of(mark)
+    and call('EXISTS', KEYS[7]) == 1
+end
+if not is_indexed then meta = all_of(KEYS[2]) end
 if meta['start'] ~= ARGV[2] then return {'gone'} end
 
-local missing, archived = archived_by(KEYS[4], 7)
+local missing, archived = archived_by(KEYS[4], 9 + tonumber(ARGV[8]))
 if missing then return {'archives', missing} end
 
 local proven, offset = ARGV[3], offset_of(ARGV[3])
@@ -54,6 +72,63 @@ if proven ~= mark and proven ~= meta['last'] then
 end
 if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
 
+-- the lanes of what is archived now, and fields that `lanes` has and meta has not
+local touched, stale = {}, {}
+if is_indexed then
+  local fields = {}
+  for i = 9, 8 + tonumber(ARGV[8]) do
+    fields[#fields + 1], fields[#fields + 2] = 'since:' .. ARGV[i], 'snapshot:' .. ARGV[i]
+  end
+  local found = some_of(KEYS[2], fields)
+  for i = 9, 8 + tonumber(ARGV[8]) do
+    touched[ARGV[i]] = {since = found['since:' .. ARGV[i]], snapshot = found['snapshot:' .. ARGV[i]]}
+  end
+end
+
+-- Of an indexed run: the fields `since` that hold trimming back the furthest. Those of lanes without a snapshot of their
+-- own count where the run has none.
+local function first_since(of_run)
+  local first = {}
+  for lane, known in pairs(touched) do
+    if known.since and (known.snapshot or not of_run) then first['since:' .. lane] = known.since end
+  end
+  local bounds = {{1, '(' .. text(no_own_snapshot)}, not of_run and {text(no_own_snapshot), '(9e15'} or nil}
+  for i = 1, #bounds do
+    local fields = call('ZRANGEBYSCORE', KEYS[7], bounds[i][1], bounds[i][2], 'LIMIT', 0, 100)
+    for j = 1, #fields do
+      first[fields[j]] = call('HGET', KEYS[2], fields[j]) or nil
+      if first[fields[j]] then break end
+      if j == 100 then first[fields[j]] = text(offset_of(mark)) end -- another settling finds more of them
+      stale[#stale + 1] = fields[j]
+    end
+  end
+  return first
+end
+
+-- Of an indexed run: what is noted of those snapshots that are archived, and of the run's own.
+local function snapshots_of(archived_tokens)
+  local fields = {'snapshot'}
+  for field in pairs(archived_tokens) do fields[#fields + 1] = field end
+  return some_of(KEYS[2], fields)
+end
+
+-- Makes `lanes` anew from all of meta.
+local function make_index()
+  call('DEL', KEYS[7])
+  call('ZADD', KEYS[7], 'inf', '')
+  for field, value in pairs(meta) do
+    local kind, lane = string.match(field, '^(%l+):(.*)$')
+    if kind == 'since' then
+      index_since(KEYS[7], lane, value, meta['snapshot:' .. lane])
+    elseif kind == 'snapshot' then
+      local token = string.match(value, '(%S+)$')
+      if token ~= meta['proven:' .. lane] and not (ARGV[5] == '' and token == archived[field]) then
+        index_unproven(KEYS[7], field)
+      end
+    end
+  end
+end
+
 -- the last offset that nobody needs from Redis any more
 local limit = 0
 if ARGV[4] == 'archived' then
@@ -62,11 +137,11 @@ elseif ARGV[4] == 'covered' then
   limit = proven_to
   local of_run = meta['snapshot']
   if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
-  for field, value in pairs(meta) do
+  for field, value in pairs(is_indexed and first_since(of_run) or meta) do
     -- a lane is recovered from its first event that its snapshot does not cover; a lane without a snapshot of its
     -- own is covered by the run's, if there is one
     local lane = string.match(field, '^since:(.*)$')
-    if lane and (meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
+    if lane and (is_indexed or meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
   end
 end
 
@@ -96,16 +171,33 @@ end
 call('HDEL', KEYS[5], ARGV[1])
 
 local done = offset == offset_of(meta['last']) and not is_held_back
-for field, value in pairs(meta) do
+for field, value in pairs(is_indexed and snapshots_of(archived) or meta) do
   if is_snapshot(field) then
     local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
     if archived[field] ~= token then
       done = false
-    elseif ARGV[5] == '' and meta[note] ~= token then
+    elseif ARGV[5] == '' and (is_indexed or meta[note] ~= token) then
       call('HSET', KEYS[2], note, token)
+      if is_indexed then call('ZREM', KEYS[7], field) end
     end
   end
 end
+if is_indexed then
+  local unproven = call('ZRANGEBYSCORE', KEYS[7], 0, 0, 'LIMIT', 0, 100)
+  if #unproven == 100 then done = false end
+  for i = 1, #unproven do
+    if call('HEXISTS', KEYS[2], unproven[i]) == 1 then
+      done = false
+    else
+      call('ZREM', KEYS[7], unproven[i]) -- the append that was to save it was refused in its midst
+    end
+  end
+  for lane, known in pairs(touched) do index_since(KEYS[7], lane, known.since, known.snapshot) end
+  for i = 1, #stale do call('ZREM', KEYS[7], stale[i]) end
+elseif is_large then
+  make_index()
+end
+if is_large then call('HSET', KEYS[2], 'indexed', proven) end
 
 if ARGV[5] ~= '' then
   call('ZADD', KEYS[3], 'XX', text(clock() + tonumber(ARGV[5])), ARGV[1])

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 due  7 parked  8 config of the partition
 --       9 the session that the run was in  10 the one that it is in  11 refilled events  12 refilled keys
---       13 retire  14 retired
+--       13 retire  14 retired  15 lanes
 --       then for each snapshot: its key, the refilled one; then the keys of the snapshots that the run had
 -- ARGV  1 run id  2 the run as it was seen, 'START LAST UPDATED', or '-' for none  3 number of refilled entries
 --       4 the last offset that both histories have, 0 for none  5 partitions  6 session  7 updated
@@ -23,7 +23,7 @@ if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
 if call('XLEN', KEYS[11]) ~= count then return {'incomplete'} end
 for i = 1, snapshots do
-  if call('EXISTS', KEYS[14 + 2 * i]) == 0 then return {'incomplete'} end
+  if call('EXISTS', KEYS[15 + 2 * i]) == 0 then return {'incomplete'} end
 end
 
 local function put(refilled, key)
@@ -36,8 +36,9 @@ local function put(refilled, key)
 end
 put(KEYS[11], KEYS[1])
 put(KEYS[12], KEYS[4])
-for i = 15 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
-for i = 1, snapshots do put(KEYS[14 + 2 * i], KEYS[13 + 2 * i]) end
+call('DEL', KEYS[15])
+for i = 16 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
+for i = 1, snapshots do put(KEYS[15 + 2 * i], KEYS[14 + 2 * i]) end
 
 local producer, reply = reply_of(meta[6], meta[1], meta[2], meta[3])
 if producer then call('HSET', KEYS[3], producer, reply) end

@@ -158,7 +158,7 @@ def switch_history(
     fields = replacement.meta()
     names: list[str] = [of_run.events, of_run.meta, of_run.producers, of_run.keys, partition.runs, partition.due]
     names += [partition.parked, partition.config, partition.session(former), partition.session(header.session_id)]
-    names += [refilled.events, refilled.keys, partition.retire, partition.retired]
+    names += [refilled.events, refilled.keys, partition.retire, partition.retired, of_run.lanes]
     for lane in lanes:
         names += (of_run.snapshot(lane), refilled.snapshot(lane))
     names += [of_run.snapshot(lane) for lane in gone]

@@ -178,9 +178,7 @@ class RunReader:
     def _back_query(self, end: str, count: int) -> Command:
         return (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
 
-    def _back_page(
-        self, meta: Mapping[bytes, bytes], entries: Sequence[Any], high: int, count: int
-    ) -> BackPage:
+    def _back_page(self, meta: Mapping[bytes, bytes], entries: Sequence[Any], high: int, count: int) -> BackPage:
         records = parse_records(entries)
         self._pace.adapt(list(map(len, records)))
         # up to a gap, if there is one

@@ -20,6 +20,7 @@ from runstream.stores.redis.operations.worker.mend import runs_in
 from runstream.stores.redis.replies import parse_scores, parse_texts
 from runstream.stores.redis.scripts.calls import (
     MICROSECONDS,
+    LanesAfter,
     claim_call,
     enlist_call,
     extend_call,
@@ -31,6 +32,7 @@ from runstream.stores.redis.scripts.calls import (
 __all__ = [
     "FARTHEST_SECONDS",
     "DueRun",
+    "LanesAfter",
     "Proven",
     "SeqSpan",
     "Settled",
@@ -167,6 +169,7 @@ class Proven(NamedTuple):
         trim: What is to leave Redis: 'covered', 'archived' or 'never'.
         keep_seconds: How much longer to hold the claim; None: the run is given back.
         span: The highest ``seq`` of what is to be trimmed; None: it is not known.
+        lanes: The lanes of what is archived with it; None: they are not known.
     """
 
     header: RunHeader
@@ -175,6 +178,7 @@ class Proven(NamedTuple):
     trim: str
     keep_seconds: float | None
     span: SeqSpan | None = None
+    lanes: LanesAfter | None = None
 
 
 def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Operation[list[Settled]]:
@@ -191,6 +195,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Ope
                 archives=archives,
                 snapshots=item.tokens,
                 span="" if item.span is None else " ".join(map(str, item.span)),
+                lanes=item.lanes,
             )
             for item in proven
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
-from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import (
@@ -33,12 +33,14 @@ from runstream.stores.redis.replies import (
     parse_records,
     parse_retired,
 )
+from runstream.stores.redis.scripts.calls import load_call
 
 __all__ = [
     "HotRun",
     "LoadRequest",
     "LoadedEntries",
     "first_hot",
+    "load_due",
     "load_entries",
     "load_peaks",
     "load_runs",
@@ -59,6 +61,8 @@ class HotRun:
         is_tombstone: It was retired, and nothing has come after that.
         since: The first offset of each lane that no snapshot of it covers.
         noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
+        is_partial: Of its lanes, only those are loaded whose snapshots are not proven to be archived, or that hold
+            trimming back the furthest: it was loaded to be archived, and has many.
     """
 
     run_id: str
@@ -67,6 +71,7 @@ class HotRun:
     is_tombstone: bool = False
     since: Mapping[str, int] = field(default_factory=dict)
     noted_to: int = 0
+    is_partial: bool = False
 
     @property
     def header(self) -> RunHeader:
@@ -83,18 +88,29 @@ def load_runs(keys: Keys, run_ids: Sequence[str]) -> Operation[list[HotRun | Non
     Raises:
         CorruptRecordError: What is noted of one of them does not read.
     """
+    return _load(keys, run_ids, lambda run: (b"HGETALL", run.meta))
+
+
+def load_due(keys: Keys, run_ids: Sequence[str]) -> Operation[list[HotRun | None]]:
+    """As ``load_runs``, to archive them: of a run of many lanes, only what that needs."""
+    return _load(keys, run_ids, load_call)
+
+
+def _load(
+    keys: Keys, run_ids: Sequence[str], query: Callable[[RunKeys], Command]
+) -> Operation[list[HotRun | None]]:
     of_runs = [keys.run(run_id) for run_id in run_ids]
-    replies = yield Exchange([(b"HGETALL", run.meta) for run in of_runs])
+    replies = yield Exchange([query(run) for run in of_runs])
     found = []
     for run, reply in zip(of_runs, replies, strict=True):
         with parsing(run):
-            found.append(_run_of(run.run_id, parse_map(reply)))
+            found.append(_run_of(run.run_id, parse_map(reply), is_partial=query is load_call))
     if None in found:
         yield from check_absent([run for run, known in zip(of_runs, found, strict=True) if known is None])
     return found
 
 
-def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
+def _run_of(run_id: str, meta: dict[bytes, bytes], *, is_partial: bool) -> HotRun | None:
     if b"start" not in meta and b"last" not in meta:
         return None
     start, last = noted_cursor(meta[b"start"]), noted_cursor(meta[b"last"])
@@ -131,7 +147,9 @@ def _run_of(run_id: str, meta: dict[bytes, bytes]) -> HotRun | None:
     )
     is_tombstone = retired is not None and retired.offset is None
     peak = parse_peak(meta)
-    return HotRun(run_id, head, proven, is_tombstone, since, start.offset if peak is None else peak.offset)
+    noted_to = start.offset if peak is None else peak.offset
+    is_partial = is_partial and meta.get(b"indexed") == meta.get(b"mark", b"")
+    return HotRun(run_id, head, proven, is_tombstone, since, noted_to, is_partial)
 
 
 def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:
