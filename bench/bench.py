@@ -296,15 +296,16 @@ def bench_many_lanes(client: redis.Redis, directory: Path, rounds: int, lanes: i
         for lane in lane_ids:
             store.save_snapshot("r", runstream.RunState("r"), lane_id=lane)
 
-        def step() -> None:
-            store.save_event(event("r", 1))
-            worker.drain_once()
-            assert len(store.recover("r", lane_id="researcher").events) == 1
-            with store.lease("r", owner="bench", lane_id="researcher") as lease:
-                lease.save_snapshot("r", runstream.RunState("r"))
-            worker.drain_once()
+        def steps() -> None:
+            for _ in range(10):
+                store.save_event(event("r", 1))
+                worker.drain_once()
+                assert len(store.recover("r", lane_id="researcher").events) == 1
+                with store.lease("r", owner="bench", lane_id="researcher") as lease:
+                    lease.save_snapshot("r", runstream.RunState("r"))
+                worker.drain_once()
 
-        return lambda: timed(10, lambda: [step() for _ in range(10)])
+        return lambda: timed(10, steps)
 
     among, alone = agent("many-lanes", lanes), agent("one-lane", 0)
     name = f"append, drain, recover, lease, checkpoint of a lane among {lanes:,}"

@@ -7,12 +7,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runstream import DrainWorker, SQLiteCheckpointer
+from runstream.drain.metrics import DrainCollector
 from runstream.operations.forks import was_held
+from runstream.stores.redis.operations.admin.status import NamespaceStatus
+from tests.support.backends import RedisBackend
 from tests.support.kinds import REAL
-from tests.support.servers import Servers
+from tests.support.servers import Servers, eventually
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -82,3 +87,35 @@ def is_forking(servers: Servers, namespace: str, tmp_path: Path, place: str, how
     if server is not None:
         server.raw.flushall()
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_worker_in_a_forked_child_has_a_name_of_its_own_and_its_metrics(
+    fake: RedisBackend, tmp_path: Path
+) -> None:
+    """Two of one name would take each other's reports back; a thread of the parent's answers nobody here."""
+    hot, held = fake.open(), threading.Event()
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        worker, named = DrainWorker(hot, [archive]), DrainWorker(hot, [archive], name="mine")
+        collector = DrainCollector(worker, hot, [archive.location])
+        reader = collector._reader
+        read = reader._read
+
+        def read_later() -> NamespaceStatus:
+            held.wait()
+            return read()
+
+        reader._read = read_later
+        asking = threading.Thread(target=reader.latest)
+        asking.start()
+        eventually(lambda: reader._question is not None)
+        before = worker.name
+        child = os.fork()
+        if child == 0:
+            reader._read = read
+            is_own = worker.name != before and str(os.getpid()) in worker.name and named.name == "mine"
+            os._exit(0 if is_own and reader.latest() is not None else 1)
+        held.set()
+        asking.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert worker.name == before

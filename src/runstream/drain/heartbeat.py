@@ -36,7 +36,7 @@ class Heartbeat:
 
     Args:
         namespace: The namespace that is drained.
-        name: The worker's name.
+        name: Gives the worker's name, which is another after a fork.
         claim_seconds: How long a claim lasts.
         facts: What the worker reports of itself.
     """
@@ -44,7 +44,7 @@ class Heartbeat:
     def __init__(
         self,
         namespace: Namespace,
-        name: str,
+        name: Callable[[], str],
         claim_seconds: float,
         facts: Callable[[], Mapping[str, object]],
     ) -> None:
@@ -90,7 +90,7 @@ class Heartbeat:
         self._thread.join()
         if self._has_reported:
             with suppress(RunstreamError):  # forgotten after a day
-                self._namespace.sign_off(self._name)
+                self._namespace.sign_off(self._name())
         self._start_anew()
 
     @contextmanager
@@ -130,7 +130,7 @@ class Heartbeat:
 
     def _report(self) -> None:
         self._has_reported = True
-        self._namespace.report(self._name, self._facts())
+        self._namespace.report(self._name(), self._facts())
 
     def _try(self, chore: Callable[[], None]) -> bool:
         """Do a chore. Returns False if it failed: it is done at the next beat."""

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from runstream.drain.stats import DrainStats, Timing
 from runstream.drain.worker import DrainWorker
 from runstream.model.errors import RunstreamError
+from runstream.operations.forks import starts_anew
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.admin.status import NamespaceStatus
@@ -135,6 +136,11 @@ class _Reader:
 
     def __init__(self, read: Callable[[], NamespaceStatus]) -> None:
         self._read = read
+        self._start_anew()
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Have asked nothing: the thread that a question of the parent's waits for is not here."""
         self._lock = threading.Lock()
         self._question: _Question | None = None
 

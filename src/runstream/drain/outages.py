@@ -40,14 +40,14 @@ class Outages:
     """The backends that fail at the moment. A backend is an archive, by its location, or ``"redis"``.
 
     Args:
-        worker: The worker's name.
+        worker: Gives the worker's name, which is another after a fork.
         stats: Where failures and retries are noted.
         shortest_seconds: The first pause; each is twice as long as the one before, up to half a minute.
         on_change: Called when an outage begins or ends.
     """
 
     def __init__(
-        self, worker: str, stats: DrainStats, shortest_seconds: float, on_change: Callable[[], None]
+        self, worker: Callable[[], str], stats: DrainStats, shortest_seconds: float, on_change: Callable[[], None]
     ) -> None:
         self._worker = worker
         self._stats = stats
@@ -77,7 +77,7 @@ class Outages:
             self._stats.failing[backend] = Failure(time.time(), error.reason)
             _log.warning(
                 "drain %s: %s fails: %s; nothing is trimmed, and it is tried again until the cause is gone",
-                self._worker,
+                self._worker(),
                 _named(backend),
                 error.reason,
                 extra={"archive": None if backend == REDIS else backend, "error": error.reason},
@@ -104,7 +104,7 @@ class Outages:
         del self._stats.failing[backend]
         _log.info(
             "drain %s: %s works again, after %.1f s",
-            self._worker,
+            self._worker(),
             _named(backend),
             time.monotonic() - outage.since,
             extra={"archive": None if backend == REDIS else backend},

@@ -15,6 +15,7 @@ from runstream.model.archive_records import Position, RunHeader
 from runstream.model.errors import ConfigurationError, RunstreamError
 from runstream.model.protocols import Sink, tells_of_lanes
 from runstream.model.results import DrainReport
+from runstream.operations.forks import starts_anew
 from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["WorkerParts", "describe_error"]
@@ -51,7 +52,8 @@ class WorkerParts:
     ) -> None:
         if not sinks:
             raise ConfigurationError("a drain needs at least one archive to drain to")
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._given_name = name
+        self.name = self._own_name()
         self.namespace = namespace
         self.sinks = list(sinks)
         self.archives = {sink.archive_id: sink.location for sink in sinks}
@@ -65,8 +67,16 @@ class WorkerParts:
         self.stats = DrainStats(writes=dict.fromkeys(self.archives.values(), Timing()))
         self.report = DrainReport()
         """What the worker's present call has done."""
-        self.heartbeat = Heartbeat(namespace, self.name, claim_seconds, self._facts)
-        self.outages = Outages(self.name, self.stats, poll_seconds, self.heartbeat.report_now)
+        self.heartbeat = Heartbeat(namespace, lambda: self.name, claim_seconds, self._facts)
+        self.outages = Outages(lambda: self.name, self.stats, poll_seconds, self.heartbeat.report_now)
+        starts_anew(self)
+
+    def _start_anew(self) -> None:
+        """Take a name of this process's own: the parent reports itself under the one that it has."""
+        self.name = self._own_name()
+
+    def _own_name(self) -> str:
+        return self._given_name or f"{socket.gethostname()}-{os.getpid()}"
 
     def _facts(self) -> dict[str, object]:
         """What the worker reports of itself."""

@@ -64,7 +64,6 @@ class DrainWorker:
             refuses it: the archive has that run). None: never.
 
     Attributes:
-        name: Its name.
         progress: What it has done and what fails now; any thread may read it.
 
     Raises:
@@ -96,7 +95,6 @@ class DrainWorker:
             poll_seconds=poll_seconds,
             park_seconds=park_seconds,
         )
-        self.name = self._parts.name
         self.progress: DrainStats = self._parts.stats
         self._outages = self._parts.outages
         self._heartbeat = self._parts.heartbeat
@@ -105,6 +103,11 @@ class DrainWorker:
         self._sweep = Sweep(self._parts)
         self._enlisted = False
         self._check_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name under which the worker reports itself. One made of the process id is another after a fork."""
+        return self._parts.name
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.

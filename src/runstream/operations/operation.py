@@ -31,7 +31,9 @@ __all__ = [
     "carry_resolution",
     "collect",
     "in_one_call",
+    "mark_unsent",
     "pass_on",
+    "was_unsent",
 ]
 
 T = TypeVar("T")
@@ -119,6 +121,17 @@ Stream: TypeAlias = Operation[None]
 
 
 _RESOLUTION = "_runstream_resolution"
+_UNSENT = "_runstream_unsent"
+
+
+def mark_unsent(error: BaseException) -> None:
+    """Mark the error of an exchange of which nothing was sent, nor will be: its outcome is known."""
+    error.__dict__[_UNSENT] = True
+
+
+def was_unsent(error: BaseException) -> bool:
+    """Whether nothing was sent of the exchange that raised this error."""
+    return _UNSENT in error.__dict__
 
 
 def blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Operation[T]:

@@ -207,7 +207,7 @@ def test_an_extension_puts_nothing_back_that_was_settled(fake: RedisBackend, arc
 def test_a_forked_process_has_a_heartbeat_of_its_own(fake: RedisBackend) -> None:
     """Its parent's thread is not there, and what that thread held at the fork is nobody's."""
     hot = open_hot(fake)
-    beat = Heartbeat(namespace_of(hot), "w", 30.0, dict)
+    beat = Heartbeat(namespace_of(hot), lambda: "w", 30.0, dict)
     beat.start()
     held, forked = threading.Event(), threading.Event()
 

@@ -202,10 +202,14 @@ async def test_a_client_serves_the_loop_it_was_used_in_and_is_never_reconfigured
         before = dict(client.connection_pool.connection_kwargs)
         store: Any = AsyncRedisCheckpointer(client, namespace="another")
         await store.append("r", [make_event("r", 1)])
-        second = make_event("r", 2)
-        with pytest.raises(ConfigurationError, match="Pool serves the event loop"):
-            await asyncio.to_thread(lambda: asyncio.run(store.append("r", [second])))
+        refused, second = make_event("r", 3), make_event("r", 2)
+        for call in (store.append("r", [refused]), store.save_events([refused, make_event("r", 4)])):
+            with pytest.raises(ConfigurationError, match="Pool serves the event loop"):
+                await asyncio.to_thread(asyncio.run, call)
         assert (await store.append("r", [second])).first_offset == 2
+        assert [event.seq for event in await store.list_events("r")] == [1, 2], (
+            "what was refused is not sent later"
+        )
         assert client.connection_pool.connection_kwargs == before
         await store.close()
         assert await client.ping()

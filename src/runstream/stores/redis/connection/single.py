@@ -13,7 +13,7 @@ from redis import exceptions
 
 from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait
+from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait, mark_unsent
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
 from runstream.stores.redis.connection.errors import doubtful_keys, is_full, is_passing, refusal_of, translate
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
@@ -141,7 +141,7 @@ class AsyncSingleServerTransport:
         commands = exchange.commands
         try:
             # redis-py's stubs cover neither names nor arguments as bytes
-            client: Any = (await self._clients.get()).client
+            client: Any = await self._client()
             if not self._rights.cover(commands):
                 answers = await self._send(client, self._rights.question(commands), atomic=False)
                 if (missing := self._rights.hear(commands, answers)) is not None:
@@ -167,6 +167,14 @@ class AsyncSingleServerTransport:
             return _tolerated(replies, exchange, dict(zip(keys, types, strict=True)))
         except (exceptions.RedisError, OSError) as error:
             raise translate(error, is_tls=self._is_tls) from error
+
+    async def _client(self) -> Any:
+        """The client of the loop that runs."""
+        try:
+            return (await self._clients.get()).client
+        except ConfigurationError as error:  # this loop can have none
+            mark_unsent(error)
+            raise
 
     @staticmethod
     async def _send(client: Any, commands: Sequence[Command], *, atomic: bool) -> Replies:

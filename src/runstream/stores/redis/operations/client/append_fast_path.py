@@ -12,7 +12,7 @@ from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
 from runstream.model.results import E, S
 from runstream.model.state import STATUS_BY_KIND
-from runstream.operations.operation import Exchange, Operation
+from runstream.operations.operation import Exchange, Operation, was_unsent
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.operations.client.resend_lost import carry_resolve
@@ -44,6 +44,8 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
     try:
         (reply,) = yield Exchange((call,), tolerant=True, frequent=True)
     except BaseException as error:  # a cancellation too: it has to be resolved
+        if was_unsent(error):
+            raise
         sending = Sending(producer.name, producer.number, sent_at, seen)
         unanswered = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
         session.in_flight.add([unanswered])

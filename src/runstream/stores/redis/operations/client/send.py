@@ -22,7 +22,7 @@ from runstream.operations.messages import (
     snapshot_conflict,
     too_many_hot_events,
 )
-from runstream.operations.operation import Exchange, Operation, Pause, Refusal
+from runstream.operations.operation import Exchange, Operation, Pause, Refusal, was_unsent
 from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
@@ -89,7 +89,7 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
     if fresh:
         producer = session.producers.take()
         attempts = [_begin(session, batch, producer, checked=checked) for batch in fresh]
-        replies = yield from _attempt(session, attempts)
+        replies = yield from _attempt(session, attempts, are_new=True)
         session.producers.give_back(producer)
         outcomes = []
         for attempt, reply in zip(attempts, replies, strict=True):
@@ -188,8 +188,13 @@ def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked:
     return Attempt(session, batch, append_call(session.keys, batch, sending), sending)
 
 
-def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]]) -> Operation[list[_Reply]]:
-    """Send in one round trip, then each adjusted call once more. What gets no reply waits to be resolved."""
+def _attempt(
+    session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]], *, are_new: bool = False
+) -> Operation[list[_Reply]]:
+    """Send in one round trip, then each adjusted call once more. What gets no reply waits to be resolved.
+
+    With ``are_new`` none was sent before: where none can be sent now either, there is nothing to resolve.
+    """
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
         for index, attempt in enumerate(attempts):
@@ -204,7 +209,8 @@ def _attempt(session: Session[E, S], attempts: Sequence[Attempt[Session[E, S]]])
             except BaseException as broken_off:
                 _note_failure(session, attempts, broken_off)
                 raise
-        _note_failure(session, attempts, error)
+        if not (are_new and was_unsent(error)):
+            _note_failure(session, attempts, error)
         raise
     return replies
 
