@@ -226,3 +226,12 @@ def test_events_that_were_removed_are_not_gone_on_from(
         assert hot.append("r", [make_event("r", seq)]).last_offset == seq
     DrainWorker(hot, [archive]).drain_once()
     assert len(archive.list_events("r")) == 5
+
+
+def test_verify_finds_that_the_producers_were_removed(redis_backend: RedisBackend, hot: Hot, run: RunKeys) -> None:
+    """What they would tell is unknown from then on; the next append notes that, and all is well again."""
+    assert verify_run("r", hot=hot).difference is None
+    redis_backend.raw.delete(run.producers)
+    assert "producers" in str(verify_run("r", hot=hot).difference)
+    open_hot(redis_backend).append("r", [make_event("r", 5)])
+    assert verify_run("r", hot=hot).difference is None

@@ -30,7 +30,10 @@ from tests.support.samples import RICH_VALUES, make_event, make_state
 __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one_archive", "picture"]
 
 _LANES = ("main", "side", "a:b %")
-_PASSING = ("mark", "trimmed", "peak", "proven", "lease", "epoch", "retired", "by")
+_PASSING = (
+    *("mark", "trimmed", "peak", "proven", "lease", "epoch", "retired", "by"),
+    *("heard", "swept", "forgotten", "indexed", "gaps"),
+)
 
 
 class Author:

@@ -185,6 +185,8 @@ class RedisChecker(HistoryChecker):
 
     def _check_sets(self) -> None:
         last, header = self.last.offset, self.history.header
+        if "heard" in self.facts.meta and not self.facts.has_producers:
+            self._differ(last, "the key of its producers was removed", "nothing", "it has some")
         if not self.facts.is_listed:
             self._differ(last, "the run is not in the list of runs", "nothing", str(self.last))
         if header.session_id and not self.facts.is_in_session:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstream import DrainWorker, RedisCheckpointer, SQLiteCheckpointer, StoreUnavailable
-from tests.support.backends import RedisBackend
+from runstream import (
+    DrainWorker,
+    EventKind,
+    RedisCheckpointer,
+    SQLiteCheckpointer,
+    StoreUnavailable,
+    create_event,
+)
+from tests.support.backends import RedisBackend, info_of
 from tests.support.kinds import on_every_server
 from tests.support.line import Line
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events
+from tests.support.servers import eventually
 
 Hot = RedisCheckpointer[Any, Any]
 AHEAD_SECONDS = 660
@@ -82,6 +92,51 @@ def test_an_append_looks_at_a_few_producers_and_in_time_at_all(redis_backend: Re
     assert heard <= forgotten < heard + 1000 < max(kept), "those that were heard lately stay"
     raw.hset(keys.meta, "swept", "junk")
     open_hot(redis_backend).append("r", [make_event("r", 3)])
+
+
+def is_appended(store: Hot) -> bool:
+    """Whether a new event is taken."""
+    with suppress(StoreUnavailable):
+        store.append("r", [make_event("r", 5)])
+        return True
+    return False
+
+
+@on_every_server
+@pytest.mark.parametrize("then", ["retry", "others append", "the run is retired", "its producers are cleared"])
+def test_a_batch_is_not_applied_twice_where_its_producers_were_removed(
+    redis_backend: RedisBackend, tmp_path: Path, then: str
+) -> None:
+    """Its reply is lost, and then what would tell who repeats it: by an operator, or an eviction."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    event = make_event("r", 2)
+    Line(hot).cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", [event])
+    other = open_hot(redis_backend)
+    other.append("r", [create_event("r", EventKind.RUN_FINISHED, seq=3)])
+    keys = session_of(hot).keys.run("r")
+    raw.delete(keys.producers)
+    if then == "others append":
+        for _ in range(2):
+            open_hot(redis_backend).append("r", [make_event("r", 4)])
+    elif then != "retry":
+        with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+            worker = DrainWorker(other, [archive], retire_after_seconds=0)
+            assert worker.drain_once().retired == 1
+            if then == "its producers are cleared":
+                raw.zadd(keys.partition.leftovers, {"r": 1})
+                worker.drain_once()
+    last = info_of(other).last_offset
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="can no longer be told"):
+            hot.append("r", [event])
+    assert info_of(other).last_offset == last
+    for store in (other, open_hot(redis_backend), hot):
+        # at once, or a round trip later than what was written last, as far as the writer knows the server's time
+        eventually(partial(is_appended, store))
+    assert info_of(other).last_offset == last + 3
 
 
 def test_what_is_new_is_taken_however_the_clock_was_moved(redis_backend: RedisBackend) -> None:

@@ -153,7 +153,7 @@ def test_meta_and_the_sorted_sets_tell_how_a_run_stands(
     meta = raw.hgetall(key_of(redis_backend, "r", "meta"))
     token = raw.hget(key_of(redis_backend, "r", "snapshot"), "token")
     assert set(meta) == {
-        *(b"start", b"last", b"status", b"session", b"created", b"updated", b"largest"),
+        *(b"start", b"last", b"status", b"session", b"created", b"updated", b"largest", b"heard"),
         *(b"lane:main", b"lane:a", b"lane:b", b"since:main", b"since:a", b"since:b", b"snapshot"),
     }
     assert (meta[b"start"], meta[b"created"]) == (first[b"start"], first[b"created"])

@@ -38,6 +38,7 @@ if ARGV[3] ~= '-' then
   fields[3], fields[4] = 'adopted', (meta[5] and meta[5] .. ' ' or '') .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now
 end
 if not meta[1] then fields[#fields + 1], fields[#fields + 2] = 'created', now end
+if call('EXISTS', KEYS[3]) == 1 then fields[#fields + 1], fields[#fields + 2] = 'heard', '1' end
 for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
 for i = 1, #fields, 4000 do call('HSET', KEYS[2], unpack(fields, i, math.min(i + 3999, #fields))) end
 return {'ok'}

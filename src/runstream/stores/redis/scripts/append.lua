@@ -89,7 +89,9 @@ if sent_batch == batch then
   return sent
 end
 if sent_batch > batch then return {'stale', now} end
-if not sent and may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds) then return {'stale', now} end
+local heard = call('HGET', KEYS[2], 'heard')
+local producers_lost = sent and 0 or lost_at(KEYS[3], heard, meta[11])
+if not sent and may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds, producers_lost) then return {'stale', now} end
 
 -- what is noted of the run, as far as it is needed here; what is damaged is found before the first write
 local a_cursor, a_number = '^%d+%-%d+$', '^%d+$'
@@ -412,6 +414,7 @@ end
 
 -- What a user may lack the right to comes before what is set: so a refusal leaves entries behind, and nothing else that
 -- counts.
+if producers_lost > 0 then note_forgotten(KEYS[2], producers_lost) end
 if by then
   if not call('HGET', KEYS[3], by_producer) then forget_silent() end
   call('HSET', KEYS[3], by_producer, by_reply)
@@ -488,6 +491,7 @@ end
 
 local kept = table.concat(reply, ' ')
 if remembers then call('HSET', KEYS[3], producer, kept) end
+if remembers and not heard then call('HSET', KEYS[2], 'heard', '1') end
 if adopted and adopted ~= '' and adopted ~= meta[13] then call('HSET', KEYS[2], 'adopted', adopted) end
 if not is_nothing then
   for i = 1, #changed, 4000 do

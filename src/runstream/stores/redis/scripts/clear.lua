@@ -18,12 +18,12 @@ if expires > now then
   return 0
 end
 if meta['start'] and not is_tombstone(meta['retired']) then return 1 end
+local known, forgotten = call('HGETALL', KEYS[3]), lost_at(KEYS[3], meta['heard'], meta['updated'])
 if meta['start'] then
-  call('HDEL', KEYS[2], 'adopted')
+  call('HDEL', KEYS[2], 'adopted', 'heard')
 else
   call('DEL', KEYS[2])
 end
-local known, forgotten = call('HGETALL', KEYS[3]), 0
 for i = 1, #known, 2 do forgotten = math.max(forgotten, heard_at(known[i + 1])) end
 call('DEL', KEYS[3])
 note_forgotten(KEYS[4], math.min(forgotten, now))

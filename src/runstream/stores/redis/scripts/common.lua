@@ -88,15 +88,21 @@ local function note_forgotten(key, at)
   if at > (tonumber(call('HGET', key, 'forgotten') or 0) or 0) then call('HSET', key, 'forgotten', text(at)) end
 end
 
+-- When the producers of a run were forgotten because their key was removed, though `heard` says that there was one
+-- (microseconds; 0 if it is there): they were last heard when the run was last written to.
+local function lost_at(producers, heard, updated)
+  return heard and call('EXISTS', producers) == 0 and tonumber(updated) or 0
+end
+
 -- Whether a producer of which nothing is known may have been forgotten since its batch was first sent (microseconds; 0:
--- too long ago; '-': that is not known, and no).
+-- too long ago; '-': that is not known, and no). `lost` is what lost_at says.
 -- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
 -- it is right however far the clock has moved since; and what is sent for the first time is younger. What lies ahead
 -- of the clock was noted by one that was ahead, and says nothing.
-local function may_be_forgotten(sent_at, meta, config, now)
+local function may_be_forgotten(sent_at, meta, config, now, lost)
   if sent_at == '-' then return false end
   local first_sent = tonumber(sent_at)
-  local of_run = tonumber(call('HGET', meta, 'forgotten') or 0) or 0
+  local of_run = math.max(tonumber(call('HGET', meta, 'forgotten') or 0) or 0, lost)
   local of_others = tonumber(call('HGET', config, 'forgotten') or 0) or 0
   return first_sent == 0 or (first_sent <= of_run and of_run <= now) or (first_sent <= of_others and of_others <= now)
 end

@@ -1,7 +1,7 @@
 -- Forgets a retired run: its tombstone goes, and all that was left beside it but its producers, which are cleared a window
 -- after it was retired: a batch that is resent until then gets its first reply.
 --
--- KEYS  1 events  2 meta  3 producers (not touched)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
+-- KEYS  1 events  2 meta  3 producers (not changed)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired  12 leftovers (not touched)  13 lanes
 --       14 config of the partition
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
@@ -34,7 +34,7 @@ if from > now - quiet then
 end
 
 call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[13])
-note_forgotten(KEYS[14], tonumber(meta['forgotten'] or 0))
+note_forgotten(KEYS[14], math.max(tonumber(meta['forgotten'] or 0), lost_at(KEYS[3], meta['heard'], meta['updated'])))
 call('ZREM', KEYS[5], ARGV[1])
 redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same
 call('HDEL', KEYS[8], ARGV[1])

@@ -73,6 +73,8 @@ end
 keep('session')
 keep('parent')
 keep('keyed')
+local lost = lost_at(KEYS[3], meta['heard'], meta['updated'])
+if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(lost) end
 keep('forgotten')
 keep('adopted')
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
@@ -82,6 +84,7 @@ call('HSET', KEYS[2], unpack(kept))
 for field, revision in pairs(gone) do call('HSET', KEYS[2], field, revision) end
 local producer, reply = reply_of(meta['by'], meta['start'], meta['last'], meta['updated'])
 if producer then call('HSET', KEYS[3], producer, reply) end
+if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', '1') end
 call('ZADD', KEYS[8], text(now + tonumber(ARGV[4])), ARGV[1])
 call('ZREM', KEYS[5], ARGV[1])
 call('ZADD', KEYS[6], text(now), ARGV[1])

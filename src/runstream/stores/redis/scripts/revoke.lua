@@ -14,12 +14,13 @@
 -- server takes it, and then the rest.
 
 local producer, batch, now = ARGV[2], tonumber(ARGV[3]), clock()
-local meta = call('HMGET', KEYS[1], 'start', 'last', 'updated', 'by')
-local start, last, updated, by = unpack(meta)
+local meta = call('HMGET', KEYS[1], 'start', 'last', 'updated', 'by', 'heard')
+local start, last, updated, by, heard = unpack(meta)
 local by_producer, by_reply = reply_of(by, start, last, updated)
 local sent = by_producer == producer and by_reply or call('HGET', KEYS[2], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
-if sent_batch > batch or not sent and may_be_forgotten(ARGV[4], KEYS[1], KEYS[3], now) then
+local lost = sent and 0 or lost_at(KEYS[2], heard, updated)
+if sent_batch > batch or not sent and may_be_forgotten(ARGV[4], KEYS[1], KEYS[3], now, lost) then
   return {'stale', text(now)}
 end
 
@@ -29,7 +30,9 @@ if sent_batch == batch then
   return sent
 end
 if by_producer then call('HSET', KEYS[2], by_producer, by_reply) end
+if lost > 0 then note_forgotten(KEYS[1], lost) end
 if last then
+  call('HSET', KEYS[1], 'heard', '1')
   call('HSET', KEYS[1], 'by', 'revoked 0 ' .. last .. ' 0')
 else
   call('ZADD', KEYS[4], text(now + tonumber(ARGV[5])), ARGV[1]) -- nothing else is there to forget the producer

@@ -17,7 +17,7 @@
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
 -- resends that, it gets its first reply. RENAME, or DEL, is the first write: a full server takes either.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
@@ -40,6 +40,7 @@ call('DEL', KEYS[15])
 for i = 16 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
 for i = 1, snapshots do put(KEYS[15 + 2 * i], KEYS[14 + 2 * i]) end
 
+local lost = lost_at(KEYS[3], meta[9], meta[3])
 local producer, reply = reply_of(meta[6], meta[1], meta[2], meta[3])
 if producer then call('HSET', KEYS[3], producer, reply) end
 -- the cursor that a producer's last batch ended at is the third word of its kept reply
@@ -62,6 +63,8 @@ for after, upto, at in string.gmatch(meta[8] or '', '(%S+) (%d+%-%d+) (%d+)') do
   if parse_cursor(upto) <= common then adopted[#adopted + 1] = after .. ' ' .. upto .. ' ' .. at end
 end
 if adopted[1] then call('HSET', KEYS[2], 'adopted', table.concat(adopted, ' ')) end
+note_forgotten(KEYS[2], lost)
+if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', '1') end
 if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
 if call('EXISTS', KEYS[4]) == 1 then call('HSET', KEYS[2], 'keyed', '1') end
 call('HSETNX', KEYS[8], 'partitions', ARGV[5])

@@ -15,10 +15,11 @@ __all__ = ["RunFacts", "key_cursors", "run_facts"]
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """The fields of a run's meta, how many entries its stream has, and in which sorted sets it is."""
+    """The fields of a run's meta, how many entries it has, whether it has producers, and where it is listed."""
 
     meta: Mapping[str, str]
     entries: int
+    has_producers: bool
     is_listed: bool
     is_due: bool
     is_in_session: bool
@@ -31,14 +32,16 @@ def run_facts(keys: Keys, run_id: str, session_id: str) -> Operation[RunFacts]:
     commands: list[Command] = [
         (b"HGETALL", run.meta),
         (b"XLEN", run.events),
+        (b"EXISTS", run.producers),
         (b"ZSCORE", partition.runs, run_id),
         (b"ZSCORE", partition.due, run_id),
         (b"ZSCORE", partition.session(session_id), run_id),
     ]
-    meta, entries, listed, due, in_session = yield Exchange(commands)
+    meta, entries, producers, listed, due, in_session = yield Exchange(commands)
     with parsing(run):
         fields = {name.decode(): value.decode() for name, value in parse_map(meta).items()}
-    return RunFacts(fields, int(entries), listed is not None, due is not None, in_session is not None)
+    is_in = (score is not None for score in (listed, due, in_session))
+    return RunFacts(fields, int(entries), bool(producers), *is_in)
 
 
 def key_cursors(keys: Keys, run_id: str, wanted: Sequence[str]) -> Operation[dict[str, str]]:
