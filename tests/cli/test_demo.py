@@ -32,6 +32,7 @@ from runstream.cli.demo.agent import Outcome, Task, work
 from runstream.cli.demo.checks import Check, check
 from runstream.cli.demo.journal import Acknowledged, Journal, JournalTail, read_journal
 from runstream.stores.redis.namespace import namespace_of
+from tests.support.checksums import forget_checksums
 from tests.support.mortal import Killed
 from tests.support.servers import DEADLINE_SECONDS, needs_embedded_server
 
@@ -159,6 +160,7 @@ class Played:
     def sql(self, statement: str, *values: object) -> None:
         with closing(sqlite3.connect(self.directory / "a.db")) as database, database:
             assert database.execute(statement, values).rowcount == 1
+        forget_checksums(self.directory / "a.db")
 
     def lines(self, run_id: str, change: Callable[[list[str]], None]) -> None:
         path = self.directory / "jsonl" / run_id / "events.jsonl"

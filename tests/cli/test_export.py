@@ -150,7 +150,7 @@ def test_an_event_is_one_line_also_where_another_program_has_laid_it_out(tmp_pat
         store.save_event(event)
     with closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as connection:
         laid_out = json.dumps(event.to_dict(), indent=1).replace("\n", "\r\n")
-        connection.execute("UPDATE events SET data = ?", (laid_out,))
+        connection.execute("UPDATE events SET data = ?, checksum = NULL", (laid_out,))
     assert export("r", "--url", url, "--to", tmp_path / "r.jsonl").code == 0
     (line,) = (tmp_path / "r.jsonl").read_bytes().splitlines()
     assert load_json(line)["event"] == event.to_dict()

@@ -13,9 +13,9 @@ from runstream.history.archived import ArchivedHistory
 from runstream.history.base import History
 from runstream.history.hot import HotHistory
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
-from runstream.model.errors import ArchiveGap, CorruptRecordError, HistoryDiverged
+from runstream.model.errors import ArchiveGap, HistoryDiverged
 from runstream.operations.messages import lost
-from runstream.stores.capabilities import Archive, part_of
+from runstream.stores.capabilities import Archive, ChecksIntegrity, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
 
@@ -64,11 +64,10 @@ class MergedRun:
         namespace, archive = part_of(store, Namespace), part_of(store, Archive)
         snapshots: dict[str | None, ArchiveSnapshot] = {}
         broken: dict[str | None, str] = {}
-        if archive is not None:
-            try:
-                snapshots |= {one.lane_id: one for one in archive.read_back_snapshots(run_id)}
-            except CorruptRecordError as error:
-                broken[None] = str(error)
+        if (checks := part_of(store, ChecksIntegrity)) is not None:
+            sound, errors = checks.sound_snapshots(run_id)
+            snapshots |= {one.lane_id: one for one in sound}
+            broken |= {lane_id: str(error) for lane_id, error in errors.items()}
         if namespace is not None and (hot := HotHistory.load(namespace, run_id)) is not None:
             loaded = hot.load_snapshots()
             snapshots |= {one.lane_id: one for one in loaded.snapshots}

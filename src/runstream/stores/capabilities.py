@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from runstream.model.archive_records import (
     ArchiveEntry,
+    ArchiveSnapshot,
     EntryColumns,
     ForeignEvent,
     ForeignRows,
@@ -97,6 +98,9 @@ class ChecksIntegrity(Protocol):
 
     def check_beside(self, run_id: str) -> list[CorruptRecordError]:
         """What is wrong with what is kept of a run beside its entries."""
+
+    def sound_snapshots(self, run_id: str) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
+        """The latest snapshots of a run that read, and why the others do not, by lane (None: the run's own)."""
 
     def note_proven(self, run_id: str, entries: Sequence[ArchiveEntry]) -> None:
         """Give entries that were proven by their chain their checksums, where the medium can add these."""

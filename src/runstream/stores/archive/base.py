@@ -239,6 +239,13 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
                 found.append(error)
         return found
 
+    def sound_snapshots(self, run_id: str) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
+        """The latest snapshots of a run that read, and why the others do not, by lane."""
+        try:
+            return list(self.read_back_snapshots(run_id)), {}
+        except CorruptRecordError as error:
+            return [], {None: error}
+
     def note_proven(self, run_id: str, entries: Sequence[ArchiveEntry]) -> None:
         """Give entries that were proven by their chain their checksums, where the medium can add these."""
 

@@ -283,14 +283,29 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def read_back_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the file holds of these lanes of a run; None: its own, then those of its lanes."""
+        found, broken = self._read_snapshots(run_id, lanes)
+        for error in broken.values():
+            raise error
+        return found
+
+    def sound_snapshots(self, run_id: str) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
+        """The latest snapshots of a run that read, and why the others do not, by lane."""
+        return self._read_snapshots(run_id, None)
+
+    def _read_snapshots(
+        self, run_id: str, lanes: Collection[str | None] | None
+    ) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
         query, asked = (_GET_SNAPSHOTS, [(run_id,)]) if lanes is None else (_GET_STATE, _each(run_id, lanes))
         with self._file.use() as connection:
             rows = [row for one in asked for row in connection.execute(query, one)]
-        found = []
+        found, broken = [], {}
         for *columns, text in rows:
-            head = snapshot_head_in(run_id, *columns)
-            found.append(ArchiveSnapshot(*head, text_in(run_id, head.offset, text, columns[-1])))
-        return found
+            try:
+                head = snapshot_head_in(run_id, *columns)
+                found.append(ArchiveSnapshot(*head, text_in(run_id, head.offset, text, columns[-1])))
+            except CorruptRecordError as error:
+                broken[columns[0]] = error
+        return found, broken
 
     # -- leases --------------------------------------------------------------------------------------------
 
