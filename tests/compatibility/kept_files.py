@@ -27,7 +27,7 @@ def serving(program: str, dump: Path | None = None) -> Iterator[Node]:
     with tempfile.TemporaryDirectory(prefix="runstream-") as directory, ExitStack() as opened:
         if dump is not None:
             shutil.copy(dump, f"{directory}/dump.rdb")
-        node = Node(program, directory, "--dir", directory)  # where the dump is
+        node = Node(program, directory)
         opened.callback(node.end)
         yield node
 

@@ -261,7 +261,7 @@ def test_a_server_that_renamed_a_command_is_refused(server: Server, command: str
 
 @contextmanager
 def running(name: str, directory: str, *options: str) -> Iterator[tuple[Node, str]]:
-    node = Node(name, directory, "--dir", directory, *options)  # where the one before has left what it holds
+    node = Node(name, directory, *options)
     try:
         yield node, f"unix://{node.socket_path}"
     finally:

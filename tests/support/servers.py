@@ -206,8 +206,6 @@ class Node:
         self.port = free_port()
         self.socket_path = f"{directory}/{self.port}.sock"
         self._clock = Path(f"{directory}/{self.port}.clock")
-        own = Path(f"{directory}/{self.port}")  # or it would load what another of them has written there
-        own.mkdir()
         environment = dict(os.environ)
         # Debian's Redis takes its memory from jemalloc, which this library cannot be loaded beside
         if CLOCK_LIBRARY is not None and name != "redis70":
@@ -217,7 +215,7 @@ class Node:
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket_path]
         self.process = subprocess.Popen(
             [PROGRAMS[name], *place, "--save", "", "--appendonly", "no", *options],
-            cwd=own,
+            cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -335,7 +333,9 @@ class Pair:
     def _start(self) -> Node:
         # of all ways in which a replica can get its first copy, the one without pauses, and it is often looked at
         options = "--repl-diskless-sync no --repl-diskless-load on-empty-db --hz 100"
-        node = Node(self.name, self._directory, *options.split())
+        # a directory of its own, or it would load at its start what another of them has written there
+        directory = tempfile.mkdtemp(dir=self._directory)
+        node = Node(self.name, directory, *options.split())
         self._nodes.callback(node.end)
         return node
 

@@ -194,7 +194,7 @@ _IN_SQLITE = {
     "a wrong last chain": "UPDATE events SET chain = chain + 1 WHERE offset = 6",
     "another start": "UPDATE runs SET start_chain = start_chain + 1",
     "an event in the quarantine": "INSERT INTO quarantine"
-    " SELECT run_id, offset, chain, key, CAST(data AS BLOB), 'x', 0 FROM events WHERE offset = 6;"
+    " SELECT run_id, offset, chain, key, CAST(data AS BLOB), 'x', 0, NULL FROM events WHERE offset = 6;"
     "DELETE FROM events WHERE offset = 6",
 }
 
@@ -239,7 +239,6 @@ _IN_JSONL: dict[str, Callable[[Lines], Lines]] = {
     "a wrong last chain": lambda lines: [*lines[:-1], lines[-1].replace(b'"$chain":', b'"$chain":1')],
     "another start": lambda lines: [lines[0].replace(b'"$chain":', b'"$chain":1'), *lines[1:]],
     "a line that does not read": lambda lines: [*lines[:3], b"{" + lines[3], *lines[4:]],
-    "another program's line": lambda lines: [*lines, b'{"run_id": "r", "kind": "x", "seq": 4}\n'],
 }
 
 

@@ -22,7 +22,7 @@ from runstream.model.events import PAEvent
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.state import RunState, RunStatus
-from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer, latest_snapshots
 from runstream.stores.archive.sqlite import operations as sqlite_store
 from runstream.stores.protocol import RunStore
 from tests.stores.archive.sqlite.database import (
@@ -154,7 +154,7 @@ def test_pages_are_found_by_index_and_not_by_sorting_or_scanning(archive: Archiv
     with operations_of(archive)._file.use() as connection:
         for sql in sqlite_store._GET_ENTRIES + sqlite_store._GET_ENTRIES_BACK:
             plans += connection.execute(f"EXPLAIN QUERY PLAN {sql}", place).fetchall()
-        plans += connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._GET_STATE}", ("r", None)).fetchall()
+        plans += connection.execute(f"EXPLAIN QUERY PLAN {latest_snapshots._GET_STATE}", ("r", None)).fetchall()
     steps = [step for *_, step in plans]
     assert not [step for step in steps if "TEMP B-TREE" in step or step.startswith(("SCAN events", "SCAN snap"))]
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -44,6 +43,7 @@ from runstream.stores.archive.sqlite.integrity import (
     noted_lanes,
     unlisted_runs,
 )
+from runstream.stores.archive.sqlite.latest_snapshots import load_state, read_snapshots, tokens_of
 from runstream.stores.archive.sqlite.lease_table import release, renew, take
 from runstream.stores.archive.sqlite.proofs import (
     fill_entries,
@@ -62,7 +62,7 @@ from runstream.stores.archive.sqlite.queries import (
     transaction,
 )
 from runstream.stores.archive.sqlite.repair import cut_back, readmit
-from runstream.stores.archive.sqlite.row_values import aside_in, entries_in, snapshot_head_in, state_in, text_in
+from runstream.stores.archive.sqlite.row_values import aside_in, entries_in, state_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
 from runstream.stores.capabilities import HasColumns
@@ -74,12 +74,6 @@ _PAGE_ROWS = 1000
 
 _GET_ENTRIES = (GET_EVENTS, GET_ASIDE)
 _GET_ENTRIES_BACK = tuple(query.replace("ORDER BY offset", "ORDER BY offset DESC") for query in _GET_ENTRIES)
-
-_HEAD = "SELECT lane_id, offset, revision, token, checksum, state_checksum"
-_GET_STATE = f"{_HEAD}, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
-_GET_HEADS = f"{_HEAD} FROM latest_states WHERE run_id = ?"
-_GET_HEADS_OF_LANE = f"{_GET_HEADS} AND lane_id IS ?"
-_GET_SNAPSHOTS = f"{_HEAD}, state FROM latest_states WHERE run_id = ? ORDER BY lane_id"
 
 _GET_QUARANTINE = """SELECT run_id, offset, chain, key, raw, checksum, reason, quarantined_at FROM quarantine
     WHERE (run_id, offset) > (:run_id, :offset) AND (:only IS NULL OR run_id = :only)
@@ -230,20 +224,9 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
         """How far the archive has a run; with the snapshots of these lanes, None: of all."""
-        query, asked = (_GET_HEADS, [(run_id,)]) if lanes is None else (_GET_HEADS_OF_LANE, _each(run_id, lanes))
         with self._file.use() as connection, transaction(connection, "BEGIN"):
             head = load_head(connection, run_id)
-            if head is None:
-                return None
-            rows = [row for one in asked for row in connection.execute(query, one)]
-        tokens = {}
-        for row in rows:
-            with suppress(
-                CorruptRecordError
-            ):  # as if it were not there: it is archived again, over the damaged one
-                found = snapshot_head_in(run_id, *row)
-                tokens[found.lane_id] = found.token
-        return Position(head.last, tokens)
+            return None if head is None else Position(head.last, tokens_of(connection, run_id, lanes))
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the file holds at these offsets, both included, in order."""
@@ -265,12 +248,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
         with self._file.use() as connection:
-            row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
-        if row is None:
-            return None
-        *columns, text = row
-        head = snapshot_head_in(run_id, *columns)
-        return head, state_in(run_id, head.offset, text, columns[-1])
+            return load_state(connection, run_id, lane_id)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._file.use() as connection, transaction(connection, "BEGIN"):
@@ -283,29 +261,16 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def read_back_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Sequence[ArchiveSnapshot]:
         """The snapshots that the file holds of these lanes of a run; None: its own, then those of its lanes."""
-        found, broken = self._read_snapshots(run_id, lanes)
+        with self._file.use() as connection:
+            found, broken = read_snapshots(connection, run_id, lanes)
         for error in broken.values():
             raise error
         return found
 
     def sound_snapshots(self, run_id: str) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
         """The latest snapshots of a run that read, and why the others do not, by lane."""
-        return self._read_snapshots(run_id, None)
-
-    def _read_snapshots(
-        self, run_id: str, lanes: Collection[str | None] | None
-    ) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
-        query, asked = (_GET_SNAPSHOTS, [(run_id,)]) if lanes is None else (_GET_STATE, _each(run_id, lanes))
         with self._file.use() as connection:
-            rows = [row for one in asked for row in connection.execute(query, one)]
-        found, broken = [], {}
-        for *columns, text in rows:
-            try:
-                head = snapshot_head_in(run_id, *columns)
-                found.append(ArchiveSnapshot(*head, text_in(run_id, head.offset, text, columns[-1])))
-            except CorruptRecordError as error:
-                broken[columns[0]] = error
-        return found, broken
+            return read_snapshots(connection, run_id, None)
 
     # -- leases --------------------------------------------------------------------------------------------
 
@@ -400,8 +365,3 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         with self._file.write() as connection:
             cut_back(connection, header, to, expected)
         self._forget(header.run_id)
-
-
-def _each(run_id: str, lanes: Iterable[str | None]) -> list[tuple[str | None, ...]]:
-    """The parameters of a query for each of these lanes."""
-    return [(run_id, lane_id) for lane_id in lanes]

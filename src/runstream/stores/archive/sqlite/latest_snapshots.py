@@ -1,0 +1,70 @@
+"""The latest snapshots in a SQLite archive: the view ``latest_states``, the run's own with ``lane_id`` NULL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.errors import CorruptRecordError
+from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.sqlite.row_values import snapshot_head_in, state_in, text_in
+
+__all__ = ["load_state", "read_snapshots", "tokens_of"]
+
+_HEAD = "SELECT lane_id, offset, revision, token, checksum, state_checksum"
+_GET_STATE = f"{_HEAD}, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
+_GET_STATES = f"{_HEAD}, state FROM latest_states WHERE run_id = ? ORDER BY lane_id"
+_GET_HEAD = f"{_HEAD} FROM latest_states WHERE run_id = ? AND lane_id IS ?"
+_GET_HEADS = f"{_HEAD} FROM latest_states WHERE run_id = ?"
+
+
+def load_state(
+    connection: sqlite3.Connection, run_id: str, lane_id: str | None
+) -> tuple[SnapshotHead, dict[str, Any]] | None:
+    """The latest snapshot of a lane, or (None) of the run itself."""
+    row = connection.execute(_GET_STATE, (run_id, lane_id)).fetchone()
+    if row is None:
+        return None
+    *columns, text = row
+    head = snapshot_head_in(run_id, *columns)
+    return head, state_in(run_id, head.offset, text, columns[-1])
+
+
+def read_snapshots(
+    connection: sqlite3.Connection, run_id: str, lanes: Collection[str | None] | None
+) -> tuple[list[ArchiveSnapshot], dict[str | None, CorruptRecordError]]:
+    """The snapshots of these lanes (None: of all) that read, and why the others do not, by lane."""
+    found, broken = [], {}
+    for *columns, text in _rows(connection, run_id, lanes, _GET_STATE, _GET_STATES):
+        try:
+            head = snapshot_head_in(run_id, *columns)
+            found.append(ArchiveSnapshot(*head, text_in(run_id, head.offset, text, columns[-1])))
+        except CorruptRecordError as error:
+            broken[columns[0]] = error
+    return found, broken
+
+
+def tokens_of(
+    connection: sqlite3.Connection, run_id: str, lanes: Collection[str | None] | None
+) -> dict[str | None, str]:
+    """The tokens of the snapshots of these lanes (None: of all), by lane.
+
+    A damaged one is as if it were not there: it is archived again, over the damaged one.
+    """
+    tokens = {}
+    for row in _rows(connection, run_id, lanes, _GET_HEAD, _GET_HEADS):
+        with suppress(CorruptRecordError):
+            head = snapshot_head_in(run_id, *row)
+            tokens[head.lane_id] = head.token
+    return tokens
+
+
+def _rows(
+    connection: sqlite3.Connection, run_id: str, lanes: Collection[str | None] | None, one: str, all_: str
+) -> list[Any]:
+    if lanes is None:
+        return connection.execute(all_, (run_id,)).fetchall()
+    return [row for lane_id in lanes for row in connection.execute(one, (run_id, lane_id))]
