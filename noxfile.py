@@ -30,6 +30,14 @@ def exhaustive(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def chaos(session: nox.Session) -> None:
+    """Kills, storms and failovers, for longer than the exhaustive tests have time for."""
+    session.install("-e", ".[dev]")
+    games = ["tests/chaos", "tests/faults/test_drain_kills.py"]
+    session.run("pytest", "-m", "exhaustive", *games, *session.posargs, env={"RUNSTREAM_TEST_ROUNDS": "7"})
+
+
+@nox.session(python="3.11")
 @nox.parametrize("client", [OLDEST_REDIS, "redis"], ids=["oldest", "newest"])
 def redis_py(session: nox.Session, client: str) -> None:
     """The default suite with the oldest redis-py that is supported, and with the newest."""

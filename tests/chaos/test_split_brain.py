@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.game import Game
-from tests.support.kinds import REAL
+from tests.chaos.game import Game, lengths
 from tests.support.servers import Pair, needs_server, primary_and_replica
 
 pytestmark = needs_server
@@ -36,10 +35,7 @@ def fail_over(pair: Pair, dice: random.Random, game: Game) -> None:
 
 
 @pytest.mark.timeout(300)  # on a machine that is busy with other things
-@pytest.mark.parametrize(
-    ("name", "failovers"),
-    [(REAL[0], 2), *(pytest.param(name, 12, marks=pytest.mark.exhaustive) for name in REAL)] if REAL else [],
-)
+@pytest.mark.parametrize(("name", "failovers"), lengths(1, 4))
 def test_what_a_failover_lost_is_told_and_nothing_is_doubled(
     name: str, failovers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,7 +44,6 @@ def test_what_a_failover_lost_is_told_and_nothing_is_doubled(
     with primary_and_replica(name) as pair, ExitStack() as stack:
         game = Game(pair.url, pair.socket_path, tmp_path, dice, stack, forms=FORMS, workers=2)
         try:
-            game.rest(1.0)
             for _ in range(failovers):
                 fail_over(pair, dice, game)
                 dice.choice([game.kill_agent, game.kill_worker, game.stop_somebody])()

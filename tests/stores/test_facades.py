@@ -21,7 +21,7 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.model.protocols import Sink, SnapshotHistory
+from runstream.model.protocols import SnapshotHistory, TellsOfLanes
 from runstream.run.lease import AsyncLease, Lease
 from runstream.stores.async_facade import AsyncStore
 
@@ -139,8 +139,8 @@ def test_the_async_store_lacks_nothing_that_the_sync_one_has() -> None:
 @pytest.mark.parametrize("store", [*SYNC_STORES, *ASYNC_STORES], ids=lambda kind: kind.__name__)
 def test_a_store_shows_a_user_what_is_for_users(store: type[Any]) -> None:
     """Whoever types a dot after a store meets methods of stores, of sinks and of kept snapshots, and no others."""
-    more = {*methods_of(Sink), *methods_of(SnapshotHistory), "archive_id", "location", "check_integrity", "open"}
-    assert public(store) <= {*methods_of(RunStore), *more}
+    methods = {*methods_of(RunStore), *methods_of(TellsOfLanes), *methods_of(SnapshotHistory)}
+    assert public(store) <= {*methods, "archive_id", "location", "check_integrity", "open"}
 
 
 @pytest.mark.parametrize("store", SYNC_STORES, ids=lambda kind: kind.__name__)

@@ -266,3 +266,21 @@ def test_a_line_of_another_program_that_looks_like_our_marks_is_its_own_event(ar
 def test_what_is_noted_and_does_not_read_is_a_value_error(load: Callable[[bytes], Any], text: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what it says is not ours
         load(text)
+
+
+def test_a_batch_that_was_damaged_as_a_whole_behind_another_program_s_line_is_told(tmp_path: Path) -> None:
+    """Nothing of it tells whether it was made before that line came."""
+    log = tmp_path / "archive" / "r" / "events.jsonl"
+    with closing(opened(tmp_path / "archive")) as store:
+        store.save_event(make_event("r", 1))
+    with log.open("ab") as file:
+        file.write(json.dumps({"run_id": "r", "seq": 2, "kind": "x", "payload": {}}).encode() + b"\n")
+    with closing(opened(tmp_path / "archive")) as store:
+        store.save_event(make_event("r", 3))
+    change(log, 3, b'"seq":3', b'"seq":7')
+    with closing(opened(tmp_path / "archive")) as store:
+        assert [item.event.seq for item in store.read("r", on_corrupt="skip")] == [1, 2]
+        with pytest.raises(CorruptRecordError) as caught:
+            list(store.read("r"))
+        assert caught.value.offset == 3
+        assert "after event 3" in "".join(store.check_integrity())

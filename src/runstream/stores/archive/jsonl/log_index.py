@@ -212,9 +212,9 @@ class LogIndex:
         """Whether the pending batch was made when the last plain lines were not there yet."""
         if not self.ends_plain:
             return False
-        first = next(line for line in self._pending if line.facts is not None and not is_header(line.line))
-        after = int(first.facts[1]) - (0 if is_bare_mark(first.facts) else 1) if first.facts is not None else 0
-        return after < self.last.offset
+        own = (line.facts for line in self._pending if line.facts is not None and not is_header(line.line))
+        first = next(own, None)  # none, where all of them were damaged
+        return first is not None and int(first[1]) - (0 if is_bare_mark(first) else 1) < self.last.offset
 
     def _commit(self, position: int) -> bool:
         """Let all pending lines count: the last of them has a commit mark."""
