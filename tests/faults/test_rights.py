@@ -17,6 +17,7 @@ from runstream import (
     EventKind,
     RedisCheckpointer,
     SQLiteCheckpointer,
+    StoreUnavailable,
     connect,
     connect_async,
 )
@@ -27,6 +28,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.scripts import library
 from tests.support.backends import ServerBackend
 from tests.support.kinds import REAL
+from tests.support.line import Line
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import Node, Server, needs_server
 
@@ -102,6 +104,29 @@ def writes() -> dict[str, Callable[[Store], Any]]:
         "update_state": lambda store: store.update_state("r", lambda state: state),
         "a new run": lambda store: store.append("new", make_events("new", 2, session_id="s")),
     }
+
+
+@needs_server
+@on_a_server
+@pytest.mark.parametrize("command", by_default(["EVALSHA", *ROLES["append"]], "EVALSHA", "HMGET"))
+def test_a_right_that_is_taken_while_a_reply_is_awaited_makes_nothing_double(
+    backend_of: ServerBackend, user: Callable[..., str], command: str
+) -> None:
+    """What came of the former append is not known as long as the server does not tell, and it is asked again."""
+    events = make_events("r", 2)
+    with closing(connect(user(), retry_seconds=0)) as store:
+        assert isinstance(store, RedisCheckpointer)
+        store.append("r", make_events("r", 1, first=9))
+        Line(store).cut("reply")
+        with pytest.raises(StoreUnavailable):
+            store.append("r", events)
+        user(f"-{command.lower()}")
+        with suppress(ConfigurationError):  # some are not needed to tell what came of it
+            assert store.append("r", events)[:2] == (2, 3)
+            return
+        user()
+        assert store.append("r", events)[:2] == (2, 3)
+        assert [event.seq for event in store.list_events("r")] == [9, 1, 2]
 
 
 @needs_server

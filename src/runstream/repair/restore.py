@@ -88,7 +88,7 @@ def restore_run(
     snapshots = source.snapshots()
     _check_covered(source, snapshots)
     lanes = Lanes({one.lane_id: one.offset for one in snapshots}, keep_from)
-    _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
+    keyed = _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
         first = min(first, max(keep_from, source.first))
@@ -106,7 +106,7 @@ def restore_run(
     replacement = Replacement(
         source.header, source.last, before, lanes.last, lanes.since, peak, rising, largest, snapshots
     )
-    namespace.switch_history(seen, replacement, token=token, count=count, common=common)
+    namespace.switch_history(seen, replacement, token=token, count=count, keyed=keyed, common=common)
     return count
 
 
@@ -115,19 +115,26 @@ def _scan(
     lanes: Lanes,
     put_keys: Callable[[dict[str, Cursor]], object],
     on_progress: Callable[[int], None] | None,
-) -> None:
-    """Read all of a history: gather the facts of its lanes, and put the cursors of its callers' keys."""
+) -> int:
+    """Read all of a history: gather the facts of its lanes, and put the cursors of its callers' keys.
+
+    Returns:
+        How many keys it has.
+    """
     keys: dict[str, Cursor] = {}
+    known: set[str] = set()
     for entry in source.entries(source.header.start.offset):
         lanes.add(source.run_id, entry)
         if on_progress is not None and (entry.offset % _BATCH == 0 or entry.offset == source.last.offset):
             on_progress(min(_BATCH, entry.offset - source.header.start.offset))
         if entry.key is not None:
+            known.add(entry.key)
             keys.setdefault(entry.key, entry.cursor)
             if len(keys) == _BATCH:
                 put_keys(keys)
                 keys = {}
     put_keys(keys)
+    return len(known)
 
 
 def put_back(

@@ -17,6 +17,7 @@ from runstream import (
     EventsArchived,
     HistoryDiverged,
     RunStatus,
+    StoreUnavailable,
 )
 from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import load_histories, resolve
@@ -131,6 +132,24 @@ def test_what_is_written_meanwhile_is_not_overwritten(backend: RedisBackend, arc
     with pytest.raises(ConcurrencyConflict, match="look again"):
         put_back(hot, archive, "r")
     assert len(other.list_events("r")) == 2
+
+
+@pytest.mark.parametrize("what", ["events", "keys", "snapshot"])
+def test_what_is_evicted_of_it_meanwhile_is_missed(backend: RedisBackend, archive: Archive, what: str) -> None:
+    """What is put back expires until it is the run's, so a server that is full may take it."""
+    hot = open_hot(backend)
+    write_one(hot)
+    drain(hot, archive)
+    hot = lose_redis(backend)
+
+    def evict(one: Exchange) -> None:
+        if "SWITCH" in _names(one):
+            backend.raw.delete(*(name for name in backend.raw.keys(f"*refilled*:{what}*")))
+
+    _before_each(hot, evict)
+    with pytest.raises(StoreUnavailable, match="expired or was removed"):
+        put_back(hot, archive, "r", whole=True)
+    assert open_hot(backend).run_info("r") is None
 
 
 def _names(one: Exchange) -> str:

@@ -4,14 +4,15 @@
 --       9 the session that the run was in  10 the one that it is in  11 refilled events  12 refilled keys
 --       13 retire  14 retired  15 lanes
 --       then for each snapshot: its key, the refilled one; then the keys of the snapshots that the run had
--- ARGV  1 run id  2 the run as it was seen, 'START LAST UPDATED', or '-' for none  3 number of refilled entries
+-- ARGV  1 run id  2 the run as it was seen, 'START LAST UPDATED', or '-' for none  3 numbers of refilled entries and of
+--       callers' keys, separated by a space
 --       4 the last offset that both histories have, 0 for none  5 partitions  6 session  7 updated
 --       8 number of snapshots
 --       then the fields of meta and their values
 --
 -- Replies {'ok'}
 --         {'moved', last cursor}  the run is no longer as it was seen; nothing was changed
---         {'incomplete'}          entries of the refilled history are missing; nothing was changed
+--         {'incomplete'}          entries, keys or snapshots of the refilled history are missing; nothing was changed
 --
 -- After 'ok': the run has the refilled history and no other; no lease on it is in force, though the next one has
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
@@ -20,8 +21,10 @@
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
-local count, common, snapshots = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[8])
-if call('XLEN', KEYS[11]) ~= count then return {'incomplete'} end
+local count, keyed = string.match(ARGV[3], '^(%d+) (%d+)$')
+local common, snapshots = tonumber(ARGV[4]), tonumber(ARGV[8])
+-- what is refilled expires, and a server may have evicted a part of it before
+if call('XLEN', KEYS[11]) ~= tonumber(count) or call('HLEN', KEYS[12]) ~= tonumber(keyed) then return {'incomplete'} end
 for i = 1, snapshots do
   if call('EXISTS', KEYS[15 + 2 * i]) == 0 then return {'incomplete'} end
 end

@@ -132,7 +132,7 @@ def put_snapshot(keys: Keys, run_id: str, token: str, snapshot: ArchiveSnapshot)
 
 
 def switch_history(
-    keys: Keys, seen: HotRun | None, replacement: Replacement, *, token: str, count: int, common: int
+    keys: Keys, seen: HotRun | None, replacement: Replacement, *, token: str, count: int, keyed: int, common: int
 ) -> Operation[None]:
     """Replace the run's history by the refilled one, unless the run has changed since it was seen.
 
@@ -142,6 +142,7 @@ def switch_history(
         replacement: What belongs to the history besides the refilled entries.
         token: The token under which they were refilled.
         count: How many entries they are.
+        keyed: How many of the callers' keys were put there.
         common: The last offset that both histories have; 0 for none.
 
     Raises:
@@ -166,7 +167,7 @@ def switch_history(
     if seen is not None:
         updated = round(seen.head.updated_at * MICROSECONDS)
         there = f"{seen.head.start} {seen.head.last} {updated}"
-    args: list[Any] = [run_id, there, count, common, len(keys.partitions), header.session_id]
+    args: list[Any] = [run_id, there, f"{count} {keyed}", common, len(keys.partitions), header.session_id]
     args += [fields["updated"], len(lanes)]
     for pair in fields.items():
         args += pair

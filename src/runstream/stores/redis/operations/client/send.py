@@ -132,7 +132,9 @@ def _claim(session: Session[E, S], batches: Sequence[Batch]) -> Operation[dict[s
 def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operation[None]:
     """Resend the batches of these runs that got no reply, and keep their outcomes for callers that repeat them.
 
-    One caller at a time does so; the others wait for its outcomes.
+    One caller at a time does so; the others wait for its outcomes. A refusal that keeps the script from
+    looking, as for want of a right that was taken since, tells nothing of what was sent before: it is raised, and
+    the batch waits.
     """
     book = session.in_flight
     if not book:
@@ -147,12 +149,18 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
                 attempt.sending = attempt.sending._replace(sent_at=0)
                 attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending)
         replies = yield from _attempt(session, attempts)
+        refused = [reply.error for reply in replies if isinstance(reply, Refusal) and not reply.is_full]
         for attempt, reply in zip(attempts, replies, strict=True):
+            if isinstance(reply, Refusal) and not reply.is_full:
+                book.add([attempt])
+                continue
             # snapshots and coverage are noted in the session of the writer whose batch it is
             attempt.outcome = _outcome(attempt, reply)
             book.keep_outcome(attempt.batch, attempt.outcome)
     finally:
         book.release(attempts)
+    for error in refused:
+        raise error
 
 
 def waiting_seconds() -> float:
