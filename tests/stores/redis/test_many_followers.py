@@ -183,6 +183,7 @@ def p99_of(store: Any, prefix: str, runs: int, per_run: int) -> float:
     return took[len(took) * 99 // 100]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("runs", [50, pytest.param(500, marks=pytest.mark.exhaustive)])
 def test_many_are_served_as_soon_as_one(
     opened: Callable[..., Any], valkey: Server, namespace: str, runs: int
@@ -229,6 +230,7 @@ def test_a_new_follower_joins_within_100_ms(
     assert min(took) < 0.1, took
 
 
+@pytest.mark.one_in(2)
 def test_a_slow_follower_delays_nobody(opened: Callable[..., Any], valkey: Server) -> None:
     """What comes while it is busy is not fetched for it, and others of its partition go on."""
     store = opened(partitions=1)
@@ -275,6 +277,7 @@ def test_a_damaged_stream_ends_its_own_followers_alone(
     assert not followers.errors
 
 
+@pytest.mark.one_in(2)
 def test_a_server_that_takes_no_more_connections_is_asked_by_the_followers_themselves(
     opened: Callable[..., Any], valkey: Server, namespace: str
 ) -> None:

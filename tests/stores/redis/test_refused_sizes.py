@@ -41,6 +41,7 @@ def hot(picky: Server, namespace: str) -> Iterator[Any]:
         yield store
 
 
+@pytest.mark.one_in(3)
 def test_a_large_event_is_refused_and_the_run_goes_on(picky: Server, hot: Any) -> None:
     """Also where it is the first of its run; with the limit raised, the same call is applied, once."""
     large = make_event("r", 2, payload=LARGE)
@@ -61,6 +62,7 @@ def test_a_large_event_is_refused_and_the_run_goes_on(picky: Server, hot: Any) -
     assert hot.delete_run("r")
 
 
+@pytest.mark.one_in(3)
 def test_where_the_limit_is_hidden_the_message_says_what_may_be_wrong(picky: Server, namespace: str) -> None:
     """A user who may not read the configuration is not held up either."""
     picky.raw.acl_setuser("plain", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-config"])
@@ -74,6 +76,7 @@ def test_where_the_limit_is_hidden_the_message_says_what_may_be_wrong(picky: Ser
     picky.raw.acl_deluser("plain")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_what_was_applied_before_the_limit_is_acknowledged(
     picky: Server, hot: Any, monkeypatch: pytest.MonkeyPatch, is_first: bool
@@ -98,6 +101,7 @@ def test_what_was_applied_before_the_limit_is_acknowledged(
     assert hot.append("r", [make_event("r", 3)]).first_offset == 2 + (not is_first)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_what_was_revoked_is_not_applied_however_late_it_comes(picky: Server, hot: Any, is_fast: bool) -> None:
     """Neither on the fast path nor on the other; of a run that is not there, nothing is made."""
