@@ -31,7 +31,7 @@ from tests.support.backends import (
 from tests.support.drain_tools import open_archives
 from tests.support.exhaustive import mark_exhaustive
 from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
-from tests.support.servers import Server, Servers, describe
+from tests.support.servers import CLOCK_LIBRARY, Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
 for profile, examples in (("suite", 40), ("deep", 2000)):
@@ -69,7 +69,8 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 def pytest_report_header() -> str:
     """The servers that the suite runs on, so that one that is missing is seen to be."""
-    return "servers: " + (", ".join(map(describe, REAL)) or "none, only fakeredis")
+    clocks = "the machine's" if CLOCK_LIBRARY is None else "their own where they are told"
+    return f"servers: {', '.join(map(describe, REAL)) or 'none, only fakeredis'}; clocks: {clocks}"
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def test_a_run_that_has_ended_leaves_only_a_tombstone(
 
     assert (report.retired, report.forgotten, report.parked, report.trimmed) == (1, 0, 0, 4)
     meta = raw.hgetall(keys.meta)
-    of_lane = {b"gone:main", b"unlisted", b"heard"}
+    of_lane = {b"gone:main", b"unlisted"}
     assert set(meta) == {b"start", b"last", b"status", b"session", b"created", b"updated", b"retired", *of_lane}
     assert (meta[b"start"], meta[b"last"], meta[b"retired"]) == (start, appended.cursor.encode(), b"1 1")
     assert not raw.exists(keys.events, keys.snapshot(None), keys.snapshot("main"))

@@ -79,7 +79,7 @@ SQLITE = {
         "outside",
     ),
     "a later end": (f"UPDATE runs SET last_offset = 25 WHERE {R}", 21, "missing"),
-    "not in the list": (f"DELETE FROM runs WHERE {R}", 1, "not noted"),
+    "not in the list": (f"DELETE FROM runs WHERE {R}", 0, "what is noted of the run"),
     "a lane's end": ("UPDATE lanes SET last_offset = 3 WHERE lane_id = 'side'", 14, "lane 'side'"),
     "a lane that is not": ("INSERT INTO lanes VALUES ('r', 'more', 7, 0)", 7, "lane 'more'"),
     "no lane": ("DELETE FROM lanes WHERE lane_id = 'main'", 20, "lane 'main'"),

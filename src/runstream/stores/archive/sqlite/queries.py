@@ -92,6 +92,9 @@ def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
     if row is not None:
         return head_in(row)[1]
     if connection.execute(_HAS_ENTRIES, {"run_id": run_id}).fetchone()[0]:
+        row = connection.execute(_GET_HEAD, (run_id,)).fetchone()  # of a run that was made between the two
+        if row is not None:
+            return head_in(row)[1]
         raise CorruptRecordError(
             f"run {run_id!r} has entries, and is not in the list of runs: restore the file from a copy; no other"
             " run is affected",

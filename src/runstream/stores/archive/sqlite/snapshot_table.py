@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.snapshot_history import UNKNOWN, KeptSnapshot
+from runstream.stores.archive.sqlite.latest_snapshots import load_state
 from runstream.stores.archive.sqlite.row_checksums import snapshot_checksums
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in
 
@@ -44,7 +46,10 @@ _DROP = "DELETE FROM snapshot_history WHERE run_id = ? AND token = ?"
 def keep_replaced(connection: sqlite3.Connection, run_id: str, lane_id: str | None, now: float) -> None:
     """Keep the latest snapshot of the run or lane, which is about to be replaced, if the history lacks it."""
     parameters = {"run_id": run_id, "lane_id": lane_id, "now": now}
-    if connection.execute(_IS_UNKNOWN, parameters).fetchone() is not None:
+    if connection.execute(_IS_UNKNOWN, parameters).fetchone() is None:
+        return
+    with suppress(CorruptRecordError):  # one that was damaged is not kept
+        load_state(connection, run_id, lane_id)
         connection.execute(_KEEP_REPLACED, parameters)
 
 

@@ -84,7 +84,6 @@ call('HSET', KEYS[2], unpack(kept))
 for field, revision in pairs(gone) do call('HSET', KEYS[2], field, revision) end
 local producer, reply = reply_of(meta['by'], meta['start'], meta['last'], meta['updated'])
 if producer then call('HSET', KEYS[3], producer, reply) end
-if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', '1') end
 call('ZADD', KEYS[8], text(now + tonumber(ARGV[4])), ARGV[1])
 call('ZREM', KEYS[5], ARGV[1])
 call('ZADD', KEYS[6], text(now), ARGV[1])
