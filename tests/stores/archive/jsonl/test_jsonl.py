@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from contextlib import suppress
 from pathlib import Path
@@ -208,7 +207,7 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
         open_ones = []
         for handle in Path("/dev/fd").iterdir():
             with suppress(FileNotFoundError):  # the one that lists them, and what others have closed
-                open_ones.append(os.readlink(handle))
+                open_ones.append(str(handle.readlink()))
         return [path for path in open_ones if path.startswith(str(tmp_path))]
 
     with JSONLCheckpointer(tmp_path) as store:
