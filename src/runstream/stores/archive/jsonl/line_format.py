@@ -287,7 +287,10 @@ def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
         return None
     if own_entry(text, facts).cursor != entry.cursor:
         return None
-    mark = "" if facts[4] is None else f',"$commit":{facts[4].decode()}'
+    try:
+        mark = "" if facts[4] is None else f',"$commit":{facts[4].decode()}'
+    except UnicodeDecodeError:  # a line of format 1 whose mark was damaged
+        return None
     return _checked(f"{_content(entry)}{_cursor_members(entry)}{mark}")
 
 
