@@ -333,7 +333,8 @@ def copy_schema(path: Path, connection: sqlite3.Connection) -> None:
         for (sql,) in source.execute(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name = 'events'"
         ):
-            connection.execute(re.sub("^CREATE (TABLE|INDEX|UNIQUE INDEX) ", r"CREATE \1 IF NOT EXISTS ", sql))
+            if_new = re.sub("^CREATE (TABLE|INDEX|UNIQUE INDEX|TRIGGER) ", r"CREATE \1 IF NOT EXISTS ", sql)
+            connection.execute(if_new)
     source.close()
 
 
