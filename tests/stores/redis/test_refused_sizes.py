@@ -102,6 +102,27 @@ def test_what_was_applied_before_the_limit_is_acknowledged(
 
 
 @pytest.mark.one_in(3)
+def test_a_large_event_that_could_not_be_revoked_at_once_holds_up_nothing_later(
+    picky: Server, hot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was away; when it is back, whatever is sent next to the run finds out that it was not applied."""
+    hot.append("r", [make_event("r", 1)])
+    large = [make_event("r", 2, payload=LARGE)]
+
+    def lose(driver: SyncDriver, sent: Any) -> Any:
+        raise StoreUnavailable("it is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SyncDriver, "exchange_once", lose)
+        with pytest.raises(StoreUnavailable, match="it is away"):
+            hot.append("r", large)
+    assert hot.append("r", [make_event("r", 3)]).first_offset == 2
+    with pytest.raises(ConfigurationError, match="nothing was written"):
+        hot.append("r", large)
+    assert [item.event.seq for item in hot.read("r")] == [1, 3]
+
+
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_what_was_revoked_is_not_applied_however_late_it_comes(picky: Server, hot: Any, is_fast: bool) -> None:
     """Neither on the fast path nor on the other; of a run that is not there, nothing is made."""

@@ -34,7 +34,7 @@ def revoke(attempts: Sequence[Attempt[Any]], error: StoreUnavailable) -> Operati
         error: How they failed.
 
     Returns:
-        The reply to each, as the append script gives it, or a refusal.
+        The reply to each, as the append script gives it; for one that was revoked, the error that says so.
 
     Raises:
         StoreUnavailable: The server does not answer this either.
@@ -42,7 +42,7 @@ def revoke(attempts: Sequence[Attempt[Any]], error: StoreUnavailable) -> Operati
     calls = [revoke_call(each.session.keys, each.batch.run_id, each.sending) for each in attempts]
     *replies, limit = yield Exchange([*calls, (b"CONFIG", b"GET", b"proto-max-bulk-len")], tolerant=True)
     return [
-        Refusal(_refused(attempt, limit, error)) if isinstance(reply, list) and reply[0] == b"revoked" else reply
+        _refused(attempt, limit, error) if isinstance(reply, list) and reply[0] == b"revoked" else reply
         for attempt, reply in zip(attempts, replies, strict=True)
     ]
 

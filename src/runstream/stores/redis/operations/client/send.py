@@ -41,9 +41,9 @@ _SHORTEST_WAIT_SECONDS = 0.002
 _LONGEST_WAIT_SECONDS = 0.02
 _MOST_ADJUSTMENTS = 5  # each of another kind, but where others leave an append unfinished meanwhile
 
-_Reply: TypeAlias = bytes | Sequence[bytes] | Refusal
+_Reply: TypeAlias = bytes | Sequence[bytes] | RunstreamError | Refusal
 """append.lua's reply: text if the batch was applied, a list [code, ...] if the script rejected it, Refusal if the
-server rejected the command."""
+server rejected the command; or an error, if it is known in another way that it was not applied."""
 
 
 def batch_of(
@@ -149,9 +149,10 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
                 attempt.sending = attempt.sending._replace(sent_at=0)
                 attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending)
         replies = yield from _attempt(session, attempts)
-        refused = [reply.error for reply in replies if isinstance(reply, Refusal) and not reply.is_full]
+        refused = None
         for attempt, reply in zip(attempts, replies, strict=True):
             if isinstance(reply, Refusal) and not reply.is_full:
+                refused = reply.error
                 book.add([attempt])
                 continue
             # snapshots and coverage are noted in the session of the writer whose batch it is
@@ -159,8 +160,8 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
             book.keep_outcome(attempt.batch, attempt.outcome)
     finally:
         book.release(attempts)
-    for error in refused:
-        raise error
+    if refused is not None:
+        raise refused
 
 
 def waiting_seconds() -> float:
@@ -234,7 +235,7 @@ def _note_failure(
 def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[_Reply]:
     """The reply to a batch once what it has to wait for was done, and it was sent again."""
     for _ in range(_MOST_ADJUSTMENTS):
-        if isinstance(reply, bytes | Refusal):
+        if isinstance(reply, bytes | Refusal | RunstreamError):
             break
         try:
             if not (yield from _adjust(attempt, reply)):
@@ -242,7 +243,7 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[_Repl
         except StoreUnavailable:
             raise
         except RunstreamError as error:
-            return Refusal(error)
+            return error
         (reply,) = yield Exchange([attempt.call], tolerant=True)
     return reply
 
@@ -321,6 +322,8 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
     if isinstance(reply, Refusal):
         session.was_full = session.was_full or reply.is_full
         return reply.error
+    if isinstance(reply, RunstreamError):
+        return reply
     if not isinstance(reply, bytes):
         if reply[0] == b"damaged":
             key, why = (fact.decode(errors="backslashreplace") for fact in reply[1:])
