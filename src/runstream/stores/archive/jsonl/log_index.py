@@ -212,9 +212,8 @@ class LogIndex:
         """Whether the pending batch was made when the last plain lines were not there yet."""
         if not self.ends_plain:
             return False
-        own = (line.facts for line in self._pending if line.facts is not None and not is_header(line.line))
-        first = next(own, None)  # none, where all of them were damaged
-        return first is not None and int(first[1]) - (0 if is_bare_mark(first) else 1) < self.last.offset
+        after = _offset_before(self._pending)
+        return after is not None and after < self.last.offset
 
     def _commit(self, position: int) -> bool:
         """Let all pending lines count: the last of them has a commit mark."""
@@ -266,13 +265,11 @@ class LogIndex:
 
         If not, it was the run's header or a mere commit mark.
         """
-        known = (each for each in following if each.facts is not None and not is_header(each.line))
-        next_own = next(known, None)
+        before_next = _offset_before(following)
         has_room = not is_damaged_note(line.line)
         self.damage.note(line.line)
-        if has_room and next_own is not None and next_own.facts is not None:
-            before_it = int(next_own.facts[1]) - (0 if is_bare_mark(next_own.facts) else 1)
-            has_room = self.start is not None and before_it > self.last.offset
+        if has_room and before_next is not None:
+            has_room = self.start is not None and before_next > self.last.offset
         if has_room:
             self._take_plain(line)
         else:
@@ -359,3 +356,11 @@ def _offset(point: _Point) -> int:
 
 def _peak(point: _Point) -> int:
     return point.peak
+
+
+def _offset_before(lines: Iterable[_Line]) -> int | None:
+    """The offset that the first of these lines that is ours follows, as it says; None where none says it."""
+    for line in lines:
+        if line.facts is not None and not is_header(line.line):
+            return int(line.facts[1]) - (0 if is_bare_mark(line.facts) else 1)
+    return None
