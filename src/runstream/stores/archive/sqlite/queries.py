@@ -89,19 +89,16 @@ _FIND_HEADS = f"""{_HEAD}
 def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
     """A run's head without its snapshots; None for a run that is not there. Raises CorruptRecordError."""
     row = connection.execute(_GET_HEAD, (run_id,)).fetchone()
-    if row is not None:
-        return head_in(row)[1]
-    if connection.execute(_HAS_ENTRIES, {"run_id": run_id}).fetchone()[0]:
-        row = connection.execute(_GET_HEAD, (run_id,)).fetchone()  # of a run that was made between the two
-        if row is not None:
-            return head_in(row)[1]
-        raise CorruptRecordError(
-            f"run {run_id!r} has entries, and is not in the list of runs: restore the file from a copy; no other"
-            " run is affected",
-            run_id=run_id,
-            offset=0,
-        )
-    return None
+    if row is None and connection.execute(_HAS_ENTRIES, {"run_id": run_id}).fetchone()[0]:
+        row = connection.execute(_GET_HEAD, (run_id,)).fetchone()  # it may have been made between the two
+        if row is None:
+            raise CorruptRecordError(
+                f"run {run_id!r} has entries, and is not in the list of runs: restore the file from a copy; no"
+                " other run is affected",
+                run_id=run_id,
+                offset=0,
+            )
+    return None if row is None else head_in(row)[1]
 
 
 def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[str, RunHead]]:

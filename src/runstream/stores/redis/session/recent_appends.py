@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from copy import copy
+from typing import NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
@@ -19,6 +20,13 @@ __all__ = ["RecentAppends"]
 
 _MAX_BYTES = 16 * 2**20
 _MAX_INCOMPLETE = 16_384
+
+
+class _Lost(NamedTuple):
+    """What the server has lost of a run, in order, and the error that says so."""
+
+    events: Sequence[EncodedEvent]
+    loss: RunstreamError
 
 
 class RecentAppends:
@@ -44,8 +52,7 @@ class RecentAppends:
         self._busy: set[str] = set()
         self._histories: dict[str, int] = {}
         self._read: dict[str, int] = {}
-        self._lost: dict[str, list[EncodedEvent]] = {}
-        self._losses: dict[str, RunstreamError] = {}
+        self._lost: dict[str, _Lost] = {}
 
     def add(self, run_id: str, history: int, written: Iterable[Written]) -> None:
         """Hold events that were acknowledged; the oldest of any run are dropped for them.
@@ -101,7 +108,6 @@ class RecentAppends:
         """Forget a run: what is held of it, and what it has lost."""
         with self._lock:
             self._lost.pop(run_id, None)
-            self._losses.pop(run_id, None)
             self._drop_run(run_id)
 
     def _drop_run(self, run_id: str) -> None:
@@ -127,28 +133,27 @@ class RecentAppends:
     def mark_lost(self, run_id: str, events: Sequence[EncodedEvent], loss: RunstreamError) -> None:
         """Hold events that the server has lost until they are resent, and the error that says so."""
         with self._lock:
-            self._lost.setdefault(run_id, []).extend(events)
-            self._losses[run_id] = loss
+            former = self._lost.get(run_id)
+            self._lost[run_id] = _Lost([*(former.events if former else ()), *events], loss)
             self._read.pop(run_id, None)
 
     def lost(self, run_id: str) -> Sequence[EncodedEvent]:
         """The events that are to be resent, in order."""
         with self._lock:
-            return tuple(self._lost.get(run_id, ()))
+            found = self._lost.get(run_id)
+            return tuple(found.events) if found else ()
 
     def loss_of(self, run_id: str) -> RunstreamError:
         """What says that these events were lost."""
         with self._lock:
-            return copy(self._losses[run_id])
+            return copy(self._lost[run_id].loss)
 
     def mark_resent(self, run_id: str, lanes: Collection[str]) -> None:
         """Note that the lost events of these lanes have been resent."""
         with self._lock:
-            left = [event for event in self._lost.pop(run_id, ()) if event.lane_id not in lanes]
-            if left:
-                self._lost[run_id] = left
-            else:
-                self._losses.pop(run_id, None)
+            lost = self._lost.pop(run_id, None)
+            if lost and (left := [event for event in lost.events if event.lane_id not in lanes]):
+                self._lost[run_id] = lost._replace(events=left)
 
     def begin_resend(self, run_id: str) -> bool:
         """Become the one caller that resends what a run has lost; False while another thread or task is."""
