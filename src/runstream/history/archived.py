@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from sys import getsizeof
+from collections.abc import Iterator, Sequence
 
-from runstream.codec.pages import PAGE_BYTES
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import HistoryDiverged
 from runstream.model.results import Cursor
+from runstream.stores.archive.integrity import pages_of
 from runstream.stores.capabilities import Archive
 
-__all__ = ["ArchivedHistory", "one_page"]
-
-
-def one_page(entries: Iterable[ArchiveEntry]) -> Iterator[ArchiveEntry]:
-    """The first of these entries, up to the one with which they are a page or more."""
-    room = PAGE_BYTES
-    for entry in entries:
-        yield entry
-        room -= getsizeof(entry.data) + getsizeof(entry.raw)
-        if room <= 0:
-            break
+__all__ = ["ArchivedHistory"]
 
 
 class ArchivedHistory(History):
@@ -63,7 +52,7 @@ class ArchivedHistory(History):
 
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
         """Read the entries at these offsets; the first of them, where all would be too much at once."""
-        return list(one_page(self.archive.read_back(self.run_id, first, last)))
+        return next(pages_of(self.archive.read_back(self.run_id, first, last)), [])
 
     def snapshots(self) -> Sequence[ArchiveSnapshot]:
         """Read the run's snapshots."""

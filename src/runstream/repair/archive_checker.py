@@ -8,11 +8,12 @@ from typing import Any
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.record import record_crc
 from runstream.codec.stored import stored_record
-from runstream.history.archived import ArchivedHistory, one_page
+from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import ArchiveEntry, EntryColumns
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
 from runstream.repair.proof import written_as
+from runstream.stores.archive.integrity import pages_of
 from runstream.stores.capabilities import Archive, ChecksIntegrity, HasColumns, part_of
 
 __all__ = ["ArchiveChecker"]
@@ -56,7 +57,7 @@ class ArchiveChecker(HistoryChecker):
         """Read and verify the entries at these offsets."""
         run_id = self.history.run_id
         found = self.archive.read_back(run_id, first, last)
-        entries = list(found if whole else one_page(found))
+        entries = list(found) if whole else next(pages_of(found), [])
         if not whole and entries and next(found, None) is not None:
             last = entries[-1].offset
         stored = None if self._table is None else self._table.columns(run_id, first, last)
