@@ -60,7 +60,7 @@ def small_replies(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatc
     for module in (
         "stores.redis.page_size",
         "stores.redis.operations.worker.load",
-        "history.archived",
+        "stores.archive.integrity",
         "stores.archive.sqlite.connection",
     ):
         monkeypatch.setattr(f"runstream.{module}.PAGE_BYTES", 2**16)

@@ -31,7 +31,8 @@ from runstream.stores.archive.access import Access
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.damaged_lines import came_whole, sound_facts
 from runstream.stores.archive.jsonl.directory import ABOUT, TRASH
-from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
+from runstream.stores.archive.jsonl.growing_files import stable_lines, until_cut
+from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, is_usual, own_entry
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import latest_snapshots
@@ -114,7 +115,7 @@ class _RunDirectory(SourceRun):
             return
         with file:
             index = self._index = LogIndex(self.run_id)
-            index.scan(file)
+            index.scan(stable_lines(file, is_usual))
             start = index.start
             lines = _Counted(file)
             if start is not None and index.last != start:
@@ -147,7 +148,7 @@ class _RunDirectory(SourceRun):
     def _named_run_id(self) -> str | None:
         """The run id in the first line that has one, or in the state."""
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
-            for line in file:
+            for line in until_cut(file):
                 fields = _object(line)
                 header = fields.get("$run")
                 run_id = (header if isinstance(header, dict) else fields).get("run_id")
@@ -215,7 +216,7 @@ class _Counted:
         self.count = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for line in self._file:
+        for line in until_cut(self._file):
             self.count += 1
             yield line
 

@@ -13,11 +13,21 @@ from contextlib import suppress
 from runstream.codec.chain import next_chain
 from runstream.model.archive_records import DAMAGED_LINE, ArchiveEntry
 from runstream.model.results import Cursor
-from runstream.stores.archive.jsonl.line_format import CHECKSUM, Facts, Mark, facts_of, is_sound, plain_entry
+from runstream.stores.archive.jsonl.line_format import (
+    CHECKSUM,
+    OWN_EVENT,
+    Facts,
+    Mark,
+    facts_of,
+    is_json,
+    is_sound,
+    plain_entry,
+)
 
 __all__ = [
     "came_whole",
     "has_lost_its_break",
+    "is_blanked",
     "is_damaged_header",
     "is_damaged_note",
     "may_have_key",
@@ -43,6 +53,18 @@ def came_whole(line: bytes) -> bool:
 def has_lost_its_break(raw: bytes) -> bool:
     """Whether another byte is where the line break of a sound line of ours was."""
     return not raw.endswith(b"\n") and sound_facts(raw[:-1])[0] is not None
+
+
+def is_blanked(line: bytes) -> bool:
+    """Whether a line is blank, or one of ours whose writer was stopped while it blanked it.
+
+    No flipped bit makes a brace a space.
+    """
+    if not line.strip():
+        return True
+    if line[:1] == b" ":
+        return came_whole(line) and not is_json(line)
+    return line[-1:] == b" " and line.startswith(OWN_EVENT) and not is_json(line)
 
 
 def _ends_with_checksum(line: bytes) -> bool:

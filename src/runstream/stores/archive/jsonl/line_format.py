@@ -38,6 +38,7 @@ from runstream.model.results import Cursor
 
 __all__ = [
     "CHECKSUM",
+    "OWN_EVENT",
     "Facts",
     "Header",
     "Mark",
@@ -45,7 +46,9 @@ __all__ = [
     "facts_of",
     "is_bare_mark",
     "is_header",
+    "is_json",
     "is_sound",
+    "is_usual",
     "lane_and_seq_of",
     "load_header",
     "own_entry",
@@ -59,6 +62,9 @@ Facts = re.Match[bytes]
 """Our members of a line: 1 offset, 2 chain, 3 key and 4 commit mark (JSON, or None), 5 checksum (or None)."""
 
 CHECKSUM = b',"$checksum":'
+
+OWN_EVENT = b'{"run_id":"'
+"""How a line with an event of ours begins; other programs leave a space after the colon, as a rule."""
 
 _FACTS_BEGIN = b'"$offset":'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
@@ -209,6 +215,20 @@ def was_ours(line: bytes) -> bool:
         return not {"$offset", "$chain"}.isdisjoint(_load(line))  # else they are in a value of another program's
     except (ValueError, TypeError):
         return True
+
+
+def is_json(line: bytes) -> bool:
+    """Whether a line reads as JSON."""
+    try:
+        _load(line)
+    except ValueError:
+        return False
+    return True
+
+
+def is_usual(raw: bytes) -> bool:
+    """Whether a line with its line break looks like one that we have written, and was not changed since."""
+    return raw.startswith((OWN_EVENT, b'{"$')) and raw.endswith(b"}\n")
 
 
 def is_header(line: bytes) -> bool:

@@ -24,10 +24,12 @@ from runstream.model.state import status_after
 from runstream.stores.archive.jsonl.damaged_lines import (
     came_whole,
     has_lost_its_break,
+    is_blanked,
     is_damaged_note,
     other_entry,
     sound_facts,
 )
+from runstream.stores.archive.jsonl.growing_files import until_cut
 from runstream.stores.archive.jsonl.line_format import (
     Facts,
     Mark,
@@ -127,7 +129,7 @@ class LogIndex:
         """Index the lines that follow ``end``."""
         self._pending.clear()
         position, committed, mark = self.end, True, self._mark_text
-        for raw in lines:
+        for raw in until_cut(lines):
             begin, position = position, position + len(raw)
             if not committed:
                 # something was written after a batch with zeros in it: it was complete, and damaged later
@@ -135,17 +137,18 @@ class LogIndex:
             facts, found = sound_facts(line := raw.rstrip(b"\r\n"))
             if not raw.endswith(b"\n") and found is not None:
                 break  # the very last byte of a batch is missing
-            if found is not None or has_lost_its_break(raw):
+            if facts is None and is_blanked(line):
+                if not self._pending:
+                    self.end, self.tail = position, raw
+            elif found is not None or has_lost_its_break(raw):
                 self._pending.append(_Line(begin, line, raw, facts))
                 if facts is not None and facts[4] is not None:
                     # blocks of a torn write that were never written read as zeros
                     committed = not any(b"\0" in pending.line for pending in self._pending)
                     if committed:
                         self._commit(position)
-            elif line.strip():
+            else:
                 self._take_foreign(_Line(begin, line, raw, None))
-            elif not self._pending:
-                self.end, self.tail = position, raw
         self._commit_damaged()
         self._pending.clear()
         if self._mark_text is not None and self._mark_text is not mark:

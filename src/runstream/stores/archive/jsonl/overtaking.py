@@ -10,9 +10,11 @@ import os
 from pathlib import Path
 
 from runstream.stores.archive.access import open_file
-from runstream.stores.archive.durable_files import sync
+from runstream.stores.archive.durable_files import sync, sync_directory
+from runstream.stores.archive.jsonl.file_locks import write_all
+from runstream.stores.archive.jsonl.growing_files import pieces
 
-__all__ = ["Overtaken", "blank", "written_before"]
+__all__ = ["Overtaken", "blank", "keep_aside", "let_finish", "written_before"]
 
 
 class Overtaken(Exception):
@@ -22,6 +24,33 @@ class Overtaken(Exception):
 def written_before(handle: int, end: int, text: bytes) -> bytes:
     """What others have written after ``end`` (bytes) before this text, which was appended just now."""
     return os.pread(handle, os.lseek(handle, 0, os.SEEK_CUR) - len(text) - end, end)
+
+
+def let_finish(path: Path, begin: int) -> None:
+    """Wait for a write that is half done: readers see what it has come to, a writer comes after it.
+
+    Args:
+        path: The file.
+        begin: Where in it a byte is to be written again (bytes).
+    """
+    handle = open_file(path, os.O_RDWR)
+    try:
+        os.pwrite(handle, os.pread(handle, 1, begin), begin)
+    finally:
+        os.close(handle)
+
+
+def keep_aside(path: Path, begin: int, length: int, aside: Path) -> None:
+    """Copy a stretch of a file to a new file, which is on the disk then."""
+    handle = open_file(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, path)
+    try:
+        with path.open("rb") as file:
+            for part in pieces(file, begin, begin + length):
+                write_all(handle, part)
+        sync(handle)
+        sync_directory(aside.parent)
+    finally:
+        os.close(handle)
 
 
 def blank(path: Path, begin: int, length: int) -> bytes:

@@ -6,7 +6,6 @@ refreshed the log.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.results import Cursor
 from runstream.stores.archive.base import check_cut
+from runstream.stores.archive.jsonl.growing_files import pieces
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text, readmitted_line
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots, latest_snapshots
@@ -22,8 +22,6 @@ from runstream.stores.archive.jsonl.spans import entries_in
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 
 __all__ = ["cut_back", "readmit"]
-
-_COPY_BYTES = 1 << 20
 
 
 class _Lines:
@@ -49,7 +47,7 @@ def readmit(log: RunLog, entry: ArchiveEntry) -> bool:
     if found is None or line is None:
         return False
     with log.path.open("rb") as file:
-        log.replace(chain(_copied(file, 0, found.begin), (line,), _copied(file, found.end)))
+        log.replace(chain(pieces(file, 0, found.begin), (line,), pieces(file, found.end)))
     return True
 
 
@@ -76,7 +74,7 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
             log.replace(chain((batch_text(header, cursor, (), mark),), _foreign(log, file, 0)))
         elif found is not None:
             end = batch_text(None, cursor, (), mark)
-            log.replace(chain(_copied(file, 0, found.end), (end,), _foreign(log, file, found.end)))
+            log.replace(chain(pieces(file, 0, found.end), (end,), _foreign(log, file, found.end)))
     log.rename_snapshots()
 
 
@@ -104,16 +102,5 @@ def _foreign(log: RunLog, file: BinaryIO, begin: int) -> Iterator[bytes]:
     """The lines of other programs from there on, which are no part of the history: they are not cut off."""
     for first, last in log.index.foreign:
         if first >= begin:
-            yield from _copied(file, first, last)
-    yield from _copied(file, log.index.end)
-
-
-def _copied(file: BinaryIO, begin: int, end: int = sys.maxsize) -> Iterator[bytes]:
-    """A stretch of a file; up to its end, what others have appended meanwhile included, where none is given."""
-    while begin < end:
-        file.seek(begin)
-        part = file.read(min(_COPY_BYTES, end - begin))
-        if not part:
-            return
-        begin += len(part)
-        yield part
+            yield from pieces(file, first, last)
+    yield from pieces(file, log.index.end)

@@ -24,11 +24,12 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _END_BYTES))
     end = file.read()
-    last = end[end.rfind(b"\n", 0, -1) + 1 :]
+    last_begin = end.rfind(b"\n", 0, -1) + 1
+    last = end[last_begin:]
     (start_facts, _), (facts, _) = sound_facts(first), sound_facts(last.removesuffix(b"\n"))
     if start_facts is None or not is_header(first) or facts is None or facts[4] is None or last[-1:] != b"\n":
         return None
-    if b"\0" in end:
+    if b"\0" in end or (not Mark.is_drained(facts[4]) and _may_be_overtaken(end[:last_begin])):
         return None
     try:
         mark, (named, created_at, parent) = Mark.load(facts[4]), load_header(first)
@@ -45,3 +46,12 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         updated_at=mark.updated_at,
         parent=parent,
     )
+
+
+def _may_be_overtaken(before: bytes) -> bool:
+    """Whether another program's line stands right before the batch whose last line follows this text."""
+    for line in reversed(before.split(b"\n")[1:-1]):
+        facts, _ = sound_facts(line)
+        if facts is None or facts[4] is not None:
+            return facts is None
+    return False

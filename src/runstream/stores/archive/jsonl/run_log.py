@@ -33,17 +33,16 @@ from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_d
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import remove_run_files
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
-from runstream.stores.archive.jsonl.line_format import Mark, batch_text
+from runstream.stores.archive.jsonl.growing_files import stable_lines
+from runstream.stores.archive.jsonl.line_format import Mark, batch_text, is_usual
 from runstream.stores.archive.jsonl.log_index import LogIndex
-from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, written_before
+from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
 from runstream.stores.archive.jsonl.run_head import head_from_ends
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, snapshot_text
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
 from runstream.stores.archive.jsonl.spans import Span, entries_in
 
 __all__ = ["RunLog"]
-
-_COPY_BYTES = 1 << 20
 
 
 class RunLog:
@@ -185,7 +184,10 @@ class RunLog:
                 self._is_tidy = True
             # also where another made it, who may have been killed right after
             sync_directory(self.directory.parent)
-        if self._identity is not None and self._size > self.index.end:
+        if self._size > self.index.end:
+            let_finish(self.path, self.index.end)
+            self.refresh()
+        if self._size > self.index.end:
             self._set_aside()
         if not self._is_tidy:
             self._tidy()
@@ -290,7 +292,7 @@ class RunLog:
         if facts.st_size > known.end:
             file.seek(known.end)
             before = known.end
-            known.scan(file)
+            known.scan(stable_lines(file, is_usual))
             if known.end > before:
                 self._is_tidy = False  # somebody else wrote: who knows what was left
         self._identity, self._size, self._modified = identity, max(facts.st_size, known.end), facts.st_mtime
@@ -362,19 +364,9 @@ class RunLog:
         """Move what does not count to a file of its own; it is never deleted. What others append stays."""
         names, taken = (f"{file_names.EVENTS}.torn-{n}" for n in itertools.count(1)), names_in(self.directory)
         name = next(name for name in names if name not in taken)
-        begin, left = self.index.end, self._size - self.index.end
-        aside = open_file(self.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.path)
-        try:
-            with self.path.open("rb") as file:
-                file.seek(begin)
-                while left and (chunk := file.read(min(_COPY_BYTES, left))):
-                    write_all(aside, chunk)
-                    left -= len(chunk)
-            sync(aside)
-            sync_directory(self.directory)
-        finally:
-            os.close(aside)
-        self.index.scan(io.BytesIO(blank(self.path, begin, self._size - begin)))
+        begin, length = self.index.end, self._size - self.index.end
+        keep_aside(self.path, begin, length, self.directory / name)
+        self.index.scan(io.BytesIO(blank(self.path, begin, length)))
 
     def _tidy(self) -> None:
         """Rename the committed snapshots to their own names, remove what other batches prepared."""

@@ -45,7 +45,7 @@ _FACTS = re.compile(
     + _TEXT
     + rb'),"\$lane":(null|'
     + _TEXT
-    + rb')(?:,"\$state_checksum":(\d{1,10}),"\$checksum":(\d{1,10}))?\}\s*'
+    + rb')(?:,"\$state_checksum":(\d{1,10}),"\$checksum":(\d{1,10}))?\}[ \t\r\n]*'
 )
 _MEMBERS = ("$offset", "$revision", "$token", "$lane")
 _NAMES = tuple(f'"{name}"'.encode() for name in (*_MEMBERS, "$state_checksum", "$checksum"))

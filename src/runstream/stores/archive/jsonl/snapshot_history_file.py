@@ -23,6 +23,7 @@ from runstream.stores.archive.durable_files import sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.damaged_lines import came_whole
 from runstream.stores.archive.jsonl.file_locks import write_all
+from runstream.stores.archive.jsonl.growing_files import until_cut
 from runstream.stores.archive.jsonl.snapshot_files import (
     facts_of_snapshot,
     parse_snapshot,
@@ -105,7 +106,7 @@ class SnapshotHistoryFile:
                 if _token_in(line) == kept.head.token:
                     return parse_snapshot(run_id, kept.head.lane_id, line)
                 file.seek(0)
-            for line in file:
+            for line in until_cut(file):
                 if _token_in(line) == kept.head.token:
                     return parse_snapshot(run_id, kept.head.lane_id, line)
         return None
@@ -147,11 +148,16 @@ def _end_line(handle: int, end: int) -> int:
         begin = max(0, begin - _CHUNK_BYTES)
         tail = os.pread(handle, end - begin, begin)
     line = tail[tail.rfind(b"\n") + 1 :]
-    if facts_of_snapshot(line) is not None:
+    if facts_of_snapshot(line) is not None or _has_lost_its_break(line):
         write_all(handle, b"\n")
         return end + 1
     os.ftruncate(handle, end - len(line))
     return os.lseek(handle, 0, os.SEEK_END)
+
+
+def _has_lost_its_break(line: bytes) -> bool:
+    """Whether another byte is where the line break was: it came whole, and was damaged later."""
+    return not line.endswith(b"\n") and facts_of_snapshot(line[:-1]) is not None
 
 
 def _token_in(line: bytes) -> str | None:
@@ -162,7 +168,7 @@ def _token_in(line: bytes) -> str | None:
 def _lines_of(file: BinaryIO, run_id: str) -> Iterator[KeptSnapshot]:
     """The lines that came whole, with where each begins in the file and its length in bytes."""
     begin = file.tell()
-    for line in file:
+    for line in until_cut(file):
         stored_at = (begin, len(line))
         begin += len(line)
         facts = facts_of_snapshot(line)
@@ -171,7 +177,7 @@ def _lines_of(file: BinaryIO, run_id: str) -> Iterator[KeptSnapshot]:
                 # a line break was damaged: there is another one in front of it
                 yield KeptSnapshot(UNKNOWN, stored_at, _damaged(run_id, stored_at[0]))
             yield KeptSnapshot(facts.head, stored_at)
-        elif line.endswith(b"\n") and came_whole(line[:-1]):
+        elif (line.endswith(b"\n") and came_whole(line[:-1])) or _has_lost_its_break(line):
             yield KeptSnapshot(UNKNOWN, stored_at, _damaged(run_id, stored_at[0]))
 
 

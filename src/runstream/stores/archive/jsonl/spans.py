@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.results import Cursor
-from runstream.stores.archive.jsonl.damaged_lines import other_entry, sound_facts
+from runstream.stores.archive.jsonl.damaged_lines import is_blanked, other_entry, sound_facts
 from runstream.stores.archive.jsonl.line_format import is_bare_mark, is_header, own_entry
 
 __all__ = ["Span", "entries_in", "outside"]
@@ -54,7 +54,7 @@ def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[Arch
         if not counts(begin):
             continue
         if facts is None:
-            if not line.strip():
+            if is_blanked(line):
                 continue
             entry = other_entry(run_id, cursor, line, found)
         elif is_bare_mark(facts) or is_header(line):

@@ -58,16 +58,27 @@ def write_planned(plan: Callable[[Collection[str]], Sequence[LogBatch]]) -> None
     raise StoreUnavailable(f"other programs write to {path} all the while; send the same call again")
 
 
-def _write(batches: Sequence[LogBatch]) -> int:
-    """Write the batches up to one that is overtaken, and give their number. If it fails, nothing of it is left."""
+def _prepare(batches: Sequence[LogBatch]) -> None:
+    """Make everything ready. If it fails, or one was overtaken since it was planned, nothing of it is left."""
     try:
         for batch in batches:
+            planned_after = batch.log.index.last
             batch.log.make_ready()
+            if batch.log.index.last != planned_after:
+                raise Overtaken
             batch.log.prepare(batch.snapshots)
-    except OSError:
+    except (OSError, Overtaken):
         for batch in batches:
             batch.log.discard(batch.snapshots)
         raise
+
+
+def _write(batches: Sequence[LogBatch]) -> int:
+    """Write the batches up to one that is overtaken, and give their number. If it fails, nothing of it is left."""
+    try:
+        _prepare(batches)
+    except Overtaken:
+        return 0
     done: list[tuple[RunLog, int, bytes]] = []
     try:
         for batch in batches:

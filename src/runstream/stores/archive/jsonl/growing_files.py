@@ -1,0 +1,58 @@
+"""Read the lines of a file to which others append meanwhile, and in which they blank lines (see `overtaking`)."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+__all__ = ["pieces", "stable_lines", "until_cut"]
+
+_BLOCK_BYTES = 1 << 20
+
+
+def until_cut(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines up to the first that has no line break, that one included.
+
+    A file that grows would give what its writer adds to that line as another line.
+    """
+    for line in lines:
+        yield line
+        if not line.endswith(b"\n"):
+            return
+
+
+def pieces(file: BinaryIO, begin: int, end: int = sys.maxsize) -> Iterator[bytes]:
+    """A stretch of a file; up to its end, what others have appended meanwhile included, where none is given."""
+    while begin < end:
+        file.seek(begin)
+        part = file.read(min(_BLOCK_BYTES, end - begin))
+        if not part:
+            return
+        begin += len(part)
+        yield part
+
+
+def stable_lines(file: BinaryIO, is_usual: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """The lines from the file's position on, none of them read while it was being blanked.
+
+    A line is read in pieces and blanked in pieces: what is read may be half of either. So where not all lines are
+    as usual, they are read until they are the same twice.
+
+    Args:
+        file: The file.
+        is_usual: Whether a line needs no second reading.
+    """
+    begin = file.tell()
+    while lines := file.readlines(_BLOCK_BYTES):
+        content = b"".join(lines)
+        if not all(map(is_usual, lines)):
+            while (again := os.pread(file.fileno(), len(content), begin)) != content:
+                content = again
+            lines = io.BytesIO(content).readlines()
+        begin += len(content)
+        yield from until_cut(lines)
+        if not content.endswith(b"\n"):
+            return
