@@ -62,7 +62,7 @@ ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite firs
 
 
 @ORDERS
-@parts(*((part, PARTS) for part in range(PARTS)), by_default=(0, 61))
+@parts(*((part, PARTS) for part in range(PARTS)), by_default=(0, 91))
 def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twice(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twi
 
 
 @ORDERS
-@parts((0, 1), by_default=(1, 15))
+@parts((0, 1), by_default=(1, 25))
 def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_good_ones(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_goo
 
 
 @ORDERS
-@parts((0, 1), by_default=(2, 15))
+@parts((0, 1), by_default=(2, 25))
 def test_a_run_that_is_deleted_between_any_two_commands_of_a_worker_is_not_mixed_with_its_successor(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_server_that_is_not_up_yet(open_store: Open, servers: Servers, namespa
     server.raw.delete(*server.raw.scan_iter(f"{{{namespace}*"))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST, Fault.CUT_REPLY], ids=lambda each: each.value
 )

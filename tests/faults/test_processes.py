@@ -391,6 +391,7 @@ HOLDERS = {
 """What becomes of a lease, and how its holder works: its form, and the size of its events in bytes."""
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("lane_id", ["a", None], ids=["lane", "run"])
 def test_nothing_that_a_stopped_holder_sends_is_applied(
     lane_id: str | None, server: Server, url: str, start: Callable[..., Child], tmp_path: Path

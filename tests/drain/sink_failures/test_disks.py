@@ -89,6 +89,7 @@ def test_a_database_that_may_not_grow_says_so(sqlite_scene: Scene) -> None:
 # -- the disk fails ----------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @needs_seccomp
 @pytest.mark.parametrize(
     ("calls", "error"),

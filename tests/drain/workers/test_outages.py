@@ -233,6 +233,7 @@ _DEFECTS: list[tuple[str, Exception]] = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("step", "error"), _DEFECTS, ids=lambda value: str(getattr(value, "args", value)))
 def test_a_run_that_always_fails_is_set_aside_and_holds_up_no_other(
     fake: RedisBackend, archives: list[Archive], step: str, error: Exception

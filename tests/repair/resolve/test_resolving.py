@@ -87,6 +87,7 @@ def test_whatever_was_trimmed(world: World, trim: Any, keep: Keep) -> None:
         world.check(keep)
 
 
+@pytest.mark.exhaustive
 def test_a_long_run_goes_in_pieces(world: World) -> None:
     """More than one page, batch and reply of everything."""
     world.common = emit(world.hot, "r", 1300)

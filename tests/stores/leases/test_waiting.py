@@ -69,6 +69,7 @@ def test_who_waits_in_vain_is_told_by_whom_it_is_held(store: Store) -> None:
         assert refused.value.owner == "a"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", short(KINDS))
 def test_a_lease_is_renewed_in_the_background(make_backend: Callable[[str], Backend], name: str) -> None:
     """Beyond twice its ttl nobody else has got it, though its holder did nothing."""

@@ -131,6 +131,7 @@ def opened(
         yield open_store
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("tiered", [False, True], ids=["hot", "tiered"])
 def test_followers_leave_the_connections_to_the_writer(
     opened: Callable[..., Any], valkey: Server, namespace: str, tiered: bool
@@ -208,6 +209,7 @@ def reader(valkey: Server) -> Iterator[dict[str, Any]]:
     valkey.raw.acl_deluser("reader")
 
 
+@pytest.mark.one_in(2)
 def test_a_new_follower_joins_within_100_ms(
     opened: Callable[..., Any], reader: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +303,7 @@ def test_a_server_that_takes_no_more_connections_is_asked_by_the_followers_thems
     followers.end(store, "r")
 
 
+@pytest.mark.one_in(2)
 def test_the_connections_go_when_nobody_follows(
     opened: Callable[..., Any], valkey: Server, namespace: str
 ) -> None:
