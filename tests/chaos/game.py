@@ -38,10 +38,10 @@ CLAIM_SECONDS = 0.8
 ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 
 
-def lengths(short: int, long: int) -> list[object]:
-    """The servers and lengths of a game: a short one, and exhaustively a long one for every server."""
+def lengths(long: int, short: int | None = None) -> list[object]:
+    """The servers and lengths of a game: exhaustively a long one for each server, by default a short one."""
     games = [pytest.param(name, long * ROUNDS, marks=pytest.mark.exhaustive) for name in REAL]
-    return [*((name, short) for name in REAL[:1]), *games]
+    return games if short is None else [(REAL[0], short), *games]
 
 
 class Game:

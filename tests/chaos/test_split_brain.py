@@ -35,7 +35,7 @@ def fail_over(pair: Pair, dice: random.Random, game: Game) -> None:
 
 
 @pytest.mark.timeout(300)  # on a machine that is busy with other things
-@pytest.mark.parametrize(("name", "failovers"), lengths(1, 4))
+@pytest.mark.parametrize(("name", "failovers"), lengths(4))
 def test_what_a_failover_lost_is_told_and_nothing_is_doubled(
     name: str, failovers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -218,6 +218,7 @@ def other_record(name: str) -> bytes:
     return b"\x01" + zlib.crc32(body, seed("r")).to_bytes(4, "big") + body
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OTHER_ENCODINGS)
 def test_a_record_that_json_would_not_give_again_is_kept_as_it_is(hot: Hot, tmp_path: Path, name: str) -> None:
     """Its checksum is sound, so another program wrote it: what is archived can be restored, to the last byte."""

@@ -319,6 +319,7 @@ def make_counter() -> Callable[[Any], None]:
     return lambda state: state.data.update(count=state.data.get("count", 0) + 1)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [lambda: count, make_counter, lambda: partial(count)])
 def test_a_change_that_is_repeated_is_made_once(rig: Rig, fault: Fault, make: Callable[[], Any]) -> None:
     """And gives the state that it saved, whatever others have saved since."""

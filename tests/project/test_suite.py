@@ -62,7 +62,8 @@ def run_suite(directory: Path, tests: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "a worker"])
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("workers", [("-n", "1"), ()], ids=["a worker", "one process"])
 def test_what_is_left_out_is_said_and_how_to_run_it(tmp_path: Path, workers: tuple[str, ...]) -> None:
     """Also where workers of pytest-xdist collect the tests."""
     said = run_suite(tmp_path, THREE, *workers)

@@ -73,6 +73,7 @@ def ids(*archives: Archive) -> set[str]:
 # -- adding ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 @pytest.mark.parametrize("late", [2, 3])
 def test_an_archive_that_is_added_gets_every_run_that_is_in_redis(

@@ -285,6 +285,7 @@ def test_a_full_buffer_that_cannot_be_sent_is_the_next_calls_failure(store: Stor
     assert (texts(store), seqs(store)) == (["a", "b", "c"], [1, 2, 3])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("call", ["emit", "emit_many", "checkpoint", "save_snapshot", "flush", "finish"])
 @pytest.mark.parametrize("failure", [NO_REPLY, ZeroDivisionError("a bug")])
 def test_a_failure_in_the_background_is_raised_by_the_next_call(

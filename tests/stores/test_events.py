@@ -125,6 +125,7 @@ def test_appending_where_it_is_expected_lands_there(store: Store) -> None:
     assert store.append("r", make_events("r", 1), expected_offset=2)[:2] == (3, 3)
 
 
+@pytest.mark.one_in(2)
 @on_every_backend
 @pytest.mark.parametrize(("there", "expected"), [(0, 1), (3, 0), (3, 2), (3, 4), (3, 10**15)])
 def test_appending_elsewhere_than_expected_writes_nothing(
@@ -234,6 +235,7 @@ def test_reading_gives_the_window_that_was_asked_for(store: Store) -> None:
         assert [item.event.seq for item in found] == expected
 
 
+@pytest.mark.one_in(2)
 def test_a_long_run_is_read_whole(store: Store) -> None:
     """More events than one round trip takes, in both directions and from the middle."""
     store.save_events(make_events("r", 2345))

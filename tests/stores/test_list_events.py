@@ -66,6 +66,7 @@ def over(events: list[PAEvent], since_seq: int) -> list[PAEvent]:
     return [event for event in events if since_seq <= 0 or event.seq > since_seq]
 
 
+@pytest.mark.one_in(2)
 @given(batches=st.lists(drafts, min_size=1, max_size=4), how=st.sampled_from(["one", "many", "keys"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 def test_the_answer_is_that_of_a_plain_list(store: Store, batches: list[Any], how: str) -> None:

@@ -27,15 +27,15 @@ from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import eventually
 
 
-@pytest.mark.one_in(3)
-@pytest.mark.parametrize("first", range(1, 4))
+@pytest.mark.one_in(6)
+@pytest.mark.parametrize("first", range(1, 7))
 def test_a_worker_that_dies_at_any_point_of_retiring_loses_nothing(
     make_backend: Callable[[str], Backend], tmp_path: Path, first: int
 ) -> None:
     """Every exchange, before and after; then another worker finishes: all is archived once, and retired."""
-    point, died = first - 3, True
+    point, died = first - 6, True
     while died:
-        point += 3
+        point += 6
         backend = make_backend("fake")
         assert isinstance(backend, RedisBackend)
         hot, victim = open_hot(backend), open_hot(backend)

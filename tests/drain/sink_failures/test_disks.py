@@ -43,6 +43,7 @@ def disk(
         yield disk
 
 
+@pytest.mark.one_in(2)
 def test_a_full_disk_keeps_everything_in_redis_until_there_is_room(
     kind: str, disk: SmallDisk, make_backend: Callable[[str], Backend]
 ) -> None:

@@ -43,6 +43,7 @@ REMOVED = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("kind", "what"), [(kind, what) for kind in REMOVED for what in REMOVED[kind]])
 def test_what_is_removed_in_mid_work_is_noticed_and_goes_on_when_it_is_back(scene: Scene, what: str) -> None:
     """Nothing is made in its place, however often it is tried; and when it is back, the same objects go on."""
@@ -148,6 +149,7 @@ def test_a_log_that_is_removed_after_it_was_read_is_not_begun_in_its_middle(
     scene.drain_and_check()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("replaced_by", ["another archive", "an empty one", "nonsense"])
 def test_what_is_put_in_its_place_is_not_written_to(scene: Scene, replaced_by: str) -> None:
     """Not even one that looks as new: an archive with this UUID and nothing in it would be taken for complete."""
@@ -282,6 +284,7 @@ def test_what_others_wrote_after_log_and_index_were_removed_is_not_destroyed(
     scene.check()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("trim", ["archived", "never"])
 def test_an_older_copy_that_is_put_in_its_place_is_found_to_be_behind(scene: Scene, trim: str) -> None:
     """Last night's backup: what Redis still has is archived again; a run of which it has not is parked."""

@@ -51,6 +51,7 @@ def of_level(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 # -- outages -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("broken", [0, 1])
 @pytest.mark.parametrize("step", ["position", "write", "read_back"])
 def test_an_archive_that_fails_is_one_episode_and_nothing_leaves_redis(

@@ -139,6 +139,7 @@ def test_states_are_compared_by_value(tmp_path: Path, kind: str, url: str) -> No
     assert (again["there"], again["added"], again["snapshots"]) == (1, 1, 0)
 
 
+@pytest.mark.one_in(2)
 def test_rows_and_lines_that_purpose_agent_added_to_an_archive_come_after_ours(source: Theirs, url: str) -> None:
     make: Any = SQLiteCheckpointer if source.is_database else JSONLCheckpointer
     with make(source.path) as archive:

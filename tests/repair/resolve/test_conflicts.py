@@ -269,6 +269,7 @@ def poison(hot: Hot, record: bytes) -> None:
         del codec.encode_events
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("liar", [0, 1])
 def test_a_branch_that_an_archive_does_not_hold_gives_nothing_up(world: World, keep: Keep, liar: int) -> None:

@@ -33,6 +33,7 @@ SHAPES = ("behind", "new on top", "made anew")
 # -- the three ways, in all shapes ---------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_run_has_the_history_that_was_kept_and_the_other_one_is_kept_too(
@@ -63,6 +64,7 @@ def test_where_nothing_gives_way_no_branch_is_made(world: World) -> None:
     world.check("archive")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("trim", ["archived", "never"])
 def test_whatever_was_trimmed(world: World, trim: Any, keep: Keep) -> None:

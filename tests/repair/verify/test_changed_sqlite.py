@@ -142,6 +142,7 @@ ONLY_AGAINST_REDIS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ONLY_AGAINST_REDIS)
 def test_what_an_archive_cannot_know_redis_tells(world: World, name: str) -> None:
     script, offset, what = ONLY_AGAINST_REDIS[name]

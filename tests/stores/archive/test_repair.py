@@ -68,6 +68,7 @@ def redis_says(header: RunHeader) -> RunHeader:
     return RunHeader("r", header.start, "session", "running", header.created_at, header.updated_at - 100)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("to", range(13))
 def test_what_comes_after_the_place_is_gone_and_nothing_else(archive: Archive, to: int) -> None:
     """Events, keys, lanes, status and snapshots are what they were there; in the middle of a batch too."""

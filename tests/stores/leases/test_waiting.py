@@ -53,6 +53,7 @@ def test_who_waits_gets_it_when_it_is_given_back(two_stores: tuple[Store, Store]
     assert found == [("b", True)]
 
 
+@pytest.mark.one_in(2)
 def test_who_waits_gets_it_when_it_runs_out(store: Store) -> None:
     began = time.monotonic()
     abandoned(store, 0.4)
@@ -60,6 +61,7 @@ def test_who_waits_gets_it_when_it_runs_out(store: Store) -> None:
         assert 0.3 < time.monotonic() - began < DEADLINE_SECONDS
 
 
+@pytest.mark.one_in(2)
 def test_who_waits_in_vain_is_told_by_whom_it_is_held(store: Store) -> None:
     with store.lease("r", owner="a", ttl=60.0):
         began = time.monotonic()

@@ -102,6 +102,7 @@ def is_appended(store: Hot) -> bool:
     return False
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 @pytest.mark.parametrize("then", ["retry", "others append", "the run is retired", "its producers are cleared"])
 def test_a_batch_is_not_applied_twice_where_its_producers_were_removed(

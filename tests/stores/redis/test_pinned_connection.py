@@ -187,6 +187,7 @@ def test_a_connection_that_is_to_move_does(client: Any, sender: Any) -> None:
     assert pool_state(client) == (0, 1)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("retries", [0, 1, 3])
 @pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.DROP_REQUEST])
 def test_it_sends_again_as_often_as_the_client(server: Server, namespace: str, retries: int, fault: Fault) -> None:

@@ -48,6 +48,7 @@ def retire(hot: Hot, archive: Any) -> None:
     assert DrainWorker(hot, [archive], retire_after_seconds=0).drain_once().retired == 1
 
 
+@pytest.mark.one_in(2)
 @on_every_server
 def test_a_retired_run_is_read_recovered_and_gone_on_with(hot: Hot, archive: Any, tiered: Tiered) -> None:
     """Its snapshots and all that was known of its lanes are in the archive, and are taken from there."""
@@ -227,6 +228,7 @@ def test_a_run_that_is_forgotten_while_runs_are_listed_is_among_them(fake: Hot, 
             end(fake, run_id, 2)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("leave", [retire, forget])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("limit", [None, 8])
@@ -243,6 +245,7 @@ def test_a_reader_goes_on_in_the_archive_when_its_run_leaves_redis(
     assert [*offsets, *(item.offset for item in found)] == wanted
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kinds", [None, [EventKind.AGENT_PROGRESS]])
 @pytest.mark.parametrize("leave", [retire, forget])
 def test_a_follower_goes_on_in_the_archive_when_its_run_leaves_redis(

@@ -34,6 +34,7 @@ from tests.support.servers import DEADLINE_SECONDS, eventually
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("moment", ["users.lock", "server.log", "server.sock", "process"])
 def test_interrupted_open_leaves_nothing(moment: str, directory: Path, user: Callable[..., User]) -> None:
     """Ctrl-C at any moment of an open leaves neither a server nor a lock."""
