@@ -40,7 +40,7 @@ ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 
 def lengths(long: int, short: int | None = None) -> list[object]:
     """The servers and lengths of a game: exhaustively a long one for each server, by default a short one."""
-    games = [pytest.param(name, long * ROUNDS, marks=pytest.mark.exhaustive) for name in REAL]
+    games: list[object] = [pytest.param(name, long * ROUNDS, marks=pytest.mark.exhaustive) for name in REAL]
     return games if short is None else [(REAL[0], short), *games]
 
 
