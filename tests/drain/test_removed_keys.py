@@ -18,9 +18,11 @@ from runstream import (
 )
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.drain import sweep
+from runstream.operations.operation import Exchange
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from tests.support.backends import RedisBackend, ServerBackend
 from tests.support.commands import run as command_line
 from tests.support.drain_tools import Hot, open_hot, parked, running
@@ -166,6 +168,27 @@ def test_a_sweep_changes_nothing_where_nothing_is_missing(
         page = namespace_of(hot).sweep_page(b"0")
         assert (page.relisted, page.damaged) == ([], [])
         assert redis_backend.footprint() == before
+
+
+def test_a_run_that_is_settled_while_a_sweep_looks_at_it_is_not_missing(
+    redis_backend: RedisBackend, hot: Hot, archive: Any
+) -> None:
+    """Where it stands is read before the sets are; in between another worker may archive it."""
+    sweeper = open_hot(redis_backend)
+    driver: Any = sweeper._driver  # where every exchange goes through
+    exchange = driver.exchange_once
+
+    def drained_meanwhile(one: Exchange) -> Any:
+        replies = exchange(one)
+        if any(command[0] == b"HGETALL" for command in one.commands) and not drained:
+            drained.append(DrainWorker(hot, [archive], name="other").drain_once().events)
+        return replies
+
+    drained: list[int] = []
+    driver.exchange_once = drained_meanwhile
+    page = namespace_of(sweeper).sweep_page(BEGINNING)
+    assert drained == [4]
+    assert (page.relisted, page.damaged) == ([], [])
 
 
 def test_the_partitions_know_how_many_they_are(redis_backend: RedisBackend, hot: Hot, archive: Any) -> None:

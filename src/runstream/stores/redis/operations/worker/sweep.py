@@ -107,6 +107,19 @@ def _load(keys: Keys, names: Sequence[str]) -> Operation[tuple[list[HotRun], lis
 
 def relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
     """Put these runs back into the sets that they must be in; the ids of those that were missing from one."""
+    calls = yield from _missing(keys, runs)
+    if not calls:
+        return []
+    # a worker may have settled a run, or retired it, between the look at it and the look at the sets
+    now, _ = yield from _load(keys, list(calls))
+    unchanged = [run for run in runs if run in now]
+    calls = {run.run_id: calls[run.run_id] for run in unchanged if run.run_id in calls}
+    replies = yield Exchange(list(calls.values()))
+    return [run_id for run_id, is_done in zip(calls, replies, strict=True) if int(is_done)]
+
+
+def _missing(keys: Keys, runs: Sequence[HotRun]) -> Operation[dict[str, Command]]:
+    """What puts those of these runs back that are missing from a set, by run id."""
     commands: list[Command] = []
     for run in runs:
         partition = keys.run(run.run_id).partition
@@ -125,8 +138,7 @@ def relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
             belongs = "due"
         if belongs or listed is None or (run.head.session_id and in_session is None):
             calls[run.run_id] = _relist_call(keys, run, belongs)
-    replies = (yield Exchange(list(calls.values()))) if calls else []
-    return [run_id for run_id, is_done in zip(calls, replies, strict=True) if int(is_done)]
+    return calls
 
 
 def _relist_call(keys: Keys, run: HotRun, belongs: str) -> Command:
