@@ -29,6 +29,7 @@ DEFAULT_RETRY_SECONDS = 5.0
 """For how long an exchange is sent again while the server cannot be reached."""
 
 _CANCEL_AGAIN_SECONDS = 0.2
+_LONGEST_AFTER = 10  # failures: the pauses grow no further
 _AT_ONCE: nullcontext[None] = nullcontext()
 
 
@@ -44,7 +45,7 @@ class _Backoff:
         """Seconds to wait. Raises the error if the deadline would pass, or waiting would not help."""
         if is_full(error.__cause__):
             raise error
-        self._failures += 1
+        self._failures = min(self._failures + 1, _LONGEST_AFTER)  # redis-py computes 2.0 to the power of it
         seconds: float = self._backoff.compute(self._failures)
         if time.monotonic() + seconds > self._deadline:
             raise error
