@@ -32,7 +32,7 @@ __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one
 _LANES = ("main", "side", "a:b %")
 _PASSING = (
     *("mark", "trimmed", "peak", "proven", "lease", "epoch", "retired", "by"),
-    *("heard", "swept", "forgotten", "indexed", "gaps"),
+    *("heard", "swept", "forgotten", "indexed", "gaps", "unread"),
 )
 
 

@@ -69,6 +69,8 @@ def _beginning(
             if entry.key is not None:
                 keys.setdefault(entry.key, entry.cursor)
         header = source.header
-        replacement = Replacement(header, before, before, lanes.last, lanes.since, lanes.peak, lanes.rising, 0)
+        replacement = Replacement(
+            header, before, before, lanes.last, lanes.since, lanes.peak, lanes.rising, 0, unread=lanes.unread
+        )
         return Beginning({name: value for name, value in replacement.meta().items() if name != "updated"}, keys)
     return None

@@ -104,7 +104,7 @@ def restore_run(
             raise _bad_snapshot(run_id, snapshot, f"it does not read: {error}") from error
     peak, rising = lanes.peaks.get(before.offset), lanes.rising
     replacement = Replacement(
-        source.header, source.last, before, lanes.last, lanes.since, peak, rising, largest, snapshots
+        source.header, source.last, before, lanes.last, lanes.since, peak, rising, largest, snapshots, lanes.unread
     )
     namespace.switch_history(seen, replacement, token=token, count=count, keyed=keyed, common=common)
     return count
@@ -279,6 +279,7 @@ class Lanes:
         peaks: The highest ``seq`` of all up to each offset at which Redis may begin.
         rising: The lanes none of whose events has a lower ``seq`` than one before it, as far as Redis notes that.
         peak: The highest ``seq`` of all.
+        unread: The offset of the last entry whose lane is not known: it does not read, or was erased.
     """
 
     covered: Mapping[str | None, int]
@@ -288,12 +289,15 @@ class Lanes:
     peaks: dict[int, int] = field(default_factory=dict)
     rising: set[str] = field(default_factory=set)
     peak: int = 0
+    unread: int = 0
     _has_unread: bool = False
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:
         """Add the next entry. Lane and ``seq`` of one that does not read are not known."""
         if entry.offset == self.keep_from:
             self.peaks[entry.offset - 1] = self.peak
+        if entry.data is None:
+            self.unread = entry.offset
         if entry.data is not None:
             self._add_event(entry.offset, entry_fields(run_id, entry) or {})
         elif entry.raw is not None:

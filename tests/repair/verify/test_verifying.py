@@ -53,6 +53,11 @@ def test_whatever_was_written_drained_retired_and_restored_verifies(tmp_path: Pa
     verifies()
 
 
+def test_a_writer_whose_last_event_does_not_read_goes_on_after_its_run_was_put_back(tmp_path: Path) -> None:
+    """Nobody knows that event's lane any more: that the lane has no such event is no loss."""
+    check_that_it_verifies(tmp_path, 1999288, [1, 16, 3])
+
+
 def check_that_it_verifies(tmp_path: Path, seed: int, parts: list[int]) -> None:
     directory = tmp_path / uuid.uuid4().hex
     directory.mkdir()

@@ -204,9 +204,10 @@ if seen ~= '-' and seen ~= meta[2] then
       -- trimmed: then it was archived, and the mark is there or beyond
       if parse_cursor(mark) <= seen_offset then there = mark end
       -- beyond: then others have gone on since, and nothing here has that chain. But what this writer has written itself,
-      -- at `wrote`, its lane must have
+      -- at `wrote`, its lane must have; where the run was put back, `unread` is the last offset whose lane nobody knows
       local lane = lane_of[ARGV[7]]
-      if not there and lane and tonumber(lane.last) < tonumber(wrote) then return {'diverged'} end
+      if not there and lane and tonumber(lane.last) < tonumber(wrote)
+        and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote) then return {'diverged'} end
     end
     if there and there ~= seen then return {'diverged'} end
   end

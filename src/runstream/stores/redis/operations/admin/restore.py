@@ -45,6 +45,7 @@ class Replacement:
         rising: The lanes none of whose events has a lower ``seq`` than one before it.
         largest: The size of the largest record that Redis gets.
         snapshots: Its snapshots.
+        unread: The offset of the last entry whose lane is not known; 0 for none.
     """
 
     header: RunHeader
@@ -56,6 +57,7 @@ class Replacement:
     rising: Collection[str]
     largest: int
     snapshots: Sequence[ArchiveSnapshot] = field(default=())
+    unread: int = 0
 
     def meta(self) -> dict[str, str]:
         """The fields of the run's meta."""
@@ -78,6 +80,8 @@ class Replacement:
             fields["trimmed"] = str(self.before.offset)
             if self.peak is not None:
                 fields["peak"] = f"{self.before.offset} {self.peak}"
+        if self.unread:
+            fields["unread"] = str(self.unread)
         for lane, (offset, seq) in self.lanes.items():
             fields[f"lane:{lane}"] = f"{offset} {'+' if lane in self.rising else ''}{seq}"
         for lane, offset in self.since.items():
