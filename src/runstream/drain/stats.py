@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from runstream.model.clock import monotonic_seconds
 from runstream.model.results import DrainReport, Failure
 
 __all__ = ["REDIS", "DrainStats", "Failure", "Timing"]
@@ -44,7 +45,7 @@ class DrainStats:
     retries: int = 0
     writes: dict[str, Timing] = field(default_factory=dict)
     failing: dict[str, Failure] = field(default_factory=dict)
-    last_beat: float = field(default_factory=time.monotonic)
+    last_beat: float = field(default_factory=monotonic_seconds)
 
     def beat(self) -> None:
         """Give a sign of life."""

@@ -7,12 +7,13 @@ not know is kept as a plain string instead of refused, and nothing is lost on a 
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
+
+from runstream.model.clock import unix_seconds
 
 __all__ = ["HIGHEST_SEQ", "TERMINAL_KINDS", "EventKind", "PAEvent", "Visibility", "create_event", "member_or_text"]
 
@@ -126,7 +127,7 @@ class PAEvent:
     span_id: str = field(default_factory=_new_span_id)
     parent_span_id: str | None = None
     seq: int = 0
-    ts: float = field(default_factory=time.time)
+    ts: float = field(default_factory=unix_seconds)
     kind: EventKind | str = EventKind.AGENT_PROGRESS
     visibility: Visibility | str = Visibility.PUBLIC
     payload: dict[str, Any] = field(default_factory=dict)

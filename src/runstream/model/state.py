@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from runstream.model.clock import unix_seconds
 from runstream.model.events import EventKind, member_or_text
 
 __all__ = ["ENDED_STATUSES", "STATUSES", "STATUS_BY_KIND", "NodeState", "RunState", "RunStatus", "status_after"]
@@ -147,8 +148,8 @@ class RunState:
     completed_nodes: list[str] = field(default_factory=list)
     action_history: list[dict[str, Any]] = field(default_factory=list)
 
-    started_at: float = field(default_factory=time.time)
-    updated_at: float = field(default_factory=time.time)
+    started_at: float = field(default_factory=unix_seconds)
+    updated_at: float = field(default_factory=unix_seconds)
     finished_at: float = 0.0
 
     tool_results_cache: dict[str, Any] = field(default_factory=dict)

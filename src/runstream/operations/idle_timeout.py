@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+
+from runstream.model.clock import monotonic_seconds
 
 __all__ = ["IdleTimeout"]
 
@@ -19,7 +20,7 @@ class IdleTimeout:
         clock: The time in seconds.
     """
 
-    def __init__(self, run_id: str, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run_id: str, seconds: float | None, clock: Callable[[], float] = monotonic_seconds) -> None:
         self._run_id = run_id
         self._seconds = seconds
         self._clock = clock

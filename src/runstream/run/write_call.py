@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple
 
+from runstream.model.clock import unix_seconds
 from runstream.model.errors import StoreUnavailable
 from runstream.model.events import EventKind
 from runstream.model.results import E
@@ -39,7 +39,7 @@ class WriteCall(Generic[E]):
         result: What it returned then.
     """
 
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=unix_seconds)
     events: Sequence[E] | None = None
     seqs: range = range(0)
     resolve: Callable[[], Operation[Any]] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from runstream.codec.record import decode_record, fields_of
 from runstream.codec.snapshot_fields import pack_state, unpack_state
 from runstream.codec.stored import STORED_PACKER
 from runstream.codec.upcasts import Upcasts
+from runstream.model.clock import unix_seconds
 from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Fallback
@@ -66,7 +66,7 @@ class InMemoryCheckpointer(Store[E, S]):
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         upcasts: Upcasts | None = None,
         require_lease: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_seconds,
         name: str = "",
     ) -> None:
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
@@ -120,7 +120,7 @@ class MemoryOperations(LocalOperations[E, S]):
         memory: _Memory,
         *,
         require_lease: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_seconds,
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
         self._memory = memory  # kept, so that it is held over forks

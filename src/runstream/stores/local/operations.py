@@ -7,7 +7,6 @@ as one blocking call. What an append does to a run is decided in :mod:`runstream
 from __future__ import annotations
 
 import copy
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, Generic, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.snapshot_fields import plain_state
+from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
@@ -52,7 +52,7 @@ class LocalOperations(ABC, Generic[E, S]):
     """
 
     def __init__(
-        self, codec: Codec[E, S], *, require_lease: bool = False, clock: Callable[[], float] = time.time
+        self, codec: Codec[E, S], *, require_lease: bool = False, clock: Callable[[], float] = unix_seconds
     ) -> None:
         self.codec = codec
         self._require_lease = require_lease

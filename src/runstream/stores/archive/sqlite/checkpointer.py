@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
 from runstream.codec.upcasts import Upcasts
+from runstream.model.clock import unix_seconds
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.operations.arguments import check_count
@@ -65,7 +65,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         require_lease: bool = False,
         keep_snapshots: int | None = None,
         mode: int | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_seconds,
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         check_mode(mode)

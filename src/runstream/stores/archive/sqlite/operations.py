@@ -9,7 +9,6 @@ purpose-agent's own writers do beside ours, in :mod:`runstream.stores.archive.sq
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from operator import itemgetter
@@ -25,6 +24,7 @@ from runstream.model.archive_records import (
     RunBatch,
     RunHeader,
 )
+from runstream.model.clock import unix_seconds
 from runstream.model.errors import CorruptRecordError, StoreUnavailable
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import check_name, check_run_id
@@ -102,7 +102,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         require_lease: bool,
         keep_snapshots: int | None,
         mode: int | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_seconds,
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
         self._keep_snapshots = keep_snapshots

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from runstream.model.clock import monotonic_seconds
 from runstream.model.results import LeaseGrant
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command
@@ -53,7 +54,7 @@ class Attempt(Generic[W]):
     batch: Batch
     call: Command
     sending: Sending
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=monotonic_seconds)
     outcome: Outcome | None = None
 
     @property

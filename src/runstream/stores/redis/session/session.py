@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from runstream.codec.event_codec import Codec
+from runstream.model.clock import monotonic_seconds
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import glimpse
 from runstream.model.results import E, S
@@ -58,7 +58,7 @@ class Session(Generic[E, S]):
     require_lease: bool = False
     recent: RecentAppends | None = None
     max_hot_events: int | None = None
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = monotonic_seconds
     producers: ProducerPool = field(default_factory=ProducerPool)
     coverage: CoverageBook = field(default_factory=CoverageBook)
     snapshots: SnapshotCache = field(default_factory=SnapshotCache)
