@@ -17,7 +17,7 @@ import redis
 from runstream import RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.namespace import namespace_of
-from tests.chaos.judge import (
+from runstream.testing.judge import (
     Copy,
     Testimony,
     copy_in_jsonl,

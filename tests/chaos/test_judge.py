@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.chaos.judge import Copy, faults_of_copy, find_faults, hear
+from runstream.testing.judge import Copy, faults_of_copy, find_faults, hear
 
 A = [["sends", "r", ["@a/1@"], None], ["told", "r", ["@a/1@"], 1], ["sends", "r", ["@a/2@", "@a/3@"], None]]
 B = [

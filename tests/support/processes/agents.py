@@ -1,7 +1,4 @@
-"""Processes that use runs in all the ways there are, and note what they sent and what they were told.
-
-Each event has a mark in its payload, ``@LANE/NUMBER@``, by which a judge finds it in whatever bytes it is stored.
-"""
+"""Processes in which an agent uses runs, or a reader follows one, until the parent says anything."""
 
 from __future__ import annotations
 
@@ -9,28 +6,14 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from runstream import (
-    AcknowledgedWritesLost,
-    EventKind,
-    HistoryDiverged,
-    LeaseHeld,
-    LeaseLost,
-    PAEvent,
-    RunState,
-    StoreUnavailable,
-    connect,
-    connect_async,
-)
+from runstream import AcknowledgedWritesLost, HistoryDiverged, StoreUnavailable, connect, connect_async
+from runstream.testing.agents import AGENTS
 from tests.support.processes.journal import Diary
 from tests.support.processes.talk import wait_for_all, wait_for_word
-
-LEASE_SECONDS = 2.0
-SHARED_KEYS = 40
-"""How many keys there are in each run under which every agent writes: of each, one event is to be there."""
 
 
 def act(url: str, name: str, form: str, run_ids: Sequence[str], seed: int, diary: str, archive: str) -> None:
@@ -106,194 +89,3 @@ class InLoop:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
         return lambda *args, **options: self._runner.run(method(*args, **options))
-
-
-class Agent:
-    """Appends single events and batches, with keys of its own and with those that all agents share."""
-
-    def __init__(self, store: Any, name: str, run_ids: Sequence[str], told: Diary, dice: random.Random) -> None:
-        self.store = store
-        self.name = name
-        self.run_ids = run_ids
-        self.told = told
-        self.dice = dice
-        self._number = 0
-
-    def take_turn(self) -> None:
-        """Do one thing to one run, until it was told what came of it."""
-        run_id = self.dice.choice(self.run_ids)
-        size = self.dice.choice([1, 1, 1, 2, 3, 20])
-        marks = [f"@{self.name}/{self._number + n}@" for n in range(1, size + 1)]
-        self._number += size
-        keys = self.choose_keys(marks)
-        self.told.note(["sends", run_id, marks, keys])
-        try:
-            first = self._until_told(run_id, [self.event(run_id, mark) for mark in marks], keys)
-        except (AcknowledgedWritesLost, HistoryDiverged):
-            self._lost(run_id)
-        except StoreUnavailable:  # the server's clock has leapt, and nobody can tell any more
-            pass
-        else:
-            self.told.note(["told", run_id, marks, first])
-        time.sleep(self.dice.uniform(0, 0.02))
-
-    def settle(self) -> None:
-        """Touch each run once more: what was lost is told by then."""
-        for run_id in self.run_ids:
-            with suppress(LeaseHeld, LeaseLost, StoreUnavailable):
-                try:
-                    self._until_told(run_id, [self.event(run_id, f"@{self.name}/last@")], None)
-                except (AcknowledgedWritesLost, HistoryDiverged):
-                    self._lost(run_id)
-
-    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
-        """The keys of events with these marks, or none."""
-        chance = self.dice.random()
-        if chance < 0.2:
-            return [mark.strip("@") for mark in marks]
-        if chance < 0.3 and len(marks) == 1:
-            return [f"shared-{self.dice.randrange(SHARED_KEYS)}"]
-        return None
-
-    def event(self, run_id: str, mark: str) -> PAEvent:
-        """One event of this agent's lane."""
-        number = mark.partition("/")[2].strip("@")
-        seq = int(number) if number.isdecimal() else 2**40
-        return PAEvent(run_id, lane_id=self.name, seq=seq, kind=EventKind.TOOL_RESULT, payload=self.payload(mark))
-
-    def payload(self, mark: str) -> dict[str, Any]:
-        """What an event with this mark carries."""
-        return {"mark": mark, "text": "x" * self.dice.choice([10, 100, 3000])}
-
-    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        """Append them, and return the offset of the first."""
-        first: int = self.store.append(run_id, events, keys=keys).first_offset
-        return first
-
-    def begin_anew(self, run_id: str) -> None:
-        """Take a run as it is now."""
-        self.store.forget(run_id)
-
-    def _lost(self, run_id: str) -> None:
-        self.told.note(["lost", run_id])
-        self.begin_anew(run_id)
-
-    def _until_told(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        while True:
-            try:
-                return self.write(run_id, events, keys)
-            except StoreUnavailable as error:
-                if error.is_final:
-                    raise
-            time.sleep(0.002)
-
-
-class InLeases(Agent):
-    """Writes each batch under a lease on its lane, which it keeps as long as it can."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._leases: dict[str, Any] = {}
-
-    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
-        return [mark.strip("@") for mark in marks]  # so that a batch may come again under another lease
-
-    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        while True:
-            try:
-                lease = self._leases.get(run_id) or self.store.lease(
-                    run_id, owner=self.name, lane_id=self.name, ttl=LEASE_SECONDS, wait=30.0
-                )
-                self._leases[run_id] = lease
-                first: int = lease.append(run_id, events, keys=keys).first_offset
-            except (LeaseLost, LeaseHeld):
-                self._drop(run_id)
-            else:
-                return first
-
-    def begin_anew(self, run_id: str) -> None:
-        self._drop(run_id)
-        super().begin_anew(run_id)
-
-    def settle(self) -> None:
-        super().settle()
-        for run_id in list(self._leases):
-            self._drop(run_id)
-
-    def _drop(self, run_id: str) -> None:
-        lease = self._leases.pop(run_id, None)
-        if lease is not None:
-            with suppress(StoreUnavailable, LeaseLost, AcknowledgedWritesLost, HistoryDiverged):
-                lease.release()
-
-
-class InRuns(Agent):
-    """Emits through a Run, and sends again what got no reply as the error says."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._runs: dict[str, Any] = {}
-
-    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
-        return None
-
-    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        run = self._runs.get(run_id)
-        if run is None:
-            run = self._runs[run_id] = self.store.open_run(run_id, lane_id=self.name)
-        emissions = [(event.kind, event.payload) for event in events]
-        try:
-            recorded = run.emit_many(emissions)
-        except StoreUnavailable as error:
-            recorded = self._resent(error)
-        if self.dice.random() < 0.1:
-            with suppress(StoreUnavailable):  # the next covers as much
-                run.checkpoint()
-        first: int = recorded[0].offset
-        return first
-
-    @staticmethod
-    def _resent(error: StoreUnavailable) -> Any:
-        while error.resend is not None and not error.is_final:
-            try:
-                return error.resend()
-            except StoreUnavailable as next_error:
-                error = next_error
-                time.sleep(0.002)
-        raise error
-
-    def begin_anew(self, run_id: str) -> None:
-        self._runs.pop(run_id, None)
-        super().begin_anew(run_id)
-
-
-class Counter(Agent):
-    """Adds one to the state of a run, over and over."""
-
-    def take_turn(self) -> None:
-        run_id = self.dice.choice(self.run_ids)
-        self.told.note(["adds", run_id])
-        while True:
-            with suppress(StoreUnavailable):
-                self.store.update_state(run_id, _add_one, attempts=1_000_000)
-                break
-            time.sleep(0.002)
-        self.told.note(["added", run_id])
-        time.sleep(self.dice.uniform(0, 0.05))
-
-    def settle(self) -> None:
-        """It has sent no event."""
-
-
-def _add_one(state: RunState) -> None:
-    state.current_step += 1
-
-
-AGENTS: Mapping[str, type[Agent]] = {
-    "plain": Agent,
-    "async": Agent,
-    "resends": Agent,
-    "leases": InLeases,
-    "runs": InRuns,
-    "counts": Counter,
-}

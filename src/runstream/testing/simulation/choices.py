@@ -1,0 +1,51 @@
+"""The choices of a history: made by chance, or as they were made before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+__all__ = ["Choices"]
+
+
+class Choices:
+    """Makes one choice after the other, and notes them.
+
+    Args:
+        seed: Chance begins there.
+        former: Choices that were made before: they are made again first. None: all are made by chance; where there
+            are some, the ordinary choice is made after them.
+    """
+
+    def __init__(self, seed: int, former: Sequence[int] | None = None) -> None:
+        self.seed = seed
+        self.made: list[int] = []
+        self._dice = random.Random(seed)
+        self._former = former
+
+    def below(self, count: int, ordinary: int = 0) -> int:
+        """Choose one of so many."""
+        return self._choose([1] * count, ordinary)
+
+    def among(self, weights: Sequence[int]) -> int:
+        """Choose an index, each as often as its weight says; the first is the ordinary one."""
+        return self._choose(weights, 0)
+
+    def _choose(self, weights: Sequence[int], ordinary: int) -> int:
+        number = len(self.made)
+        if self._former is None:
+            chosen = ordinary if len(weights) == 1 else self._by_chance(weights)
+        elif number < len(self._former) and self._former[number] < len(weights):
+            chosen = self._former[number]
+        else:
+            chosen = ordinary
+        self.made.append(chosen)
+        return chosen
+
+    def _by_chance(self, weights: Sequence[int]) -> int:
+        at = self._dice.randrange(sum(weights))
+        for index, weight in enumerate(weights):
+            if at < weight:
+                return index
+            at -= weight
+        raise AssertionError("unreachable: the weights add up to more")

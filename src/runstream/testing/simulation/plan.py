@@ -1,0 +1,50 @@
+"""Who takes part in a game, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Finding", "Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who takes part in a game, and what may befall them.
+
+    Attributes:
+        forms: How the agents work, one each (see :data:`runstream.testing.agents.AGENTS`).
+        workers: How many drain workers there are.
+        followers: How many follow the first run, through an archive as well.
+        runs: How many runs there are.
+        turns: How often each agent writes.
+        claim_seconds: How long a claim lasts.
+        troubles: What befalls them at the server: names of methods of :class:`Game`.
+        fates: The weights of the fates of a round trip, in the order of :class:`~.server.Fate`.
+        disk_fates: The weights of what becomes of a write to a file: it is made, the process is killed before it,
+            it fails.
+    """
+
+    forms: Sequence[str] = ("plain", "leases", "runs", "resends", "counts")
+    workers: int = 2
+    followers: int = 1
+    runs: int = 2
+    turns: int = 12
+    claim_seconds: float = 2.0
+    troubles: Sequence[str] = ("restart", "leave", "leap", "step_clock")
+    fates: Sequence[int] = (300, 3, 5, 1, 2, 1, 1)
+    disk_fates: Sequence[int] = (300, 1, 1)
+    most_steps: int = 60_000
+
+
+@dataclass
+class Finding:
+    """What came of a game: what was wrong, the choices by which it is played again, and its story."""
+
+    seed: int
+    faults: list[str]
+    choices: list[int]
+    story: list[str]
+    steps: int = 0
+    events: int = 0
+    losses: int = 0

@@ -1,0 +1,79 @@
+"""Simulated histories end well, replay exactly, and a failing one becomes a short story."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from runstream.testing.simulation import Choices, Plan, play, shrink
+from runstream.testing.simulation.server import SimulatedServer
+from tests.simulation.plans import FAILOVERS, PLANS, STORM
+
+SEEDS = 6
+EXHAUSTIVE_STEPS = 200_000
+FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_each_history_ends_well(name: str) -> None:
+    """What was acknowledged is there once, in order, in Redis or in each archive; what was lost was told."""
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
+        finding = play(PLANS[name], Choices(seed))
+        assert not finding.faults, f"seed {seed}: {finding.faults[:3]}\n" + "\n".join(finding.story[-60:])
+        assert finding.events > 20
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = events = losses = 0
+    seed = FIRST_SEED + SEEDS
+    while steps < EXHAUSTIVE_STEPS:
+        for name, plan in PLANS.items():
+            finding = play(plan, Choices(seed))
+            assert not finding.faults, f"{name}, seed {seed}: {finding.faults[:3]}"
+            steps, events, losses = steps + finding.steps, events + finding.events, losses + finding.losses
+        seed += 1
+    with capsys.disabled():
+        print(f"\nsimulated: {steps:,} steps, {events:,} batches, {losses} failovers")
+    assert losses > 10
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_history_replays_exactly(plan: Plan) -> None:
+    """From its seed, and from its choices; whatever was played before."""
+    first = play(plan, Choices(3))
+    again = play(plan, Choices(3))
+    assert (again.story, again.choices) == (first.story, first.choices)
+    from_choices = play(plan, Choices(3, first.choices))
+    assert from_choices.story == first.story
+
+
+def test_a_failing_history_becomes_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shrunk, it has few troubles left, and fails of the same."""
+    # a server that loses what it had, where nobody expects it
+    monkeypatch.setattr(SimulatedServer, "restart", _lose_all)
+    plan = Plan(forms=("plain",), workers=1, followers=0, runs=1, turns=6, most_steps=3_000)
+    failing = next(found for seed in range(1, 60) if (found := play(plan, Choices(seed))).faults)
+    tries: list[int] = []
+
+    def fails(choices: Any) -> bool:
+        tries.append(1)
+        return bool(play(plan, Choices(failing.seed, choices)).faults)
+
+    shrunk = shrink(failing.choices, fails, most_tries=60)
+    found = play(plan, Choices(failing.seed, shrunk))
+    assert found.faults
+    assert sum(map(bool, shrunk)) < sum(map(bool, failing.choices)) / 3
+    assert any("restart" in line for line in found.story)
+
+
+def _lose_all(server: SimulatedServer) -> None:
+    for database in server.fake.dbs.values():
+        database._dict.clear()
+
+
+def test_the_plans_have_all_forms_of_agents() -> None:
+    assert set(STORM.forms) | set(FAILOVERS.forms) == {"plain", "leases", "runs", "resends", "counts"}
