@@ -70,6 +70,12 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def model(session: nox.Session) -> None:
+    """The model of the protocol, in all sizes but the largest, and what each check in it is for; it needs spin."""
+    session.run("python", "-m", "tests.support.model_check", *session.posargs)
+
+
+@nox.session(python="3.11")
 def bench(session: nox.Session) -> None:
     """Each operation beside what one would write by hand, as ratios."""
     session.install("-e", ".[dev]")

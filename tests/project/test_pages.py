@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "runstream"
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/formats.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/architecture.md", "docs/formats.md", "docs/protocol.md", "CONTRIBUTING.md"]
+)
 def test_every_file_that_a_page_names_is_there(page: str) -> None:
     """A path is one of the repository, or one below ``src/runstream``, or the end of one that was named before."""
     text = (ROOT / page).read_text(encoding="utf-8")
