@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from runstream.testing.simulation import Choices, Plan, play, shrink
+from runstream.testing.agents import AGENTS
+from runstream.testing.simulation import PLANS, Choices, Plan, play, shrink
 from runstream.testing.simulation.server import SimulatedServer
-from tests.simulation.plans import FAILOVERS, PLANS, STORM
 
 SEEDS = 6
 EXHAUSTIVE_STEPS = 200_000
@@ -76,4 +76,4 @@ def _lose_all(server: SimulatedServer) -> None:
 
 
 def test_the_plans_have_all_forms_of_agents() -> None:
-    assert set(STORM.forms) | set(FAILOVERS.forms) == {"plain", "leases", "runs", "resends", "counts"}
+    assert {form for plan in PLANS.values() for form in plan.forms} == set(AGENTS) - {"async"}

@@ -9,6 +9,7 @@ process or stop it for an hour. So one seed is one history, which replays exactl
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.game import Game, play
 from runstream.testing.simulation.plan import Finding, Plan
+from runstream.testing.simulation.plans import PLANS
 from runstream.testing.simulation.shrink import shrink
 
-__all__ = ["Choices", "Finding", "Game", "Plan", "play", "shrink"]
+__all__ = ["PLANS", "Choices", "Finding", "Game", "Plan", "play", "shrink"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["Choices"]
+__all__ = ["Choices", "Dice"]
 
 
 class Choices:
@@ -49,3 +50,26 @@ class Choices:
                 return index
             at -= weight
         raise AssertionError("unreachable: the weights add up to more")
+
+
+class Dice:
+    """Chance as an agent uses it, made of the game's choices."""
+
+    def __init__(self, choices: Choices) -> None:
+        self._choices = choices
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        """One of these."""
+        return options[self._choices.below(len(options))]
+
+    def randrange(self, stop: int) -> int:
+        """A number below."""
+        return self._choices.below(stop)
+
+    def random(self) -> float:
+        """A number from 0 to 1."""
+        return self._choices.below(20) / 20
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number between."""
+        return low + (high - low) * self.random()

@@ -54,20 +54,22 @@ class Disk:
         def write(handle: int, data: Any, /) -> int:
             if not self._scheduler.is_simulated():
                 return call(handle, data)
-            fate = self._fate("write")
+            half = len(data) // 2
+            fate = self._fate("write", lambda: call(handle, data[:half]))
             if fate == _FAILS:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return call(handle, data)
 
         return write
 
-    def _fate(self, name: str) -> int:
+    def _fate(self, name: str, do_half: Callable[[], object] = lambda: None) -> int:
         scheduler = self._scheduler
         scheduler.step()
         fate = scheduler.choices.among(self._fates())
         if fate:
-            scheduler.note(f"{name}: {('', 'the process is killed before it', 'it fails')[fate]}")
+            scheduler.note(f"{name}: {('', 'the process is killed at it', 'it fails')[fate]}")
         if fate == _KILLED:
+            do_half()
             scheduler.kill(scheduler.process)
             scheduler.step()
         return fate

@@ -31,7 +31,7 @@ from runstream.testing.judge import (
     find_faults,
     hear,
 )
-from runstream.testing.simulation.choices import Choices
+from runstream.testing.simulation.choices import Choices, Dice
 from runstream.testing.simulation.clock import Clock, in_place
 from runstream.testing.simulation.disk import Disk
 from runstream.testing.simulation.plan import Finding, Plan
@@ -162,8 +162,12 @@ class Game:
     def _start(self, kind: str, body: Callable[[Process], None], again: Callable[[], _Player]) -> _Player:
         self._started += 1
         process = Process(f"{kind}.{self._started}")
-        has_ended = self.scheduler.spawn(process, process.name, partial(body, process))
-        return _Player(process, has_ended, again)
+
+        def run() -> None:
+            with suppress(StoreUnavailable):  # of an archive, as it opens: somebody starts another process
+                body(process)
+
+        return _Player(process, self.scheduler.spawn(process, process.name, run), again)
 
     def _start_agent(self, form: str) -> _Player:
         notes, done = _Notes(), list[bool]()
@@ -173,7 +177,7 @@ class Game:
             choices = self.scheduler.choices
             patience = (0.0, 0.05, 10.0)[choices.below(3)]
             with self._opened(process, retry_seconds=patience, resend_lost=form == "resends") as store:
-                dice = _Dice(choices)
+                dice = Dice(choices)
                 agent = AGENTS[form](store, process.name, self.runs, notes, dice)  # type: ignore[arg-type] # as Random
                 for _ in range(self.plan.turns):
                     agent.take_turn()
@@ -187,13 +191,9 @@ class Game:
 
     def _start_worker(self) -> _Player:
         def work(process: Process) -> None:
-            with suppress(StoreUnavailable), ExitStack() as stack:  # of an archive: somebody starts another
-                store = stack.enter_context(self._opened(process))
-                archives = self._archives()
+            with self._at_work(process) as (store, archives):
                 if self.scheduler.choices.below(2):
                     archives.reverse()
-                for archive in archives:
-                    stack.callback(archive.close)
                 trim = ("archived", "never", "covered")[self.scheduler.choices.below(3)]
                 worker = DrainWorker(
                     store,
@@ -216,8 +216,8 @@ class Game:
 
         def watch(process: Process) -> None:
             after: int | str = 0
-            with self._opened(process) as hot:
-                store = TieredCheckpointer(hot, self._archives()[number % 2])
+            with self._at_work(process) as (hot, archives):
+                store = TieredCheckpointer(hot, archives[number % 2])
                 while not self._is_enough.is_set():
                     try:
                         for item in store.follow(run_id, after, idle_timeout=0.5):
@@ -233,6 +233,16 @@ class Game:
         player = self._start("follower", watch, partial(self._start_follower, number))
         player.goes_on = True
         return player
+
+    @contextmanager
+    def _at_work(self, process: Process) -> Iterator[tuple[RedisCheckpointer[Any, Any], list[Any]]]:
+        """A store and the archives of a process."""
+        with ExitStack() as stack:
+            store = stack.enter_context(self._opened(process))
+            archives = self._archives()
+            for archive in archives:
+                stack.callback(archive.close)
+            yield store, archives
 
     @contextmanager
     def _opened(self, process: Process, **options: Any) -> Iterator[RedisCheckpointer[Any, Any]]:
@@ -350,29 +360,6 @@ class Game:
             "sqlite": copy_in_sqlite(self._directory / "archive.db", run_id),
             "jsonl": copy_in_jsonl(self._directory / "archive", run_id),
         }
-
-
-class _Dice:
-    """Chance as an agent uses it, made of the game's choices."""
-
-    def __init__(self, choices: Choices) -> None:
-        self._choices = choices
-
-    def choice(self, options: Sequence[Any]) -> Any:
-        """One of these."""
-        return options[self._choices.below(len(options))]
-
-    def randrange(self, stop: int) -> int:
-        """A number below."""
-        return self._choices.below(stop)
-
-    def random(self) -> float:
-        """A number from 0 to 1."""
-        return self._choices.below(20) / 20
-
-    def uniform(self, low: float, high: float) -> float:
-        """A number between."""
-        return low + (high - low) * self.random()
 
 
 def play(plan: Plan, choices: Choices) -> Finding:

@@ -6,16 +6,17 @@ A replica is what the server held a while ago: when it is promoted, what was wri
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import fakeredis
 
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.single import SingleServerTransport
+from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.scheduler import Process, Scheduler
 
@@ -44,6 +45,9 @@ STOPS_SECONDS = (1.0, 40.0, 3600.0)
 class SimulatedServer:
     """One server, and the replica that follows it."""
 
+    broken: ClassVar[Mapping[str, str]] = {}
+    """By the name of a script, what the server has in its place: for tests of whether that is found."""
+
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.is_away = False
@@ -53,6 +57,7 @@ class SimulatedServer:
         self.fake = fakeredis.FakeServer()
         self._replica: Any = None
         self.losses = 0
+        self._forget_scripts()
         self.exchanges = 0
 
     def execute(self, send: Callable[[], Replies]) -> Replies:
@@ -78,12 +83,17 @@ class SimulatedServer:
         if self._replica is not None:
             for number, (values, heap) in copy.deepcopy(self._replica).items():
                 self.fake.dbs[number]._dict, self.fake.dbs[number]._expiry_heap = values, heap
-        self.fake.script_cache.clear()
+        self._forget_scripts()
         self.losses += 1
 
     def restart(self) -> None:
         """Let the server come back with its data, and without its scripts."""
+        self._forget_scripts()
+
+    def _forget_scripts(self) -> None:
         self.fake.script_cache.clear()
+        for name, source in self.broken.items():
+            self.fake.script_cache[SCRIPT[name].encode()] = source.encode()
 
 
 class SimulatedTransport(SingleServerTransport):

@@ -1,0 +1,62 @@
+"""``python -m runstream.testing.simulation``: play games until so many steps were made, or one ends badly."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Annotated
+
+import typer
+
+from runstream.testing.simulation.choices import Choices
+from runstream.testing.simulation.game import play
+from runstream.testing.simulation.plan import Finding, Plan
+from runstream.testing.simulation.plans import PLANS
+from runstream.testing.simulation.shrink import shrink
+
+_LINES = 60
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="How many steps to make in all.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="The first seed; the next game has the next one.")] = 1,
+    plan: Annotated[str, typer.Option(help=f"Which games: {', '.join(PLANS)}, or all.")] = "all",
+    tries: Annotated[int, typer.Option(help="How many shorter histories to try of one that fails.")] = 400,
+) -> None:
+    """Play simulated games: each seed is one history, which replays exactly."""
+    if plan != "all" and plan not in PLANS:
+        raise typer.BadParameter(
+            f"there is no plan {plan!r}: name one of {', '.join(PLANS)}, or all", param_hint="--plan"
+        )
+    chosen = PLANS if plan == "all" else {plan: PLANS[plan]}
+    logging.disable(logging.CRITICAL)  # troubles are what it is about
+    began, made, games, batches, losses = time.monotonic(), 0, 0, 0, 0
+    while made < steps:
+        for name, one in chosen.items():
+            finding = play(one, Choices(seed))
+            made, games = made + finding.steps, games + 1
+            batches, losses = batches + finding.events, losses + finding.losses
+            if finding.faults:
+                _tell(name, one, finding, tries)
+                raise typer.Exit(1)
+        seed += 1
+    typer.echo(
+        f"{made:,} steps of {games} games in {time.monotonic() - began:.0f} s: {batches:,} batches acknowledged,"
+        f" {losses} failovers, nothing lost, doubled or out of order"
+    )
+
+
+def _tell(name: str, plan: Plan, finding: Finding, tries: int) -> None:
+    """Tell what went wrong, as shortly as it can be had."""
+    typer.echo(f"plan {name}, seed {finding.seed}: {finding.faults[0]}")
+    typer.echo(f"looking for a shorter history ({tries} tries at most) ...")
+    shorter = shrink(finding.choices, lambda one: bool(play(plan, Choices(finding.seed, one)).faults), tries)
+    found = play(plan, Choices(finding.seed, shorter))
+    typer.echo("\n".join(found.story[-_LINES:]))
+    for fault in found.faults:
+        typer.echo(fault)
+    typer.echo(f"its choices: {shorter}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,56 @@
+"""docs/simulation.md does what it says, and so does the command that plays games."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from runstream.testing.simulation import PLANS
+from runstream.testing.simulation.__main__ import main
+from tests.simulation.breaks import BREAKS
+
+PAGE = Path(__file__).parents[2] / "docs/simulation.md"
+
+
+@pytest.fixture(autouse=True)
+def _loud() -> Iterator[None]:
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = PAGE.read_text("utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (said,) = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(example, {})
+    assert capsys.readouterr().out == said
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for line in commands.splitlines():
+        options = line.split()[3:]
+        assert set(options[::2]) <= {"--steps", "--seed", "--plan"}
+
+
+def test_the_command_plays_so_many_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    main(steps=1_000, seed=2, plan="failovers")
+    assert re.search(r"^[\d,]+ steps of \d games in \d+ s: \d+ batches", capsys.readouterr().out)
+    with pytest.raises(typer.BadParameter, match=", ".join(PLANS)):
+        main(plan="nonsense")
+
+
+def test_the_command_tells_the_story_of_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = BREAKS[0]
+    one.make(monkeypatch)
+    with pytest.raises(typer.Exit) as ended:
+        main(plan=one.plan, tries=5)
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().out
+    assert re.search(r"^plan storm, seed \d+: ", said)
+    assert "sends append" in said
+    assert "its choices: [" in said
