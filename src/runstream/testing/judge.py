@@ -48,7 +48,9 @@ def copy_in_jsonl(directory: Path, run_id: str) -> Copy:
     found: dict[Place, str] = {}
     pending: dict[Place, str] = {}
     path = directory / run_id / "events.jsonl"
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    # what follows the last line break was torn as its writer was killed, and a blank line is in the place of such
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for line in filter(bytes.strip, lines):
         document = json.loads(line)
         if "$run" in document:
             continue
