@@ -68,7 +68,7 @@ def over(events: list[PAEvent], since_seq: int) -> list[PAEvent]:
 
 @pytest.mark.one_in(2)
 @given(batches=st.lists(drafts, min_size=1, max_size=4), how=st.sampled_from(["one", "many", "keys"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_the_answer_is_that_of_a_plain_list(store: Store, batches: list[Any], how: str) -> None:
     run_id = f"r{next(numbers)}"
     events: list[PAEvent] = []
