@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,7 @@ import redis
 from runstream import RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.judge import (
-    Copy,
-    Testimony,
-    copy_in_jsonl,
-    copy_in_sqlite,
-    copy_in_stream,
-    faults_of_copy,
-    find_faults,
-    hear,
-)
+from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, hear, judge
 from tests.support.kinds import REAL
 from tests.support.operations import session_of
 from tests.support.processes.child import Child, Command
@@ -209,34 +200,19 @@ class Game:
         faults = []
         for run_id in RUNS:
             stream, copies = self._copies(hot, run_id)
-            faults += [f"{run_id}: {fault}" for name in copies for fault in faults_of_copy(name, copies[name])]
-            if run_id in parked:  # what the archives have beside the stream is what was lost
-                assert losses, parked
-                first = min(stream)
-                copies = {
-                    name: {p: mark for p, mark in copy.items() if p < first} for name, copy in copies.items()
-                }
-            found = find_faults(stream, copies, said[run_id], losses=losses)
+            snapshot = hot.load_snapshot(run_id)
+            steps = 0 if snapshot is None else snapshot.state.current_step
+            is_parked = run_id in parked
+            found = judge(stream, copies, said[run_id], steps, is_parked=is_parked, losses=losses)
             faults += [f"{run_id}: {fault}" for fault in found]
-            if not losses:
-                faults += self._faults_of_state(hot, run_id, said[run_id])
         faults += self._faults_of_watchers(hot, parked)
         assert not faults, "\n".join(faults)
         assert sum(len(testimony.sent) for testimony in said.values()) > 20, "they did next to nothing"
 
-    def _copies(self, hot: RedisCheckpointer[Any, Any], run_id: str) -> tuple[Copy, dict[str, Copy]]:
+    def _copies(self, hot: RedisCheckpointer[Any, Any], run_id: str) -> tuple[Copy, Mapping[str, Copy]]:
         with redis.Redis(unix_socket_path=self._socket_path) as raw:
             stream = copy_in_stream(raw, session_of(hot).keys.run(run_id).events)
-        return stream, {
-            "sqlite": copy_in_sqlite(self._directory / "archive.db", run_id),
-            "jsonl": copy_in_jsonl(self._directory / "archive", run_id),
-        }
-
-    @staticmethod
-    def _faults_of_state(hot: RedisCheckpointer[Any, Any], run_id: str, said: Testimony) -> list[str]:
-        snapshot = hot.load_snapshot(run_id)
-        steps = 0 if snapshot is None else snapshot.state.current_step
-        return [] if said.added <= steps <= said.adds else [f"{run_id}: {steps} steps; {said.added} were told"]
+        return stream, copies_in_archives(self._directory, run_id)
 
     def _faults_of_watchers(self, hot: RedisCheckpointer[Any, Any], parked: Collection[str]) -> list[str]:
         faults = []

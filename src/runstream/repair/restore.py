@@ -296,13 +296,13 @@ class Lanes:
         """Add the next entry. Lane and ``seq`` of one that does not read are not known."""
         if entry.offset == self.keep_from:
             self.peaks[entry.offset - 1] = self.peak
-        if entry.data is None:
-            self.unread = entry.offset
         if entry.data is not None:
             self._add_event(entry.offset, entry_fields(run_id, entry) or {})
-        elif entry.raw is not None:
-            self.peak, self._has_unread = HIGHEST_SEQ, True
-            self.rising.clear()
+        else:
+            self.unread = entry.offset
+            if entry.raw is not None:
+                self.peak, self._has_unread = HIGHEST_SEQ, True
+                self.rising.clear()
         if entry.offset in self.covered.values():
             self.peaks[entry.offset] = self.peak
 

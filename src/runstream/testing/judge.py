@@ -64,6 +64,14 @@ def copy_in_jsonl(directory: Path, run_id: str) -> Copy:
     return found
 
 
+def copies_in_archives(directory: Path, run_id: str) -> Mapping[str, Copy]:
+    """What the archives of a game hold of a run: ``archive.db`` and ``archive`` in its directory."""
+    return {
+        "sqlite": copy_in_sqlite(directory / "archive.db", run_id),
+        "jsonl": copy_in_jsonl(directory / "archive", run_id),
+    }
+
+
 @dataclass
 class Sent:
     """A batch: its events' marks, their keys, and what its sender was told."""
@@ -107,6 +115,31 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 batch.may_be_lost |= was_killed
             heard[run_id].sent += batches
     return heard
+
+
+def judge(
+    hot: Copy, archives: Mapping[str, Copy], said: Testimony, steps: int, *, is_parked: bool, losses: bool
+) -> Iterator[str]:
+    """What is wrong with one run, its archives and its state.
+
+    Args:
+        hot: What its stream holds.
+        archives: What each archive holds, by name.
+        said: What the agents sent, and what they were told.
+        steps: The step in its state, to which each agent that counts has added one at a time.
+        is_parked: Workers have set it aside.
+        losses: The server has lost what it had acknowledged; else no run may be set aside.
+    """
+    for name, copy in archives.items():
+        yield from faults_of_copy(name, copy)
+    if is_parked and not losses:
+        yield "it is parked"
+    if is_parked:  # what the archives have beside the stream is what was lost
+        first = min(hot, default=(0, 0))
+        archives = {name: {p: mark for p, mark in copy.items() if p < first} for name, copy in archives.items()}
+    yield from find_faults(hot, archives, said, losses=losses)
+    if not losses and not said.added <= steps <= said.adds:
+        yield f"{steps} steps; {said.added} were told, {said.adds} sent"
 
 
 def find_faults(

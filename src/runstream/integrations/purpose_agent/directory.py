@@ -32,7 +32,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.damaged_lines import came_whole, sound_facts
 from runstream.stores.archive.jsonl.directory import ABOUT, TRASH
 from runstream.stores.archive.jsonl.growing_files import stable_lines, until_cut
-from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, is_usual, own_entry
+from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import latest_snapshots
@@ -115,7 +115,7 @@ class _RunDirectory(SourceRun):
             return
         with file:
             index = self._index = LogIndex(self.run_id)
-            index.scan(stable_lines(file, is_usual))
+            index.scan(stable_lines(file))
             start = index.start
             lines = _Counted(file)
             if start is not None and index.last != start:

@@ -24,22 +24,17 @@ class Choices:
         self._dice = random.Random(seed)
         self._former = former
 
-    def below(self, count: int, ordinary: int = 0) -> int:
-        """Choose one of so many."""
-        return self._choose([1] * count, ordinary)
+    def below(self, count: int) -> int:
+        """Choose one of so many; the first is the ordinary one."""
+        return self.among([1] * count)
 
     def among(self, weights: Sequence[int]) -> int:
         """Choose an index, each as often as its weight says; the first is the ordinary one."""
-        return self._choose(weights, 0)
-
-    def _choose(self, weights: Sequence[int], ordinary: int) -> int:
-        number = len(self.made)
+        number, chosen = len(self.made), 0
         if self._former is None:
-            chosen = ordinary if len(weights) == 1 else self._by_chance(weights)
+            chosen = 0 if len(weights) == 1 else self._by_chance(weights)
         elif number < len(self._former) and self._former[number] < len(weights):
             chosen = self._former[number]
-        else:
-            chosen = ordinary
         self.made.append(chosen)
         return chosen
 

@@ -13,8 +13,8 @@ from runstream.testing.simulation.scheduler import Scheduler
 __all__ = ["Disk"]
 
 _CHANGES = ("pwrite", "fsync", "ftruncate", "replace", "rename", "unlink", "mkdir")
-_MAY_FAIL = ("fsync",)
-_KILLED, _FAILS = 1, 2
+_MAY_FAIL = ("fsync", "write")
+_MADE, _KILLED, _FAILS = 0, 1, 2
 
 
 class Disk:
@@ -44,7 +44,7 @@ class Disk:
 
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def change(*args: Any, **options: Any) -> Any:
-            if self._scheduler.is_simulated() and self._fate(name) == _FAILS and name in _MAY_FAIL:
+            if self._scheduler.is_simulated() and self._fate(name) == _FAILS:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return call(*args, **options)
 
@@ -66,6 +66,8 @@ class Disk:
         scheduler = self._scheduler
         scheduler.step()
         fate = scheduler.choices.among(self._fates())
+        if fate == _FAILS and name not in _MAY_FAIL:
+            fate = _MADE
         if fate:
             scheduler.note(f"{name}: {('', 'the process is killed at it', 'it fails')[fate]}")
         if fate == _KILLED:

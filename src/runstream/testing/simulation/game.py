@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,15 +22,7 @@ from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agents import AGENTS
-from runstream.testing.judge import (
-    Copy,
-    copy_in_jsonl,
-    copy_in_sqlite,
-    copy_in_stream,
-    faults_of_copy,
-    find_faults,
-    hear,
-)
+from runstream.testing.judge import copies_in_archives, copy_in_stream, hear, judge
 from runstream.testing.simulation.choices import Choices, Dice
 from runstream.testing.simulation.clock import Clock, in_place
 from runstream.testing.simulation.disk import Disk
@@ -50,6 +42,7 @@ class _Notes:
     def __init__(self) -> None:
         self.lines: list[Any] = []
         self.was_killed = False
+        self.is_done = False  # all but to look what became of it
 
     def note(self, value: Any) -> None:
         """Write one more line."""
@@ -63,10 +56,11 @@ class _Player:
     process: Process
     has_ended: Callable[[], bool]
     again: Callable[[], _Player]
-    notes: _Notes | None = None
-    done: Sequence[bool] = ()
-    """Is not empty once it has done all but to look what became of it."""
-    goes_on: bool = False  # until it is told to end
+    notes: _Notes | None = None  # None: it goes on until it is told to end
+
+    @property
+    def goes_on(self) -> bool:
+        return self.notes is None
 
 
 class Game:
@@ -79,13 +73,11 @@ class Game:
         self.server = SimulatedServer(self.scheduler)
         self.threads = Threads(self.scheduler)
         self.disk = Disk(self.scheduler, self._disk_fates)
-        self._is_calm = False
         self._may_settle, self._is_enough = self.threads.Event(), self.threads.Event()
         self._started = 0
         self._notes: list[_Notes] = []
         self._seen: list[tuple[str, list[Any]]] = []
         self._players: list[_Player] = []
-        self._skews: dict[Process, float] = {}
         self.runs = [f"run-{number}" for number in range(plan.runs)]
 
     # -- the surroundings ------------------------------------------------------------------------------
@@ -100,10 +92,10 @@ class Game:
         return self.server.skew_seconds if self.server.is_executing else 0.0
 
     def _fates(self) -> list[int]:
-        return [1] if self._is_calm else list(self.plan.fates)
+        return [1] if self.server.is_calm else list(self.plan.fates)
 
     def _disk_fates(self) -> list[int]:
-        return [1] if self._is_calm else list(self.plan.disk_fates)
+        return [1] if self.server.is_calm else list(self.plan.disk_fates)
 
     # -- the game ----------------------------------------------------------------------------------------
 
@@ -144,11 +136,11 @@ class Game:
 
     def close(self) -> None:
         """End all that is left."""
-        self._is_calm = True
+        self.server.is_calm = True
         self.scheduler.close()
 
     def _be_calm(self) -> None:
-        self._is_calm = self.server.is_calm = True
+        self.server.is_calm = True
         self.server.is_away = False
 
     # -- who takes part ----------------------------------------------------------------------------------
@@ -170,7 +162,7 @@ class Game:
         return _Player(process, self.scheduler.spawn(process, process.name, run), again)
 
     def _start_agent(self, form: str) -> _Player:
-        notes, done = _Notes(), list[bool]()
+        notes = _Notes()
         self._notes.append(notes)
 
         def act(process: Process) -> None:
@@ -181,12 +173,12 @@ class Game:
                 agent = AGENTS[form](store, process.name, self.runs, notes, dice)  # type: ignore[arg-type] # as Random
                 for _ in range(self.plan.turns):
                     agent.take_turn()
-                done.append(True)
+                notes.is_done = True
                 self._may_settle.wait()
                 agent.settle()
 
         player = self._start(form, act, partial(self._start_agent, form))
-        player.notes, player.done = notes, done
+        player.notes = notes
         return player
 
     def _start_worker(self) -> _Player:
@@ -205,9 +197,7 @@ class Game:
                 )
                 worker.run(self._is_enough)  # type: ignore[arg-type] # as an Event
 
-        player = self._start("worker", work, self._start_worker)
-        player.goes_on = True
-        return player
+        return self._start("worker", work, self._start_worker)
 
     def _start_follower(self, number: int) -> _Player:
         run_id = self.runs[0]
@@ -230,9 +220,7 @@ class Game:
                         store.forget(run_id)
                         after = 0
 
-        player = self._start("follower", watch, partial(self._start_follower, number))
-        player.goes_on = True
-        return player
+        return self._start("follower", watch, partial(self._start_follower, number))
 
     @contextmanager
     def _at_work(self, process: Process) -> Iterator[tuple[RedisCheckpointer[Any, Any], list[Any]]]:
@@ -309,7 +297,10 @@ class Game:
     # -- the end -----------------------------------------------------------------------------------------
 
     def _agents_are_done(self) -> bool:
-        return all(player.goes_on or (player.done and not player.process.is_dead) for player in self._players)
+        return all(
+            player.notes is None or (player.notes.is_done and not player.process.is_dead)
+            for player in self._players
+        )
 
     def _agents_have_settled(self) -> bool:
         return all(player.goes_on or player.has_ended() for player in self._players)
@@ -333,33 +324,18 @@ class Game:
         losses = self.server.losses > 0
         with self._open(Process("the host")) as hot:
             parked: Collection[str] = namespace_of(hot).status().parked
+            raw = fakeredis.FakeRedis(server=self.server.fake)
             for run_id in self.runs:
-                stream, copies = self._copies(hot, run_id)
-                for name, one in copies.items():
-                    yield from (f"{run_id}: {fault}" for fault in faults_of_copy(name, one))
-                if run_id in parked:  # what the archives have beside the stream is what was lost
-                    if not losses:
-                        yield f"{run_id} is parked: {parked}"
-                    first = min(stream, default=(0, 0))
-                    copies = {name: {p: m for p, m in one.items() if p < first} for name, one in copies.items()}
-                found = find_faults(stream, copies, said[run_id], losses=losses)
+                stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
+                copies = copies_in_archives(self._directory, run_id)
+                snapshot = hot.load_snapshot(run_id)
+                steps = 0 if snapshot is None else snapshot.state.current_step
+                is_parked = run_id in parked
+                found = judge(stream, copies, said[run_id], steps, is_parked=is_parked, losses=losses)
                 yield from (f"{run_id}: {fault}" for fault in found)
-                if not losses:
-                    snapshot = hot.load_snapshot(run_id)
-                    steps = 0 if snapshot is None else snapshot.state.current_step
-                    if not said[run_id].added <= steps <= said[run_id].adds:
-                        yield f"{run_id}: {steps} steps; {said[run_id].added} were told, {said[run_id].adds} sent"
             for run_id, seen in self._seen:
                 if [offset for offset, _ in seen] != list(range(1, len(seen) + 1)):
                     yield f"a follower of {run_id} saw a gap: {seen}"
-
-    def _copies(self, hot: RedisCheckpointer[Any, Any], run_id: str) -> tuple[Copy, Mapping[str, Copy]]:
-        raw = fakeredis.FakeRedis(server=self.server.fake)
-        keys = namespace_of(hot).keys
-        return copy_in_stream(raw, keys.run(run_id).events), {
-            "sqlite": copy_in_sqlite(self._directory / "archive.db", run_id),
-            "jsonl": copy_in_jsonl(self._directory / "archive", run_id),
-        }
 
 
 def play(plan: Plan, choices: Choices) -> Finding:

@@ -7,7 +7,7 @@ know of the simulation, and no two tasks ever run at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from greenlet import getcurrent, greenlet
 
@@ -29,7 +29,6 @@ class Process:
 
     name: str
     is_dead: bool = False
-    tasks: list[_Task] = field(default_factory=list)
 
 
 class _Task:
@@ -77,7 +76,6 @@ class Scheduler:
     def spawn(self, process: Process, name: str, body: Callable[[], None]) -> Callable[[], bool]:
         """Start a task; what is returned tells whether it has ended."""
         task = _Task(process, name, body, self._hub)
-        process.tasks.append(task)
         self._tasks.append(task)
         self._by_greenlet[task.greenlet] = task
         return lambda: task.greenlet.dead

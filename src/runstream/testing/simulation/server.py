@@ -58,14 +58,12 @@ class SimulatedServer:
         self._replica: Any = None
         self.losses = 0
         self._forget_scripts()
-        self.exchanges = 0
 
     def execute(self, send: Callable[[], Replies]) -> Replies:
         """Make an exchange, which happens at one moment by the server's clock."""
         if self.is_away:
             raise StoreUnavailable("the simulated server is away")
         self.is_executing = True
-        self.exchanges += 1
         try:
             return send()
         finally:

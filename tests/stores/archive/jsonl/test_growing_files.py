@@ -12,7 +12,6 @@ from runstream.model.errors import ConcurrencyConflict
 from runstream.model.results import Cursor
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log
 from runstream.stores.archive.jsonl.growing_files import stable_lines, until_cut
-from runstream.stores.archive.jsonl.line_format import is_usual
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import blank, let_finish
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
@@ -97,7 +96,7 @@ def test_a_line_that_is_blanked_while_it_is_read_is_read_again(tmp_path: Path) -
     lines = path.read_bytes().splitlines(keepends=True)
     before = sum(map(len, lines[:2]))
     with io.BufferedReader(Blanked(path, before, len(lines[2])), before + 100) as file:
-        found = list(stable_lines(file, is_usual))
+        found = list(stable_lines(file))
     assert found == [*lines[:2], b" " * (len(lines[2]) - 1) + b"\n", lines[3]][: len(found)]
     assert len(found) == len(lines)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
+
+from runstream.stores.archive.jsonl.line_format import is_usual
 
 __all__ = ["pieces", "stable_lines", "until_cut"]
 
@@ -35,24 +37,20 @@ def pieces(file: BinaryIO, begin: int, end: int = sys.maxsize) -> Iterator[bytes
         yield part
 
 
-def stable_lines(file: BinaryIO, is_usual: Callable[[bytes], bool]) -> Iterator[bytes]:
-    """The lines from the file's position on, none of them read while it was being blanked.
+def stable_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a log from the file's position on, none of them read while it was being blanked.
 
     A line is read in pieces and blanked in pieces: what is read may be half of either. So where not all lines are
-    as usual, they are read until they are the same twice.
-
-    Args:
-        file: The file.
-        is_usual: Whether a line needs no second reading.
+    as we write them, they are read until they are the same twice. What is added to a cut line is no line.
     """
     begin = file.tell()
     while lines := file.readlines(_BLOCK_BYTES):
-        content = b"".join(lines)
         if not all(map(is_usual, lines)):
+            content = b"".join(lines)
             while (again := os.pread(file.fileno(), len(content), begin)) != content:
                 content = again
             lines = io.BytesIO(content).readlines()
-        begin += len(content)
-        yield from until_cut(lines)
-        if not content.endswith(b"\n"):
+        begin += sum(map(len, lines))
+        yield from lines
+        if not lines[-1].endswith(b"\n"):
             return

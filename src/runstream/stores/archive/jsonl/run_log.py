@@ -34,7 +34,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import remove_run_files
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.archive.jsonl.growing_files import stable_lines
-from runstream.stores.archive.jsonl.line_format import Mark, batch_text, is_usual
+from runstream.stores.archive.jsonl.line_format import Mark, batch_text
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
 from runstream.stores.archive.jsonl.run_head import head_from_ends
@@ -292,7 +292,7 @@ class RunLog:
         if facts.st_size > known.end:
             file.seek(known.end)
             before = known.end
-            known.scan(stable_lines(file, is_usual))
+            known.scan(stable_lines(file))
             if known.end > before:
                 self._is_tidy = False  # somebody else wrote: who knows what was left
         self._identity, self._size, self._modified = identity, max(facts.st_size, known.end), facts.st_mtime

@@ -112,8 +112,8 @@ def relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
         return []
     # a worker may have settled a run, or retired it, between the look at it and the look at the sets
     now, _ = yield from _load(keys, list(calls))
-    unchanged = [run for run in runs if run in now]
-    calls = {run.run_id: calls[run.run_id] for run in unchanged if run.run_id in calls}
+    unchanged = {run.run_id for run in now if run in runs}
+    calls = {run_id: call for run_id, call in calls.items() if run_id in unchanged}
     replies = yield Exchange(list(calls.values()))
     return [run_id for run_id, is_done in zip(calls, replies, strict=True) if int(is_done)]
 
