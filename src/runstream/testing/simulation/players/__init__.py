@@ -1,0 +1,21 @@
+"""Who takes part in a game: each plays one part, in a process of its own."""
+
+from __future__ import annotations
+
+from runstream.testing.simulation.players.agent import AgentPlayer
+from runstream.testing.simulation.players.follower import FollowerPlayer
+from runstream.testing.simulation.players.player import Player
+from runstream.testing.simulation.players.worker import WorkerPlayer
+from runstream.testing.simulation.world import World
+
+__all__ = ["Player", "players_of"]
+
+
+def players_of(world: World) -> list[Player]:
+    """Let all begin that the plan names."""
+    plan = world.plan
+    return [
+        *(AgentPlayer(world, form) for form in plan.forms),
+        *(WorkerPlayer(world) for _ in range(plan.workers)),
+        *(FollowerPlayer(world, number) for number in range(plan.followers)),
+    ]

@@ -1,0 +1,56 @@
+"""What befalls a server, and those who take part in a game through it."""
+
+from __future__ import annotations
+
+from runstream.testing.simulation.world import World
+
+__all__ = ["Troubles"]
+
+_MOST_WEIGHT = 20  # of no trouble, against 1 of each that the plan names
+
+
+class Troubles:
+    """Trouble that comes now and then: each public method is one, by whose name a plan asks for it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def befall(self) -> None:
+        """Let one of those come that the plan names, or none."""
+        world = self._world
+        trouble = world.choices.among([_MOST_WEIGHT, *(1 for _ in world.plan.troubles)])
+        if trouble:
+            name = world.plan.troubles[trouble - 1]
+            world.scheduler.note(name)
+            getattr(self, name)()
+
+    def restart(self) -> None:
+        """The server knows no script any more."""
+        self._world.server.restart()
+
+    def leave(self) -> None:
+        """The server cannot be reached for a while."""
+        self._world.server.is_away = True
+        self._world.scheduler.wait(self._one_of(0.02, 0.5, 20.0))
+        self._world.server.is_away = False
+
+    def leap(self) -> None:
+        """Time passes in which nobody does anything."""
+        clock = self._world.clock
+        clock.pass_until(clock.monotonic() + self._one_of(1.0, 40.0, 3600.0))
+
+    def step_clock(self) -> None:
+        """The server's clock is set, forwards or back."""
+        self._world.server.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
+
+    def replicate(self) -> None:
+        """The replica is as the server is."""
+        self._world.server.replicate()
+
+    def fail_over(self) -> None:
+        """The replica takes the server's place: what was written since is lost."""
+        self._world.server.promote()
+        self._world.server.replicate()
+
+    def _one_of(self, *values: float) -> float:
+        return values[self._world.choices.below(len(values))]

@@ -1,0 +1,116 @@
+"""The world of a game: its server, its disks and its time, and the ways in which processes reach them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from runstream.model.errors import StoreUnavailable
+from runstream.stores.archive.jsonl import JSONLCheckpointer
+from runstream.stores.archive.sqlite import SQLiteCheckpointer
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.testing.simulation.choices import Choices
+from runstream.testing.simulation.clock import Clock
+from runstream.testing.simulation.disk import Disk
+from runstream.testing.simulation.plan import Plan
+from runstream.testing.simulation.scheduler import Process, Scheduler
+from runstream.testing.simulation.server import SimulatedServer, SimulatedTransport
+from runstream.testing.simulation.threads import Threads
+
+__all__ = ["Diary", "World"]
+
+
+class Diary:
+    """What an agent notes, which outlives it."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        self.was_killed = False
+        self.is_done = False  # all but to look what became of it
+
+    def note(self, value: Any) -> None:
+        """Write one more line."""
+        self.lines.append(json.loads(json.dumps(value)))
+
+
+class World:
+    """What all who take part in a game share.
+
+    Args:
+        plan: Who takes part, and what may befall them.
+        choices: What happens.
+        directory: Where the archives lie.
+    """
+
+    def __init__(self, plan: Plan, choices: Choices, directory: Path) -> None:
+        self.plan, self.choices, self.directory = plan, choices, directory
+        self.clock = Clock()
+        self.scheduler = Scheduler(self.clock, choices)
+        self.server = SimulatedServer(self.scheduler)
+        self.threads = Threads(self.scheduler)
+        self.disk = Disk(self.scheduler, self._disk_fates)
+        self.runs = [f"run-{number}" for number in range(plan.runs)]
+        self.diaries: list[Diary] = []
+        self.followed: list[tuple[str, list[Any]]] = []
+        """By run, what each follower has seen of it."""
+        self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
+        self._named = 0
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, in a task; elsewhere no time passes."""
+        if self.scheduler.is_simulated():
+            self.scheduler.wait(seconds)
+
+    def skew(self) -> float:
+        """How far the clock of whoever asks is ahead, in seconds."""
+        return self.server.skew_seconds if self.server.is_executing else 0.0
+
+    def be_calm(self) -> None:
+        """End all troubles."""
+        self.server.is_calm = True
+        self.server.is_away = False
+
+    def name(self, kind: str) -> str:
+        """The name of one more process of this kind."""
+        self._named += 1
+        return f"{kind}.{self._named}"
+
+    def open(self, process: Process, **options: Any) -> RedisCheckpointer[Any, Any]:
+        """The store, as a process opens it."""
+        return RedisCheckpointer(SimulatedTransport(self.server, process, self._fates), **options)
+
+    @contextmanager
+    def opened(self, process: Process, **options: Any) -> Iterator[RedisCheckpointer[Any, Any]]:
+        """The store of a process, once the server is there."""
+        while True:
+            with suppress(StoreUnavailable):
+                store = self.open(process, **options)
+                break
+            self.sleep(0.05)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def archives(self) -> list[Any]:
+        """The archives."""
+        return [SQLiteCheckpointer(self.directory / "archive.db"), JSONLCheckpointer(self.directory / "archive")]
+
+    @contextmanager
+    def at_work(self, process: Process) -> Iterator[tuple[RedisCheckpointer[Any, Any], list[Any]]]:
+        """The store and the archives of a process."""
+        with ExitStack() as stack:
+            store = stack.enter_context(self.opened(process))
+            archives = self.archives()
+            for archive in archives:
+                stack.callback(archive.close)
+            yield store, archives
+
+    def _fates(self) -> list[int]:
+        return [1] if self.server.is_calm else list(self.plan.fates)
+
+    def _disk_fates(self) -> list[int]:
+        return [1] if self.server.is_calm else list(self.plan.disk_fates)
