@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import uuid
@@ -59,6 +60,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # would compile all of runstream anew, which is half of what a command takes to start.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# The files of tests lie in memory where there is room for them: thousands of tests wait for an fsync otherwise.
+# What a loss of power leaves of files is told by disks of the tests' own.
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 2**30
+if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 @pytest.hookimpl(optionalhook=True)

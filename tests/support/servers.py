@@ -136,6 +136,7 @@ class Servers:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        _remove_left_clocks()
 
 
 def free_port() -> int:
@@ -193,6 +194,13 @@ def _await_answer_of(client: redis.Redis, process: subprocess.Popen[bytes]) -> N
 def _find_clock_library() -> str | None:
     """Debian's libfaketime, which gives a process a clock that can be set while it runs."""
     return next((str(found) for found in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+
+
+def _remove_left_clocks() -> None:
+    """Remove what processes with that library that were killed, and their children, have left in memory."""
+    for left in Path("/dev/shm").glob("*faketime_s*_[0-9]*"):
+        if not Path(f"/proc/{left.name.rpartition('_')[2]}").exists():
+            left.unlink(missing_ok=True)
 
 
 CLOCK_LIBRARY = _find_clock_library()
