@@ -12,6 +12,7 @@ import typer
 
 from runstream.testing.simulation import PLANS
 from runstream.testing.simulation.__main__ import main
+from runstream.testing.simulation.series import play_series
 from tests.simulation.breaks import BREAKS
 
 PAGE = Path(__file__).parents[2] / "docs/simulation.md"
@@ -32,7 +33,7 @@ def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     for line in commands.splitlines():
         options = line.split()[3:]
-        assert set(options[::2]) <= {"--steps", "--seed", "--plan"}
+        assert set(options[::2]) <= {"--steps", "--seed", "--plan", "--jobs"}
 
 
 def test_the_command_plays_so_many_steps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +41,16 @@ def test_the_command_plays_so_many_steps(capsys: pytest.CaptureFixture[str]) -> 
     assert re.search(r"^[\d,]+ steps of \d games in \d+ s: \d+ batches", capsys.readouterr().out)
     with pytest.raises(typer.BadParameter, match=", ".join(PLANS)):
         main(plan="nonsense")
+
+
+@pytest.mark.exhaustive
+def test_what_is_found_does_not_hang_on_the_number_of_processes() -> None:
+    one, two = (
+        [(name, finding.seed, finding.steps) for name, finding in play_series(list(PLANS), 3, 20_000, jobs)]
+        for jobs in (1, 2)
+    )
+    assert one == two
+    assert sum(steps for _, _, steps in one) >= 20_000
 
 
 def test_the_command_tells_the_story_of_a_failure(

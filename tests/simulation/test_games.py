@@ -9,6 +9,7 @@ import pytest
 
 from runstream.testing.agents import AGENTS
 from runstream.testing.simulation import PLANS, Choices, Plan, play, shrink
+from runstream.testing.simulation.series import play_series
 from runstream.testing.simulation.server import SimulatedServer
 
 SEEDS = 6
@@ -29,13 +30,10 @@ def test_each_history_ends_well(name: str) -> None:
 @pytest.mark.timeout(900)
 def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     steps = events = losses = 0
-    seed = FIRST_SEED + SEEDS
-    while steps < EXHAUSTIVE_STEPS:
-        for name, plan in PLANS.items():
-            finding = play(plan, Choices(seed))
-            assert not finding.faults, f"{name}, seed {seed}: {finding.faults[:3]}"
-            steps, events, losses = steps + finding.steps, events + finding.events, losses + finding.losses
-        seed += 1
+    for name, finding in play_series(list(PLANS), FIRST_SEED + SEEDS, EXHAUSTIVE_STEPS):
+        assert not finding.faults, f"{name}, seed {finding.seed}: {finding.faults[:3]}"
+        steps, events, losses = steps + finding.steps, events + finding.events, losses + finding.losses
+    assert steps >= EXHAUSTIVE_STEPS
     with capsys.disabled():
         print(f"\nsimulated: {steps:,} steps, {events:,} batches, {losses} failovers")
     assert losses > 10

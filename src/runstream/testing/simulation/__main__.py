@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.game import play
 from runstream.testing.simulation.plan import Finding, Plan
 from runstream.testing.simulation.plans import PLANS
+from runstream.testing.simulation.series import be_quiet, play_series
 from runstream.testing.simulation.shrink import shrink
 
 _LINES = 60
@@ -22,24 +22,21 @@ def main(
     seed: Annotated[int, typer.Option(help="The first seed; the next game has the next one.")] = 1,
     plan: Annotated[str, typer.Option(help=f"Which games: {', '.join(PLANS)}, or all.")] = "all",
     tries: Annotated[int, typer.Option(help="How many shorter histories to try of one that fails.")] = 400,
+    jobs: Annotated[int, typer.Option(min=1, help="How many processes play at once.")] = 1,
 ) -> None:
     """Play simulated games: each seed is one history, which replays exactly."""
     if plan != "all" and plan not in PLANS:
         raise typer.BadParameter(
             f"there is no plan {plan!r}: name one of {', '.join(PLANS)}, or all", param_hint="--plan"
         )
-    chosen = PLANS if plan == "all" else {plan: PLANS[plan]}
-    logging.disable(logging.CRITICAL)  # troubles are what it is about
+    be_quiet()
     began, made, games, batches, losses = time.monotonic(), 0, 0, 0, 0
-    while made < steps:
-        for name, one in chosen.items():
-            finding = play(one, Choices(seed))
-            made, games = made + finding.steps, games + 1
-            batches, losses = batches + finding.events, losses + finding.losses
-            if finding.faults:
-                _tell(name, one, finding, tries)
-                raise typer.Exit(1)
-        seed += 1
+    for name, finding in play_series(list(PLANS) if plan == "all" else [plan], seed, steps, jobs):
+        if finding.faults:
+            _tell(name, PLANS[name], finding, tries)
+            raise typer.Exit(1)
+        made, games = made + finding.steps, games + 1
+        batches, losses = batches + finding.events, losses + finding.losses
     typer.echo(
         f"{made:,} steps of {games} games in {time.monotonic() - began:.0f} s: {batches:,} batches acknowledged,"
         f" {losses} failovers, nothing lost, doubled or out of order"
