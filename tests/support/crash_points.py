@@ -215,7 +215,9 @@ class Disk:
 
     def note_sync(self, handle: int) -> None:
         """What is there now stays there."""
-        self._note(Path(f"/proc/self/fd/{handle}").resolve())
+        path = Path(f"/proc/self/fd/{handle}").resolve()
+        if path.is_relative_to(self.root.resolve()):
+            self._note(path)
 
     def _note(self, path: Path) -> None:
         inode = self.hold(path)
