@@ -33,7 +33,9 @@ def exhaustive(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """Kills, storms and failovers, for longer than the exhaustive tests have time for."""
     session.install("-e", ".[dev]")
-    games = ["tests/chaos", "tests/faults/test_drain_kills.py"]
+    faults = ["test_drain_kills.py", "test_drain_crashes.py", "test_forks.py", "test_processes.py"]
+    games = ["tests/chaos", *(f"tests/faults/{name}" for name in faults)]
+    games += ["tests/stores/test_list_events.py", "tests/stores/redis/test_cancelled_followers.py"]
     session.run("pytest", "-m", "exhaustive", *games, *session.posargs, env={"RUNSTREAM_TEST_ROUNDS": "7"})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from runstream import RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.namespace import namespace_of
 from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, hear, judge
+from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import REAL
 from tests.support.operations import session_of
 from tests.support.processes.child import Child, Command
@@ -26,7 +26,6 @@ from tests.support.servers import eventually
 
 RUNS = [f"run-{number}" for number in range(4)]
 CLAIM_SECONDS = 0.8
-ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 
 
 def lengths(long: int, short: int | None = None) -> list[object]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.crash_walk import Found, Task
+from tests.support.exhaustive import ROUNDS
 from tests.support.servers import Servers, needs_valkey
 
 pytestmark = [
@@ -61,8 +62,16 @@ def parts(*exhaustive: tuple[int, int], by_default: tuple[int, int]) -> pytest.M
 ORDERS = pytest.mark.parametrize("jsonl_first", [False, True], ids=["sqlite first", "jsonl first"])
 
 
-@ORDERS
-@parts(*((part, PARTS) for part in range(PARTS)), by_default=(0, 91))
+def each_point() -> list[object]:
+    """By default a few in both orders; exhaustively each in one of them, and in a longer game in both."""
+    walked: list[object] = [(False, 0, 91), (True, 0, 91)]
+    for part in range(PARTS):
+        orders = [False, True] if ROUNDS > 1 else [part % 2 == 1]
+        walked += [pytest.param(order, part, PARTS, marks=pytest.mark.exhaustive) for order in orders]
+    return walked
+
+
+@pytest.mark.parametrize(("jsonl_first", "part", "parts"), each_point())
 def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twice(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
 ) -> None:

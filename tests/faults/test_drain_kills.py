@@ -25,6 +25,7 @@ from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import Archive, check_archives, check_drained
+from tests.support.exhaustive import ROUNDS
 from tests.support.processes.child import Child, Command
 from tests.support.processes.players import Score, Turn
 from tests.support.samples import make_event, make_state
@@ -32,7 +33,6 @@ from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Server, Servers, e
 
 pytestmark = needs_valkey
 
-ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 SEED = int(os.environ.get("RUNSTREAM_TEST_SEED") or time.time_ns() % 2**32)
 KILLS = 5  # of each game; there are three in a round
 WRITERS = 3

@@ -16,6 +16,7 @@ from runstream.drain.metrics import DrainCollector
 from runstream.operations.forks import was_held
 from runstream.stores.redis.operations.admin.status import NamespaceStatus
 from tests.support.backends import RedisBackend
+from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import REAL
 from tests.support.servers import Servers, eventually
 
@@ -37,11 +38,9 @@ def test_children_of_a_busy_process_start_anew(
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_hundred_children_start_anew(
-    servers: Servers, namespace: str, tmp_path: Path, place: str, how: str
-) -> None:
+def test_many_children_start_anew(servers: Servers, namespace: str, tmp_path: Path, place: str, how: str) -> None:
     """The same, at many more moments."""
-    is_forking(servers, namespace, tmp_path, place, how, 100)
+    is_forking(servers, namespace, tmp_path, place, how, 30 * ROUNDS)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections import Counter, defaultdict
@@ -24,6 +23,7 @@ from runstream.codec.event_codec import Codec
 from runstream.codec.record import decode_record, fields_of, key_of, record_crc
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import namespace_of
+from tests.support.exhaustive import ROUNDS
 from tests.support.processes.child import Child
 from tests.support.processes.journal import Journal, Sent
 from tests.support.processes.writers import SHARED_KEYS
@@ -32,7 +32,6 @@ from tests.support.servers import DEADLINE_SECONDS, Server, Servers, needs_valke
 
 pytestmark = needs_valkey
 
-ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
 PROCESSES = 8
 TTL_SECONDS = 1.5
 

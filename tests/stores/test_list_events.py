@@ -33,6 +33,7 @@ from runstream.repair.restore import put_back
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend, Store
 from tests.support.drain_tools import Hot, first_hot, open_hot, put_raw
+from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import on_every_backend
 from tests.support.random_runs import lose_redis
 from tests.support.samples import make_event, make_events, make_state
@@ -254,7 +255,7 @@ def test_redis_answers_exactly_where_it_has_all_of_the_answer(
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 @given(script=moves)
-@settings(suppress_health_check=_FUNCTION_SCOPED, max_examples=60)
+@settings(suppress_health_check=_FUNCTION_SCOPED, max_examples=20 * ROUNDS)
 def test_redis_answers_exactly_where_it_has_all_of_many_answers(
     redis_backend: RedisBackend, archives: list[Archive], kind: str, script: list[Any]
 ) -> None:

@@ -1,12 +1,18 @@
-"""Which combinations of a test's parameters the default suite tries; the others are exhaustive."""
+"""Which combinations of parameters the default suite tries, the others being exhaustive; how long games are."""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+__all__ = ["ROUNDS", "mark_exhaustive"]
+
+ROUNDS = int(os.environ.get("RUNSTREAM_TEST_ROUNDS", "1"))
+"""``RUNSTREAM_TEST_ROUNDS=7`` plays so many times as long what the exhaustive tests have little time for."""
 
 
 def mark_exhaustive(items: Iterable[pytest.Item]) -> None:

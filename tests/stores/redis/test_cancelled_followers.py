@@ -12,6 +12,7 @@ import pytest
 from runstream import StoreUnavailable, connect_async
 from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.driver import AsyncDriver
+from tests.support.exhaustive import ROUNDS
 from tests.support.samples import make_event
 from tests.support.servers import Server
 
@@ -61,7 +62,7 @@ async def test_a_cancelled_follower_ends(server: Server, namespace: str) -> None
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(ROUNDS))
 async def test_cancelled_followers_end(server: Server, namespace: str, seed: int) -> None:
     """The same, at many more moments."""
     assert await cancel_amid_events(server.url, namespace, 40, seed)
