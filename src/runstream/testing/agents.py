@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, LeaseLost, StoreUnavailable
@@ -201,20 +202,30 @@ class Counter(Agent):
 
     def take_turn(self) -> None:
         run_id = self.dice.choice(self.run_ids)
+        self._number += 1
         self.told.note(["adds", run_id])
-        while True:
-            with suppress(StoreUnavailable):
-                self.store.update_state(run_id, _add_one, attempts=1_000_000)
-                break
-            time.sleep(0.002)
-        self.told.note(["added", run_id])
+        with suppress(StoreUnavailable):  # as above
+            self._until_told(run_id, (), None)
+            self.told.note(["added", run_id])
         time.sleep(self.dice.uniform(0, 0.05))
+
+    def write(
+        self,
+        run_id: str,
+        events: Sequence[PAEvent],  # noqa: ARG002 - there are none
+        keys: Sequence[str] | None,  # noqa: ARG002 - as above
+    ) -> int:
+        """Add one."""
+        # of another number it is another change: what is not known of one is said of that one alone
+        state = self.store.update_state(run_id, partial(_add_one, self._number), attempts=1_000_000)
+        step: int = state.current_step
+        return step
 
     def settle(self) -> None:
         """It has sent no event."""
 
 
-def _add_one(state: RunState) -> None:
+def _add_one(_: int, state: RunState) -> None:
     state.current_step += 1
 
 
