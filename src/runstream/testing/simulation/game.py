@@ -76,6 +76,7 @@ class Game:
         """End all that is left."""
         self.world.be_calm()
         self.world.scheduler.close()
+        self.world.close()
 
     def _go_round(self) -> None:
         """Let trouble come, and others take the places of those who were killed."""

@@ -14,25 +14,32 @@ class Plan:
 
     Attributes:
         forms: How the agents work, one each (see :data:`runstream.testing.agents.AGENTS`).
+        loops: The forms of agents that share a process, its event loop and its store for asyncio, one for each.
         workers: How many drain workers there are.
         followers: How many follow the first run, through an archive as well.
+        async_followers: How many do so under asyncio.
         runs: How many runs there are.
         turns: How often each agent writes.
         claim_seconds: How long a claim lasts.
         troubles: What befalls them at the server: names of methods of :class:`Game`.
         fates: The weights of the fates of a round trip, in the order of :class:`~.server.Fate`.
+        call_fates: The weights of what becomes of an agent's call: it is waited for, or broken off: cancelled
+            under asyncio, elsewhere interrupted by a signal.
         disk_fates: The weights of what becomes of a write to a file: it is made, the process is killed before it,
             it fails.
     """
 
     forms: Sequence[str] = ("plain", "leases", "runs", "resends", "counts")
+    loops: Sequence[Sequence[str]] = ()
     workers: int = 2
     followers: int = 1
+    async_followers: int = 0
     runs: int = 2
     turns: int = 12
     claim_seconds: float = 2.0
     troubles: Sequence[str] = ("restart", "leave", "leap", "step_clock")
     fates: Sequence[int] = (300, 3, 5, 1, 2, 1, 1)
+    call_fates: Sequence[int] = (1,)
     disk_fates: Sequence[int] = (300, 1, 1)
     most_steps: int = 60_000
 

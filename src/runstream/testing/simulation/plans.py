@@ -14,5 +14,14 @@ PLANS = {
         forms=("plain", "leases", "runs", "resends"),
         troubles=("restart", "leave", "leap", "replicate", "replicate", "fail_over"),
     ),
+    # agents that share an event loop, and break off some of their calls
+    "asyncio": Plan(
+        forms=(),
+        loops=(("plain", "leases", "runs"), ("plain", "counts", "resends")),
+        workers=1,
+        followers=0,
+        async_followers=1,
+        call_fates=(12, 1),
+    ),
 }
 """Plans by name."""

@@ -6,7 +6,8 @@ know of the simulation, and no two tasks ever run at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from greenlet import getcurrent, greenlet
@@ -14,13 +15,18 @@ from greenlet import getcurrent, greenlet
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import Clock
 
-__all__ = ["Killed", "Process", "Scheduler"]
+__all__ = ["FOR_EVER_SECONDS", "Interrupted", "Killed", "Process", "Scheduler"]
 
+FOR_EVER_SECONDS = 1e12
 _STEP_SECONDS = 0.0005
 
 
 class Killed(BaseException):
     """The process died here. A BaseException: no handler of the code that is simulated may swallow it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal's handler raised it, in the midst of a call."""
 
 
 @dataclass(eq=False)
@@ -38,6 +44,7 @@ class _Task:
         self.process = process
         self.name = name
         self.wakes_at = 0.0  # monotonic seconds
+        self.alarm_at = FOR_EVER_SECONDS
         self.last_step = 0
         self.is_woken: Callable[[], bool] | None = None
         self.failure: BaseException | None = None
@@ -105,14 +112,30 @@ class Scheduler:
         self.wait(0.0)
 
     def wait(self, seconds: float, is_woken: Callable[[], bool] | None = None) -> None:
-        """Wait for so long, or until it is woken; others go on meanwhile. Raises Killed in a dead process."""
+        """Wait for so long, or until it is woken; others go on meanwhile.
+
+        Raises Killed in a dead process, and Interrupted where the task's alarm goes off.
+        """
         task = self._by_greenlet[getcurrent()]
         if task.process.is_dead:
             raise Killed
-        task.wakes_at, task.is_woken = self.clock.monotonic() + seconds, is_woken
+        task.wakes_at, task.is_woken = min(self.clock.monotonic() + seconds, task.alarm_at), is_woken
         self._hub.switch()
         if task.process.is_dead:
             raise Killed
+        if self.clock.monotonic() >= task.alarm_at:
+            task.alarm_at = FOR_EVER_SECONDS
+            raise Interrupted
+
+    @contextmanager
+    def alarm(self, seconds: float) -> Iterator[None]:
+        """Interrupt this task after so many seconds, where it waits then, unless it is through by that time."""
+        task = self._by_greenlet[getcurrent()]
+        task.alarm_at = self.clock.monotonic() + seconds
+        try:
+            yield
+        finally:
+            task.alarm_at = FOR_EVER_SECONDS
 
     def kill(self, process: Process) -> None:
         """End a process: nothing more of it is done. One that kills itself ends at its next step."""

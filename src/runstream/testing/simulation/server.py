@@ -5,9 +5,10 @@ A replica is what the server held a while ago: when it is promoted, what was wri
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.scheduler import Process, Scheduler
 
-__all__ = ["Fate", "SimulatedServer", "SimulatedTransport"]
+__all__ = ["AsyncSimulatedTransport", "Fate", "SimulatedServer", "SimulatedTransport"]
 
 _BLOCK_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
@@ -152,6 +153,37 @@ class SimulatedTransport(SingleServerTransport):
         seconds = STOPS_SECONDS[scheduler.choices.below(len(STOPS_SECONDS))]
         scheduler.note(f"stands still for {seconds:g} s")
         scheduler.wait(seconds, lambda: self._server.is_calm)
+
+
+class AsyncSimulatedTransport:
+    """The way of an event loop to the server: that of its process, each round trip of which a thread makes.
+
+    Whoever awaits one may be cancelled meanwhile; what was sent arrives all the same, early or late.
+
+    Args:
+        way: The way of the process.
+    """
+
+    is_fake = True
+    max_block_seconds = _BLOCK_SECONDS
+
+    def __init__(self, way: SimulatedTransport) -> None:
+        self._way = way
+
+    async def exchange(self, exchange: Exchange) -> Replies:
+        """Send an exchange once, if chance lets it arrive."""
+        return await asyncio.to_thread(self._way.exchange, exchange)
+
+    async def wait(self, wait: Wait) -> bool:
+        """Wait a little: whoever waits looks then."""
+        return await asyncio.to_thread(self._way.wait, wait)
+
+    async def turn(self) -> AbstractAsyncContextManager[object]:
+        """A simulated server has connections for all."""
+        return nullcontext()
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def _told(exchange: Exchange) -> str:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from runstream.testing.simulation.scheduler import Scheduler
+from runstream.testing.simulation.scheduler import FOR_EVER_SECONDS, Scheduler
 
 __all__ = ["Threads"]
-
-_FOR_EVER_SECONDS = 1e12
 
 
 class Threads:
@@ -56,7 +54,7 @@ class _Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self._is_set:
-            self._scheduler.wait(_FOR_EVER_SECONDS if timeout is None else timeout, self.is_set)
+            self._scheduler.wait(FOR_EVER_SECONDS if timeout is None else timeout, self.is_set)
         return self._is_set
 
 
@@ -69,7 +67,7 @@ class _RLock:
     def acquire(self) -> bool:
         me = self._scheduler.current or self
         while self._holder not in (None, me):
-            self._scheduler.wait(_FOR_EVER_SECONDS, lambda: self._holder is None)
+            self._scheduler.wait(FOR_EVER_SECONDS, lambda: self._holder is None)
         self._holder = me
         self._times += 1
         return True
@@ -100,7 +98,7 @@ class _Thread:
 
     def join(self, timeout: float | None = None) -> None:
         if self._has_ended is not None:
-            self._scheduler.wait(_FOR_EVER_SECONDS if timeout is None else timeout, self._has_ended)
+            self._scheduler.wait(FOR_EVER_SECONDS if timeout is None else timeout, self._has_ended)
 
 
 class _Timer(_Thread):

@@ -31,3 +31,5 @@ def faults_of(world: World) -> Iterator[str]:
     for run_id, seen in world.followed:
         if [offset for offset, _ in seen] != list(range(1, len(seen) + 1)):
             yield f"a follower of {run_id} saw a gap: {seen}"
+    for loop in world.loops:
+        yield from loop.failures

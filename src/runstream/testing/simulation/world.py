@@ -11,13 +11,14 @@ from typing import Any
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.disk import Disk
+from runstream.testing.simulation.loop import Loop
 from runstream.testing.simulation.plan import Plan
 from runstream.testing.simulation.scheduler import Process, Scheduler
-from runstream.testing.simulation.server import SimulatedServer, SimulatedTransport
+from runstream.testing.simulation.server import AsyncSimulatedTransport, SimulatedServer, SimulatedTransport
 from runstream.testing.simulation.threads import Threads
 
 __all__ = ["Diary", "World"]
@@ -58,6 +59,7 @@ class World:
         """By run, what each follower has seen of it."""
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
+        self.loops: list[Loop] = []
 
     def sleep(self, seconds: float) -> None:
         """Sleep, in a task; elsewhere no time passes."""
@@ -80,7 +82,24 @@ class World:
 
     def open(self, process: Process, **options: Any) -> RedisCheckpointer[Any, Any]:
         """The store, as a process opens it."""
-        return RedisCheckpointer(SimulatedTransport(self.server, process, self._fates), **options)
+        return RedisCheckpointer(self._way(process), **options)
+
+    def open_async(self, process: Process, **options: Any) -> AsyncRedisCheckpointer[Any, Any]:
+        """The store for asyncio, which opens at its first call."""
+        return AsyncRedisCheckpointer(AsyncSimulatedTransport(self._way(process)), **options)
+
+    @contextmanager
+    def loop(self, process: Process) -> Iterator[Loop]:
+        """An event loop of a process, which ends with this context."""
+        loop = Loop(self.scheduler, process)
+        self.loops.append(loop)
+        yield loop
+        loop.end()
+
+    def close(self) -> None:
+        """Put away what killed processes have left."""
+        for loop in self.loops:
+            loop.drop()
 
     @contextmanager
     def opened(self, process: Process, **options: Any) -> Iterator[RedisCheckpointer[Any, Any]]:
@@ -100,14 +119,26 @@ class World:
         return [SQLiteCheckpointer(self.directory / "archive.db"), JSONLCheckpointer(self.directory / "archive")]
 
     @contextmanager
-    def at_work(self, process: Process) -> Iterator[tuple[RedisCheckpointer[Any, Any], list[Any]]]:
-        """The store and the archives of a process."""
+    def archives_opened(self) -> Iterator[list[Any]]:
+        """The archives, closed at the end."""
         with ExitStack() as stack:
-            store = stack.enter_context(self.opened(process))
             archives = self.archives()
             for archive in archives:
                 stack.callback(archive.close)
+            yield archives
+
+    @contextmanager
+    def at_work(self, process: Process) -> Iterator[tuple[RedisCheckpointer[Any, Any], list[Any]]]:
+        """The store and the archives of a process."""
+        with self.opened(process) as store, self.archives_opened() as archives:
             yield store, archives
+
+    def call_fates(self) -> list[int]:
+        """The weights of what becomes of an agent's call: it is waited for, or broken off."""
+        return [1] if self.server.is_calm else list(self.plan.call_fates)
+
+    def _way(self, process: Process) -> SimulatedTransport:
+        return SimulatedTransport(self.server, process, self._fates)
 
     def _fates(self) -> list[int]:
         return [1] if self.server.is_calm else list(self.plan.fates)

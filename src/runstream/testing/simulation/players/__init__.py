@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runstream.testing.simulation.players.agent import AgentPlayer
-from runstream.testing.simulation.players.follower import FollowerPlayer
+from runstream.testing.simulation.players.agent import AgentPlayer, LoopPlayer
+from runstream.testing.simulation.players.follower import AsyncFollowerPlayer, FollowerPlayer
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.players.worker import WorkerPlayer
 from runstream.testing.simulation.world import World
@@ -16,6 +16,8 @@ def players_of(world: World) -> list[Player]:
     plan = world.plan
     return [
         *(AgentPlayer(world, form) for form in plan.forms),
+        *(LoopPlayer(world, forms) for forms in plan.loops),
         *(WorkerPlayer(world) for _ in range(plan.workers)),
         *(FollowerPlayer(world, number) for number in range(plan.followers)),
+        *(AsyncFollowerPlayer(world, number) for number in range(plan.async_followers)),
     ]

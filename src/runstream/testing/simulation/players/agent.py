@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from runstream.testing.agents import AGENTS
+from runstream.testing.simulation.calls import Calls, Make, made_here, made_in_loop
 from runstream.testing.simulation.choices import Dice
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import Diary
 
-__all__ = ["AgentPlayer"]
+__all__ = ["AgentPlayer", "LoopPlayer"]
 
 _PATIENCE_SECONDS = (0.0, 0.05, 10.0)
 
@@ -20,30 +21,71 @@ class AgentPlayer(Player):
     goes_on = False
 
     def prepare(self) -> None:
-        """Begin a diary."""
-        self.diary = Diary()
-        self.world.diaries.append(self.diary)
+        """Begin a diary for each agent."""
+        forms = (self.role,) if isinstance(self.role, str) else self.role
+        self.diaries: list[Diary] = []
+        self.diaries += [_SharedDiary(self.diaries) for _ in forms]
+        self.world.diaries += self.diaries
 
     def act(self) -> None:
         """Write, and settle once the troubles are over."""
-        world, choices = self.world, self.world.choices
-        patience = _PATIENCE_SECONDS[choices.below(len(_PATIENCE_SECONDS))]
-        resend_lost = self.role == "resends"
-        with world.opened(self.process, retry_seconds=patience, resend_lost=resend_lost) as store:
-            dice = Dice(choices)
-            agent = AGENTS[self.role](store, self.process.name, world.runs, self.diary, dice)  # type: ignore[arg-type] # as Random
-            for _ in range(world.plan.turns):
-                agent.take_turn()
-            self.diary.is_done = True
-            world.may_settle.wait()
-            agent.settle()
+        with self.world.opened(self.process, **self._options([self.role])) as store:
+            self._work(self.role, self.process.name, self.diaries[0], store, made_here(self.world))
 
     @property
     def is_done(self) -> bool:
         """Whether it has written all that it will."""
-        return self.diary.is_done and not self.process.is_dead
+        return all(diary.is_done for diary in self.diaries) and not self.process.is_dead
 
     def succeed(self) -> Self:
         """Let another agent begin, and remember that this one was killed."""
-        self.diary.was_killed = True
+        for diary in self.diaries:
+            diary.was_killed = True
         return super().succeed()
+
+    def _options(self, forms: list[str]) -> dict[str, Any]:
+        patience = _PATIENCE_SECONDS[self.world.choices.below(len(_PATIENCE_SECONDS))]
+        return {"retry_seconds": patience, "resend_lost": "resends" in forms}
+
+    def _work(self, form: str, name: str, diary: Diary, store: Any, make: Make) -> None:
+        world = self.world
+        dice: Any = Dice(world.choices)  # as far as an agent uses a Random
+        agent = AGENTS[form](Calls(store, make), name, world.runs, diary, dice)
+        for _ in range(world.plan.turns):
+            agent.take_turn()
+        diary.is_done = True
+        world.may_settle.wait()
+        agent.settle()
+
+
+class LoopPlayer(AgentPlayer):
+    """Agents of the forms that its role names, each a thread: their calls are tasks of one event loop."""
+
+    kind = "loop"
+
+    def act(self) -> None:
+        """Let them all write, and wait for them."""
+        world = self.world
+        with world.loop(self.process) as loop:
+            store = world.open_async(self.process, **self._options(self.role))
+            threads = []
+            for form, diary in zip(self.role, self.diaries, strict=True):
+                name = world.name(form)
+                args = form, name, diary, store, made_in_loop(world, loop, name)
+                threads.append(world.threads.Thread(self._work, args, name))
+                threads[-1].start()
+            for thread in threads:
+                thread.join()
+
+
+class _SharedDiary(Diary):
+    """The diary of an agent that shares a store object with others: what one is told to be lost, it is for all."""
+
+    def __init__(self, together: list[Diary]) -> None:
+        super().__init__()
+        self._together = together
+
+    def note(self, value: Any) -> None:
+        """Write one more line, and one of a loss in the diaries of all."""
+        for diary in self._together if value[0] == "lost" else [self]:
+            Diary.note(diary, value)

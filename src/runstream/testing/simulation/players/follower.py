@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, StoreUnavailable
-from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.testing.simulation.calls import Calls, made_in_loop
 from runstream.testing.simulation.players.player import Player
 
-__all__ = ["FollowerPlayer"]
+__all__ = ["AsyncFollowerPlayer", "FollowerPlayer"]
 
 
 class FollowerPlayer(Player):
@@ -23,18 +24,31 @@ class FollowerPlayer(Player):
 
     def act(self) -> None:
         """Follow until it is enough."""
+        with self.world.at_work(self.process) as (hot, archives):
+            self._follow(TieredCheckpointer(hot, archives[self.role % 2]))
+
+    def _follow(self, store: Any) -> None:
         world, run_id = self.world, self.world.runs[0]
         after: int | str = 0
-        with world.at_work(self.process) as (hot, archives):
-            store = TieredCheckpointer(hot, archives[self.role % 2])
-            while not world.is_enough.is_set():
-                try:
-                    for item in store.follow(run_id, after, idle_timeout=0.5):
-                        self.seen.append((item.offset, item.event.payload.get("mark")))
-                        after = item.cursor
-                except (TimeoutError, StoreUnavailable):
-                    world.sleep(0.01)
-                except (AcknowledgedWritesLost, HistoryDiverged):
-                    self.seen.clear()
-                    store.forget(run_id)
-                    after = 0
+        while not world.is_enough.is_set():
+            try:
+                for item in store.follow(run_id, after, idle_timeout=0.5):
+                    self.seen.append((item.offset, item.event.payload.get("mark")))
+                    after = item.cursor
+            except (TimeoutError, StoreUnavailable):
+                world.sleep(0.01)
+            except (AcknowledgedWritesLost, HistoryDiverged):
+                self.seen.clear()
+                store.forget(run_id)
+                after = 0
+
+
+class AsyncFollowerPlayer(FollowerPlayer):
+    """Does so in an event loop."""
+
+    def act(self) -> None:
+        """Follow until it is enough."""
+        world = self.world
+        with world.archives_opened() as archives, world.loop(self.process) as loop:
+            store: Any = AsyncTieredCheckpointer(world.open_async(self.process), archives[self.role % 2])
+            self._follow(Calls(store, made_in_loop(world, loop, self.process.name)))
