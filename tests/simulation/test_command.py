@@ -33,7 +33,8 @@ def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     for line in commands.splitlines():
         options = line.split()[3:]
-        assert set(options[::2]) <= {"--steps", "--seed", "--plan", "--jobs"}
+        named = {word for word in options if word.startswith("--")}
+        assert named <= {"--steps", "--seed", "--plan", "--jobs", "--coverage"}
 
 
 def test_the_command_plays_so_many_steps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from runstream.testing.simulation.choices import Choices
+from runstream.testing.simulation.coverage import Taken, told_coverage
 from runstream.testing.simulation.game import play
 from runstream.testing.simulation.plan import Finding, Plan
 from runstream.testing.simulation.plans import PLANS
@@ -23,6 +24,10 @@ def main(
     plan: Annotated[str, typer.Option(help=f"Which games: {', '.join(PLANS)}, or all.")] = "all",
     tries: Annotated[int, typer.Option(help="How many shorter histories to try of one that fails.")] = 400,
     jobs: Annotated[int, typer.Option(min=1, help="How many processes play at once.")] = 1,
+    *,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Tell which ifs of scripts were not taken both ways.")
+    ] = False,
 ) -> None:
     """Play simulated games: each seed is one history, which replays exactly."""
     if plan != "all" and plan not in PLANS:
@@ -31,7 +36,9 @@ def main(
         )
     be_quiet()
     began, made, games, batches, losses = time.monotonic(), 0, 0, 0, 0
-    for name, finding in play_series(list(PLANS) if plan == "all" else [plan], seed, steps, jobs):
+    taken: set[Taken] = set()
+    names = list(PLANS) if plan == "all" else [plan]
+    for name, finding in play_series(names, seed, steps, jobs, taken=taken if coverage else None):
         if finding.faults:
             _tell(name, PLANS[name], finding, tries)
             raise typer.Exit(1)
@@ -41,6 +48,8 @@ def main(
         f"{made:,} steps of {games} games in {time.monotonic() - began:.0f} s: {batches:,} batches acknowledged,"
         f" {losses} failovers, nothing lost, doubled or out of order"
     )
+    if coverage:
+        typer.echo("\n".join(told_coverage(taken)))
 
 
 def _tell(name: str, plan: Plan, finding: Finding, tries: int) -> None:

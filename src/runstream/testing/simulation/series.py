@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from itertools import count, islice
-from typing import TypeAlias
+from typing import NamedTuple
 
 from runstream.testing.simulation.choices import Choices
+from runstream.testing.simulation.coverage import Taken, noted
 from runstream.testing.simulation.game import play
 from runstream.testing.simulation.plan import Finding
 from runstream.testing.simulation.plans import PLANS
@@ -18,10 +20,18 @@ __all__ = ["be_quiet", "play_series"]
 
 _GAMES_AT_ONCE = 16  # of each process: few enough that a bad end is soon told
 
-_Entry: TypeAlias = tuple[str, int]
+
+class _Entry(NamedTuple):
+    """A game: its plan, its seed, and whether to note which branches of scripts are taken in it."""
+
+    plan: str
+    seed: int
+    notes_branches: bool
 
 
-def play_series(names: Sequence[str], seed: int, steps: int, jobs: int = 1) -> Iterator[tuple[str, Finding]]:
+def play_series(
+    names: Sequence[str], seed: int, steps: int, jobs: int = 1, *, taken: set[Taken] | None = None
+) -> Iterator[tuple[str, Finding]]:
     """Play until so many steps were made.
 
     Args:
@@ -29,28 +39,31 @@ def play_series(names: Sequence[str], seed: int, steps: int, jobs: int = 1) -> I
         seed: The first seed; each plan is played with it, then with the next one.
         steps: How many steps to make in all.
         jobs: How many processes play at once. What is found is the same, in the same order.
+        taken: Gets the branches of the scripts that were taken.
 
     Yields:
         The name of the plan and what was found, of each game; the story only of one that ends badly.
     """
-    entries = ((name, number) for number in count(seed) for name in names)
-    for (name, _), finding in _played(entries, jobs):
-        yield name, finding
+    entries = (_Entry(name, number, taken is not None) for number in count(seed) for name in names)
+    for entry, finding, branches in _played(entries, jobs):
+        if taken is not None:
+            taken.update(branches)
+        yield entry.plan, finding
         steps -= finding.steps
         if steps <= 0:
             return
 
 
-def _played(entries: Iterator[_Entry], jobs: int) -> Iterator[tuple[_Entry, Finding]]:
+def _played(entries: Iterator[_Entry], jobs: int) -> Iterator[tuple[_Entry, Finding, Collection[Taken]]]:
     if jobs == 1:
-        yield from ((entry, _play(entry)) for entry in entries)
+        yield from map(_play, entries)
         return
     # spawned, not forked: one that plays a game has greenlets
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=be_quiet) as pool:
         while True:
             some = list(islice(entries, jobs * _GAMES_AT_ONCE))
-            yield from zip(some, pool.map(_play, some), strict=True)
+            yield from pool.map(_play, some)
 
 
 def be_quiet() -> None:
@@ -58,9 +71,9 @@ def be_quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _play(entry: _Entry) -> Finding:
-    name, seed = entry
-    finding = play(PLANS[name], Choices(seed))
+def _play(entry: _Entry) -> tuple[_Entry, Finding, Collection[Taken]]:
+    with noted() if entry.notes_branches else nullcontext(()) as taken:
+        finding = play(PLANS[entry.plan], Choices(entry.seed))
     if not finding.faults:
         finding.story.clear()  # nobody reads it
-    return finding
+    return entry, finding, taken
