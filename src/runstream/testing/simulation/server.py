@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from enum import Enum
+from functools import partial
 from typing import Any, ClassVar
 
 import fakeredis
@@ -18,8 +19,8 @@ from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.scripts.library import SCRIPT
-from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.scheduler import Process, Scheduler
+from runstream.testing.simulation.story import answered, told
 
 __all__ = ["AsyncSimulatedTransport", "Fate", "SimulatedServer", "SimulatedTransport"]
 
@@ -37,10 +38,12 @@ class Fate(Enum):
     KILLED_AFTER = "the process is killed before the reply comes"
     STOPPED_BEFORE = "the process is stopped before it is sent"
     STOPPED_AFTER = "the process is stopped before the reply comes"
+    REQUEST_LATE = "its request comes late"
 
 
 FATES = list(Fate)
 STOPS_SECONDS = (1.0, 40.0, 3600.0)
+LATE_SECONDS = (0.02, 1.0, 40.0)
 
 
 class SimulatedServer:
@@ -117,7 +120,7 @@ class SimulatedTransport(SingleServerTransport):
             return self._server.execute(lambda: super(SimulatedTransport, self).exchange(exchange))
         scheduler.step()
         fate = FATES[scheduler.choices.among(self._fates())]
-        what = _told(exchange)
+        what = told(exchange)
         scheduler.note(what if fate is Fate.ARRIVES else f"{what}: {fate.value}")
         if fate is Fate.REQUEST_LOST:
             raise StoreUnavailable("the simulated request was lost")
@@ -125,8 +128,13 @@ class SimulatedTransport(SingleServerTransport):
             scheduler.kill(self._process)
         if fate is Fate.STOPPED_BEFORE:
             self._stop()
+        if fate is Fate.REQUEST_LATE:
+            scheduler.spawn(Process("the network"), "the network", partial(self._deliver_late, exchange, what))
+            raise StoreUnavailable("the simulated request is on its way still")
         scheduler.step()
         replies = self._server.execute(lambda: super(SimulatedTransport, self).exchange(exchange))
+        if (answer := answered(replies)) and fate is not Fate.REPLY_LOST:
+            scheduler.note(answer)
         if fate is Fate.KILLED_AFTER:
             scheduler.kill(self._process)
         if fate is Fate.STOPPED_AFTER:
@@ -147,6 +155,14 @@ class SimulatedTransport(SingleServerTransport):
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _deliver_late(self, exchange: Exchange, what: str) -> None:
+        scheduler = self._server.scheduler
+        seconds = LATE_SECONDS[scheduler.choices.below(len(LATE_SECONDS))]
+        scheduler.wait(seconds, lambda: self._server.is_calm)
+        scheduler.note(f"brings what {self._process.name} had sent: {what}")
+        with suppress(StoreUnavailable):
+            self._server.execute(lambda: super(SimulatedTransport, self).exchange(exchange))
 
     def _stop(self) -> None:
         scheduler = self._server.scheduler
@@ -184,15 +200,3 @@ class AsyncSimulatedTransport:
 
     async def close(self) -> None:
         """Nothing is open."""
-
-
-def _told(exchange: Exchange) -> str:
-    """An exchange, as a story tells it."""
-    names = []
-    for command in exchange.commands:
-        name = command[0].decode() if isinstance(command[0], bytes) else str(command[0])
-        if name == "EVALSHA":
-            script = script_of(command)
-            name = "a script" if script is None else script.name
-        names.append(name)
-    return f"sends {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}"
