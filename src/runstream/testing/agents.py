@@ -13,13 +13,23 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, LeaseLost, StoreUnavailable
+from runstream.model.errors import (
+    AcknowledgedWritesLost,
+    ConcurrencyConflict,
+    HistoryDiverged,
+    LeaseHeld,
+    LeaseLost,
+    StoreUnavailable,
+    TooManyHotEvents,
+)
 from runstream.model.events import EventKind, PAEvent
 from runstream.model.state import RunState
 
-__all__ = ["AGENTS", "Agent", "Diary"]
+__all__ = ["AGENTS", "MOST_HOT_EVENTS", "Agent", "Diary"]
 
 LEASE_SECONDS = 2.0
+MOST_HOT_EVENTS = 20
+"""How many events a run may have where all expect that."""
 SHARED_KEYS = 40
 """How many keys there are in each run under which every agent writes: of each, one event is to be there."""
 
@@ -225,6 +235,64 @@ class Counter(Agent):
         """It has sent no event."""
 
 
+class Expecting(Agent):
+    """Appends where it expects the run to end, and notes what is refused: that must not be there."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._ends: dict[str, int] = {}
+
+    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:  # noqa: ARG002 - known ones would not be written
+        """None."""
+        return None
+
+    def take_turn(self) -> None:
+        """Append, until it was where it expected."""
+        while not self._is_appended():
+            time.sleep(self.dice.uniform(0, 0.02))
+
+    def _is_appended(self) -> bool:
+        run_id = self.dice.choice(self.run_ids)
+        self._number += 1
+        mark = f"@{self.name}/{self._number}@"
+        end = self._ends.setdefault(run_id, 0)
+        self.told.note(["sends", run_id, [mark], None])
+        try:
+            first = self._until_told(run_id, [self.event(run_id, mark)], None)
+        except ConcurrencyConflict as error:
+            self.told.note(["refused", run_id])
+            self._ends[run_id] = error.actual
+        except TooManyHotEvents:
+            self.told.note(["refused", run_id])
+            return True
+        except StoreUnavailable:  # as above
+            return True
+        else:
+            self.told.note(["told", run_id, [mark], first])
+            if first != end + 1:
+                raise AssertionError(f"{mark} lies at {first}, and was to follow {end}")
+            self._ends[run_id] = first
+            self._check_room(run_id)
+            return True
+        return False
+
+    def _check_room(self, run_id: str) -> None:
+        """There are never more events than may be, where all writers have this limit."""
+        with suppress(StoreUnavailable):
+            info = self.store.run_info(run_id)
+            if info.last_offset - info.first_hot >= MOST_HOT_EVENTS:
+                raise AssertionError(f"{info} has more events than may be")
+
+    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
+        first: int = self.store.append(
+            run_id, events, keys=keys, expected_offset=self._ends.get(run_id)
+        ).first_offset
+        return first
+
+    def settle(self) -> None:
+        """What it was told is where it was told."""
+
+
 def _add_one(_: int, state: RunState) -> None:
     state.current_step += 1
 
@@ -236,4 +304,5 @@ AGENTS: Mapping[str, type[Agent]] = {
     "leases": InLeases,
     "runs": InRuns,
     "counts": Counter,
+    "expects": Expecting,
 }

@@ -80,6 +80,7 @@ class Sent:
     keys: Sequence[str] | None
     is_told: bool = False
     first: int | None = None
+    is_refused: bool = False
     may_be_lost: bool = False
     """Its sender was told later that the run had lost something, or could not be told any more."""
 
@@ -104,6 +105,8 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 own[run_id].append(Sent(*facts))
             elif what == "told":
                 own[run_id][-1].is_told, own[run_id][-1].first = True, facts[1]
+            elif what == "refused":
+                own[run_id][-1].is_refused = True
             elif what == "lost":
                 for batch in own[run_id]:
                     batch.may_be_lost = True
@@ -199,6 +202,8 @@ def _faults_of_batch(
     there = [places[mark] for mark in batch.marks if mark in places]
     if there and there != list(range(there[0], there[0] + len(batch.marks))):
         yield f"{batch} lies at {there}"
+    if there and batch.is_refused:
+        yield f"{batch} was refused and is there"
     if there or not batch.is_told:
         found = there
     else:  # another's event may have the key

@@ -21,6 +21,7 @@ class Plan:
         runs: How many runs there are.
         turns: How often each agent writes.
         claim_seconds: How long a claim lasts.
+        trims: What workers may trim.
         troubles: What befalls them at the server: names of methods of :class:`Game`.
         fates: The weights of the fates of a round trip, in the order of :class:`~.server.Fate`.
         call_fates: The weights of what becomes of an agent's call: it is waited for, or broken off: cancelled
@@ -29,7 +30,7 @@ class Plan:
             it fails.
     """
 
-    forms: Sequence[str] = ("plain", "leases", "runs", "resends", "counts")
+    forms: Sequence[str] = ("plain", "leases", "runs", "resends", "counts", "counts")
     loops: Sequence[Sequence[str]] = ()
     workers: int = 2
     followers: int = 1
@@ -37,8 +38,9 @@ class Plan:
     runs: int = 2
     turns: int = 12
     claim_seconds: float = 2.0
+    trims: Sequence[str] = ("archived", "never", "covered")
     troubles: Sequence[str] = ("restart", "leave", "leap", "step_clock")
-    fates: Sequence[int] = (300, 3, 5, 1, 2, 1, 1)
+    fates: Sequence[int] = (300, 3, 5, 1, 2, 1, 1, 2)
     call_fates: Sequence[int] = (1,)
     disk_fates: Sequence[int] = (300, 1, 1)
     most_steps: int = 60_000

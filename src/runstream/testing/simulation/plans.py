@@ -23,5 +23,17 @@ PLANS = {
         async_followers=1,
         call_fates=(12, 1),
     ),
+    # writers who say where their events are to go, and how many there may be. No request comes late: one that was
+    # refused when it was sent again may be taken when it comes, as docs/protocol.md says
+    "limits": Plan(forms=("expects",) * 4, runs=1, fates=(300, 3, 5, 1, 2, 1, 1)),
+    # many writers who come and go, so that producers are forgotten
+    "crowd": Plan(
+        forms=("plain",) * 5 + ("runs", "counts", "counts"),
+        runs=1,
+        turns=8,
+        fates=(200, 2, 10, 4, 4, 1, 3, 4),
+        troubles=("restart", "leave", "leap", "step_clock", "step_clock"),
+        trims=("covered", "never"),
+    ),
 }
 """Plans by name."""

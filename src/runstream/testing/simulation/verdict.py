@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 
 import fakeredis
 
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.judge import copies_in_archives, copy_in_stream, hear, judge
+from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, hear, judge
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import World
 
@@ -18,7 +19,9 @@ def faults_of(world: World) -> Iterator[str]:
     """What is wrong in Redis, in the archives, and in what anybody was told or has seen."""
     said = hear((diary.lines, diary.was_killed) for diary in world.diaries)
     losses = world.server.losses > 0
-    with world.open(Process("the host")) as hot:
+    with ExitStack() as stack:
+        hot = stack.enter_context(world.open(Process("the host")))
+        archives = [stack.enter_context(closing(archive)) for archive in world.archives()]
         parked: Collection[str] = namespace_of(hot).status().parked
         raw = fakeredis.FakeRedis(server=world.server.fake)
         for run_id in world.runs:
@@ -28,8 +31,38 @@ def faults_of(world: World) -> Iterator[str]:
             steps = 0 if snapshot is None else snapshot.state.current_step
             found = judge(stream, copies, said[run_id], steps, is_parked=run_id in parked, losses=losses)
             yield from (f"{run_id}: {fault}" for fault in found)
-    for run_id, seen in world.followed:
-        if [offset for offset, _ in seen] != list(range(1, len(seen) + 1)):
-            yield f"a follower of {run_id} saw a gap: {seen}"
     for loop in world.loops:
         yield from loop.failures
+            if run_id not in parked:
+                yield from (f"{run_id}: {fault}" for fault in _faults_of_drained(stream, copies))
+                kept = [archive.load_snapshot(run_id) for archive in archives]
+                if any(one != snapshot for one in kept):
+                    yield f"{run_id}: the archives have the snapshots {kept}, Redis has {snapshot}"
+            # of a run that is parked, nobody can tell which history is the right one
+            followed = [seen for followed_id, seen in world.followed if followed_id == run_id]
+            history = _history(stream, copies) if run_id not in parked else None
+            yield from (f"{run_id}: {fault}" for seen in followed for fault in _faults_of_follower(seen, history))
+
+
+def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str]:
+    """What each archive lacks of a run of which nobody has anything left to archive."""
+    for name, copy in copies.items():
+        if missing := stream.keys() - copy.keys():
+            yield f"{name} has not, though all is drained, {[stream[place] for place in sorted(missing)[:3]]}"
+
+
+def _history(stream: Copy, copies: Mapping[str, Copy]) -> Sequence[str]:
+    """The marks of a run's events, in order."""
+    places = dict(stream)
+    for copy in copies.values():
+        places |= copy
+    return [places[place] for place in sorted(places)]
+
+
+def _faults_of_follower(seen: Sequence[tuple[int, str]], history: Sequence[str] | None) -> Iterator[str]:
+    """What is wrong with what a follower has seen: offsets and marks."""
+    if [offset for offset, _ in seen] != list(range(1, len(seen) + 1)):
+        yield f"a follower saw a gap: {seen}"
+    marks = [mark for _, mark in seen]
+    if history is not None and marks != list(history[: len(marks)]):
+        yield f"a follower saw {marks}, and there are {history}"

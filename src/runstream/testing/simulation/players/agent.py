@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from runstream.testing.agents import AGENTS
+from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS
 from runstream.testing.simulation.calls import Calls, Make, made_here, made_in_loop
 from runstream.testing.simulation.choices import Dice
 from runstream.testing.simulation.players.player import Player
@@ -45,7 +45,8 @@ class AgentPlayer(Player):
 
     def _options(self, forms: list[str]) -> dict[str, Any]:
         patience = _PATIENCE_SECONDS[self.world.choices.below(len(_PATIENCE_SECONDS))]
-        return {"retry_seconds": patience, "resend_lost": "resends" in forms}
+        limit = MOST_HOT_EVENTS if "expects" in forms else None
+        return {"retry_seconds": patience, "resend_lost": "resends" in forms, "max_hot_events": limit}
 
     def _work(self, form: str, name: str, diary: Diary, store: Any, make: Make) -> None:
         world = self.world

@@ -7,11 +7,11 @@ from runstream.testing.simulation.players.player import Player
 
 __all__ = ["WorkerPlayer"]
 
-_TRIMS = ("archived", "never", "covered")
+_BATCHES = (1000, 5)
 
 
 class WorkerPlayer(Player):
-    """A drain worker, with its archives in either order, and either way to trim."""
+    """A drain worker, with its archives in either order, any way to trim, and large or small batches."""
 
     kind = "worker"
 
@@ -21,11 +21,12 @@ class WorkerPlayer(Player):
         with world.at_work(self.process) as (store, archives):
             if world.choices.below(2):
                 archives.reverse()
-            trim = _TRIMS[world.choices.below(len(_TRIMS))]
+            trim = world.plan.trims[world.choices.below(len(world.plan.trims))]
             worker = DrainWorker(
                 store,
                 archives,
                 name=self.process.name,
+                batch=_BATCHES[world.choices.below(len(_BATCHES))],
                 trim=trim,  # type: ignore[arg-type] # one of them
                 claim_seconds=world.plan.claim_seconds,
                 poll_seconds=0.1,

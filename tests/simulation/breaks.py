@@ -1,0 +1,63 @@
+"""Deliberate breaks of the protocol, which the simulation is to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pytest
+
+from runstream.drain.batch import Batches
+from runstream.model.errors import StoreUnavailable
+from runstream.stores.redis.scripts.library import SCRIPT
+from runstream.testing.simulation.server import SimulatedServer
+
+__all__ = ["BREAKS", "Break"]
+
+
+class Break(NamedTuple):
+    """A break: what it is, in which game it is looked for, and what makes it."""
+
+    name: str
+    plan: str
+    make: Callable[[pytest.MonkeyPatch], None]
+
+
+def _in_script(script: str, *changes: tuple[str, str]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Put other text in the place of some of a script's."""
+
+    def make(patched: pytest.MonkeyPatch) -> None:
+        source = SCRIPT[script].source
+        for text, other in changes:
+            assert source.count(text) == 1, (script, text)
+            source = source.replace(text, other)
+        patched.setattr(SimulatedServer, "broken", {script: source})
+
+    return make
+
+
+def _settle_without_proof(patched: pytest.MonkeyPatch) -> None:
+    write = Batches._write
+
+    def write_or_not(self: Any, *args: Any) -> None:
+        with suppress(StoreUnavailable):
+            write(self, *args)
+
+    patched.setattr(Batches, "_write", write_or_not)
+    patched.setattr(Batches, "_read_back", lambda *_: None)
+
+
+BREAKS: Sequence[Break] = (
+    Break(
+        "a batch that is sent again is appended again",
+        "storm",
+        _in_script("append", ("if sent_batch == batch then", "if sent_batch == batch and false then")),
+    ),
+    Break(
+        "what a writer has seen is not compared",
+        "failovers",
+        _in_script("append", ("if seen ~= '-' and seen ~= meta[2] then", "if false then")),
+    ),
+    Break("a batch is settled that no archive has", "storm", _settle_without_proof),
+)
