@@ -20,10 +20,12 @@ FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
 @pytest.mark.parametrize("name", PLANS)
 def test_each_history_ends_well(name: str) -> None:
     """What was acknowledged is there once, in order, in Redis or in each archive; what was lost was told."""
+    events = 0
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         finding = play(PLANS[name], Choices(seed))
         assert not finding.faults, f"seed {seed}: {finding.faults[:3]}\n" + "\n".join(finding.story[-60:])
-        assert finding.events > 20
+        events += finding.events
+    assert events > 20 * SEEDS
 
 
 @pytest.mark.exhaustive

@@ -31,8 +31,6 @@ def faults_of(world: World) -> Iterator[str]:
             steps = 0 if snapshot is None else snapshot.state.current_step
             found = judge(stream, copies, said[run_id], steps, is_parked=run_id in parked, losses=losses)
             yield from (f"{run_id}: {fault}" for fault in found)
-    for loop in world.loops:
-        yield from loop.failures
             if run_id not in parked:
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_drained(stream, copies))
                 kept = [archive.load_snapshot(run_id) for archive in archives]
@@ -42,6 +40,8 @@ def faults_of(world: World) -> Iterator[str]:
             followed = [seen for followed_id, seen in world.followed if followed_id == run_id]
             history = _history(stream, copies) if run_id not in parked else None
             yield from (f"{run_id}: {fault}" for seen in followed for fault in _faults_of_follower(seen, history))
+    for loop in world.loops:
+        yield from loop.failures
 
 
 def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str]:
