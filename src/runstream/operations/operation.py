@@ -23,6 +23,7 @@ __all__ = [
     "Pause",
     "Refusal",
     "Replies",
+    "Resent",
     "Step",
     "Stream",
     "Wait",
@@ -44,6 +45,10 @@ Command: TypeAlias = tuple[Any, ...]
 
 Replies: TypeAlias = list[Any]
 """The replies to the commands of an exchange, in their order."""
+
+
+class Resent(list[Any]):
+    """Replies to an exchange that was sent more than once: an earlier request may arrive after them."""
 
 
 class Exchange(NamedTuple):

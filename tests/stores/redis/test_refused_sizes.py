@@ -146,8 +146,8 @@ def test_what_was_revoked_is_not_applied_however_late_it_comes(picky: Server, ho
         for script in (call[1], revoke_call(keys, "r", sending)[1]):
             picky.raw.script_load(script.source)
         assert made(revoke_call(keys, "r", sending)) == [b"revoked"]
-        assert made(revoke_call(keys, "r", sending)).startswith(b"7 ")
-        assert made(call).startswith(b"7 ")
+        assert made(revoke_call(keys, "r", sending)) == [b"revoked"]
+        assert made(call) == [b"revoked"]
         info = hot.run_info("r")
         assert (info is not None) == has_run
         assert info is None or info.last_offset == 2

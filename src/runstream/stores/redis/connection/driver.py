@@ -18,7 +18,7 @@ from redis.backoff import FullJitterBackoff
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.identifiers import shown
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Exchange, Replies, Wait
+from runstream.operations.operation import Exchange, Replies, Resent, Wait
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 from runstream.stores.redis.connection.watched_streams import news_query
@@ -87,12 +87,16 @@ class SyncDriver:
         Args:
             exchange: What to send.
             turn: Entered for each try.
+
+        Returns:
+            The replies; :class:`Resent` if it was sent more than once.
         """
         backoff, began = None, time.monotonic()
         while True:
             try:
                 with turn:
-                    return self.exchange_once(exchange)
+                    replies = self.exchange_once(exchange)
+                return Resent(replies) if backoff else replies
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 time.sleep(backoff.pause(error))
@@ -145,12 +149,16 @@ class AsyncDriver:
         Args:
             exchange: What to send.
             turn: Entered for each try.
+
+        Returns:
+            The replies; :class:`Resent` if it was sent more than once.
         """
         backoff, began = None, time.monotonic()
         while True:
             try:
                 async with turn:
-                    return await self.exchange_once(exchange)
+                    replies = await self.exchange_once(exchange)
+                return Resent(replies) if backoff else replies
             except StoreUnavailable as error:
                 backoff = backoff or _Backoff(began + self._retry_seconds)
                 await asyncio.sleep(backoff.pause(error))

@@ -40,6 +40,7 @@
 --         {'stale', server time}    whether it was applied before cannot be told, since its producer may be forgotten:
 --                                   it was first sent when a producer that was forgotten was last heard, or
 --                                   before, or too long ago; or it does not say when, and the run was retired
+--         {'revoked'}               it was revoked (see revoke.lua)
 --         {'unleased'}              the lease that it carries has passed to another owner or expired
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
 --         {'lost', offset}          the run ends, at this offset, before what the writer saw
@@ -77,11 +78,11 @@ window, lanes, described = tonumber(window), tonumber(lanes), tonumber(described
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
 
 -- a resend: the first reply is kept with the producer
-local by_producer, by_reply = nil, nil
-if by then by_producer, by_reply = reply_of(by, meta[1], meta[2], meta[11]) end
+local by_producer, by_reply = reply_of(by, meta[1], meta[2], meta[11])
 local sent = by_producer == producer and by_reply or call('HGET', KEYS[3], producer)
 local sent_batch = sent and tonumber(string.match(sent, '^%S+')) or 0
 if sent_batch == batch then
+  if is_revoked(sent) then return {'revoked'} end
   -- a write, so that WAIT covers the first one. A full server takes both of these (see common.lua), so that what was
   -- applied is not taken for refused
   call('HDEL', KEYS[3], '')
@@ -416,11 +417,12 @@ end
 -- What a user may lack the right to comes before what is set: so a refusal leaves entries behind, and nothing else that
 -- counts.
 if producers_lost > 0 then note_forgotten(KEYS[2], producers_lost) end
-if by then
+if by_producer then
   if not call('HGET', KEYS[3], by_producer) then forget_silent() end
   call('HSET', KEYS[3], by_producer, by_reply)
-  call('HDEL', KEYS[2], 'by')
 end
+-- what was revoked is kept off the fast path for as long as the run ends where its writer saw it
+if by and (by_producer or written > 0) then call('HDEL', KEYS[2], 'by') end
 -- a run that stays retired remembers no more producers: all keys of the batch are known, so it never comes to more
 local remembers, is_all = not (is_nothing and is_tombstone(meta[8])), nil
 if remembers and not sent then forget_silent() end

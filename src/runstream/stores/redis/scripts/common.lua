@@ -72,13 +72,16 @@ end
 
 -- Parses meta's field `by`, which is there if the run's last append took the fast path: 'PRODUCER BATCH FORMER BEFORE',
 -- with the run's last cursor and the lane's last offset before it. It stands for the reply that any other append keeps
--- with its producer.
+-- with its producer. After a batch was revoked it names 'revoked', which is none, until the run goes on.
 -- Returns the producer and that reply; nil if the run's last append was another one.
 local function reply_of(by, start, last, updated)
-  if not by then return nil end
-  local producer, batch, former, before = string.match(by, '^(%S+) (%d+) (%S+) (%d+)$')
+  local producer, batch, former, before = string.match(by or '', '^(%S+) (%d+) (%S+) (%d+)$')
+  if not producer or producer == 'revoked' then return nil end
   return producer, table.concat({batch, former, last, '0 0', start, updated, before}, ' ')
 end
+
+-- Whether a reply that is kept with a producer is of a batch that was revoked: it wrote no event, and no snapshot.
+local function is_revoked(reply) return string.match(reply, '^%S+ %S+ %S+ 0 0 %S+ %d+$') ~= nil end
 
 -- When a producer was last heard, from the reply that is kept with it (microseconds; 0 if it is damaged).
 local function heard_at(reply) return tonumber(string.match(reply, '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)') or 0) end

@@ -1,12 +1,12 @@
--- Tells what became of a batch that got no reply, and sees to it that it is never applied if it was not yet, however late
--- it comes: for one that the server does not take again, as it may be too large for it.
+-- Tells what became of a batch of which a request got no reply, and sees to it that it is never applied if it was not yet,
+-- however late that comes: for one that is refused now, or that the server does not take again, as it may be too large.
 --
 -- KEYS  1 meta  2 producers  3 config of the partition  4 leftovers
 -- ARGV  1 run id  2 producer  3 its batch number  4 when it was first sent, as for append.lua
 --       5 for how long a silent producer is remembered (microseconds)
 --
 -- Replies what append.lua replies to a batch that is resent, if it was applied
---         {'revoked'}               it was not
+--         {'revoked'}               it was not, or was revoked before
 --         {'stale', server time}    whether it was cannot be told: its producer may be forgotten
 --
 -- After 'revoked': the producer is kept as one whose batch was answered, and `by` names another, so that neither way of
@@ -24,6 +24,7 @@ if sent_batch > batch or not sent and may_be_forgotten(ARGV[4], KEYS[1], KEYS[3]
   return {'stale', text(now)}
 end
 
+if sent_batch == batch and is_revoked(sent) then return {'revoked'} end
 call('HDEL', KEYS[2], '')
 if sent_batch == batch then
   call('HSET', KEYS[2], producer, sent)

@@ -48,6 +48,7 @@ class Attempt(Generic[W]):
         sending: The producer and number under which it is sent, and what the writer saw last.
         begun: When it was first sent, in seconds of the monotonic clock.
         outcome: What became of it, once it was resolved; None until then.
+        refusal: The reply that refused it, if an earlier request of it may arrive still.
     """
 
     session: W
@@ -56,6 +57,7 @@ class Attempt(Generic[W]):
     sending: Sending
     begun: float = field(default_factory=monotonic_seconds)
     outcome: Outcome | None = None
+    refusal: Any = None
 
     @property
     def is_old(self) -> bool:

@@ -12,7 +12,7 @@ from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
 from runstream.model.results import E, S
 from runstream.model.state import STATUS_BY_KIND
-from runstream.operations.operation import Exchange, Operation, was_unsent
+from runstream.operations.operation import Exchange, Operation, Resent, was_unsent
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.append_result import Applied
 from runstream.stores.redis.operations.client.resend_lost import carry_resolve
@@ -42,7 +42,7 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
     call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen)
     begun = time.monotonic()
     try:
-        (reply,) = yield Exchange((call,), tolerant=True, frequent=True)
+        replies = yield Exchange((call,), tolerant=True, frequent=True)
     except BaseException as error:  # a cancellation too: it has to be resolved
         if was_unsent(error):
             raise
@@ -52,12 +52,13 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
         note_unanswered(error, [unanswered])
         carry_resolve(session, unanswered.batch, error)
         raise
+    (reply,) = replies
     fields = reply.split() if type(reply) is bytes else ()
     if len(fields) != 3 or seen is None:  # not the short reply
         sending = Sending(producer.name, producer.number, sent_at, seen)
         answered = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
         try:
-            outcome = yield from outcome_of(answered, reply)
+            outcome = yield from outcome_of(answered, reply, is_resent=isinstance(replies, Resent))
         except BaseException as error:
             carry_resolve(session, answered.batch, error)
             raise

@@ -9,7 +9,7 @@ from runstream.model.results import E, LeaseGrant, S
 from runstream.operations.arguments import LeaseRequest
 from runstream.operations.messages import lease_lost
 from runstream.operations.operation import Exchange, Operation, Refusal
-from runstream.stores.redis.operations.client.send import held
+from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.server_policy import MEMORY_QUERY, check_policy_reply
 from runstream.stores.redis.scripts.calls import lease_call
 from runstream.stores.redis.session.session import Session

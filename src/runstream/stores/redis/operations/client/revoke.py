@@ -1,4 +1,7 @@
-"""Revoke batches that the server does not take: those that may be too large for it.
+"""Revoke batches: those that are refused while a request of theirs is under way, and those that are too large.
+
+Where a request got no reply, it may only be late. If it was sent again, and that was refused, it would be applied
+as soon as what refused it has passed, though the caller was told that nothing was written.
 
 A server, or a proxy before it, that refuses so many bytes closes the connection while they are sent, so that
 nobody reads why. Sent again, the batch would fail for ever, and hold up what this store sends next to its run.
@@ -15,15 +18,42 @@ from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.scripts.calls import revoke_call
 from runstream.stores.redis.session.in_flight import Attempt
 
-__all__ = ["LARGE_BYTES", "is_large", "revoke"]
+__all__ = ["LARGE_BYTES", "is_large", "revoke", "withdraw"]
 
 LARGE_BYTES = 2**20
 """No server refuses less for its size: `proto-max-bulk-len` and `client-query-buffer-limit` cannot be smaller."""
 
 
+_STAY_REFUSED = (b"revoked", b"stale", b"partitions", b"damaged", b"unfinished")
+"""The codes of the append script after which an earlier request is refused, too, when it arrives."""
+
+
 def is_large(attempts: Sequence[Attempt[Any]]) -> bool:
     """Whether the server may have refused these for their size."""
     return sum(map(len, _values(attempts))) >= LARGE_BYTES
+
+
+def withdraw(attempt: Attempt[Any], refusal: Any) -> Operation[Any]:
+    """See to it that a batch which is refused is not applied after that, by a request that got no reply.
+
+    Args:
+        attempt: The attempt.
+        refusal: The reply that refuses it.
+
+    Returns:
+        That reply, or the one of the late request where it was applied after all.
+
+    Raises:
+        StoreUnavailable: There is no answer: whether it is applied is not known.
+    """
+    if isinstance(refusal, list) and refusal[0] in _STAY_REFUSED:
+        return refusal
+    if isinstance(refusal, Refusal) and not refusal.is_full:  # the server refuses this as well
+        return refusal
+    attempt.refusal = refusal
+    call = revoke_call(attempt.session.keys, attempt.batch.run_id, attempt.sending)
+    (reply,) = yield Exchange([call], tolerant=True)
+    return refusal if isinstance(reply, Refusal) or reply == [b"revoked"] else reply
 
 
 def revoke(attempts: Sequence[Attempt[Any]], error: StoreUnavailable) -> Operation[list[Any]]:

@@ -10,32 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from runstream.codec.event_codec import EncodedEvent
-from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError, StoreUnavailable
+from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.state import status_after
-from runstream.operations.messages import (
-    diverged,
-    lease_held,
-    lease_lost,
-    lost,
-    offset_conflict,
-    snapshot_conflict,
-    too_many_hot_events,
-)
-from runstream.operations.operation import Exchange, Operation, Pause, Refusal, was_unsent
+from runstream.operations.operation import Exchange, Operation, Pause, Refusal, Resent, was_unsent
 from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
-from runstream.stores.redis.operations.client.revoke import is_large, revoke
+from runstream.stores.redis.operations.client.refusals import refusal_of
+from runstream.stores.redis.operations.client.revoke import is_large, revoke, withdraw
 from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.operations.unfinished import adopt
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
-from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, append_call, lane_of_lease
+from runstream.stores.redis.scripts.calls import append_call
 from runstream.stores.redis.session.in_flight import Attempt, note_unanswered
 from runstream.stores.redis.session.producers import Producer
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["batch_of", "held", "note_reply", "outcome_of", "resolve_unanswered", "send", "waiting_seconds"]
+__all__ = ["batch_of", "note_reply", "outcome_of", "resolve_unanswered", "send", "waiting_seconds"]
 
 _SHORTEST_WAIT_SECONDS = 0.002
 _LONGEST_WAIT_SECONDS = 0.02
@@ -103,11 +95,14 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
     return [claimed[batch.run_id] for batch in batches]
 
 
-def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[Outcome]:
-    """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal."""
+def outcome_of(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool) -> Operation[Outcome]:
+    """Give a batch's outcome from its reply; it is sent once more if its call can be adjusted to a refusal.
+
+    With ``is_resent`` it was sent more than once, and an earlier request may arrive still.
+    """
     if not isinstance(reply, bytes):
         try:
-            reply = yield from _adjusted(attempt, reply)
+            reply = yield from _adjusted(attempt, reply, is_resent=is_resent)
         except BaseException as error:
             _note_failure(attempt.session, [attempt], error)
             raise
@@ -206,9 +201,10 @@ def _attempt(
     """
     try:
         replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
+        is_resent = not are_new or isinstance(replies, Resent)
         for index, attempt in enumerate(attempts):
             if type(replies[index]) is not bytes:
-                replies[index] = yield from _adjusted(attempt, replies[index])
+                replies[index] = yield from _adjusted(attempt, replies[index], is_resent=is_resent)
     except BaseException as error:
         if isinstance(error, StoreUnavailable) and is_large(attempts):
             try:
@@ -232,8 +228,11 @@ def _note_failure(
     note_unanswered(error, attempts)
 
 
-def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[_Reply]:
-    """The reply to a batch once what it has to wait for was done, and it was sent again."""
+def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool) -> Operation[_Reply]:
+    """The reply to a batch once what it has to wait for was done, and it was sent again.
+
+    A refusal is given once no earlier request can be applied any more.
+    """
     for _ in range(_MOST_ADJUSTMENTS):
         if isinstance(reply, bytes | Refusal | RunstreamError):
             break
@@ -243,8 +242,12 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply) -> Operation[_Repl
         except StoreUnavailable:
             raise
         except RunstreamError as error:
-            return error
-        (reply,) = yield Exchange([attempt.call], tolerant=True)
+            reply = error
+            break
+        replies = yield Exchange([attempt.call], tolerant=True)
+        is_resent, (reply,) = is_resent or isinstance(replies, Resent), replies
+    if is_resent and not isinstance(reply, bytes):
+        reply = yield from withdraw(attempt, reply)
     return reply
 
 
@@ -262,60 +265,6 @@ def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes]) -> Operatio
     return False
 
 
-def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
-    """The LeaseHeld error of a script's reply 'held': field, owner, microseconds."""
-    field, owner, left = facts
-    lane_id = lane_of_lease(field.decode(errors="backslashreplace"))
-    return lease_held(run_id, lane_id, owner.decode(errors="backslashreplace"), int(left) / MICROSECONDS)
-
-
-def _refusal(session: Session[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
-    """The error of a reply of the append script that is not 'ok'; see its header."""
-    run_id, seen = batch.run_id, session.seen.get(batch.run_id)
-    if outcome == b"held":
-        return held(run_id, facts)
-    if outcome == b"unleased" and batch.grant is not None:
-        return lease_lost(batch.grant)
-    if outcome == b"conflict":
-        return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
-    if outcome == b"snapshot" and batch.snapshot is not None:
-        return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
-    if outcome == b"full":
-        return too_many_hot_events(run_id, int(facts[1]), int(facts[0]), session.max_hot_events or 0)
-    if outcome in (b"archived", b"retired"):
-        return _archived(run_id, outcome, int(facts[0]))
-    if outcome == b"lost":
-        return lost(run_id, int(facts[0]) if seen is None else seen.cursor.offset, int(facts[0]))
-    if outcome == b"diverged" and seen is not None:
-        return diverged(run_id, seen.cursor)
-    if outcome == b"stale":
-        session.server_clock.update(facts[0], reset=True)
-        return TooOld(
-            f"an append to run {run_id!r} got no reply, and the server has forgotten since who sent it (after"
-            f" {PRODUCER_WINDOW_SECONDS} seconds by its clock): whether it was applied can no longer be told, and"
-            " it was not applied now; read the end of the run"
-        )
-    return ConfigurationError(
-        f"namespace {session.namespace!r} has {int(facts[0])} partitions, not {len(session.keys.partitions)}:"
-        " it was created anew since this store was opened; open the store again"
-    )
-
-
-def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:
-    if outcome == b"retired":
-        text = (
-            "was retired, and the snapshot that this one was to follow has left Redis for the archive: nothing was"
-            " written; load it there and go on from it, or replace it by this one (save_snapshot)"
-        )
-    else:
-        text = (
-            f"has events, up to offset {upto}, that have left Redis for the archive and are not covered by this"
-            " snapshot: nobody could recover from it, and nothing was written; recover the run or lane first, go"
-            " on from what that gives, and save again"
-        )
-    return EventsArchived(f"run {run_id!r} {text}", run_id=run_id, first_hot=upto + 1)
-
-
 def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
     """The outcome that the append script's reply stands for, noted in the session; see its header."""
     session, batch = attempt.session, attempt.batch
@@ -331,12 +280,24 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
         if reply[0] == b"unfinished":
             why = "appends to it are refused in their midst all the while; nothing was written"
             return corrupt_key(batch.run_id, session.keys.run(batch.run_id).events, why)
-        return _refusal(session, batch, reply[0], reply[1:])
+        if reply[0] == b"revoked":
+            return _revoked(attempt)
+        return refusal_of(session, batch, reply[0], reply[1:])
     try:
         return _applied(attempt, reply)
     except (ValueError, IndexError) as error:  # what was kept with the producer
         key = session.keys.run(batch.run_id).producers
         return corrupt_key(batch.run_id, key, f"the reply kept there does not read: {error}")
+
+
+def _revoked(attempt: Attempt[Session[E, S]]) -> Outcome:
+    """The refusal of a batch that was revoked by a call that got no reply itself."""
+    if attempt.refusal is not None:
+        return _outcome(attempt, attempt.refusal)
+    return StoreUnavailable(
+        f"an append to run {attempt.batch.run_id!r} got no reply, and was revoked: nothing was written",
+        next_step="send the same events again",
+    )
 
 
 def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
