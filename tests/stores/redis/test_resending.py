@@ -393,6 +393,32 @@ def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
     assert len(spans(other)) == 10
 
 
+@pytest.mark.parametrize(("others", "told"), [(0, AcknowledgedWritesLost), (3, HistoryDiverged)])
+def test_a_writer_is_told_though_another_caller_forgets_the_run_meanwhile(
+    real_backend: RedisBackend, failover: Failover, others: int, told: type[Exception]
+) -> None:
+    """The reply is to what was sent: here, another task of the same store gets its own reply first, and forgets."""
+    hot, other = open_hot(real_backend), open_hot(real_backend)
+    hot.append("r", make_events("r", 3))
+    failover.keep()
+    hot.append("r", make_events("r", 2))
+    failover.promote()
+    if others:
+        other.append("r", make_events("r", others))
+    driver: Any = hot._driver
+    exchange_once = driver.exchange_once
+
+    def forget_meanwhile(exchange: Exchange) -> Replies:
+        replies: Replies = exchange_once(exchange)
+        hot.forget("r")
+        return replies
+
+    driver.exchange_once = forget_meanwhile
+    with pytest.raises(told) as caught:
+        hot.save_event(make_event("r"))
+    assert 5 in (getattr(caught.value, "last_seen", None), getattr(caught.value, "offset", None))
+
+
 def test_a_run_that_was_lost_as_a_whole_is_lost_and_not_new(
     real_backend: RedisBackend, failover: Failover
 ) -> None:

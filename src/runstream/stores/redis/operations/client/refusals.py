@@ -15,9 +15,9 @@ from runstream.operations.messages import (
     snapshot_conflict,
     too_many_hot_events,
 )
-from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import TooOld
 from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, lane_of_lease
+from runstream.stores.redis.session.in_flight import Attempt
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["held", "refusal_of"]
@@ -30,9 +30,11 @@ def held(run_id: str, facts: Sequence[bytes]) -> RunstreamError:
     return lease_held(run_id, lane_id, owner.decode(errors="backslashreplace"), int(left) / MICROSECONDS)
 
 
-def refusal_of(session: Session[E, S], batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+def refusal_of(attempt: Attempt[Session[E, S]], outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
     """The error of a reply of the append script that is not 'ok'; see its header."""
-    run_id, seen = batch.run_id, session.seen.get(batch.run_id)
+    session, batch = attempt.session, attempt.batch
+    # what the script has compared: another caller of this store may have forgotten the run since
+    run_id, seen = batch.run_id, attempt.sending.seen
     if outcome == b"held":
         return held(run_id, facts)
     if outcome == b"unleased" and batch.grant is not None:

@@ -282,7 +282,7 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
             return corrupt_key(batch.run_id, session.keys.run(batch.run_id).events, why)
         if reply[0] == b"revoked":
             return _revoked(attempt)
-        return refusal_of(session, batch, reply[0], reply[1:])
+        return refusal_of(attempt, reply[0], reply[1:])
     try:
         return _applied(attempt, reply)
     except (ValueError, IndexError) as error:  # what was kept with the producer
