@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runstream.testing.judge import Copy, faults_of_copy, find_faults, hear
+from runstream.testing.judge import Copy, faults_of_copy, find_faults, hear, judge
 
 A = [["sends", "r", ["@a/1@"], None], ["told", "r", ["@a/1@"], 1], ["sends", "r", ["@a/2@", "@a/3@"], None]]
 B = [
@@ -75,3 +75,12 @@ def test_what_is_missing_may_be_missing_only_where_its_sender_was_told() -> None
     assert list(find_faults({(1, 101): "@a/1@"}, {}, told_later, losses=True)) == []
     killed = hear([(A, False), (B, True)])["r"]
     assert list(find_faults({(1, 101): "@a/1@"}, {}, killed, losses=True)) == []
+
+
+def test_what_an_archive_has_beside_the_stream_of_a_parked_run_was_lost() -> None:
+    """Whichever of two chains at one offset is the greater number."""
+    said = hear([(A, False), ([*B, ["lost", "r"]], False), (C, False)])["r"]
+    hot = {(3, 103): "@b/2@"}
+    lost = {(1, 101): "@a/1@", (2, 102): "@b/1@"}
+    for chain in (99, 109):
+        assert not list(judge(hot, {"one": {**lost, (3, chain): "@b/3@"}}, said, 0, is_parked=True, losses=True))

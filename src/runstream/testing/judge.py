@@ -139,7 +139,7 @@ def judge(
         yield "it is parked"
     if is_parked:  # what the archives have beside the stream is what was lost
         first = min(hot, default=(0, 0))
-        archives = {name: {p: mark for p, mark in copy.items() if p < first} for name, copy in archives.items()}
+        archives = {name: {p: mark for p, mark in copy.items() if p[0] < first[0]} for name, copy in archives.items()}
     yield from find_faults(hot, archives, said, losses=losses)
     if not losses and not said.added <= steps <= said.adds:
         yield f"{steps} steps; {said.added} were told, {said.adds} sent"
