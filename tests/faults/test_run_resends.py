@@ -85,11 +85,13 @@ async def _opened(url: str, options: dict[str, Any]) -> Any:
     return await connect_async(url, **options)
 
 
+@pytest.fixture
+def server(servers: Servers) -> Server:
+    return servers.get("valkey")
+
+
 @pytest.fixture(params=["sync", "async"])
-def rig(
-    request: pytest.FixtureRequest, servers: Servers, loop_thread: LoopThread, namespace: str
-) -> Iterator[Rig]:
-    server = servers.get("valkey")
+def rig(request: pytest.FixtureRequest, server: Server, loop_thread: LoopThread, namespace: str) -> Iterator[Rig]:
     rig = Rig(server, namespace, loop_thread if request.param == "async" else None)
     yield rig
     rig.close()
@@ -252,6 +254,22 @@ def test_what_cannot_be_resent_yet_can_be_resent_later(rig: Rig, fault: Fault) -
     assert rig.resend(later).offset == 3
     assert rig.resend(again).offset == rig.resend(error).offset == 2
     assert rig.log() == [("first", 1, None), ("x", 2, 1), ("y", 3, 2)]
+
+
+def test_what_a_full_server_refused_is_resent_when_there_is_room_again(rig: Rig, server: Server) -> None:
+    """It was not applied, and nothing else is kept of it: its resend sends it anew."""
+    run = open_run(rig.store)
+    run.emit("first")
+    error = rig.fail(partial(run.emit, "x", n=1), Fault.DROP_REQUEST)
+    server.raw.config_set("maxmemory", 1)
+    try:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="full"):
+                rig.resend(error)
+    finally:
+        server.raw.config_set("maxmemory", 0)
+    assert rig.resend(error).offset == rig.resend(error).offset == 2
+    assert rig.log() == [("first", 1, None), ("x", 2, 1)]
 
 
 def test_an_error_that_was_pickled_has_lost_its_resend(rig: Rig) -> None:

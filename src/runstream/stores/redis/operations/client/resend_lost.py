@@ -13,7 +13,13 @@ from functools import partial
 from typing import Any
 
 from runstream.codec.event_codec import EncodedEvent
-from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, LeaseHeld, RunstreamError
+from runstream.model.errors import (
+    AcknowledgedWritesLost,
+    HistoryDiverged,
+    LeaseHeld,
+    RunstreamError,
+    StoreUnavailable,
+)
 from runstream.model.results import Cursor, E, S
 from runstream.operations.arguments import check_leased
 from runstream.operations.coverage import Covered
@@ -90,6 +96,8 @@ def _resolve(session: Session[E, S], attempt: Attempt[Session[E, S]]) -> Operati
     session.in_flight.take_outcome(batch)
     if session.recent is not None and isinstance(outcome, AcknowledgedWritesLost | HistoryDiverged):
         return (yield from deliver_one(session, batch))  # which puts back what was lost
+    if isinstance(outcome, StoreUnavailable) and not outcome.is_final:
+        return (yield from deliver_one(session, batch))  # the server was full then: it was not applied
     if isinstance(outcome, RunstreamError):
         raise outcome
     return outcome
