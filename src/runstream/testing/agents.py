@@ -11,11 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Any, Protocol
 
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ConcurrencyConflict,
+    EventsArchived,
     HistoryDiverged,
     LeaseHeld,
     LeaseLost,
@@ -180,7 +182,7 @@ class InRuns(Agent):
         """Emit them."""
         run = self._runs.get(run_id)
         if run is None:
-            run = self._runs[run_id] = self.store.open_run(run_id, lane_id=self.name)
+            run = self._runs[run_id] = self._open_run(run_id)
         emissions = [(event.kind, event.payload) for event in events]
         try:
             recorded = run.emit_many(emissions)
@@ -191,6 +193,16 @@ class InRuns(Agent):
                 run.checkpoint()
         first: int = recorded[0].offset
         return first
+
+    def _open_run(self, run_id: str) -> Any:
+        """Go on where its lane left off; in another lane where what that needs has left Redis for the archives."""
+        lane_id = self.name
+        for number in count(2):
+            try:
+                return self.store.open_run(run_id, lane_id=lane_id)
+            except EventsArchived:
+                lane_id = f"{self.name}.{number}"
+        raise AssertionError("unreachable")
 
     @staticmethod
     def _resent(error: StoreUnavailable) -> Any:

@@ -138,8 +138,11 @@ def judge(
     if is_parked and not losses:
         yield "it is parked"
     if is_parked:  # what the archives have beside the stream is what was lost
-        first = min(hot, default=(0, 0))
-        archives = {name: {p: mark for p, mark in copy.items() if p[0] < first[0]} for name, copy in archives.items()}
+        first = min((offset for offset, _ in hot), default=0)
+        archives = {
+            name: {place: mark for place, mark in copy.items() if place[0] < first}
+            for name, copy in archives.items()
+        }
     yield from find_faults(hot, archives, said, losses=losses)
     if not losses and not said.added <= steps <= said.adds:
         yield f"{steps} steps; {said.added} were told, {said.adds} sent"

@@ -397,7 +397,7 @@ def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
 def test_a_writer_is_told_though_another_caller_forgets_the_run_meanwhile(
     real_backend: RedisBackend, failover: Failover, others: int, told: type[Exception]
 ) -> None:
-    """The reply is to what was sent: here, another task of the same store gets its own reply first, and forgets."""
+    """The reply is to what was sent: another task of the same store gets its own reply first, and forgets."""
     hot, other = open_hot(real_backend), open_hot(real_backend)
     hot.append("r", make_events("r", 3))
     failover.keep()
