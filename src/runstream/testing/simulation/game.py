@@ -41,6 +41,7 @@ class Game:
             hot.runs()
         for archive in world.archives():
             archive.close()
+        self._troubles.begin()
         self._players = players_of(world)
         surroundings = Process("the world")
         scheduler.spawn(surroundings, "the world", self._go_round)

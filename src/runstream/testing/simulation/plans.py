@@ -35,5 +35,12 @@ PLANS = {
         troubles=("restart", "leave", "leap", "step_clock", "step_clock"),
         trims=("covered", "never"),
     ),
+    # two primaries at once, whose clocks differ
+    "split brain": Plan(
+        forms=("plain", "leases", "runs", "resends"),
+        troubles=("restart", "leave", "leap", "replicate", "split", "split"),
+    ),
+    # a server that has no memory left, over and over, or refuses commands for other reasons
+    "full server": Plan(troubles=("restart", "leap", "step_clock", "fill", "fill", "refuse")),
 }
 """Plans by name."""

@@ -1,24 +1,23 @@
 """The simulated server: the scripts as they are, over the data structures of fakeredis, and the way to it.
 
-A replica is what the server held a while ago: when it is promoted, what was written since is lost.
+A replica lacks what came last: when it is promoted, that is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
+import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
 
-import fakeredis
-
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.scripts.library import SCRIPT
+from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.story import answered, told
 
@@ -26,6 +25,7 @@ __all__ = ["AsyncSimulatedTransport", "Fate", "SimulatedServer", "SimulatedTrans
 
 _BLOCK_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
+_STAYS = 20  # so much oftener than not, a client stays with a former primary that answers
 
 
 class Fate(Enum):
@@ -47,7 +47,7 @@ LATE_SECONDS = (0.02, 1.0, 40.0)
 
 
 class SimulatedServer:
-    """One server, and the replica that follows it."""
+    """The server at one address: a primary, the replica that follows it, and former primaries."""
 
     broken: ClassVar[Mapping[str, str]] = {}
     """By the name of a script, what the server has in its place: for tests of whether that is found."""
@@ -55,47 +55,79 @@ class SimulatedServer:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.is_away = False
-        self.is_executing = False
         self.is_calm = False  # nobody stands still any more
-        self.skew_seconds = 0.0
-        self.fake = fakeredis.FakeServer()
-        self._replica: Any = None
         self.losses = 0
-        self._forget_scripts()
+        self._dice = random.Random(scheduler.choices.seed)  # of names alone
+        self._executing: Node | None = None
+        self._former: list[Node] = []
+        self.primary = self._new_node()
 
-    def execute(self, send: Callable[[], Replies]) -> Replies:
-        """Make an exchange, which happens at one moment by the server's clock."""
+    @property
+    def fake(self) -> Any:
+        """The primary, as fakeredis has it."""
+        return self.primary.fake
+
+    @property
+    def is_split(self) -> bool:
+        """Whether a former primary takes commands still."""
+        return any(not node.is_gone for node in self._former)
+
+    def skew(self) -> float:
+        """How far the clock of the server is ahead that executes something now, in seconds."""
+        return 0.0 if self._executing is None else self._executing.skew()
+
+    def execute(self, send: Callable[[], Replies], node: Node | None = None) -> Replies:
+        """Make an exchange with a server, which happens at one moment by its clock."""
         if self.is_away:
             raise StoreUnavailable("the simulated server is away")
-        self.is_executing = True
+        former, self._executing = self._executing, node or self.primary
         try:
             return send()
         finally:
-            self.is_executing = False
+            self._executing = former
 
     def replicate(self) -> None:
-        """Let the replica have all that there is."""
-        self._replica = {
-            number: copy.deepcopy((database._dict, database._expiry_heap))
-            for number, database in self.fake.dbs.items()
-        }
+        """Let the replica have all that there is; it is a new one if there is none."""
+        if self.primary.replica is None:
+            self.primary.follow(self._new_node())
+        self._catch_up(0)
 
-    def promote(self) -> None:
-        """Let the replica take the server's place."""
-        if self._replica is not None:
-            for number, (values, heap) in copy.deepcopy(self._replica).items():
-                self.fake.dbs[number]._dict, self.fake.dbs[number]._expiry_heap = values, heap
-        self._forget_scripts()
+    def promote(self, lost: int = 0, *, is_split: bool = False) -> Node:
+        """Let the replica take the primary's place, without so many of the last commands that it was sent.
+
+        The former primary, which is returned, is gone, or, split, goes on for those who are connected to it.
+        """
+        former, replica = self.primary, self._catch_up(lost)
+        replica.skew_seconds = former.skew_seconds
+        replica.forget_scripts()
+        self.primary = replica
+        former.is_gone = not is_split
+        self._former.append(former)
         self.losses += 1
+        return former
 
     def restart(self) -> None:
         """Let the server come back with its data, and without its scripts."""
-        self._forget_scripts()
+        self.primary.restart(self._new_identity())
 
-    def _forget_scripts(self) -> None:
-        self.fake.script_cache.clear()
-        for name, source in self.broken.items():
-            self.fake.script_cache[SCRIPT[name].encode()] = source.encode()
+    def be_calm(self) -> None:
+        """Serve everybody from here on."""
+        self.is_calm, self.is_away, self.primary.state = True, False, None
+        for node in self._former:
+            node.is_gone = True
+
+    def _catch_up(self, all_but: int) -> Node:
+        replica = self.primary.replica
+        assert replica is not None
+        self.execute(lambda: self.primary.replicate(all_but), replica)  # type: ignore[arg-type,return-value] # no replies
+        return replica
+
+    def _new_node(self) -> Node:
+        scripts = {SCRIPT[name].encode(): source.encode() for name, source in self.broken.items()}
+        return Node(self.scheduler.clock, self._new_identity(), scripts)
+
+    def _new_identity(self) -> str:
+        return f"{self._dice.getrandbits(160):040x}"
 
 
 class SimulatedTransport(SingleServerTransport):
@@ -107,17 +139,21 @@ class SimulatedTransport(SingleServerTransport):
         fates: The weights of the fates, in their order.
     """
 
-    max_block_seconds = _BLOCK_SECONDS
-
     def __init__(self, server: SimulatedServer, process: Process, fates: Callable[[], list[int]]) -> None:
-        super().__init__(fakeredis.FakeRedis(server=server.fake))
         self._server, self._process, self._fates = server, process, fates
+        self._connect()
+
+    def _connect(self) -> None:
+        """Connect to whichever server is the primary now."""
+        self._node = self._server.primary
+        super().__init__(self._node.client())
+        self.max_block_seconds, self.is_fake = _BLOCK_SECONDS, False
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, if chance lets it arrive."""
         scheduler = self._server.scheduler
         if not scheduler.is_simulated():
-            return self._server.execute(lambda: super(SimulatedTransport, self).exchange(exchange))
+            return self._execute(exchange)
         scheduler.step()
         fate = FATES[scheduler.choices.among(self._fates())]
         what = told(exchange)
@@ -132,7 +168,7 @@ class SimulatedTransport(SingleServerTransport):
             scheduler.spawn(Process("the network"), "the network", partial(self._deliver_late, exchange, what))
             raise StoreUnavailable("the simulated request is on its way still")
         scheduler.step()
-        replies = self._server.execute(lambda: super(SimulatedTransport, self).exchange(exchange))
+        replies = self._execute(exchange)
         if (answer := answered(replies)) and fate is not Fate.REPLY_LOST:
             scheduler.note(answer)
         if fate is Fate.KILLED_AFTER:
@@ -143,6 +179,13 @@ class SimulatedTransport(SingleServerTransport):
         if fate is Fate.REPLY_LOST:
             raise StoreUnavailable("the simulated reply was lost")
         return replies
+
+    def _execute(self, exchange: Exchange) -> Replies:
+        server, node = self._server, self._node
+        if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
+            self._connect()
+            raise StoreUnavailable("the simulated connection was lost")
+        return server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
 
     def wait(self, wait: Wait) -> bool:
         """Wait a little: whoever waits looks then."""
@@ -162,7 +205,7 @@ class SimulatedTransport(SingleServerTransport):
         scheduler.wait(seconds, lambda: self._server.is_calm)
         scheduler.note(f"brings what {self._process.name} had sent: {what}")
         with suppress(StoreUnavailable):
-            self._server.execute(lambda: super(SimulatedTransport, self).exchange(exchange))
+            self._execute(exchange)
 
     def _stop(self) -> None:
         scheduler = self._server.scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runstream.testing.simulation.node import State
 from runstream.testing.simulation.world import World
 
 __all__ = ["Troubles"]
@@ -14,6 +15,11 @@ class Troubles:
 
     def __init__(self, world: World) -> None:
         self._world = world
+
+    def begin(self) -> None:
+        """Let there be a replica, where it is to take the server's place."""
+        if {"fail_over", "split"} & set(self._world.plan.troubles):
+            self._world.server.replicate()
 
     def befall(self) -> None:
         """Let one of those come that the plan names, or none."""
@@ -41,16 +47,48 @@ class Troubles:
 
     def step_clock(self) -> None:
         """The server's clock is set, forwards or back."""
-        self._world.server.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
+        self._world.server.primary.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
 
     def replicate(self) -> None:
         """The replica is as the server is."""
         self._world.server.replicate()
 
     def fail_over(self) -> None:
-        """The replica takes the server's place: what was written since is lost."""
-        self._world.server.promote()
-        self._world.server.replicate()
+        """The replica takes the server's place: what was written last is lost. So it is after some restarts."""
+        server = self._world.server
+        server.promote(self._lost())
+        if self._world.choices.below(3):  # clients find it before it is promoted
+            self._be_for_a_while(State.READ_ONLY)
+        server.replicate()
+
+    def split(self) -> None:
+        """The replica takes the server's place, and that goes on for those who are connected to it."""
+        server = self._world.server
+        former = server.promote(self._lost(), is_split=True)
+        server.primary.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
+        server.replicate()
+        self._world.scheduler.wait(self._one_of(0.05, 0.5, 3.0))
+        former.is_gone = True
+
+    def fill(self) -> None:
+        """The server has no memory left for a while."""
+        self._be_for_a_while(State.FULL)
+
+    def refuse(self) -> None:
+        """The server loads its data, is busy, or cannot persist, for a while."""
+        states = (State.LOADING, State.BUSY, State.CANNOT_PERSIST)
+        self._be_for_a_while(states[self._world.choices.below(len(states))])
+
+    def _be_for_a_while(self, state: State) -> None:
+        node = self._world.server.primary
+        self._world.scheduler.note(f"the server is {state.name.lower().replace('_', ' ')}")
+        node.state = state
+        self._world.scheduler.wait(self._one_of(0.05, 0.5, 3.0))
+        node.state = None
+
+    def _lost(self) -> int:
+        """How many of the commands that wrote are lost, at most."""
+        return (0, 1, 2, 5, 1_000_000)[self._world.choices.below(5)]
 
     def _one_of(self, *values: float) -> float:
         return values[self._world.choices.below(len(values))]

@@ -68,12 +68,11 @@ class World:
 
     def skew(self) -> float:
         """How far the clock of whoever asks is ahead, in seconds."""
-        return self.server.skew_seconds if self.server.is_executing else 0.0
+        return self.server.skew()
 
     def be_calm(self) -> None:
         """End all troubles."""
-        self.server.is_calm = True
-        self.server.is_away = False
+        self.server.be_calm()
 
     def name(self, kind: str) -> str:
         """The name of one more process of this kind."""

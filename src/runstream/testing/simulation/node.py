@@ -1,0 +1,258 @@
+"""One simulated server: the data structures of fakeredis, with the identity and the refusals of a real one.
+
+Where fakeredis is silent, it answers as Redis does: ``INFO`` tells its replication id, and what a server refuses
+in its present state is refused as Redis refuses it, a script at its first write alone. A replica runs the
+primary's commands again, each at the time of the primary's clock at which it was first run.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import fakeredis
+import redis
+from fakeredis._commands import Signature
+from fakeredis._helpers import SimpleError
+from fakeredis._socket import FakeSocket
+from fakeredis.model import get_command_info
+
+from runstream.testing.simulation.clock import Clock
+
+__all__ = ["Answering", "Node", "State", "Told"]
+
+_REPLICA_LAGS = 200  # commands, at most
+_INFO = Signature("info", "info", (), (bytes,))  # type: ignore[arg-type] # as fakeredis's own have it
+
+
+class State(Enum):
+    """In which a server refuses commands: its error, and the flag of those.
+
+    None: all but those that a server answers while it loads its data.
+    """
+
+    FULL = ("OOM command not allowed when used memory > 'maxmemory'.", b"denyoom")
+    READ_ONLY = ("READONLY You can't write against a read only replica.", b"write")
+    CANNOT_PERSIST = ("MISCONF Valkey is configured to save RDB snapshots, but cannot persist on disk.", b"write")
+    LOADING = ("LOADING Redis is loading the dataset in memory", None)
+    BUSY = ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", None)
+
+
+class Told(NamedTuple):
+    """A command that a server was told, when by its clock, in which state it was, and what it replied."""
+
+    at: float
+    state: State | None
+    words: Sequence[bytes]
+    reply: Any
+
+
+class _Executed(NamedTuple):
+    """Commands that made a write, all at once, at a time of the server's clock (Unix time in seconds)."""
+
+    at: float
+    commands: list[tuple[str, list[bytes]]]
+
+
+class Node:
+    """A server.
+
+    Args:
+        clock: The machine's.
+        identity: Its replication id: 40 hexadecimal digits, which no other has.
+        scripts: Scripts that it has in the place of others, by digest.
+    """
+
+    def __init__(self, clock: Clock, identity: str, scripts: Mapping[bytes, bytes]) -> None:
+        self.identity = identity
+        self.state: State | None = None
+        self.is_gone = False
+        self.skew_seconds = 0.0
+        self.told: list[Told] | None = None
+        """What it was told, where somebody wants to know."""
+        self._clock, self._scripts = clock, scripts
+        self._executed: list[_Executed] = []
+        self.replica: Node | None = None
+        self._moment: float | None = None
+        self.fake = _FakeServer(self)
+        self.forget_scripts()
+
+    def client(self) -> fakeredis.FakeRedis:
+        """A client of its own."""
+        return fakeredis.FakeRedis(server=self.fake, connection_class=_Connection)
+
+    def skew(self) -> float:
+        """How far its clock is ahead of the machine's, in seconds."""
+        return self.skew_seconds if self._moment is None else self._moment - self._clock.time()
+
+    def restart(self, identity: str) -> None:
+        """Come back with all data, without scripts, under another replication id."""
+        self.identity = identity
+        self.forget_scripts()
+
+    def forget_scripts(self) -> None:
+        """Know no script any more but those that are in others' places."""
+        self.fake.script_cache.clear()
+        self.fake.script_cache.update(self._scripts)
+
+    # -- replication
+
+    def follow(self, replica: Node) -> None:
+        """Let another server, which has nothing yet, replicate this one."""
+        for number, database in self.fake.dbs.items():
+            values, heap = copy.deepcopy((database._dict, database._expiry_heap))
+            replica.fake.dbs[number]._dict, replica.fake.dbs[number]._expiry_heap = values, heap
+        self.replica, self._executed = replica, []
+
+    def replicate(self, all_but: int = 0) -> Node:
+        """Let the replica have all but so many of the last commands; the replica."""
+        assert self.replica is not None
+        upto = max(0, len(self._executed) - all_but)
+        executed, self._executed = self._executed[:upto], self._executed[upto:]
+        for one in executed:
+            self.replica._run_again(one)
+        return self.replica
+
+    def note_executed(self, commands: list[tuple[str, list[bytes]]]) -> None:
+        """Keep what made a write for the replica, which is never far behind."""
+        if self.replica is not None:
+            self._executed.append(_Executed(self._clock.time() + self.skew(), commands))
+            if len(self._executed) >= 2 * _REPLICA_LAGS:
+                self.replicate(_REPLICA_LAGS)
+
+    def note_told(self, words: Sequence[bytes], reply: Any) -> None:
+        """Keep what it was told, if anybody wants to know."""
+        if self.told is not None:
+            self.told.append(Told(self._clock.time() + self.skew(), self.state, words, reply))
+
+    def _run_again(self, executed: _Executed) -> None:
+        self._moment = executed.at
+        try:
+            for database in self.fake.dbs.values():
+                database.time = executed.at
+            connection: Any = _socket_of(self.fake)
+            with self.fake.lock:
+                for name, words in executed.commands:
+                    func, signature = connection._name_to_func(name)
+                    connection._run_command(func, signature, list(words), False)
+        finally:
+            self._moment = None
+
+    # -- refusals
+
+    def refusal(self, command: str) -> str | None:
+        """Why it refuses a command now; None: it does not."""
+        if self.state is None:
+            return None
+        text, flag = self.state.value
+        is_refused = b"loading" not in _flags(command) if flag is None else flag in _flags(command)
+        return text if is_refused else None
+
+    def info(self) -> str:
+        """What it tells of itself."""
+        about = {
+            "redis_version": "7.0.15",
+            "maxmemory_policy": "noeviction",
+            "role": "slave" if self.state is State.READ_ONLY else "master",
+            "master_replid": self.identity,
+        }
+        return "".join(f"{name}:{value}\r\n" for name, value in about.items())
+
+
+@functools.cache
+def _flags(command: str) -> frozenset[bytes]:
+    info = get_command_info(command.encode())
+    return frozenset() if info is None else frozenset(info[2])
+
+
+class _FakeServer(fakeredis.FakeServer):
+    """What fakeredis takes for the server; the node is the rest of it."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(version=(7,))
+        self.node = node
+
+
+class Answering:
+    """What a socket of fakeredis does otherwise, sync or async: it executes as the node's state is."""
+
+    _is_dirty = False  # the command that is executed has made a write: nothing more of it is refused
+    _in_transaction_done: list[tuple[str, list[bytes]]] | None = None
+    _words: Sequence[bytes] = ()
+
+    @property
+    def _node(self: Any) -> Node:
+        node: Node = self._server.node
+        return node
+
+    def _name_to_func(self: Any, name: str) -> Any:
+        if name == "info":
+            return lambda *_: self._node.info().encode(), _INFO
+        return super()._name_to_func(name)  # type: ignore[misc] # of fakeredis
+
+    def _process_command(self: Any, fields: list[bytes]) -> None:
+        self._words = fields
+        if (refusal := self._node.refusal(fields[0].decode().lower())) is None:
+            super()._process_command(fields)  # type: ignore[misc] # of fakeredis
+        else:
+            self._transaction_failed = self._queueing
+            if fields[0].upper() == b"EXEC":
+                refusal = self._exec_abort(refusal).value
+            self.put_response(self._decode_error(SimpleError(refusal)))
+
+    def put_response(self: Any, msg: Any) -> None:
+        """Reply."""
+        self._node.note_told(self._words, msg)
+        super().put_response(msg)  # type: ignore[misc] # of fakeredis
+
+    def _run_command(self: Any, func: Any, sig: Signature, args: list[Any], from_script: bool) -> Any:
+        if from_script:
+            return self._unless_refused(func, sig, args, from_script=True)
+        self._is_dirty = False
+        if sig.name == "exec":
+            self._in_transaction_done = []
+            reply = super()._run_command(func, sig, args, False)  # type: ignore[misc] # of fakeredis
+            done, self._in_transaction_done = self._in_transaction_done, None
+        else:
+            name, words = sig.name, list(args)
+            if name == "evalsha" and args[0] in self._server.script_cache:
+                name, words = "eval", [self._server.script_cache[args[0]], *args[1:]]
+            reply = self._unless_refused(func, sig, args, from_script=False)
+            done = [(name, words)] if self._is_dirty else []
+        if self._in_transaction_done is not None:
+            self._in_transaction_done += done
+        elif done:
+            self._node.note_executed(done)
+        return reply
+
+    def _unless_refused(self: Any, func: Any, sig: Signature, args: list[Any], *, from_script: bool) -> Any:
+        if not self._is_dirty and (refusal := self._node.refusal(sig.name)) is not None:
+            return SimpleError(refusal)
+        self._is_dirty = self._is_dirty or b"write" in _flags(sig.name)
+        return super()._run_command(func, sig, args, from_script)  # type: ignore[misc] # of fakeredis
+
+
+class _Socket(Answering, FakeSocket):
+    """A connection's end at the server."""
+
+
+class _Connection(fakeredis.FakeRedisConnection):
+    """A connection to a node."""
+
+    def _connect(self) -> _Socket:
+        return _socket_of(self._server, self._client_info)
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """The next reply. One that stands for a broken connection breaks it, as redis-py has it."""
+        reply = super().read_response(*args, **options)
+        if isinstance(reply, redis.ConnectionError):
+            self.disconnect()  # type: ignore[no-untyped-call] # of redis-py
+            raise reply
+        return reply
+
+
+def _socket_of(server: Any, client_info: Any = None) -> _Socket:
+    return _Socket(server, client_class=fakeredis.FakeRedis, db=0, client_info=client_info or {})
