@@ -84,3 +84,10 @@ def test_what_an_archive_has_beside_the_stream_of_a_parked_run_was_lost() -> Non
     lost = {(1, 101): "@a/1@", (2, 102): "@b/1@"}
     for chain in (99, 109):
         assert not list(judge(hot, {"one": {**lost, (3, chain): "@b/3@"}}, said, 0, is_parked=True, losses=True))
+
+
+def test_what_was_refused_must_not_be_there() -> None:
+    said = hear([([["sends", "r", ["@a/1@"], None], ["refused", "r"]], False)])["r"]
+    assert list(find_faults({}, {}, said)) == []
+    (fault,) = find_faults({(1, 101): "@a/1@"}, {}, said)
+    assert "was refused and is there" in fault

@@ -247,6 +247,20 @@ class Counter(Agent):
         """It has sent no event."""
 
 
+class Reading(Agent):
+    """Looks now and then where a run ends before it appends, so that it knows what others have written."""
+
+    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:  # noqa: ARG002 - such an append is not the fastest
+        """None."""
+        return None
+
+    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
+        if self.dice.random() < 0.7:
+            with suppress(EventsArchived):
+                list(self.store.read(run_id, reverse=True, limit=1))
+        return super().write(run_id, events, keys)
+
+
 class Expecting(Agent):
     """Appends where it expects the run to end, and notes what is refused: that must not be there."""
 
@@ -317,4 +331,5 @@ AGENTS: Mapping[str, type[Agent]] = {
     "runs": InRuns,
     "counts": Counter,
     "expects": Expecting,
+    "reads": Reading,
 }

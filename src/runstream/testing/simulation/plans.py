@@ -26,6 +26,15 @@ PLANS = {
     # writers who say where their events are to go, and how many there may be. No request comes late: one that was
     # refused when it was sent again may be taken when it comes, as docs/protocol.md says
     "limits": Plan(forms=("expects",) * 4, runs=1, fates=(300, 3, 5, 1, 2, 1, 1)),
+    # writers who know what the others have written, and append by the fastest way: many replies are lost
+    "readers": Plan(
+        forms=("reads", "reads", "reads"),
+        workers=1,
+        followers=0,
+        runs=1,
+        turns=20,
+        fates=(150, 2, 15, 2, 2, 1, 1, 4),
+    ),
     # many writers who come and go, so that producers are forgotten
     "crowd": Plan(
         forms=("plain",) * 5 + ("runs", "counts", "counts"),
