@@ -35,6 +35,19 @@ PLANS = {
         turns=20,
         fates=(150, 2, 15, 2, 2, 1, 1, 4),
     ),
+    # workers who stand still while others take their runs, and a server that loses what they have archived
+    "lapses": Plan(
+        forms=("plain", "plain"),
+        workers=3,
+        followers=0,
+        runs=1,
+        turns=20,
+        claim_seconds=0.2,
+        trims=("archived",),
+        troubles=("replicate", "fail_over", "leap", "leap", "leap"),
+        fates=(100, 1, 1, 0, 0, 2, 2, 1),
+        disk_fates=(1,),
+    ),
     # many writers who come and go, so that producers are forgotten
     "crowd": Plan(
         forms=("plain",) * 5 + ("runs", "counts", "counts"),
