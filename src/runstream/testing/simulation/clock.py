@@ -22,8 +22,12 @@ class Clock:
     """Time that passes when the simulation says so."""
 
     def __init__(self) -> None:
-        self._monotonic = 1_000.0
         self._offset = _BEGAN
+        self.begin()
+
+    def begin(self) -> None:
+        """Let time begin anew."""
+        self._monotonic = 1_000.0
 
     def monotonic(self) -> float:
         """Seconds since some time."""
@@ -66,7 +70,7 @@ class _Time:
 @contextmanager
 def in_place(
     clock: Clock, seed: int, sleep: Callable[[float], None], skew: Callable[[], float], threads: Any
-) -> Iterator[None]:
+) -> Iterator[random.Random]:
     """Put simulated time, chance of this seed and simulated threads where the library and fakeredis use real ones.
 
     Args:
@@ -75,6 +79,9 @@ def in_place(
         sleep: Sleeps so many seconds.
         skew: How far the clock of whoever asks is ahead, in seconds.
         threads: What workers, leases and Runs get as the module ``threading``.
+
+    Yields:
+        The chance of the operating system.
     """
     simulated = _Time(clock, sleep, skew)
     dice = random.Random(seed)
@@ -94,7 +101,7 @@ def in_place(
     state = random.getstate()
     random.seed(seed)
     try:
-        yield
+        yield dice
     finally:
         random.setstate(state)
         for place, name, value in reversed(replaced):

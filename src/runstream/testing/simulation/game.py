@@ -113,7 +113,7 @@ class Game:
 
 
 @contextmanager
-def _a_directory() -> Iterator[Path]:
+def a_directory() -> Iterator[Path]:
     # in memory where there is such a place: nothing of it is kept
     place = _IN_MEMORY if _IN_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="runstream-simulation-", dir=place) as directory:
@@ -130,7 +130,7 @@ def play(plan: Plan, choices: Choices) -> Finding:
     Returns:
         What was found.
     """
-    with _a_directory() as directory:
+    with a_directory() as directory:
         world = World(plan, choices, directory)
         game = Game(world)
         surroundings = in_place(world.clock, choices.seed, world.sleep, world.skew, world.threads)

@@ -15,7 +15,7 @@ from greenlet import getcurrent, greenlet
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import Clock
 
-__all__ = ["FOR_EVER_SECONDS", "Interrupted", "Killed", "Process", "Scheduler"]
+__all__ = ["FOR_EVER_SECONDS", "Interrupted", "Killed", "Process", "Scheduler", "Task"]
 
 FOR_EVER_SECONDS = 1e12
 _STEP_SECONDS = 0.0005
@@ -37,7 +37,7 @@ class Process:
     is_dead: bool = False
 
 
-class _Task:
+class Task:
     """What one thread of a process does."""
 
     def __init__(self, process: Process, name: str, body: Callable[[], None], parent: greenlet) -> None:
@@ -76,13 +76,13 @@ class Scheduler:
         self.choices = choices
         self.steps = 0
         self.story: list[str] = []
-        self._tasks: list[_Task] = []
-        self._by_greenlet: dict[greenlet, _Task] = {}
+        self._tasks: list[Task] = []
+        self._by_greenlet: dict[greenlet, Task] = {}
         self._hub: greenlet = getcurrent()
 
     def spawn(self, process: Process, name: str, body: Callable[[], None]) -> Callable[[], bool]:
         """Start a task; what is returned tells whether it has ended."""
-        task = _Task(process, name, body, self._hub)
+        task = Task(process, name, body, self._hub)
         self._tasks.append(task)
         self._by_greenlet[task.greenlet] = task
         return lambda: task.greenlet.dead
@@ -177,7 +177,7 @@ class Scheduler:
         self._switch(task)
         return True
 
-    def _switch(self, task: _Task) -> None:
+    def _switch(self, task: Task) -> None:
         task.greenlet.switch()
         if task.greenlet.dead:
             self._tasks.remove(task)
@@ -186,5 +186,5 @@ class Scheduler:
                 raise task.failure
 
 
-def _last_step(task: _Task) -> int:
+def _last_step(task: Task) -> int:
     return task.last_step

@@ -1,0 +1,159 @@
+"""The small configurations: one run, one archive, few processes with few steps each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from runstream.model.errors import EventsArchived, LeaseHeld, LeaseLost
+from runstream.model.events import EventKind, PAEvent
+from runstream.model.state import RunState
+from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.testing.judge import faults_of_copy
+from runstream.testing.simulation.exploration.explore import Configuration
+from runstream.testing.simulation.exploration.scene import RUN, Scene, Writer
+from runstream.testing.simulation.server import Fate
+from runstream.testing.simulation.world import Diary
+
+__all__ = ["CONFIGURATIONS"]
+
+_End = Callable[[], Iterator[str]]
+
+_LOST = (Fate.ARRIVES, Fate.REQUEST_LOST, Fate.REPLY_LOST)
+_LEASE_SECONDS = 2.0
+
+
+def _failover(scene: Scene, events: int) -> _End:
+    """Two workers, one writer, and one failover, which loses what came since the replica had all."""
+    workers = [scene.worker(name) for name in ("worker.1", "worker.2")]
+    writer = scene.writer("writer")
+    scene.alone(writer.take_turn)
+    for worker in workers:
+        scene.act(worker.name, partial(scene.drain, worker))
+    scene.act("writer", lambda: writer.take_turns(events))
+    scene.act("the server", lambda: _fail_over(scene))
+    return scene.faults
+
+
+def _fail_over(scene: Scene) -> None:
+    scene.change("the replica has all", scene.shared.replicate)
+    scene.change("the replica takes over", scene.shared.fail_over)
+
+
+def _replies(scene: Scene, events: int) -> _End:
+    """A writer and a worker, of which any request or reply may be lost, and the worker killed."""
+    worker = scene.worker("worker", (*_LOST, Fate.KILLED_AFTER))
+    writer = scene.writer("writer", _LOST)
+    scene.act("worker", lambda: scene.drain(worker))
+    scene.act("writer", lambda: writer.take_turns(events + 1))
+    return scene.faults
+
+
+class _Holder(Writer):
+    """Writes one lane, which others write too, in a lease that it takes once."""
+
+    lane_id = "lane"
+    epoch = 0
+
+    def hold(self, events: int) -> None:
+        """Append so many in one lease."""
+        try:
+            with self.store.lease(RUN, owner=self.name, lane_id=self.lane_id, ttl=_LEASE_SECONDS) as self.lease:
+                self.epoch = self.lease.grant.epoch
+                self.take_turns(events)
+        except (LeaseHeld, LeaseLost):
+            pass
+
+    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
+        """Append them in the lease."""
+        first: int = self.lease.append(run_id, events, keys=keys).first_offset
+        return first
+
+def _leases(scene: Scene, events: int) -> _End:
+    """Two writers of one lane with leases, and time that passes them by."""
+    holders = [scene.writer(name, kind=_Holder, settles=False) for name in ("first", "second")]
+    for holder in holders:
+        scene.act(holder.name, lambda holder=holder: holder.hold(events))  # type: ignore[misc] # no lambda is inferred
+    scene.act("time", lambda: [scene.pass_seconds(0.75 * _LEASE_SECONDS) for _ in range(2)])
+
+    def faults() -> Iterator[str]:
+        yield from scene.faults()
+        epochs = {holder.name: holder.epoch for holder in holders}
+        order = [epochs[mark.strip("@").partition("/")[0]] for _, mark in sorted({**scene.archived, **scene.hot}.items())]
+        if order != sorted(order):
+            yield f"written in leases of the epochs {order}"
+
+    return faults
+
+
+def _delete(scene: Scene, events: int) -> _End:
+    """A run is deleted while a worker drains it, and somebody goes on with it, or makes it anew."""
+    worker = scene.worker("worker")
+    scene.alone(scene.writer("former", settles=False).take_turn)
+    writer = scene.writer("writer", settles=False)
+    deleter = scene.open("deleter", _LOST, retry_seconds=5.0)
+    scene.act("worker", lambda: scene.drain(worker))
+    scene.act("writer", lambda: writer.take_turns(events))
+    scene.act("deleter", lambda: deleter.delete_run(RUN))
+    return lambda: _faults_of_deleted(scene, writer)
+
+
+def _faults_of_deleted(scene: Scene, writer: Writer) -> Iterator[str]:
+    """What is wrong with a run that was deleted once, when it had one event at the least."""
+    hot, archived = scene.hot, scene.archived
+    for name, copy in (("Redis", hot), ("the archive", archived)):
+        yield from faults_of_copy(name, copy)
+    if "@former/1@" in hot.values():
+        yield "it is there still"
+    is_anew = False
+    told = [line for line in writer.told.lines if line[0] == "told"]
+    for _, _, (mark,), first in told:
+        is_anew |= first == 1  # what came to the run that was deleted came after its first event
+        if is_anew and mark not in {*hot.values(), *archived.values()}:
+            yield f"{mark} was acknowledged after the deletion and is not there"
+        if not is_anew and mark in hot.values():
+            yield f"{mark} was deleted and is there"
+    if not is_anew and (left := [key for key in scene.shared.raw.keys() if f":{RUN}:".encode() in key]):
+        yield f"{left} is left"
+
+
+def _save(store: RedisCheckpointer[Any, Any], saved: Diary) -> None:
+    with suppress(EventsArchived):  # it was retired, and nobody can recover from this snapshot any more
+        store.save_snapshot(RUN, RunState(run_id=RUN, current_step=1))
+        saved.note("saved")
+
+
+class _Finisher(Writer):
+    """Ends a run."""
+
+    kind = EventKind.RUN_FINISHED
+
+
+def _retire(scene: Scene, events: int) -> _End:
+    """A run that has ended is retired while somebody appends to it, and saves a snapshot."""
+    worker = scene.worker("worker", retire_after_seconds=0)
+    scene.alone(scene.writer("former", kind=_Finisher).take_turn)
+    scene.alone(scene.archive)
+    writer, saver = scene.writer("writer"), scene.open("saver")
+    scene.act("worker", lambda: scene.drain(worker))
+    scene.act("writer", lambda: writer.take_turns(events))
+    saved = Diary()
+    scene.act("saver", lambda: _save(saver, saved))
+
+    def faults() -> Iterator[str]:
+        yield from scene.faults()
+        if saved.lines and 1 not in scene.saved_steps():
+            yield "the snapshot was acknowledged and is not there"
+
+    return faults
+
+
+CONFIGURATIONS: Mapping[str, Configuration] = {
+    "failover": Configuration(_failover),
+    "replies": Configuration(_replies, faults=2),
+    "leases": Configuration(_leases, time_passes=True),
+    "delete": Configuration(_delete, faults=1),
+    "retire": Configuration(_retire),
+}
