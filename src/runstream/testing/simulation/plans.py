@@ -23,9 +23,8 @@ PLANS = {
         async_followers=1,
         call_fates=(12, 1),
     ),
-    # writers who say where their events are to go, and how many there may be. No request comes late: one that was
-    # refused when it was sent again may be taken when it comes, as docs/protocol.md says
-    "limits": Plan(forms=("expects",) * 4, runs=1, fates=(300, 3, 5, 1, 2, 1, 1)),
+    # writers who say where their events are to go, and how many there may be
+    "limits": Plan(forms=("expects",) * 4, runs=1, fates=(300, 3, 5, 1, 2, 1, 1, 6)),
     # writers who know what the others have written, and append by the fastest way: many replies are lost
     "readers": Plan(
         forms=("reads", "reads", "reads"),
