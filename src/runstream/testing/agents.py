@@ -190,7 +190,10 @@ class InRuns(Agent):
             recorded = self._resent(error)
         if self.dice.random() < 0.1:
             with suppress(StoreUnavailable):  # the next covers as much
-                run.checkpoint()
+                try:
+                    run.checkpoint()
+                except ConcurrencyConflict:  # the server has lost the last one
+                    self._runs.pop(run_id)
         first: int = recorded[0].offset
         return first
 
