@@ -52,6 +52,8 @@ class Agent:
         self.run_ids = run_ids
         self.told = told
         self.dice = dice
+        self.has_twin = False
+        """A fork of its process has a copy of it, which goes on in the same lanes where it has opened Runs."""
         self._number = 0
 
     def take_turn(self) -> None:
@@ -168,6 +170,7 @@ class InRuns(Agent):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._runs: dict[str, Any] = {}
+        self._lane = self.name
 
     def choose_keys(self, marks: Sequence[str]) -> list[str] | None:  # noqa: ARG002 - a Run's events have no keys
         """None."""
@@ -192,7 +195,7 @@ class InRuns(Agent):
             with suppress(StoreUnavailable):  # the next covers as much
                 try:
                     run.checkpoint()
-                except ConcurrencyConflict:  # the server has lost the last one
+                except ConcurrencyConflict:  # a twin has saved another, or the server has lost the last one
                     self._runs.pop(run_id)
         first: int = recorded[0].offset
         return first

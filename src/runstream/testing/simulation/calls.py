@@ -53,6 +53,8 @@ class Calls:
         self._thing, self._make = thing, make
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of its own: it is being copied
+            raise AttributeError(name)
         value = getattr(self._thing, name)
         return partial(self._call, name, value) if callable(value) else value
 

@@ -13,7 +13,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import in_place
 from runstream.testing.simulation.plan import Finding, Plan
-from runstream.testing.simulation.players import Player, players_of
+from runstream.testing.simulation.players import players_of
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.troubles import Troubles
 from runstream.testing.simulation.verdict import faults_of
@@ -32,7 +32,6 @@ class Game:
     def __init__(self, world: World) -> None:
         self.world = world
         self._troubles = Troubles(world)
-        self._players: list[Player] = []
 
     def play(self) -> list[str]:
         """Play it to its end; what is wrong then."""
@@ -42,7 +41,7 @@ class Game:
         for archive in world.archives():
             archive.close()
         self._troubles.begin()
-        self._players = players_of(world)
+        world.players += players_of(world)
         surroundings = Process("the world")
         scheduler.spawn(surroundings, "the world", self._go_round)
         if not scheduler.run(self._all_have_written, world.plan.most_steps):
@@ -87,18 +86,18 @@ class Game:
             self._troubles.befall()
 
     def _replace(self) -> None:
-        for number, player in enumerate(self._players):
+        for number, player in enumerate(self.world.players):
             if player.process.is_dead or (player.goes_on and player.has_ended()):
-                self._players[number] = player.succeed()
+                self.world.players[number] = player.succeed()
 
     def _all_have_written(self) -> bool:
-        return all(player.is_done for player in self._players)
+        return all(player.is_done for player in self.world.players)
 
     def _all_have_settled(self) -> bool:
-        return all(player.goes_on or player.has_ended() for player in self._players)
+        return all(player.goes_on or player.has_ended() for player in self.world.players)
 
     def _all_have_ended(self) -> bool:
-        return all(player.has_ended() for player in self._players)
+        return all(player.has_ended() for player in self.world.players)
 
     def _status(self) -> Any:
         with self.world.open(Process("the host")) as hot:

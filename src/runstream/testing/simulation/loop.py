@@ -58,6 +58,7 @@ class Loop(asyncio.BaseEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined] # of a task that nobody will end
             with suppress(BaseException):
                 task.get_coro().close()
+        self.close()
 
     # -- for asyncio
 

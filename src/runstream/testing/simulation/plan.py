@@ -18,6 +18,7 @@ class Plan:
         workers: How many drain workers there are.
         followers: How many follow the first run, through an archive as well.
         async_followers: How many do so under asyncio.
+        forks: Whether agents' processes fork now and then: the child goes on with all that the parent has.
         runs: How many runs there are.
         turns: How often each agent writes.
         claim_seconds: How long a claim lasts.
@@ -35,6 +36,7 @@ class Plan:
     workers: int = 2
     followers: int = 1
     async_followers: int = 0
+    forks: bool = False
     runs: int = 2
     turns: int = 12
     claim_seconds: float = 2.0

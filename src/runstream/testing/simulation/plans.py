@@ -63,5 +63,15 @@ PLANS = {
     ),
     # a server that has no memory left, over and over, or refuses commands for other reasons
     "full server": Plan(troubles=("restart", "leap", "step_clock", "fill", "fill", "refuse")),
+    # processes that fork while their server loses what it has acknowledged, and signals that interrupt calls
+    "forks": Plan(
+        forms=("plain", "runs", "resends"),
+        loops=(("plain",), ("leases",)),
+        forks=True,
+        workers=1,
+        followers=0,
+        call_fates=(12, 1),
+        troubles=("restart", "leave", "leap", "replicate", "replicate", "fail_over"),
+    ),
 }
 """Plans by name."""

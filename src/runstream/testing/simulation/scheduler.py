@@ -53,7 +53,8 @@ class Task:
 
     def _run(self) -> None:
         try:
-            self._body()
+            if not self.process.is_dead:
+                self._body()
         except Killed:
             pass
         except BaseException as error:  # noqa: BLE001 - whoever runs the scheduler is to see it

@@ -23,6 +23,8 @@ from runstream.testing.simulation.threads import Threads
 
 __all__ = ["Diary", "World"]
 
+_TURNS_PER_FORK = 20
+
 
 class Diary:
     """What an agent notes, which outlives it."""
@@ -59,6 +61,7 @@ class World:
         """By run, what each follower has seen of it."""
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
+        self.players: list[Any] = []
         self.loops: list[Loop] = []
 
     def sleep(self, seconds: float) -> None:
@@ -81,11 +84,11 @@ class World:
 
     def open(self, process: Process, **options: Any) -> RedisCheckpointer[Any, Any]:
         """The store, as a process opens it."""
-        return RedisCheckpointer(self._way(process), **options)
+        return RedisCheckpointer(self.way(process), **options)
 
     def open_async(self, process: Process, **options: Any) -> AsyncRedisCheckpointer[Any, Any]:
         """The store for asyncio, which opens at its first call."""
-        return AsyncRedisCheckpointer(AsyncSimulatedTransport(self._way(process)), **options)
+        return AsyncRedisCheckpointer(AsyncSimulatedTransport(self.way(process)), **options)
 
     @contextmanager
     def loop(self, process: Process) -> Iterator[Loop]:
@@ -136,7 +139,12 @@ class World:
         """The weights of what becomes of an agent's call: it is waited for, or broken off."""
         return [1] if self.server.is_calm else list(self.plan.call_fates)
 
-    def _way(self, process: Process) -> SimulatedTransport:
+    def forks(self) -> bool:
+        """Whether the process of an agent forks now."""
+        return self.plan.forks and not self.server.is_calm and self.choices.below(_TURNS_PER_FORK) == 1
+
+    def way(self, process: Process) -> SimulatedTransport:
+        """The way of a process to the server."""
         return SimulatedTransport(self.server, process, self._fates)
 
     def _fates(self) -> list[int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS
-from runstream.testing.simulation.calls import Calls, Make, made_here, made_in_loop
+from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS, Agent
+from runstream.testing.simulation.calls import Calls, made_here, made_in_loop
 from runstream.testing.simulation.choices import Dice
+from runstream.testing.simulation.forks import forked
 from runstream.testing.simulation.players.player import Player
-from runstream.testing.simulation.world import Diary
+from runstream.testing.simulation.world import Diary, World
 
 __all__ = ["AgentPlayer", "LoopPlayer"]
 
@@ -30,7 +31,13 @@ class AgentPlayer(Player):
     def act(self) -> None:
         """Write, and settle once the troubles are over."""
         with self.world.opened(self.process, **self._options([self.role])) as store:
-            self._work(self.role, self.process.name, self.diaries[0], store, made_here(self.world))
+            calls = Calls(store, made_here(self.world))
+            agent = self._agent(self.role, self.process.name, self.diaries[0], calls)
+            for _ in range(self.world.plan.turns):
+                if self.world.forks():
+                    self.world.players.append(_ForkedPlayer(self.world, self.role, agent, store))
+                agent.take_turn()
+            self._settle(agent, self.diaries[0])
 
     @property
     def is_done(self) -> bool:
@@ -48,15 +55,37 @@ class AgentPlayer(Player):
         limit = MOST_HOT_EVENTS if "expects" in forms else None
         return {"retry_seconds": patience, "resend_lost": "resends" in forms, "max_hot_events": limit}
 
-    def _work(self, form: str, name: str, diary: Diary, store: Any, make: Make) -> None:
-        world = self.world
-        dice: Any = Dice(world.choices)  # as far as an agent uses a Random
-        agent = AGENTS[form](Calls(store, make), name, world.runs, diary, dice)
-        for _ in range(world.plan.turns):
-            agent.take_turn()
+    def _agent(self, form: str, name: str, diary: Diary, store: Calls) -> Agent:
+        dice: Any = Dice(self.world.choices)  # as far as an agent uses a Random
+        return AGENTS[form](store, name, self.world.runs, diary, dice)
+
+    def _settle(self, agent: Agent, diary: Diary) -> None:
         diary.is_done = True
-        world.may_settle.wait()
+        self.world.may_settle.wait()
         agent.settle()
+
+
+class _ForkedPlayer(AgentPlayer):
+    """The same agent, in a child that its process has forked, with all that the parent has at hand."""
+
+    def __init__(self, world: World, role: str, agent: Agent, store: Any) -> None:
+        super().__init__(world, role)
+        world.scheduler.note(f"forks {self.process.name}")
+        agent.has_twin = True
+        instead = [(agent.told, self.diaries[0]), (store._driver._transport, world.way(self.process))]
+        self._forked = forked(agent, world, store, instead)
+        self._forked.name = self.process.name
+
+    def act(self) -> None:
+        """Go on as another one."""
+        for _ in range(self.world.plan.turns // 2):
+            self._forked.take_turn()
+        self._settle(self._forked, self.diaries[0])
+
+    def succeed(self) -> Any:
+        """Let an agent begin that nobody has forked."""
+        self.diaries[0].was_killed = True
+        return AgentPlayer(self.world, self.role)
 
 
 class LoopPlayer(AgentPlayer):
@@ -72,11 +101,16 @@ class LoopPlayer(AgentPlayer):
             threads = []
             for form, diary in zip(self.role, self.diaries, strict=True):
                 name = world.name(form)
-                args = form, name, diary, store, made_in_loop(world, loop, name)
-                threads.append(world.threads.Thread(self._work, args, name))
+                agent = self._agent(form, name, diary, Calls(store, made_in_loop(world, loop, name)))
+                threads.append(world.threads.Thread(self._work, (agent, diary), name))
                 threads[-1].start()
             for thread in threads:
                 thread.join()
+
+    def _work(self, agent: Agent, diary: Diary) -> None:
+        for _ in range(self.world.plan.turns):
+            agent.take_turn()
+        self._settle(agent, diary)
 
 
 class _SharedDiary(Diary):
