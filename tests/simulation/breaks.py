@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -11,6 +13,9 @@ import pytest
 from runstream.drain.batch import Batches
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.redis.scripts.library import SCRIPT
+from runstream.stores.redis.session.in_flight import InFlight
+from runstream.stores.redis.session.producers import ProducerPool
+from runstream.stores.redis.session.seen import SeenBook
 from runstream.testing.simulation.server import SimulatedServer
 
 __all__ = ["BREAKS", "Break"]
@@ -48,6 +53,34 @@ def _settle_without_proof(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Batches, "_read_back", lambda *_: None)
 
 
+def _forget_unanswered(error: type[BaseException]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Forget what was sent where this error broke the call off."""
+    add = InFlight.add
+
+    def make(patched: pytest.MonkeyPatch) -> None:
+        def add_or_not(self: Any, attempts: Any) -> None:
+            if not isinstance(sys.exception(), error):
+                add(self, attempts)
+
+        patched.setattr(InFlight, "add", add_or_not)
+
+    return make
+
+
+def _keep_producers(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(ProducerPool, "_start_anew", lambda _: None)
+
+
+def _see_nothing_in_a_loop(patched: pytest.MonkeyPatch) -> None:
+    note = SeenBook.note
+
+    def note_or_not(*args: Any) -> None:
+        if asyncio._get_running_loop() is None:
+            note(*args)
+
+    patched.setattr(SeenBook, "note", note_or_not)
+
+
 BREAKS: Sequence[Break] = (
     Break(
         "a batch that is sent again is appended again",
@@ -60,4 +93,8 @@ BREAKS: Sequence[Break] = (
         _in_script("append", ("if seen ~= '-' and seen ~= meta[2] then", "if false then")),
     ),
     Break("a batch is settled that no archive has", "storm", _settle_without_proof),
+    Break("an append is forgotten that was cancelled", "asyncio", _forget_unanswered(asyncio.CancelledError)),
+    Break("an append is forgotten that was interrupted", "forks", _forget_unanswered(KeyboardInterrupt)),
+    Break("a forked child appends under its parent's producers", "forks", _keep_producers),
+    Break("an async store does not keep what it has seen", "forks", _see_nothing_in_a_loop),
 )

@@ -12,7 +12,7 @@ from runstream.testing.simulation import PLANS, Choices, Plan, play, shrink
 from runstream.testing.simulation.series import play_series
 from runstream.testing.simulation.server import SimulatedServer
 
-SEEDS = 6
+SEEDS = 2
 EXHAUSTIVE_STEPS = 200_000
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
 

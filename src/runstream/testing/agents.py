@@ -170,7 +170,6 @@ class InRuns(Agent):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._runs: dict[str, Any] = {}
-        self._lane = self.name
 
     def choose_keys(self, marks: Sequence[str]) -> list[str] | None:  # noqa: ARG002 - a Run's events have no keys
         """None."""
