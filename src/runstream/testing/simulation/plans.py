@@ -66,7 +66,7 @@ PLANS = {
     # processes that fork while their server loses what it has acknowledged, and signals that interrupt calls
     "forks": Plan(
         forms=("plain", "runs", "resends"),
-        loops=(("plain",), ("leases",)),
+        loops=(("plain",), ("plain",)),
         forks=True,
         workers=1,
         followers=0,
