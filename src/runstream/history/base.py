@@ -47,6 +47,10 @@ class History(ABC):
     def at(self, offset: int) -> Cursor | None:
         """The cursor at an offset; None where that is not known."""
 
+    def has_trimmed(self, offset: int) -> bool:  # noqa: ARG002 - an archive trims nothing
+        """Whether the entry at an offset has left it since this was loaded."""
+        return False
+
     @abstractmethod
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
         """Read the entries at these offsets, both included; the first of them, where all are too much at once."""

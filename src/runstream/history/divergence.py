@@ -46,9 +46,11 @@ def find_divergence(one: History, other: History) -> Divergence | None:
         return Divergence(low, exact=False, differ=differ)
     while low.offset < high:
         middle = (low.offset + high + 1) // 2
-        cursor = one.at(middle)
-        if cursor is not None and cursor == other.at(middle):
+        cursor, there = one.at(middle), other.at(middle)
+        if cursor is not None and cursor == there:
             low = cursor
+        elif (cursor is None and one.has_trimmed(middle)) or (there is None and other.has_trimmed(middle)):
+            return Divergence(low, exact=False, differ=differ)
         else:
             high = middle - 1
     return Divergence(low)

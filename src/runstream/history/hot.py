@@ -52,6 +52,11 @@ class HotHistory(History):
                 return known
         return self._namespace.cursor_at(self.run_id, offset)
 
+    def has_trimmed(self, offset: int) -> bool:
+        """Whether a worker has trimmed the entry at an offset since this was loaded."""
+        first = self._namespace.first_hot(self.run_id)
+        return offset >= self.first and (first is None or first > offset)
+
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
         """Read the entries at these offsets; the first of them, where all would be too much at once.
 

@@ -19,6 +19,8 @@ from runstream import (
     RunStatus,
     StoreUnavailable,
 )
+from runstream.history.hot import HotHistory
+from runstream.model.archive_records import RunBatch
 from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
@@ -51,6 +53,35 @@ def test_what_redis_has_further_is_left_alone(backend: RedisBackend, archive: Ar
     info = hot.run_info("r")
     assert info is not None
     assert info.last_offset == 20
+
+
+@pytest.mark.parametrize("is_resolved", [False, True])
+def test_what_a_worker_trims_meanwhile_is_no_other_history(
+    backend: RedisBackend, archive: Archive, monkeypatch: pytest.MonkeyPatch, *, is_resolved: bool
+) -> None:
+    """An archive has the run, which is not settled yet, and is while the two are compared."""
+    hot = open_hot(backend)
+    write_one(hot)
+    redis = HotHistory.load(namespace_of(hot), "r")
+    assert redis is not None
+    archive.write([RunBatch(redis.header, redis.header.start, redis.page(1, 17))])
+    at = HotHistory.at
+
+    def at_late(self: HotHistory, offset: int) -> Any:
+        monkeypatch.undo()
+        drain(hot, archive, trim="archived")
+        return at(self, offset)
+
+    monkeypatch.setattr(HotHistory, "at", at_late)
+    if is_resolved:
+        seen = load_histories(hot, [archive], "r")
+        assert seen is not None
+        assert seen.diverged == []
+    else:
+        assert put_back(hot, archive, "r").outcome == "there already"
+    info = hot.run_info("r")
+    assert info is not None
+    assert info.first_hot == 18
 
 
 def test_another_history_is_not_overwritten(backend: RedisBackend, archive: Archive) -> None:
