@@ -267,8 +267,9 @@ class _Copies:
                     continue
                 try:
                     page = checker.page(first, upto, whole=bool(pages))
+                    if not pages:
+                        last = page[-1].offset if page else upto  # the others are read as far as the first one
                     pages.append((checker, page))
-                    last = page[-1].offset if page else upto  # the others are read as far as the first one
                 except DifferenceFound as difference:
                     found.append(difference)
             try:

@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runstream import DrainWorker, EventKind, connect
+from runstream.history.archived import ArchivedHistory
+from runstream.model.archive_records import RunBatch
 from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import Verdict, verify_run
+from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from tests.repair.verify.world import KINDS, World, open_archives_named
 from tests.support.archive_check import Archive
@@ -150,6 +153,18 @@ def test_a_file_of_purpose_agents_verifies(tmp_path: Path) -> None:
 
 def test_a_run_that_nobody_has_is_sound(world: World) -> None:
     assert verify_run("nobody", hot=world.hot, sinks=world.archives).is_sound
+
+
+def test_an_archive_that_is_behind_another_is_sound(world: World, tmp_path: Path) -> None:
+    """Whichever of them is read first."""
+    ahead = world.archives[0]
+    source = ArchivedHistory.load(archive_of(ahead), "r")
+    assert source is not None
+    (tmp_path / "behind").mkdir()
+    with one_archive("sqlite", tmp_path / "behind") as behind:
+        behind.write([RunBatch(source.header, source.header.start, source.page(1, 3))])
+        for sinks in ([behind, ahead], [ahead, behind]):
+            assert verify_run("r", sinks=sinks).difference is None
 
 
 def test_archives_are_compared_with_each_other(world: World) -> None:
