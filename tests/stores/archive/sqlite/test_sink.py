@@ -156,6 +156,21 @@ def test_a_worker_that_was_paused_does_not_turn_the_run_back(archive: Archive) -
     assert (info.status, info.session_id, info.created_at, info.updated_at) == ("completed", "s", 1.0, 9.0)
 
 
+def test_a_run_goes_on_though_the_clock_was_set_back(archive: Archive) -> None:
+    """By an event, and by a snapshot alone."""
+    entries = history("r", 3)
+    archive.write([batch_of("r", entries[:2], status="running", updated_at=9.0)])
+    archive.write([batch_of("r", entries, status="completed", updated_at=5.0)])
+    info = archive.run_info("r")
+    assert info is not None
+    assert (info.status, info.updated_at) == ("completed", 5.0)
+    saved = ArchiveSnapshot(None, 3, 1, "token", '{"run_id":"r"}')
+    archive.write([batch_of("r", entries, snapshots=[saved], status="failed", updated_at=4.0)])
+    info = archive.run_info("r")
+    assert info is not None
+    assert info.status == "failed"
+
+
 def test_the_quarantine_is_listed_by_run_or_as_a_whole(archive: Archive) -> None:
     for run_id in ("a", "b"):
         entries = chained(run_id, [b"\x01broken%d" % n for n in range(1500)], START)

@@ -116,8 +116,7 @@ class WriteBatch:
             raise deleted_here(run_id)
         entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
         self._add_entries(run_id, entries)
-        for snapshot in batch.snapshots:
-            self._set_snapshot(run_id, snapshot)
+        saved = [self._set_snapshot(run_id, snapshot) for snapshot in batch.snapshots]
         updated_at = header.updated_at or self._now
         if head is None:
             head = RunHead(
@@ -129,7 +128,9 @@ class WriteBatch:
                 updated_at=updated_at,
                 parent=header.parent,
             )
-        elif updated_at >= head.updated_at:  # else: from a worker that was paused, and knows less than the archive
+        # else: from a worker that was paused, and knows less than the archive. One that brings something new knows
+        # more, whatever its time says: the server's clock may have been set back
+        elif entries or any(saved) or updated_at >= head.updated_at:
             head = replace(head, status=header.status, session_id=header.session_id, updated_at=updated_at)
         self._heads[run_id] = replace(head, last=entries[-1].cursor) if entries else head
 
@@ -218,8 +219,12 @@ class WriteBatch:
                 self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key, checksum)
         self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
 
-    def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> None:
-        """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history."""
+    def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> bool:
+        """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history.
+
+        Returns:
+            Whether it was another one.
+        """
         lane_id, offset, revision, token, text = snapshot
         if self._keep_snapshots != 0:
             keep_replaced(self._connection, run_id, lane_id, self._now)
@@ -230,6 +235,7 @@ class WriteBatch:
             is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
         if is_new:
             keep_snapshot(self._connection, run_id, snapshot, self._now, self._keep_snapshots)
+        return is_new
 
 
 def _cursor_in(run_id: str, row: Sequence[Any]) -> Cursor:
