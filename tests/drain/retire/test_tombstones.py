@@ -65,6 +65,14 @@ def test_a_late_append_goes_on_at_its_offset_and_is_archived_without_a_gap(
     check_archives(archives, {"r": acknowledged})
 
 
+def test_a_tombstone_keeps_the_epoch(hot: Hot, raw: Any, archives: list[Archive]) -> None:
+    """The server's clock may be set back, and epochs only rise."""
+    with hot.lease("r", owner="me") as lease:
+        lease.append("r", ended("r"))
+    assert retire_all(hot, archives).retired == 1
+    assert int(raw.hget(namespace_of(hot).keys.run("r").meta, "epoch")) == lease.epoch
+
+
 def assert_chained(backend: RedisBackend, hot: Hot, run_id: str, after: int, archives: list[Archive]) -> None:
     """What is in Redis follows, record by record, from the last place that an archive has."""
     position = archives[0].position(run_id)

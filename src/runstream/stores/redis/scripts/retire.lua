@@ -78,8 +78,7 @@ if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(
 keep('forgotten')
 keep('adopted')
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
--- the next epoch is the server's time anyway, unless that is behind
-if meta['epoch'] and tonumber(meta['epoch']) >= now then keep('epoch') end
+keep('epoch') -- the next one is the server's time, but if that is set back
 call('HSET', KEYS[2], unpack(kept))
 for field, revision in pairs(gone) do call('HSET', KEYS[2], field, revision) end
 local producer, reply = reply_of(meta['by'], meta['start'], meta['last'], meta['updated'])
