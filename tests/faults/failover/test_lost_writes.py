@@ -100,11 +100,15 @@ def test_a_writer_is_told_even_if_others_have_filled_the_offsets(
     assert spans(hot) == spans(other)
 
 
+@pytest.mark.parametrize("lane_id", ["a", "b", "x 1="])
 @pytest.mark.parametrize("others", [1, 2, 7])
 def test_a_writer_is_told_even_if_the_filled_offsets_are_archived_and_trimmed(
-    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], tmp_path: Path, others: int
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], tmp_path: Path, others: int, lane_id: str
 ) -> None:
-    """Nothing that Redis still has is of the history that it saw, but its lane lacks what it has written."""
+    """Nothing that Redis still has is of the history that it saw, but its lane lacks what it has written.
+
+    Whichever lane it goes on in: its own, another's, or a new one.
+    """
     other = open_hot()
     other.append("r", make_events("r", 2, lane_id="b"))
     hot.append("r", make_events("r", 3, lane_id="a"))
@@ -120,8 +124,9 @@ def test_a_writer_is_told_even_if_the_filled_offsets_are_archived_and_trimmed(
         other.append("r", make_events("r", 1, lane_id="b"))
         for _ in range(2):
             for call in (
-                lambda: hot.save_event(make_event("r", lane_id="a")),
-                lambda: hot.append("r", make_events("r", 2, lane_id="a"), keys=["x", None]),
+                lambda: hot.save_event(make_event("r", lane_id=lane_id)),
+                lambda: hot.append("r", make_events("r", 2, lane_id=lane_id), keys=["x", None]),
+                lambda: hot.save_snapshot("r", make_state("r")),
             ):
                 with pytest.raises((HistoryDiverged, AcknowledgedWritesLost)):
                     until_taken(call)

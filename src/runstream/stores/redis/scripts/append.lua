@@ -12,9 +12,9 @@
 --         one lane
 --       6 words, separated by single spaces: when the batch was first sent (microseconds), '-' if that is not known, 0
 --         if it is so long ago that its producer may be forgotten by now; the start of the
---         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event if it is of the
---         first lane below, else 0; partitions; for how long a silent producer is remembered
---         (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
+--         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event, or 0,
+--         followed by '=' and its lane, in hexadecimal, if that is not the first lane below; partitions; for how long a
+--         silent producer is remembered (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
 --         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
 --         that are described (all or 0); number of leases; number of snapshots
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
@@ -68,7 +68,7 @@
 -- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
 -- meta: what a refusal leaves behind is not in it.
 
-local sent_at, seen_start, wrote, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%d+) (%d+) (%d+) ?(.*)$')
+local sent_at, seen_start, wrote, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) ?(.*)$')
 local expected, most, status, lanes, described, leases, snapshots = '-', '-', '-', 1, 0, '0', '0'
 if more ~= '' then
   seen, expected, most, status, lanes, described, leases, snapshots =
@@ -206,9 +206,11 @@ if seen ~= '-' and seen ~= meta[2] then
       if parse_cursor(mark) <= seen_offset then there = mark end
       -- beyond: then others have gone on since, and nothing here has that chain. But what this writer has written itself,
       -- at `wrote`, its lane must have; where the run was put back, `unread` is the last offset whose lane nobody knows
-      local lane = lane_of[ARGV[7]]
-      if not there and lane and tonumber(lane.last) < tonumber(wrote)
-        and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote) then return {'diverged'} end
+      local wrote_at, name = match(wrote, '^(%d+)=?(%x*)$')
+      name = name == '' and ARGV[7] or string.gsub(name, '..', function(hex) return string.char(tonumber(hex, 16)) end)
+      local mark_of = lane_of[name] and lane_of[name].last or call('HGET', KEYS[2], 'lane:' .. name)
+      if not there and (tonumber(match(mark_of or '', '^%d+')) or retired or 0) < tonumber(wrote_at)
+        and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
     end
     if there and there ~= seen then return {'diverged'} end
   end

@@ -106,9 +106,11 @@ def event_call(
 def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None, lane_id: str) -> tuple[bytes, bytes]:
     """The append script's arguments 5 and 6: the cursor that the writer saw last, and the words after it."""
     last, start = (b"-", b"-") if seen is None else (seen.last, seen.start)
-    wrote = seen.wrote if seen is not None and seen.lane_id == lane_id else 0
+    wrote = b"0" if seen is None else b"%d" % seen.wrote
+    if seen is not None and seen.wrote and seen.lane_id != lane_id:
+        wrote += b"=" + seen.lane_id.encode().hex().encode()
     at = b"-" if sent_at is None else b"%d" % sent_at
-    return last, b"%b %b %d %d %d" % (
+    return last, b"%b %b %b %d %d" % (
         at,
         start,
         wrote,

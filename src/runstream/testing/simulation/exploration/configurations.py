@@ -71,6 +71,7 @@ class _Holder(Writer):
         first: int = self.lease.append(run_id, events, keys=keys).first_offset
         return first
 
+
 def _leases(scene: Scene, events: int) -> _End:
     """Two writers of one lane with leases, and time that passes them by."""
     holders = [scene.writer(name, kind=_Holder, settles=False) for name in ("first", "second")]
@@ -81,7 +82,10 @@ def _leases(scene: Scene, events: int) -> _End:
     def faults() -> Iterator[str]:
         yield from scene.faults()
         epochs = {holder.name: holder.epoch for holder in holders}
-        order = [epochs[mark.strip("@").partition("/")[0]] for _, mark in sorted({**scene.archived, **scene.hot}.items())]
+        order = [
+            epochs[mark.strip("@").partition("/")[0]]
+            for _, mark in sorted({**scene.archived, **scene.hot}.items())
+        ]
         if order != sorted(order):
             yield f"written in leases of the epochs {order}"
 

@@ -84,14 +84,14 @@ class Scene:
 
     # -- who takes part ----------------------------------------------------------------------------
 
-    def open(
-        self, name: str, fates: Sequence[Fate] = _ARRIVES, **options: Any
-    ) -> RedisCheckpointer[Any, Any]:
+    def open(self, name: str, fates: Sequence[Fate] = _ARRIVES, **options: Any) -> RedisCheckpointer[Any, Any]:
         """The store, as a process opens it. What may become of its round trips is one of these fates."""
         transport = SharedTransport(self.shared, self.steps, Process(name), fates)
         return RedisCheckpointer(transport, **{"retry_seconds": 0, **options})
 
-    def writer(self, name: str, fates: Sequence[Fate] = _ARRIVES, kind: type[W] = Writer, *, settles: bool = True) -> W:
+    def writer(
+        self, name: str, fates: Sequence[Fate] = _ARRIVES, kind: type[W] = Writer, *, settles: bool = True
+    ) -> W:
         """A writer. One that settles looks in the end what became of what it wrote."""
         diary = Diary()
         self.diaries.append(diary)
@@ -124,6 +124,7 @@ class Scene:
 
     def change(self, what: str, make: Callable[[], object]) -> None:
         """Change what is shared, in one step."""
+
         def given() -> Given:
             make()
             return Given("")
@@ -172,7 +173,9 @@ class Scene:
         """What is wrong with the run, by what the writers say."""
         said = hear((diary.lines, diary.was_killed) for diary in self.diaries)[RUN]
         parked = RUN in namespace_of(self.host).status().parked
-        yield from judge(self.hot, {"jsonl": self.archived}, said, 0, is_parked=parked, losses=self.shared.losses > 0)
+        yield from judge(
+            self.hot, {"jsonl": self.archived}, said, 0, is_parked=parked, losses=self.shared.losses > 0
+        )
 
     def archive(self) -> None:
         """Let a worker archive all that is due, and trim nothing."""

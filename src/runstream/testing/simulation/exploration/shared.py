@@ -229,4 +229,6 @@ class SharedSink:
         return iter(self._call("quarantine", run_id))
 
     def _call(self, name: str, *args: Any) -> Any:
-        return self._steps.share(f"asks the archive: {name}", partial(self._archive.call, name, *args), self._may)[1]
+        return self._steps.share(f"asks the archive: {name}", partial(self._archive.call, name, *args), self._may)[
+            1
+        ]

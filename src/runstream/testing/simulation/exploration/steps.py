@@ -65,7 +65,9 @@ class SharedSteps(Scheduler):
         self.remembered.clear()
         self._seen.clear()
 
-    def share(self, what: str, make: Callable[[], Given], fates: Sequence[Fate] = (Fate.ARRIVES,)) -> tuple[Fate, Any]:
+    def share(
+        self, what: str, make: Callable[[], Given], fates: Sequence[Fate] = (Fate.ARRIVES,)
+    ) -> tuple[Fate, Any]:
         """Make a step that others may notice, once it is chosen to come next.
 
         Args:
@@ -142,7 +144,12 @@ class SharedSteps(Scheduler):
     def _ways(self) -> list[tuple[Task, Fate]]:
         ways = [(task, Fate.ARRIVES) for task in self._next]
         if self.faults_left:
-            ways += [(task, fate) for task, step in self._next.items() for fate in step.fates if fate is not Fate.ARRIVES]
+            ways += [
+                (task, fate)
+                for task, step in self._next.items()
+                for fate in step.fates
+                if fate is not Fate.ARRIVES
+            ]
         return ways
 
     def _resume(self, task: Task) -> None:
