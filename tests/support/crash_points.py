@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sqlite3
 import sys
 import threading
@@ -23,8 +22,9 @@ from typing import Any
 import redis
 
 from runstream.stores.redis.connection.single import SingleServerTransport
+from runstream.testing.simulation.durable_files import DurableFiles
 
-__all__ = ["Disk", "Points", "insist", "watch_files", "watch_redis", "watch_sqlite", "watch_writes"]
+__all__ = ["Points", "insist", "watch_files", "watch_redis", "watch_sqlite", "watch_writes"]
 
 
 class Points:
@@ -120,7 +120,7 @@ def watch_sqlite(points: Points) -> None:
 CHANGES = ("rename", "replace", "unlink", "remove", "mkdir", "rmdir", "truncate", "ftruncate", "link", "symlink")
 
 
-def watch_files(points: Points, disk: Disk) -> None:
+def watch_files(points: Points, disk: DurableFiles) -> None:
     """Each call that changes a file is an operation."""
     open_, fsync = os.open, os.fsync
 
@@ -185,75 +185,3 @@ def insist(points: Points, directory: Path) -> None:
             os._exit(3)
 
     sys.addaudithook(audit)
-
-
-# -- power ---------------------------------------------------------------------------------------------
-
-
-class Disk:
-    """What of a directory is left when the machine loses power: what was fsynced, under names that were.
-
-    All that is there at first is on the disk. Lock files are not looked at: there is nothing in them.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._names: dict[int, dict[str, int]] = {}  # inode of a directory -> its names on the disk
-        self._contents: dict[int, bytes] = {}
-        self._held: dict[int, int] = {}
-        self._note(root)
-        for path in root.rglob("*"):
-            self._note(path)
-
-    def hold(self, path: Any) -> int:
-        """The file's inode, which from here on is given to no other."""
-        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        inode = os.fstat(handle).st_ino
-        if self._held.setdefault(inode, handle) != handle:
-            os.close(handle)
-        return inode
-
-    def note_sync(self, handle: int) -> None:
-        """What is there now stays there."""
-        path = Path(f"/proc/self/fd/{handle}").resolve()
-        if path.is_relative_to(self.root.resolve()):
-            self._note(path)
-
-    def _note(self, path: Path) -> None:
-        inode = self.hold(path)
-        if path.is_dir():
-            self._names[inode] = {child.name: self.hold(child) for child in path.iterdir()}
-        else:
-            self._contents[inode] = path.read_bytes()
-
-    def left(self) -> dict[str, bytes | None]:
-        """Content by name, None for a directory."""
-        return {name: content for name, content in self._left(self.hold(self.root), "") if ".locks" not in name}
-
-    def _left(self, inode: int, prefix: str) -> Iterator[tuple[str, bytes | None]]:
-        for name, child in sorted(self._names.get(inode, {}).items()):
-            if Path(f"/proc/self/fd/{self._held[child]}").is_dir():
-                yield prefix + name, None
-                yield from self._left(child, f"{prefix}{name}/")
-            else:
-                yield prefix + name, self._contents.get(child, b"")
-
-    def is_behind(self) -> bool:
-        """Whether there is more now than would be left."""
-        there = {str(path.relative_to(self.root)): path for path in self.root.rglob("*")}
-        return self.left() != {
-            name: None if path.is_dir() else path.read_bytes()
-            for name, path in there.items()
-            if ".locks" not in name
-        }
-
-    def lose_power(self) -> None:
-        """Let only that be there."""
-        left = self.left()
-        shutil.rmtree(self.root)
-        self.root.mkdir()
-        for name, content in left.items():
-            if content is None:
-                (self.root / name).mkdir()
-            else:
-                (self.root / name).write_bytes(content)

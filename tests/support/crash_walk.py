@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runstream.testing.simulation.durable_files import DurableFiles
 from tests.support.crash_judge import faults_at_once, faults_in_the_end, standing, unlike
-from tests.support.crash_points import Disk, Points, insist, watch_files, watch_redis, watch_sqlite, watch_writes
+from tests.support.crash_points import Points, insist, watch_files, watch_redis, watch_sqlite, watch_writes
 from tests.support.crash_world import World
 
 __all__ = ["Found", "Task"]
@@ -90,7 +91,7 @@ def be_victim(world: World, directory: Path, how: str, chosen: int | None, tell:
 
     points = Points(chosen, happen)
     with points.asleep(), world.hot() as others:
-        disk = Disk(directory / "jsonl")
+        disk = DurableFiles(directory / "jsonl")
         watch_redis(points, partial(world.meddle, others, is_deleting=how != "deleted"))
         watch_sqlite(points)
         watch_files(points, disk)

@@ -61,6 +61,13 @@ PLANS = {
         forms=("plain", "leases", "runs", "resends"),
         troubles=("restart", "leave", "leap", "replicate", "split", "split"),
     ),
+    # machines of archives that lose power, over and over, and disks that fail
+    "power loss": Plan(
+        forms=("plain", "runs", "counts"),
+        turns=20,
+        troubles=("lose_power", "lose_power", "lose_power", "leap"),
+        disk_fates=(100, 1, 1),
+    ),
     # a server that has no memory left, over and over, or refuses commands for other reasons
     "full server": Plan(troubles=("restart", "leap", "step_clock", "fill", "fill", "refuse")),
     # processes that fork while their server loses what it has acknowledged, and signals that interrupt calls

@@ -17,9 +17,11 @@ class Troubles:
         self._world = world
 
     def begin(self) -> None:
-        """Let there be a replica, where it is to take the server's place."""
+        """Let there be a replica, where it is to take the server's place, and a disk, where it loses power."""
         if {"fail_over", "split"} & set(self._world.plan.troubles):
             self._world.server.replicate()
+        if "lose_power" in self._world.plan.troubles:
+            self._world.disk.watch(self._world.directory / "archive")
 
     def befall(self) -> None:
         """Let one of those come that the plan names, or none."""
@@ -78,6 +80,10 @@ class Troubles:
         """The server loads its data, is busy, or cannot persist, for a while."""
         states = (State.LOADING, State.BUSY, State.CANNOT_PERSIST)
         self._be_for_a_while(states[self._world.choices.below(len(states))])
+
+    def lose_power(self) -> None:
+        """The machine of workers, followers and archives loses power."""
+        self._world.disk.lose_power()
 
     def _be_for_a_while(self, state: State) -> None:
         node = self._world.server.primary

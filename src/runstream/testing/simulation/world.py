@@ -118,6 +118,8 @@ class World:
 
     def archives(self) -> list[Any]:
         """The archives."""
+        if self.scheduler.is_simulated():
+            self.disk.users.append(self.scheduler.process)
         return [SQLiteCheckpointer(self.directory / "archive.db"), JSONLCheckpointer(self.directory / "archive")]
 
     @contextmanager
