@@ -12,6 +12,7 @@ import pytest
 
 from runstream.drain.batch import Batches
 from runstream.model.errors import StoreUnavailable
+from runstream.stores.archive.jsonl import run_log
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.session.in_flight import InFlight
 from runstream.stores.redis.session.producers import ProducerPool
@@ -81,6 +82,10 @@ def _see_nothing_in_a_loop(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(SeenBook, "note", note_or_not)
 
 
+def _write_without_fsync(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(run_log, "sync", lambda _: None)
+
+
 BREAKS: Sequence[Break] = (
     Break(
         "a batch that is sent again is appended again",
@@ -97,4 +102,5 @@ BREAKS: Sequence[Break] = (
     Break("an append is forgotten that was interrupted", "forks", _forget_unanswered(KeyboardInterrupt)),
     Break("a forked child appends under its parent's producers", "forks", _keep_producers),
     Break("an async store does not keep what it has seen", "forks", _see_nothing_in_a_loop),
+    Break("a JSONL log is not fsynced", "power loss", _write_without_fsync),
 )
