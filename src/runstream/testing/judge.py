@@ -135,6 +135,7 @@ def judge(
     """
     for name, copy in archives.items():
         yield from faults_of_copy(name, copy)
+        yield from _faults_of_mixture(name, copy, hot)
     if is_parked and not losses:
         yield "it is parked"
     if is_parked:  # what the archives have beside the stream is what was lost
@@ -187,6 +188,14 @@ def faults_of_copy(name: str, copy: Copy) -> Iterator[str]:
         doubled = [offset for offset, times in Counter(offsets).items() if times > 1]
         yield f"{name} has holes, or offsets twice: {doubled[:3]}"
     yield from (f"{name} has {mark} {times} times" for mark, times in Counter(copy.values()).items() if times > 1)
+
+
+def _faults_of_mixture(name: str, copy: Copy, hot: Copy) -> Iterator[str]:
+    """Whether an archive has another history than Redis up to an event that both have."""
+    common, first = copy.keys() & hot.keys(), min(hot, default=(0, 0))[0]
+    strange = [place for place in copy.keys() - hot.keys() if first <= place[0] < max(common, default=(0, 0))[0]]
+    if strange:
+        yield f"{name} has one history up to {max(strange)}, and another one at {max(common)}"
 
 
 def _faults_of_lanes(history: Copy) -> Iterator[str]:

@@ -1,0 +1,15 @@
+"""Deliberate breaks of the protocol, which the simulation is to find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.simulation.breaks.clients import IN_CLIENTS
+from tests.simulation.breaks.forks import AFTER_BREAKS_OFF
+from tests.simulation.breaks.one import BREAK_PLANS, Break
+from tests.simulation.breaks.scripts import IN_SCRIPTS
+from tests.simulation.breaks.workers import IN_WORKERS
+
+__all__ = ["BREAKS", "BREAK_PLANS", "Break"]
+
+BREAKS: Sequence[Break] = (*IN_SCRIPTS, *IN_CLIENTS, *IN_WORKERS, *AFTER_BREAKS_OFF)

@@ -1,0 +1,94 @@
+"""Breaks of what a writer or a reader does."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from runstream.stores.redis.operations.client import resend_lost, send
+from runstream.stores.redis.operations.client.reader import RunReader
+from runstream.stores.redis.scripts.calls import append_call
+from runstream.stores.redis.session.in_flight import InFlight
+from runstream.stores.redis.session.producers import Producer
+from runstream.stores.redis.session.recent_appends import RecentAppends
+from runstream.stores.redis.session.seen import SeenBook
+from runstream.stores.tiered.boundary import HotAndArchive
+from tests.simulation.breaks.one import Break
+
+__all__ = ["IN_CLIENTS"]
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _never(*_: Any, **__: Any) -> Iterator[Any]:
+    yield from ()
+
+
+def _forget_unanswered(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(InFlight, "add", _nothing)
+
+
+def _number_anew(patched: pytest.MonkeyPatch) -> None:
+    attempt = send._attempt
+
+    def attempt_anew(session: Any, attempts: Sequence[Any], *, are_new: bool = False) -> Any:
+        for one in () if are_new else attempts:
+            producer = Producer()
+            one.sending = one.sending._replace(producer=producer.name, number=1)
+            one.call = append_call(session.keys, one.batch, one.sending)
+        return attempt(session, attempts, are_new=are_new)
+
+    patched.setattr(send, "_attempt", attempt_anew)
+
+
+def _lose_outcomes(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(InFlight, "take_outcome", _nothing)
+
+
+def _lose_changes(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(InFlight, "take_change", _nothing)
+
+
+def _forget_seen(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(SeenBook, "note", _nothing)
+
+
+def _resend_all(patched: pytest.MonkeyPatch) -> None:
+    def count_none(*_: Any) -> Generator[Any, Any, int]:
+        yield from ()
+        return 0
+
+    patched.setattr(resend_lost, "_count_present", count_none)
+
+
+def _resend_backwards(patched: pytest.MonkeyPatch) -> None:
+    lost = RecentAppends.lost
+    patched.setattr(RecentAppends, "lost", lambda self, run_id: lost(self, run_id)[::-1])
+
+
+def _pass_over_gaps(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(RunReader, "report_missing", _never)
+
+
+def _read_on_in_another_history(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(RunReader, "_check_history", _never)
+
+
+def _join_without_looking(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(HotAndArchive, "check_archived", _never)
+
+
+IN_CLIENTS: Sequence[Break] = (
+    Break("a batch that got no reply is forgotten", "storm", _forget_unanswered, seed=3),
+    Break("a batch is sent again under a new number", "storm", _number_anew, seed=2),
+    Break("the outcome of a batch that was sent again is not kept", "storm", _lose_outcomes),
+    Break("a change of a state that was made is made again", "storm", _lose_changes, seed=2),
+    Break("what a writer has seen is not kept", "failovers", _forget_seen, seed=12),
+    Break("events that are there are taken for lost", "failovers", _resend_all, seed=20),
+    Break("lost events are appended again in another order", "failovers", _resend_backwards, seed=18),
+    Break("a follower passes over what has left Redis", "storm", _pass_over_gaps, seed=2),
+)

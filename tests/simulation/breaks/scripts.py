@@ -1,0 +1,125 @@
+"""Breaks of scripts: a check left out, or something else noted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.simulation.breaks.one import Break, in_script
+
+__all__ = ["IN_SCRIPTS"]
+
+IN_SCRIPTS: Sequence[Break] = (
+    Break(
+        "a batch that is sent again is appended again",
+        "storm",
+        in_script("append", ("if sent_batch == batch then", "if sent_batch == batch and false then")),
+        seed=7,
+    ),
+    Break(
+        "a batch that comes after its producer's next one is appended",
+        "storm",
+        in_script("append", ("if sent_batch > batch then return {'stale', now} end", "")),
+        seed=3,
+    ),
+    Break(
+        "the fast path drops the reply that is kept for another producer",
+        "readers",
+        in_script("append", ("  and not (by and string.sub(by, 1, #producer) ~= producer)\n", "")),
+        seed=5,
+    ),
+    Break(
+        "an append drops the reply that the fast path has kept",
+        "readers",
+        in_script("append", ("  call('HSET', KEYS[3], by_producer, by_reply)\n", "")),
+    ),
+    Break(
+        "what a writer has seen is not compared",
+        "failovers",
+        in_script("append", ("if seen ~= '-' and seen ~= meta[2] then", "if false then")),
+        seed=12,
+    ),
+    Break(
+        "what was trimmed is taken for what its writer has seen",
+        "lapses",
+        in_script(
+            "append",
+            ("if parse_cursor(mark) <= seen_offset then there = mark end", ""),
+            ("if not there and lane and tonumber(lane.last) < tonumber(wrote)", "if false"),
+        ),
+        seed=22,
+    ),
+    Break(
+        "the fast path appends wherever the run ends",
+        "readers",
+        in_script("append", ("if seen == meta[2] and before and", "if meta[2] and before and")),
+    ),
+    Break(
+        "the expected offset is not compared",
+        "limits",
+        in_script("append", ("expected ~= '-' and tonumber(expected) ~= offset", "false")),
+    ),
+    Break(
+        "an append makes a run longer than it may be",
+        "limits",
+        in_script("append", ("if entries + written > tonumber(most) then", "if false then")),
+    ),
+    Break(
+        "an append does not make its run due",
+        "storm",
+        in_script(
+            "append",
+            ("if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end", ""),
+            ("  enlist(KEYS[5], 'NX', now, run_id)\n", ""),
+        ),
+    ),
+    Break(
+        "a key is kept with the cursor before its event's",
+        "storm",
+        in_script("append", ("= key_of[index], last\n", "= key_of[index], former\n")),
+        seed=3,
+    ),
+    Break(
+        "a chain does not follow from the one before",
+        "storm",
+        in_script("append", ("offset + 1, following(chain, record)", "offset + 1, following(0, record)")),
+    ),
+    Break(
+        "a snapshot replaces one that its writer has not seen",
+        "storm",
+        in_script("append", ("if compares then return {'snapshot', text(snapshot.revision - 1)} end", "")),
+    ),
+    Break(
+        "a run is settled beyond the proof",
+        "storm",
+        in_script(
+            "settle",
+            (
+                "if ARGV[4] == 'archived' then\n  limit = proven_to",
+                "if ARGV[4] == 'archived' then\n  limit = offset_of(meta['last'])",
+            ),
+            ("if limit > known_to then limit, is_held_back = known_to, true end", ""),
+        ),
+        seed=2,
+    ),
+    Break(
+        "a run is not due any more, though its last event is not proven",
+        "storm",
+        in_script("settle", ("local done = offset == offset_of(meta['last']) and", "local done =")),
+    ),
+    Break(
+        "a worker that comes late moves the mark back",
+        "lapses",
+        in_script(
+            "settle",
+            ("    proven, offset = mark, offset_of(mark) -- somebody else has settled further\n", ""),
+            ("if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end", ""),
+        ),
+        seed=17,
+    ),
+    Break(
+        "a snapshot is settled that no archive has",
+        "counters",
+        in_script("settle", ("if archived[field] ~= token then", "if false then")),
+        seed=12,
+    ),
+)
