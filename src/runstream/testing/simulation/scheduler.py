@@ -61,6 +61,7 @@ class Task:
             self.failure = error
 
     def is_ready(self, now: float) -> bool:
+        """Whether it can go on at this time, in monotonic seconds."""
         return self.wakes_at <= now or (self.is_woken is not None and self.is_woken())
 
 

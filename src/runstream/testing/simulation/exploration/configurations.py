@@ -25,27 +25,25 @@ _LOST = (Fate.ARRIVES, Fate.REQUEST_LOST, Fate.REPLY_LOST)
 _LEASE_SECONDS = 2.0
 
 
-def _failover(scene: Scene, events: int) -> _End:
-    """Two workers, one writer, and one failover, which loses what came since the replica had all."""
-    workers = [scene.worker(name) for name in ("worker.1", "worker.2")]
-    writer = scene.writer("writer")
+def _failover(scene: Scene, events: int, *, workers: int, more_events: int = 0) -> _End:
+    """Workers, a writer, and one failover, which loses an event that was acknowledged and not archived."""
+    names = [f"worker.{number}" for number in range(1, workers + 1)]
+    draining = [scene.worker(name) for name in names]
+    writer = scene.writer(Writer, "writer")
     scene.alone(writer.take_turn)
-    for worker in workers:
+    scene.alone(lambda: scene.change("the replica has all", scene.shared.replicate))
+    scene.alone(writer.take_turn)
+    for worker in draining:
         scene.act(worker.name, partial(scene.drain, worker))
-    scene.act("writer", lambda: writer.take_turns(events))
-    scene.act("the server", lambda: _fail_over(scene))
+    scene.act("writer", lambda: writer.take_turns(events + more_events))
+    scene.act("the server", lambda: scene.change("the replica takes over", scene.shared.fail_over))
     return scene.faults
-
-
-def _fail_over(scene: Scene) -> None:
-    scene.change("the replica has all", scene.shared.replicate)
-    scene.change("the replica takes over", scene.shared.fail_over)
 
 
 def _replies(scene: Scene, events: int) -> _End:
     """A writer and a worker, of which any request or reply may be lost, and the worker killed."""
     worker = scene.worker("worker", (*_LOST, Fate.KILLED_AFTER))
-    writer = scene.writer("writer", _LOST)
+    writer = scene.writer(Writer, "writer", _LOST)
     scene.act("worker", lambda: scene.drain(worker))
     scene.act("writer", lambda: writer.take_turns(events + 1))
     return scene.faults
@@ -74,10 +72,10 @@ class _Holder(Writer):
 
 def _leases(scene: Scene, events: int) -> _End:
     """Two writers of one lane with leases, and time that passes them by."""
-    holders = [scene.writer(name, kind=_Holder, settles=False) for name in ("first", "second")]
+    holders = [scene.writer(_Holder, name, settles=False) for name in ("first", "second")]
     for holder in holders:
         scene.act(holder.name, lambda holder=holder: holder.hold(events))  # type: ignore[misc] # no lambda is inferred
-    scene.act("time", lambda: [scene.pass_seconds(0.75 * _LEASE_SECONDS) for _ in range(2)])
+    scene.act("time", lambda: scene.pass_seconds(*[0.75 * _LEASE_SECONDS] * 2))
 
     def faults() -> Iterator[str]:
         yield from scene.faults()
@@ -95,16 +93,16 @@ def _leases(scene: Scene, events: int) -> _End:
 def _delete(scene: Scene, events: int) -> _End:
     """A run is deleted while a worker drains it, and somebody goes on with it, or makes it anew."""
     worker = scene.worker("worker")
-    scene.alone(scene.writer("former", settles=False).take_turn)
-    writer = scene.writer("writer", settles=False)
+    scene.alone(scene.writer(Writer, "former", settles=False).take_turn)
+    writer = scene.writer(Writer, "writer", settles=False)
     deleter = scene.open("deleter", _LOST, retry_seconds=5.0)
     scene.act("worker", lambda: scene.drain(worker))
     scene.act("writer", lambda: writer.take_turns(events))
     scene.act("deleter", lambda: deleter.delete_run(RUN))
-    return lambda: _faults_of_deleted(scene, writer)
+    return lambda: _faults_of_deleted(scene)
 
 
-def _faults_of_deleted(scene: Scene, writer: Writer) -> Iterator[str]:
+def _faults_of_deleted(scene: Scene) -> Iterator[str]:
     """What is wrong with a run that was deleted once, when it had one event at the least."""
     hot, archived = scene.hot, scene.archived
     for name, copy in (("Redis", hot), ("the archive", archived)):
@@ -112,14 +110,14 @@ def _faults_of_deleted(scene: Scene, writer: Writer) -> Iterator[str]:
     if "@former/1@" in hot.values():
         yield "it is there still"
     is_anew = False
-    told = [line for line in writer.told.lines if line[0] == "told"]
+    told = [line for line in scene.diaries[-1].lines if line[0] == "told"]
     for _, _, (mark,), first in told:
         is_anew |= first == 1  # what came to the run that was deleted came after its first event
         if is_anew and mark not in {*hot.values(), *archived.values()}:
             yield f"{mark} was acknowledged after the deletion and is not there"
         if not is_anew and mark in hot.values():
             yield f"{mark} was deleted and is there"
-    if not is_anew and (left := [key for key in scene.shared.raw.keys() if f":{RUN}:".encode() in key]):
+    if not is_anew and (left := [key for key in scene.shared.raw.scan_iter() if f":{RUN}:".encode() in key]):
         yield f"{left} is left"
 
 
@@ -138,9 +136,9 @@ class _Finisher(Writer):
 def _retire(scene: Scene, events: int) -> _End:
     """A run that has ended is retired while somebody appends to it, and saves a snapshot."""
     worker = scene.worker("worker", retire_after_seconds=0)
-    scene.alone(scene.writer("former", kind=_Finisher).take_turn)
+    scene.alone(scene.writer(_Finisher, "former").take_turn)
     scene.alone(scene.archive)
-    writer, saver = scene.writer("writer"), scene.open("saver")
+    writer, saver = scene.writer(Writer, "writer"), scene.open("saver")
     scene.act("worker", lambda: scene.drain(worker))
     scene.act("writer", lambda: writer.take_turns(events))
     saved = Diary()
@@ -155,8 +153,10 @@ def _retire(scene: Scene, events: int) -> _End:
 
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
-    "failover": Configuration(_failover),
-    "replies": Configuration(_replies, faults=2),
+    # the writer is told that its event is lost, and goes on with another
+    "failover": Configuration(partial(_failover, workers=1, more_events=1)),
+    "workers": Configuration(partial(_failover, workers=2)),
+    "replies": Configuration(_replies, faults=1),
     "leases": Configuration(_leases, time_passes=True),
     "delete": Configuration(_delete, faults=1),
     "retire": Configuration(_retire),

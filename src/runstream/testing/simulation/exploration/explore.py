@@ -57,6 +57,14 @@ class Exploration:
     faults: list[str] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
 
+    def told(self) -> str:
+        """How much was played, in words."""
+        extent = "all" if self.is_whole else "not all"
+        return (
+            f"{extent} histories, which come to {self.histories:,} ends of {self.depth} steps at most:"
+            f" {self.steps:,} steps, {self.states:,} states, {self.turns:,} turns at known ones"
+        )
+
 
 def explore(configuration: Configuration, events: int = 1, most_histories: int | None = None) -> Exploration:
     """Play every history of a configuration, until one ends badly.

@@ -43,7 +43,7 @@ class Writer(Agent):
         for _ in range(turns):
             self.take_turn()
 
-    def choose_keys(self, marks: Sequence[str]) -> None:  # noqa: ARG002 - they have none
+    def choose_keys(self, marks: Sequence[str]) -> None:
         """None."""
 
     def event(self, run_id: str, mark: str) -> PAEvent:
@@ -64,6 +64,8 @@ class Scene:
 
     def __init__(self, steps: SharedSteps, directory: Path) -> None:
         self.steps = steps
+        self.host: RedisCheckpointer[Any, Any]
+        """The store of whoever prepares a history, and judges it."""
         self.clock = steps.clock
         self.directory = directory / "archive"
         self.shared = Shared(steps, self.directory)
@@ -89,9 +91,7 @@ class Scene:
         transport = SharedTransport(self.shared, self.steps, Process(name), fates)
         return RedisCheckpointer(transport, **{"retry_seconds": 0, **options})
 
-    def writer(
-        self, name: str, fates: Sequence[Fate] = _ARRIVES, kind: type[W] = Writer, *, settles: bool = True
-    ) -> W:
+    def writer(self, kind: type[W], name: str, fates: Sequence[Fate] = _ARRIVES, *, settles: bool = True) -> W:
         """A writer. One that settles looks in the end what became of what it wrote."""
         diary = Diary()
         self.diaries.append(diary)
@@ -131,10 +131,11 @@ class Scene:
 
         self.steps.share(what, given)
 
-    def pass_seconds(self, seconds: float) -> None:
-        """Let time pass, in one step."""
-        self.steps.share(f"{seconds:g} s pass", lambda: Given(""))
-        self.clock.pass_until(self.clock.monotonic() + seconds)
+    def pass_seconds(self, *spans: float) -> None:
+        """Let time pass, each span (in seconds) in one step."""
+        for seconds in spans:
+            self.steps.share(f"{seconds:g} s pass", lambda: Given(""))
+            self.clock.pass_until(self.clock.monotonic() + seconds)
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -1,4 +1,9 @@
-"""The search: depth first through the choices of a configuration's histories, each state once."""
+"""The search: depth first through the choices of a configuration's histories, each state once.
+
+Stateless for the processes, which are played again from their beginning, and with a memory of the states that were
+reached: orders of steps that commute lead to one state, which is gone on from once. (Both are in P. Godefroid,
+Partial-Order Methods for the Verification of Concurrent Systems, 1996.)
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ __all__ = ["Search"]
 
 @dataclass
 class _Crossing:
-    """A state from which histories part: how many ways there are, which one is gone, and how to come back to it."""
+    """A state from which histories part: how many ways there are, which is gone, and how to come back to it."""
 
     ways: int
     saved: Any

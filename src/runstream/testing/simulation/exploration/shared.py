@@ -122,12 +122,12 @@ class Shared:
 
     @property
     def _data(self) -> Mapping[int, tuple[dict[bytes, Any], Any]]:
-        """What the server holds, as fakeredis keeps it: by the number of a database, its values and their expiries."""
+        """What the server holds, as fakeredis has it: by a database's number, its values and their expiries."""
         databases = self.server.fake.dbs
         return {number: (database._dict, database._expiry_heap) for number, database in databases.items()}
 
     def _put_back_server(self, saved: bytes | None, losses: int) -> None:
-        assert saved is not None  # noqa: S101 - for mypy: the server has a replica when it fails
+        assert saved is not None
         for number, (values, heap) in pickle.loads(saved).items():  # noqa: S301 - our own
             self.server.fake.dbs[number]._dict, self.server.fake.dbs[number]._expiry_heap = values, heap
         self.losses, self.server.primary.identity = losses, f"{losses:040x}"

@@ -1,8 +1,8 @@
 """Tasks of which only those steps are scheduled that others may notice.
 
-Between two exchanges with the server, or two calls of an archive, what a task does is its process's own: whenever it
-does it, nobody else sees a difference. So it goes on at once, and there is a choice only where all that can go on are
-about to make a shared step.
+Between two exchanges with the server, or two calls of an archive, what a task does is its process's own: nobody
+else sees whether it is done early or late. So it is done at once, and there is a choice only where all that can go
+on are about to make a shared step.
 """
 
 from __future__ import annotations
@@ -166,10 +166,10 @@ class SharedSteps(Scheduler):
         self._seen[process] = digest_of(self._seen.get(process, _kind_of(process)), facts)
 
     def _state(self, shared: bytes) -> bytes:
-        """What happens from here on: what is shared, and all that each process has seen, which is all that it knows.
+        """What the rest follows from: what is shared, and all that each process has seen, which is all it knows.
 
-        A process that has ended knows nothing, but for what its diary says. Those that are named ``KIND.NUMBER`` draw
-        nothing by chance, and are interchangeable.
+        A process that has ended knows nothing, but for what its diary says. Those that are named ``KIND.NUMBER``
+        draw nothing by chance, and are interchangeable.
         """
         at_work = {task.process for task in self._tasks}
         seen = sorted(

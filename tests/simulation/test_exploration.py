@@ -1,0 +1,108 @@
+"""Every history of a small configuration ends well, and of a broken protocol one does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from runstream.testing.simulation.exploration import CONFIGURATIONS, Exploration, explore
+from runstream.testing.simulation.exploration.__main__ import main
+from tests.simulation.breaks.one import in_script
+
+BREAKS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "what was proven is settled whatever is there now": (
+        "failover",
+        in_script("settle", ("elseif not entry or entry[1] ~= proven then", "elseif not entry then")),
+    ),
+    "what a writer has seen is not compared": (
+        "failover",
+        in_script("append", ("if seen ~= '-' and seen ~= meta[2] then", "if false then")),
+    ),
+    "a batch that is sent again is appended again": (
+        "replies",
+        in_script("append", ("if sent_batch == batch then", "if sent_batch == batch and false then")),
+    ),
+    "a lease is not compared where the write is": (
+        "leases",
+        in_script(
+            "append", ("microseconds, mine) ~= mine then return {'unleased'} end", "microseconds, mine) then end")
+        ),
+    ),
+    "a run is deleted whichever it is by now": (
+        "delete",
+        in_script("delete", ("if (meta['start'] or '') ~= ARGV[2] then return 0 end", "")),
+    ),
+    "a run is retired with what is not archived yet": (
+        "retire",
+        in_script(
+            "retire",
+            (
+                "  or (meta['mark'] or meta['start']) ~= meta['last'] or call('ZSCORE', KEYS[4], ARGV[1]) then",
+                " then",
+            ),
+        ),
+    ),
+}
+
+
+def _check(name: str, found: Exploration) -> None:
+    assert not found.faults, f"{name}: {found.faults[:3]}\n" + "\n".join(found.story)
+    assert found.is_whole
+
+
+def test_every_history_of_a_small_configuration_ends_well() -> None:
+    found = explore(CONFIGURATIONS["retire"])
+    _check("retire", found)
+    assert found.histories > 5
+
+
+def test_a_small_break_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _find_break("a run is retired with what is not archived yet", monkeypatch)
+
+
+@pytest.mark.exhaustive
+def test_the_command_tells_how_much_was_played(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        main("retire", faults=0)
+        assert capsys.readouterr().out.startswith("retire: all histories, which come to 12 ends of 47 steps")
+        BREAKS["a run is retired with what is not archived yet"][1](monkeypatch)
+        with pytest.raises(typer.Exit):
+            main("retire")
+        assert "worker: sends retire" in capsys.readouterr().out
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@pytest.mark.exhaustive
+def test_what_is_played_is_the_same_each_time() -> None:
+    assert explore(CONFIGURATIONS["leases"]) == explore(CONFIGURATIONS["leases"])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_history_ends_well(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explore(CONFIGURATIONS[name])
+    with capsys.disabled():
+        print(f"\nexplored: {name}: {found.told()}")
+    _check(name, found)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_break_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _find_break(name, monkeypatch)
+
+
+def _find_break(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration, make = BREAKS[name]
+    make(monkeypatch)
+    found = explore(CONFIGURATIONS[configuration])
+    assert found.faults
+    assert not any("Traceback" in fault for fault in found.faults)
+    assert found.story
