@@ -14,12 +14,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import fakeredis
-import redis
 from fakeredis._commands import Signature
 from fakeredis._helpers import SimpleError
 from fakeredis._socket import FakeSocket
 from fakeredis.model import get_command_info
 
+from runstream.stores.redis.connection.errors import breaks_connection
 from runstream.testing.simulation.clock import Clock
 
 __all__ = ["Answering", "Node", "State", "Told"]
@@ -248,7 +248,7 @@ class _Connection(fakeredis.FakeRedisConnection):
     def read_response(self, *args: Any, **options: Any) -> Any:
         """The next reply. One that stands for a broken connection breaks it, as redis-py has it."""
         reply = super().read_response(*args, **options)
-        if isinstance(reply, redis.ConnectionError):
+        if breaks_connection(reply):
             self.disconnect()  # type: ignore[no-untyped-call] # of redis-py
             raise reply
         return reply

@@ -14,7 +14,15 @@ from runstream.stores.redis.damage import corrupt_key, foreign_key
 from runstream.stores.redis.keys import expected_type, run_of_key
 from runstream.stores.redis.scripts.script import script_of
 
-__all__ = ["doubtful_keys", "is_full", "is_passing", "is_right_refused", "refusal_of", "translate"]
+__all__ = [
+    "breaks_connection",
+    "doubtful_keys",
+    "is_full",
+    "is_passing",
+    "is_right_refused",
+    "refusal_of",
+    "translate",
+]
 
 # refused for now: the server is there, but this node cannot serve it at this moment. Redis 6.2 wraps what a
 # script is refused in a text of its own, so the text is searched, too.
@@ -71,6 +79,11 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING) or (
         isinstance(error, exceptions.ResponseError) and _PASSING_TEXT.search(str(error)) is not None
     )
+
+
+def breaks_connection(reply: object) -> bool:
+    """Whether redis-py takes a reply for a broken connection."""
+    return isinstance(reply, exceptions.ConnectionError)
 
 
 def translate(error: Exception, *, is_tls: bool = False) -> RunstreamError:

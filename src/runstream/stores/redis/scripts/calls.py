@@ -108,15 +108,10 @@ def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None, lane_id: str
     last, start = (b"-", b"-") if seen is None else (seen.last, seen.start)
     wrote = b"0" if seen is None else b"%d" % seen.wrote
     if seen is not None and seen.wrote and seen.lane_id != lane_id:
-        wrote += b"=" + seen.lane_id.encode().hex().encode()
+        wrote += b"=%b" % seen.lane_id.encode().hex().encode()
     at = b"-" if sent_at is None else b"%d" % sent_at
-    return last, b"%b %b %b %d %d" % (
-        at,
-        start,
-        wrote,
-        len(keys.partitions),
-        PRODUCER_WINDOW_SECONDS * MICROSECONDS,
-    )
+    window = PRODUCER_WINDOW_SECONDS * MICROSECONDS
+    return last, b"%b %b %b %d %d" % (at, start, wrote, len(keys.partitions), window)
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
