@@ -18,6 +18,7 @@ from runstream import (
     StoreUnavailable,
     create_event,
 )
+from runstream.operations.operation import Command, Exchange
 from tests.support.backends import RedisBackend, info_of
 from tests.support.kinds import on_every_server
 from tests.support.line import Line
@@ -35,11 +36,12 @@ def open_hot(backend: RedisBackend) -> Hot:
     return store
 
 
-def move_clock_ahead(raw: Any, hot: Hot) -> None:
-    """As if another server had taken over, whose clock is ahead: all that was noted lies further back."""
+def move_clock(raw: Any, hot: Hot, seconds: int = AHEAD_SECONDS) -> None:
+    """As if another server had taken over, whose clock is so far ahead: all that was noted lies further back."""
     keys = session_of(hot).keys.run("r")
-    by = AHEAD_SECONDS * 1_000_000
-    raw.hincrby(keys.meta, "updated", -by)
+    by = seconds * 1_000_000
+    for field in {b"updated", b"ahead"} & set(raw.hkeys(keys.meta)):
+        raw.hincrby(keys.meta, field, -by)
     for producer, reply in raw.hgetall(keys.producers).items():
         words = reply.split(b" ")
         words[6] = b"%d" % (int(words[6]) - by)
@@ -48,9 +50,14 @@ def move_clock_ahead(raw: Any, hot: Hot) -> None:
     clock._ahead -= by
     for attempts in session_of(hot).in_flight._attempts.values():
         for attempt in attempts:
-            *before, words, lane, mark, record = attempt.call
-            sent_at, rest = words.split(b" ", 1)
-            attempt.call = (*before, b"%d %b" % (int(sent_at) - by, rest), lane, mark, record)
+            attempt.call = sent_earlier(attempt.call, by)
+
+
+def sent_earlier(call: Command, microseconds: int) -> Command:
+    """The call of an append, as if it had been sent so much earlier."""
+    *before, words, lane, mark, record = call
+    sent_at, rest = words.split(b" ", 1)
+    return (*before, b"%d %b" % (int(sent_at) - microseconds, rest), lane, mark, record)
 
 
 @on_every_server
@@ -62,7 +69,7 @@ def test_a_batch_is_not_applied_twice_where_the_next_server_s_clock_is_ahead(red
     Line(hot).cut("reply")
     with pytest.raises(StoreUnavailable):
         hot.append("r", [event])
-    move_clock_ahead(raw, hot)
+    move_clock(raw, hot)
     for _ in range(20):
         open_hot(redis_backend).append("r", [make_event("r", 3)])
     for _ in range(2):
@@ -70,6 +77,37 @@ def test_a_batch_is_not_applied_twice_where_the_next_server_s_clock_is_ahead(red
             hot.append("r", [event])
     assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
     assert hot.append("r", [make_event("r", 4)]).last_offset == 23, "what is new is not held up"
+
+
+@on_every_server
+def test_a_late_request_is_not_applied_where_the_clock_was_set_back_and_forth(redis_backend: RedisBackend) -> None:
+    """Its producer was heard again by the clock that was behind, and so seems to have been silent for long."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    event, calls = make_event("r", 2), []
+    driver: Any = hot._driver
+    exchange_once = driver.exchange_once
+
+    def keep(exchange: Exchange) -> Any:
+        calls.append(exchange.commands[0])
+        return exchange_once(exchange)
+
+    driver.exchange_once = keep
+    hot.append("r", [event])
+    driver.exchange_once = exchange_once
+    move_clock(raw, hot, -AHEAD_SECONDS)
+    hot.append("r", [make_event("r", 3)])
+    move_clock(raw, hot)
+    for _ in range(20):
+        open_hot(redis_backend).append("r", [make_event("r", 4)])
+    (reply,) = exchange_once(Exchange([calls[0]], tolerant=True))
+    assert reply[0] == b"stale"
+    move_clock(raw, hot, -AHEAD_SECONDS)  # nor by the clock that is behind
+    late = sent_earlier(calls[0], -AHEAD_SECONDS * 1_000_000)
+    (reply,) = exchange_once(Exchange([late], tolerant=True))
+    assert reply[0] == b"stale"
+    assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
+    assert open_hot(redis_backend).append("r", [make_event("r", 5)]).last_offset == 24
 
 
 @on_every_server
@@ -144,7 +182,7 @@ def test_what_is_new_is_taken_however_the_clock_was_moved(redis_backend: RedisBa
     """Ahead, or back after producers were noted that were last heard in what is now the future."""
     hot, raw = open_hot(redis_backend), redis_backend.raw
     hot.append("r", make_events("r", 1))
-    move_clock_ahead(raw, hot)
+    move_clock(raw, hot)
     hot.append("r", [make_event("r", 2)])
     keys = session_of(hot).keys.run("r")
     seconds, _ = raw.time()

@@ -419,6 +419,9 @@ end
 -- What a user may lack the right to comes before what is set: so a refusal leaves entries behind, and nothing else that
 -- counts.
 if producers_lost > 0 then note_forgotten(KEYS[2], producers_lost) end
+if meta[11] and tonumber(meta[11]) > microseconds then -- the clock was set back; see may_be_forgotten
+  call('HSET', KEYS[2], 'ahead', text(math.max(tonumber(meta[11]), tonumber(call('HGET', KEYS[2], 'ahead') or 0) or 0)))
+end
 if by_producer then
   if not call('HGET', KEYS[3], by_producer) then forget_silent() end
   call('HSET', KEYS[3], by_producer, by_reply)

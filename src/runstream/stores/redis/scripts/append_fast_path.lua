@@ -83,7 +83,7 @@ end
 -- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent.
 -- What lies behind the last cursor was left by an append that was refused in its midst
 if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8] or meta[13])
-  and not (by and string.sub(by, 1, #producer) ~= producer)
+  and not (by and string.sub(by, 1, #producer) ~= producer) and now >= (meta[11] or now)
   and not call('XRANGE', KEYS[1], '(' .. seen, '+', 'COUNT', 1)[1] then
   offset, chain = match(seen, '^(%d+)-(%d+)$')
   local first = offset + 1

@@ -101,13 +101,17 @@ end
 -- too long ago; '-': that is not known, and no). `lost` is what lost_at says.
 -- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
 -- it is right however far the clock has moved since; and what is sent for the first time is younger. What lies ahead
--- of the clock was noted by one that was ahead, and says nothing.
+-- of the clock was noted by one that was ahead, and says nothing but of what was sent by such a one. `ahead` says up to
+-- when the run was written by a clock that was set back then: a producer that was heard since by the lower one may have
+-- been forgotten as silent once the clock was set right.
 local function may_be_forgotten(sent_at, meta, config, now, lost)
   if sent_at == '-' then return false end
   local first_sent = tonumber(sent_at)
-  local of_run = math.max(tonumber(call('HGET', meta, 'forgotten') or 0) or 0, lost)
+  local function reaches(noted) return first_sent <= noted and (noted <= now or first_sent > now) end
+  local of_run = call('HMGET', meta, 'forgotten', 'ahead')
   local of_others = tonumber(call('HGET', config, 'forgotten') or 0) or 0
-  return first_sent == 0 or (first_sent <= of_run and of_run <= now) or (first_sent <= of_others and of_others <= now)
+  return first_sent == 0 or reaches(math.max(tonumber(of_run[1] or 0) or 0, lost))
+    or reaches(tonumber(of_run[2] or 0) or 0) or reaches(of_others)
 end
 
 -- Whether a field of meta notes a snapshot, of the run or of a lane.

@@ -76,6 +76,7 @@ keep('keyed')
 local lost = lost_at(KEYS[3], meta['heard'], meta['updated'])
 if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(lost) end
 keep('forgotten')
+keep('ahead')
 keep('adopted')
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
 keep('epoch') -- the next one is the server's time, but if that is set back

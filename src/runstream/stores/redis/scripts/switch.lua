@@ -18,7 +18,8 @@
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
 -- resends that, it gets its first reply. RENAME, or DEL, is the first write: a full server takes either.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard',
+  'ahead')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, keyed = string.match(ARGV[3], '^(%d+) (%d+)$')
@@ -61,6 +62,7 @@ for i = 9, #ARGV, 4000 do
 end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
 if meta[7] then call('HSET', KEYS[2], 'forgotten', meta[7]) end
+if meta[10] then call('HSET', KEYS[2], 'ahead', meta[10]) end
 local adopted = {} -- as far as both histories have it, as with producers
 for after, upto, at in string.gmatch(meta[8] or '', '(%S+) (%d+%-%d+) (%d+)') do
   if parse_cursor(upto) <= common then adopted[#adopted + 1] = after .. ' ' .. upto .. ' ' .. at end
