@@ -1,8 +1,9 @@
 """One simulated server: the data structures of fakeredis, with the identity and the refusals of a real one.
 
 Where fakeredis is silent, it answers as Redis does: ``INFO`` tells its replication id, and what a server refuses
-in its present state is refused as Redis refuses it, a script at its first write alone. A replica runs the
-primary's commands again, each at the time of the primary's clock at which it was first run.
+in its present state is refused as Redis refuses it, a script at its first write alone. A replica makes the
+primary's writes again, at the time of the primary's clock at which they were made: of a script, those that it
+made, not the script, which looks at the server's identity and would make others there.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Told(NamedTuple):
 
 
 class _Executed(NamedTuple):
-    """Commands that made a write, all at once, at a time of the server's clock (Unix time in seconds)."""
+    """Writes that were made all at once, at a time of the server's clock (Unix time in seconds)."""
 
     at: float
     commands: list[tuple[str, list[bytes]]]
@@ -180,7 +181,9 @@ class Answering:
     """What a socket of fakeredis does otherwise, sync or async: it executes as the node's state is."""
 
     _is_dirty = False  # the command that is executed has made a write: nothing more of it is refused
-    _in_transaction_done: list[tuple[str, list[bytes]]] | None = None
+    _is_in_transaction = False
+    _writes: list[tuple[str, list[bytes]]]
+    """What the command that is executed has written, or its script or transaction: what a replica gets."""
     _words: Sequence[bytes] = ()
 
     @property
@@ -209,29 +212,25 @@ class Answering:
         super().put_response(msg)  # type: ignore[misc] # of fakeredis
 
     def _run_command(self: Any, func: Any, sig: Signature, args: list[Any], from_script: bool) -> Any:
-        if from_script:
-            return self._unless_refused(func, sig, args, from_script=True)
-        self._is_dirty = False
-        if sig.name == "exec":
-            self._in_transaction_done = []
-            reply = super()._run_command(func, sig, args, False)  # type: ignore[misc] # of fakeredis
-            done, self._in_transaction_done = self._in_transaction_done, None
-        else:
-            name, words = sig.name, list(args)
-            if name == "evalsha" and args[0] in self._server.script_cache:
-                name, words = "eval", [self._server.script_cache[args[0]], *args[1:]]
+        if not from_script:
+            self._is_dirty = False
+        if from_script or self._is_in_transaction:
+            return self._unless_refused(func, sig, args, from_script=from_script)
+        self._writes, self._is_in_transaction = [], sig.name == "exec"
+        try:
             reply = self._unless_refused(func, sig, args, from_script=False)
-            done = [(name, words)] if self._is_dirty else []
-        if self._in_transaction_done is not None:
-            self._in_transaction_done += done
-        elif done:
-            self._node.note_executed(done)
+        finally:
+            self._is_in_transaction = False
+        if self._writes:
+            self._node.note_executed(self._writes)
         return reply
 
     def _unless_refused(self: Any, func: Any, sig: Signature, args: list[Any], *, from_script: bool) -> Any:
         if not self._is_dirty and (refusal := self._node.refusal(sig.name)) is not None:
             return SimpleError(refusal)
-        self._is_dirty = self._is_dirty or b"write" in _flags(sig.name)
+        if b"write" in _flags(sig.name):
+            self._is_dirty = True
+            self._writes.append((sig.name, list(args)))
         return super()._run_command(func, sig, args, from_script)  # type: ignore[misc] # of fakeredis
 
 
