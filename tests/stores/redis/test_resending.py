@@ -579,5 +579,5 @@ def test_a_fork_puts_nothing_back() -> None:
         os._exit(len(book.lost("r")))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(book.lost("r")) == 3
-    book.mark_resent("r", {"main"})
+    book.mark_answered("r", book.lost("r"))
     assert not book.lost("r")

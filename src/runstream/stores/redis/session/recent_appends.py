@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
 from runstream.operations.forks import starts_anew
+from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Written
 
 __all__ = ["RecentAppends"]
@@ -23,10 +24,11 @@ _MAX_INCOMPLETE = 16_384
 
 
 class _Lost(NamedTuple):
-    """What the server has lost of a run, in order, and the error that says so."""
+    """What the server has lost of a run, in order, the error that says so, and what is sent again at present."""
 
     events: Sequence[EncodedEvent]
     loss: RunstreamError
+    unanswered: Batch | None = None
 
 
 class RecentAppends:
@@ -148,12 +150,25 @@ class RecentAppends:
         with self._lock:
             return copy(self._lost[run_id].loss)
 
-    def mark_resent(self, run_id: str, lanes: Collection[str]) -> None:
-        """Note that the lost events of these lanes have been resent."""
+    def unanswered(self, run_id: str) -> Batch | None:
+        """The lost events that were sent again, and of which it is not known whether they are there."""
         with self._lock:
+            found = self._lost.get(run_id)
+            return found.unanswered if found else None
+
+    def mark_sent(self, run_id: str, batch: Batch) -> None:
+        """Note that these of the lost events are sent again, until it is known what came of it."""
+        with self._lock:
+            if found := self._lost.get(run_id):
+                self._lost[run_id] = found._replace(unanswered=batch)
+
+    def mark_answered(self, run_id: str, resent: Iterable[EncodedEvent] = ()) -> None:
+        """Note that nothing of the lost events is on its way any more, and which of them are there again."""
+        with self._lock:
+            there = set(map(id, resent))
             lost = self._lost.pop(run_id, None)
-            if lost and (left := [event for event in lost.events if event.lane_id not in lanes]):
-                self._lost[run_id] = lost._replace(events=left)
+            if lost and (left := [event for event in lost.events if id(event) not in there]):
+                self._lost[run_id] = _Lost(left, lost.loss)
 
     def begin_resend(self, run_id: str) -> bool:
         """Become the one caller that resends what a run has lost; False while another thread or task is."""

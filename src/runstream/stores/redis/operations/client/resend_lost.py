@@ -128,6 +128,7 @@ def _resend(
     run_id = batch.run_id
     yield from _begin(recent, run_id)
     try:
+        yield from _resolve_resent(session, recent, run_id)
         seen, held = session.seen.get(run_id), recent.get(run_id)
         present = yield from _count_present(session, run_id, held)
         if seen is None or not held or present is None:
@@ -163,6 +164,7 @@ def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Op
     run_id, grant = batch.run_id, batch.grant
     yield from _begin(recent, run_id)
     try:
+        yield from _resolve_resent(session, recent, run_id)
         lost = recent.lost(run_id)
         if not lost:
             return
@@ -175,17 +177,34 @@ def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Op
             carried = grant if grant is not None and (grant.lane_id is None or {grant.lane_id} == lanes) else None
             is_keyed = any(event.key is not None for event in portion)
             again = batch_of(run_id, portion, is_keyed=is_keyed, grant=carried)
+            recent.mark_sent(run_id, again)
             (outcome,) = yield from send(session, [again], checked=False)
-            if isinstance(outcome, Applied):
-                recent.mark_resent(run_id, lanes)
-            elif isinstance(outcome, TooOld):
-                raise recent.loss_of(run_id)
-            elif not isinstance(outcome, LeaseHeld):
+            _note_resent(recent, again, outcome)
+            if isinstance(outcome, RunstreamError) and not isinstance(outcome, LeaseHeld):
                 raise outcome
-            elif len(lanes) > 1:
+            if isinstance(outcome, LeaseHeld) and len(lanes) > 1:
                 portions += _by_lane(portion)
     finally:
         recent.end_resend(run_id)
+
+
+def _resolve_resent(session: Session[E, S], recent: RecentAppends, run_id: str) -> Operation[None]:
+    """Find out what became of lost events that were sent again without a reply.
+
+    The next ones may be sent in other batches: by lane or at once, or with more that was lost. As such, what is
+    there by now would be appended another time.
+    """
+    again = recent.unanswered(run_id)
+    if again is not None:
+        yield from resolve_unanswered(session, [run_id])
+        _note_resent(recent, again, session.in_flight.take_outcome(again))
+
+
+def _note_resent(recent: RecentAppends, again: Batch, outcome: Outcome | None) -> None:
+    """Note what became of lost events that were sent again; None: they were not applied."""
+    if isinstance(outcome, TooOld):
+        raise recent.loss_of(again.run_id)
+    recent.mark_answered(again.run_id, again.events if isinstance(outcome, Applied) else ())
 
 
 def _by_lane(events: Sequence[EncodedEvent]) -> list[Sequence[EncodedEvent]]:
