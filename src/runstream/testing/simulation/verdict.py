@@ -37,9 +37,13 @@ def faults_of(world: World) -> Iterator[str]:
                 if any(one != snapshot for one in kept):
                     yield f"{run_id}: the archives have the snapshots {kept}, Redis has {snapshot}"
             # of a run that is parked, nobody can tell which history is the right one
-            followed = [seen for followed_id, seen in world.followed if followed_id == run_id]
             history = _history(stream, copies) if run_id not in parked else None
-            yield from (f"{run_id}: {fault}" for seen in followed for fault in _faults_of_follower(seen, history))
+            for followed in world.followed:
+                if followed.run_id == run_id:
+                    # who was killed was not told of what was lost
+                    is_told = not (losses and followed.process and followed.process.is_dead)
+                    found = _faults_of_follower(followed.seen, history if is_told else None)
+                    yield from (f"{run_id}: {fault}" for fault in found)
     for loop in world.loops:
         yield from loop.failures
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.server import AsyncSimulatedTransport, SimulatedServer, SimulatedTransport
 from runstream.testing.simulation.threads import Threads
 
-__all__ = ["Diary", "World"]
+__all__ = ["Diary", "Followed", "World"]
 
 _TURNS_PER_FORK = 20
 
@@ -37,6 +38,15 @@ class Diary:
     def note(self, value: Any) -> None:
         """Write one more line."""
         self.lines.append(json.loads(json.dumps(value)))
+
+
+@dataclass
+class Followed:
+    """What a follower has seen of a run: offsets and marks."""
+
+    run_id: str
+    process: Process | None = None
+    seen: list[Any] = field(default_factory=list)
 
 
 class World:
@@ -57,8 +67,7 @@ class World:
         self.disk = Disk(self.scheduler, self._disk_fates)
         self.runs = [f"run-{number}" for number in range(plan.runs)]
         self.diaries: list[Diary] = []
-        self.followed: list[tuple[str, list[Any]]] = []
-        """By run, what each follower has seen of it."""
+        self.followed: list[Followed] = []
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
         self.players: list[Any] = []

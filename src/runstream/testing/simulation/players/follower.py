@@ -8,6 +8,7 @@ from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, Stor
 from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.testing.simulation.calls import Calls, made_in_loop
 from runstream.testing.simulation.players.player import Player
+from runstream.testing.simulation.world import Followed
 
 __all__ = ["AsyncFollowerPlayer", "FollowerPlayer"]
 
@@ -19,8 +20,8 @@ class FollowerPlayer(Player):
 
     def prepare(self) -> None:
         """Have seen nothing yet."""
-        self.seen: list[Any] = []
-        self.world.followed.append((self.world.runs[0], self.seen))
+        self.followed = Followed(self.world.runs[0])
+        self.world.followed.append(self.followed)
 
     def act(self) -> None:
         """Follow until it is enough."""
@@ -28,17 +29,18 @@ class FollowerPlayer(Player):
             self._follow(TieredCheckpointer(hot, archives[self.role % 2]))
 
     def _follow(self, store: Any) -> None:
-        world, run_id = self.world, self.world.runs[0]
+        world, run_id, seen = self.world, self.followed.run_id, self.followed.seen
+        self.followed.process = self.process
         after: int | str = 0
         while not world.is_enough.is_set():
             try:
                 for item in store.follow(run_id, after, idle_timeout=0.5):
-                    self.seen.append((item.offset, item.event.payload.get("mark")))
+                    seen.append((item.offset, item.event.payload.get("mark")))
                     after = item.cursor
             except (TimeoutError, StoreUnavailable):
                 world.sleep(0.01)
             except (AcknowledgedWritesLost, HistoryDiverged):
-                self.seen.clear()
+                seen.clear()
                 store.forget(run_id)
                 after = 0
 
