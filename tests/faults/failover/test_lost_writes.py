@@ -17,11 +17,13 @@ from runstream import (
     DrainWorker,
     HistoryDiverged,
     SQLiteCheckpointer,
+    StoreUnavailable,
     connect,
     connect_async,
 )
 from tests.faults.failover.failover_tools import Hot, assert_lost, on_every_pair, spans, spans_of, until_taken
 from tests.support.backends import info_of
+from tests.support.operations import session_of
 from tests.support.processes.child import Child
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, Pair, eventually, needs_server
@@ -315,3 +317,26 @@ def test_trimming_and_deleting_are_no_loss(
         assert other.append("r", make_events("r", 2)).first_offset == 7
         DrainWorker(other, [archive], trim="archived").drain_once()
     assert hot.append("r", make_events("r", 1)).first_offset == 9
+
+
+def test_a_reader_is_not_told_of_an_archive_by_a_server_that_has_the_event(
+    pair: Pair, hot: Hot, open_hot: Callable[..., Hot], tmp_path: Path
+) -> None:
+    """The first that it asked had trimmed it; the one that it asks for the archives has taken that one's place."""
+    hot.append("r", make_events("r", 5))
+    raw, key = pair.client(), session_of(hot).keys.run("r").events
+    entries: Any = raw.dump(key)
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        DrainWorker(open_hot(), [archive], trim="archived").drain_once()
+    driver: Any = hot._driver
+    exchange_once = driver.exchange_once
+
+    def fail_over_before(exchange: Any) -> Any:
+        if any(command[0] == b"HGETALL" for command in exchange.commands):
+            raw.restore(key, 0, entries, replace=True)
+        return exchange_once(exchange)
+
+    driver.exchange_once = fail_over_before
+    with pytest.raises(StoreUnavailable, match="another server has taken the place"):
+        list(hot.read("r"))
+    assert len(list(hot.read("r"))) == 5

@@ -279,7 +279,13 @@ class RunReader:
         """Raise the error that says why there is no event at ``expected``."""
         if expected > head.mark.offset:  # nobody may have trimmed what was never archived
             raise lost(self.run_id, head.last.offset, expected - 1)
-        raise (yield from events_archived(self.session, self.run_id, expected))
+        error = yield from events_archived(self.session, self.run_id, expected)
+        if error.first_hot <= expected:  # another server has told that
+            raise StoreUnavailable(
+                f"event {expected} of run {self.run_id!r} had left Redis, and by now it has not: another server"
+                " has taken the place of the one that was read from; read again"
+            )
+        raise error
 
     def _learn(self, head: RunHead) -> None:
         self._pace.largest = head.largest
