@@ -77,11 +77,14 @@ class Agent:
     def settle(self) -> None:
         """Touch each run once more: what was lost is told by then."""
         for run_id in self.run_ids:
-            with suppress(LeaseHeld, LeaseLost, StoreUnavailable):
-                try:
-                    self._until_told(run_id, [self.event(run_id, f"@{self.name}/last@")], None)
-                except (AcknowledgedWritesLost, HistoryDiverged):
-                    self._lost(run_id)
+            for mark in ("last", "last2"):  # of the first one, nobody may be able to tell what became of it
+                with suppress(LeaseHeld, LeaseLost, StoreUnavailable):
+                    try:
+                        self._until_told(run_id, [self.event(run_id, f"@{self.name}/{mark}@")], None)
+                        break
+                    except (AcknowledgedWritesLost, HistoryDiverged):
+                        self._lost(run_id)
+                        break
 
     def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
         """The keys of events with these marks, or none."""

@@ -249,7 +249,7 @@ def load_header(line: bytes) -> Header:
         header = Header(
             run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1]))
         )
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"no header: {type(error).__name__}: {error}") from error
     if not _are_texts((header.run_id,)) or not _is_time(header.created_at):
         raise ValueError("no header: a member is of another type")
