@@ -14,7 +14,6 @@ from runstream.stores.redis.session.in_flight import InFlight
 from runstream.stores.redis.session.producers import Producer
 from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.seen import SeenBook
-from runstream.stores.tiered.boundary import HotAndArchive
 from tests.simulation.breaks.one import Break
 
 __all__ = ["IN_CLIENTS"]
@@ -72,14 +71,6 @@ def _resend_backwards(patched: pytest.MonkeyPatch) -> None:
 
 def _pass_over_gaps(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(RunReader, "report_missing", _never)
-
-
-def _read_on_in_another_history(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(RunReader, "_check_history", _never)
-
-
-def _join_without_looking(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(HotAndArchive, "check_archived", _never)
 
 
 IN_CLIENTS: Sequence[Break] = (

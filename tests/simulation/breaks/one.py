@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -16,18 +17,7 @@ __all__ = ["BREAK_PLANS", "Break", "in_script"]
 BREAK_PLANS: Mapping[str, Plan] = {
     **PLANS,
     # workers who stand still while others take their runs
-    "rivals": Plan(
-        forms=("plain", "plain"),
-        workers=3,
-        followers=0,
-        runs=1,
-        turns=20,
-        claim_seconds=0.2,
-        trims=("archived",),
-        troubles=("leap",),
-        fates=(60, 1, 1, 0, 0, 6, 1, 1),
-        disk_fates=(1,),
-    ),
+    "rivals": replace(PLANS["lapses"], troubles=("leap",), fates=(60, 1, 1, 0, 0, 6, 1, 1)),
     # a state that many change, and nothing else
     "counters": Plan(forms=("counts",) * 3, followers=0, runs=1),
 }

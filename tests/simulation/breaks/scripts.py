@@ -44,7 +44,7 @@ IN_SCRIPTS: Sequence[Break] = (
         in_script(
             "append",
             ("if parse_cursor(mark) <= seen_offset then there = mark end", ""),
-            ("if not there and (tonumber(match(", "if false and (tonumber(match("),
+            ("if (tonumber(match(last_of or", "if false and (tonumber(match(last_of or"),
         ),
         seed=22,
     ),

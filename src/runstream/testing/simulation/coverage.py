@@ -99,7 +99,7 @@ def noted() -> Iterator[set[Taken]]:
     try:
         yield taken
     finally:
-        ScriptingCommandsMixin.eval = evaluate  # type: ignore[method-assign]
+        ScriptingCommandsMixin.eval = evaluate  # type: ignore[method-assign] # as it was
 
 
 def never_taken(taken: Collection[Taken]) -> Mapping[If, str]:

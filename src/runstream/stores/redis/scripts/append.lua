@@ -14,9 +14,9 @@
 --         if it is so long ago that its producer may be forgotten by now; the start of the
 --         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event, or 0,
 --         followed by '=' and its lane, in hexadecimal, if that is not the first lane below; partitions; for how long a
---         silent producer is remembered (microseconds); and if more is asked for: the cursor that the writer saw last, or '-'; expected offset, or
---         '-'; most entries that the run may have here, or '-'; status, or '-'; number of lanes; number of events
---         that are described (all or 0); number of leases; number of snapshots
+--         silent producer is remembered (microseconds); and if more is asked for: the cursor that the writer saw last,
+--         or '-'; expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
+--         lanes; number of events that are described (all or 0); number of leases; number of snapshots
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
 --         '+' in front of it if its seqs rise in the batch (none is lower than one before it, all are of 0 to 15
 --         digits and not negative); if the batch has several events, the seq of its first one; and if more is asked
@@ -206,11 +206,13 @@ if seen ~= '-' and seen ~= meta[2] then
       if parse_cursor(mark) <= seen_offset then there = mark end
       -- beyond: then others have gone on since, and nothing here has that chain. But what this writer has written itself,
       -- at `wrote`, its lane must have; where the run was put back, `unread` is the last offset whose lane nobody knows
-      local wrote_at, name = match(wrote, '^(%d+)=?(%x*)$')
-      name = name == '' and ARGV[7] or string.gsub(name, '..', function(hex) return string.char(tonumber(hex, 16)) end)
-      local mark_of = lane_of[name] and lane_of[name].last or call('HGET', KEYS[2], 'lane:' .. name)
-      if not there and (tonumber(match(mark_of or '', '^%d+')) or retired or 0) < tonumber(wrote_at)
-        and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
+      if not there then
+        local wrote_at, name = match(wrote, '^(%d+)=?(%x*)$')
+        name = name == '' and ARGV[7] or string.gsub(name, '..', function(hex) return string.char(tonumber(hex, 16)) end)
+        local last_of = lane_of[name] and lane_of[name].last or call('HGET', KEYS[2], 'lane:' .. name)
+        if (tonumber(match(last_of or '', '^%d+')) or retired or 0) < tonumber(wrote_at)
+          and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
+      end
     end
     if there and there ~= seen then return {'diverged'} end
   end
