@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -133,6 +134,7 @@ class InLeases(Agent):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.lane = self.name
         self._leases: dict[str, Any] = {}
 
     def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
@@ -142,9 +144,11 @@ class InLeases(Agent):
         while True:
             try:
                 lease = self._leases.get(run_id) or self.store.lease(
-                    run_id, owner=self.name, lane_id=self.name, ttl=LEASE_SECONDS, wait=30.0
+                    run_id, owner=self.name, lane_id=self.lane, ttl=LEASE_SECONDS, wait=30.0
                 )
                 self._leases[run_id] = lease
+                marks = [event.payload["mark"] for event in events]
+                self.told.note(["leased", run_id, self.lane, marks, lease.epoch])
                 first: int = lease.append(run_id, events, keys=keys).first_offset
             except (LeaseLost, LeaseHeld):
                 self._drop(run_id)
@@ -157,6 +161,9 @@ class InLeases(Agent):
 
     def settle(self) -> None:
         super().settle()
+        self._drop_all()
+
+    def _drop_all(self) -> None:
         for run_id in list(self._leases):
             self._drop(run_id)
 
@@ -165,6 +172,26 @@ class InLeases(Agent):
         if lease is not None:
             with suppress(StoreUnavailable, LeaseLost, AcknowledgedWritesLost, HistoryDiverged):
                 lease.release()
+
+
+class Contending(InLeases):
+    """Writes under leases on a lane that it shares, one at a time, and gives each back."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lane = "contended"
+
+    def event(self, run_id: str, mark: str) -> PAEvent:
+        return replace(super().event(run_id, mark), lane_id=self.lane)
+
+    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
+        for other in self._leases.keys() - {run_id}:  # whoever held one and waited for another might wait for ever
+            self._drop(other)
+        return super().write(run_id, events, keys)
+
+    def take_turn(self) -> None:
+        super().take_turn()
+        self._drop_all()
 
 
 class InRuns(Agent):
@@ -193,14 +220,23 @@ class InRuns(Agent):
             recorded = run.emit_many(emissions)
         except StoreUnavailable as error:
             recorded = self._resent(error)
+        number = str(events[-1].payload["mark"]).strip("@").partition("/")[2]
+        if number.isdecimal():
+            run.state.current_step = run.state.data["number"] = int(number)
         if self.dice.random() < 0.1:
-            with suppress(StoreUnavailable):  # the next covers as much
-                try:
-                    run.checkpoint()
-                except ConcurrencyConflict:  # a twin has saved another, or the server has lost the last one
-                    self._runs.pop(run_id)
+            self._checkpoint(run_id, run)
         first: int = recorded[0].offset
         return first
+
+    def _checkpoint(self, run_id: str, run: Any) -> None:
+        with suppress(StoreUnavailable):  # the next covers as much
+            try:
+                run.checkpoint()
+            except (
+                EventsArchived,
+                ConcurrencyConflict,
+            ):  # it was retired, a twin has saved another, or that was lost
+                del self._runs[run_id]
 
     def _open_run(self, run_id: str) -> Any:
         """Go on where its lane left off; in another lane where what that needs has left Redis for the archives."""
@@ -336,6 +372,7 @@ AGENTS: Mapping[str, type[Agent]] = {
     "async": Agent,
     "resends": Agent,
     "leases": InLeases,
+    "contends": Contending,
     "runs": InRuns,
     "counts": Counter,
     "expects": Expecting,

@@ -83,6 +83,10 @@ class Sent:
     is_refused: bool = False
     may_be_lost: bool = False
     """Its sender was told later that the run had lost something, or could not be told any more."""
+    may_be_deleted: bool = False
+    """Its sender has begun to delete the run since."""
+    is_deleted: bool = False
+    """Its sender was told that the run was deleted, in Redis and in each archive."""
 
 
 @dataclass
@@ -92,6 +96,8 @@ class Testimony:
     sent: list[Sent] = field(default_factory=list)
     adds: int = 0
     added: int = 0
+    epochs: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    """By lane and mark: under which leases of the lane, by their epochs, the event was sent."""
 
 
 def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
@@ -107,10 +113,12 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 own[run_id][-1].is_told, own[run_id][-1].first = True, facts[1]
             elif what == "refused":
                 own[run_id][-1].is_refused = True
-            elif what == "lost":
-                for batch in own[run_id]:
-                    batch.may_be_lost = True
+            elif what == "leased":
+                lane, marks, epoch = facts
+                for mark in marks:
+                    said.epochs.setdefault(lane, {}).setdefault(mark, set()).add(epoch)
             else:
+                _hear_of_all(own[run_id], what)
                 said.adds += what == "adds"
                 said.added += what == "added"
         for run_id, batches in own.items():
@@ -118,6 +126,14 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 batch.may_be_lost |= was_killed
             heard[run_id].sent += batches
     return heard
+
+
+def _hear_of_all(batches: Sequence[Sent], what: str) -> None:
+    """Note what became of all that an agent has sent to a run until then."""
+    for batch in batches:
+        batch.may_be_lost |= what == "lost"
+        batch.may_be_deleted |= what == "deletes"
+        batch.is_deleted |= what == "deleted"
 
 
 def judge(
@@ -166,6 +182,8 @@ def find_faults(
     yield from faults_of_copy("the run", history)
     places = {mark: offset for (offset, _), mark in history.items()}
     yield from _faults_of_lanes(history)
+    if not losses:  # an epoch may be given twice after a failover
+        yield from _faults_of_leases(history, said)
     sent_marks: set[str] = set()
     by_key: dict[str, set[str]] = defaultdict(set)
     for batch in said.sent:
@@ -178,6 +196,8 @@ def find_faults(
         if len(there := marks & places.keys()) > 1:
             yield f"key {key!r} is there {len(there)} times: {sorted(there)}"
     for batch in said.sent:
+        if batch.is_deleted and not losses and (back := [mark for mark in batch.marks if mark in places]):
+            yield f"{back} was deleted and is there"
         yield from _faults_of_batch(batch, places, by_key, losses=losses)
 
 
@@ -208,6 +228,38 @@ def _faults_of_lanes(history: Copy) -> Iterator[str]:
             last[lane] = int(number)
 
 
+def _faults_of_leases(history: Copy, said: Testimony) -> Iterator[str]:
+    """In no lane comes an event that was sent under a lease after one of a later lease."""
+    for lane, epochs_of in said.epochs.items():
+        latest = 0
+        for place in sorted(history):
+            epochs = epochs_of.get(history[place])
+            if epochs is not None and max(epochs) < latest:
+                yield f"{history[place]} was sent under lease {max(epochs)} of {lane}, and comes after {latest}"
+            latest = min((epoch for epoch in epochs or () if epoch >= latest), default=latest)
+
+
+def faults_of_snapshot(history: Copy, lane: str, covered: int, count: int) -> Iterator[str]:
+    """What is wrong with a snapshot of a lane.
+
+    Args:
+        history: All of the run.
+        lane: The lane, as marks name it.
+        covered: The offset that the snapshot covers.
+        count: The number of the last event of the lane that it takes account of.
+    """
+    numbers = {
+        int(number): offset
+        for (offset, _), mark in history.items()
+        for of_lane, _, number in [mark.strip("@").partition("/")]
+        if of_lane == lane and number.isdecimal()
+    }
+    if count and count not in numbers:
+        yield f"a snapshot of {lane} is ahead: it has event {count}, which is not there"
+    if behind := [number for number, offset in numbers.items() if offset <= covered and number > count]:
+        yield f"a snapshot of {lane} covers offset {covered} and lacks event {behind[0]}: it has {count}"
+
+
 def _faults_of_batch(
     batch: Sent, places: Mapping[str, int], by_key: Mapping[str, set[str]], *, losses: bool
 ) -> Iterator[str]:
@@ -220,7 +272,11 @@ def _faults_of_batch(
         found = there
     else:  # another's event may have the key
         found = [places[mark] for key in batch.keys or () for mark in by_key[key] if mark in places]
-    if batch.is_told and len(found) < len(batch.marks) and not (losses and batch.may_be_lost):
+    if (
+        batch.is_told
+        and len(found) < len(batch.marks)
+        and not (batch.may_be_deleted or (losses and batch.may_be_lost))
+    ):
         yield f"{batch} was acknowledged and is not there"
     if found and batch.is_told and not losses and batch.first != found[0]:
         yield f"{batch} lies at {found[0]}"

@@ -87,7 +87,7 @@ class Game:
 
     def _replace(self) -> None:
         for number, player in enumerate(self.world.players):
-            if player.process.is_dead or (player.goes_on and player.has_ended()):
+            if player.process.is_dead or (player.has_ended() and (player.goes_on or not player.is_done)):
                 self.world.players[number] = player.succeed()
 
     def _all_have_written(self) -> bool:

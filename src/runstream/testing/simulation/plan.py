@@ -21,6 +21,11 @@ class Plan:
         forks: Whether agents' processes fork now and then: the child goes on with all that the parent has.
         runs: How many runs there are.
         turns: How often each agent writes.
+        operators: How many operators there are, who end, retire, restore and delete runs.
+        readers: How many read runs through Redis and an archive, in all ways.
+        is_tiered: Agents use Redis and an archive as one store.
+        retire_after_seconds: After how long a quiet run that has ended is retired; None: never.
+        forget_after_seconds: After how long one that was retired is forgotten; None: never.
         claim_seconds: How long a claim lasts.
         trims: What workers may trim.
         troubles: What befalls them at the server: names of methods of :class:`Game`.
@@ -39,6 +44,11 @@ class Plan:
     forks: bool = False
     runs: int = 2
     turns: int = 12
+    operators: int = 0
+    readers: int = 0
+    is_tiered: bool = False
+    retire_after_seconds: float | None = None
+    forget_after_seconds: float | None = None
     claim_seconds: float = 2.0
     trims: Sequence[str] = ("archived", "never", "covered")
     troubles: Sequence[str] = ("restart", "leave", "leap", "step_clock")

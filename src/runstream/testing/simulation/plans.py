@@ -80,5 +80,25 @@ PLANS = {
         call_fates=(12, 1),
         troubles=("restart", "leave", "leap", "replicate", "replicate", "fail_over"),
     ),
+    # runs that end, are retired, go on, are put back and read meanwhile; agents that share a lane by leases
+    "retirements": Plan(
+        forms=("plain", "contends", "contends", "runs", "counts", "counts"),
+        operators=1,
+        readers=1,
+        followers=0,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+    ),
+    # runs that are forgotten after they were retired, and some that are deleted and made anew
+    "deletions": Plan(
+        forms=("resends", "runs"),
+        operators=2,
+        readers=1,
+        followers=0,
+        runs=1,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+        forget_after_seconds=20.0,
+    ),
 }
 """Plans by name."""

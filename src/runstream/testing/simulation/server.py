@@ -61,6 +61,8 @@ class SimulatedServer:
         self._executing: Node | None = None
         self._former: list[Node] = []
         self.primary = self._new_node()
+        self.watch: Callable[[Exchange], AbstractContextManager[object]] = nullcontext
+        """Looks at an exchange, as it is executed."""
 
     @property
     def fake(self) -> Any:
@@ -185,7 +187,8 @@ class SimulatedTransport(SingleServerTransport):
         if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
             self._connect()
             raise StoreUnavailable("the simulated connection was lost")
-        return server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
+        with server.watch(exchange):
+            return server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
 
     def wait(self, wait: Wait) -> bool:
         """Wait a little: whoever waits looks then."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from typing import Any
 
 import fakeredis
 
+from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, hear, judge
+from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, faults_of_snapshot, hear, judge
 from runstream.testing.simulation.scheduler import Process
-from runstream.testing.simulation.world import World
+from runstream.testing.simulation.world import Piece, World
 
 __all__ = ["faults_of"]
 
@@ -24,10 +27,11 @@ def faults_of(world: World) -> Iterator[str]:
         archives = [stack.enter_context(closing(archive)) for archive in world.archives()]
         parked: Collection[str] = namespace_of(hot).status().parked
         raw = fakeredis.FakeRedis(server=world.server.fake)
-        for run_id in world.runs:
+        tiered = TieredCheckpointer(hot, archives[0])
+        for run_id in (*world.runs, *world.own_runs):
             stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
             copies = copies_in_archives(world.directory, run_id)
-            snapshot = hot.load_snapshot(run_id)
+            snapshot = None if run_id in parked else tiered.load_snapshot(run_id)
             steps = 0 if snapshot is None else snapshot.state.current_step
             found = judge(stream, copies, said[run_id], steps, is_parked=run_id in parked, losses=losses)
             yield from (f"{run_id}: {fault}" for fault in found)
@@ -44,6 +48,14 @@ def faults_of(world: World) -> Iterator[str]:
                     is_told = not (losses and followed.process and followed.process.is_dead)
                     found = _faults_of_follower(followed.seen, history if is_told else None)
                     yield from (f"{run_id}: {fault}" for fault in found)
+            if run_id in parked or losses:
+                continue
+            places = _places(stream, copies)
+            yield from _faults_of_snapshots(run_id, tiered, places)
+            yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
+            if not (verdict := verify_run(run_id, hot=hot, sinks=archives)).is_sound:
+                yield f"{run_id} is not sound: {verdict.difference}"
+    yield from world.proof.faults
     for loop in world.loops:
         yield from loop.failures
 
@@ -55,11 +67,17 @@ def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str
             yield f"{name} has not, though all is drained, {[stream[place] for place in sorted(missing)[:3]]}"
 
 
-def _history(stream: Copy, copies: Mapping[str, Copy]) -> Sequence[str]:
-    """The marks of a run's events, in order."""
+def _places(stream: Copy, copies: Mapping[str, Copy]) -> Copy:
+    """The marks of a run's events, by where they lie in Redis or in an archive."""
     places = dict(stream)
     for copy in copies.values():
         places |= copy
+    return places
+
+
+def _history(stream: Copy, copies: Mapping[str, Copy]) -> Sequence[str]:
+    """The marks of a run's events, in order."""
+    places = _places(stream, copies)
     return [places[place] for place in sorted(places)]
 
 
@@ -70,3 +88,26 @@ def _faults_of_follower(seen: Sequence[tuple[int, str]], history: Sequence[str] 
     marks = [mark for _, mark in seen]
     if history is not None and marks != list(history[: len(marks)]):
         yield f"a follower saw {marks}, and there are {history}"
+
+
+def _faults_of_snapshots(run_id: str, store: Any, history: Copy) -> Iterator[str]:
+    """What is wrong with the snapshots of lanes whose agents note in them what they have sent."""
+    for lane in sorted({mark.strip("@").partition("/")[0] for mark in history.values()}):
+        snapshot = store.load_snapshot(run_id, lane_id=lane)
+        if snapshot is not None:
+            count = snapshot.state.current_step
+            if snapshot.state.data.get("number", 0) != count:
+                yield f"{run_id}: the snapshot of {lane} is a mixture: {snapshot.state}"
+            found = faults_of_snapshot(history, lane, snapshot.offset, count)
+            yield from (f"{run_id}: {fault}" for fault in found)
+
+
+def _faults_of_pieces(pieces: Sequence[Piece], history: Copy) -> Iterator[str]:
+    """What readers got that the run does not have there, or did not get though it had been told."""
+    marks = [history[place] for place in sorted(history)]
+    for piece in pieces:
+        end = piece.after + len(piece.marks)
+        if list(piece.marks) != marks[piece.after : end]:
+            yield f"{piece.what} of {piece.run_id} gave {piece.marks} after {piece.after}"
+        if end < piece.upto:
+            yield f"{piece.what} of {piece.run_id} ended with {end}, and {piece.upto} had been told"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer
@@ -18,13 +18,24 @@ from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.disk import Disk
 from runstream.testing.simulation.loop import Loop
 from runstream.testing.simulation.plan import Plan
+from runstream.testing.simulation.proof import ProofWatch
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.server import AsyncSimulatedTransport, SimulatedServer, SimulatedTransport
 from runstream.testing.simulation.threads import Threads
 
-__all__ = ["Diary", "Followed", "World"]
+__all__ = ["Diary", "Followed", "Piece", "World"]
 
 _TURNS_PER_FORK = 20
+
+
+class Piece(NamedTuple):
+    """What a reader got of a run: the events after an offset, at least up to another, with their marks."""
+
+    run_id: str
+    what: str
+    after: int
+    upto: int
+    marks: Sequence[str]
 
 
 class Diary:
@@ -68,6 +79,11 @@ class World:
         self.runs = [f"run-{number}" for number in range(plan.runs)]
         self.diaries: list[Diary] = []
         self.followed: list[Followed] = []
+        self.own_runs: list[str] = []
+        """The runs that operators have made for themselves."""
+        self.pieces: list[Piece] = []
+        self.proof = ProofWatch(self.server, directory)
+        self.server.watch = self.proof.watching
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
         self.players: list[Any] = []

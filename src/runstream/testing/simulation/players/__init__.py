@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from runstream.testing.simulation.players.agent import AgentPlayer, LoopPlayer
 from runstream.testing.simulation.players.follower import AsyncFollowerPlayer, FollowerPlayer
+from runstream.testing.simulation.players.operator import OperatorPlayer
 from runstream.testing.simulation.players.player import Player
+from runstream.testing.simulation.players.reader import ReaderPlayer
 from runstream.testing.simulation.players.worker import WorkerPlayer
 from runstream.testing.simulation.world import World
 
@@ -20,4 +22,6 @@ def players_of(world: World) -> list[Player]:
         *(WorkerPlayer(world) for _ in range(plan.workers)),
         *(FollowerPlayer(world, number) for number in range(plan.followers)),
         *(AsyncFollowerPlayer(world, number) for number in range(plan.async_followers)),
+        *(OperatorPlayer(world) for _ in range(plan.operators)),
+        *(ReaderPlayer(world, number) for number in range(plan.readers)),
     ]

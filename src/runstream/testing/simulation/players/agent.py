@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, Self
 
+from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS, Agent
 from runstream.testing.simulation.calls import Calls, made_here, made_in_loop
 from runstream.testing.simulation.choices import Dice
@@ -30,12 +32,18 @@ class AgentPlayer(Player):
 
     def act(self) -> None:
         """Write, and settle once the troubles are over."""
-        with self.world.opened(self.process, **self._options([self.role])) as store:
-            calls = Calls(store, made_here(self.world))
+        world = self.world
+        with ExitStack() as stack:
+            store: Any = stack.enter_context(world.opened(self.process, **self._options([self.role])))
+            if world.plan.is_tiered:
+                archive = world.archives()[world.choices.below(2)]
+                stack.callback(archive.close)
+                store = TieredCheckpointer(store, archive)
+            calls = Calls(store, made_here(world))
             agent = self._agent(self.role, self.process.name, self.diaries[0], calls)
-            for _ in range(self.world.plan.turns):
-                if self.world.forks():
-                    self.world.players.append(_ForkedPlayer(self.world, self.role, agent, store))
+            for _ in range(world.plan.turns):
+                if world.forks():
+                    world.players.append(_ForkedPlayer(world, self.role, agent, store))
                 agent.take_turn()
             self._settle(agent, self.diaries[0])
 

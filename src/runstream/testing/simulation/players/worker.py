@@ -30,5 +30,7 @@ class WorkerPlayer(Player):
                 trim=trim,  # type: ignore[arg-type] # one of them
                 claim_seconds=world.plan.claim_seconds,
                 poll_seconds=0.1,
+                retire_after_seconds=world.plan.retire_after_seconds,
+                forget_after_seconds=world.plan.forget_after_seconds,
             )
             worker.run(world.is_enough)  # type: ignore[arg-type] # as an Event

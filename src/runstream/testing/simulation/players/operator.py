@@ -1,0 +1,184 @@
+"""Operators, as players: they end, retire, restore, verify and delete runs while others work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from runstream.model.errors import (
+    AcknowledgedWritesLost,
+    ConcurrencyConflict,
+    ConfigurationError,
+    EventsArchived,
+    HistoryDiverged,
+    StoreUnavailable,
+)
+from runstream.model.events import EventKind, PAEvent
+from runstream.repair.resolve import load_histories, resolve
+from runstream.repair.restore import put_back
+from runstream.repair.verify import verify_run
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.testing.simulation.players.player import Player
+from runstream.testing.simulation.world import Diary
+
+__all__ = ["OperatorPlayer"]
+
+_PAUSE_SECONDS = (0.0, 0.1, 1.0)
+_KEEPS = ("redis", "archive", "both")
+
+
+class OperatorPlayer(Player):
+    """Does one thing after the other to the runs of all, and to some that are its own.
+
+    Of its own runs it appends to those that it has not ended, and deletes any, in Redis and each archive. A run of
+    all it ends only where nothing is forgotten: who goes on with a run that was forgotten begins another one.
+    """
+
+    kind = "operator"
+    goes_on = False
+
+    def prepare(self) -> None:
+        """Begin a diary, and have no runs of its own."""
+        self.diary = Diary()
+        self.world.diaries.append(self.diary)
+        self._number = 0
+        self._open: dict[str, bool] = {}  # own runs, and whether they go on
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has done all that it will."""
+        return self.diary.is_done and not self.process.is_dead
+
+    def act(self) -> None:
+        """Do so many things."""
+        world, choices = self.world, self.world.choices
+        with world.at_work(self.process) as (hot, archives):
+            self._hot, self._archives = hot, archives
+            self._stores = [TieredCheckpointer(hot, archive) for archive in archives]
+            acts: list[Callable[[], None]] = [
+                *(self._append, self._append, self._end_own, self._delete, self._restore_own),
+                *(self._restore, self._verify, self._unpark, self._resolve),
+            ]
+            acts += [] if world.plan.forget_after_seconds is not None else [self._end, self._end]
+            for _ in range(world.plan.turns):
+                acts[choices.below(len(acts))]()
+                world.sleep(_PAUSE_SECONDS[choices.below(len(_PAUSE_SECONDS))])
+            self.diary.is_done = True
+
+    # -- its own runs
+
+    def _append(self) -> None:
+        going = [run_id for run_id, is_open in self._open.items() if is_open]
+        if len(going) < 2:
+            run_id = f"{self.process.name}-{len(self._open)}"
+            self._open[run_id] = True
+            self.world.own_runs.append(run_id)
+        else:
+            run_id = self._one_of(going)
+        self._send(self._stores[0], run_id, 1 + self.world.choices.below(3))
+
+    def _end_own(self) -> None:
+        going = [run_id for run_id, is_open in self._open.items() if is_open]
+        if going:
+            run_id = self._one_of(going)
+            self._send(self._stores[0], run_id, 1, EventKind.RUN_FINISHED)
+            self._open[run_id] = False
+
+    def _delete(self) -> None:
+        if not self._open:
+            return
+        run_id = self._one_of(list(self._open))
+        self.diary.note(["deletes", run_id])
+        for store in self._stores:
+            self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc] # bound at once
+        self.diary.note(["deleted", run_id])
+        self._open[run_id] = True  # what is appended to it now is another run
+
+    def _restore_own(self) -> None:
+        if ended := [run_id for run_id, is_open in self._open.items() if not is_open]:
+            self._put_back(self._one_of(ended))
+
+    # -- runs of all
+
+    def _end(self) -> None:
+        run_id = self._one_of(self.world.runs)
+        self._send(self._stores[self.world.choices.below(2)], run_id, 1, EventKind.RUN_FINISHED)
+
+    def _restore(self) -> None:
+        self._put_back(self._one_of(self.world.runs))
+
+    def _put_back(self, run_id: str) -> None:
+        archive = self._one_of(self._archives)
+        whole = bool(self.world.choices.below(2))
+        with suppress(StoreUnavailable, ConcurrencyConflict, ConfigurationError):
+            try:
+                done = put_back(self._hot, archive, run_id, whole=whole)
+            except HistoryDiverged:
+                if not self.world.server.losses:
+                    raise
+            else:
+                self.world.scheduler.note(
+                    f"{run_id} is {done.outcome} from {done.first_hot} to {done.last.offset}"
+                )
+
+    def _verify(self) -> None:
+        run_id = self._one_of(self.world.runs)
+        with suppress(StoreUnavailable):
+            verdict = verify_run(run_id, hot=self._hot, sinks=self._archives)
+            assert verdict.is_sound or self.world.server.losses, verdict
+
+    def _unpark(self) -> None:
+        with suppress(StoreUnavailable):
+            namespace = namespace_of(self._hot)
+            namespace.unpark(sorted(namespace.status().parked) or list(self.world.runs))
+
+    def _resolve(self) -> None:
+        run_id = self._one_of(self.world.runs)
+        keep: Any = self._one_of(_KEEPS)
+        with suppress(StoreUnavailable, ConcurrencyConflict, ConfigurationError, HistoryDiverged):
+            seen = load_histories(self._hot, self._archives, run_id)
+            if seen is not None:
+                self.world.scheduler.note(f"resolves {run_id}: {keep}")
+                resolve(self._hot, self._archives, seen, keep)
+
+    # -- how
+
+    def _send(self, store: Any, run_id: str, count: int, kind: EventKind = EventKind.TOOL_RESULT) -> None:
+        name = self.process.name
+        marks = [f"@{name}/{self._number + number}@" for number in range(1, count + 1)]
+        self._number += count
+        events = [
+            PAEvent(run_id, lane_id=name, seq=self._number, kind=kind, payload={"mark": mark}) for mark in marks
+        ]
+        keys = [mark.strip("@") for mark in marks]
+        self.diary.note(["sends", run_id, marks, keys])
+        try:
+            first = self._until_told(lambda: store.append(run_id, events, keys=keys).first_offset)
+        except (AcknowledgedWritesLost, HistoryDiverged, EventsArchived):
+            if not self.world.server.losses:
+                raise
+            self.diary.note(["lost", run_id])
+            store.forget(run_id)
+        except StoreUnavailable:  # nobody can tell any more
+            pass
+        else:
+            self.diary.note(["told", run_id, marks, first])
+
+    def _until_told(self, call: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return call()
+            except StoreUnavailable as error:
+                if error.is_final:
+                    raise
+            self.world.sleep(0.002)
+
+    def _one_of(self, options: Sequence[Any]) -> Any:
+        return options[self.world.choices.below(len(options))]
+
+    def succeed(self) -> OperatorPlayer:
+        """Let another one begin, with runs of its own, and remember that this one was killed."""
+        self.diary.was_killed = True
+        return OperatorPlayer(self.world)
