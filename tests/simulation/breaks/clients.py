@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from runstream.history.hot import HotHistory
 from runstream.stores.redis.operations.client import resend_lost, send
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.scripts.calls import append_call
@@ -69,6 +70,10 @@ def _resend_backwards(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(RecentAppends, "lost", lambda self, run_id: lost(self, run_id)[::-1])
 
 
+def _take_trimmed_for_another(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(HotHistory, "has_trimmed", lambda *_: False)
+
+
 def _pass_over_gaps(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(RunReader, "report_missing", _never)
 
@@ -82,4 +87,7 @@ IN_CLIENTS: Sequence[Break] = (
     Break("events that are there are taken for lost", "failovers", _resend_all, seed=20),
     Break("lost events are appended again in another order", "failovers", _resend_backwards, seed=18),
     Break("a follower passes over what has left Redis", "storm", _pass_over_gaps, seed=2),
+    Break(
+        "what is trimmed meanwhile is taken for another history", "deletions", _take_trimmed_for_another, seed=53
+    ),
 )

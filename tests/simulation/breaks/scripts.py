@@ -116,4 +116,45 @@ IN_SCRIPTS: Sequence[Break] = (
         in_script("settle", ("if archived[field] ~= token then", "if false then")),
         seed=12,
     ),
+    Break(
+        "what is settled trims more than was proven",
+        "retirements",
+        in_script(
+            "settle",
+            ("if ARGV[4] == 'archived' then\n  limit = proven_to", "if ARGV[4] == 'archived' then\n  limit = 9e9"),
+        ),
+        seed=6,
+    ),
+    Break(
+        "a run is retired that is not archived",
+        "retirements",
+        in_script(
+            "retire",
+            (
+                "or (meta['mark'] or meta['start']) ~= meta['last'] or call('ZSCORE', KEYS[4], ARGV[1]) then",
+                "then",
+            ),
+        ),
+        seed=24,
+    ),
+    Break("a tombstone keeps no epoch", "retirements", in_script("retire", ("keep('epoch')", "")), seed=9),
+    Break(
+        "a retired run goes on where it began",
+        "retirements",
+        in_script("retire", ("'last', meta['last'],", "'last', meta['start'],")),
+    ),
+    Break(
+        "the token of a lease is not compared with what it is to write",
+        "retirements",
+        in_script("append", ("microseconds, mine) ~= mine then return", "microseconds, mine) == 1 then return")),
+        seed=8,
+    ),
+    Break(
+        "a deletion leaves the producers and the keys of a run",
+        "deletions",
+        in_script(
+            "delete",
+            ("call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[13])", "call('DEL', KEYS[1], KEYS[2])"),
+        ),
+    ),
 )

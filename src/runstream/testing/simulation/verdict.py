@@ -51,7 +51,8 @@ def faults_of(world: World) -> Iterator[str]:
             if run_id in parked or losses:
                 continue
             places = _places(stream, copies)
-            yield from _faults_of_snapshots(run_id, tiered, places)
+            if not world.plan.forks:  # a child goes on in its parent's lane, and each counts its own events
+                yield from _faults_of_snapshots(run_id, tiered, places)
             yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
             if not (verdict := verify_run(run_id, hot=hot, sinks=archives)).is_sound:
                 yield f"{run_id} is not sound: {verdict.difference}"
