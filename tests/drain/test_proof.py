@@ -489,9 +489,9 @@ def test_a_worker_that_is_late_does_not_trim_what_was_settled_of_another_history
     hot.save_events(make_events("r", 5))
     (run,) = namespace_of(hot).load_runs(["r"])
     assert run is not None
-    namespace_of(hot).settle([drain.Proven(run.header, run.head.last, {}, "never", None)], [])
+    namespace_of(hot).settle([drain.Proven(run.header, run.head.last, {}, "never", None)], {})
     former = Cursor(3, 12345)
     late = drain.Proven(run.header, former, {}, "archived", None)
-    assert namespace_of(hot).settle([late], []) == [drain.Settled("gone")]
+    assert namespace_of(hot).settle([late], {}) == [drain.Settled("gone")]
     assert first_hot(hot, "r") == 1
     assert archived(hot, "r") == 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.drain.watched_sink import emit, hot_from
 from tests.support.archive_check import Archive
-from tests.support.drain_tools import Hot, due
+from tests.support.drain_tools import Hot, ask, due, locations
 from tests.support.kinds import on_every_server
 
 
@@ -34,7 +33,7 @@ def test_settling_does_nothing_where_redis_has_another_history(hot: Hot) -> None
     emit(hot, "r", 10)
     last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
     other = Cursor(last.offset - 2, last.chain)
-    (settled,) = namespace_of(hot).settle([proven(hot, "r", other)], [])
+    (settled,) = namespace_of(hot).settle([proven(hot, "r", other)], {})
     assert settled.outcome == "diverged"
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
@@ -46,7 +45,7 @@ def test_settling_does_not_touch_another_run_of_the_same_name(hot: Hot) -> None:
     stale = proven(hot, "r", Cursor.parse([item.cursor for item in hot.read("r")][-1]))
     hot.delete_run("r")
     emit(hot, "r", 10)
-    (settled,) = namespace_of(hot).settle([stale], [])
+    (settled,) = namespace_of(hot).settle([stale], {})
     assert settled.outcome == "gone"
     assert (hot_from(hot, "r"), list(due(hot))) == (1, ["r"])
 
@@ -58,15 +57,11 @@ def test_settling_an_old_place_again_moves_nothing_back(hot: Hot, archives: list
     fifth = Cursor.parse([item.cursor for item in hot.read("r")][4])
     DrainWorker(hot, archives, trim="archived").drain_once()
     emit(hot, "r", 2, first=11)
-    (settled,) = namespace_of(hot).settle([proven(hot, "r", fifth)], ids(archives))
+    (settled,) = namespace_of(hot).settle([proven(hot, "r", fifth)], locations(archives))
     assert settled.outcome == "ok"
     info = hot.run_info("r")
     assert info is not None
     assert (info.archived_offset, info.first_hot, list(due(hot))) == (10, 11, ["r"])
-
-
-def ids(archives: Sequence[Archive]) -> list[str]:
-    return [archive.archive_id for archive in archives]
 
 
 @on_every_server
@@ -76,9 +71,25 @@ def test_settling_without_a_required_archive_is_refused(hot: Hot, archives: list
     DrainWorker(hot, archives).drain_once()
     emit(hot, "r", 4, first=5)
     last = Cursor.parse([item.cursor for item in hot.read("r")][-1])
-    (settled,) = namespace_of(hot).settle([proven(hot, "r", last)], ids(archives[:1]))
+    (settled,) = namespace_of(hot).settle([proven(hot, "r", last)], locations(archives[:1]))
     assert (settled.outcome, settled.detail) == ("archives", archives[1].location)
     assert hot_from(hot, "r") == 1
+
+
+@on_every_server
+def test_what_a_failover_forgot_is_required_again_before_anything_is_trimmed(
+    hot: Hot, archives: list[Archive]
+) -> None:
+    """A worker whose requests go on over a failover does not learn that the new primary requires no archive."""
+    emit(hot, "r", 4)
+    worker = DrainWorker(hot, archives, trim="archived")
+    worker.drain_once()
+    emit(hot, "r", 4, first=5)
+    ask(hot, "DEL", namespace_of(hot).keys.run("r").partition.archives)
+    assert worker.drain_once().trimmed == 4
+    assert namespace_of(hot).archives_of_run("r") == locations(archives)
+    with pytest.raises(ConfigurationError, match="requires the archives"):
+        DrainWorker(hot, archives[:1]).drain_once()
 
 
 def test_a_worker_with_other_archives_is_refused(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:

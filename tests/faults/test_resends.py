@@ -172,9 +172,9 @@ def append_to_a_retired_run(store: Any, run: str, other: Open) -> Step:
     keys = session_of(another).keys
     (found,) = perform(another, load_runs(keys, [run]))
     proven = Proven(found.header, found.head.last, found.head.tokens, "archived", None)
-    perform(another, settle(keys, [proven], []))
+    perform(another, settle(keys, [proven], {}))
     candidate = RetireCandidate(run, found.header, found.head.tokens)
-    (outcome,) = perform(another, retire(keys, [candidate], 0, []))
+    (outcome,) = perform(another, retire(keys, [candidate], 0, {}))
     assert outcome.name == "ok"
     call = partial(store.append, run, events, expected_offset=2)
     return Step(call, {run: before + events}, reply=(3, 4), retired=2)

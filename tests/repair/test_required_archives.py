@@ -34,7 +34,7 @@ from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import Backend, RedisBackend, ServerBackend
-from tests.support.drain_tools import Hot, due, emit, first_hot, open_archives, open_hot, running
+from tests.support.drain_tools import Hot, due, emit, first_hot, locations, open_archives, open_hot, running
 from tests.support.kinds import on_every_server
 from tests.support.other_texts import rewrite
 from tests.support.samples import make_event, make_events
@@ -268,7 +268,7 @@ def test_a_settling_trims_no_further_than_the_place_that_it_proves(hot: Hot, arc
     assert run is not None
     third = next(entry.cursor for entry in archives[0].read_back("r", 3, 3))
     proven = drain.Proven(run.header, third, run.head.tokens, "archived", None)
-    (settled,) = namespace_of(hot).settle([proven], list(ids(*archives[:2])))
+    (settled,) = namespace_of(hot).settle([proven], locations(archives[:2]))
     assert (settled.outcome, settled.trimmed) == ("ok", 3)
     info = hot.run_info("r")
     assert info is not None

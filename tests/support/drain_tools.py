@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -73,6 +73,11 @@ def open_hot(backend: RedisBackend, **options: Any) -> Hot:
     store = backend.open(**options)
     assert isinstance(store, RedisCheckpointer)
     return store
+
+
+def locations(archives: Iterable[Archive]) -> dict[str, str]:
+    """The archives, UUID to location, as a worker names them to Redis."""
+    return {archive.archive_id: archive.location for archive in archives}
 
 
 def emit(hot: Hot, run_id: str, count: int, *, first: int = 1) -> list[PAEvent]:

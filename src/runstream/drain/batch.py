@@ -175,7 +175,7 @@ class Batches:
         if not chunks:
             return
         with self._parts.heartbeat.still:
-            replies = self._namespace.settle(proven, list(self._parts.archives))
+            replies = self._namespace.settle(proven, self._parts.archives)
         report = DrainReport()
         refused: list[RunstreamError] = []
         for chunk, settled in zip(chunks, replies, strict=True):

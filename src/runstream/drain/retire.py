@@ -147,7 +147,7 @@ class Retirement:
                 self._namespace.park(run.header, reason, self._parts.park_seconds)
                 report += DrainReport(parked=1)
             candidates.append(_candidate(run_id, run))
-        outcomes = self._namespace.retire(candidates, quiet, list(self._parts.archives))
+        outcomes = self._namespace.retire(candidates, quiet, self._parts.archives)
         for candidate, outcome in zip(candidates, outcomes, strict=True):
             if outcome.name == "archives":
                 raise ConfigurationError(

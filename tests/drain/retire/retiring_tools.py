@@ -17,6 +17,7 @@ from runstream.stores.redis.operations.worker import retire
 from runstream.stores.redis.operations.worker.retire import RetireCandidate
 from tests.support.archive_check import Archive
 from tests.support.backends import Backend
+from tests.support.drain_tools import locations
 from tests.support.samples import make_event, make_events, make_state
 
 Hot = RedisCheckpointer[Any, Any]
@@ -61,8 +62,7 @@ def lane_saved_since(hot: Hot, raw: Any) -> None:
 def retire_now(
     hot: Hot, archives: list[Archive], fit: RetireCandidate, quiet: float = 0
 ) -> list[retire.RetireOutcome]:
-    ids = [archive.archive_id for archive in archives]
-    return namespace_of(hot).retire([fit], quiet, ids)
+    return namespace_of(hot).retire([fit], quiet, locations(archives))
 
 
 def fit_of(hot: Hot, run_id: str = "r") -> RetireCandidate:

@@ -40,7 +40,7 @@ from tests.drain.retire.retiring_tools import (
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import FakeBackend, RedisBackend
 from tests.support.checksums import forget_checksums
-from tests.support.drain_tools import Hooked
+from tests.support.drain_tools import Hooked, ask, locations
 from tests.support.kinds import on_every_server
 from tests.support.line import Line
 from tests.support.samples import make_events, make_state
@@ -334,6 +334,21 @@ def test_a_running_worker_retires_too(redis_backend: RedisBackend, hot: Hot, arc
     assert (running.result().retired, running.result().forgotten) == (1, 1)
 
 
+@on_every_server
+def test_what_a_failover_forgot_is_required_again_before_a_run_is_retired(
+    hot: Hot, archives: list[Archive]
+) -> None:
+    """Its worker does not learn that the new primary requires no archive."""
+    worker = DrainWorker(hot, archives, trim="never", retire_after_seconds=0)
+    hot.append("r", ended("r"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker._retirement, "all_due", lambda _: DrainReport())
+        worker.drain_once()
+    ask(hot, "DEL", namespace_of(hot).keys.run("r").partition.archives)
+    assert worker.drain_once().retired == 1
+    assert namespace_of(hot).archives_of_run("r") == locations(archives)
+
+
 def test_a_worker_that_is_late_finds_a_tombstone_and_leaves_it(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:
@@ -346,13 +361,12 @@ def test_a_worker_that_is_late_finds_a_tombstone_and_leaves_it(
     meta = namespace_of(hot).keys.run("r").meta
     tombstone = raw.hgetall(meta)
     raw.zadd(namespace_of(hot).keys.run("r").partition.due, {"r": 5})
-    ids = [archive.archive_id for archive in archives]
     for cursor in (run.header.start, run.head.last):
         proven = drain.Proven(run.header, cursor, run.head.tokens, "archived", None)
-        (settled,) = namespace_of(hot).settle([proven], ids)
+        (settled,) = namespace_of(hot).settle([proven], locations(archives))
         assert settled.outcome == "ok"
     beyond = drain.Proven(run.header, Cursor(5, 1), run.head.tokens, "archived", None)
-    assert namespace_of(hot).settle([beyond], ids)[0].outcome == "diverged"
+    assert namespace_of(hot).settle([beyond], locations(archives))[0].outcome == "diverged"
     raw.zadd(namespace_of(hot).keys.run("r").partition.due, {"r": 5})
     assert DrainWorker(hot, archives).drain_once().parked == 0
     assert due

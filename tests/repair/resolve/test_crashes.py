@@ -21,6 +21,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
 from tests.repair.resolve.world import KEEPS, Passing, World, check_nothing_is_lost, emit, open_anew, part
 from tests.support.backends import Backend, RedisBackend
+from tests.support.drain_tools import locations
 from tests.support.mortal import Killed, Mortal
 from tests.support.servers import DEADLINE_SECONDS, eventually
 
@@ -119,7 +120,7 @@ def test_a_worker_that_settles_late_trims_only_what_is_archived(world: World, ke
     late = drain.Proven(before.header, cursor, before.head.tokens, "covered", None)
     world.resolve(keep)
     first = world.hot.run_info("r")
-    (settled,) = namespace_of(world.hot).settle([late], [one.archive_id for one in world.archives])
+    (settled,) = namespace_of(world.hot).settle([late], locations(world.archives))
     assert settled.outcome == ("ok" if is_kept else "diverged")
     if not is_kept:
         assert world.hot.run_info("r") == first

@@ -186,9 +186,12 @@ def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
 
 def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Command:
     """Require archives (UUID to location) of a partition that requires none. The reply has what it requires."""
-    return script_call(
-        SCRIPT["enlist"], (partition.archives,), [part for pair in archives.items() for part in pair]
-    )
+    return script_call(SCRIPT["enlist"], (partition.archives,), _archives(archives)[1:])
+
+
+def _archives(archives: Mapping[str, str]) -> list[Any]:
+    """The number of archives, and the UUID and location of each, as scripts take them."""
+    return [len(archives), *(part for pair in archives.items() for part in pair)]
 
 
 def claim_call(
@@ -244,7 +247,7 @@ def settle_call(
     proven: Cursor,
     trim: str,
     keep_seconds: float | None,
-    archives: Sequence[str],
+    archives: Mapping[str, str],
     snapshots: Mapping[str | None, str],
     span: str,
     lanes: LanesAfter | None,
@@ -258,7 +261,7 @@ def settle_call(
         proven: The cursor up to which the archives are proven to have it.
         trim: ``"covered"``, ``"archived"`` or ``"never"``.
         keep_seconds: For how long to keep the claim; None: give it back.
-        archives: The UUIDs of these archives.
+        archives: These archives, UUID to location.
         snapshots: The tokens of the snapshots that they have, by lane.
         span: The highest seq of what is to be trimmed, as settle.lua takes it; "" if it is not known.
         lanes: The lanes of what is archived with it; None if they are not known.
@@ -273,8 +276,7 @@ def settle_call(
         "" if keep_seconds is None else int(keep_seconds * MICROSECONDS),
         span,
         *(("", 0) if lanes is None else (lanes.offset, len(lanes.names), *lanes.names)),
-        len(archives),
-        *archives,
+        *_archives(archives),
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
@@ -329,7 +331,7 @@ def retire_call(
     *,
     start: str,
     quiet_seconds: float,
-    archives: Sequence[str],
+    archives: Mapping[str, str],
     snapshots: Mapping[str | None, str],
 ) -> Command:
     """Retire a run that has ended and is archived.
@@ -339,7 +341,7 @@ def retire_call(
         run_id: The run.
         start: The run's start, which names this very run; "" if there is no run of that name.
         quiet_seconds: How long it must have been quiet.
-        archives: The UUIDs of the archives that have all of it.
+        archives: The archives that have all of it, UUID to location.
         snapshots: The tokens of the snapshots that they have, by lane.
     """
     run = keys.run(run_id)
@@ -349,8 +351,7 @@ def retire_call(
         start,
         int(quiet_seconds * MICROSECONDS),
         PRODUCER_WINDOW_SECONDS * MICROSECONDS,
-        len(archives),
-        *archives,
+        *_archives(archives),
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)

@@ -160,18 +160,20 @@ end
 -- Notes a snapshot that is not proven to be archived, by its field in meta.
 local function index_unproven(lanes, field) return type(redis.pcall('ZADD', lanes, 0, field)) == 'number' end
 
--- Reads ARGV from `first` on: a number of archives, their UUIDs, then fields and values.
+-- Reads ARGV from `first` on: a number of archives, the UUID and location of each, then fields and values.
 -- Returns the location of an archive that the partition requires (in the hash `key`) and that is not among them, or
--- nil; and the values by field.
+-- nil; the values by field; and the archives, as HSET takes them, if it requires none, since what it required was lost in
+-- a failover, or removed: then these are to be required before anything leaves Redis.
 local function archived_by(key, first)
-  local at_fields, has, values = first + 1 + tonumber(ARGV[first]), {}, {}
-  for i = first + 1, at_fields - 1 do has[ARGV[i]] = true end
+  local at_fields, given, has, values = first + 1 + 2 * tonumber(ARGV[first]), {}, {}, {}
+  for i = first + 1, at_fields - 1 do given[#given + 1] = ARGV[i] end
+  for i = 1, #given, 2 do has[given[i]] = true end
   for i = at_fields, #ARGV, 2 do values[ARGV[i]] = ARGV[i + 1] end
   local required = call('HGETALL', key)
   for i = 1, #required, 2 do
     if not has[required[i]] then return required[i + 1], values end
   end
-  return nil, values
+  return nil, values, #required == 0 and given[1] and given or nil
 end
 
 -- The reply {'held', field, owner, microseconds left} if this lease is in force under another token than `mine`;

@@ -4,7 +4,7 @@
 --       8 leftovers  9 lanes  then its snapshots
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
 --       3 how long it must have been quiet  4 for how long a silent producer is remembered (both microseconds)
---       5 number of archives that have it, their UUIDs
+--       5 number of archives that have it, the UUID and location of each
 --       then the meta field of each snapshot that they have, and its token
 --
 -- Replies {'ok', entries that left Redis}
@@ -18,13 +18,13 @@
 -- common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers
 -- for their window (the run is in `leftovers`), so that a batch that is resent is not applied again. The mark was moved
 -- to the last cursor by a settling that carried the
--- proof, and nothing is due: so all that goes here was compared with every archive. The first write is a ZREM or DEL: a
--- full server takes it, and then the rest.
+-- proof, and nothing is due: so all that goes here was compared with every archive. Where the partition required no
+-- archive, it requires these. The first write is a ZREM or DEL: a full server takes it, and then the rest.
 
 local now, quiet = clock(), tonumber(ARGV[3])
 local score = call('ZSCORE', KEYS[5], ARGV[1])
 local meta = all_of(KEYS[2])
-local missing, archived = archived_by(KEYS[7], 5)
+local missing, archived, required = archived_by(KEYS[7], 5)
 if missing then return {'archives', missing} end
 
 if (meta['start'] or '') ~= ARGV[2] then return {'changed'} end
@@ -62,6 +62,7 @@ end
 
 local entries = call('XLEN', KEYS[1])
 call('DEL', KEYS[1], KEYS[9])
+if required then call('HSET', KEYS[7], unpack(required)) end
 for i = 10, #KEYS do call('DEL', KEYS[i]) end
 -- made anew: a hash never goes back to its compact form, and would keep the memory of what it had
 call('DEL', KEYS[2])

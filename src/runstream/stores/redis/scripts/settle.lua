@@ -8,7 +8,7 @@
 --         negative; '' if that is not known
 --       7 the offset after which no event up to that cursor is of another lane than those that follow; '' if that is not
 --         known  8 number of lanes, their names
---       then the number of archives that have it, their UUIDs
+--       then the number of archives that have it, the UUID and location of each
 --       then the meta field of each snapshot that is archived, and its token
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
@@ -24,6 +24,7 @@
 -- `peak` is 'OFFSET SEQ': all up to OFFSET has been trimmed, and no seq of it is higher than SEQ. Where ARGV[6] goes on
 -- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
 -- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
+-- Where the partition required no archive, it requires these from the moment on in which something is trimmed.
 --
 -- Where meta has many fields, they are not gone through each time. `lanes` has the fields of those that hold trimming back
 -- or are not archived: each `since:LANE` with its offset as score (see index_since in common.lua), each `snapshot:LANE`
@@ -47,7 +48,7 @@ end
 if not is_indexed then meta = all_of(KEYS[2]) end
 if meta['start'] ~= ARGV[2] then return {'gone'} end
 
-local missing, archived = archived_by(KEYS[4], 9 + tonumber(ARGV[8]))
+local missing, archived, required = archived_by(KEYS[4], 9 + tonumber(ARGV[8]))
 if missing then return {'archives', missing} end
 
 local proven, offset = ARGV[3], offset_of(ARGV[3])
@@ -160,6 +161,7 @@ else
 end
 
 local trimmed = call('XTRIM', KEYS[1], 'MINID', text(limit + 1))
+if required then call('HSET', KEYS[4], unpack(required)) end
 call('HSET', KEYS[2], 'mark', proven)
 if seq and limit > noted_to then
   noted_to = limit

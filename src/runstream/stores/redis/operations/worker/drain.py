@@ -181,8 +181,12 @@ class Proven(NamedTuple):
     lanes: LanesAfter | None = None
 
 
-def settle(keys: Keys, proven: Sequence[Proven], archives: Sequence[str]) -> Operation[list[Settled]]:
-    """Note how far these runs are archived, trim them, and give back the claims that are not to be kept."""
+def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) -> Operation[list[Settled]]:
+    """Note how far these runs are archived, trim them, and give back the claims that are not to be kept.
+
+    A partition that requires no archive, as after a failover that lost which ones, requires these (UUID to
+    location) from then on.
+    """
     replies = yield Exchange(
         [
             settle_call(

@@ -88,7 +88,7 @@ class RetireOutcome(NamedTuple):
 
 
 def retire(
-    keys: Keys, runs: Sequence[RetireCandidate], quiet: float, archives: Sequence[str]
+    keys: Keys, runs: Sequence[RetireCandidate], quiet: float, archives: Mapping[str, str]
 ) -> Operation[list[RetireOutcome]]:
     """Retire those of the candidates that may be retired; the script decides.
 
@@ -96,7 +96,7 @@ def retire(
         keys: The namespace's keys.
         runs: The candidates.
         quiet: For how many seconds a run must have been quiet.
-        archives: The UUIDs of the archives that have all of them.
+        archives: The archives that have all of them, UUID to location.
     """
     replies = yield Exchange(
         [
