@@ -450,6 +450,29 @@ def test_an_archive_that_is_dropped_holds_up_nothing_and_keeps_what_it_holds(
     check_archives(archives[:2], acknowledged)
 
 
+@pytest.mark.parametrize("dropped", [0, 1])
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_a_dropped_archive_lacks_parks_no_run(
+    hot: Hot, archives: list[Archive], dropped: int, ends: bool
+) -> None:
+    """A worker that was not restarted is told that it must be, once others have trimmed without that archive."""
+    worker = DrainWorker(hot, archives[:2], trim="archived", retire_after_seconds=0)
+    worker.drain_once()
+    drop_archive(hot, archives[dropped].archive_id)
+    acknowledged = {"r": emit(hot, "r", 5)}
+    DrainWorker(hot, [archives[1 - dropped]], trim="archived").drain_once()
+    more = [make_event("r", 6, kind=EventKind.RUN_FINISHED)] if ends else make_events("r", 1, first=6)
+    hot.save_events(more)
+    acknowledged["r"] += more
+    if ends:
+        DrainWorker(hot, [archives[1 - dropped]], trim="never").drain_once()
+    with pytest.raises(ConfigurationError, match="was dropped"):
+        worker.drain_once()
+    assert namespace_of(hot).status().parked == {}
+    DrainWorker(hot, [archives[1 - dropped]], trim="archived").drain_once()
+    check_archives([archives[1 - dropped]], acknowledged)
+
+
 def test_the_last_archive_cannot_be_dropped(redis_backend: RedisBackend, archives: list[Archive]) -> None:
     """Nor the last one of a single partition; then it stays in all of them."""
     hot = open_hot(redis_backend, partitions=4)

@@ -56,7 +56,8 @@ def archives(
     at the next batch: restart them with it. Until then nothing leaves Redis.
 
     An archive that is dropped keeps what it holds, and workers that run go on writing to it until they are
-    restarted without it. The last one cannot be dropped.
+    restarted without it, or end, with exit code 2, as it lacks what others have trimmed. The last one cannot be
+    dropped.
     """
     if (archive is None) != (action == "list"):
         raise typer.BadParameter("add and drop take one archive, list takes none", param_hint="ARCHIVE")

@@ -70,6 +70,7 @@ class Batches:
             try:
                 queue.append(ClaimedRun.begin(run, positions))
             except HistoryDiverged as error:
+                self._parts.check_required(run.run_id)
                 claims.park(run.run_id, explain_parking(error), header=run.header)
         while queue and not stop.is_set():
             self._archive_batch(queue, claims)
@@ -128,6 +129,7 @@ class Batches:
                 if self._has_moved(claimed):
                     claims.finish(claimed.run_id)
                 else:
+                    self._parts.check_required(claimed.run_id)
                     claims.park(claimed.run_id, explain_parking(error), header=claimed.run.header)
         return chunks
 
@@ -265,6 +267,7 @@ class Batches:
         """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
         (run,) = self._namespace.load_due([claimed.run_id])
         if run is not None and run.head.mark == claimed.run.head.mark:
+            self._parts.check_required(claimed.run_id)
             claims.park(claimed.run_id, reason, header=claimed.run.header)
         claims.finish(claimed.run_id)
 

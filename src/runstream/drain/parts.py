@@ -109,6 +109,19 @@ class WorkerParts:
         now = self.position(sink, run_id, lanes)
         return position if now is None else replace(position, snapshots=now.snapshots)
 
+    def check_required(self, run_id: str) -> None:
+        """Raise ConfigurationError where one of the archives is not required any more: what it lacks parks no run.
+
+        Since it was dropped, workers without it trim what it does not have.
+        """
+        required = self.namespace.archives_of_run(run_id)
+        dropped = [location for uuid, location in self.archives.items() if uuid not in required]
+        if required and dropped:
+            raise ConfigurationError(
+                f"{', '.join(dropped)} was dropped, and has not all of run {run_id!r} any more: start the worker"
+                " without it, or see `runstream archives`"
+            )
+
     def park(
         self, run_id: str, reason: str, *, header: RunHeader | None = None, error: Exception | None = None
     ) -> None:

@@ -142,6 +142,7 @@ class Retirement:
             if run is not None and run.head.mark == run.head.last and (reason := self._lack(run)) is not None:
                 if self._namespace.is_due(run_id) or self._has_moved(run):
                     continue  # it is archived first, as when an archive was added: it is found again
+                self._parts.check_required(run_id)
                 # it comes due, so that it is archived there, and being due it is not retired
                 _log.error("run %r is not retired: %s", run_id, reason)
                 self._namespace.park(run.header, reason, self._parts.park_seconds)
