@@ -77,6 +77,19 @@ def test_what_is_missing_may_be_missing_only_where_its_sender_was_told() -> None
     assert list(find_faults({(1, 101): "@a/1@"}, {}, killed, losses=True)) == []
 
 
+def test_what_is_missing_may_be_missing_where_another_wrote_its_lane_beyond() -> None:
+    """A forked child, in the lane of its parent: docs/protocol.md, Limits."""
+    parent = [["sends", "r", ["@a/1@"], None], ["told", "r", ["@a/1@"], 2]]
+    child = [["lane", "r", "a", ["@b/1@"]], ["sends", "r", ["@b/1@"], None], ["told", "r", ["@b/1@"], 1]]
+    said = hear([(parent, False), (child, False)])["r"]
+    archived, hot = {"one": {(1, 201): "@c/last@"}}, {(2, 202): "@a/1@"}
+    assert list(find_faults(hot, archived, said, losses=True)) == []
+    assert list(find_faults({**hot, (1, 201): "@c/last@"}, {}, said, losses=True)), "it is not trimmed"
+    assert list(find_faults(hot, archived, said))
+    in_its_own = hear([(parent, False), (child[1:], False)])["r"]
+    assert list(find_faults(hot, archived, in_its_own, losses=True))
+
+
 def test_what_an_archive_has_beside_the_stream_of_a_parked_run_was_lost() -> None:
     """Whichever of two chains at one offset is the greater number."""
     said = hear([(A, False), ([*B, ["lost", "r"]], False), (C, False)])["r"]

@@ -53,8 +53,6 @@ class Agent:
         self.run_ids = run_ids
         self.told = told
         self.dice = dice
-        self.has_twin = False
-        """A fork of its process has a copy of it, which goes on in the same lanes where it has opened Runs."""
         self._number = 0
 
     def take_turn(self) -> None:
@@ -215,6 +213,8 @@ class InRuns(Agent):
         run = self._runs.get(run_id)
         if run is None:
             run = self._runs[run_id] = self._open_run(run_id)
+        if run.lane_id != self.name:  # its process was forked, and the parent goes on in that lane, too
+            self.told.note(["lane", run_id, run.lane_id, [event.payload["mark"] for event in events]])
         emissions = [(event.kind, event.payload) for event in events]
         try:
             recorded = run.emit_many(emissions)
@@ -223,6 +223,7 @@ class InRuns(Agent):
         number = str(events[-1].payload["mark"]).strip("@").partition("/")[2]
         if number.isdecimal():
             run.state.current_step = run.state.data["number"] = int(number)
+            run.state.data["agent"] = self.name
         if self.dice.random() < 0.1:
             self._checkpoint(run_id, run)
         first: int = recorded[0].offset

@@ -26,6 +26,11 @@ def _mark_in(stored: bytes | str) -> str:
     return str(mark.decode())
 
 
+def _sender_of(mark: str) -> str:
+    """By whom an event was sent."""
+    return mark.strip("@").partition("/")[0]
+
+
 def copy_in_stream(raw: Any, key: str) -> Copy:
     """What a run's stream holds."""
     found = {}
@@ -98,6 +103,20 @@ class Testimony:
     added: int = 0
     epochs: dict[str, dict[str, set[int]]] = field(default_factory=dict)
     """By lane and mark: under which leases of the lane, by their epochs, the event was sent."""
+    lanes: dict[str, str] = field(default_factory=dict)
+    """By mark: the lane of the event, where that is another than its sender's own."""
+
+    def note_lane(self, lane: str, marks: Sequence[str], epoch: int | None = None) -> None:
+        """Note in which lane events were sent, and under which lease of it, if under any."""
+        for mark in marks:
+            if epoch is None:
+                self.lanes[mark] = lane
+            else:
+                self.epochs.setdefault(lane, {}).setdefault(mark, set()).add(epoch)
+
+    def lane_of(self, mark: str) -> str:
+        """The lane of an event."""
+        return self.lanes.get(mark) or _sender_of(mark)
 
 
 def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
@@ -113,10 +132,8 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 own[run_id][-1].is_told, own[run_id][-1].first = True, facts[1]
             elif what == "refused":
                 own[run_id][-1].is_refused = True
-            elif what == "leased":
-                lane, marks, epoch = facts
-                for mark in marks:
-                    said.epochs.setdefault(lane, {}).setdefault(mark, set()).add(epoch)
+            elif what in ("lane", "leased"):
+                said.note_lane(*facts)
             else:
                 _hear_of_all(own[run_id], what)
                 said.adds += what == "adds"
@@ -195,10 +212,21 @@ def find_faults(
     for key, marks in by_key.items():
         if len(there := marks & places.keys()) > 1:
             yield f"key {key!r} is there {len(there)} times: {sorted(there)}"
+    first_hot = min((offset for offset, _ in hot), default=2**53)
     for batch in said.sent:
         if batch.is_deleted and not losses and (back := [mark for mark in batch.marks if mark in places]):
             yield f"{back} was deleted and is there"
-        yield from _faults_of_batch(batch, places, by_key, losses=losses)
+        may_be_lost = losses and (batch.may_be_lost or _is_hidden(batch, places, said, first_hot))
+        yield from _faults_of_batch(batch, places, by_key, losses=losses, may_be_lost=may_be_lost)
+
+
+def _is_hidden(batch: Sent, places: Mapping[str, int], said: Testimony, first_hot: int) -> bool:
+    """Whether nothing shows that it was lost: its offset was trimmed, and others wrote its lane beyond."""
+    if batch.first is None or (last := batch.first + len(batch.marks) - 1) >= first_hot:
+        return False
+    sender, lane = _sender_of(batch.marks[0]), said.lane_of(batch.marks[0])
+    others = (mark for mark, offset in places.items() if offset >= last and _sender_of(mark) != sender)
+    return any(said.lane_of(mark) == lane for mark in others)
 
 
 def faults_of_copy(name: str, copy: Copy) -> Iterator[str]:
@@ -244,9 +272,9 @@ def faults_of_snapshot(history: Copy, lane: str, covered: int, count: int) -> It
 
     Args:
         history: All of the run.
-        lane: The lane, as marks name it.
+        lane: The lane, or of one that several agents write, the one that saved it, as marks name it.
         covered: The offset that the snapshot covers.
-        count: The number of the last event of the lane that it takes account of.
+        count: The number of its last event of which it takes account.
     """
     numbers = {
         int(number): offset
@@ -261,7 +289,7 @@ def faults_of_snapshot(history: Copy, lane: str, covered: int, count: int) -> It
 
 
 def _faults_of_batch(
-    batch: Sent, places: Mapping[str, int], by_key: Mapping[str, set[str]], *, losses: bool
+    batch: Sent, places: Mapping[str, int], by_key: Mapping[str, set[str]], *, losses: bool, may_be_lost: bool
 ) -> Iterator[str]:
     there = [places[mark] for mark in batch.marks if mark in places]
     if there and there != list(range(there[0], there[0] + len(batch.marks))):
@@ -272,11 +300,7 @@ def _faults_of_batch(
         found = there
     else:  # another's event may have the key
         found = [places[mark] for key in batch.keys or () for mark in by_key[key] if mark in places]
-    if (
-        batch.is_told
-        and len(found) < len(batch.marks)
-        and not (batch.may_be_deleted or (losses and batch.may_be_lost))
-    ):
+    if batch.is_told and len(found) < len(batch.marks) and not (batch.may_be_deleted or may_be_lost):
         yield f"{batch} was acknowledged and is not there"
     if found and batch.is_told and not losses and batch.first != found[0]:
         yield f"{batch} lies at {found[0]}"

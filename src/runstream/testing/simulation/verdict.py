@@ -51,8 +51,7 @@ def faults_of(world: World) -> Iterator[str]:
             if run_id in parked or losses:
                 continue
             places = _places(stream, copies)
-            if not world.plan.forks:  # a child goes on in its parent's lane, and each counts its own events
-                yield from _faults_of_snapshots(run_id, tiered, places)
+            yield from _faults_of_snapshots(run_id, tiered, places)
             yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
             if not (verdict := verify_run(run_id, hot=hot, sinks=archives)).is_sound:
                 yield f"{run_id} is not sound: {verdict.difference}"
@@ -99,7 +98,8 @@ def _faults_of_snapshots(run_id: str, store: Any, history: Copy) -> Iterator[str
             count = snapshot.state.current_step
             if snapshot.state.data.get("number", 0) != count:
                 yield f"{run_id}: the snapshot of {lane} is a mixture: {snapshot.state}"
-            found = faults_of_snapshot(history, lane, snapshot.offset, count)
+            agent = snapshot.state.data.get("agent", lane)  # a forked child goes on in its parent's lane
+            found = faults_of_snapshot(history, agent, snapshot.offset, count)
             yield from (f"{run_id}: {fault}" for fault in found)
 
 

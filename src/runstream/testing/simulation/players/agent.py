@@ -79,7 +79,6 @@ class _ForkedPlayer(AgentPlayer):
     def __init__(self, world: World, role: str, agent: Agent, store: Any) -> None:
         super().__init__(world, role)
         world.scheduler.note(f"forks {self.process.name}")
-        agent.has_twin = True
         instead = [(agent.told, self.diaries[0]), (store._driver._transport, world.way(self.process))]
         self._forked = forked(agent, world, store, instead)
         self._forked.name = self.process.name
