@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from enum import Enum
@@ -19,7 +20,7 @@ from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
-from runstream.testing.simulation.story import answered, told
+from runstream.testing.simulation.story import answered, run_of, told
 
 __all__ = ["AsyncSimulatedTransport", "Fate", "SimulatedServer", "SimulatedTransport"]
 
@@ -57,6 +58,8 @@ class SimulatedServer:
         self.is_away = False
         self.is_calm = False  # nobody stands still any more
         self.losses = 0
+        self.deletions: Counter[str] = Counter()
+        """How often each run was deleted."""
         self._dice = random.Random(scheduler.choices.seed)  # of names alone
         self._executing: Node | None = None
         self._former: list[Node] = []
@@ -167,7 +170,11 @@ class SimulatedTransport(SingleServerTransport):
         if fate is Fate.STOPPED_BEFORE:
             self._stop()
         if fate is Fate.REQUEST_LATE:
-            scheduler.spawn(Process("the network"), "the network", partial(self._deliver_late, exchange, what))
+            scheduler.spawn(
+                Process("the network"),
+                "the network",
+                partial(self._deliver_late, exchange, what, Counter(self._server.deletions)),
+            )
             raise StoreUnavailable("the simulated request is on its way still")
         scheduler.step()
         replies = self._execute(exchange)
@@ -188,7 +195,13 @@ class SimulatedTransport(SingleServerTransport):
             self._connect()
             raise StoreUnavailable("the simulated connection was lost")
         with server.watch(exchange):
-            return server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
+            replies = server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
+        server.deletions.update(
+            run_id
+            for call, reply in zip(exchange.commands, replies, strict=True)
+            if reply == 1 and (run_id := run_of(call, "delete"))
+        )
+        return replies
 
     def wait(self, wait: Wait) -> bool:
         """Wait a little: whoever waits looks then."""
@@ -202,10 +215,13 @@ class SimulatedTransport(SingleServerTransport):
     def close(self) -> None:
         """Nothing is open."""
 
-    def _deliver_late(self, exchange: Exchange, what: str) -> None:
+    def _deliver_late(self, exchange: Exchange, what: str, before: Counter[str]) -> None:
         scheduler = self._server.scheduler
         seconds = LATE_SECONDS[scheduler.choices.below(len(LATE_SECONDS))]
         scheduler.wait(seconds, lambda: self._server.is_calm)
+        # what comes after its run was deleted may make the run anew: docs/protocol.md, Limits
+        if any(run_of(command, "append") in self._server.deletions - before for command in exchange.commands):
+            return
         scheduler.note(f"brings what {self._process.name} had sent: {what}")
         with suppress(StoreUnavailable):
             self._execute(exchange)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from runstream.operations.operation import Exchange, Refusal, Replies
+from runstream.operations.operation import Command, Exchange, Refusal, Replies
 from runstream.stores.redis.scripts.script import script_of
 
-__all__ = ["answered", "told"]
+__all__ = ["answered", "run_of", "told"]
 
 _MOST = 4
 _MARK = re.compile(rb"@[a-z.0-9]+/[a-z0-9]+@")
@@ -27,6 +27,15 @@ def answered(replies: Replies) -> str:
     """What a story tells of replies: where an append has ended, and what was refused, and why; '' if nothing."""
     found = list(_answers(replies))
     return f"is told {', '.join(found[:_MOST])}" if found else ""
+
+
+def run_of(command: Command, *scripts: str) -> str | None:
+    """The run for which a command calls one of these scripts; None if it calls none of them."""
+    script = script_of(command)
+    if script is None or script.name not in scripts:
+        return None
+    run_id = command[3 + int(str(command[2]))]
+    return run_id.decode() if isinstance(run_id, bytes) else str(run_id)
 
 
 def _name(command: tuple[object, ...]) -> str:
