@@ -14,12 +14,49 @@ from runstream.testing.simulation.server import SimulatedServer
 
 __all__ = ["BREAK_PLANS", "Break", "in_script"]
 
+_RIVALS = replace(PLANS["lapses"], troubles=("leap",), fates=(60, 1, 1, 0, 0, 6, 1, 1))
+
 BREAK_PLANS: Mapping[str, Plan] = {
     **PLANS,
     # workers who stand still while others take their runs
-    "rivals": replace(PLANS["lapses"], troubles=("leap",), fates=(60, 1, 1, 0, 0, 6, 1, 1)),
+    "rivals": _RIVALS,
     # a state that many change, and nothing else
     "counters": Plan(forms=("counts",) * 3, followers=0, runs=1),
+    # agents that stand still with a lease on the lane that they share
+    "leases": Plan(
+        forms=("contends",) * 2,
+        workers=1,
+        followers=0,
+        runs=1,
+        troubles=("leap", "step_clock"),
+        fates=(60, 1, 1, 0, 0, 6, 1, 6),
+        disk_fates=(1,),
+    ),
+    # leases on a run that is retired in between, while the server's clock is set
+    "clocks": Plan(
+        forms=("contends",) * 2,
+        operators=1,
+        workers=1,
+        followers=0,
+        runs=1,
+        is_tiered=True,
+        retire_after_seconds=0.02,
+        trims=("archived",),
+        troubles=("step_clock",) * 3,
+        fates=(1,),
+        disk_fates=(1,),
+    ),
+    # a run that ends over and over, and workers who stand still while others retire it
+    "ends": replace(
+        _RIVALS,
+        operators=1,
+        workers=2,
+        is_tiered=True,
+        retire_after_seconds=0.05,
+        trims=("never",),
+    ),
+    # a run that is to be drained in few steps
+    "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600),
 }
 """The games in which breaks are looked for, by name."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,11 @@ class Game:
         self._troubles = Troubles(world)
 
     def play(self) -> list[str]:
-        """Play it to its end; what is wrong then."""
+        """Play it to its end, or until something is trimmed that no archive has; what is wrong then."""
+        faults = self._play()
+        return self.world.proof.faults or faults
+
+    def _play(self) -> list[str]:
         world, scheduler = self.world, self.world.scheduler
         with world.open(Process("the host"), partitions=2) as hot:
             hot.runs()
@@ -44,19 +48,25 @@ class Game:
         world.players += players_of(world)
         surroundings = Process("the world")
         scheduler.spawn(surroundings, "the world", self._go_round)
-        if not scheduler.run(self._all_have_written, world.plan.most_steps):
+        if not self._comes_to(self._all_have_written):
             return ["the agents do not come to an end"]
         scheduler.kill(surroundings)
         world.be_calm()
         world.may_settle.set()
-        if not scheduler.run(self._all_have_settled, world.plan.most_steps):
+        if not self._comes_to(self._all_have_settled):
             return ["the agents do not settle"]
-        if not scheduler.run(self._all_is_drained, world.plan.most_steps):
+        if not self._comes_to(self._all_is_drained):
             return [f"not all is drained: {self._status()}"]
         world.is_enough.set()
-        if not scheduler.run(self._all_have_ended, world.plan.most_steps):
+        if not self._comes_to(self._all_have_ended):
             return ["workers and followers do not come to an end"]
         return list(faults_of(world))
+
+    def _comes_to(self, is_so: Callable[[], bool]) -> bool:
+        """Go on until it is so; False if it does not come to that."""
+        proof = self.world.proof
+        most_steps = self.world.plan.most_steps
+        return self.world.scheduler.run(lambda: bool(proof.faults) or is_so(), most_steps) and not proof.faults
 
     def finding(self, faults: list[str]) -> Finding:
         """What came of it."""

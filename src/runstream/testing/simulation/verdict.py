@@ -55,7 +55,6 @@ def faults_of(world: World) -> Iterator[str]:
             yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
             if not (verdict := verify_run(run_id, hot=hot, sinks=archives)).is_sound:
                 yield f"{run_id} is not sound: {verdict.difference}"
-    yield from world.proof.faults
     for loop in world.loops:
         yield from loop.failures
 
