@@ -16,7 +16,7 @@ import redis
 from runstream import RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, hear, judge
+from runstream.testing.judge import Copy, copy_in_archive, copy_in_stream, hear, judge
 from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import REAL
 from tests.support.operations import session_of
@@ -211,7 +211,9 @@ class Game:
     def _copies(self, hot: RedisCheckpointer[Any, Any], run_id: str) -> tuple[Copy, Mapping[str, Copy]]:
         with redis.Redis(unix_socket_path=self._socket_path) as raw:
             stream = copy_in_stream(raw, session_of(hot).keys.run(run_id).events)
-        return stream, copies_in_archives(self._directory, run_id)
+        return stream, {
+            name: copy_in_archive(self._directory / name, run_id) for name in ("archive.db", "archive")
+        }
 
     def _faults_of_watchers(self, hot: RedisCheckpointer[Any, Any], parked: Collection[str]) -> list[str]:
         faults = []

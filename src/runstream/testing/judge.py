@@ -69,12 +69,11 @@ def copy_in_jsonl(directory: Path, run_id: str) -> Copy:
     return found
 
 
-def copies_in_archives(directory: Path, run_id: str) -> Mapping[str, Copy]:
-    """What the archives of a game hold of a run: ``archive.db`` and ``archive`` in its directory."""
-    return {
-        "sqlite": copy_in_sqlite(directory / "archive.db", run_id),
-        "jsonl": copy_in_jsonl(directory / "archive", run_id),
-    }
+def copy_in_archive(path: Path, run_id: str) -> Copy:
+    """What an archive holds of a run: a SQLite file, which has a suffix, or a JSONL directory."""
+    if not path.exists():
+        return {}
+    return copy_in_sqlite(path, run_id) if path.suffix else copy_in_jsonl(path, run_id)
 
 
 @dataclass

@@ -123,6 +123,11 @@ IN_SCRIPTS: Sequence[Break] = (
         in_script("settle", ("local done = offset == offset_of(meta['last'])", "local done = false")),
     ),
     Break(
+        "a run is settled without an archive that was added",
+        "archives",
+        in_script("settle", ("if missing then return {'archives', missing} end", "")),
+    ),
+    Break(
         "a run is retired that is not archived",
         "ends",
         in_script(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runstream.drain.batch import Batches
+from runstream.drain.claimed_run import ClaimedRun, Positions
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import run_log
+from runstream.stores.archive.sqlite.file_identity import FileIdentity
+from runstream.stores.redis.operations.worker.load import HotRun
 from tests.simulation.breaks.one import Break
 
 __all__ = ["IN_WORKERS"]
@@ -35,8 +39,27 @@ def _write_without_fsync(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(run_log, "sync", lambda _: None)
 
 
+def _go_on_with_what_was_replaced(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(FileIdentity, "changed", lambda _: None)
+
+
+def _begin_at_the_mark(patched: pytest.MonkeyPatch) -> None:
+    begin = ClaimedRun.begin
+
+    def begin_there(run: HotRun, positions: Positions) -> ClaimedRun:
+        return replace(begin(run, positions), proven=run.head.mark)
+
+    patched.setattr(ClaimedRun, "begin", begin_there)
+
+
 IN_WORKERS: Sequence[Break] = (
     Break("a batch is settled that no archive has", "storm", _settle_without_proof, seed=33),
     Break("a run is parked that another worker has moved on", "rivals", _park_without_looking_again, seed=14),
     Break("a JSONL log is not fsynced", "power loss", _write_without_fsync),
+    Break(
+        "a worker goes on with a database that was replaced", "older copies", _go_on_with_what_was_replaced, seed=4
+    ),
+    Break(
+        "what an archive lacks before the mark is not archived again", "older copies", _begin_at_the_mark, seed=8
+    ),
 )

@@ -52,8 +52,16 @@ class Disk:
             self._scheduler.kill(process)
         self.users.clear()
         if self._durable is not None:
-            self._is_off = True
-            self._durable.lose_power(self._scheduler.choices.below)
+            with self.at_one_moment():
+                self._durable.lose_power(self._scheduler.choices.below)
+
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """Let what is changed in this context be no step."""
+        self._is_off = True
+        try:
+            yield
+        finally:
             self._is_off = False
 
     @contextmanager

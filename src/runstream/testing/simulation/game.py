@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import in_place
 from runstream.testing.simulation.plan import Finding, Plan
-from runstream.testing.simulation.players import players_of
+from runstream.testing.simulation.players import mend, players_of
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.troubles import Troubles
-from runstream.testing.simulation.verdict import faults_of
+from runstream.testing.simulation.verdict import faults_of, untold_gaps
 from runstream.testing.simulation.world import World
 
 __all__ = ["Game", "play"]
@@ -57,6 +58,8 @@ class Game:
             return ["the agents do not settle"]
         if not self._comes_to(self._all_is_drained):
             return [f"not all is drained: {self._status()}"]
+        if world.archive_set.replaced and (faults := self._mend()):
+            return faults
         world.is_enough.set()
         if not self._comes_to(self._all_have_ended):
             return ["workers and followers do not come to an end"]
@@ -67,6 +70,20 @@ class Game:
         proof = self.world.proof
         most_steps = self.world.plan.most_steps
         return self.world.scheduler.run(lambda: bool(proof.faults) or is_so(), most_steps) and not proof.faults
+
+    def _mend(self) -> list[str]:
+        """Give archives that were put back what they lack; what is wrong before and after that."""
+        world, scheduler = self.world, self.world.scheduler
+        with world.open(Process("the host")) as hot:  # what was parked since an archive was away is tried again
+            namespace_of(hot).unpark(list(self._status().parked))
+        if not self._comes_to(self._all_is_drained):
+            return [f"not all is drained again: {self._status()}"]
+        if faults := list(untold_gaps(world)):
+            return faults
+        has_ended = scheduler.spawn(Process("the operator"), "the operator", partial(mend, world))
+        if not self._comes_to(lambda: has_ended() and self._all_is_drained()):
+            return [f"not all is drained once archives are mended: {self._status()}"]
+        return []
 
     def finding(self, faults: list[str]) -> Finding:
         """What came of it."""
@@ -118,7 +135,7 @@ class Game:
         if self.world.scheduler.steps % _STEPS_BETWEEN_LOOKS:
             return False
         status = self._status()
-        return bool(status.due == 0 and status.later == len(status.parked))
+        return self._all_have_written() and bool(status.due == 0 and status.later == len(status.parked))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class Plan:
         runs: How many runs there are.
         turns: How often each agent writes.
         operators: How many operators there are, who end, retire, restore and delete runs.
+        archivists: How many operators there are who add archives and drop some.
         readers: How many read runs through Redis and an archive, in all ways.
         is_tiered: Agents use Redis and an archive as one store.
         retire_after_seconds: After how long a quiet run that has ended is retired; None: never.
@@ -45,6 +46,7 @@ class Plan:
     runs: int = 2
     turns: int = 12
     operators: int = 0
+    archivists: int = 0
     readers: int = 0
     is_tiered: bool = False
     retire_after_seconds: float | None = None

@@ -56,9 +56,10 @@ PLANS = {
         troubles=("restart", "leave", "leap", "step_clock", "step_clock"),
         trims=("covered", "never"),
     ),
-    # two primaries at once, whose clocks differ
+    # two primaries at once, whose clocks differ; agents that share a lane by leases in one event loop
     "split brain": Plan(
-        forms=("plain", "leases", "runs", "resends"),
+        forms=("plain", "runs"),
+        loops=(("contends", "contends", "leases"),),
         troubles=("restart", "leave", "leap", "replicate", "split", "split"),
     ),
     # machines of archives that lose power, over and over, and disks that fail
@@ -99,6 +100,15 @@ PLANS = {
         is_tiered=True,
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
+    ),
+    # archives that are added and dropped while runs are written and drained
+    "archives": Plan(forms=("plain", "runs"), archivists=1, readers=1, turns=8, trims=("archived", "covered")),
+    # an archive that is lost, and put back from an older copy
+    "older copies": Plan(
+        forms=("plain", "runs"),
+        readers=1,
+        turns=20,
+        troubles=("back_up", "back_up", "put_back", "put_back", "leap"),
     ),
 }
 """Plans by name."""

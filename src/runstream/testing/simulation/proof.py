@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import fakeredis
 
 from runstream.operations.operation import Exchange
 from runstream.stores.redis.scripts.script import script_of
-from runstream.testing.judge import copies_in_archives, copy_in_stream
+from runstream.testing.judge import copy_in_archive, copy_in_stream
 
 __all__ = ["ProofWatch"]
 
@@ -24,21 +24,27 @@ class ProofWatch:
 
     Args:
         server: Has the data: whichever is the primary.
-        directory: Where the archives lie.
+        replaced: The step at which the files of an archive were removed or replaced, by its name. What a worker
+            has read back before that step, it may have trimmed after it.
     """
 
-    def __init__(self, server: Any, directory: Path) -> None:
+    def __init__(self, server: Any, replaced: Mapping[str, int]) -> None:
         self.faults: list[str] = []
         self.trimmed = 0
-        self._server, self._directory = server, directory
+        self._server, self._replaced = server, replaced
 
     @property
     def _raw(self) -> Any:
         return fakeredis.FakeRedis(server=self._server.fake)
 
     @contextmanager
-    def watching(self, exchange: Exchange) -> Iterator[None]:
-        """Compare the streams that an exchange trims with what they were before it."""
+    def watching(self, exchange: Exchange, since: int) -> Iterator[None]:
+        """Compare the streams that an exchange trims with what they were before it.
+
+        Args:
+            exchange: The exchange.
+            since: The step at which its worker has last asked for runs to drain.
+        """
         trims = []
         for command in exchange.commands:
             script = script_of(command)
@@ -48,16 +54,19 @@ class ProofWatch:
                 trims.append((run_id, keys[0], required, copy_in_stream(self._raw, keys[0])))
         yield
         for run_id, stream, required, before in trims:
-            self._compare(run_id, before.items() - copy_in_stream(self._raw, stream).items(), required)
+            gone = before.items() - copy_in_stream(self._raw, stream).items()
+            self._compare(run_id, gone, required, since)
 
-    def _compare(self, run_id: str, gone: set[Any], required: str) -> None:
+    def _compare(self, run_id: str, gone: set[Any], required: str, since: int) -> None:
         if not gone:
             return
         self.trimmed += len(gone)
-        copies = copies_in_archives(self._directory, run_id)
-        names = {location.partition(b":")[0].decode() for location in self._raw.hvals(required)}
-        if not names:
+        locations = sorted(self._raw.hvals(required))
+        if not locations:
             self.faults.append(f"{len(gone)} entries of {run_id} were trimmed, and no archive is required")
-        for name in sorted(names):
-            if lacking := gone - copies[name].items():
-                self.faults.append(f"{min(lacking)} of {run_id} was trimmed, and {name} does not have it")
+        for location in locations:
+            path = Path(location.partition(b":")[2].decode())
+            if since <= self._replaced.get(path.name, -1):
+                continue
+            if lacking := gone - copy_in_archive(path, run_id).items():
+                self.faults.append(f"{min(lacking)} of {run_id} was trimmed, and {path.name} does not have it")

@@ -18,6 +18,7 @@ from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Exchange, Replies, Wait
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.scripts.library import SCRIPT
+from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.story import answered, run_of, told
@@ -64,8 +65,8 @@ class SimulatedServer:
         self._executing: Node | None = None
         self._former: list[Node] = []
         self.primary = self._new_node()
-        self.watch: Callable[[Exchange], AbstractContextManager[object]] = nullcontext
-        """Looks at an exchange, as it is executed."""
+        self.watch: Callable[[Exchange, int], AbstractContextManager[object]] = lambda *_: nullcontext()
+        """Looks at an exchange as it is executed, and is told the step at which its process last claimed runs."""
 
     @property
     def fake(self) -> Any:
@@ -146,6 +147,7 @@ class SimulatedTransport(SingleServerTransport):
 
     def __init__(self, server: SimulatedServer, process: Process, fates: Callable[[], list[int]]) -> None:
         self._server, self._process, self._fates = server, process, fates
+        self._claimed_at = 0
         self._connect()
 
     def _connect(self) -> None:
@@ -159,6 +161,7 @@ class SimulatedTransport(SingleServerTransport):
         scheduler = self._server.scheduler
         if not scheduler.is_simulated():
             return self._execute(exchange)
+        since = self._claimed_since(exchange)
         scheduler.step()
         fate = FATES[scheduler.choices.among(self._fates())]
         what = told(exchange)
@@ -173,11 +176,11 @@ class SimulatedTransport(SingleServerTransport):
             scheduler.spawn(
                 Process("the network"),
                 "the network",
-                partial(self._deliver_late, exchange, what, Counter(self._server.deletions)),
+                partial(self._deliver_late, exchange, what, since, Counter(self._server.deletions)),
             )
             raise StoreUnavailable("the simulated request is on its way still")
         scheduler.step()
-        replies = self._execute(exchange)
+        replies = self._execute(exchange, since)
         if (answer := answered(replies)) and fate is not Fate.REPLY_LOST:
             scheduler.note(answer)
         if fate is Fate.KILLED_AFTER:
@@ -189,12 +192,12 @@ class SimulatedTransport(SingleServerTransport):
             raise StoreUnavailable("the simulated reply was lost")
         return replies
 
-    def _execute(self, exchange: Exchange) -> Replies:
+    def _execute(self, exchange: Exchange, since: int = 0) -> Replies:
         server, node = self._server, self._node
         if node is not server.primary and (node.is_gone or server.scheduler.choices.among([_STAYS, 1])):
             self._connect()
             raise StoreUnavailable("the simulated connection was lost")
-        with server.watch(exchange):
+        with server.watch(exchange, since):
             replies = server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
         server.deletions.update(
             run_id
@@ -202,6 +205,12 @@ class SimulatedTransport(SingleServerTransport):
             if reply == 1 and (run_id := run_of(call, "delete"))
         )
         return replies
+
+    def _claimed_since(self, exchange: Exchange) -> int:
+        """The step at which the process claims runs, with this exchange or one before it."""
+        if any(script is not None and script.name == "claim" for script in map(script_of, exchange.commands)):
+            self._claimed_at = self._server.scheduler.steps
+        return self._claimed_at
 
     def wait(self, wait: Wait) -> bool:
         """Wait a little: whoever waits looks then."""
@@ -215,7 +224,7 @@ class SimulatedTransport(SingleServerTransport):
     def close(self) -> None:
         """Nothing is open."""
 
-    def _deliver_late(self, exchange: Exchange, what: str, before: Counter[str]) -> None:
+    def _deliver_late(self, exchange: Exchange, what: str, since: int, before: Counter[str]) -> None:
         scheduler = self._server.scheduler
         seconds = LATE_SECONDS[scheduler.choices.below(len(LATE_SECONDS))]
         scheduler.wait(seconds, lambda: self._server.is_calm)
@@ -224,7 +233,7 @@ class SimulatedTransport(SingleServerTransport):
             return
         scheduler.note(f"brings what {self._process.name} had sent: {what}")
         with suppress(StoreUnavailable):
-            self._execute(exchange)
+            self._execute(exchange, since)
 
     def _stop(self) -> None:
         scheduler = self._server.scheduler

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from typing import TypeVar
+
 from runstream.testing.simulation.node import State
 from runstream.testing.simulation.world import World
 
 __all__ = ["Troubles"]
+
+T = TypeVar("T")
 
 _MOST_WEIGHT = 20  # of no trouble, against 1 of each that the plan names
 
@@ -22,6 +27,11 @@ class Troubles:
             self._world.server.replicate()
         if "lose_power" in self._world.plan.troubles:
             self._world.disk.watch(self._world.directory / "archive")
+        if "put_back" in self._world.plan.troubles:
+            self._backed_up = self._one_of(*self._world.archive_set.names)
+            with closing(self._world.archive(self._backed_up)) as archive:
+                assert archive.archive_id  # of a JSONL directory it is made as it is first asked for
+            self.back_up()
 
     def befall(self) -> None:
         """Let one of those come that the plan names, or none."""
@@ -85,6 +95,23 @@ class Troubles:
         """The machine of workers, followers and archives loses power."""
         self._world.disk.lose_power()
 
+    def back_up(self) -> None:
+        """Somebody makes a copy of one of the archives, always the same one."""
+        with self._world.disk.at_one_moment():
+            self._world.archive_set.back_up(self._backed_up)
+
+    def put_back(self) -> None:
+        """That archive is lost, and somebody puts the copy in its place, at once or later."""
+        disk, archives, scheduler = self._world.disk, self._world.archive_set, self._world.scheduler
+        with disk.at_one_moment():
+            archives.remove(self._backed_up, scheduler.steps)
+        try:
+            if self._world.choices.below(2):
+                scheduler.wait(self._one_of(0.02, 0.5, 20.0))
+        finally:
+            with disk.at_one_moment():
+                archives.put_back(self._backed_up, scheduler.steps)
+
     def _be_for_a_while(self, state: State) -> None:
         node = self._world.server.primary
         self._world.scheduler.note(f"the server is {state.name.lower().replace('_', ' ')}")
@@ -96,5 +123,5 @@ class Troubles:
         """How many of the commands that wrote are lost, at most."""
         return (0, 1, 2, 5, 1_000_000)[self._world.choices.below(5)]
 
-    def _one_of(self, *values: float) -> float:
+    def _one_of(self, *values: T) -> T:
         return values[self._world.choices.below(len(values))]

@@ -11,11 +11,35 @@ import fakeredis
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
-from runstream.testing.judge import Copy, copies_in_archives, copy_in_stream, faults_of_snapshot, hear, judge
+from runstream.testing.judge import Copy, copy_in_stream, faults_of_snapshot, hear, judge
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
 
-__all__ = ["faults_of"]
+__all__ = ["faults_of", "untold_gaps"]
+
+
+def untold_gaps(world: World) -> Iterator[str]:
+    """The runs of which an archive that was put back lacks what has left Redis, and nobody would be told of it.
+
+    Runs that are parked though no archive lacks anything, too.
+    """
+    with ExitStack() as stack:
+        hot = stack.enter_context(world.open(Process("the host")))
+        archives = [stack.enter_context(closing(archive)) for archive in world.archives()]
+        parked = namespace_of(hot).status().parked
+        raw = fakeredis.FakeRedis(server=world.server.fake)
+        for run_id in world.runs:
+            stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
+            copies = world.archive_set.copies(run_id)
+            trimmed = _places(stream, copies).keys() - stream.keys()
+            lacking = sorted(name for name, copy in copies.items() if trimmed - copy.keys())
+            if run_id in parked:
+                if not lacking:
+                    yield f"{run_id} is parked, and no archive lacks anything: {parked[run_id]}"
+            elif lacking and verify_run(run_id, hot=hot, sinks=archives).is_sound:
+                yield f"{run_id} passes for sound, and {lacking} lack what has left Redis"
+            if strange := set(lacking) - world.archive_set.replaced.keys():
+                yield f"{strange} lack what has left Redis of {run_id}"
 
 
 def faults_of(world: World) -> Iterator[str]:
@@ -30,7 +54,7 @@ def faults_of(world: World) -> Iterator[str]:
         tiered = TieredCheckpointer(hot, archives[0])
         for run_id in (*world.runs, *world.own_runs):
             stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
-            copies = copies_in_archives(world.directory, run_id)
+            copies = world.archive_set.copies(run_id)
             snapshot = None if run_id in parked else tiered.load_snapshot(run_id)
             steps = 0 if snapshot is None else snapshot.state.current_step
             found = judge(stream, copies, said[run_id], steps, is_parked=run_id in parked, losses=losses)

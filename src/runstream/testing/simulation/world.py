@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
-from runstream.stores.archive.jsonl import JSONLCheckpointer
-from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
+from runstream.testing.simulation.archive_set import ArchiveSet
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.disk import Disk
@@ -82,7 +81,8 @@ class World:
         self.own_runs: list[str] = []
         """The runs that operators have made for themselves."""
         self.pieces: list[Piece] = []
-        self.proof = ProofWatch(self.server, directory)
+        self.archive_set = ArchiveSet(directory)
+        self.proof = ProofWatch(self.server, self.archive_set.replaced)
         self.server.watch = self.proof.watching
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
@@ -142,10 +142,14 @@ class World:
             store.close()
 
     def archives(self) -> list[Any]:
-        """The archives."""
+        """The archives that are required."""
+        return [self.archive(name) for name in list(self.archive_set.names)]
+
+    def archive(self, name: str) -> Any:
+        """One archive."""
         if self.scheduler.is_simulated():
             self.disk.users.append(self.scheduler.process)
-        return [SQLiteCheckpointer(self.directory / "archive.db"), JSONLCheckpointer(self.directory / "archive")]
+        return self.archive_set.open(name)
 
     @contextmanager
     def archives_opened(self) -> Iterator[list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runstream.testing.simulation.players.agent import AgentPlayer, LoopPlayer
+from runstream.testing.simulation.players.archivist import ArchivistPlayer, mend
 from runstream.testing.simulation.players.follower import AsyncFollowerPlayer, FollowerPlayer
 from runstream.testing.simulation.players.operator import OperatorPlayer
 from runstream.testing.simulation.players.player import Player
@@ -10,7 +11,7 @@ from runstream.testing.simulation.players.reader import ReaderPlayer
 from runstream.testing.simulation.players.worker import WorkerPlayer
 from runstream.testing.simulation.world import World
 
-__all__ = ["Player", "players_of"]
+__all__ = ["Player", "mend", "players_of"]
 
 
 def players_of(world: World) -> list[Player]:
@@ -23,5 +24,6 @@ def players_of(world: World) -> list[Player]:
         *(FollowerPlayer(world, number) for number in range(plan.followers)),
         *(AsyncFollowerPlayer(world, number) for number in range(plan.async_followers)),
         *(OperatorPlayer(world) for _ in range(plan.operators)),
+        *(ArchivistPlayer(world, plan.turns) for _ in range(plan.archivists)),
         *(ReaderPlayer(world, number) for number in range(plan.readers)),
     ]

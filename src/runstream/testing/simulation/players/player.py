@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, Self
 
-from runstream.model.errors import StoreUnavailable
+from runstream.model.errors import ArchiveGap, ConfigurationError, EventsArchived, StoreUnavailable
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import World
 
@@ -48,5 +47,15 @@ class Player:
         return type(self)(self.world, self.role)
 
     def _run(self) -> None:
-        with suppress(StoreUnavailable):  # of an archive, as it opens: somebody starts another process
+        archives = self.world.archive_set
+        as_of = archives.changes
+        try:
             self.act()
+        except StoreUnavailable:  # of an archive, as it opens: somebody starts another process
+            pass
+        except ConfigurationError:  # it is to be started with the archives of now
+            if not (self.world.plan.archivists or archives.replaced):
+                raise
+        except (ArchiveGap, EventsArchived):  # likewise
+            if not (archives.has_changed(as_of) or archives.replaced):
+                raise
