@@ -102,12 +102,13 @@ PLANS = {
         forget_after_seconds=20.0,
     ),
     # archives that are added and dropped while runs are written and drained
-    "archives": Plan(forms=("plain", "runs"), archivists=1, readers=1, turns=8, trims=("archived", "covered")),
+    "archives": Plan(forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=6, trims=("archived", "covered")),
     # an archive that is lost, and put back from an older copy
     "older copies": Plan(
         forms=("plain", "runs"),
+        followers=0,
         readers=1,
-        turns=20,
+        turns=12,
         troubles=("back_up", "back_up", "put_back", "put_back", "leap"),
     ),
 }

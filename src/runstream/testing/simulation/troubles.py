@@ -107,7 +107,7 @@ class Troubles:
             archives.remove(self._backed_up, scheduler.steps)
         try:
             if self._world.choices.below(2):
-                scheduler.wait(self._one_of(0.02, 0.5, 20.0))
+                scheduler.wait(self._one_of(0.02, 0.5, 3.0))
         finally:
             with disk.at_one_moment():
                 archives.put_back(self._backed_up, scheduler.steps)

@@ -15,7 +15,7 @@ from runstream.testing.simulation.world import World
 
 __all__ = ["ArchivistPlayer", "mend"]
 
-_PAUSE_SECONDS = (0.0, 0.1, 1.0)
+_PAUSE_SECONDS = (0.0, 0.05, 0.3)
 _MOST_ARCHIVES = 3
 
 
