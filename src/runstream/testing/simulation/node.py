@@ -18,6 +18,7 @@ import fakeredis
 from fakeredis._commands import Signature
 from fakeredis._helpers import SimpleError
 from fakeredis._socket import FakeSocket
+from fakeredis._socket._resp import extract_command
 from fakeredis.model import get_command_info
 
 from runstream.stores.redis.connection.errors import breaks_connection
@@ -25,27 +26,35 @@ from runstream.testing.simulation.clock import Clock
 
 __all__ = ["Answering", "Node", "State", "Told"]
 
+_FLAGS_OF_INFO = frozenset([b"loading", b"stale"])  # the one command that fakeredis does not know
+_NOT_QUEUED = ("exec", "discard", "multi", "watch", "quit", "reset")
 _REPLICA_LAGS = 200  # commands, at most
 _INFO = Signature("info", "info", (), (bytes,))  # type: ignore[arg-type] # as fakeredis's own have it
 
 
 class State(Enum):
-    """In which a server refuses commands: its error, and the flag of those.
+    """In which a server refuses commands: its error, a flag, and whether it refuses those with it or others."""
 
-    None: all but those that a server answers while it loads its data.
-    """
-
-    FULL = ("OOM command not allowed when used memory > 'maxmemory'.", b"denyoom")
-    READ_ONLY = ("READONLY You can't write against a read only replica.", b"write")
-    CANNOT_PERSIST = ("MISCONF Valkey is configured to save RDB snapshots, but cannot persist on disk.", b"write")
-    LOADING = ("LOADING Redis is loading the dataset in memory", None)
-    BUSY = ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", None)
+    FULL = ("OOM command not allowed when used memory > 'maxmemory'.", b"denyoom", True)
+    READ_ONLY = ("READONLY You can't write against a read only replica.", b"write", True)
+    CANNOT_PERSIST = (
+        "MISCONF Valkey is configured to save RDB snapshots, but cannot persist on disk.",
+        b"write",
+        True,
+    )
+    LOADING = ("LOADING Redis is loading the dataset in memory", b"loading", False)
+    BUSY = (
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        b"allow_busy",
+        False,
+    )
 
 
 class Told(NamedTuple):
-    """A command that a server was told, when by its clock, in which state it was, and what it replied."""
+    """A command that a server was told, when by its clock, who and in which state it was, and what it replied."""
 
     at: float
+    identity: str
     state: State | None
     words: Sequence[bytes]
     reply: Any
@@ -56,6 +65,8 @@ class _Executed(NamedTuple):
 
     at: float
     commands: list[tuple[str, list[bytes]]]
+    number: int
+    """Of the command among those that the server was told."""
 
 
 class Node:
@@ -73,7 +84,10 @@ class Node:
         self.is_gone = False
         self.skew_seconds = 0.0
         self.told: list[Told] | None = None
-        """What it was told, where somebody wants to know."""
+        """What it was told, where somebody wants to know: all from which its data follow.
+
+        Of a replica it begins with what the primary was told, up to the last command that has reached it.
+        """
         self._clock, self._scripts = clock, scripts
         self._executed: list[_Executed] = []
         self.replica: Node | None = None
@@ -107,6 +121,7 @@ class Node:
             values, heap = copy.deepcopy((database._dict, database._expiry_heap))
             replica.fake.dbs[number]._dict, replica.fake.dbs[number]._expiry_heap = values, heap
         self.replica, self._executed = replica, []
+        self._tell_replica(len(self.told or ()))
 
     def replicate(self, all_but: int = 0) -> Node:
         """Let the replica have all but so many of the last commands; the replica."""
@@ -115,19 +130,27 @@ class Node:
         executed, self._executed = self._executed[:upto], self._executed[upto:]
         for one in executed:
             self.replica._run_again(one)
+        if executed:
+            self._tell_replica(executed[-1].number)
         return self.replica
+
+    def _tell_replica(self, upto: int) -> None:
+        if self.replica is not None and self.told is not None:
+            self.replica.told = self.told[:upto]
 
     def note_executed(self, commands: list[tuple[str, list[bytes]]]) -> None:
         """Keep what made a write for the replica, which is never far behind."""
         if self.replica is not None:
-            self._executed.append(_Executed(self._clock.time() + self.skew(), commands))
+            number = len(self.told or ()) + 1
+            self._executed.append(_Executed(self._clock.time() + self.skew(), commands, number))
             if len(self._executed) >= 2 * _REPLICA_LAGS:
                 self.replicate(_REPLICA_LAGS)
 
     def note_told(self, words: Sequence[bytes], reply: Any) -> None:
         """Keep what it was told, if anybody wants to know."""
         if self.told is not None:
-            self.told.append(Told(self._clock.time() + self.skew(), self.state, words, reply))
+            at = self._clock.time() + self.skew()
+            self.told.append(Told(at, self.identity, self.state, words, reply))
 
     def _run_again(self, executed: _Executed) -> None:
         self._moment = executed.at
@@ -144,12 +167,19 @@ class Node:
 
     # -- refusals
 
-    def refusal(self, command: str) -> str | None:
-        """Why it refuses a command now; None: it does not."""
+    def refusal(self, command: str, *, is_queueing: bool = False) -> str | None:
+        """Why it refuses a command now; None: it does not.
+
+        Args:
+            command: Its name, in lower case.
+            is_queueing: Whether it comes within a transaction: a full server, but for newer Valkeys, queues none.
+        """
         if self.state is None:
             return None
-        text, flag = self.state.value
-        is_refused = b"loading" not in _flags(command) if flag is None else flag in _flags(command)
+        text, flag, refuses_those = self.state.value
+        is_refused = (flag in _flags(command)) is refuses_those
+        if is_queueing and self.state is State.FULL and command not in _NOT_QUEUED:
+            is_refused = True
         return text if is_refused else None
 
     def info(self) -> str:
@@ -166,7 +196,7 @@ class Node:
 @functools.cache
 def _flags(command: str) -> frozenset[bytes]:
     info = get_command_info(command.encode())
-    return frozenset() if info is None else frozenset(info[2])
+    return _FLAGS_OF_INFO if info is None else frozenset(info[2])
 
 
 class _FakeServer(fakeredis.FakeServer):
@@ -198,11 +228,12 @@ class Answering:
 
     def _process_command(self: Any, fields: list[bytes]) -> None:
         self._words = fields
-        if (refusal := self._node.refusal(fields[0].decode().lower())) is None:
+        command, _ = extract_command(fields)
+        if (refusal := self._node.refusal(command, is_queueing=self._queueing)) is None:
             super()._process_command(fields)  # type: ignore[misc] # of fakeredis
         else:
             self._transaction_failed = self._queueing
-            if fields[0].upper() == b"EXEC":
+            if command == "exec":
                 refusal = self._exec_abort(refusal).value
             self.put_response(self._decode_error(SimpleError(refusal)))
 
