@@ -102,7 +102,9 @@ PLANS = {
         forget_after_seconds=20.0,
     ),
     # archives that are added and dropped while runs are written and drained
-    "archives": Plan(forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=6, trims=("archived", "covered")),
+    "archives": Plan(
+        forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=6, trims=("archived", "covered")
+    ),
     # an archive that is lost, and put back from an older copy
     "older copies": Plan(
         forms=("plain", "runs"),
