@@ -26,6 +26,7 @@ from runstream.stores.redis.scripts.script import Script, script_of
 __all__ = ["AsyncSingleServerTransport", "SingleServerTransport"]
 
 _LONGEST_BLOCK_SECONDS = 5.0
+_MOST_LOOKS = 10
 
 _of_parents: list[Any] = []
 """Clients of the process that this one was forked from: kept, as giving them up would use their connections."""
@@ -90,11 +91,17 @@ class SingleServerTransport:
             raise translate(error, is_tls=self._is_tls) from error
 
     def _send(self, commands: Sequence[Command], *, atomic: bool) -> Replies:
-        with self._client.pipeline(transaction=atomic) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: Replies = pipeline.execute(raise_on_error=False)
-            return replies
+        try:
+            with self._client.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: Replies = pipeline.execute(raise_on_error=False)
+                return replies
+        except exceptions.OutOfMemoryError:  # it queues nothing, be it a read
+            for _ in range(_MOST_LOOKS):
+                if (seen := _seen_at_once(self._send([*commands, *commands], atomic=False))) is not None:
+                    return seen
+            raise
 
     def wait(self, wait: Wait) -> bool:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
@@ -178,11 +185,18 @@ class AsyncSingleServerTransport:
 
     @staticmethod
     async def _send(client: Any, commands: Sequence[Command], *, atomic: bool) -> Replies:
-        async with client.pipeline(transaction=atomic) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: Replies = await pipeline.execute(raise_on_error=False)
-            return replies
+        try:
+            async with client.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: Replies = await pipeline.execute(raise_on_error=False)
+                return replies
+        except exceptions.OutOfMemoryError:  # it queues nothing, be it a read
+            send = AsyncSingleServerTransport._send
+            for _ in range(_MOST_LOOKS):
+                if (seen := _seen_at_once(await send(client, [*commands, *commands], atomic=False))) is not None:
+                    return seen
+            raise
 
     async def wait(self, wait: Wait) -> bool:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
@@ -217,6 +231,19 @@ def _have_error(replies: Sequence[Any]) -> bool:
         if isinstance(reply, exceptions.RedisError):
             return True
     return False
+
+
+def _seen_at_once(twice: Replies) -> Replies | None:
+    """The replies to queries of which each was sent twice, all once before any again; None: something has changed.
+
+    Where nothing has, all of it was so at one time, between the two.
+    """
+    first, second = twice[: len(twice) // 2], twice[len(twice) // 2 :]
+    return first if list(map(_comparable, first)) == list(map(_comparable, second)) else None
+
+
+def _comparable(reply: Any) -> Any:
+    return (type(reply), str(reply)) if isinstance(reply, exceptions.RedisError) else reply
 
 
 def _unknown_scripts(replies: Sequence[Any]) -> list[int]:
