@@ -1,19 +1,14 @@
-"""Agents that use runs in all the ways there are, and note what they sent and what they were told.
-
-Each event has a mark in its payload, ``@LANE/NUMBER@``, by which a judge (:mod:`~runstream.testing.judge`) finds
-it in whatever bytes it is stored.
-"""
+"""Agents that use runs in all the ways there are."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from runstream.model.errors import (
     AcknowledgedWritesLost,
@@ -25,106 +20,15 @@ from runstream.model.errors import (
     StoreUnavailable,
     TooManyHotEvents,
 )
-from runstream.model.events import EventKind, PAEvent
+from runstream.model.events import PAEvent
 from runstream.model.state import RunState
+from runstream.testing.agent import Agent
 
-__all__ = ["AGENTS", "MOST_HOT_EVENTS", "Agent", "Diary"]
+__all__ = ["AGENTS", "MOST_HOT_EVENTS"]
 
 LEASE_SECONDS = 2.0
 MOST_HOT_EVENTS = 20
 """How many events a run may have where all expect that."""
-SHARED_KEYS = 40
-"""How many keys there are in each run under which every agent writes: of each, one event is to be there."""
-
-
-class Diary(Protocol):
-    """Where an agent notes what it does, so that it outlives the agent."""
-
-    def note(self, value: Any) -> None:
-        """Write one more line."""
-
-
-class Agent:
-    """Appends single events and batches, with keys of its own and with those that all agents share."""
-
-    def __init__(self, store: Any, name: str, run_ids: Sequence[str], told: Diary, dice: random.Random) -> None:
-        self.store = store
-        self.name = name
-        self.run_ids = run_ids
-        self.told = told
-        self.dice = dice
-        self._number = 0
-
-    def take_turn(self) -> None:
-        """Do one thing to one run, until it was told what came of it."""
-        run_id = self.dice.choice(self.run_ids)
-        size = self.dice.choice([1, 1, 1, 2, 3, 20])
-        marks = [f"@{self.name}/{self._number + n}@" for n in range(1, size + 1)]
-        self._number += size
-        keys = self.choose_keys(marks)
-        self.told.note(["sends", run_id, marks, keys])
-        try:
-            first = self._until_told(run_id, [self.event(run_id, mark) for mark in marks], keys)
-        except (AcknowledgedWritesLost, HistoryDiverged):
-            self._lost(run_id)
-        except StoreUnavailable:  # the server's clock has leapt, and nobody can tell any more
-            pass
-        else:
-            self.told.note(["told", run_id, marks, first])
-        time.sleep(self.dice.uniform(0, 0.02))
-
-    def settle(self) -> None:
-        """Touch each run once more: what was lost is told by then."""
-        for run_id in self.run_ids:
-            for mark in ("last", "last2"):  # of the first one, nobody may be able to tell what became of it
-                with suppress(LeaseHeld, LeaseLost, StoreUnavailable):
-                    try:
-                        self._until_told(run_id, [self.event(run_id, f"@{self.name}/{mark}@")], None)
-                        break
-                    except (AcknowledgedWritesLost, HistoryDiverged):
-                        self._lost(run_id)
-                        break
-
-    def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
-        """The keys of events with these marks, or none."""
-        chance = self.dice.random()
-        if chance < 0.2:
-            return [mark.strip("@") for mark in marks]
-        if chance < 0.3 and len(marks) == 1:
-            return [f"shared-{self.dice.randrange(SHARED_KEYS)}"]
-        return None
-
-    def event(self, run_id: str, mark: str) -> PAEvent:
-        """One event of this agent's lane."""
-        number = mark.partition("/")[2].strip("@")
-        seq = int(number) if number.isdecimal() else 2**40
-        return PAEvent(run_id, lane_id=self.name, seq=seq, kind=EventKind.TOOL_RESULT, payload=self.payload(mark))
-
-    def payload(self, mark: str) -> dict[str, Any]:
-        """What an event with this mark carries."""
-        return {"mark": mark, "text": "x" * self.dice.choice([10, 100, 3000])}
-
-    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        """Append them, and return the offset of the first."""
-        first: int = self.store.append(run_id, events, keys=keys).first_offset
-        return first
-
-    def begin_anew(self, run_id: str) -> None:
-        """Take a run as it is now."""
-        self.store.forget(run_id)
-
-    def _lost(self, run_id: str) -> None:
-        self.told.note(["lost", run_id])
-        self.begin_anew(run_id)
-
-    def _until_told(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
-        while True:
-            try:
-                return self.write(run_id, events, keys)
-            except StoreUnavailable as error:
-                if error.is_final:
-                    raise
-            time.sleep(0.002)
 
 
 class InLeases(Agent):
@@ -132,7 +36,7 @@ class InLeases(Agent):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.lane = self.name
+        self.lane: str | None = self.name
         self._leases: dict[str, Any] = {}
 
     def choose_keys(self, marks: Sequence[str]) -> list[str] | None:
@@ -172,15 +76,12 @@ class InLeases(Agent):
                 lease.release()
 
 
-class Contending(InLeases):
-    """Writes under leases on a lane that it shares, one at a time, and gives each back."""
+class Owning(InLeases):
+    """Writes under leases on whole runs, one at a time, and gives each back."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.lane = "contended"
-
-    def event(self, run_id: str, mark: str) -> PAEvent:
-        return replace(super().event(run_id, mark), lane_id=self.lane)
+        self.lane = None
 
     def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
         for other in self._leases.keys() - {run_id}:  # whoever held one and waited for another might wait for ever
@@ -190,6 +91,17 @@ class Contending(InLeases):
     def take_turn(self) -> None:
         super().take_turn()
         self._drop_all()
+
+
+class Contending(Owning):
+    """Does so on a lane that it shares."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lane = "contended"
+
+    def event(self, run_id: str, mark: str) -> PAEvent:
+        return replace(super().event(run_id, mark), lane_id="contended")
 
 
 class InRuns(Agent):
@@ -230,7 +142,7 @@ class InRuns(Agent):
         return first
 
     def _checkpoint(self, run_id: str, run: Any) -> None:
-        with suppress(StoreUnavailable):  # the next covers as much
+        with suppress(StoreUnavailable, LeaseHeld):  # the next covers as much
             try:
                 run.checkpoint()
             except (
@@ -306,6 +218,42 @@ class Reading(Agent):
         return super().write(run_id, events, keys)
 
 
+class Scattering(Agent):
+    """Writes in many lanes of one session, with seqs that fall, and saves states of lanes, whoever did before."""
+
+    sizes = (1, 1, 2, 90)
+    lanes: ClassVar[int] = 180
+
+    def mark(self, number: int) -> str:
+        lane = number % self.lanes if number % 3 else 0
+        return f"@{self.name}.{lane}/{number}@"
+
+    def choose_keys(self, marks: Sequence[str]) -> list[Any] | None:
+        """The keys of some events of a batch, and of others none."""
+        if self.dice.random() < 0.5:
+            return None
+        return [mark.strip("@") if number % 2 else None for number, mark in enumerate(marks)]
+
+    def event(self, run_id: str, mark: str) -> PAEvent:
+        lane_id = mark.strip("@").partition("/")[0]
+        event = super().event(run_id, mark)
+        return replace(event, lane_id=lane_id, session_id=self.name, seq=self.dice.randrange(10))
+
+    def payload(self, mark: str) -> dict[str, Any]:
+        return {"mark": mark, "text": "x" * self.dice.choice([10, 10, 10, 5000])}
+
+    def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
+        first = super().write(run_id, events, keys)
+        last = events[-1]
+        number = str(last.payload["mark"]).strip("@").partition("/")[2]
+        if number.isdecimal() and self.dice.random() < 0.5:
+            state = RunState(run_id=run_id, current_step=int(number), data={"number": int(number)})
+            with suppress(StoreUnavailable, LeaseHeld, EventsArchived):  # the next covers as much
+                self.store.save_snapshot(run_id, state, lane_id=last.lane_id)
+                self.store.save_snapshot(run_id, state, lane_id="of all")
+        return first
+
+
 class Expecting(Agent):
     """Appends where it expects the run to end, and notes what is refused: that must not be there."""
 
@@ -374,8 +322,10 @@ AGENTS: Mapping[str, type[Agent]] = {
     "resends": Agent,
     "leases": InLeases,
     "contends": Contending,
+    "owns": Owning,
     "runs": InRuns,
     "counts": Counter,
     "expects": Expecting,
     "reads": Reading,
+    "scatters": Scattering,
 }

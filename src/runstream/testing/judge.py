@@ -81,7 +81,7 @@ class Sent:
     """A batch: its events' marks, their keys, and what its sender was told."""
 
     marks: Sequence[str]
-    keys: Sequence[str] | None
+    keys: Sequence[str | None] | None
     is_told: bool = False
     first: int | None = None
     is_refused: bool = False
@@ -91,6 +91,12 @@ class Sent:
     """Its sender has begun to delete the run since."""
     is_deleted: bool = False
     """Its sender was told that the run was deleted, in Redis and in each archive."""
+
+    def keyed(self) -> Iterator[tuple[str, str]]:
+        """The keys of its events that have one, each with the event's mark."""
+        for key, mark in zip(self.keys or (), self.marks, strict=bool(self.keys)):
+            if key is not None:
+                yield key, mark
 
 
 @dataclass
@@ -204,7 +210,7 @@ def find_faults(
     by_key: dict[str, set[str]] = defaultdict(set)
     for batch in said.sent:
         sent_marks.update(batch.marks)
-        for key, mark in zip(batch.keys or (), batch.marks, strict=bool(batch.keys)):
+        for key, mark in batch.keyed():
             by_key[key].add(mark)
     if strange := {mark for mark in places if "/last" not in mark} - sent_marks:
         yield f"nobody sent {sorted(strange)[:3]}"
@@ -298,7 +304,7 @@ def _faults_of_batch(
     if there or not batch.is_told:
         found = there
     else:  # another's event may have the key
-        found = [places[mark] for key in batch.keys or () for mark in by_key[key] if mark in places]
+        found = [places[mark] for key, _ in batch.keyed() for mark in by_key[key] if mark in places]
     if batch.is_told and len(found) < len(batch.marks) and not (batch.may_be_deleted or may_be_lost):
         yield f"{batch} was acknowledged and is not there"
     if found and batch.is_told and not losses and batch.first != found[0]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.clock import in_place
 from runstream.testing.simulation.plan import Finding, Plan
@@ -135,7 +136,15 @@ class Game:
         if self.world.scheduler.steps % _STEPS_BETWEEN_LOOKS:
             return False
         status = self._status()
-        return self._all_have_written() and bool(status.due == 0 and status.later == len(status.parked))
+        is_drained = status.due == 0 and status.later == len(status.parked)
+        return is_drained and self._all_is_listed() and self._all_have_written()
+
+    def _all_is_listed(self) -> bool:
+        """Whether each run is in the sets that it belongs to: what was evicted is found by sweeping."""
+        if "evict" not in self.world.plan.troubles:
+            return True
+        with self.world.open(Process("the host")) as hot:
+            return not namespace_of(hot).sweep_page(BEGINNING).relisted
 
 
 @contextmanager

@@ -69,8 +69,14 @@ PLANS = {
         troubles=("lose_power", "lose_power", "lose_power", "leap"),
         disk_fates=(100, 1, 1),
     ),
-    # a server that has no memory left, over and over, or refuses commands for other reasons
-    "full server": Plan(troubles=("restart", "leap", "step_clock", "fill", "fill", "refuse")),
+    # a server that has no memory left, over and over, which evicts keys, or refuses commands for other reasons;
+    # agents that lease the whole run, or write in more lanes than workers look at each time
+    "full server": Plan(
+        forms=("contends", "owns", "runs", "counts", "scatters", "scatters"),
+        runs=1,
+        turns=8,
+        troubles=("restart", "leap", "step_clock", "fill", "fill", "refuse", "evict", "evict"),
+    ),
     # processes that fork while their server loses what it has acknowledged, and signals that interrupt calls
     "forks": Plan(
         forms=("plain", "runs", "resends"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import fakeredis
 
 from runstream.testing.simulation.node import State
 from runstream.testing.simulation.world import World
@@ -12,6 +14,7 @@ __all__ = ["Troubles"]
 
 T = TypeVar("T")
 
+_EVICTED = (":producers", ":runs", ":due", ":retire", ":retired")
 _MOST_WEIGHT = 20  # of no trouble, against 1 of each that the plan names
 
 
@@ -90,6 +93,15 @@ class Troubles:
         """The server loads its data, is busy, or cannot persist, for a while."""
         states = (State.LOADING, State.BUSY, State.CANNOT_PERSIST)
         self._be_for_a_while(states[self._world.choices.below(len(states))])
+
+    def evict(self) -> None:
+        """The server removes a key, with producers or runs that it has noted."""
+        raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
+        names = sorted(name for name in raw.scan_iter() if name.endswith(_EVICTED))
+        if names:
+            name = names[self._world.choices.below(len(names))]
+            self._world.scheduler.note(f"the server evicts {name}")
+            raw.delete(name)
 
     def lose_power(self) -> None:
         """The machine of workers, followers and archives loses power."""

@@ -13,7 +13,7 @@ from runstream.model.errors import EventsArchived, StoreUnavailable
 from runstream.model.events import EventKind, PAEvent
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.agents import Agent
+from runstream.testing.agent import Agent
 from runstream.testing.judge import Copy, copy_in_jsonl, copy_in_stream, hear, judge
 from runstream.testing.simulation.choices import Choices, Dice
 from runstream.testing.simulation.exploration.shared import Shared, SharedSink, SharedTransport

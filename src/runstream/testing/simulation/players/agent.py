@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
-from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS, Agent
+from runstream.testing.agent import Agent
+from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS
 from runstream.testing.simulation.calls import Calls, made_here, made_in_loop
 from runstream.testing.simulation.choices import Dice
 from runstream.testing.simulation.forks import forked

@@ -150,7 +150,10 @@ class OperatorPlayer(Player):
         marks = [f"@{name}/{self._number + number}@" for number in range(1, count + 1)]
         self._number += count
         events = [
-            PAEvent(run_id, lane_id=name, seq=self._number, kind=kind, payload={"mark": mark}) for mark in marks
+            PAEvent(
+                run_id, lane_id=name, seq=self._number, kind=kind, payload={"mark": mark}, session_id="operators"
+            )
+            for mark in marks
         ]
         keys = [mark.strip("@") for mark in marks]
         self.diary.note(["sends", run_id, marks, keys])
