@@ -24,9 +24,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def exhaustive(session: nox.Session) -> None:
-    """What the default suite leaves out: every crash point on every backend, long state machines, kills."""
+    """What the default suite leaves out: every crash point on every backend, long state machines, kills.
+
+    With the combinations that CI has no time for.
+    """
     session.install("-e", ".[dev]")
-    session.run("pytest", "-n", "auto", "-m", "exhaustive", *session.posargs)
+    env = {"RUNSTREAM_TEST_ROUNDS": "2"}
+    session.run("pytest", "-n", "auto", "-m", "exhaustive", *session.posargs, env=env)
 
 
 @nox.session(python="3.11")

@@ -219,9 +219,10 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
 
 
 @pytest.hookimpl(tryfirst=True)  # before what is not wanted is left out by its marks
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark what is exhaustive of the tests that are marked ``one_in``."""
-    mark_exhaustive(items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is exhaustive of the tests that are marked ``one_in``, and leave out what only more rounds have."""
+    left = set(mark_exhaustive(items))
+    items[:] = [item for item in items if item not in left]
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -60,7 +60,7 @@ class MortalSink(Watched):
         return super().read_back(run_id, first, last)
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(8, exhaustively=2)
 @pytest.mark.parametrize("first", range(1, 5))
 @pytest.mark.parametrize("order", ["sqlite first", "jsonl first"])
 def test_a_worker_that_dies_at_any_point_loses_nothing_and_archives_nothing_twice(

@@ -88,6 +88,19 @@ def test_one_in_so_many_leaves_each_value_of_each_parameter(tmp_path: Path) -> N
     assert sorted(len(set(each)) for each in values) == [2, 3, 5]
 
 
+def test_one_in_so_many_of_what_is_exhaustive_is_tried_but_where_there_is_time_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is tried by default stays, and so does each value of each parameter."""
+    (tmp_path / "test_these.py").write_text(MANY.replace("one_in(4", "one_in(4, exhaustively=2"))
+    kept = collect(str(tmp_path), settings=ELSEWHERE)
+    monkeypatch.setenv("RUNSTREAM_TEST_ROUNDS", "2")
+    every = collect(str(tmp_path), settings=ELSEWHERE)
+    assert len(every) == 30
+    assert len(kept) == 15
+    assert {test for test, is_exhaustive in every.items() if not is_exhaustive} <= kept.keys()
+
+
 def run_stages(script: str) -> tuple[int, str]:
     """Run lines of shell with the functions of .ci/run: the exit code, and what is printed.
 

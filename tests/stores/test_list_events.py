@@ -253,6 +253,7 @@ def test_redis_answers_exactly_where_it_has_all_of_the_answer(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.one_in(1, exhaustively=2)
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 @given(script=moves)
 @settings(suppress_health_check=_FUNCTION_SCOPED, max_examples=20 * ROUNDS)

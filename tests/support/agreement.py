@@ -80,7 +80,7 @@ def record(plan: Plan, seed: int, *, in_states: bool = False) -> list[list[Told]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(SimulatedServer, "_new_node", make_noting)
         patched.setattr(Game, "close", close_asking)
-        play(plan, Choices(seed))
+        assert not play(plan, Choices(seed)).faults
     return [node.told or [] for node in nodes]
 
 

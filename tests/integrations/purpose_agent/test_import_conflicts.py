@@ -76,7 +76,7 @@ class Failing:
         return done
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(8, exhaustively=2)
 @pytest.mark.parametrize("appends", [0, 1, 2, 3])
 @pytest.mark.parametrize("applied", [False, True])
 def test_an_import_that_is_broken_off_goes_on_where_it_was(

@@ -25,7 +25,7 @@ from tests.support.samples import make_events, make_state
 from tests.support.servers import needs_server
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(4, exhaustively=2)
 @pytest.mark.parametrize("shape", ["lost", "retired", "behind"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_killed_at_every_exchange_and_repeated_it_ends_the_same(tmp_path: Path, shape: str, whole: bool) -> None:

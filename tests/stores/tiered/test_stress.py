@@ -138,6 +138,7 @@ class Crowd:
 
 
 @needs_valkey
+@pytest.mark.one_in(1, exhaustively=2)
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("jsonl", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("retires", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 @pytest.mark.parametrize("rounds", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
