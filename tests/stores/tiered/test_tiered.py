@@ -25,6 +25,7 @@ from runstream import (
     InMemoryCheckpointer,
     RedisCheckpointer,
     SQLiteCheckpointer,
+    StoreUnavailable,
 )
 from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.results import Cursor
@@ -208,6 +209,42 @@ def test_a_deleted_run_is_not_brought_back_by_a_drain_in_flight(hot: Hot, archiv
     assert len(tiered.list_events("r")) == 2
     assert tiered.delete_run("r") is True
     assert archive.position("r") is None
+
+
+@pytest.mark.parametrize("of_another", [False, True])
+def test_a_deletion_that_is_repeated_names_the_same_history(
+    hot: Hot, archive: Any, tiered: Tiered, tmp_path: Path, *, of_another: bool
+) -> None:
+    """As its archive failed when Redis had done its part, or for another archive of the same store in Redis."""
+    tiered.append("r", make_events("r", 3))
+
+    class Late:
+        """The archive as a slow worker sees it: the run is deleted before its first write."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(archive, name)
+
+        def write(self, batches: Any) -> None:
+            if of_another:
+                with closing(SQLiteCheckpointer(tmp_path / "another.db")) as another:
+                    assert TieredCheckpointer(hot, another).delete_run("r")
+            else:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(operations_of(archive), "delete_history", _unavailable)
+                    with pytest.raises(StoreUnavailable):
+                        tiered.delete_run("r")
+            tiered.delete_run("r")
+            archive.write(batches)
+
+    DrainWorker(hot, [Late()]).drain_once()
+    assert archive.position("r") is None
+    tiered.append("r", make_events("r", 2))
+    drain(hot, archive)
+    assert len(tiered.list_events("r")) == 2
+
+
+def _unavailable(*_: Any) -> None:
+    raise StoreUnavailable("the archive is away")
 
 
 def test_what_was_deleted_is_remembered_for_a_week(archive: Any) -> None:

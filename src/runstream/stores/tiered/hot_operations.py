@@ -42,6 +42,13 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event, whose chain no other run has; None for an unknown run."""
 
+    def start_to_delete(self, run_id: str) -> Operation[Cursor | None]:
+        """The start of a run that is to be deleted from here and from an archive.
+
+        Where it is not here any more, that of the last run of this name for which it was asked: so a deletion that
+        is repeated for an archive that failed, or for another one, names the same history.
+        """
+
     def update_archived(
         self, run_id: str, change: Callable[[S], S | None], archived: Snapshot[S] | None, how: StateChange
     ) -> Operation[S]:

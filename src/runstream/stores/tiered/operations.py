@@ -301,7 +301,7 @@ class TieredOperations(HotAndArchive[E, S]):
     def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""
         try:
-            start = yield from self.hot.start_of(run_id)
+            start = yield from self.hot.start_to_delete(run_id)
         except CorruptRecordError:  # then whichever run of that name the archive has
             start = None
         was_hot = yield from self.hot.delete_run(run_id)

@@ -136,6 +136,11 @@ class RedisOperations(Generic[E, S]):
         """The cursor before a run's first event; None for a run that is not there."""
         return recover.start_of(self.session, run_id)
 
+    def start_to_delete(self, run_id: str) -> Operation[Cursor | None]:
+        """The start of a run that is to be deleted; where it is not there any more, of the last one that was."""
+        start = yield from recover.start_of(self.session, run_id)
+        return self.session.in_flight.deletion_of(run_id, start)
+
     def update_archived(
         self, run_id: str, change: Callable[[S], S | None], archived: Snapshot[S] | None, how: StateChange
     ) -> Operation[S]:
