@@ -101,7 +101,7 @@ class Troubles:
         if names:
             name = names[self._world.choices.below(len(names))]
             self._world.scheduler.note(f"the server evicts {name}")
-            raw.delete(name)
+            self._world.server.primary.client().delete(name)
 
     def lose_power(self) -> None:
         """The machine of workers, followers and archives loses power."""
