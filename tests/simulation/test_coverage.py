@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from runstream.testing.simulation import PLANS, Choices, play
 from runstream.testing.simulation.__main__ import main
 from runstream.testing.simulation.coverage import IFS, never_taken, noted
+from tests.simulation.untaken import GROUPS, untaken
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_each_if_of_each_script_is_known() -> None:
@@ -18,6 +22,19 @@ def test_each_if_of_each_script_is_known() -> None:
     for file in (one for one in directory.iterdir() if one.name.endswith(".lua")):
         code = re.sub(r"--.*", "", file.read_text(encoding="utf-8"))
         assert len(re.findall(r"\b(?:if|elseif)\b", code)) == sum(one.file == file.name for one in IFS)
+
+
+def test_what_is_listed_as_untaken_is_there() -> None:
+    """Each if, once, and each test that is named as one that takes it."""
+    ways = [way for group in GROUPS for way in group.ways()]
+    assert len(ways) == len(set(ways))
+    assert set(ways) <= untaken(())
+    for group in GROUPS:
+        assert group.why
+        for named in group.tests:
+            path, _, name = named.partition("::")
+            source = (ROOT / path).read_text(encoding="utf-8")
+            assert f"def {name}(" in source, named
 
 
 def test_a_game_is_the_same_while_branches_are_noted() -> None:

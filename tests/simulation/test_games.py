@@ -9,12 +9,30 @@ import pytest
 
 from runstream.testing.agents import AGENTS
 from runstream.testing.simulation import PLANS, Choices, Plan, play, shrink
+from runstream.testing.simulation.coverage import Taken, noted
 from runstream.testing.simulation.series import play_series
 from runstream.testing.simulation.server import SimulatedServer
+from tests.simulation.untaken import UNTAKEN, told_in_all, untaken
 
 SEEDS = 2
 EXHAUSTIVE_STEPS = 200_000
+_SMALL_GAMES = 8
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
+
+_RETURNS = Plan(
+    forms=("runs", "counts", "scatters"),
+    workers=1,
+    followers=0,
+    runs=1,
+    operators=2,
+    is_tiered=True,
+    retire_after_seconds=0.02,
+    trims=("archived", "covered"),
+    troubles=("leap", "step_clock"),
+    fates=(60, 1, 2, 0, 0, 1, 1, 1),
+    disk_fates=(1,),
+)
+"""A run that is retired over and over, and goes on or is put back."""
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -31,14 +49,22 @@ def test_each_history_ends_well(name: str) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """And they take each if of the scripts both ways, but for those that are listed with the reason."""
     steps = events = losses = 0
-    for name, finding in play_series(list(PLANS), FIRST_SEED + SEEDS, EXHAUSTIVE_STEPS):
+    taken: set[Taken] = set()
+    for name, finding in play_series(list(PLANS), FIRST_SEED + SEEDS, EXHAUSTIVE_STEPS, taken=taken):
         assert not finding.faults, f"{name}, seed {finding.seed}: {finding.faults[:3]}"
         steps, events, losses = steps + finding.steps, events + finding.events, losses + finding.losses
+    with noted() as in_small_games:
+        for seed in range(FIRST_SEED, FIRST_SEED + _SMALL_GAMES):
+            assert not (faults := play(_RETURNS, Choices(seed)).faults), f"returns, seed {seed}: {faults[:3]}"
+    taken |= in_small_games
     assert steps >= EXHAUSTIVE_STEPS
     with capsys.disabled():
         print(f"\nsimulated: {steps:,} steps, {events:,} batches, {losses} failovers")
+        print(told_in_all(taken))
     assert losses > 10
+    assert untaken(taken) <= UNTAKEN.keys()
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
