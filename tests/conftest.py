@@ -220,7 +220,7 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
 
 @pytest.hookimpl(tryfirst=True)  # before what is not wanted is left out by its marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is exhaustive of the tests that are marked ``one_in``, and leave out what only more rounds have."""
+    """Mark what is exhaustive of the tests that are marked ``one_in``; leave out what only more rounds have."""
     left = set(mark_exhaustive(items))
     items[:] = [item for item in items if item not in left]
 

@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ def copy_in_jsonl(directory: Path, run_id: str) -> Copy:
     """What a JSONL archive holds of a run, up to its last commit."""
     found: dict[Place, str] = {}
     pending: dict[Place, str] = {}
-    path = directory / run_id / "events.jsonl"
+    path = directory / run_id.replace("~", "%7e") / "events.jsonl"
     # what follows the last line break was torn as its writer was killed, and a blank line is in the place of such
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for line in filter(bytes.strip, lines):
@@ -159,7 +159,14 @@ def _hear_of_all(batches: Sequence[Sent], what: str) -> None:
 
 
 def judge(
-    hot: Copy, archives: Mapping[str, Copy], said: Testimony, steps: int, *, is_parked: bool, losses: bool
+    hot: Copy,
+    archives: Mapping[str, Copy],
+    said: Testimony,
+    steps: int,
+    *,
+    is_parked: bool,
+    losses: bool,
+    resolved: Collection[str] = (),
 ) -> Iterator[str]:
     """What is wrong with one run, its archives and its state.
 
@@ -170,6 +177,8 @@ def judge(
         steps: The step in its state, to which each agent that counts has added one at a time.
         is_parked: Workers have set it aside.
         losses: The server has lost what it had acknowledged; else no run may be set aside.
+        resolved: In which ways two histories of it were resolved: what an archive had may be there in part, and,
+            of ``"both"``, late, and without keys that are others' by then.
     """
     for name, copy in archives.items():
         yield from faults_of_copy(name, copy)
@@ -182,13 +191,18 @@ def judge(
             name: {place: mark for place, mark in copy.items() if place[0] < first}
             for name, copy in archives.items()
         }
-    yield from find_faults(hot, archives, said, losses=losses)
+    yield from find_faults(hot, archives, said, losses=losses, resolved=resolved)
     if not losses and not said.added <= steps <= said.adds:
         yield f"{steps} steps; {said.added} were told, {said.adds} sent"
 
 
 def find_faults(
-    hot: Copy, archives: Mapping[str, Copy], said: Testimony, *, losses: bool = False
+    hot: Copy,
+    archives: Mapping[str, Copy],
+    said: Testimony,
+    *,
+    losses: bool = False,
+    resolved: Collection[str] = (),
 ) -> Iterator[str]:
     """What is wrong with one run.
 
@@ -197,13 +211,15 @@ def find_faults(
         archives: What each archive holds, by name.
         said: What the agents sent, and what they were told.
         losses: The server has lost what it had acknowledged: it may be missing if its sender was told so later.
+        resolved: See :func:`judge`.
     """
     history = dict(hot)
     for copy in archives.values():
         history |= copy
     yield from faults_of_copy("the run", history)
     places = {mark: offset for (offset, _), mark in history.items()}
-    yield from _faults_of_lanes(history)
+    if "both" not in resolved:
+        yield from _faults_of_lanes(history)
     if not losses:  # an epoch may be given twice after a failover
         yield from _faults_of_leases(history, said)
     sent_marks: set[str] = set()
@@ -214,14 +230,14 @@ def find_faults(
             by_key[key].add(mark)
     if strange := {mark for mark in places if "/last" not in mark} - sent_marks:
         yield f"nobody sent {sorted(strange)[:3]}"
-    for key, marks in by_key.items():
-        if len(there := marks & places.keys()) > 1:
-            yield f"key {key!r} is there {len(there)} times: {sorted(there)}"
+    if "both" not in resolved:
+        yield from _faults_of_keys(by_key, places)
     first_hot = min((offset for offset, _ in hot), default=2**53)
     for batch in said.sent:
         if batch.is_deleted and not losses and (back := [mark for mark in batch.marks if mark in places]):
             yield f"{back} was deleted and is there"
         may_be_lost = losses and (batch.may_be_lost or _is_hidden(batch, places, said, first_hot))
+        yield from _faults_of_place(batch, places, may_be_in_part=bool(resolved))
         yield from _faults_of_batch(batch, places, by_key, losses=losses, may_be_lost=may_be_lost)
 
 
@@ -261,6 +277,12 @@ def _faults_of_lanes(history: Copy) -> Iterator[str]:
             last[lane] = int(number)
 
 
+def _faults_of_keys(by_key: Mapping[str, set[str]], places: Mapping[str, int]) -> Iterator[str]:
+    for key, marks in by_key.items():
+        if len(there := marks & places.keys()) > 1:
+            yield f"key {key!r} is there {len(there)} times: {sorted(there)}"
+
+
 def _faults_of_leases(history: Copy, said: Testimony) -> Iterator[str]:
     """In no lane comes an event that was sent under a lease after one of a later lease."""
     for lane, epochs_of in said.epochs.items():
@@ -293,12 +315,17 @@ def faults_of_snapshot(history: Copy, lane: str, covered: int, count: int) -> It
         yield f"a snapshot of {lane} covers offset {covered} and lacks event {behind[0]}: it has {count}"
 
 
+def _faults_of_place(batch: Sent, places: Mapping[str, int], *, may_be_in_part: bool) -> Iterator[str]:
+    there = [places[mark] for mark in batch.marks if mark in places]
+    whole = range(there[0], there[0] + len(batch.marks)) if there else ()
+    if there != (sorted(there) if may_be_in_part else list(whole)):
+        yield f"{batch} lies at {there}"
+
+
 def _faults_of_batch(
     batch: Sent, places: Mapping[str, int], by_key: Mapping[str, set[str]], *, losses: bool, may_be_lost: bool
 ) -> Iterator[str]:
     there = [places[mark] for mark in batch.marks if mark in places]
-    if there and there != list(range(there[0], there[0] + len(batch.marks))):
-        yield f"{batch} lies at {there}"
     if there and batch.is_refused:
         yield f"{batch} was refused and is there"
     if there or not batch.is_told:

@@ -54,6 +54,8 @@ class Game:
             return ["the agents do not come to an end"]
         scheduler.kill(surroundings)
         world.be_calm()
+        if world.plan.resolvers and not scheduler.run(self._all_is_drained, world.plan.most_steps):
+            return [f"not all is resolved: {self._status()}"]
         world.may_settle.set()
         if not self._comes_to(self._all_have_settled):
             return ["the agents do not settle"]
@@ -136,8 +138,9 @@ class Game:
         if self.world.scheduler.steps % _STEPS_BETWEEN_LOOKS:
             return False
         status = self._status()
-        is_drained = status.due == 0 and status.later == len(status.parked)
-        return is_drained and self._all_is_listed() and self._all_have_written()
+        if not self._all_have_written() or (status.parked and self.world.plan.resolvers):
+            return False
+        return status.due == 0 and status.later == len(status.parked) and self._all_is_listed()
 
     def _all_is_listed(self) -> bool:
         """Whether each run is in the sets that it belongs to: what was evicted is found by sweeping."""

@@ -23,6 +23,7 @@ class Plan:
         turns: How often each agent writes.
         operators: How many operators there are, who end, retire, restore and delete runs.
         archivists: How many operators there are who add archives and drop some.
+        resolvers: How many operators there are who resolve runs that are parked, until none is.
         readers: How many read runs through Redis and an archive, in all ways.
         is_tiered: Agents use Redis and an archive as one store.
         retire_after_seconds: After how long a quiet run that has ended is retired; None: never.
@@ -47,6 +48,7 @@ class Plan:
     turns: int = 12
     operators: int = 0
     archivists: int = 0
+    resolvers: int = 0
     readers: int = 0
     is_tiered: bool = False
     retire_after_seconds: float | None = None

@@ -107,6 +107,16 @@ PLANS = {
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
     ),
+    # operators who resolve runs whose histories have parted in a failover
+    "resolutions": Plan(
+        forms=("plain", "resends", "runs"),
+        followers=0,
+        resolvers=1,
+        runs=1,
+        turns=20,
+        troubles=("fail_over", "fail_over", "fail_over", "leap"),
+        fates=(300, 3, 5, 1, 2, 1, 1, 0),  # what comes late, after what it brings was lost, is there again
+    ),
     # archives that are added and dropped while runs are written and drained
     "archives": Plan(
         forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=6, trims=("archived", "covered")

@@ -57,7 +57,15 @@ def faults_of(world: World) -> Iterator[str]:
             copies = world.archive_set.copies(run_id)
             snapshot = None if run_id in parked else tiered.load_snapshot(run_id)
             steps = 0 if snapshot is None else snapshot.state.current_step
-            found = judge(stream, copies, said[run_id], steps, is_parked=run_id in parked, losses=losses)
+            found = judge(
+                stream,
+                copies,
+                said[run_id],
+                steps,
+                is_parked=run_id in parked,
+                losses=losses,
+                resolved=world.resolved[run_id],
+            )
             yield from (f"{run_id}: {fault}" for fault in found)
             if run_id not in parked:
                 yield from (f"{run_id}: {fault}" for fault in _faults_of_drained(stream, copies))

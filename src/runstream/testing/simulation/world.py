@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -80,6 +81,8 @@ class World:
         self.followed: list[Followed] = []
         self.own_runs: list[str] = []
         """The runs that operators have made for themselves."""
+        self.resolved: dict[str, set[str]] = defaultdict(set)
+        """By run, which of its histories operators have kept."""
         self.pieces: list[Piece] = []
         self.archive_set = ArchiveSet(directory)
         self.proof = ProofWatch(self.server, self.archive_set.replaced)

@@ -8,6 +8,7 @@ from runstream.testing.simulation.players.follower import AsyncFollowerPlayer, F
 from runstream.testing.simulation.players.operator import OperatorPlayer
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.players.reader import ReaderPlayer
+from runstream.testing.simulation.players.resolver import ResolverPlayer
 from runstream.testing.simulation.players.worker import WorkerPlayer
 from runstream.testing.simulation.world import World
 
@@ -25,5 +26,6 @@ def players_of(world: World) -> list[Player]:
         *(AsyncFollowerPlayer(world, number) for number in range(plan.async_followers)),
         *(OperatorPlayer(world) for _ in range(plan.operators)),
         *(ArchivistPlayer(world, plan.turns) for _ in range(plan.archivists)),
+        *(ResolverPlayer(world) for _ in range(plan.resolvers)),
         *(ReaderPlayer(world, number) for number in range(plan.readers)),
     ]
