@@ -56,7 +56,7 @@ BREAK_PLANS: Mapping[str, Plan] = {
         trims=("never",),
     ),
     # a run that is to be drained in few steps
-    "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600),
+    "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600, most_calm_steps=600),
 }
 """The games in which breaks are looked for, by name."""
 

@@ -12,6 +12,8 @@ import pytest
 from runstream.drain.batch import Batches
 from runstream.drain.claimed_run import ClaimedRun, Positions
 from runstream.model.errors import StoreUnavailable
+from runstream.repair import resolve
+from runstream.repair.branches import branch_name
 from runstream.stores.archive.jsonl import run_log
 from runstream.stores.archive.sqlite.file_identity import FileIdentity
 from runstream.stores.redis.operations.worker.load import HotRun
@@ -52,14 +54,17 @@ def _begin_at_the_mark(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(ClaimedRun, "begin", begin_there)
 
 
+def _keep_no_branch(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(resolve, "keep_branch", lambda _, history, __: branch_name(history.run_id, history.last))
+
+
 IN_WORKERS: Sequence[Break] = (
     Break("a batch is settled that no archive has", "storm", _settle_without_proof, seed=33),
     Break("a run is parked that another worker has moved on", "rivals", _park_without_looking_again, seed=14),
     Break("a JSONL log is not fsynced", "power loss", _write_without_fsync),
-    Break(
-        "a worker goes on with a database that was replaced", "older copies", _go_on_with_what_was_replaced, seed=4
-    ),
+    Break("a worker goes on with a database that was replaced", "older copies", _go_on_with_what_was_replaced),
     Break(
         "what an archive lacks before the mark is not archived again", "older copies", _begin_at_the_mark, seed=8
     ),
+    Break("a branch that gives way is not kept", "resolutions", _keep_no_branch, seed=4),
 )

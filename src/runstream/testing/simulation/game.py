@@ -34,6 +34,8 @@ class Game:
     def __init__(self, world: World) -> None:
         self.world = world
         self._troubles = Troubles(world)
+        self._calm_since = 0
+        """The step at which the troubles ended."""
 
     def play(self) -> list[str]:
         """Play it to its end, or until something is trimmed that no archive has; what is wrong then."""
@@ -54,7 +56,8 @@ class Game:
             return ["the agents do not come to an end"]
         scheduler.kill(surroundings)
         world.be_calm()
-        if world.plan.resolvers and not scheduler.run(self._all_is_drained, world.plan.most_steps):
+        self._calm_since = scheduler.steps
+        if world.plan.resolvers and not self._comes_to(self._all_is_drained):
             return [f"not all is resolved: {self._status()}"]
         world.may_settle.set()
         if not self._comes_to(self._all_have_settled):
@@ -69,10 +72,11 @@ class Game:
         return list(faults_of(world))
 
     def _comes_to(self, is_so: Callable[[], bool]) -> bool:
-        """Go on until it is so; False if it does not come to that."""
-        proof = self.world.proof
-        most_steps = self.world.plan.most_steps
-        return self.world.scheduler.run(lambda: bool(proof.faults) or is_so(), most_steps) and not proof.faults
+        """Go on until it is so; False if it does not come to that within the steps that there may be."""
+        world, scheduler = self.world, self.world.scheduler
+        proof, plan = world.proof, world.plan
+        upto = self._calm_since + (plan.most_calm_steps if world.server.is_calm else plan.most_steps)
+        return scheduler.run(lambda: bool(proof.faults) or is_so(), upto - scheduler.steps) and not proof.faults
 
     def _mend(self) -> list[str]:
         """Give archives that were put back what they lack; what is wrong before and after that."""

@@ -36,6 +36,9 @@ class Plan:
             under asyncio, elsewhere interrupted by a signal.
         disk_fates: The weights of what becomes of a write to a file: it is made, the process is killed before it,
             it fails.
+        most_steps: Within how many steps the agents have written all that they will, whatever comes.
+        most_calm_steps: Within how many steps, once the troubles have ended, every run is drained, or parked with
+            a reason, and everybody has come to an end.
     """
 
     forms: Sequence[str] = ("plain", "leases", "runs", "resends", "counts", "counts")
@@ -60,6 +63,7 @@ class Plan:
     call_fates: Sequence[int] = (1,)
     disk_fates: Sequence[int] = (300, 1, 1)
     most_steps: int = 60_000
+    most_calm_steps: int = 20_000
 
 
 @dataclass

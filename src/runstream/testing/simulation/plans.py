@@ -107,15 +107,16 @@ PLANS = {
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
     ),
-    # operators who resolve runs whose histories have parted in a failover
+    # operators who resolve runs whose histories have parted in a failover; what is late, or sent again by a store
+    # that resends what was lost, may be there twice then (docs/protocol.md, Limits)
     "resolutions": Plan(
-        forms=("plain", "resends", "runs"),
+        forms=("plain", "plain", "runs"),
         followers=0,
         resolvers=1,
         runs=1,
         turns=20,
         troubles=("fail_over", "fail_over", "fail_over", "leap"),
-        fates=(300, 3, 5, 1, 2, 1, 1, 0),  # what comes late, after what it brings was lost, is there again
+        fates=(300, 3, 5, 1, 2, 1, 1, 0),
     ),
     # archives that are added and dropped while runs are written and drained
     "archives": Plan(

@@ -149,7 +149,8 @@ class Scheduler:
         Raises what a task raised.
         """
         self._hub = getcurrent()
-        for _ in range(most_steps):
+        last = self.steps + most_steps
+        while self.steps < last:
             if until():
                 return True
             if not self._go_on():
