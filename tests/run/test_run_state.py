@@ -54,6 +54,44 @@ def test_the_main_lane_saves_the_runs_state_and_every_other_lane_its_own(store: 
     assert store.load_snapshot("r", lane_id="main") is None
 
 
+def test_a_run_at_work_is_running_and_has_its_times(store: Store) -> None:
+    """From its first checkpoint on, to its end; when it began stays."""
+    before = time.time()
+    run = open_run(store)
+    assert (run.state.status, run.state.started_at) == (RunStatus.PENDING, 0)
+    run.emit("one")
+    run.checkpoint()
+    first = latest(store, "r")
+    assert (status_of(store), first.status) == ("running", RunStatus.RUNNING)
+    assert before <= first.started_at == first.updated_at <= time.time()
+    run.emit_many(["two"], checkpoint=True)
+    assert [info.run_id for info in store.runs(status="running")] == ["r"]
+    second = latest(store, "r")
+    assert second.started_at == first.started_at < second.updated_at
+    run.finish()
+    last = latest(store, "r")
+    assert last.status is RunStatus.COMPLETED
+    assert last.started_at == first.started_at
+    assert second.updated_at < last.updated_at == last.finished_at
+
+
+@pytest.mark.parametrize("status", [RunStatus.PAUSED, RunStatus.COMPLETED, "on hold"])
+def test_a_status_that_somebody_has_set_stays(store: Store, status: Any) -> None:
+    run = open_run(store)
+    run.state.status = status
+    run.checkpoint()
+    assert latest(store, "r").status == status
+
+
+def test_a_checkpoint_that_is_refused_leaves_the_state_as_it_was(two_stores: tuple[Store, Store]) -> None:
+    ours, theirs = two_stores
+    run, other = open_run(ours), open_run(theirs)
+    other.checkpoint()
+    with pytest.raises(ConcurrencyConflict):
+        run.checkpoint()
+    assert (run.state.status, run.state.started_at, run.state.updated_at) == (RunStatus.PENDING, 0, 0)
+
+
 def test_a_checkpoint_does_not_overwrite_another_writers(two_stores: tuple[Store, Store]) -> None:
     """Whoever comes second is told, and can open the run again."""
     ours, theirs = two_stores

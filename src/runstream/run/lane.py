@@ -39,7 +39,7 @@ from runstream.operations.operation import Operation, collect
 from runstream.run.emission import Emission, error_payload, joined_payload
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, take_lease
-from runstream.run.state_fields import ABSENT, get_field, mark_ended, put_fields
+from runstream.run.state_fields import ABSENT, get_field, mark_ended, mark_running, put_fields
 from runstream.run.write_call import UnknownEnd, WriteCall
 
 __all__ = ["LaneWriter"]
@@ -153,9 +153,14 @@ class LaneWriter(ABC, Generic[E, S]):
         self, emissions: Sequence[Emission], call: WriteCall[E], *, checkpoint: bool = False
     ) -> Operation[list[Recorded[E]]]:
         yield from self._going_first(call)
-        if not emissions and not checkpoint:
-            return []
-        return (yield from self._recording(emissions, call, self.state if checkpoint else None))
+        if not checkpoint:
+            return (yield from self._recording(emissions, call)) if emissions else []
+        former = mark_running(self.state, call.began)
+        try:
+            return (yield from self._recording(emissions, call, self.state))
+        except BaseException:  # an interrupt too: it has not been saved, as far as is known
+            put_fields(self.state, former)
+            raise
 
     def _emitting_one(self, emission: Emission, call: WriteCall[E]) -> Operation[Recorded[E]]:
         (recorded,) = yield from self._emitting([emission], call)

@@ -9,7 +9,7 @@ from typing import Any
 
 from runstream.model.state import STATUSES, RunState, RunStatus
 
-__all__ = ["ABSENT", "get_field", "mark_ended", "put_fields"]
+__all__ = ["ABSENT", "get_field", "mark_ended", "mark_running", "put_fields"]
 
 ABSENT: Any = object()
 """What a state has in place of a field that it does not have."""
@@ -35,19 +35,40 @@ def mark_ended(state: Any, status: RunStatus, finished_at: float) -> list[tuple[
     """Give a state the status of a run that has ended, and the time (Unix); returns the fields as they were.
 
     The status is set where the state has one of a run's, as text or as an Enum that has this member too: a
-    status of the author's own is left as it is. The time, where it has such a number.
+    status of the author's own is left as it is. The times, where it has such numbers.
     """
-    changes: dict[str, Any] = {}
+    return _put(state, {**_status(state, status), **_times(state, finished_at, "updated_at", "finished_at")})
+
+
+def mark_running(state: Any, now: float) -> list[tuple[str, Any]]:
+    """Give a state that is pending the status of a run at work, and its times; returns the fields as they were.
+
+    ``updated_at`` becomes this time (Unix), and so does a ``started_at`` of 0, where it has such numbers.
+    """
+    changes = _times(state, now, "updated_at")
+    if get_field(state, "started_at") == 0:
+        changes |= _times(state, now, "started_at")
+    current = get_field(state, "status")
+    if getattr(current, "value", current) == RunStatus.PENDING.value:
+        changes |= _status(state, RunStatus.RUNNING)
+    return _put(state, changes)
+
+
+def _status(state: Any, status: RunStatus) -> dict[str, Any]:
     current = get_field(state, "status")
     if isinstance(state, RunState):
-        changes["status"] = status
-    elif isinstance(current, Enum):
-        if (member := type(current)._value2member_map_.get(status.value)) is not None:
-            changes["status"] = member
-    elif isinstance(current, str) and current in STATUSES:
-        changes["status"] = status.value
-    if isinstance(get_field(state, "finished_at"), int | float):
-        changes["finished_at"] = finished_at
+        return {"status": status}
+    if isinstance(current, Enum):
+        member = type(current)._value2member_map_.get(status.value)
+        return {} if member is None else {"status": member}
+    return {"status": status.value} if isinstance(current, str) and current in STATUSES else {}
+
+
+def _times(state: Any, now: float, *names: str) -> dict[str, Any]:
+    return {name: now for name in names if isinstance(get_field(state, name), int | float)}
+
+
+def _put(state: Any, changes: dict[str, Any]) -> list[tuple[str, Any]]:
     former = [(name, get_field(state, name)) for name in changes]
     put_fields(state, changes.items())
     return former
