@@ -143,3 +143,9 @@ def test_an_error_keeps_its_facts_between_processes(error: errors.RunstreamError
     back = pickle.loads(pickle.dumps(error))
     assert (type(back), str(back), vars(back)) == (type(error), "m", vars(error))
     assert isinstance(back, errors.RunstreamError)
+
+
+@pytest.mark.parametrize("member", [*ours.EventKind, *ours.Visibility, *ours.RunStatus])
+def test_a_member_reads_as_its_value(member: Any) -> None:
+    """However it is made text."""
+    assert {str(member), f"{member}", f"{member:s}", "%s" % member, "{}".format(member)} == {member.value}  # noqa: UP031, UP032 - each way

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
 from runstream.model.clock import unix_seconds
@@ -41,7 +41,7 @@ def _new_span_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-class Visibility(str, Enum):
+class Visibility(StrEnum):
     """Who may see an event."""
 
     PUBLIC = "public"
@@ -52,7 +52,7 @@ class Visibility(str, Enum):
     """Developers; never in a production stream."""
 
 
-class EventKind(str, Enum):
+class EventKind(StrEnum):
     """What happened: the event kinds of purpose-agent 3.0.1."""
 
     RUN_STARTED = "run.started"

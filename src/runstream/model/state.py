@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 from runstream.model.clock import unix_seconds
@@ -19,7 +19,7 @@ from runstream.model.events import EventKind, member_or_text
 __all__ = ["ENDED_STATUSES", "STATUSES", "STATUS_BY_KIND", "NodeState", "RunState", "RunStatus", "status_after"]
 
 
-class RunStatus(str, Enum):
+class RunStatus(StrEnum):
     """The status of a run."""
 
     PENDING = "pending"

@@ -39,7 +39,7 @@ from runstream.operations.operation import Operation, collect
 from runstream.run.emission import Emission, error_payload, joined_payload
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, take_lease
-from runstream.run.state_fields import ABSENT, get_field, mark_ended, mark_running, put_fields
+from runstream.run.state_fields import ABSENT, at_work, ended, get_field
 from runstream.run.write_call import UnknownEnd, WriteCall
 
 __all__ = ["LaneWriter"]
@@ -155,12 +155,8 @@ class LaneWriter(ABC, Generic[E, S]):
         yield from self._going_first(call)
         if not checkpoint:
             return (yield from self._recording(emissions, call)) if emissions else []
-        former = mark_running(self.state, call.began)
-        try:
+        with at_work(self.state, call.began):
             return (yield from self._recording(emissions, call, self.state))
-        except BaseException:  # an interrupt too: it has not been saved, as far as is known
-            put_fields(self.state, former)
-            raise
 
     def _emitting_one(self, emission: Emission, call: WriteCall[E]) -> Operation[Recorded[E]]:
         (recorded,) = yield from self._emitting([emission], call)
@@ -176,12 +172,11 @@ class LaneWriter(ABC, Generic[E, S]):
         if former_end is not None and (former_end.kind, former_end.payload) == (kind, payload):
             call.take_over(former_end.call)  # the same end again, which may be there already
         yield from self._going_first(call)
-        former = mark_ended(self.state, status, call.began)
         try:
-            self._check_says(status)
-            (recorded,) = yield from self._recording([Emission(kind, payload)], call, self.state)
-        except BaseException as error:  # an interrupt too: the run has not ended, as far as is known
-            put_fields(self.state, former)
+            with ended(self.state, status, call.began):
+                self._check_says(status)
+                (recorded,) = yield from self._recording([Emission(kind, payload)], call, self.state)
+        except BaseException as error:  # an interrupt too
             if not _is_refusal(error):
                 self._end = UnknownEnd(kind, payload, call)
             raise

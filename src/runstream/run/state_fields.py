@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from enum import Enum
 from typing import Any
 
 from runstream.model.state import STATUSES, RunState, RunStatus
 
-__all__ = ["ABSENT", "get_field", "mark_ended", "mark_running", "put_fields"]
+__all__ = ["ABSENT", "at_work", "ended", "get_field"]
 
 ABSENT: Any = object()
 """What a state has in place of a field that it does not have."""
@@ -20,30 +20,31 @@ def get_field(state: Any, name: str) -> Any:
     return state.get(name, ABSENT) if isinstance(state, dict) else getattr(state, name, ABSENT)
 
 
-def put_fields(state: Any, values: Iterable[tuple[str, Any]]) -> None:
+def _put(state: Any, values: Iterable[tuple[str, Any]]) -> None:
     """Set these fields, as far as the state lets them be set."""
     for name, value in values:
         if isinstance(state, dict):
             state[name] = value
         else:
             # a frozen class, or one that checks what it is given, refuses it with an error of its own
-            with contextlib.suppress(Exception):
+            with suppress(Exception):
                 setattr(state, name, value)
 
 
-def mark_ended(state: Any, status: RunStatus, finished_at: float) -> list[tuple[str, Any]]:
-    """Give a state the status of a run that has ended, and the time (Unix); returns the fields as they were.
+def ended(state: Any, status: RunStatus, finished_at: float) -> AbstractContextManager[None]:
+    """Within this context a state has the status of a run that has ended, and the time (Unix); after it too.
 
-    The status is set where the state has one of a run's, as text or as an Enum that has this member too: a
-    status of the author's own is left as it is. The times, where it has such numbers.
+    If it is left with an error, the state is as before. The status is set where the state has one of a run's, as
+    text or as an Enum that has this member too: a status of the author's own is left as it is. The times, where it
+    has such numbers.
     """
-    return _put(state, {**_status(state, status), **_times(state, finished_at, "updated_at", "finished_at")})
+    return _with(state, {**_status(state, status), **_times(state, finished_at, "updated_at", "finished_at")})
 
 
-def mark_running(state: Any, now: float) -> list[tuple[str, Any]]:
-    """Give a state that is pending the status of a run at work, and its times; returns the fields as they were.
+def at_work(state: Any, now: float) -> AbstractContextManager[None]:
+    """As ``ended``, for a run at work: one that is pending becomes a running one.
 
-    ``updated_at`` becomes this time (Unix), and so does a ``started_at`` of 0, where it has such numbers.
+    ``updated_at`` becomes this time (Unix), and so does a ``started_at`` of 0.
     """
     changes = _times(state, now, "updated_at")
     if get_field(state, "started_at") == 0:
@@ -51,7 +52,7 @@ def mark_running(state: Any, now: float) -> list[tuple[str, Any]]:
     current = get_field(state, "status")
     if getattr(current, "value", current) == RunStatus.PENDING.value:
         changes |= _status(state, RunStatus.RUNNING)
-    return _put(state, changes)
+    return _with(state, changes)
 
 
 def _status(state: Any, status: RunStatus) -> dict[str, Any]:
@@ -68,7 +69,12 @@ def _times(state: Any, now: float, *names: str) -> dict[str, Any]:
     return {name: now for name in names if isinstance(get_field(state, name), int | float)}
 
 
-def _put(state: Any, changes: dict[str, Any]) -> list[tuple[str, Any]]:
+@contextmanager
+def _with(state: Any, changes: dict[str, Any]) -> Iterator[None]:
     former = [(name, get_field(state, name)) for name in changes]
-    put_fields(state, changes.items())
-    return former
+    _put(state, changes.items())
+    try:
+        yield
+    except BaseException:  # an interrupt too: as far as is known, it has not been saved
+        _put(state, former)
+        raise
