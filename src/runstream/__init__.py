@@ -24,6 +24,7 @@ from runstream.model.errors import (
     LeaseHeld,
     LeaseLost,
     PayloadTooLarge,
+    RunCancelled,
     RunstreamError,
     StoreUnavailable,
     TooManyHotEvents,
@@ -31,6 +32,7 @@ from runstream.model.errors import (
 )
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
 from runstream.model.protocols import Checkpointer, Leased, Sink
+from runstream.model.questions import Question
 from runstream.model.results import (
     Appended,
     Cursor,
@@ -94,10 +96,12 @@ __all__ = [
     "PAEvent",
     "PayloadTooLarge",
     "Placement",
+    "Question",
     "Recorded",
     "Recovery",
     "RedisCheckpointer",
     "Run",
+    "RunCancelled",
     "RunInfo",
     "RunState",
     "RunStatus",

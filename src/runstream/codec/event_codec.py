@@ -233,6 +233,25 @@ class Codec(Generic[E, S]):
             error.fields = load_again()
             raise
 
+    def as_own(self, event: PAEvent) -> E:
+        """An event that this library makes, as one of the event type.
+
+        Args:
+            event: The event.
+
+        Raises:
+            EncodingError: The event type refuses it.
+        """
+        if self.event_type is PAEvent:
+            return cast("E", event)
+        try:
+            return self.make_event(0, event.to_dict())
+        except EventRefused as error:  # it has not been stored
+            raise EncodingError(
+                f"{self.event_type.__qualname__} refuses an event of kind {shown(event.kind)}: {error.__cause__}",
+                path="kind",
+            ) from error
+
     def make_event(self, offset: int, fields: dict[str, Any]) -> E:
         """Make an event from its fields.
 

@@ -18,6 +18,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── AcknowledgedWritesLost    the server lost what it acknowledged [run_id, last_seen, last_present]
     ├── HistoryDiverged           two histories of one run differ [run_id, offset]
     ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
+    ├── RunCancelled              a person wants the run to stop [run_id, reason]
     ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
     ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
     └── StoreUnavailable          the store gave no answer: the outcome is unknown [resend, next_step]
@@ -36,6 +37,7 @@ TooManyHotEvents        Yes, when a drain worker has archived and trimmed some o
 EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
                         snapshot: recover first.
 ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
+RunCancelled            Yes, to undo what is half done; leaving the Run then ends the run as cancelled.
 LeaseLost               Not as it is: take a new lease, recover, and decide anew.
 AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is now; read it, and repeat what is
 HistoryDiverged         missing.
@@ -69,6 +71,7 @@ __all__ = [
     "LeaseHeld",
     "LeaseLost",
     "PayloadTooLarge",
+    "RunCancelled",
     "RunstreamError",
     "StoreUnavailable",
     "TooManyHotEvents",
@@ -219,6 +222,20 @@ class LeaseHeld(RunstreamError):
         super().__init__(message)
         self.owner = owner
         self.expires_in = expires_in
+
+
+class RunCancelled(RunstreamError):
+    """A person has asked for the run to be cancelled; nothing was written. A Run raises it once.
+
+    Attributes:
+        run_id: The run.
+        reason: Why; "" where nobody said.
+    """
+
+    def __init__(self, message: str, *, run_id: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.reason = reason
 
 
 class AcknowledgedWritesLost(RunstreamError):

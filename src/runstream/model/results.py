@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from runstream.model.errors import ConfigurationError
 from runstream.model.events import PAEvent
 from runstream.model.identifiers import shown
+from runstream.model.questions import Question
 from runstream.model.state import RunState
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ class RunInfo:
         created_at: When it was created: Unix time in seconds, by the store's clock.
         updated_at: When it was last written to: Unix time in seconds, by the store's clock.
         parent: The run and the offset that it was forked from; None for a run that is no fork.
+        waiting_for: The questions that it waits with for a person's answer, of all its lanes.
     """
 
     run_id: str
@@ -229,6 +231,7 @@ class RunInfo:
     created_at: float
     updated_at: float
     parent: tuple[str, int] | None = None
+    waiting_for: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

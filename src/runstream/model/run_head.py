@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from runstream.model.questions import Question
 from runstream.model.results import Cursor
 
 __all__ = ["RunHead", "SnapshotHead", "last_unneeded"]
@@ -61,6 +62,8 @@ class RunHead:
         parent: The run that this one is a branch of, and the offset at which it parts from it.
         snapshots: Its latest snapshots, by lane; None: the run's own.
         largest: No record of it in Redis has more bytes; None: that is not known.
+        questions: What each of its lanes has asked last.
+        cancel: Why it is to be cancelled; None: nobody asked for that.
     """
 
     start: Cursor = _NOWHERE
@@ -73,6 +76,8 @@ class RunHead:
     parent: tuple[str, int] | None = None
     snapshots: Mapping[str | None, SnapshotHead] = field(default_factory=dict)
     largest: int | None = None
+    questions: tuple[Question, ...] = ()
+    cancel: str | None = None
 
     @property
     def tokens(self) -> dict[str | None, str]:

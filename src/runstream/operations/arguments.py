@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import index
-from typing import Any, Generic, NamedTuple, TypedDict, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, InvalidRunId
@@ -22,9 +22,11 @@ __all__ = [
     "ReadQuery",
     "RunRequest",
     "RunsQuery",
+    "Sender",
     "StateChange",
     "check_count",
     "check_leased",
+    "check_seconds",
     "check_since_seq",
     "grant_of",
     "group_by_run",
@@ -36,10 +38,16 @@ _SHORTEST_TTL_SECONDS = 0.05
 _LONGEST_SECONDS = 30 * 86_400.0  # a holder that dies keeps all others out for that long
 
 
+Sender: TypeAlias = Literal["-", "run", "person"]
+"""Who sends an append: a Run, which a request to cancel stops; a person who says something to a run, which a lease
+on the whole run lets pass; anybody."""
+
+
 class AppendOptions(NamedTuple, Generic[S]):
     """What an append asks for beside its events; see :meth:`runstream.stores.facade.Store.append`.
 
     ``left_out`` is what the class of the snapshot's state left out when that was loaded, and is put back.
+    ``status`` is the one that the run takes, whatever its events and its snapshot say; "" leaves it to them.
     """
 
     expected_offset: int | None = None
@@ -48,6 +56,8 @@ class AppendOptions(NamedTuple, Generic[S]):
     snapshot: S | None = None
     lane_id: str | None = None
     left_out: LeftOut | None = None
+    sender: Sender = "-"
+    status: str = ""
 
 
 class LeasedAppend(TypedDict, Generic[S], total=False):
@@ -214,6 +224,12 @@ def check_count(name: str, value: Any) -> None:
     """Raise ConfigurationError, naming the argument, unless it is None or a whole number from 0 on."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise ConfigurationError(f"{name}={shown(value)}: pass a whole number, 0 or more, or None")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise ConfigurationError, naming the argument, unless it is None or a number of seconds from 0 on."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+        raise ConfigurationError(f"{name}={shown(value)}: pass seconds, 0 or more, or None")
 
 
 def check_since_seq(since_seq: Any) -> int:

@@ -10,7 +10,7 @@ from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
 from runstream.operations.arguments import FollowQuery, RunsQuery
 
-__all__ = ["EventFilter", "RunFilter", "lane_of", "seq_of"]
+__all__ = ["EventFilter", "RunFilter", "lane_of", "payload_of", "seq_of"]
 
 
 def lane_of(event: Any) -> Any:
@@ -24,6 +24,12 @@ def seq_of(event: Any) -> int:
     if not isinstance(seq, int):
         raise ConfigurationError(f"{type(event).__name__} has {shown(seq)} as its seq: it must be a whole number")
     return seq
+
+
+def payload_of(event: Any) -> dict[str, Any]:
+    """The payload of an event of whatever type."""
+    payload: dict[str, Any] = _field(event, "payload")
+    return payload
 
 
 def _field(event: Any, name: str) -> Any:

@@ -18,9 +18,18 @@ class IdleTimeout:
         run_id: The run that is followed.
         seconds: After how many seconds without an event to give the follower ends; None: never.
         clock: The time in seconds.
+        awaits: What the run did not have in that time, for the error.
     """
 
-    def __init__(self, run_id: str, seconds: float | None, clock: Callable[[], float] = monotonic_seconds) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        seconds: float | None,
+        clock: Callable[[], float] = monotonic_seconds,
+        *,
+        awaits: str = "no event to give",
+    ) -> None:
+        self._awaits = awaits
         self._run_id = run_id
         self._seconds = seconds
         self._clock = clock
@@ -43,5 +52,5 @@ class IdleTimeout:
     def check(self) -> None:
         """Raise TimeoutError if no time is left."""
         if self.remaining == 0:
-            text = f"run {self._run_id!r} had no event to give for {self._seconds} seconds"
+            text = f"run {self._run_id!r} had {self._awaits} for {self._seconds} seconds"
             raise TimeoutError(text) from None

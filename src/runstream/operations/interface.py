@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from runstream.codec.event_codec import Codec
 from runstream.model.protocols import Leased
+from runstream.model.questions import Inbox, Question
 from runstream.model.results import (
     Appended,
     Cursor,
@@ -103,6 +104,15 @@ class StoreOperations(Protocol[E, S]):
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event, archived or not; 0 for a lane without one."""
+
+    def inbox(self, run_id: str) -> Operation[Inbox]:
+        """What people were asked about a run, and have said to it. Raises ConfigurationError in an archive."""
+
+    def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> Stream:
+        """Wait until there may be something new in a run's inbox, for so many seconds at most; gives nothing."""
+
+    def load_answer(self, run_id: str, question: Question) -> Operation[E]:
+        """The event that answers a question. It counts as known to this writer."""
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""

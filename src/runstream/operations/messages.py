@@ -5,9 +5,11 @@ from __future__ import annotations
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ConcurrencyConflict,
+    ConfigurationError,
     HistoryDiverged,
     LeaseHeld,
     LeaseLost,
+    RunCancelled,
     TooManyHotEvents,
 )
 from runstream.model.results import Cursor, LeaseGrant
@@ -17,7 +19,10 @@ __all__ = [
     "lease_held",
     "lease_lost",
     "lost",
+    "not_asked",
     "offset_conflict",
+    "run_cancelled",
+    "run_ended",
     "snapshot_conflict",
     "too_many_hot_events",
 ]
@@ -136,6 +141,52 @@ def too_many_hot_events(run_id: str, count: int, hot_events: int, limit: int) ->
             " snapshot so that what it covers can be trimmed, and append again later"
         )
     return TooManyHotEvents(f"{text}; nothing was written", run_id=run_id, hot_events=hot_events, limit=limit)
+
+
+def not_asked(run_id: str, lane_id: str | None = None, question_id: str | None = None) -> ConfigurationError:
+    """Nobody waits for an answer to this question.
+
+    Args:
+        run_id: The run.
+        lane_id: The lane that is meant; None: any.
+        question_id: The question that is meant; None: any.
+    """
+    what = "no question" if question_id is None else f"no question {question_id!r} that waits for an answer"
+    return ConfigurationError(
+        f"{_scope(run_id, lane_id)} has asked {what}: run_info(run_id).waiting_for has those that wait, and"
+        " Run.pause asks one"
+    )
+
+
+def run_cancelled(run_id: str, reason: str) -> RunCancelled:
+    """Somebody has asked for the run to be cancelled.
+
+    Args:
+        run_id: The run.
+        reason: Why.
+    """
+    because = f" ({reason})" if reason else ""
+    return RunCancelled(
+        f"run {run_id!r} is to be cancelled{because}; nothing was written: undo what is half done, and leave the"
+        " Run, which ends it as cancelled (run.started opens it again)",
+        run_id=run_id,
+        reason=reason,
+    )
+
+
+def run_ended(run_id: str, status: str) -> RunCancelled:
+    """The run has ended while one of its lanes waited for an answer.
+
+    Args:
+        run_id: The run.
+        status: The status that it has.
+    """
+    return RunCancelled(
+        f"run {run_id!r} has ended ({status}) while it waited for an answer: nobody will answer it; open it again"
+        " and ask anew if it is to go on",
+        run_id=run_id,
+        reason=f"it has ended ({status})",
+    )
 
 
 def _scope(run_id: str, lane_id: str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -22,8 +23,8 @@ from runstream.operations.operation import Operation
 from runstream.operations.runners import AsyncRunner
 from runstream.operations.tasks import TaskLock, cancel
 from runstream.run.emission import Emission, emissions_of, error_payload, joined_payload
-from runstream.run.lane import LaneWriter
 from runstream.run.lease import AsyncLease
+from runstream.run.people import AskingWriter
 from runstream.run.write_call import WriteCall, tell_resend
 
 __all__ = ["AsyncRun"]
@@ -31,7 +32,7 @@ __all__ = ["AsyncRun"]
 T = TypeVar("T")
 
 
-class AsyncRun(LaneWriter[E, S]):
+class AsyncRun(AskingWriter[E, S]):
     """One lane of a run, for one writer, under asyncio; an async store's ``open_run`` gives it.
 
     ``run_id``, ``lane_id`` and ``session_id`` are what its events carry; a session that is not given is taken from
@@ -52,7 +53,8 @@ class AsyncRun(LaneWriter[E, S]):
     It is an async context manager. Leaving it sends what is held back and gives the lease back. Leaving it with an
     exception records ``agent.error``, and raises that exception even if recording fails; KeyboardInterrupt,
     SystemExit, GeneratorExit and cancellation record nothing. None of this ends the run: only ``finish`` and
-    ``fail`` do.
+    ``fail`` do, and a request to cancel it: a Run that RunCancelled told of one ends the run as cancelled when it
+    is left.
 
     With ``deltas`` text is held back for a moment and appended together: when the buffer is full, when its first
     delta is old enough (a task sees to that), before anything else that is written through this Run, by ``flush``
@@ -133,6 +135,8 @@ class AsyncRun(LaneWriter[E, S]):
 
         Raises:
             LeaseLost: The lease has passed on or run out; nothing was written.
+            RunCancelled: The run is to be cancelled; nothing was written. It is raised once: what is emitted then
+                undoes what is half done.
             StoreUnavailable: It is unknown whether the event was written. ``await error.resend()`` writes it once
                 and returns what this would have returned; it may be called at any time, and more than once. What
                 is appended next to the run goes after it. To emit it again makes another event, with another
@@ -217,6 +221,54 @@ class AsyncRun(LaneWriter[E, S]):
             RunstreamError: What the store's ``follow`` raises.
         """
         return self._runner.follow(self._operations.follow(self.run_id, FollowQuery(after, **filters)))
+
+    async def pause(self, question: Any, /, *, key: str | None = None, **fields: Any) -> Recorded[E]:
+        """Ask a person: append the question and save the state as paused, in one atomic step.
+
+        The run is listed as paused, with its question, until the store's ``answer`` answers it from any process.
+        A lane waits with one question at a time: the one that it asked last. An agent that asks again after a
+        restart names the question by a key, and has asked once.
+
+        Args:
+            question: What is asked: a text, or any value that can be stored.
+            key: A key of at most 512 bytes under which the run records the question once; it is the question's id.
+                None: each call asks anew, under an id of its own.
+            **fields: What else the payload has, by name.
+
+        Returns:
+            The event, ``human.approval.requested``, whose payload has ``question_id`` and ``question``.
+
+        Raises:
+            ConfigurationError: This store has no live end, so nobody can wait in it.
+            RunCancelled: The run is to be cancelled.
+            RunstreamError: What ``emit`` and ``checkpoint`` raise.
+        """
+        return await self._do(partial(self._pausing, self._asking(question, key, fields)))
+
+    async def wait(self, question_id: str | None = None, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as Run.wait
+        """Wait for the answer to the question that this lane has asked last, in this process or before a restart.
+
+        The state is one of a run at work then, and the next checkpoint covers the answer. Called again, it gives
+        the same answer at once.
+
+        Args:
+            question_id: Wait for this question only; None: the one that the lane asked last.
+            timeout: After how many seconds to give up; None: never. The question waits on.
+
+        Returns:
+            The answer.
+
+        Raises:
+            TimeoutError: There was no answer for ``timeout`` seconds.
+            RunCancelled: The run is to be cancelled, or has ended meanwhile.
+            ConfigurationError: The lane has asked no such question, or this store has no live end.
+            EventsArchived: The answer is longer than 64 KiB, and has left Redis: a tiered store has it.
+            StoreUnavailable: The store gave no answer; the same call may be made again.
+        """
+        await self._do(self._going_first)
+        waiting: Any = self._runner.follow(self._waiting(question_id, timeout))
+        async with aclosing(waiting) as answers:
+            return await anext(answers)
 
     async def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.

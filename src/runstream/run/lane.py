@@ -25,6 +25,7 @@ from runstream.model.errors import (
     EventRefused,
     EventsArchived,
     InvalidRunId,
+    RunCancelled,
     RunstreamError,
     StoreUnavailable,
 )
@@ -32,7 +33,7 @@ from runstream.model.events import EventKind, PAEvent, Visibility, member_or_tex
 from runstream.model.identifiers import shown, snapshot_lane
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, S, Snapshot
 from runstream.model.state import RunStatus
-from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuery, RunRequest
+from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuery, RunRequest, Sender
 from runstream.operations.forks import starts_anew
 from runstream.operations.interface import AppendResult, StoreOperations
 from runstream.operations.operation import Operation, collect
@@ -73,6 +74,7 @@ class LaneWriter(ABC, Generic[E, S]):
         self._left_out: LeftOut | None = None
         self._end: UnknownEnd | None = None
         self._is_forked = False
+        self._is_cancelled = False  # RunCancelled was raised: what is written now undoes and ends
         starts_anew(self)
 
     def _start_anew(self) -> None:
@@ -110,6 +112,10 @@ class LaneWriter(ABC, Generic[E, S]):
         """Begin with nobody who writes, and no timer."""
 
     @abstractmethod
+    def _cancelling(self, error: BaseException | None) -> Operation[None]:
+        """End the run as cancelled, unless it has ended already."""
+
+    @abstractmethod
     def _hold_lease(self, grant: LeaseGrant, asked_at: float) -> None:
         """Hold the lease that was given, and renew it from now on."""
 
@@ -134,14 +140,16 @@ class LaneWriter(ABC, Generic[E, S]):
         """
         self._failure = None  # what failed in the background is tried once more, and fails here if it fails
         try:
-            yield from _noting(error, "the text that was held back is lost", self._flushing())
-            if isinstance(error, Exception):
+            yield from _noting(error, "the text that was held back is lost", self._flushing("-"))
+            if isinstance(error, Exception) and not (self._is_cancelled and isinstance(error, RunCancelled)):
                 yield from _noting(error, "agent.error could not be recorded", self._recording_error(error))
+            if self._is_cancelled:
+                yield from _noting(error, "the run could not be ended as cancelled", self._cancelling(error))
         finally:
             yield from self._releasing(error)
 
     def _recording_error(self, error: Exception) -> Operation[None]:
-        yield from self._recording([Emission(EventKind.AGENT_ERROR, error_payload(error))], WriteCall())
+        yield from self._recording([Emission(EventKind.AGENT_ERROR, error_payload(error))], WriteCall(sender="-"))
 
     def _releasing(self, error: BaseException | None) -> Operation[None]:
         if self.lease is not None:
@@ -168,7 +176,7 @@ class LaneWriter(ABC, Generic[E, S]):
     def _ending(
         self, kind: EventKind, status: RunStatus, payload: Mapping[str, Any], call: WriteCall[E]
     ) -> Operation[Recorded[E]]:
-        former_end = self._end
+        call.sender, former_end = "-", self._end
         if former_end is not None and (former_end.kind, former_end.payload) == (kind, payload):
             call.take_over(former_end.call)  # the same end again, which may be there already
         yield from self._going_first(call)
@@ -266,8 +274,9 @@ class LaneWriter(ABC, Generic[E, S]):
         snapshot: S | None = None,
     ) -> Operation[AppendResult]:
         """Append once under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
-        options = AppendOptions(None, keys, self.lease, snapshot, snapshot_lane(self.lane_id), self._left_out)
-        left_out = self._left_out
+        left_out, sender = self._left_out, "-" if self._is_cancelled else call.sender
+        lane_id = snapshot_lane(self.lane_id)
+        options = AppendOptions(None, keys, self.lease, snapshot, lane_id, left_out, sender, call.status)
         if left_out is not None and snapshot is not None and call.resolve is None:
             # what is removed now is not put back later
             codec = self._operations.codec
@@ -279,6 +288,7 @@ class LaneWriter(ABC, Generic[E, S]):
                     lambda: self._operations.append(self.run_id, events, options)
                 )
         except BaseException as error:  # an interrupt too: the events may have been applied
+            self._is_cancelled = self._is_cancelled or isinstance(error, RunCancelled)
             if not _is_refusal(error):
                 self._seq, self._left_out = max((self._seq, *seqs)), left_out
             raise
@@ -288,28 +298,18 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _event(self, emission: Emission, seq: int) -> E:
         """The event, of the store's own type. Raises EncodingError where that refuses it."""
-        event: Any = PAEvent(
-            self.run_id,
-            session_id=self.session_id,
-            lane_id=self.lane_id,
-            parent_span_id=emission.parent_span_id,
-            seq=seq,
-            kind=member_or_text(EventKind, emission.kind),
-            visibility=member_or_text(Visibility, emission.visibility),
-            payload=joined_payload(emission.payload, {}),
+        return self._operations.codec.as_own(
+            PAEvent(
+                self.run_id,
+                session_id=self.session_id,
+                lane_id=self.lane_id,
+                parent_span_id=emission.parent_span_id,
+                seq=seq,
+                kind=member_or_text(EventKind, emission.kind),
+                visibility=member_or_text(Visibility, emission.visibility),
+                payload=joined_payload(emission.payload, {}),
+            )
         )
-        codec = self._operations.codec
-        if codec.event_type is not PAEvent:
-            try:
-                event = codec.make_event(0, event.to_dict())
-            except EventRefused as error:  # it has not been stored
-                raise EncodingError(
-                    f"{codec.event_type.__qualname__} refuses an event of kind {shown(emission.kind)}:"
-                    f" {error.__cause__}",
-                    path="kind",
-                ) from error
-        made: E = event
-        return made
 
     # -- text deltas -------------------------------------------------------------------------------
 
@@ -339,13 +339,13 @@ class LaneWriter(ABC, Generic[E, S]):
         """Send what must go before everything that is not a delta, unless that call has been sent already."""
         if call.resolve is None:
             self._raise_failure()
-            yield from self._flushing()
+            yield from self._flushing(call.sender)
 
-    def _flushing(self) -> Operation[None]:
+    def _flushing(self, sender: Sender = "run") -> Operation[None]:
         if self._held.events:
             self._held.is_sealed = True
             # not resolved by the call but repeated: what is refused stays held, and may be taken the next time
-            yield from self._appending(self._held.events, (), WriteCall())
+            yield from self._appending(self._held.events, (), WriteCall(sender=sender))
             self._held = HeldDeltas()
 
     def _flushing_quietly(self) -> Operation[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -21,8 +22,8 @@ from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
 from runstream.run.emission import Emission, emissions_of, error_payload, joined_payload
-from runstream.run.lane import LaneWriter
 from runstream.run.lease import Lease
+from runstream.run.people import AskingWriter
 from runstream.run.write_call import WriteCall, tell_resend
 
 __all__ = ["Run"]
@@ -30,7 +31,7 @@ __all__ = ["Run"]
 T = TypeVar("T")
 
 
-class Run(LaneWriter[E, S]):
+class Run(AskingWriter[E, S]):
     """One lane of a run, for one writer; a store's ``open_run`` gives it.
 
     ``run_id``, ``lane_id`` and ``session_id`` are what its events carry; a session that is not given is taken from
@@ -50,7 +51,8 @@ class Run(LaneWriter[E, S]):
     It is a context manager. Leaving it sends what is held back and gives the lease back. Leaving it with an
     exception records ``agent.error``, and raises that exception even if recording fails; KeyboardInterrupt,
     SystemExit, GeneratorExit and cancellation record nothing. None of this ends the run: only ``finish`` and
-    ``fail`` do.
+    ``fail`` do, and a request to cancel it: a Run that RunCancelled told of one ends the run as cancelled when it
+    is left.
 
     With ``deltas`` text is held back for a moment and appended together: when the buffer is full, when its first
     delta is old enough (a thread sees to that), before anything else that is written through this Run, by
@@ -131,6 +133,8 @@ class Run(LaneWriter[E, S]):
 
         Raises:
             LeaseLost: The lease has passed on or run out; nothing was written.
+            RunCancelled: The run is to be cancelled; nothing was written. It is raised once: what is emitted then
+                undoes what is half done.
             StoreUnavailable: It is unknown whether the event was written. ``error.resend()`` writes it once
                 and returns what this would have returned; it may be called at any time, and more than once. What
                 is appended next to the run goes after it. To emit it again makes another event, with another
@@ -215,6 +219,54 @@ class Run(LaneWriter[E, S]):
             RunstreamError: What the store's ``follow`` raises.
         """
         return self._runner.follow(self._operations.follow(self.run_id, FollowQuery(after, **filters)))
+
+    def pause(self, question: Any, /, *, key: str | None = None, **fields: Any) -> Recorded[E]:
+        """Ask a person: append the question and save the state as paused, in one atomic step.
+
+        The run is listed as paused, with its question, until the store's ``answer`` answers it from any process.
+        A lane waits with one question at a time: the one that it asked last. An agent that asks again after a
+        restart names the question by a key, and has asked once.
+
+        Args:
+            question: What is asked: a text, or any value that can be stored.
+            key: A key of at most 512 bytes under which the run records the question once; it is the question's id.
+                None: each call asks anew, under an id of its own.
+            **fields: What else the payload has, by name.
+
+        Returns:
+            The event, ``human.approval.requested``, whose payload has ``question_id`` and ``question``.
+
+        Raises:
+            ConfigurationError: This store has no live end, so nobody can wait in it.
+            RunCancelled: The run is to be cancelled.
+            RunstreamError: What ``emit`` and ``checkpoint`` raise.
+        """
+        return self._do(partial(self._pausing, self._asking(question, key, fields)))
+
+    def wait(self, question_id: str | None = None, *, timeout: float | None = None) -> Any:
+        """Wait for the answer to the question that this lane has asked last, in this process or before a restart.
+
+        The state is one of a run at work then, and the next checkpoint covers the answer. Called again, it gives
+        the same answer at once.
+
+        Args:
+            question_id: Wait for this question only; None: the one that the lane asked last.
+            timeout: After how many seconds to give up; None: never. The question waits on.
+
+        Returns:
+            The answer.
+
+        Raises:
+            TimeoutError: There was no answer for ``timeout`` seconds.
+            RunCancelled: The run is to be cancelled, or has ended meanwhile.
+            ConfigurationError: The lane has asked no such question, or this store has no live end.
+            EventsArchived: The answer is longer than 64 KiB, and has left Redis: a tiered store has it.
+            StoreUnavailable: The store gave no answer; the same call may be made again.
+        """
+        self._do(self._going_first)
+        waiting: Any = self._runner.follow(self._waiting(question_id, timeout))
+        with closing(waiting) as answers:
+            return next(answers)
 
     def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.

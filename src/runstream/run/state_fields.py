@@ -9,7 +9,7 @@ from typing import Any
 
 from runstream.model.state import STATUSES, RunState, RunStatus
 
-__all__ = ["ABSENT", "at_work", "ended", "get_field"]
+__all__ = ["ABSENT", "at_work", "ended", "get_field", "paused", "resume"]
 
 ABSENT: Any = object()
 """What a state has in place of a field that it does not have."""
@@ -46,13 +46,23 @@ def at_work(state: Any, now: float) -> AbstractContextManager[None]:
 
     ``updated_at`` becomes this time (Unix), and so does a ``started_at`` of 0.
     """
-    changes = _times(state, now, "updated_at")
-    if get_field(state, "started_at") == 0:
-        changes |= _times(state, now, "started_at")
+    changes = _work_times(state, now)
     current = get_field(state, "status")
     if getattr(current, "value", current) == RunStatus.PENDING.value:
         changes |= _status(state, RunStatus.RUNNING)
     return _with(state, changes)
+
+
+def paused(state: Any, now: float) -> AbstractContextManager[None]:
+    """As ``ended``, for a run that waits for a person from this time (Unix) on."""
+    return _with(state, {**_status(state, RunStatus.PAUSED), **_work_times(state, now)})
+
+
+def resume(state: Any) -> None:
+    """Let a state that is paused be one of a run at work."""
+    current = get_field(state, "status")
+    if getattr(current, "value", current) == RunStatus.PAUSED.value:
+        _put(state, _status(state, RunStatus.RUNNING).items())
 
 
 def _status(state: Any, status: RunStatus) -> dict[str, Any]:
@@ -63,6 +73,11 @@ def _status(state: Any, status: RunStatus) -> dict[str, Any]:
         member = type(current)._value2member_map_.get(status.value)
         return {} if member is None else {"status": member}
     return {"status": status.value} if isinstance(current, str) and current in STATUSES else {}
+
+
+def _work_times(state: Any, now: float) -> dict[str, Any]:
+    names = ["updated_at"] + ["started_at"] * (get_field(state, "started_at") == 0)
+    return _times(state, now, *names)
 
 
 def _times(state: Any, now: float, *names: str) -> dict[str, Any]:

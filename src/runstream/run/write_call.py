@@ -10,6 +10,7 @@ from runstream.model.clock import unix_seconds
 from runstream.model.errors import StoreUnavailable
 from runstream.model.events import EventKind
 from runstream.model.results import E
+from runstream.operations.arguments import Sender
 from runstream.operations.operation import Operation, carried_resolution
 
 __all__ = ["UnknownEnd", "WriteCall", "tell_resend"]
@@ -37,6 +38,8 @@ class WriteCall(Generic[E]):
         resolve: Resolves what it sent and got no reply to; None if it sent nothing, or knows what became of it.
         is_done: Whether it has succeeded.
         result: What it returned then.
+        sender: Who sends it: a request to cancel stops what a Run is asked to write, and not what ends it.
+        status: The run's status after it, whatever it writes; "": what that says.
     """
 
     began: float = field(default_factory=unix_seconds)
@@ -45,6 +48,8 @@ class WriteCall(Generic[E]):
     resolve: Callable[[], Operation[Any]] | None = None
     is_done: bool = False
     result: Any = None
+    sender: Sender = "run"
+    status: str = ""
 
     def sending(self, send: Callable[[], Operation[Any]]) -> Operation[Any]:
         """Send; or, where that was done and got no reply, resolve it."""

@@ -23,6 +23,7 @@ from runstream.operations.arguments import (
     StateChange,
 )
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
+from runstream.operations.people import answering, requesting_cancel
 from runstream.operations.runners import AsyncRunner
 from runstream.run.async_run import AsyncRun
 from runstream.run.lease import AsyncLease
@@ -372,6 +373,53 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         """
         request = RunRequest(run_id, lane_id, session_id, lease_ttl, owner, wait, deltas)
         return Opening(lambda: AsyncRun.open(self._operations.for_one_writer(), self._runner, request))
+
+    async def answer(
+        self, run_id: str, answer: Any, *, lane_id: str | None = None, question_id: str | None = None
+    ) -> Recorded[E]:
+        """Answer the question that a run waits with (:meth:`runstream.run.Run.pause`), from any process.
+
+        The answer is an event of the lane ``answers``, which a lease on the whole run lets pass. A question is
+        answered once.
+
+        Args:
+            run_id: The run.
+            answer: What ``Run.wait`` is to give: any value that can be stored.
+            lane_id: The lane that asks; None: any.
+            question_id: The question; None: the one that waits, or else the one that was answered last.
+
+        Returns:
+            The event that answers it, of the first answer if it was answered already.
+
+        Raises:
+            ConfigurationError: There is no such question, or several wait and none is named; or this store has no
+                live end.
+            LeaseHeld: Somebody has a lease on the lane ``answers``.
+            StoreUnavailable: There was no answer: the same call may be made again, and answers once.
+            RunstreamError: What ``append`` raises.
+        """
+        return await self._runner.run(answering(self._operations, run_id, answer, lane_id, question_id))
+
+    async def request_cancel(self, run_id: str, reason: str = "") -> Recorded[E]:
+        """Ask a run to stop: its Runs raise RunCancelled at their next emit or wait, and it ends as cancelled.
+
+        The request is an event of the lane ``answers``, which a lease on the whole run lets pass. It holds until
+        the run has ended and is opened again by ``run.started`` or a running snapshot.
+
+        Args:
+            run_id: The run.
+            reason: Why, for the agent and its log.
+
+        Returns:
+            The event.
+
+        Raises:
+            ConfigurationError: There is no such run, it has ended, or this store has no live end.
+            LeaseHeld: Somebody has a lease on the lane ``answers``.
+            StoreUnavailable: There was no answer: the same call may be made again.
+            RunstreamError: What ``append`` raises.
+        """
+        return await self._runner.run(requesting_cancel(self._operations, run_id, reason))
 
     async def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run without reading it; None for one that is not there.

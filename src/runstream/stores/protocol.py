@@ -129,6 +129,14 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     ) -> Run[E, S]:
         """Recover one lane of a run, new or not, and go on with it; writes no event and no state."""
 
+    def answer(
+        self, run_id: str, answer: Any, *, lane_id: str | None = None, question_id: str | None = None
+    ) -> Recorded[E]:
+        """Answer the question that a run waits with, from any process; a second answer gives the first."""
+
+    def request_cancel(self, run_id: str, reason: str = "") -> Recorded[E]:
+        """Ask a run to stop: its Runs raise RunCancelled at their next emit or wait, and it ends as cancelled."""
+
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run without reading it; None for one that is not there."""
 

@@ -14,13 +14,16 @@ from typing import Any
 
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.notices import notices_of
 from runstream.codec.record import record_crc
 from runstream.model.identifiers import random_token
+from runstream.model.questions import ANSWERS_LANE, Inbox, pending_of, questions_after
 from runstream.model.results import Appended, Cursor, LeaseGrant, Placement
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.model.state import status_after
+from runstream.model.state import ENDED_STATUSES, RunStatus, status_after
+from runstream.operations.arguments import Sender
 from runstream.operations.coverage import Covered
-from runstream.operations.messages import offset_conflict, snapshot_conflict
+from runstream.operations.messages import not_asked, offset_conflict, run_cancelled, snapshot_conflict
 from runstream.stores.local.lease_rules import Leases, check_write
 
 __all__ = ["AppendPlan", "AppendRequest", "Details", "new_head", "plan_append"]
@@ -53,6 +56,7 @@ class AppendRequest:
     known_revision: int = 0
     status: str | None = None
     lease: LeaseGrant | None = None
+    sender: Sender = "-"
 
     @property
     def lanes(self) -> list[str]:
@@ -102,7 +106,10 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
         LeaseHeld: Another's lease is in the way.
         ConcurrencyConflict: The run, or its snapshot, is another one than expected.
     """
-    check_write(request.run_id, details.leases, request.lease, request.lanes)
+    leases = details.leases
+    if request.sender == "person" and request.lanes == [ANSWERS_LANE]:
+        leases = {lane_id: held for lane_id, held in leases.items() if lane_id is not None}
+    check_write(request.run_id, leases, request.lease, request.lanes)
     placement, written = _assign_cursors(head.last, details.keys, request.events)
     if request.events and not written:
         return AppendPlan(placement, (), head, {}, None)
@@ -113,6 +120,10 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
     snapshot = None
     if request.state is not None:
         snapshot = _plan_snapshot(head, details, request, last.offset)
+    told = _told(head, request, written)
+    is_opened = head.status in ENDED_STATUSES and told.status == RunStatus.RUNNING and request.state is None
+    if head.cancel is not None and request.sender == "run" and not is_opened:
+        raise run_cancelled(request.run_id, head.cancel)
     session_id = next((event.session_id for event in request.events if event.session_id), "")
     if not session_id and request.state is not None:
         session_id = request.state.get("session_id", "")
@@ -122,13 +133,37 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
         replace(
             head,
             last=last,
-            status=request.status or status_after(event.kind for _, event in written) or head.status,
+            status=told.status,
+            questions=told.questions,
+            cancel=told.cancel,
             session_id=head.session_id or session_id,
             snapshots=head.snapshots if snapshot is None else {**head.snapshots, snapshot.lane_id: snapshot},
         ),
         {event.lane_id: (details.lanes.get(event.lane_id, 0), cursor.offset) for cursor, event in written},
         snapshot,
     )
+
+
+def _told(head: RunHead, request: AppendRequest, written: Sequence[tuple[Cursor, EncodedEvent]]) -> Inbox:
+    """The run's status, and what was said between it and people, after this append: as append.lua has it."""
+    notices = notices_of(request.run_id, [event for _, event in written])
+    said = [(written[index][0].offset, notice) for index, notice in notices]
+    is_pending = {question.question_id for question in head.questions if question.answer_offset is None}
+    for _, notice in said if request.sender == "person" else ():
+        if notice.says == "answer" and notice.question_id not in is_pending:
+            raise not_asked(request.run_id, None, notice.question_id)
+    questions = questions_after(head.questions, said)
+    status = request.status or status_after(event.kind for _, event in written)
+    says = {notice.says for _, notice in said}
+    if status is None and "ask" in says:
+        status = RunStatus.PAUSED.value
+    elif status is None and "answer" in says and head.status == RunStatus.PAUSED and not pending_of("", questions):
+        status = RunStatus.RUNNING.value
+    cancel = next((notice.text for _, notice in reversed(said) if notice.says == "cancel"), head.cancel)
+    status = status or head.status
+    if head.status in ENDED_STATUSES and status not in ENDED_STATUSES:
+        cancel = None  # it is opened again
+    return Inbox(questions, cancel, status)
 
 
 def _assign_cursors(

@@ -18,6 +18,7 @@ from runstream.model.clock import unix_seconds
 from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Fallback
+from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
@@ -210,6 +211,35 @@ class MemoryOperations(LocalOperations[E, S]):
                 return 0
             _, record = run.entries[offset - 1]
         return int(fields_of(run_id, decode_record(run_id, offset, record))["seq"])
+
+    @in_one_call
+    def inbox(self, run_id: str) -> Inbox:
+        """What people were asked about a run, and have said to it."""
+        check_run_id(run_id)
+        return self._inbox(run_id)
+
+    def _inbox(self, run_id: str) -> Inbox:
+        head = self._load_head(run_id)
+        if head is None:
+            return Inbox()
+        return Inbox(head.questions, head.cancel, head.status, head.last.offset, head.start.chain)
+
+    @in_one_call
+    def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> None:
+        """Wait until there is something new in a run's inbox, for half a second at most."""
+        limit = _LONGEST_WAIT_SECONDS if seconds is None else min(seconds, _LONGEST_WAIT_SECONDS)
+        with self._changed:
+            self._changed.wait_for(lambda: self._inbox(run_id) != known, limit)
+
+    @in_one_call
+    def load_answer(self, run_id: str, question: Question) -> E:
+        """The event that answers a question. It counts as known to this writer."""
+        offset = question.answer_offset or 0
+        (recorded,) = self._read(run_id, ReadQuery(offset - 1, before=offset + 1))
+        head = self._load_head(run_id)
+        if head is not None:
+            self._coverage.appended(run_id, head.start, offset - 1, offset, {})
+        return recorded.event
 
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
         with self._changed:

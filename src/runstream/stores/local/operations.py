@@ -18,8 +18,10 @@ from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
+from runstream.model.questions import Inbox, Question, pending_of
 from runstream.model.results import E, LeaseGrant, Placement, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.state import RunStatus
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -125,6 +127,18 @@ class LocalOperations(ABC, Generic[E, S]):
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
         """Give a lease back, unless it has passed on already."""
         raise _no_leases(grant.run_id)
+
+    def inbox(self, run_id: str) -> Operation[Inbox]:
+        """What people were asked about a run, and have said to it. Raises ConfigurationError in an archive."""
+        raise _no_live_end(run_id)
+
+    def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> Stream:  # noqa: ARG002 - as below
+        """Wait until there may be something new in a run's inbox."""
+        raise _no_live_end(run_id)
+
+    def load_answer(self, run_id: str, question: Question) -> Operation[E]:  # noqa: ARG002 - memory has a live end
+        """The event that answers a question."""
+        raise _no_live_end(run_id)
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -292,16 +306,18 @@ class LocalOperations(ABC, Generic[E, S]):
         return loaded and (loaded[0], self.codec.upcast_state(run_id, loaded[0].offset, loaded[1]))
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
+        pending = pending_of(head.status, head.questions)
         return RunInfo(
             run_id,
             head.session_id,
-            head.status,
+            RunStatus.PAUSED.value if pending else head.status,
             head.last.offset,
             head.mark.offset,
             head.start.offset + 1,
             head.created_at,
             head.updated_at,
             head.parent,
+            pending,
         )
 
     def _find_runs(self, query: RunsQuery) -> list[RunInfo]:
@@ -317,7 +333,14 @@ class LocalOperations(ABC, Generic[E, S]):
         if grant is not None and not self._has_leases:
             raise _no_leases(run_id)
         if options.snapshot is None:
-            return AppendRequest(run_id, encoded, options.expected_offset, lease=grant)
+            return AppendRequest(
+                run_id,
+                encoded,
+                options.expected_offset,
+                status=options.status or None,
+                lease=grant,
+                sender=options.sender,
+            )
         lane_id = options.lane_id
         if lane_id is not None:
             check_name("lane_id", lane_id)
@@ -335,15 +358,16 @@ class LocalOperations(ABC, Generic[E, S]):
             known_token if compare else None,
             0 if known is None else known.revision,
             # a lane that has finished has not ended the run
-            self.codec.status_of(fields) if lane_id is None else None,
+            options.status or (self.codec.status_of(fields) if lane_id is None else None),
             grant,
+            options.sender,
         )
 
     def _send(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         if not requests:
             return []
         if self._require_lease:
-            for request in requests:
+            for request in (request for request in requests if request.sender != "person"):
                 check_leased(request.run_id, request.lanes, request.lease)
         plans = self._commit(requests)
         for request, plan in zip(requests, plans, strict=True):
@@ -359,6 +383,13 @@ class LocalOperations(ABC, Generic[E, S]):
         self._coverage.forget(run_id)
         for known in [known for known in self._known if known[0] == run_id]:
             del self._known[known]
+
+
+def _no_live_end(run_id: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"this store of run {run_id!r:.80} has no live end, so nobody can wait in it for a person: ask, answer and"
+        " cancel in Redis, with this as the archive, or in memory"
+    )
 
 
 def _no_leases(run_id: str) -> ConfigurationError:

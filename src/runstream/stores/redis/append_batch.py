@@ -8,17 +8,28 @@ from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.codec.snapshot_fields import PackedState, state_checksum
+from runstream.model.questions import Notice
 from runstream.model.results import Cursor, LeaseGrant
+from runstream.model.state import status_after
+from runstream.operations.arguments import Sender
 from runstream.operations.coverage import Covered
 from runstream.stores.redis.made_change import MadeChange
 from runstream.stores.redis.replies import parse_cursor
 
-__all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "snapshot_field"]
+__all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "described", "notice_words", "snapshot_field"]
 
 
 def snapshot_field(lane_id: str | None) -> str:
     """The meta field that notes the snapshot of a lane, or (None) of the run."""
     return "snapshot" if lane_id is None else f"snapshot:{lane_id}"
+
+
+def notice_words(notice: Notice) -> str:
+    """The append script's argument for what an event says between a run and people."""
+    values = [notice.question_id] if notice.says == "answer" else [notice.text]
+    if notice.says == "ask":
+        values = [notice.lane_id, notice.question_id, notice.text]
+    return " ".join([notice.says, *(value.encode(errors="surrogatepass").hex() for value in values)])
 
 
 @dataclass(slots=True)
@@ -110,6 +121,16 @@ class LaneSpan(NamedTuple):
         return cls(index, index, seq, seq, 0 <= seq <= HIGHEST_RISING)
 
 
+def described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
+    """The append script's arguments that describe each event, if some may have a key."""
+    index_of = {lane: index for index, lane in enumerate(lanes, 1)}
+    described = []
+    for event in events:
+        key = "" if event.key is None else f" {event.key}"
+        described.append(f"{index_of[event.lane_id]} {event.seq} {status_after((event.kind,)) or '-'}{key}")
+    return described
+
+
 class Batch(NamedTuple):
     """What one append does to one run.
 
@@ -123,6 +144,8 @@ class Batch(NamedTuple):
         expected_offset: The offset that the run must end at, or None.
         grant: The lease under which the batch is sent, or None.
         snapshot: The snapshot to save in the same step, or None.
+        sender: Who sends it.
+        notices: What its events say between the run and people, by index from 0.
     """
 
     run_id: str
@@ -134,6 +157,8 @@ class Batch(NamedTuple):
     expected_offset: int | None = None
     grant: LeaseGrant | None = None
     snapshot: SnapshotWrite | None = None
+    sender: Sender = "-"
+    notices: Sequence[tuple[int, Notice]] = ()
 
 
 class Seen(NamedTuple):

@@ -11,6 +11,7 @@ from runstream.codec.event_codec import Codec
 from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Leased
+from runstream.model.questions import Inbox, Question
 from runstream.model.results import E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
@@ -270,6 +271,26 @@ class TieredOperations(HotAndArchive[E, S]):
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
         """Give a lease back, unless it has passed on already."""
         return self.hot.release_lease(grant)
+
+    # -- people --------------------------------------------------------------------------------------
+
+    def inbox(self, run_id: str) -> Operation[Inbox]:
+        """What people were asked about a run, and have said to it: Redis has that."""
+        return self.hot.inbox(run_id)
+
+    def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> Stream:
+        """Wait until there may be something new in a run's inbox."""
+        return self.hot.wait_for_news(run_id, known, seconds)
+
+    def load_answer(self, run_id: str, question: Question) -> Operation[E]:
+        """The event that answers a question; a long one may be in the archive by now."""
+        try:
+            return (yield from self.hot.load_answer(run_id, question))
+        except EventsArchived:
+            offset = question.answer_offset or 0
+            query = ReadQuery(offset - 1, before=offset + 1)
+            found: list[Recorded[E]] = yield from collect(self.read(run_id, query))
+            return found[0].event
 
     # -- runs ----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.protocols import Leased
+from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LeaseGrant, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
@@ -19,7 +20,16 @@ from runstream.operations.arguments import (
 from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
-from runstream.stores.redis.operations.client import append, leases, read, recover, runs, snapshots, update_state
+from runstream.stores.redis.operations.client import (
+    append,
+    inbox,
+    leases,
+    read,
+    recover,
+    runs,
+    snapshots,
+    update_state,
+)
 from runstream.stores.redis.operations.client.list_events import list_events
 from runstream.stores.redis.session.session import Session
 
@@ -96,6 +106,18 @@ class RedisOperations(Generic[E, S]):
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event; 0 for a lane without one."""
         return recover.last_seq(self.session, run_id, lane_id)
+
+    def inbox(self, run_id: str) -> Operation[Inbox]:
+        """What people were asked about a run, and have said to it."""
+        return inbox.inbox(self.session, run_id)
+
+    def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> Stream:
+        """Wait until there may be something new in a run's inbox."""
+        return inbox.wait_for_news(self.session, run_id, known, seconds)
+
+    def load_answer(self, run_id: str, question: Question) -> Operation[E]:
+        """The event that answers a question."""
+        return inbox.load_answer(self.session, run_id, question)
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""

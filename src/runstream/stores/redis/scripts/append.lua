@@ -14,9 +14,11 @@
 --         if it is so long ago that its producer may be forgotten by now; the start of the
 --         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event, or 0,
 --         followed by '=' and its lane, in hexadecimal, if that is not the first lane below; partitions; for how long a
---         silent producer is remembered (microseconds); and if more is asked for: the cursor that the writer saw last,
+--         silent producer is remembered (microseconds); who sends it: 'person', of what a person says to the run (one
+--         event of the lane 'answers'), which a lease on the whole run lets pass; 'run', whom a request to cancel stops;
+--         or '-'; and if more is asked for: the cursor that the writer saw last,
 --         or '-'; expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
---         lanes; number of events that are described (all or 0); number of leases; number of snapshots
+--         lanes; number of events that are described (all or 0); number of leases; number of snapshots; number of notices
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
 --         '+' in front of it if its seqs rise in the batch (none is lower than one before it, all are of 0 to 15
 --         digits and not negative); if the batch has several events, the seq of its first one; and if more is asked
@@ -24,6 +26,8 @@
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': the index of its lane
 --         among the lanes, and the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
+--       then for each notice, of an event that says something between the run and people: the event's index in the batch;
+--         'ask LANE QUESTION TEXT', 'answer QUESTION' or 'cancel REASON', each value in hexadecimal
 --       then for the snapshot: its meta field; its mode: 'replace', 'compare', or 'change' (as 'compare', and it covers
 --         what the snapshot before covers, so that nothing is lost even if that is less than what left Redis); the
 --         token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired one that its writer
@@ -43,6 +47,8 @@
 --         {'revoked'}               it was revoked (see revoke.lua)
 --         {'unleased'}              the lease that it carries has passed to another owner or expired
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
+--         {'cancelled', reason}     a run sends it, and is to be cancelled
+--         {'unasked'}               a person sends it: no lane waits for the answer to this question
 --         {'lost', offset}          the run ends, at this offset, before what the writer saw
 --         {'diverged'}              the run has another history there, or lacks what the writer wrote last
 --         {'partitions', n}         the namespace has n partitions
@@ -63,19 +69,30 @@
 -- nothing has been, the snapshot included.
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
 -- assumed: they have events up to there, and no snapshot covers any of them.
+-- Meta's `questions` has what each lane asked last, joined by ',': 'LANE QUESTION OFFSET ANSWER TEXT', the offsets of the
+-- question and of the answer (0: it is pending), the rest in hexadecimal; `answer:LANE` has the record of the answer, if it
+-- is no longer than 64 KiB, which is there for the one who asked whatever has been trimmed. `cancel` has the offset of
+-- a request to cancel the run, and the reason, until the run has ended and is opened again; a Run's own `run.started`
+-- opens it.
 -- A batch whose events are those that were adopted from an append that was refused in its midst is the same, sent
 -- again: it gets their cursors, as if their keys had been known, and its snapshot is saved.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
 -- meta: what a refusal leaves behind is not in it.
 
-local sent_at, seen_start, wrote, partitions, window, more = match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) ?(.*)$')
-local expected, most, status, lanes, described, leases, snapshots = '-', '-', '-', 1, 0, '0', '0'
+local sent_at, seen_start, wrote, partitions, window, sender, more =
+  match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) ?(.*)$')
+local expected, most, status, lanes, described, leases, snapshots, notices = '-', '-', '-', 1, 0, '0', '0', 0
 if more ~= '' then
-  seen, expected, most, status, lanes, described, leases, snapshots =
-    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  seen, expected, most, status, lanes, described, leases, snapshots, notices =
+    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 end
-window, lanes, described = tonumber(window), tonumber(lanes), tonumber(described)
+window, lanes, described, notices = tonumber(window), tonumber(lanes), tonumber(described), tonumber(notices)
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
+
+-- The text that is written in hexadecimal.
+local function unhex(words)
+  return (string.gsub(words, '..', function(hex) return string.char(tonumber(hex, 16)) end))
+end
 
 -- a resend: the first reply is kept with the producer
 local by_producer, by_reply = reply_of(by, meta[1], meta[2], meta[11])
@@ -130,7 +147,8 @@ if fault then return fault end
 -- where each part begins in the arguments
 local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
-local at_snapshot = at_lease + (leases == '1' and 2 or 0)
+local at_notices = at_lease + (leases == '1' and 2 or 0)
+local at_snapshot = at_notices + 2 * notices
 local snapshot, at_records, keys_key = nil, at_snapshot, KEYS[#KEYS]
 if snapshots == '1' then
   local at = at_snapshot
@@ -182,7 +200,8 @@ if leases == '1' then
   mine = ARGV[at_lease + 1]
   if lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds, mine) ~= mine then return {'unleased'} end
 end
-local refusal = meta[4] and held('lease', meta[4], microseconds, mine)
+local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and snapshots == '0'
+local refusal = meta[4] and not is_persons and held('lease', meta[4], microseconds, mine)
 if refusal then return refusal end
 for name, lane in pairs(lane_of) do
   refusal = lane.lease and held('lease:' .. name, lane.lease, microseconds, mine)
@@ -208,7 +227,7 @@ if seen ~= '-' and seen ~= meta[2] then
       -- at `wrote`, its lane must have; where the run was put back, `unread` is the last offset whose lane nobody knows
       if not there then
         local wrote_at, name = match(wrote, '^(%d+)=?(%x*)$')
-        name = name == '' and ARGV[7] or string.gsub(name, '..', function(hex) return string.char(tonumber(hex, 16)) end)
+        name = name == '' and ARGV[7] or unhex(name)
         local last_of = lane_of[name] and lane_of[name].last or call('HGET', KEYS[2], 'lane:' .. name)
         if (tonumber(match(last_of or '', '^%d+')) or retired or 0) < tonumber(wrote_at)
           and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
@@ -280,9 +299,13 @@ if not meta[1] then
   if has and has ~= partitions then return {'partitions', has} end
 end
 
-local is_nothing = written == 0 and (adopted_after and not snapshot or described > 0 and not adopted_after)
+local had_ended = meta[14] and is_ended(call('HGET', KEYS[2], 'status'))
+local is_nothing = written == 0
+  and (adopted_after and not snapshot and notices == 0 or described > 0 and not adopted_after)
 if is_nothing then
   snapshot = nil
+elseif meta[14] and sender == 'run' and not adopted_after and not (had_ended and status == 'running' and not snapshot) then
+  return {'cancelled', match(meta[14], '^%d+ ?(.*)$') or ''}
 elseif not adopted_after and expected ~= '-' and tonumber(expected) ~= offset then
   return {'conflict', text(offset)}
 elseif most ~= '-' and written > 0 then
@@ -344,6 +367,13 @@ if snapshot then
   end
 end
 
+-- what each lane asked last: 'LANE QUESTION OFFSET ANSWER TEXT'
+local asked = notices > 0 and call('HGET', KEYS[2], 'questions') or ''
+if is_persons and written > 0 and match(ARGV[at_notices + 1] or '', '^answer') then
+  local question = match(ARGV[at_notices + 1], '^answer (%x*)$')
+  if not string.find(',' .. asked, ',%x* ' .. question .. ' %d+ 0 ') then return {'unasked'} end
+end
+
 -- The seq of a lane's last event as its mark has it: with '+' in front of it as long as no event of the lane has a
 -- lower one than an event before it. `seq` and `first` are those of the last and first new event, `former` is the mark
 -- before, nil for a lane that has none.
@@ -372,6 +402,51 @@ local function forget_silent()
   note_forgotten(KEYS[2], forgotten)
 end
 
+-- Notes what events say between the run and people; `offset_of` has the offset of each event, by index. Returns the
+-- fields of meta that change, in pairs; false for one to remove. Where the last question is answered, a run that was
+-- paused is at work.
+local function note_notices(offset_of)
+  local changes, order, of_lane, has_answer, pending = {}, {}, {}, false, 0
+  local function put(field, value) changes[#changes + 1], changes[#changes + 2] = field, value end
+  local function ask(asking, ...)
+    if not of_lane[asking] then order[#order + 1] = asking end
+    of_lane[asking] = {...}
+  end
+  for asking, question, at, answered, words in string.gmatch(asked, '(%x*) (%x*) (%d+) (%d+) (%x*)') do
+    ask(asking, question, at, answered, words)
+  end
+  for i = at_notices, at_snapshot - 1, 2 do
+    local index, says, rest = tonumber(ARGV[i]), match(ARGV[i + 1], '^(%a+) (.*)$')
+    local at, record = offset_of[index], ARGV[at_records + index - 1]
+    if at and says == 'ask' then
+      local asking, question, words = match(rest, '^(%x*) (%x*) (%x*)$')
+      ask(asking, question, at, '0', words)
+      put('answer:' .. unhex(asking), false)
+      if status == '-' then status = 'paused' end
+    elseif at and says == 'answer' then
+      has_answer = true
+      for j = 1, #order do
+        local question = of_lane[order[j]]
+        if question[1] == rest and question[3] == '0' then
+          question[3] = at
+          if #record <= 65536 then put('answer:' .. unhex(order[j]), record) end
+        end
+      end
+    elseif at and says == 'cancel' then
+      put('cancel', at .. ' ' .. unhex(rest))
+    end
+  end
+  for i = 1, #order do
+    if of_lane[order[i]][3] == '0' then pending = pending + 1 end
+    order[i] = order[i] .. ' ' .. table.concat(of_lane[order[i]], ' ')
+  end
+  if order[1] then put('questions', table.concat(order, ',')) end
+  if has_answer and pending == 0 and status == '-' and call('HGET', KEYS[2], 'status') == 'paused' then
+    status = 'running'
+  end
+  return changes
+end
+
 -- from here on nothing may refuse
 local changed, before_batch = {'last', '', 'updated', now}, offset
 last = former
@@ -379,15 +454,18 @@ local function change(field, value)
   changed[#changed + 1] = field
   changed[#changed + 1] = value
 end
-local keyed = {}
+local keyed, offset_of = {}, {}
 for i = at_records, #ARGV do
   local index = i - at_records + 1
   if not known_cursors[index] then
     add(ARGV[i])
+    offset_of[index] = at
     if key_of[index] then
       keyed[#keyed + 1], keyed[#keyed + 2] = key_of[index], last
       key_of[index] = last
     end
+  elseif adopted_after then
+    offset_of[index] = match(known_cursors[index], '^%d+')
   end
 end
 -- Whether the snapshot is the lane's, and covers all of it.
@@ -458,6 +536,15 @@ if not is_nothing then
 end
 if retired then call('PERSIST', KEYS[3]) end -- up to 0.1.0, the producers of a retired run were to expire
 if adopted == '' then call('HDEL', KEYS[2], 'adopted') end
+
+local noted = notices > 0 and not is_nothing and note_notices(offset_of) or {}
+for i = 1, #noted, 2 do
+  if not noted[i + 1] then call('HDEL', KEYS[2], noted[i]) end
+end
+for i = 1, #noted, 2 do
+  if noted[i + 1] then change(noted[i], noted[i + 1]) end
+end
+if had_ended and not is_nothing and status ~= '-' and not is_ended(status) then call('HDEL', KEYS[2], 'cancel') end
 
 if keyed[1] and not has_keys then change('keyed', '1') end
 for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values

@@ -23,7 +23,7 @@ local of_lane = 'lane:' .. lane
 local time = call('TIME')
 local now = time[1] .. format('%06d', time[2])
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease', of_lane, 'since:' .. lane,
-  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest', 'adopted')
+  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest', 'adopted', 'cancel')
 local by = meta[9]
 -- the lane's last offset and seq; nil also if they are damaged
 local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
@@ -82,7 +82,8 @@ end
 
 -- a batch that was applied before has moved the run on, so it never comes this way again, however late it is resent.
 -- What lies behind the last cursor was left by an append that was refused in its midst
-if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8] or meta[13])
+if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8] or meta[13]
+    or meta[14])
   and not (by and string.sub(by, 1, #producer) ~= producer) and now >= (meta[11] or now)
   and not call('XRANGE', KEYS[1], '(' .. seen, '+', 'COUNT', 1)[1] then
   offset, chain = match(seen, '^(%d+)-(%d+)$')

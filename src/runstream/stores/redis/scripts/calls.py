@@ -10,9 +10,17 @@ from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.results import Cursor, LeaseGrant
-from runstream.model.state import status_after
+from runstream.operations.arguments import Sender
 from runstream.operations.operation import Command
-from runstream.stores.redis.append_batch import HIGHEST_RISING, Batch, LaneSpan, Seen, Sending, snapshot_field
+from runstream.stores.redis.append_batch import (
+    HIGHEST_RISING,
+    Batch,
+    Seen,
+    Sending,
+    described,
+    notice_words,
+    snapshot_field,
+)
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_call
@@ -78,7 +86,7 @@ def lane_of_lease(field: str) -> str | None:
     return field.partition(":")[2] if ":" in field else None
 
 
-_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0)
+_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0, 0)
 """The options of a batch that only appends events of one lane: none."""
 
 
@@ -90,20 +98,22 @@ def event_call(
     number: int,
     sent_at: int | None,
     seen: Seen | None,
+    sender: Sender = "-",
 ) -> Command:
     """The call that appends one event and nothing else. The arguments after the event are those of ``Sending``."""
     record, lane_id, _, session_id, seq, _ = event
     run = keys.run(run_id)
     names = (*run.of_append, run.partition.session(session_id)) if session_id else run.of_append
-    last, words = _seen_words(keys, sent_at, seen, lane_id)
+    last, words = _seen_words(keys, sent_at, seen, lane_id, sender)
     mark = f"+{seq}" if 0 <= seq <= HIGHEST_RISING else seq
-    # what script_call makes, without a list in between
-    head = (b"EVALSHA", _APPEND, len(names))
+    head = (b"EVALSHA", _APPEND, len(names))  # what script_call makes, without a list in between
     args = (run_id, session_id, producer, number, last, words, lane_id, mark, record)
     return head + names + args
 
 
-def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None, lane_id: str) -> tuple[bytes, bytes]:
+def _seen_words(
+    keys: Keys, sent_at: int | None, seen: Seen | None, lane_id: str, sender: Sender
+) -> tuple[bytes, bytes]:
     """The append script's arguments 5 and 6: the cursor that the writer saw last, and the words after it."""
     last, start = (b"-", b"-") if seen is None else (seen.last, seen.start)
     wrote = b"0" if seen is None else b"%d" % seen.wrote
@@ -111,12 +121,12 @@ def _seen_words(keys: Keys, sent_at: int | None, seen: Seen | None, lane_id: str
         wrote += b"=%b" % seen.lane_id.encode().hex().encode()
     at = b"-" if sent_at is None else b"%d" % sent_at
     window = PRODUCER_WINDOW_SECONDS * MICROSECONDS
-    return last, b"%b %b %b %d %d" % (at, start, wrote, len(keys.partitions), window)
+    return last, b"%b %b %b %d %d %b" % (at, start, wrote, len(keys.partitions), window, sender.encode())
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
     """The call that appends events, a snapshot, or both."""
-    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot = batch
+    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot, sender, notices = batch
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
     asked = (
@@ -127,8 +137,9 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         len(events) if is_keyed else 0,
         int(grant is not None),
         int(snapshot is not None),
+        len(notices),
     )
-    seen, words = _seen_words(keys, sending.sent_at, sending.seen, next(iter(lanes), ""))
+    seen, words = _seen_words(keys, sending.sent_at, sending.seen, next(iter(lanes), ""), sender)
     is_plain = asked == _NOTHING_ASKED
     if not is_plain:
         more = " ".join("-" if word is None else str(word) for word in asked)
@@ -143,9 +154,11 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         names = (*names, run.partition.session(session_id))
     if is_keyed:
         names = (*names, run.keys)
-        args += _described(events, lanes)
+        args += described(events, lanes)
     if grant is not None:
         args += (_lease_field(grant.lane_id), grant.token)
+    for index, notice in notices:
+        args += (index + 1, notice_words(notice))
     if snapshot is not None:
         names = (*names, run.snapshot(snapshot.lane_id))
         if snapshot.lane_id is not None:
@@ -164,16 +177,6 @@ def revoke_call(keys: Keys, run_id: str, sending: Sending) -> Command:
         (run.meta, run.producers, run.partition.config, run.partition.leftovers),
         (run_id, sending.producer, sending.number, at, PRODUCER_WINDOW_SECONDS * MICROSECONDS),
     )
-
-
-def _described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
-    """The append script's arguments that describe each event, if some may have a key."""
-    index_of = {lane: index for index, lane in enumerate(lanes, 1)}
-    described = []
-    for event in events:
-        key = "" if event.key is None else f" {event.key}"
-        described.append(f"{index_of[event.lane_id]} {event.seq} {status_after((event.kind,)) or '-'}{key}")
-    return described
 
 
 def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:

@@ -53,18 +53,19 @@ def append(
     options: AppendOptions[S],
 ) -> Operation[Applied]:
     """Append events, with a snapshot if there is one, in one atomic step."""
-    expected_offset, keys, lease, snapshot, lane_id, left_out = options
+    expected_offset, keys, lease, snapshot, lane_id, left_out, sender, status = options
     check_count("expected_offset", expected_offset)
     encoded = session.codec.encode_events(run_id, events, keys)
     is_bare = keys is None and expected_offset is None and lease is None and snapshot is None
     if is_bare and len(encoded) == 1 and is_plain_append(session, encoded[0]):
-        return (yield from append_event(session, run_id, encoded[0]))
+        return (yield from append_event(session, run_id, encoded[0], sender))
     batch = batch_of(
         run_id,
         encoded,
         is_keyed=keys is not None,
         expected_offset=expected_offset,
         grant=grant_of(run_id, lease),
+        sender=sender,
     )
     if snapshot is not None:
         # an unanswered snapshot of its own may be the one that the new one is made from
@@ -73,6 +74,8 @@ def append(
         batch = with_snapshot(session, batch, snapshot, lane_id, base, left_out)
     elif not encoded:
         return (yield from _append_nothing(session, run_id, expected_offset))
+    if status:
+        batch = batch._replace(status=status)
     return (yield from deliver_one(session, batch))
 
 

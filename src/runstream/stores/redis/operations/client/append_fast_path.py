@@ -10,8 +10,9 @@ import time
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
+from runstream.model.questions import MARKED_KINDS
 from runstream.model.results import E, S
-from runstream.model.state import STATUS_BY_KIND
+from runstream.operations.arguments import Sender
 from runstream.operations.operation import Exchange, Operation, Resent, was_unsent
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.append_result import Applied
@@ -27,19 +28,21 @@ __all__ = ["append_event", "is_plain_append"]
 
 
 def is_plain_append(session: Session[E, S], event: EncodedEvent) -> bool:
-    """Whether the fast path fits: the event's kind sets no status, and nothing waits to be resolved or checked.
+    """Whether the fast path fits: the event's kind says nothing of the run, and nothing waits to be resolved.
 
     One that the server may refuse for its size is sent as any batch is.
     """
     is_ordinary = session.allows_fast_path and not session.was_full and len(event.record) < LARGE_BYTES
-    return is_ordinary and event.kind not in STATUS_BY_KIND and session.in_flight.is_empty()
+    return is_ordinary and event.kind not in MARKED_KINDS and session.in_flight.is_empty()
 
 
-def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Operation[Applied]:
+def append_event(
+    session: Session[E, S], run_id: str, event: EncodedEvent, sender: Sender = "-"
+) -> Operation[Applied]:
     """Append one event to its run."""
     producer = session.producers.take()
     sent_at, seen = session.server_clock.now(), session.seen.get(run_id)
-    call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen)
+    call = event_call(session.keys, run_id, event, producer.name, producer.number, sent_at, seen, sender)
     begun = time.monotonic()
     try:
         replies = yield Exchange((call,), tolerant=True, frequent=True)
@@ -47,7 +50,7 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
         if was_unsent(error):
             raise
         sending = Sending(producer.name, producer.number, sent_at, seen)
-        unanswered = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
+        unanswered = Attempt(session, batch_of(run_id, (event,), sender=sender), call, sending, begun)
         session.in_flight.add([unanswered])
         note_unanswered(error, [unanswered])
         carry_resolve(session, unanswered.batch, error)
@@ -56,7 +59,7 @@ def append_event(session: Session[E, S], run_id: str, event: EncodedEvent) -> Op
     fields = reply.split() if type(reply) is bytes else ()
     if len(fields) != 3 or seen is None:  # not the short reply
         sending = Sending(producer.name, producer.number, sent_at, seen)
-        answered = Attempt(session, batch_of(run_id, (event,)), call, sending, begun)
+        answered = Attempt(session, batch_of(run_id, (event,), sender=sender), call, sending, begun)
         try:
             outcome = yield from outcome_of(answered, reply, is_resent=isinstance(replies, Resent))
         except BaseException as error:

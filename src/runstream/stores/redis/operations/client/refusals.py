@@ -11,10 +11,13 @@ from runstream.operations.messages import (
     lease_held,
     lease_lost,
     lost,
+    not_asked,
     offset_conflict,
+    run_cancelled,
     snapshot_conflict,
     too_many_hot_events,
 )
+from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import TooOld
 from runstream.stores.redis.scripts.calls import MICROSECONDS, PRODUCER_WINDOW_SECONDS, lane_of_lease
 from runstream.stores.redis.session.in_flight import Attempt
@@ -39,8 +42,8 @@ def refusal_of(attempt: Attempt[Session[E, S]], outcome: bytes, facts: Sequence[
         return held(run_id, facts)
     if outcome == b"unleased" and batch.grant is not None:
         return lease_lost(batch.grant)
-    if outcome == b"conflict":
-        return offset_conflict(run_id, batch.expected_offset or 0, int(facts[0]))
+    if outcome in (b"cancelled", b"unasked", b"conflict"):
+        return _of_batch(batch, outcome, facts)
     if outcome == b"snapshot" and batch.snapshot is not None:
         return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
     if outcome == b"full":
@@ -62,6 +65,14 @@ def refusal_of(attempt: Attempt[Session[E, S]], outcome: bytes, facts: Sequence[
         f"namespace {session.namespace!r} has {int(facts[0])} partitions, not {len(session.keys.partitions)}:"
         " it was created anew since this store was opened; open the store again"
     )
+
+
+def _of_batch(batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+    if outcome == b"conflict":
+        return offset_conflict(batch.run_id, batch.expected_offset or 0, int(facts[0]))
+    if outcome == b"cancelled":
+        return run_cancelled(batch.run_id, facts[0].decode(errors="replace"))
+    return not_asked(batch.run_id, None, batch.notices[0][1].question_id)
 
 
 def _archived(run_id: str, outcome: bytes, upto: int) -> EventsArchived:

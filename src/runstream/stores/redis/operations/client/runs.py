@@ -11,6 +11,7 @@ from runstream.codec.chain import former_chain
 from runstream.codec.record import is_sound, record_crc
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.questions import pending_of
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
@@ -18,6 +19,7 @@ from runstream.operations.operation import Command, Exchange, Items, Operation, 
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
+from runstream.stores.redis.operations.client.inbox import parse_questions
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import resolve_unanswered
@@ -41,7 +43,7 @@ _log = logging.getLogger("runstream.redis")
 
 _CHUNK = 200
 _AS_IT_IS = "surrogateescape"
-_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent")
+_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent", b"questions")
 
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
@@ -166,18 +168,20 @@ def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[b
     head = parse_head(run, meta[: len(HEAD_FIELDS)])
     if not is_there(meta):
         return None
-    session_id, created, updated, parent = meta[len(HEAD_FIELDS) :]
+    session_id, created, updated, parent, questions = meta[len(HEAD_FIELDS) :]
     with parsing(run):
+        pending = pending_of(head.status, parse_questions(questions))
         return RunInfo(
             run.run_id,
             session_id.decode() if session_id else "",
-            head.status,
+            "paused" if pending else head.status,
             head.last.offset,
             head.mark.offset,
             parse_cursor(first[0][0]).offset if first else head.last.offset + 1,
             noted_time(created or b"0"),
             noted_time(updated or b"0"),
             parse_parent(parent),
+            pending,
         )
 
 

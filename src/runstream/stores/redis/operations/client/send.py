@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from runstream.codec.event_codec import EncodedEvent
+from runstream.codec.notices import notices_of
 from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.state import status_after
+from runstream.operations.arguments import Sender
 from runstream.operations.operation import Exchange, Operation, Pause, Refusal, Resent, was_unsent
 from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
@@ -45,6 +47,7 @@ def batch_of(
     is_keyed: bool = False,
     expected_offset: int | None = None,
     grant: LeaseGrant | None = None,
+    sender: Sender = "-",
 ) -> Batch:
     """Make the batch that appends these events to a run; ``is_keyed`` if some of them may have a key."""
     return Batch(
@@ -57,6 +60,8 @@ def batch_of(
         is_keyed,
         expected_offset,
         grant,
+        sender=sender,
+        notices=notices_of(run_id, events),
     )
 
 
