@@ -20,7 +20,9 @@ import typer
 from typer.core import TyperGroup
 
 from runstream.cli import (
+    answer,
     archives,
+    cancel,
     drain,
     export,
     import_,
@@ -110,6 +112,8 @@ _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
 _add(tail.tail, tail.EPILOG)
+_add(answer.answer, answer.EPILOG)
+_add(cancel.cancel, cancel.EPILOG)
 _add(export.export, export.EPILOG)
 _add(import_.import_, import_.EPILOG, name="import")
 _add(status.status, status.EPILOG)

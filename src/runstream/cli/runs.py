@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from runstream.cli.support.options import AsJson, Url, open_existing
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
+from runstream.model.identifiers import MAIN_LANE
 from runstream.model.results import RunInfo
 from runstream.model.state import RunStatus
 from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.redis.namespace import Namespace
 
-__all__ = ["EPILOG", "run_facts", "runs"]
+__all__ = ["EPILOG", "questions_of", "run_facts", "runs"]
 
 EPILOG = """Examples:
 
@@ -42,7 +44,11 @@ def runs(
         emit_json({"runs": [run_facts(info, is_hot=is_hot) for info in shown], "more": len(found) > limit})
         return
     columns = ["run", "session", "status", "events"] + ["archived", "hot from"] * is_hot + ["created", "updated"]
-    print_table(columns, [_row(info, is_hot=is_hot) for info in shown])
+    rows = [_row(info, is_hot=is_hot) for info in shown]
+    if any(info.waiting_for for info in shown):
+        columns.append("waits for")
+        rows = [[*row, questions_of(info)] for row, info in zip(rows, shown, strict=True)]
+    print_table(columns, rows)
     if len(found) > limit:
         say(f"there are more than {limit} runs; see more of them with --limit")
 
@@ -58,8 +64,16 @@ def run_facts(info: RunInfo, *, is_hot: bool) -> dict[str, Any]:
         "first_hot": info.first_hot if is_hot else None,
         "created_at": iso_time(info.created_at),
         "updated_at": iso_time(info.updated_at),
+        "waiting_for": [asdict(question) for question in info.waiting_for],
         "parent": None if info.parent is None else {"run_id": info.parent[0], "offset": info.parent[1]},
     }
+
+
+def questions_of(info: RunInfo) -> str:
+    """The questions that a run waits with, each with its lane unless that is the main one."""
+    return "; ".join(
+        one.text if one.lane_id == MAIN_LANE else f"{one.lane_id}: {one.text}" for one in info.waiting_for
+    )
 
 
 def _row(info: RunInfo, *, is_hot: bool) -> list[object]:

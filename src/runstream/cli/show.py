@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.runs import run_facts
+from runstream.cli.runs import questions_of, run_facts
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, OfArchive, OfUpcasts, Url, open_existing
 from runstream.cli.support.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
@@ -212,6 +212,8 @@ def _print(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, at: int | 
         ("created", f"{iso_time(info.created_at)} ({ago(info.created_at)})"),
         ("updated", f"{iso_time(info.updated_at)} ({ago(info.updated_at)})"),
     ]
+    if info.waiting_for:
+        rows.append(("waits for", questions_of(info)))
     if at is not None:
         rows.append(("shown at", f"offset {at}"))
     print_table(["what", "value"], rows)

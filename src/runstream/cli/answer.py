@@ -1,0 +1,77 @@
+"""``runstream answer``: answer the question that a run waits with."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.options import AsJson, HotUrl, open_existing
+from runstream.cli.support.output import emit_json, event_facts, print_table, say, short
+from runstream.model.errors import ConfigurationError
+from runstream.operations.filters import payload_of
+
+__all__ = ["EPILOG", "answer"]
+
+EPILOG = """Examples:
+
+runstream runs --status paused
+
+runstream answer run-42 yes
+
+runstream answer run-42 --lane reviewer --value '{"ok": true, "budget": 40}'"""
+
+
+def answer(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    text: Annotated[
+        str | None, typer.Argument(metavar="ANSWER", help="The answer, as text.", show_default=False)
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="The answer as JSON (true, 3, {...}), instead.", show_default=False),
+    ] = None,
+    lane: Annotated[str | None, typer.Option(help="The lane that asks, where several do.")] = None,
+    question: Annotated[str | None, typer.Option(metavar="ID", help="The question that is answered.")] = None,
+    url: HotUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the question that a run waits with; its agent goes on with the answer, also one that is started later.
+
+    A question is answered once. Where somebody has answered it before with something else, that answer holds: it
+    is shown, and the exit code is 1. `runstream runs --status paused` lists the runs that wait, with their
+    questions.
+    """
+    wanted = _wanted(text, value)
+    with open_existing(url) as store:
+        if store.run_info(run) is None:
+            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        recorded = store.answer(run, wanted, lane_id=lane, question_id=question)
+    payload = payload_of(recorded.event)
+    if as_json:
+        emit_json({"run_id": run, **event_facts(recorded)})
+    else:
+        row = (
+            run,
+            payload["lane_id"],
+            payload["question_id"],
+            short({"": payload["answer"]})[1:],
+            recorded.offset,
+        )
+        print_table(["run", "lane", "question", "answer", "offset"], [row])
+    if payload["answer"] != wanted:
+        say("somebody has answered it before: that answer holds")
+        raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+def _wanted(text: str | None, value: str | None) -> Any:
+    if (text is None) == (value is None):
+        raise typer.BadParameter("give the answer as text, or as JSON with --value", param_hint="ANSWER")
+    if value is None:
+        return text
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ConfigurationError(f"--value {value!r:.80} is no JSON: {error}") from error

@@ -1,0 +1,40 @@
+"""``runstream cancel``: ask a run to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from runstream.cli.support.exit_codes import NoSuchRun
+from runstream.cli.support.options import AsJson, HotUrl, open_existing
+from runstream.cli.support.output import emit_json, event_facts, print_table
+
+__all__ = ["EPILOG", "cancel"]
+
+EPILOG = """Examples:
+
+runstream cancel run-42 --reason "it is too expensive"
+
+runstream tail run-42"""
+
+
+def cancel(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    reason: Annotated[str, typer.Option(help="Why, for the agent and its log.", show_default=False)] = "",
+    url: HotUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run to stop: its agent is told at its next event, or where it waits, and ends the run as cancelled.
+
+    This returns once the request is kept; `runstream tail` shows how the run ends. A run whose agent does not run
+    is told when it is started again. It must be an agent that works with open_run.
+    """
+    with open_existing(url) as store:
+        if store.run_info(run) is None:
+            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        recorded = store.request_cancel(run, reason)
+    if as_json:
+        emit_json({"run_id": run, **event_facts(recorded)})
+    else:
+        print_table(["run", "to be cancelled", "offset"], [(run, reason or "requested", recorded.offset)])
