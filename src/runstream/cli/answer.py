@@ -38,7 +38,7 @@ def answer(
     url: HotUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer the question that a run waits with; its agent goes on with the answer, also one that is started later.
+    """Answer the question that a run waits with; its agent goes on with the answer, also if it is started later.
 
     A question is answered once. Where somebody has answered it before with something else, that answer holds: it
     is shown, and the exit code is 1. `runstream runs --status paused` lists the runs that wait, with their

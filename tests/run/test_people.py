@@ -1,0 +1,438 @@
+"""Runs that wait for a person, and that a person cancels: across Runs, lanes, leases and restarts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from runstream import (
+    ConfigurationError,
+    DrainWorker,
+    EventsArchived,
+    InMemoryCheckpointer,
+    LeaseHeld,
+    Question,
+    RunCancelled,
+    RunStatus,
+    StoreUnavailable,
+    TieredCheckpointer,
+    create_event,
+)
+from tests.run.run_tools import Line, events_of, kinds, status_of
+from tests.support.backends import RedisBackend, Store, info_of, latest
+from tests.support.drain_tools import first_hot, open_hot
+from tests.support.handles import Appends, leave, open_run
+from tests.support.kinds import short
+from tests.support.servers import DEADLINE_SECONDS
+
+ASKED, ANSWERED = "human.approval.requested", "human.approval.received"
+
+
+@contextmanager
+def meanwhile(work: Any) -> Iterator[None]:
+    """Do something in another thread, a moment from now; what it raises is raised here."""
+    failures: list[BaseException] = []
+
+    def do() -> None:
+        time.sleep(0.05)
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the test sees it
+            failures.append(error)
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    yield
+    thread.join(DEADLINE_SECONDS)
+    for failure in failures:
+        raise failure
+
+
+# -- asking and answering --------------------------------------------------------------------------------
+
+
+def test_a_question_is_kept_with_the_paused_state_in_one_append(live: Store) -> None:
+    appends = Appends(live)
+    run = open_run(live)
+    run.emit("agent.started")
+    run.state.data["plan"] = "x"
+    asked = run.pause("Ship it?", cost=3)
+    assert [len(batch) for batch in appends.batches] == [1, 1]
+    event = asked.event
+    question_id = event.payload["question_id"]
+    assert (str(event.kind), event.lane_id, event.seq) == (ASKED, "main", 2)
+    assert event.payload == {"cost": 3, "question_id": question_id, "question": "Ship it?"}
+    snapshot = live.load_snapshot("r")
+    assert snapshot is not None
+    assert (snapshot.offset, snapshot.state.status, snapshot.state.data) == (2, RunStatus.PAUSED, {"plan": "x"})
+    (info,) = live.runs(status="paused")
+    assert info.waiting_for == (Question(question_id, "main", "Ship it?", 2),)
+
+
+def test_the_answer_goes_to_whoever_waits(live: Store) -> None:
+    run = open_run(live)
+    question_id = run.pause("Ship it?").event.payload["question_id"]
+    with meanwhile(lambda: live.answer("r", {"ok": True, "notes": ("a", b"b")})):
+        assert run.wait(timeout=DEADLINE_SECONDS) == {"ok": True, "notes": ("a", b"b")}
+    (event,) = events_of(live, "answers")
+    assert (str(event.kind), event.seq) == (ANSWERED, 1)
+    assert (event.payload["question_id"], event.payload["lane_id"]) == (question_id, "main")
+    assert (status_of(live), info_of(live).waiting_for) == ("running", ())
+    assert run.state.status is RunStatus.RUNNING
+    run.checkpoint()
+    snapshot = live.load_snapshot("r")
+    assert snapshot is not None
+    assert (snapshot.offset, snapshot.state.status) == (2, RunStatus.RUNNING), "it covers the answer"
+    assert run.wait(timeout=0) == {"ok": True, "notes": ("a", b"b")}
+
+
+def test_a_second_answer_gives_the_first(live: Store) -> None:
+    run = open_run(live)
+    question_id = run.pause("Which?").event.payload["question_id"]
+    first = live.answer("r", "red")
+    assert live.answer("r", "blue") == first
+    assert live.answer("r", "blue", lane_id="main", question_id=question_id) == first
+    run.wait()
+    run.pause("And now?")
+    assert live.answer("r", "blue", question_id=question_id) == first, "also once the lane has asked anew"
+    assert live.answer("r", "green").event.payload["answer"] == "green"
+    assert [event.payload["answer"] for event in events_of(live, "answers")] == ["red", "green"]
+    assert run.wait() == "green"
+
+
+def test_a_lane_that_waits_shows_the_run_as_paused_whatever_the_others_do(live: Store) -> None:
+    main, lane = open_run(live), open_run(live, lane_id="reviewer")
+    lane.pause("Is that right?")
+    main.emit("agent.progress")
+    main.checkpoint()
+    (info,) = live.runs(status="paused")
+    assert [(one.lane_id, one.text) for one in info.waiting_for] == [("reviewer", "Is that right?")]
+    assert latest(live, "r").status is RunStatus.RUNNING
+    main.pause("Ship it?")
+    with pytest.raises(ConfigurationError, match=r"several lanes.*'reviewer'"):
+        live.answer("r", "yes")
+    live.answer("r", "yes", lane_id="main")
+    assert (status_of(live), [one.lane_id for one in info_of(live).waiting_for]) == ("paused", ["reviewer"])
+    assert main.wait() == "yes"
+    live.answer("r", "no")
+    assert (status_of(live), lane.wait()) == ("running", "no")
+
+
+def test_what_was_asked_before_a_restart_is_answered_after_it(live: Store) -> None:
+    """Asked again under its key, it is asked once; and a wait knows what its lane has asked."""
+    open_run(live).pause("Ship it?", key="ship")
+    run = open_run(live)
+    assert run.state.status is RunStatus.PAUSED
+    with pytest.raises(TimeoutError, match="no answer"):
+        run.wait(timeout=0.01)
+    assert run.pause("Ship it?", key="ship").offset == 1
+    assert [one.question_id for one in info_of(live).waiting_for] == ["ship"]
+    live.answer("r", 1, question_id="ship")
+    assert open_run(live).wait() == run.wait() == 1
+    run.checkpoint()
+    run = open_run(live)
+    assert run.pause("Ship it?", key="ship").offset == 1
+    assert run.wait("ship", timeout=0) == 1
+    assert kinds(live) == [ASKED, ANSWERED]
+
+
+def test_what_nobody_asked_is_no_question(live: Store) -> None:
+    run = open_run(live)
+    with pytest.raises(ConfigurationError, match="has asked no question"):
+        run.wait()
+    with pytest.raises(ConfigurationError, match="has asked no question"):
+        live.answer("r", "yes")
+    run.pause("Ship it?")
+    with pytest.raises(ConfigurationError, match="no question 'other'"):
+        run.wait("other")
+    with pytest.raises(ConfigurationError, match="no question 'other'"):
+        live.answer("r", "yes", question_id="other")
+    with pytest.raises(ConfigurationError, match="lane 'b' of run 'r' has asked no question"):
+        live.answer("r", "yes", lane_id="b")
+    with pytest.raises(ConfigurationError, match="timeout"):
+        run.wait(timeout=-1)
+    assert kinds(live) == [ASKED]
+
+
+def test_events_of_these_kinds_that_are_no_question_of_ours_say_nothing(live: Store) -> None:
+    """As purpose-agent's own are: they neither pause a run nor answer it."""
+    live.save_event(create_event("r", ASKED, seq=1, tool="rm"))
+    assert (status_of(live), info_of(live).waiting_for) == ("running", ())
+    open_run(live).pause("Ship it?", key="ship")
+    live.save_event(create_event("r", ANSWERED, seq=3, question_id="ship", answer="yes"))
+    assert status_of(live) == "paused"
+    live.save_event(create_event("r", ANSWERED, lane_id="answers", seq=1, cancel="maybe"))
+    open_run(live).emit("agent.progress")
+
+
+def test_a_wait_ends_with_the_run(live: Store) -> None:
+    run = open_run(live)
+    run.pause("Ship it?")
+
+    def end() -> None:
+        open_run(live).fail("out of money")
+
+    with meanwhile(end), pytest.raises(RunCancelled, match="has ended"):
+        run.wait(timeout=DEADLINE_SECONDS)
+    assert info_of(live).waiting_for == ()
+    assert (leave(run), status_of(live)) == (None, "failed")
+
+
+def test_a_question_whose_reply_was_lost_is_asked_once(redis_backend: RedisBackend) -> None:
+    store = redis_backend.open()
+    run = open_run(store)
+    run.emit("agent.started")
+    line = Line(store)
+    original = run._operations.inbox
+
+    def inbox(run_id: str) -> Any:
+        found = yield from original(run_id)
+        line.cut = "reply"
+        return found
+
+    run._operations.inbox = inbox
+    with pytest.raises(StoreUnavailable) as caught:
+        run.pause("Ship it?")
+    assert caught.value.resend is not None
+    asked = caught.value.resend()
+    assert [one.offset for one in info_of(store).waiting_for] == [asked.offset] == [2]
+    store.answer("r", "yes")
+    assert run.wait() == "yes"
+
+
+# -- leases ----------------------------------------------------------------------------------------------
+
+
+def test_a_lease_on_the_whole_run_lets_a_persons_word_pass_and_nothing_else(live: Store) -> None:
+    run = open_run(live)
+    run.pause("Ship it?")
+    with live.lease("r", owner="the agent", ttl=60):
+        live.answer("r", "yes")
+        for lane in ("answers", "main"):
+            with pytest.raises(LeaseHeld):
+                live.save_event(create_event("r", ANSWERED, lane_id=lane, seq=9, question_id="x", answer="yes"))
+        with pytest.raises(LeaseHeld):
+            run.emit("agent.progress")
+        live.request_cancel("r", "too dear")
+    assert [event.payload.get("answer") for event in events_of(live, "answers")] == ["yes", None]
+    run = open_run(live)
+    with pytest.raises(RunCancelled):
+        run.wait()
+
+
+def test_a_lease_on_the_lane_of_answers_is_kept(live: Store) -> None:
+    open_run(live).pause("Ship it?")
+    with live.lease("r", owner="the moderator", lane_id="answers", ttl=60), pytest.raises(LeaseHeld):
+        live.answer("r", "yes")
+    live.answer("r", "yes")
+
+
+def test_a_store_that_requires_leases_takes_a_persons_word(redis_backend: RedisBackend) -> None:
+    for store in (redis_backend.open(require_lease=True), InMemoryCheckpointer[Any, Any](require_lease=True)):
+        with open_run(store, lease_ttl=30) as run:
+            run.pause("Ship it?")
+            store.answer("r", "yes")
+            assert run.wait() == "yes"
+            run.checkpoint()
+        store.request_cancel("r")
+
+
+# -- cancelling ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane_id", ["main", "b"])
+def test_a_run_is_told_once_and_ends_as_cancelled(live: Store, lane_id: str) -> None:
+    """At its next write, which writes nothing; what it writes then, to undo, is kept."""
+    run = open_run(live, lane_id=lane_id)
+    run.emit("agent.started")
+    request = live.request_cancel("r", "too dear")
+    assert request.event.payload == {"cancel": True, "reason": "too dear"}
+    with pytest.raises(RunCancelled, match="too dear") as caught:
+        run.emit("agent.progress")
+    assert (caught.value.run_id, caught.value.reason) == ("r", "too dear")
+    run.emit("agent.progress", undone=True)
+    assert leave(run, caught.value) is caught.value
+    assert kinds(live) == ["agent.started", ANSWERED, "agent.progress", "run.error"]
+    last = events_of(live, lane_id)[-1]
+    assert (last.seq, last.payload) == (3, {"error": "too dear", "type": "RunCancelled"})
+    snapshot = live.load_snapshot("r", lane_id=None if lane_id == "main" else lane_id)
+    assert snapshot is not None
+    assert (status_of(live), snapshot.state.status) == ("cancelled", RunStatus.CANCELLED)
+    assert snapshot.state.finished_at > 0
+    with pytest.raises(ConfigurationError, match="has ended"):
+        live.request_cancel("r")
+
+
+@pytest.mark.parametrize("write", ["emit_many", "checkpoint", "pause", "save_event"])
+def test_every_write_of_a_run_tells_it(live: Store, write: str) -> None:
+    run = open_run(live)
+    run.emit("agent.started")
+    live.request_cancel("r")
+    writes = {
+        "emit_many": lambda: run.emit_many(["x", "y"], checkpoint=True),
+        "checkpoint": run.checkpoint,
+        "pause": lambda: run.pause("Ship it?"),
+        "save_event": lambda: run.save_event(create_event("r", "x", seq=2)),
+    }
+    with pytest.raises(RunCancelled):
+        writes[write]()
+    assert kinds(live) == ["agent.started", ANSWERED]
+    assert live.load_snapshot("r") is None
+    leave(run)
+    assert status_of(live) == "cancelled"
+
+
+def test_a_run_that_can_finish_does(live: Store) -> None:
+    """Also one that was told of a request to cancel."""
+    for run_id, is_told in (("r", False), ("s", True)):
+        with open_run(live, run_id) as run:
+            run.emit("agent.started")
+            live.request_cancel(run_id)
+            if is_told:
+                with pytest.raises(RunCancelled):
+                    run.emit("agent.progress")
+            run.finish()
+        assert info_of(live, run_id).status == "completed"
+
+
+def test_a_run_is_told_while_it_waits(live: Store) -> None:
+    run = open_run(live)
+    run.pause("Ship it?")
+    with meanwhile(lambda: live.request_cancel("r", "too dear")), pytest.raises(RunCancelled, match="too dear"):
+        run.wait(timeout=DEADLINE_SECONDS)
+    leave(run)
+    assert (status_of(live), info_of(live).waiting_for) == ("cancelled", ())
+
+
+def test_every_lane_is_told_and_the_run_ends_once(live: Store) -> None:
+    lanes = [open_run(live, lane_id=lane_id) for lane_id in ("main", "a", "b")]
+    for lane in lanes:
+        lane.emit("agent.started")
+    live.request_cancel("r")
+    for lane in lanes:
+        with pytest.raises(RunCancelled):
+            lane.emit("agent.progress")
+        leave(lane)
+    assert kinds(live).count("run.error") == 1
+    assert status_of(live) == "cancelled"
+
+
+def test_a_cancelled_run_is_opened_again_by_its_start(live: Store) -> None:
+    run = open_run(live)
+    run.emit("agent.started")
+    live.request_cancel("r")
+    with pytest.raises(RunCancelled):
+        run.emit("x")
+    leave(run)
+    with pytest.raises(RunCancelled, match="run.started opens it again"):
+        open_run(live).emit("x")
+    run = open_run(live)
+    run.emit("run.started")
+    run.emit("x")
+    assert status_of(live) == "running"
+    live.request_cancel("r", "again")
+    with pytest.raises(RunCancelled, match="again"):
+        run.emit("x")
+
+
+def test_nobody_cancels_what_is_not_there(live: Store) -> None:
+    with pytest.raises(ConfigurationError, match="there is no run 'r'"):
+        live.request_cancel("r")
+    assert live.list_runs() == []
+
+
+def test_whoever_writes_without_a_run_is_not_stopped(live: Store) -> None:
+    open_run(live).emit("agent.started")
+    live.request_cancel("r")
+    live.save_event(create_event("r", "agent.progress", seq=2))
+    assert kinds(live)[-1] == "agent.progress"
+
+
+def test_a_run_learns_of_it_though_its_store_has_seen_more_of_the_run(live: Store) -> None:
+    """A cursor that another reader or writer of the same store object has seen does not hide the request."""
+    run = open_run(live)
+    run.emit("agent.started")
+    live.request_cancel("r")
+    live.save_event(create_event("r", "agent.progress", lane_id="b", seq=1))
+    list(live.read("r"))
+    with pytest.raises(RunCancelled):
+        run.emit("agent.progress")
+
+
+# -- what it costs, and what archives do -----------------------------------------------------------------
+
+
+def test_a_run_emits_in_one_exchange_and_waits_without_asking(redis_backend: RedisBackend) -> None:
+    store = redis_backend.open()
+    run = open_run(store)
+    run.emit("agent.started")
+    driver: Any = store._driver  # type: ignore[attr-defined]  # of the sync store
+    exchanges, exchange_once = [], driver.exchange_once
+    driver.exchange_once = lambda exchange: exchanges.append(exchange) or exchange_once(exchange)
+    run.emit("agent.progress")
+    assert len(exchanges) == 1
+    run.pause("Ship it?")
+    exchanges.clear()
+    with pytest.raises(TimeoutError):
+        run.wait(timeout=0.5)
+    assert len(exchanges) <= 3
+
+
+@pytest.mark.parametrize("kind", short(["jsonl", "sqlite"]))
+def test_an_archive_alone_says_what_to_do(make_backend: Any, kind: str) -> None:
+    store = make_backend(kind).open()
+    run = open_run(store)
+    run.emit("agent.started")
+    for call in (
+        lambda: run.pause("Ship it?"),
+        run.wait,
+        lambda: store.answer("r", "yes"),
+        lambda: store.request_cancel("r"),
+    ):
+        with pytest.raises(ConfigurationError, match="in Redis, with this as the archive"):
+            call()
+    assert kinds(store) == ["agent.started"]
+
+
+def test_a_drain_archives_it_all_and_takes_no_answer_away(
+    redis_backend: RedisBackend, archives: list[Any]
+) -> None:
+    """Though it trims at once; the checkpoint after it covers the answer, and nothing is kept for its sake."""
+    hot = open_hot(redis_backend)
+    run = open_run(hot)
+    run.pause("Ship it?", key="ship")
+    DrainWorker(hot, archives).drain_once()
+    hot.answer("r", "x" * 60_000)
+    DrainWorker(hot, archives, trim="archived").drain_once()
+    assert first_hot(hot, "r") == 3
+    assert run.wait() == "x" * 60_000
+    run.checkpoint()
+    run.pause("And this?")
+    hot.answer("r", "yes")
+    run.wait()
+    run.checkpoint()
+    DrainWorker(hot, archives).drain_once()
+    assert first_hot(hot, "r") == 5
+    run.pause("And that?")
+    DrainWorker(hot, archives).drain_once()
+    for archive in archives:
+        assert kinds(archive) == [ASKED, ANSWERED, ASKED, ANSWERED, ASKED]
+        assert status_of(archive) == "paused"
+
+
+def test_a_long_answer_that_has_left_redis_is_in_the_archive(
+    redis_backend: RedisBackend, archives: list[Any]
+) -> None:
+    hot = open_hot(redis_backend)
+    run = open_run(hot)
+    run.pause("Ship it?")
+    hot.answer("r", "x" * 70_000)
+    DrainWorker(hot, archives, trim="archived").drain_once()
+    with pytest.raises(EventsArchived):
+        run.wait()
+    assert open_run(TieredCheckpointer(hot, archives[0])).wait() == "x" * 70_000
