@@ -379,7 +379,7 @@ def test_a_run_emits_in_one_exchange_and_waits_without_asking(redis_backend: Red
     run.pause("Ship it?")
     exchanges.clear()
     with pytest.raises(TimeoutError):
-        run.wait(timeout=0.5)
+        run.wait(timeout=0.3)
     assert len(exchanges) <= 3
 
 

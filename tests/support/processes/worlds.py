@@ -19,6 +19,7 @@ from runstream import (
     DrainWorker,
     LeaseLost,
     PAEvent,
+    RunCancelled,
     RunState,
     RunstreamError,
     connect,
@@ -233,8 +234,26 @@ def _fail(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
+# -- waiting for a person
+
+
+def ask(url: str, run_id: str) -> None:
+    """Ask what was not asked yet, and wait for the answer under a lease on the whole run; tell it, or the end."""
+    with connect(url) as store:
+        try:
+            with store.open_run(run_id) as run:
+                if not run.recovered.offset:
+                    run.pause("Ship it?", key="ship")
+                with store.lease(run_id, owner="asker", ttl=60):
+                    print("asked", flush=True)
+                    print(json.dumps(run.wait()), flush=True)
+                run.checkpoint()
+        except RunCancelled as told:
+            print(told.reason, flush=True)
+
+
 WORLDS: Mapping[str, Callable[..., None]] = {
-    world.__name__: world for world in (write, play, act, watch, drain, count, hold, follow)
+    world.__name__: world for world in (write, play, act, watch, drain, count, hold, follow, ask)
 }
 
 if __name__ == "__main__":
