@@ -23,11 +23,12 @@ from runstream import (
     TieredCheckpointer,
     create_event,
 )
-from tests.run.run_tools import Line, events_of, kinds, status_of
+from tests.run.run_tools import events_of, kinds, status_of
 from tests.support.backends import RedisBackend, Store, info_of, latest
 from tests.support.drain_tools import first_hot, open_hot
 from tests.support.handles import Appends, leave, open_run
 from tests.support.kinds import short
+from tests.support.line import Line
 from tests.support.servers import DEADLINE_SECONDS
 
 ASKED, ANSWERED = "human.approval.requested", "human.approval.received"
@@ -184,20 +185,14 @@ def test_a_wait_ends_with_the_run(live: Store) -> None:
 
 
 def test_a_question_whose_reply_was_lost_is_asked_once(redis_backend: RedisBackend) -> None:
-    store = redis_backend.open()
+    store = open_hot(redis_backend, retry_seconds=0)
     run = open_run(store)
     run.emit("agent.started")
     line = Line(store)
-    original = run._operations.inbox
-
-    def inbox(run_id: str) -> Any:
-        found = yield from original(run_id)
-        line.cut = "reply"
-        return found
-
-    run._operations.inbox = inbox
+    line.cut("", "reply")
     with pytest.raises(StoreUnavailable) as caught:
         run.pause("Ship it?")
+    line.cut()
     assert caught.value.resend is not None
     asked = caught.value.resend()
     assert [one.offset for one in info_of(store).waiting_for] == [asked.offset] == [2]
@@ -329,7 +324,7 @@ def test_a_cancelled_run_is_opened_again_by_its_start(live: Store) -> None:
     with pytest.raises(RunCancelled):
         run.emit("x")
     leave(run)
-    with pytest.raises(RunCancelled, match="run.started opens it again"):
+    with pytest.raises(RunCancelled, match=r"run\.started opens it again"):
         open_run(live).emit("x")
     run = open_run(live)
     run.emit("run.started")
