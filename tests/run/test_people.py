@@ -23,6 +23,7 @@ from runstream import (
     TieredCheckpointer,
     create_event,
 )
+from runstream.repair.restore import put_back
 from tests.run.run_tools import events_of, kinds, status_of
 from tests.support.backends import RedisBackend, Store, info_of, latest
 from tests.support.drain_tools import first_hot, open_hot
@@ -30,6 +31,7 @@ from tests.support.handles import Appends, leave, open_run
 from tests.support.kinds import short
 from tests.support.line import Line
 from tests.support.servers import DEADLINE_SECONDS
+from tests.support.unfinished import leave_entries
 
 ASKED, ANSWERED = "human.approval.requested", "human.approval.received"
 
@@ -431,3 +433,42 @@ def test_a_long_answer_that_has_left_redis_is_in_the_archive(
     with pytest.raises(EventsArchived):
         run.wait()
     assert open_run(TieredCheckpointer(hot, archives[0])).wait() == "x" * 70_000
+
+
+# -- what was broken -------------------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_can_be_put_back(redis_backend: RedisBackend, archives: list[Any]) -> None:
+    """From an archive, with what its lanes have asked, what was answered, and a request to cancel."""
+    hot = open_hot(redis_backend)
+    for lane_id in ("main", "a", "b"):
+        open_run(hot, lane_id=lane_id).pause(f"{lane_id}?", key=lane_id)
+    hot.answer("r", "yes", lane_id="a")
+    open_run(hot, "s").emit("agent.started")
+    hot.request_cancel("s", "too dear")
+    waiting = info_of(hot).waiting_for
+    assert [one.lane_id for one in waiting] == ["main", "b"]
+    DrainWorker(hot, archives).drain_once()
+    for archive in archives:
+        for run_id in ("r", "s"):
+            hot.delete_run(run_id)
+            put_back(hot, archive, run_id, whole=True)
+        assert info_of(hot).waiting_for == waiting
+        assert (open_run(hot, lane_id="a").wait(), hot.answer("r", "no", lane_id="a").offset) == ("yes", 4)
+        with pytest.raises(RunCancelled, match="too dear"):
+            open_run(hot, "s").emit("agent.progress")
+    hot.answer("r", 1, lane_id="b")
+    assert open_run(hot, lane_id="b").wait() == 1
+
+
+def test_a_question_that_was_left_by_a_refused_append_is_asked(redis_backend: RedisBackend) -> None:
+    """The server refused the script in its midst: the next append finishes it, here the one that answers."""
+    hot = open_hot(redis_backend)
+    open_run(hot).emit("agent.started")
+    asked = create_event("r", ASKED, seq=2, question_id="ship", question="Ship it?")
+    leave_entries(hot, redis_backend.raw, [asked])
+    open_hot(redis_backend).save_event(create_event("r", "agent.progress", lane_id="b", seq=1))
+    assert [one.text for one in info_of(hot).waiting_for] == ["Ship it?"]
+    hot = open_hot(redis_backend)
+    hot.answer("r", "yes")
+    assert open_run(hot).wait() == "yes"

@@ -38,6 +38,7 @@ from runstream.stores.redis.append_batch import HIGHEST_RISING
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
 from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.peoples_word import PeoplesWord
 
 __all__ = ["Lanes", "PutBack", "put_back", "restore_run"]
 
@@ -104,7 +105,17 @@ def restore_run(
             raise _bad_snapshot(run_id, snapshot, f"it does not read: {error}") from error
     peak, rising = lanes.peaks.get(before.offset), lanes.rising
     replacement = Replacement(
-        source.header, source.last, before, lanes.last, lanes.since, peak, rising, largest, snapshots, lanes.unread
+        source.header,
+        source.last,
+        before,
+        lanes.last,
+        lanes.since,
+        peak,
+        rising,
+        largest,
+        snapshots,
+        lanes.unread,
+        lanes.people.fields(),
     )
     namespace.switch_history(seen, replacement, token=token, count=count, keyed=keyed, common=common)
     return count
@@ -280,6 +291,7 @@ class Lanes:
         rising: The lanes none of whose events has a lower ``seq`` than one before it, as far as Redis notes that.
         peak: The highest ``seq`` of all.
         unread: The offset of the last entry whose lane is not known: it does not read, or was erased.
+        people: What it and people have said to each other.
     """
 
     covered: Mapping[str | None, int]
@@ -290,6 +302,7 @@ class Lanes:
     rising: set[str] = field(default_factory=set)
     peak: int = 0
     unread: int = 0
+    people: PeoplesWord = field(default_factory=PeoplesWord)
     _has_unread: bool = False
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:
@@ -308,6 +321,7 @@ class Lanes:
 
     def _add_event(self, offset: int, fields: dict[str, Any]) -> None:
         lane, seq = fields.get("lane_id", "main"), int(fields.get("seq", 0))
+        self.people.add(offset, fields)
         if lane not in self.last and not self._has_unread:
             self.rising.add(lane)
         if not self.last.get(lane, (0, 0))[1] <= seq <= HIGHEST_RISING:

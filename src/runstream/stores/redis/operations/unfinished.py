@@ -21,12 +21,13 @@ from runstream.codec.snapshot_fields import read_saved
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import ConcurrencyConflict, CorruptRecordError
 from runstream.model.results import Cursor
-from runstream.model.state import STATUSES, status_after
+from runstream.model.state import STATUSES, RunStatus, status_after
 from runstream.operations.operation import Call, Command, Exchange, Operation
 from runstream.stores.redis.append_batch import LaneSpan, snapshot_field
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.page_size import PageSize, size_bound
+from runstream.stores.redis.peoples_word import PeoplesWord
 from runstream.stores.redis.replies import (
     noted_cursor,
     noted_size,
@@ -66,6 +67,7 @@ class _Left:
         since: The offset of each lane's first one that no snapshot of it covers.
         keys: The cursors of those that have callers' keys.
         kinds: Offset and kind of those that may give the run a status.
+        people: What they say between the run and people.
         session_id: The session that they name; "" for none.
         has_unread: Whether some do not read, so that their lanes are not known.
         largest: The size of the largest record of them.
@@ -80,6 +82,7 @@ class _Left:
     since: dict[str, int] = field(default_factory=dict)
     keys: dict[str, Cursor] = field(default_factory=dict)
     kinds: list[tuple[int, str]] = field(default_factory=list)
+    people: PeoplesWord = field(default_factory=PeoplesWord)
     session_id: str = ""
     has_unread: bool = False
     largest: int = 0
@@ -115,6 +118,7 @@ class _Left:
         self.lanes[lane] = LaneSpan.of(at, seq) if span is None else span.then(at, seq)
         if at > self.covered.get(lane, 0):
             self.since.setdefault(lane, at)
+        self.people.add(at, fields)
         if status_after([fields["kind"]]):
             self.kinds.append((at, fields["kind"]))
         self.session_id = self.session_id or fields.get("session_id") or ""
@@ -122,6 +126,7 @@ class _Left:
     def fields(self, meta: Mapping[bytes, bytes]) -> dict[str, str]:
         """The fields of meta as the append would have set them, but for the times."""
         fields = {name.decode(): value.decode() for name, value in self.beginning.items()}
+        fields |= self.people.fields(meta.get(b"questions"))
         fields["last"] = str(self.last)
         retired = parse_retired(meta.get(b"retired"))
         start = noted_cursor(meta[b"start"])
@@ -329,6 +334,8 @@ def _adopt(
         fields = {**found.fields, **left.fields(meta)}
     after = found.covered.get(None, 0)
     status = status_after(kind for at, kind in left.kinds if at > after)
+    if status is None and left.people.asks:
+        status = RunStatus.PAUSED.value
     if status is None and (after > left.former.offset or b"status" not in meta):
         status = found.status
     if status or b"status" not in meta:

@@ -46,6 +46,7 @@ class Replacement:
         largest: The size of the largest record that Redis gets.
         snapshots: Its snapshots.
         unread: The offset of the last entry whose lane is not known; 0 for none.
+        people: The fields of its meta that note what it and people have said to each other.
     """
 
     header: RunHeader
@@ -58,11 +59,13 @@ class Replacement:
     largest: int
     snapshots: Sequence[ArchiveSnapshot] = field(default=())
     unread: int = 0
+    people: Mapping[str, str] = field(default_factory=dict)
 
     def meta(self) -> dict[str, str]:
         """The fields of the run's meta."""
         header = self.header
         fields = {
+            **self.people,
             "start": str(header.start),
             "last": str(self.last),
             # the mark begins here again: no archive was compared with these entries yet

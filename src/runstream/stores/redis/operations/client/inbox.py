@@ -5,7 +5,6 @@ It is kept in the run's meta, where it stays whatever a worker trims; see append
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,13 +18,13 @@ from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.read import read
 from runstream.stores.redis.operations.client.reader import RunReader
+from runstream.stores.redis.peoples_word import parse_questions
 from runstream.stores.redis.replies import noted_cursor
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["inbox", "load_answer", "parse_questions", "wait_for_news"]
+__all__ = ["inbox", "load_answer", "wait_for_news"]
 
 _FIELDS = (b"start", b"last", b"status", b"questions", b"cancel")
-_QUESTION = re.compile(r"([0-9a-f]*) ([0-9a-f]*) (\d+) (\d+) ([0-9a-f]*)")
 
 
 def inbox(session: Session[E, S], run_id: str) -> Operation[Inbox]:
@@ -62,18 +61,6 @@ def load_answer(session: Session[E, S], run_id: str, question: Question) -> Oper
         with parsing(keys):
             session.coverage.appended(run_id, noted_cursor(start), offset - 1, offset, {})
     return event
-
-
-def parse_questions(noted: bytes | None) -> tuple[Question, ...]:
-    """Parse meta's field ``questions``."""
-    return tuple(
-        Question(_text(question), _text(lane), _text(words), int(offset), int(answer) or None)
-        for lane, question, offset, answer, words in _QUESTION.findall((noted or b"").decode(errors="replace"))
-    )
-
-
-def _text(words: str) -> str:
-    return bytes.fromhex(words).decode(errors="surrogatepass")
 
 
 def _parse(keys: RunKeys, meta: Sequence[bytes | None]) -> Inbox:

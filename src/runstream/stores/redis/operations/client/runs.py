@@ -19,12 +19,12 @@ from runstream.operations.operation import Command, Exchange, Items, Operation, 
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.operations.client.inbox import parse_questions
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.unfinished import snapshots_left
 from runstream.stores.redis.page_size import first_entries
+from runstream.stores.redis.peoples_word import parse_questions
 from runstream.stores.redis.replies import (
     noted_size,
     noted_time,
