@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["docs/values.md", "docs/upcasts.md"])
+@pytest.mark.parametrize("page", ["docs/values.md", "docs/upcasts.md", "docs/people.md"])
 def test_the_examples_of_a_page_run_as_they_stand(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,12 +48,11 @@ def test_the_examples_of_a_page_run_as_they_stand(
         exec(compile(block, page, "exec"), {"__name__": "__main__"})
 
 
-def test_the_commands_of_the_page_about_rights_are_commands() -> None:
-    (commands,) = re.findall(
-        r"^```sh\n(.*?)^```", (ROOT / "docs/rights.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
+@pytest.mark.parametrize("page", ["docs/rights.md", "docs/people.md"])
+def test_the_commands_of_a_page_are_commands(page: str) -> None:
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
     for line in commands.splitlines():
-        check_command_line(line.split()[1:])
+        check_command_line(shlex.split(line)[1:])
 
 
 def test_the_commands_of_the_page_about_upcasts_are_commands(
