@@ -65,25 +65,22 @@ def test_runs_and_show_tell_what_a_run_waits_for(asking: str) -> None:
 
 @needs_valkey
 def test_an_agent_that_was_killed_while_it_waited_gets_the_answer_when_it_is_started_again(url: str) -> None:
-    """Under a lease on the whole run, which lets the answer pass; one that still runs has it at once."""
+    """Under a lease on the whole run, which lets the answer pass."""
     with Child("ask", url=url, run_id="r") as first:
         assert first.hear() == "asked"
         (waiting,) = run("runs", "--url", url, "--status", "paused", "--json").document["runs"]
         assert [(one["question_id"], one["text"]) for one in waiting["waiting_for"]] == [("ship", "Ship it?")]
         first.kill()
     assert run("answer", "r", "--value", '{"ok": true}', "--url", url).code == 0
-    with Child("ask", url=url, run_id="r") as second, Child("ask", url=url, run_id="s") as third:
+    with Child("ask", url=url, run_id="r") as second:
         assert (second.hear(), second.hear()) == ("asked", '{"ok": true}')
-        assert third.hear() == "asked"
-        assert run("answer", "s", "yes", "--url", url).code == 0
-        assert third.hear() == '"yes"'
         second.end()
-        third.end()
     assert run("runs", "--url", url, "--status", "paused", "--json").document["runs"] == []
 
 
 @needs_valkey
 def test_an_agent_that_waits_is_cancelled(url: str) -> None:
+    """It is told where it waits, at once."""
     with Child("ask", url=url, run_id="r") as agent:
         assert agent.hear() == "asked"
         assert run("cancel", "r", "--reason", "too dear", "--url", url).code == 0
