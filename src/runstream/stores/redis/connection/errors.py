@@ -17,6 +17,7 @@ from runstream.stores.redis.scripts.script import script_of
 __all__ = [
     "breaks_connection",
     "doubtful_keys",
+    "is_denied",
     "is_full",
     "is_passing",
     "is_right_refused",
@@ -69,9 +70,15 @@ def is_full(error: BaseException | None) -> bool:
     )
 
 
-def is_right_refused(error: exceptions.ResponseError) -> bool:
+def is_right_refused(error: exceptions.RedisError) -> bool:
     """Whether the server refused a command that the user may not call, or that it does not have."""
     return _RIGHT_TEXT.search(str(error)) is not None
+
+
+def is_denied(error: exceptions.RedisError) -> bool:
+    """Whether the server denied a command to the user, or a key."""
+    is_denied = isinstance(error, exceptions.NoPermissionError)
+    return is_denied or (is_right_refused(error) and "nknown" not in str(error))
 
 
 def is_passing(error: BaseException) -> bool:

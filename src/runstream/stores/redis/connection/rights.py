@@ -106,9 +106,9 @@ class Rights:
 
 def refused(error: ConfigurationError, exchange: Exchange) -> Replies:
     """The replies to an exchange of which nothing was sent. Raises the error where that is not tolerated."""
-    if not exchange.tolerant:
+    if not exchange.permissive:
         raise error
-    return [Refusal(error) for _ in exchange.commands]
+    return [Refusal(error, is_denied=True) for _ in exchange.commands]
 
 
 def _text(word: Any) -> str:

@@ -15,7 +15,15 @@ from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait, mark_unsent
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
-from runstream.stores.redis.connection.errors import doubtful_keys, is_full, is_passing, refusal_of, translate
+from runstream.stores.redis.connection.errors import (
+    doubtful_keys,
+    is_denied,
+    is_full,
+    is_passing,
+    is_right_refused,
+    refusal_of,
+    translate,
+)
 from runstream.stores.redis.connection.fake_servers import hold_over_fork
 from runstream.stores.redis.connection.followers_hub import hub_of
 from runstream.stores.redis.connection.loop_clients import LoopClients
@@ -269,7 +277,8 @@ def _tolerated(replies: Replies, exchange: Exchange, types: Mapping[str, Any]) -
             if is_passing(reply):
                 raise reply
             refusal = refusal_of(reply, exchange.commands[index], types)
-            if not exchange.tolerant:
+            lacks_right = is_denied(reply) or is_right_refused(reply)
+            if not (exchange.permissive or (exchange.tolerant and not lacks_right)):
                 raise refusal from reply
-            replies[index] = Refusal(refusal, is_full(reply))
+            replies[index] = Refusal(refusal, is_full(reply), is_denied(reply))
     return replies

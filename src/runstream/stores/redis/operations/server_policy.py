@@ -27,12 +27,14 @@ def check_policy(info: Mapping[str, str]) -> None:
 
 
 def check_policy_reply(reply: bytes | str | Refusal) -> None:
-    """As ``check_policy``, by the reply to MEMORY_QUERY. A server that refuses it now was asked at connect."""
+    """As ``check_policy``, by the reply to MEMORY_QUERY, which fakeredis refuses. Raises what denies it."""
     if not isinstance(reply, Refusal):
         check_policy(parse_info(reply))
+    elif reply.is_denied:
+        raise reply.error
 
 
 def check_policy_still() -> Operation[None]:
     """Ask the server again. Raises ConfigurationError if it may evict any key by now."""
-    (reply,) = yield Exchange([MEMORY_QUERY], tolerant=True)
+    (reply,) = yield Exchange([MEMORY_QUERY], permissive=True)
     check_policy_reply(reply)

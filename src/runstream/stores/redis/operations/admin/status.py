@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runstream.codec.own_stack import with_room
@@ -25,6 +25,7 @@ from runstream.stores.redis.scripts.calls import MICROSECONDS
 __all__ = ["NamespaceStatus", "WorkerReport", "backlog", "namespace_status", "snapshot_lanes"]
 
 _CHUNK = 2000  # runs in one round trip
+_LIVING_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class WorkerReport:
         failing: What is wrong with what fails, by the archive's location or ``"redis"``.
         events: How many events it has archived.
         partitions: The numbers of those that it drains; None for all.
+        archive_ids: The UUIDs of its archives; None: it is of a version that does not say.
     """
 
     name: str
@@ -46,6 +48,15 @@ class WorkerReport:
     failing: Mapping[str, Failure]
     events: int
     partitions: Sequence[int] | None
+    archive_ids: Sequence[str] | None = None
+
+    def drains(self, partition: int) -> bool:
+        """Whether it drains the partition of this number."""
+        return self.partitions is None or partition in self.partitions
+
+    def has(self, archive_id: str, location: str) -> bool:
+        """Whether an archive is one of its own."""
+        return location in self.archives if self.archive_ids is None else archive_id in self.archive_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,9 @@ class NamespaceStatus:
         workers: The drain workers, by name.
         now: That moment: Unix time in seconds, by the server's clock, as a worker's ``seen_at``.
         damaged: What is wrong with keys of partitions that are of another type than they must be, by key.
+        undrained: The numbers of the partitions that have due runs, and that no living worker drains.
+        without_worker: The archives that a partition requires and that none of its living workers has: UUID to
+            location.
     """
 
     namespace: str
@@ -85,13 +99,19 @@ class NamespaceStatus:
     workers: Sequence[WorkerReport]
     now: float
     damaged: Mapping[str, str] = field(default_factory=dict)
+    undrained: Sequence[int] = ()
+    without_worker: Mapping[str, str] = field(default_factory=dict)
+
+    def is_living(self, worker: WorkerReport) -> bool:
+        """Whether a worker has said within the last minute that it lives."""
+        return self.now - worker.seen_at < _LIVING_SECONDS
 
 
 def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
     """Load the status of a namespace: in three round trips, and two for every few thousand runs that are due."""
-    info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
+    info, time = yield Exchange([(b"INFO",), (b"TIME",)], permissive=True)
     facts = {} if isinstance(info, Refusal) else parse_info(info)
-    now = int(time[0]) * MICROSECONDS + int(time[1])
+    now = _time(time, facts)
     commands: list[Command] = []
     for partition in keys.partitions:
         commands += [
@@ -114,7 +134,7 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
     oldest = min((at for reply in first for _, at in parse_scores(reply)), default=now)
     is_valkey = "valkey_version" in facts
     memory = facts.get("used_memory", "")
-    return NamespaceStatus(
+    status = NamespaceStatus(
         keys.namespace,
         "Valkey" if is_valkey else "Redis",
         facts.get("valkey_version" if is_valkey else "redis_version"),
@@ -131,6 +151,33 @@ def namespace_status(keys: Keys) -> Operation[NamespaceStatus]:
         now / MICROSECONDS,
         damaged,
     )
+    return _with_gaps(status, due, list(map(parse_texts, archives)))
+
+
+def _time(reply: Any, facts: Mapping[str, str]) -> int:
+    """The server's time in microseconds: INFO has it too, where the user may not call TIME."""
+    if not isinstance(reply, Refusal):
+        return int(reply[0]) * MICROSECONDS + int(reply[1])
+    if not facts.get("server_time_usec", "").isdigit():
+        raise reply.error
+    return int(facts["server_time_usec"])
+
+
+def _with_gaps(
+    status: NamespaceStatus, due: Sequence[Any], required: Sequence[Mapping[str, str]]
+) -> NamespaceStatus:
+    """The same status, with what no living worker does. By partition: how many runs are due, what is required."""
+    living = [worker for worker in status.workers if status.is_living(worker)]
+    undrained: list[int] = []
+    without: dict[str, str] = {}
+    for number, (count, archives) in enumerate(zip(due, required, strict=True)):
+        at_work = [worker for worker in living if worker.drains(number)]
+        if not at_work:
+            undrained += [number] if count else []
+            continue
+        lacking = (one for one in archives.items() if not any(worker.has(*one) for worker in at_work))
+        without.update(lacking)
+    return replace(status, undrained=undrained, without_worker=without)
 
 
 def _total(replies: Sequence[Any]) -> int:
@@ -182,8 +229,8 @@ def _reports(workers: Mapping[bytes, bytes]) -> Iterator[WorkerReport]:
             facts: dict[str, Any] = with_room(json.loads, text)
             failing = {what: Failure(**failure) for what, failure in facts["failing"].items()}
             archives, partitions = facts["archives"], facts["partitions"]
-            seen_at, events = float(facts["seen_at"]), int(facts["events"])
-            yield WorkerReport(name.decode(), seen_at, list(map(str, archives)), failing, events, partitions)
+            seen_at, events, ids = float(facts["seen_at"]), int(facts["events"]), facts.get("archive_ids")
+            yield WorkerReport(name.decode(), seen_at, list(map(str, archives)), failing, events, partitions, ids)
         except (ValueError, LookupError, TypeError, AttributeError):
             continue  # of another version: what is reported of a worker is no part of its work
 

@@ -24,7 +24,7 @@ def take_lease(session: Session[E, S], request: LeaseRequest) -> Operation[Lease
     grant = LeaseGrant(run_id, request.lane_id, request.owner, 0, lease_token(request.ttl), request.ttl)
     unanswered = [grant]
     try:
-        (reply,) = yield Exchange([lease_call(session.keys, "take", grant)], tolerant=True)
+        (reply,) = yield Exchange([lease_call(session.keys, "take", grant)], permissive=True)
         unanswered.clear()
     finally:
         session.in_flight.add_leases(unanswered)
@@ -53,7 +53,7 @@ def renew_lease(session: Session[E, S], grant: LeaseGrant) -> Operation[None]:
 
     Raises ConfigurationError where the server may evict it by now.
     """
-    reply, memory = yield Exchange([lease_call(session.keys, "renew", grant), MEMORY_QUERY], tolerant=True)
+    reply, memory = yield Exchange([lease_call(session.keys, "renew", grant), MEMORY_QUERY], permissive=True)
     if isinstance(reply, Refusal):
         raise reply.error
     if reply[0] == b"lost":

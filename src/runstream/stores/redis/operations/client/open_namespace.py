@@ -34,7 +34,7 @@ def open_namespace(session: Session[E, S], *, is_fake: bool = False) -> Operatio
 
 
 def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
-    info, time = yield Exchange([(b"INFO",), (b"TIME",)], tolerant=True)
+    info, time = yield Exchange([(b"INFO",), (b"TIME",)], permissive=True)
     if not is_fake:
         _check_server(_told(info))
     if not isinstance(time, Refusal):  # so that the first append says when it was sent
@@ -62,7 +62,7 @@ def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
         yield from _open(session, is_fake)  # another opener was first: as it has it
         return
     if missing:
-        for key, now in zip(missing, (yield from _set(missing, partitions, tolerant=True)), strict=True):
+        for key, now in zip(missing, (yield from _set(missing, partitions, permissive=True)), strict=True):
             # a user who may only read leaves it as it is
             _checked(session, key, now or b"%d" % partitions, partitions)
     session.open(keys)
@@ -91,13 +91,13 @@ def _numbers(configs: Sequence[str]) -> Operation[list[bytes | None]]:
     return found
 
 
-def _set(configs: Sequence[str], partitions: int, *, tolerant: bool = False) -> Operation[list[bytes]]:
+def _set(configs: Sequence[str], partitions: int, *, permissive: bool = False) -> Operation[list[bytes]]:
     """Set the number in those of these keys that have none; the numbers that they have now.
 
     It is for keys that lack one: where all have one nothing is written, so that a full server can be opened, and
     then drained.
     """
-    yield Exchange([(b"HSETNX", key, "partitions", partitions) for key in configs], tolerant=tolerant)
+    yield Exchange([(b"HSETNX", key, "partitions", partitions) for key in configs], permissive=permissive)
     return [number or b"" for number in (yield from _numbers(configs))]
 
 

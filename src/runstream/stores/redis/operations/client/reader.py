@@ -267,7 +267,9 @@ class RunReader:
 
     def report_lost(self, last_seen: int, last_present: int) -> Operation[None]:
         """Raise the error for events that were seen and are missing: lost, or not yet on this replica."""
-        (info,) = yield Exchange([(b"INFO", "replication")], tolerant=True)
+        (info,) = yield Exchange([(b"INFO", "replication")], permissive=True)
+        if isinstance(info, Refusal) and info.is_denied:
+            raise info.error
         if not isinstance(info, Refusal) and parse_info(info).get("role") == "slave":
             raise StoreUnavailable(
                 f"this replica has run {self.run_id!r} up to offset {last_present}; offset {last_seen} was seen"

@@ -52,7 +52,7 @@ def withdraw(attempt: Attempt[Any], refusal: Any) -> Operation[Any]:
         return refusal
     attempt.refusal = refusal
     call = revoke_call(attempt.session.keys, attempt.batch.run_id, attempt.sending)
-    (reply,) = yield Exchange([call], tolerant=True)
+    (reply,) = yield Exchange([call], permissive=True)
     return refusal if isinstance(reply, Refusal) or reply == [b"revoked"] else reply
 
 
@@ -70,7 +70,7 @@ def revoke(attempts: Sequence[Attempt[Any]], error: StoreUnavailable) -> Operati
         StoreUnavailable: The server does not answer this either.
     """
     calls = [revoke_call(each.session.keys, each.batch.run_id, each.sending) for each in attempts]
-    *replies, limit = yield Exchange([*calls, (b"CONFIG", b"GET", b"proto-max-bulk-len")], tolerant=True)
+    *replies, limit = yield Exchange([*calls, (b"CONFIG", b"GET", b"proto-max-bulk-len")], permissive=True)
     return [
         _refused(attempt, limit, error) if isinstance(reply, list) and reply[0] == b"revoked" else reply
         for attempt, reply in zip(attempts, replies, strict=True)

@@ -205,7 +205,7 @@ def _attempt(
     With ``are_new`` none was sent before: where none can be sent now either, there is nothing to resolve.
     """
     try:
-        replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], tolerant=True)
+        replies: list[Any] = yield Exchange([attempt.call for attempt in attempts], permissive=True)
         is_resent = not are_new or isinstance(replies, Resent)
         for index, attempt in enumerate(attempts):
             if type(replies[index]) is not bytes:
@@ -249,7 +249,7 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool
         except RunstreamError as error:
             reply = error
             break
-        replies = yield Exchange([attempt.call], tolerant=True)
+        replies = yield Exchange([attempt.call], permissive=True)
         is_resent, (reply,) = is_resent or isinstance(replies, Resent), replies
     if is_resent and not isinstance(reply, bytes):
         reply = yield from withdraw(attempt, reply)

@@ -203,7 +203,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
             )
             for item in proven
         ],
-        tolerant=True,
+        permissive=True,
     )
     return [_settled(reply) for reply in replies]
 

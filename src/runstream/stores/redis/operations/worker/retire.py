@@ -110,7 +110,7 @@ def retire(
             )
             for run in runs
         ],
-        tolerant=True,
+        permissive=True,
     )
     return [
         RetireOutcome("refused", error=reply.error) if isinstance(reply, Refusal) else _outcome(*reply)
@@ -137,7 +137,7 @@ def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Opera
             )
             for run in runs
         ],
-        tolerant=True,
+        permissive=True,
     )
     return [
         RetireOutcome("refused", error=reply.error) if isinstance(reply, Refusal) else _outcome(reply)
