@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from runstream import PAEvent, connect
+from runstream import PAEvent, SQLiteCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
@@ -36,6 +36,82 @@ def facts(place: Place, *arguments: str) -> Any:
     said = run("status", "--url", place.url, *arguments, "--json")
     assert said.code == 0, said.err
     return said.document
+
+
+# -- alarms
+
+
+def report(place: Place, name: str, archives: dict[str, str], partitions: list[int] | None = None) -> None:
+    """Say what a worker says of itself."""
+    facts = {"archives": list(archives.values()), "archive_ids": list(archives), "failing": {}, "events": 0}
+    namespace_of(place.store).report(name, {**facts, "partitions": partitions})
+
+
+def alarms(place: Place, *arguments: str) -> list[str]:
+    """The names of the alarms."""
+    said = run("status", "--url", place.url, "--check", *arguments, "--json")
+    names = [alarm["name"] for alarm in said.document["alarms"]]
+    assert said.code == (1 if names else 0), said.err
+    return names
+
+
+def test_work_that_nobody_does_is_an_alarm(place: Place) -> None:
+    """Also where workers drain other partitions, or have died some time ago."""
+    assert alarms(place) == []
+    place.emit("r", 3)
+    assert alarms(place) == ["no-worker"]
+    keys = namespace_of(place.store).keys
+    number = keys.partitions.index(keys.run("r").partition)
+    report(place, "w1", {"a": "sqlite:a.db"}, [one for one in range(16) if one != number])
+    assert alarms(place) == ["no-worker"]
+    assert f"in partition {number}," in run("status", "--url", place.url).out
+    report(place, "w2", {"a": "sqlite:a.db"})
+    assert alarms(place) == []
+    told = json.loads(place.node.raw.hget(keys.workers, "w2"))
+    place.node.raw.hset(keys.workers, "w2", json.dumps({**told, "seen_at": told["seen_at"] - 61}))
+    assert alarms(place) == ["no-worker"]
+    namespace_of(place.store).claim(None, 16, 30)
+    assert alarms(place) == [], "it is claimed"
+
+
+def test_a_backlog_that_is_too_old_is_an_alarm(place: Place) -> None:
+    report(place, "w", {})
+    place.emit("r", 3)
+    assert alarms(place, "--max-age", "60") == []
+    time.sleep(0.02)
+    assert alarms(place, "--max-age", "0.01") == ["backlog"]
+
+
+def test_an_archive_that_no_worker_has_is_an_alarm(place: Place) -> None:
+    """By its UUID: a location may be written in two ways, or be another file at another host."""
+    namespace_of(place.store).enlist({"a": "sqlite:a.db", "b": "jsonl:b"})
+    assert alarms(place) == [], "nobody is at work, and nothing is to be done"
+    report(place, "w1", {"a": "sqlite:/elsewhere/a.db", "c": "jsonl:b"})
+    assert alarms(place) == ["archive"]
+    report(place, "w2", {"b": "jsonl:b"}, list(range(15)))
+    assert alarms(place) == ["archive"], "of the last partition nobody has it"
+    report(place, "w3", {"b": "jsonl:b"}, [15])
+    assert alarms(place) == []
+
+
+def test_what_waits_for_a_person_is_an_alarm(place: Place) -> None:
+    place.emit("r", 3)
+    (loaded,) = namespace_of(place.store).load_runs(["r"])
+    assert loaded is not None
+    namespace_of(place.store).park(loaded.header, "for a test", 600)
+    assert alarms(place) == ["parked"]
+    place.node.raw.set(namespace_of(place.store).keys.partitions[0].retire, "x")
+    assert alarms(place) == ["parked", "damaged"]
+    said = run("status", "--url", place.url, "--check")
+    assert said.code == 1
+    assert {"parked", "damaged"} <= {line.split()[0] for line in said.out.splitlines() if line}
+    assert run("status", "--url", place.url).code == 0
+
+
+def test_what_cannot_be_checked_is_refused(place: Place) -> None:
+    with closing(SQLiteCheckpointer[Any, Any](place.directory / "a.db")):
+        assert run("status", "--url", place.sqlite, "--check").code == ExitCode.USAGE
+    assert run("status", "--url", place.url, "--check", "--watch").code == ExitCode.USAGE
 
 
 # -- one look

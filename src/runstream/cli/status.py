@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, Url, open_existing
 from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table
 from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
@@ -20,6 +21,7 @@ from runstream.model.protocols import Sink
 from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
+from runstream.stores.redis.operations.admin.alarms import Alarm, alarms_of
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport
 
 __all__ = ["EPILOG", "status"]
@@ -29,6 +31,8 @@ EPILOG = """Examples:
 runstream status --url 'redis://localhost?namespace=dev' --archive sqlite:archive.db
 
 runstream status --watch --every 5
+
+runstream status --check --max-age 120
 
 runstream status --json | jq .oldest_due_seconds"""
 
@@ -40,10 +44,13 @@ class _Found:
     namespace: NamespaceStatus | None
     counts: dict[str, Any]
     contents: Sequence[dict[str, Any]] | None = None
+    alarms: Sequence[Alarm] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        facts = self.counts if self.namespace is None else asdict(self.namespace)
+        facts = self.counts
+        if self.namespace is not None:
+            facts = {**asdict(self.namespace), "alarms": [alarm._asdict() for alarm in self.alarms]}
         return facts if self.contents is None else {**facts, "contents": self.contents}
 
     def tables(self) -> Iterator[Table]:
@@ -51,6 +58,8 @@ class _Found:
         if self.namespace is None:
             yield _fact_table(self.counts)
         else:
+            if self.alarms:
+                yield make_table(["alarm", "reason"], self.alarms)
             yield from _namespace_tables(self.namespace)
         if self.contents is not None:
             columns = ["location", "runs", "events", "quarantined"]
@@ -65,6 +74,7 @@ class _Poller:
 
     url: str | None
     archives: Sequence[str] | None
+    max_age: float
     _opened: ExitStack = field(default_factory=ExitStack)
     _stores: list[RunStore[Any, Any]] = field(default_factory=list)
 
@@ -78,7 +88,8 @@ class _Poller:
             contents = [_contents(archive) for archive in archives] if self.archives else None
             namespace = part_of(store, Namespace)
             if namespace is not None:
-                return _Found(namespace.status(), {}, contents)
+                found = namespace.status()
+                return _Found(found, {}, contents, list(alarms_of(found, self.max_age)))
             return _Found(None, _counts(store), contents)
         except BaseException:  # an interrupt too: nobody else would close them
             self.close()
@@ -100,6 +111,11 @@ def status(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep it on screen, until Ctrl-C.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="End with exit code 1 if there is an alarm.")] = False,
+    max_age: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="For how long a run may be due before that is an alarm."),
+    ] = 300.0,
     every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two polls of --watch.")] = 2.0,
     start_timeout: StartTimeout = START_SECONDS,
     as_json: AsJson = False,
@@ -113,10 +129,16 @@ def status(
     that came by a drain: events and states that are no part of the history (`runstream import --append` adds
     them), rows that it deleted, and runs of which it made a second one.
 
+    An alarm is what somebody has to act on: runs are due and no worker reports that it drains them; one has been
+    due for longer than --max-age; no worker has an archive that is required; runs are parked; keys are damaged.
+    With --check an alarm is exit code 1, for cron and for monitoring.
+
     --watch goes on through an outage, and shows it. Where stdout is no terminal it prints the tables, or with
     --json a document on a line of its own, at every poll.
     """  # noqa: D205 - its first paragraph is the command's help
-    poller = _Poller(url, archive)
+    if check and watch:
+        raise typer.BadParameter("looks once: leave out --watch", param_hint="--check")
+    poller = _Poller(url, archive, max_age)
     try:
         if watch:
             watch_with(poller.poll, every, as_json=as_json)
@@ -124,11 +146,15 @@ def status(
         found = poller.poll()
     finally:
         poller.close()
+    if check and found.namespace is None:
+        raise ConfigurationError("--check is for Redis: give the --url of one")
     if as_json:
         emit_json(found.to_dict())
-        return
-    for table in found.tables():
-        console(sys.stdout).print(table)
+    else:
+        for table in found.tables():
+            console(sys.stdout).print(table)
+    if check and found.alarms:
+        raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
 
 def _counts(store: RunStore[Any, Any]) -> dict[str, Any]:

@@ -33,7 +33,6 @@ __all__ = ["DrainCollector", "metrics_app"]
 
 _PREFIX = "runstream_drain"
 _EVERY_SECONDS = 5.0
-_LIVING_SECONDS = 60.0
 _WAIT_SECONDS = 2.0  # a scrape has ten by default
 
 
@@ -123,8 +122,10 @@ def _backlog(found: NamespaceStatus) -> Iterator[Metric]:
     yield _gauge("runs_pending", "Runs that wait for a worker now.", found.due)
     yield _gauge("runs_later", "Runs that come due later: claimed by a worker, or parked.", found.later)
     yield _gauge("runs_parked", "Runs set aside for a person to inspect.", len(found.parked))
-    living = sum(found.now - worker.seen_at < _LIVING_SECONDS for worker in found.workers)
+    living = sum(map(found.is_living, found.workers))
     yield _gauge("workers", "Workers that said within the last minute that they live.", living)
+    without = "Required archives that no living worker of a partition has."
+    yield _gauge("archives_without_worker", without, len(found.without_worker))
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

@@ -82,6 +82,7 @@ class WorkerParts:
         """What the worker reports of itself."""
         return {
             "archives": list(self.archives.values()),
+            "archive_ids": list(self.archives),
             "failing": {what: asdict(failure) for what, failure in dict(self.stats.failing).items()},
             "events": self.stats.report.events,
             "partitions": self.partitions,
