@@ -41,10 +41,12 @@ def facts(place: Place, *arguments: str) -> Any:
 # -- alarms
 
 
-def report(place: Place, name: str, archives: dict[str, str], partitions: list[int] | None = None) -> None:
+def report(
+    place: Place, name: str, archives: dict[str, str], partitions: list[int] | None = None, failing: Any = None
+) -> None:
     """Say what a worker says of itself."""
-    facts = {"archives": list(archives.values()), "archive_ids": list(archives), "failing": {}, "events": 0}
-    namespace_of(place.store).report(name, {**facts, "partitions": partitions})
+    facts = {"archives": list(archives.values()), "archive_ids": list(archives), "events": 0}
+    namespace_of(place.store).report(name, {**facts, "partitions": partitions, "failing": failing or {}})
 
 
 def alarms(place: Place, *arguments: str) -> list[str]:
@@ -69,6 +71,8 @@ def test_work_that_nobody_does_is_an_alarm(place: Place) -> None:
     assert alarms(place) == []
     told = json.loads(place.node.raw.hget(keys.workers, "w2"))
     place.node.raw.hset(keys.workers, "w2", json.dumps({**told, "seen_at": told["seen_at"] - 61}))
+    assert alarms(place) == ["no-worker"]
+    report(place, "w3", {"a": "sqlite:a.db"}, failing={"archives": {"since": 0, "error": "it waits"}})
     assert alarms(place) == ["no-worker"]
     namespace_of(place.store).claim(None, 16, 30)
     assert alarms(place) == [], "it is claimed"

@@ -89,6 +89,7 @@ class Game:
     def _start_worker(self) -> Command:
         self._started += 1
         options = ["drain", "--url", self._url_of_one(), "--end-with-parent", "--claim", str(CLAIM_SECONDS)]
+        options += ["--log-level", "debug"]
         options += ["--batch", str(self._dice.choice([50, 200, 1000])), "--trim", self._trim]
         targets = [part for archive in self._dice.sample(self.archives, 2) for part in ("--to", archive)]
         worker = Command("drain", *options, *targets, log=self._directory / f"{self._started}.log")

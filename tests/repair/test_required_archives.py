@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -288,23 +289,78 @@ def test_a_deleted_run_does_not_come_back_into_the_queue(hot: Hot) -> None:
     assert due(hot) == {}
 
 
-def test_a_running_worker_without_the_new_archive_ends_and_has_trimmed_nothing(
+def waits(worker: DrainWorker) -> bool:
+    """Whether it waits until its archives are those that are required."""
+    return "archives" in worker.progress.failing
+
+
+def test_an_archive_is_added_and_one_dropped_while_archiving_goes_on(
+    hot: Hot, archives: list[Archive], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The workers that are to come wait from their start, the former ones once they lack one, or are stopped."""
+    caplog.set_level(logging.INFO, "runstream.drain")
+    acknowledged = {"r": emit(hot, "r", 5)}
+    old, both, new = (
+        DrainWorker(hot, some, trim="archived", poll_seconds=0.01, name=name)
+        for name, some in (("old", archives[:1]), ("both", [archives[0], archives[2]]), ("new", archives[2:3]))
+    )
+
+    def go_on() -> None:
+        acknowledged["r"] += emit(hot, "r", 5, first=len(acknowledged["r"]) + 1)
+        eventually(lambda: due(hot) == {})
+
+    old.drain_once()
+    with running(old):
+        with running(both):
+            eventually(lambda: waits(both))
+            go_on()
+            assert required(hot) == [ids(archives[0])] * 4
+            add_archive(hot, archives[2], archives[0])
+            go_on()
+            assert not waits(both)
+            eventually(lambda: waits(old) or due(hot) == {})
+            check_archives([archives[0], archives[2]], acknowledged)
+            with running(new):
+                eventually(lambda: waits(new))
+                go_on()
+            go_on()
+        with running(new):
+            eventually(lambda: waits(new))
+            drop_archive(hot, archives[0].archive_id)
+            go_on()
+    check_archives(archives[2:3], acknowledged)
+    assert (old.progress.report.parked, both.progress.report.parked, new.progress.report.parked) == (0, 0, 0)
+    said = [record.getMessage() for record in caplog.records if record.name == "runstream.drain"]
+    assert [line for line in said if line.startswith("drain both")] == [
+        next(line for line in said if line.startswith("drain both waits until its archives are those")),
+        next(line for line in said if line.startswith("drain both goes on")),
+    ]
+
+
+def test_a_running_worker_without_the_new_archive_waits_and_has_trimmed_nothing(
     hot: Hot, archives: list[Archive]
 ) -> None:
-    """The error names what is missing."""
+    """It says what is missing, to its log and its report, and leaves the work to those who have it."""
     acknowledged = {"r": emit(hot, "r", 5)}
     worker = DrainWorker(hot, archives[:2], trim="archived", poll_seconds=0.01)
+    with running(worker):
+        eventually(lambda: due(hot) == {})
+        add_archive(hot, archives[2], archives[0])
+        eventually(lambda: waits(worker))
+        assert "late/archive.db" in worker.progress.failing["archives"].error
+        acknowledged["r"] += emit(hot, "r", 5, first=6)
+        DrainWorker(hot, archives[:3]).drain_once()
+        check_archives(archives[:3], acknowledged)
+        assert archives[0].position("r") == archives[2].position("r")
+        drop_archive(hot, archives[2].archive_id)
+        eventually(lambda: not waits(worker))
 
-    def outlive() -> None:
-        with running(worker):
-            eventually(lambda: due(hot) == {})
-            add_archive(hot, archives[2], archives[0])
-            eventually(lambda: worker._heartbeat._thread is None)
 
-    with pytest.raises(ConfigurationError, match=r"late/archive\.db"):
-        outlive()
-    DrainWorker(hot, archives[:3]).drain_once()
-    check_archives(archives[:3], acknowledged)
+def test_a_worker_with_the_archives_of_another_namespace_ends(hot: Hot, archives: list[Archive]) -> None:
+    """One that is missing and one too many are no archives on their way: somebody has mistaken them."""
+    DrainWorker(hot, archives[:1]).drain_once()
+    with pytest.raises(ConfigurationError, match="requires the archives"):
+        DrainWorker(hot, archives[1:2]).run()
 
 
 @pytest.mark.parametrize("late", [2, 3])
@@ -520,7 +576,7 @@ def test_the_command_lists_adds_and_drops(make_backend: Callable[[str], Backend]
     assert code == 0
     assert sorted(line.split()[1:] for line in out.splitlines()[1:]) == [[new, "4"], [old, "4"]]
     assert "copied 5 events of run 'r'" in err
-    assert "restart the workers with it" in err
+    assert "workers that have it go on" in err
     assert listed() == {old: 4, new: 4}
     code, _, err = run("drop", old, answer="n\n")
     assert (code, "It keeps what it holds" in err) == (1, True)

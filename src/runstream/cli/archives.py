@@ -26,7 +26,7 @@ runstream archives drop sqlite:archive.db"""
 
 _WHAT_DROPPING_MEANS = (
     "Once dropped, {location} is no longer required: events will leave Redis without being in it. It keeps what"
-    " it holds. Restart the workers without it. Drop it?"
+    " it holds. Workers that have it still are to be stopped before. Drop it?"
 )
 
 
@@ -52,12 +52,12 @@ def archives(
     become the required ones; from then on every worker must have them.
 
     An archive that is added gets all that is in Redis, from the workers. What has left Redis before, it must hold
-    already, or get with --copy-from; otherwise it is refused. Workers that run without it end, with exit code 2,
-    at the next batch: restart them with it. Until then nothing leaves Redis.
+    already, or get with --copy-from; otherwise it is refused. Workers that run without it wait from then on. So
+    start workers with it first, which wait until it is required: then archiving never stops.
 
-    An archive that is dropped keeps what it holds, and workers that run go on writing to it until they are
-    restarted without it, or end, with exit code 2, as it lacks what others have trimmed. The last one cannot be
-    dropped.
+    An archive that is dropped keeps what it holds. Start workers without it first, which wait until it is required
+    no longer, and stop the others before it is dropped: they would go on writing to it, or end, with exit code 2,
+    as it lacks what others have trimmed. The last one cannot be dropped.
     """
     if (archive is None) != (action == "list"):
         raise typer.BadParameter("add and drop take one archive, list takes none", param_hint="ARCHIVE")
@@ -92,7 +92,7 @@ def _add(hot: RunStore[Any, Any], target: str, copy_from: str | None) -> None:
             say(f"copied {count} events of run {run_id!r}, {copied} in all")
 
         add_archive(hot, archive, source, tell)
-        say(f"{archive.location} is required now: restart the workers with it")
+        say(f"{archive.location} is required now: workers that have it go on, and those without it wait")
 
 
 def _drop(hot: RunStore[Any, Any], namespace: Namespace, target: str, *, ask: bool) -> None:

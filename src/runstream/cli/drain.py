@@ -150,7 +150,11 @@ def drain(
     takes longer than --grace (a locked file, a server that hangs) is left as it is, with exit code 3, and a
     second signal ends the worker at once (130 or 143): nothing is lost by either, the next worker does it again.
 
-    A Redis that is not up yet is waited for, which one line of the log says.
+    A Redis that is not up yet is waited for, which one line of the log says, and so is what it requires: a worker
+    that has an archive too many, or one too few, waits until `runstream archives` has put that right.
+
+    The log has a line for each minute of work, with what was done in it, and one for each thing that somebody has
+    to act on; with --log-level debug one for each batch.
 
     With --once it ends when what was due is drained, with exit code 1 if any run is parked and 3 if Redis or an
     archive is unavailable. Two that overlap do no harm.

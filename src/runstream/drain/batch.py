@@ -16,6 +16,7 @@ from shlex import quote
 
 from runstream.drain.claimed_run import Chunk, ClaimedRun, Positions, explain_parking, until_mended
 from runstream.drain.claims import Claims
+from runstream.drain.enlistment import OtherArchivesRequired
 from runstream.drain.parts import WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
 from runstream.drain.seq_spans import Trim, find_spans
@@ -187,7 +188,7 @@ class Batches:
                 refused.append(settled.error)
         self._parts.stats.batches += 1
         self._parts.note(report)
-        _log.info("settled %s", report, extra=report.to_dict())
+        _log.debug("settled %s", report, extra=report.to_dict())
         if refused:
             raise refused[0]
 
@@ -232,7 +233,7 @@ class Batches:
         """Go on with a run or finish it, by the outcome of its settling. Returns what was done."""
         claimed = chunk.claimed
         if settled.outcome == "archives":
-            raise ConfigurationError(
+            raise OtherArchivesRequired(
                 f"run {chunk.run_id!r} must also be archived in {settled.detail}, which is required since; nothing"
                 " was trimmed: start the worker with that archive too, or see `runstream archives`"
             )

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from runstream.drain.stats import REDIS, DrainStats
+from runstream.drain.stats import ARCHIVES, REDIS, DrainStats
 from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Failure
 
@@ -23,6 +23,11 @@ _log = logging.getLogger("runstream.drain")
 _SHORTEST_SECONDS = 0.01
 _LONGEST_SECONDS = 30.0
 _LASTING_ATTEMPTS = 3
+_NAMES = {REDIS: "Redis", ARCHIVES: "its archives"}
+_FAILS = "drain %s: %s fails: %s; nothing is trimmed, and it is tried again until the cause is gone"
+_WAITS = "drain %s waits until %s are those that are required: %s"
+_REQUIRED = "drain %s goes on: %s are those that are required, after %.1f s"
+_WORKS = "drain %s: %s works again, after %.1f s"
 _MOST_DOUBLINGS = 16  # more would not change the pause, and at some point not fit into a float
 
 
@@ -37,7 +42,9 @@ class _Outage:
 
 
 class Outages:
-    """The backends that fail at the moment. A backend is an archive, by its location, or ``"redis"``.
+    """The backends that fail at the moment.
+
+    A backend is an archive, by its location, ``"redis"``, or ``"archives"``: those that are required are others.
 
     Args:
         worker: Gives the worker's name, which is another after a fork.
@@ -69,19 +76,15 @@ class Outages:
         """The backend that raised an error: the location of an archive that was in use, else ``"redis"``."""
         return self._archives.get(error, REDIS)
 
-    def failed(self, backend: str, error: StoreUnavailable) -> float:
-        """Note a failed attempt. Returns how many seconds to wait before the next."""
+    def failed(self, backend: str, reason: str) -> float:
+        """Note a failed attempt, and why. Returns how many seconds to wait before the next."""
         outage = self._outages.get(backend)
         if outage is None:
             outage = self._outages[backend] = _Outage()
-            self._stats.failing[backend] = Failure(time.time(), error.reason)
-            _log.warning(
-                "drain %s: %s fails: %s; nothing is trimmed, and it is tried again until the cause is gone",
-                self._worker(),
-                _named(backend),
-                error.reason,
-                extra={"archive": None if backend == REDIS else backend, "error": error.reason},
-            )
+            self._stats.failing[backend] = Failure(time.time(), reason)
+            text = _WAITS if backend == ARCHIVES else _FAILS
+            fields = {"archive": _archive(backend), "error": reason}
+            _log.warning(text, self._worker(), _named(backend), reason, extra=fields)
             self._on_change()
         outage.attempts += 1
         self._stats.retries += 1
@@ -93,7 +96,8 @@ class Outages:
     def have_lasted(self) -> bool:
         """Whether an archive has failed several times, so that it may be one run that it fails for."""
         return any(
-            backend != REDIS and outage.attempts >= _LASTING_ATTEMPTS for backend, outage in self._outages.items()
+            backend not in _NAMES and outage.attempts >= _LASTING_ATTEMPTS
+            for backend, outage in self._outages.items()
         )
 
     def over(self, backend: str) -> None:
@@ -103,14 +107,18 @@ class Outages:
             return
         del self._stats.failing[backend]
         _log.info(
-            "drain %s: %s works again, after %.1f s",
+            _REQUIRED if backend == ARCHIVES else _WORKS,
             self._worker(),
             _named(backend),
             time.monotonic() - outage.since,
-            extra={"archive": None if backend == REDIS else backend},
+            extra={"archive": _archive(backend)},
         )
         self._on_change()
 
 
 def _named(backend: str) -> str:
-    return "Redis" if backend == REDIS else f"archive {backend}"
+    return _NAMES.get(backend, f"archive {backend}")
+
+
+def _archive(backend: str) -> str | None:
+    return None if backend in _NAMES else backend

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.outages import Outages
 from runstream.drain.stats import DrainStats, Timing
+from runstream.drain.tally import Tally
 from runstream.model.archive_records import Position, RunHeader
 from runstream.model.errors import ConfigurationError, RunstreamError
 from runstream.model.protocols import Sink, tells_of_lanes
@@ -67,6 +68,7 @@ class WorkerParts:
         self.stats = DrainStats(writes=dict.fromkeys(self.archives.values(), Timing()))
         self.report = DrainReport()
         """What the worker's present call has done."""
+        self._tally = Tally(lambda: self.name)
         self.heartbeat = Heartbeat(namespace, lambda: self.name, claim_seconds, self._facts)
         self.outages = Outages(lambda: self.name, self.stats, poll_seconds, self.heartbeat.report_now)
         starts_anew(self)
@@ -93,6 +95,7 @@ class WorkerParts:
         self.report += report
         self.stats.report += report
         self.stats.beat()
+        self._tally.add(report)
 
     def position(self, sink: Sink, run_id: str, lanes: Collection[str | None] | None = None) -> Position | None:
         """How far an archive has a run, at least with its snapshots of these lanes; None: of all."""

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from runstream.drain.enlistment import OtherArchivesRequired
 from runstream.drain.parts import WorkerParts, describe_error
 from runstream.drain.readback import find_lost
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
@@ -106,7 +107,7 @@ class Retirement:
         if due.to_retire:
             report += self._apart(partial(self._retire, quiet=self._retire_after), due.to_retire)
         if report != DrainReport():
-            _log.info("retiring: %s", report, extra=report.to_dict())
+            _log.debug("retiring: %s", report, extra=report.to_dict())
         found = {("retire", run_id) for run_id in due.to_retire} | {("forget", run_id) for run_id in due.to_forget}
         return report, found
 
@@ -151,7 +152,7 @@ class Retirement:
         outcomes = self._namespace.retire(candidates, quiet, self._parts.archives)
         for candidate, outcome in zip(candidates, outcomes, strict=True):
             if outcome.name == "archives":
-                raise ConfigurationError(
+                raise OtherArchivesRequired(
                     f"run {candidate.run_id!r} must also be archived in {outcome.detail} before it is retired:"
                     " start the worker with every archive that is required"
                 )

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from runstream.model.clock import monotonic_seconds
 from runstream.model.results import DrainReport, Failure
 
-__all__ = ["REDIS", "DrainStats", "Failure", "Timing"]
+__all__ = ["ARCHIVES", "REDIS", "DrainStats", "Failure", "Timing"]
 
 REDIS = "redis"
 """The name of Redis as a backend; an archive's name is its location."""
+ARCHIVES = "archives"
+"""What fails while the namespace requires other archives than the worker has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class DrainStats:
         batches: The number of transactions that were settled.
         retries: The number of attempts at an archive or at Redis that failed and were made again.
         writes: How long the writes of each archive took, by its location.
-        failing: What is wrong with what fails now, by an archive's location or ``"redis"``.
+        failing: What is wrong with what fails now, by an archive's location, ``"redis"`` or ``"archives"``: the
+            namespace requires others.
         last_beat: ``time.monotonic()`` when the worker last made progress: between two of them pass at most the
             longest write of a batch, or the longest pause after a failure.
     """

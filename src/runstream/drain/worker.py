@@ -20,9 +20,10 @@ from typing import Any
 from runstream.drain.batch import Batches, Trim
 from runstream.drain.claimed_run import until_mended
 from runstream.drain.claims import Claims
+from runstream.drain.enlistment import Enlistment, OtherArchivesRequired
 from runstream.drain.parts import WorkerParts, describe_error
 from runstream.drain.retire import Retirement
-from runstream.drain.stats import REDIS, DrainStats
+from runstream.drain.stats import ARCHIVES, REDIS, DrainStats
 from runstream.drain.sweep import Sweep
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.model.protocols import Sink
@@ -36,6 +37,7 @@ __all__ = ["DrainWorker"]
 _log = logging.getLogger("runstream.drain")
 
 _SECONDS_BETWEEN_CHECKS = 5.0
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # which archives are required, while they are not the worker's own
 _RUNS_PER_CLAIM = 16  # of each partition: few enough to be through before the claim runs out
 
 
@@ -43,7 +45,7 @@ class DrainWorker:
     """Archives the runs of a Redis store, and trims from Redis what is proven to be archived.
 
     Several workers may drain one store. All must have the same archives: those of the first worker become the ones
-    that each partition requires, until ``runstream archives`` changes them.
+    that each partition requires, until ``runstream archives`` changes them; a worker that has others waits.
 
     Args:
         hot: The Redis store.
@@ -101,7 +103,7 @@ class DrainWorker:
         self._batches = Batches(self._parts, batch=batch, trim=trim)
         self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds)
         self._sweep = Sweep(self._parts)
-        self._enlisted = False
+        self._enlistment = Enlistment(self._parts)
         self._check_at = 0.0
 
     @property
@@ -137,7 +139,7 @@ class DrainWorker:
 
     def _drain_due(self, began: int, stop: threading.Event) -> None:
         """Drain what was due at this time, in microseconds by the server's clock, and what a sweep finds."""
-        self._enlist()
+        self._enlistment.check()
         self._drain_until(began, stop)
         if self._sweep.at_once(stop):
             self._drain_until(self._namespace.run(server_time()), stop)
@@ -151,7 +153,8 @@ class DrainWorker:
         """Drain until ``stop`` is set, the batch in hand included.
 
         An outage of Redis or of an archive is waited out, with a growing pause; ``progress.failing`` and the
-        worker's report in Redis show it meanwhile.
+        worker's report in Redis show it meanwhile. While the namespace requires an archive more than the worker
+        has, or one less when it starts, it waits likewise (see :mod:`~runstream.drain.enlistment`).
 
         Args:
             stop: Ends it; None: it goes on until an error.
@@ -160,7 +163,7 @@ class DrainWorker:
             What was done in all.
 
         Raises:
-            ConfigurationError: What waiting does not cure.
+            ConfigurationError: What waiting does not cure, as archives that are none of this namespace's.
         """
         stop = stop or threading.Event()
         with self._at_work():
@@ -173,7 +176,7 @@ class DrainWorker:
     def _round(self, stop: threading.Event) -> float:
         """Claim once, and drain that. Returns how many seconds to wait before the next time."""
         try:
-            self._enlist()
+            self._enlistment.check()
             claimed = self._claim(None)
             if claimed:
                 self._drain_claimed(claimed, stop)
@@ -183,10 +186,13 @@ class DrainWorker:
         except StoreUnavailable as error:
             backend = self._outages.backend_of(error)
             if backend == REDIS:
-                self._enlisted = False  # it may come back without what it knew
+                self._enlistment.expire()  # it may come back without what it knew
             else:
                 self._outages.over(REDIS)
-            return self._outages.failed(backend, error)
+            return self._outages.failed(backend, error.reason)
+        except OtherArchivesRequired as error:
+            self._enlistment.expire()
+            return min(_SECONDS_BETWEEN_QUESTIONS, self._outages.failed(ARCHIVES, str(error)))
         except ConfigurationError:
             if not self._namespace.set_aside_foreign_keys(self._parts.partitions):
                 raise
@@ -203,20 +209,6 @@ class DrainWorker:
             self._heartbeat.stop()
 
     # -- claiming ----------------------------------------------------------------------------------
-
-    def _enlist(self) -> None:
-        if self._enlisted:
-            return
-        self._namespace.set_aside_foreign_keys(self._parts.partitions)
-        archives = self._parts.archives
-        for partition, required in self._namespace.enlist(archives, self._parts.partitions).items():
-            if required.keys() != archives.keys():
-                raise ConfigurationError(
-                    f"partition {partition} requires the archives {_listed(required)}; this worker has"
-                    f" {_listed(archives)}: start it with the same ones, or change what is required with"
-                    " `runstream archives`"
-                )
-        self._enlisted = True
 
     def _claim(self, due_until: int | None) -> list[DueRun]:
         parts = self._parts
@@ -300,10 +292,6 @@ class DrainWorker:
                 self._namespace.release(claimed)
         except RunstreamError as error:
             _log.debug("claims run out by themselves: %s", error)
-
-
-def _listed(archives: dict[str, str]) -> str:
-    return ", ".join(sorted(archives.values()))
 
 
 def _run_of(error: Exception) -> str | None:

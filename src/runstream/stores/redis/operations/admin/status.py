@@ -36,7 +36,8 @@ class WorkerReport:
         name: The worker's name.
         seen_at: When it reported: Unix time in seconds, by the server's clock.
         archives: The locations of its archives.
-        failing: What is wrong with what fails, by the archive's location or ``"redis"``.
+        failing: What is wrong with what fails, by the archive's location, ``"redis"``, or ``"archives"``: others
+            are required.
         events: How many events it has archived.
         partitions: The numbers of those that it drains; None for all.
         archive_ids: The UUIDs of its archives; None: it is of a version that does not say.
@@ -53,6 +54,11 @@ class WorkerReport:
     def drains(self, partition: int) -> bool:
         """Whether it drains the partition of this number."""
         return self.partitions is None or partition in self.partitions
+
+    @property
+    def waits(self) -> bool:
+        """Whether it does nothing, as the namespace requires other archives than it has."""
+        return "archives" in self.failing
 
     def has(self, archive_id: str, location: str) -> bool:
         """Whether an archive is one of its own."""
@@ -79,7 +85,8 @@ class NamespaceStatus:
         workers: The drain workers, by name.
         now: That moment: Unix time in seconds, by the server's clock, as a worker's ``seen_at``.
         damaged: What is wrong with keys of partitions that are of another type than they must be, by key.
-        undrained: The numbers of the partitions that have due runs, and that no living worker drains.
+        undrained: The numbers of the partitions that have due runs, and that no living worker drains, or only
+            ones that wait until their archives are those that are required.
         without_worker: The archives that a partition requires and that none of its living workers has: UUID to
             location.
     """
@@ -171,12 +178,11 @@ def _with_gaps(
     undrained: list[int] = []
     without: dict[str, str] = {}
     for number, (count, archives) in enumerate(zip(due, required, strict=True)):
-        at_work = [worker for worker in living if worker.drains(number)]
-        if not at_work:
-            undrained += [number] if count else []
-            continue
-        lacking = (one for one in archives.items() if not any(worker.has(*one) for worker in at_work))
-        without.update(lacking)
+        of_it = [worker for worker in living if worker.drains(number)]
+        if count and all(worker.waits for worker in of_it):
+            undrained.append(number)
+        if of_it:
+            without.update(one for one in archives.items() if not any(worker.has(*one) for worker in of_it))
     return replace(status, undrained=undrained, without_worker=without)
 
 
