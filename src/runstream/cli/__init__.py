@@ -33,6 +33,7 @@ from runstream.cli import (
     show,
     status,
     tail,
+    trim,
     unpark,
     verify,
 )
@@ -118,6 +119,7 @@ _add(export.export, export.EPILOG)
 _add(import_.import_, import_.EPILOG, name="import")
 _add(status.status, status.EPILOG)
 _add(archives.archives, archives.EPILOG)
+_add(trim.trim, trim.EPILOG)
 _add(unpark.unpark, unpark.EPILOG)
 _add(resolve.resolve, resolve.EPILOG)
 _add(quarantine.quarantine, quarantine.EPILOG)

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_archive, open_existing
+from runstream.cli.support.options import (
+    AsJson,
+    HotUrl,
+    RequiredArchives,
+    hot_namespace,
+    open_archive,
+    open_existing,
+    required_urls,
+)
 from runstream.cli.support.output import emit_json, iso_time, print_table, say
 from runstream.codec.archive_entries import entry_fields
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry
-from runstream.model.errors import ConfigurationError, RunstreamError
+from runstream.model.errors import RunstreamError
 from runstream.repair import resolve as repair
 from runstream.repair.resolve import Histories, Keep, Resolution, Side
-from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "resolve"]
 
@@ -39,14 +45,7 @@ _CHOICES = {
 
 def resolve(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
-    to: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ARCHIVE",
-            help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one.",
-            show_default="those that the namespace requires",
-        ),
-    ] = None,
+    to: RequiredArchives = None,
     keep: Annotated[
         Keep | None,
         typer.Option(help="Which history is to be the run's; without it nothing is changed.", show_default=False),
@@ -64,7 +63,7 @@ def resolve(
     with ExitStack() as opened:
         hot = opened.enter_context(open_existing(url))
         namespace = hot_namespace(hot)
-        sinks = [open_archive(opened, target, "--to") for target in to or _required(namespace)]
+        sinks = [open_archive(opened, target, "--to") for target in to or required_urls(namespace)]
         found = repair.load_histories(hot, sinks, run)
         if found is None:
             raise NoSuchRun(f"there is no run {run!r} in Redis; `runstream runs` lists those that there are")
@@ -77,14 +76,6 @@ def resolve(
             emit_json(_facts(found))
         else:
             _print(found)
-
-
-def _required(namespace: Namespace) -> list[str]:
-    """The URLs of the archives that the namespace requires, where its workers have them."""
-    locations = {location for found in namespace.required_archives() for location in found.values()}
-    if not locations:
-        raise ConfigurationError("this namespace requires no archive yet: name those to compare with, with --to")
-    return [f"{scheme}:{quote(path)}" for scheme, _, path in (at.partition(":") for at in sorted(locations))]
 
 
 def _facts(found: Histories) -> dict[str, Any]:

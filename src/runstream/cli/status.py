@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.admin.alarms import Alarm, alarms_of
+from runstream.stores.redis.operations.admin.held import HeldRuns, why_held
 from runstream.stores.redis.operations.admin.status import NamespaceStatus, WorkerReport
 
 __all__ = ["EPILOG", "status"]
@@ -36,6 +38,9 @@ runstream status --check --max-age 120
 
 runstream status --json | jq .oldest_due_seconds"""
 
+_MOST_RUNS = 10_000  # looked at for what is archived and still in Redis: half a second
+_SHOWN_RUNS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -45,12 +50,15 @@ class _Found:
     counts: dict[str, Any]
     contents: Sequence[dict[str, Any]] | None = None
     alarms: Sequence[Alarm] = ()
+    held: HeldRuns | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         facts = self.counts
         if self.namespace is not None:
             facts = {**asdict(self.namespace), "alarms": [alarm._asdict() for alarm in self.alarms]}
+        if self.namespace is not None and self.held is not None:
+            facts["held"] = _held_facts(self.held, self.namespace.trims)
         return facts if self.contents is None else {**facts, "contents": self.contents}
 
     def tables(self) -> Iterator[Table]:
@@ -60,7 +68,7 @@ class _Found:
         else:
             if self.alarms:
                 yield make_table(["alarm", "reason"], self.alarms)
-            yield from _namespace_tables(self.namespace)
+            yield from _namespace_tables(self.namespace, self.held)
         if self.contents is not None:
             columns = ["location", "runs", "events", "quarantined"]
             yield make_table(columns, [[held[name] for name in columns] for held in self.contents])
@@ -89,7 +97,8 @@ class _Poller:
             namespace = part_of(store, Namespace)
             if namespace is not None:
                 found = namespace.status()
-                return _Found(found, {}, contents, list(alarms_of(found, self.max_age)))
+                held = namespace.held_runs(most=_MOST_RUNS)
+                return _Found(found, {}, contents, list(alarms_of(found, self.max_age)), held)
             return _Found(None, _counts(store), contents)
         except BaseException:  # an interrupt too: nobody else would close them
             self.close()
@@ -128,6 +137,9 @@ def status(
     and quarantined records, as those given with --archive do, and what purpose-agent's own writer did to runs
     that came by a drain: events and states that are no part of the history (`runstream import --append` adds
     them), rows that it deleted, and runs of which it made a second one.
+
+    What is archived and still in Redis is shown with the reason: no snapshot covers it, a lane never checkpointed,
+    or the workers trim nothing. `runstream trim` lets it leave Redis all the same.
 
     An alarm is what somebody has to act on: runs are due and no worker reports that it drains them; one has been
     due for longer than --max-age; no worker has an archive that is required; runs are parked; keys are damaged.
@@ -177,7 +189,17 @@ def _contents(store: RunStore[Any, Any]) -> dict[str, Any]:
     return _counts(store)
 
 
-def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
+def _held_facts(held: HeldRuns, trims: Collection[str]) -> dict[str, Any]:
+    """What is archived and still in Redis, and why: in all, by what holds it, and the runs with the most of it."""
+    by: Counter[str] = Counter()
+    for one in held.runs:
+        by[one.by] += one.events
+    largest = [{**one._asdict(), "reason": why_held(one, trims)} for one in held.runs[:_SHOWN_RUNS]]
+    counts = {"events": held.events, "runs": len(held.runs), "looked_at": held.looked_at}
+    return {**counts, "by": dict(by), "largest": largest}
+
+
+def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator[Table]:
     memory = found.used_memory_bytes
     yield _fact_table(
         {
@@ -189,16 +211,20 @@ def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
             "due later (claimed or parked)": found.later,
             "backlog": f"{found.backlog_events} events",
             "oldest due waits": f"{found.oldest_due_seconds:.1f} s" if found.due else "none is due",
+            **({} if held is None else {"archived, still in Redis": _held_text(held, found.runs)}),
             "parked": len(found.parked),
             "workers": len(found.workers),
             "required archives": len(found.archives),
         }
     )
+    if held is not None and held.runs:
+        largest = [(one.run_id, one.events, why_held(one, found.trims)) for one in held.runs[:_SHOWN_RUNS]]
+        yield make_table(["run", "archived, still in Redis", "why"], largest)
     if found.archives:
         yield make_table(["archive", "location"], sorted(found.archives.items()))
     if found.workers:
         rows = [_worker_row(found, one) for one in found.workers]
-        yield make_table(["worker", "seen", "partitions", "events"], rows)
+        yield make_table(["worker", "seen", "partitions", "events", "trim"], rows)
     failures = [(one.name, *failure) for one in found.workers for failure in one.failing.items()]
     if failures:
         rows = [(name, what, ago(failure.since), failure.error) for name, what, failure in failures]
@@ -207,6 +233,11 @@ def _namespace_tables(found: NamespaceStatus) -> Iterator[Table]:
         yield make_table(["damaged key", "what is wrong"], sorted(found.damaged.items()))
     if found.parked:
         yield make_table(["parked run", "reason"], sorted(found.parked.items()))
+
+
+def _held_text(held: HeldRuns, runs: int) -> str:
+    among = f", of the {held.looked_at} runs updated last" if held.looked_at < runs else ""
+    return f"{held.events} events of {len(held.runs)} runs{among}"
 
 
 def _foreign_tables(archives: Sequence[dict[str, Any]]) -> Iterator[Table]:
@@ -228,7 +259,7 @@ def _foreign_tables(archives: Sequence[dict[str, Any]]) -> Iterator[Table]:
 
 def _worker_row(found: NamespaceStatus, worker: WorkerReport) -> Sequence[object]:
     drains = "all" if worker.partitions is None else ",".join(map(str, worker.partitions))
-    return worker.name, ago(worker.seen_at, now=found.now), drains, worker.events
+    return worker.name, ago(worker.seen_at, now=found.now), drains, worker.events, worker.trim
 
 
 def _fact_table(facts: dict[str, Any]) -> Table:

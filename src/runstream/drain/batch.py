@@ -19,7 +19,7 @@ from runstream.drain.claims import Claims
 from runstream.drain.enlistment import OtherArchivesRequired
 from runstream.drain.parts import WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
-from runstream.drain.seq_spans import Trim, find_spans
+from runstream.drain.seq_spans import find_spans
 from runstream.model.archive_records import ArchiveEntry, Position, kept_aside
 from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverged, RunstreamError
 from runstream.model.protocols import Sink
@@ -27,7 +27,7 @@ from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.drain import DueRun, Proven, SeqSpan, Settled
 from runstream.stores.redis.operations.worker.load import HotRun
 
-__all__ = ["Batches", "Trim"]
+__all__ = ["Batches"]
 
 _log = logging.getLogger("runstream.drain")
 
@@ -38,21 +38,17 @@ class Batches:
     Args:
         parts: The worker's parts.
         batch: How many events go into one transaction of an archive at most.
-        trim: What leaves Redis.
 
     Raises:
-        ConfigurationError: A batch of nothing, or a ``trim`` that there is not.
+        ConfigurationError: A batch of nothing.
     """
 
-    def __init__(self, parts: WorkerParts, *, batch: int, trim: Trim) -> None:
+    def __init__(self, parts: WorkerParts, *, batch: int) -> None:
         if batch < 1:
             raise ConfigurationError(f"batch={batch}: a transaction holds at least one event")
-        if trim not in ("covered", "archived", "never"):
-            raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
         self._parts = parts
         self._namespace = parts.namespace
         self._batch = batch
-        self._trim: Trim = trim
 
     def archive(self, runs: Sequence[DueRun], claims: Claims, stop: threading.Event) -> None:
         """Archive all that these of the claimed runs have.
@@ -165,7 +161,7 @@ class Batches:
 
     def _settle(self, chunks: list[Chunk], queue: deque[ClaimedRun], claims: Claims) -> None:
         """Settle the chunks, and put the runs back into the queue of which more is left."""
-        spans = find_spans(self._namespace, chunks, self._trim)
+        spans = find_spans(self._namespace, chunks, self._parts.trim)
         proven = []
         for chunk, span in zip(list(chunks), spans, strict=True):
             lost = self._find_lost(chunk, span)
@@ -195,7 +191,7 @@ class Batches:
     def _find_lost(self, chunk: Chunk, span: SeqSpan | None) -> str | None:
         """Say what an archive has lost of what is trimmed with a chunk and was proven before; None if nothing."""
         last = chunk.claimed.proven
-        if self._trim == "never" or chunk.broken:
+        if self._parts.trim == "never" or chunk.broken:
             return None
         first_hot = self._namespace.first_hot(chunk.run_id) if span is None else span.after + 1
         upto = last.offset if span is None else min(span.upto, last.offset)
@@ -221,7 +217,7 @@ class Batches:
             chunk.end,
             chunk.tokens if chunk.is_last else {},
             # a snapshot that does not read covers nothing
-            "never" if chunk.broken else self._trim,
+            "never" if chunk.broken else self._parts.trim,
             None if chunk.is_last else self._parts.claim_seconds,
             span,
             chunk.lanes,

@@ -33,6 +33,10 @@ __all__ = ["DrainCollector", "metrics_app"]
 
 _PREFIX = "runstream_drain"
 _EVERY_SECONDS = 5.0
+_HELD = (
+    "Events that are archived and still in Redis, when this worker's last sweep came by, by what holds them: that"
+    " nothing trims them, that the run has no snapshot, a lane without one, a snapshot that does not cover them."
+)
 _WAIT_SECONDS = 2.0  # a scrape has ten by default
 
 
@@ -110,6 +114,11 @@ def _health(stats: DrainStats, archives: Sequence[str]) -> Iterator[Metric]:
     yield writes
     yield failing
     yield _gauge("redis_failing", "1 while Redis fails and is tried again, else 0.", "redis" in fails)
+    if stats.held is not None:
+        held = GaugeMetricFamily(f"{_PREFIX}_held_events", _HELD, labels=["by"])
+        for by in ("trim", "no snapshot", "lane", "snapshot"):
+            held.add_metric([by], stats.held.get(by, 0))
+        yield held
     age = time.monotonic() - stats.last_beat
     yield _gauge("last_beat_age_seconds", "Seconds since the loop's last sign of life.", age)
 

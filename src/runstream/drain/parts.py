@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 from runstream.drain.heartbeat import Heartbeat
 from runstream.drain.outages import Outages
+from runstream.drain.seq_spans import Trim
 from runstream.drain.stats import DrainStats, Timing
 from runstream.drain.tally import Tally
 from runstream.model.archive_records import Position, RunHeader
@@ -35,9 +36,10 @@ class WorkerParts:
         claim_seconds: How long a claim lasts.
         poll_seconds: How often, in seconds, an idle worker polls for work.
         park_seconds: After what time a parked run is tried again.
+        trim: What leaves Redis.
 
     Raises:
-        ConfigurationError: There is no archive, or one is named twice, or there is no such partition.
+        ConfigurationError: There is no archive, or one is named twice, or there is no such partition, or ``trim``.
     """
 
     def __init__(
@@ -50,7 +52,10 @@ class WorkerParts:
         claim_seconds: float = 30.0,
         poll_seconds: float = 0.2,
         park_seconds: float = 300.0,
+        trim: Trim = "covered",
     ) -> None:
+        if trim not in ("covered", "archived", "never"):
+            raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
         if not sinks:
             raise ConfigurationError("a drain needs at least one archive to drain to")
         self._given_name = name
@@ -65,6 +70,7 @@ class WorkerParts:
         self.claim_seconds = claim_seconds
         self.poll_seconds = poll_seconds
         self.park_seconds = park_seconds
+        self.trim: Trim = trim
         self.stats = DrainStats(writes=dict.fromkeys(self.archives.values(), Timing()))
         self.report = DrainReport()
         """What the worker's present call has done."""
@@ -88,6 +94,7 @@ class WorkerParts:
             "failing": {what: asdict(failure) for what, failure in dict(self.stats.failing).items()},
             "events": self.stats.report.events,
             "partitions": self.partitions,
+            "trim": self.trim,
         }
 
     def note(self, report: DrainReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runstream.model.clock import monotonic_seconds
@@ -38,6 +39,8 @@ class DrainStats:
         writes: How long the writes of each archive took, by its location.
         failing: What is wrong with what fails now, by an archive's location, ``"redis"`` or ``"archives"``: the
             namespace requires others.
+        held: How many events the last sweep has found that are archived and still in Redis, by what holds them;
+            None before that.
         last_beat: ``time.monotonic()`` when the worker last made progress: between two of them pass at most the
             longest write of a batch, or the longest pause after a failure.
     """
@@ -48,6 +51,7 @@ class DrainStats:
     retries: int = 0
     writes: dict[str, Timing] = field(default_factory=dict)
     failing: dict[str, Failure] = field(default_factory=dict)
+    held: Mapping[str, int] | None = None
     last_beat: float = field(default_factory=monotonic_seconds)
 
     def beat(self) -> None:

@@ -1,14 +1,21 @@
-"""The sweep: a share of a worker's idle time goes into finding runs that miss from the sets they must be in."""
+"""The sweep: a share of a worker's idle time goes into runs that nothing else brings up.
+
+It finds runs that miss from the sets they must be in, and what is archived and in Redis still though the worker
+would trim it: another one, or this one before it was started anew, had another ``trim``.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from runstream.drain.claimed_run import until_mended
 from runstream.drain.parts import WorkerParts
 from runstream.model.results import DrainReport
+from runstream.stores.redis.operations.worker.held import Held
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
 
 __all__ = ["Sweep"]
@@ -26,19 +33,22 @@ class Sweep:
 
     Args:
         parts: The worker's parts.
+        visit: Drains runs, whether they are due or not, until the event is set.
     """
 
-    def __init__(self, parts: WorkerParts) -> None:
+    def __init__(self, parts: WorkerParts, visit: Callable[[Sequence[str], threading.Event], None]) -> None:
         self._parts = parts
+        self._visit = visit
         self._position = BEGINNING
         self._next_page = 0.0
+        self._held: Counter[str] = Counter()
 
-    def some(self) -> None:
+    def some(self, stop: threading.Event) -> None:
         """Sweep one page, if it is time for one."""
         began = time.monotonic()
         if began < self._next_page:
             return
-        self._page()
+        self._page(stop)
         now = time.monotonic()
         pause = _SECONDS_BETWEEN_SWEEPS if self._position == BEGINNING else (now - began) * (1 / _SHARE - 1)
         self._next_page = now + pause
@@ -51,7 +61,7 @@ class Sweep:
         """
         found, began = False, time.monotonic()
         while began >= self._next_page and not stop.is_set():
-            found |= self._page()
+            found |= self._page(stop)
             now = time.monotonic()
             if self._position == BEGINNING:
                 self._next_page = now + _SECONDS_BETWEEN_SWEEPS
@@ -59,7 +69,7 @@ class Sweep:
                 break
         return found
 
-    def _page(self) -> bool:
+    def _page(self, stop: threading.Event) -> bool:
         if self._position == BEGINNING:
             self._parts.namespace.set_aside_foreign_keys(self._parts.partitions)
             self._parts.namespace.enlist(self._parts.archives, self._parts.partitions)
@@ -76,4 +86,16 @@ class Sweep:
             self._parts.park(error.run_id, until_mended(str(error), error.run_id), error=error)
             self._parts.namespace.put_off(error.run_id, self._parts.park_seconds)
         self._parts.note(DrainReport(parked=len(page.damaged)))
+        self._trim(page.held, stop)
+        if self._position == BEGINNING:
+            self._parts.stats.held, self._held = dict(self._held), Counter()
         return bool(page.relisted)
+
+    def _trim(self, page: Sequence[Held], stop: threading.Event) -> None:
+        """Visit the runs of which something is to leave Redis by now, and count the others, by what holds them."""
+        to_leave = {held.run_id for held in page if held.trimmable(self._parts.trim) and not held.is_due}
+        if to_leave:
+            self._visit(sorted(to_leave), stop)
+        for held in page:
+            if held.run_id not in to_leave:
+                self._held[held.by] += held.events

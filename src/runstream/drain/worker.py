@@ -17,12 +17,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from runstream.drain.batch import Batches, Trim
+from runstream.drain.batch import Batches
 from runstream.drain.claimed_run import until_mended
 from runstream.drain.claims import Claims
 from runstream.drain.enlistment import Enlistment, OtherArchivesRequired
 from runstream.drain.parts import WorkerParts, describe_error
 from runstream.drain.retire import Retirement
+from runstream.drain.seq_spans import Trim
 from runstream.drain.stats import ARCHIVES, REDIS, DrainStats
 from runstream.drain.sweep import Sweep
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
@@ -38,6 +39,7 @@ _log = logging.getLogger("runstream.drain")
 
 _SECONDS_BETWEEN_CHECKS = 5.0
 _SECONDS_BETWEEN_QUESTIONS = 1.0  # which archives are required, while they are not the worker's own
+_RUNS_PER_VISIT = 100
 _RUNS_PER_CLAIM = 16  # of each partition: few enough to be through before the claim runs out
 
 
@@ -54,7 +56,8 @@ class DrainWorker:
             id.
         batch: How many events go into one transaction of an archive at most; fewer where they are large.
         trim: What leaves Redis: ``"covered"``, what is archived and covered by every snapshot of the run, so that
-            ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``.
+            ``recover`` works from Redis alone; ``"archived"``, all that is archived; ``"never"``. What another
+            ``trim`` has left there is found in idle time, and leaves it too.
         partitions: The numbers of the partitions that it drains; None for all.
         claim_seconds: For how many seconds a claim lasts, and so how long a dead worker's runs wait for another.
         poll_seconds: How often, in seconds, an idle worker polls for work.
@@ -96,13 +99,14 @@ class DrainWorker:
             claim_seconds=claim_seconds,
             poll_seconds=poll_seconds,
             park_seconds=park_seconds,
+            trim=trim,
         )
         self.progress: DrainStats = self._parts.stats
         self._outages = self._parts.outages
         self._heartbeat = self._parts.heartbeat
-        self._batches = Batches(self._parts, batch=batch, trim=trim)
+        self._batches = Batches(self._parts, batch=batch)
         self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds)
-        self._sweep = Sweep(self._parts)
+        self._sweep = Sweep(self._parts, self._visit)
         self._enlistment = Enlistment(self._parts)
         self._check_at = 0.0
 
@@ -136,6 +140,38 @@ class DrainWorker:
                         raise
                 else:
                     return self._parts.report
+
+    def drain_runs(self, run_ids: Sequence[str], stop: threading.Event | None = None) -> DrainReport:
+        """Drain these runs now, whether they are due or not, whoever has claimed them.
+
+        What is archived of them, and may leave Redis by this worker's ``trim``, leaves it, proven as always.
+
+        Args:
+            run_ids: The runs; one that is not there is passed over.
+            stop: When it is set, this ends with the batch in hand, and leaves the rest to the next.
+
+        Returns:
+            What was done.
+
+        Raises:
+            StoreUnavailable: As of ``drain_once``.
+            ConfigurationError: Likewise.
+        """
+        with self._at_work():
+            self._enlistment.check()
+            self._visit(run_ids, stop or threading.Event())
+        return self._parts.report
+
+    def _visit(self, run_ids: Sequence[str], stop: threading.Event) -> None:
+        """Claim these runs, due or not, and drain them. Where another worker has claimed one, both drain it."""
+        for at in range(0, len(run_ids), _RUNS_PER_VISIT):
+            if stop.is_set():
+                break
+            some = run_ids[at : at + _RUNS_PER_VISIT]
+            now = self._namespace.run(server_time())
+            self._namespace.make_due(some)
+            self._namespace.extend(some, self._parts.claim_seconds)
+            self._drain_claimed([DueRun(run_id, now) for run_id in some], stop)
 
     def _drain_due(self, began: int, stop: threading.Event) -> None:
         """Drain what was due at this time, in microseconds by the server's clock, and what a sweep finds."""
@@ -182,7 +218,7 @@ class DrainWorker:
                 self._drain_claimed(claimed, stop)
             self._parts.note(self._retirement.some_due())
             if not claimed:
-                self._sweep.some()
+                self._sweep.some(stop)
         except StoreUnavailable as error:
             backend = self._outages.backend_of(error)
             if backend == REDIS:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runstream.model.questions import Question
 from runstream.model.results import Cursor
 
-__all__ = ["RunHead", "SnapshotHead", "last_unneeded"]
+__all__ = ["RunHead", "SnapshotHead", "last_unneeded", "recovery_bounds"]
 
 _NOWHERE = Cursor(0, 0)
 
@@ -22,10 +22,23 @@ def last_unneeded(last: int, covered: Mapping[str | None, int], since: Mapping[s
         covered: Up to where the snapshot of each lane (None: of the run) covers the history.
         since: The first offset of each lane that no snapshot of it covers.
     """
+    return min([last, *(offset for offset, _ in recovery_bounds(covered, since))])
+
+
+def recovery_bounds(
+    covered: Mapping[str | None, int], since: Mapping[str, int]
+) -> Iterator[tuple[int, str | None]]:
+    """The last offset that the recovery of each lane (None: of the run) does not need, for those that need any.
+
+    Args:
+        covered: As of ``last_unneeded``.
+        since: Likewise.
+    """
     of_run = covered.get(None)
+    if of_run is not None:
+        yield of_run, None
     # a lane without a snapshot of its own is covered by the run's, if there is one
-    of_lanes = [first - 1 for lane, first in since.items() if lane in covered or of_run is None]
-    return min([last, *of_lanes] if of_run is None else [last, of_run, *of_lanes])
+    yield from ((first - 1, lane) for lane, first in since.items() if lane in covered or of_run is None)
 
 
 class SnapshotHead(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -28,6 +29,7 @@ __all__ = [
     "HotUrl",
     "OfArchive",
     "OfUpcasts",
+    "RequiredArchives",
     "Url",
     "ending_with_parent",
     "hot_namespace",
@@ -35,6 +37,7 @@ __all__ = [
     "open_archive",
     "open_existing",
     "path_of",
+    "required_urls",
 ]
 
 Url = Annotated[
@@ -77,6 +80,16 @@ HotUrl = Annotated[
         help="The Redis store: redis://, rediss://, unix:// or embedded:DIR;"
         " options may stand in its query (?namespace=dev).",
         show_default=False,
+    ),
+]
+
+RequiredArchives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="ARCHIVE",
+        help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one.",
+        show_default="those that the namespace requires",
     ),
 ]
 
@@ -131,6 +144,18 @@ def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = 
     if archive is None:  # so long as the schemes say the truth, it is one
         raise ConfigurationError(f"{target}: is not an archive")
     return archive
+
+
+def required_urls(namespace: Namespace) -> list[str]:
+    """The URLs of the archives that a namespace requires, where its workers have them.
+
+    Raises:
+        ConfigurationError: It requires none.
+    """
+    locations = {location for found in namespace.required_archives() for location in found.values()}
+    if not locations:
+        raise ConfigurationError("this namespace requires no archive yet: name those to compare with, with --to")
+    return [f"{scheme}:{quote(path)}" for scheme, _, path in (at.partition(":") for at in sorted(locations))]
 
 
 def hot_namespace(store: RunStore[Any, Any]) -> Namespace:

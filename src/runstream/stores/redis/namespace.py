@@ -18,7 +18,7 @@ from runstream.stores.capabilities import part_of
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations import unfinished
 from runstream.stores.redis.operations.admin import append_again as appending
-from runstream.stores.redis.operations.admin import cursor_check, restore
+from runstream.stores.redis.operations.admin import cursor_check, held, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
@@ -99,6 +99,7 @@ class Namespace:
 
     run_ids = _method(sweep.run_ids)
     status = _method(inspection.namespace_status)
+    held_runs = _method(held.held_runs)
     snapshot_lanes = _method(inspection.snapshot_lanes)
     required_archives = _method(archives.required_archives)
     archives_of_run = _method(archives.archives_of_run)

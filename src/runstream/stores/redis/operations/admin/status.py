@@ -41,6 +41,7 @@ class WorkerReport:
         events: How many events it has archived.
         partitions: The numbers of those that it drains; None for all.
         archive_ids: The UUIDs of its archives; None: it is of a version that does not say.
+        trim: What it trims.
     """
 
     name: str
@@ -50,6 +51,7 @@ class WorkerReport:
     events: int
     partitions: Sequence[int] | None
     archive_ids: Sequence[str] | None = None
+    trim: str = "covered"
 
     def drains(self, partition: int) -> bool:
         """Whether it drains the partition of this number."""
@@ -108,6 +110,11 @@ class NamespaceStatus:
     damaged: Mapping[str, str] = field(default_factory=dict)
     undrained: Sequence[int] = ()
     without_worker: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trims(self) -> set[str]:
+        """What the living workers trim."""
+        return {worker.trim for worker in self.workers if self.is_living(worker)}
 
     def is_living(self, worker: WorkerReport) -> bool:
         """Whether a worker has said within the last minute that it lives."""
@@ -236,7 +243,10 @@ def _reports(workers: Mapping[bytes, bytes]) -> Iterator[WorkerReport]:
             failing = {what: Failure(**failure) for what, failure in facts["failing"].items()}
             archives, partitions = facts["archives"], facts["partitions"]
             seen_at, events, ids = float(facts["seen_at"]), int(facts["events"]), facts.get("archive_ids")
-            yield WorkerReport(name.decode(), seen_at, list(map(str, archives)), failing, events, partitions, ids)
+            trim = str(facts.get("trim", "covered"))
+            yield WorkerReport(
+                name.decode(), seen_at, list(map(str, archives)), failing, events, partitions, ids, trim
+            )
         except (ValueError, LookupError, TypeError, AttributeError):
             continue  # of another version: what is reported of a worker is no part of its work
 

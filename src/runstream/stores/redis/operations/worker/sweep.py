@@ -14,11 +14,12 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys, PartitionKeys, namespace_config, run_of_key
+from runstream.stores.redis.operations.worker.held import Held, find_held
 from runstream.stores.redis.operations.worker.load import HotRun, load_runs
 from runstream.stores.redis.scripts.calls import RELIST
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["BEGINNING", "SweptPage", "relist", "run_ids", "sweep_page"]
+__all__ = ["BEGINNING", "SweptPage", "load_sound", "relist", "run_ids", "sweep_page"]
 
 BEGINNING = b"0"
 """The position at which a sweep begins, and that comes back when it is through."""
@@ -32,11 +33,13 @@ class SweptPage(NamedTuple):
         position: Where the next page begins; BEGINNING: this was the last.
         relisted: The runs that missed from a set, and are in it again.
         damaged: The runs that do not read and are not parked, with the error.
+        held: The runs of which something is archived and still in Redis.
     """
 
     position: bytes
     relisted: Sequence[str]
     damaged: Sequence[CorruptRecordError]
+    held: Sequence[Held]
 
 
 def sweep_page(keys: Keys, position: bytes, only: Collection[int] | None = None) -> Operation[SweptPage]:
@@ -51,11 +54,11 @@ def sweep_page(keys: Keys, position: bytes, only: Collection[int] | None = None)
     if position == BEGINNING:
         yield from _keep_count(keys, partitions)
     position, found = yield from _scan(keys, position)
-    loaded, damaged = yield from _load(keys, [one for one in found if keys.run(one).partition in partitions])
+    loaded, damaged = yield from load_sound(keys, [one for one in found if keys.run(one).partition in partitions])
     relisted = yield from relist(keys, loaded)
     scores = yield Exchange([(b"ZSCORE", keys.run(one.run_id).partition.due, one.run_id) for one in damaged])
     unparked = [error for error, score in zip(damaged, scores, strict=True) if score is None]
-    return SweptPage(position, relisted, unparked)
+    return SweptPage(position, relisted, unparked, (yield from find_held(keys, loaded)))
 
 
 def run_ids(keys: Keys) -> Operation[set[str]]:
@@ -94,7 +97,8 @@ def _keep_count(keys: Keys, partitions: Collection[PartitionKeys]) -> Operation[
         yield Exchange([(b"HSETNX", name, "partitions", len(keys.partitions)) for name in lost])
 
 
-def _load(keys: Keys, names: Sequence[str]) -> Operation[tuple[list[HotRun], list[CorruptRecordError]]]:
+def load_sound(keys: Keys, names: Sequence[str]) -> Operation[tuple[list[HotRun], list[CorruptRecordError]]]:
+    """Load those of these runs that are there and read, and the errors of those that do not."""
     damaged: dict[str, CorruptRecordError] = {}
     while True:
         try:
@@ -111,7 +115,7 @@ def relist(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
     if not calls:
         return []
     # a worker may have settled a run, or retired it, between the look at it and the look at the sets
-    now, _ = yield from _load(keys, list(calls))
+    now, _ = yield from load_sound(keys, list(calls))
     unchanged = {run.run_id for run in now if run in runs}
     calls = {run_id: call for run_id, call in calls.items() if run_id in unchanged}
     replies = yield Exchange(list(calls.values()))
