@@ -11,11 +11,14 @@ import pytest
 
 from runstream.drain.batch import Batches
 from runstream.drain.claimed_run import ClaimedRun, Positions
+from runstream.drain.worker import DrainWorker
 from runstream.model.errors import StoreUnavailable
+from runstream.model.results import DrainReport
 from runstream.repair import resolve
 from runstream.repair.branches import branch_name
 from runstream.stores.archive.jsonl import run_log
 from runstream.stores.archive.sqlite.file_identity import FileIdentity
+from runstream.stores.redis.operations.worker.drain import Proven
 from runstream.stores.redis.operations.worker.load import HotRun
 from tests.simulation.breaks.one import Break
 
@@ -58,9 +61,20 @@ def _keep_no_branch(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(resolve, "keep_branch", lambda _, history, __: branch_name(history.run_id, history.last))
 
 
+def _trim_at_once_without_proof(patched: pytest.MonkeyPatch) -> None:
+    def drain_runs(self: DrainWorker, run_ids: Sequence[str]) -> DrainReport:
+        runs = [run for run in self._namespace.load_runs(run_ids) if run is not None]
+        proven = [Proven(run.header, run.head.last, run.head.tokens, "archived", None) for run in runs]
+        settled = self._namespace.settle(proven, self._parts.archives)
+        return DrainReport(trimmed=sum(one.trimmed for one in settled))
+
+    patched.setattr(DrainWorker, "drain_runs", drain_runs)
+
+
 IN_WORKERS: Sequence[Break] = (
     Break("a batch is settled that no archive has", "storm", _settle_without_proof, seed=33),
     Break("a run is parked that another worker has moved on", "rivals", _park_without_looking_again, seed=14),
+    Break("an operator trims what no archive has", "retirements", _trim_at_once_without_proof),
     Break("a JSONL log is not fsynced", "power loss", _write_without_fsync),
     Break("a worker goes on with a database that was replaced", "older copies", _go_on_with_what_was_replaced),
     Break(

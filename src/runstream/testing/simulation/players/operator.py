@@ -1,4 +1,4 @@
-"""Operators, as players: they end, retire, restore, verify and delete runs while others work."""
+"""Operators, as players: they end, retire, trim, restore, verify and delete runs while others work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from runstream.drain.worker import DrainWorker
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ConcurrencyConflict,
@@ -27,6 +28,7 @@ __all__ = ["OperatorPlayer"]
 
 _PAUSE_SECONDS = (0.0, 0.1, 1.0)
 _KEEPS = ("redis", "archive", "both")
+_TRIMS = ("covered", "archived")
 
 
 class OperatorPlayer(Player):
@@ -59,7 +61,7 @@ class OperatorPlayer(Player):
             self._stores = [TieredCheckpointer(hot, archive) for archive in archives]
             acts: list[Callable[[], None]] = [
                 *(self._append, self._append, self._end_own, self._delete, self._restore_own),
-                *(self._restore, self._verify, self._unpark, self._resolve),
+                *(self._restore, self._verify, self._unpark, self._resolve, self._trim, self._trim),
             ]
             acts += [] if world.plan.forget_after_seconds is not None else [self._end, self._end]
             for _ in range(world.plan.turns):
@@ -128,6 +130,22 @@ class OperatorPlayer(Player):
         with suppress(StoreUnavailable):
             verdict = verify_run(run_id, hot=self._hot, sinks=self._archives)
             assert verdict.is_sound or self.world.server.losses, verdict
+
+    def _trim(self) -> None:
+        """Let what is archived leave Redis at once, of one run or of all, whatever the workers trim."""
+        trim: Any = self._one_of(_TRIMS)
+        with suppress(StoreUnavailable):
+            worker = DrainWorker(
+                self._hot,
+                self._archives,
+                name=self.process.name,
+                trim=trim,
+                claim_seconds=self.world.plan.claim_seconds,
+            )
+            held = namespace_of(self._hot).held_runs().runs
+            run_ids = [one.run_id for one in held if one.trimmable(trim)]
+            done = worker.drain_runs(run_ids if self.world.choices.below(2) else [self._one_of(self.world.runs)])
+            self.world.scheduler.note(f"trims what is {trim}: {done}")
 
     def _unpark(self) -> None:
         with suppress(StoreUnavailable):
