@@ -207,8 +207,8 @@ def test_the_last_sweep_tells_what_is_held_and_by_what(fake_hot: Hot, archives: 
     """What it lets leave Redis is not counted."""
     hot = fake_hot
     fill(hot)
+    assert DrainWorker(hot, archives).progress.held is None
     worker = DrainWorker(hot, archives, trim="never")
-    assert worker.progress.held is None
     worker.drain_once()
     assert worker.progress.held == {"snapshot": 10, "no snapshot": 5, "lane": 4}
     worker = DrainWorker(hot, archives)

@@ -344,6 +344,7 @@ def drains(url: str, place: Path) -> None:
             worker.drain_once()
         assert "done" not in store.list_runs()
         namespace_of(store).status()
+        assert namespace_of(store).held_runs().looked_at
 
 
 def operates(url: str, place: Path) -> None:
@@ -354,6 +355,7 @@ def operates(url: str, place: Path) -> None:
         store.delete_run("r")
         put_back(store, archive, "r")
         assert mend_run(store, "r") == []
+        DrainWorker(store, [archive], trim="archived").drain_runs(["r"])
 
 
 @needs_server

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from purpose_agent.runtime.checkpoint import SQLiteCheckpointer as ForeignCheckpointer
 
-from runstream import SQLiteCheckpointer
+from runstream import JSONLCheckpointer, SQLiteCheckpointer
+from runstream.stores.redis.namespace import namespace_of
 from tests.project.test_project import check_command_line
-from tests.support.commands import run
-from tests.support.servers import needs_server
+from tests.support.commands import QUIET, Place, run
+from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "runstream"
@@ -72,6 +77,66 @@ def test_the_commands_of_the_page_about_upcasts_are_commands(
     said = run(*lines[0][:-1], "page_schema:upcasts", "--json")
     del sys.modules["page_schema"]
     assert [event["kind"] for event in said.document["events"]] == ["tool.started"]
+
+
+OPERATIONS = re.findall(
+    r"^```sh\n(.*?)^```", (ROOT / "docs/operations.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+def test_the_commands_of_the_page_about_operations_are_commands() -> None:
+    lines = [line.partition(" &")[0] for block in OPERATIONS for line in block.splitlines()]
+    commands = [line.split()[1:] for line in lines if line.startswith("runstream ")]
+    assert len(commands) == 7
+    for arguments in commands:
+        check_command_line(arguments)
+
+
+@needs_server
+@pytest.mark.exhaustive
+def test_an_archive_is_added_by_the_steps_of_the_page_while_archiving_goes_on(tmp_path: Path) -> None:
+    """Events come all the while; each is archived within seconds, and in the end both archives have all."""
+    (steps,) = (block for block in OPERATIONS if "archives add" in block)
+    with closing(Place(tmp_path)) as place:
+        place.emit("r", 5)
+        assert run("drain", "--url", place.url, "--to", f"sqlite:{tmp_path}/runs.db", "--once").code == 0
+        shim = tmp_path / "bin" / "runstream"
+        shim.parent.mkdir()
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runstream "$@"\n', encoding="utf-8")
+        shim.chmod(0o755)
+        script = subprocess.Popen(
+            ["bash", "-ec", f"{steps}\nread _ || kill $new\nwait $new"],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **QUIET,
+                "RUNSTREAM_URL": place.url,
+                "PATH": f"{shim.parent}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT / "src"),
+            },
+        )
+        assert script.stdin is not None
+        assert script.stderr is not None
+        seq, longest = 5, 0.0
+        until = time.monotonic() + DEADLINE_SECONDS
+        while len(namespace_of(place.store).status().archives) < 2 or seq < 100:
+            assert time.monotonic() < until
+            began, seq = time.monotonic(), seq + 1
+            place.emit("r", 1, first=seq)
+            eventually(lambda seq=seq: place.archived("r") == seq)  # type: ignore[misc] # bound at once
+            if seq > 6:  # the first waits until the workers are there
+                longest = max(longest, time.monotonic() - began)
+        said = script.communicate("")[1]
+        assert script.returncode == 0, said
+        assert longest < DEADLINE_SECONDS / 3, said
+        assert "drain new waits until its archives are those that are required" in said
+        assert "drain old waits" in said or "drain old ends" in said
+        assert "is parked" not in said
+    with SQLiteCheckpointer(tmp_path / "runs.db") as former, JSONLCheckpointer(tmp_path / "copy") as late:
+        assert len(former.list_events("r")) == len(late.list_events("r")) == seq
 
 
 @needs_server
