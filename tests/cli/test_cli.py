@@ -61,10 +61,10 @@ def test_each_command_on_a_store_names_the_variable_that_stands_for_its_url(name
 
 
 def test_the_help_lists_all_commands_and_the_exit_codes() -> None:
-    said = run("--help", COLUMNS="1000")
+    said = run("--help")
     assert said.code == 0
-    assert all(f"\n│ {name} " in said.out for name in COMMANDS)
-    assert EXIT_CODES in said.out
+    assert all(f"\n  {name} " in said.out for name in COMMANDS)
+    assert EXIT_CODES in " ".join(said.out.split())
     for code in ExitCode:
         assert f" {code.value} " in EXIT_CODES
 
@@ -195,7 +195,7 @@ def test_runs_are_listed_newest_first_and_the_table_says_what_the_json_says(arch
     assert first["created_at"].endswith("Z")
     assert first["archived_offset"] is None  # it is the archive
     header, *rows = run("runs", RUNSTREAM_URL=archive).out.splitlines()
-    assert header.split() == ["run", "session", "status", "events", "created", "updated"]
+    assert header.split() == ["run", "session", "status", "events", "updated"]
     assert rows[0].split()[:4] == ["orders", "tuesday", "completed", "5"]
     assert rows[1].split()[0] == "older"
 
@@ -305,12 +305,13 @@ def test_status_of_a_server_that_says_nothing_of_itself_is_known_all_the_same() 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-5, "0 s ago"),
-        (0, "0 s ago"),
-        (119, "119 s ago"),
-        (120, "2 min ago"),
-        (7200, "2 h ago"),
-        (172_800, "2 d ago"),
+        (-5, "0s ago"),
+        (0, "0s ago"),
+        (99, "99s ago"),
+        (100, "1m ago"),
+        (5999, "99m ago"),
+        (6000, "1h ago"),
+        (172_800, "2d ago"),
     ],
 )
 def test_how_long_ago_something_was(seconds: float, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,11 +14,14 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import typer.testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from runstream import EventKind, PAEvent, RedisCheckpointer, connect, create_event
@@ -30,6 +34,11 @@ NOT_SET = dict.fromkeys(
     ("RUNSTREAM_URL", "RUNSTREAM_DEBUG", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "PYTHONUNBUFFERED")
 )
 QUIET = {name: value for name, value in os.environ.items() if name not in NOT_SET}
+
+
+# to build the command line takes most of the time that a command takes in this process: it is done once
+_built = cache(get_command)
+typer.testing._get_command = _built  # type: ignore[attr-defined]  # the runner's own, which has no such option
 
 
 @dataclass
@@ -55,6 +64,22 @@ def run(*arguments: str, **environment: str) -> Said:
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert "\x1b" not in done.stdout + done.stderr, "control characters, and nobody at a terminal"
     return Said(done.exit_code, done.stdout, done.stderr)
+
+
+class Terminal(io.StringIO):
+    """Takes what is printed, as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def at_terminal(*arguments: str, columns: int = 80, **environment: str) -> str:
+    """What a command prints at a terminal of so many columns: its characters and its styles."""
+    runner = CliRunner(env={**NOT_SET, "TERM": "xterm", "NO_COLOR": None, "COLUMNS": str(columns), **environment})
+    screen = Terminal()
+    with runner.isolation(), redirect_stdout(screen):
+        _built(app).main(arguments, prog_name="runstream", standalone_mode=False)
+    return screen.getvalue()
 
 
 def spawn(*arguments: str) -> Said:

@@ -53,6 +53,10 @@ class _Commands(TyperGroup):
         """Run a command; an error of ours, or of the output, becomes a line on stderr and its exit code."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # the words of the library that checks values for typer, before its own
+            error.message = error.message.removeprefix("Value error, ")
+            raise
         except BrokenPipeError as error:  # `| head`: who read the output has seen enough
             _give_up(sys.stdout, sys.stderr)
             raise typer.Exit(ExitCode.READER_GONE) from error
@@ -76,9 +80,9 @@ app = typer.Typer(
     name="runstream",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help: no boxes, as nowhere else
+    context_settings={"help_option_names": ["--help", "-h"]},
     epilog=f"{EXIT_CODES}\n\nBegin with: runstream demo",
 )
 
@@ -103,9 +107,14 @@ def _global_options(
 
 
 def _add(command: Callable[..., None], epilog: str, name: str | None = None) -> None:
-    """Add a command. Its docstring is its help, where a paragraph is as wide as the terminal."""
-    paragraphs = (getdoc(command) or "").split("\n\n")
-    app.command(name, help="\n\n".join(" ".join(one.split()) for one in paragraphs), epilog=epilog)(command)
+    """Add a command. Its docstring is its help, the first sentence of it stands in the list of commands.
+
+    The examples of its epilog are not wrapped, so that they can be copied.
+    """
+    text = getdoc(command) or ""
+    first, _, _ = " ".join(text.partition("\n\n")[0].split()).partition(". ")
+    epilog = epilog.replace("\n\nrunstream ", "\n\n\b\nrunstream ")
+    app.command(name, help=text, short_help=first.removesuffix("."), epilog=epilog)(command)
 
 
 _add(demo_command.demo, demo_command.EPILOG)

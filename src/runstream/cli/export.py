@@ -21,9 +21,9 @@ from runstream.cli.support.export_formats import (
 from runstream.cli.support.options import OfArchive, Url, open_existing
 from runstream.cli.support.output import say
 from runstream.cli.support.progress_bar import showing_progress
+from runstream.cli.support.run_names import RunName, run_named
 from runstream.history.merged import MergedRun
 from runstream.model.errors import ConfigurationError
-from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Sink
 from runstream.stores.capabilities import part_of
 from runstream.stores.protocol import RunStore
@@ -47,7 +47,7 @@ _FORMATS: dict[str, Format] = {
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    run: RunName,
     to: Annotated[str, typer.Option(metavar="FILE", help="The file to make; - is stdout, for jsonl and csv.")],
     url: Url = None,
     archive: OfArchive = None,
@@ -70,13 +70,13 @@ def export(
     The file is there when all of it is written, and not before. A record that does not read ends the command, with
     exit code 1, unless --skip-corrupt is given; a sqlite file has it in its quarantine then.
     """
-    check_run_id(run)
     made = _format_of(to, file_format)
     with ExitStack() as opened:
         store = opened.enter_context(open_existing(url, archive))
+        run = run_named(store, run)
         merged = MergedRun.load(store, run)
-        if merged is None:
-            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        if merged is None:  # it was deleted just now
+            raise NoSuchRun(f"there is no run {run!r} in this store any more")
         advance = opened.enter_context(showing_progress(f"export of {run}", len(merged)))
         exported = Export(merged, skip=skip_corrupt, on_progress=advance)
         if to == _STDOUT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
 from runstream.cli.support.options import AsJson, Url, path_of
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
+from runstream.cli.support.run_names import find_run
 from runstream.connect import connect
 from runstream.integrations.purpose_agent.additions import Additions
 from runstream.integrations.purpose_agent.directory import open_source
@@ -110,7 +111,13 @@ def _append(
         opened.enter_context(archive)
         store = _open(opened, url, path, dry_run=False)
         additions = Additions(store, archive, strict=strict, dry_run=dry_run, on_unreadable=unread.take)
-        return [additions.run(run_id) for run_id in additions.run_ids() if wanted is None or run_id in wanted]
+        ids = added = additions.run_ids()
+        if wanted is not None:
+            ids = []
+            for given in wanted:
+                with suppress(NoSuchRun):  # nothing was added to it
+                    ids.append(find_run(given, added, ""))
+        return [additions.run(run_id) for run_id in dict.fromkeys(ids)]
 
 
 class _Unread:
@@ -136,11 +143,9 @@ def _chosen(source: Source, wanted: Sequence[str] | None) -> list[SourceRun]:
     runs = list(source.runs())
     if wanted is None:
         return runs
-    known = {each.run_id for each in runs}
-    for run_id in wanted:
-        if run_id not in known:
-            raise NoSuchRun(f"there is no run {run_id!r} in {source.location}")
-    return [each for each in runs if each.run_id in wanted]
+    known = [each.run_id for each in runs]
+    named = {find_run(given, known, f"there is no run {given!r} in {source.location}") for given in wanted}
+    return [each for each in runs if each.run_id in named]
 
 
 def _open(opened: ExitStack, url: str | None, source: Path, *, dry_run: bool) -> Any:

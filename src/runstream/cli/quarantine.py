@@ -12,6 +12,7 @@ import typer
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
 from runstream.cli.support.options import AsJson, open_archive
 from runstream.cli.support.output import bytes_text, console, emit_json, iso_time, print_table, printable, say
+from runstream.cli.support.run_names import find_run
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import record_crc
@@ -65,6 +66,9 @@ def quarantine(
         check_run_id(run)
     with ExitStack() as opened:
         sink = open_archive(opened, url or "", "--url")
+        if run is not None:
+            unknown = f"the quarantine has no record of a run {run!r}; `runstream quarantine` lists them"
+            run = find_run(run, dict.fromkeys(run_id for run_id, _ in sink.quarantine()), unknown)
         if action == "retry":
             left = _retry(sink, run, offset, as_json=as_json)
         elif run is not None and offset is not None:

@@ -19,6 +19,7 @@ from runstream.cli.support.options import (
     required_urls,
 )
 from runstream.cli.support.output import emit_json, iso_time, print_table, say
+from runstream.cli.support.run_names import RunName, run_named
 from runstream.codec.archive_entries import entry_fields
 from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry
@@ -44,7 +45,7 @@ _CHOICES = {
 
 
 def resolve(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    run: RunName,
     to: RequiredArchives = None,
     keep: Annotated[
         Keep | None,
@@ -64,9 +65,10 @@ def resolve(
         hot = opened.enter_context(open_existing(url))
         namespace = hot_namespace(hot)
         sinks = [open_archive(opened, target, "--to") for target in to or required_urls(namespace)]
+        run = run_named(hot, run)
         found = repair.load_histories(hot, sinks, run)
-        if found is None:
-            raise NoSuchRun(f"there is no run {run!r} in Redis; `runstream runs` lists those that there are")
+        if found is None:  # it was deleted just now
+            raise NoSuchRun(f"there is no run {run!r} in Redis any more")
         done = None if keep is None else repair.resolve(hot, sinks, found, keep)
         if done is not None and as_json:
             emit_json({"run_id": run, "keep": keep, **_done_facts(done), "parted": bool(found.diverged)})

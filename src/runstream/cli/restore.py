@@ -9,10 +9,11 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, open_archive
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
+from runstream.cli.support.run_names import find_run
 from runstream.connect import connect
 from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
@@ -56,7 +57,9 @@ def restore(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="The ids of runs; without any, all of the archive.", show_default=False
+            metavar="RUN",
+            help="Runs, by id or its beginning; without any, all of the archive.",
+            show_default=False,
         ),
     ] = None,
     to: Annotated[
@@ -116,10 +119,12 @@ def _wanted(archive: Archive, run_ids: Sequence[str] | None) -> dict[str, int]:
         NoSuchRun: The archive does not have one that was named.
     """
     if run_ids:
-        named = {run_id: ArchivedHistory.load(archive, run_id) for run_id in run_ids}
-        if missing := [run_id for run_id, history in named.items() if history is None]:
-            raise NoSuchRun(f"{archive.location} has no run {', '.join(map(repr, missing))}; nothing was done")
-        histories = [history for history in named.values() if history is not None]
+        ids = list(archive.run_ids())
+        named = (
+            find_run(given, ids, f"{archive.location} has no run {given!r}; nothing was done") for given in run_ids
+        )
+        loaded = [ArchivedHistory.load(archive, run_id) for run_id in dict.fromkeys(named)]
+        histories = [history for history in loaded if history is not None]
         refused = []
     else:
         found = dict(ArchivedHistory.load_all(archive))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.support.options import AsJson, Url, open_existing
+from runstream.cli.support.options import AsJson, Url, Wide, open_existing
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.results import RunInfo
@@ -21,7 +22,7 @@ EPILOG = """Examples:
 
 runstream runs --url redis://localhost --status running
 
-runstream runs --url sqlite:archive.db --limit 100 --json | jq '.runs\\[].run_id'"""
+runstream runs --url sqlite:archive.db --limit 100 --json | jq '.runs[].run_id'"""
 
 
 def runs(
@@ -29,9 +30,14 @@ def runs(
     session: Annotated[str | None, typer.Option(help="Only the runs of this session.")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only the runs in this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, the most recently updated first."""
+    """List runs, the most recently updated first.
+
+    With --wide also when they were created, and from which offset on a run is in Redis. Every command takes the
+    beginning of a run's id in place of all of it, as long as no other run begins so.
+    """
     with open_existing(url) as store:
         wanted = None if status is None else status.value
         found = list(store.runs(session_id=session, status=wanted, limit=limit + 1))
@@ -43,12 +49,11 @@ def runs(
     if as_json:
         emit_json({"runs": [run_facts(info, is_hot=is_hot) for info in shown], "more": len(found) > limit})
         return
-    columns = ["run", "session", "status", "events"] + ["archived", "hot from"] * is_hot + ["created", "updated"]
-    rows = [_row(info, is_hot=is_hot) for info in shown]
-    if any(info.waiting_for for info in shown):
-        columns.append("waits for")
-        rows = [[*row, questions_of(info)] for row, info in zip(rows, shown, strict=True)]
-    print_table(columns, rows)
+    columns = ["run", "session", "status", "events", *["archived"] * is_hot, "updated", "waits for"]
+    if wide:
+        columns += ["created", *["hot from"] * is_hot]
+    rows = [_row(info, columns) for info in shown]
+    print_table(columns, rows, names=("run", "session"), unfolded=("status", "created", "updated"), wide=wide)
     if len(found) > limit:
         say(f"there are more than {limit} runs; see more of them with --limit")
 
@@ -76,9 +81,17 @@ def questions_of(info: RunInfo) -> str:
     )
 
 
-def _row(info: RunInfo, *, is_hot: bool) -> list[object]:
-    row: list[object] = [info.run_id, info.session_id, info.status, info.last_offset]
-    if is_hot:
+def _row(info: RunInfo, columns: Sequence[str]) -> list[object]:
+    facts = {
+        "run": info.run_id,
+        "session": info.session_id,
+        "status": info.status,
+        "events": info.last_offset,
+        "waits for": questions_of(info),
+        "archived": info.archived_offset,
         # a run of which nothing is hot has no first hot offset, only one that would be the next
-        row += [info.archived_offset, info.first_hot if info.first_hot <= info.last_offset else None]
-    return [*row, ago(info.created_at), ago(info.updated_at)]
+        "hot from": info.first_hot if info.first_hot <= info.last_offset else None,
+        "created": ago(info.created_at),
+        "updated": ago(info.updated_at),
+    }
+    return [facts[name] for name in columns]

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from runstream.cli.runs import questions_of, run_facts
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, OfArchive, OfUpcasts, Url, open_existing
-from runstream.cli.support.output import ago, clock, emit_json, event_facts, iso_time, print_table, say, short
+from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_existing
+from runstream.cli.support.output import (
+    ago,
+    clock,
+    console,
+    day,
+    emit_json,
+    event_facts,
+    iso_time,
+    make_table,
+    say,
+    spaced,
+)
+from runstream.cli.support.run_names import RunName, run_named
+from runstream.cli.support.text_deltas import Join, is_delta, joined
+from runstream.cli.support.value_texts import cut, is_moment_name, payload_text, value_text
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
 from runstream.model.results import Recorded, RunInfo, Snapshot
@@ -65,7 +82,7 @@ class _Wanted:
 
 
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    run: RunName,
     url: Url = None,
     archive: OfArchive = None,
     upcasts: OfUpcasts = None,
@@ -83,6 +100,9 @@ def show(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many events.")] = 100,
     lane: Annotated[str | None, typer.Option(help="Only events and snapshot of this lane.")] = None,
+    join: Join = False,
+    local: InLocalTime = False,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a run: what is known of it, its events in order, and its state at the end; or with --at, how it was.
@@ -93,9 +113,10 @@ def show(
     beginning.
     """
     with open_existing(url, archive, upcasts) as store:
+        run = run_named(store, run)
         info = store.run_info(run)
-        if info is None:
-            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        if info is None:  # it was deleted just now
+            raise NoSuchRun(f"there is no run {run!r} in this store any more")
         if at is not None and at > info.last_offset:
             raise ConfigurationError(
                 f"--at {at}: run {run!r} ends at offset {info.last_offset}; name one that it has"
@@ -115,7 +136,8 @@ def show(
     if as_json:
         emit_json({**_facts(info, snapshots, timeline, is_hot=is_hot), "at": at})
         return
-    _print(info, snapshots, timeline, at, is_hot=is_hot)
+    page = _Page(is_hot, join, local, wide)
+    console(sys.stdout, wide=wide).print(*spaced(page.tables(info, snapshots, timeline, at)), sep="\n")
     if timeline.next_after is not None:
         say(f"there are more events; go on with --after {timeline.next_after}")
 
@@ -202,28 +224,64 @@ def _facts(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, *, is_hot:
     }
 
 
-def _print(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, at: int | None, *, is_hot: bool) -> None:
-    archived = f", archived up to {info.archived_offset}" if is_hot else ""
-    rows = [
-        ("run", info.run_id),
-        ("session", info.session_id),
-        ("status", info.status),
-        ("events", f"{info.last_offset}{archived}"),
-        ("created", f"{iso_time(info.created_at)} ({ago(info.created_at)})"),
-        ("updated", f"{iso_time(info.updated_at)} ({ago(info.updated_at)})"),
-    ]
-    if info.waiting_for:
-        rows.append(("waits for", questions_of(info)))
-    if at is not None:
-        rows.append(("shown at", f"offset {at}"))
-    print_table(["what", "value"], rows)
-    if snapshots:
-        columns = ["snapshot of", "covers offset", "revision", "status", "step", "node"]
-        print_table(columns, [_snapshot_row(lane, snapshot) for lane, snapshot in snapshots.items()])
-    if timeline.events:
-        print_table(["offset", "time (UTC)", "lane", "kind", "payload"], map(_event_row, timeline.events))
-    for lane, snapshot in snapshots.items():
-        print_table([f"state of {_name(lane)}", f"as of offset {snapshot.offset}"], _state_rows(snapshot))
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What of a run is shown to people, and how: see the options of the command."""
+
+    is_hot: bool
+    join: bool
+    local: bool
+    wide: bool
+
+    def tables(self, info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, at: int | None) -> Iterator[Table]:
+        """The run, its snapshots, its events, its states."""
+        yield make_table(["what", "value"], self._facts(info, at))
+        if snapshots:
+            columns = ["snapshot of", "covers offset", "revision", "status", "step", "node"]
+            yield make_table(columns, [_snapshot_row(lane, snapshot) for lane, snapshot in snapshots.items()])
+        if timeline.events:
+            columns = ["offset", f"time ({'local' if self.local else 'UTC'})", "lane", "kind", "payload"]
+            rows = self._event_rows(timeline.events)
+            yield make_table(columns, rows, names=("lane",), unfolded=(columns[1], "kind"))
+        for lane, snapshot in snapshots.items():
+            columns = [f"state of {_name(lane)}", f"as of offset {snapshot.offset}"]
+            yield make_table(columns, self._state_rows(snapshot), unfolded=columns[:1])
+
+    def _facts(self, info: RunInfo, at: int | None) -> Iterator[tuple[str, str]]:
+        archived = f", archived up to {info.archived_offset}" if self.is_hot else ""
+        yield "run", info.run_id
+        yield "session", info.session_id
+        yield "status", info.status
+        yield "events", f"{info.last_offset}{archived}"
+        for name, timestamp in (("created", info.created_at), ("updated", info.updated_at)):
+            yield name, f"{iso_time(timestamp, local=self.local)} ({ago(timestamp)})"
+        if info.waiting_for:
+            yield "waits for", questions_of(info)
+        if at is not None:
+            yield "shown at", f"offset {at}"
+
+    def _event_rows(self, events: Iterable[Recorded[Any]]) -> Iterator[tuple[object, ...]]:
+        """An event in each row, and the date where it is another than before, or than today."""
+        if self.join:
+            events = sorted(joined(events), key=lambda item: item.offset)
+        today = day(time.time(), local=self.local)
+        for offset, _, event in events:
+            if (date := day(event.ts, local=self.local)) not in ("", today):
+                yield None, date, None, None, None
+                today = date
+            at, payload = clock(event.ts, local=self.local), self._payload(event)
+            yield offset, at, event.lane_id, event.kind, payload
+
+    def _payload(self, event: Any) -> str:
+        text = payload_text(event.payload, local=self.local)
+        return text if self.wide or (self.join and is_delta(event)) else cut(text)
+
+    def _state_rows(self, snapshot: Snapshot[Any]) -> Iterator[tuple[object, ...]]:
+        """What the state holds, key by key, without what is empty."""
+        for key, value in snapshot.state.items():
+            if value not in ("", [], {}) and not (is_moment_name(key) and value == 0):
+                text = value_text(value, key, local=self.local)
+                yield key, text if self.wide else cut(text)
 
 
 def _name(lane: str | None) -> str:
@@ -233,17 +291,3 @@ def _name(lane: str | None) -> str:
 def _snapshot_row(lane: str | None, snapshot: Snapshot[Any]) -> tuple[object, ...]:
     facts = (snapshot.state.get(key) for key in ("status", "current_step", "current_node"))
     return (_name(lane), snapshot.offset, snapshot.revision, *facts)
-
-
-def _state_rows(snapshot: Snapshot[Any]) -> list[tuple[object, ...]]:
-    """What the state holds, key by key, without what is empty."""
-    return [
-        (key, short({key: value})[len(key) + 1 :])
-        for key, value in snapshot.state.items()
-        if value not in ("", [], {})
-    ]
-
-
-def _event_row(item: Recorded[Any]) -> tuple[object, ...]:
-    event = item.event.to_dict()
-    return (item.offset, clock(event["ts"]), event["lane_id"], event["kind"], short(event["payload"]))

@@ -17,10 +17,21 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
-from runstream.cli.support.options import OfArchive, OfUpcasts, Url, is_redis_alone, open_existing
-from runstream.cli.support.output import clock, console, emit_json, event_facts, printable, say, short
+from runstream.cli.support.exit_codes import ExitCode
+from runstream.cli.support.options import (
+    InLocalTime,
+    OfArchive,
+    OfUpcasts,
+    Url,
+    Wide,
+    is_redis_alone,
+    open_existing,
+)
+from runstream.cli.support.output import clock, console, day, emit_json, event_facts, printable, say
+from runstream.cli.support.run_names import RunName, run_named
 from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
+from runstream.cli.support.text_deltas import Join, is_delta, joined
+from runstream.cli.support.value_texts import cut, payload_text
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -60,7 +71,7 @@ _STYLES = (*_COLOURS, *(f"bright_{colour}" for colour in _COLOURS))
 
 
 def tail(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    run: RunName,
     url: Url = None,
     archive: OfArchive = None,
     upcasts: OfUpcasts = None,
@@ -84,13 +95,18 @@ def tail(
     kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind; may be repeated.")] = None,
     lane: Annotated[str | None, typer.Option(help="Only events of this lane.")] = None,
     visibility: Annotated[Visibility | None, typer.Option(help="Only events that these may see.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for a run that is not there yet.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for a run that is not there yet: then RUN is all of its id.")
+    ] = False,
     idle_timeout: Annotated[
         float | None,
         typer.Option(
             min=0.0, help="End, with code 1, after so many seconds without an event.", show_default=False
         ),
     ] = None,
+    join: Join = False,
+    local: InLocalTime = False,
+    wide: Wide = False,
     start_timeout: StartTimeout = START_SECONDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as one JSON object on a line.")
@@ -98,9 +114,11 @@ def tail(
 ) -> None:
     """Follow a run: one line per event, until the run has ended.
 
-    A line has time (UTC), offset, lane, seq, kind and payload; each lane has its colour. While the server is away
-    it waits, and then goes on where it was. What has left Redis is read from the archive, with --archive.
-    --lines counts the events that are shown; with --since there is no such limit unless it is given too.
+    A line has time (UTC, or with --local this machine's), offset, lane, seq, kind and payload; each lane has its
+    colour. The date stands on a line of its own where it is another than before, or than today. While the server
+    is away it waits, and then goes on where it was. What has left Redis is read from the archive, with --archive.
+    --lines counts the events that are shown; with --since there is no such limit unless it is given too. With
+    --join, text is shown when the lane goes on with something else, or falls silent.
     """
     wanted = EventFilter(FollowQuery(lane_id=lane, kinds=kind or None, visibility=visibility))
     wait_for_server(url, start_timeout)
@@ -110,15 +128,14 @@ def tail(
                 "an archive has no live end to follow: name the server, with this as its --archive; or look at the"
                 " run with `runstream show`"
             )
-        if store.run_info(run) is None and not wait:
-            raise NoSuchRun(
-                f"there is no run {run!r} in this store; `runstream runs` lists those that there are, and --wait"
-                " waits for it"
-            )
+        if not wait:
+            run = run_named(store, run, ", and --wait waits for it")
         after = _begin(store, run, wanted, since, lines)
         following = _Following(store, run, after, wanted, math.inf if idle_timeout is None else idle_timeout)
-        show = _show_json if as_json else _printer()
-        for item in following.events():
+        items = following.events()
+        events = joined(items) if join else (item for item in items if item is not None)
+        show = _show_json if as_json else _printer(local=local, wide=wide, join=join)
+        for item in events:
             show(item)
         if following.is_idle:
             say(f"no event came in {idle_timeout:g} seconds, and run {run!r} has not ended")
@@ -216,8 +233,8 @@ class _Following:
         self._checked_at = 0.0
         self.is_idle = False
 
-    def events(self) -> Iterator[Recorded[Any]]:
-        """The events that are wanted, until the run has ended.
+    def events(self) -> Iterator[Recorded[Any] | None]:
+        """The events that are wanted, until the run has ended; None where none has come for a second.
 
         Raises AcknowledgedWritesLost and HistoryDiverged, EventsArchived where what comes next has left the
         store, and BrokenPipeError where nobody reads stdout any more.
@@ -230,6 +247,7 @@ class _Following:
                 yield from self._until_quiet()
             except TimeoutError:
                 self._check_reader()
+                yield None
             except StoreUnavailable as error:
                 say(f"{error.reason}; waits until it answers again")
                 self._wait()
@@ -291,25 +309,31 @@ def _show_json(item: Recorded[Any]) -> None:
     emit_json(event_facts(item), on_one_line=True)
 
 
-def _printer() -> Callable[[Recorded[Any]], None]:
-    """Make what prints an event on a line: at a terminal in its lane's colour, unless NO_COLOR is set."""
-    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    out = console(sys.stdout)
-    width = 4
+def _printer(*, local: bool, wide: bool, join: bool) -> Callable[[Recorded[Any]], None]:
+    """Make what prints an event on a line: at a terminal in its lane's colour, cut at its edge unless wide."""
+    at_terminal = sys.stdout.isatty()
+    out = console(sys.stdout, wide=wide)
+    width, today = 4, day(time.time(), local=local)
+
+    def put(*parts: tuple[str, str], whole: bool = wide) -> None:
+        if at_terminal:
+            out.print(Text.assemble(*parts), no_wrap=not whole, overflow="fold" if whole else "ellipsis")
+        else:  # at the speed at which a program reads
+            sys.stdout.write("".join(text for text, _ in parts) + "\n")
+            sys.stdout.flush()
 
     def show(item: Recorded[Any]) -> None:
-        nonlocal width
-        event = item.event.to_dict()
-        lane, kind = printable(str(event["lane_id"])), printable(str(event["kind"]))
+        nonlocal width, today
+        event = item.event
+        if (date := day(event.ts, local=local)) not in ("", today):
+            put((date, "dim"))
+            today = date
+        lane, kind = printable(str(event.lane_id)), printable(str(event.kind))
         width = max(width, min(len(lane), _WIDEST_LANE))
-        at = clock(event["ts"])
-        payload = printable(short(event["payload"]))
-        rest = f" {item.offset:>6} {lane:<{width}} {event['seq']!s:>5} {kind:<14} {payload}"
-        if in_colour:
-            out.print(Text.assemble((at, "dim"), (rest, lane_style(lane))), no_wrap=True, overflow="ellipsis")
-        else:
-            sys.stdout.write(f"{at}{rest}\n")
-            sys.stdout.flush()
+        text, whole = payload_text(event.payload, local=local), wide or (join and is_delta(event))
+        payload = printable(text if whole else cut(text))
+        rest = f" {item.offset:>6} {lane:<{width}} {event.seq!s:>5} {kind:<14} {payload}"
+        put((clock(event.ts, local=local), "dim"), (rest, lane_style(lane)), whole=whole)
 
     return show
 

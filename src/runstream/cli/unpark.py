@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.run_names import find_run
 
 __all__ = ["EPILOG", "unpark"]
 
@@ -21,7 +23,8 @@ runstream unpark --all --json"""
 
 def unpark(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="The ids of parked runs.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Parked runs, by id or its beginning.", show_default=False),
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Every run that is parked.")] = False,
     url: HotUrl = None,
@@ -37,8 +40,8 @@ def unpark(
         raise typer.BadParameter("name runs, or say --all", param_hint="RUN")
     with open_existing(url) as store:
         namespace = hot_namespace(store)
-        if is_all:
-            wanted = sorted(namespace.status().parked)
+        parked = namespace.status().parked
+        wanted = sorted(parked) if is_all else [_named(run_id, parked) for run_id in wanted]
         done = namespace.unpark(wanted) if wanted else []
     if as_json:
         emit_json({"unparked": done})
@@ -49,3 +52,11 @@ def unpark(
     missing = [run_id for run_id in wanted if run_id not in done]
     if missing and not is_all:
         raise NoSuchRun(f"not parked: {', '.join(map(repr, missing))}; `runstream status` shows those that are")
+
+
+def _named(given: str, parked: Iterable[str]) -> str:
+    """The parked run that is meant; what is given, if it is none: the others come due all the same."""
+    try:
+        return find_run(given, parked, "")
+    except NoSuchRun:
+        return given

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, Url, open_archive, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
+from runstream.cli.support.run_names import find_run
 from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -70,7 +71,9 @@ class _Stores:
 def verify(
     run: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="The ids of runs; without any, all of them.", show_default=False),
+        typer.Argument(
+            metavar="RUN", help="Runs, by id or its beginning; without any, all of them.", show_default=False
+        ),
     ] = None,
     url: Url = None,
     archive: Annotated[
@@ -169,9 +172,8 @@ def _wanted(stores: _Stores, run_ids: Sequence[str] | None) -> dict[str, int]:
     found = stores.runs()
     if not run_ids:
         return dict(sorted(found.items()))
-    if missing := [run_id for run_id in run_ids if run_id not in found]:
-        raise NoSuchRun(f"nobody has a run {', '.join(map(repr, missing))}")
-    return {run_id: found[run_id] for run_id in run_ids}
+    named = [find_run(given, found, f"nobody has a run {given!r}") for given in run_ids]
+    return {run_id: found[run_id] for run_id in named}
 
 
 def _facts(verdict: Verdict) -> dict[str, Any]:

@@ -6,11 +6,15 @@ from enum import IntEnum
 
 from runstream.model.errors import ConfigurationError, InvalidRunId, RunstreamError, StoreUnavailable
 
-__all__ = ["EXIT_CODES", "ExitCode", "NoSuchRun", "exit_code_of"]
+__all__ = ["EXIT_CODES", "AmbiguousRun", "ExitCode", "NoSuchRun", "exit_code_of"]
 
 
 class NoSuchRun(RunstreamError):
     """The run that was named is not in the store."""
+
+
+class AmbiguousRun(RunstreamError):
+    """Several runs of the store begin with what was given."""
 
 
 class ExitCode(IntEnum):
@@ -35,7 +39,7 @@ EXIT_CODES = (
 
 def exit_code_of(error: RunstreamError | OSError) -> ExitCode:
     """The code that a command ends with when this error ends it."""
-    if isinstance(error, ConfigurationError | InvalidRunId):
+    if isinstance(error, ConfigurationError | InvalidRunId | AmbiguousRun):
         return ExitCode.USAGE
     if isinstance(error, StoreUnavailable):
         return ExitCode.UNAVAILABLE

@@ -27,10 +27,12 @@ __all__ = [
     "AsJson",
     "EndWithParent",
     "HotUrl",
+    "InLocalTime",
     "OfArchive",
     "OfUpcasts",
     "RequiredArchives",
     "Url",
+    "Wide",
     "ending_with_parent",
     "hot_namespace",
     "is_redis_alone",
@@ -96,6 +98,10 @@ RequiredArchives = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the same facts as one JSON document, and nothing else on stdout.")
 ]
+
+Wide = Annotated[bool, typer.Option("--wide", help="Cut nothing off, however narrow the terminal is.")]
+
+InLocalTime = Annotated[bool, typer.Option("--local", help="Show times in the zone of this machine, not in UTC.")]
 
 EndWithParent = Annotated[
     bool,

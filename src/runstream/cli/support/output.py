@@ -8,16 +8,17 @@ what they show.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from runstream.codec.lossless_json import dump_json
 from runstream.model.errors import StoreUnavailable
@@ -28,6 +29,7 @@ __all__ = [
     "bytes_text",
     "clock",
     "console",
+    "day",
     "emit_json",
     "error_text",
     "event_facts",
@@ -36,11 +38,10 @@ __all__ = [
     "print_table",
     "printable",
     "say",
-    "short",
+    "spaced",
 ]
 
-_PIPED_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
-_VALUES_WIDTH = 100  # characters of a payload or state on one line
+_ANY_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
 
 class _Console(Console):
@@ -55,10 +56,16 @@ class _Console(Console):
         raise  # noqa: PLE0704  rich calls this in its except clause
 
 
-def console(file: TextIO) -> Console:
-    """A console that shows text as it is; without a terminal it is as wide as need be."""
-    width = None if file.isatty() else _PIPED_WIDTH
-    return _Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+def console(file: TextIO, *, wide: bool = False) -> Console:
+    """A console that shows text as it is; without a terminal, or if it is to be wide, as wide as need be.
+
+    With NO_COLOR it has no styles at all, bold neither.
+    """
+    width = None if file.isatty() and not wide else _ANY_WIDTH
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return _Console(
+        file=file, width=width, color_system=colours, markup=False, highlight=False, emoji=False, soft_wrap=wide
+    )
 
 
 def say(text: str) -> None:
@@ -86,10 +93,20 @@ def print_table(
     rows: Iterable[Sequence[object]],
     *,
     title: str = "",
+    names: Collection[str] = (),
     unfolded: Collection[str] = (),
+    wide: bool = False,
 ) -> None:
-    """Print a table on stdout, as :func:`make_table` makes it."""
-    console(sys.stdout).print(make_table(columns, rows, title=title, unfolded=unfolded))
+    """Print a table on stdout, as :func:`make_table` makes it; a wide one whole, however wide the terminal is."""
+    console(sys.stdout, wide=wide).print(make_table(columns, rows, title=title, names=names, unfolded=unfolded))
+
+
+def spaced(tables: Iterable[Table]) -> Iterator[Table | Text]:
+    """The tables, with an empty line between two."""
+    for number, table in enumerate(tables):
+        if number:
+            yield Text()
+        yield table
 
 
 def make_table(
@@ -97,22 +114,30 @@ def make_table(
     rows: Iterable[Sequence[object]],
     *,
     title: str = "",
+    names: Collection[str] = (),
     unfolded: Collection[str] = (),
 ) -> Table:
-    """A table for stdout; columns of numbers are aligned to the right. A cell that is None stays empty.
+    """A table for stdout, without columns that are empty. A cell that is None stays empty.
 
-    The ``unfolded`` columns are the last to be folded where a terminal is narrow.
+    Where a terminal is narrow, columns of texts are folded and those of ``names`` are cut, so that a name is never
+    taken for two; those of numbers, which are aligned to the right, and the ``unfolded`` ones keep their width.
     """
     cells, title = [list(row) for row in rows], printable(title)
-    piped = not sys.stdout.isatty()
-    table = Table(box=None if piped else SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
-    for index, name in enumerate(columns):
-        numeric = bool(cells) and all(isinstance(row[index], int | None) for row in cells)
+    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    shown = [at for at in range(len(columns)) if not cells or any(row[at] not in (None, "") for row in cells)]
+    for at in shown:
+        numeric = bool(cells) and all(isinstance(row[at], int | None) for row in cells)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(printable(name), justify=justify, overflow="fold", no_wrap=name in unfolded)
+        is_whole = numeric or columns[at] in unfolded
+        table.add_column(printable(columns[at]), justify=justify, overflow="fold", no_wrap=is_whole)
     for row in cells:
-        table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
+        table.add_row(*(_cell(row[at], is_name=columns[at] in names) for at in shown))
     return table
+
+
+def _cell(value: object, *, is_name: bool) -> str | Text:
+    text = "" if value is None else printable(str(value))
+    return Text(text, no_wrap=True, overflow="ellipsis") if is_name else text
 
 
 def printable(text: str) -> str:
@@ -124,39 +149,40 @@ def printable(text: str) -> str:
     )
 
 
-def iso_time(timestamp: float) -> str:
-    """Unix time in seconds as ISO 8601 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _moment(timestamp: float, *, local: bool) -> datetime:
+    """Raises ValueError, OverflowError or OSError for a number that is no time: a producer may write any."""
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    return moment.astimezone() if local else moment
+
+
+def iso_time(timestamp: float, *, local: bool = False) -> str:
+    """Unix time in seconds as ISO 8601, with milliseconds: in UTC, or in this machine's zone."""
+    return _moment(timestamp, local=local).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def ago(timestamp: float, *, now: float | None = None) -> str:
-    """How long ago that was, to one unit: ``12 s ago``."""
+    """How long ago that was, to one unit: ``12s ago``."""
     seconds = max(0.0, (time.time() if now is None else now) - timestamp)
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+    for limit, size, unit in ((100, 1, "s"), (6000, 60, "m"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{int(seconds / size)} {unit} ago"
-    return f"{int(seconds / 86_400)} d ago"
+            return f"{int(seconds / size)}{unit} ago"
+    return f"{int(seconds / 86_400)}d ago"
 
 
-def clock(timestamp: float) -> str:
-    """The time of day in UTC, with milliseconds, of Unix time in seconds."""
+def clock(timestamp: float, *, local: bool = False) -> str:
+    """The time of day, with milliseconds, of Unix time in seconds: in UTC, or in this machine's zone."""
     try:
-        return datetime.fromtimestamp(timestamp, UTC).strftime("%H:%M:%S.%f")[:-3]
-    except (ValueError, OverflowError, OSError):  # a producer may write any number, also not-a-number
+        return _moment(timestamp, local=local).strftime("%H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError, OSError):
         return str(timestamp)
 
 
-def short(values: Any, *, width: int = _VALUES_WIDTH) -> str:
-    """A payload or state on one line: ``key=value`` pairs, cut off where they get long.
-
-    One that is no mapping, as older versions took them, is JSON.
-    """
-    plain = json.loads(dump_json(values))
-    if isinstance(plain, dict):
-        text = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in plain.items())
-    else:
-        text = json.dumps(plain, ensure_ascii=False)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+def day(timestamp: float, *, local: bool = False) -> str:
+    """The date of Unix time in seconds, and its zone; nothing for a number that is no time."""
+    try:
+        return _moment(timestamp, local=local).strftime("%Y-%m-%d %Z")
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def event_facts(item: Recorded[Any]) -> dict[str, Any]:
