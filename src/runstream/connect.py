@@ -136,12 +136,12 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
     """
     target = _Target.parse(url, options)
     archive = _everywhere(archive)
+    beside = None if archive is None else _archive_beside(target, archive)
     with ExitStack() as opened:
-        archived = None if archive is None else opened.enter_context(_open_archive(target, archive))
-        store = target.open()
-        if archived is not None:
-            opened.enter_context(store)
-            store = TieredCheckpointer(store, archived)
+        store = target.open()  # first: where there is no server, no new archive is left
+        if beside is not None:
+            hot = opened.enter_context(store)
+            store = TieredCheckpointer(hot, opened.enter_context(beside.open()))
             own(store, opened.pop_all().close)
     return reopen_with(store, _reopen, target.url, archive, options)
 
@@ -235,14 +235,18 @@ def _everywhere(archive: str | None) -> str | None:
 
 
 async def _open_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncStore[Any, Any]:
+    target = _Target.parse(url, options)
+    beside = None if archive is None else _archive_beside(target, archive)
     # joining an embedded server, or opening a file, waits; a thread does that
-    store = await asyncio.to_thread(_reopen_async, url, archive, options)
+    store = await asyncio.to_thread(target.build_async)
     try:
-        await store._runner.prepare()
+        await store._runner.prepare()  # first: where there is no server, no new archive is left
+        if beside is not None:
+            store = _tiered_async(store, await asyncio.to_thread(beside.open))
     except BaseException:  # whatever it is, connections and server are given back
         await store.close()
         raise
-    return store
+    return reopen_with(store, _reopen_async, url, archive, options)
 
 
 def _reopen(url: str, archive: str | None, options: dict[str, Any]) -> Store[Any, Any]:
@@ -252,13 +256,18 @@ def _reopen(url: str, archive: str | None, options: dict[str, Any]) -> Store[Any
 def _reopen_async(url: str, archive: str | None, options: dict[str, Any]) -> AsyncStore[Any, Any]:
     target = _Target.parse(url, options)
     with ExitStack() as opened:
-        archived = None if archive is None else opened.enter_context(_open_archive(target, archive))
+        archived = None if archive is None else opened.enter_context(_archive_beside(target, archive).open())
         store = target.build_async()
         if archived is not None:
+            store = _tiered_async(store, archived)
             opened.pop_all()
-            hot, store = store, AsyncTieredCheckpointer(store, archived)
-            own_async(store, partial(_close_both, hot, archived))
     return reopen_with(store, _reopen_async, url, archive, options)
+
+
+def _tiered_async(hot: Any, archive: ArchiveStore[Any, Any]) -> AsyncStore[Any, Any]:
+    store: AsyncStore[Any, Any] = AsyncTieredCheckpointer(hot, archive)
+    own_async(store, partial(_close_both, hot, archive))
+    return store
 
 
 async def _close_both(hot: AsyncStore[Any, Any], archive: Store[Any, Any]) -> None:
@@ -266,7 +275,7 @@ async def _close_both(hot: AsyncStore[Any, Any], archive: Store[Any, Any]) -> No
     await asyncio.to_thread(archive.close)
 
 
-def _open_archive(hot: _Target, url: str) -> ArchiveStore[Any, Any]:
+def _archive_beside(hot: _Target, url: str) -> _Target:
     """The archive of a tiered store, with the event and state types of its hot part."""
     target = _Target.parse(url, {name: hot.options[name] for name in _OBJECTS if name in hot.options})
     if hot.scheme in _LOCAL or target.scheme not in ARCHIVE_SCHEMES:
@@ -274,8 +283,7 @@ def _open_archive(hot: _Target, url: str) -> ArchiveStore[Any, Any]:
             "a tiered store is a Redis store (redis:, rediss:, unix:, embedded:, fake:) with an archive that is"
             f" sqlite: or jsonl:, not {hot.scheme}: with {target.scheme}:"
         )
-    archive: ArchiveStore[Any, Any] = target.open()
-    return archive
+    return target
 
 
 class _Target:

@@ -355,15 +355,20 @@ def test_the_demo_kills_an_agent_and_the_worker_and_finds_everything(tmp_path: P
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive)]
 )
 def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
+    """Nor a file, with --rm; git ignores those that are there meanwhile."""
     directory = tmp_path / "demo"
-    with start_demo(directory) as demo:
+    with start_demo(directory, "--rm") as demo:
         try:
             deadline = time.monotonic() + DEADLINE_SECONDS
+            assert demo.stderr is not None
+            assert "about 10 seconds" in demo.stderr.readline()
+            assert not list(directory.glob("server/*.sock*")), "that comes before there is a server"
             journals = directory / "journals"
             while not any(journals.glob("*.jsonl")):
                 assert demo.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+            assert (directory / ".gitignore").read_text() == "*\n"
             demo.send_signal(number)
             out, errors = demo.communicate(timeout=DEADLINE_SECONDS)
         finally:
@@ -372,6 +377,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path: Path, number: in
     assert "Traceback" not in errors
     assert out == ""
     assert processes_of(directory) == []
+    assert not directory.exists()
 
 
 @needs_embedded_server

@@ -118,7 +118,8 @@ def shown(place: Place, *options: str) -> list[int]:
 def test_a_line_has_time_offset_lane_seq_kind_and_payload(place: Place) -> None:
     place.store.save_event(make_event("r", 7, lane_id="planner", ts=1.5, kind="k", payload={"a": [1, "\x1b[2J"]}))
     finish(place)
-    first, _ = run("tail", "r", "--url", place.url).out.splitlines()
+    date, first, *_ = run("tail", "r", "--url", place.url).out.splitlines()
+    assert date == "1970-01-01 UTC"
     assert first.split(maxsplit=5) == ["00:00:01.500", "1", "planner", "7", "k", 'a=[1, "\\u001b[2J"]']
 
 
@@ -436,6 +437,17 @@ def test_a_lane_has_its_colour_at_a_terminal_and_nowhere_else(place: Place) -> N
     plain = at_a_terminal("tail", "r", "--url", place.url, NO_COLOR="1")
     assert "\x1b" not in plain
     assert len(plain.splitlines()) == 5
+
+
+def test_text_is_joined_if_that_is_asked_for(place: Place) -> None:
+    """Also that of a lane that has fallen silent."""
+    texts = ["a", "b" * 99, "c"]
+    place.store.save_events(
+        [make_event("r", n, kind="text.delta", payload={"text": text}) for n, text in enumerate(texts)]
+    )
+    with Tail("r", "--url", place.url, "--join") as tail:
+        eventually(lambda: len(tail.lines) == 1)
+    assert tail.lines[0].endswith(f'text="{"".join(texts)}"')
 
 
 def test_the_colour_of_a_lane_is_always_the_same() -> None:

@@ -66,7 +66,7 @@ def archives(
     with open_existing(url) as hot:
         namespace = hot_namespace(hot)
         if action == "add" and archive is not None:
-            _add(hot, archive, copy_from)
+            _add(hot, namespace, archive, copy_from)
         elif action == "drop" and archive is not None:
             _drop(hot, namespace, archive, ask=not yes)
         of_partitions = namespace.required_archives()
@@ -80,10 +80,10 @@ def archives(
         print_table(["archive", "location", f"of {len(of_partitions)} partitions"], rows)
 
 
-def _add(hot: RunStore[Any, Any], target: str, copy_from: str | None) -> None:
+def _add(hot: RunStore[Any, Any], namespace: Namespace, target: str, copy_from: str | None) -> None:
     with ExitStack() as opened:
         source = None if copy_from is None else open_archive(opened, copy_from, "--copy-from")
-        archive = open_archive(opened, target, "ARCHIVE", is_new=True)
+        archive = open_archive(opened, target, "ARCHIVE", new_for=namespace)
         copied = 0
 
         def tell(run_id: str, count: int) -> None:

@@ -22,6 +22,7 @@ from runstream.cli.support.options import (
     AsJson,
     EndWithParent,
     HotUrl,
+    check_archive_url,
     ending_with_parent,
     hot_namespace,
     open_archive,
@@ -173,13 +174,16 @@ def drain(
         ending_with_parent(end_with_parent),
         ExitStack() as opened,
     ):
-        sinks = [open_archive(opened, target, "--to", is_new=True) for target in to]
-        locations = [sink.location for sink in sinks]
+        for target in to:
+            check_archive_url(target, "--to")
         patience = (START_SECONDS if once else math.inf) if start_timeout is None else start_timeout
         if not wait_for_server(url, patience, stop=stop, tell=_log.warning):
             return
         hot = opened.enter_context(connect(url))
         namespace = hot_namespace(hot)
+        # last: where there is no server, no new archive is left
+        sinks = [open_archive(opened, target, "--to", new_for=namespace) for target in to]
+        locations = [sink.location for sink in sinks]
         worker = DrainWorker(
             hot,
             sinks,
@@ -217,4 +221,4 @@ def _print_report(
         return
     print_table(["drained", "count"], counts.items())
     if parked:
-        print_table(["parked run", "reason"], sorted(parked.items()))
+        print_table(["parked run", "reason"], sorted(parked.items()), unfolded=("parked run",))

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, Url, open_existing
-from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table
+from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table, spaced
 from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
 from runstream.cli.support.watch import watch_with
 from runstream.model.errors import ConfigurationError
@@ -163,8 +163,7 @@ def status(
     if as_json:
         emit_json(found.to_dict())
     else:
-        for table in found.tables():
-            console(sys.stdout).print(table)
+        console(sys.stdout).print(*spaced(found.tables()), sep="\n")
     if check and found.alarms:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 
@@ -221,7 +220,7 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
         largest = [(one.run_id, one.events, why_held(one, found.trims)) for one in held.runs[:_SHOWN_RUNS]]
         yield make_table(["run", "archived, still in Redis", "why"], largest)
     if found.archives:
-        yield make_table(["archive", "location"], sorted(found.archives.items()))
+        yield make_table(["archive", "location"], sorted(found.archives.items()), unfolded=("archive",))
     if found.workers:
         rows = [_worker_row(found, one) for one in found.workers]
         yield make_table(["worker", "seen", "partitions", "events", "trim"], rows)
@@ -232,7 +231,7 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
     if found.damaged:
         yield make_table(["damaged key", "what is wrong"], sorted(found.damaged.items()))
     if found.parked:
-        yield make_table(["parked run", "reason"], sorted(found.parked.items()))
+        yield make_table(["parked run", "reason"], sorted(found.parked.items()), unfolded=("parked run",))
 
 
 def _held_text(held: HeldRuns, runs: int) -> str:

@@ -7,8 +7,8 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from runstream.cli.demo.processes import Interruption
 from runstream.cli.demo.scenario import DemoFiles, Scenario, ScenarioResult, plan
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson
-from runstream.cli.support.output import emit_json, print_table, printable
+from runstream.cli.support.output import emit_json, print_table, printable, say
 from runstream.connect import connect
 from runstream.model.errors import ConfigurationError
 from runstream.stores.capabilities import part_of
@@ -35,7 +35,7 @@ EPILOG = """Examples:
 
 runstream demo
 
-runstream demo --dir /tmp/demo --no-keep --json"""
+runstream demo --rm --json"""
 
 _SHOWN_PROBLEMS = 5  # of each check, in the table's words
 _QUERY = "SELECT kind, count(*) FROM events GROUP BY kind"
@@ -52,7 +52,12 @@ def demo(
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep/--no-keep", help="Keep the directory; it is kept anyway if a check fails.")
+        bool,
+        typer.Option(
+            "--keep/--rm",
+            " /--no-keep",
+            help="Keep the directory, or remove it at the end, and at Ctrl-C; one that fails is kept.",
+        ),
     ] = True,
     seed: Annotated[
         int | None,
@@ -71,7 +76,8 @@ def demo(
     tasks = plan(seed)
     with Interruption() as interruption:
         files = DemoFiles(_new_directory(directory))
-        with ExitStack() as opened:
+        say(f"starts a server of its own in {files.directory}, and agents; all takes about 10 seconds")
+        with _removed_if_interrupted(files, not keep), ExitStack() as opened:
             store = _open_server(opened, files)
             with Display(tasks) as display:
                 scenario = Scenario(files, store, tasks, seed=seed, display=display, interruption=interruption)
@@ -101,6 +107,16 @@ def _new_directory(directory: Path | None) -> Path:
     except OSError as error:
         raise ConfigurationError(f"no directory for the demo: {error}; name one with --dir") from error
     return directory
+
+
+@contextmanager
+def _removed_if_interrupted(files: DemoFiles, is_asked: bool) -> Iterator[None]:
+    try:
+        yield
+    except SystemExit:
+        if is_asked:
+            shutil.rmtree(files.directory)
+        raise
 
 
 def _open_server(opened: ExitStack, files: DemoFiles) -> Store[Any, Any]:

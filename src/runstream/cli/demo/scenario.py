@@ -68,9 +68,10 @@ class DemoFiles:
         return self.journals / f"{task.run_id}.{task.lane_id}.jsonl"
 
     def build(self) -> None:
-        """Make the directories."""
+        """Make the directories. Where they lie in a repository, git ignores them."""
         for directory in (self.directory, self.journals, self.logs):
             directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 @dataclass(slots=True)

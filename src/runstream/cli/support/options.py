@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import typer
 
 from runstream.cli.support.upcasts import load_upcasts
 from runstream.connect import ARCHIVE_SCHEMES, connect
-from runstream.model.errors import ConfigurationError
+from runstream.model.errors import ConfigurationError, RunstreamError
 from runstream.model.protocols import Sink
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
@@ -33,6 +34,7 @@ __all__ = [
     "RequiredArchives",
     "Url",
     "Wide",
+    "check_archive_url",
     "ending_with_parent",
     "hot_namespace",
     "is_redis_alone",
@@ -141,11 +143,28 @@ def path_of(url: str) -> Path | None:
     return Path(path_in(scheme, rest.partition("?")[0])) if scheme in _PATH_SCHEMES else None
 
 
-def open_archive(opened: ExitStack, target: str, option: str, *, is_new: bool = False) -> Archive:
-    """Open the archive that a URL names, until ``opened`` is closed; it must be there unless it may be new."""
+def check_archive_url(target: str, option: str) -> None:
+    """Raise BadParameter for a URL of another scheme than an archive has."""
     if target.partition(":")[0] not in ARCHIVE_SCHEMES:  # it may hold a password: it is not shown
         raise typer.BadParameter("that is not an archive; sqlite:PATH and jsonl:DIR are", param_hint=option)
-    store = opened.enter_context(connect(target) if is_new else open_existing(target))
+
+
+def open_archive(opened: ExitStack, target: str, option: str, *, new_for: Namespace | None = None) -> Archive:
+    """Open the archive that a URL names, until ``opened`` is closed.
+
+    Args:
+        opened: What closes it.
+        target: Its URL.
+        option: The command's option for it.
+        new_for: The namespace that it may be new for; None: it must be there. A new one is removed again if
+            the command fails while it is empty, and not required by the namespace.
+
+    Raises:
+        BadParameter: The URL is of another scheme.
+        ConfigurationError: There is nothing at that path, or something else.
+    """
+    check_archive_url(target, option)
+    store = opened.enter_context(open_existing(target) if new_for is None else _maybe_new(target, new_for))
     archive = part_of(store, Archive)
     if archive is None:  # so long as the schemes say the truth, it is one
         raise ConfigurationError(f"{target}: is not an archive")
@@ -162,6 +181,39 @@ def required_urls(namespace: Namespace) -> list[str]:
     if not locations:
         raise ConfigurationError("this namespace requires no archive yet: name those to compare with, with --to")
     return [f"{scheme}:{quote(path)}" for scheme, _, path in (at.partition(":") for at in sorted(locations))]
+
+
+@contextmanager
+def _maybe_new(target: str, namespace: Namespace) -> Iterator[RunStore[Any, Any]]:
+    path = path_of(target)
+    is_new = path is not None and not path.exists()
+    with ExitStack() as after, connect(target) as store:
+        try:
+            yield store
+        except BaseException:  # an interrupt too
+            if path is not None and is_new and _is_unused(store, namespace):
+                after.callback(_remove_archive, path)
+            raise
+
+
+def _is_unused(store: RunStore[Any, Any], namespace: Namespace) -> bool:
+    """Whether an archive is known to hold no run, and to be required by no partition."""
+    archive = part_of(store, Archive)
+    try:
+        return (
+            archive is not None
+            and not any(True for _ in archive.run_ids())
+            and not any(archive.archive_id in required for required in namespace.required_archives())
+        )
+    except RunstreamError:
+        return False
+
+
+def _remove_archive(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def hot_namespace(store: RunStore[Any, Any]) -> Namespace:

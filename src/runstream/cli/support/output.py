@@ -129,7 +129,8 @@ def make_table(
         numeric = bool(cells) and all(isinstance(row[at], int | None) for row in cells)
         justify: Literal["left", "right"] = "right" if numeric else "left"
         is_whole = numeric or columns[at] in unfolded
-        table.add_column(printable(columns[at]), justify=justify, overflow="fold", no_wrap=is_whole)
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if is_whole else "fold"
+        table.add_column(printable(columns[at]), justify=justify, overflow=overflow, no_wrap=is_whole)
     for row in cells:
         table.add_row(*(_cell(row[at], is_name=columns[at] in names) for at in shown))
     return table

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runstream.cli.support.output import console, emit_json, iso_time, printable
+from runstream.cli.support.output import console, emit_json, iso_time, printable, spaced
 from runstream.model.errors import StoreUnavailable
 
 __all__ = ["Shown", "watch_with"]
@@ -54,7 +54,7 @@ def _print(now: str, found: Shown, *, as_json: bool) -> None:
     if as_json:
         emit_json({"time": now, **found.to_dict()}, on_one_line=True)
         return
-    console(sys.stdout).print(Group(Text(now), *found.tables(), Text()))
+    console(sys.stdout).print(Group(Text(now), *spaced(found.tables()), Text()))
     sys.stdout.flush()
 
 
@@ -73,7 +73,7 @@ def _on_screen(poll: Callable[[], Shown], every: float) -> NoReturn:
         while True:
             now = iso_time(time.time())
             try:
-                seen = list(poll().tables())
+                seen = list(spaced(poll().tables()))
                 head = Text(f"{now}, every {every:g} s; Ctrl-C ends it")
                 last_seen = now
             except StoreUnavailable as error:

@@ -1,0 +1,96 @@
+"""A start that fails leaves no new archive: neither its file nor its directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runstream import ConfigurationError, StoreUnavailable, connect, connect_async
+from tests.support.commands import Place, run
+from tests.support.servers import PROGRAMS, free_port
+
+ARCHIVES = ["sqlite:{tmp}/new.db", "jsonl:{tmp}/new"]
+
+
+@pytest.fixture(params=ARCHIVES)
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.param).format(tmp=tmp_path)
+
+
+@pytest.fixture
+def nowhere() -> str:
+    return f"redis://localhost:{free_port()}?retry_seconds=0"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    if not PROGRAMS:
+        pytest.skip("needs a real server")
+    with closing(Place(tmp_path)) as place:
+        yield place
+
+
+def test_a_worker_without_a_server(archive: str, nowhere: str, tmp_path: Path) -> None:
+    said = run("drain", "--url", nowhere, "--to", archive, "--once", "--start-timeout", "0")
+    assert said.code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--url", "memory:"],
+        ["--url", "fake:", "--partitions", "99"],
+        ["--url", "fake:", "--to", "sqlite:{tmp}"],
+    ],
+)
+def test_a_worker_that_is_misconfigured(archive: str, options: list[str], tmp_path: Path) -> None:
+    said = run("drain", "--to", archive, "--once", *(option.format(tmp=tmp_path) for option in options))
+    assert (said.code, said.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_refused_because_others_are_required(archive: str, place: Place) -> None:
+    place.emit("r", 1)
+    required = [
+        "--url",
+        place.url,
+        "--once",
+        "--trim",
+        "archived",
+        "--to",
+        f"sqlite:{place.directory}/required.db",
+    ]
+    assert run("drain", *required).code == 0
+    before = sorted(place.directory.iterdir())
+    said = run("drain", "--url", place.url, "--once", "--to", archive)
+    assert said.code == 2
+    assert "requires the archives" in said.err
+    said = run("archives", "add", archive, "--url", place.url, "--copy-from", archive)
+    assert said.code == 2
+    assert sorted(place.directory.iterdir()) == before
+    assert run("archives", "add", archive, "--url", place.url).code == 2, "what left Redis it has not"
+    assert sorted(place.directory.iterdir()) == before
+
+
+def test_one_that_is_required_or_was_there_stays(archive: str, place: Place, nowhere: str) -> None:
+    assert run("drain", "--url", place.url, "--once", "--to", archive).code == 0
+    there = sorted(place.directory.iterdir())
+    assert there
+    assert run("drain", "--url", nowhere, "--to", archive, "--once", "--start-timeout", "0").code == 3
+    assert run("drain", "--url", place.url, "--to", archive, "--once", "--partitions", "99").code == 2
+    assert sorted(place.directory.iterdir()) == there
+
+
+async def test_a_tiered_store_without_a_server(archive: str, nowhere: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        connect(nowhere, archive=archive)
+    with pytest.raises(StoreUnavailable):
+        await connect_async(nowhere, archive=archive)
+    with pytest.raises(ConfigurationError):
+        connect("memory:", archive=archive)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
