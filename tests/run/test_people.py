@@ -369,8 +369,14 @@ def test_a_run_emits_in_one_exchange_and_waits_without_asking(redis_backend: Red
     run = open_run(store)
     run.emit("agent.started")
     driver: Any = store._driver  # type: ignore[attr-defined]  # of the sync store
-    exchanges, exchange_once = [], driver.exchange_once
-    driver.exchange_once = lambda exchange: exchanges.append(exchange) or exchange_once(exchange)
+    exchanges: list[Any] = []
+    exchange_once = driver.exchange_once
+
+    def count_one(exchange: Any) -> Any:
+        exchanges.append(exchange)
+        return exchange_once(exchange)
+
+    driver.exchange_once = count_one
     run.emit("agent.progress")
     assert len(exchanges) == 1
     run.pause("Ship it?")

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, HotUrl, open_existing
-from runstream.cli.support.output import emit_json, event_facts, print_table, say, short
+from runstream.cli.support.output import emit_json, event_facts, print_table, say
+from runstream.cli.support.run_names import RunName, run_named
+from runstream.cli.support.value_texts import cut, value_text
 from runstream.model.errors import ConfigurationError
 from runstream.operations.filters import payload_of
 
@@ -25,7 +27,7 @@ runstream answer run-42 --lane reviewer --value '{"ok": true, "budget": 40}'"""
 
 
 def answer(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    run: RunName,
     text: Annotated[
         str | None, typer.Argument(metavar="ANSWER", help="The answer, as text.", show_default=False)
     ] = None,
@@ -46,8 +48,7 @@ def answer(
     """
     wanted = _wanted(text, value)
     with open_existing(url) as store:
-        if store.run_info(run) is None:
-            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        run = run_named(store, run)
         recorded = store.answer(run, wanted, lane_id=lane, question_id=question)
     payload = payload_of(recorded.event)
     if as_json:
@@ -57,7 +58,7 @@ def answer(
             run,
             payload["lane_id"],
             payload["question_id"],
-            short({"": payload["answer"]})[1:],
+            cut(value_text(payload["answer"])),
             recorded.offset,
         )
         print_table(["run", "lane", "question", "answer", "offset"], [row])

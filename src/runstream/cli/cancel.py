@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, HotUrl, open_existing
 from runstream.cli.support.output import emit_json, event_facts, print_table
+from runstream.cli.support.run_names import RunName, run_named
 
 __all__ = ["EPILOG", "cancel"]
 
@@ -20,7 +20,7 @@ runstream tail run-42"""
 
 
 def cancel(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    run: RunName,
     reason: Annotated[str, typer.Option(help="Why, for the agent and its log.", show_default=False)] = "",
     url: HotUrl = None,
     as_json: AsJson = False,
@@ -31,8 +31,7 @@ def cancel(
     is told when it is started again. It must be an agent that works with open_run.
     """
     with open_existing(url) as store:
-        if store.run_info(run) is None:
-            raise NoSuchRun(f"there is no run {run!r} in this store; `runstream runs` lists those that there are")
+        run = run_named(store, run)
         recorded = store.request_cancel(run, reason)
     if as_json:
         emit_json({"run_id": run, **event_facts(recorded)})

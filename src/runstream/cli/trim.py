@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
+from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import (
     AsJson,
     HotUrl,
@@ -19,6 +19,7 @@ from runstream.cli.support.options import (
     required_urls,
 )
 from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.run_names import run_named
 from runstream.drain import DrainWorker
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.admin.held import why_held
@@ -34,7 +35,7 @@ runstream trim --all --policy covered --json"""
 
 def trim(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="The ids of runs.", show_default=False)
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs, by id or its beginning.", show_default=False)
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Every run of which something may leave Redis.")] = False,
     policy: Annotated[
@@ -60,11 +61,7 @@ def trim(
     with ExitStack() as opened:
         hot = opened.enter_context(open_existing(url))
         namespace = hot_namespace(hot)
-        missing = [run_id for run_id in wanted if hot.run_info(run_id) is None]
-        if missing:
-            raise NoSuchRun(
-                f"not in Redis: {', '.join(map(repr, missing))}; `runstream runs` lists those that are"
-            )
+        wanted = [run_named(hot, one) for one in wanted]
         if is_all:
             wanted = [held.run_id for held in namespace.held_runs().runs if held.trimmable(policy)]
         sinks = [open_archive(opened, target, "--to") for target in to or required_urls(namespace)]
