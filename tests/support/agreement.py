@@ -314,7 +314,7 @@ _NOT_BYTE_FOR_BYTE: dict[bytes, Callable[[Told, Any], bool]] = {
     b"HELLO": lambda told, there: True,
     # each section has some of the facts; of versions and identities nothing is compared
     b"INFO": lambda told, there: _facts(told.reply).items() >= _facts(there).items(),
-    # the order, which is the server's own
+    # the order, which is the server's own (and so is where pages end, but no game has more than one)
     b"SCAN": lambda told, there: (told.reply[0], sorted(told.reply[1])) == (there[0], sorted(there[1])),
     # of a hash too, where a script gives one as it is
     b"LOAD": lambda told, there: _pairs(told.reply) == _pairs(there),
