@@ -26,6 +26,7 @@ from runstream.testing.simulation.story import answered, run_of, told
 __all__ = ["AsyncSimulatedTransport", "Fate", "SimulatedServer", "SimulatedTransport"]
 
 _BLOCK_SECONDS = 5.0
+_CLAIMING = ("claim", "revisit")  # the scripts with which a worker begins to drain runs
 _LOOK_SECONDS = 0.25
 _STAYS = 20  # so much oftener than not, a client stays with a former primary that answers
 
@@ -208,7 +209,7 @@ class SimulatedTransport(SingleServerTransport):
 
     def _claimed_since(self, exchange: Exchange) -> int:
         """The step at which the process claims runs, with this exchange or one before it."""
-        if any(script is not None and script.name == "claim" for script in map(script_of, exchange.commands)):
+        if any(script is not None and script.name in _CLAIMING for script in map(script_of, exchange.commands)):
             self._claimed_at = self._server.scheduler.steps
         return self._claimed_at
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runstream.drain.stats import ARCHIVES
 from runstream.drain.worker import DrainWorker
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import World
@@ -12,13 +13,16 @@ _BATCHES = (1000, 5)
 
 
 class WorkerPlayer(Player):
-    """A drain worker, with its archives in either order, any way to trim, and large or small batches."""
+    """A drain worker, with its archives in either order, any way to trim, and large or small batches.
+
+    It is stopped once others are required than it has, and it waits.
+    """
 
     kind = "worker"
 
     def act(self) -> None:
-        """Drain until it is enough, or is to be done with other archives."""
-        world, stop = self.world, _Stop(self.world)
+        """Drain until it is enough."""
+        world, as_of = self.world, self.world.archive_set.changes
         with world.at_work(self.process) as (store, archives):
             if world.choices.below(2):
                 archives.reverse()
@@ -34,21 +38,21 @@ class WorkerPlayer(Player):
                 retire_after_seconds=world.plan.retire_after_seconds,
                 forget_after_seconds=world.plan.forget_after_seconds,
             )
-            worker.run(stop)  # type: ignore[arg-type] # as an Event
+            worker.run(_Stop(world, worker, as_of))  # type: ignore[arg-type] # as an Event
 
 
 class _Stop:
-    """Is set once it is enough, or other archives are required than when this was made.
+    """What stops a worker that has the archives as of this number of changes, as an event."""
 
-    A worker waits for archives that it was not given, and whoever has added one starts it again with all.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._world, self._as_of = world, world.archive_set.changes
+    def __init__(self, world: World, worker: DrainWorker, as_of: int) -> None:
+        self._world, self._worker, self._as_of = world, worker, as_of
 
     def is_set(self) -> bool:
-        return self._world.is_enough.is_set() or self._world.archive_set.changes != self._as_of
+        """Whether it is enough, or it waits for archives in vain: others have been opened since it began."""
+        archives = self._world.archive_set
+        is_former = archives.changing is None and archives.changes != self._as_of
+        return self._world.is_enough.is_set() or (is_former and ARCHIVES in self._worker.progress.failing)
 
-    def wait(self, timeout: float) -> bool:
-        self._world.scheduler.wait(timeout, self.is_set)
-        return self.is_set()
+    def wait(self, seconds: float) -> bool:
+        """Wait for so long at most."""
+        return self._world.is_enough.wait(seconds)
