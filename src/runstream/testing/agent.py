@@ -21,10 +21,15 @@ from runstream.model.errors import (
 )
 from runstream.model.events import EventKind, PAEvent
 
-__all__ = ["Agent", "Diary"]
+__all__ = ["Agent", "Diary", "mark_of"]
 
 SHARED_KEYS = 40
 """How many keys there are in each run under which every agent writes: of each, one event is to be there."""
+
+
+def mark_of(event: Any) -> Any:
+    """The mark of an event; None for one that has none."""
+    return event.payload.get("mark", event.payload.get("answer"))
 
 
 class Diary(Protocol):

@@ -24,7 +24,7 @@ from runstream.model.events import PAEvent
 from runstream.model.state import RunState
 from runstream.testing.agent import Agent
 
-__all__ = ["AGENTS", "MOST_HOT_EVENTS"]
+__all__ = ["AGENTS", "MOST_HOT_EVENTS", "InRuns"]
 
 LEASE_SECONDS = 2.0
 MOST_HOT_EVENTS = 20
@@ -122,9 +122,7 @@ class InRuns(Agent):
         keys: Sequence[str] | None,  # noqa: ARG002 - as above
     ) -> int:
         """Emit them."""
-        run = self._runs.get(run_id)
-        if run is None:
-            run = self._runs[run_id] = self._open_run(run_id)
+        run = self._run(run_id)
         if run.lane_id != self.name:  # its process was forked, and the parent goes on in that lane, too
             self.told.note(["lane", run_id, run.lane_id, [event.payload["mark"] for event in events]])
         emissions = [(event.kind, event.payload) for event in events]
@@ -134,12 +132,21 @@ class InRuns(Agent):
             recorded = self._resent(error)
         number = str(events[-1].payload["mark"]).strip("@").partition("/")[2]
         if number.isdecimal():
-            run.state.current_step = run.state.data["number"] = int(number)
-            run.state.data["agent"] = self.name
+            self._count(run, int(number))
         if self.dice.random() < 0.1:
             self._checkpoint(run_id, run)
         first: int = recorded[0].offset
         return first
+
+    def _run(self, run_id: str) -> Any:
+        run = self._runs.get(run_id)
+        if run is None:
+            run = self._runs[run_id] = self._open_run(run_id)
+        return run
+
+    def _count(self, run: Any, number: int) -> None:
+        run.state.current_step = run.state.data["number"] = number
+        run.state.data["agent"] = self.name
 
     def _checkpoint(self, run_id: str, run: Any) -> None:
         with suppress(StoreUnavailable, LeaseHeld):  # the next covers as much
@@ -172,6 +179,7 @@ class InRuns(Agent):
         raise error
 
     def begin_anew(self, run_id: str) -> None:
+        """Take a run as it is now, and open it anew."""
         self._runs.pop(run_id, None)
         super().begin_anew(run_id)
 

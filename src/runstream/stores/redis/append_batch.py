@@ -16,7 +16,7 @@ from runstream.operations.coverage import Covered
 from runstream.stores.redis.made_change import MadeChange
 from runstream.stores.redis.replies import parse_cursor
 
-__all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "described", "notice_words", "snapshot_field"]
+__all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "described", "notice_args", "snapshot_field"]
 
 
 def snapshot_field(lane_id: str | None) -> str:
@@ -24,12 +24,27 @@ def snapshot_field(lane_id: str | None) -> str:
     return "snapshot" if lane_id is None else f"snapshot:{lane_id}"
 
 
-def notice_words(notice: Notice) -> str:
-    """The append script's argument for what an event says between a run and people."""
-    values = [notice.question_id] if notice.says == "answer" else [notice.text]
-    if notice.says == "ask":
-        values = [notice.lane_id, notice.question_id, notice.text]
-    return " ".join([notice.says, *(value.encode(errors="surrogatepass").hex() for value in values)])
+LONGEST_KEPT_ANSWER = 65_536
+"""The longest record of an answer, in bytes, that meta keeps."""
+
+
+def notice_args(notices: Sequence[tuple[int, Notice]], events: Sequence[EncodedEvent]) -> list[Any]:
+    """The append script's arguments for what events say between a run and people: index from 1, and words."""
+    pairs = ((index + 1, _words(notice, events[index].record)) for index, notice in notices)
+    return [part for pair in pairs for part in pair]
+
+
+def _words(notice: Notice, record: bytes) -> str:
+    values = [notice.text.encode()]
+    if notice.says == "answer":
+        values = [_bytes(notice.question_id), record if len(record) <= LONGEST_KEPT_ANSWER else b""]
+    elif notice.says == "ask":
+        values = [_bytes(notice.lane_id), _bytes(notice.question_id), notice.text.encode()]
+    return " ".join([notice.says, *(value.hex() for value in values)])
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogatepass")
 
 
 @dataclass(slots=True)

@@ -27,7 +27,8 @@
 --         among the lanes, and the status that it gives the run, or '-'
 --       then for the lease: its field in meta, its token
 --       then for each notice, of an event that says something between the run and people: the event's index in the batch;
---         'ask LANE QUESTION TEXT', 'answer QUESTION' or 'cancel REASON', each value in hexadecimal
+--         'ask LANE QUESTION TEXT', 'answer QUESTION RECORD' (the event's record, '' of one that is not to be kept in
+--         meta) or 'cancel REASON', each value in hexadecimal
 --       then for the snapshot: its meta field; its mode: 'replace', 'compare', or 'change' (as 'compare', and it covers
 --         what the snapshot before covers, so that nothing is lost even if that is less than what left Redis); the
 --         token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired one that its writer
@@ -70,8 +71,8 @@
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
 -- assumed: they have events up to there, and no snapshot covers any of them.
 -- Meta's `questions` has what each lane asked last, joined by ',': 'LANE QUESTION OFFSET ANSWER TEXT', the offsets of the
--- question and of the answer (0: it is pending), the rest in hexadecimal; `answer:LANE` has the record of the answer, if it
--- is no longer than 64 KiB, which is there for the one who asked whatever has been trimmed. `cancel` has the offset of
+-- question and of the answer (0: it is pending), the rest in hexadecimal; `answer:LANE` has the record of the answer, in
+-- hexadecimal, if its sender gave it: it is there for the one who asked whatever has been trimmed. `cancel` has the offset of
 -- a request to cancel the run, and the reason, until the run has ended and is opened again; a Run's own `run.started`
 -- opens it.
 -- A batch whose events are those that were adopted from an append that was refused in its midst is the same, sent
@@ -370,7 +371,7 @@ end
 -- what each lane asked last: 'LANE QUESTION OFFSET ANSWER TEXT'
 local asked = notices > 0 and call('HGET', KEYS[2], 'questions') or ''
 if is_persons and written > 0 and match(ARGV[at_notices + 1] or '', '^answer') then
-  local question = match(ARGV[at_notices + 1], '^answer (%x*)$')
+  local question = match(ARGV[at_notices + 1], '^answer (%x*) ')
   if not string.find(',' .. asked, ',%x* ' .. question .. ' %d+ 0 ') then return {'unasked'} end
 end
 
@@ -417,7 +418,7 @@ local function note_notices(offset_of)
   end
   for i = at_notices, at_snapshot - 1, 2 do
     local index, says, rest = tonumber(ARGV[i]), match(ARGV[i + 1], '^(%a+) (.*)$')
-    local at, record = offset_of[index], ARGV[at_records + index - 1]
+    local at = offset_of[index]
     if at and says == 'ask' then
       local asking, question, words = match(rest, '^(%x*) (%x*) (%x*)$')
       ask(asking, question, at, '0', words)
@@ -425,11 +426,12 @@ local function note_notices(offset_of)
       if status == '-' then status = 'paused' end
     elseif at and says == 'answer' then
       has_answer = true
+      local answered, record = match(rest, '^(%x*) (%x*)$')
       for j = 1, #order do
         local question = of_lane[order[j]]
-        if question[1] == rest and question[3] == '0' then
+        if question[1] == answered and question[3] == '0' then
           question[3] = at
-          if #record <= 65536 then put('answer:' .. unhex(order[j]), record) end
+          if record ~= '' then put('answer:' .. unhex(order[j]), record) end
         end
       end
     elseif at and says == 'cancel' then

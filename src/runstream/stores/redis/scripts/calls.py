@@ -18,7 +18,7 @@ from runstream.stores.redis.append_batch import (
     Seen,
     Sending,
     described,
-    notice_words,
+    notice_args,
     snapshot_field,
 )
 from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
@@ -157,8 +157,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         args += described(events, lanes)
     if grant is not None:
         args += (_lease_field(grant.lane_id), grant.token)
-    for index, notice in notices:
-        args += (index + 1, notice_words(notice))
+    args += notice_args(notices, events)
     if snapshot is not None:
         names = (*names, run.snapshot(snapshot.lane_id))
         if snapshot.lane_id is not None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agent import Agent
 from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS
+from runstream.testing.asking import Asking
 from runstream.testing.simulation.calls import Calls, made_here, made_in_loop
 from runstream.testing.simulation.choices import Dice
 from runstream.testing.simulation.forks import forked
@@ -16,6 +17,7 @@ from runstream.testing.simulation.world import Diary, World
 
 __all__ = ["AgentPlayer", "LoopPlayer"]
 
+_FORMS: dict[str, type[Agent]] = {**AGENTS, "asks": Asking}
 _PATIENCE_SECONDS = (0.0, 0.05, 10.0)
 
 
@@ -66,7 +68,7 @@ class AgentPlayer(Player):
 
     def _agent(self, form: str, name: str, diary: Diary, store: Calls) -> Agent:
         dice: Any = Dice(self.world.choices)  # as far as an agent uses a Random
-        return AGENTS[form](store, name, self.world.runs, diary, dice)
+        return _FORMS[form](store, name, self.world.runs, diary, dice)
 
     def _settle(self, agent: Agent, diary: Diary) -> None:
         diary.is_done = True

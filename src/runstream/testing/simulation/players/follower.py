@@ -6,6 +6,7 @@ from typing import Any
 
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, StoreUnavailable
 from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.testing.agent import mark_of
 from runstream.testing.simulation.calls import Calls, made_in_loop
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import Followed
@@ -35,7 +36,7 @@ class FollowerPlayer(Player):
         while not world.is_enough.is_set():
             try:
                 for item in store.follow(run_id, after, idle_timeout=0.5):
-                    seen.append((item.offset, item.event.payload.get("mark")))
+                    seen.append((item.offset, mark_of(item.event)))
                     after = item.cursor
             except (TimeoutError, StoreUnavailable):
                 world.sleep(0.01)

@@ -7,6 +7,7 @@ from typing import Any
 
 from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged, StoreUnavailable
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.testing.agent import mark_of
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import Piece
 
@@ -68,4 +69,4 @@ def _recover(store: Any, run_id: str, told: int) -> Piece:
 
 
 def _marks(events: Any) -> list[str]:
-    return [event.payload["mark"] for event in events]
+    return [mark_of(event) for event in events]

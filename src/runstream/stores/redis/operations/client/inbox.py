@@ -52,7 +52,9 @@ def load_answer(session: Session[E, S], run_id: str, question: Question) -> Oper
     fields = (b"start", b"questions", b"answer:%b" % question.lane_id.encode())
     ((start, questions, record),) = yield Exchange([(b"HMGET", keys.meta, *fields)])
     if record is not None and question in parse_questions(questions):
-        event = session.codec.decode_event(run_id, offset, record)
+        with parsing(keys):
+            encoded = bytes.fromhex(record.decode())
+        event = session.codec.decode_event(run_id, offset, encoded)
     else:
         query = ReadQuery(offset - 1, before=offset + 1)
         found: list[Recorded[E]] = yield from collect(read(session, run_id, query))
