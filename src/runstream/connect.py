@@ -25,7 +25,7 @@ from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
 from runstream.stores.facade import SnapshotStore, Store
-from runstream.stores.lifecycle import own, own_async, reopen_with
+from runstream.stores.lifecycle import own, own_async, place_at, reopen_with
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
@@ -286,6 +286,14 @@ def _archive_beside(hot: _Target, url: str) -> _Target:
     return target
 
 
+def _check_is_text(url: object) -> None:
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(
+            f"a URL is a text, and this is a {type(url).__qualname__}: name a file as sqlite:PATH, a directory as"
+            " jsonl:DIR; RedisCheckpointer takes a client of redis-py, and TieredCheckpointer two stores"
+        )
+
+
 class _Target:
     """A URL in parts: scheme, what it names, and the store's options."""
 
@@ -299,6 +307,7 @@ class _Target:
     def parse(cls, url: str | None, options: Mapping[str, Any]) -> _Target:
         """The parts of a URL. Raises ConfigurationError for a scheme or option that there is not."""
         url = os.environ.get("RUNSTREAM_URL") if url is None else url
+        _check_is_text(url)
         if not url:
             raise ConfigurationError("no URL: pass one, or set RUNSTREAM_URL (for example redis://localhost)")
         scheme, colon, rest = url.partition(":")
@@ -343,6 +352,7 @@ class _Target:
             if server is not None:
                 # a fork is a user of the server from its first call on, and not before: it may be idle for ever
                 rejoin_after_fork(store, server.open)
+                place_at(store, self._server_place())
             own(store, opened.pop_all().close)
             return store
 
@@ -356,6 +366,7 @@ class _Target:
             store: AsyncRedisCheckpointer[Any, Any] = AsyncRedisCheckpointer(transport, **self.options)
             if server is not None:
                 rejoin_after_fork(store, server.open)
+                place_at(store, self._server_place())
             leave = opened.pop_all().close
 
         async def release() -> None:
@@ -369,12 +380,17 @@ class _Target:
         """A local store for asyncio: the same operations, whose calls are made in threads."""
         local = self.open()
         store: AsyncStore[Any, Any] = AsyncStore(local._operations, AsyncRunner())
+        place_at(store, local._place)
         own_async(store, partial(asyncio.to_thread, local.close))
         return store
 
     def _join_server(self, opened: ExitStack) -> EmbeddedServer | None:
         """The embedded server, joined until ``opened`` is closed; None for every other scheme."""
         return opened.enter_context(EmbeddedServer(self.name)) if self.scheme == "embedded" else None
+
+    def _server_place(self) -> str:
+        """Where an embedded server's store is, by what the user knows it: not by its socket."""
+        return f"embedded:{self.name}, namespace {self.options.get('namespace', 'runstream')!r}"
 
     def _server_url(self, embedded: EmbeddedServer | None) -> str:
         if embedded is not None:

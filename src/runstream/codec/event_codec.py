@@ -29,7 +29,7 @@ from runstream.model.errors import (
     PayloadTooLarge,
 )
 from runstream.model.events import PAEvent
-from runstream.model.identifiers import check_keys, check_name, check_run_id, shown
+from runstream.model.identifiers import check_iterable, check_keys, check_name, check_run_id, shown
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
 from runstream.model.state import STATUSES, RunState
@@ -118,6 +118,7 @@ class Codec(Generic[E, S]):
             ConfigurationError: There are not as many keys as events.
         """
         check_run_id(run_id)
+        check_iterable("events", events, instead="[event] is a list of one")
         if keys is None:
             return [self.encode_event(run_id, event) for event in events]
         events = list(events)

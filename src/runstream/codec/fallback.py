@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from runstream.codec.pydantic_models import model_fields
+from runstream.model.identifiers import kind_of
 
 __all__ = ["as_text", "plain_data"]
 
@@ -91,4 +92,4 @@ def _as_base(value: Any, bases: tuple[tuple[type[Any], Callable[[Any], Any]], ..
     for base, convert in bases:
         if isinstance(value, base):
             return convert(value)
-    raise TypeError(f"cannot store a value of type {type(value).__module__}.{type(value).__qualname__}")
+    raise TypeError(f"cannot store a value of type {type(value).__module__}.{kind_of(value)}")

@@ -13,7 +13,7 @@ from typing import Any
 from runstream.codec.extension_types import CONTAINERS, SCALARS, form_of, is_twofold
 from runstream.codec.fallback import as_text
 from runstream.model.errors import EncodingError
-from runstream.model.identifiers import shown, told
+from runstream.model.identifiers import kind_of, shown, told
 from runstream.model.protocols import Fallback
 
 __all__ = ["MAX_DEPTH", "MAX_TAGGED_DEPTH", "STATE_VALUES_LEVEL", "is_plain", "path_to_most", "plain_copy"]
@@ -212,7 +212,7 @@ class _Copy:
             if self._fallback is None:
                 raise _refused(
                     path,
-                    f"cannot store a value of type {type(value).__module__}.{type(value).__qualname__};"
+                    f"cannot store a value of type {type(value).__module__}.{kind_of(value)};"
                     " store plain data, or open the store with a fallback",
                 )
             try:

@@ -56,6 +56,12 @@ class WorkerParts:
     ) -> None:
         if trim not in ("covered", "archived", "never"):
             raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
+        others = [sinks] if isinstance(sinks, str | Sink) else [one for one in sinks if not isinstance(one, Sink)]
+        if others:
+            raise ConfigurationError(
+                f"a drain takes a list of archives, and a {type(others[0]).__name__} is none: pass"
+                ' [SQLiteCheckpointer(path)], or what runstream.connect("sqlite:PATH") gives'
+            )
         if not sinks:
             raise ConfigurationError("a drain needs at least one archive to drain to")
         self._given_name = name

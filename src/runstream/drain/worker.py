@@ -91,6 +91,7 @@ class DrainWorker:
         forget_after_seconds: float | None = None,
     ) -> None:
         self._namespace = namespace_of(hot)
+        self._hot = hot
         self._parts = WorkerParts(
             self._namespace,
             sinks,
@@ -114,6 +115,11 @@ class DrainWorker:
     def name(self) -> str:
         """The name under which the worker reports itself. One made of the process id is another after a fork."""
         return self._parts.name
+
+    def __repr__(self) -> str:
+        """Its name, what it drains and where it archives."""
+        archives = ", ".join(self._parts.archives.values())
+        return f"<{type(self).__name__} {self.name}: {self._hot!r} to {archives}>"
 
     def drain_once(self, stop: threading.Event | None = None) -> DrainReport:
         """Drain what was due when this began; runs that another worker has claimed are its own.

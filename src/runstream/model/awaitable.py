@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from runstream.model.errors import ConfigurationError
 
 __all__ = ["Opening"]
 
@@ -22,16 +24,40 @@ class _Enterable(Protocol):
 T = TypeVar("T", bound=_Enterable)
 
 
+class _NotOpened(ConfigurationError, AttributeError):
+    """What was asked for, only the opened object has."""
+
+
 class Opening(Generic[T]):
     """An object that is still to be opened: ``opened = await opening``, or ``async with opening as opened``.
 
     Args:
         begin: Opens it.
+
+    Raises:
+        ConfigurationError: It is used before it is opened.
     """
 
     def __init__(self, begin: Callable[[], Awaitable[T]]) -> None:
         self._begin = begin
         self._opened: T | None = None
+
+    def __repr__(self) -> str:
+        """That it is still to be opened."""
+        return "<to be opened: await it, or enter it with async with>"
+
+    if not TYPE_CHECKING:  # whose words come first, where it is asked
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise ConfigurationError for what only the opened object has. Python asks for its own names."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise _NotOpened(f"it has no {name} before it is opened: await it first, or enter it with async with")
+
+        def __enter__(self) -> Any:
+            raise ConfigurationError("this is opened with async with, in an async def")
+
+        def __exit__(self, *_: object) -> None: ...
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._begin().__await__()

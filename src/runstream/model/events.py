@@ -14,6 +14,7 @@ from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
 from runstream.model.clock import unix_seconds
+from runstream.model.json_text import dump_fields, load_fields
 
 __all__ = ["HIGHEST_SEQ", "TERMINAL_KINDS", "EventKind", "PAEvent", "Visibility", "create_event", "member_or_text"]
 
@@ -162,6 +163,36 @@ class PAEvent:
         if "visibility" in known:
             known["visibility"] = member_or_text(Visibility, known["visibility"])
         return cls(run_id=fields["run_id"], **{name: known[name] for name in known if name != "run_id"})
+
+    def to_json(self) -> str:
+        """Give the event as JSON text, as archives and ``runstream export`` have it.
+
+        What JSON has no type for is tagged (``{"$decimal": "0.10"}``; docs/formats.md has the tags), so that
+        ``from_json`` gives an equal event. Values that a store turns into plain data are plain data here too.
+
+        Returns:
+            One JSON object, on one line.
+
+        Raises:
+            EncodingError: The payload holds a value that no store takes.
+        """
+        return dump_fields(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PAEvent:
+        """Make an event from its JSON text.
+
+        Args:
+            text: What ``to_json`` gives.
+
+        Returns:
+            The event.
+
+        Raises:
+            ValueError: It is no such text.
+            KeyError: There is no ``run_id`` or no ``kind`` in it.
+        """
+        return cls.from_dict(load_fields(text))
 
     @property
     def is_terminal(self) -> bool:

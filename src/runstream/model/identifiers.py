@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from runstream.model.errors import ConfigurationError, EncodingError, InvalidRunId
 
 __all__ = [
     "MAIN_LANE",
     "MAX_NAME_BYTES",
+    "check_iterable",
     "check_keys",
     "check_name",
     "check_run_id",
+    "event_run_id",
     "glimpse",
     "is_utf8",
+    "kind_of",
     "lease_token",
     "random_token",
     "shown",
@@ -76,6 +79,52 @@ def shown(value: Any) -> str:
         return f"{value!r:.80}"
     except Exception:  # noqa: BLE001 - the repr is the caller's own, and may raise anything
         return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the message that it is the wrong thing: its type, and the step that was forgotten.
+
+    Args:
+        value: Any value.
+    """
+    name = type(value).__qualname__
+    return f"{name}: await it first" if hasattr(type(value), "__await__") else name
+
+
+def check_iterable(name: str, values: Any, *, instead: str) -> None:
+    """Refuse what is no collection: a single one of its items, or a coroutine that was to be awaited.
+
+    Args:
+        name: What it is an argument for.
+        values: A list, or another iterable of items.
+        instead: What to do with a single item.
+
+    Raises:
+        EncodingError: It is something else.
+    """
+    if not hasattr(type(values), "__iter__"):
+        raise EncodingError(f"{name}: pass a list, not a {kind_of(values)}; {instead}", path=name)
+
+
+def event_run_id(event: Any) -> str:
+    """The run that an event names.
+
+    Args:
+        event: The event.
+
+    Raises:
+        EncodingError: It is no event.
+        InvalidRunId: What it names cannot name a run.
+    """
+    run_id = getattr(event, "run_id", None)
+    if run_id is None and not hasattr(event, "run_id"):
+        raise EncodingError(
+            f"an event has a run_id, and this is a {kind_of(event)}; runstream.create_event makes an event, and"
+            " save_events takes several",
+            path="event",
+        )
+    check_run_id(run_id)
+    return cast("str", run_id)
 
 
 def told(error: BaseException) -> str:

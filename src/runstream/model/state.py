@@ -15,6 +15,7 @@ from typing import Any
 
 from runstream.model.clock import unix_seconds
 from runstream.model.events import EventKind, member_or_text
+from runstream.model.json_text import dump_fields, load_fields
 
 __all__ = ["ENDED_STATUSES", "STATUSES", "STATUS_BY_KIND", "NodeState", "RunState", "RunStatus", "status_after"]
 
@@ -171,6 +172,35 @@ class RunState:
             values["status"] = self.status.value
         values["node_states"] = {key: node.to_dict() for key, node in self.node_states.items()}
         return values
+
+    def to_json(self) -> str:
+        """Give the state as JSON text, as archives have it.
+
+        What JSON has no type for is tagged (``{"$decimal": "0.10"}``; docs/formats.md has the tags), so that
+        ``from_json`` gives an equal state. Values that a store turns into plain data are plain data here too.
+
+        Returns:
+            One JSON object, on one line.
+
+        Raises:
+            EncodingError: It holds a value that no store takes.
+        """
+        return dump_fields(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RunState:
+        """Make a state from its JSON text.
+
+        Args:
+            text: What ``to_json`` gives.
+
+        Returns:
+            The state.
+
+        Raises:
+            ValueError: It is no such text.
+        """
+        return cls.from_dict(load_fields(text))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunState:

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict, get_
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, InvalidRunId
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import MAIN_LANE, check_name, check_run_id, shown
+from runstream.model.identifiers import MAIN_LANE, check_iterable, check_name, check_run_id, event_run_id, shown
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, S
 
@@ -276,10 +276,10 @@ def group_by_run(events: Iterable[E]) -> dict[str, list[E]]:
 
     Raises:
         InvalidRunId: An event names no run.
+        EncodingError: These are no events.
     """
+    check_iterable("events", events, instead="save_event takes one")
     groups: dict[str, list[E]] = {}
     for event in events:
-        run_id: Any = getattr(event, "run_id", None)
-        check_run_id(run_id)
-        groups.setdefault(run_id, []).append(event)
+        groups.setdefault(event_run_id(event), []).append(event)
     return groups

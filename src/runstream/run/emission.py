@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any, NamedTuple
 
 from runstream.model.errors import EncodingError
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import shown
+from runstream.model.identifiers import kind_of, shown
 
-__all__ = ["Emission", "emissions_of", "error_payload", "joined_payload"]
+__all__ = ["Emission", "check_kind", "emissions_of", "error_payload", "joined_payload"]
 
 
 class Emission(NamedTuple):
@@ -33,6 +34,16 @@ def _emission(item: Emission | tuple[Any, ...] | str) -> Emission:
     if isinstance(item, tuple) and 1 <= len(item) <= len(Emission._fields):
         return Emission(*item)
     raise EncodingError(f"an item of emit_many is an Emission, a tuple or a kind, not {shown(item)}", path="items")
+
+
+def check_kind(kind: Any) -> None:
+    """Refuse an event in place of its kind, and whatever else is no text. Raises EncodingError."""
+    if not isinstance(kind, str | Enum):
+        raise EncodingError(
+            f'kind: it is a text such as "tool.result", not a {kind_of(kind)}; a Run makes its events itself, and'
+            " save_event takes one that is made",
+            path="kind",
+        )
 
 
 def joined_payload(payload: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Any]:

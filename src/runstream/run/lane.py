@@ -37,7 +37,7 @@ from runstream.operations.arguments import AppendOptions, LeaseRequest, ReadQuer
 from runstream.operations.forks import starts_anew
 from runstream.operations.interface import AppendResult, StoreOperations
 from runstream.operations.operation import Operation, collect
-from runstream.run.emission import Emission, error_payload, joined_payload
+from runstream.run.emission import Emission, check_kind, error_payload, joined_payload
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, take_lease
 from runstream.run.state_fields import ABSENT, at_work, ended, get_field
@@ -76,6 +76,11 @@ class LaneWriter(ABC, Generic[E, S]):
         self._is_forked = False
         self._is_cancelled = False  # RunCancelled was raised: what is written now undoes and ends
         starts_anew(self)
+
+    def __repr__(self) -> str:
+        """The run and the lane, how far the lane is, and whether it is leased."""
+        lease = "" if self.lease is None else f", {self.lease!r}"
+        return f"<{type(self).__name__} of {self.run_id!r}, lane {self.lane_id!r}, seq {self._seq}{lease}>"
 
     def _start_anew(self) -> None:
         """Go on as another writer of the lane; what is held back is the parent's to send."""
@@ -298,6 +303,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _event(self, emission: Emission, seq: int) -> E:
         """The event, of the store's own type. Raises EncodingError where that refuses it."""
+        check_kind(emission.kind)
         return self._operations.codec.as_own(
             PAEvent(
                 self.run_id,

@@ -75,6 +75,12 @@ class LeaseState(ABC, Generic[E, S]):
         self._is_forked = False
         starts_anew(self)
 
+    def __repr__(self) -> str:
+        """What it is on, whose it is, its epoch, and whether it is known to be lost."""
+        on = "the whole run" if self.lane_id is None else f"lane {self.lane_id!r}"
+        lost = ", lost" if self.lost else ""
+        return f"<{type(self).__name__} on {self.run_id!r}, {on}, owner {self.owner!r}, epoch {self.epoch}{lost}>"
+
     def _start_anew(self) -> None:
         """Have no part in the lease: it is the parent's, which renews it and gives it back."""
         self._is_forked = True

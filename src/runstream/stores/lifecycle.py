@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-__all__ = ["AsyncLifecycle", "Lifecycle", "own", "own_async", "reopen_with"]
+__all__ = ["AsyncLifecycle", "Lifecycle", "own", "own_async", "place_at", "reopen_with"]
 
 T = TypeVar("T", bound="_Reopened")
 
@@ -15,6 +15,11 @@ class _Reopened:
     """A store that is pickled as the call that opens it again."""
 
     _reopen: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    _place = ""
+
+    def __repr__(self) -> str:
+        """Its class, and where its runs are; never a password."""
+        return f"<{type(self).__name__} {self._place}>"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self._reopen is None:
@@ -73,6 +78,11 @@ def own(store: Lifecycle, release: Callable[[], None]) -> None:
 def own_async(store: AsyncLifecycle, release: Callable[[], Awaitable[None]]) -> None:
     """Set what to await when a store is closed."""
     store._release = release
+
+
+def place_at(store: Lifecycle | AsyncLifecycle, place: str) -> None:
+    """Set where the runs of a store are, for people to read: without user and password."""
+    store._place = place
 
 
 def reopen_with(store: T, function: Callable[..., Any], *args: Any) -> T:

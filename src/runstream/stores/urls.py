@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,19 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["flag", "octal", "path_in", "split_query", "with_path"]
+__all__ = ["check_path", "flag", "octal", "path_in", "split_query", "with_path"]
+
+
+_URL = re.compile(r"(redis|rediss|unix|embedded|sqlite|jsonl|fake|memory):")
+
+
+def check_path(path: object) -> None:
+    """Raise ConfigurationError for a URL, where a path is wanted: it would make a file of that name."""
+    if isinstance(path, str) and (match := _URL.match(path)):  # it may hold a password: it is not shown
+        raise ConfigurationError(
+            f"that is a {match[0]} URL, and a path is wanted: open it with runstream.connect(url), or leave out"
+            f" the {match[0]}"
+        )
 
 
 def flag(text: str) -> bool:

@@ -74,6 +74,7 @@ class _Losing:
 
     max_block_seconds = 1.0
     is_fake = False
+    place = "redis://nowhere"
 
     def __init__(self, ending: str) -> None:
         self.ending = ending

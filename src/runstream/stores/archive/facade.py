@@ -10,7 +10,7 @@ from runstream.operations.runners import SyncRunner
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.capabilities import HoldsForeign
 from runstream.stores.facade import SnapshotStore
-from runstream.stores.lifecycle import own
+from runstream.stores.lifecycle import own, place_at
 
 __all__ = ["ArchiveStore"]
 
@@ -32,6 +32,7 @@ class ArchiveStore(SnapshotStore[E, S]):
         super().__init__(archive, SyncRunner(), (foreign,))
         self._snapshots = archive
         own(self, archive.close)
+        place_at(self, archive.location)
 
     @property
     def archive_id(self) -> str:

@@ -30,6 +30,7 @@ from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
 from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
+from runstream.stores.lifecycle import place_at
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 from runstream.stores.local.lease_rules import HeldLease, Leases, check_newest, check_unleased, new_grant
 from runstream.stores.local.operations import LocalOperations
@@ -73,6 +74,7 @@ class InMemoryCheckpointer(Store[E, S]):
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         memory = _MEMORIES.setdefault(name, _Memory()) if name else _Memory()
         super().__init__(MemoryOperations(codec, memory, require_lease=require_lease, clock=clock), SyncRunner())
+        place_at(self, f"memory:{name}")
 
 
 @dataclass(slots=True)

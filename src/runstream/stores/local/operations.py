@@ -191,6 +191,8 @@ class LocalOperations(ABC, Generic[E, S]):
     def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> None:
         """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
         check_run_id(run_id)
+        if state is None:  # to an append it is no snapshot; here it is refused as all that is no state
+            self.codec.snapshot_fields(run_id, state)
         options = AppendOptions(lease=lease, snapshot=state, lane_id=lane_id)
         self._send([self._request(run_id, (), options, compare=False)])
 

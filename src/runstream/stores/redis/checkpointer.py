@@ -14,7 +14,7 @@ from runstream.operations.runners import AsyncRunner, SyncRunner
 from runstream.operations.tasks import TaskLock
 from runstream.stores.async_facade import AsyncStore
 from runstream.stores.facade import Store
-from runstream.stores.lifecycle import own_async
+from runstream.stores.lifecycle import own_async, place_at
 from runstream.stores.redis.connection.clients import AsyncClient, Client
 from runstream.stores.redis.connection.driver import DEFAULT_RETRY_SECONDS, AsyncDriver, SyncDriver
 from runstream.stores.redis.connection.topology import async_transport_of, transport_of
@@ -100,6 +100,7 @@ class RedisCheckpointer(Store[E, S]):
         once = SyncRunner(driver.exchange_once)
         runner.run(open_namespace(session, is_fake=transport.is_fake))
         super().__init__(RedisOperations(session), runner, [Namespace(session.keys, runner, once)])
+        place_at(self, f"{transport.place}, namespace {namespace!r}")
         self._driver = driver
 
 
@@ -176,6 +177,7 @@ class AsyncRedisCheckpointer(AsyncStore[E, S]):
         driver = self._driver
         runner = AsyncRunner(driver.exchange, driver.follow, driver.wait, self._open_once)
         super().__init__(RedisOperations(self._session), runner)
+        place_at(self, f"{transport.place}, namespace {namespace!r}")
         if transport is not client:
             own_async(self, transport.close)
 

@@ -127,5 +127,8 @@ def namespace_of(store: Any) -> Namespace:
     """
     namespace = part_of(store, Namespace)
     if namespace is None:
-        raise ConfigurationError(f"a {type(store).__name__} is not in Redis: pass a RedisCheckpointer")
+        raise ConfigurationError(
+            f"a {type(store).__name__} is not in Redis: pass a RedisCheckpointer, or what"
+            " runstream.connect gives of a redis: URL"
+        )
     return namespace

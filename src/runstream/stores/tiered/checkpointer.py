@@ -10,6 +10,7 @@ from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.facade import SnapshotStore, Store
+from runstream.stores.lifecycle import place_at
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.operations import TieredOperations
@@ -38,6 +39,7 @@ class TieredCheckpointer(SnapshotStore[E, S]):
         _check_parts(hot, archive, facade=Store, named="RedisCheckpointer")
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
+        place_at(self, f"{hot!r} with {archive!r}")
 
 
 class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
@@ -63,6 +65,7 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
         _check_parts(hot, archive, facade=AsyncStore, named="AsyncRedisCheckpointer")
         self._snapshots = TieredOperations(hot._operations, archive._operations)
         super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
+        place_at(self, f"{hot!r} with {archive!r}")
 
     async def open(self) -> None:
         """Check the server and the namespace, once; every other call does so too.
@@ -79,7 +82,7 @@ def _check_parts(hot: Any, archive: Any, *, facade: type[Any], named: str) -> No
     if not isinstance(hot, facade) or not isinstance(hot._operations, HotOperations):
         raise ConfigurationError(
             f"a tiered store writes to a {named}, and a {type(hot).__name__} is none: pass one first, and the"
-            " archive second"
+            " archive second; runstream.connect(url, archive=url) opens both"
         )
     if not isinstance(archive, Store) or part_of(archive._operations, Archive) is None:
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from runstream.codec.event_codec import Codec
 from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, EventsArchived
-from runstream.model.identifiers import check_run_id
+from runstream.model.identifiers import check_run_id, event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -56,9 +56,7 @@ class TieredOperations(HotAndArchive[E, S]):
 
     def save_event(self, event: E) -> Operation[Any]:
         """Append one event to the run that it names."""
-        run_id: Any = getattr(event, "run_id", None)
-        check_run_id(run_id)
-        yield from self.check_writable([run_id])
+        yield from self.check_writable([event_run_id(event)])
         return (yield from self.hot.save_event(event))
 
     def save_events(self, events: Iterable[E]) -> Operation[None]:

@@ -253,6 +253,7 @@ class AsyncSimulatedTransport:
     """
 
     is_fake = True
+    place = "fake:"
     max_block_seconds = _BLOCK_SECONDS
 
     def __init__(self, way: SimulatedTransport) -> None:

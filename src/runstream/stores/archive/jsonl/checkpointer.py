@@ -17,6 +17,7 @@ from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.operations import JSONLOperations
 from runstream.stores.lifecycle import reopen_with
+from runstream.stores.urls import check_path
 
 __all__ = ["JSONLCheckpointer"]
 
@@ -65,6 +66,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         check_mode(mode)
+        check_path(base_dir)
         path = Path(base_dir).absolute()
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         operations = JSONLOperations(

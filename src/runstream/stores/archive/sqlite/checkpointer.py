@@ -19,6 +19,7 @@ from runstream.stores.archive.sqlite.connection import absolute_path
 from runstream.stores.archive.sqlite.drained_runs import DrainedRuns
 from runstream.stores.archive.sqlite.operations import SQLiteOperations
 from runstream.stores.lifecycle import reopen_with
+from runstream.stores.urls import check_path
 
 __all__ = ["SQLiteCheckpointer"]
 
@@ -69,6 +70,7 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         check_mode(mode)
+        check_path(db_path)
         path = absolute_path(db_path)
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         operations = SQLiteOperations(

@@ -55,6 +55,7 @@ class SingleServerTransport:
         self._rights = rights_of(client)
         self.max_block_seconds = _block_seconds(client)
         self.is_fake = _is_fake(client)
+        self.place = _place_of(client)
         self._is_tls = _speaks_tls(client)
         self._hub = hub_of(client, self.max_block_seconds)
         hold_over_fork(client)
@@ -148,6 +149,7 @@ class AsyncSingleServerTransport:
         self.max_block_seconds = _block_seconds(client)
         self._clients = LoopClients(make, self.max_block_seconds, lent)
         self.is_fake = _is_fake(client)
+        self.place = _place_of(client)
         self._is_tls = _speaks_tls(client)
         hold_over_fork(client)
 
@@ -232,6 +234,17 @@ def _block_seconds(client: Any) -> float:
 def _is_fake(client: Any) -> bool:
     connection_class: type = client.connection_pool.connection_class
     return any(base.__module__.partition(".")[0] == "fakeredis" for base in connection_class.__mro__)
+
+
+def _place_of(client: Any) -> str:
+    settings = client.connection_pool.connection_kwargs
+    if _is_fake(client):
+        return "fake:"
+    if (path := settings.get("path")) is not None:
+        return f"unix://{path}"
+    scheme = "rediss" if _speaks_tls(client) else "redis"
+    host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+    return f"{scheme}://{host}:{port}/{settings.get('db') or 0}"
 
 
 def _have_error(replies: Sequence[Any]) -> bool:

@@ -60,7 +60,9 @@ def transport_of(client: Client | Transport) -> Transport:
     """
     if isinstance(client, Transport):
         return client
-    _check_topology(client)
+    _check_topology(client, "connect")
+    if _is_a(client, redis.asyncio.Redis):
+        raise ConfigurationError("that is a client for asyncio: pass it to an AsyncRedisCheckpointer")
     return SingleServerTransport(client)
 
 
@@ -72,12 +74,23 @@ def async_transport_of(client: AsyncClient | AsyncTransport) -> AsyncTransport:
     """
     if isinstance(client, AsyncTransport):
         return client
-    _check_topology(client)
+    _check_topology(client, "connect_async")
+    if _is_a(client, redis.Redis):
+        raise ConfigurationError(
+            "that client is none for asyncio: pass a redis.asyncio.Redis, or this one to a RedisCheckpointer"
+        )
     return AsyncSingleServerTransport(client)
 
 
-def _check_topology(client: object) -> None:
-    """Raise ConfigurationError for what is no client of one server."""
+def _is_a(client: object, other: type[object]) -> bool:
+    """Whether it is of a class that the types say it is not."""
+    return isinstance(client, other)
+
+
+def _check_topology(client: object, opener: str) -> None:
+    """Raise ConfigurationError for what is no client of one server; ``opener`` opens a URL."""
+    if isinstance(client, str):  # it may hold a password: it is not shown
+        raise ConfigurationError(f"that is a URL, and no client of redis-py: open it with runstream.{opener}(url)")
     if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
         raise ConfigurationError(
             "a RedisCluster is a client of a cluster, which this version does not work with yet: pass a"

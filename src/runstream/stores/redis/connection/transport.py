@@ -23,6 +23,8 @@ class Transport(Protocol):
     look as often whether something is new that comes in no stream."""
     is_fake: bool
     """Whether it leads to fakeredis, which has no INFO: it has no age, evicts nothing and never fails over."""
+    place: str
+    """Where it leads, for people to read; without user and password."""
 
     def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, and once more those of its commands whose script the server did not know.
@@ -59,6 +61,7 @@ class AsyncTransport(Protocol):
 
     max_block_seconds: float
     is_fake: bool
+    place: str
 
     async def exchange(self, exchange: Exchange) -> Replies:
         """Send an exchange once, and once more those of its commands whose script the server did not know.

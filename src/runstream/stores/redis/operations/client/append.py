@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from runstream.codec.left_out import LeftOut
 from runstream.codec.snapshot_fields import PackedState, pack_state
-from runstream.model.identifiers import check_name, check_run_id, random_token
+from runstream.model.identifiers import check_name, check_run_id, event_run_id, random_token
 from runstream.model.protocols import Leased
 from runstream.model.results import E, S, Snapshot
 from runstream.operations.arguments import AppendOptions, check_count, grant_of, group_by_run
@@ -28,8 +28,7 @@ __all__ = ["Base", "append", "save_event", "save_events", "save_snapshot", "with
 
 def save_event(session: Session[E, S], event: E) -> Operation[Applied | list[Applied]]:
     """Append one event to the run that it names."""
-    run_id: Any = getattr(event, "run_id", None)
-    check_run_id(run_id)
+    run_id = event_run_id(event)
     encoded = session.codec.encode_event(run_id, event)
     if is_plain_append(session, encoded):
         return append_event(session, run_id, encoded)
