@@ -55,6 +55,8 @@ BREAK_PLANS: Mapping[str, Plan] = {
         retire_after_seconds=0.05,
         trims=("never",),
     ),
+    # a run that operators put back and resolve while workers trim it
+    "trims": replace(PLANS["deletions"], readers=0, turns=4, fates=(1,), disk_fates=(1,)),
     # a run that is to be drained in few steps
     "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600, most_calm_steps=600),
 }
