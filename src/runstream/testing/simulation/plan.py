@@ -63,7 +63,7 @@ class Plan:
     call_fates: Sequence[int] = (1,)
     disk_fates: Sequence[int] = (300, 1, 1)
     most_steps: int = 60_000
-    most_calm_steps: int = 20_000
+    most_calm_steps: int = 5_000
 
 
 @dataclass

@@ -120,7 +120,7 @@ PLANS = {
     ),
     # archives that are added and dropped while runs are written and drained
     "archives": Plan(
-        forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=6, trims=("archived", "covered")
+        forms=("plain", "runs"), archivists=1, followers=0, readers=1, turns=12, trims=("archived", "covered")
     ),
     # an archive that is lost, and put back from an older copy
     "older copies": Plan(

@@ -63,7 +63,8 @@ def _answers(replies: Replies) -> Iterator[str]:
         elif isinstance(reply, bytes) and (applied := _APPLIED.match(reply)):
             yield f"that it is at {applied[1].decode()}"
         elif isinstance(reply, list) and _is_refusal(reply):
-            yield " ".join(word.decode(errors="replace") for word in reply)
+            # of an archive its name: where it lies is another place in each game
+            yield " ".join(word.rpartition(b"/")[2].decode(errors="replace") for word in reply)
 
 
 def _is_refusal(reply: Sequence[object]) -> bool:
