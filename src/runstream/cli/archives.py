@@ -26,7 +26,7 @@ runstream archives drop sqlite:archive.db"""
 
 _WHAT_DROPPING_MEANS = (
     "Once dropped, {location} is no longer required: events will leave Redis without being in it. It keeps what"
-    " it holds. Workers that have it still are to be stopped before. Drop it?"
+    " it holds. Workers that have it still are to be stopped. Drop it?"
 )
 
 
@@ -56,8 +56,8 @@ def archives(
     start workers with it first, which wait until it is required: then archiving never stops.
 
     An archive that is dropped keeps what it holds. Start workers without it first, which wait until it is required
-    no longer, and stop the others before it is dropped: they would go on writing to it, or end, with exit code 2,
-    as it lacks what others have trimmed. The last one cannot be dropped.
+    no longer. Those that have it go on writing to it until they are stopped, or wait, as it lacks what others have
+    trimmed. The last one cannot be dropped.
     """
     if (archive is None) != (action == "list"):
         raise typer.BadParameter("add and drop take one archive, list takes none", param_hint="ARCHIVE")

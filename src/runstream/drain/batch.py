@@ -16,8 +16,7 @@ from shlex import quote
 
 from runstream.drain.claimed_run import Chunk, ClaimedRun, Positions, explain_parking, until_mended
 from runstream.drain.claims import Claims
-from runstream.drain.enlistment import OtherArchivesRequired
-from runstream.drain.parts import WorkerParts
+from runstream.drain.parts import OtherArchivesRequired, WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
 from runstream.drain.seq_spans import find_spans
 from runstream.model.archive_records import ArchiveEntry, Position, kept_aside

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runstream.drain.parts import WorkerParts
+from runstream.drain.parts import OtherArchivesRequired, WorkerParts
 from runstream.drain.stats import ARCHIVES
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["Enlistment", "OtherArchivesRequired"]
-
-
-class OtherArchivesRequired(ConfigurationError):
-    """The namespace requires an archive that the worker has not, or does not require one that it has."""
+__all__ = ["Enlistment"]
 
 
 class Enlistment:
@@ -30,17 +26,23 @@ class Enlistment:
         self._parts = parts
         self._is_valid = False
         self._has_begun = False
+        self._is_strict = True
 
-    def expire(self) -> None:
-        """Ask again before the worker goes on: what is required may be another set by now."""
+    def expire(self, *, is_refused: bool = False) -> None:
+        """Ask again before the worker goes on: other archives may be required by now.
+
+        ``is_refused``: they are, and one too many has been found to be in the way.
+        """
         self._is_valid = False
+        self._is_strict |= is_refused
 
     def check(self) -> None:
         """Ask Redis which archives are required, unless that is known. Where none is, the worker's own are now.
 
         Raises:
-            OtherArchivesRequired: One is missing, or one too many: with that, one that has begun goes on.
-            ConfigurationError: Both: they are not the archives of this namespace.
+            OtherArchivesRequired: One is missing, or one too many; as long as that is not in the way, a worker
+                that has begun goes on.
+            ConfigurationError: Both, from the start: they are not the archives of this namespace.
         """
         if self._is_valid:
             return
@@ -49,12 +51,13 @@ class Enlistment:
         for partition, required in parts.namespace.enlist(parts.archives, parts.partitions).items():
             self._compare(partition, required)
         self._is_valid = self._has_begun = True
+        self._is_strict = False
         parts.outages.over(ARCHIVES)
 
     def _compare(self, partition: int, required: Mapping[str, str]) -> None:
         own = self._parts.archives
         missing = {location for one, location in required.items() if one not in own}
-        spare = set() if self._has_begun else {location for one, location in own.items() if one not in required}
+        spare = {location for one, location in own.items() if one not in required} if self._is_strict else set()
         if not missing and not spare:
             return
         reason = (
@@ -62,4 +65,5 @@ class Enlistment:
             f" {', '.join(sorted(own.values()))}: start it with the same ones, or change what is required with"
             " `runstream archives`"
         )
-        raise ConfigurationError(reason) if missing and spare else OtherArchivesRequired(reason)
+        is_mistaken = missing and spare and not self._has_begun
+        raise ConfigurationError(reason) if is_mistaken else OtherArchivesRequired(reason)

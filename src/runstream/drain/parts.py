@@ -20,9 +20,13 @@ from runstream.model.results import DrainReport
 from runstream.operations.forks import starts_anew
 from runstream.stores.redis.namespace import Namespace
 
-__all__ = ["WorkerParts", "describe_error"]
+__all__ = ["OtherArchivesRequired", "WorkerParts", "describe_error"]
 
 _log = logging.getLogger("runstream.drain")
+
+
+class OtherArchivesRequired(ConfigurationError):
+    """The namespace requires an archive that the worker has not, or does not require one that it has."""
 
 
 class WorkerParts:
@@ -127,14 +131,14 @@ class WorkerParts:
         return position if now is None else replace(position, snapshots=now.snapshots)
 
     def check_required(self, run_id: str) -> None:
-        """Raise ConfigurationError where one of the archives is not required any more: what it lacks parks no run.
+        """Raise OtherArchivesRequired where an archive is not required any more: what it lacks parks no run.
 
         Since it was dropped, workers without it trim what it does not have.
         """
         required = self.namespace.archives_of_run(run_id)
         dropped = [location for uuid, location in self.archives.items() if uuid not in required]
         if required and dropped:
-            raise ConfigurationError(
+            raise OtherArchivesRequired(
                 f"{', '.join(dropped)} was dropped, and has not all of run {run_id!r} any more: start the worker"
                 " without it, or see `runstream archives`"
             )

@@ -20,8 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from runstream.drain.enlistment import OtherArchivesRequired
-from runstream.drain.parts import WorkerParts, describe_error
+from runstream.drain.parts import OtherArchivesRequired, WorkerParts, describe_error
 from runstream.drain.readback import find_lost
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
 from runstream.model.results import DrainReport

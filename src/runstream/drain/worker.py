@@ -20,8 +20,8 @@ from typing import Any
 from runstream.drain.batch import Batches
 from runstream.drain.claimed_run import until_mended
 from runstream.drain.claims import Claims
-from runstream.drain.enlistment import Enlistment, OtherArchivesRequired
-from runstream.drain.parts import WorkerParts, describe_error
+from runstream.drain.enlistment import Enlistment
+from runstream.drain.parts import OtherArchivesRequired, WorkerParts, describe_error
 from runstream.drain.retire import Retirement
 from runstream.drain.seq_spans import Trim
 from runstream.drain.stats import ARCHIVES, REDIS, DrainStats
@@ -233,7 +233,7 @@ class DrainWorker:
                 self._outages.over(REDIS)
             return self._outages.failed(backend, error.reason)
         except OtherArchivesRequired as error:
-            self._enlistment.expire()
+            self._enlistment.expire(is_refused=True)
             return min(_SECONDS_BETWEEN_QUESTIONS, self._outages.failed(ARCHIVES, str(error)))
         except ConfigurationError:
             if not self._namespace.set_aside_foreign_keys(self._parts.partitions):
