@@ -218,7 +218,8 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
     )
     if held is not None and held.runs:
         largest = [(one.run_id, one.events, why_held(one, found.trims)) for one in held.runs[:_SHOWN_RUNS]]
-        yield make_table(["run", "archived, still in Redis", "why"], largest)
+        name = "archived, still in Redis"
+        yield make_table([name, "events", "why"], largest, unfolded=(name,))
     if found.archives:
         yield make_table(["archive", "location"], sorted(found.archives.items()), unfolded=("archive",))
     if found.workers:
