@@ -214,7 +214,7 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             start, lanes = "", left
         call = delete_call(session.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
         in_flight.begin_deletion(run_id, start)
-        (outcome,) = yield Exchange([call], tolerant=True)
+        (outcome,) = yield Exchange([call], permissive=True)
         in_flight.end_deletion(run_id)
         if isinstance(outcome, Refusal):
             raise outcome.error
