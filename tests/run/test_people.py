@@ -13,6 +13,7 @@ import pytest
 from runstream import (
     ConfigurationError,
     DrainWorker,
+    EncodingError,
     EventsArchived,
     InMemoryCheckpointer,
     LeaseHeld,
@@ -159,6 +160,8 @@ def test_what_nobody_asked_is_no_question(live: Store) -> None:
         live.answer("r", "yes", lane_id="b")
     with pytest.raises(ConfigurationError, match="timeout"):
         run.wait(timeout=-1)
+    with pytest.raises(EncodingError, match="at most 512"):
+        run.pause("Ship it?", key="k" * 496)
     assert kinds(live) == [ASKED]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic
 from runstream.model.errors import RunCancelled
 from runstream.model.events import EventKind
 from runstream.model.identifiers import check_name
+from runstream.model.questions import answer_key
 from runstream.model.results import E, Recorded, S
 from runstream.model.state import ENDED_STATUSES, RunStatus
 from runstream.operations.filters import payload_of
@@ -32,6 +33,7 @@ class AskingWriter(LaneWriter[E, S], Generic[E, S]):
         """The event that asks. With a key, that names the question, so that it is asked once."""
         if key is not None:
             check_name("key", key)
+            check_name("key", answer_key(key))  # of the answer to it
         payload = {**fields, "question_id": secrets.token_hex(6) if key is None else key, "question": question}
         return Emission(EventKind.HUMAN_APPROVAL_REQUESTED, payload, key)
 

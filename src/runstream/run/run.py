@@ -229,7 +229,7 @@ class Run(AskingWriter[E, S]):
 
         Args:
             question: What is asked: a text, or any value that can be stored.
-            key: A key of at most 512 bytes under which the run records the question once; it is the question's id.
+            key: A key of at most 495 bytes under which the run records the question once; it is the question's id.
                 None: each call asks anew, under an id of its own.
             **fields: What else the payload has, by name.
 
