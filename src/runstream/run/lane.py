@@ -26,8 +26,6 @@ from runstream.model.errors import (
     EventsArchived,
     InvalidRunId,
     RunCancelled,
-    RunstreamError,
-    StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.identifiers import shown, snapshot_lane
@@ -41,7 +39,7 @@ from runstream.run.emission import Emission, check_kind, error_payload, joined_p
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, take_lease
 from runstream.run.state_fields import ABSENT, at_work, ended, get_field
-from runstream.run.write_call import UnknownEnd, WriteCall
+from runstream.run.write_call import UnknownEnd, WriteCall, is_refusal
 
 __all__ = ["LaneWriter"]
 
@@ -190,7 +188,7 @@ class LaneWriter(ABC, Generic[E, S]):
                 self._check_says(status)
                 (recorded,) = yield from self._recording([Emission(kind, payload)], call, self.state)
         except BaseException as error:  # an interrupt too
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 self._end = UnknownEnd(kind, payload, call)
             raise
         if self._end is not None and self._end.call.resolve is call.resolve:
@@ -294,7 +292,7 @@ class LaneWriter(ABC, Generic[E, S]):
                 )
         except BaseException as error:  # an interrupt too: the events may have been applied
             self._is_cancelled = self._is_cancelled or isinstance(error, RunCancelled)
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 self._seq, self._left_out = max((self._seq, *seqs)), left_out
             raise
         self._left_out = left_out
@@ -388,11 +386,6 @@ class LaneWriter(ABC, Generic[E, S]):
 def _new_owner() -> str:
     """A name that no other process has, with the host name and process id for people."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the store has said that it wrote nothing."""
-    return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable)
 
 
 def _noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple
 
 from runstream.model.clock import unix_seconds
-from runstream.model.errors import StoreUnavailable
+from runstream.model.errors import RunstreamError, StoreUnavailable
 from runstream.model.events import EventKind
 from runstream.model.results import E
 from runstream.operations.arguments import Sender
 from runstream.operations.operation import Operation, carried_resolution
 
-__all__ = ["UnknownEnd", "WriteCall", "tell_resend"]
+__all__ = ["UnknownEnd", "WriteCall", "is_refusal", "tell_resend"]
 
 _RESEND = (
     "the error's .resend() (awaited of an AsyncRun) makes this call take effect once, whether it did so already or"
@@ -25,6 +25,11 @@ def tell_resend(error: StoreUnavailable, resend: Callable[[], Any]) -> None:
     """Let an error carry what sends again, and say so; one whose outcome is never known says what to do itself."""
     if not error.is_final:  # what it would send could be there already, and be another event by then
         error.resend, error.next_step = resend, _RESEND
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store has said that it wrote nothing."""
+    return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable)
 
 
 @dataclass(slots=True, eq=False)
