@@ -32,7 +32,7 @@ from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisChe
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
-from runstream.stores.urls import flag, octal, path_in, split_query, with_path
+from runstream.stores.urls import check_is_text, flag, octal, path_in, split_query, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async"]
 
@@ -286,14 +286,6 @@ def _archive_beside(hot: _Target, url: str) -> _Target:
     return target
 
 
-def _check_is_text(url: object) -> None:
-    if url is not None and not isinstance(url, str):
-        raise ConfigurationError(
-            f"a URL is a text, and this is a {type(url).__qualname__}: name a file as sqlite:PATH, a directory as"
-            " jsonl:DIR; RedisCheckpointer takes a client of redis-py, and TieredCheckpointer two stores"
-        )
-
-
 class _Target:
     """A URL in parts: scheme, what it names, and the store's options."""
 
@@ -307,7 +299,7 @@ class _Target:
     def parse(cls, url: str | None, options: Mapping[str, Any]) -> _Target:
         """The parts of a URL. Raises ConfigurationError for a scheme or option that there is not."""
         url = os.environ.get("RUNSTREAM_URL") if url is None else url
-        _check_is_text(url)
+        check_is_text(url)
         if not url:
             raise ConfigurationError("no URL: pass one, or set RUNSTREAM_URL (for example redis://localhost)")
         scheme, colon, rest = url.partition(":")

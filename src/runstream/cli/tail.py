@@ -132,10 +132,8 @@ def tail(
             run = run_named(store, run, ", and --wait waits for it")
         after = _begin(store, run, wanted, since, lines)
         following = _Following(store, run, after, wanted, math.inf if idle_timeout is None else idle_timeout)
-        items = following.events()
-        events = joined(items) if join else (item for item in items if item is not None)
         show = _show_json if as_json else _printer(local=local, wide=wide, join=join)
-        for item in events:
+        for item in joined(following.events()) if join else filter(None, following.events()):
             show(item)
         if following.is_idle:
             say(f"no event came in {idle_timeout:g} seconds, and run {run!r} has not ended")

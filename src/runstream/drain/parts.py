@@ -60,7 +60,9 @@ class WorkerParts:
     ) -> None:
         if trim not in ("covered", "archived", "never"):
             raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
-        others = [sinks] if isinstance(sinks, str | Sink) else [one for one in sinks if not isinstance(one, Sink)]
+        others = (
+            [sinks] if hasattr(sinks, "archive_id") else [one for one in sinks if not hasattr(one, "archive_id")]
+        )
         if others:
             raise ConfigurationError(
                 f"a drain takes a list of archives, and a {type(others[0]).__name__} is none: pass"

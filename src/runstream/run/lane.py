@@ -9,9 +9,6 @@ back; one whose outcome is unknown may have been written, and keeps them.
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +34,7 @@ from runstream.operations.interface import AppendResult, StoreOperations
 from runstream.operations.operation import Operation, collect
 from runstream.run.emission import Emission, check_kind, error_payload, joined_payload
 from runstream.run.held_deltas import HeldDeltas
-from runstream.run.lease_state import LeaseState, take_lease
+from runstream.run.lease_state import LeaseState, new_owner, take_lease
 from runstream.run.state_fields import ABSENT, at_work, ended, get_field
 from runstream.run.write_call import UnknownEnd, WriteCall, is_refusal
 
@@ -94,7 +91,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _opening(self, request: RunRequest) -> Operation[None]:
         if request.lease_ttl is not None:
-            owner = _new_owner() if request.owner is None else request.owner
+            owner = new_owner() if request.owner is None else request.owner
             wanted = LeaseRequest(self.run_id, owner, self.lane_id, request.lease_ttl, request.wait)
             self._hold_lease(*(yield from take_lease(self._operations, wanted)))
         try:
@@ -381,11 +378,6 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _noting_loss(self) -> AbstractContextManager[None]:
         return nullcontext() if self.lease is None else self.lease._noting_loss()
-
-
-def _new_owner() -> str:
-    """A name that no other process has, with the host name and process id for people."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def _noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:

@@ -7,6 +7,9 @@ clock: that is what keeps a writer out that was stopped for too long, and this m
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -27,11 +30,16 @@ from runstream.operations.forks import starts_anew
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation, Pause
 
-__all__ = ["LeaseState", "take_lease"]
+__all__ = ["LeaseState", "new_owner", "take_lease"]
 
 _LONGEST_POLL_SECONDS = 0.05
 _RENEWALS_PER_TTL = 3
 _ATTEMPTS_PER_RENEWAL = 4  # while the store cannot be reached
+
+
+def new_owner() -> str:
+    """A name that no other process has, with the host name and process id for people."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def take_lease(operations: StoreOperations[E, S], request: LeaseRequest) -> Operation[tuple[LeaseGrant, float]]:

@@ -10,7 +10,16 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["check_path", "flag", "octal", "path_in", "split_query", "with_path"]
+__all__ = ["check_is_text", "check_path", "flag", "octal", "path_in", "split_query", "with_path"]
+
+
+def check_is_text(url: object) -> None:
+    """Raise ConfigurationError for what is no text, where a URL is wanted. None is no URL yet."""
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(
+            f"a URL is a text, and this is a {type(url).__qualname__}: name a file as sqlite:PATH, a directory as"
+            " jsonl:DIR; RedisCheckpointer takes a client of redis-py, and TieredCheckpointer two stores"
+        )
 
 
 _URL = re.compile(r"(redis|rediss|unix|embedded|sqlite|jsonl|fake|memory):")
