@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import Any
 from uuid import UUID
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from runstream import connect
 from runstream.cli import app
-from tests.support.commands import at_terminal, run
+from runstream.cli.support.output import console, make_table
+from tests.support.commands import Terminal, at_terminal, run
 from tests.support.samples import make_event, make_state
 
 IDS = [str(UUID(int=number << 100 | 7)) for number in (1, 2, 3)]
 BOX = re.compile("[─-╿]")
 COMMANDS = ["demo", "drain", "runs", "show", "tail", "export", "import", "status", "archives"]
-COMMANDS += ["unpark", "resolve", "quarantine", "restore", "verify", "agent"]
+COMMANDS += ["unpark", "resolve", "quarantine", "restore", "verify", "agent", "answer", "cancel", "trim"]
 
 
 @pytest.fixture
@@ -54,6 +58,19 @@ def test_where_there_is_no_room_names_are_cut_and_nothing_else(url: str) -> None
     assert "created" in at_terminal("runs", "--url", url, "--wide")
 
 
+@pytest.mark.parametrize("length", [36, 500])
+def test_an_id_is_never_folded(length: int) -> None:
+    """Beside a text that is, and beside numbers, which are whole. One that is longer than others can be is cut."""
+    run_id, reason = "r" * length, "the archive has another history " * 4
+    screen = Terminal()
+    with redirect_stdout(screen):
+        console(screen).print(make_table(["run", "offset", "reason"], [[run_id, 12345, reason]]), width=80)
+    _, first, *others = screen.getvalue().splitlines()
+    assert first.split()[:2] == [run_id if length == 36 else "r" * 39 + "…", "12345"]
+    assert "".join(others).count("r" * 3) == 0
+    assert " ".join(" ".join([first, *others]).split()[2:]) == reason.strip()
+
+
 @pytest.mark.parametrize("arguments", [["runs"], ["show", IDS[0]], ["status"]])
 def test_no_table_is_in_a_box_or_wider_than_the_terminal_and_no_color_is_no_style(
     url: str, arguments: list[str]
@@ -71,10 +88,10 @@ def test_help_is_in_no_box_and_its_examples_can_be_copied(name: str) -> None:
     shown = at_terminal(name, "-h")
     assert shown.startswith(f"Usage: runstream {name} [OPTIONS]")
     assert not BOX.search(shown)
-    examples = shown.partition("Examples:")[2].split("\n\n")[1:]
-    assert [line.split()[:2] for line in examples if "runstream" in line] == [["runstream", name]] * len(
-        re.findall(f"runstream {name}", " ".join(examples))
-    )
+    group: Any = get_command(app)  # typer's own classes, which its types do not show
+    examples = [line for line in group.commands[name].epilog.splitlines() if line.startswith("runstream ")]
+    assert examples
+    assert all(f"\n  {line}\n" in shown for line in examples)
 
 
 def test_the_list_of_commands_says_in_whole_words_what_each_does() -> None:

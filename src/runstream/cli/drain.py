@@ -221,4 +221,4 @@ def _print_report(
         return
     print_table(["drained", "count"], counts.items())
     if parked:
-        print_table(["parked run", "reason"], sorted(parked.items()), unfolded=("parked run",))
+        print_table(["parked run", "reason"], sorted(parked.items()))

@@ -173,4 +173,4 @@ def _print(results: Sequence[Imported], *, dry_run: bool) -> None:
         )
         for result in results
     ]
-    print_table([*columns, ""], rows, unfolded=("run", ""))
+    print_table([*columns, ""], rows, unfolded=("",))

@@ -86,7 +86,7 @@ def _list(sink: Sink, run: str | None, limit: int, *, as_json: bool) -> int:
         emit_json({"records": [_facts(*one) for one in shown], "more": len(found) > limit})
         return 0
     columns = ["run", "offset", "kept aside (UTC)", "size", "reason"]
-    print_table(columns, [_row(run_id, entry) for run_id, entry in shown], unfolded=("run", "size"))
+    print_table(columns, [_row(run_id, entry) for run_id, entry in shown], unfolded=("size",))
     if len(found) > limit:
         say(f"there are more than {limit} records; see more of them with --limit")
     return 0
@@ -117,7 +117,7 @@ def _retry(sink: Sink, run: str | None, offset: int | None, *, as_json: bool) ->
     else:
         print_table(["records", "count"], [(name.replace("_", " "), count) for name, count in counts.items()])
         if left:
-            print_table(["run", "offset", "reason"], left, unfolded=("run",))
+            print_table(["run", "offset", "reason"], left)
     return len(left)
 
 

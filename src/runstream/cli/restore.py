@@ -104,7 +104,7 @@ def restore(
         emit_json({"runs": [one.to_dict() for one in done], **totals, "seconds": round(seconds, 3)})
     else:
         columns = ["run", "what was done", "last", "first offset in Redis"]
-        print_table(columns, [_row(one) for one in done], unfolded=("run", "last"))
+        print_table(columns, [_row(one) for one in done], unfolded=("last",))
         for one in done:
             if one.put is None:
                 say(f"refused: {one.reason}")

@@ -232,7 +232,7 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
     if found.damaged:
         yield make_table(["damaged key", "what is wrong"], sorted(found.damaged.items()))
     if found.parked:
-        yield make_table(["parked run", "reason"], sorted(found.parked.items()), unfolded=("parked run",))
+        yield make_table(["parked run", "reason"], sorted(found.parked.items()))
 
 
 def _held_text(held: HeldRuns, runs: int) -> str:

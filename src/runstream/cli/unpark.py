@@ -46,7 +46,7 @@ def unpark(
     if as_json:
         emit_json({"unparked": done})
     elif done:
-        print_table(["unparked run"], [(run_id,) for run_id in done], unfolded=("unparked run",))
+        print_table(["unparked run"], [(run_id,) for run_id in done])
     if not wanted:
         say("no run is parked")
     missing = [run_id for run_id in wanted if run_id not in done]

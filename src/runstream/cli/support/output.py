@@ -41,6 +41,8 @@ __all__ = [
     "spaced",
 ]
 
+_IDS = frozenset({"run", "parked run", "unparked run", "session", "lane", "worker"})  # columns of them, by heading
+_ID_WIDTH = 40  # of a column of ids at a terminal: a UUID is whole, and half of 80 columns is left
 _ANY_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
 
@@ -119,8 +121,9 @@ def make_table(
 ) -> Table:
     """A table for stdout, without columns that are empty. A cell that is None stays empty.
 
-    Where a terminal is narrow, columns of texts are folded and those of ``names`` are cut, so that a name is never
-    taken for two; those of numbers, which are aligned to the right, and the ``unfolded`` ones keep their width.
+    Where a terminal is narrow, columns of texts are folded; those of numbers, which are aligned to the right, and
+    the ``unfolded`` ones keep their width. An id is never folded: it is cut where it is long, in the columns of
+    ``names`` as much as need be, for tables that have no text to fold.
     """
     cells, title = [list(row) for row in rows], printable(title)
     table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
@@ -128,17 +131,21 @@ def make_table(
     for at in shown:
         numeric = bool(cells) and all(isinstance(row[at], int | None) for row in cells)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        is_whole = numeric or columns[at] in unfolded
+        is_whole = numeric or columns[at] in unfolded or columns[at] in _IDS.difference(names)
         overflow: Literal["ellipsis", "fold"] = "ellipsis" if is_whole else "fold"
         table.add_column(printable(columns[at]), justify=justify, overflow=overflow, no_wrap=is_whole)
     for row in cells:
-        table.add_row(*(_cell(row[at], is_name=columns[at] in names) for at in shown))
+        table.add_row(*(_cell(columns[at], row[at], names) for at in shown))
     return table
 
 
-def _cell(value: object, *, is_name: bool) -> str | Text:
+def _cell(column: str, value: object, names: Collection[str]) -> str | Text:
     text = "" if value is None else printable(str(value))
-    return Text(text, no_wrap=True, overflow="ellipsis") if is_name else text
+    if column in names:
+        return Text(text, no_wrap=True, overflow="ellipsis")
+    if column in _IDS and sys.stdout.isatty() and len(text) > _ID_WIDTH:
+        return f"{text[: _ID_WIDTH - 1]}…"
+    return text
 
 
 def printable(text: str) -> str:
