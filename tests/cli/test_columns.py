@@ -58,6 +58,18 @@ def test_where_there_is_no_room_names_are_cut_and_nothing_else(url: str) -> None
     assert "created" in at_terminal("runs", "--url", url, "--wide")
 
 
+def test_a_question_is_whole_where_it_is_looked_for(url: str) -> None:
+    question = "May I book the hotel for 420 EUR, in two rooms, for three nights?"
+    with connect(url) as store, store.open_run(IDS[0]) as waiting:
+        waiting.pause(question)
+    lines = at_terminal("runs", "--url", url, NO_COLOR="1").splitlines()
+    assert (len(lines), max(map(len, lines))) == (4, 80)
+    assert "May I book" in lines[1]
+    looked_for = at_terminal("runs", "--url", url, "--status", "paused", NO_COLOR="1").splitlines()
+    assert len(looked_for) > 2
+    assert question in run("runs", "--url", url).out
+
+
 @pytest.mark.parametrize("length", [36, 500])
 def test_an_id_is_never_folded(length: int) -> None:
     """Beside a text that is, and beside numbers, which are whole. One that is longer than others can be is cut."""

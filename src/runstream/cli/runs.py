@@ -53,7 +53,9 @@ def runs(
     if wide:
         columns += ["created", *["hot from"] * is_hot]
     rows = [_row(info, columns) for info in shown]
-    print_table(columns, rows, names=("run", "session"), unfolded=("status", "created", "updated"), wide=wide)
+    # a line for each run, but where what they wait for is what is looked for
+    cut = ["run", "session", *["waits for"] * (status is not RunStatus.PAUSED)]
+    print_table(columns, rows, names=cut, unfolded=("status", "created", "updated"), wide=wide)
     if len(found) > limit:
         say(f"there are more than {limit} runs; see more of them with --limit")
 
