@@ -54,6 +54,12 @@ def test_a_worker_that_is_misconfigured(archive: str, options: list[str], tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_agent_without_a_place_for_its_journal(archive: str, tmp_path: Path) -> None:
+    agent = ["agent", "--run", "r", "--lane", "l", "--steps", "1"]
+    assert run(*agent, "--url", archive, "--journal", f"{tmp_path}/none/journal").code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_worker_that_is_refused_because_others_are_required(archive: str, place: Place) -> None:
     place.emit("r", 1)
     required = [

@@ -55,12 +55,13 @@ def agent(
     """
     task = Task(run, lane, steps, session, seed, leader, wait_for or ())
     with ExitStack() as opened:
+        # first: where it cannot be written, no new store is left
+        notes = None if journal is None else opened.enter_context(Journal(journal))
         store = opened.enter_context(connect(url))
         opened.enter_context(ending_with_parent(end_with_parent))
-        if journal is None:
+        if notes is None:
             outcome = work(store, task, pace_seconds=pace)
         else:
-            notes = opened.enter_context(Journal(journal))
             outcome = work(store, task, pace_seconds=pace, acknowledged=notes.note)
     if as_json:
         emit_json({"run_id": run, "lane_id": lane, **_facts(outcome)})
