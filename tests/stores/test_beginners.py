@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,20 @@ async def test_what_is_to_be_awaited_says_so() -> None:
             assert "to be opened" in repr(opening)
             with pytest.raises(ConfigurationError, match="async with"), opening:
                 pass
+
+
+async def test_what_comes_with_async_for_says_so() -> None:
+    async with connect_async("memory:") as store:
+        await store.save_events([make_event("r", 1), make_event("r", 2)])
+        for items in map(anything, (store.read("r"), store.runs(), store.follow("r", idle_timeout=0))):
+            check(ConfigurationError, "async for", partial(list, items))
+        items = anything(store.read("r"))
+        assert (await anext(items)).offset == 1
+        assert [item.offset async for item in items] == [2]
+        async with aclosing(anything(store.read("r"))) as items:
+            async for _ in items:
+                break
+        assert [item async for item in items] == [], "it was closed"
 
 
 # -- what is printed

@@ -1,14 +1,14 @@
-"""An object that is opened with ``await`` or with ``async with``."""
+"""What is opened with ``await`` or ``async with``, and what is read with ``async for``: each says so."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["Opening"]
+__all__ = ["AsyncItems", "Opening"]
 
 
 class _Enterable(Protocol):
@@ -72,3 +72,35 @@ class Opening(Generic[T]):
     ) -> None:
         if self._opened is not None:
             await self._opened.__aexit__(kind, error, trace)
+
+
+Item = TypeVar("Item")
+
+
+class AsyncItems(AsyncIterator[Item]):
+    """The items of an async generator, for ``async for``; ``aclose`` ends it.
+
+    Args:
+        generator: Gives them.
+
+    Raises:
+        ConfigurationError: They are asked for with ``for``.
+    """
+
+    def __init__(self, generator: AsyncGenerator[Item, None]) -> None:
+        self._generator = generator
+
+    def __aiter__(self) -> AsyncIterator[Item]:  # noqa: PYI034 - the generator itself: nothing is in between
+        return self._generator
+
+    async def __anext__(self) -> Item:
+        return await anext(self._generator)
+
+    async def aclose(self) -> None:
+        """End the generator."""
+        await self._generator.aclose()
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> Any:
+            raise ConfigurationError("these come with async for, in an async def")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from runstream.model.awaitable import AsyncItems
 from runstream.operations.operation import Call, Exchange, Items, Operation, Pause, Replies, Step, Stream, Wait
 
 __all__ = ["AsyncRunner", "SyncRunner"]
@@ -171,15 +172,15 @@ class AsyncRunner:
 
         Its blocking calls are made in a thread of its own: followers wait, and asyncio has few threads.
         """
-        return self._iterate(stream, self._exchange)
+        return AsyncItems(self._iterate(stream, self._exchange))
 
     def follow(self, stream: Stream) -> AsyncIterator[Any]:
         """The items of a stream that goes on while something comes: of such there may be many at a time."""
-        return self._iterate(stream, self._follow)
+        return AsyncItems(self._iterate(stream, self._follow))
 
     async def _iterate(
         self, stream: Stream, exchange: Callable[[Exchange], Awaitable[Replies]]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         thread = _OwnThread()
         try:
             await self.prepare()
