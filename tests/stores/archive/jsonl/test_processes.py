@@ -65,8 +65,9 @@ def test_a_writer_killed_again_and_again_keeps_all_that_it_was_told_is_kept(tmp_
                 kept = int(writer.stdout.readline().split()[1])
             writer.send_signal(signal.SIGKILL)
             writer.wait(DEADLINE_SECONDS)
-            for line in writer.stdout.read().splitlines():
-                kept = int(line.split()[1])
+            for line in writer.stdout.read().splitlines(keepends=True):
+                if line.endswith("\n"):  # the last one may be cut
+                    kept = int(line.split()[1])
         with JSONLCheckpointer(tmp_path) as store:
             found = numbers(store, "r")
             assert kept <= len(found) <= kept + 2
