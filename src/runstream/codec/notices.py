@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.codec.record import decode_record, fields_of
-from runstream.model.questions import PEOPLES_KINDS, Notice, notice_of
+from runstream.model.questions import NOTICE_KINDS, Notice, notice_of
 
 __all__ = ["notices_of"]
 
@@ -24,7 +24,7 @@ def notices_of(run_id: str, events: Sequence[EncodedEvent]) -> list[tuple[int, N
     return [
         (index, notice)
         for index, event in enumerate(events)
-        if event.kind in PEOPLES_KINDS
+        if event.kind in NOTICE_KINDS
         and (notice := notice_of(event.kind, event.lane_id, _payload(run_id, event))) is not None
     ]
 

@@ -12,7 +12,7 @@ from runstream.model.state import ENDED_STATUSES, STATUS_BY_KIND
 __all__ = [
     "ANSWERS_LANE",
     "MARKED_KINDS",
-    "PEOPLES_KINDS",
+    "NOTICE_KINDS",
     "Inbox",
     "Notice",
     "Question",
@@ -25,10 +25,10 @@ __all__ = [
 ANSWERS_LANE = "answers"
 """The lane of what people say to a run: answers, and requests to cancel it."""
 
-PEOPLES_KINDS = frozenset({EventKind.HUMAN_APPROVAL_REQUESTED.value, EventKind.HUMAN_APPROVAL_RECEIVED.value})
+NOTICE_KINDS = frozenset({EventKind.HUMAN_APPROVAL_REQUESTED.value, EventKind.HUMAN_APPROVAL_RECEIVED.value})
 """The kinds of the events by which a run asks, and is answered or told to stop."""
 
-MARKED_KINDS = PEOPLES_KINDS.union(STATUS_BY_KIND)
+MARKED_KINDS = NOTICE_KINDS.union(STATUS_BY_KIND)
 """The kinds whose events say something of their run."""
 
 _MAX_TEXT = 200  # characters of a question or a reason that are kept beside its event
@@ -103,7 +103,7 @@ def answer_key(question_id: str) -> str:
 
 def notice_of(kind: str, lane_id: str, payload: Any) -> Notice | None:
     """What an event says between a run and people; None for any other, also of these kinds."""
-    if kind not in PEOPLES_KINDS or not isinstance(payload, dict):
+    if kind not in NOTICE_KINDS or not isinstance(payload, dict):
         return None
     question_id = payload.get("question_id")
     if kind == EventKind.HUMAN_APPROVAL_REQUESTED.value:

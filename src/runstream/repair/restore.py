@@ -38,7 +38,7 @@ from runstream.stores.redis.append_batch import HIGHEST_RISING
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
 from runstream.stores.redis.operations.worker.load import HotRun
-from runstream.stores.redis.peoples_word import PeoplesWord
+from runstream.stores.redis.people_notes import PeopleNotes
 
 __all__ = ["Lanes", "PutBack", "put_back", "restore_run"]
 
@@ -302,7 +302,7 @@ class Lanes:
     rising: set[str] = field(default_factory=set)
     peak: int = 0
     unread: int = 0
-    people: PeoplesWord = field(default_factory=PeoplesWord)
+    people: PeopleNotes = field(default_factory=PeopleNotes)
     _has_unread: bool = False
 
     def add(self, run_id: str, entry: ArchiveEntry) -> None:

@@ -27,7 +27,7 @@ from runstream.stores.redis.append_batch import LaneSpan, snapshot_field
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.page_size import PageSize, size_bound
-from runstream.stores.redis.peoples_word import PeoplesWord
+from runstream.stores.redis.people_notes import PeopleNotes
 from runstream.stores.redis.replies import (
     noted_cursor,
     noted_size,
@@ -82,7 +82,7 @@ class _Left:
     since: dict[str, int] = field(default_factory=dict)
     keys: dict[str, Cursor] = field(default_factory=dict)
     kinds: list[tuple[int, str]] = field(default_factory=list)
-    people: PeoplesWord = field(default_factory=PeoplesWord)
+    people: PeopleNotes = field(default_factory=PeopleNotes)
     session_id: str = ""
     has_unread: bool = False
     largest: int = 0

@@ -18,7 +18,7 @@ from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.read import read
 from runstream.stores.redis.operations.client.reader import RunReader
-from runstream.stores.redis.peoples_word import parse_questions
+from runstream.stores.redis.people_notes import parse_questions
 from runstream.stores.redis.replies import noted_cursor
 from runstream.stores.redis.session.session import Session
 

@@ -24,7 +24,7 @@ from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_th
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.unfinished import snapshots_left
 from runstream.stores.redis.page_size import first_entries
-from runstream.stores.redis.peoples_word import parse_questions
+from runstream.stores.redis.people_notes import parse_questions
 from runstream.stores.redis.replies import (
     noted_size,
     noted_time,

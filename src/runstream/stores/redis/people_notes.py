@@ -10,7 +10,7 @@ from typing import Any
 from runstream.model.questions import Notice, Question, notice_of, questions_after
 from runstream.model.state import ENDED_STATUSES, STATUS_BY_KIND
 
-__all__ = ["PeoplesWord", "parse_questions"]
+__all__ = ["PeopleNotes", "parse_questions"]
 
 _QUESTION = re.compile(r"([0-9a-f]*) ([0-9a-f]*) (\d+) (\d+) ([0-9a-f]*)")
 
@@ -39,7 +39,7 @@ def _hex(text: str) -> str:
 
 
 @dataclass(slots=True)
-class PeoplesWord:
+class PeopleNotes:
     """What the events of a history say between the run and people, gathered in order."""
 
     _notices: list[tuple[int, Notice]] = field(default_factory=list)
