@@ -75,6 +75,23 @@ def test_a_run_at_work_is_running_and_has_its_times(store: Store) -> None:
     assert second.updated_at < last.updated_at == last.finished_at
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_run_that_is_started_again_stays_at_work_with_its_checkpoints(store: Store, at_once: bool) -> None:
+    """The state that was loaded says that it has ended: the next snapshot would end the run once more."""
+    first = open_run(store)
+    first.emit("run.started", key="first")
+    first.fail("no network")
+    run = open_run(store)
+    run.emit("run.started", key="first")  # which is there already
+    assert (status_of(store), run.state.status) == ("failed", RunStatus.FAILED)
+    run.emit_many(["run.started"], checkpoint=at_once)
+    run.checkpoint()
+    assert (status_of(store), latest(store, "r").status) == ("running", RunStatus.RUNNING)
+    assert latest(store, "r").finished_at == 0
+    run.finish()
+    assert (status_of(store), latest(store, "r").status) == ("completed", RunStatus.COMPLETED)
+
+
 @pytest.mark.parametrize("status", [RunStatus.PAUSED, RunStatus.COMPLETED, "on hold"])
 def test_a_status_that_somebody_has_set_stays(store: Store, status: Any) -> None:
     run = open_run(store)

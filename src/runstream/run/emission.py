@@ -22,6 +22,11 @@ class Emission(NamedTuple):
     parent_span_id: str | None = None
     visibility: Visibility | str = Visibility.PUBLIC
 
+    @property
+    def starts_run(self) -> bool:
+        """Whether it is a ``run.started``, which opens a run that has ended."""
+        return self.kind == EventKind.RUN_STARTED
+
 
 def emissions_of(items: Iterable[Emission | tuple[Any, ...] | str]) -> list[Emission]:
     """The items of ``emit_many``, or a single kind. Raises EncodingError for one that is no event."""

@@ -35,7 +35,7 @@ from runstream.operations.operation import Operation, collect
 from runstream.run.emission import Emission, check_kind, error_payload, joined_payload
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, new_owner, take_lease
-from runstream.run.state_fields import ABSENT, at_work, ended, get_field
+from runstream.run.state_fields import ABSENT, at_work, ended, get_field, open_again
 from runstream.run.write_call import UnknownEnd, WriteCall, is_refusal
 
 __all__ = ["LaneWriter"]
@@ -163,7 +163,8 @@ class LaneWriter(ABC, Generic[E, S]):
         yield from self._going_first(call)
         if not checkpoint:
             return (yield from self._recording(emissions, call)) if emissions else []
-        with at_work(self.state, call.began):
+        opens = any(one.starts_run and one.key is None for one in emissions)  # under a key it may be there already
+        with at_work(self.state, call.began, opens=opens):
             return (yield from self._recording(emissions, call, self.state))
 
     def _emitting_one(self, emission: Emission, call: WriteCall[E]) -> Operation[Recorded[E]]:
@@ -243,6 +244,8 @@ class LaneWriter(ABC, Generic[E, S]):
         keys = [emission.key for emission in emissions]
         has_keys = any(key is not None for key in keys)
         placement = yield from self._appending(events, call.seqs, call, keys if has_keys else None, snapshot)
+        if any(one.starts_run and index not in placement.known for index, one in enumerate(emissions)):
+            open_again(self.state)  # which the next checkpoint would else end again
         recorded = []
         for index, (event, cursor) in enumerate(zip(events, placement.cursors, strict=True)):
             is_known = index in placement.known

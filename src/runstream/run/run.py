@@ -192,9 +192,9 @@ class Run(AskingWriter[E, S]):
     def checkpoint(self) -> None:
         """Save the state as the snapshot of this lane; the main lane's is the run's.
 
-        A state that is pending becomes a running one; its ``updated_at`` is set, and ``started_at`` where that is
-        0. They are as before if this raises. What the state's class left out of the state that this Run has loaded
-        last is put back.
+        A state that is pending becomes a running one, as one that has ended does with a new ``run.started``; its
+        ``updated_at`` is set, and ``started_at`` where that is 0. They are as before if this raises. What the
+        state's class left out of the state that this Run has loaded last is put back.
 
         Raises:
             ConcurrencyConflict: Another was saved since the one that this Run knows: open the run again, or load

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from enum import Enum
 from typing import Any
 
-from runstream.model.state import STATUSES, RunState, RunStatus
+from runstream.model.state import ENDED_STATUSES, STATUSES, RunState, RunStatus
 
-__all__ = ["ABSENT", "at_work", "ended", "get_field", "paused", "resume"]
+__all__ = ["ABSENT", "at_work", "ended", "get_field", "open_again", "paused", "resume"]
 
 ABSENT: Any = object()
 """What a state has in place of a field that it does not have."""
@@ -41,16 +41,21 @@ def ended(state: Any, status: RunStatus, finished_at: float) -> AbstractContextM
     return _with(state, {**_status(state, status), **_times(state, finished_at, "updated_at", "finished_at")})
 
 
-def at_work(state: Any, now: float) -> AbstractContextManager[None]:
+def at_work(state: Any, now: float, *, opens: bool = False) -> AbstractContextManager[None]:
     """As ``ended``, for a run at work: one that is pending becomes a running one.
 
-    ``updated_at`` becomes this time (Unix), and so does a ``started_at`` of 0.
+    ``updated_at`` becomes this time (Unix), and so does a ``started_at`` of 0. With ``opens``, one that has ended
+    becomes a running one too, as with ``open_again``.
     """
     changes = _work_times(state, now)
-    current = get_field(state, "status")
-    if getattr(current, "value", current) == RunStatus.PENDING.value:
+    if _plain_status(state) == RunStatus.PENDING.value:
         changes |= _status(state, RunStatus.RUNNING)
-    return _with(state, changes)
+    return _with(state, {**changes, **(_opened(state) if opens else {})})
+
+
+def open_again(state: Any) -> None:
+    """Let a state that has ended be one of a run at work, which has not finished."""
+    _put(state, _opened(state).items())
 
 
 def paused(state: Any, now: float) -> AbstractContextManager[None]:
@@ -60,9 +65,21 @@ def paused(state: Any, now: float) -> AbstractContextManager[None]:
 
 def resume(state: Any) -> None:
     """Let a state that is paused be one of a run at work."""
-    current = get_field(state, "status")
-    if getattr(current, "value", current) == RunStatus.PAUSED.value:
+    if _plain_status(state) == RunStatus.PAUSED.value:
         _put(state, _status(state, RunStatus.RUNNING).items())
+
+
+def _plain_status(state: Any) -> Any:
+    current = get_field(state, "status")
+    return getattr(current, "value", current)
+
+
+def _opened(state: Any) -> dict[str, Any]:
+    """What changes in a state whose run is opened again; nothing where it has not ended."""
+    current = _plain_status(state)
+    if not isinstance(current, str) or current not in ENDED_STATUSES:
+        return {}
+    return {**_status(state, RunStatus.RUNNING), **_times(state, 0.0, "finished_at")}
 
 
 def _status(state: Any, status: RunStatus) -> dict[str, Any]:
