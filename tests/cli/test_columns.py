@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from runstream import connect
+from runstream import SQLiteCheckpointer, connect
 from runstream.cli import app
 from runstream.cli.support.output import console, make_table
 from tests.support.commands import Terminal, at_terminal, run
@@ -81,6 +82,23 @@ def test_an_id_is_never_folded(length: int) -> None:
     assert first.split()[:2] == [run_id if length == 36 else "r" * 39 + "…", "12345"]
     assert "".join(others).count("r" * 3) == 0
     assert " ".join(" ".join([first, *others]).split()[2:]) == reason.strip()
+
+
+def test_what_is_beside_an_id_is_there_however_long_the_id_is(url: str, tmp_path: Path) -> None:
+    """Why a run's events are in Redis still, what was answered, where an archive is: whose own id is whole."""
+    long, archive = "r" * 100, tmp_path / "a.db"
+    with connect(url) as store, store.open_run(long, lane_id="l" * 100) as waiting:
+        waiting.pause("which?", key="k" * 100)
+    assert run("drain", "--url", url, "--to", f"sqlite:{archive}", "--once", "--trim", "never").code == 0
+    held = at_terminal("status", "--url", url, NO_COLOR="1").split("\narchived, still in Redis ")[-1]
+    assert held.split()[:2] == ["events", "why"]
+    assert "no worker reports" in held
+    answered = at_terminal("answer", "rrr", "yes", "--url", url, NO_COLOR="1").splitlines()
+    assert answered[0].split() == ["run", "lane", "question", "answer", "offset"]
+    assert (len(answered), max(map(len, answered))) == (2, 80)
+    assert re.search(r"r… +l+… +k+… +\"yes\" +2", answered[1])
+    with SQLiteCheckpointer[Any, Any](archive) as opened:
+        assert opened.archive_id in at_terminal("archives", "--url", url, NO_COLOR="1")
 
 
 @pytest.mark.parametrize("arguments", [["runs"], ["show", IDS[0]], ["status"]])

@@ -77,7 +77,8 @@ def archives(
         emit_json({"archives": listed, "partitions": len(of_partitions)})
     else:
         rows = [(uuid, found[uuid], counts[uuid]) for uuid in sorted(found)]
-        print_table(["archive", "location", f"of {len(of_partitions)} partitions"], rows)
+        columns = ["archive", "location", f"of {len(of_partitions)} partitions"]
+        print_table(columns, rows, unfolded=columns[:1])
 
 
 def _add(hot: RunStore[Any, Any], namespace: Namespace, target: str, copy_from: str | None) -> None:

@@ -218,8 +218,7 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
     )
     if held is not None and held.runs:
         largest = [(one.run_id, one.events, why_held(one, found.trims)) for one in held.runs[:_SHOWN_RUNS]]
-        name = "archived, still in Redis"
-        yield make_table([name, "events", "why"], largest, unfolded=(name,))
+        yield make_table(["archived, still in Redis", "events", "why"], largest)
     if found.archives:
         yield make_table(["archive", "location"], sorted(found.archives.items()), unfolded=("archive",))
     if found.workers:

@@ -41,7 +41,9 @@ __all__ = [
     "spaced",
 ]
 
-_IDS = frozenset({"run", "parked run", "unparked run", "session", "lane", "worker"})  # columns of them, by heading
+_IDS = frozenset(  # columns of them, by heading
+    {"run", "parked run", "unparked run", "archived, still in Redis", "session", "lane", "worker"}
+)
 _ID_WIDTH = 40  # of a column of ids at a terminal: a UUID is whole, and half of 80 columns is left
 _ANY_WIDTH = 100_000  # nothing is cut off or wrapped for a program that reads
 
