@@ -129,7 +129,7 @@ def one_scene(tmp_path: Path, opened: ExitStack) -> Scene:
     return Scene(next(iter(PROGRAMS)), tmp_path, opened)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("anew", [0, 2, 5, 12])
 def test_what_was_proven_of_a_history_that_was_lost_settles_nothing(scene: Scene, anew: int) -> None:
     """The failover lost what it had archived, and others have filled the offsets again: fewer, as many, more."""
@@ -146,7 +146,7 @@ def test_what_was_proven_of_a_history_that_was_lost_settles_nothing(scene: Scene
     check_archives(scene.archives, {"r": scene.events + lost})  # it is kept, whatever becomes of it
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("anew", [2, 12])
 @pytest.mark.parametrize("moment", ["write", "written", "proven"])
 def test_nor_if_another_worker_has_gone_on_meanwhile(one_scene: Scene, moment: str, anew: int) -> None:
@@ -169,7 +169,7 @@ def test_nor_if_another_worker_has_gone_on_meanwhile(one_scene: Scene, moment: s
         check_drained(scene.hot, scene.archives)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("anew", [3, 2 * LOST])
 @pytest.mark.parametrize("with_failover", [True, False])
 @pytest.mark.parametrize("moment", ["write", "proven"])
@@ -191,7 +191,7 @@ def test_a_run_that_was_made_anew_is_not_touched(
     check_archives(scene.archives, {"r": scene.events})
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(
     ("moment", "with_failover"), [("write", True), ("written", False), ("proven", True), ("proven", False)]
 )
@@ -218,7 +218,7 @@ def test_what_others_have_settled_further_stays(
     check_drained(scene.hot, scene.archives)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("moment", ["write", "written", "proven"])
 def test_a_failover_that_lost_nothing_lets_it_settle_what_it_has_proven(scene: Scene, moment: str) -> None:
     """And nothing of what came after: that stays, and the run stays due."""

@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_anywhere_loses_nothing_and_archives_nothing_twi
 
 
 @ORDERS
-@pytest.mark.one_in(1, exhaustively=2)
+@pytest.mark.one_in(2, exhaustively=2)
 @parts((0, 1), by_default=(1, 25))
 def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_good_ones(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int
@@ -97,7 +97,7 @@ def test_a_worker_that_is_killed_anywhere_while_it_makes_its_archives_leaves_goo
 
 
 @ORDERS
-@pytest.mark.one_in(1, exhaustively=2)
+@pytest.mark.one_in(2, exhaustively=2)
 @parts((0, 1), by_default=(2, 25))
 def test_a_run_that_is_deleted_between_any_two_commands_of_a_worker_is_not_mixed_with_its_successor(
     walk: Callable[..., Found], jsonl_first: bool, part: int, parts: int

@@ -88,6 +88,7 @@ def test_one_in_so_many_leaves_each_value_of_each_parameter(tmp_path: Path) -> N
     assert sorted(len(set(each)) for each in values) == [2, 3, 5]
 
 
+@pytest.mark.exhaustive
 def test_one_in_so_many_of_what_is_exhaustive_is_tried_but_where_there_is_time_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from runstream.testing.simulation.series import play_series
 from runstream.testing.simulation.server import SimulatedServer
 from tests.simulation.untaken import UNTAKEN, told_in_all, untaken
 
-SEEDS = 2
+SEEDS = 1
 EXHAUSTIVE_STEPS = 200_000
 _SMALL_GAMES = 8
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
@@ -67,6 +67,7 @@ def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert untaken(taken) <= UNTAKEN.keys()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_a_history_replays_exactly(plan: Plan) -> None:
     """From its seed, and from its choices; whatever was played before."""
