@@ -164,5 +164,10 @@ def test_a_shell_completes_commands_options_and_runs(url: str) -> None:
     assert completed("runstream runs --lim") == ["--limit"]
     assert completed(f"runstream show {IDS[0][:7]}", RUNSTREAM_URL=url) == [IDS[0]]
     assert sorted(completed(f"runstream tail --url {url} 0")) == IDS
+    for command in ("trim", "unpark", "verify"):
+        assert completed(f"runstream {command} {IDS[1][:7]}", RUNSTREAM_URL=url) == [IDS[1]]
+    assert completed("runstream trim r 0", RUNSTREAM_URL=url) == completed("runstream show 0", RUNSTREAM_URL=url)
+    assert completed(f"runstream quarantine show --url {url} {IDS[2][:7]}") == [IDS[2]]
+    assert completed(f"runstream restore --from {url} {IDS[2][:7]}") == [IDS[2]]
     assert completed("runstream show 0", RUNSTREAM_URL="sqlite:/nowhere") == []
     assert "--install-completion" in run("-h").out

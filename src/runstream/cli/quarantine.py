@@ -12,7 +12,7 @@ import typer
 from runstream.cli.support.exit_codes import ExitCode, NoSuchRun
 from runstream.cli.support.options import AsJson, open_archive
 from runstream.cli.support.output import bytes_text, console, emit_json, iso_time, print_table, printable, say
-from runstream.cli.support.run_names import find_run
+from runstream.cli.support.run_names import complete_run, find_run
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.msgpack_values import unpack
 from runstream.codec.record import record_crc
@@ -39,7 +39,10 @@ def quarantine(
     action: Annotated[
         Literal["list", "show", "retry"], typer.Argument(metavar="ACTION", help="What to do.")
     ] = "list",
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Only the records of this run.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Only the records of this run.", autocompletion=complete_run),
+    ] = None,
     offset: Annotated[
         int | None, typer.Argument(metavar="OFFSET", min=1, help="Only the record at this offset of the run.")
     ] = None,

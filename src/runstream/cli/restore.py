@@ -13,7 +13,7 @@ from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, open_archive
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
-from runstream.cli.support.run_names import find_run
+from runstream.cli.support.run_names import complete_run, find_run
 from runstream.connect import connect
 from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
@@ -59,6 +59,7 @@ def restore(
         typer.Argument(
             metavar="RUN",
             help="Runs, by id or its beginning; without any, all of the archive.",
+            autocompletion=complete_run,
             show_default=False,
         ),
     ] = None,

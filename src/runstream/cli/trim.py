@@ -19,7 +19,7 @@ from runstream.cli.support.options import (
     required_urls,
 )
 from runstream.cli.support.output import emit_json, print_table, say
-from runstream.cli.support.run_names import run_named
+from runstream.cli.support.run_names import complete_run, run_named
 from runstream.drain import DrainWorker
 from runstream.stores.redis.namespace import Namespace
 from runstream.stores.redis.operations.admin.held import why_held
@@ -35,7 +35,13 @@ runstream trim --all --policy covered --json"""
 
 def trim(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="Runs, by id or its beginning.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Runs, by id or its beginning.",
+            autocompletion=complete_run,
+            show_default=False,
+        ),
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Every run of which something may leave Redis.")] = False,
     policy: Annotated[

@@ -10,7 +10,7 @@ import typer
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
-from runstream.cli.support.run_names import find_run
+from runstream.cli.support.run_names import complete_run, find_run
 
 __all__ = ["EPILOG", "unpark"]
 
@@ -24,7 +24,12 @@ runstream unpark --all --json"""
 def unpark(
     run: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Parked runs, by id or its beginning.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="Parked runs, by id or its beginning.",
+            autocompletion=complete_run,
+            show_default=False,
+        ),
     ] = None,
     is_all: Annotated[bool, typer.Option("--all", help="Every run that is parked.")] = False,
     url: HotUrl = None,

@@ -15,7 +15,7 @@ from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, Url, open_archive, open_existing
 from runstream.cli.support.output import emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
-from runstream.cli.support.run_names import find_run
+from runstream.cli.support.run_names import complete_run, find_run
 from runstream.history.archived import ArchivedHistory
 from runstream.model.errors import (
     ConcurrencyConflict,
@@ -72,7 +72,10 @@ def verify(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="Runs, by id or its beginning; without any, all of them.", show_default=False
+            metavar="RUN",
+            help="Runs, by id or its beginning; without any, all of them.",
+            autocompletion=complete_run,
+            show_default=False,
         ),
     ] = None,
     url: Url = None,

@@ -15,14 +15,14 @@ from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_run_id
 from runstream.stores.protocol import RunStore
 
-__all__ = ["RunName", "find_run", "run_named"]
+__all__ = ["RunName", "complete_run", "find_run", "run_named"]
 
 _SHOWN = 10  # runs that begin with what was given
 
 
-def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The runs whose ids begin so, for a shell."""
-    url = ctx.params.get("url") or os.environ.get("RUNSTREAM_URL")
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The runs whose ids begin so, for a shell: of the store that is named, or the archive that they come from."""
+    url = ctx.params.get("source") or ctx.params.get("url") or os.environ.get("RUNSTREAM_URL")
     try:
         with closing(open_existing(url)) as store:
             return [run_id for run_id in store.list_runs() if run_id.startswith(incomplete)]
@@ -33,7 +33,7 @@ def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
 RunName = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="The run's id, or a beginning of it that no other has.", autocompletion=_complete
+        metavar="RUN", help="The run's id, or a beginning of it that no other has.", autocompletion=complete_run
     ),
 ]
 
