@@ -93,6 +93,8 @@ def test_what_is_beside_an_id_is_there_however_long_the_id_is(url: str, tmp_path
     held = at_terminal("status", "--url", url, NO_COLOR="1").split("\narchived, still in Redis ")[-1]
     assert held.split()[:2] == ["events", "why"]
     assert "no worker reports" in held
+    verified = at_terminal("verify", "--url", url, "--archive", f"sqlite:{archive}", NO_COLOR="1")
+    assert re.search(r"\nr+… +sqlite:/\S{8}", verified), "as wide as the id, and not what that has left"
     answered = at_terminal("answer", "rrr", "yes", "--url", url, NO_COLOR="1").splitlines()
     assert answered[0].split() == ["run", "lane", "question", "answer", "offset"]
     assert (len(answered), max(map(len, answered))) == (2, 80)

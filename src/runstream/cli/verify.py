@@ -203,7 +203,8 @@ def _print(stores: _Stores, verdicts: Sequence[Verdict], repairs: Mapping[str, S
         result = "sound" if found is None else f"{found.offset}: {found.what}"
         checked = [(one.location, one.events, one.quarantined) for one in verdict.checked] or [("Redis", 0, 0)]
         rows += [(verdict.run_id, *one, result) for one in checked]
-    print_table(["run", "where", "events", "quarantined", "verdict"], rows)
+    columns = ["run", "where", "events", "quarantined", "verdict"]
+    print_table(columns, rows, names=columns[:1])
     for location, problems in stores.damaged.items():
         for problem in problems:
             say(f"{location}: {problem}")
