@@ -12,27 +12,13 @@ from runstream.testing.simulation import PLANS, Choices, Plan, play, shrink
 from runstream.testing.simulation.coverage import Taken, noted
 from runstream.testing.simulation.series import play_series
 from runstream.testing.simulation.server import SimulatedServer
+from tests.simulation.breaks import BREAK_PLANS
 from tests.simulation.untaken import UNTAKEN, told_in_all, untaken
 
 SEEDS = 1
 EXHAUSTIVE_STEPS = 200_000
 _SMALL_GAMES = 8
 FIRST_SEED = int(os.environ.get("RUNSTREAM_TEST_SEED", "1"))
-
-_RETURNS = Plan(
-    forms=("runs", "counts", "scatters"),
-    workers=1,
-    followers=0,
-    runs=1,
-    operators=2,
-    is_tiered=True,
-    retire_after_seconds=0.02,
-    trims=("archived", "covered"),
-    troubles=("leap", "step_clock"),
-    fates=(60, 1, 2, 0, 0, 1, 1, 1),
-    disk_fates=(1,),
-)
-"""A run that is retired over and over, and goes on or is put back."""
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -57,7 +43,9 @@ def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
         steps, events, losses = steps + finding.steps, events + finding.events, losses + finding.losses
     with noted() as in_small_games:
         for seed in range(FIRST_SEED, FIRST_SEED + _SMALL_GAMES):
-            assert not (faults := play(_RETURNS, Choices(seed)).faults), f"returns, seed {seed}: {faults[:3]}"
+            assert not (faults := play(BREAK_PLANS["returns"], Choices(seed)).faults), (
+                f"returns, seed {seed}: {faults[:3]}"
+            )
     taken |= in_small_games
     assert steps >= EXHAUSTIVE_STEPS
     with capsys.disabled():

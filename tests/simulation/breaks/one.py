@@ -57,6 +57,51 @@ BREAK_PLANS: Mapping[str, Plan] = {
     ),
     # a run that operators put back and resolve while workers trim it
     "trims": replace(PLANS["deletions"], readers=0, turns=4, fates=(1,), disk_fates=(1,)),
+    # writers who stand still, of a server that fails over all the while
+    "losses": replace(
+        PLANS["lapses"],
+        forms=("plain",) * 3,
+        troubles=("replicate", "fail_over", "replicate", "fail_over", "leap"),
+        fates=(30, 1, 1, 0, 0, 2, 2, 1),
+    ),
+    # more writers than a run remembers for long, requests that come late, and a clock that is set over and over
+    "many": Plan(
+        forms=("plain",) * 18,
+        workers=1,
+        followers=0,
+        runs=1,
+        turns=4,
+        trims=("never",),
+        troubles=("step_clock",) * 12,
+        fates=(20, 0, 1, 0, 3, 0, 0, 12),
+        disk_fates=(1,),
+    ),
+    # a run that is retired over and over, and goes on or is put back
+    "returns": Plan(
+        forms=("runs", "counts", "scatters"),
+        workers=1,
+        followers=0,
+        runs=1,
+        operators=2,
+        is_tiered=True,
+        retire_after_seconds=0.02,
+        trims=("archived", "covered"),
+        troubles=("leap", "step_clock"),
+        fates=(60, 1, 2, 0, 0, 1, 1, 1),
+        disk_fates=(1,),
+    ),
+    # workers who have much in hand, and nothing befalls anybody
+    "claims": Plan(
+        forms=("plain",) * 4,
+        followers=0,
+        runs=6,
+        turns=20,
+        claim_seconds=0.2,
+        trims=("archived", "never"),
+        troubles=(),
+        fates=(1,),
+        disk_fates=(1,),
+    ),
     # a run that is to be drained in few steps
     "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600, most_calm_steps=600),
 }

@@ -13,19 +13,19 @@ IN_SCRIPTS: Sequence[Break] = (
         "a batch that is sent again is appended again",
         "storm",
         in_script("append", ("if sent_batch == batch then", "if sent_batch == batch and false then")),
-        seed=7,
+        seed=5,
     ),
     Break(
         "a batch that comes after its producer's next one is appended",
         "storm",
         in_script("append", ("if sent_batch > batch then return {'stale', now} end", "")),
-        seed=3,
+        seed=16,
     ),
     Break(
         "the fast path drops the reply that is kept for another producer",
         "readers",
         in_script("append", ("not (by and string.sub(by, 1, #producer) ~= producer) and ", "")),
-        seed=5,
+        seed=7,
     ),
     Break(
         "an append drops the reply that the fast path has kept",
@@ -40,18 +40,19 @@ IN_SCRIPTS: Sequence[Break] = (
     ),
     Break(
         "what was trimmed is taken for what its writer has seen",
-        "lapses",
+        "losses",
         in_script(
             "append",
             ("if parse_cursor(mark) <= seen_offset then there = mark end", ""),
             ("if (tonumber(match(last_of or", "if false and (tonumber(match(last_of or"),
         ),
-        seed=22,
+        seed=3,
     ),
     Break(
         "the fast path appends wherever the run ends",
         "readers",
         in_script("append", ("if seen == meta[2] and before and", "if meta[2] and before and")),
+        seed=4,
     ),
     Break(
         "the expected offset is not compared",
@@ -82,6 +83,7 @@ IN_SCRIPTS: Sequence[Break] = (
         "a snapshot replaces one that its writer has not seen",
         "storm",
         in_script("append", ("if compares then return {'snapshot', text(snapshot.revision - 1)} end", "")),
+        seed=2,
     ),
     Break(
         "a run is settled beyond the proof",
@@ -94,12 +96,12 @@ IN_SCRIPTS: Sequence[Break] = (
             ),
             ("if limit > known_to then limit, is_held_back = known_to, true end", ""),
         ),
-        seed=2,
     ),
     Break(
         "a run is not due any more, though its last event is not proven",
         "storm",
         in_script("settle", ("local done = offset == offset_of(meta['last']) and", "local done =")),
+        seed=4,
     ),
     Break(
         "a worker that comes late moves the mark back",
@@ -109,7 +111,7 @@ IN_SCRIPTS: Sequence[Break] = (
             ("    proven, offset = mark, offset_of(mark) -- somebody else has settled further\n", ""),
             ("if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end", ""),
         ),
-        seed=17,
+        seed=3,
     ),
     Break(
         "a snapshot is settled that no archive has",
@@ -149,7 +151,7 @@ IN_SCRIPTS: Sequence[Break] = (
         "the token of a lease is not compared with what it is to write",
         "leases",
         in_script("append", ("microseconds, mine) ~= mine then return", "microseconds, mine) == 1 then return")),
-        seed=2,
+        seed=3,
     ),
     Break(
         "a deletion leaves the producers and the keys of a run",
@@ -158,5 +160,40 @@ IN_SCRIPTS: Sequence[Break] = (
             "delete",
             ("call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[13])", "call('DEL', KEYS[1], KEYS[2])"),
         ),
+        seed=2,
+    ),
+    Break(
+        "a retired run has forgotten its lanes",
+        "returns",
+        in_script(
+            "append", ("if retired and not known[1] and retired > parse_cursor(start) then", "if false then")
+        ),
+        seed=2,
+    ),
+    Break(
+        "producers are pruned by the wrong clock",
+        "many",
+        in_script("append", ("if meta[11] and tonumber(meta[11]) > microseconds then", "if false then")),
+    ),
+    Break(
+        "producers are pruned, and nothing is noted of them",
+        "many",
+        in_script("append", ("  note_forgotten(KEYS[2], forgotten)\n", "")),
+    ),
+    Break(
+        "a lease is renewed that another one has taken",
+        "leases",
+        in_script("lease", ("if current ~= token then return {'lost'} end", "epoch = epoch or text(now)")),
+        seed=7,
+    ),
+    Break(
+        "a run is claimed, and others may claim it",
+        "claims",
+        in_script("claim", ("for i = 1, #due, 2 do call('ZADD', KEYS[1], 'XX', until_, due[i]) end", "")),
+    ),
+    Break(
+        "a claim is not extended",
+        "claims",
+        in_script("extend", ("for i = 2, #ARGV do call('ZADD', KEYS[1], 'XX', until_, ARGV[i]) end", "")),
     ),
 )

@@ -68,6 +68,8 @@ class SimulatedServer:
         self.primary = self._new_node()
         self.watch: Callable[[Exchange, int], AbstractContextManager[object]] = lambda *_: nullcontext()
         """Looks at an exchange as it is executed, and is told the step at which its process last claimed runs."""
+        self.note: Callable[[Process, Exchange, Replies], None] = lambda *_: None
+        """Is told of each exchange whose it was, and what it gave."""
 
     @property
     def fake(self) -> Any:
@@ -200,6 +202,7 @@ class SimulatedTransport(SingleServerTransport):
             raise StoreUnavailable("the simulated connection was lost")
         with server.watch(exchange, since):
             replies = server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
+        server.note(self._process, exchange, replies)
         server.deletions.update(
             run_id
             for call, reply in zip(exchange.commands, replies, strict=True)

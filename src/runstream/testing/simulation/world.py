@@ -14,6 +14,7 @@ from runstream.model.errors import StoreUnavailable
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.testing.simulation.archive_set import ArchiveSet
 from runstream.testing.simulation.choices import Choices
+from runstream.testing.simulation.claim_watch import ClaimWatch
 from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.disk import Disk
 from runstream.testing.simulation.loop import Loop
@@ -87,6 +88,7 @@ class World:
         self.archive_set = ArchiveSet(directory)
         self.proof = ProofWatch(self.server, self.archive_set.replaced)
         self.server.watch = self.proof.watching
+        self.server.note = ClaimWatch(plan, self.proof.faults.append).note
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
         self.players: list[Any] = []
