@@ -33,6 +33,12 @@ def test_each_history_ends_well(name: str) -> None:
 
 
 @pytest.mark.exhaustive
+def test_an_agent_saves_no_state_that_may_lack_what_it_gave_up() -> None:
+    """It had cancelled an append, which another agent of its store resolved: the state did not have that event."""
+    assert not play(PLANS["asyncio"], Choices(30011)).faults
+
+
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     """And they take each if of the scripts both ways, but for those that are listed with the reason."""

@@ -110,6 +110,8 @@ class InRuns(Agent):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._runs: dict[str, Any] = {}
+        self._given_up: set[str] = set()
+        """The runs whose states may lack an event that was written since: nobody has asked what became of it."""
 
     def choose_keys(self, marks: Sequence[str]) -> list[str] | None:  # noqa: ARG002 - a Run's events have no keys
         """None."""
@@ -125,18 +127,25 @@ class InRuns(Agent):
         run = self._run(run_id)
         if run.lane_id != self.name:  # its process was forked, and the parent goes on in that lane, too
             self.told.note(["lane", run_id, run.lane_id, [event.payload["mark"] for event in events]])
-        emissions = [(event.kind, event.payload) for event in events]
         try:
-            recorded = run.emit_many(emissions)
-        except StoreUnavailable as error:
-            recorded = self._resent(error)
+            recorded = self._emitted(run, [(event.kind, event.payload) for event in events])
+        except StoreUnavailable:
+            self._given_up.add(run_id)
+            raise
         number = str(events[-1].payload["mark"]).strip("@").partition("/")[2]
         if number.isdecimal():
             self._count(run, int(number))
-        if self.dice.random() < 0.1:
+            self._given_up.discard(run_id)
+        if self.dice.random() < 0.1 and run_id not in self._given_up:
             self._checkpoint(run_id, run)
         first: int = recorded[0].offset
         return first
+
+    def _emitted(self, run: Any, emissions: Sequence[Any]) -> Any:
+        try:
+            return run.emit_many(emissions)
+        except StoreUnavailable as error:
+            return self._resent(error)
 
     def _run(self, run_id: str) -> Any:
         run = self._runs.get(run_id)
