@@ -39,6 +39,18 @@ def test_a_run_is_told_once_and_ends_as_cancelled(live: Store, lane_id: str) -> 
         live.request_cancel("r")
 
 
+def test_a_wait_tells_it_also_in_a_lane_that_has_asked_nothing(live: Store) -> None:
+    """With the reason that was given first, where the request is repeated without one."""
+    run = open_run(live)
+    run.emit("agent.started")
+    live.request_cancel("r", "too dear")
+    live.request_cancel("r")
+    with pytest.raises(RunCancelled, match="too dear"):
+        run.wait()
+    leave(run)
+    assert status_of(live) == "cancelled"
+
+
 @pytest.mark.parametrize("write", ["emit_many", "checkpoint", "pause", "save_event"])
 def test_every_write_of_a_run_tells_it(live: Store, write: str) -> None:
     run = open_run(live)

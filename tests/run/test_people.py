@@ -82,6 +82,19 @@ def test_a_second_answer_gives_the_first(live: Store) -> None:
     assert run.wait() == "green"
 
 
+def test_nobody_is_answered_in_a_run_that_has_ended(live: Store) -> None:
+    """A long question is shown by its beginning."""
+    run, lane = open_run(live), open_run(live, lane_id="reviewer")
+    lane.pause("x" * 1000)
+    info = live.run_info("r")
+    assert info is not None
+    assert [one.text for one in info.waiting_for] == ["x" * 199 + "…"]
+    run.finish()
+    with pytest.raises(ConfigurationError, match="has ended"):
+        live.answer("r", "yes")
+    assert events_of(live, "answers") == []
+
+
 def test_a_lane_that_waits_shows_the_run_as_paused_whatever_the_others_do(live: Store) -> None:
     main, lane = open_run(live), open_run(live, lane_id="reviewer")
     lane.pause("Is that right?")

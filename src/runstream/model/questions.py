@@ -119,7 +119,8 @@ def notice_of(kind: str, lane_id: str, payload: Any) -> Notice | None:
 
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
-    return text[:_MAX_TEXT].encode(errors="replace").decode()  # no lone surrogates
+    text = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+    return text.encode(errors="replace").decode()  # no lone surrogates
 
 
 def pending_of(status: str, questions: Sequence[Question]) -> tuple[Question, ...]:

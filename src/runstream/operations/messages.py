@@ -153,8 +153,8 @@ def not_asked(run_id: str, lane_id: str | None = None, question_id: str | None =
     """
     what = "no question" if question_id is None else f"no question {question_id!r} that waits for an answer"
     return ConfigurationError(
-        f"{_scope(run_id, lane_id)} has asked {what}: run_info(run_id).waiting_for has those that wait, and"
-        " Run.pause asks one"
+        f"{_scope(run_id, lane_id)} has asked {what}: `runstream runs --status paused` and"
+        " run_info(run_id).waiting_for show those that wait"
     )
 
 

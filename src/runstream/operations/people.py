@@ -36,6 +36,8 @@ def answering(
             check_name(name, value)
     found = yield from operations.inbox(run_id)
     question = _choose(run_id, found, lane_id, question_id)
+    if question is not None and question.answer_offset is None and found.status in ENDED_STATUSES:
+        raise ConfigurationError(f"run {run_id!r} has ended ({found.status}): nobody waits for an answer")
     name, asking = (
         (question_id or "", lane_id or "") if question is None else (question.question_id, question.lane_id)
     )
@@ -53,6 +55,7 @@ def requesting_cancel(operations: StoreOperations[E, S], run_id: str, reason: st
         raise ConfigurationError(f"there is no run {run_id!r} here to cancel: see its id (list_runs)")
     if found.status in ENDED_STATUSES:
         raise ConfigurationError(f"run {run_id!r} has ended ({found.status}): there is nothing to cancel")
+    reason = reason or found.cancel or ""  # one that was given before holds
     return (yield from _saying(operations, run_id, {"cancel": True, "reason": reason}))
 
 
@@ -122,11 +125,11 @@ def waiting(
     known = None
     while True:
         found = yield from operations.inbox(run_id)
+        if found.cancel is not None:
+            raise run_cancelled(run_id, found.cancel)
         question = found.of_lane(lane_id)
         if question is None or question_id not in (None, question.question_id):
             raise not_asked(run_id, lane_id, question_id)
-        if found.cancel is not None:
-            raise run_cancelled(run_id, found.cancel)
         if question.answer_offset is not None:
             yield Items([(yield from operations.load_answer(run_id, question))])
             return
