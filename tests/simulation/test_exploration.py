@@ -69,7 +69,7 @@ def test_the_command_tells_how_much_was_played(
 ) -> None:
     try:
         main("retire", faults=0)
-        assert capsys.readouterr().out.startswith("retire: all histories, which come to 12 ends of 47 steps")
+        assert capsys.readouterr().out.startswith("retire: all histories, which come to 12 ends of 48 steps")
         BREAKS["a run is retired with what is not archived yet"][1](monkeypatch)
         with pytest.raises(typer.Exit):
             main("retire")
