@@ -100,8 +100,8 @@ end
 -- Whether a producer of which nothing is known may have been forgotten since its batch was first sent (microseconds; 0:
 -- too long ago; '-': that is not known, and no). `lost` is what lost_at says.
 -- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
--- it is right however far the clock has moved since; and what is sent for the first time is younger. What lies ahead
--- of the clock was noted by one that was ahead, and says nothing but of what was sent by such a one. `ahead` says up to
+-- it is right however far the clock has moved since, once; and what is sent for the first time is younger. What lies
+-- ahead of the clock was noted by one that was ahead, and says nothing but of what was sent by such a one. `ahead` says up to
 -- when the run was written by a clock that was set back then: a producer that was heard since by the lower one may have
 -- been forgotten as silent once the clock was set right.
 local function may_be_forgotten(sent_at, meta, config, now, lost)
