@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -56,12 +58,24 @@ def _tell(name: str, plan: Plan, finding: Finding, tries: int) -> None:
     """Tell what went wrong, as shortly as it can be had."""
     typer.echo(f"plan {name}, seed {finding.seed}: {finding.faults[0]}")
     typer.echo(f"looking for a shorter history ({tries} tries at most) ...")
-    shorter = shrink(finding.choices, lambda one: bool(play(plan, Choices(finding.seed, one)).faults), tries)
+    # one that does not come to its end is no shorter
+    plan = replace(plan, most_steps=min(plan.most_steps, 2 * finding.steps))
+    wanted = gists(finding.faults)
+
+    def fails(choices: Sequence[int]) -> bool:
+        return not wanted.isdisjoint(gists(play(plan, Choices(finding.seed, choices)).faults))
+
+    shorter = shrink(finding.choices, fails, tries)
     found = play(plan, Choices(finding.seed, shorter))
     typer.echo("\n".join(found.story[-_LINES:]))
     for fault in found.faults:
         typer.echo(fault)
     typer.echo(f"its choices: {shorter}")
+
+
+def gists(faults: Iterable[str]) -> set[tuple[str, ...]]:
+    """The words of faults without what names one thing: they are alike where the same is wrong with others."""
+    return {tuple(filter(str.isalpha, fault.split())) for fault in faults}
 
 
 if __name__ == "__main__":
