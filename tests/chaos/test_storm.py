@@ -98,7 +98,7 @@ class Storm:
 
 
 @pytest.mark.timeout(300)  # on a machine that is busy with other things
-@pytest.mark.parametrize(("name", "blows"), lengths(15))
+@pytest.mark.parametrize(("name", "blows"), lengths(15, 1))
 def test_a_storm_loses_nothing_and_doubles_nothing(
     name: str, blows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
