@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,6 @@ from runstream.testing.simulation.series import play_series
 from tests.simulation.breaks import BREAKS
 
 PAGE = Path(__file__).parents[2] / "docs/simulation.md"
-
-
-@pytest.fixture(autouse=True)
-def _loud() -> Iterator[None]:
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

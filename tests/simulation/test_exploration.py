@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -67,15 +66,12 @@ def test_a_small_break_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_tells_how_much_was_played(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        main("retire", faults=0)
-        assert capsys.readouterr().out.startswith("retire: all histories, which come to 12 ends of 48 steps")
-        BREAKS["a run is retired with what is not archived yet"][1](monkeypatch)
-        with pytest.raises(typer.Exit):
-            main("retire")
-        assert "worker: sends retire" in capsys.readouterr().out
-    finally:
-        logging.disable(logging.NOTSET)
+    main("retire", faults=0)
+    assert capsys.readouterr().out.startswith("retire: all histories, which come to 12 ends of 48 steps")
+    BREAKS["a run is retired with what is not archived yet"][1](monkeypatch)
+    with pytest.raises(typer.Exit):
+        main("retire")
+    assert "worker: sends retire" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive
