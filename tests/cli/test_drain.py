@@ -14,7 +14,6 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -36,12 +35,6 @@ pytestmark = needs_server
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 # well below the half minute for which a worker waits for a locked file
 SOON_SECONDS = 10.0
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with closing(Place(tmp_path)) as place:
-        yield place
 
 
 def check(place: Place, acknowledged: dict[str, list[PAEvent]]) -> None:

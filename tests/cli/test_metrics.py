@@ -33,12 +33,6 @@ pytestmark = needs_server
 COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with closing(Place(tmp_path)) as place:
-        yield place
-
-
 @contextmanager
 def serving_worker(place: Place, *arguments: str) -> Iterator[Worker]:
     with Worker(*place.drain, "--metrics-port", "0", *arguments) as worker:

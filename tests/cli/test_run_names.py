@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
 import pytest
 
 from runstream import DrainWorker, InMemoryCheckpointer, InvalidRunId, SQLiteCheckpointer
@@ -13,17 +9,8 @@ from runstream.cli.support.exit_codes import AmbiguousRun, ExitCode, NoSuchRun, 
 from runstream.cli.support.run_names import find_run, run_named
 from tests.support.commands import Place, put_damaged, run
 from tests.support.samples import make_event
-from tests.support.servers import PROGRAMS
 
 RUNS = ["order-1", "order-12", "order-2", "orders", "trip"]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    if not PROGRAMS:
-        pytest.skip("needs a real server")
-    with closing(Place(tmp_path)) as place:
-        yield place
 
 
 @pytest.mark.parametrize(

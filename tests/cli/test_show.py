@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 from runstream import DrainWorker, connect
 from tests.support.commands import Place, Said, run
 from tests.support.samples import make_event, make_events, make_state
-from tests.support.servers import PROGRAMS
 
 
 def fill(store: Any) -> None:
@@ -29,14 +26,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     with connect(url) as store:
         fill(store)
     return url
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    if not PROGRAMS:
-        pytest.skip("needs a real server")
-    with closing(Place(tmp_path)) as place:
-        yield place
 
 
 def show(url: str, *options: str) -> Said:

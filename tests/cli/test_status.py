@@ -26,12 +26,6 @@ from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server
 pytestmark = needs_server
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with closing(Place(tmp_path)) as place:
-        yield place
-
-
 def facts(place: Place, *arguments: str) -> Any:
     said = run("status", "--url", place.url, *arguments, "--json")
     assert said.code == 0, said.err

@@ -12,8 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,12 +26,6 @@ from tests.support.samples import make_event, make_events
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, eventually, needs_server, primary_and_replica
 
 pytestmark = needs_server
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with closing(Place(tmp_path)) as place:
-        yield place
 
 
 class Tail:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,9 @@ from runstream import DrainWorker, SQLiteCheckpointer, connect
 from runstream.cli.support.output import console, make_table
 from tests.support.commands import Place, Said, run
 from tests.support.samples import make_event, make_state
-from tests.support.servers import PROGRAMS
 
 EVIL = "e\x1b[31mv\x9b2Ji\x07l\u202e"
 SHOWN = "e\\x1b[31mv\\x9b2Ji\\x07l\\u202e"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    if not PROGRAMS:
-        pytest.skip("needs a real server")
-    with closing(Place(tmp_path)) as place:
-        yield place
 
 
 def check(said: Said) -> Said:
