@@ -66,8 +66,7 @@ class Batches:
             try:
                 queue.append(ClaimedRun.begin(run, positions))
             except HistoryDiverged as error:
-                self._parts.check_required(run.run_id)
-                claims.park(run.run_id, explain_parking(error), header=run.header)
+                self._park(run, explain_parking(error), claims)
         while queue and not stop.is_set():
             self._archive_batch(queue, claims)
 
@@ -125,8 +124,7 @@ class Batches:
                 if self._has_moved(claimed):
                     claims.finish(claimed.run_id)
                 else:
-                    self._parts.check_required(claimed.run_id)
-                    claims.park(claimed.run_id, explain_parking(error), header=claimed.run.header)
+                    self._park(claimed.run, explain_parking(error), claims)
         return chunks
 
     def _write(self, sink: Sink, chunks: list[Chunk], claims: Claims) -> None:
@@ -259,12 +257,16 @@ class Batches:
             trimmed=settled.trimmed,
         )
 
+    def _park(self, run: HotRun, reason: str, claims: Claims) -> None:
+        """Park a run that an archive cannot take, if that archive is required still."""
+        self._parts.check_required(run.run_id)
+        claims.park(run.run_id, reason, header=run.header)
+
     def _give_up(self, claimed: ClaimedRun, reason: str, claims: Claims) -> None:
         """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
         (run,) = self._namespace.load_due([claimed.run_id])
         if run is not None and run.head.mark == claimed.run.head.mark:
-            self._parts.check_required(claimed.run_id)
-            claims.park(claimed.run_id, reason, header=claimed.run.header)
+            self._park(claimed.run, reason, claims)
         claims.finish(claimed.run_id)
 
 

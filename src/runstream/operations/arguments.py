@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import index
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict, get_args
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, InvalidRunId
@@ -76,6 +76,11 @@ class ReadQuery(NamedTuple):
     limit: int | None = None
     reverse: bool = False
     on_corrupt: OnCorrupt = "raise"
+
+    @classmethod
+    def one(cls, offset: int) -> Self:
+        """The event at this offset."""
+        return cls(offset - 1, before=offset + 1)
 
     def check(self) -> None:
         """Raise ConfigurationError for a position, bound, limit or ``on_corrupt`` that ``read`` does not take."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runstream.model.clock import monotonic_seconds
+from runstream.operations.operation import Pause
 
 __all__ = ["IdleTimeout"]
+
+_UNFINISHED_SECONDS = 0.05
 
 
 class IdleTimeout:
@@ -48,6 +51,10 @@ class IdleTimeout:
         """Shorten a wait to the time that is left."""
         remaining = self.remaining
         return seconds if remaining is None else min(seconds, remaining)
+
+    def pause(self) -> Pause:
+        """A pause before looking again at a stream that wakes at once: an append has not come to its end there."""
+        return Pause(self.limit(_UNFINISHED_SECONDS))
 
     def check(self) -> None:
         """Raise TimeoutError if no time is left."""

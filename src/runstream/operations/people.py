@@ -6,7 +6,8 @@ A question, an answer and a request to cancel are events. What a person says goe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from runstream.model.errors import ConfigurationError
@@ -19,11 +20,9 @@ from runstream.operations.arguments import AppendOptions, ReadQuery, check_secon
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.interface import StoreOperations
 from runstream.operations.messages import not_asked, run_cancelled, run_ended
-from runstream.operations.operation import Items, Operation, Pause, Stream, collect
+from runstream.operations.operation import Items, Operation, Stream, collect
 
-__all__ = ["answering", "requesting_cancel", "waiting"]
-
-_UNFINISHED_SECONDS = 0.05
+__all__ = ["answer_at", "answering", "requesting_cancel", "waiting"]
 
 
 def answering(
@@ -84,10 +83,19 @@ def _saying(
         if question is not None and question.answer_offset == cursor.offset:
             event = yield from operations.load_answer(run_id, question)
         else:
-            query = ReadQuery(cursor.offset - 1, before=cursor.offset + 1)
-            found: list[Recorded[E]] = yield from collect(operations.read(run_id, query))
-            event = found[0].event
+            event = yield from answer_at(partial(operations.read, run_id), cursor.offset)
     return Recorded(cursor.offset, str(cursor), event)
+
+
+def answer_at(read: Callable[[ReadQuery], Stream], offset: int) -> Operation[Any]:
+    """The event at an offset that is there.
+
+    Args:
+        read: Reads the run.
+        offset: The offset.
+    """
+    found: list[Recorded[Any]] = yield from collect(read(ReadQuery.one(offset)))
+    return found[0].event
 
 
 def _choose(run_id: str, found: Inbox, lane_id: str | None, question_id: str | None) -> Question | None:
@@ -137,6 +145,6 @@ def waiting(
             raise run_ended(run_id, found.status)
         idle.check()
         if found == known:  # woken by an entry that no append has come to its end with: it wakes at once, again
-            yield Pause(idle.limit(_UNFINISHED_SECONDS))
+            yield idle.pause()
         known = found
         yield from operations.wait_for_news(run_id, found, idle.remaining)

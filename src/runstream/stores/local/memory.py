@@ -237,7 +237,7 @@ class MemoryOperations(LocalOperations[E, S]):
     def load_answer(self, run_id: str, question: Question) -> E:
         """The event that answers a question. It counts as known to this writer."""
         offset = question.answer_offset or 0
-        (recorded,) = self._read(run_id, ReadQuery(offset - 1, before=offset + 1))
+        (recorded,) = self._read(run_id, ReadQuery.one(offset))
         head = self._load_head(run_id)
         if head is not None:
             self._coverage.appended(run_id, head.start, offset - 1, offset, {})

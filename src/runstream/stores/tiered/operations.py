@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from runstream.codec.event_codec import Codec
@@ -28,6 +29,7 @@ from runstream.operations.filters import lane_of, seq_of
 from runstream.operations.interface import AppendResult
 from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect, pass_on
+from runstream.operations.people import answer_at
 from runstream.stores.tiered.boundary import HotAndArchive
 from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.read import follow, read
@@ -285,10 +287,8 @@ class TieredOperations(HotAndArchive[E, S]):
         try:
             return (yield from self.hot.load_answer(run_id, question))
         except EventsArchived:
-            offset = question.answer_offset or 0
-            query = ReadQuery(offset - 1, before=offset + 1)
-            found: list[Recorded[E]] = yield from collect(self.read(run_id, query))
-            return found[0].event
+            event: E = yield from answer_at(partial(self.read, run_id), question.answer_offset or 0)
+            return event
 
     # -- runs ----------------------------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ def _until_broken_off(world: World, name: str) -> float | None:
     weights = world.call_fates()
     if name not in _MAY_BE_BROKEN_OFF or len(weights) == 1 or not world.choices.among(weights):
         return None
-    return _SECONDS[world.choices.below(len(_SECONDS))]
+    return world.choices.one_of(_SECONDS)
 
 
 def _told(world: World, name: str, how: str) -> StoreUnavailable:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["Choices", "Dice"]
+
+T = TypeVar("T")
 
 
 class Choices:
@@ -27,6 +29,10 @@ class Choices:
     def below(self, count: int) -> int:
         """Choose one of so many; the first is the ordinary one."""
         return self.among([1] * count)
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """Choose one of these; the first is the ordinary one."""
+        return options[self.below(len(options))]
 
     def among(self, weights: Sequence[int]) -> int:
         """Choose an index, each as often as its weight says; the first is the ordinary one."""
@@ -55,7 +61,7 @@ class Dice:
 
     def choice(self, options: Sequence[Any]) -> Any:
         """One of these."""
-        return options[self._choices.below(len(options))]
+        return self._choices.one_of(options)
 
     def randrange(self, stop: int) -> int:
         """A number below."""

@@ -175,7 +175,7 @@ class Scheduler:
         self.steps += 1
         self.clock.pass_until(now + _STEP_SECONDS)
         ready.sort(key=_last_step)  # the ordinary choice is who has waited the longest
-        task = ready[self.choices.below(len(ready))]
+        task = self.choices.one_of(ready)
         task.last_step = self.steps
         self._switch(task)
         return True

@@ -230,7 +230,7 @@ class SimulatedTransport(SingleServerTransport):
 
     def _deliver_late(self, exchange: Exchange, what: str, since: int, before: Counter[str]) -> None:
         scheduler = self._server.scheduler
-        seconds = LATE_SECONDS[scheduler.choices.below(len(LATE_SECONDS))]
+        seconds = scheduler.choices.one_of(LATE_SECONDS)
         scheduler.wait(seconds, lambda: self._server.is_calm)
         # what comes after its run was deleted may make the run anew: docs/protocol.md, Limits
         if any(run_of(command, "append") in self._server.deletions - before for command in exchange.commands):
@@ -241,7 +241,7 @@ class SimulatedTransport(SingleServerTransport):
 
     def _stop(self) -> None:
         scheduler = self._server.scheduler
-        seconds = STOPS_SECONDS[scheduler.choices.below(len(STOPS_SECONDS))]
+        seconds = scheduler.choices.one_of(STOPS_SECONDS)
         scheduler.note(f"stands still for {seconds:g} s")
         scheduler.wait(seconds, lambda: self._server.is_calm)
 

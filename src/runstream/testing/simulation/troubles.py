@@ -92,14 +92,14 @@ class Troubles:
     def refuse(self) -> None:
         """The server loads its data, is busy, or cannot persist, for a while."""
         states = (State.LOADING, State.BUSY, State.CANNOT_PERSIST)
-        self._be_for_a_while(states[self._world.choices.below(len(states))])
+        self._be_for_a_while(self._world.choices.one_of(states))
 
     def evict(self) -> None:
         """The server removes a key, with producers or runs that it has noted."""
         raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
         names = sorted(name for name in raw.scan_iter() if name.endswith(_EVICTED))
         if names:
-            name = names[self._world.choices.below(len(names))]
+            name = self._world.choices.one_of(names)
             self._world.scheduler.note(f"the server evicts {name}")
             self._world.server.primary.client().delete(name)
 
@@ -136,4 +136,4 @@ class Troubles:
         return (0, 1, 2, 5, 1_000_000)[self._world.choices.below(5)]
 
     def _one_of(self, *values: T) -> T:
-        return values[self._world.choices.below(len(values))]
+        return self._world.choices.one_of(values)

@@ -62,7 +62,7 @@ class AgentPlayer(Player):
         return super().succeed()
 
     def _options(self, forms: list[str]) -> dict[str, Any]:
-        patience = _PATIENCE_SECONDS[self.world.choices.below(len(_PATIENCE_SECONDS))]
+        patience = self.world.choices.one_of(_PATIENCE_SECONDS)
         limit = MOST_HOT_EVENTS if "expects" in forms else None
         return {"retry_seconds": patience, "resend_lost": "resends" in forms, "max_hot_events": limit}
 

@@ -44,7 +44,7 @@ class ArchivistPlayer(Player):
                 changing = world.archive_set.changing or self._wrong() or self._chosen()
                 if changing and not world.is_enough.is_set():
                     self._change(*changing)
-                world.sleep(self._one_of(_PAUSE_SECONDS))
+                world.sleep(self.world.choices.one_of(_PAUSE_SECONDS))
 
     def _required(self) -> list[set[str]]:
         """The names of the archives that each partition requires."""
@@ -65,9 +65,9 @@ class ArchivistPlayer(Player):
         self.role -= 1
         archives = self.world.archive_set
         if len(archives.names) == _MOST_ARCHIVES:
-            return "drop", self._one_of(archives.names)
+            return "drop", self.world.choices.one_of(archives.names)
         number = len(archives.names) + len(archives.dropped) + 1
-        return "add", self._one_of([f"added{number}.db", f"added{number}", *archives.dropped])
+        return "add", self.world.choices.one_of([f"added{number}.db", f"added{number}", *archives.dropped])
 
     def _change(self, what: str, name: str) -> None:
         world = self.world
@@ -77,7 +77,7 @@ class ArchivistPlayer(Player):
             world.scheduler.note(f"has done so: {', '.join(world.archive_set.names)} were required before")
 
     def _add(self, name: str) -> None:
-        source = self._one_of([one for one in self.world.archive_set.names if one != name])
+        source = self.world.choices.one_of([one for one in self.world.archive_set.names if one != name])
         with closing(self.world.archive(name)) as archive, closing(self.world.archive(source)) as copy_from:
             add_archive(self._hot, archive, copy_from)
 
@@ -95,9 +95,6 @@ class ArchivistPlayer(Player):
                 return call()
             except StoreUnavailable:
                 self.world.sleep(0.05)
-
-    def _one_of(self, options: Any) -> Any:
-        return options[self.world.choices.below(len(options))]
 
 
 def mend(world: World) -> None:

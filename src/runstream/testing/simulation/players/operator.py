@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -65,8 +65,8 @@ class OperatorPlayer(Player):
             ]
             acts += [] if world.plan.forget_after_seconds is not None else [self._end, self._end]
             for _ in range(world.plan.turns):
-                acts[choices.below(len(acts))]()
-                world.sleep(_PAUSE_SECONDS[choices.below(len(_PAUSE_SECONDS))])
+                choices.one_of(acts)()
+                world.sleep(choices.one_of(_PAUSE_SECONDS))
             self.diary.is_done = True
 
     # -- its own runs
@@ -78,20 +78,20 @@ class OperatorPlayer(Player):
             self._open[run_id] = True
             self.world.own_runs.append(run_id)
         else:
-            run_id = self._one_of(going)
+            run_id = self.world.choices.one_of(going)
         self._send(self._stores[0], run_id, 1 + self.world.choices.below(3))
 
     def _end_own(self) -> None:
         going = [run_id for run_id, is_open in self._open.items() if is_open]
         if going:
-            run_id = self._one_of(going)
+            run_id = self.world.choices.one_of(going)
             self._send(self._stores[0], run_id, 1, EventKind.RUN_FINISHED)
             self._open[run_id] = False
 
     def _delete(self) -> None:
         if not self._open:
             return
-        run_id = self._one_of(list(self._open))
+        run_id = self.world.choices.one_of(list(self._open))
         self.diary.note(["deletes", run_id])
         for store in self._stores:
             self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc] # bound at once
@@ -100,19 +100,19 @@ class OperatorPlayer(Player):
 
     def _restore_own(self) -> None:
         if ended := [run_id for run_id, is_open in self._open.items() if not is_open]:
-            self._put_back(self._one_of(ended))
+            self._put_back(self.world.choices.one_of(ended))
 
     # -- runs of all
 
     def _end(self) -> None:
-        run_id = self._one_of(self.world.runs)
+        run_id = self.world.choices.one_of(self.world.runs)
         self._send(self._stores[self.world.choices.below(2)], run_id, 1, EventKind.RUN_FINISHED)
 
     def _restore(self) -> None:
-        self._put_back(self._one_of(self.world.runs))
+        self._put_back(self.world.choices.one_of(self.world.runs))
 
     def _put_back(self, run_id: str) -> None:
-        archive = self._one_of(self._archives)
+        archive = self.world.choices.one_of(self._archives)
         whole = bool(self.world.choices.below(2))
         with suppress(StoreUnavailable, ConcurrencyConflict, ConfigurationError):
             try:
@@ -126,14 +126,14 @@ class OperatorPlayer(Player):
                 )
 
     def _verify(self) -> None:
-        run_id = self._one_of(self.world.runs)
+        run_id = self.world.choices.one_of(self.world.runs)
         with suppress(StoreUnavailable):
             verdict = verify_run(run_id, hot=self._hot, sinks=self._archives)
             assert verdict.is_sound or self.world.server.losses, verdict
 
     def _trim(self) -> None:
         """Let what is archived leave Redis at once, of one run or of all, whatever the workers trim."""
-        trim: Any = self._one_of(_TRIMS)
+        trim: Any = self.world.choices.one_of(_TRIMS)
         with suppress(StoreUnavailable):
             worker = DrainWorker(
                 self._hot,
@@ -144,7 +144,9 @@ class OperatorPlayer(Player):
             )
             held = namespace_of(self._hot).held_runs().runs
             run_ids = [one.run_id for one in held if one.trimmable(trim)]
-            done = worker.drain_runs(run_ids if self.world.choices.below(2) else [self._one_of(self.world.runs)])
+            done = worker.drain_runs(
+                run_ids if self.world.choices.below(2) else [self.world.choices.one_of(self.world.runs)]
+            )
             self.world.scheduler.note(f"trims what is {trim}: {done}")
 
     def _unpark(self) -> None:
@@ -153,8 +155,8 @@ class OperatorPlayer(Player):
             namespace.unpark(sorted(namespace.status().parked) or list(self.world.runs))
 
     def _resolve(self) -> None:
-        run_id = self._one_of(self.world.runs)
-        keep: Any = self._one_of(_KEEPS)
+        run_id = self.world.choices.one_of(self.world.runs)
+        keep: Any = self.world.choices.one_of(_KEEPS)
         with suppress(StoreUnavailable, ConcurrencyConflict, ConfigurationError, HistoryDiverged):
             seen = load_histories(self._hot, self._archives, run_id)
             if seen is not None:
@@ -195,9 +197,6 @@ class OperatorPlayer(Player):
                 if error.is_final:
                     raise
             self.world.sleep(0.002)
-
-    def _one_of(self, options: Sequence[Any]) -> Any:
-        return options[self.world.choices.below(len(options))]
 
     def succeed(self) -> OperatorPlayer:
         """Let another one begin, with runs of its own, and remember that this one was killed."""

@@ -28,8 +28,8 @@ class ReaderPlayer(Player):
             store = TieredCheckpointer(hot, archives[self.role % 2])
             ways: Sequence[Callable[[Any, str, int], Piece]] = (_read, _read_on, _list, _recover)
             while not world.is_enough.is_set():
-                run_id = world.runs[choices.below(len(world.runs))]
-                way = ways[choices.below(len(ways))]
+                run_id = choices.one_of(world.runs)
+                way = choices.one_of(ways)
                 told = self._told_of(run_id)
                 try:
                     world.pieces.append(way(store, run_id, told))
@@ -39,7 +39,7 @@ class ReaderPlayer(Player):
                     if not world.server.losses:
                         raise
                     store.forget(run_id)
-                world.sleep(_PAUSE_SECONDS[choices.below(len(_PAUSE_SECONDS))])
+                world.sleep(choices.one_of(_PAUSE_SECONDS))
 
     def _told_of(self, run_id: str) -> int:
         """The highest offset of which anybody has been told by now."""

@@ -40,11 +40,11 @@ class ResolverPlayer(Player):
                 with suppress(StoreUnavailable):
                     for run_id in sorted(namespace.status().parked):
                         self._resolve(run_id)
-                world.sleep(_PAUSE_SECONDS[world.choices.below(len(_PAUSE_SECONDS))])
+                world.sleep(world.choices.one_of(_PAUSE_SECONDS))
 
     def _resolve(self, run_id: str) -> None:
         world = self.world
-        keep: Any = _KEEPS[world.choices.below(len(_KEEPS))]
+        keep: Any = world.choices.one_of(_KEEPS)
         before, losses = self._marks([run_id]), world.server.losses
         # it has changed since, or is leased, or cannot be resolved in this way: another time, or in another way
         with suppress(ConcurrencyConflict, ConfigurationError, HistoryDiverged, ArchiveGap, LeaseHeld):

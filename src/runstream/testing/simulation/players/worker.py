@@ -26,12 +26,12 @@ class WorkerPlayer(Player):
         with world.at_work(self.process) as (store, archives):
             if world.choices.below(2):
                 archives.reverse()
-            trim = world.plan.trims[world.choices.below(len(world.plan.trims))]
+            trim = world.choices.one_of(world.plan.trims)
             worker = DrainWorker(
                 store,
                 archives,
                 name=self.process.name,
-                batch=_BATCHES[world.choices.below(len(_BATCHES))],
+                batch=world.choices.one_of(_BATCHES),
                 trim=trim,  # type: ignore[arg-type] # one of them
                 claim_seconds=world.plan.claim_seconds,
                 poll_seconds=0.1,

@@ -11,9 +11,9 @@ from functools import partial
 from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_run_id
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import E, Recorded, S
-from runstream.operations.arguments import ReadQuery
-from runstream.operations.operation import Exchange, Operation, Stream, Wait, collect
+from runstream.model.results import E, S
+from runstream.operations.operation import Exchange, Operation, Stream, Wait
+from runstream.operations.people import answer_at
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.read import read
@@ -56,9 +56,7 @@ def load_answer(session: Session[E, S], run_id: str, question: Question) -> Oper
             encoded = bytes.fromhex(record.decode())
         event = session.codec.decode_event(run_id, offset, encoded)
     else:
-        query = ReadQuery(offset - 1, before=offset + 1)
-        found: list[Recorded[E]] = yield from collect(read(session, run_id, query))
-        event = found[0].event
+        event = yield from answer_at(partial(read, session, run_id), offset)
     if start is not None:
         with parsing(keys):
             session.coverage.appended(run_id, noted_cursor(start), offset - 1, offset, {})

@@ -14,15 +14,13 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.operation import Items, Pause, Stream, Wait
+from runstream.operations.operation import Items, Stream, Wait
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.reader import Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["follow", "read", "read_lane"]
-
-_UNFINISHED_SECONDS = 0.05
 
 
 def read(
@@ -81,7 +79,7 @@ def follow(
             return
         idle.check()
         if is_woken:  # by an entry that no append has come to its end with: it wakes at once, again and again
-            yield Pause(idle.limit(_UNFINISHED_SECONDS))
+            yield idle.pause()
         # this only wakes the follower: page() fetches what came, with all its checks
         look, differs = head_query(keys.meta), partial(_differs, keys, head)
         yield Wait(keys.events, position, look, differs, idle.remaining)
