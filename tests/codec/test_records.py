@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runstream.codec.archive_entries import (
@@ -59,6 +59,10 @@ _fields = st.tuples(
 ).map(list)
 
 
+def _is_of_users(name: str) -> bool:
+    return name not in {"", "run_id", *FIELDS} and not name.startswith("$")
+
+
 def test_fields_of_its_own_are_kept_of_an_event_that_lacks_some_of_ours() -> None:
     class Short:
         def to_dict(self) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def test_fields_of_its_own_are_kept_of_an_event_that_lacks_some_of_ours() -> Non
 @given(
     st.text(min_size=1, max_size=20),
     _fields,
-    st.dictionaries(_names.filter(bool), values, max_size=2),
+    st.dictionaries(_names.filter(_is_of_users), values, max_size=2),
     st.none() | _names,
 )
 def test_a_record_comes_back(run_id: str, fields: list[Any], extra: dict[str, Any], key: str | None) -> None:
@@ -86,12 +90,23 @@ def test_a_record_comes_back(run_id: str, fields: list[Any], extra: dict[str, An
     assert fields_of(run_id, written).keys() == {"run_id", *FIELDS, *extra}
     entry = archive_entry(run_id, 1, 5, record)
     assert entry_record(run_id, entry) == record
-    if set(extra) & {"run_id", *FIELDS} or any(name.startswith("$") for name in extra):
-        assert entry.raw == record  # no writer of ours has such fields
-    else:
-        assert entry.raw is None
-        assert entry.key == key
-        assert same(entry_fields(run_id, entry), fields_of(run_id, written))
+    assert (entry.raw, entry.key) == (None, key)
+    assert same(entry_fields(run_id, entry), fields_of(run_id, written))
+
+
+@given(_fields, values, st.none() | _names)
+@pytest.mark.parametrize("name", ["$", "$event", "$schema", "run_id", *FIELDS])
+def test_a_further_field_that_no_writer_gives_is_refused_and_archived_as_it_is(
+    name: str, fields: list[Any], value: Any, key: str | None
+) -> None:
+    written = [*fields, {name: value}, *([] if key is None else [key])]
+    assume(name != "$schema" or type(value) is not int)  # a version is one
+    record = encode_record(PACKER, seed("r"), written)
+    with pytest.raises(CorruptRecordError, match="it is not an event"):
+        decode_record("r", 1, record)
+    assert decode_plain_records("r", [record]) is None
+    entry = archive_entry("r", 1, 5, record)
+    assert (entry.raw, entry_record("r", entry)) == (record, record)
 
 
 @given(
