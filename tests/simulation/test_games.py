@@ -39,6 +39,13 @@ def test_an_agent_saves_no_state_that_may_lack_what_it_gave_up() -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", [4, 5, 6, 11, 16, 25, 28])
+def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> None:
+    """Its producer is forgotten meanwhile, having been heard by clocks that were ahead, and behind."""
+    assert not play(BREAK_PLANS["many"], Choices(seed)).faults
+
+
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     """And they take each if of the scripts both ways, but for those that are listed with the reason."""

@@ -48,9 +48,9 @@ def _number_anew(patched: pytest.MonkeyPatch) -> None:
 def _send_stale_anew(patched: pytest.MonkeyPatch) -> None:
     adjust = send._adjust
 
-    def adjust_stale(attempt: Any, reply: Sequence[bytes]) -> Generator[Any, Any, bool]:
+    def adjust_stale(attempt: Any, reply: Sequence[bytes], *, is_resent: bool) -> Generator[Any, Any, bool]:
         if reply[0] != b"stale":
-            return (yield from adjust(attempt, reply))
+            return (yield from adjust(attempt, reply, is_resent=is_resent))
         attempt.sending = attempt.sending._replace(producer=Producer().name, number=1, sent_at=int(reply[1]))
         attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending)
         return True
@@ -94,7 +94,7 @@ def _pass_over_gaps(patched: pytest.MonkeyPatch) -> None:
 IN_CLIENTS: Sequence[Break] = (
     Break("a batch that got no reply is forgotten", "storm", _forget_unanswered, seed=2),
     Break("a batch is sent again under a new number", "storm", _number_anew, seed=4),
-    Break("a batch that is stale is taken for one that was not applied", "many", _send_stale_anew),
+    Break("a batch that is stale is taken for one that was not applied", "many", _send_stale_anew, seed=5),
     Break("the outcome of a batch that was sent again is not kept", "storm", _lose_outcomes, seed=8),
     Break("a change of a state that was made is made again", "storm", _lose_changes, seed=2),
     Break("what a writer has seen is not kept", "failovers", _forget_seen, seed=12),

@@ -171,9 +171,12 @@ IN_SCRIPTS: Sequence[Break] = (
         seed=2,
     ),
     Break(
-        "producers are pruned by the wrong clock",
+        "a producer is heard before it has sent",
         "many",
-        in_script("append", ("if meta[11] and tonumber(meta[11]) > microseconds then", "if false then")),
+        in_script(
+            "append", ("local heard_now = hears_at(sent_at, microseconds, sent)", "local heard_now = microseconds")
+        ),
+        seed=3,
     ),
     Break(
         "producers are pruned, and nothing is noted of them",

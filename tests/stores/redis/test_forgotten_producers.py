@@ -60,6 +60,29 @@ def sent_earlier(call: Command, microseconds: int) -> Command:
     return (*before, b"%d %b" % (int(sent_at) - microseconds, rest), lane, mark, record)
 
 
+def append_kept(hot: Hot, event: Any) -> Command:
+    """Append an event to the run, and give the request that did so."""
+    calls: list[Command] = []
+    driver: Any = hot._driver
+    exchange_once = driver.exchange_once
+
+    def keep(exchange: Exchange) -> Any:
+        calls.append(exchange.commands[0])
+        return exchange_once(exchange)
+
+    driver.exchange_once = keep
+    hot.append("r", [event])
+    driver.exchange_once = exchange_once
+    return calls[0]
+
+
+def is_stale(hot: Hot, call: Command) -> bool:
+    """Whether a request that comes late is refused, as nobody can tell whether it was applied."""
+    driver: Any = hot._driver
+    (reply,) = driver.exchange_once(Exchange([call], tolerant=True))
+    return isinstance(reply, list) and reply[0] == b"stale"
+
+
 @on_every_server
 def test_a_batch_is_not_applied_twice_where_the_next_server_s_clock_is_ahead(redis_backend: RedisBackend) -> None:
     """Its reply is lost, others append so that silent producers are forgotten, its caller repeats it."""
@@ -84,30 +107,58 @@ def test_a_late_request_is_not_applied_where_the_clock_was_set_back_and_forth(re
     """Its producer was heard again by the clock that was behind, and so seems to have been silent for long."""
     hot, raw = open_hot(redis_backend), redis_backend.raw
     hot.append("r", make_events("r", 1))
-    event, calls = make_event("r", 2), []
-    driver: Any = hot._driver
-    exchange_once = driver.exchange_once
-
-    def keep(exchange: Exchange) -> Any:
-        calls.append(exchange.commands[0])
-        return exchange_once(exchange)
-
-    driver.exchange_once = keep
-    hot.append("r", [event])
-    driver.exchange_once = exchange_once
+    event = make_event("r", 2)
+    call = append_kept(hot, event)
     move_clock(raw, hot, -AHEAD_SECONDS)
     hot.append("r", [make_event("r", 3)])
     move_clock(raw, hot)
     for _ in range(20):
         open_hot(redis_backend).append("r", [make_event("r", 4)])
-    (reply,) = exchange_once(Exchange([calls[0]], tolerant=True))
-    assert reply[0] == b"stale"
+    assert is_stale(hot, call)
     move_clock(raw, hot, -AHEAD_SECONDS)  # nor by the clock that is behind
-    late = sent_earlier(calls[0], -AHEAD_SECONDS * 1_000_000)
-    (reply,) = exchange_once(Exchange([late], tolerant=True))
-    assert reply[0] == b"stale"
+    assert is_stale(hot, sent_earlier(call, -AHEAD_SECONDS * 1_000_000))
     assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
     assert open_hot(redis_backend).append("r", [make_event("r", 5)]).last_offset == 24
+
+
+@on_every_server
+def test_a_late_request_is_not_applied_where_a_clock_ahead_forgot_others(redis_backend: RedisBackend) -> None:
+    """What is noted lies an hour ahead when its producer is forgotten, which a lower clock heard."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    event = make_event("r", 2)
+    call = append_kept(hot, event)
+    move_clock(raw, hot)
+    raw.hset(session_of(hot).keys.run("r").meta, "forgotten", (raw.time()[0] + 3600) * 1_000_000)
+    for _ in range(20):
+        open_hot(redis_backend).append("r", [make_event("r", 3)])
+    assert is_stale(hot, sent_earlier(call, AHEAD_SECONDS * 1_000_000))
+    assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
+
+
+@on_every_server
+@pytest.mark.parametrize("then", ["", "it is heard again"])
+@pytest.mark.parametrize("ahead", [500_000, AHEAD_SECONDS * 1_000_000])
+def test_a_late_request_is_not_applied_that_was_sent_by_a_clock_ahead(
+    redis_backend: RedisBackend, ahead: int, then: str
+) -> None:
+    """The clock was set back before anybody wrote to the run, or its sender's runs a little faster."""
+    hot, raw = open_hot(redis_backend), redis_backend.raw
+    hot.append("r", make_events("r", 1))
+    clock = session_of(hot).server_clock
+    assert clock._ahead is not None
+    clock._ahead += ahead
+    event = make_event("r", 2)
+    call = append_kept(hot, event)
+    if then:
+        clock._ahead -= ahead
+        hot.append("r", [make_event("r", 3)])
+    for _ in range(2):
+        move_clock(raw, hot)
+    for _ in range(20):
+        open_hot(redis_backend).append("r", [make_event("r", 4)])
+    assert is_stale(hot, sent_earlier(call, 2 * AHEAD_SECONDS * 1_000_000))
+    assert [item.event.span_id for item in hot.read("r")].count(event.span_id) == 1
 
 
 @on_every_server
@@ -190,7 +241,10 @@ def test_what_is_new_is_taken_however_the_clock_was_moved(redis_backend: RedisBa
     raw.delete(keys.producers)
     raw.hdel(keys.meta, "by")
     open_hot(redis_backend).append("r", [make_event("r", 3)])
-    assert [item.event.seq for item in hot.read("r")] == [1, 2, 3]
+    raw.delete(keys.producers)
+    raw.hdel(keys.meta, "by")
+    hot.append("r", [make_event("r", 4)])  # refused, as nobody can tell, but for its one sender: it is sent again
+    assert [item.event.seq for item in hot.read("r")] == [1, 2, 3, 4]
 
 
 @on_every_server

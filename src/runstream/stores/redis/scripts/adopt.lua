@@ -33,7 +33,7 @@ call('ZADD', KEYS[6], 'NX', now, ARGV[1])
 call('HSET', KEYS[7], 'partitions', ARGV[5])
 local at = 8 + 2 * ARGV[7]
 for i = 8, at - 1, 2 do call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
-local fields = {'updated', now}
+local fields = {'updated', text(math.max(tonumber(now), tonumber(meta[3]) or 0))} -- see lost_at
 if ARGV[3] ~= '-' then
   fields[3], fields[4] = 'adopted', (meta[5] and meta[5] .. ' ' or '') .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now
 end

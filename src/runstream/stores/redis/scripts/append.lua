@@ -42,9 +42,10 @@
 --           batch number, former last cursor, last cursor, revision, covered offset, start, server time, former
 --           last offset of each lane, then the index and cursor of each event whose key was known
 --         if it was not, a list, and nothing was written:
---         {'stale', server time}    whether it was applied before cannot be told, since its producer may be forgotten:
+--         {'stale', time}           whether it was applied before cannot be told, since its producer may be forgotten:
 --                                   it was first sent when a producer that was forgotten was last heard, or
---                                   before, or too long ago; or it does not say when, and the run was retired
+--                                   before, or too long ago; or it does not say when, and the run was retired.
+--                                   The server's time, or a later one that is after all that was noted
 --         {'revoked'}               it was revoked (see revoke.lua)
 --         {'unleased'}              the lease that it carries has passed to another owner or expired
 --         {'held', field, owner, microseconds}  another lease is in force, for so long
@@ -109,8 +110,10 @@ if sent_batch == batch then
 end
 if sent_batch > batch then return {'stale', now} end
 local heard = call('HGET', KEYS[2], 'heard')
-local producers_lost = sent and 0 or lost_at(KEYS[3], heard, meta[11])
-if not sent and may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds, producers_lost) then return {'stale', now} end
+local producers_lost = sent and 0 or lost_at(KEYS[3], heard, meta[11], meta[15])
+local stale = not sent and may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds, producers_lost)
+if stale then return {'stale', stale} end
+local heard_now = hears_at(sent_at, microseconds, sent)
 
 -- what is noted of the run, as far as it is needed here; what is damaged is found before the first write
 local a_cursor, a_number = '^%d+%-%d+$', '^%d+$'
@@ -501,8 +504,9 @@ end
 -- What a user may lack the right to comes before what is set: so a refusal leaves entries behind, and nothing else that
 -- counts.
 if producers_lost > 0 then note_forgotten(KEYS[2], producers_lost) end
-if meta[11] and tonumber(meta[11]) > microseconds then -- the clock was set back; see may_be_forgotten
-  call('HSET', KEYS[2], 'ahead', text(math.max(tonumber(meta[11]), tonumber(call('HGET', KEYS[2], 'ahead') or 0) or 0)))
+local by_a_clock_ahead = math.max(tonumber(meta[11]) or 0, heard_now)
+if by_a_clock_ahead > math.max(microseconds, tonumber(meta[15] or 0) or 0) then -- see lost_at
+  call('HSET', KEYS[2], 'ahead', text(by_a_clock_ahead))
 end
 if by_producer then
   if not call('HGET', KEYS[3], by_producer) then forget_silent() end
@@ -588,6 +592,8 @@ if not is_nothing then
   end
 end
 
+local answer = table.concat(reply, ' ')
+reply[7] = text(heard_now)
 local kept = table.concat(reply, ' ')
 if remembers then call('HSET', KEYS[3], producer, kept) end
 if remembers and not heard then call('HSET', KEYS[2], 'heard', '1') end
@@ -597,4 +603,4 @@ if not is_nothing then
     call('HSET', KEYS[2], unpack(changed, i, math.min(i + 3999, #changed)))
   end
 end
-return kept
+return answer

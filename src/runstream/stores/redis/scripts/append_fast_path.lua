@@ -5,7 +5,7 @@
 -- and ends the script itself where the fast path applies: then not even the functions of the other two are made. It
 -- takes nothing from them. Where the fast path does not apply, nothing has been written, and append.lua goes on with
 -- what this file declares: call, format, match, KEYS, ARGV, run_id, session, producer, seen, lane, of_lane, time, now,
--- meta, by, before, sign, highest, the functions following, add, enlist, bound and note_gap, and the variables offset,
+-- stamp, meta, by, before, sign, highest, the functions following, add, enlist, bound and note_gap, and the variables offset,
 -- chain, last, at and size, which add works on.
 --
 -- KEYS, ARGV and what holds after it: as in append.lua.
@@ -22,8 +22,11 @@ local of_lane = 'lane:' .. lane
 
 local time = call('TIME')
 local now = time[1] .. format('%06d', time[2])
+-- when its producer is heard: not before it sent this. A process's clock may be a little ahead of the server's
+local stamp = match(ARGV[6], '^%S+')
+if stamp < now then stamp = now end
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'session', 'lease', of_lane, 'since:' .. lane,
-  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest', 'adopted', 'cancel')
+  'lease:' .. lane, 'retired', 'by', 'mark', 'updated', 'largest', 'adopted', 'cancel', 'ahead')
 local by = meta[9]
 -- the lane's last offset and seq; nil also if they are damaged
 local before, sign, highest = match(meta[5] or '', '^(%d+) (%+?)(%S+)$')
@@ -84,8 +87,8 @@ end
 -- What lies behind the last cursor was left by an append that was refused in its midst
 if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or meta[7] or meta[8] or meta[13]
     or meta[14])
-  and not (by and string.sub(by, 1, #producer) ~= producer) and now >= (meta[11] or now)
-  and not call('XRANGE', KEYS[1], '(' .. seen, '+', 'COUNT', 1)[1] then
+  and not (by and string.sub(by, 1, #producer) ~= producer) and stamp >= (meta[11] or now)
+  and stamp >= (meta[15] or stamp) and stamp - now < 1000000  and not call('XRANGE', KEYS[1], '(' .. seen, '+', 'COUNT', 1)[1] then
   offset, chain = match(seen, '^(%d+)-(%d+)$')
   local first = offset + 1
   local seq, first_seq = ARGV[8], ARGV[8]
@@ -102,14 +105,14 @@ if seen == meta[2] and before and session == (meta[3] or '') and not (meta[4] or
     end
     if meta[12] and size > (tonumber(meta[12]) or size) then call('HSET', KEYS[2], 'largest', bound(size)) end
     -- the lists of runs are kept right to the second
-    if string.sub(meta[11], 1, -7) ~= string.sub(now, 1, -7) then
-      enlist(KEYS[4], now, run_id)
-      if session ~= '' then enlist(KEYS[8], now, run_id) end
+    if string.sub(meta[11], 1, -7) ~= string.sub(stamp, 1, -7) then
+      enlist(KEYS[4], stamp, run_id)
+      if session ~= '' then enlist(KEYS[8], stamp, run_id) end
     end
     -- if some of what came before is not archived, the run is due already
     if meta[10] == seen then enlist(KEYS[5], 'NX', now, run_id) end
     -- last: what is not in meta has not been appended, and the next append sees to it
-    call('HSET', KEYS[2], 'last', last, 'updated', now, of_lane, at .. ' ' .. seq,
+    call('HSET', KEYS[2], 'last', last, 'updated', stamp, of_lane, at .. ' ' .. seq,
       'by', producer .. ' ' .. ARGV[4] .. ' ' .. seen .. ' ' .. before)
     return last .. ' ' .. now .. ' ' .. before
   end

@@ -18,7 +18,7 @@ if expires > now then
   return 0
 end
 if meta['start'] and not is_tombstone(meta['retired']) then return 1 end
-local known, forgotten = call('HGETALL', KEYS[3]), lost_at(KEYS[3], meta['heard'], meta['updated'])
+local known, forgotten = call('HGETALL', KEYS[3]), lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])
 if meta['start'] then
   call('HDEL', KEYS[2], 'adopted', 'heard')
 else
@@ -26,5 +26,5 @@ else
 end
 for i = 1, #known, 2 do forgotten = math.max(forgotten, heard_at(known[i + 1])) end
 call('DEL', KEYS[3])
-note_forgotten(KEYS[4], math.min(forgotten, now))
+note_forgotten(KEYS[4], forgotten)
 return 1

@@ -92,26 +92,30 @@ local function note_forgotten(key, at)
 end
 
 -- When the producers of a run were forgotten because their key was removed, though `heard` says that there was one
--- (microseconds; 0 if it is there): they were last heard when the run was last written to.
-local function lost_at(producers, heard, updated)
-  return heard and call('EXISTS', producers) == 0 and tonumber(updated) or 0
+-- (microseconds; 0 if it is there): they were last heard by when the run was last written to, `updated`, or, by clocks
+-- that were ahead, `ahead`.
+local function lost_at(producers, heard, updated, ahead)
+  if not heard or call('EXISTS', producers) == 1 then return 0 end
+  return math.max(tonumber(updated or 0) or 0, tonumber(ahead or 0) or 0)
+end
+
+-- When a producer is heard whose batch was first sent then (see may_be_forgotten): now, but never before that was sent,
+-- nor before it was heard by its last reply `sent`.
+local function hears_at(sent_at, now, sent)
+  return math.max(now, tonumber(sent_at) or 0, sent and heard_at(sent) or 0)
 end
 
 -- Whether a producer of which nothing is known may have been forgotten since its batch was first sent (microseconds; 0:
--- too long ago; '-': that is not known, and no). `lost` is what lost_at says.
--- `forgotten` says when the producers that were forgotten were last heard, by the clocks that they were heard by. So
--- it is right however far the clock has moved since, once; and what is sent for the first time is younger. What lies
--- ahead of the clock was noted by one that was ahead, and says nothing but of what was sent by such a one. `ahead` says up to
--- when the run was written by a clock that was set back then: a producer that was heard since by the lower one may have
--- been forgotten as silent once the clock was set right.
+-- too long ago; '-': that is not known, and no). `lost` is what lost_at says. Returns nil if not; else a time, as text,
+-- after all that was noted: what is first sent then is new.
+-- `forgotten` says when the producers that were forgotten were last heard. None was heard before any of its batches was sent,
+-- whatever clocks the two were told by (see hears_at): so each of their batches was first sent by `forgotten`.
 local function may_be_forgotten(sent_at, meta, config, now, lost)
-  if sent_at == '-' then return false end
+  if sent_at == '-' then return nil end
+  local of_run = tonumber(call('HGET', meta, 'forgotten') or 0) or 0
+  local noted = math.max(of_run, tonumber(call('HGET', config, 'forgotten') or 0) or 0, lost)
   local first_sent = tonumber(sent_at)
-  local function reaches(noted) return first_sent <= noted and (noted <= now or first_sent > now) end
-  local of_run = call('HMGET', meta, 'forgotten', 'ahead')
-  local of_others = tonumber(call('HGET', config, 'forgotten') or 0) or 0
-  return first_sent == 0 or reaches(math.max(tonumber(of_run[1] or 0) or 0, lost))
-    or reaches(tonumber(of_run[2] or 0) or 0) or reaches(of_others)
+  return (first_sent == 0 or first_sent <= noted) and text(math.max(now, noted + 1)) or nil
 end
 
 -- Whether a field of meta notes a snapshot, of the run or of a lane.

@@ -34,8 +34,8 @@ if from > now - quiet then
 end
 
 call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[13])
-note_forgotten(KEYS[14], math.max(tonumber(meta['forgotten'] or 0), math.min(tonumber(meta['ahead'] or 0), now),
-  lost_at(KEYS[3], meta['heard'], meta['updated'])))
+note_forgotten(KEYS[14], math.max(tonumber(meta['forgotten'] or 0),
+  lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])))
 call('ZREM', KEYS[5], ARGV[1])
 redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same
 call('HDEL', KEYS[8], ARGV[1])

@@ -74,7 +74,7 @@ end
 keep('session')
 keep('parent')
 keep('keyed')
-local lost = lost_at(KEYS[3], meta['heard'], meta['updated'])
+local lost = lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])
 if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(lost) end
 keep('forgotten')
 keep('ahead')

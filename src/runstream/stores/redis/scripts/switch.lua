@@ -44,7 +44,7 @@ call('DEL', KEYS[15])
 for i = 16 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
 for i = 1, snapshots do put(KEYS[15 + 2 * i], KEYS[14 + 2 * i]) end
 
-local lost = lost_at(KEYS[3], meta[9], meta[3])
+local lost = lost_at(KEYS[3], meta[9], meta[3], meta[10])
 local producer, reply = reply_of(meta[6], meta[1], meta[2], meta[3])
 if producer then call('HSET', KEYS[3], producer, reply) end
 -- the cursor that a producer's last batch ended at is the third word of its kept reply
@@ -62,7 +62,8 @@ for i = 9, #ARGV, 4000 do
 end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
 if meta[7] then call('HSET', KEYS[2], 'forgotten', meta[7]) end
-if meta[10] then call('HSET', KEYS[2], 'ahead', meta[10]) end
+local ahead = math.max(tonumber(meta[3] or 0) or 0, tonumber(meta[10] or 0) or 0) -- the producers that stay were heard by then
+if ahead > tonumber(ARGV[7]) then call('HSET', KEYS[2], 'ahead', text(ahead)) end
 local adopted = {} -- as far as both histories have it, as with producers
 for after, upto, at in string.gmatch(meta[8] or '', '(%S+) (%d+%-%d+) (%d+)') do
   if parse_cursor(upto) <= common then adopted[#adopted + 1] = after .. ' ' .. upto .. ' ' .. at end

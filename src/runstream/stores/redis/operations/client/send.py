@@ -242,7 +242,7 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool
         if isinstance(reply, bytes | Refusal | RunstreamError):
             break
         try:
-            if not (yield from _adjust(attempt, reply)):
+            if not (yield from _adjust(attempt, reply, is_resent=is_resent)):
                 break
         except StoreUnavailable:
             raise
@@ -256,7 +256,7 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool
     return reply
 
 
-def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes]) -> Operation[bool]:
+def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resent: bool) -> Operation[bool]:
     """Do what a batch that was not applied has to wait for. False if there is nothing to do."""
     session, batch = attempt.session, attempt.batch
     if reply[0] == b"whole" and batch.snapshot is not None:
@@ -266,6 +266,12 @@ def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes]) -> Operatio
         return True
     if reply[0] == b"unfinished":
         yield from adopt(session.keys, batch.run_id)
+        return True
+    if reply[0] == b"stale" and not (is_resent or attempt.is_old):
+        # its one request was not applied: it is new, though it was sent by a clock that is behind what is noted
+        session.server_clock.update(reply[1], reset=True)
+        attempt.sending = attempt.sending._replace(sent_at=int(reply[1]))
+        attempt.call = append_call(session.keys, batch, attempt.sending)
         return True
     return False
 
