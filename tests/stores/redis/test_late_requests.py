@@ -68,6 +68,21 @@ def test_what_a_lease_refuses_is_not_applied_when_that_is_over(redis_backend: Re
     assert [item.event.seq for item in store.read("r")] == [1, 2, 3]
 
 
+def test_what_was_revoked_stays_so_where_its_revocation_is_evicted(redis_backend: RedisBackend) -> None:
+    """With all that was kept of producers, while the run was not written to."""
+    store: Any = redis_backend.open(retry_seconds=5.0)
+    other: Any = redis_backend.open()
+    store.append("r", make_events("r", 2))
+    line = Late(store)
+    line.lost = ["held up"]
+    with other.lease("r", owner="other", lane_id="main"), pytest.raises(LeaseHeld):
+        store.append("r", [make_event("r", 3)])
+    redis_backend.raw.delete(session_of(store).keys.run("r").producers)
+    other.append("r", [make_event("r", 4)])
+    line.arrive()
+    assert [item.event.seq for item in store.read("r")] == [1, 2, 4]
+
+
 def test_what_was_applied_late_is_told(redis_backend: RedisBackend) -> None:
     """It arrives between the refusal and its revocation."""
     store: Any = redis_backend.open(retry_seconds=5.0)

@@ -14,7 +14,7 @@
 -- notes in `adopted` which entries these were, so that whoever sends the same events again gets their cursors and they
 -- are not there twice (unless they were acknowledged: then equal ones are new). The last write is that of meta: before it, nothing has been adopted.
 
-local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'by', 'adopted')
+local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'by', 'adopted', 'heard')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2]) or '-'
 if there ~= ARGV[2] or not call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]
   or call('XRANGE', KEYS[1], '(' .. ARGV[4], '+', 'COUNT', 1)[1] then return {'moved'} end
@@ -38,7 +38,7 @@ if ARGV[3] ~= '-' then
   fields[3], fields[4] = 'adopted', (meta[5] and meta[5] .. ' ' or '') .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now
 end
 if not meta[1] then fields[#fields + 1], fields[#fields + 2] = 'created', now end
-if call('EXISTS', KEYS[3]) == 1 then fields[#fields + 1], fields[#fields + 2] = 'heard', '1' end
+if not meta[6] and call('EXISTS', KEYS[3]) == 1 then fields[#fields + 1], fields[#fields + 2] = 'heard', '1' end
 for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
 for i = 1, #fields, 4000 do call('HSET', KEYS[2], unpack(fields, i, math.min(i + 3999, #fields))) end
 return {'ok'}

@@ -93,10 +93,10 @@ end
 
 -- When the producers of a run were forgotten because their key was removed, though `heard` says that there was one
 -- (microseconds; 0 if it is there): they were last heard by when the run was last written to, `updated`, or, by clocks
--- that were ahead, `ahead`.
+-- that were ahead, `ahead`, or by when one was revoked, of which `heard` is the time.
 local function lost_at(producers, heard, updated, ahead)
   if not heard or call('EXISTS', producers) == 1 then return 0 end
-  return math.max(tonumber(updated or 0) or 0, tonumber(ahead or 0) or 0)
+  return math.max(tonumber(updated or 0) or 0, tonumber(ahead or 0) or 0, tonumber(heard) or 0)
 end
 
 -- When a producer is heard whose batch was first sent then (see may_be_forgotten): now, but never before that was sent,

@@ -32,12 +32,13 @@ if sent_batch == batch then
 end
 if by_producer then call('HSET', KEYS[2], by_producer, by_reply) end
 if lost > 0 then note_forgotten(KEYS[1], lost) end
+local revoked_at = hears_at(ARGV[4], now, sent)
 if last then
-  call('HSET', KEYS[1], 'heard', '1')
+  call('HSET', KEYS[1], 'heard', text(math.max(revoked_at, tonumber(heard) or 0))) -- see lost_at
   call('HSET', KEYS[1], 'by', 'revoked 0 ' .. last .. ' 0')
 else
   call('ZADD', KEYS[4], text(now + tonumber(ARGV[5])), ARGV[1]) -- nothing else is there to forget the producer
 end
 local at = last or '0-0'
-call('HSET', KEYS[2], producer, table.concat({ARGV[3], at, at, '0 0', start or '0-0', text(hears_at(ARGV[4], now, sent))}, ' '))
+call('HSET', KEYS[2], producer, table.concat({ARGV[3], at, at, '0 0', start or '0-0', text(revoked_at)}, ' '))
 return {'revoked'}

@@ -70,7 +70,7 @@ for after, upto, at in string.gmatch(meta[8] or '', '(%S+) (%d+%-%d+) (%d+)') do
 end
 if adopted[1] then call('HSET', KEYS[2], 'adopted', table.concat(adopted, ' ')) end
 note_forgotten(KEYS[2], lost)
-if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', '1') end
+if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', meta[9] or '1') end
 if meta[5] and call('HGET', KEYS[2], 'start') == meta[1] then call('HSET', KEYS[2], 'parent', meta[5]) end
 if call('EXISTS', KEYS[4]) == 1 then call('HSET', KEYS[2], 'keyed', '1') end
 call('HSETNX', KEYS[8], 'partitions', ARGV[5])
