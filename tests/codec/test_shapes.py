@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from purpose_agent.runtime import EventKind as TheirKind
 from purpose_agent.runtime import PAEvent as TheirEvent
 
 from runstream.codec.event_codec import Codec
+from runstream.codec.purpose_agent_types import member_of
 from runstream.codec.record import decode_record, fields_of
 from runstream.codec.shapes import event_maker
-from runstream.model.errors import EventRefused
+from runstream.model.errors import EncodingError
 from runstream.model.events import EventKind, PAEvent
 from tests.support.samples import RICH_VALUES, make_event, same
 
@@ -74,14 +77,55 @@ def test_a_class_with_a_way_of_its_own_is_asked(event_type: type[Any]) -> None:
     assert type(made) is event_type
 
 
-def test_what_purpose_agents_own_class_refuses_is_refused_as_it_does() -> None:
+def test_a_kind_that_purpose_agent_does_not_know_reads_as_one_that_it_knows() -> None:
+    """With value, name and type, however it is read, copied and sent on; its enums stay as they are."""
     codec: Codec[Any, Any] = Codec(TheirEvent)
-    for options in ({"kind": "my.kind"}, {"visibility": "nobody"}):
-        record = codec.encode_event("r", make_event("r", **options)).record
-        with pytest.raises(EventRefused, match="is not a valid") as caught:
-            codec.decode_event("r", 7, record)
-        assert caught.value.offset == 7
-    assert (
-        codec.decode_event("r", 1, codec.encode_event("r", TheirEvent("r")).record).kind
-        is TheirKind.AGENT_PROGRESS
-    )
+    record = codec.encode_event("r", make_event("r", kind="my.kind", visibility="nobody")).record
+    again = codec.make_event(1, fields_of("r", decode_record("r", 1, record)))
+    for made in (codec.decode_event("r", 1, record), again, codec.as_own(PAEvent.from_dict(again.to_dict()))):
+        assert type(made) is TheirEvent
+        assert (type(made.kind), made.kind.value, made.kind.name) == (TheirKind, "my.kind", "MY_KIND")
+        assert (made.visibility.value, made.visibility.name) == ("nobody", "NOBODY")
+        assert made.kind == "my.kind"
+        assert not made.is_terminal
+        assert made.to_dict()["kind"] == "my.kind"
+        assert codec.encode_event("r", made).record == codec.encode_event("r", again).record
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            assert pickle.loads(pickle.dumps(made, protocol)).kind is made.kind
+        assert copy.deepcopy(made).kind is copy.copy(made.kind) is made.kind
+    assert "my.kind" not in TheirKind._value2member_map_
+    assert "MY_KIND" not in TheirKind.__members__
+
+
+def test_an_unknown_kind_has_no_known_ones_name() -> None:
+    for text in ("tool_result", "TOOL.RESULT", "Tool.Result"):
+        assert member_of(TheirKind, text).name == text
+    for known in TheirKind:  # the rule by which the others get theirs
+        assert known.name == known.value.upper().replace(".", "_")
+        assert member_of(TheirKind, known.value) is known
+
+
+def test_what_no_kind_can_be_is_refused_by_purpose_agents_own_class() -> None:
+    codec: Codec[Any, Any] = Codec(TheirEvent)
+    for value in (5, ["my.kind"]):
+        with pytest.raises(EncodingError, match="PAEvent refuses"):
+            codec.as_own(make_event("r", kind=value))
+
+
+def test_an_event_of_purpose_agent_may_have_a_kind_of_its_authors_own() -> None:
+    """Its own to_dict takes members alone."""
+    codec: Codec[Any, Any] = Codec(TheirEvent)
+    theirs, ours = TheirEvent("r", "s", span_id="i", ts=1.5, kind="my.kind"), make_event("r", 0, kind="my.kind")
+    made = codec.decode_event("r", 1, codec.encode_event("r", theirs).record)
+    assert made == theirs
+    assert Codec(TheirEvent).encode_event("r", ours) == Codec[Any, Any]().encode_event("r", ours)
+
+
+def test_no_uuid_is_made_for_an_event_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a record or from an archive's fields: it has its ids."""
+    codec: Codec[Any, Any] = Codec(TheirEvent)
+    event = TheirEvent("r", kind=TheirKind.TOOL_RESULT)
+    record = codec.encode_event("r", event).record
+    monkeypatch.delattr("uuid.uuid4")
+    assert codec.decode_event("r", 1, record) == event
+    assert codec.make_event(1, fields_of("r", decode_record("r", 1, record))) == event

@@ -56,6 +56,17 @@ def test_what_purpose_agents_own_class_has_written_is_read(backend: Backend) -> 
     assert loaded.node_states["one"].finished_at == 0.0
 
 
+def test_a_status_that_purpose_agent_does_not_know_reads_as_one_that_it_knows(backend: Backend) -> None:
+    store = backend.open(state_type=TheirState)
+    state = their_state()
+    state.status = "stuck"
+    store.save_snapshot("r", state)
+    loaded = latest(store, "r")
+    assert loaded == state
+    assert (type(loaded.status), loaded.status.value, loaded.status.name) == (TheirStatus, "stuck", "STUCK")
+    assert loaded.to_dict()["status"] == "stuck"
+
+
 @pytest.mark.parametrize("backend", short(SHARED), indirect=True)
 def test_either_librarys_states_are_read_as_the_others(backend: Backend) -> None:
     state = their_state()

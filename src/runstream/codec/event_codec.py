@@ -8,26 +8,21 @@ further keys in its dict survive. A state class has ``to_dict`` and ``from_dict`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Any, Generic, NamedTuple, cast
 
+from runstream.codec import shapes
 from runstream.codec.fallback import plain_data
-from runstream.codec.field_checks import FIELDS, OWN, check_values
+from runstream.codec.field_checks import FIELDS, OWN, check_values, values_in
 from runstream.codec.left_out import LeftOut, find_left_out, put_back
 from runstream.codec.msgpack_values import Packer
 from runstream.codec.own_stack import with_room
 from runstream.codec.record import decode_record, encode_record, fields_of, further_fields, seed
-from runstream.codec.shapes import event_maker, fields_of_state, given_fields, state_loader, values_of_event
 from runstream.codec.stored_fields import EventFields, StateFields, check_names
 from runstream.codec.upcasts import SCHEMA, Upcasts
 from runstream.codec.user_classes import refused
-from runstream.model.errors import (
-    ConfigurationError,
-    EncodingError,
-    EventRefused,
-    InvalidRunId,
-    PayloadTooLarge,
-)
+from runstream.model.errors import ConfigurationError, EncodingError, EventRefused, InvalidRunId, PayloadTooLarge
 from runstream.model.events import PAEvent
 from runstream.model.identifiers import check_iterable, check_keys, check_name, check_run_id, shown
 from runstream.model.protocols import Fallback
@@ -94,8 +89,9 @@ class Codec(Generic[E, S]):
         self._mark: Mapping[str, int] = {} if upcasts is None else upcasts.mark
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
-        self._make_event = event_maker(self.event_type)
-        self._load_state = state_loader(self.state_type)
+        self._make_event = shapes.event_maker(self.event_type)
+        self._plain = shapes.plain_events(self.event_type)
+        self._load_state = shapes.state_loader(self.state_type)
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -140,17 +136,18 @@ class Codec(Generic[E, S]):
             InvalidRunId: It belongs to another run.
             EncodingError: It cannot be stored; PayloadTooLarge where it is over the limit.
         """
-        fields: Mapping[str, Any] = event.__dict__ if type(event) is PAEvent else given_fields(event, "an event")
+        is_plain = type(event) is PAEvent or type(event) is self._plain.event_type
+        fields: Mapping[str, Any] = event.__dict__ if is_plain else shapes.given_fields(event, "an event")
         own_id = fields.get("run_id")
         if type(own_id) is not str or own_id != run_id:
             raise InvalidRunId(f"an event of run {shown(own_id)} cannot be appended to run {run_id!r:.80}")
-        values = values_of_event(fields)
+        values = shapes.values_of_event(fields, self._plain)
         if self._limits:
             self._make_exact(values)
         check_values(values)
-        # one of ours has all of its fields; another may lack some and have others
-        is_plain = type(event) is PAEvent and len(fields) == len(OWN)
-        if not is_plain and (extra := {k: v for k, v in fields.items() if k not in OWN}):
+        # a plain one has all of its fields; another may lack some and have others
+        has_own = is_plain and len(fields) == len(OWN)
+        if not has_own and (extra := {k: v for k, v in fields.items() if k not in OWN}):
             check_names(extra, is_stored=type(event) is EventFields)
             values.append({**extra, **self._mark})
         elif self._mark:
@@ -206,10 +203,8 @@ class Codec(Generic[E, S]):
         values = decode_record(run_id, offset, record)
         make = self._make_event
         if make is not None and (self.upcasts is None or self.upcasts.is_current(further_fields(values))):
-            try:
+            with suppress(Exception):  # the class itself says it better
                 return cast("E", make(run_id, values))
-            except Exception:  # noqa: BLE001, S110 - the class itself says it better
-                pass
         return self.read_event(
             offset, fields_of(run_id, values), lambda: fields_of(run_id, decode_record(run_id, offset, record))
         )
@@ -263,6 +258,9 @@ class Codec(Generic[E, S]):
         Raises:
             EventRefused: The event type refuses them.
         """
+        if self._make_event is not None and fields.keys() >= OWN:
+            with suppress(Exception):  # the class itself says it better
+                return cast("E", self._make_event(fields["run_id"], [*values_in(fields)]))
         try:
             return cast("E", self.event_type.from_dict({**fields}))  # a copy: it may take what it gets apart
         except Exception as error:  # the user's class may raise anything for a kind that it does not know
@@ -327,7 +325,7 @@ class Codec(Generic[E, S]):
                 )
             fields = dict(dict.items(state))
         else:
-            fields = fields_of_state(state)
+            fields = shapes.fields_of_state(state)
         for key in fields:
             if type(key) is not str:
                 raise EncodingError(f"the keys of a state are plain strings, not {shown(key)}", path=shown(key))

@@ -1,27 +1,34 @@
 """The fields of events and states of any class, and events and states made of them.
 
-A class's own ``to_dict`` and ``from_dict`` are used where it has them, with one exception: those of
-purpose-agent's own ``RunState`` drop the times of nodes and all actions but the last fifty, so a state of that
-very class is taken by its fields. Events of the classes that are known here are made without ``from_dict``, which
-takes most of the time of reading a log.
+A class's own ``to_dict`` and ``from_dict`` are used where it has them, with one exception: events and states of
+purpose-agent's very classes are taken and made by their fields. Events of the classes that are known here are made
+without ``from_dict``, which takes most of the time of reading a log.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from runstream.codec.field_checks import DEFAULTS, FIELDS, values_in
+from runstream.codec.purpose_agent_types import enums_of_event, is_state, member_of, state_fields, whole_state
 from runstream.codec.pydantic_models import model_fields
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
 from runstream.model.identifiers import kind_of, told
 
-__all__ = ["event_maker", "fields_of_state", "given_fields", "state_loader", "values_of_event"]
+__all__ = [
+    "PlainEvents",
+    "event_maker",
+    "fields_of_state",
+    "given_fields",
+    "plain_events",
+    "state_loader",
+    "values_of_event",
+]
 
 _LOADERS = (
     "from_dict",
@@ -53,18 +60,40 @@ def given_fields(value: Any, what: str) -> dict[str, Any]:
 _KIND, _VISIBILITY = FIELDS.index("kind"), FIELDS.index("visibility")
 
 
-def values_of_event(fields: Mapping[str, Any]) -> list[Any]:
+class PlainEvents(NamedTuple):
+    """A class whose events are their ten fields, which are taken without ``to_dict``, and its two enums."""
+
+    event_type: type[Any]
+    kinds: type[Enum]
+    visibilities: type[Enum]
+
+
+_OURS = PlainEvents(PAEvent, EventKind, Visibility)
+
+
+def plain_events(event_type: type[Any]) -> PlainEvents:
+    """The class of plain events that a store mostly gets.
+
+    Args:
+        event_type: The class that it reads events as.
+    """
+    enums = enums_of_event(event_type)
+    return _OURS if enums is None else PlainEvents(event_type, *enums)
+
+
+def values_of_event(fields: Mapping[str, Any], plain: PlainEvents = _OURS) -> list[Any]:
     """An event's values in the order of FIELDS, with the values of enums' members.
 
     Args:
         fields: Its fields by name; absent ones take their defaults.
+        plain: The class that it probably is of.
     """
     try:
         values = [*values_in(fields)]
     except KeyError:
         values = [fields[name] if name in fields else DEFAULTS.get(name) for name in FIELDS]
     kind, visibility = values[_KIND], values[_VISIBILITY]
-    if type(kind) is EventKind and type(visibility) is Visibility:
+    if type(kind) is plain.kinds and type(visibility) is plain.visibilities:
         # what the property `value` gives, in a tenth of the time
         values[_KIND], values[_VISIBILITY] = kind._value_, visibility._value_
         return values
@@ -88,14 +117,9 @@ def event_maker(event_type: type[Any]) -> Callable[[str, list[Any]], Any] | None
         A function of the run id and the values in the order of a record, which may raise anything for values that
         ``from_dict`` refuses or takes in another way; None for a class whose ``from_dict`` is its own.
     """
-    is_theirs = event_type.__module__.partition(".")[0] == "purpose_agent" and event_type.__qualname__ == "PAEvent"
-    if is_theirs and getattr(event_type, "__dataclass_fields__", {}).keys() == PAEvent.__dataclass_fields__.keys():
-        # its enums are the user's to import; a kind that they do not know is for from_dict to refuse
-        kinds, visibilities = (
-            type(event_type.__dataclass_fields__[name].default)._value2member_map_
-            for name in ("kind", "visibility")
-        )
-        return _maker(event_type, kinds.__getitem__, visibilities.__getitem__)
+    enums = enums_of_event(event_type)
+    if enums is not None:
+        return _maker(event_type, *(partial(member_of, members) for members in enums))
     if issubclass(event_type, PAEvent) and type(event_type) is type:
         own = event_type.__mro__[: -len(PAEvent.__mro__)]
         if all(_MAKING.isdisjoint(vars(one)) for one in own):  # it only adds methods
@@ -149,8 +173,8 @@ def fields_of_state(state: Any) -> dict[str, Any]:
         EncodingError: It gives none.
     """
     name = type(state).__qualname__
-    if _is_purpose_agents(type(state)):
-        own: dict[str, Any] = _asked(lambda: _own_fields(state), name)
+    if is_state(type(state)):
+        own: dict[str, Any] = _asked(lambda: state_fields(state), name)
         return own
     if callable(getattr(state, "to_dict", None)):
         return given_fields(state, "a state")
@@ -181,46 +205,11 @@ def state_loader(state_type: type[Any]) -> Callable[[dict[str, Any]], Any]:
     for name in _LOADERS:
         loader = getattr(state_type, name, None)
         if callable(loader):
-            if _is_purpose_agents(state_type):
-                return _whole(loader)
+            if is_state(state_type):
+                return whole_state(loader)
             if name == "model_validate" and "by_name" in inspect.signature(loader).parameters:
                 return partial(loader, by_name=True, by_alias=True)  # what is stored has names, not aliases
             return cast("Callable[[dict[str, Any]], Any]", loader)
     raise ConfigurationError(
         f"state_type={state_type.__qualname__} has neither from_dict nor model_validate and is not dict"
     )
-
-
-def _is_purpose_agents(state_type: type[Any]) -> bool:
-    """Whether this is purpose-agent's own class, and no subclass: it is the user's to import, not ours."""
-    is_theirs = state_type.__module__.partition(".")[0] == "purpose_agent"
-    return is_theirs and state_type.__qualname__ == "RunState" and dataclasses.is_dataclass(state_type)
-
-
-def _own_fields(state: Any) -> dict[str, Any]:
-    fields = _fields_of(state)
-    status = fields["status"]
-    fields["status"] = status.value if isinstance(status, Enum) else status
-    fields["node_states"] = {
-        name: _fields_of(node) if dataclasses.is_dataclass(node) else node
-        for name, node in fields["node_states"].items()
-    }
-    return fields
-
-
-def _fields_of(instance: Any) -> dict[str, Any]:
-    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
-
-
-def _whole(from_dict: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    def load(fields: dict[str, Any]) -> Any:
-        state = from_dict(fields)
-        nodes: Mapping[str, Mapping[str, Any]] = fields.get("node_states", {})
-        for name, node in nodes.items():
-            loaded = state.node_states[name]
-            for field in dataclasses.fields(loaded):
-                if field.name in node:  # the times, which from_dict passes over
-                    setattr(loaded, field.name, node[field.name])
-        return state
-
-    return load
