@@ -24,6 +24,7 @@ from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, blocking, collect
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.tiered.hot_operations import HotOperations
+from runstream.stores.tiered.late_archive import LateArchive
 from runstream.stores.tiered.recent_runs import RecentRuns
 
 __all__ = ["Boundary", "HotAndArchive"]
@@ -58,7 +59,7 @@ class HotAndArchive(Generic[E, S]):
         ConfigurationError: They were opened with different upcasts.
     """
 
-    def __init__(self, hot: HotOperations[E, S], archive: ArchiveOperations[E, S]) -> None:
+    def __init__(self, hot: HotOperations[E, S], archive: ArchiveOperations[E, S] | LateArchive[E, S]) -> None:
         if hot.codec.upcasts is not archive.codec.upcasts:
             raise ConfigurationError(
                 "open both parts of a tiered store with the same upcasts: one run is read from both"

@@ -13,6 +13,7 @@ from runstream.stores.facade import SnapshotStore, Store
 from runstream.stores.lifecycle import place_at
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered.hot_operations import HotOperations
+from runstream.stores.tiered.late_archive import ArchiveToCome, LateArchive
 from runstream.stores.tiered.operations import TieredOperations
 
 __all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer"]
@@ -35,10 +36,10 @@ class TieredCheckpointer(SnapshotStore[E, S]):
         ConfigurationError: One of the two is no such store, or they were opened with different upcasts.
     """
 
-    def __init__(self, hot: RedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
+    def __init__(self, hot: RedisCheckpointer[E, S], archive: ArchiveStore[E, S] | ArchiveToCome[E, S]) -> None:
         _check_parts(hot, archive, facade=Store, named="RedisCheckpointer")
-        self._snapshots = TieredOperations(hot._operations, archive._operations)
-        super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
+        self._snapshots, parts = _joined(hot, archive)
+        super().__init__(self._snapshots, hot._runner, parts)
         place_at(self, f"{hot!r} with {archive!r}")
 
 
@@ -61,10 +62,12 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
         ConfigurationError: One of the two is no such store, or they were opened with different upcasts.
     """
 
-    def __init__(self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S]) -> None:
+    def __init__(
+        self, hot: AsyncRedisCheckpointer[E, S], archive: ArchiveStore[E, S] | ArchiveToCome[E, S]
+    ) -> None:
         _check_parts(hot, archive, facade=AsyncStore, named="AsyncRedisCheckpointer")
-        self._snapshots = TieredOperations(hot._operations, archive._operations)
-        super().__init__(self._snapshots, hot._runner, (*hot._parts, *archive._parts))
+        self._snapshots, parts = _joined(hot, archive)
+        super().__init__(self._snapshots, hot._runner, parts)
         place_at(self, f"{hot!r} with {archive!r}")
 
     async def open(self) -> None:
@@ -77,6 +80,14 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
         await self._runner.prepare()
 
 
+def _joined(hot: Any, archive: Any) -> tuple[TieredOperations[Any, Any], tuple[object, ...]]:
+    """The operations over both, and the parts of both; an archive that may come yet has none."""
+    if isinstance(archive, ArchiveToCome):
+        late: LateArchive[Any, Any] = LateArchive(archive, hot._operations.codec)
+        return TieredOperations(hot._operations, late), hot._parts
+    return TieredOperations(hot._operations, archive._operations), (*hot._parts, *archive._parts)
+
+
 def _check_parts(hot: Any, archive: Any, *, facade: type[Any], named: str) -> None:
     """Raise ConfigurationError for stores that are no two parts of a tiered one: by what they do themselves."""
     if not isinstance(hot, facade) or not isinstance(hot._operations, HotOperations):
@@ -84,6 +95,8 @@ def _check_parts(hot: Any, archive: Any, *, facade: type[Any], named: str) -> No
             f"a tiered store writes to a {named}, and a {type(hot).__name__} is none: pass one first, and the"
             " archive second; runstream.connect(url, archive=url) opens both"
         )
+    if isinstance(archive, ArchiveToCome):
+        return
     if not isinstance(archive, Store) or part_of(archive._operations, Archive) is None:
         raise ConfigurationError(
             f"a {type(archive).__name__} is no archive: pass a SQLiteCheckpointer or a JSONLCheckpointer after the"

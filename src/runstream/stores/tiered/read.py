@@ -16,7 +16,6 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.interface import StoreOperations
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, Stream, collect, pass_on
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
@@ -123,7 +122,7 @@ class _Reader(Generic[E, S]):
                 yield from self._from_archive()
                 continue
             try:
-                yield from self._read(self._tiers.hot, self.position)
+                yield from self._read(self._tiers.hot.read, self.position)
             except EventsArchived as moved:
                 if moved.first_hot <= self.low + 1:
                     raise
@@ -144,7 +143,7 @@ class _Reader(Generic[E, S]):
             lowest = max(self.low, self._first_hot - 1)
             after = max(self.position, lowest, key=_offset_of)
             try:
-                yield from self._read(self._tiers.hot, after)
+                yield from self._read(self._tiers.hot.read, after)
             except EventsArchived as moved:
                 if moved.first_hot <= self._first_hot:
                     raise
@@ -157,7 +156,7 @@ class _Reader(Generic[E, S]):
                     self._high = lowest
         if self._remaining != 0 and self.low < self._high:
             yield from self._check_archived(self._high)
-            yield from self._read(self._tiers.archive, self.position)
+            yield from self._read(self._tiers.archive.read, self.position)
 
     def hand_on(self, stream: Stream) -> Stream:
         """The wanted items of a stream that goes on from here; how far it comes is kept."""
@@ -172,7 +171,7 @@ class _Reader(Generic[E, S]):
         """The events up to where Redis begins."""
         end = min(self._first_hot - 1, self._high)
         yield from self._check_archived(end)
-        yield from self._read(self._tiers.archive, self.position, before=end + 1)
+        yield from self._read(self._tiers.archive.read, self.position, before=end + 1)
         if self._remaining != 0:
             self._complete(end)
 
@@ -207,9 +206,11 @@ class _Reader(Generic[E, S]):
     def _check_archived(self, end: int) -> Operation[None]:
         return self._tiers.check_archived(self._run_id, end, self._first_hot, is_hot=self._is_hot)
 
-    def _read(self, store: StoreOperations[E, S], after: int | str, *, before: int | None = None) -> Stream:
+    def _read(
+        self, read: Callable[[str, ReadQuery], Stream], after: int | str, *, before: int | None = None
+    ) -> Stream:
         query = self._query._replace(after=after, before=before or self._high + 1, limit=self._remaining)
-        return self.hand_on(store.read(self._run_id, query))
+        return self.hand_on(read(self._run_id, query))
 
     def _choose(self, items: Sequence[Recorded[E]]) -> Sequence[Recorded[E]]:
         """Note a page that was read, and give the items of it that are wanted."""

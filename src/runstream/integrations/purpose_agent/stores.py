@@ -1,0 +1,156 @@
+"""Stores that give purpose-agent's own events and states, in place of its own stores.
+
+purpose-agent is the user's to install, and imported when a store is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from runstream.connect import ARCHIVE_SCHEMES
+from runstream.connect import connect as connect_store
+from runstream.connect import connect_async as connect_store_async
+from runstream.model.awaitable import Opening
+from runstream.model.errors import ConfigurationError
+from runstream.stores.async_facade import AsyncStore
+from runstream.stores.facade import Store
+from runstream.stores.lifecycle import own, own_async, reopen_with
+from runstream.stores.options import StoreOptions
+from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.stores.tiered.late_archive import ArchiveToCome
+from runstream.stores.urls import check_is_text, path_in, with_path
+
+if TYPE_CHECKING:
+    from purpose_agent.runtime import PAEvent, RunState
+
+__all__ = ["connect", "connect_async"]
+
+_OF_ARCHIVE = ("event_type", "state_type", "fallback", "upcasts")
+
+
+def connect(
+    url: str | None = None, *, archive: str | None = None, **options: Unpack[StoreOptions]
+) -> Store[PAEvent, RunState]:
+    """Open the store that a URL names, for purpose-agent's own ``PAEvent`` and ``RunState``.
+
+    It has the four methods of purpose-agent's ``Checkpointer``, and all others of a store here. The kinds of
+    events are members of its ``EventKind``; one that it does not know has ``value`` and ``name`` all the same. A
+    state comes back with all of its fields, the times of nodes and every action among them.
+
+    Args:
+        url: As :func:`runstream.connect` takes it; None: the one in the environment variable ``RUNSTREAM_URL``.
+        archive: The ``sqlite:`` or ``jsonl:`` URL of the archive that a drain worker writes from that server. It
+            is read from the moment when a worker has made it, and never made here. None: for ``embedded:DIR``, the
+            file ``archive.db`` in DIR; else there is none.
+        **options: As :func:`runstream.connect` takes them. ``fallback`` is ``str`` if it is not given, as with
+            purpose-agent's own stores: what cannot be stored becomes its text.
+
+    Returns:
+        The store.
+
+    Raises:
+        ConfigurationError: purpose-agent is not installed; a URL, an option or the server does not fit.
+        StoreUnavailable: The server cannot be reached.
+    """
+    url, archive, given = _resolved(url, archive, options)
+    hot: Store[Any, Any] = connect_store(url, **given)
+    if archive is None:
+        return hot
+    try:
+        return _with_archive(hot, archive, given)
+    except BaseException:
+        hot.close()
+        raise
+
+
+def connect_async(
+    url: str | None = None, *, archive: str | None = None, **options: Unpack[StoreOptions]
+) -> Opening[AsyncStore[PAEvent, RunState]]:
+    """Open the store that a URL names, for asyncio and purpose-agent's own ``PAEvent`` and ``RunState``.
+
+    Its methods are those of the store that ``connect`` opens, awaited.
+
+    Args:
+        url: As :func:`runstream.connect_async` takes it; None: the one in ``RUNSTREAM_URL``.
+        archive: As ``connect`` takes it.
+        **options: As ``connect`` takes them.
+
+    Returns:
+        What is awaited, or entered with ``async with``, to have the store.
+
+    Raises:
+        ConfigurationError: purpose-agent is not installed; a URL, an option or the server does not fit.
+        StoreUnavailable: The server cannot be reached.
+    """
+    return Opening(partial(_open_async, *_resolved(url, archive, options)))
+
+
+async def _open_async(url: str, archive: str | None, given: dict[str, Any]) -> AsyncStore[Any, Any]:
+    hot: AsyncStore[Any, Any] = await connect_store_async(url, **given)
+    if archive is None:
+        return hot
+    try:
+        return _with_archive_async(hot, archive, given)
+    except BaseException:
+        await hot.close()
+        raise
+
+
+def _resolved(
+    url: str | None, archive: str | None, options: StoreOptions
+) -> tuple[str, str | None, dict[str, Any]]:
+    """The URLs of the store and its archive, and the options with purpose-agent's types."""
+    try:
+        from purpose_agent.runtime import PAEvent, RunState  # noqa: PLC0415 - the user's to install
+    except ImportError as error:
+        raise ConfigurationError("purpose-agent is not installed: pip install purpose-agent") from error
+    given = {"event_type": PAEvent, "state_type": RunState, "fallback": str, **options}
+    url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
+    check_is_text(url)
+    check_is_text(archive)
+    scheme, _, rest = url.partition(":")
+    if archive is None and scheme == "embedded":
+        directory = path_in(scheme, rest.partition("?")[0])
+        archive = with_path("sqlite", str(Path(directory, "archive.db")), "")
+    elif archive is not None:
+        scheme, _, rest = archive.partition(":")
+        if scheme not in ARCHIVE_SCHEMES:
+            raise ConfigurationError("an archive is sqlite:PATH or jsonl:DIR, the one that a drain worker writes")
+        name, _, query = rest.partition("?")
+        archive = with_path(scheme, path_in(scheme, name), query)
+    return url, archive, given
+
+
+def _with_archive(hot: Any, archive: str, given: dict[str, Any]) -> Store[Any, Any]:
+    late = _archive_to_come(archive, given)
+    store: Store[Any, Any] = TieredCheckpointer(hot, late)
+
+    def close() -> None:
+        late.close()
+        hot.close()
+
+    own(store, close)
+    return reopen_with(store, _with_archive, hot, archive, given)  # the store that is written to, by its URL
+
+
+def _with_archive_async(hot: Any, archive: str, given: dict[str, Any]) -> AsyncStore[Any, Any]:
+    late = _archive_to_come(archive, given)
+    store: AsyncStore[Any, Any] = AsyncTieredCheckpointer(hot, late)
+
+    async def close() -> None:
+        await asyncio.to_thread(late.close)
+        await hot.close()
+
+    own_async(store, close)
+    return reopen_with(store, _with_archive_async, hot, archive, given)
+
+
+def _archive_to_come(url: str, given: dict[str, Any]) -> ArchiveToCome[Any, Any]:
+    scheme, _, rest = url.partition(":")
+    open_it: Any = partial(connect_store, url, **{name: given[name] for name in _OF_ARCHIVE if name in given})
+    path = path_in(scheme, rest.partition("?")[0])
+    return ArchiveToCome(Path(path), f"{scheme}:{path}", open_it)

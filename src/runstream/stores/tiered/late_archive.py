@@ -1,0 +1,140 @@
+"""An archive that a worker may make yet, as the archive of a tiered store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Generic, Self
+
+from runstream.codec.event_codec import Codec
+from runstream.model.archive_records import Position
+from runstream.model.results import Cursor, E, Recovery, RunInfo, S, Snapshot
+from runstream.operations.arguments import ReadQuery, RunsQuery
+from runstream.operations.operation import Operation, Stream, blocking
+from runstream.stores.archive.base import ArchiveOperations
+from runstream.stores.archive.facade import ArchiveStore
+
+__all__ = ["ArchiveToCome", "LateArchive"]
+
+
+class ArchiveToCome(Generic[E, S]):
+    """An archive that is opened at the first use after a worker has made it, and never made here.
+
+    Args:
+        path: Its file or directory.
+        location: Its URL, for people to read.
+        open_archive: Opens it.
+    """
+
+    def __init__(self, path: Path, location: str, open_archive: Callable[[], ArchiveStore[E, S]]) -> None:
+        self.location = location
+        self._path = path
+        self._open = open_archive
+        self._opened: dict[Path, ArchiveStore[E, S]] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        """Where it is, or will be."""
+        return f"<{type(self).__name__} {self.location}>"
+
+    def find(self) -> ArchiveStore[E, S] | None:
+        """The archive; None as long as nobody has made it."""
+        found = self._opened.get(self._path)
+        if found is None and not self._is_closed and self._path.exists():
+            opened = self._open()
+            found = self._opened.setdefault(self._path, opened)  # without a lock, which a fork might leave locked
+            if found is not opened:
+                opened.close()
+        return found
+
+    def close(self) -> None:
+        """Close the archive, if it was opened, and open it no more."""
+        self._is_closed = True
+        for store in self._opened.values():
+            store.close()
+
+
+class LateArchive(Generic[E, S]):
+    """The operations of an archive that may come yet: until then it has no run.
+
+    Args:
+        archive: The archive.
+        codec: That of the store that is written to.
+    """
+
+    def __init__(self, archive: ArchiveToCome[E, S], codec: Codec[E, S]) -> None:
+        self.codec = codec
+        self._archive = archive
+        self._found: ArchiveOperations[E, S] | None = None
+
+    @property
+    def location(self) -> str:
+        """The URL of the archive, for people to read."""
+        return self._archive.location
+
+    def for_one_writer(self) -> Self:
+        """The same archive for one more writer."""
+        return type(self)(self._archive, self.codec)
+
+    def _find(self) -> ArchiveOperations[E, S] | None:
+        if self._found is None and (store := self._archive.find()) is not None:
+            self._found = store._operations.for_one_writer()
+        return self._found
+
+    def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
+        """How far the archive has a run, with the snapshots of these lanes."""
+        found = self._find()
+        return None if found is None else found.position_of_lanes(run_id, lanes)
+
+    def offset_before(self, run_id: str, since_seq: int) -> int:
+        """The offset up to which no event of a run has a ``seq`` over ``since_seq``."""
+        found = self._find()
+        return 0 if found is None else found.offset_before(run_id, since_seq)
+
+    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+        """Remove a run. False if there was nothing to remove."""
+        found = self._find()
+        return found is not None and found.delete_history(run_id, start)
+
+    def read(self, run_id: str, query: ReadQuery) -> Stream:
+        """The events between two offsets."""
+        return self._stream(lambda found: found.read(run_id, query))
+
+    def runs(self, query: RunsQuery) -> Stream:
+        """The runs that match."""
+        return self._stream(lambda found: found.runs(query))
+
+    def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
+        """The snapshots that are kept of a run, or of one lane of it."""
+        return self._stream(lambda found: found.snapshot_history(run_id, lane_id))
+
+    def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
+        """The ``seq`` of a lane's last event; 0 for a lane without one."""
+        return self._ask(lambda found: found.last_seq(run_id, lane_id), 0)
+
+    def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot of a run, or of one lane of it."""
+        return self._ask(lambda found: found.load_snapshot(run_id, lane_id), None)
+
+    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which snapshots are kept."""
+        return self._ask(lambda found: found.snapshot_lanes(run_id), [])
+
+    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot that covers no event after an offset."""
+        return self._ask(lambda found: found.snapshot_at(run_id, offset, lane_id), None)
+
+    def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
+        """The latest snapshot and the events after it."""
+        return self._ask(lambda found: found.recover(run_id, lane_id), Recovery(None, 0, []))
+
+    def run_info(self, run_id: str) -> Operation[RunInfo | None]:
+        """What the archive knows of a run."""
+        return self._ask(lambda found: found.run_info(run_id), None)
+
+    def _ask(self, ask: Callable[[ArchiveOperations[E, S]], Operation[Any]], otherwise: Any) -> Operation[Any]:
+        found = yield from blocking(self._find)
+        return otherwise if found is None else (yield from ask(found))
+
+    def _stream(self, ask: Callable[[ArchiveOperations[E, S]], Stream]) -> Stream:
+        return self._ask(ask, None)
