@@ -156,11 +156,12 @@ def test_the_page_about_purpose_agent_does_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs/purpose-agent.md").read_text("utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    (said,) = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    answers = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (commands,) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    exec(example, {})
-    assert capsys.readouterr().out == said
+    for example, said in zip(examples, answers, strict=True):
+        exec(example, {})
+        assert capsys.readouterr().out == said
     status, *others = (run(*line.split()[1:]) for line in commands.splitlines())
     assert [one.code for one in (status, *others)] == [0, 0, 0, 0]
     assert "foreign events" in status.out
