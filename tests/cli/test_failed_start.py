@@ -47,6 +47,13 @@ def test_a_worker_that_is_misconfigured(archive: str, options: list[str], tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_that_is_told_of_no_archive(tmp_path: Path) -> None:
+    """An embedded server's lies beside it; with another, it is asked for."""
+    said = run("drain", "--url", "fake:", "--once")
+    assert (said.code, "--to" in said.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_agent_without_a_place_for_its_journal(archive: str, tmp_path: Path) -> None:
     agent = ["agent", "--run", "r", "--lane", "l", "--steps", "1"]
     assert run(*agent, "--url", archive, "--journal", f"{tmp_path}/none/journal").code == 2

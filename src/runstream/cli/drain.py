@@ -35,6 +35,7 @@ from runstream.connect import connect
 from runstream.drain import DrainWorker
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
+from runstream.stores.urls import archive_beside
 
 __all__ = ["EPILOG", "drain"]
 
@@ -53,11 +54,13 @@ _log = logging.getLogger("runstream.drain")
 
 def drain(
     to: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            metavar="ARCHIVE", help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one."
+            metavar="ARCHIVE",
+            help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one.",
+            show_default="of embedded:DIR, the file archive.db in DIR",
         ),
-    ],
+    ] = None,
     url: HotUrl = None,
     once: Annotated[bool, typer.Option("--once", help="Drain what is due now, then end.")] = False,
     batch: Annotated[
@@ -174,7 +177,8 @@ def drain(
         ending_with_parent(end_with_parent),
         ExitStack() as opened,
     ):
-        for target in to:
+        targets = to or [_archive_beside(url)]
+        for target in targets:
             check_archive_url(target, "--to")
         patience = (START_SECONDS if once else math.inf) if start_timeout is None else start_timeout
         if not wait_for_server(url, patience, stop=stop, tell=_log.warning):
@@ -182,7 +186,7 @@ def drain(
         hot = opened.enter_context(connect(url))
         namespace = hot_namespace(hot)
         # last: where there is no server, no new archive is left
-        sinks = [open_archive(opened, target, "--to", new_for=namespace) for target in to]
+        sinks = [open_archive(opened, target, "--to", new_for=namespace) for target in targets]
         locations = [sink.location for sink in sinks]
         worker = DrainWorker(
             hot,
@@ -209,6 +213,13 @@ def drain(
         _print_report(worker.name, sinks, report, parked, as_json=as_json)
     if parked:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
+
+
+def _archive_beside(url: str | None) -> str:
+    beside = archive_beside(url or "")
+    if beside is None:
+        raise typer.BadParameter("which archive? sqlite:PATH or jsonl:DIR", param_hint="--to")
+    return beside
 
 
 def _print_report(

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["check_is_text", "check_path", "flag", "octal", "path_in", "split_query", "with_path"]
+__all__ = ["archive_beside", "check_is_text", "check_path", "flag", "octal", "path_in", "split_query", "with_path"]
 
 
 def check_is_text(url: object) -> None:
@@ -108,3 +108,21 @@ def path_in(scheme: str, text: str) -> str:
 def with_path(scheme: str, path: str, query: str) -> str:
     """The URL of an absolute path, which means the same in every working directory."""
     return f"{scheme}:///{quote(path)}" + (f"?{query}" if query else "")
+
+
+def archive_beside(url: str) -> str | None:
+    """The URL of the archive beside the data of an embedded server: that of a worker who is told of no other.
+
+    Args:
+        url: The URL of a store.
+
+    Returns:
+        The URL of ``DIR/archive.db``; None for what is no ``embedded:DIR``.
+
+    Raises:
+        ConfigurationError: The URL names no path.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme != "embedded":
+        return None
+    return with_path("sqlite", str(Path(path_in(scheme, rest.partition("?")[0]), "archive.db")), "")

@@ -17,6 +17,7 @@ from runstream import ConfigurationError, DrainWorker
 from runstream.codec.event_codec import Codec
 from runstream.integrations.purpose_agent import connect, connect_async
 from tests.support.backends import latest
+from tests.support.commands import run
 from tests.support.handles import open_run
 from tests.support.servers import needs_embedded_server
 
@@ -71,11 +72,11 @@ def test_events_and_states_are_purpose_agents_own(urls: str, tmp_path: Path) -> 
         assert loaded.status is RunStatus.RUNNING
         assert len(loaded.action_history) == 60
         assert loaded.node_states["one"].finished_at > 0
-        run = open_run(store)
-        emitted = run.emit(EventKind.AGENT_FINISHED).event
+        agent = open_run(store)
+        emitted = agent.emit(EventKind.AGENT_FINISHED).event
         assert (type(emitted), emitted.kind, emitted.is_terminal) == (PAEvent, EventKind.AGENT_FINISHED, True)
         assert emitted.kind is EventKind.AGENT_FINISHED
-        assert run.emit("their.kind").event.kind.value == "their.kind"
+        assert agent.emit("their.kind").event.kind.value == "their.kind"
 
 
 @pytest.mark.parametrize("urls", URLS, ids=lambda urls: urls.replace("{dir}", ""))
@@ -101,8 +102,8 @@ def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path:
     """To the store that was open before, that made no archive, and to the Run that was."""
     url, archive = f"fake:{tmp_path}", archive.format(dir=tmp_path)
     with connect(url, archive=archive) as store:
-        run = open_run(store, "other")
-        run.emit(EventKind.TOOL_RESULT)
+        agent = open_run(store, "other")
+        agent.emit(EventKind.TOOL_RESULT)
         store.save_events(some_events(1, 5))
         state = full_state()
         store.save_snapshot("r", state)
@@ -112,8 +113,8 @@ def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path:
         assert [event.seq for event in store.list_events("r", latest(store, "r").current_step)] == [4, 5]
         assert store.list_events("r") == store.list_events("r", 0)
         assert len(store.list_events("r")) == 5
-        assert run.emit(EventKind.TOOL_RESULT).event.seq == 2
-        run.checkpoint()
+        assert agent.emit(EventKind.TOOL_RESULT).event.seq == 2
+        agent.checkpoint()
         store.save_event(PAEvent("r", seq=6, kind=EventKind.RUN_FINISHED))
         drain(url, archive)
         drain(url, archive, retire_after_seconds=0.0)
@@ -167,14 +168,15 @@ def test_a_closed_store_opens_no_archive(tmp_path: Path) -> None:
 async def test_an_embedded_store_reads_the_archive_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under a relative path, whatever the working directory is later; pickled too, and for asyncio."""
+    """Where a worker writes that is told of no other; under a relative path, pickled too, and for asyncio."""
     monkeypatch.chdir(tmp_path)
     with connect("embedded:./state?namespace=dev") as store:
         monkeypatch.chdir("/")
         state = full_state()
         store.append("r", some_events(1, 5), snapshot=state)
         assert not (tmp_path / "state/archive.db").exists()
-        drain(f"embedded:{tmp_path}/state?namespace=dev", f"sqlite:{tmp_path}/state/archive.db")
+        said = run("drain", "--url", f"embedded:{tmp_path}/state?namespace=dev", "--trim", "archived", "--once")
+        assert (said.code, (tmp_path / "state/archive.db").exists()) == (0, True)
         with pickle.loads(pickle.dumps(store)) as again:
             for each in (store, again):
                 assert each.load_latest("r") == state

@@ -22,7 +22,7 @@ from runstream.stores.lifecycle import own, own_async, reopen_with
 from runstream.stores.options import StoreOptions
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.stores.tiered.late_archive import ArchiveToCome
-from runstream.stores.urls import check_is_text, path_in, with_path
+from runstream.stores.urls import archive_beside, check_is_text, path_in, with_path
 
 if TYPE_CHECKING:
     from purpose_agent.runtime import PAEvent, RunState
@@ -112,17 +112,13 @@ def _resolved(
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
     check_is_text(url)
     check_is_text(archive)
-    scheme, _, rest = url.partition(":")
-    if archive is None and scheme == "embedded":
-        directory = path_in(scheme, rest.partition("?")[0])
-        archive = with_path("sqlite", str(Path(directory, "archive.db")), "")
-    elif archive is not None:
-        scheme, _, rest = archive.partition(":")
-        if scheme not in ARCHIVE_SCHEMES:
-            raise ConfigurationError("an archive is sqlite:PATH or jsonl:DIR, the one that a drain worker writes")
-        name, _, query = rest.partition("?")
-        archive = with_path(scheme, path_in(scheme, name), query)
-    return url, archive, given
+    if archive is None:
+        return url, archive_beside(url), given
+    scheme, _, rest = archive.partition(":")
+    if scheme not in ARCHIVE_SCHEMES:
+        raise ConfigurationError("an archive is sqlite:PATH or jsonl:DIR, the one that a drain worker writes")
+    name, _, query = rest.partition("?")
+    return url, with_path(scheme, path_in(scheme, name), query), given
 
 
 def _with_archive(hot: Any, archive: str, given: dict[str, Any]) -> Store[Any, Any]:
