@@ -22,6 +22,7 @@ from tests.support.handles import open_run
 from tests.support.servers import needs_embedded_server
 
 URLS = ["memory:", "sqlite:{dir}/runs.db", "jsonl:{dir}/runs", "fake:{dir}", "fake:{dir} sqlite:{dir}/archive.db"]
+ARCHIVES = ["sqlite:{dir}/archive.db", "jsonl:{dir}/archive"]
 
 
 class Opaque:
@@ -97,7 +98,7 @@ def drain(url: str, archive: str, **options: Any) -> None:
         DrainWorker(hot, [sink], trim="archived", **options).drain_once()  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("archive", ["sqlite:{dir}/archive.db", "jsonl:{dir}/archive"])
+@pytest.mark.parametrize("archive", ARCHIVES)
 def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path: Path) -> None:
     """To the store that was open before, that made no archive, and to the Run that was."""
     url, archive = f"fake:{tmp_path}", archive.format(dir=tmp_path)
@@ -130,17 +131,43 @@ def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path:
         assert store.list_runs() == ["other"]
 
 
-def test_a_resume_takes_what_it_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a long run in the archive, the events after the state's step alone are made."""
-    url, archive = f"fake:{tmp_path}", f"sqlite:{tmp_path}/archive.db"
+@pytest.mark.parametrize(
+    ("archive", "how", "others"),
+    [
+        (ARCHIVES[0], None, 0),
+        (ARCHIVES[0], {}, 0),
+        (ARCHIVES[0], {"retire_after_seconds": 0.0}, 0),
+        (ARCHIVES[1], {"retire_after_seconds": 0.0}, 63),  # the points of its index are so far apart
+    ],
+    ids=["hot", "sqlite-drained", "sqlite-retired", "jsonl-retired"],
+)
+def test_a_resume_takes_what_it_gives(
+    archive: str, how: dict[str, Any] | None, others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a long run, wherever it is, the events after the state's step alone are made."""
+    url, archive = f"fake:{tmp_path}", archive.format(dir=tmp_path)
+    made = []
+
+    def counting(name: str) -> Any:
+        make = getattr(Codec, name)
+
+        def counted(*args: Any) -> Any:
+            made.append(name)
+            return make(*args)
+
+        return counted
+
     with connect(url, archive=archive) as store:
-        store.save_events(some_events(1, 500))
-        drain(url, archive)
-        made = []
-        make = Codec[Any, Any].make_event
-        monkeypatch.setattr(Codec, "make_event", lambda *args: made.append(1) or make(*args))  # type: ignore[func-returns-value]
-        assert [event.seq for event in store.list_events("r", 498)] == [499, 500]
-        assert len(made) == 2
+        store.save_events([*some_events(1, 499), PAEvent("r", seq=500, kind=EventKind.RUN_FINISHED)])
+        store.save_snapshot("r", RunState("r", status=RunStatus.COMPLETED, current_step=498))
+        if how is not None:
+            drain(url, archive, **how)
+            drain(url, archive, **how)
+        for name in ("make_event", "decode_event"):
+            monkeypatch.setattr(Codec, name, counting(name))
+        step = latest(store, "r").current_step
+        assert [event.seq for event in store.list_events("r", step)] == [499, 500]
+        assert 2 <= len(made) <= 2 + others
 
 
 def test_an_archive_that_nobody_has_made_is_an_empty_one(tmp_path: Path) -> None:
