@@ -142,8 +142,15 @@ def test_lines_are_counted_of_what_is_shown(place: Place) -> None:
     assert shown(place, "--lane", "b", "-n", "2") == [27, 29]
     assert shown(place, "--kind", "kind0", "-n", "2") == [27, 30]
     assert shown(place, "--kind", "kind0", "--kind", "kind1", "--lane", "a", "-n", "3") == [22, 24, 28, 30][-3:]
-    assert shown(place, "--visibility", "debug") == []
-    assert shown(place, "--visibility", "public", "-n", "1") == [31]
+
+
+def test_a_viewer_is_shown_what_he_may_see(place: Place) -> None:
+    for seq, visibility in enumerate(["public", "internal", "debug"], 1):
+        place.store.save_event(make_event("r", seq, visibility=visibility))
+    finish(place)
+    assert shown(place, "--visibility", "public") == [1, 4]
+    assert shown(place, "--visibility", "internal") == [1, 2, 4]
+    assert shown(place, "--visibility", "debug") == [1, 2, 3, 4]
 
 
 def test_since_is_an_offset_a_cursor_or_an_age(place: Place) -> None:

@@ -301,4 +301,4 @@ def test_what_is_emitted_is_followed_until_the_run_ends(live: Store) -> None:
         assert [item.offset for item in run.follow(first.cursor, idle_timeout=5)] == [2, 3]
         assert [item.offset for item in run.follow(lane_id="a")] == [2]
         assert [item.offset for item in run.follow(kinds=["one"])] == [1]
-        assert [item.offset for item in run.follow(visibility="debug")] == [2]
+        assert [item.offset for item in run.follow(visibility="public")] == [1, 3]

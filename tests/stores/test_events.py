@@ -496,8 +496,10 @@ def test_events_that_a_follower_does_not_want_do_not_keep_it_waiting(live: Store
         ({"kinds": ("tool.result", EventKind.RUN_FINISHED)}, [2, 5]),
         ({"kinds": ["my.kind"]}, [4]),
         ({"kinds": []}, []),
-        ({"visibility": Visibility.DEBUG}, [3]),
-        ({"visibility": "debug", "lane_id": "b"}, []),
+        ({"visibility": Visibility.PUBLIC}, [1, 2, 5]),
+        ({"visibility": "internal"}, [1, 2, 4, 5]),
+        ({"visibility": Visibility.DEBUG}, [1, 2, 3, 4, 5]),
+        ({"visibility": "debug", "lane_id": "b"}, [2, 4]),
     ],
     ids=str,
 )
@@ -507,11 +509,26 @@ def test_a_follower_gets_what_he_asked_for(live: Store, wanted: dict[str, Any], 
             make_event("r", 1, lane_id="a"),
             make_event("r", 1, lane_id="b", kind=EventKind.TOOL_RESULT),
             make_event("r", 2, lane_id="a", visibility=Visibility.DEBUG),
-            make_event("r", 2, lane_id="b", kind="my.kind"),
+            make_event("r", 2, lane_id="b", kind="my.kind", visibility=Visibility.INTERNAL),
             make_event("r", 3, lane_id="a", kind=EventKind.RUN_FINISHED),
         ]
     )
     assert offsets(live.follow("r", **wanted)) == expected
+
+
+@pytest.mark.parametrize(
+    ("viewer", "expected"),
+    [("public", [1, 4]), ("internal", [1, 2, 4]), ("debug", [1, 2, 4]), ("team", [1, 3, 4]), ("others", [1, 4])],
+)
+def test_a_visibility_that_nobody_knows_is_seen_under_its_own_name_alone(
+    live: Store, viewer: str, expected: list[int]
+) -> None:
+    seen = ["public", "internal", "team", "public"]
+    kinds = ["one", "one", "one", "run.finished"]
+    live.save_events(
+        [make_event("r", n, kind=kinds[n], visibility=visibility) for n, visibility in enumerate(seen)]
+    )
+    assert offsets(live.follow("r", visibility=viewer)) == expected
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "jsonl"])

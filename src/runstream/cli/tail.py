@@ -94,7 +94,7 @@ def tail(
     ] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind; may be repeated.")] = None,
     lane: Annotated[str | None, typer.Option(help="Only events of this lane.")] = None,
-    visibility: Annotated[Visibility | None, typer.Option(help="Only events that these may see.")] = None,
+    visibility: Annotated[Visibility | None, typer.Option(help="Only what such a viewer may see.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for a run that is not there yet: then RUN is all of its id.")
     ] = False,

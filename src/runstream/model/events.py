@@ -16,7 +16,16 @@ from typing import Any, TypeVar
 from runstream.model.clock import unix_seconds
 from runstream.model.json_text import dump_fields, load_fields
 
-__all__ = ["HIGHEST_SEQ", "TERMINAL_KINDS", "EventKind", "PAEvent", "Visibility", "create_event", "member_or_text"]
+__all__ = [
+    "HIGHEST_SEQ",
+    "TERMINAL_KINDS",
+    "EventKind",
+    "PAEvent",
+    "Visibility",
+    "create_event",
+    "may_see",
+    "member_or_text",
+]
 
 _Member = TypeVar("_Member", bound=Enum)
 
@@ -51,6 +60,24 @@ class Visibility(StrEnum):
     """The framework: memory, optimisation, bookkeeping."""
     DEBUG = "debug"
     """Developers; never in a production stream."""
+
+
+_LEVELS = {member.value: level for level, member in enumerate(Visibility)}
+
+
+def may_see(viewer: str | None, visibility: str) -> bool:
+    """Whether a viewer may see an event: ``public`` sees what is public, ``internal`` that too, ``debug`` all three.
+
+    A visibility that this version does not know is seen by a viewer of that very name alone, and who views under
+    such a name sees what is public besides.
+
+    Args:
+        viewer: Who looks, as text: the highest visibility that he may see; None: everybody's and everything.
+        visibility: That of the event, as text.
+    """
+    if viewer is None or viewer == visibility:
+        return True
+    return _LEVELS.get(visibility, len(_LEVELS)) <= _LEVELS.get(viewer, 0)
 
 
 class EventKind(StrEnum):

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from runstream.model.errors import ConfigurationError
+from runstream.model.events import may_see
 from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
 from runstream.operations.arguments import FollowQuery, RunsQuery
@@ -51,7 +52,7 @@ def _text(value: Any) -> Any:
 
 
 class EventFilter:
-    """True for the events of one lane, of some kinds, of one visibility; None asks nothing."""
+    """True for the events of one lane, of some kinds, that a viewer may see; None asks nothing."""
 
     def __init__(self, query: FollowQuery) -> None:
         self.lane_id = query.lane_id
@@ -63,7 +64,7 @@ class EventFilter:
         return (
             (self.lane_id is None or lane_of(event) == self.lane_id)
             and (self.kinds is None or _text(_field(event, "kind")) in self.kinds)
-            and (self.visibility is None or _text(_field(event, "visibility")) == self.visibility)
+            and (self.visibility is None or may_see(self.visibility, _text(_field(event, "visibility"))))
         )
 
 

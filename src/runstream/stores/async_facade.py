@@ -198,7 +198,8 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             idle_timeout: After how many seconds without an event to give to stop; None: never.
             lane_id: Give only the events of this lane.
             kinds: Give only events of these kinds.
-            visibility: Give only events of this visibility.
+            visibility: Give only what such a viewer may see: ``"public"`` what is public, ``"internal"`` that and
+                what is internal, ``"debug"`` all three. Another name: what is public, and what has that name.
 
         Returns:
             The events as they come.
