@@ -28,6 +28,7 @@ from runstream.model.errors import (
     RunstreamError,
     StoreUnavailable,
     TooManyHotEvents,
+    TooManyPending,
     UnsupportedVersion,
 )
 from runstream.model.events import TERMINAL_KINDS, EventKind, PAEvent, Visibility, create_event
@@ -115,6 +116,7 @@ __all__ = [
     "StoreUnavailable",
     "TieredCheckpointer",
     "TooManyHotEvents",
+    "TooManyPending",
     "UnsupportedVersion",
     "Upcasts",
     "Visibility",

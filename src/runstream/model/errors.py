@@ -20,6 +20,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
     ├── RunCancelled              a person wants the run to stop [run_id, reason]
     ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
+    ├── TooManyPending            as much waits to be written as may [events, size: bytes]
     ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
     └── StoreUnavailable          the store gave no answer: the outcome is unknown [resend, next_step]
 
@@ -34,6 +35,7 @@ StoreUnavailable        To a store, yes: the same events, sent again on the same
                         other call records a new event, after that one, even if it is equal.
 LeaseHeld               Yes, when the lease has been given back or has run out.
 TooManyHotEvents        Yes, when a drain worker has archived and trimmed some of the run.
+TooManyPending          Yes, when some of what waits is written; a bus's ``flush`` waits until all is.
 EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
                         snapshot: recover first.
 ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
@@ -75,6 +77,7 @@ __all__ = [
     "RunstreamError",
     "StoreUnavailable",
     "TooManyHotEvents",
+    "TooManyPending",
     "UnsupportedVersion",
 ]
 
@@ -298,6 +301,20 @@ class TooManyHotEvents(RunstreamError):
         self.run_id = run_id
         self.hot_events = hot_events
         self.limit = limit
+
+
+class TooManyPending(RunstreamError):
+    """As many events wait to be written as may; this one was neither queued nor given to anybody.
+
+    Attributes:
+        events: How many wait.
+        size: How many bytes their records have.
+    """
+
+    def __init__(self, message: str, *, events: int, size: int) -> None:
+        super().__init__(message)
+        self.events = events
+        self.size = size
 
 
 class ArchiveGap(RunstreamError):

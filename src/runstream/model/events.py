@@ -66,7 +66,7 @@ _LEVELS = {member.value: level for level, member in enumerate(Visibility)}
 
 
 def may_see(viewer: str | None, visibility: str) -> bool:
-    """Whether a viewer may see an event: ``public`` sees what is public, ``internal`` that too, ``debug`` all three.
+    """Whether a viewer may see an event: each sees its own level and those before it: public, internal, debug.
 
     A visibility that this version does not know is seen by a viewer of that very name alone, and who views under
     such a name sees what is public besides.

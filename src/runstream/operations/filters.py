@@ -11,17 +11,17 @@ from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
 from runstream.operations.arguments import FollowQuery, RunsQuery
 
-__all__ = ["EventFilter", "RunFilter", "lane_of", "payload_of", "seq_of"]
+__all__ = ["EventFilter", "RunFilter", "field_of", "lane_of", "payload_of", "seq_of", "text_of"]
 
 
 def lane_of(event: Any) -> Any:
     """The lane of an event of whatever type: it has the ten fields of a PAEvent."""
-    return _field(event, "lane_id")
+    return field_of(event, "lane_id")
 
 
 def seq_of(event: Any) -> int:
     """The ``seq`` of an event of whatever type. Raises ConfigurationError where it is no whole number."""
-    seq = _field(event, "seq")
+    seq = field_of(event, "seq")
     if not isinstance(seq, int):
         raise ConfigurationError(f"{type(event).__name__} has {shown(seq)} as its seq: it must be a whole number")
     return seq
@@ -29,11 +29,11 @@ def seq_of(event: Any) -> int:
 
 def payload_of(event: Any) -> dict[str, Any]:
     """The payload of an event of whatever type."""
-    payload: dict[str, Any] = _field(event, "payload")
+    payload: dict[str, Any] = field_of(event, "payload")
     return payload
 
 
-def _field(event: Any, name: str) -> Any:
+def field_of(event: Any, name: str) -> Any:
     """A field of an event, which may have it in its dict alone."""
     try:
         return getattr(event, name)
@@ -47,7 +47,8 @@ def _field(event: Any, name: str) -> Any:
     )
 
 
-def _text(value: Any) -> Any:
+def text_of(value: Any) -> Any:
+    """The value of an enum's member; anything else as it is."""
     return value.value if isinstance(value, Enum) else value
 
 
@@ -56,15 +57,15 @@ class EventFilter:
 
     def __init__(self, query: FollowQuery) -> None:
         self.lane_id = query.lane_id
-        self.kinds = None if query.kinds is None else frozenset(map(_text, query.kinds))
-        self.visibility = _text(query.visibility)
+        self.kinds = None if query.kinds is None else frozenset(map(text_of, query.kinds))
+        self.visibility = text_of(query.visibility)
 
     def __call__(self, event: Any) -> bool:
         """Whether the event is wanted."""
         return (
             (self.lane_id is None or lane_of(event) == self.lane_id)
-            and (self.kinds is None or _text(_field(event, "kind")) in self.kinds)
-            and (self.visibility is None or may_see(self.visibility, _text(_field(event, "visibility"))))
+            and (self.kinds is None or text_of(field_of(event, "kind")) in self.kinds)
+            and (self.visibility is None or may_see(self.visibility, text_of(field_of(event, "visibility"))))
         )
 
 
@@ -73,7 +74,7 @@ class RunFilter:
 
     def __init__(self, query: RunsQuery) -> None:
         self.session_id = query.session_id
-        self.status = _text(query.status)
+        self.status = text_of(query.status)
         self.updated_after = query.updated_after
 
     def __call__(self, info: RunInfo) -> bool:

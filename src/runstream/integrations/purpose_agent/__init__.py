@@ -1,5 +1,6 @@
-"""Stores of purpose-agent's own types, and its own files read and imported."""
+"""What purpose-agent's users switch to: stores of its own types, its EventBus over one, and the import of its files."""
 
+from runstream.integrations.purpose_agent.bus import StoreBus
 from runstream.integrations.purpose_agent.stores import connect, connect_async
 
-__all__ = ["connect", "connect_async"]
+__all__ = ["StoreBus", "connect", "connect_async"]

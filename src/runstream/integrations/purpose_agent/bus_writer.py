@@ -1,0 +1,245 @@
+"""The queue of a StoreBus, and the thread that writes it to the store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import chain
+from operator import attrgetter
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Protocol
+
+from runstream.codec.record import decode_record, fields_of
+from runstream.codec.stored_fields import EventFields
+from runstream.model.errors import ConfigurationError, StoreUnavailable, TooManyPending
+from runstream.model.results import E
+from runstream.stores.facade import Store
+
+__all__ = ["Bounds", "BusWriter", "Pending", "Subscriber"]
+
+_BATCH = 512
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class Bounds(NamedTuple):
+    """How much may wait to be written, and for how long an outage is waited out.
+
+    Attributes:
+        events: How many events may wait.
+        size: How many bytes of records may wait. A single event may be larger, where none waits.
+        retry_seconds: For how many seconds a batch is sent again while the store is not available.
+    """
+
+    events: int
+    size: int
+    retry_seconds: float
+
+
+class Subscriber(Protocol):
+    """Who is given events as they are emitted."""
+
+    def offer(self, pending: Pending[Any]) -> bool | None:
+        """Give an event that is not durable yet. False: the store is to give it; None: it is not wanted."""
+
+    def settle(self, run_id: str, offset: int, *, was_given: bool) -> None:
+        """Learn the offset of an event that was offered."""
+
+    def wake(self) -> None:
+        """Learn that something has changed."""
+
+
+class Pending(Generic[E]):
+    """An event that is not known to be durable yet: the caller's object, and what it was when it was emitted."""
+
+    __slots__ = ("event", "number", "offers", "record", "run_id")
+
+    def __init__(self, run_id: str, event: E, record: bytes) -> None:
+        self.run_id = run_id
+        self.event = event
+        self.record = record
+        self.number = 0  # how many were emitted, with this one
+        self.offers: list[tuple[Subscriber, bool]] = []
+
+
+class BusWriter(Generic[E]):
+    """Writes what is emitted, in order, in a thread of its own. Threads may share it.
+
+    Args:
+        store: Where to write.
+        bounds: How much may wait.
+        subscribers: Gives those who are to be given an event, under the lock.
+
+    Attributes:
+        lock: Guards all of this, and what subscribers know.
+        failure: Why nothing is written any more; None while all is well.
+        is_closing: Whether nothing is taken any more.
+        is_closed: Whether all that was taken is written, or the writer has failed.
+    """
+
+    def __init__(self, store: Store[E, Any], bounds: Bounds, subscribers: Callable[[], list[Subscriber]]) -> None:
+        self._store = store
+        self._bounds = bounds
+        self._subscribers = subscribers
+        self.lock = threading.RLock()
+        self._has_work = threading.Condition(self.lock)
+        self._has_written = threading.Condition(self.lock)
+        self._queue: deque[Pending[E]] = deque()
+        self._batch: dict[str, list[Pending[E]]] = {}
+        self._count = self._size = 0  # of what waits
+        self._emitted = self._written = 0  # the numbers of the last events of which that is true, with all before
+        self._writing: tuple[str, object] | None = None
+        self.is_closing = self.is_closed = False
+        self.failure: BaseException | None = None
+        self._trace: TracebackType | None = None
+        self._thread = threading.Thread(target=self._run, name="runstream-bus", daemon=True)
+        self._thread.start()
+
+    def put(self, pending: Pending[E]) -> None:
+        """Take an event and give it to the subscribers.
+
+        Raises:
+            TooManyPending: As much waits as may. Nobody was given the event.
+            ConfigurationError: The bus is closed.
+            RunstreamError: The writer's failure.
+        """
+        size, bounds = len(pending.record), self._bounds
+        with self.lock:
+            self.check()
+            if self.is_closing:
+                raise ConfigurationError("this bus is closed; the event was not recorded: make another bus")
+            count = self._count
+            if count and (count >= bounds.events or self._size + size > bounds.size):
+                raise TooManyPending(
+                    f"{count} events of {self._size} bytes wait to be written, and {bounds.events} events or"
+                    f" {bounds.size} bytes may: emit this one again when some are (flush() waits until all are)",
+                    events=count,
+                    size=self._size,
+                )
+            self._queue.append(pending)
+            self._emitted += 1
+            pending.number = self._emitted
+            self._count += 1
+            self._size += size
+            for subscriber in self._subscribers():
+                given = subscriber.offer(pending)
+                if given is not None:
+                    pending.offers.append((subscriber, given))
+            self._has_work.notify()
+
+    def check(self) -> None:
+        """Raise the writer's failure, if there is one."""
+        if self.failure is not None:
+            raise self.failure.with_traceback(self._trace)
+
+    def flush(self, timeout: float | None) -> None:
+        """Wait until what was put is written.
+
+        Raises:
+            TimeoutError: It was not within so many seconds.
+            RunstreamError: The writer's failure.
+        """
+        with self.lock:
+            wanted = self._emitted
+            is_done = self._has_written.wait_for(
+                lambda: self._written >= wanted or self.failure is not None, timeout
+            )
+            self.check()
+            if not is_done:
+                raise TimeoutError(f"{self._count} events wait to be written still, after {timeout} seconds")
+
+    def close(self) -> None:
+        """Take no more, write what waits, and end the thread.
+
+        Raises:
+            RunstreamError: The writer's failure.
+        """
+        with self.lock:
+            self.is_closing = True
+            self._has_work.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self.is_closed = True
+        self._wake_all()
+        self.check()
+
+    def unwritten(self) -> list[E]:
+        """The events that are not known to be durable, in the order in which they were emitted."""
+        with self.lock:
+            left = [*chain.from_iterable(self._batch.values()), *self._queue]
+            return [pending.event for pending in sorted(left, key=attrgetter("number"))]
+
+    def emitted(self) -> int:
+        """How many events were put."""
+        return self._emitted
+
+    def wait_until_known(self, run_id: str) -> None:
+        """Wait until the offsets of what is being written to a run just now are known to those it was offered."""
+        with self.lock:
+            writing = self._writing
+            if writing is not None and writing[0] == run_id:
+                self._has_written.wait_for(lambda: self._writing is not writing or self.failure is not None)
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while last := self._take():
+                for run_id, group in list(self._batch.items()):
+                    self._write(run_id, group)
+                with self.lock:
+                    self._written = last
+                    self._has_written.notify_all()
+        except BaseException as error:  # noqa: BLE001 - whatever it is: the next call raises it
+            with self.lock:
+                self.failure, self._trace = error, error.__traceback__
+                self._has_written.notify_all()
+            self._wake_all()
+
+    def _take(self) -> int:
+        """Take the next batch, by runs. Returns the number of its last event; 0: there will be none any more."""
+        with self.lock:
+            self._has_work.wait_for(lambda: self._queue or self.is_closing)
+            last = 0
+            for _ in range(min(_BATCH, len(self._queue))):
+                pending = self._queue.popleft()
+                self._batch.setdefault(pending.run_id, []).append(pending)
+                last = pending.number
+            return last
+
+    def _write(self, run_id: str, group: list[Pending[E]]) -> None:
+        events: list[Any] = [
+            EventFields(fields_of(run_id, decode_record(run_id, 0, pending.record))) for pending in group
+        ]
+        with self.lock:
+            self._writing = (run_id, object())
+        offset = self._append(run_id, events)
+        with self.lock:
+            for at, pending in enumerate(group, offset):
+                for subscriber, given in pending.offers:
+                    subscriber.settle(run_id, at, was_given=given)
+            del self._batch[run_id]
+            self._count -= len(group)
+            self._size -= sum(len(pending.record) for pending in group)
+            self._writing = None
+            self._has_written.notify_all()
+
+    def _append(self, run_id: str, events: list[Any]) -> int:
+        """Append the events, through an outage. Returns the offset of the first."""
+        until, pause = 0.0, 0.05
+        while True:
+            try:
+                return self._store.append(run_id, events).first_offset
+            except StoreUnavailable as error:  # the same events on the same store object are applied once
+                now = time.monotonic()
+                until = until or now + self._bounds.retry_seconds
+                if error.is_final or now >= until:
+                    raise
+            time.sleep(min(pause, self._bounds.retry_seconds))
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _wake_all(self) -> None:
+        with self.lock:
+            for subscriber in self._subscribers():
+                subscriber.wake()

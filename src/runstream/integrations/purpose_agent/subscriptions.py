@@ -1,0 +1,296 @@
+"""Subscriptions of a StoreBus: what is emitted here at once, and what others record as the store has it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Self
+
+from runstream.integrations.purpose_agent.bus_writer import BusWriter, Pending
+from runstream.model.results import E, Recorded, RunInfo
+from runstream.model.state import ENDED_STATUSES
+from runstream.operations.filters import EventFilter, field_of, text_of
+from runstream.stores.facade import Store
+
+__all__ = ["Deliveries", "Delivery", "Scope", "Subscription"]
+
+_PAUSE_SECONDS = 0.05
+_PAGE = 256
+_CLOCKS_DIFFER_SECONDS = 2.0
+_RUN_ENDS = frozenset({"run.finished", "run.error"})
+
+
+class Delivery(NamedTuple, Generic[E]):
+    """An event as a subscriber is given it.
+
+    Attributes:
+        event: The event.
+        offset: Its position in its run; None: it was emitted on this bus just now and is not durable yet.
+        cursor: Its position in this history, as text; None where there is no offset.
+    """
+
+    event: E
+    offset: int | None
+    cursor: str | None
+
+
+class Scope(NamedTuple):
+    """Which runs a subscription is about: one, those of a session, or all; and after which position of it."""
+
+    run_id: str | None = None
+    session_id: str | None = None
+    after: int | str | None = None
+
+    def has(self, event: Any) -> bool:
+        """Whether an event that is emitted here is of one of its runs, as far as the event tells."""
+        return (self.run_id is None or field_of(event, "run_id") == self.run_id) and (
+            self.session_id is None or field_of(event, "session_id") == self.session_id
+        )
+
+
+@dataclass
+class _Known:
+    """What a subscription knows of a run: how far it has read, and what it was given beyond that."""
+
+    position: int | str | None = None
+    offset: int = 0
+    given: set[int] = field(default_factory=set)
+    offered: int = 0
+    """How many events of this bus have no offset yet."""
+    unsettled: int = 0
+    """How many of these were not given here."""
+    left_to: int = 0
+    """The offset of the last of those that have one: until there the store gives what is emitted here."""
+
+    @property
+    def is_behind(self) -> bool:
+        return self.unsettled > 0 or self.left_to > self.offset
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the store has, and this has read, all that was offered."""
+        return not (self.offered or self.given or self.is_behind)
+
+
+class Deliveries(Generic[E]):
+    """The events of some runs that match, with their offsets: an async iterator for one task at a time.
+
+    What is emitted on this bus comes at once, all else, and what did not fit, in the order of the store. After an
+    error it may be asked again, and goes on where it was.
+
+    Args:
+        store: Where the events are.
+        writer: What writes those of this bus.
+        scope: Which runs.
+        wanted: Which events of them.
+        capacity: How many events may wait here.
+    """
+
+    def __init__(
+        self, store: Store[E, Any], writer: BusWriter[E], scope: Scope, wanted: EventFilter, capacity: int
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._scope = scope
+        self._wanted = wanted
+        self._capacity = capacity
+        self._ready: deque[Delivery[E]] = deque()
+        self._runs: dict[str, _Known] = {}
+        self._catches_up = scope.after is not None
+        self._has_begun = False
+        self._updated_at = 0.0
+        self._fetching = threading.Lock()
+        self._fetched_at = 0.0
+        self._fetch: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_over = self._has_ended = False
+
+    # -- from the writer, under its lock -----------------------------------------------------------
+
+    def offer(self, pending: Pending[E]) -> bool | None:
+        """Give an event that is not durable yet. False: the store is to give it; None: it is not wanted."""
+        event = pending.event
+        if self.is_over or self._has_ended or not self._scope.has(event) or not self._wanted(event):
+            return None
+        known = self._runs.setdefault(pending.run_id, _Known())
+        known.offered += 1
+        if self._catches_up or known.is_behind or len(self._ready) >= self._capacity:
+            known.unsettled += 1
+            return False
+        self._ready.append(Delivery(event, None, None))
+        self._note_end(event)
+        self.wake()
+        return True
+
+    def settle(self, run_id: str, offset: int, *, was_given: bool) -> None:
+        """Learn the offset of an event that was offered."""
+        known = self._runs.get(run_id)
+        if known is None:  # it has ended
+            return
+        known.offered -= 1
+        if was_given:
+            known.given.add(offset)
+            return
+        if known.position is None and not self._catches_up:
+            known.position = known.offset = offset - 1  # it is not read from a later one on
+        known.unsettled -= 1
+        known.left_to = max(known.left_to, offset)
+
+    def wake(self) -> None:
+        """Let the task that waits look again."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            with suppress(RuntimeError):  # its loop has ended
+                waiter.get_loop().call_soon_threadsafe(_release, waiter)
+
+    def _note_end(self, event: E) -> None:
+        """As in an EventBus, a subscription to everything ends with the first run that ends here."""
+        scope = self._scope
+        if scope.run_id is None and scope.session_id is None and text_of(field_of(event, "kind")) in _RUN_ENDS:
+            self._has_ended = True
+
+    # -- the iterator ------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery[E]:
+        """The next event.
+
+        Raises:
+            StopAsyncIteration: The bus is closed, or the run has ended, and all was given.
+            RunstreamError: The store's, or the writer's failure.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            fetch = self._fetch if self._fetch is not None and self._fetch.get_loop() is loop else None
+            if fetch is not None and fetch.done():
+                self._fetch = None
+                fetch.result()
+                fetch = None
+            due = self._fetched_at + _PAUSE_SECONDS - time.monotonic()
+            with self._writer.lock:
+                room = len(self._ready) < self._capacity and not self._has_ended and not self.is_over
+                delivery = self._ready.popleft() if self._ready and not self.is_over else None
+                if delivery is None:
+                    self._check_end()
+                    self._waiter = waiter = loop.create_future()
+            if fetch is None and room and due <= 0:
+                self._fetch = fetch = loop.run_in_executor(None, self._read)
+            if delivery is not None:
+                return delivery
+            await asyncio.wait(
+                {waiter} if fetch is None else {waiter, fetch},
+                timeout=max(due, 0.001) if fetch is None else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+
+    async def aclose(self) -> None:
+        """End it. What waits is not given any more."""
+        with self._writer.lock:
+            self.is_over = True
+            self._ready.clear()
+            self._runs.clear()
+            self.wake()
+
+    def _check_end(self) -> None:
+        if self.is_over or self._has_ended:
+            self.is_over = True
+            raise StopAsyncIteration
+        self._writer.check()
+        if self._writer.is_closed and not any(known.is_behind for known in self._runs.values()):
+            self.is_over = True
+            raise StopAsyncIteration
+
+    # -- reading, in a thread ----------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Read what is new in the store."""
+        with self._fetching:
+            infos = self._updated()
+            is_quiet = True
+            for info in infos:
+                known = self._known(info)
+                if info.last_offset > known.offset:
+                    is_quiet = self._read_run(info.run_id, known) and is_quiet
+                elif self._scope.run_id is not None and info.status in ENDED_STATUSES and known.is_whole:
+                    self._has_ended = True
+            self._has_begun = True
+            if is_quiet:
+                self._updated_at = max([self._updated_at, *(info.updated_at for info in infos)])
+                with self._writer.lock:
+                    if not any(known.is_behind for known in self._runs.values()):
+                        self._catches_up = False
+                self._fetched_at = time.monotonic()
+
+    def _updated(self) -> list[RunInfo]:
+        """The runs in which there may be something new."""
+        run_id = self._scope.run_id
+        if run_id is not None:
+            info = self._store.run_info(run_id)
+            return [] if info is None or self._scope.session_id not in (None, info.session_id) else [info]
+        since = self._updated_at - _CLOCKS_DIFFER_SECONDS if self._has_begun else None
+        return list(self._store.runs(session_id=self._scope.session_id, updated_after=since))
+
+    def _known(self, info: RunInfo) -> _Known:
+        """Where to read on in a run: at first, after its end, or where the subscriber wants it."""
+        with self._writer.lock:
+            known = self._runs.setdefault(info.run_id, _Known())
+            if known.position is not None:
+                return known
+        self._writer.wait_until_known(info.run_id)
+        with self._writer.lock:
+            if known.position is None:  # it may have been set meanwhile
+                after = self._scope.after
+                if after is not None:
+                    known.position = after
+                    known.offset = after if isinstance(after, int) else int(after.partition("-")[0])
+                else:
+                    known.position = known.offset = 0 if self._has_begun else info.last_offset
+                known.given = {offset for offset in known.given if offset > known.offset}
+        return known
+
+    def _read_run(self, run_id: str, known: _Known) -> bool:
+        """Read a page of a run. Returns whether that was all."""
+        events: Any = self._store.read(run_id, known.position or 0, limit=_PAGE)
+        with closing(events):
+            page: list[Recorded[E]] = list(events)
+        self._writer.wait_until_known(run_id)
+        with self._writer.lock:
+            for item in page:
+                if item.offset in known.given:
+                    known.given.remove(item.offset)
+                elif self._wanted(item.event) and not self.is_over:
+                    self._ready.append(Delivery(item.event, item.offset, item.cursor))
+                    if item.offset <= known.left_to:
+                        self._note_end(item.event)
+                known.position, known.offset = item.cursor, item.offset
+            self.wake()
+        return len(page) < _PAGE
+
+
+class Subscription(Generic[E]):
+    """The events of :class:`Deliveries` alone: an async iterator, as an EventBus has it."""
+
+    def __init__(self, deliveries: Deliveries[E]) -> None:
+        self._deliveries = deliveries
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> E:
+        """The next event. Raises what :class:`Deliveries` raises."""
+        return (await self._deliveries.__anext__()).event
+
+    async def aclose(self) -> None:
+        """End it."""
+        await self._deliveries.aclose()
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
