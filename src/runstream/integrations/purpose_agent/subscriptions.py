@@ -66,6 +66,12 @@ class _Known:
     left_to: int = 0
     """The offset of the last of those that have one: until there the store gives what is emitted here."""
 
+    def begin(self, position: int | str) -> None:
+        """Read after this position."""
+        self.position = position
+        self.offset = position if isinstance(position, int) else int(position.partition("-")[0])
+        self.given = {offset for offset in self.given if offset > self.offset}
+
     @property
     def is_behind(self) -> bool:
         return self.unsettled > 0 or self.left_to > self.offset
@@ -135,8 +141,8 @@ class Deliveries(Generic[E]):
         if was_given:
             known.given.add(offset)
             return
-        if known.position is None and not self._catches_up:
-            known.position = known.offset = offset - 1  # it is not read from a later one on
+        if known.position is None and self._scope.after is None and not self._has_begun:
+            known.begin(offset - 1)  # it is not to be read from a later one on
         known.unsettled -= 1
         known.left_to = max(known.left_to, offset)
 
@@ -247,11 +253,9 @@ class Deliveries(Generic[E]):
             if known.position is None:  # it may have been set meanwhile
                 after = self._scope.after
                 if after is not None:
-                    known.position = after
-                    known.offset = after if isinstance(after, int) else int(after.partition("-")[0])
+                    known.begin(after)
                 else:
-                    known.position = known.offset = 0 if self._has_begun else info.last_offset
-                known.given = {offset for offset in known.given if offset > known.offset}
+                    known.begin(0 if self._has_begun else info.last_offset)
         return known
 
     def _read_run(self, run_id: str, known: _Known) -> bool:
