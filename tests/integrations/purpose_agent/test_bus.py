@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from purpose_agent.runtime import EventBus, EventKind, PAEvent, Visibility, create_event
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import runstream
-from runstream import ConfigurationError, StoreUnavailable, TooManyPending, connect
+from runstream import ConfigurationError, RedisCheckpointer, StoreUnavailable, TooManyPending, connect
 from runstream.integrations.purpose_agent import StoreBus
-from tests.support.servers import needs_server
+from runstream.testing import Fault, FaultProxy
+from tests.support.servers import eventually, needs_server, needs_valkey
 
 Open = Callable[..., StoreBus[Any]]
+
+in_memory = pytest.mark.parametrize("store", ["memory"], indirect=True)
+"""For what has nothing to do with where the runs are."""
 
 
 @pytest.fixture(params=["memory", "fake", "sqlite", "jsonl"])
@@ -65,6 +72,11 @@ async def taken(subscription: Any, count: int | None = None) -> list[Any]:
     return found
 
 
+async def begun(*subscriptions: Any) -> None:
+    """Until all of them know where the runs end that there are."""
+    await asyncio.to_thread(eventually, lambda: all(each._deliveries._has_begun for each in subscriptions))
+
+
 def seqs(events: Any) -> list[int]:
     return [event.seq for event in events]
 
@@ -72,6 +84,7 @@ def seqs(events: Any) -> list[int]:
 # -- as an EventBus --------------------------------------------------------------------------------------
 
 
+@in_memory
 @pytest.mark.parametrize("kind", ["theirs", "ours"])
 async def test_a_program_for_their_bus_does_the_same_on_ours(
     kind: str, store: Any, open_bus: Open, caplog: pytest.LogCaptureFixture
@@ -105,6 +118,7 @@ async def test_a_program_for_their_bus_does_the_same_on_ours(
     bus.close()
 
 
+@in_memory
 async def test_a_visibility_names_who_looks(store: Any, open_bus: Open) -> None:
     """Theirs lets an internal viewer see what is public, and a public one see debug, by comparing texts."""
     bus, other = open_bus(store), open_bus(store)
@@ -172,7 +186,7 @@ async def test_others_get_it_live_and_replayed(store: Any, open_bus: Open) -> No
         "all": 7,
     }
     waiting = {name: asyncio.create_task(taken(live[name], count)) for name, count in counts.items()}
-    await asyncio.sleep(0.5)
+    await begun(*live.values())
     bus.emit(tool("s", 3, lane_id="b"))
     bus.emit(create_event("s", EventKind.TEXT_DELTA, seq=4))
     bus.emit(finished("r"))
@@ -189,6 +203,7 @@ async def test_others_get_it_live_and_replayed(store: Any, open_bus: Open) -> No
     assert seqs(await waiting["run"]) == [99]  # it ends with its run
 
 
+@in_memory
 async def test_what_a_slow_subscriber_has_no_room_for_he_gets_from_the_store_in_order(
     store: Any, open_bus: Open
 ) -> None:
@@ -207,6 +222,7 @@ async def test_what_a_slow_subscriber_has_no_room_for_he_gets_from_the_store_in_
     assert [item.event.seq for item in await taken(deliveries)] == [99]
 
 
+@pytest.mark.parametrize("store", ["fake", "sqlite"], indirect=True)
 async def test_writers_on_all_sides_are_heard_once_each_and_their_own_in_order(store: Any, open_bus: Open) -> None:
     buses = [open_bus(store, max_queue_size=20) for _ in range(2)]
     heard = [asyncio.create_task(taken(bus.subscribe(run_id="r", after=0))) for bus in buses]
@@ -238,6 +254,7 @@ def test_numbers_go_on_after_a_restart(store: Any, open_bus: Open) -> None:
     assert [open_bus(store).next_seq(), open_bus(store).next_seq("b"), open_bus(store).next_seq("c")] == [51, 8, 1]
 
 
+@in_memory
 async def test_an_event_is_recorded_as_it_was_emitted_or_refused_at_once(store: Any, open_bus: Open) -> None:
     bus = open_bus(store)
     deliveries = bus.deliveries()
@@ -279,6 +296,7 @@ def gate(store: Any, monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(store, monkeypatch)
 
 
+@in_memory
 @pytest.mark.parametrize("bound", ["events", "bytes"])
 async def test_at_the_bound_it_is_refused_before_anybody_is_given_it(
     bound: str, store: Any, open_bus: Open, gate: Gate
@@ -307,6 +325,7 @@ async def test_at_the_bound_it_is_refused_before_anybody_is_given_it(
     assert seqs(store.list_events("r")) == [1, 2, 3, 5]
 
 
+@in_memory
 def test_emit_waits_for_nothing(store: Any, open_bus: Open, gate: Gate) -> None:
     bus = open_bus(store)
     began = time.monotonic()
@@ -320,6 +339,7 @@ def test_emit_waits_for_nothing(store: Any, open_bus: Open, gate: Gate) -> None:
     assert seqs(store.list_events("r")) == list(range(200))
 
 
+@in_memory
 def test_an_outage_is_waited_out(store: Any, open_bus: Open, gate: Gate) -> None:
     gate.errors = [StoreUnavailable("away"), StoreUnavailable("away"), StoreUnavailable("away")]
     gate.is_open.set()
@@ -334,6 +354,7 @@ def test_an_outage_is_waited_out(store: Any, open_bus: Open, gate: Gate) -> None
     assert seqs(store.list_events("r")) == [1, 2]
 
 
+@in_memory
 async def test_the_writers_failure_is_raised_by_what_comes_next(store: Any, open_bus: Open, gate: Gate) -> None:
     gate.errors = [StoreUnavailable("gone for good")]
     bus = open_bus(store, retry_seconds=0.1)
@@ -353,6 +374,7 @@ async def test_the_writers_failure_is_raised_by_what_comes_next(store: Any, open
     assert seqs(bus.unwritten) == [1]
 
 
+@in_memory
 async def test_closing_writes_all_and_ends_the_subscriptions(store: Any, open_bus: Open) -> None:
     bus = open_bus(store)
     subscription, waiting = bus.subscribe(session_id="s"), asyncio.create_task(taken(bus.subscribe(run_id="none")))
@@ -369,6 +391,7 @@ async def test_closing_writes_all_and_ends_the_subscriptions(store: Any, open_bu
     assert bus.subscriber_count == 0
 
 
+@in_memory
 async def test_an_error_of_the_store_ends_no_subscription(
     store: Any, open_bus: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,7 +421,7 @@ def test_what_fits_no_bus_is_refused_by_name(tmp_path: Path) -> None:
             with pytest.raises(ConfigurationError, match=next(iter(options))):
                 StoreBus(store, **options)  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="no store"):
-            StoreBus("memory:x")  # type: ignore[arg-type]
+            StoreBus("memory:x")
         with StoreBus(store) as bus:
             for after in ("nowhere", "3-4", 5):
                 with pytest.raises(ConfigurationError):
@@ -406,6 +429,28 @@ def test_what_fits_no_bus_is_refused_by_name(tmp_path: Path) -> None:
 
 
 # -- a real server ---------------------------------------------------------------------------------------
+
+
+@needs_valkey
+@pytest.mark.parametrize("fault", [Fault.DROP_REPLY, Fault.CUT_REQUEST])
+def test_what_got_no_reply_is_recorded_once(fault: Fault, make_backend: Callable[[str], Any]) -> None:
+    """The store itself sends nothing again."""
+    backend = make_backend("valkey")
+    with (
+        FaultProxy(backend.server.url, quiet_seconds=0.001) as proxy,
+        redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 0)) as client,
+        RedisCheckpointer(client, namespace=backend.namespace, event_type=PAEvent) as store,
+        StoreBus(store) as bus,
+    ):
+        bus.emit(tool("r", 1))
+        bus.flush()
+        proxy.arm(fault, times=3)
+        for seq in range(2, 50):
+            bus.emit(tool("r", seq))
+        bus.flush(60)
+        assert proxy.struck == 3
+        assert seqs(store.list_events("r")) == list(range(1, 50))
+
 
 EMITTER = """
 import sys
@@ -428,8 +473,9 @@ async def test_another_process_is_followed_on_a_real_server_and_its_end_loses_no
     url = f"embedded:{tmp_path}"
     with connect(url, event_type=PAEvent) as store, StoreBus(store) as bus:
         everything = asyncio.create_task(taken(bus.subscribe(run_id="r", after=0)))
-        of_all = asyncio.create_task(taken(bus.subscribe(), 601))
-        await asyncio.sleep(0.3)
+        listener = bus.subscribe()
+        of_all = asyncio.create_task(taken(listener, 601))
+        await begun(listener)
         for word in ("go on", "end"):
             done = await asyncio.to_thread(
                 subprocess.run,

@@ -174,7 +174,8 @@ class StoreBus(Generic[E]):
             run_id: Only events of this run. It ends with the run.
             session_id: Only events of the runs of this session.
             after: Replay a run after this offset or cursor, then go on live; 0 without a run: all runs from their
-                beginning. None: begin now, others' events as of when the first is asked for.
+                beginning. None: begin now; in a run that nothing is emitted to here, when the first
+                event is asked for.
 
         Returns:
             An async iterator. Without run and session it ends with the first run that ends on this bus.

@@ -138,11 +138,11 @@ class Deliveries(Generic[E]):
         if known is None:  # it has ended
             return
         known.offered -= 1
+        if known.position is None and self._scope.after is None and not self._has_begun:
+            known.begin(offset - 1)  # what others record after it is not passed over
         if was_given:
             known.given.add(offset)
             return
-        if known.position is None and self._scope.after is None and not self._has_begun:
-            known.begin(offset - 1)  # it is not to be read from a later one on
         known.unsettled -= 1
         known.left_to = max(known.left_to, offset)
 
