@@ -419,9 +419,9 @@ def test_what_fits_no_bus_is_refused_by_name(tmp_path: Path) -> None:
     with connect(f"memory:{tmp_path}") as store:
         for options in ({"max_queue_size": 0}, {"max_pending_events": True}, {"max_pending_bytes": 1.5}):
             with pytest.raises(ConfigurationError, match=next(iter(options))):
-                StoreBus(store, **options)  # type: ignore[arg-type]
+                StoreBus(store, **options)
         with pytest.raises(ConfigurationError, match="no store"):
-            StoreBus("memory:x")
+            StoreBus("memory:x")  # type: ignore[arg-type]
         with StoreBus(store) as bus:
             for after in ("nowhere", "3-4", 5):
                 with pytest.raises(ConfigurationError):
