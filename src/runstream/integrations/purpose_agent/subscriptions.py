@@ -70,7 +70,6 @@ class _Known:
         """Read after this position."""
         self.position = position
         self.offset = position if isinstance(position, int) else int(position.partition("-")[0])
-        self.given = {offset for offset in self.given if offset > self.offset}
 
     @property
     def is_behind(self) -> bool:
