@@ -165,6 +165,35 @@ async def test_what_is_emitted_here_comes_at_once_and_once_and_without_an_offset
     assert seqs(store.list_events("r")) == [1, 2, 3, 4, 99]
 
 
+@in_memory
+async def test_an_event_whose_append_has_not_returned_yet_is_not_given_again(
+    store: Any, open_bus: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader finds it in the store before the writer knows its offset."""
+    store.append("r", [tool("r", 1)])
+    append, may_return = store.append, threading.Event()
+
+    def late(*args: Any, **options: Any) -> Any:
+        appended = append(*args, **options)
+        assert may_return.wait(20)
+        return appended
+
+    monkeypatch.setattr(store, "append", late)
+    bus = open_bus(store)
+    deliveries = bus.deliveries(run_id="r", after=0)
+    found = await taken(deliveries, 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(deliveries), 0.1)
+    bus.emit(tool("r", 2))
+    found += await taken(deliveries, 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(deliveries), 0.2)
+    may_return.set()
+    bus.emit(finished("r"))
+    found += await taken(deliveries)
+    assert [(item.event.seq, item.offset) for item in found] == [(1, 1), (2, None), (99, None)]
+
+
 async def test_others_get_it_live_and_replayed(store: Any, open_bus: Open) -> None:
     """By run, session, lane and kind; from the beginning, from a cursor, and from now on."""
     bus, other = open_bus(store), open_bus(store)
@@ -353,9 +382,14 @@ async def test_at_the_bound_it_is_refused_before_anybody_is_given_it(
     await asyncio.to_thread(bus.flush)
     assert bus.unwritten == []
     bus.emit(PAEvent("r", seq=5, payload={"text": "x" * 9_000}))  # alone, a larger one goes
+    await asyncio.to_thread(bus.flush)
+    gate.is_open.clear()
+    for seq in (6, 7, 8):  # there is room again for as many as before
+        bus.emit(event(seq))
+    gate.is_open.set()
     bus.close()
-    assert [item.event.seq for item in await taken(deliveries)] == [1, 2, 3, 5]
-    assert seqs(store.list_events("r")) == [1, 2, 3, 5]
+    assert [item.event.seq for item in await taken(deliveries)] == [1, 2, 3, 5, 6, 7, 8]
+    assert seqs(store.list_events("r")) == [1, 2, 3, 5, 6, 7, 8]
 
 
 @in_memory
