@@ -310,6 +310,8 @@ def test_numbers_go_on_after_a_restart(store: Any, open_bus: Open) -> None:
     bus.emit(tool("r", 7, lane_id="b"))
     bus.emit(tool("s", 50))
     assert bus.next_seq() == 3
+    bus.emit(tool("late", 9))
+    assert bus.next_seq(run_id="late") == 10  # what waits counts
     bus.close()
     again = open_bus(store, run_id="r")
     assert [again.next_seq(), again.next_seq("b"), again.next_seq(run_id="s")] == [4, 8, 51]
