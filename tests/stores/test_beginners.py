@@ -60,6 +60,12 @@ def check(error: type[RunstreamError], words: str, mistake: Callable[[], object]
         (r"sqlite: URL, and a path is wanted", lambda: SQLiteCheckpointer("sqlite:mistake.db")),
         (r"redis: URL, and a path is wanted", lambda: SQLiteCheckpointer(SECRET)),
         (r"jsonl: URL, and a path is wanted", lambda: JSONLCheckpointer("jsonl:mistake")),
+        ("RedisCheckpointer takes a client of redis-py", lambda: SQLiteCheckpointer(anything(redis.Redis()))),
+        ("a path is a text or a pathlib.Path, and this is a NoneType", lambda: JSONLCheckpointer(anything(None))),
+        (
+            r"lease='w1': pass what the store's lease\(...\) gives",
+            lambda: connect("memory:").append("r", [make_event("r", 1)], lease=anything("w1")),
+        ),
         (
             r"connect\(url, archive=url\) opens both",
             lambda: TieredCheckpointer(anything(SECRET), anything("sqlite:m.db")),

@@ -246,8 +246,18 @@ def check_since_seq(since_seq: Any) -> int:
 
 
 def grant_of(run_id: str, lease: Leased | None) -> LeaseGrant | None:
-    """The lease that a write to this run carries. Raises InvalidRunId for one on another run."""
-    grant = None if lease is None else lease.grant
+    """The lease that a write to this run carries.
+
+    Raises:
+        ConfigurationError: It is none.
+        InvalidRunId: It is one on another run.
+    """
+    try:
+        grant = None if lease is None else lease.grant
+    except AttributeError:
+        raise ConfigurationError(
+            f"lease={shown(lease)}: pass what the store's lease(...) gives, a Run, or None"
+        ) from None
     if grant is not None and grant.run_id != run_id:
         raise InvalidRunId(
             f"a lease on run {shown(grant.run_id)} says nothing of run {shown(run_id)}: take one on that run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,12 @@ _URL = re.compile(r"(redis|rediss|unix|embedded|sqlite|jsonl|fake|memory):")
 
 
 def check_path(path: object) -> None:
-    """Raise ConfigurationError for a URL, where a path is wanted: it would make a file of that name."""
+    """Raise ConfigurationError for what is no path, where one is wanted: a URL would make a file of its name."""
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigurationError(
+            f"a path is a text or a pathlib.Path, and this is a {type(path).__qualname__}: name a file or directory"
+            " (RedisCheckpointer takes a client of redis-py)"
+        )
     if isinstance(path, str) and (match := _URL.match(path)):  # it may hold a password: it is not shown
         raise ConfigurationError(
             f"that is a {match[0]} URL, and a path is wanted: open it with runstream.connect(url), or leave out"
