@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from runstream.cli.support.options import AsJson, HotUrl, hot_namespace, open_archive, open_existing, path_of
-from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.output import counted, emit_json, print_table, say
 from runstream.model.errors import ConfigurationError
 from runstream.repair.required_archives import add_archive, drop_archive
 from runstream.stores.protocol import RunStore
@@ -90,7 +90,7 @@ def _add(hot: RunStore[Any, Any], namespace: Namespace, target: str, copy_from: 
         def tell(run_id: str, count: int) -> None:
             nonlocal copied
             copied += count
-            say(f"copied {count} events of run {run_id!r}, {copied} in all")
+            say(f"copied {counted(count, 'event')} of run {run_id!r}, {copied} in all")
 
         add_archive(hot, archive, source, tell)
         say(f"{archive.location} is required now: workers that have it go on, and those without it wait")

@@ -19,7 +19,7 @@ from runstream.cli.support.export_formats import (
     write_sqlite,
 )
 from runstream.cli.support.options import OfArchive, Url, open_existing
-from runstream.cli.support.output import say
+from runstream.cli.support.output import counted, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.cli.support.run_names import RunName, run_named
 from runstream.history.merged import MergedRun
@@ -94,7 +94,7 @@ def export(
     if exported.corrupt or merged.broken:
         say(_left_out(exported))
     if to != _STDOUT:
-        say(f"{exported.events} events of run {run!r} are in {to}")
+        say(f"{counted(exported.events, 'event')} of run {run!r} are in {to}")
 
 
 def _format_of(to: str, asked: Format | None) -> Format:

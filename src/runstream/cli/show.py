@@ -250,7 +250,8 @@ class _Page:
     def _facts(self, info: RunInfo, at: int | None) -> Iterator[tuple[str, str]]:
         archived = f", archived up to {info.archived_offset}" if self.is_hot else ""
         yield "run", info.run_id
-        yield "session", info.session_id
+        if info.session_id:
+            yield "session", info.session_id
         yield "status", info.status
         yield "events", f"{info.last_offset}{archived}"
         for name, timestamp in (("created", info.created_at), ("updated", info.updated_at)):

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, Url, open_existing
-from runstream.cli.support.output import ago, bytes_text, console, emit_json, make_table, spaced
+from runstream.cli.support.output import ago, bytes_text, console, counted, emit_json, make_table, spaced
 from runstream.cli.support.server_start import START_SECONDS, StartTimeout, wait_for_server
 from runstream.cli.support.watch import watch_with
 from runstream.model.errors import ConfigurationError
@@ -208,7 +208,7 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
             "runs": found.runs,
             "due now": found.due,
             "due later (claimed or parked)": found.later,
-            "backlog": f"{found.backlog_events} events",
+            "backlog": counted(found.backlog_events, "event"),
             "oldest due waits": f"{found.oldest_due_seconds:.1f} s" if found.due else "none is due",
             **({} if held is None else {"archived, still in Redis": _held_text(held, found.runs)}),
             "parked": len(found.parked),
@@ -236,7 +236,7 @@ def _namespace_tables(found: NamespaceStatus, held: HeldRuns | None) -> Iterator
 
 def _held_text(held: HeldRuns, runs: int) -> str:
     among = f", of the {held.looked_at} runs updated last" if held.looked_at < runs else ""
-    return f"{held.events} events of {len(held.runs)} runs{among}"
+    return f"{counted(held.events, 'event')} of {counted(len(held.runs), 'run')}{among}"
 
 
 def _foreign_tables(archives: Sequence[dict[str, Any]]) -> Iterator[Table]:

@@ -13,7 +13,7 @@ import typer
 
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import AsJson, Url, open_archive, open_existing
-from runstream.cli.support.output import emit_json, print_table, say
+from runstream.cli.support.output import counted, emit_json, print_table, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.cli.support.run_names import complete_run, find_run
 from runstream.history.archived import ArchivedHistory
@@ -133,7 +133,7 @@ def verify(
         emit_json({**facts, "events": events, "seconds": round(seconds, 3), "events_per_second": rate})
     else:
         _print(stores, verdicts, repairs)
-        say(f"{len(verdicts)} runs, {events} events in {seconds:.1f} s: {rate} events/s")
+        say(f"{counted(len(verdicts), 'run')}, {counted(events, 'event')} in {seconds:.1f} s: {rate} events/s")
     if not is_sound:
         raise typer.Exit(ExitCode.DOES_NOT_HOLD)
 

@@ -30,8 +30,8 @@ def check_path(path: object) -> None:
     """Raise ConfigurationError for what is no path, where one is wanted: a URL would make a file of its name."""
     if not isinstance(path, str | os.PathLike):
         raise ConfigurationError(
-            f"a path is a text or a pathlib.Path, and this is a {type(path).__qualname__}: name a file or directory"
-            " (RedisCheckpointer takes a client of redis-py)"
+            f"a path is a text or a pathlib.Path, and this is a {type(path).__qualname__}: name a file or a"
+            " directory (RedisCheckpointer takes a client of redis-py)"
         )
     if isinstance(path, str) and (match := _URL.match(path)):  # it may hold a password: it is not shown
         raise ConfigurationError(

@@ -29,6 +29,7 @@ __all__ = [
     "bytes_text",
     "clock",
     "console",
+    "counted",
     "day",
     "emit_json",
     "error_text",
@@ -198,6 +199,11 @@ def day(timestamp: float, *, local: bool = False) -> str:
 def event_facts(item: Recorded[Any]) -> dict[str, Any]:
     """An event with its offset and cursor, for JSON."""
     return {"offset": item.offset, "cursor": item.cursor, **item.event.to_dict()}
+
+
+def counted(count: int, name: str) -> str:
+    """A count with what is counted: ``1 event``, ``2 events``."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def bytes_text(size: int) -> str:
