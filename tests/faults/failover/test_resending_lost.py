@@ -23,6 +23,8 @@ from runstream import (
     StoreUnavailable,
     connect,
 )
+from runstream.drain.seq_spans import Trim
+from runstream.repair.resolve import load_histories, resolve
 from runstream.testing import Fault, FaultProxy
 from tests.faults.failover.failover_tools import LONG_SECONDS, Hot, assert_lost, spans, spans_of, until_taken
 from tests.support.operations import session_of
@@ -144,6 +146,35 @@ def test_what_is_lost_again_is_put_back_again(pair: Pair, giver: Hot, open_hot: 
     giver.append("r", events[5:])
     wanted = [events[0], theirs[0], events[1], events[2], theirs[1], *events[3:]]
     assert spans(open_hot()) == spans_of(wanted)
+
+
+@pytest.mark.parametrize("trim", ["never", "archived"])
+def test_what_a_person_lets_the_run_have_again_is_not_put_back_once_more(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot], tmp_path: Path, trim: Trim
+) -> None:
+    """The archive has what was lost; where the store has put it back is a branch now."""
+    events, theirs, after = make_events("r", 5), make_events("r", 2), make_events("r", 2)
+    giver.append("r", events[:2])
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        with pair.losing():
+            giver.append("r", events[2:])
+            DrainWorker(open_hot(), [archive], trim="never").drain_once()
+        other = open_hot()
+        other.append("r", theirs)
+        giver.append("r", after[:1])
+        assert spans(open_hot()) == spans_of([*events[:2], *theirs, *events[2:], *after[:1]])
+        seen = load_histories(other, [archive], "r")
+        assert seen is not None
+        resolve(other, [archive], seen, "archive")
+        DrainWorker(open_hot(), [archive], trim=trim).drain_once()
+        wanted = [*events, *after]
+        if trim == "archived":  # what would tell is not in Redis any more
+            assert_lost(partial(giver.save_event, make_event("r")), 8, 5)
+            giver.forget("r")
+            wanted.remove(after[0])
+        giver.append("r", after[1:])
+        DrainWorker(open_hot(), [archive]).drain_once()
+        assert spans(archive) == spans_of(wanted)
 
 
 def test_what_has_been_trimmed_is_not_put_back(

@@ -1,6 +1,7 @@
 """The events that a store object appended last, to be appended again if the server loses them.
 
-A fixed number of bytes is held, over all runs; it is known from which runs events were dropped.
+A fixed number of bytes is held, over all runs; it is known from which runs events were dropped. Of what was lost,
+the former cursors are known, too: a person may let the run have that history again.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class RecentAppends:
         self._histories: dict[str, int] = {}
         self._read: dict[str, int] = {}
         self._lost: dict[str, _Lost] = {}
+        self._former: dict[str, list[dict[int, Written]]] = {}  # by loss, and by id(event)
 
     def add(self, run_id: str, history: int, written: Iterable[Written]) -> None:
         """Hold events that were acknowledged; the oldest of any run are dropped for them.
@@ -68,6 +70,8 @@ class RecentAppends:
         """
         with self._lock:
             if self._histories.get(run_id, history) != history:
+                for _, event in self._runs.get(run_id, ()):
+                    self._forget_former(run_id, event)
                 self._drop_run(run_id)
             self._histories[run_id] = history
             for one in written:
@@ -81,6 +85,7 @@ class RecentAppends:
         events = self._runs[run_id]
         _, event = events.popleft()
         self._bytes -= len(event.record)
+        self._forget_former(run_id, event)
         if not events:
             del self._runs[run_id]
             self._histories.pop(run_id, None)
@@ -88,6 +93,12 @@ class RecentAppends:
         if len(self._incomplete) > _MAX_INCOMPLETE:
             self._incomplete.clear()
             self._knows_incomplete = False
+
+    def _forget_former(self, run_id: str, event: EncodedEvent) -> None:
+        if losses := self._former.get(run_id):
+            for written in losses:
+                written.pop(id(event), None)
+            losses[:] = filter(None, losses)
 
     def get(self, run_id: str) -> Sequence[Written]:
         """The events held of a run, in the order of their offsets: threads may get their replies in another."""
@@ -110,6 +121,7 @@ class RecentAppends:
         """Forget a run: what is held of it, and what it has lost."""
         with self._lock:
             self._lost.pop(run_id, None)
+            self._former.pop(run_id, None)
             self._drop_run(run_id)
 
     def _drop_run(self, run_id: str) -> None:
@@ -132,12 +144,23 @@ class RecentAppends:
             upto = self._read.get(run_id, 0)
         return upto - after > sum(after < offset <= upto for offset in own)
 
-    def mark_lost(self, run_id: str, events: Sequence[EncodedEvent], loss: RunstreamError) -> None:
+    def mark_lost(self, run_id: str, written: Sequence[Written], loss: RunstreamError) -> None:
         """Hold events that the server has lost until they are resent, and the error that says so."""
         with self._lock:
             former = self._lost.get(run_id)
+            events = [event for _, event in written]
             self._lost[run_id] = _Lost([*(former.events if former else ()), *events], loss)
+            self._former.setdefault(run_id, []).append({id(event): (cursor, event) for cursor, event in written})
             self._read.pop(run_id, None)
+
+    def former(self, run_id: str) -> Sequence[Sequence[Written]]:
+        """For each loss, those of its events that are lost now, with the cursors that they had then, in order."""
+        with self._lock:
+            lost = {id(event) for event in (self._lost[run_id].events if run_id in self._lost else ())}
+            return [
+                sorted((one for key, one in written.items() if key in lost), key=lambda one: one[0].offset)
+                for written in self._former.get(run_id, ())
+            ]
 
     def lost(self, run_id: str) -> Sequence[EncodedEvent]:
         """The events that are to be resent, in order."""

@@ -142,12 +142,12 @@ def _resend(
                 and not recent.has_read_others(run_id, after, (cursor.offset for cursor, _ in held[present:]))
             )
             recent.keep_only(run_id, held[:present])
-            recent.mark_lost(run_id, [event for _, event in held[present:]], loss)
+            recent.mark_lost(run_id, held[present:], loss)
             # coverage of the history that is gone does not hold for this one
             session.forget_history(run_id)
     finally:
         recent.end_resend(run_id)
-    yield from _put_back(session, recent, batch)
+    yield from _put_back(session, recent, batch, known_lost=present < len(held))
     if not is_complete:
         return loss
     if batch.snapshot is not None:
@@ -156,10 +156,18 @@ def _resend(
     return outcome
 
 
-def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Operation[None]:
+def _put_back(
+    session: Session[E, S], recent: RecentAppends, batch: Batch, *, known_lost: bool = False
+) -> Operation[None]:
     """Append the lost events of the batch's run again, except those that another's lease keeps out for now.
 
     Where it can no longer be told whether they are there again, the loss is raised, until the run is forgotten.
+
+    Args:
+        session: The session.
+        recent: Its last appends.
+        batch: The batch.
+        known_lost: What was lost last was just found not to be there.
     """
     run_id, grant = batch.run_id, batch.grant
     yield from _begin(recent, run_id)
@@ -168,7 +176,10 @@ def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Op
         lost = recent.lost(run_id)
         if not lost:
             return
-        portions = [lost]
+        former = recent.former(run_id)
+        yield from _take_up_again(session, recent, run_id, former[:-1] if known_lost else former)
+        lost = recent.lost(run_id)
+        portions = [lost] if lost else []
         if grant is not None and grant.lane_id is not None:
             portions = _by_lane(lost)
         while portions:
@@ -186,6 +197,24 @@ def _put_back(session: Session[E, S], recent: RecentAppends, batch: Batch) -> Op
                 portions += _by_lane(portion)
     finally:
         recent.end_resend(run_id)
+
+
+def _take_up_again(
+    session: Session[E, S], recent: RecentAppends, run_id: str, losses: Sequence[Sequence[Written]]
+) -> Operation[None]:
+    """Find which of the lost events are where they once were, as a person has let the run have that history again.
+
+    Raises what says that they were lost where that cannot be told.
+    """
+    for former in filter(None, losses):
+        count = yield from _count_present(session, run_id, former)
+        if count is None:
+            raise recent.loss_of(run_id)
+        if count:
+            keys = session.keys.run(run_id)
+            (meta,) = yield Exchange([head_query(keys.meta)])
+            recent.add(run_id, parse_head(keys, meta).start.chain, former[:count])
+            recent.mark_answered(run_id, [event for _, event in former[:count]])
 
 
 def _resolve_resent(session: Session[E, S], recent: RecentAppends, run_id: str) -> Operation[None]:
