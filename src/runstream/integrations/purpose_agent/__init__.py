@@ -1,6 +1,8 @@
-"""What purpose-agent's users switch to: stores of its types, its EventBus over one, the import of its files."""
+"""What purpose-agent's users switch to: stores of its types, its EventBus and checkpoints over one, its files."""
 
+from runstream.integrations.purpose_agent.agui import agui_sse
 from runstream.integrations.purpose_agent.bus import StoreBus
+from runstream.integrations.purpose_agent.hitl import HITLCheckpoints
 from runstream.integrations.purpose_agent.stores import connect, connect_async
 
-__all__ = ["StoreBus", "connect", "connect_async"]
+__all__ = ["HITLCheckpoints", "StoreBus", "agui_sse", "connect", "connect_async"]

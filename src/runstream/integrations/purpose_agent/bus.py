@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Generic, Self
 
 from runstream.integrations.purpose_agent.bus_writer import Bounds, BusWriter, Pending
+from runstream.integrations.purpose_agent.checks import check_store
 from runstream.integrations.purpose_agent.subscriptions import Deliveries, Scope, Subscription
 from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind, Visibility
@@ -61,8 +62,7 @@ class StoreBus(Generic[E]):
         max_pending_bytes: int = 64 * 2**20,
         retry_seconds: float = 30.0,
     ) -> None:
-        if not isinstance(store, Store):
-            raise ConfigurationError(f"{shown(store)} is no store: pass what runstream.connect(url) gives")
+        check_store(store)
         sizes = {
             "max_queue_size": max_queue_size,
             "max_pending_events": max_pending_events,
@@ -196,6 +196,7 @@ class StoreBus(Generic[E]):
         *,
         session_id: str | None = None,
         after: int | str | None = None,
+        durable: bool = False,
     ) -> Deliveries[E]:
         """What ``subscribe`` gives, each with its offset and cursor: None where it is not durable yet.
 
@@ -206,6 +207,7 @@ class StoreBus(Generic[E]):
             run_id: As in ``subscribe``.
             session_id: As in ``subscribe``.
             after: As in ``subscribe``.
+            durable: Give also what is emitted on this bus only when it is in the store, in the order of its run.
 
         Raises:
             ConfigurationError: ``after`` is no position, or one without a run.
@@ -214,7 +216,7 @@ class StoreBus(Generic[E]):
             parse_position(after)
             if not run_id and after != 0:
                 raise ConfigurationError(f"after={shown(after)} is a position in one run: name it with run_id=")
-        scope = Scope(run_id or None, session_id or None, after)
+        scope = Scope(run_id or None, session_id or None, after, durable)
         wanted = _filter(visibility, lane_id, kinds)
         deliveries = Deliveries(self._store, self._writer, scope, wanted, self._max_queue_size)
         with self._writer.lock:

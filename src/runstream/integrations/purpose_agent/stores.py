@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from runstream.connect import ARCHIVE_SCHEMES
 from runstream.connect import connect as connect_store
 from runstream.connect import connect_async as connect_store_async
+from runstream.integrations.purpose_agent.checks import purpose_agent
 from runstream.model.awaitable import Opening
 from runstream.model.errors import ConfigurationError
 from runstream.stores.async_facade import AsyncStore
@@ -104,11 +105,8 @@ def _resolved(
     url: str | None, archive: str | None, options: StoreOptions
 ) -> tuple[str, str | None, dict[str, Any]]:
     """The URLs of the store and its archive, and the options with purpose-agent's types."""
-    try:
-        from purpose_agent.runtime import PAEvent, RunState  # noqa: PLC0415 - the user's to install
-    except ImportError as error:
-        raise ConfigurationError("purpose-agent is not installed: pip install purpose-agent") from error
-    given = {"event_type": PAEvent, "state_type": RunState, "fallback": str, **options}
+    theirs = purpose_agent("runtime")
+    given = {"event_type": theirs.PAEvent, "state_type": theirs.RunState, "fallback": str, **options}
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
     check_is_text(url)
     check_is_text(archive)

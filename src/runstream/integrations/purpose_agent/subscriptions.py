@@ -39,11 +39,15 @@ class Delivery(NamedTuple, Generic[E]):
 
 
 class Scope(NamedTuple):
-    """Which runs a subscription is about: one, those of a session, or all; and after which position of it."""
+    """Which runs a subscription is about: one, those of a session, or all; and after which position of it.
+
+    With ``durable`` nothing is given before it is in the store.
+    """
 
     run_id: str | None = None
     session_id: str | None = None
     after: int | str | None = None
+    durable: bool = False
 
     def has(self, event: Any) -> bool:
         """Whether an event that is emitted here is of one of its runs, as far as the event tells."""
@@ -123,7 +127,8 @@ class Deliveries(Generic[E]):
             return None
         known = self._runs.setdefault(pending.run_id, _Known())
         known.offered += 1
-        if self._catches_up or known.is_behind or len(self._ready) >= self._capacity:
+        is_stores_turn = self._scope.durable or self._catches_up or known.is_behind
+        if is_stores_turn or len(self._ready) >= self._capacity:
             known.unsettled += 1
             return False
         self._ready.append(Delivery(event, None, None))
@@ -186,6 +191,7 @@ class Deliveries(Generic[E]):
                     self._waiter = waiter = loop.create_future()
             if fetch is None and room and due <= 0:
                 self._fetch = fetch = loop.run_in_executor(None, self._read)
+                fetch.add_done_callback(_take_error)
             if delivery is not None:
                 return delivery
             await asyncio.wait(
@@ -292,6 +298,12 @@ class Subscription(Generic[E]):
     async def aclose(self) -> None:
         """End it."""
         await self._deliveries.aclose()
+
+
+def _take_error(fetch: asyncio.Future[None]) -> None:
+    """Where nobody asks for an error any more, asyncio would log it."""
+    if not fetch.cancelled():
+        fetch.exception()
 
 
 def _release(waiter: asyncio.Future[None]) -> None:
