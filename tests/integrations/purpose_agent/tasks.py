@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from typing import Any
@@ -50,7 +51,7 @@ class AskInStore(HumanInputHandler):  # type: ignore[misc]
 
     def request_input(self, interrupt_type: InterruptType, context: dict[str, Any]) -> HumanInput:
         asked = json.dumps([interrupt_type.value, context], sort_keys=True)
-        self.run.pause(asked, key=asked[:400])
+        self.run.pause(asked, key=hashlib.sha256(asked.encode()).hexdigest())
         return HumanInput(interrupt_type, approved=self.run.wait()["ok"])
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +23,7 @@ from purpose_agent.streaming_v3 import agui_stream, sse_format
 import runstream
 from runstream import ConfigurationError, DrainWorker, HistoryDiverged, StoreUnavailable
 from runstream.integrations.purpose_agent import StoreBus, agui_sse, connect, connect_async
+from tests.support.servers import needs_server
 
 URLS = ["memory:", "sqlite:{dir}/runs.db", "jsonl:{dir}/runs", "fake:{dir}", "fake:{dir} sqlite:{dir}/archive.db"]
 
@@ -304,6 +307,7 @@ async def test_a_client_that_goes_in_an_outage_leaves_no_error_behind(
         may_fail.set()
         await asyncio.sleep(0.05)
         del texts, waiting
+        gc.collect()
         assert caplog.text == ""
         assert bus.subscriber_count == 0
 
@@ -358,3 +362,56 @@ async def test_what_has_no_cursor_is_refused_by_name(store: Any, monkeypatch: py
         monkeypatch.setitem(sys.modules, "purpose_agent.protocols.agui", None)
         with pytest.raises(ConfigurationError, match="pip install purpose-agent"):
             agui_sse(bus.deliveries(run_id="r"))
+
+
+# -- processes -------------------------------------------------------------------------------------------
+
+EMITTER = """
+import sys
+from purpose_agent.runtime import EventKind, create_event
+from runstream.integrations.purpose_agent import StoreBus, connect
+
+with connect(sys.argv[1]) as store, StoreBus(store, run_id="r") as bus:
+    while (seq := bus.next_seq()) < 20_000:
+        bus.emit(create_event("r", EventKind.TEXT_DELTA, seq=seq, n=seq))
+        if seq % 100 == 0:
+            bus.flush()
+            if seq % 1000 == 0:
+                print(seq, flush=True)
+"""
+
+
+def emit_until_killed(url: str) -> None:
+    emitter = subprocess.Popen([sys.executable, "-c", EMITTER, url], stdout=subprocess.PIPE, text=True)
+    assert emitter.stdout is not None
+    assert emitter.stdout.readline()
+    emitter.kill()
+    emitter.communicate()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "place", [pytest.param("embedded:{dir}", marks=needs_server), "sqlite:{dir}/runs.db", "jsonl:{dir}/runs"]
+)
+async def test_a_client_has_each_event_once_through_kills_and_reconnects(place: str, tmp_path: Path) -> None:
+    url = place.format(dir=tmp_path)
+
+    async def client() -> list[int]:
+        seen: list[int] = []
+        last = None
+        while not seen or seen[-1] != -1:
+            with connect(url) as store, StoreBus(store) as bus:
+                for sse in await all_of(agui_sse(bus.deliveries(run_id="r", after=last or 0)), 333):
+                    last, data = parts(sse)
+                    seen.append(data["data"]["n"])
+        return seen
+
+    reading = asyncio.create_task(client())
+    for _ in range(3):
+        await asyncio.to_thread(emit_until_killed, url)
+    with connect(url) as store:
+        store.append("r", [create_event("r", EventKind.RUN_FINISHED, seq=0, n=-1)])
+        recorded = [event.payload["n"] for event in store.list_events("r")]
+    assert await reading == recorded
+    assert recorded == [*range(1, len(recorded)), -1]
+    assert len(recorded) > 3000

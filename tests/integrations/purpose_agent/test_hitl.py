@@ -195,9 +195,8 @@ def test_it_shares_its_run_with_all_else(store: Any) -> None:
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.step_index == 2
-    assert run.recovered.offset == 0
-    assert store.open_run("trip").recovered.state.run_id == "trip"
-    for name in ("another's", "another's@3", "cp_1_7@1", "cp_1_7@99", "cp_1_7@99999999999999999999", "@", "@0"):
+    elsewhere = ("cp_1_7@1", "cp_9_7@2", "cp_1_7@99", "cp_1_7@99999999999999999999", "@", "@0")
+    for name in ("another's", "another's@3", *elsewhere):
         with pytest.raises(FileNotFoundError, match="no such checkpoint"):
             checkpoints.load(name)
 
