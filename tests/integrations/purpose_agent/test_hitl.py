@@ -233,6 +233,15 @@ def test_a_lease_keeps_a_second_one_out(store: Any) -> None:
     with pytest.raises(LeaseLost):
         mine.save(checkpoint(2))
     assert others.save(checkpoint(2))
+    with store.lease("trip", owner="b") as whole:
+        with pytest.raises(LeaseHeld):
+            others.save(checkpoint(3))
+        assert HITLCheckpoints(store, "trip", lease=whole).save(checkpoint(3))
+    with store.open_run("trip", lease_ttl=30) as run:
+        of_run = HITLCheckpoints(store, "trip", lease=run)
+        assert of_run.save(checkpoint(4))
+    with pytest.raises(LeaseLost):
+        of_run.save(checkpoint(5))
 
 
 def test_it_is_internal_to_a_user_interface(store: Any) -> None:
@@ -316,6 +325,8 @@ def test_bad_arguments_are_errors_by_name(store: Any, monkeypatch: pytest.Monkey
     for given in (None, object(), Checkpoint):
         with pytest.raises(ConfigurationError, match="no HITLOrchestrator"):
             checkpoints.attach(given)
+    with pytest.raises(ConfigurationError, match="attach"):
+        orchestrator(Approve(1), checkpoint_dir=checkpoints).run_task("book", max_steps=1)
     monkeypatch.setitem(sys.modules, "purpose_agent.hitl", None)
     with pytest.raises(ConfigurationError, match="pip install purpose-agent"):
         checkpoints.save(checkpoint())
@@ -370,7 +381,7 @@ def test_who_asks_may_be_killed_and_is_answered_from_another_process(tmp_path: P
         def saved() -> list[int]:
             return [one["step"] for one in HITLCheckpoints(store, "trip").list_checkpoints()]
 
-        for step in (1, 2):
+        for step in (1, 2, 3):
             asking = started(url, "ask", "trip")
             eventually(lambda: [run.run_id for run in store.runs(status="paused")] == ["trip"])
             asking.kill()
@@ -379,12 +390,12 @@ def test_who_asks_may_be_killed_and_is_answered_from_another_process(tmp_path: P
             (question,) = waiting.waiting_for
             assert f'"step": {step}' in str(question.text)
             store.answer("trip", {"ok": True})
-            asking = started(url, "ask", "trip")  # it has the answer, saves, and asks for the next step
+            asking = started(url, "ask", "trip")  # it has the answer and saves, and asks for the next step
             eventually(lambda step=step: len(saved()) == step)  # type: ignore[misc] # bound at once
-            asking.kill()
-            asking.communicate()
-        store.answer("trip", {"ok": True})
-        assert said(started(url, "ask", "trip")) == "3 booked, 1 saved"
+            if step < 3:
+                asking.kill()
+                asking.communicate()
+        assert said(asking) == "3 booked, 1 saved"
         assert saved() == [1, 2, 3]
         asked = [one for one in store.list_events("trip") if one.kind is EventKind.HUMAN_APPROVAL_REQUESTED]
         assert [f'"step": {n}' in str(one.payload["question"]) for n, one in enumerate(asked, 1)] == [True] * 3

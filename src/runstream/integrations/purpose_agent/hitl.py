@@ -65,6 +65,10 @@ class HITLCheckpoints:
         """The run, and the store that it is in."""
         return f"<HITLCheckpoints of {self._run_id!r} in {self._store!r}>"
 
+    def __format__(self, spec: str) -> str:
+        """Refuse to be a part of a path, which an orchestrator that has this as its directory would make of it."""
+        raise ConfigurationError(f"{self!r} is no directory: attach(orchestrator) lets an orchestrator save here")
+
     def attach(self, orchestrator: H) -> H:
         """Let an orchestrator save its checkpoints here, list these, and resume from them.
 
