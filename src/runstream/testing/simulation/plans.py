@@ -107,8 +107,8 @@ PLANS = {
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
     ),
-    # operators who resolve runs whose histories have parted in a failover; what is late, or put back by a store after
-    # `resolve --keep both`, may be there twice then (docs/protocol.md, Limits)
+    # operators who resolve runs whose histories have parted in a failover; what is late, or put back by a store
+    # after `resolve --keep both`, may be there twice then (docs/protocol.md, Limits)
     "resolutions": Plan(
         forms=("plain", "plain", "runs"),
         followers=0,
