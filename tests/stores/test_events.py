@@ -517,6 +517,17 @@ def test_a_follower_gets_what_he_asked_for(live: Store, wanted: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [{"kinds": EventKind.TOOL_RESULT}, {"kinds": 5}, {"kinds": [5]}, {"lane_id": 5}, {"visibility": ["public"]}],
+    ids=str,
+)
+def test_a_filter_that_fits_no_event_is_refused_by_name(live: Store, asked: dict[str, Any]) -> None:
+    live.save_event(make_event("r", kind=EventKind.RUN_FINISHED))
+    with pytest.raises(ConfigurationError, match=next(iter(asked))):
+        list(live.follow("r", **asked))
+
+
+@pytest.mark.parametrize(
     ("viewer", "expected"),
     [("public", [1, 4]), ("internal", [1, 2, 4]), ("debug", [1, 2, 4]), ("team", [1, 3, 4]), ("others", [1, 4])],
 )

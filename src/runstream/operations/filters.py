@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
@@ -53,9 +54,22 @@ def text_of(value: Any) -> Any:
 
 
 class EventFilter:
-    """True for the events of one lane, of some kinds, that a viewer may see; None asks nothing."""
+    """True for the events of one lane, of some kinds, that a viewer may see; None asks nothing.
+
+    Args:
+        query: What is asked.
+
+    Raises:
+        ConfigurationError: No event could be what is asked: a single kind is no collection of them, say.
+    """
 
     def __init__(self, query: FollowQuery) -> None:
+        for name, text in (("lane_id", query.lane_id), ("visibility", query.visibility)):
+            if text is not None and not isinstance(text_of(text), str):
+                raise ConfigurationError(f"{name}={shown(text)}: pass a text, or None")
+        kinds: Any = query.kinds
+        if kinds is not None and (isinstance(kinds, str) or not _are_texts(kinds)):
+            raise ConfigurationError(f"kinds={shown(kinds)}: pass a collection of texts, such as [kind], or None")
         self.lane_id = query.lane_id
         self.kinds = None if query.kinds is None else frozenset(map(text_of, query.kinds))
         self.visibility = text_of(query.visibility)
@@ -67,6 +81,10 @@ class EventFilter:
             and (self.kinds is None or text_of(field_of(event, "kind")) in self.kinds)
             and (self.visibility is None or may_see(self.visibility, text_of(field_of(event, "visibility"))))
         )
+
+
+def _are_texts(kinds: Any) -> bool:
+    return isinstance(kinds, Collection) and all(isinstance(text_of(kind), str) for kind in kinds)
 
 
 class RunFilter:
