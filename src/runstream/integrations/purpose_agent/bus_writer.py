@@ -43,8 +43,8 @@ class Subscriber(Protocol):
     def offer(self, pending: Pending[Any]) -> bool | None:
         """Give an event that is not durable yet. False: the store is to give it; None: it is not wanted."""
 
-    def settle(self, run_id: str, offset: int, *, was_given: bool) -> None:
-        """Learn the offset of an event that was offered."""
+    def settle(self, run_id: str, offset: int, span_id: Any, *, was_given: bool) -> None:
+        """Learn the offset of an event that was offered, by which the store gives it, and its span id."""
 
     def wake(self) -> None:
         """Learn that something has changed."""
@@ -209,16 +209,15 @@ class BusWriter(Generic[E]):
             return last
 
     def _write(self, run_id: str, group: list[Pending[E]]) -> None:
-        events: list[Any] = [
-            EventFields(fields_of(run_id, decode_record(run_id, 0, pending.record))) for pending in group
-        ]
+        recorded = [fields_of(run_id, decode_record(run_id, 0, pending.record)) for pending in group]
+        events: list[Any] = [EventFields(fields) for fields in recorded]
         with self.lock:
             self._writing = (run_id, object())
         offset = self._append(run_id, events)
         with self.lock:
-            for at, pending in enumerate(group, offset):
+            for at, (pending, fields) in enumerate(zip(group, recorded, strict=True), offset):
                 for subscriber, given in pending.offers:
-                    subscriber.settle(run_id, at, was_given=given)
+                    subscriber.settle(run_id, at, fields["span_id"], was_given=given)
             del self._batch[run_id]
             self._count -= len(group)
             self._size -= sum(len(pending.record) for pending in group)

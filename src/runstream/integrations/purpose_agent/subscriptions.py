@@ -62,7 +62,9 @@ class _Known:
 
     position: int | str | None = None
     offset: int = 0
-    given: set[int] = field(default_factory=set)
+    created_at: float | None = None
+    given: set[tuple[int, Any]] = field(default_factory=set)
+    """The offsets and span ids of these; a run that was deleted, and begun anew, has the offsets again."""
     offered: int = 0
     """How many events of this bus have no offset yet."""
     unsettled: int = 0
@@ -111,7 +113,10 @@ class Deliveries(Generic[E]):
         self._runs: dict[str, _Known] = {}
         self._catches_up = scope.after is not None
         self._has_begun = False
-        self._updated_at = 0.0
+        self._updated_at = self._newest_at = 0.0
+        self._to_read: deque[RunInfo] = deque()
+        self._owed: dict[str, tuple[int, set[tuple[int, Any]]]] = {}
+        self._listed: set[str] = set()
         self._fetching = threading.Lock()
         self._fetched_at = 0.0
         self._fetch: asyncio.Future[None] | None = None
@@ -136,7 +141,7 @@ class Deliveries(Generic[E]):
         self.wake()
         return True
 
-    def settle(self, run_id: str, offset: int, *, was_given: bool) -> None:
+    def settle(self, run_id: str, offset: int, span_id: Any, *, was_given: bool) -> None:
         """Learn the offset of an event that was offered."""
         known = self._runs.get(run_id)
         if known is None:  # it has ended
@@ -145,7 +150,7 @@ class Deliveries(Generic[E]):
         if known.position is None and self._scope.after is None and not self._has_begun:
             known.begin(offset - 1)  # what others record after it is not passed over
         if was_given:
-            known.given.add(offset)
+            known.given.add((offset, span_id))
             return
         known.unsettled -= 1
         known.left_to = max(known.left_to, offset)
@@ -220,23 +225,61 @@ class Deliveries(Generic[E]):
     # -- reading, in a thread ----------------------------------------------------------------------
 
     def _read(self) -> None:
-        """Read what is new in the store."""
+        """Read a page of each run with something new, while there is room; look for such runs if all are read."""
         with self._fetching:
-            infos = self._updated()
-            is_quiet = True
-            for info in infos:
-                known = self._known(info)
-                if info.last_offset > known.offset:
-                    is_quiet = self._read_run(info.run_id, known) and is_quiet
-                elif self._scope.run_id is not None and info.status in ENDED_STATUSES and known.is_whole:
-                    self._has_ended = True
-            self._has_begun = True
-            if is_quiet:
-                self._updated_at = max([self._updated_at, *(info.updated_at for info in infos)])
-                with self._writer.lock:
-                    if not any(known.is_behind for known in self._runs.values()):
-                        self._catches_up = False
-                self._fetched_at = time.monotonic()
+            if not self._to_read:
+                self._look()
+            try:
+                for _ in range(len(self._to_read)):
+                    if len(self._ready) >= self._capacity:
+                        return
+                    info = self._to_read[0]
+                    known = self._known(info)
+                    was_all = self._read_run(info.run_id, known)
+                    self._to_read.popleft()
+                    if not was_all and known.offset < info.last_offset:
+                        self._to_read.append(info)
+            except BaseException:
+                self._to_read.clear()
+                raise
+            if not self._to_read:
+                self._end_round()
+
+    def _look(self) -> None:
+        """Find the runs that have something new."""
+        with self._writer.lock:
+            self._owed = {
+                run_id: (known.left_to, {*known.given})
+                for run_id, known in self._runs.items()
+                if known.given or known.is_behind
+            }
+        infos = self._updated()
+        self._listed = {info.run_id for info in infos}
+        for info in infos:
+            known = self._known(info)
+            # what was read was lost since: reading on says so
+            is_shorter = isinstance(known.position, str) and info.last_offset < known.offset
+            if info.last_offset > known.offset or is_shorter:
+                self._to_read.append(info)
+            elif self._scope.run_id is not None and info.status in ENDED_STATUSES and known.is_whole:
+                self._has_ended = True
+        self._has_begun = True
+        self._newest_at = max([self._updated_at, *(info.updated_at for info in infos)])
+
+    def _end_round(self) -> None:
+        """All is read that was there when it was looked for."""
+        self._updated_at = self._newest_at
+        with self._writer.lock:
+            for run_id, (left_to, given) in self._owed.items():
+                known = self._runs.get(run_id, _Known())
+                # what is not found now is there no more: the run was deleted, or is one of another session
+                if known.left_to == left_to > known.offset:
+                    known.left_to = 0
+                if run_id in self._listed:
+                    known.given -= given
+            if not any(known.is_behind for known in self._runs.values()):
+                self._catches_up = False
+        self._fetched_at = time.monotonic()
 
     def _updated(self) -> list[RunInfo]:
         """The runs in which there may be something new."""
@@ -251,6 +294,9 @@ class Deliveries(Generic[E]):
         """Where to read on in a run: at first, after its end, or where the subscriber wants it."""
         with self._writer.lock:
             known = self._runs.setdefault(info.run_id, _Known())
+            created_at, known.created_at = known.created_at, info.created_at
+            if created_at is not None and info.created_at > created_at:
+                known.begin(0)  # it was deleted, and is another one now
             if known.position is not None:
                 return known
         self._writer.wait_until_known(info.run_id)
@@ -271,8 +317,8 @@ class Deliveries(Generic[E]):
         self._writer.wait_until_known(run_id)
         with self._writer.lock:
             for item in page:
-                if item.offset in known.given:
-                    known.given.remove(item.offset)
+                if known.given and (given := (item.offset, field_of(item.event, "span_id"))) in known.given:
+                    known.given.remove(given)
                 elif self._wanted(item.event) and not self.is_over:
                     self._ready.append(Delivery(item.event, item.offset, item.cursor))
                     if item.offset <= known.left_to:

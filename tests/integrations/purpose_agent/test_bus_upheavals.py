@@ -1,0 +1,147 @@
+"""A StoreBus where runs are deleted under its subscribers, and much is there to be read."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from purpose_agent.runtime import EventKind, PAEvent
+
+from runstream import AcknowledgedWritesLost, StoreUnavailable, connect
+from runstream.integrations.purpose_agent import StoreBus
+
+PAGE = 256
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Any]:
+    with connect(f"memory:{tmp_path}", event_type=PAEvent) as opened:
+        yield opened
+
+
+def tools(run_id: str, first: int, last: int, **fields: Any) -> list[PAEvent]:
+    return [PAEvent(run_id, seq=seq, kind=EventKind.TOOL_RESULT, **fields) for seq in range(first, last + 1)]
+
+
+def emit(bus: StoreBus[Any], events: list[PAEvent]) -> None:
+    for event in events:
+        bus.emit(event)
+    bus.flush()
+
+
+async def taken(subscription: Any, count: int | None = None) -> list[int]:
+    """The numbers of so many events, or of all until it ends."""
+    found: list[int] = []
+    async with asyncio.timeout(20):
+        while len(found) != count:
+            try:
+                found.append((await anext(subscription)).event.seq)
+            except StopAsyncIteration:
+                break
+    return found
+
+
+# -- runs that go ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", [{"run_id": "r"}, {"session_id": "s", "after": 0}], ids=str)
+async def test_a_run_that_is_deleted_and_begun_anew_is_given_from_its_beginning(
+    scope: dict[str, Any], store: Any
+) -> None:
+    """Also where it has the offsets of what was given of the one before."""
+    with StoreBus(store) as bus, StoreBus(store) as other:
+        here, elsewhere = bus.deliveries(**scope), other.deliveries(**{"after": 0, **scope})
+        emit(bus, tools("r", 1, 5, session_id="s"))
+        assert await taken(elsewhere, 5) == [1, 2, 3, 4, 5]
+        found = await taken(here, 5) if "after" in scope else []  # else they wait there
+        store.delete_run("r")
+        store.append("r", tools("r", 11, 13, session_id="s"))
+        found += await taken(here, 8 - len(found))
+        assert found == [1, 2, 3, 4, 5, 11, 12, 13]
+        assert await taken(elsewhere, 3) == [11, 12, 13]
+        emit(bus, tools("r", 14, 16, session_id="s"))
+        assert await taken(here, 3) == await taken(elsewhere, 3) == [14, 15, 16]
+        store.append("r", [PAEvent("r", seq=17, session_id="s", kind=EventKind.RUN_FINISHED)])
+        assert await taken(elsewhere, 1) == [17]
+
+
+@pytest.mark.parametrize("why", ["deleted", "another session"])
+async def test_what_the_store_has_no_more_keeps_no_subscription_from_its_end(why: str, store: Any) -> None:
+    bus = StoreBus(store, max_queue_size=2)
+    store.append("r", tools("r", 1, 1, session_id="s"))
+    scope = {"session_id": "other"} if why == "another session" else {}
+    deliveries = bus.deliveries(**scope)
+    emit(bus, tools("r", 2, 9, session_id=scope.get("session_id", "s")))
+    if why == "deleted":
+        store.delete_run("r")
+    assert await taken(deliveries, 2) == [2, 3]
+    bus.close()
+    assert await taken(deliveries) == []
+
+
+async def test_what_a_server_has_lost_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same run, and shorter than what was given of it."""
+    store.append("r", tools("r", 1, 3))
+    with StoreBus(store) as bus:
+        deliveries = bus.deliveries(run_id="r", after=0)
+        assert await taken(deliveries, 3) == [1, 2, 3]
+        created_at = store.run_info("r").created_at
+        store.delete_run("r")
+        store.append("r", tools("r", 1, 1))
+        run_info = store.run_info
+        monkeypatch.setattr(
+            store, "run_info", lambda run_id: dataclasses.replace(run_info(run_id), created_at=created_at)
+        )
+        with pytest.raises(AcknowledgedWritesLost):
+            await taken(deliveries, 1)
+
+
+# -- much to read ----------------------------------------------------------------------------------------
+
+
+async def test_no_more_waits_for_a_subscriber_than_a_page_over_his_room(store: Any) -> None:
+    runs = [f"r{number}" for number in range(4)]
+    for run_id in runs:
+        store.append(run_id, tools(run_id, 1, 300))
+    with StoreBus(store, max_queue_size=10) as bus:
+        deliveries = bus.deliveries(after=0)
+        found = [await anext(deliveries)]
+        with deliveries._fetching:  # it has read as much as it would
+            pass
+        while len(found) < 1200:
+            assert len(deliveries._ready) < 10 + PAGE
+            found.append(await anext(deliveries))
+        for run_id in runs:
+            assert [item.offset for item in found if item.event.run_id == run_id] == list(range(1, 301))
+        store.append("r0", tools("r0", 301, 301))
+        assert await taken(deliveries, 1) == [301]
+
+
+async def test_an_error_of_a_subscription_that_is_given_up_is_no_noise(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_fail, complaints = threading.Event(), []
+
+    def run_info(_: str) -> Any:
+        assert may_fail.wait(20)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "run_info", run_info)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    with StoreBus(store) as bus:
+        deliveries = bus.deliveries(run_id="r")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(deliveries), 0.05)
+        fetch = deliveries._fetch
+        assert fetch is not None
+        may_fail.set()
+        await asyncio.wait({fetch})
+    del deliveries, fetch
+    gc.collect()
+    assert complaints == []
