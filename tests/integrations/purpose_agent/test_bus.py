@@ -521,17 +521,26 @@ def test_what_got_no_reply_is_recorded_once(fault: Fault, make_backend: Callable
 
 
 EMITTER = """
+import multiprocessing
 import sys
 from purpose_agent.runtime import EventKind, PAEvent, create_event
 from runstream import connect
 from runstream.integrations.purpose_agent import StoreBus
 
-bus = StoreBus(connect(sys.argv[1], event_type=PAEvent), run_id="r")
-for _ in range(300):
-    bus.emit(create_event("r", EventKind.TOOL_RESULT, seq=bus.next_seq()))
-print("emitted", flush=True)
+def emit():
+    bus = StoreBus(connect(sys.argv[1], event_type=PAEvent), run_id="r")
+    for _ in range(300):
+        bus.emit(create_event("r", EventKind.TOOL_RESULT, seq=bus.next_seq()))
+    print("emitted", flush=True)
+    if sys.argv[2] == "end":
+        bus.emit(create_event("r", EventKind.RUN_FINISHED, seq=bus.next_seq()))
+
 if sys.argv[2] == "end":
-    bus.emit(create_event("r", EventKind.RUN_FINISHED, seq=bus.next_seq()))
+    emit()
+else:  # such a process ends without atexit
+    child = multiprocessing.get_context("fork").Process(target=emit)
+    child.start()
+    child.join()
 """
 
 

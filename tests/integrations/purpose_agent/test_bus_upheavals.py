@@ -1,20 +1,22 @@
-"""A StoreBus where runs are deleted under its subscribers, and much is there to be read."""
+"""A StoreBus where runs are deleted under its subscribers, processes fork, and much is there to be read."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import gc
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from purpose_agent.runtime import EventKind, PAEvent
 
-from runstream import AcknowledgedWritesLost, StoreUnavailable, connect
+from runstream import AcknowledgedWritesLost, ConfigurationError, StoreUnavailable, connect
 from runstream.integrations.purpose_agent import StoreBus
+from tests.support.servers import eventually
 
 PAGE = 256
 
@@ -145,3 +147,47 @@ async def test_an_error_of_a_subscription_that_is_given_up_is_no_noise(
     del deliveries, fetch
     gc.collect()
     assert complaints == []
+
+
+# -- threads and processes -------------------------------------------------------------------------------
+
+
+def test_a_forked_process_is_told_to_make_a_bus_of_its_own(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no thread in it that would ever write what waits."""
+    with StoreBus(store) as bus:
+        calls: list[Callable[[], Any]] = [
+            lambda: bus.emit(tools("r", 1, 1)[0]),
+            bus.flush,
+            bus.replay,
+            bus.next_seq,
+            bus.subscribe,
+        ]
+        with monkeypatch.context() as patched:
+            own = os.getpid()
+            patched.setattr(os, "getpid", lambda: own + 1)
+            for call in calls:
+                with pytest.raises(ConfigurationError, match="fork"):
+                    call()
+            bus.close()
+        bus.emit(tools("r", 1, 1)[0])
+
+
+def test_the_number_of_a_lane_waits_for_no_other_lane(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, may_go = store.append, threading.Event()
+    with StoreBus(store, run_id="r") as bus:
+        assert bus.next_seq() == 1
+        monkeypatch.setattr(store, "append", lambda *args: may_go.wait(20) and append(*args))
+        bus.emit(tools("r", 1, 1)[0])
+        found: list[int] = []
+        asking = [threading.Thread(target=lambda: found.append(bus.next_seq("b"))) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        eventually(lambda: len(bus._writer._has_written._waiters) == 2)  # type: ignore[attr-defined]
+        other = threading.Thread(target=lambda: found.append(bus.next_seq()))
+        other.start()
+        other.join(5)
+        assert found == [2]
+        may_go.set()
+        for thread in asking:
+            thread.join(20)
+        assert sorted(found[1:]) == [1, 2]

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Collection
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -81,6 +82,8 @@ class StoreBus(Generic[E]):
         self._numbering = threading.Lock()
         self._process = os.getpid()
         atexit.register(self.close)
+        # a child process of multiprocessing ends without atexit
+        self._at_end = Finalize(None, self.close, exitpriority=100)
 
     # -- emitting ----------------------------------------------------------------------------------
 
@@ -100,8 +103,7 @@ class StoreBus(Generic[E]):
             ConfigurationError: The bus is closed, or another process's.
             RunstreamError: The writer has failed, now or before.
         """
-        if os.getpid() != self._process:
-            raise ConfigurationError("this bus was made before a fork: make one in each process")
+        self._check_process()
         has_hidden = getattr(event, "has_hidden_cot", None)
         if callable(has_hidden) and has_hidden():
             logger.warning(
@@ -123,8 +125,10 @@ class StoreBus(Generic[E]):
 
         Raises:
             TimeoutError: Some is not durable yet.
+            ConfigurationError: The bus is another process's.
             RunstreamError: The writer has failed.
         """
+        self._check_process()
         self._writer.flush(timeout)
 
     def close(self) -> None:
@@ -136,8 +140,14 @@ class StoreBus(Generic[E]):
             RunstreamError: The writer has failed; ``unwritten`` has what is not known to be durable.
         """
         atexit.unregister(self.close)
+        self._at_end.cancel()
         if os.getpid() == self._process and not self._writer.is_closed:
             self._writer.close()
+
+    def _check_process(self) -> None:
+        """A process that was forked has no thread that writes, and perhaps a lock that nobody opens."""
+        if os.getpid() != self._process:
+            raise ConfigurationError("this bus was made before a fork: make one in each process")
 
     @property
     def unwritten(self) -> list[E]:
@@ -181,7 +191,7 @@ class StoreBus(Generic[E]):
             An async iterator. Without run and session it ends with the first run that ends on this bus.
 
         Raises:
-            ConfigurationError: ``after`` is no position, or one without a run.
+            ConfigurationError: ``after`` is no position, or one without a run; or the bus is another process's.
         """
         return Subscription(
             self.deliveries(visibility, lane_id, kinds, run_id, session_id=session_id, after=after)
@@ -210,8 +220,9 @@ class StoreBus(Generic[E]):
             durable: Give also what is emitted on this bus only when it is in the store, in the order of its run.
 
         Raises:
-            ConfigurationError: ``after`` is no position, or one without a run.
+            ConfigurationError: ``after`` is no position, or one without a run; or the bus is another process's.
         """
+        self._check_process()
         if after is not None:
             parse_position(after)
             if not run_id and after != 0:
@@ -246,7 +257,7 @@ class StoreBus(Generic[E]):
         Raises:
             RunstreamError: The writer has failed, or what ``list_events`` raises.
         """
-        self._writer.flush(None)
+        self.flush()
         if run_id:
             info = self._store.run_info(run_id) if session_id else None
             run_ids = [run_id] if not session_id or (info is not None and info.session_id == session_id) else []
@@ -273,15 +284,18 @@ class StoreBus(Generic[E]):
         Raises:
             RunstreamError: The writer has failed, or the store does not tell.
         """
-        run_id = run_id or self._run_id
+        at = run_id or self._run_id, lane_id
         with self._numbering:
-            at = run_id, lane_id
-            if at not in self._seqs:
-                self._writer.flush(None)
-                runs = [run_id] if run_id else self._store.list_runs()
-                self._seqs[at] = max((self._last_seq(run, lane_id) for run in runs), default=0)
-            self._seqs[at] += 1
-            return self._seqs[at]
+            is_known = at in self._seqs
+        last = 0 if is_known else self._last_written(*at)  # other lanes do not wait for that
+        with self._numbering:
+            number = self._seqs[at] = self._seqs.get(at, last) + 1  # another thread may have asked meanwhile
+            return number
+
+    def _last_written(self, run_id: str | None, lane_id: str) -> int:
+        self.flush()
+        runs = [run_id] if run_id else self._store.list_runs()
+        return max((self._last_seq(run, lane_id) for run in runs), default=0)
 
     def _last_seq(self, run_id: str, lane_id: str) -> int:
         return self._store._runner.run(self._store._operations.last_seq(run_id, lane_id))
