@@ -58,7 +58,7 @@ def drain(
         typer.Option(
             metavar="ARCHIVE",
             help="An archive, sqlite:PATH or jsonl:DIR; give it again for each further one.",
-            show_default="of embedded:DIR, the file archive.db in DIR",
+            show_default="of embedded:DIR, archive.db in DIR; of a namespace, archive-NAMESPACE.db",
         ),
     ] = None,
     url: HotUrl = None,

@@ -116,14 +116,18 @@ def with_path(scheme: str, path: str, query: str) -> str:
     return f"{scheme}:///{quote(path)}" + (f"?{query}" if query else "")
 
 
-def archive_beside(url: str) -> str | None:
+def archive_beside(url: str, namespace: str | None = None) -> str | None:
     """The URL of the archive beside the data of an embedded server: that of a worker who is told of no other.
+
+    Each namespace has its own: their runs may have the same ids.
 
     Args:
         url: The URL of a store.
+        namespace: Its namespace; None: the one in the URL's query, if there is one there.
 
     Returns:
-        The URL of ``DIR/archive.db``; None for what is no ``embedded:DIR``.
+        The URL of ``DIR/archive.db``, or of ``DIR/archive-NAMESPACE.db`` for another namespace than that which
+        stores have by default; None for what is no ``embedded:DIR``.
 
     Raises:
         ConfigurationError: The URL names no path.
@@ -131,4 +135,8 @@ def archive_beside(url: str) -> str | None:
     scheme, _, rest = url.partition(":")
     if scheme != "embedded":
         return None
-    return with_path("sqlite", str(Path(path_in(scheme, rest.partition("?")[0]), "archive.db")), "")
+    directory, _, query = rest.partition("?")
+    if namespace is None:
+        namespace = dict(parse_qsl(query)).get("namespace", "runstream")
+    name = "archive.db" if namespace == "runstream" else f"archive-{namespace}.db"
+    return with_path("sqlite", str(Path(path_in(scheme, directory), name)), "")

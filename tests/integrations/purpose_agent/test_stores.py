@@ -201,9 +201,13 @@ async def test_an_embedded_store_reads_the_archive_beside_it(
         monkeypatch.chdir("/")
         state = full_state()
         store.append("r", some_events(1, 5), snapshot=state)
-        assert not (tmp_path / "state/archive.db").exists()
+        assert list((tmp_path / "state").glob("*.db")) == []
         said = run("drain", "--url", f"embedded:{tmp_path}/state?namespace=dev", "--trim", "archived", "--once")
-        assert (said.code, (tmp_path / "state/archive.db").exists()) == (0, True)
+        assert (said.code, [path.name for path in (tmp_path / "state").glob("*.db")]) == (0, ["archive-dev.db"])
+        with connect(f"embedded:{tmp_path}/state") as other:  # of another namespace
+            assert (other.list_runs(), other.list_events("r"), other.delete_run("r")) == ([], [], False)
+        with connect(f"embedded:{tmp_path}/state", namespace="dev") as same:
+            assert len(same.list_events("r")) == 5
         with pickle.loads(pickle.dumps(store)) as again:
             for each in (store, again):
                 assert each.load_latest("r") == state

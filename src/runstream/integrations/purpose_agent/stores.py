@@ -46,7 +46,7 @@ def connect(
         url: As :func:`runstream.connect` takes it; None: the one in the environment variable ``RUNSTREAM_URL``.
         archive: The ``sqlite:`` or ``jsonl:`` URL of the archive that a drain worker writes from that server. It
             is read from the moment when a worker has made it, and never made here. None: for ``embedded:DIR``, the
-            file ``archive.db`` in DIR; else there is none.
+            file ``archive.db`` in DIR, or ``archive-NAMESPACE.db`` if it names a namespace; else there is none.
         **options: As :func:`runstream.connect` takes them. ``fallback`` is ``str`` if it is not given, as with
             purpose-agent's own stores: what cannot be stored becomes its text.
 
@@ -111,7 +111,7 @@ def _resolved(
     check_is_text(url)
     check_is_text(archive)
     if archive is None:
-        return url, archive_beside(url), given
+        return url, archive_beside(url, given.get("namespace")), given
     scheme, _, rest = archive.partition(":")
     if scheme not in ARCHIVE_SCHEMES:
         raise ConfigurationError("an archive is sqlite:PATH or jsonl:DIR, the one that a drain worker writes")
