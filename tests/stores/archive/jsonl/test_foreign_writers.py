@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from purpose_agent.runtime import checkpoint, events
@@ -17,7 +19,7 @@ from purpose_agent.runtime.state import RunState as ForeignState
 
 import runstream
 from runstream.model.archive_records import ArchiveSnapshot, Position
-from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
+from runstream.model.errors import ConcurrencyConflict, CorruptRecordError, StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer, run_log, write_batch
 from runstream.stores.archive.jsonl.file_locks import write_all
 from runstream.stores.archive.jsonl.overtaking import blank
@@ -292,3 +294,54 @@ async def test_an_async_store_sees_their_lines_as_a_sync_one_does(
         save(theirs, 2)
         await store.save_event(event("r", 3))
         assert [item.event.payload["number"] async for item in store.read("r")] == [1, 2, 3]
+
+
+# -- their states ------------------------------------------------------------------------------------------------
+
+
+def write_late(path: Path, content: bytes, pauses: int) -> threading.Thread:
+    """Write as their writer does when it is slow: empty the file, and fill it in parts."""
+    path.write_bytes(b"")
+
+    def work() -> None:
+        for begin in range(0, len(content), -(-len(content) // pauses)):
+            time.sleep(0.01)
+            with path.open("ab") as file:
+                file.write(content[begin : begin + -(-len(content) // pauses)])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("method", ["load_latest", "recover", "header"])
+def test_a_state_is_read_when_it_is_written(
+    tmp_path: Path, theirs: checkpoint.JSONLCheckpointer, method: str
+) -> None:
+    with JSONLCheckpointer(tmp_path) as store:
+        theirs.save_snapshot("q", ForeignState("q", current_step=2, data={"a": {"b": [1]}, "text": "x" * 500}))
+        path = tmp_path / "q" / "snapshot.json"
+        writing = write_late(path, path.read_bytes(), 4)
+        found: Any = getattr(operations_of(store) if method == "header" else store, method)("q")
+        writing.join()
+        if method == "load_latest":
+            assert found.current_step == 2
+        elif method == "recover":
+            assert found.state.current_step == 2
+        else:
+            assert found.status == "pending"
+
+
+def test_a_state_whose_writer_was_killed_is_reported_and_replaced(
+    tmp_path: Path, theirs: checkpoint.JSONLCheckpointer
+) -> None:
+    with JSONLCheckpointer(tmp_path) as store:
+        store.save_event(event("r", 1))
+        theirs.save_snapshot("r", ForeignState("r"))
+        path = tmp_path / "r" / "snapshot.json"
+        path.write_bytes(path.read_bytes()[:50])
+        os.utime(path, (1, 1))
+        with pytest.raises(CorruptRecordError):
+            store.load_latest("r")
+        store.save_snapshot("r", state("r", 3))
+        assert theirs.load_latest("r").current_step == 3

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ _FACTS = re.compile(
 _MEMBERS = ("$offset", "$revision", "$token", "$lane")
 _NAMES = tuple(f'"{name}"'.encode() for name in (*_MEMBERS, "$state_checksum", "$checksum"))
 _MOST = 2**53
+_QUIET_SECONDS, _LONGEST_WAIT_SECONDS, _PAUSE_SECONDS = 2.0, 10.0, 0.002  # for another program's writer
 _LONGEST_FACTS_BYTES = 8192  # two names of 512 bytes, at most six times as long when escaped
 
 
@@ -72,7 +74,7 @@ def load_snapshot(run_id: str, directory: Path, lane_id: str | None, mark: Mark 
     """
     for path in _candidates(directory, lane_id, mark):
         try:
-            content = path.read_bytes()
+            content = _written(path)
         except FileNotFoundError:
             continue
         return parse_snapshot(run_id, lane_id, content)
@@ -89,8 +91,7 @@ def load_head(directory: Path, lane_id: str | None, mark: Mark | None) -> Snapsh
                 found = facts_of_snapshot(file.read())
                 if found is not None:
                     return found.head._replace(lane_id=lane_id)
-                file.seek(0)
-                return SnapshotHead(*parse_snapshot("", lane_id, file.read())[:4])
+            return SnapshotHead(*parse_snapshot("", lane_id, _written(path))[:4])
         except CorruptRecordError:
             return SnapshotHead(lane_id, 0, 0, "")  # one that nobody knows
         except FileNotFoundError:
@@ -139,6 +140,19 @@ def lanes_in(directory: Path, mark: Mark | None) -> set[str | None]:
         elif name.startswith("snapshot-") and name.endswith(".json"):
             lanes.add(_lane_in(directory / name))
     return lanes
+
+
+def _written(path: Path) -> bytes:
+    """A snapshot's content. Purpose-agent's writer empties the file and fills it: until it is done, this waits."""
+    until = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while True:
+        content = path.read_bytes()
+        is_half = not content or (content.startswith(b"{\n") and not content[-16:].rstrip().endswith(b"\n}"))
+        if not is_half or time.monotonic() > until:
+            return content
+        if time.time() - path.stat().st_mtime > _QUIET_SECONDS:
+            return content  # its writer was killed
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _candidates(directory: Path, lane_id: str | None, mark: Mark | None) -> Iterator[Path]:
