@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +19,7 @@ from runstream import (
     CorruptRecordError,
     JSONLCheckpointer,
     PAEvent,
+    RunState,
     SQLiteCheckpointer,
     connect,
 )
@@ -220,6 +223,57 @@ def test_a_directory_is_a_run_of_the_name_that_its_events_have(tmp_path: Path) -
         assert store.list_runs() == ["../../x"]
         (event,) = store.list_events("../../x")
         assert isinstance(event, PAEvent)
+
+
+IDS = ["Run One", "RUN", "trip 1", "team/A", ".r"]
+
+
+def in_two_homes(path: Path) -> Any:
+    """Events 1, 3 and 5 of each run in an archive, 2 and 4 where purpose-agent's writer puts them, beside it."""
+    writer = theirs.JSONLCheckpointer(str(path))
+    with JSONLCheckpointer[Any, Any](path) as archive:
+        for run_id in IDS:
+            ours = [PAEvent(run_id, seq=n, ts=float(n), kind="x", payload={"n": n}) for n in (1, 3, 5)]
+            archive.append(run_id, ours, keys=["k", None, None], snapshot=RunState(run_id, current_step=5))
+            archive.save_snapshot(run_id, RunState(run_id, current_step=3), lane_id="a")
+            for n in (2, 4):
+                writer.save_event(dataclasses.replace(their_event(run_id, n, n=n), ts=float(n)))
+            writer.save_snapshot(run_id, their_state.RunState(run_id, current_step=4))
+    return writer
+
+
+@pytest.mark.one_in(4)
+def test_a_run_in_two_homes_comes_in_as_one_in_the_order_of_time(tmp_path: Path, url: str) -> None:
+    writer = in_two_homes(tmp_path / "runs")
+    before = footprint(tmp_path / "runs")
+    said = import_(tmp_path / "runs", url, "--json")
+    assert said.code == 0, said.err
+    assert footprint(tmp_path / "runs") == before
+    with connect(url) as store:
+        assert sorted(store.list_runs()) == sorted(IDS)
+        for run_id in IDS:
+            assert (result_of(said, run_id)["added"], result_of(said, run_id)["snapshots"]) == (5, 2)
+            assert numbers(url, run_id) == [1, 2, 3, 4, 5]
+            snapshots = [store.load_snapshot(run_id, lane_id=lane_id) for lane_id in (None, "a")]
+            assert [one and one.state.current_step for one in snapshots] == [4, 3]
+            assert store.append(run_id, [PAEvent(run_id, seq=1)], keys=["k"]).first_offset == 1
+        again = import_(tmp_path / "runs", url, "--json")
+        assert [(one["there"], one["added"], one["snapshots"]) for one in again.document["runs"]] == [
+            (5, 0, 0)
+        ] * 5
+        writer.save_event(their_event("RUN", 6, n=6))
+        more = import_(tmp_path / "runs", url, "--run", "RUN", "--json")
+        assert (more.code, result_of(more, "RUN")["added"]) == (0, 1)
+        assert numbers(url, "RUN") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_copy_of_a_run_is_no_second_home(tmp_path: Path) -> None:
+    writer = theirs.JSONLCheckpointer(str(tmp_path / "runs"))
+    writer.save_event(their_event("Run", 1, n=1))
+    shutil.copytree(tmp_path / "runs" / "Run", tmp_path / "runs" / "old" / "Run")
+    url = f"sqlite:{tmp_path}/target.db"
+    assert import_(tmp_path / "runs", url).code == 0
+    assert numbers(url, "Run") == [1]
 
 
 def test_what_was_imported_is_exported_for_purpose_agent(source: Theirs, tmp_path: Path) -> None:

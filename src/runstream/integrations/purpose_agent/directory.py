@@ -17,6 +17,7 @@ from typing import Any
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.foreign_json import load_foreign_json
 from runstream.integrations.purpose_agent.database import DatabaseSource
+from runstream.integrations.purpose_agent.homes import TwoHomes
 from runstream.integrations.purpose_agent.source import (
     Item,
     Source,
@@ -30,7 +31,6 @@ from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.stores.archive.access import Access
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.damaged_lines import came_whole, sound_facts
-from runstream.stores.archive.jsonl.directory import ABOUT, TRASH
 from runstream.stores.archive.jsonl.growing_files import stable_lines, until_cut
 from runstream.stores.archive.jsonl.line_format import facts_of, is_bare_mark, is_header, own_entry
 from runstream.stores.archive.jsonl.log_index import LogIndex
@@ -70,15 +70,31 @@ class DirectorySource(Source):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.location = str(path)
-        self.is_archive = (path / ABOUT).exists()
+        self.is_archive = (path / file_names.ABOUT).exists()
         self._directories = [Path(found) for found, _, files in os.walk(path) if _holds_run(found, files)]
         if not self._directories:
             raise ConfigurationError(f"{path} has no run in it: no RUN/{file_names.EVENTS}, no RUN/{_SNAPSHOT}")
 
     def runs(self) -> Iterator[SourceRun]:
-        """The runs, by their directories."""
-        for directory in sorted(self._directories):
-            yield _RunDirectory(directory, directory.relative_to(self.path).as_posix())
+        """The runs, by their directories; one of an archive and of purpose-agent's own writer is one run."""
+        names = {directory: directory.relative_to(self.path).as_posix() for directory in self._directories}
+        raws = {
+            self.path / file_names.encoded(name): raw
+            for raw, name in names.items()
+            if file_names.raw_parts(name) and file_names.encoded(name) != name
+        }
+        merged = set()
+        for directory in sorted(names, key=lambda directory: (directory not in raws, directory)):
+            if directory in merged:
+                continue
+            run = _RunDirectory(directory, names[directory])
+            raw = raws.get(directory)
+            beside = None if raw is None else _RunDirectory(raw, names[raw])
+            if beside is None or beside.run_id != run.run_id:
+                yield run
+            else:
+                merged.add(raw)
+                yield TwoHomes([run, beside])
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -94,7 +110,7 @@ class DirectorySource(Source):
 
 
 def _holds_run(directory: str, files: Sequence[str]) -> bool:
-    is_trash = Path(directory).name.startswith(TRASH)  # of an archive that was killed as it deleted
+    is_trash = Path(directory).name.startswith(file_names.TRASH)  # of an archive that was killed as it deleted
     return not is_trash and (file_names.EVENTS in files or _SNAPSHOT in files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from purpose_agent.runtime import EventKind, PAEvent, RunState
 from purpose_agent.runtime import checkpoint as theirs
 
 from runstream import DrainWorker, SQLiteCheckpointer
@@ -19,7 +21,7 @@ from runstream.model.errors import (
     HistoryDiverged,
     StoreUnavailable,
 )
-from runstream.stores.archive.jsonl import JSONLCheckpointer, file_names
+from runstream.stores.archive.jsonl import JSONLCheckpointer, directory, file_names
 from runstream.stores.capabilities import archive_of
 from tests.stores.archive.jsonl.lines import event, numbers, state
 from tests.support.backends import FakeBackend
@@ -31,6 +33,10 @@ HOSTILE = [
     "x" * 500, "x" * 499 + "y", "é" * 250, "trailing.", "trailing ", "%41", "%2525", "%-" + "0" * 64, "con", "NUL",
     "com1.txt", "50%", "\u202e", "\U0001f600", "snapshot.json", ".locks", ".runstream.json", "é", "e\u0301", " ",
 ]  # fmt: skip
+
+
+def their_event(run_id: str, number: int) -> PAEvent:
+    return PAEvent(run_id, seq=number, kind=EventKind.TOOL_RESULT, payload={"number": number})
 
 
 def test_hostile_run_ids_stay_inside_and_apart_and_are_listed(tmp_path: Path) -> None:
@@ -79,7 +85,7 @@ def test_a_name_is_safe_and_tells_its_id(run_id: str) -> None:
 def test_different_ids_never_share_a_directory(one: str, other: str) -> None:
     if one != other:
         assert file_names.encoded(one) != file_names.encoded(other)
-        if file_names.may_be_raw(one):
+        if file_names.raw_parts(one):
             assert file_names.encoded(other) != one
 
 
@@ -105,6 +111,90 @@ def test_an_empty_directory_that_a_foreign_reader_made_hides_nothing(tmp_path: P
         store.save_event(event("Run", 2))
         assert numbers(store, "Run") == [1, 2]
         assert store.list_runs() == ["Run"]
+
+
+@pytest.mark.parametrize("run_id", ["Run One", "team/a", "a/B c/d", ".hidden", ".a/b", "50%", "con", "é/é"])
+def test_a_run_of_another_program_is_read_where_that_has_it(tmp_path: Path, run_id: str) -> None:
+    """Alternately, by both, each while the other has it open."""
+    writer = theirs.JSONLCheckpointer(str(tmp_path))
+    with JSONLCheckpointer(tmp_path) as store:
+        for number in (1, 3):
+            writer.save_event(their_event(run_id, number))
+            assert numbers(store, run_id) == list(range(1, number + 1))
+            store.append(run_id, [event(run_id, number + 1)], snapshot=state(run_id, number))
+            assert [one.seq for one in writer.list_events(run_id)] == list(range(1, number + 2))
+            assert writer.load_latest(run_id).current_step == number
+        writer.save_snapshot(run_id, RunState(run_id, current_step=7))
+        assert [store.load_latest(run_id).current_step, store.list_runs()] == [7, [run_id]]  # type: ignore[union-attr]
+        assert store.check_integrity() == []
+        assert store.delete_run(run_id)
+        assert (store.list_runs(), writer.list_events(run_id)) == ([], [])
+
+
+def test_a_run_in_the_directory_of_another_outlives_that(tmp_path: Path) -> None:
+    writer = theirs.JSONLCheckpointer(str(tmp_path))
+    for run_id in ("team/a", "team", "team/a/b", "Team/a"):
+        writer.save_event(their_event(run_id, 1))
+    with JSONLCheckpointer(tmp_path) as store:
+        assert sorted(store.list_runs()) == ["Team/a", "team", "team/a", "team/a/b"]
+        for run_id in ("team/a", "team"):
+            store.append(run_id, [event(run_id, 2)], snapshot=state(run_id, 1))
+            assert store.delete_run(run_id)
+        assert sorted(store.list_runs()) == ["Team/a", "team/a/b"]
+        assert numbers(store, "team/a/b") == [1]
+    assert [path.name for path in (tmp_path / "team").iterdir()] == ["a"]
+
+
+def test_a_run_in_the_directory_of_another_is_there_while_that_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process that is killed on the way; who repeats it ends it."""
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    writer = theirs.JSONLCheckpointer(str(tmp_path))
+    for run_id in ("team", "team/a"):
+        writer.save_event(their_event(run_id, 1))
+    with JSONLCheckpointer(tmp_path) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(directory, "_remove_files", killed)
+            with pytest.raises(KeyboardInterrupt):
+                store.delete_run("team")
+        assert numbers(store, "team/a") == [1]
+        assert store.delete_run("team")
+        assert store.list_runs() == ["team/a"]
+
+
+@pytest.mark.parametrize("run_id", ["../out", "/{dir}/out", "a/../out", "a//b", ".locks/a", ".runstream.json/a"])
+def test_what_another_program_has_elsewhere_is_neither_read_nor_written(tmp_path: Path, run_id: str) -> None:
+    inside, run_id = tmp_path / "inside", run_id.format(dir=tmp_path)
+    with JSONLCheckpointer(inside) as store:
+        store.save_event(event("r", 1))
+        (inside / "a").mkdir()
+        with contextlib.suppress(NotADirectoryError, FileExistsError):
+            theirs.JSONLCheckpointer(str(inside)).save_event(their_event(run_id, 1))
+        before = logs(tmp_path)
+        assert (file_names.raw_parts(run_id), store.list_events(run_id)) == ([], [])
+        store.save_event(event(run_id, 2))
+        assert numbers(store, run_id) == [2]
+    after = logs(tmp_path)
+    assert {path: after.pop(path) for path in before} == before
+    assert list(after) == [inside / file_names.encoded(run_id) / file_names.EVENTS]
+
+
+def logs(path: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in path.rglob(file_names.EVENTS)}
+
+
+def test_a_symbolic_link_on_the_way_to_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    with JSONLCheckpointer(tmp_path / "in") as store:
+        (tmp_path / "in" / "a").symlink_to(tmp_path / "out")
+        with pytest.raises(ConfigurationError, match="symbolic link"):
+            store.save_event(event("a/b", 1))
+        assert store.list_runs() == []
+    assert list((tmp_path / "out" / "b").iterdir()) == []
 
 
 def test_a_run_in_two_directories_is_refused_and_holds_up_no_other(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from runstream.codec.own_stack import with_room
@@ -15,20 +15,15 @@ from runstream.model.errors import ConfigurationError, HistoryDiverged, StoreUna
 from runstream.stores.archive.access import Access, access_for, give_access, make_directories
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import file_names
-from runstream.stores.archive.jsonl.file_locks import Locks, names_in, unavailable, write_file
+from runstream.stores.archive.jsonl.file_locks import Locks, directories_in, names_in, unavailable, write_file
 from runstream.stores.archive.jsonl.line_format import facts_of, is_header, load_header
 
-__all__ = ["ABOUT", "DELETED", "TRASH", "ArchiveDirectory", "remove_run_files"]
+__all__ = ["ArchiveDirectory", "remove_run"]
 
 _FORMAT = 2  # 1: lines and snapshots have no checksums
-ABOUT = ".runstream.json"
-"""The file that makes a directory an archive: its UUID and format."""
 _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )
-DELETED = ".deleted.jsonl"
-TRASH = ".deleted-"
-"""How the name of a directory begins that was a run's, until its files are removed."""
 
 
 class ArchiveDirectory:
@@ -61,12 +56,12 @@ class ArchiveDirectory:
 
     def access(self) -> Access:
         """What is given to what is made here: what was asked for, or as the archive's own file has it."""
-        return access_for(self.path, self._mode, self.path / ABOUT)
+        return access_for(self.path, self._mode, self.path / file_names.ABOUT)
 
     def archive_id(self) -> str:
         """The UUID of this archive, which is made when it is first asked for. Takes a lock of its own."""
         if not self._archive_id and not self._read_about():
-            with self.locks.held([ABOUT]), unavailable(self.path):
+            with self.locks.held([file_names.ABOUT]), unavailable(self.path):
                 if not self._read_about():
                     self._write_about(str(uuid.uuid4()))
         return self._archive_id
@@ -74,7 +69,7 @@ class ArchiveDirectory:
     def upgrade(self) -> None:
         """Note that what is written from now on is of this version's format: an older runstream refuses it."""
         if self._found_format < _FORMAT:
-            with self.locks.held([ABOUT]), unavailable(self.path):
+            with self.locks.held([file_names.ABOUT]), unavailable(self.path):
                 if self._read_about() and self._found_format < _FORMAT:
                     self._write_about(self._archive_id)
 
@@ -85,7 +80,7 @@ class ArchiveDirectory:
         """
         if not self._archive_id:
             return
-        path = self.path / ABOUT
+        path = self.path / file_names.ABOUT
         with unavailable(path):
             try:
                 if _identity(path.stat()) == self._about:
@@ -114,16 +109,16 @@ class ArchiveDirectory:
         known = {history: at for history, at in self._deleted().items() if at >= now - seconds}
         known |= dict.fromkeys(((run_id, chain) for chain in chains), now)
         lines = (json.dumps([*history, at]) for history, at in known.items())
-        path = self.path / DELETED
+        path = self.path / file_names.DELETED
         with unavailable(path):
-            prepared = path.with_name(f"{DELETED}.prepared")
-            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self.path / ABOUT)
+            prepared = path.with_name(f"{file_names.DELETED}.prepared")
+            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self.path / file_names.ABOUT)
             prepared.replace(path)
             sync_directory(self.path)
 
     def _deleted(self) -> dict[tuple[str, int], float]:
         """The histories that were deleted, by run and first chain, and when."""
-        path, content = self.path / DELETED, ""
+        path, content = self.path / file_names.DELETED, ""
         with unavailable(path), contextlib.suppress(FileNotFoundError):
             content = path.read_text()
         try:
@@ -137,9 +132,9 @@ class ArchiveDirectory:
     def new_trash(self) -> Path:
         """A new name for a run's directory that is to be removed. Removes what earlier removals left."""
         for name in names_in(self.path):
-            if name.startswith(TRASH):  # of somebody who was killed in the middle of this
-                remove_run_files(self.path / name)
-        return self.path / f"{TRASH}{secrets.token_hex(8)}"
+            if name.startswith(file_names.TRASH):  # of somebody who was killed in the middle of this
+                _remove_trash(self.path / name)
+        return self.path / f"{file_names.TRASH}{secrets.token_hex(8)}"
 
     def directory_of(self, run_id: str) -> Path:
         """The run's directory, whether it exists or not.
@@ -150,40 +145,58 @@ class ArchiveDirectory:
         """
         name = file_names.encoded(run_id)
         directory = self.path / name
-        if name != run_id and file_names.may_be_raw(run_id):
-            raw = self.path / run_id
-            # searched for in the list: some file systems find a name in another case
-            if raw.is_dir() and run_id in names_in(self.path):
-                if not _has_run(directory):
-                    directory = raw
-                elif _has_run(raw):
-                    raise HistoryDiverged(
-                        f"run {run_id!r} is in two directories, {directory} and {raw}, which another program has"
-                        " made: nothing of it was read or written; append the lines of one's events.jsonl to the"
-                        " other's, or move one away",
-                        run_id=run_id,
-                        offset=0,
-                    )
-        if directory.is_symlink():
-            raise ConfigurationError(
-                f"{directory} is a symbolic link: nothing is written outside {self.path}; move the run here"
-            )
+        raw = None if name == run_id else self._raw(run_id)
+        if raw is not None:
+            if not _has_run(directory):
+                directory = raw
+            elif _has_run(raw):
+                raise HistoryDiverged(
+                    f"run {run_id!r} is in two directories, {directory} and {raw}, which another program has"
+                    f" made: nothing of it was read or written; `runstream import {self.path}` puts the events of"
+                    " both into another store, by their times; or append the lines of one's events.jsonl to the"
+                    " other's and remove it",
+                    run_id=run_id,
+                    offset=0,
+                )
+        for place in (directory, *directory.parents):
+            if place == self.path:
+                break
+            if place.is_symlink():
+                raise ConfigurationError(
+                    f"{place} is a symbolic link: nothing is written outside {self.path}; move the run here"
+                )
         return directory
+
+    def _raw(self, run_id: str) -> Path | None:
+        """The directory that another program has made for a run, whether there is a run in it or not."""
+        raw = self.path
+        for part in file_names.raw_parts(run_id):
+            # searched for in the list: some file systems find a name in another case
+            if not (raw / part).is_dir() or part not in names_in(raw):
+                return None
+            raw /= part
+        return None if raw == self.path else raw
 
     def run_ids(self) -> list[str]:
         """The ids that the directories here are named for, in any order; some may be empty."""
         found: dict[str, None] = {}
-        for entry in self.path.iterdir():
-            if entry.name.startswith(".") or entry.is_symlink() or not entry.is_dir():
-                continue
-            run_id = _run_in(entry) if file_names.is_hashed(entry.name) else file_names.named(entry.name)
+        for name in directories_in(self.path):
+            is_hashed = file_names.is_hashed(name)
+            run_id = _run_in(self.path / name) if is_hashed else file_names.named(name)
             if run_id is not None:
                 found[run_id] = None
+            # another program's: an id with slashes is one directory in the other
+            found |= {below: None for below in self._raw_below(name) if file_names.raw_parts(below)}
         return list(found)
+
+    def _raw_below(self, name: str) -> Iterator[str]:
+        for below in directories_in(self.path / name):
+            yield (inner := f"{name}/{below}")
+            yield from self._raw_below(inner)
 
     def _read_about(self) -> bool:
         """Learn the archive's UUID; False if it has none yet."""
-        path, content, identity = self.path / ABOUT, b"", None
+        path, content, identity = self.path / file_names.ABOUT, b"", None
         with unavailable(path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             identity, content = _identity(os.fstat(file.fileno())), file.read()
         if not content:
@@ -203,8 +216,8 @@ class ArchiveDirectory:
         return True
 
     def _write_about(self, archive_id: str) -> None:
-        path = self.path / ABOUT
-        prepared = path.with_name(f"{ABOUT}.prepared")
+        path = self.path / file_names.ABOUT
+        prepared = path.with_name(f"{file_names.ABOUT}.prepared")
         write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
         # as what is made after it
         give_access(prepared, self.access())
@@ -219,21 +232,39 @@ def _has_run(directory: Path) -> bool:
     return any(map(file_names.is_run_file, names_in(directory)))
 
 
-def remove_run_files(trash: Path, home: Path | None = None) -> None:
+def remove_run(directory: Path, trash: Path) -> None:
+    """Remove a run. Its directory is renamed to ``trash`` first: the run is gone at once or not at all.
+
+    Files of other programs go back. Where there are directories in it, another program's runs, it is not renamed:
+    the files go one by one, the log first.
+    """
+    if directories_in(directory):
+        _remove_files(directory)
+        sync_directory(directory)
+        return
+    directory.replace(trash)
+    sync_directory(trash.parent)
+    _remove_trash(trash, directory)
+
+
+def _remove_trash(trash: Path, home: Path | None = None) -> None:
     """Remove the run's files from a directory that was renamed away, and the directory with them.
 
     Args:
         trash: What the directory is called now.
         home: Where files of other programs go back to; None: they stay in ``trash``.
     """
-    for name in names_in(trash):
-        if file_names.is_run_file(name):
-            (trash / name).unlink(missing_ok=True)
+    _remove_files(trash)
     if not names_in(trash):
         trash.rmdir()
     elif home is not None:
         trash.replace(home)
     sync_directory(trash.parent)
+
+
+def _remove_files(directory: Path) -> None:
+    for name in sorted(filter(file_names.is_run_file, names_in(directory))):  # events.jsonl is the first
+        (directory / name).unlink(missing_ok=True)
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int, int]:

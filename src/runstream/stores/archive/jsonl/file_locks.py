@@ -14,10 +14,10 @@ from pathlib import Path
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.access import Access, access_for, make_directory, open_file
 from runstream.stores.archive.durable_files import sync
+from runstream.stores.archive.jsonl import file_names
 
-__all__ = ["LOCKS", "Locks", "is_at", "names_in", "unavailable", "write_all", "write_file"]
+__all__ = ["Locks", "directories_in", "is_at", "names_in", "unavailable", "write_all", "write_file"]
 
-LOCKS = ".locks"
 _STRIPES = 64
 _LONGEST_PAUSE_SECONDS = 0.02
 
@@ -61,6 +61,15 @@ def names_in(directory: Path) -> list[str]:
         return []
 
 
+def directories_in(directory: Path) -> list[str]:
+    """The names of the directories in a directory, symbolic links left out; none where there is no directory."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def is_at(path: Path, handle: int) -> bool:
     """Whether the open file is the one at this path."""
     try:
@@ -78,7 +87,7 @@ class Locks:
     """
 
     def __init__(self, base_dir: Path, wait_seconds: float, access: Callable[[], Access] | None = None) -> None:
-        self._directory = base_dir / LOCKS
+        self._directory = base_dir / file_names.LOCKS
         self._wait_seconds = wait_seconds
         self._access = access or partial(access_for, base_dir)
 

@@ -13,20 +13,31 @@ import re
 from urllib.parse import unquote_to_bytes
 
 __all__ = [
+    "ABOUT",
+    "DELETED",
     "EVENTS",
+    "LOCKS",
     "REWRITTEN",
     "SNAPSHOTS",
     "SNAPSHOTS_REWRITTEN",
+    "TRASH",
     "encoded",
     "is_hashed",
     "is_run_file",
-    "may_be_raw",
     "named",
     "prepared_name",
     "prepared_suffix",
+    "raw_parts",
     "snapshot_name",
 ]
 
+ABOUT = ".runstream.json"
+"""The file that makes a directory an archive: its UUID and format."""
+LOCKS = ".locks"
+DELETED = ".deleted.jsonl"
+TRASH = ".deleted-"
+"""How the name of a directory begins that was a run's, until its files are removed."""
+_OF_THE_ARCHIVE = (ABOUT, LOCKS, DELETED, TRASH)
 EVENTS = "events.jsonl"
 REWRITTEN = "events.jsonl.rewritten"
 SNAPSHOTS = "snapshots.jsonl"
@@ -69,7 +80,7 @@ def named(name: str) -> str | None:
 
     A name that no id is encoded to is the id itself: another program's directory.
     """
-    if name.startswith(".") or is_hashed(name):
+    if name.startswith(_OF_THE_ARCHIVE) or is_hashed(name):
         return None
     try:
         text = unquote_to_bytes(name).decode()
@@ -78,14 +89,16 @@ def named(name: str) -> str | None:
     return text if text and encoded(text) == name else name
 
 
-def may_be_raw(run_id: str) -> bool:
-    """Whether another program may have made a directory of just this name for this run."""
-    return (
-        named(run_id) == run_id
-        and "/" not in run_id
-        and "\0" not in run_id
-        and len(run_id.encode()) <= _MAX_FILE_NAME_BYTES
-    )
+def raw_parts(run_id: str) -> list[str]:
+    """The directories, one in the other, that another program makes for a run as its id stands.
+
+    None where it makes none, or one that is another run's, or not in the archive's directory.
+    """
+    parts = run_id.split("/")
+    is_anothers = len(parts) == 1 and named(run_id) != run_id
+    if is_anothers or parts[0].startswith(_OF_THE_ARCHIVE) or not all(map(_is_file_name, parts)):
+        return []
+    return parts
 
 
 def snapshot_name(lane_id: str | None) -> str:
@@ -106,6 +119,11 @@ def prepared_name(lane_id: str | None, token: str) -> str:
 def is_run_file(name: str) -> bool:
     """Whether a file of this name in a run's directory belongs to the run."""
     return _RUN_FILE.fullmatch(name) is not None
+
+
+def _is_file_name(part: str) -> bool:
+    is_name = part not in ("", ".", "..") and "\0" not in part and _is_utf8(part)
+    return is_name and len(part.encode()) <= _MAX_FILE_NAME_BYTES
 
 
 def _is_utf8(text: str) -> bool:

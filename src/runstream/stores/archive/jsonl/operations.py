@@ -32,7 +32,6 @@ from runstream.stores.archive.base import (
     planned_entries,
 )
 from runstream.stores.archive.jsonl import file_names
-from runstream.stores.archive.jsonl.directory import DELETED
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
@@ -151,7 +150,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
     def delete_history(self, run_id: str, start: Cursor | None) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
-        with self._logs.writing([run_id, DELETED]):
+        with self._logs.writing([run_id, file_names.DELETED]):
             head = self._logs.head(self._logs.log(run_id))
             starts = (start, None if head is None else head.start)
             chains = {cursor.chain for cursor in starts if cursor is not None}

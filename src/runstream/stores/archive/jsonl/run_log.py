@@ -31,7 +31,7 @@ from runstream.model.run_head import RunHead
 from runstream.stores.archive.access import Access, make_directory, open_file
 from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
-from runstream.stores.archive.jsonl.directory import remove_run_files
+from runstream.stores.archive.jsonl.directory import remove_run
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.archive.jsonl.growing_files import stable_lines
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text
@@ -275,11 +275,9 @@ class RunLog:
         self.refresh(durable=True)
 
     def remove(self, trash: Path) -> None:
-        """Remove the run. Its directory is renamed to ``trash`` first: the run is gone at once or not at all."""
-        self.directory.replace(trash)
-        sync_directory(trash.parent)
+        """Remove the run."""
+        remove_run(self.directory, trash)
         self._forget()
-        remove_run_files(trash, self.directory)
 
     # -- inside ------------------------------------------------------------------------------------
 
