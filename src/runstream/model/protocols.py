@@ -41,7 +41,7 @@ are stored. Either has the offset and the cursor that the event has.
 
 @runtime_checkable
 class Checkpointer(Protocol[E, S]):
-    """The four methods of purpose-agent's runtime."""
+    """The four methods of purpose-agent's Protocol of this name."""
 
     def save_event(self, event: E) -> None:
         """Append one event to its run. It is kept when this returns.

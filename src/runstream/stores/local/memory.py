@@ -74,7 +74,18 @@ class InMemoryCheckpointer(Store[E, S]):
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         memory = _MEMORIES.setdefault(name, _Memory()) if name else _Memory()
         super().__init__(MemoryOperations(codec, memory, require_lease=require_lease, clock=clock), SyncRunner())
+        self._counts = memory.counts
         place_at(self, f"memory:{name}")
+
+    @property
+    def event_count(self) -> int:
+        """How many events there are, of all runs."""
+        return self._counts()[0]
+
+    @property
+    def snapshot_count(self) -> int:
+        """How many runs have a snapshot of their own."""
+        return self._counts()[1]
 
 
 @dataclass(slots=True)
@@ -108,6 +119,12 @@ class _Memory:
         self.given: dict[str, dict[str | None, _GivenLease]] = {}
         self._held = HeldLock(self.changed)
         held_over_fork(self._held)
+
+    def counts(self) -> tuple[int, int]:
+        """How many events there are, and how many runs with a state of their own."""
+        with self.changed:
+            runs = self.runs.values()
+            return sum(len(run.entries) for run in runs), sum(None in run.states for run in runs)
 
 
 _MEMORIES: dict[str, _Memory] = {}

@@ -46,6 +46,9 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             None: 0o600, or in a directory that a group may write to 0o660, and the group's. What exists keeps its
             own.
 
+    Attributes:
+        base_dir: The directory, with its absolute path.
+
     Raises:
         ConfigurationError: ``base_dir`` is not a directory and cannot be made one.
         UnsupportedVersion: A newer runstream wrote it.
@@ -67,7 +70,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         check_count("keep_snapshots", keep_snapshots)
         check_mode(mode)
         check_path(base_dir)
-        path = Path(base_dir).absolute()
+        self.base_dir = path = Path(base_dir).absolute()
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         operations = JSONLOperations(
             codec,

@@ -48,6 +48,9 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
             own.
         clock: Unix time in seconds; leases run out by it.
 
+    Attributes:
+        db_path: The file, with its absolute path.
+
     Raises:
         ConfigurationError: The path cannot be a database of this store.
         UnsupportedVersion: A newer version wrote the file.
@@ -71,7 +74,8 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         check_count("keep_snapshots", keep_snapshots)
         check_mode(mode)
         check_path(db_path)
-        path = absolute_path(db_path)
+        self.db_path: str = absolute_path(db_path)
+        path = self.db_path
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         operations = SQLiteOperations(
             codec,
