@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.testing.simulation import Choices, play
-from tests.simulation.breaks import BREAK_PLANS, BREAKS, Break
+from tests.simulation import test_exploration
+from tests.simulation.breaks import BREAK_PLANS, BREAKS, Break, InScript
 
 MOST_SEEDS = 60
 
@@ -26,3 +28,10 @@ def test_a_break_is_found(one: Break, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_are_so_many_breaks() -> None:
     assert len({one.name for one in BREAKS}) == len(BREAKS) >= 30
+
+
+def test_there_is_one_of_each_script() -> None:
+    """But of those that write nothing, and of one whose check saves work alone."""
+    broken = {one.make.script for one in BREAKS if isinstance(one.make, InScript)}
+    broken |= {make.script for _, make in test_exploration.BREAKS.values()}
+    assert broken == SCRIPT.keys() - {"load", "revisit"}

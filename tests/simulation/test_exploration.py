@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import typer
 
 from runstream.testing.simulation.exploration import CONFIGURATIONS, Exploration, explore
 from runstream.testing.simulation.exploration.__main__ import main
-from tests.simulation.breaks.one import in_script
+from tests.simulation.breaks.one import InScript, in_script
 
-BREAKS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+BREAKS: dict[str, tuple[str, InScript]] = {
     "what was proven is settled whatever is there now": (
         "failover",
         in_script("settle", ("elseif not entry or entry[1] ~= proven then", "elseif not entry then")),
@@ -43,6 +41,25 @@ BREAKS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
                 " then",
             ),
         ),
+    ),
+    "producers are cleared, and nothing is noted of them": (
+        "cleared",
+        in_script("clear", ("note_forgotten(KEYS[4], forgotten)", "")),
+    ),
+    "what an append has left is adopted though the run went on": (
+        "unfinished",
+        in_script(
+            "adopt",
+            (
+                "if there ~= ARGV[2] or not call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]",
+                "if false and not call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]",
+            ),
+            ("  or call('XRANGE', KEYS[1], '(' .. ARGV[4], '+', 'COUNT', 1)[1] then return", "  then return"),
+        ),
+    ),
+    "a run that was deleted is listed": (
+        "swept",
+        in_script("relist", ("if meta[1] ~= ARGV[2] then return 0 end", "meta[2] = meta[2] or text(clock())")),
     ),
 }
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from tests.simulation.breaks.clients import IN_CLIENTS
 from tests.simulation.breaks.forks import AFTER_BREAKS_OFF
-from tests.simulation.breaks.one import BREAK_PLANS, Break
+from tests.simulation.breaks.one import BREAK_PLANS, Break, InScript
+from tests.simulation.breaks.operators import OF_OPERATORS
 from tests.simulation.breaks.scripts import IN_SCRIPTS
 from tests.simulation.breaks.workers import IN_WORKERS
 
-__all__ = ["BREAKS", "BREAK_PLANS", "Break"]
+__all__ = ["BREAKS", "BREAK_PLANS", "Break", "InScript"]
 
-BREAKS: Sequence[Break] = (*IN_SCRIPTS, *IN_CLIENTS, *IN_WORKERS, *AFTER_BREAKS_OFF)
+BREAKS: Sequence[Break] = (*IN_SCRIPTS, *OF_OPERATORS, *IN_CLIENTS, *IN_WORKERS, *AFTER_BREAKS_OFF)

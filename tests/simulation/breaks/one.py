@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
@@ -12,9 +12,35 @@ from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.testing.simulation import PLANS, Plan
 from runstream.testing.simulation.server import SimulatedServer
 
-__all__ = ["BREAK_PLANS", "Break", "in_script"]
+__all__ = ["BREAK_PLANS", "Break", "InScript", "in_script"]
 
 _RIVALS = replace(PLANS["lapses"], troubles=("leap",), fates=(60, 1, 1, 0, 0, 6, 1, 1))
+_CLAIMS = Plan(
+    forms=("plain",) * 4,
+    followers=0,
+    runs=6,
+    turns=20,
+    claim_seconds=0.2,
+    trims=("archived", "never"),
+    troubles=(),
+    fates=(1,),
+    disk_fates=(1,),
+)
+_RESTORES = Plan(
+    forms=("plain",) * 3,
+    operators=2,
+    acts=("end", "restore", "restore"),
+    workers=1,
+    followers=0,
+    runs=1,
+    turns=8,
+    is_tiered=True,
+    retire_after_seconds=0.02,
+    trims=("archived",),
+    troubles=("leap",),
+    fates=(30, 0, 4, 0, 0, 0, 0, 0),
+    disk_fates=(1,),
+)
 
 BREAK_PLANS: Mapping[str, Plan] = {
     **PLANS,
@@ -91,17 +117,75 @@ BREAK_PLANS: Mapping[str, Plan] = {
         disk_fates=(1,),
     ),
     # workers who have much in hand, and nothing befalls anybody
-    "claims": Plan(
-        forms=("plain",) * 4,
+    "claims": _CLAIMS,
+    # agents that lease a whole run and one of its lanes, and one that writes without a lease
+    "owners": Plan(
+        forms=("owns", "contends", "plain"),
+        workers=1,
         followers=0,
-        runs=6,
-        turns=20,
-        claim_seconds=0.2,
-        trims=("archived", "never"),
+        runs=1,
+        turns=6,
         troubles=(),
         fates=(1,),
         disk_fates=(1,),
     ),
+    # leases on runs that have ended, have been retired, and are not there
+    "ended": Plan(
+        forms=(),
+        operators=2,
+        acts=("append", "end_own", "lease"),
+        workers=1,
+        followers=0,
+        runs=1,
+        turns=20,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+        forget_after_seconds=20.0,
+        trims=("archived",),
+        troubles=("leap",),
+        fates=(1,),
+        disk_fates=(1,),
+    ),
+    # operators who put a run back while it is retired over and over, and get no reply now and then
+    "restores": _RESTORES,
+    # the same, who stand still now and then
+    "slow restores": replace(
+        _RESTORES,
+        forms=("plain",) * 2,
+        acts=("end", "restore"),
+        turns=10,
+        troubles=("leap",) * 3,
+        fates=(12, 0, 0, 0, 0, 2, 2, 0),
+    ),
+    # operators who drop an archive each, and add it again
+    "drops": Plan(
+        forms=("plain",),
+        operators=2,
+        acts=("drop",),
+        workers=1,
+        followers=0,
+        runs=1,
+        troubles=("leap",) * 4,
+        fates=(1,),
+        disk_fates=(1,),
+    ),
+    # operators who delete runs that are claimed, and make them anew
+    "deletes": Plan(
+        forms=(),
+        operators=2,
+        acts=("append", "delete"),
+        followers=0,
+        runs=1,
+        turns=10,
+        is_tiered=True,
+        claim_seconds=0.2,
+        trims=("archived",),
+        troubles=("leap",),
+        fates=(15, 0, 0, 0, 0, 1, 1, 0),
+        disk_fates=(1,),
+    ),
+    # workers who have much in hand, and an operator who unparks what is not parked
+    "unparks": replace(_CLAIMS, operators=1, acts=("unpark",), turns=30),
     # a run that is to be drained in few steps
     "few": Plan(forms=("plain",), workers=1, followers=0, runs=1, most_steps=600, most_calm_steps=600),
 }
@@ -124,14 +208,27 @@ class Break(NamedTuple):
     seed: int = 1
 
 
-def in_script(script: str, *changes: tuple[str, str]) -> Callable[[pytest.MonkeyPatch], None]:
-    """Put other text in the place of some of a script's."""
+@dataclass(frozen=True)
+class InScript:
+    """Puts other text in the place of some of a script's.
 
-    def make(patched: pytest.MonkeyPatch) -> None:
-        source = SCRIPT[script].source
-        for text, other in changes:
-            assert source.count(text) == 1, (script, text)
+    Attributes:
+        script: The name of the script.
+        changes: The texts, each with the other one.
+    """
+
+    script: str
+    changes: Sequence[tuple[str, str]]
+
+    def __call__(self, patched: pytest.MonkeyPatch) -> None:
+        """Let simulated servers have the script with the other texts."""
+        source = SCRIPT[self.script].source
+        for text, other in self.changes:
+            assert source.count(text) == 1, (self.script, text)
             source = source.replace(text, other)
-        patched.setattr(SimulatedServer, "broken", {script: source})
+        patched.setattr(SimulatedServer, "broken", {self.script: source})
 
-    return make
+
+def in_script(script: str, *changes: tuple[str, str]) -> InScript:
+    """Put other text in the place of some of a script's."""
+    return InScript(script, changes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.plan import Plan
 from runstream.testing.simulation.scheduler import Process
+from runstream.testing.simulation.server import Done
 from runstream.testing.simulation.story import run_of
 
 __all__ = ["ClaimWatch"]
@@ -30,9 +30,10 @@ class ClaimWatch:
         self._holders: dict[str, Process] = {}
         self._visits: set[tuple[str, str]] = set()
 
-    def note(self, process: Process, exchange: Exchange, replies: Replies) -> None:
+    def note(self, done: Done) -> None:
         """Note which runs a process has claimed, and look at which it settles."""
-        for command, reply in zip(exchange.commands, replies, strict=True) if self._looks else ():
+        process = done.process
+        for command, reply in zip(done.exchange.commands, done.replies, strict=True) if self._looks else ():
             script = script_of(command)
             if script is not None and script.name == "claim" and isinstance(reply, list):
                 claimed = [run_id.decode() for run_id in reply[1][::2]]

@@ -81,6 +81,8 @@ class Node:
     def __init__(self, clock: Clock, identity: str, scripts: Mapping[bytes, bytes]) -> None:
         self.identity = identity
         self.state: State | None = None
+        self.forbidden: str | None = None
+        """A command that nobody has the right to, in lower case: a script is refused it in its midst, too."""
         self.is_gone = False
         self.skew_seconds = 0.0
         self.told: list[Told] | None = None
@@ -102,6 +104,10 @@ class Node:
     def skew(self) -> float:
         """How far its clock is ahead of the machine's, in seconds."""
         return self.skew_seconds if self._moment is None else self._moment - self._clock.time()
+
+    def time(self) -> float:
+        """Unix time in seconds, as its clock shows it."""
+        return self._clock.time() + self.skew()
 
     def restart(self, identity: str) -> None:
         """Come back with all data, without scripts, under another replication id."""
@@ -142,15 +148,14 @@ class Node:
         """Keep what made a write for the replica, which is never far behind."""
         if self.replica is not None:
             number = len(self.told or ()) + 1
-            self._executed.append(_Executed(self._clock.time() + self.skew(), commands, number))
+            self._executed.append(_Executed(self.time(), commands, number))
             if len(self._executed) >= 2 * _REPLICA_LAGS:
                 self.replicate(_REPLICA_LAGS)
 
     def note_told(self, words: Sequence[bytes], reply: Any) -> None:
         """Keep what it was told, if anybody wants to know."""
         if self.told is not None:
-            at = self._clock.time() + self.skew()
-            self.told.append(Told(at, self.identity, self.state, words, reply))
+            self.told.append(Told(self.time(), self.identity, self.state, words, reply))
 
     def _run_again(self, executed: _Executed) -> None:
         self._moment = executed.at
@@ -257,6 +262,8 @@ class Answering:
         return reply
 
     def _unless_refused(self: Any, func: Any, sig: Signature, args: list[Any], *, from_script: bool) -> Any:
+        if sig.name == self._node.forbidden:
+            return SimpleError(f"NOPERM this user has no permissions to run the '{sig.name}' command")
         if not self._is_dirty and (refusal := self._node.refusal(sig.name)) is not None:
             return SimpleError(refusal)
         if b"write" in _flags(sig.name):

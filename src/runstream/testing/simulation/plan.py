@@ -22,6 +22,8 @@ class Plan:
         runs: How many runs there are.
         turns: How often each agent writes.
         operators: How many operators there are, who end, retire, restore and delete runs.
+        acts: What these do: names of methods of :class:`~.players.operator.OperatorPlayer`, without the
+            underscore; none are named: what is usual.
         archivists: How many operators there are who add archives and drop some.
         resolvers: How many operators there are who resolve runs that are parked, until none is.
         readers: How many read runs through Redis and an archive, in all ways.
@@ -50,6 +52,7 @@ class Plan:
     runs: int = 2
     turns: int = 12
     operators: int = 0
+    acts: Sequence[str] = ()
     archivists: int = 0
     resolvers: int = 0
     readers: int = 0

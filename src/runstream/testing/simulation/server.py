@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from enum import Enum
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
 from runstream.operations.operation import Exchange, Replies, Wait
@@ -23,7 +23,7 @@ from runstream.testing.simulation.node import Node
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.story import answered, run_of, told
 
-__all__ = ["AsyncSimulatedTransport", "Fate", "SimulatedServer", "SimulatedTransport"]
+__all__ = ["AsyncSimulatedTransport", "Done", "Fate", "SimulatedServer", "SimulatedTransport"]
 
 _BLOCK_SECONDS = 5.0
 _CLAIMING = ("claim", "revisit")  # the scripts with which a worker begins to drain runs
@@ -49,6 +49,24 @@ STOPS_SECONDS = (1.0, 40.0, 3600.0)
 LATE_SECONDS = (0.02, 1.0, 40.0)
 
 
+class Done(NamedTuple):
+    """An exchange that a server has executed.
+
+    Attributes:
+        process: Whose it was.
+        exchange: The exchange.
+        replies: What it gave.
+        identity: The replication id of the server.
+        at: When, as the server's clock showed it (Unix time in seconds).
+    """
+
+    process: Process
+    exchange: Exchange
+    replies: Replies
+    identity: str
+    at: float
+
+
 class SimulatedServer:
     """The server at one address: a primary, the replica that follows it, and former primaries."""
 
@@ -68,8 +86,8 @@ class SimulatedServer:
         self.primary = self._new_node()
         self.watch: Callable[[Exchange, int], AbstractContextManager[object]] = lambda *_: nullcontext()
         """Looks at an exchange as it is executed, and is told the step at which its process last claimed runs."""
-        self.note: Callable[[Process, Exchange, Replies], None] = lambda *_: None
-        """Is told of each exchange whose it was, and what it gave."""
+        self.notes: list[Callable[[Done], None]] = []
+        """Each is told of every exchange that was executed."""
 
     @property
     def fake(self) -> Any:
@@ -202,7 +220,9 @@ class SimulatedTransport(SingleServerTransport):
             raise StoreUnavailable("the simulated connection was lost")
         with server.watch(exchange, since):
             replies = server.execute(lambda: super(SimulatedTransport, self).exchange(exchange), node)
-        server.note(self._process, exchange, replies)
+        done = Done(self._process, exchange, replies, node.identity, node.time())
+        for note in server.notes:
+            note(done)
         server.deletions.update(
             run_id
             for call, reply in zip(exchange.commands, replies, strict=True)

@@ -17,9 +17,11 @@ from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.claim_watch import ClaimWatch
 from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.disk import Disk
+from runstream.testing.simulation.lease_watch import LeaseWatch
 from runstream.testing.simulation.loop import Loop
 from runstream.testing.simulation.plan import Plan
 from runstream.testing.simulation.proof import ProofWatch
+from runstream.testing.simulation.report_watch import ReportWatch
 from runstream.testing.simulation.scheduler import Process, Scheduler
 from runstream.testing.simulation.server import AsyncSimulatedTransport, SimulatedServer, SimulatedTransport
 from runstream.testing.simulation.threads import Threads
@@ -88,7 +90,12 @@ class World:
         self.archive_set = ArchiveSet(directory)
         self.proof = ProofWatch(self.server, self.archive_set.replaced)
         self.server.watch = self.proof.watching
-        self.server.note = ClaimWatch(plan, self.proof.faults.append).note
+        note_fault = self.proof.faults.append
+        self.server.notes += [
+            ClaimWatch(plan, note_fault).note,
+            LeaseWatch(note_fault).note,
+            ReportWatch(note_fault).note,
+        ]
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()
         self._named = 0
         self.players: list[Any] = []

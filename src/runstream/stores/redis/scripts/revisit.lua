@@ -3,7 +3,8 @@
 -- KEYS  1 due  2 meta
 -- ARGV  1 run id
 --
--- Replies 1, or 0 if there is no such run: it is not made due, or it would stay so for ever.
+-- Replies 1, or 0 if there is no such run: it is not made due. A worker would take it off again (see park.lua), but where
+--         there is none, it would count as one that waits.
 --
 -- After 1: the run is due, and all of its lanes are looked at; a claim on it stands.
 

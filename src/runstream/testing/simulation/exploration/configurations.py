@@ -7,10 +7,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from runstream.model.errors import EventsArchived, LeaseHeld, LeaseLost
+from runstream.model.errors import ConfigurationError, EventsArchived, LeaseHeld, LeaseLost
 from runstream.model.events import EventKind, PAEvent
 from runstream.model.state import RunState
 from runstream.stores.redis.checkpointer import RedisCheckpointer
+from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
+from runstream.stores.redis.scripts.calls import PRODUCER_WINDOW_SECONDS
 from runstream.testing.judge import faults_of_copy
 from runstream.testing.simulation.exploration.explore import Configuration
 from runstream.testing.simulation.exploration.scene import RUN, Scene, Writer
@@ -109,6 +112,9 @@ def _faults_of_deleted(scene: Scene) -> Iterator[str]:
         yield from faults_of_copy(name, copy)
     if "@former/1@" in hot.values():
         yield "it is there still"
+    parked = namespace_of(scene.host).status().parked
+    if parked and archived.keys() <= hot.keys():  # else the archive has the former history
+        yield f"it is parked: {parked}"
     is_anew = False
     told = [line for line in scene.diaries[-1].lines if line[0] == "told"]
     for _, _, (mark,), first in told:
@@ -152,6 +158,61 @@ def _retire(scene: Scene, events: int) -> _End:
     return faults
 
 
+def _cleared(scene: Scene, events: int) -> _End:
+    """A run is retired, and cleared as the server's clock is set, while the reply to its last append is lost."""
+    worker = scene.worker("worker", retire_after_seconds=0)
+    writer = scene.writer(_Finisher, "writer", _LOST)
+
+    def drain() -> None:
+        scene.drain(worker)
+        scene.change("its clock is set", partial(scene.shared.run_ahead, 1.1 * PRODUCER_WINDOW_SECONDS))
+        scene.drain(worker)
+
+    scene.act("worker", drain)
+    scene.act("writer", lambda: writer.take_turns(events))
+    return scene.faults
+
+
+def _unfinished(scene: Scene, events: int) -> _End:
+    """An append was refused in its midst, as its user had lost a right; two go on, one of whom may be killed."""
+    refused = scene.writer(Writer, "refused", settles=False)
+    writer = scene.writer(Writer, "writer", settles=False)
+    killed = scene.writer(Writer, "killed", (Fate.ARRIVES, Fate.KILLED_AFTER), settles=False)
+    scene.alone(refused.take_turn)
+    scene.change("HSET is forbidden", partial(scene.shared.forbid, "hset"))
+    with suppress(ConfigurationError):
+        scene.alone(refused.take_turn)
+    scene.change("HSET is allowed", partial(scene.shared.forbid, None))
+    for one in (writer, killed):
+        scene.act(one.name, partial(one.take_turns, events))
+
+    def faults() -> Iterator[str]:
+        yield from scene.faults()
+        told = [mark for diary in scene.diaries for line in diary.lines if line[0] == "told" for mark in line[2]]
+        if missing := set(told) - set(scene.archived.values()):
+            yield f"{missing} was acknowledged, and all is drained, and the archive does not have it"
+
+    return faults
+
+
+def _swept(scene: Scene, events: int) -> _End:
+    """A run that has been removed from the sets of its partition is swept, deleted and made anew."""
+    sweeper = scene.open("sweeper")
+    scene.alone(scene.writer(Writer, "former", settles=False).take_turn)
+    writer, deleter = scene.writer(Writer, "writer", settles=False), scene.open("deleter")
+    scene.change("the sets are removed", scene.shared.evict)
+    scene.act("sweeper", lambda: namespace_of(sweeper).sweep_page(BEGINNING))
+    scene.act("writer", lambda: writer.take_turns(events))
+    scene.act("deleter", lambda: deleter.delete_run(RUN))
+
+    def faults() -> Iterator[str]:
+        yield from _faults_of_deleted(scene)
+        if not scene.hot and (listed := scene.host.list_runs()):
+            yield f"{listed} is listed and not there"
+
+    return faults
+
+
 CONFIGURATIONS: Mapping[str, Configuration] = {
     # the writer is told that its event is lost, and goes on with another
     "failover": Configuration(partial(_failover, workers=1, more_events=1)),
@@ -160,4 +221,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "leases": Configuration(_leases, time_passes=True),
     "delete": Configuration(_delete, faults=1),
     "retire": Configuration(_retire),
+    "cleared": Configuration(_cleared, faults=1),
+    "unfinished": Configuration(_unfinished, faults=1),
+    "swept": Configuration(_swept),
 }

@@ -81,7 +81,7 @@ def explore(configuration: Configuration, events: int = 1, most_histories: int |
     steps = SharedSteps(Clock(), tape := Tape())
     with (
         a_directory() as directory,
-        in_place(steps.clock, 0, lambda _: None, lambda: 0.0, Threads(steps)) as steps.dice,
+        in_place(steps.clock, 0, lambda _: None, steps.skew, Threads(steps)) as steps.dice,
     ):
         scene = Scene(steps, directory)
         search = Search(tape, scene.shared.save, scene.shared.put_back)

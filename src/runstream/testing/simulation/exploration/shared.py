@@ -33,6 +33,7 @@ class Saved(NamedTuple):
     server: bytes
     replica: bytes | None
     losses: int
+    skew: float
     files: dict[Path, bytes]
 
 
@@ -92,6 +93,7 @@ class Shared:
         self.server = SimulatedServer(steps)
         self.raw: Any = self.server.primary.client()
         self.raw.ping()  # from now on the server has a database
+        steps.skew_of_server = self.server.skew
         self.archive = Archive(directory)
         self.losses = 0
         self._replica: bytes | None = None
@@ -105,20 +107,37 @@ class Shared:
         self._put_back_server(self._replica, self.losses + 1)
         self.server.primary.forget_scripts()
 
+    def run_ahead(self, seconds: float) -> None:
+        """Let the server's clock be set forwards."""
+        self.server.primary.skew_seconds += seconds
+
+    def forbid(self, command: str | None) -> None:
+        """Let nobody have the right to a command; None: everybody has all."""
+        self.server.primary.forbidden = command
+
+    def evict(self) -> None:
+        """Let the server remove the sets of partitions."""
+        self.raw.delete(
+            *(name for name in self.raw.scan_iter() if name.endswith((b":runs", b":due", b":retired")))
+        )
+
     def save(self) -> Saved:
         """Save the state of both."""
-        return Saved(pickle.dumps(self._data), self._replica, self.losses, self.archive.files)
+        skew = self.server.primary.skew_seconds
+        return Saved(pickle.dumps(self._data), self._replica, self.losses, skew, self.archive.files)
 
     def put_back(self, saved: Saved) -> None:
         """Put a state back."""
         self._put_back_server(saved.server, saved.losses)
+        self.server.primary.skew_seconds = saved.skew
         self._replica = saved.replica
         self.archive.put_back(saved.files)
 
     def state(self) -> bytes:
         """A digest of the state of both."""
         replica = None if self._replica is None else _plain(pickle.loads(self._replica))  # noqa: S301 - our own
-        return digest_of(_plain(self._data), replica, self.losses, self.archive.state)
+        skew = self.server.primary.skew_seconds
+        return digest_of(_plain(self._data), replica, self.losses, skew, self.archive.state)
 
     @property
     def _data(self) -> Mapping[int, tuple[dict[bytes, Any], Any]]:

@@ -50,6 +50,8 @@ class SharedSteps(Scheduler):
         """The processes of which it matters what they have seen when they have ended, too."""
         self.dice: random.Random = random.Random()
         """What processes draw from the operating system."""
+        self.skew_of_server: Callable[[], float] = lambda: 0.0
+        """How far the clock of a server that executes something is ahead, in seconds."""
         self._tape = tape
         self._next: dict[Task, _Next] = {}
         self._fate = Fate.ARRIVES
@@ -64,6 +66,10 @@ class SharedSteps(Scheduler):
         self.story.clear()
         self.remembered.clear()
         self._seen.clear()
+
+    def skew(self) -> float:
+        """How far the clock of whoever asks is ahead, in seconds."""
+        return self.skew_of_server()
 
     def share(
         self, what: str, make: Callable[[], Given], fates: Sequence[Fate] = (Fate.ARRIVES,)

@@ -24,7 +24,7 @@ def players_of(world: World) -> list[Player]:
         *(WorkerPlayer(world) for _ in range(plan.workers)),
         *(FollowerPlayer(world, number) for number in range(plan.followers)),
         *(AsyncFollowerPlayer(world, number) for number in range(plan.async_followers)),
-        *(OperatorPlayer(world) for _ in range(plan.operators)),
+        *(OperatorPlayer(world, number) for number in range(plan.operators)),
         *(ArchivistPlayer(world, plan.turns // 2) for _ in range(plan.archivists)),
         *(ResolverPlayer(world) for _ in range(plan.resolvers)),
         *(ReaderPlayer(world, number) for number in range(plan.readers)),

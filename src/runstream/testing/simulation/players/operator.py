@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,9 +13,12 @@ from runstream.model.errors import (
     ConfigurationError,
     EventsArchived,
     HistoryDiverged,
+    LeaseHeld,
+    LeaseLost,
     StoreUnavailable,
 )
 from runstream.model.events import EventKind, PAEvent
+from runstream.repair.required_archives import add_archive, drop_archive
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
@@ -28,6 +31,7 @@ __all__ = ["OperatorPlayer"]
 
 _PAUSE_SECONDS = (0.0, 0.1, 1.0)
 _KEEPS = ("redis", "archive", "both")
+_LEASED_SECONDS = (1.0, 25.0)
 _TRIMS = ("covered", "archived")
 
 
@@ -64,6 +68,8 @@ class OperatorPlayer(Player):
                 *(self._restore, self._verify, self._unpark, self._resolve, self._trim, self._trim),
             ]
             acts += [] if world.plan.forget_after_seconds is not None else [self._end, self._end]
+            if world.plan.acts:
+                acts = [getattr(self, f"_{name}") for name in world.plan.acts]
             for _ in range(world.plan.turns):
                 choices.one_of(acts)()
                 world.sleep(choices.one_of(_PAUSE_SECONDS))
@@ -101,6 +107,12 @@ class OperatorPlayer(Player):
     def _restore_own(self) -> None:
         if ended := [run_id for run_id, is_open in self._open.items() if not is_open]:
             self._put_back(self.world.choices.one_of(ended))
+
+    def _lease(self) -> None:
+        """Have a lease for a while on a run of its own, or on one that is not there, and do nothing with it."""
+        run_id = self.world.choices.one_of([f"{self.process.name}-none", *self._open])
+        with suppress(StoreUnavailable, LeaseHeld, LeaseLost), self._hot.lease(run_id, owner=self.process.name):
+            self.world.sleep(self.world.choices.one_of(_LEASED_SECONDS))
 
     # -- runs of all
 
@@ -163,6 +175,25 @@ class OperatorPlayer(Player):
                 self.world.scheduler.note(f"resolves {run_id}: {keep}")
                 resolve(self._hot, self._archives, seen, keep)
 
+    def _drop(self) -> None:
+        """Drop an archive that no other operator drops, and add it again: nobody requires it until then."""
+        archive, other = self._archives if self.role % 2 else self._archives[::-1]
+        while not all(self._required()):  # workers have not said yet which are required
+            self.world.sleep(0.05)
+        with suppress(ConfigurationError):  # it is the last one
+            drop_archive(self._hot, archive.archive_id)
+            self.world.sleep(self.world.choices.one_of(_PAUSE_SECONDS))
+            assert not any(archive.archive_id in required for required in self._required()), "it is required again"
+        assert all(self._required()), "a partition requires no archive"
+        while True:
+            with suppress(ConfigurationError):  # the other one is not required
+                add_archive(self._hot, archive, other)
+                return
+            self.world.sleep(0.05)
+
+    def _required(self) -> Sequence[Mapping[str, str]]:
+        return namespace_of(self._hot).required_archives()
+
     # -- how
 
     def _send(self, store: Any, run_id: str, count: int, kind: EventKind = EventKind.TOOL_RESULT) -> None:
@@ -201,4 +232,4 @@ class OperatorPlayer(Player):
     def succeed(self) -> OperatorPlayer:
         """Let another one begin, with runs of its own, and remember that this one was killed."""
         self.diary.was_killed = True
-        return OperatorPlayer(self.world)
+        return OperatorPlayer(self.world, self.role)

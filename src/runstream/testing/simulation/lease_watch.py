@@ -1,0 +1,110 @@
+"""Looks at each exchange whether anybody does what a lease that is in force excludes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from runstream.stores.redis.scripts.calls import MICROSECONDS
+from runstream.stores.redis.scripts.script import script_of
+from runstream.testing.simulation.server import Done
+
+__all__ = ["LeaseWatch"]
+
+_OF_RUN = "lease"
+_MARGIN_SECONDS = 0.001  # how far what is reckoned here may differ from what a script does
+_REMOVES = {"delete": 1, "forget": b"ok", "retire": b"ok"}
+"""By the script that removes what is noted of a run: its reply if it did. None does while there is a lease."""
+
+
+class _Lease(NamedTuple):
+    token: str
+    owner: str
+    lasts: float
+    expires: float
+
+    def is_in_force(self, now: float) -> bool:
+        """Whether it surely is: one whose deadline lies too far ahead was given by a clock that was set since."""
+        return _MARGIN_SECONDS < self.expires - now < 2 * self.lasts - _MARGIN_SECONDS
+
+
+class LeaseWatch:
+    """Notes as a fault what was granted, written or removed while another one had a lease that excludes it.
+
+    It keeps account of the leases that each server has granted by itself, whatever the server notes of them.
+
+    Args:
+        note_fault: Is told of each fault.
+    """
+
+    def __init__(self, note_fault: Callable[[str], None]) -> None:
+        self._note_fault = note_fault
+        self._leases: dict[tuple[str, str], dict[str, _Lease]] = defaultdict(dict)
+        self._applied: set[tuple[str, str]] = set()
+        """Batches, by producer and number: one that is sent again gets its reply whatever is leased by then."""
+
+    def note(self, done: Done) -> None:
+        """Note what an exchange has done, and compare it with the leases."""
+        for command, reply in zip(done.exchange.commands, done.replies, strict=True):
+            script = script_of(command)
+            if script is None:
+                continue
+            args = [_text(arg) for arg in command[3 + int(command[2]) :]]
+            outcome = reply[0] if isinstance(reply, list) and reply else reply
+            if script.name == "lease" and outcome == b"ok":
+                self._note_lease(done, *args)
+            elif script.name == "append" and isinstance(reply, bytes):
+                self._note_append(done, args)
+            elif outcome == _REMOVES.get(script.name, b""):
+                self._look(done, args[0], script.name)
+                self._leases.pop((done.identity, args[0]), None)
+            elif script.name == "switch" and outcome == b"ok":  # it is put back: all leases are void
+                self._leases.pop((done.identity, args[0]), None)
+
+    def _note_lease(
+        self, done: Done, action: str, field: str, token: str, lasts: str, owner: str, run_id: str
+    ) -> None:
+        leases, seconds = self._leases[done.identity, run_id], int(lasts) / MICROSECONDS
+        if action == "release":
+            if field in leases and leases[field].token == token:
+                del leases[field]
+            return
+        if action == "take":
+            excluded = [other for other in leases if _OF_RUN in (field, other) or other == field]
+            others = [one for one in excluded if one != field or leases[one].owner != owner]
+            self._look(done, run_id, f"{field} was granted to {owner}", others, token)
+            for one in excluded:
+                del leases[one]
+        leases[field] = _Lease(token, owner, seconds, done.at + seconds)
+
+    def _note_append(self, done: Done, args: Sequence[str]) -> None:
+        run_id, producer, number, words = args[0], args[2], args[3], args[5].split(" ")
+        if (producer, number) in self._applied:
+            return
+        self._applied.add((producer, number))
+        lanes, described, leases = map(int, words[10:13]) if len(words) > 6 else (1, 0, 0)
+        at_lease = 6 + 2 * lanes + described
+        field, token = args[at_lease : at_lease + 2] if leases else ("", "")
+        if token:
+            lease = self._leases[done.identity, run_id].get(field)
+            if lease is None or lease.token != token or lease.expires < done.at - _MARGIN_SECONDS:
+                self._note_fault(f"{run_id} was written to under a lease of {field} that is none any more")
+        fields = [f"lease:{name}" for name in args[6 : 6 + 2 * lanes : 2]]
+        if words[5] != "person":  # what a person says to the run is let through
+            fields.append(_OF_RUN)
+        self._look(done, run_id, "an append was applied", fields, token)
+
+    def _look(
+        self, done: Done, run_id: str, what: str, fields: Sequence[str] | None = None, mine: str = ""
+    ) -> None:
+        """Note a fault if one of these leases of a run (None: any) is in force, and not by this token."""
+        leases = self._leases[done.identity, run_id]
+        for field in leases if fields is None else fields:
+            lease = leases.get(field)
+            if lease is not None and lease.token != mine and lease.is_in_force(done.at):
+                self._note_fault(f"{run_id}: {what}, and {lease.owner} had {field}")
+
+
+def _text(arg: Any) -> str:
+    return arg.decode(errors="replace") if isinstance(arg, bytes) else str(arg)
