@@ -41,7 +41,7 @@ class LeaseWatch:
     def __init__(self, note_fault: Callable[[str], None]) -> None:
         self._note_fault = note_fault
         self._leases: dict[tuple[str, str], dict[str, _Lease]] = defaultdict(dict)
-        self._applied: set[tuple[str, str]] = set()
+        self._applied: set[tuple[Any, Any]] = set()
         """Batches, by producer and number: one that is sent again gets its reply whatever is leased by then."""
 
     def note(self, done: Done) -> None:
@@ -50,17 +50,18 @@ class LeaseWatch:
             script = script_of(command)
             if script is None:
                 continue
-            args = [_text(arg) for arg in command[3 + int(command[2]) :]]
+            args = command[3 + int(command[2]) :]
             outcome = reply[0] if isinstance(reply, list) and reply else reply
-            if script.name == "lease" and outcome == b"ok":
-                self._note_lease(done, *args)
-            elif script.name == "append" and isinstance(reply, bytes):
+            if script.name == "append" and isinstance(reply, bytes):
                 self._note_append(done, args)
+            elif script.name == "lease" and outcome == b"ok":
+                self._note_lease(done, *map(_text, args))
             elif outcome == _REMOVES.get(script.name, b""):
-                self._look(done, args[0], script.name)
-                self._leases.pop((done.identity, args[0]), None)
+                run_id = _text(args[0])
+                self._look(done, run_id, script.name)
+                self._leases.pop((done.identity, run_id), None)
             elif script.name == "switch" and outcome == b"ok":  # it is put back: all leases are void
-                self._leases.pop((done.identity, args[0]), None)
+                self._leases.pop((done.identity, _text(args[0])), None)
 
     def _note_lease(
         self, done: Done, action: str, field: str, token: str, lasts: str, owner: str, run_id: str
@@ -78,19 +79,20 @@ class LeaseWatch:
                 del leases[one]
         leases[field] = _Lease(token, owner, seconds, done.at + seconds)
 
-    def _note_append(self, done: Done, args: Sequence[str]) -> None:
-        run_id, producer, number, words = args[0], args[2], args[3], args[5].split(" ")
-        if (producer, number) in self._applied:
+    def _note_append(self, done: Done, args: Sequence[Any]) -> None:
+        batch = args[2], args[3]
+        if batch in self._applied:
             return
-        self._applied.add((producer, number))
+        self._applied.add(batch)
+        run_id, words = _text(args[0]), _text(args[5]).split(" ")
         lanes, described, leases = map(int, words[10:13]) if len(words) > 6 else (1, 0, 0)
         at_lease = 6 + 2 * lanes + described
-        field, token = args[at_lease : at_lease + 2] if leases else ("", "")
+        field, token = map(_text, args[at_lease : at_lease + 2]) if leases else ("", "")
         if token:
             lease = self._leases[done.identity, run_id].get(field)
             if lease is None or lease.token != token or lease.expires < done.at - _MARGIN_SECONDS:
                 self._note_fault(f"{run_id} was written to under a lease of {field} that is none any more")
-        fields = [f"lease:{name}" for name in args[6 : 6 + 2 * lanes : 2]]
+        fields = [f"lease:{_text(name)}" for name in args[6 : 6 + 2 * lanes : 2]]
         if words[5] != "person":  # what a person says to the run is let through
             fields.append(_OF_RUN)
         self._look(done, run_id, "an append was applied", fields, token)
