@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -216,6 +217,21 @@ def url(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend], 
 def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     """Every real server."""
     return servers.get(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests, and not garbage: of the many thousand objects that are made none goes until the end.
+
+    Each full collection would look at all of them again, here and between tests.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before what is not wanted is left out by its marks
