@@ -77,9 +77,9 @@ async def test_a_run_that_is_deleted_and_begun_anew_is_given_from_its_beginning(
 async def test_what_the_store_has_no_more_keeps_no_subscription_from_its_end(why: str, store: Any) -> None:
     bus = StoreBus(store, max_queue_size=2)
     store.append("r", tools("r", 1, 1, session_id="s"))
-    scope = {"session_id": "other"} if why == "another session" else {}
-    deliveries = bus.deliveries(**scope)
-    emit(bus, tools("r", 2, 9, session_id=scope.get("session_id", "s")))
+    session_id = "other" if why == "another session" else None
+    deliveries = bus.deliveries(session_id=session_id)
+    emit(bus, tools("r", 2, 9, session_id=session_id or "s"))
     if why == "deleted":
         store.delete_run("r")
     assert await taken(deliveries, 2) == [2, 3]

@@ -24,6 +24,7 @@ from runstream import (
     StoreUnavailable,
 )
 from runstream.codec.event_codec import Codec
+from runstream.model.results import Cursor
 from runstream.operations.messages import lost
 from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.scripts import calls
@@ -573,7 +574,8 @@ def test_a_full_server_tells_what_it_has_applied(server: Server, make_backend: C
 def test_a_fork_puts_nothing_back() -> None:
     """What the server has lost of the parent's events is the parent's to put back."""
     book = RecentAppends()
-    book.mark_lost("r", Codec[Any, Any]().encode_events("r", make_events("r", 3)), lost("r", 3, 0))
+    events = Codec[Any, Any]().encode_events("r", make_events("r", 3))
+    book.mark_lost("r", [(Cursor(number, 0), event) for number, event in enumerate(events, 1)], lost("r", 3, 0))
     child = os.fork()
     if child == 0:
         os._exit(len(book.lost("r")))
