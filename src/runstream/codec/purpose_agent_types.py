@@ -71,15 +71,25 @@ def _unknown(members: type[Enum], text: str) -> Any:
 
 
 def state_fields(state: Any) -> dict[str, Any]:
-    """The fields of a state of purpose-agent's own class, all of them."""
+    """The fields of a state of purpose-agent's own class, all of them.
+
+    Raises TypeError for a status, or nodes, of which the class makes none again.
+    """
     fields = _fields_of(state)
     status = fields["status"]
     fields["status"] = status.value if isinstance(status, Enum) else status
-    fields["node_states"] = {
-        name: _fields_of(node) if hasattr(node, "__dataclass_fields__") else node
-        for name, node in fields["node_states"].items()
-    }
+    if not isinstance(fields["status"], str):
+        raise TypeError(f"its status is a text or a RunStatus, not {type(status).__qualname__}")
+    fields["node_states"] = {name: _node_fields(node) for name, node in fields["node_states"].items()}
     return fields
+
+
+def _node_fields(node: Any) -> Mapping[str, Any]:
+    if hasattr(node, "__dataclass_fields__"):
+        return _fields_of(node)
+    if not isinstance(node, Mapping):
+        raise TypeError(f"a node's state is a NodeState, not {type(node).__qualname__}")
+    return node
 
 
 def _fields_of(instance: Any) -> dict[str, Any]:

@@ -134,7 +134,16 @@ def test_fields_of_other_types_are_refused_when_they_are_saved(sides: Sides) -> 
     for name, value in [*bad, ("visibility", None)]:
         with pytest.raises(EncodingError):
             sides.ours.save_event(PAEvent(**{"run_id": "r", "seq": 1, "kind": KIND, name: value}))
-    assert sides.ours.list_events("r") == []
+    states: list[dict[str, Any]] = [
+        {"status": None},
+        {"status": 5},
+        {"node_states": None},
+        {"node_states": {"n": 5}},
+    ]
+    for fields in states:
+        with pytest.raises(EncodingError):
+            sides.ours.save_snapshot("r", RunState("r", **fields))
+    assert (sides.ours.list_events("r"), sides.ours.load_latest("r")) == ([], None)
 
 
 def test_a_kind_may_be_a_text_and_a_since_seq_is_a_whole_number(sides: Sides) -> None:
