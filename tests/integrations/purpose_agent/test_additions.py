@@ -182,6 +182,18 @@ def test_a_run_of_the_archive_alone_that_is_put_into_redis_becomes_the_drains(wo
     assert [one["run_id"] for one in world.status()] == ["own"]
 
 
+def test_a_run_that_the_archive_refuses_is_told(world: World) -> None:
+    if world.is_database:
+        pytest.skip("a database has one place for a run")
+    world.hot.append("Run", make_events("Run", 1))
+    world.worker.drain_once()
+    put(world, 101)
+    world.theirs.save_event(their_event("Run", 101))
+    added, refused = world.add()
+    assert (added.run_id, added.added, added.refused) == ("r", 1, "")
+    assert (refused.run_id, refused.added, "two directories" in refused.refused) == ("Run", 0, True)
+
+
 def test_what_does_not_read_is_named_and_left(world: World) -> None:
     put(world, 101)
     if world.is_database:

@@ -72,8 +72,9 @@ class Additions:
         self._notes = Notes(strict, on_unreadable=on_unreadable)
 
     def run_ids(self) -> list[str]:
-        """The runs to which something was added."""
-        return [rows.run_id for rows in self._foreign.foreign() if rows.events or rows.has_state]
+        """The runs to which something was added, and those that the archive refuses since it was."""
+        added = [rows.run_id for rows in self._foreign.foreign() if rows.events or rows.has_state]
+        return [*added, *self._foreign.refused()]
 
     def run(self, run_id: str) -> Imported:
         """Append what was added to a run, and save the state, unless something was written to the run after it.
