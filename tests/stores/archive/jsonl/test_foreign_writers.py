@@ -165,7 +165,8 @@ from purpose_agent.runtime.checkpoint import JSONLCheckpointer
 from purpose_agent.runtime.events import EventKind, PAEvent
 store = JSONLCheckpointer(sys.argv[1])
 for n in range(int(sys.argv[2])):
-    store.save_event(PAEvent("r", seq=1 + n, kind=EventKind.TOOL_RESULT, payload={"number": n, "by": "them"}))
+    payload = {"number": n, "by": "them", "text": "x" * (n % 20 == 0) * 20_000}
+    store.save_event(PAEvent("r", seq=1 + n, kind=EventKind.TOOL_RESULT, payload=payload))
     time.sleep(0.0005)
 """
 
