@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import pickle
 import sqlite3
 import uuid
 from collections import OrderedDict, namedtuple
@@ -254,6 +255,14 @@ def test_what_is_given_is_never_what_was_saved(sides: Sides) -> None:
     event.payload["n"] = 2
     theirs, ours = sides.both(lambda store: store.list_events("r")[0].payload["n"])
     assert (theirs, ours) == (1 if sides.has_files else 2, 1)
+
+
+def test_a_store_is_pickled_by_its_place(sides: Sides) -> None:
+    def ask(store: Any) -> int:
+        store.save_event(an_event(1))
+        return len(pickle.loads(pickle.dumps(store)).list_events("r"))
+
+    assert sides.both(ask) == (1, int(sides.has_files))
 
 
 def test_a_read_makes_nothing(sides: Sides) -> None:
