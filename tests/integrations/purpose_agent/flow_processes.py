@@ -18,6 +18,7 @@ from purpose_agent.unified import END, START, Graph
 from runstream.integrations.purpose_agent import connect
 from tests.support.processes.child import Child
 from tests.support.processes.journal import Diary
+from tests.support.processes.talk import wait_for_word
 
 RUN = "Trip 42"
 STATE_EVERY = 4
@@ -111,7 +112,7 @@ class Flow:
 
 
 def flow(url: str, diary: str, steps: int) -> None:
-    """Run the flow, until its end or until a person is asked."""
+    """Run the flow, until its end or until a person is asked; then end at the parent's word."""
     with connect(url) as store:
         try:
             Flow(store, Diary(diary), steps).run()
@@ -119,10 +120,11 @@ def flow(url: str, diary: str, steps: int) -> None:
             print("asked", flush=True)
         else:
             print("done", flush=True)
+        wait_for_word()
 
 
 def member(url: str, diary: str, name: str, tasks: int) -> None:
-    """Do a member's tasks, each once, in its lane, and note each in the state that the team shares."""
+    """Do a member's tasks, each once, in its lane, and note each in the shared state; then end likewise."""
     told = Diary(diary)
     with connect(url) as store, store.open_run(RUN, lane_id=name) as run:
         for number in range(tasks):
@@ -140,6 +142,7 @@ def member(url: str, diary: str, name: str, tasks: int) -> None:
             store.update_state(RUN, change, attempts=10_000)
             told.note(["state", task])
             print(task, flush=True)
+        wait_for_word()
 
 
 WORLDS: Mapping[str, Callable[..., None]] = {world.__name__: world for world in (flow, member)}

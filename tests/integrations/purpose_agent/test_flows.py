@@ -63,6 +63,7 @@ def run_flow(place: Place, steps: int, kill_after: int | None = None) -> str:
         for _ in range(kill_after) if kill_after is not None else iter(int, 1):
             said = process.hear()
             if said in ("asked", "done"):
+                process.tell("end")
                 process.end()
                 return said
         process.kill()
@@ -139,6 +140,7 @@ def test_a_team_of_four_processes_shares_one_state(place: Place) -> None:
         place.drain()
         team["ben"] = stack.enter_context(start("ben"))
         for process in team.values():
+            process.tell("end")
             process.end()
     place.drain()
     expected = {f"{name}-{number}" for name in names for number in range(tasks)}

@@ -51,7 +51,7 @@ _FACTS = re.compile(
 _MEMBERS = ("$offset", "$revision", "$token", "$lane")
 _NAMES = tuple(f'"{name}"'.encode() for name in (*_MEMBERS, "$state_checksum", "$checksum"))
 _MOST = 2**53
-_QUIET_SECONDS, _LONGEST_WAIT_SECONDS, _PAUSE_SECONDS = 2.0, 10.0, 0.002  # for another program's writer
+_QUIET_SECONDS, _LONGEST_WAIT_SECONDS, _PAUSE_SECONDS = 2.0, 5.0, 0.002  # for another program's writer
 _LONGEST_FACTS_BYTES = 8192  # two names of 512 bytes, at most six times as long when escaped
 
 
