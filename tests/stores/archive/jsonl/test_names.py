@@ -22,6 +22,7 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.stores.archive.jsonl import JSONLCheckpointer, directory, file_names
+from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.capabilities import archive_of
 from tests.stores.archive.jsonl.lines import event, numbers, state
 from tests.support.backends import FakeBackend
@@ -129,6 +130,30 @@ def test_a_run_of_another_program_is_read_where_that_has_it(tmp_path: Path, run_
         assert store.check_integrity() == []
         assert store.delete_run(run_id)
         assert (store.list_runs(), writer.list_events(run_id)) == ([], [])
+
+
+def test_no_call_for_a_run_of_another_program_lists_all_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the file system may take two spellings for one: then what it finds counts where it is spelt so."""
+    listed: list[Path] = []
+
+    def noting(path: Path) -> list[str]:
+        listed.append(path)
+        return [name for name in names_in(path) if name not in hidden]
+
+    writer, hidden = theirs.JSONLCheckpointer(str(tmp_path)), set[str]()
+    writer.save_event(their_event("Run 1", 1))
+    monkeypatch.setattr(directory, "names_in", noting)
+    with JSONLCheckpointer(tmp_path) as store:
+        store.append("Run 1", [event("Run 1", 2)], snapshot=state("Run 1", 1))
+        assert numbers(store, "Run 1") == [1, 2]
+        assert tmp_path not in listed
+        writer.save_event(their_event("rUN 1", 3))
+        assert [numbers(store, run_id) for run_id in ("Run 1", "rUN 1")] == [[1, 2], [3]]
+        assert tmp_path in listed
+        hidden.add("rUN 1")
+        assert numbers(store, "rUN 1") == []
 
 
 def test_a_run_in_the_directory_of_another_outlives_that(tmp_path: Path) -> None:

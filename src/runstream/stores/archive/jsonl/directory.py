@@ -171,8 +171,7 @@ class ArchiveDirectory:
         """The directory that another program has made for a run, whether there is a run in it or not."""
         raw = self.path
         for part in file_names.raw_parts(run_id):
-            # searched for in the list: some file systems find a name in another case
-            if not (raw / part).is_dir() or part not in names_in(raw):
+            if not (raw / part).is_dir() or not _is_spelt(raw, part):
                 return None
             raw /= part
         return None if raw == self.path else raw
@@ -226,6 +225,14 @@ class ArchiveDirectory:
             with contextlib.suppress(PermissionError):
                 sync_directory(directory)
         self._read_about()
+
+
+def _is_spelt(directory: Path, name: str) -> bool:
+    """Whether what a name finds in a directory is spelt so: some file systems find it in another case, or form."""
+    other = name.swapcase()
+    if name.isascii() and (other == name or not (directory / other).exists()):
+        return True
+    return name in names_in(directory)
 
 
 def _has_run(directory: Path) -> bool:
