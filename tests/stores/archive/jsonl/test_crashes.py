@@ -458,9 +458,14 @@ def test_a_new_runs_name_is_on_the_disk_even_if_another_made_its_directory(
     assert run in synced[synced.index(log) :]
 
 
+@pytest.mark.parametrize("is_known", [False, True], ids=["made here", "made by one that was killed then"])
 def test_all_directories_that_a_new_archive_lies_in_are_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
 ) -> None:
+    """Before its UUID is given to anybody who may note it elsewhere."""
+    if is_known:
+        with JSONLCheckpointer(tmp_path / "a" / "b" / "c") as killed:
+            assert killed.archive_id
     synced: set[int] = set()
     fsync = os.fsync
 

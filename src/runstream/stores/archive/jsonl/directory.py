@@ -44,6 +44,7 @@ class ArchiveDirectory:
         self._mode = mode
         self.locks = Locks(path, wait_seconds, self.access)
         self._archive_id = ""
+        self._is_durable = False
         self._found_format = _FORMAT
         self._about: tuple[int, int, int] | None = None  # device, inode and time of the file with the UUID
         try:
@@ -59,11 +60,14 @@ class ArchiveDirectory:
         return access_for(self.path, self._mode, self.path / file_names.ABOUT)
 
     def archive_id(self) -> str:
-        """The UUID of this archive, which is made when it is first asked for. Takes a lock of its own."""
+        """The UUID of this archive, durable, which is made when it is first asked for. Takes a lock of its own."""
         if not self._archive_id and not self._read_about():
             with self.locks.held([file_names.ABOUT]), unavailable(self.path):
                 if not self._read_about():
                     self._write_about(str(uuid.uuid4()))
+        if not self._is_durable:  # who wrote it may have been killed before it was
+            with unavailable(self.path):
+                self._sync_names()
         return self._archive_id
 
     def upgrade(self) -> None:
@@ -221,10 +225,14 @@ class ArchiveDirectory:
         # as what is made after it
         give_access(prepared, self.access())
         prepared.replace(path)
+        self._sync_names()
+        self._read_about()
+
+    def _sync_names(self) -> None:
         for directory in (self.path, *self.path.parents):  # some of them may be as new as this
             with contextlib.suppress(PermissionError):
                 sync_directory(directory)
-        self._read_about()
+        self._is_durable = True
 
 
 def _is_spelt(directory: Path, name: str) -> bool:
