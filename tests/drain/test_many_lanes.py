@@ -24,9 +24,11 @@ from runstream.model.archive_records import Position
 from runstream.model.run_head import last_unneeded
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.drain import Proven, Settled
+from runstream.stores.redis.scripts.calls import LanesAfter
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
-from tests.support.drain_tools import Hot, due, open_hot
+from tests.support.drain_tools import Hot, due, locations, open_hot
 from tests.support.kinds import REAL, on_every_server
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_state
@@ -186,6 +188,46 @@ def test_a_damaged_index_is_made_anew(redis_backend: RedisBackend, hot: Hot, arc
     with suppress(CorruptRecordError):
         DrainWorker(hot, [archive], park_seconds=0).drain_once()
     drain(hot, archive)
+
+
+@pytest.mark.parametrize("redis_backend", ["fake"], indirect=True)
+@pytest.mark.parametrize("score", [1, 2**52 + 1], ids=["with a snapshot", "without"])
+def test_what_others_need_stays_though_the_index_has_many_that_are_gone(
+    redis_backend: RedisBackend, hot: Hot, archive: Archive, score: int
+) -> None:
+    """As appends leave them that were refused in their midst: the first of them show nothing of the rest."""
+    drain(hot, archive)
+    for lane in LANES[:20]:
+        hot.save_snapshot("r", make_state("r"), lane_id=lane)
+    gone = {f"since:gone-{number}": score for number in range(150)}
+    redis_backend.raw.zadd(keys_of(hot).lanes, gone)
+    for turn in range(3):
+        hot.append("r", [make_event("r", 2 + turn, lane_id=LANES[0])])
+        DrainWorker(hot, [archive]).drain_once()
+        info = hot.run_info("r")
+        assert info is not None
+        assert info.first_hot <= 21, "the first event of a lane that has no snapshot"
+    drain(hot, archive)
+    assert not {name.decode() for name in redis_backend.raw.zrange(keys_of(hot).lanes, 0, -1)} & set(gone)
+
+
+@pytest.mark.parametrize("redis_backend", ["fake"], indirect=True)
+def test_a_run_stays_due_though_the_index_has_many_snapshots_that_are_gone(
+    redis_backend: RedisBackend, hot: Hot, archive: Archive
+) -> None:
+    drain(hot, archive)
+    gone = {f"snapshot:gone-{number}": 0 for number in range(150)}
+    redis_backend.raw.zadd(keys_of(hot).lanes, gone)
+    (run,) = namespace_of(hot).load_runs(["r"])
+    assert run is not None
+    hot.save_snapshot("r", make_state("r"), lane_id=LANES[0])  # whoever settles has not seen it
+    seen = Proven(run.header, run.head.last, {}, "never", None, lanes=LanesAfter(run.head.last.offset, ()))
+    assert namespace_of(hot).settle([seen], locations([archive])) == [Settled("ok")]
+    assert due(hot)
+    while due(hot):
+        DrainWorker(hot, [archive]).drain_once()
+    drain(hot, archive)
+    assert not {name.decode() for name in redis_backend.raw.zrange(keys_of(hot).lanes, 0, -1)} & set(gone)
 
 
 def test_a_retired_run_of_many_lanes_goes_on(hot: Hot, archive: Archive) -> None:

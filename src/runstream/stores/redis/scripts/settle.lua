@@ -99,7 +99,9 @@ local function first_since(of_run)
     for j = 1, #fields do
       first[fields[j]] = call('HGET', KEYS[2], fields[j]) or nil
       if first[fields[j]] then break end
-      if j == 100 then first[fields[j]] = text(offset_of(mark)) end -- another settling finds more of them
+      if j == 100 then -- what comes after it begins there or later; another settling finds more of them
+        first[fields[j]] = text(tonumber(call('ZSCORE', KEYS[7], fields[j])) % no_own_snapshot)
+      end
       stale[#stale + 1] = fields[j]
     end
   end
