@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runstream import (
+    ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
     DrainWorker,
@@ -19,6 +20,7 @@ from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.load import HotRun
 from runstream.stores.redis.operations.worker.retire import RetireCandidate, RetireOutcome
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from runstream.stores.redis.scripts.calls import RELIST, delete_call, revisit_call, revoke_call
 from runstream.stores.redis.scripts.script import script_call
 from tests.support.backends import RedisBackend
@@ -89,6 +91,34 @@ def test_a_run_that_was_made_anew_since_is_not_listed_as_the_former(
     before = redis_backend.footprint()
     assert ask(hot, *script_call(RELIST, names, ("r", str(start), "s", belongs))) == 0
     assert redis_backend.footprint() == before
+
+
+def test_a_run_of_no_session_is_listed_in_none(redis_backend: RedisBackend, hot: Hot) -> None:
+    partition = session_of(hot).keys.run("r").partition
+    redis_backend.raw.delete(partition.runs, partition.due)
+    before = set(redis_backend.key_names())
+    assert namespace_of(hot).sweep_page(BEGINNING).relisted == ["r"]
+    assert set(redis_backend.key_names()) - before == {partition.runs, partition.due}
+
+
+def test_a_snapshot_does_not_follow_a_retired_one_after_which_another_was_retired(
+    redis_backend: RedisBackend, hot: Hot, tmp_path: Path
+) -> None:
+    """Its writer has the former one from the archive."""
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        store, other = (TieredCheckpointer(one, archive) for one in (hot, open_hot(redis_backend)))
+        for turn in range(2):
+            other.recover("r")
+            end = make_event("r", turn, kind=EventKind.RUN_FINISHED)
+            other.append("r", [end], snapshot=make_state("r", current_step=turn, status="completed"))
+            assert DrainWorker(hot, [archive], retire_after_seconds=0).drain_once().retired == 1
+            if turn == 0:
+                store.recover("r")
+        with pytest.raises(ConcurrencyConflict):
+            store.append("r", [], snapshot=make_state("r"))
+        saved = store.load_latest("r")
+    assert saved is not None
+    assert saved.current_step == 1
 
 
 def test_a_run_that_is_not_there_is_not_made_due(redis_backend: RedisBackend, hot: Hot) -> None:
