@@ -15,6 +15,15 @@ from runstream.testing.simulation.server import SimulatedServer
 __all__ = ["BREAK_PLANS", "Break", "InScript", "in_script"]
 
 _RIVALS = replace(PLANS["lapses"], troubles=("leap",), fates=(60, 1, 1, 0, 0, 6, 1, 1))
+_LEASES = Plan(
+    forms=("contends",) * 2,
+    workers=1,
+    followers=0,
+    runs=1,
+    troubles=("leap", "step_clock"),
+    fates=(60, 1, 1, 0, 0, 6, 1, 6),
+    disk_fates=(1,),
+)
 _CLAIMS = Plan(
     forms=("plain",) * 4,
     followers=0,
@@ -49,15 +58,9 @@ BREAK_PLANS: Mapping[str, Plan] = {
     # a state that many change, and nothing else
     "counters": Plan(forms=("counts",) * 3, followers=0, runs=1),
     # agents that stand still with a lease on the lane that they share
-    "leases": Plan(
-        forms=("contends",) * 2,
-        workers=1,
-        followers=0,
-        runs=1,
-        troubles=("leap", "step_clock"),
-        fates=(60, 1, 1, 0, 0, 6, 1, 6),
-        disk_fates=(1,),
-    ),
+    "leases": _LEASES,
+    # the same, and leases of other lanes that are renewed meanwhile
+    "renewals": replace(_LEASES, forms=("contends", "contends", "leases")),
     # leases on a run that is retired in between, while the server's clock is set
     "clocks": Plan(
         forms=("contends",) * 2,

@@ -18,6 +18,14 @@ OF_OPERATORS: Sequence[Break] = (
         ),
     ),
     Break(
+        "a lease that is renewed sets the epoch of all back",
+        "renewals",
+        in_script(
+            "lease",
+            (" .. server_identity() .. ' ' .. owner)", " .. server_identity() .. ' ' .. owner, 'epoch', epoch)"),
+        ),
+    ),
+    Break(
         "a lane is leased of a run that is leased, or a run of which a lane is",
         "owners",
         in_script("lease", ("    if refusal then return refusal end\n    void[#void", "    void[#void")),

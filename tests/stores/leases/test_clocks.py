@@ -12,7 +12,7 @@ from runstream import LeaseHeld, LeaseLost, SQLiteCheckpointer
 from tests.stores.leases.lease_tools import abandoned, carrying
 from tests.support.backends import RedisBackend
 from tests.support.kinds import on_every_server
-from tests.support.operations import session_of
+from tests.support.operations import operations_of, perform, session_of
 from tests.support.samples import make_event
 
 HOUR_SECONDS = 3600
@@ -97,6 +97,23 @@ def test_a_dead_owner_s_lease_ends_though_the_server_s_clock_is_set_back(
 def test_a_living_owner_keeps_its_lease(redis_backend: RedisBackend) -> None:
     """As long as nobody has taken it: its next renewal puts its deadline right."""
     check_lease_of_the_living(ClockedRedis(redis_backend))
+
+
+@on_every_server
+def test_the_epoch_rises_though_the_clock_is_set_back_and_another_lane_s_lease_renewed(
+    redis_backend: RedisBackend,
+) -> None:
+    """A renewed lease keeps its epoch, and the run the highest."""
+    store: Any = redis_backend.open()
+    with store.lease("r", owner="a", lane_id="a") as lease:
+        meta, ahead = session_of(store).keys.run("r").meta, lease.epoch + HOUR_SECONDS * 1_000_000
+        redis_backend.raw.hset(meta, "epoch", ahead)  # that of another one, before the clock was set back
+        epochs = [ahead, lease.epoch]
+        for lane_id in ("b", "c"):
+            with store.lease("r", owner="b", lane_id=lane_id) as other:
+                epochs.append(other.epoch)
+            perform(store, operations_of(store).renew_lease(lease.grant))
+    assert epochs == [ahead, lease.epoch, ahead + 1, ahead + 2]
 
 
 @LANES

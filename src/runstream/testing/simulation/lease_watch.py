@@ -32,6 +32,8 @@ class _Lease(NamedTuple):
 class LeaseWatch:
     """Notes as a fault what was granted, written or removed while another one had a lease that excludes it.
 
+    And a lease whose epoch is not higher than those of all before it.
+
     It keeps account of the leases that each server has granted by itself, whatever the server notes of them.
 
     Args:
@@ -41,6 +43,8 @@ class LeaseWatch:
     def __init__(self, note_fault: Callable[[str], None]) -> None:
         self._note_fault = note_fault
         self._leases: dict[tuple[str, str], dict[str, _Lease]] = defaultdict(dict)
+        self._epochs: dict[tuple[str, str], int] = {}
+        """The highest epoch that each run has had."""
         self._applied: set[tuple[Any, Any]] = set()
         """Batches, by producer and number: one that is sent again gets its reply whatever is leased by then."""
 
@@ -55,16 +59,20 @@ class LeaseWatch:
             if script.name == "append" and isinstance(reply, bytes):
                 self._note_append(done, args)
             elif script.name == "lease" and outcome == b"ok":
-                self._note_lease(done, *map(_text, args))
+                self._note_lease(done, int(reply[1]), *map(_text, args))
             elif outcome == _REMOVES.get(script.name, b""):
                 run_id = _text(args[0])
                 self._look(done, run_id, script.name)
                 self._leases.pop((done.identity, run_id), None)
+                if script.name != "retire":
+                    self._epochs.pop((done.identity, run_id), None)
+            elif script.name == "clear":  # what was noted of a run that never came to be
+                self._epochs.pop((done.identity, _text(args[0])), None)
             elif script.name == "switch" and outcome == b"ok":  # it is put back: all leases are void
                 self._leases.pop((done.identity, _text(args[0])), None)
 
     def _note_lease(
-        self, done: Done, action: str, field: str, token: str, lasts: str, owner: str, run_id: str
+        self, done: Done, epoch: int, action: str, field: str, token: str, lasts: str, owner: str, run_id: str
     ) -> None:
         leases, seconds = self._leases[done.identity, run_id], int(lasts) / MICROSECONDS
         if action == "release":
@@ -75,9 +83,18 @@ class LeaseWatch:
             excluded = [other for other in leases if _OF_RUN in (field, other) or other == field]
             others = [one for one in excluded if one != field or leases[one].owner != owner]
             self._look(done, run_id, f"{field} was granted to {owner}", others, token)
+            former = leases.get(field)
+            if former is None or former.token != token:
+                self._compare_epoch(done, run_id, epoch)
             for one in excluded:
                 del leases[one]
         leases[field] = _Lease(token, owner, seconds, done.at + seconds)
+
+    def _compare_epoch(self, done: Done, run_id: str, epoch: int) -> None:
+        last = self._epochs.get((done.identity, run_id), 0)
+        self._epochs[done.identity, run_id] = max(last, epoch)
+        if epoch <= last:
+            self._note_fault(f"{run_id}: a lease got epoch {epoch}, and another one had {last} before")
 
     def _note_append(self, done: Done, args: Sequence[Any]) -> None:
         batch = args[2], args[3]

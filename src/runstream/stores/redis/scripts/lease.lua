@@ -52,11 +52,11 @@ elseif current ~= token then -- a take that is sent again finds its own
   end
   for i = 1, #void do call('HDEL', KEYS[1], void[i]) end -- one whose deadline is astray is not to come back
   epoch = text(math.max(now, tonumber(call('HGET', KEYS[1], 'epoch') or 0) + 1))
+  call('HSET', KEYS[1], 'epoch', epoch) -- not as one is renewed: another lane's lease may have a higher one by then
 end
 
 local expires = now + lasts
-call('HSET', KEYS[1], field, epoch .. ' ' .. text(expires) .. ' ' .. token .. ' ' .. server_identity() .. ' ' .. owner,
-  'epoch', epoch)
+call('HSET', KEYS[1], field, epoch .. ' ' .. text(expires) .. ' ' .. token .. ' ' .. server_identity() .. ' ' .. owner)
 if call('HEXISTS', KEYS[1], 'start') == 0 then
   call('PERSIST', KEYS[1]) -- up to 0.1.0 it was to expire
   call('ZADD', KEYS[2], 'GT', text(expires), ARGV[6])
