@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runstream.model.errors import (
     AcknowledgedWritesLost,
+    ArchiveGap,
     ConcurrencyConflict,
     ConfigurationError,
     HistoryDiverged,
@@ -19,6 +20,7 @@ __all__ = [
     "lease_held",
     "lease_lost",
     "lost",
+    "no_event",
     "not_asked",
     "offset_conflict",
     "run_cancelled",
@@ -75,6 +77,22 @@ def lost(run_id: str, last_seen: int, last_present: int) -> AcknowledgedWritesLo
         run_id=run_id,
         last_seen=last_seen,
         last_present=last_present,
+    )
+
+
+def no_event(run_id: str, offset: int) -> ArchiveGap:
+    """An archive lacks an event amid others.
+
+    Args:
+        run_id: The run.
+        offset: The offset that there is no event for.
+    """
+    return ArchiveGap(
+        f"the archive of run {run_id!r} has no event {offset} though it has later ones: the file was"
+        " changed by another program; restore it from a copy",
+        run_id=run_id,
+        expected=offset,
+        found=offset + 1,
     )
 
 

@@ -23,6 +23,7 @@ from runstream.model.errors import (
     EncodingError,
     EventRefused,
     HistoryDiverged,
+    RunstreamError,
     StoreUnavailable,
 )
 from runstream.model.identifiers import check_name, check_run_id
@@ -30,7 +31,7 @@ from runstream.model.protocols import TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, in_place_of, parse_position
-from runstream.operations.messages import diverged, lost
+from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
@@ -119,20 +120,25 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
             self._check_cursor(run_id, cursor, head)
         low = max(low, head.start.offset)
         high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
-        yield from self._decode(run_id, low, high, query)
+        yield from self._decode(run_id, low, high, query, head)
 
     def _check_cursor(self, run_id: str, cursor: Cursor, head: RunHead) -> None:
         if cursor.offset <= head.start.offset:
             return
         if cursor.offset > head.last.offset:
             raise lost(run_id, cursor.offset, head.last.offset)
-        (entry,) = self._entries(run_id, cursor.offset - 1, cursor.offset, reverse=False)
+        entry = next(iter(self._entries(run_id, cursor.offset - 1, cursor.offset, reverse=False)), None)
+        if entry is None:
+            raise self._missing(run_id, cursor.offset, head)
         if entry.cursor != cursor:
             raise unread(run_id, entry, entry.reason) if entry.is_damaged else diverged(run_id, cursor)
 
-    def _decode(self, run_id: str, low: int, high: int, query: ReadQuery) -> Iterator[Recorded[E]]:
-        given = 0
-        expected = high if query.reverse else low + 1
+    def _missing(self, run_id: str, offset: int, head: RunHead) -> RunstreamError:
+        now = self._load_head(run_id) or RunHead()
+        return no_event(run_id, offset) if now.start == head.start else lost(run_id, offset, now.last.offset)
+
+    def _decode(self, run_id: str, low: int, high: int, query: ReadQuery, head: RunHead) -> Iterator[Recorded[E]]:
+        given, expected = 0, high if query.reverse else low + 1
         if query.limit == 0 or low >= high:
             return
         for entry in self._entries(run_id, low, high, reverse=query.reverse):
@@ -153,13 +159,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
             if given == query.limit:
                 return
         if expected != (low if query.reverse else high + 1):
-            raise ArchiveGap(
-                f"the archive of run {run_id!r} has no event {expected} though it has later ones: the file was"
-                " changed by another program; restore it from a copy",
-                run_id=run_id,
-                expected=expected,
-                found=expected + 1,
-            )
+            raise self._missing(run_id, expected, head)
 
     # -- snapshots as they were ----------------------------------------------------------------------------
 
