@@ -52,7 +52,7 @@ async def taken(subscription: Any, count: int | None = None) -> list[int]:
 # -- runs that go ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", [{"run_id": "r"}, {"session_id": "s", "after": 0}], ids=str)
+@pytest.mark.parametrize("scope", [{"run_id": "r"}, {"after": 0}], ids=str)
 async def test_a_run_that_is_deleted_and_begun_anew_is_given_from_its_beginning(
     scope: dict[str, Any], store: Any
 ) -> None:
@@ -71,6 +71,45 @@ async def test_a_run_that_is_deleted_and_begun_anew_is_given_from_its_beginning(
         assert await taken(here, 3) == await taken(elsewhere, 3) == [14, 15, 16]
         store.append("r", [PAEvent("r", seq=17, session_id="s", kind=EventKind.RUN_FINISHED)])
         assert await taken(elsewhere, 1) == [17]
+
+
+@pytest.mark.parametrize("known", [0, 3], ids=["new to him", "known to him"])
+async def test_one_that_is_begun_anew_after_it_was_looked_for_is_given_once(
+    known: int, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = store.read
+
+    def another(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(store, "read", read)
+        store.delete_run("r")
+        store.append("r", tools("r", 11, 13))
+        return read(*args, **options)
+
+    with StoreBus(store) as bus:
+        deliveries = bus.deliveries(run_id="r", after=0)
+        store.append("r", tools("r", 1, 3))
+        assert await taken(deliveries, known) == [1, 2, 3][:known]
+        monkeypatch.setattr(store, "read", another)
+        store.append("r", tools("r", 4, 5))
+        assert await taken(deliveries, 3) == [11, 12, 13]
+        store.append("r", [PAEvent("r", seq=14, kind=EventKind.RUN_FINISHED)])
+        assert await taken(deliveries) == [14]
+
+
+async def test_what_is_emitted_to_one_that_is_begun_anew_comes_in_order(store: Any) -> None:
+    store.append("r", tools("r", 1, 5))
+    with StoreBus(store, max_queue_size=1) as bus:
+        deliveries = bus.deliveries(run_id="r", after=0)
+        assert await taken(deliveries, 5) == [1, 2, 3, 4, 5]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(deliveries), 0.07)
+        with deliveries._fetching:  # it does not look meanwhile
+            store.delete_run("r")
+            store.append("r", tools("r", 11, 13))
+            emit(bus, tools("r", 14, 15))
+            assert await taken(deliveries, 1) == [14]
+            emit(bus, tools("r", 16, 16))
+        assert await taken(deliveries, 5) == [11, 12, 13, 15, 16]
 
 
 @pytest.mark.parametrize("why", ["deleted", "another session"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self
 
 from runstream.integrations.purpose_agent.bus_writer import BusWriter, Pending
+from runstream.model.errors import RunstreamError
 from runstream.model.results import E, Recorded, RunInfo
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.filters import EventFilter, field_of, text_of
@@ -71,15 +72,30 @@ class _Known:
     """How many of these were not given here."""
     left_to: int = 0
     """The offset of the last of those that have one: until there the store gives what is emitted here."""
+    settled: int = 0
+    """The offset of the last event of this bus that has one."""
+    settles: int = 0
+    is_another: bool = False
+    """Whether such an offset was no higher than the one before: the run was deleted, and begun anew."""
 
     def begin(self, position: int | str) -> None:
         """Read after this position."""
         self.position = position
         self.offset = position if isinstance(position, int) else int(position.partition("-")[0])
 
+    def begin_anew(self) -> None:
+        """Read another run of this name from its beginning."""
+        self.begin(0)
+        self.left_to, self.is_another = self.settled, False
+
+    def settle(self, offset: int) -> None:
+        """Learn the offset of the next event of this bus that has none."""
+        self.is_another |= offset <= max(self.settled, self.offset)
+        self.offered, self.settled, self.settles = self.offered - 1, offset, self.settles + 1
+
     @property
     def is_behind(self) -> bool:
-        return self.unsettled > 0 or self.left_to > self.offset
+        return self.unsettled > 0 or self.left_to > self.offset or self.is_another
 
     @property
     def is_whole(self) -> bool:
@@ -146,7 +162,7 @@ class Deliveries(Generic[E]):
         known = self._runs.get(run_id)
         if known is None:  # it has ended
             return
-        known.offered -= 1
+        known.settle(offset)
         if known.position is None and self._scope.after is None and not self._has_begun:
             known.begin(offset - 1)  # what others record after it is not passed over
         if was_given:
@@ -235,7 +251,7 @@ class Deliveries(Generic[E]):
                         return
                     info = self._to_read[0]
                     known = self._known(info)
-                    was_all = self._read_run(info.run_id, known)
+                    was_all = self._read_run(info, known)
                     self._to_read.popleft()
                     if not was_all and known.offset < info.last_offset:
                         self._to_read.append(info)
@@ -249,7 +265,7 @@ class Deliveries(Generic[E]):
         """Find the runs that have something new."""
         with self._writer.lock:
             self._owed = {
-                run_id: (known.left_to, {*known.given})
+                run_id: (known.settles, {*known.given})
                 for run_id, known in self._runs.items()
                 if known.given or known.is_behind
             }
@@ -270,11 +286,11 @@ class Deliveries(Generic[E]):
         """All is read that was there when it was looked for."""
         self._updated_at = self._newest_at
         with self._writer.lock:
-            for run_id, (left_to, given) in self._owed.items():
+            for run_id, (settles, given) in self._owed.items():
                 known = self._runs.get(run_id, _Known())
                 # what is not found now is there no more: the run was deleted, or is one of another session
-                if known.left_to == left_to > known.offset:
-                    known.left_to = 0
+                if known.settles == settles:
+                    known.left_to, known.is_another = min(known.left_to, known.offset), False
                 if run_id in self._listed:
                     known.given -= given
             if not any(known.is_behind for known in self._runs.values()):
@@ -296,7 +312,7 @@ class Deliveries(Generic[E]):
             known = self._runs.setdefault(info.run_id, _Known())
             created_at, known.created_at = known.created_at, info.created_at
             if created_at is not None and info.created_at > created_at:
-                known.begin(0)  # it was deleted, and is another one now
+                known.begin_anew()
             if known.position is not None:
                 return known
         self._writer.wait_until_known(info.run_id)
@@ -309,11 +325,19 @@ class Deliveries(Generic[E]):
                     known.begin(0 if self._has_begun else info.last_offset)
         return known
 
-    def _read_run(self, run_id: str, known: _Known) -> bool:
+    def _read_run(self, info: RunInfo, known: _Known) -> bool:
         """Read a page of a run. Returns whether that was all."""
+        run_id = info.run_id
         events: Any = self._store.read(run_id, known.position or 0, limit=_PAGE)
-        with closing(events):
-            page: list[Recorded[E]] = list(events)
+        try:
+            with closing(events):
+                page: list[Recorded[E]] = list(events)
+        except RunstreamError:
+            if self._is_still(info):
+                raise
+            return True
+        if isinstance(known.position, int) and not self._is_still(info):
+            return True  # a cursor would have proven that it is the same run
         self._writer.wait_until_known(run_id)
         with self._writer.lock:
             for item in page:
@@ -326,6 +350,11 @@ class Deliveries(Generic[E]):
                 known.position, known.offset = item.cursor, item.offset
             self.wake()
         return len(page) < _PAGE
+
+    def _is_still(self, info: RunInfo) -> bool:
+        """Whether this is the run that was found, and none that was begun since under its name."""
+        now = self._store.run_info(info.run_id)
+        return now is not None and now.created_at == info.created_at
 
 
 class Subscription(Generic[E]):
