@@ -14,8 +14,16 @@ from typing import Any
 import pytest
 from purpose_agent.runtime import EventKind, PAEvent
 
-from runstream import AcknowledgedWritesLost, ConfigurationError, StoreUnavailable, connect
+from runstream import (
+    AcknowledgedWritesLost,
+    ConfigurationError,
+    DrainWorker,
+    SQLiteCheckpointer,
+    StoreUnavailable,
+    connect,
+)
 from runstream.integrations.purpose_agent import StoreBus
+from tests.support.backends import info_of
 from tests.support.servers import eventually
 
 PAGE = 256
@@ -186,6 +194,20 @@ async def test_an_error_of_a_subscription_that_is_given_up_is_no_noise(
     del deliveries, fetch
     gc.collect()
     assert complaints == []
+
+
+def test_a_run_that_may_not_have_so_many_events_in_redis_is_written_as_there_is_room(tmp_path: Path) -> None:
+    url, sink = f"fake:{tmp_path}", SQLiteCheckpointer(tmp_path / "archive.db")
+    with connect(url, max_hot_events=5) as store, connect(url) as hot, sink, StoreBus(store) as bus:
+        emit(bus, tools("r", 1, 1))
+        for event in tools("r", 2, 7):
+            bus.emit(event)
+        for last in (5, 7):
+            eventually(lambda last=last: info_of(hot, "r").last_offset == last)  # type: ignore[misc]
+            DrainWorker(hot, [sink], trim="archived").drain_once()
+        bus.flush(20)
+        assert bus.unwritten == []
+        assert [event.seq for event in sink.list_events("r")] == list(range(1, 8))
 
 
 # -- threads and processes -------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class StoreBus(Generic[E]):
         run_id: The run that ``next_seq`` numbers if none is named.
         max_pending_events: How many events may wait to be written.
         max_pending_bytes: How many bytes, as records, may wait to be written.
-        retry_seconds: For how many seconds an outage of the store is waited out.
+        retry_seconds: For how many seconds an outage of the store is waited out, and a run that has
+            ``max_hot_events``.
 
     Raises:
         ConfigurationError: The store is none, or an async one; or a bound is no positive number.

@@ -13,7 +13,13 @@ from typing import Any, Generic, NamedTuple, Protocol
 
 from runstream.codec.record import decode_record, fields_of
 from runstream.codec.stored_fields import EventFields
-from runstream.model.errors import ConfigurationError, StoreUnavailable, TooManyPending
+from runstream.model.errors import (
+    ConfigurationError,
+    RunstreamError,
+    StoreUnavailable,
+    TooManyHotEvents,
+    TooManyPending,
+)
 from runstream.model.results import E
 from runstream.stores.facade import Store
 
@@ -29,7 +35,7 @@ class Bounds(NamedTuple):
     Attributes:
         events: How many events may wait.
         size: How many bytes of records may wait. A single event may be larger, where none waits.
-        retry_seconds: For how many seconds a batch is sent again while the store is not available.
+        retry_seconds: For how many seconds a batch is sent again while the store is not available, or has no room.
     """
 
     events: int
@@ -210,33 +216,49 @@ class BusWriter(Generic[E]):
 
     def _write(self, run_id: str, group: list[Pending[E]]) -> None:
         recorded = [fields_of(run_id, decode_record(run_id, 0, pending.record)) for pending in group]
-        events: list[Any] = [EventFields(fields) for fields in recorded]
-        with self.lock:
-            self._writing = (run_id, object())
-        offset = self._append(run_id, events)
-        with self.lock:
-            for at, (pending, fields) in enumerate(zip(group, recorded, strict=True), offset):
-                for subscriber, given in pending.offers:
-                    subscriber.settle(run_id, at, fields["span_id"], was_given=given)
-            del self._batch[run_id]
-            self._count -= len(group)
-            self._size -= sum(len(pending.record) for pending in group)
-            self._writing = None
-            self._has_written.notify_all()
+        while group:
+            with self.lock:
+                self._writing = (run_id, object())
+            events: list[Any] = [EventFields(fields) for fields in recorded]
+            first, count = self._append(run_id, events)
+            with self.lock:
+                for at in range(count):
+                    for subscriber, given in group[at].offers:
+                        subscriber.settle(run_id, first + at, recorded[at]["span_id"], was_given=given)
+                self._count -= count
+                self._size -= sum(len(pending.record) for pending in group[:count])
+                del group[:count], recorded[:count]
+                if not group:
+                    del self._batch[run_id]
+                self._writing = None
+                self._has_written.notify_all()
 
-    def _append(self, run_id: str, events: list[Any]) -> int:
-        """Append the events, through an outage. Returns the offset of the first."""
-        until, pause = 0.0, 0.05
+    def _append(self, run_id: str, events: list[Any]) -> tuple[int, int]:
+        """Append events, through an outage. Returns the offset of the first, and how many there was room for."""
+        until, pause, count = 0.0, 0.05, len(events)
         while True:
             try:
-                return self._store.append(run_id, events).first_offset
+                return self._store.append(run_id, events[:count]).first_offset, count
+            except TooManyHotEvents as error:  # nothing was written
+                room = max(error.limit - error.hot_events, 1)
+                if room < count:
+                    count = room
+                    continue
+                until = self._wait_until(until, error)
             except StoreUnavailable as error:  # the same events on the same store object are applied once
-                now = time.monotonic()
-                until = until or now + self._bounds.retry_seconds
-                if error.is_final or now >= until:
+                if error.is_final:
                     raise
+                until = self._wait_until(until, error)
             time.sleep(min(pause, self._bounds.retry_seconds))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _wait_until(self, until: float, error: RunstreamError) -> float:
+        """Until when it is waited, from the first such error on. Raises the error if that is over."""
+        now = time.monotonic()
+        until = until or now + self._bounds.retry_seconds
+        if now >= until:
+            raise error
+        return until
 
     def _wake_all(self) -> None:
         with self.lock:
