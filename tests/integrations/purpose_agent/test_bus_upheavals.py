@@ -8,6 +8,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,26 @@ def test_a_run_that_may_not_have_so_many_events_in_redis_is_written_as_there_is_
 
 
 # -- threads and processes -------------------------------------------------------------------------------
+
+
+async def test_the_threads_of_the_loop_are_left_to_the_program(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the subscriptions wait for."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    append, may_go = store.append, threading.Event()
+    monkeypatch.setattr(store, "append", lambda *args: may_go.wait(20) and append(*args))
+    with StoreBus(store) as bus:
+        bus.emit(tools("r", 2, 2)[0])
+        eventually(lambda: bus._writer._writing)
+        append("r", tools("r", 1, 1))
+        waiting = asyncio.create_task(taken(bus.deliveries(run_id="r", after=0), 2))
+        await asyncio.sleep(0.05)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 5)
+        finally:
+            may_go.set()
+        assert await waiting == [1, 2]
 
 
 def test_a_forked_process_is_told_to_make_a_bus_of_its_own(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -27,6 +28,8 @@ from runstream.stores.facade import Store
 __all__ = ["StoreBus"]
 
 logger = logging.getLogger(__name__)
+
+_READERS = 4  # threads for all subscriptions of a bus
 
 
 class StoreBus(Generic[E]):
@@ -79,6 +82,7 @@ class StoreBus(Generic[E]):
         self._subscriptions: weakref.WeakSet[Deliveries[E]] = weakref.WeakSet()
         bounds = Bounds(max_pending_events, max_pending_bytes, retry_seconds)
         self._writer: BusWriter[E] = BusWriter(store, bounds, lambda: list(self._subscriptions))
+        self._readers = ThreadPoolExecutor(_READERS, "runstream-bus-reader")
         self._seqs: dict[tuple[str | None, str], int] = {}
         self._numbering = threading.Lock()
         self._process = os.getpid()
@@ -230,7 +234,8 @@ class StoreBus(Generic[E]):
                 raise ConfigurationError(f"after={shown(after)} is a position in one run: name it with run_id=")
         scope = Scope(run_id or None, session_id or None, after, durable)
         wanted = _filter(visibility, lane_id, kinds)
-        deliveries = Deliveries(self._store, self._writer, scope, wanted, self._max_queue_size)
+        readers, capacity = self._readers, self._max_queue_size
+        deliveries = Deliveries(self._store, self._writer, readers, scope, wanted, capacity)
         with self._writer.lock:
             self._subscriptions.add(deliveries)
         return deliveries

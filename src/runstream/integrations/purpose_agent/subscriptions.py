@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self
@@ -112,16 +113,24 @@ class Deliveries(Generic[E]):
     Args:
         store: Where the events are.
         writer: What writes those of this bus.
+        readers: The threads that read. They may wait for an append: those of the loop are the program's.
         scope: Which runs.
         wanted: Which events of them.
         capacity: How many events may wait here.
     """
 
     def __init__(
-        self, store: Store[E, Any], writer: BusWriter[E], scope: Scope, wanted: EventFilter, capacity: int
+        self,
+        store: Store[E, Any],
+        writer: BusWriter[E],
+        readers: Executor,
+        scope: Scope,
+        wanted: EventFilter,
+        capacity: int,
     ) -> None:
         self._store = store
         self._writer = writer
+        self._readers = readers
         self._scope = scope
         self._wanted = wanted
         self._capacity = capacity
@@ -211,7 +220,7 @@ class Deliveries(Generic[E]):
                     self._check_end()
                     self._waiter = waiter = loop.create_future()
             if fetch is None and room and due <= 0:
-                self._fetch = fetch = loop.run_in_executor(None, self._read)
+                self._fetch = fetch = loop.run_in_executor(self._readers, self._read)
                 fetch.add_done_callback(_take_error)
             if delivery is not None:
                 return delivery
