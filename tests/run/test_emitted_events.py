@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import purpose_agent.runtime
 import pytest
 
 from runstream import (
@@ -17,6 +16,7 @@ from runstream import (
     EventKind,
     EventsArchived,
     InMemoryCheckpointer,
+    PAEvent,
     RunStatus,
     SQLiteCheckpointer,
     StoreUnavailable,
@@ -181,12 +181,23 @@ class Unnumbered:
 
 def test_an_event_that_the_event_type_refuses_is_an_encoding_error(backend: Backend) -> None:
     """It takes no number, and writes nothing."""
-    store = backend.open(event_type=purpose_agent.runtime.PAEvent)
+    store = backend.open(event_type=Strict)
     run = open_run(store)
     with pytest.raises(EncodingError) as caught:
         run.emit("no.such.kind")
     assert caught.value.path == "kind"
     assert run.emit("run.started").event.seq == 1
+
+
+class Strict(PAEvent):
+    """An event of few kinds."""
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PAEvent:
+        event = super().from_dict(fields)
+        if event.kind != "run.started":
+            raise ValueError(f"{event.kind} is no kind")
+        return event
 
 
 # -- keys ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, get_type_hints
 
 import pytest
+from purpose_agent.runtime import checkpoint
 
 import runstream
 from runstream import (
@@ -139,9 +140,13 @@ def test_the_async_store_lacks_nothing_that_the_sync_one_has() -> None:
 
 @pytest.mark.parametrize("store", [*SYNC_STORES, *ASYNC_STORES], ids=lambda kind: kind.__name__)
 def test_a_store_shows_a_user_what_is_for_users(store: type[Any]) -> None:
-    """Whoever types a dot after a store meets methods of stores, of sinks and of kept snapshots, and no others."""
+    """Whoever types a dot after a store meets methods of stores, of sinks and of kept snapshots, and no others.
+
+    But for what purpose-agent's own store of the kind offers besides.
+    """
     methods = {*methods_of(RunStore), *methods_of(TellsOfLanes), *methods_of(SnapshotHistory)}
-    assert public(store) <= {*methods, "archive_id", "location", "check_integrity", "open"}
+    theirs = public(getattr(checkpoint, store.__name__, object))
+    assert public(store) <= {*methods, *theirs, "archive_id", "location", "check_integrity", "open"}
 
 
 @pytest.mark.parametrize("store", SYNC_STORES, ids=lambda kind: kind.__name__)
