@@ -279,7 +279,8 @@ async def test_a_client_that_goes_leaves_nothing(feed: str, how: str, store: Any
                     assert (feed, how) != ("ours", "closed")
                     await asyncio.sleep(0.005)
             assert asyncio.all_tasks() == tasks
-            pools = ("asyncio_", "runstream-pages")  # the loop's, which ends with it, and that of all stores here
+            # the loop's and the bus's, which end with them, and that of all stores here
+            pools = ("asyncio_", "runstream-bus-reader", "runstream-pages")
             left = {thread for thread in threading.enumerate() if not thread.name.startswith(pools)}
             assert left <= threads
 

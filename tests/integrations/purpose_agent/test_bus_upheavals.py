@@ -219,6 +219,7 @@ async def test_the_threads_of_the_loop_are_left_to_the_program(
 ) -> None:
     """Whatever the subscriptions wait for."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    before = {*threading.enumerate()}
     append, may_go = store.append, threading.Event()
     monkeypatch.setattr(store, "append", lambda *args: may_go.wait(20) and append(*args))
     with StoreBus(store) as bus:
@@ -232,6 +233,9 @@ async def test_the_threads_of_the_loop_are_left_to_the_program(
         finally:
             may_go.set()
         assert await waiting == [1, 2]
+    eventually(
+        lambda: not any(each.name.startswith("runstream-bus") for each in {*threading.enumerate()} - before)
+    )
 
 
 def test_a_forked_process_is_told_to_make_a_bus_of_its_own(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,8 +146,13 @@ class StoreBus(Generic[E]):
         """
         atexit.unregister(self.close)
         self._at_end.cancel()
-        if os.getpid() == self._process and not self._writer.is_closed:
+        if os.getpid() != self._process or self._writer.is_closed:
+            return
+        try:
             self._writer.close()
+        finally:
+            with self._writer.lock:
+                self._readers.shutdown(wait=False)
 
     def _check_process(self) -> None:
         """A process that was forked has no thread that writes, and perhaps a lock that nobody opens."""

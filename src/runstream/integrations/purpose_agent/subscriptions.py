@@ -113,7 +113,8 @@ class Deliveries(Generic[E]):
     Args:
         store: Where the events are.
         writer: What writes those of this bus.
-        readers: The threads that read. They may wait for an append: those of the loop are the program's.
+        readers: The threads that read until the bus is closed. They may wait for an append: those of the loop
+            are the program's.
         scope: Which runs.
         wanted: Which events of them.
         capacity: How many events may wait here.
@@ -220,7 +221,9 @@ class Deliveries(Generic[E]):
                     self._check_end()
                     self._waiter = waiter = loop.create_future()
             if fetch is None and room and due <= 0:
-                self._fetch = fetch = loop.run_in_executor(self._readers, self._read)
+                with self._writer.lock:  # once it is closed, there is no append that one could wait for
+                    readers = None if self._writer.is_closed else self._readers
+                    self._fetch = fetch = loop.run_in_executor(readers, self._read)
                 fetch.add_done_callback(_take_error)
             if delivery is not None:
                 return delivery
