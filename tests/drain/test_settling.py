@@ -92,6 +92,20 @@ def test_what_a_failover_forgot_is_required_again_before_anything_is_trimmed(
         DrainWorker(hot, archives[:1]).drain_once()
 
 
+def test_a_worker_whose_archive_was_replaced_is_told_so(hot: Hot, tmp_path: Path) -> None:
+    for path in (tmp_path / "a.db", tmp_path / "b.db"):
+        with closing(SQLiteCheckpointer(path)) as archive:
+            assert archive.archive_id
+            if path.stem == "a":
+                DrainWorker(hot, [archive]).drain_once()
+    for path in tmp_path.glob("a.db*"):
+        path.unlink()
+    (tmp_path / "b.db").rename(tmp_path / "a.db")
+    with closing(SQLiteCheckpointer(tmp_path / "a.db")) as archive:
+        with pytest.raises(ConfigurationError, match=r"what is at sqlite:.*a\.db now is another archive"):
+            DrainWorker(hot, [archive]).drain_once()
+
+
 def test_a_worker_with_other_archives_is_refused(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:
     """The first worker's archives are required from then on."""
     DrainWorker(hot, archives).drain_once()

@@ -65,5 +65,7 @@ class Enlistment:
             f" {', '.join(sorted(own.values()))}: start it with the same ones, or change what is required with"
             " `runstream archives`"
         )
+        if others := missing & {*own.values()}:
+            reason += f"; what is at {', '.join(sorted(others))} now is another archive than was required there"
         is_mistaken = missing and spare and not self._has_begun
         raise ConfigurationError(reason) if is_mistaken else OtherArchivesRequired(reason)
