@@ -101,9 +101,11 @@ def test_a_worker_whose_archive_was_replaced_is_told_so(hot: Hot, tmp_path: Path
     for path in tmp_path.glob("a.db*"):
         path.unlink()
     (tmp_path / "b.db").rename(tmp_path / "a.db")
-    with closing(SQLiteCheckpointer(tmp_path / "a.db")) as archive:
-        with pytest.raises(ConfigurationError, match=r"what is at sqlite:.*a\.db now is another archive"):
-            DrainWorker(hot, [archive]).drain_once()
+    with (
+        closing(SQLiteCheckpointer(tmp_path / "a.db")) as archive,
+        pytest.raises(ConfigurationError, match=r"what is at sqlite:.*a\.db now is another archive"),
+    ):
+        DrainWorker(hot, [archive]).drain_once()
 
 
 def test_a_worker_with_other_archives_is_refused(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:
