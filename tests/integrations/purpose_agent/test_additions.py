@@ -182,9 +182,8 @@ def test_a_run_of_the_archive_alone_that_is_put_into_redis_becomes_the_drains(wo
     assert [one["run_id"] for one in world.status()] == ["own"]
 
 
+@pytest.mark.parametrize("world", ["jsonl"], indirect=True)  # a database has one place for a run
 def test_a_run_that_the_archive_refuses_is_told(world: World) -> None:
-    if world.is_database:
-        pytest.skip("a database has one place for a run")
     world.hot.append("Run", make_events("Run", 1))
     world.worker.drain_once()
     put(world, 101)
@@ -210,9 +209,8 @@ def test_what_does_not_read_is_named_and_left(world: World) -> None:
     assert [one["events"] for one in world.status()] == [1]
 
 
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)  # their JSONL store deletes nothing
 def test_rows_of_a_drains_run_that_they_delete_are_reported(world: World) -> None:
-    if not world.is_database:
-        pytest.skip("their JSONL store deletes nothing")
     world.theirs.delete_run("r")
     assert world.status() == [{"run_id": "r", "events": 0, "has_state": False, "has_deleted": True}]
     assert "rows deleted" in run("status", "--url", world.archive.location).out
