@@ -179,9 +179,12 @@ class Retirement:
         for sink in self._parts.sinks:
             try:
                 position = self._parts.position(sink, run.run_id)
-            except StoreUnavailable as error:
+            except StoreUnavailable:
                 self._parts.position(sink, _NO_RUN)  # this raises too, unless the failure is of this run only
-                return f"{error}; nothing was removed"
+                try:
+                    position = self._parts.position(sink, run.run_id)
+                except StoreUnavailable as error:  # it is, and has not passed
+                    return f"{error}; nothing was removed"
             held = head.start if position is None else position.cursor
             if held != head.last:
                 return f"{sink.location} has it up to {held}, not up to {head.last}; nothing was removed"

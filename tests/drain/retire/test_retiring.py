@@ -19,6 +19,7 @@ from runstream import (
     JSONLCheckpointer,
     SQLiteCheckpointer,
 )
+from runstream.model.errors import StoreUnavailable
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker import drain
@@ -253,6 +254,22 @@ def test_an_archive_that_fails_for_one_run_holds_up_no_other(hot: Hot, tmp_path:
         report = worker.drain_once()
         assert (report.retired, report.parked) == (2, 1)
         assert worker.progress.failing == {}
+
+
+def test_a_failure_of_an_archive_that_has_passed_parks_nothing(hot: Hot, archives: list[Archive]) -> None:
+    hot.append("r", ended("r"))
+    DrainWorker(hot, archives).drain_once()
+    calls: list[str] = []
+
+    def fail_once(run_id: str) -> None:
+        calls.append(run_id)
+        if run_id == "r" and calls.count("r") == 1:
+            raise StoreUnavailable("the disk was full")
+
+    hooked: Any = Hooked(archives[0], position=fail_once)
+    report = DrainWorker(hot, [hooked, archives[1]], retire_after_seconds=0).drain_once()
+    assert (report.retired, report.parked) == (1, 0)
+    assert calls.count("r") == 2
 
 
 def test_a_worker_retires_and_forgets_in_its_own_partitions_only(
