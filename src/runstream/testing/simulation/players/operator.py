@@ -227,7 +227,9 @@ class OperatorPlayer(Player):
             except StoreUnavailable as error:
                 if error.is_final:
                     raise
-            self.world.sleep(0.002)
+                self.world.sleep(0.002)
+            except LeaseHeld:  # until it ends: whoever has it may be gone, or was not told that it was given back
+                self.world.sleep(0.05)
 
     def succeed(self) -> OperatorPlayer:
         """Let another one begin, with runs of its own, and remember that this one was killed."""
