@@ -33,6 +33,7 @@ from tests.support.backends import (
 from tests.support.drain_tools import open_archives
 from tests.support.exhaustive import mark_exhaustive
 from tests.support.kinds import BACKENDS, LIVE, REAL, REDIS, SHARED, short
+from tests.support.processes.template import end_template
 from tests.support.servers import CLOCK_LIBRARY, Server, Servers, describe
 
 # `--hypothesis-profile deep` looks longer
@@ -246,6 +247,11 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("exhaustive") is not None:
             item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
+
+
+def pytest_unconfigure() -> None:
+    """End the process that others were forked from."""
+    end_template()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -28,6 +28,7 @@ from runstream.cli.support.signals import stopping_on_signals
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.archive_check import check_archives
 from tests.support.commands import QUIET, Place, Said, Worker, command, put_damaged, run, spawn
+from tests.support.processes.template import Python
 from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server, tcp_server
 
 pytestmark = needs_server
@@ -189,7 +190,7 @@ def test_who_does_not_read_the_log_cannot_keep_a_worker_from_ending(place: Place
             os.write(writer, bytes(4096))
     os.set_blocking(writer, True)
     grace = "1" if how == "grace" else "60"
-    with subprocess.Popen(
+    with Python(
         command("drain", *place.drain, "--grace", grace), stdout=subprocess.DEVNULL, stderr=writer, env=QUIET
     ) as process:
         os.close(writer)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import QUIET, command, run
+from tests.support.processes.template import Python
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually, free_port, needs_server
 
 pytestmark = needs_server
@@ -26,7 +27,7 @@ class Started:
     def __init__(self, directory: str, *arguments: str) -> None:
         self._err = Path(directory, "err")
         with self._err.open("w", encoding="utf-8") as err:
-            self.process = subprocess.Popen(
+            self.process = Python(
                 command(*arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -21,6 +21,7 @@ from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.commands import QUIET, Place, Worker, command, put_damaged, run
+from tests.support.processes.template import Python
 from tests.support.servers import DEADLINE_SECONDS, eventually, needs_server
 
 pytestmark = needs_server
@@ -176,7 +177,7 @@ def test_an_archive_that_is_none_or_not_there_is_refused(place: Place) -> None:
 
 @contextmanager
 def watching(url: str, *arguments: str, out: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
+    with Python(
         command("status", "--url", url, "--watch", "--every", "0.2", *arguments),
         stdin=subprocess.DEVNULL,
         stdout=out,

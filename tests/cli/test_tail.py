@@ -22,6 +22,7 @@ from runstream.cli.tail import lane_style
 from runstream.codec.lossless_json import load_json
 from runstream.testing import FaultProxy
 from tests.support.commands import QUIET, Place, command, put_damaged, run
+from tests.support.processes.template import Python
 from tests.support.samples import make_event, make_events
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, eventually, needs_server, primary_and_replica
 
@@ -34,7 +35,7 @@ class Tail:
     def __init__(self, *arguments: str) -> None:
         self.lines: list[str] = []
         self.errors: list[str] = []
-        self.process = subprocess.Popen(
+        self.process = Python(
             command("tail", *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -298,11 +299,12 @@ def test_ctrl_c_is_130(place: Place) -> None:
 def test_it_ends_when_its_reader_has_gone_though_nothing_comes(place: Place) -> None:
     """As with `| head`; a write would tell only when the next event comes."""
     place.emit("r", 3)
-    with subprocess.Popen(
+    with Python(
         command("tail", "r", "--url", place.url),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        text=True,
         env=QUIET,
     ) as process:
         assert process.stdout is not None
@@ -312,7 +314,7 @@ def test_it_ends_when_its_reader_has_gone_though_nothing_comes(place: Place) -> 
                 process.stdout.readline()
             process.stdout.close()
             assert process.wait(DEADLINE_SECONDS) == 141
-            assert process.stderr.read() == b""
+            assert process.stderr.read() == ""
         finally:
             process.kill()
 
@@ -404,7 +406,7 @@ def test_nothing_is_missed_while_a_worker_trims_under_it(place: Place) -> None:
 def at_a_terminal(*arguments: str, **environment: str) -> str:
     """What a command writes to a terminal of 60 columns."""
     terminal, its_end = pty.openpty()
-    process = subprocess.Popen(
+    process = Python(
         command(*arguments),
         stdin=its_end,
         stdout=its_end,

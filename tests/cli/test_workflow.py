@@ -22,6 +22,7 @@ from runstream import (
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
 from tests.support.commands import QUIET, command, run, spawn
+from tests.support.processes.template import Python
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, eventually, needs_embedded_server
 
@@ -151,7 +152,7 @@ def test_drain_retires_and_forgets_when_it_is_told_to(place: Place) -> None:
 
 @contextmanager
 def draining_worker(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
+    with Python(
         command("drain", *arguments, "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -260,7 +261,7 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(place: Place) -> None:
     journal = place.directory / "journal"
     options = ["--url", place.url, "--run", "r", "--lane", "l", "--steps", "6", "--leader", "--json"]
     options += ["--journal", str(journal)]
-    with subprocess.Popen(command("agent", *options, "--pace", "0.02"), env=QUIET) as agent:
+    with Python(command("agent", *options, "--pace", "0.02"), env=QUIET) as agent:
         try:
             eventually(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 40)
         finally:
@@ -278,8 +279,12 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(place: Place) -> None:
 def test_ctrl_c_ends_an_agent_quietly_with_130(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     options = ["--run", "r", "--lane", "l", "--pace", "60", "--journal", str(journal)]
-    with subprocess.Popen(
-        command("agent", "--url", "memory:", *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=QUIET
+    with Python(
+        command("agent", "--url", "memory:", *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=QUIET,
     ) as agent:
         try:
             eventually(lambda: journal.exists() and journal.stat().st_size)
@@ -287,4 +292,4 @@ def test_ctrl_c_ends_an_agent_quietly_with_130(tmp_path: Path) -> None:
             out, err = agent.communicate(timeout=DEADLINE_SECONDS)
         finally:
             agent.kill()
-    assert (agent.returncode, out, err) == (130, b"", b"")
+    assert (agent.returncode, out, err) == (130, "", "")

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from runstream import EventKind, PAEvent, RedisCheckpointer, connect, create_event
 from runstream.cli import app
 from tests.support.operations import session_of
+from tests.support.processes.template import Python
 from tests.support.servers import DEADLINE_SECONDS, PROGRAMS, Node, eventually
 
 # what a test machine may have set
@@ -84,11 +85,14 @@ def at_terminal(*arguments: str, columns: int = 80, **environment: str) -> str:
 
 def spawn(*arguments: str) -> Said:
     """Run a command as a process."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=QUIET, timeout=DEADLINE_SECONDS, check=False
-    )
-    assert "\x1b" not in done.stdout + done.stderr, "control characters, and nobody at a terminal"
-    return Said(done.returncode, done.stdout, done.stderr)
+    pipe = subprocess.PIPE
+    with Python(command(*arguments), stdout=pipe, stderr=pipe, text=True, env=QUIET) as process:
+        try:
+            out, err = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()
+    assert "\x1b" not in out + err, "control characters, and nobody at a terminal"
+    return Said(process.returncode, out, err)
 
 
 class Worker:
@@ -97,7 +101,7 @@ class Worker:
     def __init__(self, *arguments: str) -> None:
         self.lines: list[str] = []
         """What it has written to stderr so far."""
-        self.process = subprocess.Popen(
+        self.process = Python(
             command("drain", *arguments, "--json"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

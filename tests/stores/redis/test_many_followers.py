@@ -28,6 +28,7 @@ from runstream import (
 )
 from runstream.stores.redis.connection import watched_streams
 from tests.support.backends import Blocking, LoopThread
+from tests.support.processes.template import Python
 from tests.support.samples import make_event
 from tests.support.servers import Server, Servers, eventually, needs_valkey
 
@@ -404,7 +405,7 @@ def test_a_process_with_followers_ends(valkey: Server, namespace: str, how: str)
     url = f"{valkey.url}?namespace={namespace}&client_name={namespace}"
     with connect(url) as store:
         store.append("r", [make_event("r", 1)])
-    process = subprocess.Popen([sys.executable, "-c", ENDING, url, how], stdout=subprocess.PIPE, text=True)
+    process = Python([sys.executable, "-c", ENDING, url, how], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
         assert process.stdout.readline() == "1\n"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.processes.template import Python
 from tests.support.servers import DEADLINE_SECONDS
 
 
@@ -27,7 +28,7 @@ class Child:
 
     def _start(self, world: str, arguments: Sequence[str], stderr: Any) -> None:
         self.world = world
-        self.process = subprocess.Popen(
+        self.process = Python(
             [sys.executable, "-W", "error", *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,

@@ -256,6 +256,12 @@ WORLDS: Mapping[str, Callable[..., None]] = {
     world.__name__: world for world in (write, play, act, watch, drain, count, hold, follow, ask)
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run the world that the process was started for."""
     threading.excepthook = _fail
     WORLDS[sys.argv[1]](**json.loads(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import pytest
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from tests.stores.archive.jsonl.lines import event, numbers
 from tests.support.operations import operations_of
+from tests.support.processes.template import Python
 from tests.support.servers import DEADLINE_SECONDS
 
 WRITER = """
@@ -33,7 +34,7 @@ for number in range(1, count + 1):
 
 def start_writer(directory: Path, name: str, count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(directory), name, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return Python(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_append_to_one_run_without_a_gap_or_a_mix(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from runstream.model.results import Cursor
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from tests.stores.archive.sqlite.database import CODEC, Archive, Open, chained, offsets, query, run_script
+from tests.support.processes.template import Python
 from tests.support.samples import make_events
 
 
@@ -37,7 +38,7 @@ for thread in threads:
     thread.join()
 assert not failed, failed
 """
-    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in range(3)]
+    writers = [Python([sys.executable, "-c", script, str(path), str(n)]) for n in range(3)]
     for writer in writers:
         assert writer.wait(100) == 0
     archive = open_archive()
@@ -163,7 +164,7 @@ with SQLiteCheckpointer(sys.argv[1]) as store:
         store.save_events([PAEvent("r", lane_id=sys.argv[2], seq=2 * seq + n) for n in range(2)])
 """
     writers = [
-        subprocess.Popen(
+        Python(
             [sys.executable, "-c", script, str(path), f"lane{n}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -206,7 +207,7 @@ with store._operations._file.write() as connection:
     print("in the transaction", flush=True)
     sys.stdin.read()
 """
-    process = subprocess.Popen(
+    process = Python(
         [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with process:

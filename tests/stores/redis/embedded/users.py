@@ -12,6 +12,7 @@ from pathlib import Path
 import redis
 
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
+from tests.support.processes.template import Python
 from tests.support.servers import eventually
 
 
@@ -86,7 +87,7 @@ class User:
     """Another process with one EmbeddedServer, where a warning is an error; it is told what to do."""
 
     def __init__(self, directory: Path, *, script: str = USER, own_session: bool = False) -> None:
-        self.process = subprocess.Popen(
+        self.process = Python(
             [sys.executable, "-W", "error", "-c", script, str(directory)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
