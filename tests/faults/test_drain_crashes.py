@@ -33,7 +33,8 @@ def walk(
     """Walk the points of a task in a process of its own."""
 
     def walk(**what: object) -> Found:
-        task = Task(servers.get("valkey").socket_path, namespace, str(tmp_path), **what)  # type: ignore[arg-type]  # any of its fields
+        place = servers.get("valkey").socket_path, namespace, str(tmp_path)
+        task = Task(*place, after_reads=ROUNDS > 1, **what)  # type: ignore[arg-type]  # any of its fields
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "tests.support.crash_walk", json.dumps(asdict(task))],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
