@@ -10,11 +10,13 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+import redis.utils
 
 from tests.support.archive_check import Archive
 from tests.support.backends import (
@@ -62,6 +64,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # would compile all of runstream anew, which is half of what a command takes to start.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# redis-py reads the metadata of its package, to tell the server its version, for each client that is made.
+redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
 
 # The files of tests lie in memory where there is room for them: thousands of tests wait for an fsync otherwise.
 # What a loss of power leaves of files is told by disks of the tests' own.
