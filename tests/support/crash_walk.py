@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,10 @@ READS = re.compile(
     r"SQLite: (SELECT|BEGIN|PRAGMA (data_version|shrink_memory))\b|Redis: (TIME|HGET|HGETALL|ZSCORE)\b"
 )
 """Operations that leave Redis and the archives as they were; others may come in before any that is not here."""
+READS_OF_OTHERS = re.compile(
+    r"Redis: (TIME|(HGET|HGETALL|XRANGE) \S+:run:(?!gone:|anew:)|ZSCORE \S+ (?!gone$|anew$))"
+)
+"""Commands to which it is all one whether those runs are there."""
 PATIENCE_SECONDS = 60
 
 
@@ -56,7 +61,7 @@ class Task:
     parts: int = 1
     after_reads: bool = False
     """Whether a point behind an operation that only reads is walked too: what is left of a worker that is killed
-    there is what is left of one that is killed before it."""
+    there is what is left of one that is killed before it. So it is of runs that are deleted, where it reads others."""
 
 
 @dataclass
@@ -186,11 +191,12 @@ class Walk:
         # what a worker that nobody disturbs does and leaves; the first one loads scripts that others find loaded
         for _ in range(2):
             labels = self._one(self.task.how, None).labels
+        points, alike = list(range(len(labels))), READS
         if self.task.how == "deleted":  # to the worker it is all one where between two commands a run was deleted
-            points = [point for point, label in enumerate(labels) if label.startswith("Redis")]
-        else:
-            before = ["", *labels]
-            points = [at for at in range(len(labels)) if self.task.after_reads or not READS.match(before[at])]
+            points = [point for point in points if labels[point].startswith("Redis")]
+            alike = READS_OF_OTHERS
+        if not self.task.after_reads:
+            points = points[:1] + [at for former, at in pairwise(points) if not alike.match(labels[former])]
         self.found.points = len(points)
         for point in points[self.task.part :: self.task.parts]:
             fate = self._one(self.task.how, point)
