@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from tests.support.exhaustive import ROUNDS
 from tests.support.servers import PROGRAMS
 
 REAL = [name for name in ("valkey", "redis62", "redis70") if name in PROGRAMS]
@@ -19,10 +20,17 @@ _SERVER = next(iter(REAL), "fake")
 _BY_DEFAULT = {"memory", "jsonl", "sqlite", _SERVER, f"async-{_SERVER}"}
 """One of each store, and of the facades one each."""
 
+_TRIED_APART = {f"async-{name}" for name in REAL} - _BY_DEFAULT
+"""Servers behind a facade that is tried on another one, and that are tried behind another facade."""
+
 
 def short(kinds: Iterable[str]) -> list[object]:
-    """These kinds as parameters, of which the default suite tries one of each store; the others are exhaustive."""
-    return [pytest.param(kind, marks=() if kind in _BY_DEFAULT else pytest.mark.exhaustive) for kind in kinds]
+    """These kinds as parameters, of which the default suite tries one of each store; the others are exhaustive.
+
+    What is tried apart is tried together only where more rounds are played (see :data:`ROUNDS`).
+    """
+    tried = [kind for kind in kinds if ROUNDS > 1 or kind not in _TRIED_APART]
+    return [pytest.param(kind, marks=() if kind in _BY_DEFAULT else pytest.mark.exhaustive) for kind in tried]
 
 
 on_every_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)

@@ -30,6 +30,7 @@ from tests.drain.retire.retiring_tools import (
 )
 from tests.support.archive_check import check_archives
 from tests.support.backends import ServerBackend
+from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import REAL, short
 from tests.support.samples import make_event, make_state
 from tests.support.servers import Servers
@@ -54,7 +55,15 @@ def own_server(
         assert directory
 
 
-@pytest.mark.parametrize("short_runs", [2_000, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+def amounts() -> list[object]:
+    """A few runs on every server, very many on one; where more rounds are played on each."""
+    few = [(name, 2_000) for name in REAL]
+    many = [(name, 10_000) for name in (REAL if ROUNDS > 1 else REAL[:1])]
+    exhaustive = [pytest.param(*each, marks=pytest.mark.exhaustive) for each in [*few[1:], *many]]
+    return [*few[:1], *exhaustive]
+
+
+@pytest.mark.parametrize(("own_server", "short_runs"), amounts(), indirect=["own_server"])
 @pytest.mark.timeout(300)
 def test_ten_thousand_short_runs_leave_little_behind(
     own_server: ServerBackend, tmp_path: Path, short_runs: int
