@@ -60,8 +60,9 @@ class Task:
     part: int = 0
     parts: int = 1
     after_reads: bool = False
-    """Whether a point behind an operation that only reads is walked too: what is left of a worker that is killed
-    there is what is left of one that is killed before it. So it is of runs that are deleted, where it reads others."""
+    """Whether a point behind an operation that only reads is walked too: what is left of a worker that is
+    killed there is what is left of one that is killed before it. So it is of runs that are deleted, where it reads
+    others."""
 
 
 @dataclass
