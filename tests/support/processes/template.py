@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -31,14 +32,14 @@ __all__ = ["Python", "end_template"]
 
 _WORLDS = "tests.support.processes.worlds"
 _MAINS = {"runstream": "runstream.cli", _WORLDS: _WORLDS}
-"""What can be asked for as ``python -m``, and the modules that have the ``main`` of each."""
+"""What is asked for as ``python -m`` and is imported already, and the modules that have the ``main`` of each."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE_BYTES = 2**17
 
 
 class Python(subprocess.Popen[AnyStr]):
-    """``Popen([sys.executable, "-m", "runstream", ...], ...)``, or what else is in ``_MAINS``, or ``-c``.
+    """``Popen([sys.executable, "-m", "runstream", ...], ...)``, or another module, or ``-c``.
 
     ``-W error`` may stand before these. On other systems than Linux an interpreter is started.
     """
@@ -50,7 +51,7 @@ class Python(subprocess.Popen[AnyStr]):
             stdin, _, _, stdout, _, stderr = pipes
             is_strict = list(args[1:3]) == ["-W", "error"]
             how, what, *arguments = args[3 if is_strict else 1 :]
-            assert how == "-c" or what in _MAINS, f"{how} {what} is not for a fork"
+            assert how in {"-m", "-c"}, how
             request = {
                 "how": how,
                 "what": what,
@@ -153,13 +154,14 @@ def _become(request: Any, files: Sequence[int]) -> None:
     what = request["what"]
     if request["is_strict"]:
         warnings.simplefilter("error")
-    if request["how"] == "-m":
-        sys.argv = [what, *request["arguments"]]
-        importlib.import_module(_MAINS[what]).main()
-    else:
-        sys.argv = ["-c", *request["arguments"]]
+    sys.argv = ["-c" if request["how"] == "-c" else what, *request["arguments"]]
+    if request["how"] == "-c":
         sys.modules["__main__"] = ModuleType("__main__")
         exec(compile(what, "<string>", "exec"), sys.modules["__main__"].__dict__)
+    elif what in _MAINS:
+        importlib.import_module(_MAINS[what]).main()
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
 
 
 def _serve(handle: int) -> None:
