@@ -463,7 +463,7 @@ def spans_after(store: Hot, offset: int) -> list[str]:
 # -- callers that share a store object
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(3, exhaustively=3)  # they share what is here: each server keeps replies as another does
 def test_threads_that_repeat_their_calls_while_connections_die_write_each_event_once(
     server: Server, namespace: str, make_backend: Callable[[str], Backend]
 ) -> None:
