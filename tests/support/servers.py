@@ -126,7 +126,7 @@ class Servers:
         """Remove what is left on the servers, and tell what it was."""
         strays = []
         for server in self.running.values():
-            if keys := list(server.raw.scan_iter(count=1000)):
+            if server.raw.dbsize() and (keys := list(server.raw.scan_iter(count=1000))):
                 server.raw.delete(*keys)
                 strays += [f"{server.name}: {key!r}" for key in keys]
         return strays
