@@ -66,6 +66,7 @@ class Game:
             return [f"not all is drained: {self._status()}"]
         if world.archive_set.replaced and (faults := self._mend()):
             return faults
+        world.were_parked.update(self._status().parked)
         world.is_enough.set()
         if not self._comes_to(self._all_have_ended):
             return ["workers and followers do not come to an end"]

@@ -49,7 +49,7 @@ def faults_of(world: World) -> Iterator[str]:
     with ExitStack() as stack:
         hot = stack.enter_context(world.open(Process("the host")))
         archives = [stack.enter_context(closing(archive)) for archive in world.archives()]
-        parked: Collection[str] = namespace_of(hot).status().parked
+        parked: Collection[str] = namespace_of(hot).status().parked.keys() | world.were_parked
         raw = fakeredis.FakeRedis(server=world.server.fake)
         tiered = TieredCheckpointer(hot, archives[0])
         for run_id in (*world.runs, *world.own_runs):

@@ -86,6 +86,8 @@ class World:
         """The runs that operators have made for themselves."""
         self.resolved: dict[str, set[str]] = defaultdict(set)
         """By run, which of its histories operators have kept."""
+        self.were_parked: set[str] = set()
+        """The runs that were parked when all was drained: a worker may be trying one again as it ends."""
         self.pieces: list[Piece] = []
         self.archive_set = ArchiveSet(directory)
         self.proof = ProofWatch(self.server, self.archive_set.replaced)
