@@ -562,8 +562,10 @@ if snapshot then
   local covered = snapshot.covered
   if snapshot.form == 'whole' then call('DEL', snapshot.key) end
   local at_removes = snapshot.at + 2 * snapshot.sets
-  for i = at_removes, at_removes + snapshot.removes - 1 do call('HDEL', snapshot.key, ARGV[i]) end
-  for i = snapshot.at, at_removes - 1, 2 do call('HSET', snapshot.key, ARGV[i], ARGV[i + 1]) end
+  local last = at_removes + snapshot.removes - 1
+  for i = at_removes, last, 4000 do call('HDEL', snapshot.key, unpack(ARGV, i, math.min(i + 3999, last))) end
+  last = at_removes - 1
+  for i = snapshot.at, last, 4000 do call('HSET', snapshot.key, unpack(ARGV, i, math.min(i + 3999, last))) end
   call('HSET', snapshot.key, 'offset', text(covered), 'revision', text(snapshot.revision),
     'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
   if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
