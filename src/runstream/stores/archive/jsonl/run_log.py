@@ -69,6 +69,7 @@ class RunLog:
         self._size = 0
         self._proven = 0  # bytes that are known to be on the disk
         self._is_tidy = False  # nothing is left of former batches but what counts
+        self._has_renamed = False  # names that may not be on the disk yet
         self._failed: tuple[int, bytes] | None = None  # a write that could not be taken back: where, what
 
     # -- reading -----------------------------------------------------------------------------------
@@ -191,6 +192,7 @@ class RunLog:
             self._set_aside()
         if not self._is_tidy:
             self._tidy()
+            self._sync_names()
 
     def prepare(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
         """Step 1: the snapshots are on the disk under names that nobody reads yet."""
@@ -204,7 +206,8 @@ class RunLog:
                 if not self.history.exists():  # of a version that kept none
                     former += all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
                 self._uncommitted = self.history.append([*former, *snapshots])
-            sync_directory(self.directory)
+        if snapshots or self._has_renamed:
+            self._sync_names()
 
     def commit(self, header: RunHeader, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
         """Step 2; gives what was written. If it fails, nothing of it is left, and OSError is raised.
@@ -232,7 +235,7 @@ class RunLog:
         return text
 
     def rename_snapshots(self) -> None:
-        """Step 3. Never fails: the batch is committed, and the next writer finishes this if need be."""
+        """Step 3. Never fails: under either name the snapshots are found, until the next mark names others."""
         if not self._is_tidy:
             with contextlib.suppress(OSError):
                 self._tidy()
@@ -261,6 +264,7 @@ class RunLog:
 
         Nothing may be left to finish or to set aside: ``make_ready`` comes first.
         """
+        self._sync_names()
         rewritten = self.directory / file_names.REWRITTEN
         handle = open_file(rewritten, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self.path)
         try:
@@ -373,13 +377,16 @@ class RunLog:
                 self._prepared(lane_id, token).replace(self.directory / file_names.snapshot_name(lane_id))
         for lane_id in self.mark.dropped if self.mark is not None else ():
             (self.directory / file_names.snapshot_name(lane_id)).unlink(missing_ok=True)
-        # on the disk before the next mark, which does not name them
-        sync_directory(self.directory)
+        self._has_renamed = True
         rewritten = (file_names.REWRITTEN, file_names.SNAPSHOTS_REWRITTEN)
         for name in names_in(self.directory):
             if name in rewritten or (".prepared-" in name and file_names.is_run_file(name)):
                 (self.directory / name).unlink(missing_ok=True)
         self._is_tidy = True
+
+    def _sync_names(self) -> None:
+        sync_directory(self.directory)
+        self._has_renamed = False
 
     def _prepared(self, lane_id: str | None, token: str) -> Path:
         return self.directory / file_names.prepared_name(lane_id, token)
