@@ -17,7 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runstream.codec.lossless_json import dump_json, dump_plain_json, load_json
-from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
+from runstream.codec.msgpack_values import Packer, unpack
+from runstream.codec.plain_msgpack import unpack_plain
 from tests.support.samples import BERLIN, RICH_VALUES, any_text, hashables, same, values
 
 PACKER = Packer(None)

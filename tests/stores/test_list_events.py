@@ -27,11 +27,11 @@ from runstream import (
     TieredCheckpointer,
     connect,
 )
-from runstream.codec.event_codec import Codec
 from runstream.model.events import HIGHEST_SEQ
 from runstream.repair.restore import put_back
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend, Store
+from tests.support.decoding import note_decoded
 from tests.support.drain_tools import Hot, first_hot, open_hot, put_raw
 from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import on_every_backend
@@ -109,21 +109,8 @@ def test_a_long_run_is_read_over_many_pages(store: Store) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The offsets of the events that are decoded."""
-    offsets: list[int] = []
-    decode, make = Codec.decode_event, Codec.make_event
-
-    def decode_event(codec: Any, run_id: str, offset: int, record: bytes) -> Any:
-        offsets.append(offset)
-        return decode(codec, run_id, offset, record)
-
-    def make_event(codec: Any, offset: int, fields: dict[str, Any]) -> Any:
-        offsets.append(offset)
-        return make(codec, offset, fields)
-
-    monkeypatch.setattr(Codec, "decode_event", decode_event)
-    monkeypatch.setattr(Codec, "make_event", make_event)
-    return offsets
+    """The seqs of the events that are decoded."""
+    return note_decoded(monkeypatch)
 
 
 def test_of_a_long_run_only_what_is_asked_for_is_decoded(store: Store, decoded: list[int]) -> None:

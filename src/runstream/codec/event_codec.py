@@ -89,7 +89,7 @@ class Codec(Generic[E, S]):
         self._mark: Mapping[str, int] = {} if upcasts is None else upcasts.mark
         if not callable(getattr(self.event_type, "from_dict", None)):
             raise ConfigurationError(f"event_type={self.event_type.__qualname__} has no from_dict")
-        self._make_event = shapes.event_maker(self.event_type)
+        self.event_maker = shapes.event_maker(self.event_type)
         self._plain = shapes.plain_events(self.event_type)
         self._load_state = shapes.state_loader(self.state_type)
 
@@ -201,7 +201,7 @@ class Codec(Generic[E, S]):
             UnsupportedVersion: A newer runstream, or a newer version of the program, wrote it.
         """
         values = decode_record(run_id, offset, record)
-        make = self._make_event
+        make = self.event_maker
         if make is not None and (self.upcasts is None or self.upcasts.is_current(further_fields(values))):
             with suppress(Exception):  # the class itself says it better
                 return cast("E", make(run_id, values))
@@ -258,9 +258,9 @@ class Codec(Generic[E, S]):
         Raises:
             EventRefused: The event type refuses them.
         """
-        if self._make_event is not None and fields.keys() >= OWN:
+        if self.event_maker is not None and fields.keys() >= OWN:
             with suppress(Exception):  # the class itself says it better
-                return cast("E", self._make_event(fields["run_id"], [*values_in(fields)]))
+                return cast("E", self.event_maker(fields["run_id"], [*values_in(fields)]))
         try:
             return cast("E", self.event_type.from_dict({**fields}))  # a copy: it may take what it gets apart
         except Exception as error:  # the user's class may raise anything for a kind that it does not know

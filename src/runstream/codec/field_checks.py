@@ -115,7 +115,7 @@ def check_stored(values: Sequence[Any]) -> None:
 
 
 def check_all_stored(events: Sequence[Sequence[Any]]) -> None:
-    """Refuse events as ``_check_stored`` does, many at once and column by column.
+    """Refuse events as ``check_stored`` does, many at once and column by column.
 
     Raises:
         EncodingError: One of them may be at fault: check each by itself.
@@ -126,7 +126,7 @@ def check_all_stored(events: Sequence[Sequence[Any]]) -> None:
         for value in set(columns[index]):
             check_name(name, value)
     seqs, times = columns[_SEQ], columns[_TS]
-    if set(map(type, seqs)) != {int} or max(seqs) >= 2**63:  # less than 64 bits hold does not unpack as int
+    if set(map(type, seqs)) != {int} or max(seqs) >= 2**63:  # less than 64 bits hold does not load as int
         raise EncodingError("seq is an integer of 64 bits", path="seq")
     if not all(map(math.isfinite, times)):
         raise EncodingError("ts is Unix time in seconds", path="ts")

@@ -14,7 +14,7 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ from runstream.codec.extension_types import BY_TAG, SCALARS, form_of
 from runstream.codec.msgpack_values import pack_stored
 from runstream.codec.own_stack import with_room
 
-__all__ = ["dump_json", "dump_plain_json", "load_json", "load_object"]
+__all__ = ["dump_json", "dump_plain_json", "load_json", "load_object", "load_plain_json"]
 
 _NAN = struct.pack(">d", math.nan)
 # orjson is ten times as fast, but makes null of not-a-number: it gets what is known to be plain
@@ -50,7 +50,7 @@ def dump_plain_json(values: Iterable[Any] | None) -> list[str] | None:
     """Dump many plain values at once.
 
     Args:
-        values: What :func:`~runstream.codec.msgpack_values.unpack_plain` gives.
+        values: What :func:`~runstream.codec.plain_msgpack.unpack_plain` gives.
 
     Returns:
         Their texts; None if there are no values, or if one of them needs a tag after all.
@@ -76,12 +76,44 @@ def load_json(text: str | bytes) -> Any:
     Raises:
         ValueError: It is not JSON, or has a broken tag.
     """
+    found = load_plain_json([text])
+    if found is not None:
+        return found[0]
     mark = b'"$' if isinstance(text, bytes) else '"$'
     hook = _untag if mark in text else None  # type: ignore[operator] # both are of one type, which mypy does not follow
     try:
         return with_room(json.loads, text, object_hook=hook)
     except (TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"a broken tag: {type(error).__name__}: {error}") from error
+
+
+def load_plain_json(texts: Sequence[str | bytes]) -> list[Any] | None:
+    """Load many values at once, if there is no tag in any of them.
+
+    Args:
+        texts: The JSON text of each.
+
+    Returns:
+        What ``load_json`` gives for each; None if one of them may need more than that, or does not read.
+    """
+    try:
+        together = b" ".join(text.encode() if isinstance(text, str) else text for text in texts)
+        if (b"$" in together and b'"$' in together) or _may_overflow(together):
+            return None
+        return list(map(orjson.loads, texts))
+    except ValueError:  # surrogates; or what json takes though JSON does not: NaN
+        return None
+
+
+_ALL = bytes(range(256))
+# digits become zeros; signs stay
+_TO_SHAPE = bytes.maketrans(b"123456789" + _ALL.translate(None, b"-0123456789"), b"0" * 9 + b" " * 245)
+
+
+def _may_overflow(text: bytes) -> bool:
+    """Whether a number in a text may be an integer of more than 64 bits, which orjson makes a float of."""
+    shape = text.translate(_TO_SHAPE)
+    return b"0" * 19 in shape and (b"0" * 20 in shape or b"-" + b"0" * 19 in shape)
 
 
 def load_object(text: str | bytes) -> dict[str, Any]:

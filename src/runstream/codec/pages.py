@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-__all__ = ["PAGE_BYTES", "PART_BYTES", "slices"]
+__all__ = ["PAGE_BYTES", "PART_BYTES", "TOGETHER", "TOGETHER_BYTES", "slices"]
 
 PAGE_BYTES = 16 * 2**20
 """How many bytes of records are fetched at once at most, unless a single one has more."""
 
 PART_BYTES = 2**20
 """How many bytes of records are taken apart at once, unless a single one has more: values take many times that."""
+
+TOGETHER, TOGETHER_BYTES = 100, 2**16
+"""How many records, and bytes of them, become events in one go: so few that what lies between is soon freed."""
 
 
 def slices(sizes: Iterable[int], most: int, most_bytes: int = PART_BYTES) -> Iterator[slice]:

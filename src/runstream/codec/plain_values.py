@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timezone
+from itertools import chain
 from typing import Any
 
 from runstream.codec.extension_types import CONTAINERS, SCALARS, form_of, is_twofold
@@ -16,7 +17,15 @@ from runstream.model.errors import EncodingError
 from runstream.model.identifiers import kind_of, shown, told
 from runstream.model.protocols import Fallback
 
-__all__ = ["MAX_DEPTH", "MAX_TAGGED_DEPTH", "STATE_VALUES_LEVEL", "is_plain", "path_to_most", "plain_copy"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_TAGGED_DEPTH",
+    "STATE_VALUES_LEVEL",
+    "is_json",
+    "is_plain",
+    "path_to_most",
+    "plain_copy",
+]
 
 MAX_DEPTH = 200
 """How deeply lists, tuples, dicts and sets may be nested in a payload or a state, itself included."""
@@ -33,6 +42,7 @@ _SHOWN_STEPS = 12  # of a path into a value that is nested too deeply
 _TAGGED = frozenset(kind.type for kind in CONTAINERS)
 _HOLDERS = _TAGGED | {list, dict}
 _EXACT = _HOLDERS | {type(None), bool, int, float, str, bytes} | {kind.type for kind in SCALARS}
+_JSON = frozenset({type(None), bool, int, float, str, list, dict})
 
 
 def is_plain(value: Any, level: int = 1) -> bool:
@@ -44,27 +54,55 @@ def is_plain(value: Any, level: int = 1) -> bool:
         value: The value.
         level: The depth at which it stands itself.
     """
+    return _is_all(value, level, _EXACT, lambda found, kinds: datetime in kinds and any(map(_is_twofold, found)))
+
+
+def is_json(value: Any, level: int = 1) -> bool:
+    """Whether JSON has a type for a value at every depth, and it is no deeper than a store takes it.
+
+    What else JSON has not, its encoder refuses by itself: keys that are no strings, integers of more than 64 bits,
+    surrogates.
+
+    Args:
+        value: The value.
+        level: The depth at which it stands itself.
+    """
+    return _is_all(value, level, _JSON, lambda found, kinds: float in kinds and not all(map(_is_finite, found)))
+
+
+def _is_all(
+    value: Any, level: int, allowed: frozenset[type[Any]], is_odd: Callable[[list[Any], set[type[Any]]], bool]
+) -> bool:
+    """Whether the parts of a value are of these types at every depth, and those of no depth are odd."""
     found = [value]
-    for _ in range(level, MAX_DEPTH + 1):
+    while found:
         kinds = set(map(type, found))
-        if not kinds <= _EXACT or (datetime in kinds and any(map(_is_twofold, found))):
+        if not kinds <= (allowed if level <= MAX_DEPTH else allowed - _HOLDERS) or is_odd(found, kinds):
             return False
-        below: list[Any] = []
-        for part in found:
-            kind = type(part)
-            if kind is dict:
-                below += part.values()
-                below += part.keys()
-            elif kind in _HOLDERS:
-                below += part
-        if not below:
-            return True
-        found = below
-    return _HOLDERS.isdisjoint(map(type, found)) and _EXACT.issuperset(map(type, found))
+        level, found = level + 1, _below(found, kinds)
+    return True
+
+
+def _below(found: list[Any], kinds: set[type[Any]]) -> list[Any]:
+    """What these values hold, but for keys that are strings; collected in C."""
+    below: list[Any] = []
+    for kind in kinds & _HOLDERS:
+        holders = found if len(kinds) == 1 else [part for part in found if type(part) is kind]
+        if kind is not dict:
+            below += chain.from_iterable(holders)
+            continue
+        below += chain.from_iterable(map(dict.values, holders))
+        if not set(map(type, chain.from_iterable(holders))) <= {str}:
+            below += chain.from_iterable(holders)
+    return below
 
 
 def _is_twofold(value: Any) -> bool:
     return type(value) is datetime and is_twofold(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is not float or value - value == 0
 
 
 def plain_copy(value: Any, fallback: Fallback | None, path: str = "", level: int = 1) -> Any:

@@ -24,7 +24,8 @@ from typing import Any
 import msgpack
 
 from runstream.codec.field_checks import FIELDS, check_all_stored, check_stored
-from runstream.codec.msgpack_values import Packer, unpack, unpack_plain
+from runstream.codec.msgpack_values import Packer, unpack
+from runstream.codec.plain_msgpack import unpack_plain
 from runstream.model.errors import CorruptRecordError, EncodingError, UnsupportedVersion
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import check_name
@@ -226,7 +227,7 @@ def decode_plain_records(run_id: str, records: Sequence[bytes]) -> list[list[Any
 
     Returns:
         What ``decode_record`` gives for each. None if one of them is damaged, of another version, or holds what
-        :func:`~runstream.codec.msgpack_values.unpack_plain` does not take for plain.
+        :func:`~runstream.codec.plain_msgpack.unpack_plain` does not take for plain.
     """
     bodies = [record[_HEAD:] for record in records]
     start = seed(run_id)

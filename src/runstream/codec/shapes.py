@@ -8,7 +8,7 @@ without ``from_dict``, which takes most of the time of reading a log.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -107,7 +107,7 @@ def _value_of(member: Enum) -> Any:
     return member.value
 
 
-def event_maker(event_type: type[Any]) -> Callable[[str, list[Any]], Any] | None:
+def event_maker(event_type: type[Any]) -> Callable[[str, Sequence[Any]], Any] | None:
     """What makes an event of its run and its values alone, just as ``from_dict`` would.
 
     Args:
@@ -139,10 +139,10 @@ _MAKING = frozenset(PAEvent.__dataclass_fields__) | {
 
 def _maker(
     event_type: type[Any], to_kind: Callable[[Any], Any], to_visibility: Callable[[Any], Any]
-) -> Callable[[str, list[Any]], Any]:
+) -> Callable[[str, Sequence[Any]], Any]:
     new = object.__new__
 
-    def make(run_id: str, values: list[Any]) -> Any:
+    def make(run_id: str, values: Sequence[Any]) -> Any:
         session_id, lane_id, span_id, parent_span_id, seq, ts, kind, visibility, payload, *_ = values
         event = new(event_type)
         # what from_dict and __init__ do, without ten guarded assignments

@@ -13,13 +13,15 @@ where it can, so that an addition at the end changes no other field.
 
 from __future__ import annotations
 
+import marshal
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from runstream.codec.msgpack_values import NESTED_FLOOR, Packer, pack_stored, unpack
+from runstream.codec.msgpack_values import Packer, pack_stored, unpack, unpack_all
 from runstream.codec.plain_values import STATE_VALUES_LEVEL
 from runstream.model.errors import EncodingError
 
@@ -27,7 +29,6 @@ __all__ = [
     "PackedState",
     "SavedState",
     "pack_state",
-    "plain_state",
     "read_saved",
     "state_checksum",
     "unpack_state",
@@ -38,6 +39,7 @@ _OWN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})  
 
 
 _MOST = 2**53  # what Lua's doubles count to
+_TOGETHER = 256  # fields that are packed at once
 
 
 @dataclass(slots=True)
@@ -51,19 +53,20 @@ class PackedState:
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
     ranks: dict[bytes, int] = field(default_factory=dict)
-    _whole: bytes | None = field(default=None, repr=False, compare=False)
+    _whole: tuple[Callable[[bytes], Any], bytes] | None = field(default=None, repr=False, compare=False)
 
     def unpack(self) -> dict[str, Any]:
         """The state as a dict, a new one each time.
 
         From the second time on it takes a tenth of the time, and as much memory again is held for that.
         """
-        if self._whole is not None:
-            state: dict[str, Any] = unpack(self._whole)
+        if self._whole is None:
+            state, _ = unpack_state(self.fields)
+            self._whole = _whole(state)
             return state
-        state, _ = unpack_state(self.fields)
-        self._whole = pack_stored(state)
-        return state
+        load, whole = self._whole
+        again: dict[str, Any] = load(whole)
+        return again
 
     def changes_from(self, before: PackedState) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The difference from another state.
@@ -76,6 +79,14 @@ class PackedState:
         """
         changed = {name: value for name, value in self.fields.items() if before.fields.get(name) != value}
         return changed, [name for name in before.fields if name not in self.fields]
+
+
+def _whole(state: dict[str, Any]) -> tuple[Callable[[bytes], Any], bytes]:
+    """A state in the form that loads soonest, and what loads it."""
+    try:
+        return marshal.loads, marshal.dumps(state)  # it never leaves this process
+    except ValueError:  # it has types that are not Python's own
+        return unpack, pack_stored(state)
 
 
 def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | None = None) -> PackedState:
@@ -92,58 +103,73 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
     Raises:
         EncodingError: A value cannot be stored.
     """
-    packed = PackedState()
-    known = before.ranks if before is not None else {}
-
-    def put(name: bytes, last_rank: int, values: list[Any], path: str, level: int) -> int:
-        rank = known.get(name, -1)
-        rank = rank if rank > last_rank else last_rank + 1
-        try:
-            packed.fields[name] = packer.pack(
-                [rank, *values], level=level
-            )  # the list stands for what holds the value
-        except EncodingError:
-            packer.pack(values[0], path, level + 1)  # the same failure, with the state's own path
-            raise
-        packed.ranks[name] = rank
-        return rank
-
-    rank = -1
+    packed, known = PackedState(), {} if before is None else before.ranks
+    tops: list[tuple[Any, ...]] = []
+    split: dict[str, dict[str, Any]] = {}
     for key, value in state.items():
-        name = _utf8(key)
         if type(value) not in _OWN_TYPES:
             value = packer.plain(value, key, STATE_VALUES_LEVEL)  # noqa: PLW2901 - what it becomes may be a dict, which is split
-        if not _is_split(value):
-            rank = put(b"=" + name, rank, [value], key, STATE_VALUES_LEVEL - 1)
-            continue
-        rank = put(b"=" + name, rank, [], key, STATE_VALUES_LEVEL - 1)
-        prefix, sub_rank = b"%d:%b:" % (len(name), name), -1
-        for sub, part in value.items():
-            sub_rank = put(prefix + _utf8(sub), sub_rank, [part], f"{key}.{sub}", STATE_VALUES_LEVEL)
+        if _is_split(value):
+            split[key] = value
+        tops.append(() if key in split else (value,))
+    # the list with the rank stands for what holds the value
+    siblings = _Siblings(b"=", "", STATE_VALUES_LEVEL - 1)
+    _pack_siblings(packer, packed, known, siblings, list(state), tops)
+    for key, value in split.items():
+        name = _utf8(key)
+        siblings = _Siblings(b"%d:%b:" % (len(name), name), f"{key}.", STATE_VALUES_LEVEL)
+        _pack_siblings(packer, packed, known, siblings, list(value), zip(value.values()))
     return packed
 
 
-def plain_state(packer: Packer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a state into what every store gives back of it, and refuse what any of them would refuse.
+class _Siblings(NamedTuple):
+    """Fields that are ranked among each other: how their names and their paths begin, and their values' depth."""
 
-    Args:
-        packer: Packs its values.
-        state: The state as a dict.
+    prefix: bytes
+    path: str
+    level: int
 
-    Returns:
-        The copy, which shares nothing with the state that can change.
 
-    Raises:
-        EncodingError: A value cannot be stored.
-    """
-    plain = {}
-    for key, value in state.items():
-        packed, nested, _ = packer.measured(value, key, STATE_VALUES_LEVEL)
-        if nested > NESTED_FLOOR:  # rarely: the limit is that of each field of a hash
-            plain.update(unpack_state(pack_state(packer, {key: value}).fields)[0])
-        else:
-            plain[key] = unpack(packed)
-    return plain
+def _pack_siblings(
+    packer: Packer,
+    packed: PackedState,
+    known: Mapping[bytes, int],
+    of: _Siblings,
+    keys: list[str],
+    values: Iterable[tuple[Any, ...]],
+) -> None:
+    """Pack the entries of a dict into fields with ranks; where there is no value, the field has only its rank."""
+    names = [of.prefix + key.encode(errors="surrogatepass") for key in keys]
+    ranks = _ranked(names, known)
+    packed.ranks.update(zip(names, ranks, strict=True))
+    items = ([rank, *value] for rank, value in zip(ranks, values, strict=True))
+    for first in range(0, len(names), _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        together = list(islice(items, _TOGETHER))  # so few that they are freed before Python's collector runs
+        found = packer.pack_all(together, of.level)
+        if found is None:  # rarely: one of them needs more than to be packed
+            paths = [of.path + key for key in keys[part]]
+            found = list(map(_pack_field, repeat(packer), together, paths, repeat(of.level)))
+        packed.fields.update(zip(names[part], found, strict=True))
+
+
+def _pack_field(packer: Packer, item: list[Any], path: str, level: int) -> bytes:
+    try:
+        return packer.pack(item, level=level)
+    except EncodingError:
+        packer.pack(item[1], path, level + 1)  # the same failure, with the state's own path
+        raise
+
+
+def _ranked(names: Sequence[bytes], known: Mapping[bytes, int]) -> Sequence[int]:
+    """Ranks that rise, those that are known where they do."""
+    if not known:
+        return range(len(names))
+    ranks, last = [], -1
+    for rank in map(known.get, names, repeat(-1)):
+        last = rank if rank > last else last + 1
+        ranks.append(last)
+    return ranks
 
 
 def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedState]:
@@ -158,26 +184,48 @@ def unpack_state(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], PackedS
     Raises:
         ValueError: ``pack_state`` did not make them. (So may KeyError, TypeError and IndexError.)
     """
-    items = list(map(unpack, fields.values()))
-    if not set(map(type, items)) <= {list} or not set(map(type, map(_rank, items))) <= {int}:
-        raise ValueError("a field is no value with its rank")
-    # what the names under one key begin with, and of each of them the rank, the rest of the name, and the item
-    siblings: dict[bytes, list[tuple[int, bytes, list[Any]]]] = {}
+    names, (ranks, values, lone) = list(fields), _unpack_items(list(fields.values()))
+    # where the fields are, by what their names begin with: that of the name before, mostly
+    siblings: dict[bytes, list[int]] = {}
     prefix, group = b"=", siblings.setdefault(b"=", [])
-    for name, item in zip(fields, items, strict=True):
-        if not name.startswith(prefix):  # rarely: it is that of the name before, mostly
+    for index, name in enumerate(names):
+        if not name.startswith(prefix):
             prefix = _prefix(name)
             group = siblings.setdefault(prefix, [])
-        group.append((item[0], name[len(prefix) :], item))
-    for group in siblings.values():
-        group.sort(key=_rank)
+        group.append(index)
     state: dict[str, Any] = {}
-    for _, key, item in siblings[b"="]:
-        parts = siblings.get(b"%d:%b:" % (len(key), key), ()) if len(item) == 1 else ()
-        state[_text(key)] = (
-            item[1] if len(item) > 1 else {sub.decode("utf-8", "surrogatepass"): part[1] for _, sub, part in parts}
-        )
-    return state, PackedState(dict(fields), dict(zip(fields, map(_rank, items), strict=True)))
+    for top in sorted(siblings[b"="], key=ranks.__getitem__):
+        key, value = names[top][1:], values[top]
+        if value is _SPLIT:
+            lone -= 1
+            prefix = b"%d:%b:" % (len(key), key)
+            order, skip = sorted(siblings.get(prefix, ()), key=ranks.__getitem__), len(prefix)
+            subs = [names[index][skip:].decode("utf-8", "surrogatepass") for index in order]
+            value = dict(zip(subs, map(values.__getitem__, order), strict=True))
+        state[_text(key)] = value
+    if lone:
+        raise ValueError("a field has no value")
+    return state, PackedState(dict(fields), dict(zip(names, ranks, strict=True)))
+
+
+def _unpack_items(packed: list[bytes]) -> tuple[list[int], list[Any], int]:
+    """The rank and the value in each field; _SPLIT for those that have none, and how many these are."""
+    ranks: list[int] = []
+    values: list[Any] = []
+    lone = 0
+    for first in range(0, len(packed), _TOGETHER):
+        items = unpack_all(packed[first : first + _TOGETHER])
+        if not set(map(type, items)) <= {list}:
+            raise ValueError("a field is no value with its rank")
+        ranks += map(_first, items)
+        if lonely := list(map(len, items)).count(1):
+            lone += lonely
+            values += [item[1] if len(item) > 1 else _SPLIT for item in items]
+        else:
+            values += map(_second, items)
+    if not set(map(type, ranks)) <= {int}:
+        raise ValueError("a field is no value with its rank")
+    return ranks, values, lone
 
 
 class SavedState(NamedTuple):
@@ -212,7 +260,9 @@ def read_saved(saved: Mapping[bytes, bytes]) -> SavedState:
     """
     try:
         header = _count(saved[b"offset"]), _count(saved[b"revision"]), saved[b"token"].decode()
-        fields = {name: value for name, value in saved.items() if name[:1] in _HEADS}
+        fields = dict(saved)
+        for name in [name for name in saved if name[:1] not in _HEADS]:
+            del fields[name]
         if int(saved[b"checksum"]) != state_checksum(fields):
             raise ValueError("its checksum does not match")
         state, packed = unpack_state(fields)
@@ -241,10 +291,13 @@ _HEADS = frozenset(b"%c" % head for head in b"=0123456789")
 
 
 def _is_split(value: Any) -> bool:
-    return type(value) is dict and bool(value) and all(type(key) is str for key in value)
+    return type(value) is dict and set(map(type, value)) == {str}
 
 
-_rank: Callable[[Any], Any] = itemgetter(0)
+_first: Callable[[Any], Any] = itemgetter(0)
+_second: Callable[[Any], Any] = itemgetter(1)
+_SPLIT = object()
+"""What a field has for a dict whose entries are fields of their own."""
 
 
 def _prefix(name: bytes) -> bytes:

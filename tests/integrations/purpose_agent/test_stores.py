@@ -14,10 +14,10 @@ from purpose_agent.runtime import EventKind, PAEvent, RunState, RunStatus, Visib
 
 import runstream
 from runstream import ConfigurationError, DrainWorker
-from runstream.codec.event_codec import Codec
 from runstream.integrations.purpose_agent import connect, connect_async
 from tests.support.backends import latest
 from tests.support.commands import run
+from tests.support.decoding import note_decoded
 from tests.support.handles import open_run
 from tests.support.servers import needs_embedded_server
 
@@ -146,25 +146,13 @@ def test_a_resume_takes_what_it_gives(
 ) -> None:
     """Of a long run, wherever it is, the events after the state's step alone are made."""
     url, archive = f"fake:{tmp_path}", archive.format(dir=tmp_path)
-    made = []
-
-    def counting(name: str) -> Any:
-        make = getattr(Codec, name)
-
-        def counted(*args: Any) -> Any:
-            made.append(name)
-            return make(*args)
-
-        return counted
-
     with connect(url, archive=archive) as store:
         store.save_events([*some_events(1, 499), PAEvent("r", seq=500, kind=EventKind.RUN_FINISHED)])
         store.save_snapshot("r", RunState("r", status=RunStatus.COMPLETED, current_step=498))
         if how is not None:
             drain(url, archive, **how)
             drain(url, archive, **how)
-        for name in ("make_event", "decode_event"):
-            monkeypatch.setattr(Codec, name, counting(name))
+        made = note_decoded(monkeypatch)
         step = latest(store, "r").current_step
         assert [event.seq for event in store.list_events("r", step)] == [499, 500]
         assert 2 <= len(made) <= 2 + others

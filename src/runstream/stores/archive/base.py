@@ -7,13 +7,14 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
-from runstream.codec.archive_entries import archive_entries, entry_fields, unread
+from runstream.codec.archive_entries import archive_entries, unread
+from runstream.codec.kept_states import state_text
+from runstream.codec.pages import TOGETHER
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import (
     ArchiveGap,
@@ -21,7 +22,6 @@ from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
     EncodingError,
-    EventRefused,
     HistoryDiverged,
     RunstreamError,
     StoreUnavailable,
@@ -30,15 +30,16 @@ from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
-from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, in_place_of, parse_position
+from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
+from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
 from runstream.stores.capabilities import Archive, ChecksIntegrity
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest
 from runstream.stores.local.operations import LocalOperations
-from runstream.stores.local.pages import in_pages
+from runstream.stores.local.pages import in_pages, in_steps
 
 __all__ = [
     "DELETED_FOR_SECONDS",
@@ -59,6 +60,9 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
     It keeps the history of the snapshots that it saw, so that a run can be shown as it was at any offset. Of a run
     that a drain worker archives, it sees those that were the latest when a worker read the run, and no others.
     """
+
+    def _keep_state(self, fields: Mapping[str, Any]) -> str:
+        return state_text(self.codec.packer, fields)
 
     # -- what a medium gives besides -----------------------------------------------------------------------
 
@@ -113,14 +117,26 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         return replace(super()._info(run_id, head), archived_offset=head.last.offset)
 
+    def read(self, run_id: str, query: ReadQuery) -> Stream:
+        """The events between two offsets, as they are at the first step."""
+        check_run_id(run_id)
+        query.check()
+        return in_steps(self._lists(run_id, query))
+
     def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
-        low, cursor = parse_position(query.after)
+        return chain.from_iterable(self._lists(run_id, query))
+
+    def _lists(self, run_id: str, query: ReadQuery) -> Iterator[Sequence[Recorded[E]]]:
+        after, cursor = parse_position(query.after)
         head = self._load_head(run_id) or RunHead()
         if cursor is not None:
             self._check_cursor(run_id, cursor, head)
-        low = max(low, head.start.offset)
-        high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
-        yield from self._decode(run_id, low, high, query, head)
+        for made in self._made(run_id, after, query, head, 1):
+            yield [Recorded(entry.offset, str(entry.cursor), event) for entry, event in made]
+
+    def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
+        for made in self._made(run_id, offset, ReadQuery(), self._load_head(run_id) or RunHead(), TOGETHER):
+            yield from (event for _, event in made)
 
     def _check_cursor(self, run_id: str, cursor: Cursor, head: RunHead) -> None:
         if cursor.offset <= head.start.offset:
@@ -137,29 +153,17 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
         now = self._load_head(run_id) or RunHead()
         return no_event(run_id, offset) if now.start == head.start else lost(run_id, offset, now.last.offset)
 
-    def _decode(self, run_id: str, low: int, high: int, query: ReadQuery, head: RunHead) -> Iterator[Recorded[E]]:
-        given, expected = 0, high if query.reverse else low + 1
+    def _made(
+        self, run_id: str, after: int, query: ReadQuery, head: RunHead, first: int
+    ) -> Iterator[Sequence[tuple[ArchiveEntry, E]]]:
+        low = max(after, head.start.offset)
+        high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
         if query.limit == 0 or low >= high:
             return
-        for entry in self._entries(run_id, low, high, reverse=query.reverse):
-            if entry.offset != expected:
-                break
-            expected += -1 if query.reverse else 1
-            try:
-                fields = entry_fields(run_id, entry)
-                if fields is None:
-                    continue  # erased
-                event: Any = self.codec.read_event(entry.offset, fields, partial(_fields_again, run_id, entry))
-            except (CorruptRecordError, EventRefused) as error:
-                event = in_place_of(error, query.on_corrupt)
-                if event is None:
-                    continue
-            yield Recorded(entry.offset, str(entry.cursor), event)
-            given += 1
-            if given == query.limit:
-                return
-        if expected != (low if query.reverse else high + 1):
-            raise self._missing(run_id, expected, head)
+        entries = self._entries(run_id, low, high, reverse=query.reverse)
+        missing = yield from events_of(self.codec, run_id, entries, range(low + 1, high + 1), query, first)
+        if missing is not None:
+            raise self._missing(run_id, missing, head)
 
     # -- snapshots as they were ----------------------------------------------------------------------------
 
@@ -283,10 +287,6 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
         for entry, is_noted in zip(entries, self._are_noted(run_id, entries), strict=True):
             if not is_noted:
                 yield unread(run_id, entry, "its columns are not those of its text")
-
-
-def _fields_again(run_id: str, entry: ArchiveEntry) -> dict[str, Any]:
-    return entry_fields(run_id, entry) or {}
 
 
 def _check_lane(run_id: str, lane_id: str | None) -> None:

@@ -42,14 +42,15 @@ class Details:
 class AppendRequest:
     """What a caller appends to one run.
 
-    ``state`` is plain data, made from the snapshot with ``known_token`` ('' for none; None: whichever it is, it is
-    replaced), and ``status`` the one that it gives the run.
+    ``state`` is what the store keeps of a state, made from the snapshot with ``known_token`` ('' for none; None:
+    whichever it is, it is replaced). ``state_session`` and ``status`` are those that it gives the run.
     """
 
     run_id: str
     events: Sequence[EncodedEvent]
     expected_offset: int | None = None
-    state: dict[str, Any] | None = None
+    state: Any = None
+    state_session: str = ""
     lane_id: str | None = None
     covers: Covered = field(default_factory=Covered)
     known_token: str | None = None
@@ -125,8 +126,7 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
     if head.cancel is not None and request.sender == "run" and not is_opened:
         raise run_cancelled(request.run_id, head.cancel)
     session_id = next((event.session_id for event in request.events if event.session_id), "")
-    if not session_id and request.state is not None:
-        session_id = request.state.get("session_id", "")
+    session_id = session_id or request.state_session
     return AppendPlan(
         placement,
         written,

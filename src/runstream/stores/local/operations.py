@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent
-from runstream.codec.snapshot_fields import plain_state
+from runstream.codec.kept_states import plain_state
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
@@ -96,6 +96,14 @@ class LocalOperations(ABC, Generic[E, S]):
     @abstractmethod
     def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
         """Read the events of a query, which was checked. Nothing is read before the first of them is taken."""
+
+    def _keep_state(self, fields: Mapping[str, Any]) -> Any:
+        """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
+        return plain_state(self.codec.packer, fields)
+
+    def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
+        """The events after an offset, without their offsets."""
+        return (item.event for item in self._read(run_id, ReadQuery(offset)))
 
     @abstractmethod
     def offset_before(self, run_id: str, since_seq: int) -> int:
@@ -180,10 +188,8 @@ class LocalOperations(ABC, Generic[E, S]):
         """The events whose ``seq`` is over ``since_seq``, in log order; all of them where that is 0 or less."""
         check_run_id(run_id)
         since_seq = check_since_seq(since_seq)
-        if since_seq <= 0:
-            return [item.event for item in self._read(run_id, ReadQuery())]
-        query = ReadQuery(self.offset_before(run_id, since_seq))
-        return [item.event for item in self._read(run_id, query) if seq_of(item.event) > since_seq]
+        events = self._events_after(run_id, self.offset_before(run_id, since_seq) if since_seq > 0 else 0)
+        return [event for event in events if since_seq <= 0 or seq_of(event) > since_seq]
 
     # -- snapshots ---------------------------------------------------------------------------------------
 
@@ -335,30 +341,24 @@ class LocalOperations(ABC, Generic[E, S]):
         if grant is not None and not self._has_leases:
             raise _no_leases(run_id)
         if options.snapshot is None:
+            status = options.status or None
             return AppendRequest(
-                run_id,
-                encoded,
-                options.expected_offset,
-                status=options.status or None,
-                lease=grant,
-                sender=options.sender,
+                run_id, encoded, options.expected_offset, status=status, lease=grant, sender=options.sender
             )
-        lane_id = options.lane_id
-        if lane_id is not None:
+        if (lane_id := options.lane_id) is not None:
             check_name("lane_id", lane_id)
         fields = self.codec.snapshot_fields(run_id, options.snapshot, options.left_out)
-        known = self._known.get((run_id, lane_id))
-        known_token = "" if known is None else known.token
+        known = self._known.get((run_id, lane_id), SnapshotHead(lane_id, 0, 0, ""))
         return AppendRequest(
             run_id,
             encoded,
             options.expected_offset,
-            # what is kept is plain data and never the caller's own object
-            plain_state(self.codec.packer, fields),
+            self._keep_state(fields),
+            self.codec.packer.plain(fields.get("session_id", ""), "session_id"),
             lane_id,
             self._coverage.covered(run_id, lane_id),
-            known_token if compare else None,
-            0 if known is None else known.revision,
+            known.token if compare else None,
+            known.revision,
             # a lane that has finished has not ended the run
             options.status or (self.codec.status_of(fields) if lane_id is None else None),
             grant,

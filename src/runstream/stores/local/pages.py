@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runstream.operations.operation import Items, Stream, blocking
 
-__all__ = ["in_pages"]
+__all__ = ["in_pages", "in_steps"]
 
 _MOST_ITEMS = 500
 _GROWTH = 8
@@ -47,3 +47,13 @@ def _next_page(items: Iterator[Any], size: int) -> tuple[list[Any], bool, Except
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised once those have been given
         return page, True, error
     return page, True, None
+
+
+def in_steps(lists: Iterator[Sequence[Any]]) -> Stream:
+    """Make an iterator that blocks a stream of the lists that it gives.
+
+    Args:
+        lists: The iterator; only the stream advances it.
+    """
+    while (found := (yield from blocking(next, lists, None))) is not None:
+        yield Items(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 __all__ = [
@@ -56,6 +57,7 @@ _RUN_FILE = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)  # a store asks for the names of a few runs, again and again
 def encoded(text: str, max_bytes: int = MAX_RUN_NAME_BYTES) -> str:
     """The file name for this text, at most ``max_bytes`` long (or 66, whichever is more)."""
     data = text.encode()

@@ -16,10 +16,8 @@ from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
 from runstream.codec.event_codec import Codec
-from runstream.codec.lossless_json import dump_json, dump_plain_json
-from runstream.codec.msgpack_values import pack_stored, unpack_plain
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
-from runstream.model.errors import CorruptRecordError, EncodingError, HistoryDiverged
+from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
@@ -211,12 +209,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
     def _planned_snapshots(self, request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
         if plan.snapshot is None or request.state is None:
             return []
-        try:
-            texts = dump_plain_json(unpack_plain([pack_stored(request.state)]))
-            data = dump_json(request.state) if texts is None else texts[0]
-        except (ValueError, TypeError) as error:
-            raise EncodingError(f"the state of run {request.run_id!r} cannot be JSON: {error}") from error
-        return [ArchiveSnapshot(*plan.snapshot, data)]
+        return [ArchiveSnapshot(*plan.snapshot, request.state)]
 
     def write(self, batches: Sequence[RunBatch]) -> None:
         """Add to many runs: each run's batch in one atomic step, and none if any of them is refused.

@@ -174,7 +174,7 @@ class SnapshotFacts(NamedTuple):
 
     def is_of(self, content: bytes) -> bool:
         """Whether the state in front of them is the one that they are of, as far as they tell."""
-        return self.state_checksum in (None, zlib.crc32(content[: self.begin]))
+        return self.state_checksum in (None, zlib.crc32(memoryview(content)[: self.begin]))
 
 
 def facts_of_snapshot(content: bytes) -> SnapshotFacts | None:
@@ -217,8 +217,8 @@ def parse_snapshot(run_id: str, lane_id: str | None, content: bytes) -> ArchiveS
         if found is not None:
             if not found.is_of(content):
                 raise ValueError("its checksum is of another content")
-            state = content[: found.begin].decode().removesuffix(",") + "}"
-            return ArchiveSnapshot(lane_id, *found.head[1:], state)
+            end = found.begin - content.endswith(b",", 0, found.begin)
+            return ArchiveSnapshot(lane_id, *found.head[1:], content[:end].decode() + "}")
         fields = load_foreign_json(content)
         if not _was_ours(content):
             return ArchiveSnapshot(lane_id, 0, 1, _token_of(content), dump_json(fields))

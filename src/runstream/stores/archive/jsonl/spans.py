@@ -44,7 +44,8 @@ def outside(holes: Sequence[tuple[int, int]]) -> Callable[[int], bool]:
 
 def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[ArchiveEntry]:
     """The entries of a stretch, whose lines are given from its beginning."""
-    position, cursor, counts = span.begin, span.before, outside(span.holes)
+    position, counts = span.begin, outside(span.holes)
+    last: ArchiveEntry | None = None
     for raw in lines:
         begin, position = position, position + len(raw)
         if begin >= span.end:
@@ -56,10 +57,10 @@ def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[Arch
         if facts is None:
             if is_blanked(line):
                 continue
-            entry = other_entry(run_id, cursor, line, found)
+            entry = other_entry(run_id, span.before if last is None else last.cursor, line, found)
         elif is_bare_mark(facts) or is_header(line):
             continue
         else:
             entry = own_entry(line, facts)
-        cursor = entry.cursor
+        last = entry
         yield entry

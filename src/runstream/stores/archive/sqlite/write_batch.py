@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any
 
 from runstream.codec.archive_entries import entry_fields, unread
-from runstream.codec.lossless_json import dump_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
-from runstream.model.errors import CorruptRecordError, EncodingError
+from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.stores.archive.base import deleted_here, new_entries, planned_entries
@@ -102,7 +101,7 @@ class WriteBatch:
             return plan
         self._add_entries(run_id, planned_entries(request, plan))
         if plan.snapshot is not None:
-            self._set_snapshot(run_id, _archive_snapshot(plan.snapshot, request.state))
+            self._set_snapshot(run_id, ArchiveSnapshot(*plan.snapshot, request.state))
         self._heads[run_id] = replace(plan.head, updated_at=now)
         return plan
 
@@ -244,14 +243,6 @@ def _cursor_in(run_id: str, row: Sequence[Any]) -> Cursor:
     if entry.is_damaged:
         raise unread(run_id, entry, entry.reason)
     return entry.cursor
-
-
-def _archive_snapshot(saved: SnapshotHead, state: dict[str, Any] | None) -> ArchiveSnapshot:
-    try:
-        text = dump_json(state)
-    except ValueError as error:
-        raise EncodingError("state: nested too deeply for JSON; store flatter data") from error
-    return ArchiveSnapshot(saved.lane_id, saved.offset, saved.revision, saved.token, text)
 
 
 def columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:

@@ -8,11 +8,12 @@ from runstream.codec.snapshot_fields import PackedState
 
 __all__ = ["held_bytes"]
 
+_EMPTY_BYTES = getsizeof(b"")
 _RANK_BYTES = 32  # of an int, which the smallest ones share
 
 
 def held_bytes(state: PackedState) -> int:
     """What Python holds for a packed state, also once it was unpacked: small fields take ten times their bytes."""
-    names, values = sum(map(getsizeof, state.fields)), sum(map(getsizeof, state.fields.values()))
-    ranks = _RANK_BYTES * len(state.ranks)
-    return names + 2 * values + ranks + getsizeof(state.fields) + getsizeof(state.ranks)
+    names, values = sum(map(len, state.fields)), sum(map(len, state.fields.values()))
+    small = (2 * _EMPTY_BYTES + _RANK_BYTES) * len(state.fields)
+    return names + 2 * values + small + getsizeof(state.fields) + getsizeof(state.ranks)
