@@ -83,6 +83,13 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     pages.clear()
     assert seqs_over(hot, 9_500) == []
     assert (len(sent), sum(pages)) == (1, 4)
+    # of a lane that counts its events, it is known how many there are
+    hot.save_events(make_events("one", 200))
+    sent.clear()
+    pages.clear()
+    assert seqs_over(hot, 100, "one") == [*range(101, 201)]
+    assert sum(isinstance(step, Exchange) for step in sent) <= 3
+    assert sum(pages) == 100 + 1
 
 
 def test_lanes_are_noted_to_rise_until_they_fall(redis_backend: RedisBackend, hot: Hot) -> None:

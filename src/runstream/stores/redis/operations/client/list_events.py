@@ -18,7 +18,7 @@ from runstream.model.results import E, S
 from runstream.operations.arguments import check_since_seq
 from runstream.operations.operation import Items, Operation, Stream, collect
 from runstream.stores.redis.damage import parsing
-from runstream.stores.redis.operations.client.reader import BackPage, Page, RunReader
+from runstream.stores.redis.operations.client.reader import PAGE, BackPage, Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_in
 from runstream.stores.redis.replies import parse_cursor, parse_peak
 from runstream.stores.redis.session.session import Session
@@ -55,7 +55,7 @@ def _events_over(reader: RunReader, since_seq: int) -> Stream:
                 break
             now = head_in(run, page.meta)
             yield from reader.report_missing(now, low + 1 if high <= now.mark.offset else high)
-        page = yield from reader.page_back(high)
+        page = yield from reader.page_back(high, lanes.next_count)
         now = head_in(run, page.meta)
         if now.start != head.start:  # deleted since this began
             yield from reader.report_lost(high, now.last.offset)
@@ -77,12 +77,22 @@ class _Lanes:
         self._since_seq = since_seq
         # of a run that was retired, not all lanes are known
         self._all_rise = b"retired" not in meta and all(b" +" in mark for mark in marks.values())
-        self._open = {lane_id for lane_id, mark in marks.items() if int(mark.split()[1]) > since_seq}
+        last = {lane_id: int(mark.split()[1]) for lane_id, mark in marks.items()}
+        self._open = {lane_id: seq for lane_id, seq in last.items() if seq > since_seq}
+        self._chosen = 0
 
     @property
     def may_have_more(self) -> bool:
         """Whether there may be events over ``since_seq`` before those that were read."""
         return bool(self._open) or not self._all_rise
+
+    @property
+    def next_count(self) -> int:
+        """How many entries to look at next: of one lane that counts its events, no more than it has."""
+        if len(self._open) != 1 or not self._all_rise:
+            return PAGE
+        left = max(self._open.values()) - self._since_seq - self._chosen
+        return min(left + 1, PAGE) if left > 0 else PAGE
 
     def choose(self, run_id: str, page: BackPage, high: int) -> Page:
         """Choose the entries over ``since_seq`` out of the next page, which begins with offset ``high``."""
@@ -96,5 +106,6 @@ class _Lanes:
             if seq > self._since_seq:
                 chosen.append((parse_cursor(entry_id), record))
             else:
-                self._open.discard(lane_id)
+                self._open.pop(lane_id, None)
+        self._chosen += len(chosen)
         return chosen

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import eq, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
+from runstream.codec.pages import TOGETHER, TOGETHER_BYTES, slices
+from runstream.codec.plain_events import events_of_records
 from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.errors import CorruptRecordError, EventRefused, StoreUnavailable, UnsupportedVersion
 from runstream.model.protocols import OnCorrupt
@@ -30,9 +32,11 @@ from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_offset, parse_records
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["Page", "RunReader"]
+__all__ = ["PAGE", "BackPage", "Page", "RunReader"]
 
 PAGE = 1000
+"""How many entries are fetched at once at most."""
+
 _AT_END = 4  # of the last page, before what meta says of the sizes is known
 
 Page: TypeAlias = list[tuple[Cursor, bytes]]
@@ -164,16 +168,19 @@ class RunReader:
             yield from self.report_missing(head, first)
         return head, found
 
-    def page_back(self, high: int) -> Operation[BackPage]:
-        """The entries from ``high`` down, as many as the page size allows."""
+    def page_back(self, high: int, most: int) -> Operation[BackPage]:
+        """The entries from ``high`` down: ``most`` of them, or what the page size allows."""
         fields = (*HEAD_FIELDS, b"peak")  # not all of a run that has many lanes, beside each page
 
+        def count() -> int:
+            return min(most, self._pace.count)
+
         def queries() -> Sequence[Command]:
-            return [(b"HMGET", self._keys.meta, *fields), self._back_query(str(high), self._pace.count)]
+            return [(b"HMGET", self._keys.meta, *fields), self._back_query(str(high), count())]
 
         values, entries = yield self._pace.exchange(queries)
         meta = {name: value for name, value in zip(fields, values, strict=True) if value is not None}
-        return self._back_page(meta, entries, high, self._pace.count)
+        return self._back_page(meta, entries, high, count())
 
     def _back_query(self, end: str, count: int) -> Command:
         return (b"XREVRANGE", self._keys.events, end, "-", b"COUNT", count)
@@ -226,9 +233,22 @@ class RunReader:
 
         Before the error for one that cannot be given is raised, the events in front of it are given to the reader.
         """
+        recorded: list[Any] = []
+        for part in slices((len(record) for _, record in found), TOGETHER, TOGETHER_BYTES):
+            page = found[part]
+            events = None
+            if self.lane_id is None:
+                events = events_of_records(self.session.codec, self.run_id, [record for _, record in page])
+            if events is None:
+                recorded += yield from self._decode_each(page, recorded)
+            else:
+                recorded += events if self.bare else map(_recorded, page, events)
+        return recorded
+
+    def _decode_each(self, page: Page, before: list[Any]) -> Operation[list[Any]]:
         decode_event, run_id = self.session.codec.decode_event, self.run_id
         recorded: list[Any] = []
-        for at, record in found:
+        for at, record in page:
             if record == ERASED:
                 continue
             try:
@@ -237,14 +257,14 @@ class RunReader:
                 event: Any = decode_event(run_id, at.offset, record)
             except (CorruptRecordError, EventRefused) as error:
                 if self.on_corrupt == "raise":
-                    yield Items(recorded)
+                    yield Items(before + recorded)
                 event = in_place_of(error, self.on_corrupt)
                 if event is None:
                     continue
             except UnsupportedVersion:
-                yield Items(recorded)
+                yield Items(before + recorded)
                 raise
-            recorded.append(event if self.bare else Recorded(at.offset, f"{at.offset}-{at.chain}", event))
+            recorded.append(event if self.bare else _recorded((at, record), event))
         return recorded
 
     def note(self, head: RunHead, at: Cursor) -> None:
@@ -300,3 +320,8 @@ class RunReader:
         if self.left is not None:
             self.left -= len(recorded)
         return recorded
+
+
+def _recorded(entry: tuple[Cursor, bytes], event: Any) -> Recorded[Any]:
+    (offset, chain), _ = entry
+    return Recorded(offset, f"{offset}-{chain}", event)
