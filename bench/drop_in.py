@@ -1,0 +1,268 @@
+"""What purpose-agent's users gain or lose by the switch: its four methods, on our stores and on its own.
+
+    python bench/drop_in.py [--quick] [--cpu] [--only TEXT]
+
+All stores take turns within each round. A ratio is how many times as long ours takes as its store, the median over
+the rounds: below 1 ours is faster. Ours are opened through ``runstream.integrations.purpose_agent.connect`` with
+its types, and by ``runstream.connect`` with the default ones. What its SQLite store writes is on the disk when the
+call returns, and so with our SQLite and JSONL; its JSONL store never calls fsync, and Redis does once a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from purpose_agent import runtime as their_types
+from purpose_agent.runtime.checkpoint import JSONLCheckpointer, SQLiteCheckpointer
+from rich.console import Console
+from rich.table import Table
+
+import runstream
+from runstream.integrations.purpose_agent import connect
+
+OURS = {"sqlite": "sqlite:{}/ours.db", "jsonl": "jsonl:{}/ours", "embedded": "embedded:{}/state"}
+MANY = 18_000  # small values that have 1 MB together
+DEFAULT = " (default types)"
+BASELINES = {"sqlite": SQLiteCheckpointer, "jsonl": JSONLCheckpointer}
+
+
+@dataclass
+class Store:
+    """A store that takes part, and the module of its types."""
+
+    name: str
+    store: Any
+    types: Any
+
+    def event(self, run_id: str, seq: int) -> Any:
+        """An event of about 300 bytes: a tool result."""
+        return self.types.create_event(
+            run_id,
+            self.types.EventKind.TOOL_RESULT,
+            seq=seq,
+            lane_id="researcher",
+            tool="search",
+            args={"query": "redis streams", "limit": 10},
+            result="x" * 150,
+            latency=12.5,
+            ok=True,
+        )
+
+    def forget(self, run_id: str) -> None:
+        """Let the next load of a run be the first one of this store, as that of a process which has just begun."""
+        if self.types is runstream or hasattr(self.store, "forget"):
+            self.store.forget(run_id)
+
+
+Steps = Iterator[Callable[[], object]]
+"""What is to be done, one after the other; only these calls are timed, not what lies between them."""
+
+Operation = Callable[[Store], Steps]
+
+
+def stores(directory: Path, stack: ExitStack) -> list[Store]:
+    found = [
+        Store(f"its {name}", kind(str(directory / f"its-{name}")), their_types) for name, kind in BASELINES.items()
+    ]
+    for name, url in OURS.items():
+        store: Any = stack.enter_context(connect(url.format(directory)))
+        found.append(Store(name, store, their_types))
+        store = stack.enter_context(runstream.connect(url.format(directory)))
+        found.append(Store(name + DEFAULT, store, runstream))
+    return found
+
+
+def states(scale: int) -> dict[str, dict[str, Any]]:
+    """What states hold: of 1 KB, and of 1 MB in two ways."""
+    many = {f"key-{number}": {"value": number, "text": "x" * 20} for number in range(MANY // scale)}
+    return {
+        "1 KB": {"notes": "x" * 700, "step": 3},
+        "1 MB of many keys": many,
+        "1 MB of one string": {"text": "x" * (2**20 // scale)},
+    }
+
+
+def save_event(count: int) -> Operation:
+    def steps(one: Store) -> Steps:
+        run_id = uuid.uuid4().hex
+        for event in [one.event(run_id, seq) for seq in range(1, count + 1)]:
+            yield lambda event=event: one.store.save_event(event)  # type: ignore[misc]
+
+    return steps
+
+
+def save_first(data: dict[str, Any], count: int) -> Operation:
+    def steps(one: Store) -> Steps:
+        for _ in range(count):
+            run_id = uuid.uuid4().hex
+            state = one.types.RunState(run_id, data=dict(data))
+            yield lambda run_id=run_id, state=state: one.store.save_snapshot(run_id, state)  # type: ignore[misc]
+
+    return steps
+
+
+def save_again(data: dict[str, Any], count: int) -> Operation:
+    def steps(one: Store) -> Steps:
+        state = one.types.RunState(run_id := uuid.uuid4().hex, data=dict(data))
+        one.store.save_snapshot(run_id, state)
+        for number in range(count):
+            state.current_step, state.data["changed"] = number, number
+            yield lambda: one.store.save_snapshot(run_id, state)
+
+    return steps
+
+
+def load(data: dict[str, Any], count: int, *, first: bool) -> Operation:
+    def steps(one: Store) -> Steps:
+        state = one.types.RunState(run_id := uuid.uuid4().hex, data=dict(data))
+        one.store.save_snapshot(run_id, state)
+        assert one.store.load_latest(run_id).data == data
+        for _ in range(count):
+            if first:
+                one.forget(run_id)
+            yield lambda: one.store.load_latest(run_id)
+
+    return steps
+
+
+def list_events(everyone: list[Store], count: int, last: int | None) -> Operation:
+    """List a run of ``count`` events, or the ``last`` ones of it: those after the step that a state is at."""
+    run_id, since = uuid.uuid4().hex, 0 if last is None else count - last
+    for one in everyone:
+        events = [one.event(run_id, seq) for seq in range(1, count + 1)]
+        if one.name.endswith(DEFAULT):
+            continue  # the other store of the same archive or server has them
+        if isinstance(one.store, SQLiteCheckpointer):
+            its_rows(one.store, events)
+        elif isinstance(one.store, JSONLCheckpointer):
+            for event in events:
+                one.store.save_event(event)
+        else:
+            one.store.save_events(events)
+
+    def steps(one: Store) -> Steps:
+        assert len(one.store.list_events(run_id, since)) == count - since
+        for _ in range(1 if last is None else 20):
+            yield lambda: one.store.list_events(run_id, since)
+
+    return steps
+
+
+def its_rows(store: SQLiteCheckpointer, events: list[Any]) -> None:
+    """The rows that its ``save_event`` makes, in one transaction: one for each takes minutes."""
+    import json  # noqa: PLC0415
+    import sqlite3  # noqa: PLC0415
+
+    rows = [(e.run_id, e.seq, e.ts, e.kind.value, e.lane_id, json.dumps(e.to_dict())) for e in events]
+    with sqlite3.connect(store.db_path) as connection:
+        connection.executemany(
+            "INSERT INTO events (run_id, seq, ts, kind, lane_id, data) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+
+
+def operations(everyone: list[Store], scale: int) -> Iterator[tuple[str, Operation]]:
+    yield "save_event", save_event(100 // scale)
+    for name, data in states(scale).items():
+        count = 20 // scale if name == "1 KB" else 2
+        yield f"save_snapshot of {name}, the first", save_first(data, count)
+        yield f"save_snapshot of {name}, two values changed", save_again(data, count)
+        yield f"load_latest of {name}, the first", load(data, count, first=True)
+        yield f"load_latest of {name}, again", load(data, count, first=False)
+    events = 10_000 // scale
+    yield f"list_events of {events:,}", list_events(everyone, events, None)
+    yield f"list_events of the last 10 of {events:,}", list_events(everyone, events, 10)
+
+
+def seconds_of(steps: Steps, clock: Callable[[], float]) -> float:
+    gc.collect()
+    took, count = 0.0, 0
+    for step in steps:
+        begun = clock()
+        step()
+        took, count = took + clock() - begun, count + 1
+    return took / count
+
+
+def compared(
+    operation: Operation, everyone: list[Store], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """The seconds that each store takes, round by round; of several rounds the first one warms up."""
+    took: dict[str, list[float]] = {one.name: [] for one in everyone}
+    for number in range(rounds):
+        turn = number % len(everyone)
+        for one in everyone[turn:] + everyone[:turn]:
+            took[one.name].append(seconds_of(operation(one), clock))
+    return {name: seconds[rounds > 1 :] for name, seconds in took.items()}
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def add_rows(table: Table, what: str, took: dict[str, list[float]]) -> None:
+    for name, seconds in took.items():
+        if name.endswith(DEFAULT):
+            continue
+        cells = [what, name, f"{1000 * statistics.median(seconds):.2f}"]
+        if name in OURS:
+            cells += [f"{ratio(seconds, took[f'its {base}']):.2f}" for base in BASELINES]
+            seconds = took[name + DEFAULT]  # noqa: PLW2901
+            cells += [f"{1000 * statistics.median(seconds):.2f}"]
+            cells += [f"{ratio(seconds, took[f'its {base}']):.2f}" for base in BASELINES]
+        table.add_row(*cells)
+        what = ""
+    table.add_section()
+
+
+def network_costs(directory: Path, fields: int) -> str:
+    """What bare commands take over the socket of the embedded server, in milliseconds, by redis-py."""
+    values = [part for number in range(fields) for part in (f"4:data:key-{number}", b"x" * 45)]
+    with redis.Redis(unix_socket_path=str(directory / "state" / "server.sock")) as client:
+
+        def milliseconds(*command: Any) -> str:
+            took = []
+            for _ in range(9):
+                begun = time.perf_counter()
+                client.execute_command(*command)
+                took.append(time.perf_counter() - begun)
+            return f"{1000 * statistics.median(took):.2f}"
+
+        return (
+            f"bare commands: PING {milliseconds('PING')} ms, HSET of {fields:,} small fields"
+            f" {milliseconds('HSET', 'bare', *values)} ms, HGETALL of them {milliseconds('HGETALL', 'bare')} ms"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work: that it runs, not how fast")
+    parser.add_argument("--cpu", action="store_true", help="this process's CPU time, not the time that passes")
+    parser.add_argument("--only", default="", help="only the operations whose names have this in them")
+    given = parser.parse_args()
+    scale, rounds = (10, 1) if given.quick else (1, 12)
+    clock = time.process_time if given.cpu else time.perf_counter
+    console = Console()
+    its, own = [f"× its {base}" for base in BASELINES], "default types"
+    table = Table("what", "store", "ms", *its, f"{own}: ms", *its, title="purpose-agent")
+    with tempfile.TemporaryDirectory(prefix="runstream-bench-") as name, ExitStack() as stack:
+        everyone = stores(directory := Path(name), stack)
+        for what, operation in operations(everyone, scale):
+            if given.only in what:
+                add_rows(table, what, compared(operation, everyone, rounds, clock))
+        console.print(network_costs(directory, MANY // scale))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
