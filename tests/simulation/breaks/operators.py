@@ -108,18 +108,19 @@ OF_OPERATORS: Sequence[Break] = (
         in_script(
             "park", ("if not has_meta and call('EXISTS', KEYS[4], KEYS[5], KEYS[6]) == 0 then", "if false then")
         ),
-        seed=11,
+        seed=6,
     ),
     Break(
         "a run that is not parked is unparked",
         "unparks",
         in_script("unpark", ("if call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end", "")),
-        seed=5,
+        seed=3,
     ),
     Break(
         "a set is put aside that is as it must be",
         "claims",
         in_script("aside", ("found ~= 'none' and found ~= ARGV[i]", "found ~= 'none'")),
+        seed=2,
     ),
     Break(
         "a worker is forgotten that has reported",
