@@ -86,8 +86,18 @@ BREAK_PLANS: Mapping[str, Plan] = {
     ),
     # writers who say how many events there may be, and whose requests come late
     "late limits": replace(PLANS["limits"], fates=(100, 3, 5, 1, 2, 1, 1, 8)),
-    # a run that operators put back and resolve while workers trim it
-    "trims": replace(PLANS["deletions"], readers=0, turns=4, fates=(1,), disk_fates=(1,)),
+    # a run that operators put back and verify while workers trim it
+    "trims": replace(
+        PLANS["deletions"],
+        forms=("plain",) * 2,
+        operators=3,
+        acts=("restore", "verify"),
+        readers=0,
+        turns=10,
+        trims=("archived",),
+        fates=(1,),
+        disk_fates=(1,),
+    ),
     # writers who stand still, of a server that fails over all the while
     "losses": replace(
         PLANS["lapses"],
