@@ -100,7 +100,7 @@ IN_SCRIPTS: Sequence[Break] = (
         "a run is not due any more, though its last event is not proven",
         "storm",
         in_script("settle", ("local done = offset == offset_of(meta['last']) and", "local done =")),
-        seed=2,
+        seed=15,
     ),
     Break(
         "a worker that comes late moves the mark back",
@@ -166,7 +166,7 @@ IN_SCRIPTS: Sequence[Break] = (
         in_script(
             "append", ("if retired and not known[1] and retired > parse_cursor(start) then", "if false then")
         ),
-        seed=8,
+        seed=3,
     ),
     Break(
         "a producer is heard before it has sent",
