@@ -22,6 +22,7 @@ import runstream
 from runstream import (
     ConfigurationError,
     DrainWorker,
+    EncodingError,
     RedisCheckpointer,
     SQLiteCheckpointer,
     StoreUnavailable,
@@ -485,7 +486,13 @@ async def test_an_error_of_the_store_ends_no_subscription(
 
 def test_what_fits_no_bus_is_refused_by_name(tmp_path: Path) -> None:
     with connect(f"memory:{tmp_path}") as store:
-        for options in ({"max_queue_size": 0}, {"max_pending_events": True}, {"max_pending_bytes": 1.5}):
+        bounds: list[dict[str, Any]] = [
+            {"max_queue_size": 0},
+            {"max_pending_events": True},
+            {"max_pending_bytes": 1.5},
+            *({"retry_seconds": seconds} for seconds in (None, "30", -1, float("nan"))),
+        ]
+        for options in bounds:
             with pytest.raises(ConfigurationError, match=next(iter(options))):
                 StoreBus(store, **options)
         with pytest.raises(ConfigurationError, match="no store"):
@@ -494,6 +501,12 @@ def test_what_fits_no_bus_is_refused_by_name(tmp_path: Path) -> None:
             for after in ("nowhere", "3-4", 5):
                 with pytest.raises(ConfigurationError):
                     bus.subscribe(after=after)
+            no_events: list[Any] = [None, 5, {"run_id": "r"}, [tool("r", 1)]]
+            for event in no_events:
+                with pytest.raises(EncodingError, match="an event has a run_id"):
+                    bus.emit(event)
+            assert repr(bus) == f"<StoreBus over {store!r}>"
+        assert repr(bus) == f"<StoreBus over {store!r}, closed>"
 
 
 # -- a real server ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from runstream.integrations.purpose_agent.checks import check_store
 from runstream.integrations.purpose_agent.subscriptions import Deliveries, Scope, Subscription
 from runstream.model.errors import ConfigurationError
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import shown
+from runstream.model.identifiers import event_run_id, shown
 from runstream.model.results import E
 from runstream.operations.arguments import FollowQuery, parse_position
 from runstream.operations.filters import EventFilter, field_of
@@ -54,7 +54,7 @@ class StoreBus(Generic[E]):
             ``max_hot_events``.
 
     Raises:
-        ConfigurationError: The store is none, or an async one; or a bound is no positive number.
+        ConfigurationError: The store is none, or an async one; or a bound or ``retry_seconds`` is no such number.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class StoreBus(Generic[E]):
         for name, size in sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ConfigurationError(f"{name}={shown(size)}: pass a whole number from 1 on")
+        if not isinstance(retry_seconds, int | float) or not retry_seconds >= 0:
+            raise ConfigurationError(f"retry_seconds={shown(retry_seconds)}: pass seconds, 0 or more")
         self._store = store
         self._run_id = run_id
         self._max_queue_size = max_queue_size
@@ -90,6 +92,11 @@ class StoreBus(Generic[E]):
         # a child process of multiprocessing ends without atexit
         self._at_end = Finalize(None, self.close, exitpriority=100)
 
+    def __repr__(self) -> str:
+        """The store that it is over, and whether it takes no more events."""
+        closed = ", closed" if self._writer.is_closing else ""
+        return f"<StoreBus over {self._store!r}{closed}>"
+
     # -- emitting ----------------------------------------------------------------------------------
 
     def emit(self, event: E) -> None:
@@ -103,7 +110,7 @@ class StoreBus(Generic[E]):
 
         Raises:
             TooManyPending: As much waits to be written as may. Nobody was given the event.
-            EncodingError: It cannot be stored; PayloadTooLarge where it is over the store's limit.
+            EncodingError: It is no event, or cannot be stored; PayloadTooLarge where it is over the store's limit.
             InvalidRunId: Its ``run_id`` cannot name a run.
             ConfigurationError: The bus is closed, or another process's.
             RunstreamError: The writer has failed, now or before.
@@ -116,7 +123,7 @@ class StoreBus(Generic[E]):
                 field_of(event, "span_id"),
             )
             return
-        run_id = field_of(event, "run_id")
+        run_id = event_run_id(event)
         (encoded,) = self._store._operations.codec.encode_events(run_id, [event])
         self._writer.put(Pending(run_id, event, encoded.record))
 
@@ -201,7 +208,8 @@ class StoreBus(Generic[E]):
             An async iterator. Without run and session it ends with the first run that ends on this bus.
 
         Raises:
-            ConfigurationError: ``after`` is no position, or one without a run; or the bus is another process's.
+            ConfigurationError: ``after`` is no position, or one without a run; no event could fit a filter; or the
+                bus is another process's.
         """
         return Subscription(
             self.deliveries(visibility, lane_id, kinds, run_id, session_id=session_id, after=after)
@@ -230,7 +238,8 @@ class StoreBus(Generic[E]):
             durable: Give also what is emitted on this bus only when it is in the store, in the order of its run.
 
         Raises:
-            ConfigurationError: ``after`` is no position, or one without a run; or the bus is another process's.
+            ConfigurationError: ``after`` is no position, or one without a run; no event could fit a filter; or the
+                bus is another process's.
         """
         self._check_process()
         if after is not None:
