@@ -224,6 +224,16 @@ def test_many_fields_with_one_that_is_not_plain() -> None:
     assert packed.fields[b"4:many:odd"] == PACKER.pack([1000, (1, 2)])
 
 
+def test_what_contains_itself_many_times_is_refused_by_its_path() -> None:
+    """As nodes of a tree do that know their parents: there are more ways through it than fit into memory."""
+    root: dict[str, Any] = {}
+    root["nodes"] = [{"parent": root} for _ in range(100)]
+    for save in (pack_state, state_text):
+        with pytest.raises(EncodingError, match="contains itself") as caught:
+            save(PACKER, {"run_id": "r", "tree": [root]})
+        assert caught.value.path.startswith("tree[0].nodes[0].parent.nodes[0]")
+
+
 @pytest.mark.parametrize("damaged", [[0], [], "x", [None, 1], [1.5, 0]], ids=repr)
 def test_a_field_without_rank_or_value_is_refused(damaged: Any) -> None:
     fields = pack_state(PACKER, {"a": {f"k{number}": number for number in range(300)}}).fields

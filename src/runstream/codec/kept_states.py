@@ -51,8 +51,8 @@ def state_text(packer: Packer, state: Mapping[str, Any]) -> str:
         EncodingError: A value cannot be stored.
     """
     # nearly always: there is nothing to convert, and nothing to tag
-    texts = dump_plain_json([state]) if is_json(state, STATE_VALUES_LEVEL - 1) else None
-    if texts is not None:
+    texts = dump_plain_json([state])  # first: what contains itself ends here, at the encoder's depth
+    if texts is not None and is_json(state, STATE_VALUES_LEVEL - 1):
         return texts[0]
     try:
         return dump_json(plain_state(packer, state))

@@ -15,6 +15,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,6 +29,11 @@ __all__ = ["dump_json", "dump_plain_json", "load_json", "load_object", "load_pla
 _NAN = struct.pack(">d", math.nan)
 # orjson is ten times as fast, but makes null of not-a-number: it gets what is known to be plain
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+# and makes text of types that JSON has not
+_encode_plain = partial(
+    orjson.dumps,
+    option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS,
+)
 
 
 def dump_json(value: Any) -> str:
@@ -58,8 +64,8 @@ def dump_plain_json(values: Iterable[Any] | None) -> list[str] | None:
     if values is None:
         return None
     try:
-        texts = list(map(orjson.dumps, values))
-    except TypeError:  # bytes, surrogates, nested deeply
+        texts = list(map(_encode_plain, values))
+    except TypeError:  # bytes, moments, surrogates, nested deeply
         return None
     # a byte is found at C speed, and hardly any text has this one
     if any(b'{"$' in text for text in texts if b"$" in text):

@@ -198,9 +198,8 @@ class Packer:
         Returns:
             What ``pack`` gives for each; None if one of them may need more than that.
         """
-        if self._limits and not is_plain(values, level - 1):
-            return None
-        return _pack_all(values)
+        packed = _pack_all(values)  # first: what contains itself ends here, at msgpack's depth
+        return packed if packed is None or not self._limits or is_plain(values, level - 1) else None
 
     def measured(self, value: Any, path: str = "", level: int = 1) -> tuple[bytes, int, Any]:
         """Pack a value, however much memory its tuples and sets take.
