@@ -234,6 +234,19 @@ def test_what_contains_itself_many_times_is_refused_by_its_path() -> None:
         assert caught.value.path.startswith("tree[0].nodes[0].parent.nodes[0]")
 
 
+def test_a_dict_that_is_changed_as_it_is_packed_keeps_each_value_under_its_key() -> None:
+    many: dict[str, Any] = {f"k{number}": f"k{number}" for number in range(1000)}
+    many["k0"] = object()
+
+    def change(_value: Any) -> str:
+        del many["k500"]
+        many["new"] = "new"
+        return "k0"
+
+    stored, _ = unpack_state(pack_state(Packer(change), {"many": many}).fields)
+    assert [key for key, value in stored["many"].items() if key != value] == []
+
+
 @pytest.mark.parametrize("damaged", [[0], [], "x", [None, 1], [1.5, 0]], ids=repr)
 def test_a_field_without_rank_or_value_is_refused(damaged: Any) -> None:
     fields = pack_state(PACKER, {"a": {f"k{number}": number for number in range(300)}}).fields
