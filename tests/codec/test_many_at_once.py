@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgpack
 import purpose_agent.runtime as theirs
 import pytest
 from hypothesis import example, given, settings
@@ -347,7 +348,9 @@ def test_a_record_of_another_run_or_a_damaged_one_is_left_to_the_slow_path() -> 
     codec = CODECS[0]
     record = codec.encode_event("r", event := make_event("r", 1)).record
     assert events_of_records(codec, "r", [record]) == [event]
-    for odd in (record[:-1], record[:-1] + b"\xff", b"\x00", b"", sealed(2, record[5:]), sealed(1, b"\x90")):
+    moments = [[*unpack(record[5:])[:8], {"at": msgpack.Timestamp(seconds, 1)}] for seconds in (0, 2**40)]
+    others = [sealed(2, record[5:]), sealed(1, b"\x90"), *(sealed(1, msgpack.packb(moment)) for moment in moments)]
+    for odd in (record[:-1], record[:-1] + b"\xff", b"\x00", b"", *others):
         assert events_of_records(codec, "r", [record, odd]) is None
     assert events_of_records(codec, "another", [record]) is None
 

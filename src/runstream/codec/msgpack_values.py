@@ -17,6 +17,7 @@ import msgpack
 from runstream.codec.extension_types import BY_CODE, SCALARS, TaggedType, form_of
 from runstream.codec.fallback import plain_data
 from runstream.codec.own_stack import with_room
+from runstream.codec.plain_msgpack import may_have_timestamp
 from runstream.codec.plain_values import MAX_DEPTH, MAX_TAGGED_DEPTH, is_plain, path_to_most, plain_copy
 from runstream.model.errors import EncodingError
 from runstream.model.protocols import Fallback
@@ -285,7 +286,7 @@ def unpack(packed: bytes) -> Any:
     Raises:
         ValueError: No packer of ours wrote these bytes, or they take more memory than ``most_nested_bytes``.
     """
-    if not _may_have_timestamp(packed):
+    if not may_have_timestamp(packed):
         try:
             return _unpack_untagged(packed)
         except Exception:  # noqa: BLE001, S110 - it has a tuple or a set, or does not read: below it is told which
@@ -307,7 +308,7 @@ def unpack_all(packed: Collection[bytes]) -> list[Any]:
     Raises:
         ValueError: As ``unpack`` does for one of them.
     """
-    if not _may_have_timestamp(b"".join(packed)):
+    if not may_have_timestamp(b"".join(packed)):
         try:
             return list(map(_unpack_named, packed))
         except Exception:  # noqa: BLE001, S110 - as above, or a dict has other keys than strings
@@ -333,7 +334,7 @@ class _Unpacking:
             )
         except msgpack.UnpackException as error:  # those that are no ValueErrors already
             raise ValueError(f"{type(error).__name__}: {error}") from error
-        if _may_have_timestamp(packed):
+        if may_have_timestamp(packed):
             _refuse_timestamps(value)
         return self._resolved(value) if self._has_tagged else value
 
@@ -358,11 +359,6 @@ class _Unpacking:
         elif type(value) is dict:
             return {self._resolved(key): self._resolved(part) for key, part in value.items()}
         return value
-
-
-def _may_have_timestamp(packed: bytes) -> bool:
-    """Whether there may be an extension of type -1, which msgpack makes a Timestamp of without asking."""
-    return b"\xff" in packed and (b"\xd6\xff" in packed or b"\xd7\xff" in packed or b"\xc7\x0c\xff" in packed)
 
 
 def _refuse_timestamps(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-__all__ = ["unpack_plain"]
+__all__ = ["may_have_timestamp", "unpack_plain"]
 
 
 class _NotPlain(Exception):
@@ -43,9 +43,18 @@ def unpack_plain(packed: Sequence[bytes]) -> list[Any] | None:
         The values; None if one of them is not plain, or does not unpack.
     """
     together = b"".join(packed)
-    if _find_double(together) or (b"\xca" in together and _find_single(together)):
+    if _find_double(together) or (b"\xca" in together and _find_single(together)) or may_have_timestamp(together):
         return None
     try:
         return list(map(_unpack_plain, packed))
     except (_NotPlain, msgpack.UnpackException, ValueError, TypeError):
         return None
+
+
+def may_have_timestamp(packed: bytes) -> bool:
+    """Whether there may be an extension of type -1, which msgpack makes a Timestamp of without asking.
+
+    Args:
+        packed: The bytes of one value or of several.
+    """
+    return b"\xff" in packed and (b"\xd6\xff" in packed or b"\xd7\xff" in packed or b"\xc7\x0c\xff" in packed)
