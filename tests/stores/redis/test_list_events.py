@@ -90,6 +90,11 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     assert seqs_over(hot, 100, "one") == [*range(101, 201)]
     assert sum(isinstance(step, Exchange) for step in sent) <= 3
     assert sum(pages) == 100 + 1
+    # and others that came after it are passed in a few pages
+    hot.save_events([*make_events("r2", 300, lane_id="b"), *make_events("r2", 299)])
+    sent.clear()
+    assert seqs_over(hot, 299, "r2") == [300]
+    assert sum(isinstance(step, Exchange) for step in sent) <= 5
 
 
 def test_lanes_are_noted_to_rise_until_they_fall(redis_backend: RedisBackend, hot: Hot) -> None:

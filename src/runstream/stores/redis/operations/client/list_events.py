@@ -25,6 +25,8 @@ from runstream.stores.redis.session.session import Session
 
 __all__ = ["list_events"]
 
+_GROWTH = 8
+
 
 def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operation[list[E]]:
     """The events whose ``seq`` is over ``since_seq``, in log order."""
@@ -79,7 +81,7 @@ class _Lanes:
         self._all_rise = b"retired" not in meta and all(b" +" in mark for mark in marks.values())
         last = {lane_id: int(mark.split()[1]) for lane_id, mark in marks.items()}
         self._open = {lane_id: seq for lane_id, seq in last.items() if seq > since_seq}
-        self._chosen = 0
+        self._chosen = self._passed = 0  # entries
 
     @property
     def may_have_more(self) -> bool:
@@ -88,11 +90,14 @@ class _Lanes:
 
     @property
     def next_count(self) -> int:
-        """How many entries to look at next: of one lane that counts its events, no more than it has."""
+        """How many entries to look at next: of one lane that counts its events, no more than it has.
+
+        Where others lie between, several times more than of those that were passed: they may be many.
+        """
         if len(self._open) != 1 or not self._all_rise:
             return PAGE
         left = max(self._open.values()) - self._since_seq - self._chosen
-        return min(left + 1, PAGE) if left > 0 else PAGE
+        return min(left + 1 + _GROWTH * self._passed, PAGE) if left > 0 else PAGE
 
     def choose(self, run_id: str, page: BackPage, high: int) -> Page:
         """Choose the entries over ``since_seq`` out of the next page, which begins with offset ``high``."""
@@ -108,4 +113,5 @@ class _Lanes:
             else:
                 self._open.pop(lane_id, None)
         self._chosen += len(chosen)
+        self._passed += len(page.found) - len(chosen)
         return chosen
