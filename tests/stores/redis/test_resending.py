@@ -583,3 +583,22 @@ def test_a_fork_puts_nothing_back() -> None:
     assert len(book.lost("r")) == 3
     book.mark_answered("r", book.lost("r"))
     assert not book.lost("r")
+
+
+def test_what_is_found_where_it_was_before_one_loss_is_not_looked_for_where_it_was_before_another(
+    hot: Hot, redis_backend: RedisBackend, tmp_path: Path
+) -> None:
+    """What was put back once was lost again, before all of the first history was given to the run again."""
+    hot.append("r", events := make_events("r", 5))
+    cursors = [Cursor(*map(int, item.cursor.split("-"))) for item in hot.read("r", 2)]
+    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+        DrainWorker(hot, [archive], trim="archived").drain_once()
+    giver = open_hot(redis_backend, resend_lost=True)
+    session = session_of(giver)
+    book, encoded = session.recent, session.codec.encode_events("r", events[2:])
+    for places in (cursors, [Cursor(at.offset - 1, 1) for at in cursors]):
+        book.mark_answered("r", encoded)
+        book.mark_lost("r", list(zip(places, encoded, strict=True)), lost("r", 5, 2))
+    giver.append("r", make_events("r", 1))
+    assert [item.offset for item in giver.read("r", 5)] == [6]
+    assert not book.lost("r")

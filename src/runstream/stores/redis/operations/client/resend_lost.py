@@ -206,7 +206,11 @@ def _take_up_again(
 
     Raises what says that they were lost where that cannot be told.
     """
-    for former in filter(None, losses):
+    for loss in losses:
+        lost = set(map(id, recent.lost(run_id)))  # less those that were found where they were before another loss
+        former = [one for one in loss if id(one[1]) in lost]
+        if not former:
+            continue
         count = yield from _count_present(session, run_id, former)
         if count is None:
             raise recent.loss_of(run_id)
