@@ -416,3 +416,22 @@ def test_a_lost_lease_does_not_keep_back_what_was_lost(
     with giver.lease("r", owner="a", lane_id="a", ttl=LONG_SECONDS) as new:
         new.append("r", events[4:])
     assert spans(open_hot()) == spans_of(events)
+
+
+def test_what_another_lease_keeps_out_is_put_back_after_it_though_others_were_trimmed(
+    pair: Pair, giver: Hot, open_hot: Callable[..., Hot], tmp_path: Path
+) -> None:
+    """Where the last event of this store shows that nobody has let the run have its former history again."""
+    kept, lost = make_events("r", 2), make_events("r", 3, lane_id="a")
+    theirs, after = make_events("r", 6, lane_id="a"), make_events("r", 2)
+    giver.append("r", kept)
+    with pair.losing():
+        giver.append("r", lost)
+    other = open_hot()
+    with other.lease("r", owner="b", lane_id="a", ttl=LONG_SECONDS) as lease:
+        lease.append("r", theirs)
+        giver.append("r", after[:1])
+        with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
+            DrainWorker(other, [archive], trim="archived").drain_once()
+    giver.append("r", after[1:])
+    assert [item.event.span_id for item in giver.read("r", 9)] == spans_of([*lost, *after[1:]])

@@ -602,3 +602,17 @@ def test_what_is_found_where_it_was_before_one_loss_is_not_looked_for_where_it_w
     giver.append("r", make_events("r", 1))
     assert [item.offset for item in giver.read("r", 5)] == [6]
     assert not book.lost("r")
+
+
+def test_what_shows_that_lost_events_are_not_back_is_in_no_history_before() -> None:
+    """An event that is put back where it was is in both histories, as what was never lost is."""
+    book, events = RecentAppends(), Codec[Any, Any]().encode_events("r", make_events("r", 5))
+    places = [Cursor(number, number) for number in range(1, 6)]
+    written = list(zip(places, events, strict=True))
+    book.add("r", 0, written[:2])
+    book.mark_lost("r", written[2:4], lost("r", 4, 2))
+    book.add("r", 0, written[2:3])
+    book.mark_answered("r", events[2:3])
+    assert book.last_since_loss("r") is None
+    book.add("r", 0, [(Cursor(4, 7), events[4])])
+    assert book.last_since_loss("r") == (4, 7)

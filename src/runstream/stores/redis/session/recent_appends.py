@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
 from runstream.model.errors import RunstreamError
+from runstream.model.results import Cursor
 from runstream.operations.forks import starts_anew
 from runstream.stores.redis.append_batch import Batch
 from runstream.stores.redis.append_result import Written
@@ -25,10 +26,18 @@ _MAX_INCOMPLETE = 16_384
 
 
 class _Lost(NamedTuple):
-    """What the server has lost of a run, in order, the error that says so, and what is sent again at present."""
+    """What the server has lost of a run, in order, and the error that says so.
+
+    Attributes:
+        events: The events.
+        loss: The error.
+        left: The last offset held of what was not lost.
+        unanswered: What is sent again at present.
+    """
 
     events: Sequence[EncodedEvent]
     loss: RunstreamError
+    left: int
     unanswered: Batch | None = None
 
 
@@ -149,7 +158,8 @@ class RecentAppends:
         with self._lock:
             former = self._lost.get(run_id)
             events = [event for _, event in written]
-            self._lost[run_id] = _Lost([*(former.events if former else ()), *events], loss)
+            left = max((cursor.offset for cursor, _ in self._runs.get(run_id, ())), default=0)
+            self._lost[run_id] = _Lost([*(former.events if former else ()), *events], loss, left)
             self._former.setdefault(run_id, []).append({id(event): (cursor, event) for cursor, event in written})
             self._read.pop(run_id, None)
 
@@ -161,6 +171,14 @@ class RecentAppends:
                 sorted((one for key, one in written.items() if key in lost), key=lambda one: one[0].offset)
                 for written in self._former.get(run_id, ())
             ]
+
+    def last_since_loss(self, run_id: str) -> Cursor | None:
+        """The last cursor held that no history before the last loss had: where it is, what was lost is not."""
+        with self._lock:
+            left = self._lost[run_id].left if run_id in self._lost else 0
+            before = {cursor for written in self._former.get(run_id, ()) for cursor, _ in written.values()}
+            since = {cursor for cursor, _ in self._runs.get(run_id, ()) if cursor.offset > left} - before
+            return max(since, default=None)
 
     def lost(self, run_id: str) -> Sequence[EncodedEvent]:
         """The events that are to be resent, in order."""
@@ -191,7 +209,7 @@ class RecentAppends:
             there = set(map(id, resent))
             lost = self._lost.pop(run_id, None)
             if lost and (left := [event for event in lost.events if id(event) not in there]):
-                self._lost[run_id] = _Lost(left, lost.loss)
+                self._lost[run_id] = lost._replace(events=left, unanswered=None)
 
     def begin_resend(self, run_id: str) -> bool:
         """Become the one caller that resends what a run has lost; False while another thread or task is."""

@@ -212,13 +212,22 @@ def _take_up_again(
         if not former:
             continue
         count = yield from _count_present(session, run_id, former)
-        if count is None:
+        if count is None and not (yield from _is_there_still(session, run_id, recent.last_since_loss(run_id))):
             raise recent.loss_of(run_id)
         if count:
             keys = session.keys.run(run_id)
             (meta,) = yield Exchange([head_query(keys.meta)])
             recent.add(run_id, parse_head(keys, meta).start.chain, former[:count])
             recent.mark_answered(run_id, [event for _, event in former[:count]])
+
+
+def _is_there_still(session: Session[E, S], run_id: str, cursor: Cursor | None) -> Operation[bool]:
+    """Whether the run has this cursor for certain."""
+    if cursor is None:
+        return False
+    keys = session.keys.run(run_id)
+    meta, entry = yield Exchange([head_query(keys.meta), _entry_at(keys, cursor)], atomic=True)
+    return _is_at(cursor, entry) or parse_head(keys, meta).mark == cursor
 
 
 def _resolve_resent(session: Session[E, S], recent: RecentAppends, run_id: str) -> Operation[None]:
