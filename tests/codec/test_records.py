@@ -109,6 +109,13 @@ def test_a_further_field_that_no_writer_gives_is_refused_and_archived_as_it_is(
     assert (entry.raw, entry_record("r", entry)) == (record, record)
 
 
+def test_a_text_that_is_no_text_is_refused_with_its_bytes() -> None:
+    entry = ArchiveEntry(1, 0, None, "\ud800", None, "", 0.0, 0, 0.0, None, "")
+    with pytest.raises(CorruptRecordError) as caught:
+        entry_fields("r", entry)
+    assert caught.value.raw == b"\xed\xa0\x80"
+
+
 @given(
     st.text(min_size=1, max_size=9),
     st.lists(st.tuples(_fields, st.none() | _names), min_size=1, max_size=5),

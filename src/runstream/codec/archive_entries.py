@@ -255,7 +255,7 @@ def unread(run_id: str, entry: ArchiveEntry, reason: str) -> CorruptRecordError:
         f"event {entry.offset} of run {run_id!r} does not read: {reason}",
         run_id=run_id,
         offset=entry.offset,
-        raw=entry.raw if entry.raw is not None else (entry.data or "").encode(),
+        raw=entry.raw if entry.raw is not None else (entry.data or "").encode(errors="surrogatepass"),
     )
 
 
