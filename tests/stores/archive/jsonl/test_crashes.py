@@ -484,3 +484,19 @@ def test_all_directories_that_a_new_archive_lies_in_are_on_the_disk(
         assert store.archive_id
     places = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
     assert {place.stat().st_ino for place in places} <= synced
+
+
+def test_a_file_system_that_syncs_no_directories_above_it_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, above = os.fsync, tmp_path.stat().st_ino
+
+    def fsync_of_files(handle: int) -> None:
+        if os.fstat(handle).st_ino == above:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync_of_files)
+    with JSONLCheckpointer(tmp_path / "runs") as store:
+        store.save_event(event("r", 1))
+        assert numbers(store, "r") == [1]

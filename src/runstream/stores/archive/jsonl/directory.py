@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -230,8 +231,13 @@ class ArchiveDirectory:
 
     def _sync_names(self) -> None:
         for directory in (self.path, *self.path.parents):  # some of them may be as new as this
-            with contextlib.suppress(PermissionError):
+            try:
                 sync_directory(directory)
+            except PermissionError:
+                pass  # it was there before
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a file system that syncs no directories
+                    raise
         self._is_durable = True
 
 
