@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +22,9 @@ from runstream import (
     SQLiteCheckpointer,
     StoreUnavailable,
 )
-from runstream.codec.event_codec import Codec
-from runstream.model.results import Cursor
-from runstream.operations.messages import lost
 from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.scripts import calls
 from runstream.stores.redis.session import in_flight
-from runstream.stores.redis.session.recent_appends import RecentAppends
 from runstream.stores.redis.session.seen import ServerClock
 from tests.support.backends import Backend, RedisBackend, latest
 from tests.support.kinds import on_every_server
@@ -569,50 +564,3 @@ def test_a_full_server_tells_what_it_has_applied(server: Server, make_backend: C
     finally:
         server.raw.config_set("maxmemory", 0)
     assert len(spans(hot)) == 2
-
-
-def test_a_fork_puts_nothing_back() -> None:
-    """What the server has lost of the parent's events is the parent's to put back."""
-    book = RecentAppends()
-    events = Codec[Any, Any]().encode_events("r", make_events("r", 3))
-    book.mark_lost("r", [(Cursor(number, 0), event) for number, event in enumerate(events, 1)], lost("r", 3, 0))
-    child = os.fork()
-    if child == 0:
-        os._exit(len(book.lost("r")))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(book.lost("r")) == 3
-    book.mark_answered("r", book.lost("r"))
-    assert not book.lost("r")
-
-
-def test_what_is_found_where_it_was_before_one_loss_is_not_looked_for_where_it_was_before_another(
-    hot: Hot, redis_backend: RedisBackend, tmp_path: Path
-) -> None:
-    """What was put back once was lost again, before all of the first history was given to the run again."""
-    hot.append("r", events := make_events("r", 5))
-    cursors = [Cursor(*map(int, item.cursor.split("-"))) for item in hot.read("r", 2)]
-    with SQLiteCheckpointer[Any, Any](tmp_path / "a.db") as archive:
-        DrainWorker(hot, [archive], trim="archived").drain_once()
-    giver = open_hot(redis_backend, resend_lost=True)
-    session = session_of(giver)
-    book, encoded = session.recent, session.codec.encode_events("r", events[2:])
-    for places in (cursors, [Cursor(at.offset - 1, 1) for at in cursors]):
-        book.mark_answered("r", encoded)
-        book.mark_lost("r", list(zip(places, encoded, strict=True)), lost("r", 5, 2))
-    giver.append("r", make_events("r", 1))
-    assert [item.offset for item in giver.read("r", 5)] == [6]
-    assert not book.lost("r")
-
-
-def test_what_shows_that_lost_events_are_not_back_is_in_no_history_before() -> None:
-    """An event that is put back where it was is in both histories, as what was never lost is."""
-    book, events = RecentAppends(), Codec[Any, Any]().encode_events("r", make_events("r", 5))
-    places = [Cursor(number, number) for number in range(1, 6)]
-    written = list(zip(places, events, strict=True))
-    book.add("r", 0, written[:2])
-    book.mark_lost("r", written[2:4], lost("r", 4, 2))
-    book.add("r", 0, written[2:3])
-    book.mark_answered("r", events[2:3])
-    assert book.last_since_loss("r") is None
-    book.add("r", 0, [(Cursor(4, 7), events[4])])
-    assert book.last_since_loss("r") == (4, 7)
