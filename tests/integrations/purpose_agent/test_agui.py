@@ -23,7 +23,7 @@ from purpose_agent.streaming_v3 import agui_stream, sse_format
 import runstream
 from runstream import ConfigurationError, DrainWorker, HistoryDiverged, StoreUnavailable
 from runstream.integrations.purpose_agent import StoreBus, agui_sse, connect, connect_async
-from tests.support.servers import needs_server
+from tests.support.servers import eventually, needs_server
 
 URLS = ["memory:", "sqlite:{dir}/runs.db", "jsonl:{dir}/runs", "fake:{dir}", "fake:{dir} sqlite:{dir}/archive.db"]
 
@@ -273,12 +273,11 @@ async def test_a_client_that_goes_leaves_nothing(feed: str, how: str, store: Any
             elif how == "closed":
                 await texts.aclose()
             del texts
-            await asyncio.sleep(0.005)  # the loop closes what was dropped
-            async with asyncio.timeout(5):
-                while bus.subscriber_count:  # what was being read is read to its end
-                    assert (feed, how) != ("ours", "closed")
+            async with asyncio.timeout(20):
+                # what was being read is read to its end, and the loop closes what was dropped
+                while bus.subscriber_count or asyncio.all_tasks() != tasks:
+                    assert not bus.subscriber_count or (feed, how) != ("ours", "closed")
                     await asyncio.sleep(0.005)
-            assert asyncio.all_tasks() == tasks
             # the loop's and the bus's, which end with them, and that of all stores here
             pools = ("asyncio_", "runstream-bus-reader", "runstream-pages")
             left = {thread for thread in threading.enumerate() if not thread.name.startswith(pools)}
@@ -291,7 +290,8 @@ async def test_a_client_that_goes_in_an_outage_leaves_no_error_behind(
     store.append("r", [text(1)])
     is_asked, may_fail = threading.Event(), threading.Event()
     with StoreBus(store) as bus, caplog.at_level(logging.ERROR, "asyncio"):
-        texts = agui_sse(bus.deliveries(run_id="r", after=0))
+        deliveries = bus.deliveries(run_id="r", after=0)
+        texts = agui_sse(deliveries)
         assert numbers([await anext(texts)]) == [1]
 
         def run_info(_: str) -> Any:
@@ -306,11 +306,12 @@ async def test_a_client_that_goes_in_an_outage_leaves_no_error_behind(
         with suppress(asyncio.CancelledError):
             await waiting
         may_fail.set()
-        await asyncio.sleep(0.05)
-        del texts, waiting
+        fetch: Any = deliveries._fetch
+        await asyncio.wait({fetch}, timeout=20)
+        del texts, waiting, deliveries, fetch
         gc.collect()
         assert caplog.text == ""
-        assert bus.subscriber_count == 0
+        eventually(lambda: bus.subscriber_count == 0)  # the thread that was reading lets go of it
 
 
 # -- values, and what is refused -------------------------------------------------------------------------
