@@ -23,7 +23,6 @@ from fakeredis.model import get_command_info
 
 from runstream.stores.redis.connection.errors import breaks_connection
 from runstream.testing.simulation.clock import Clock
-from runstream.testing.simulation.compiling_lua import CompilingLua
 
 __all__ = ["Answering", "Node", "State", "Told"]
 
@@ -211,7 +210,6 @@ class _FakeServer(fakeredis.FakeServer):
     def __init__(self, node: Node) -> None:
         super().__init__(version=(7,))
         self.node = node
-        self.lua: CompilingLua | None = None
 
 
 class Answering:
@@ -227,11 +225,6 @@ class Answering:
     def _node(self: Any) -> Node:
         node: Node = self._server.node
         return node
-
-    def _get_server_runtime(self: Any, server: Any) -> Any:
-        if server.lua is None:
-            server.lua = CompilingLua(super()._get_server_runtime(server))  # type: ignore[misc] # of fakeredis
-        return server.lua
 
     def _name_to_func(self: Any, name: str) -> Any:
         if name == "info":
