@@ -57,11 +57,11 @@ class Result:
         return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
 
 
-def event(run_id: str, seq: int) -> runstream.PAEvent:
-    """An event whose record has about 300 bytes: a tool result."""
-    return runstream.create_event(
+def event(run_id: str, seq: int, types: Any = runstream) -> Any:
+    """An event whose record has about 300 bytes, a tool result, of the types of that module."""
+    return types.create_event(
         run_id,
-        runstream.EventKind.TOOL_RESULT,
+        types.EventKind.TOOL_RESULT,
         seq=seq,
         lane_id="researcher",
         tool="search",

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -19,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import runstream
+from bench import event
 from runstream.integrations.purpose_agent import connect
 
 OURS = {"sqlite": "sqlite:{}/ours.db", "jsonl": "jsonl:{}/ours", "embedded": "embedded:{}/state"}
@@ -44,20 +48,6 @@ class Store:
     name: str
     store: Any
     types: Any
-
-    def event(self, run_id: str, seq: int) -> Any:
-        """An event of about 300 bytes: a tool result."""
-        return self.types.create_event(
-            run_id,
-            self.types.EventKind.TOOL_RESULT,
-            seq=seq,
-            lane_id="researcher",
-            tool="search",
-            args={"query": "redis streams", "limit": 10},
-            result="x" * 150,
-            latency=12.5,
-            ok=True,
-        )
 
     def forget(self, run_id: str) -> None:
         """Let the next load of a run be the first one of this store, as that of a process which has just begun."""
@@ -96,8 +86,8 @@ def states(scale: int) -> dict[str, dict[str, Any]]:
 def save_event(count: int) -> Operation:
     def steps(one: Store) -> Steps:
         run_id = uuid.uuid4().hex
-        for event in [one.event(run_id, seq) for seq in range(1, count + 1)]:
-            yield lambda event=event: one.store.save_event(event)  # type: ignore[misc]
+        for each in [event(run_id, seq, one.types) for seq in range(1, count + 1)]:
+            yield partial(one.store.save_event, each)
 
     return steps
 
@@ -107,7 +97,7 @@ def save_first(data: dict[str, Any], count: int) -> Operation:
         for _ in range(count):
             run_id = uuid.uuid4().hex
             state = one.types.RunState(run_id, data=dict(data))
-            yield lambda run_id=run_id, state=state: one.store.save_snapshot(run_id, state)  # type: ignore[misc]
+            yield partial(one.store.save_snapshot, run_id, state)
 
     return steps
 
@@ -140,14 +130,14 @@ def list_events(everyone: list[Store], count: int, last: int | None) -> Operatio
     """List a run of ``count`` events, or the ``last`` ones of it: those after the step that a state is at."""
     run_id, since = uuid.uuid4().hex, 0 if last is None else count - last
     for one in everyone:
-        events = [one.event(run_id, seq) for seq in range(1, count + 1)]
+        events = [event(run_id, seq, one.types) for seq in range(1, count + 1)]
         if one.name.endswith(DEFAULT):
             continue  # the other store of the same archive or server has them
         if isinstance(one.store, SQLiteCheckpointer):
             its_rows(one.store, events)
         elif isinstance(one.store, JSONLCheckpointer):
-            for event in events:
-                one.store.save_event(event)
+            for each in events:
+                one.store.save_event(each)
         else:
             one.store.save_events(events)
 
@@ -161,9 +151,6 @@ def list_events(everyone: list[Store], count: int, last: int | None) -> Operatio
 
 def its_rows(store: SQLiteCheckpointer, events: list[Any]) -> None:
     """The rows that its ``save_event`` makes, in one transaction: one for each takes minutes."""
-    import json  # noqa: PLC0415
-    import sqlite3  # noqa: PLC0415
-
     rows = [(e.run_id, e.seq, e.ts, e.kind.value, e.lane_id, json.dumps(e.to_dict())) for e in events]
     with sqlite3.connect(store.db_path) as connection:
         connection.executemany(
@@ -217,9 +204,9 @@ def add_rows(table: Table, what: str, took: dict[str, list[float]]) -> None:
         cells = [what, name, f"{1000 * statistics.median(seconds):.2f}"]
         if name in OURS:
             cells += [f"{ratio(seconds, took[f'its {base}']):.2f}" for base in BASELINES]
-            seconds = took[name + DEFAULT]  # noqa: PLW2901
-            cells += [f"{1000 * statistics.median(seconds):.2f}"]
-            cells += [f"{ratio(seconds, took[f'its {base}']):.2f}" for base in BASELINES]
+            of_default = took[name + DEFAULT]
+            cells += [f"{1000 * statistics.median(of_default):.2f}"]
+            cells += [f"{ratio(of_default, took[f'its {base}']):.2f}" for base in BASELINES]
         table.add_row(*cells)
         what = ""
     table.add_section()

@@ -38,7 +38,7 @@ class Deliveries:
         self.begun = 0
 
     def send(self, run_id: str, seq: int) -> runstream.PAEvent:
-        one = event(run_id, seq)
+        one: runstream.PAEvent = event(run_id, seq)
         self.sent[run_id, seq] = time.perf_counter()
         return one
 

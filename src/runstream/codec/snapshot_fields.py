@@ -110,7 +110,7 @@ def pack_state(packer: Packer, state: Mapping[str, Any], before: PackedState | N
         if type(value) not in _OWN_TYPES:
             value = packer.plain(value, key, STATE_VALUES_LEVEL)  # noqa: PLW2901 - what it becomes may be a dict, which is split
         if type(value) is dict:  # names and values are taken one after the other: nobody is to change it meanwhile
-            value = value.copy()  # noqa: PLW2901
+            value = value.copy()  # noqa: PLW2901 - as above
         if _is_split(value):
             split[key] = value
         tops.append(() if key in split else (value,))
