@@ -233,10 +233,9 @@ class ArchiveDirectory:
         for directory in (self.path, *self.path.parents):  # some of them may be as new as this
             try:
                 sync_directory(directory)
-            except PermissionError:
-                pass  # it was there before
             except OSError as error:
-                if error.errno != errno.EINVAL:  # a file system that syncs no directories
+                # it was there before, or its file system syncs no directories
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
                     raise
         self._is_durable = True
 
