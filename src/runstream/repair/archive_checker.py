@@ -9,7 +9,7 @@ from runstream.codec.archive_entries import entry_fields
 from runstream.codec.record import record_crc
 from runstream.codec.stored import stored_record
 from runstream.history.archived import ArchivedHistory
-from runstream.model.archive_records import ArchiveEntry, EntryColumns
+from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.repair.checker import ATTEMPTS, DifferenceFound, HistoryChecker, describe_entry
 from runstream.repair.proof import written_as
@@ -22,11 +22,17 @@ _EVERYWHERE = 2**53
 
 
 class ArchiveChecker(HistoryChecker):
-    """Verifies an archive's copy of a run."""
+    """Verifies an archive's copy of a run.
 
-    def __init__(self, archive: Archive, history: ArchivedHistory) -> None:
+    Attributes:
+        archive: The archive.
+        position: How far it had the run when this copy was loaded.
+    """
+
+    def __init__(self, archive: Archive, history: ArchivedHistory, position: Position | None) -> None:
         super().__init__(history, history.header.start, ())
         self.archive = archive
+        self.position = position
         self._table = part_of(archive, HasColumns)
         if self._table is not None:
             self._noted_lasts = self._table.noted_lanes(history.run_id)
@@ -43,7 +49,7 @@ class ArchiveChecker(HistoryChecker):
         """Load an archive's copy of a run, all of one moment; None if it has none."""
         for _ in range(ATTEMPTS):
             before, history = archive.position(run_id), ArchivedHistory.load(archive, run_id)
-            checker = None if history is None else cls(archive, history)
+            checker = None if history is None else cls(archive, history, before)
             if archive.position(run_id) == before:
                 break
         return checker

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runstream.drain.readback import same_content, same_snapshot
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.repair.archive_checker import ArchiveChecker
@@ -143,11 +143,9 @@ class _Copies:
     @classmethod
     def load(cls, run_id: str, namespace: Namespace | None, archives: Sequence[Archive]) -> _Copies:
         archived, without = [], []
-        positions: list[Position | None] = []
         for archive in archives:
             try:
                 checker = ArchiveChecker.load(archive, run_id)
-                positions.append(archive.position(run_id))
             except CorruptRecordError as error:
                 raise DifferenceFound(error.offset, _NOT_OF_THE_FORM, (archive.location, str(error))) from error
             if checker is None:
@@ -155,6 +153,8 @@ class _Copies:
             else:
                 archived.append(checker)
         hot = None if namespace is None else _load_redis_checker(namespace, run_id)
+        # as they were loaded: what was archived since then is a change
+        positions = [(one.archive.location, one.position) for one in archived]
         state = (positions, hot and (hot.history.first, hot.facts))
         return cls(run_id, namespace, hot, archived, without, state)
 

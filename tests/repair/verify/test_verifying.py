@@ -21,9 +21,11 @@ from runstream import DrainWorker, EventKind, connect
 from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import RunBatch
 from runstream.operations.operation import Exchange, Replies
+from runstream.repair.archive_checker import ArchiveChecker
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import Verdict, verify_run
+from runstream.stores import capabilities
 from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from tests.repair.verify.world import KINDS, World, open_archives_named
@@ -223,6 +225,29 @@ def test_a_run_that_goes_on_meanwhile_is_no_difference(
     assert [verdict for verdict in verdicts if not verdict.is_sound] == []
     DrainWorker(hot, archives).drain_once()
     assert verify_run("r", hot=hot, sinks=archives).checked[1].events == 303
+    for archive in archives:
+        archive.close()
+
+
+def test_what_is_archived_just_after_a_copy_was_loaded_is_no_difference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The copy is the one before, and what Redis notes as archived is of afterwards."""
+    backend = FakeBackend("verify")
+    hot, archives = open_hot(backend), open_archives_named(tmp_path)
+    worker = DrainWorker(open_hot(backend), archives, trim="never")
+    hot.save_events(make_events("r", 3))
+    worker.drain_once()
+    hot.append("r", make_events("r", 2, first=4), snapshot=make_state("r"), lane_id="main")
+    load = ArchiveChecker.load
+
+    def load_and_drain(archive: capabilities.Archive, run_id: str) -> ArchiveChecker | None:
+        checker = load(archive, run_id)
+        worker.drain_once()
+        return checker
+
+    monkeypatch.setattr(ArchiveChecker, "load", load_and_drain)
+    assert verify_run("r", hot=hot, sinks=archives).difference is None
     for archive in archives:
         archive.close()
 
