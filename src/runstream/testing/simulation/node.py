@@ -22,6 +22,7 @@ from fakeredis._socket._resp import extract_command
 from fakeredis.model import get_command_info
 
 from runstream.stores.redis.connection.errors import breaks_connection
+from runstream.testing.simulation.bytecode import ParsesOnce
 from runstream.testing.simulation.clock import Clock
 
 __all__ = ["Answering", "Node", "State", "Told"]
@@ -225,6 +226,9 @@ class Answering:
     def _node(self: Any) -> Node:
         node: Node = self._server.node
         return node
+
+    def _get_server_runtime(self, server: Any) -> ParsesOnce:
+        return ParsesOnce(super()._get_server_runtime(server))  # type: ignore[misc] # of fakeredis
 
     def _name_to_func(self: Any, name: str) -> Any:
         if name == "info":
