@@ -18,7 +18,7 @@ from runstream.cli.support.export_formats import (
     write_jsonl,
     write_sqlite,
 )
-from runstream.cli.support.options import OfArchive, Url, open_existing
+from runstream.cli.support.options import OfArchive, Url, open_to_read
 from runstream.cli.support.output import counted, say
 from runstream.cli.support.progress_bar import showing_progress
 from runstream.cli.support.run_names import RunName, run_named
@@ -72,7 +72,7 @@ def export(
     """
     made = _format_of(to, file_format)
     with ExitStack() as opened:
-        store = opened.enter_context(open_existing(url, archive))
+        store = opened.enter_context(open_to_read(url, archive))
         run = run_named(store, run)
         merged = MergedRun.load(store, run)
         if merged is None:  # it was deleted just now

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runstream.cli.support.options import AsJson, Url, Wide, open_existing
+from runstream.cli.support.options import AsJson, OfArchive, Url, Wide, open_to_read
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.results import RunInfo
@@ -27,6 +27,7 @@ runstream runs --url sqlite:archive.db --limit 100 --json | jq '.runs[].run_id'"
 
 def runs(
     url: Url = None,
+    archive: OfArchive = None,
     session: Annotated[str | None, typer.Option(help="Only the runs of this session.")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only the runs in this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
@@ -38,7 +39,7 @@ def runs(
     With --wide also when they were created, and from which offset on a run is in Redis. Every command takes the
     beginning of a run's id in place of all of it, as long as no other run begins so.
     """
-    with open_existing(url) as store:
+    with open_to_read(url, archive) as store:
         wanted = None if status is None else status.value
         found = list(store.runs(session_id=session, status=wanted, limit=limit + 1))
         is_hot = part_of(store, Namespace) is not None

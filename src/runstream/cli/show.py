@@ -13,7 +13,7 @@ from rich.table import Table
 
 from runstream.cli.runs import questions_of, run_facts
 from runstream.cli.support.exit_codes import NoSuchRun
-from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_existing
+from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_to_read
 from runstream.cli.support.output import (
     ago,
     clock,
@@ -108,11 +108,11 @@ def show(
     """Show a run: what is known of it, its events in order, and its state at the end; or with --at, how it was.
 
     A Redis store shows what is hot; which events have moved to the archive is said on stderr (with --json
-    in "archived_up_to"). With --archive they are read there. Former snapshots are in an archive only, which
-    has those that were the latest when a drain worker read the run: without one, --at shows the events from the
-    beginning.
+    in "archived_up_to"). With --archive, or the archive beside an embedded server, they are read there. Former
+    snapshots are in an archive only, which has those that were the latest when a drain worker read the run:
+    without one, --at shows the events from the beginning.
     """
-    with open_existing(url, archive, upcasts) as store:
+    with open_to_read(url, archive, upcasts) as store:
         run = run_named(store, run)
         info = store.run_info(run)
         if info is None:  # it was deleted just now

@@ -25,7 +25,7 @@ from runstream.cli.support.options import (
     Url,
     Wide,
     is_redis_alone,
-    open_existing,
+    open_to_read,
 )
 from runstream.cli.support.output import clock, console, day, emit_json, event_facts, printable, say
 from runstream.cli.support.run_names import RunName, run_named
@@ -122,7 +122,7 @@ def tail(
     """
     wanted = EventFilter(FollowQuery(lane_id=lane, kinds=kind or None, visibility=visibility))
     wait_for_server(url, start_timeout)
-    with open_existing(url, archive, upcasts) as store:
+    with open_to_read(url, archive, upcasts, follows=True) as store:
         if part_of(store, Namespace) is None and part_of(store, Sink) is not None:
             raise ConfigurationError(
                 "an archive has no live end to follow: name the server, with this as its --archive; or look at the"

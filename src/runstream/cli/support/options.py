@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -22,7 +23,9 @@ from runstream.model.protocols import Sink
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
-from runstream.stores.urls import path_in
+from runstream.stores.tiered.checkpointer import with_archive_to_come
+from runstream.stores.tiered.late_archive import ArchiveToCome
+from runstream.stores.urls import archive_beside, path_in
 
 __all__ = [
     "AsJson",
@@ -40,6 +43,7 @@ __all__ = [
     "is_redis_alone",
     "open_archive",
     "open_existing",
+    "open_to_read",
     "path_of",
     "required_urls",
 ]
@@ -61,7 +65,7 @@ OfArchive = Annotated[
         "--archive",
         help="The archive that a drain worker writes from that server, sqlite:PATH or jsonl:DIR: what has left"
         " Redis is read there.",
-        show_default=False,
+        show_default="of embedded:DIR, archive.db in DIR, if it is there; of a namespace, archive-NAMESPACE.db",
     ),
 ]
 
@@ -135,6 +139,38 @@ def open_existing(url: str | None, archive: str | None = None, upcasts: str | No
     rules = None if upcasts is None else load_upcasts(upcasts)
     # states as they are stored, whatever their class takes
     return connect(url, archive=archive, state_type=dict, upcasts=rules)
+
+
+def open_to_read(
+    url: str | None, archive: str | None = None, upcasts: str | None = None, *, follows: bool = False
+) -> RunStore[Any, Any]:
+    """Open a store that must be there with its archive: that of an embedded server may lie beside it.
+
+    Args:
+        url: As ``open_existing`` takes it.
+        archive: Likewise; None: for ``embedded:DIR``, the archive that a worker writes who is told of no other, if
+            one has made it.
+        upcasts: As ``open_existing`` takes it.
+        follows: Whether such an archive is read, too, that is made while the store is open.
+
+    Raises:
+        ConfigurationError: There is nothing at that path, or there are no such rules.
+        RunstreamError: What ``connect`` raises.
+    """
+    url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
+    beside = archive_beside(url) if archive is None else None
+    if beside is None:
+        return open_existing(url, archive, upcasts)
+    path = path_of(beside)
+    if path is not None and path.exists():
+        return open_existing(url, beside, upcasts)
+    hot: Any = open_existing(url, None, upcasts)
+    if follows:
+        options = {"state_type": dict, "upcasts": hot._operations.codec.upcasts}
+        open_it: Any = partial(connect, beside, **options)
+        hot = with_archive_to_come(hot, ArchiveToCome(beside, open_it))
+    store: RunStore[Any, Any] = hot
+    return store
 
 
 def path_of(url: str) -> Path | None:

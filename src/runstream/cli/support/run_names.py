@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from runstream.cli.support.exit_codes import AmbiguousRun, NoSuchRun
-from runstream.cli.support.options import open_existing
+from runstream.cli.support.options import open_existing, open_to_read
 from runstream.model.errors import CorruptRecordError, RunstreamError
 from runstream.model.identifiers import check_run_id
 from runstream.stores.protocol import RunStore
@@ -23,8 +23,11 @@ _SHOWN = 10  # runs that begin with what was given
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """The runs whose ids begin so, for a shell: of the store that is named, or the archive that they come from."""
     url = ctx.params.get("source") or ctx.params.get("url") or os.environ.get("RUNSTREAM_URL")
+    archive = ctx.params.get("archive", ())
+    # commands that do not take one archive work on Redis alone, or on each store by itself
+    reads_both = archive is None or isinstance(archive, str)
     try:
-        with closing(open_existing(url)) as store:
+        with closing(open_to_read(url, archive) if reads_both else open_existing(url)) as store:
             return [run_id for run_id in store.list_runs() if run_id.startswith(incomplete)]
     except RunstreamError:  # nothing can be said to somebody who types
         return []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from runstream.connect import ARCHIVE_SCHEMES
@@ -19,9 +18,10 @@ from runstream.model.awaitable import Opening
 from runstream.model.errors import ConfigurationError
 from runstream.stores.async_facade import AsyncStore
 from runstream.stores.facade import Store
-from runstream.stores.lifecycle import own, own_async, reopen_with
+from runstream.stores.lifecycle import own_async, reopen_with
 from runstream.stores.options import StoreOptions
-from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
+from runstream.stores.tiered import AsyncTieredCheckpointer
+from runstream.stores.tiered.checkpointer import with_archive_to_come
 from runstream.stores.tiered.late_archive import ArchiveToCome
 from runstream.stores.urls import archive_beside, check_is_text, path_in, with_path
 
@@ -120,14 +120,7 @@ def _resolved(
 
 
 def _with_archive(hot: Any, archive: str, given: dict[str, Any]) -> Store[Any, Any]:
-    late = _archive_to_come(archive, given)
-    store: Store[Any, Any] = TieredCheckpointer(hot, late)
-
-    def close() -> None:
-        late.close()
-        hot.close()
-
-    own(store, close)
+    store: Store[Any, Any] = with_archive_to_come(hot, _archive_to_come(archive, given))
     return reopen_with(store, _with_archive, hot, archive, given)  # the store that is written to, by its URL
 
 
@@ -144,7 +137,5 @@ def _with_archive_async(hot: Any, archive: str, given: dict[str, Any]) -> AsyncS
 
 
 def _archive_to_come(url: str, given: dict[str, Any]) -> ArchiveToCome[Any, Any]:
-    scheme, _, rest = url.partition(":")
     open_it: Any = partial(connect_store, url, **{name: given[name] for name in _OF_ARCHIVE if name in given})
-    path = path_in(scheme, rest.partition("?")[0])
-    return ArchiveToCome(Path(path), f"{scheme}:{path}", open_it)
+    return ArchiveToCome(url, open_it)

@@ -10,13 +10,13 @@ from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.facade import SnapshotStore, Store
-from runstream.stores.lifecycle import place_at
+from runstream.stores.lifecycle import own, place_at
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.late_archive import ArchiveToCome, LateArchive
 from runstream.stores.tiered.operations import TieredOperations
 
-__all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer"]
+__all__ = ["AsyncTieredCheckpointer", "TieredCheckpointer", "with_archive_to_come"]
 
 
 class TieredCheckpointer(SnapshotStore[E, S]):
@@ -78,6 +78,18 @@ class AsyncTieredCheckpointer(AsyncSnapshotStore[E, S]):
             StoreUnavailable: The server cannot be reached.
         """
         await self._runner.prepare()
+
+
+def with_archive_to_come(hot: RedisCheckpointer[E, S], archive: ArchiveToCome[E, S]) -> TieredCheckpointer[E, S]:
+    """Make a Redis store and an archive that may come yet one store, which closes both."""
+    store = TieredCheckpointer(hot, archive)
+
+    def close() -> None:
+        archive.close()
+        hot.close()
+
+    own(store, close)
+    return store
 
 
 def _joined(hot: Any, archive: Any) -> tuple[TieredOperations[Any, Any], tuple[object, ...]]:

@@ -13,6 +13,7 @@ from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.facade import ArchiveStore
+from runstream.stores.urls import path_in
 
 __all__ = ["ArchiveToCome", "LateArchive"]
 
@@ -21,14 +22,21 @@ class ArchiveToCome(Generic[E, S]):
     """An archive that is opened at the first use after a worker has made it, and never made here.
 
     Args:
-        path: Its file or directory.
-        location: Its URL, for people to read.
+        url: Its URL.
         open_archive: Opens it.
+
+    Attributes:
+        location: Its URL, for people to read.
+
+    Raises:
+        ConfigurationError: The URL names no path.
     """
 
-    def __init__(self, path: Path, location: str, open_archive: Callable[[], ArchiveStore[E, S]]) -> None:
-        self.location = location
-        self._path = path
+    def __init__(self, url: str, open_archive: Callable[[], ArchiveStore[E, S]]) -> None:
+        scheme, _, rest = url.partition(":")
+        path = path_in(scheme, rest.partition("?")[0])
+        self.location = f"{scheme}:{path}"
+        self._path = Path(path)
         self._open = open_archive
         self._opened: dict[Path, ArchiveStore[E, S]] = {}
         self._is_closed = False
