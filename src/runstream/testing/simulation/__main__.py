@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from runstream.cli.support.progress_bar import showing_progress
 from runstream.testing.simulation.choices import Choices
 from runstream.testing.simulation.coverage import Taken, told_coverage
 from runstream.testing.simulation.game import play
@@ -40,12 +41,15 @@ def main(
     began, made, games, batches, losses = time.monotonic(), 0, 0, 0, 0
     taken: set[Taken] = set()
     names = list(PLANS) if plan == "all" else [plan]
-    for name, finding in play_series(names, seed, steps, jobs, taken=taken if coverage else None):
-        if finding.faults:
-            _tell(name, PLANS[name], finding, tries)
-            raise typer.Exit(1)
-        made, games = made + finding.steps, games + 1
-        batches, losses = batches + finding.events, losses + finding.losses
+    series = play_series(names, seed, steps, jobs, taken=taken if coverage else None)
+    with showing_progress("steps", steps) as on_progress:
+        for name, finding in series:
+            if finding.faults:
+                _tell(name, PLANS[name], finding, tries)
+                raise typer.Exit(1)
+            made, games = made + finding.steps, games + 1
+            batches, losses = batches + finding.events, losses + finding.losses
+            on_progress(finding.steps)
     typer.echo(
         f"{made:,} steps of {games} games in {time.monotonic() - began:.0f} s: {batches:,} batches acknowledged,"
         f" {losses} failovers, nothing lost, doubled or out of order"

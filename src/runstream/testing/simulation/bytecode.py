@@ -14,9 +14,9 @@ class ParsesOnce:
     """A Lua runtime that runs the bytecode of a script in its place: to parse it takes ten times as long.
 
     Nothing of it stays in the runtime from one call to the next. After each call fakeredis has all garbage
-    collected, and that is needed: where Lua collects bit by bit, lupa 2.8 may take a Python object that it hands to
-    Lua again (the text of an error) for another. It keeps them in a table with weak values, where Lua takes the
-    place of one that is about to go for a free one, and frees it once more when it goes.
+    collected, and that is needed: where Lua collects bit by bit, lupa 2.8 may take a Python object that it hands
+    to Lua again (the text of an error) for another. It keeps them in a table with weak values, where Lua takes
+    the place of one that is about to go for a free one, and frees it once more when it goes.
 
     Args:
         runtime: The runtime itself.
