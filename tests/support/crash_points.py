@@ -28,12 +28,12 @@ __all__ = ["Points", "insist", "watch_files", "watch_redis", "watch_sqlite", "wa
 
 
 class Points:
-    """Counts what the worker does, and has something happen at one point of it (None: at none)."""
+    """Notes what the worker does, and has something happen at each point of it."""
 
-    def __init__(self, chosen: int | None, happen: Callable[[str], None]) -> None:
-        self.labels: list[str] = []  # of those that were passed
+    def __init__(self, happen: Callable[[Points], None]) -> None:
+        self.labels: list[str] = []
+        """The operations before which there was a point; the last one is that of the point in hand."""
         self.is_asleep = False
-        self._chosen = chosen
         self._happen = happen
         self._thread = threading.get_ident()  # what other threads do comes when it comes, and is no point
 
@@ -41,11 +41,9 @@ class Points:
         """Pass a point; the label names the operation that comes next."""
         if self.is_asleep or threading.get_ident() != self._thread:
             return
-        is_chosen = len(self.labels) == self._chosen
         self.labels.append(label)
-        if is_chosen:
-            with self.asleep():
-                self._happen(label)
+        with self.asleep():
+            self._happen(self)
 
     @contextmanager
     def asleep(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from runstream.stores.redis.keys import Keys
 from tests.support.archive_check import Archive
 from tests.support.operations import session_of
 
-__all__ = ["World"]
+__all__ = ["Hot", "World"]
 
 Hot: TypeAlias = RedisCheckpointer[Any, Any]
 
