@@ -122,7 +122,7 @@ def test_what_is_no_event_or_state() -> None:
         (r"a state is a dict or has to_dict, and this is a str", lambda: store.save_snapshot("r", "done")),
         (r"and this is a NoneType", lambda: store.save_snapshot("r", None)),
         (r"kind: it is a text .*, not a PAEvent", lambda: store.open_run("r").emit(event)),
-        (r"kind: it is a text .*, not a int", lambda: store.open_run("r").emit_many([(5,)])),
+        (r"kind: it is a text .*, not an int", lambda: store.open_run("r").emit_many([(5,)])),
     ):
         check(EncodingError, words, mistake)
     coroutine.close()

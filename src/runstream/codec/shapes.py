@@ -18,7 +18,7 @@ from runstream.codec.purpose_agent_types import enums_of_event, is_state, member
 from runstream.codec.pydantic_models import model_fields
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.events import EventKind, PAEvent, Visibility, member_or_text
-from runstream.model.identifiers import kind_of, told
+from runstream.model.identifiers import one_of_kind, told
 
 __all__ = [
     "PlainEvents",
@@ -49,7 +49,7 @@ def given_fields(value: Any, what: str) -> dict[str, Any]:
     """
     to_dict = _asked(lambda: getattr(value, "to_dict", None), type(value).__qualname__)
     if not callable(to_dict):
-        raise EncodingError(f"{what} has to_dict, and this is a {kind_of(value)}")
+        raise EncodingError(f"{what} has to_dict, and this is {one_of_kind(value)}")
     fields = _asked(to_dict, f"{type(value).__qualname__}.to_dict")
     # a defaultdict would make up values for absent fields
     if type(fields) is not dict:
@@ -180,7 +180,7 @@ def fields_of_state(state: Any) -> dict[str, Any]:
         return given_fields(state, "a state")
     fields = _asked(lambda: model_fields(state, round_trip=True), name)
     if type(fields) is not dict:
-        raise EncodingError(f"a state is a dict or has to_dict, and this is a {kind_of(state)}")
+        raise EncodingError(f"a state is a dict or has to_dict, and this is {one_of_kind(state)}")
     return cast("dict[str, Any]", fields)
 
 

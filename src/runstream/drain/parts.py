@@ -15,6 +15,7 @@ from runstream.drain.stats import DrainStats, Timing
 from runstream.drain.tally import Tally
 from runstream.model.archive_records import Position, RunHeader
 from runstream.model.errors import ConfigurationError, RunstreamError
+from runstream.model.identifiers import one_of_kind
 from runstream.model.protocols import Sink, tells_of_lanes
 from runstream.model.results import DrainReport
 from runstream.operations.forks import starts_anew
@@ -65,7 +66,7 @@ class WorkerParts:
         )
         if others:
             raise ConfigurationError(
-                f"a drain takes a list of archives, and a {type(others[0]).__name__} is none: pass"
+                f"a drain takes a list of archives, and {one_of_kind(others[0])} is none: pass"
                 ' [SQLiteCheckpointer(path)], or what runstream.connect("sqlite:PATH") gives'
             )
         if not sinks:

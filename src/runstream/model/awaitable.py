@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["AsyncItems", "Opening"]
+__all__ = ["AsyncItems", "AsyncOnly", "Opening"]
 
 
 class _Enterable(Protocol):
@@ -77,7 +77,16 @@ class Opening(Generic[T]):
 Item = TypeVar("Item")
 
 
-class AsyncItems(AsyncIterator[Item]):
+class AsyncOnly:
+    """What gives its items with ``async for``, and says so to ``for``, which raises ConfigurationError."""
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> Any:
+            raise ConfigurationError("these come with async for, in an async def")
+
+
+class AsyncItems(AsyncOnly, AsyncIterator[Item]):
     """The items of an async generator, for ``async for``; ``aclose`` ends it.
 
     Args:
@@ -99,8 +108,3 @@ class AsyncItems(AsyncIterator[Item]):
     async def aclose(self) -> None:
         """End the generator."""
         await self._generator.aclose()
-
-    if not TYPE_CHECKING:
-
-        def __iter__(self) -> Any:
-            raise ConfigurationError("these come with async for, in an async def")

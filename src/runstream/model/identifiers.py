@@ -23,6 +23,7 @@ __all__ = [
     "is_utf8",
     "kind_of",
     "lease_token",
+    "one_of_kind",
     "random_token",
     "shown",
     "snapshot_lane",
@@ -91,6 +92,12 @@ def kind_of(value: Any) -> str:
     return f"{name}: await it first" if hasattr(type(value), "__await__") else name
 
 
+def one_of_kind(value: Any) -> str:
+    """``kind_of`` with its article: "an int", "a str"."""
+    kind = kind_of(value)
+    return f"an {kind}" if kind[0] in "aeioAEIO" else f"a {kind}"
+
+
 def check_iterable(name: str, values: Any, *, instead: str) -> None:
     """Refuse what is no collection: a single one of its items, or a coroutine that was to be awaited.
 
@@ -103,7 +110,7 @@ def check_iterable(name: str, values: Any, *, instead: str) -> None:
         EncodingError: It is something else.
     """
     if not hasattr(type(values), "__iter__"):
-        raise EncodingError(f"{name}: pass a list, not a {kind_of(values)}; {instead}", path=name)
+        raise EncodingError(f"{name}: pass a list, not {one_of_kind(values)}; {instead}", path=name)
 
 
 def event_run_id(event: Any) -> str:
@@ -119,7 +126,7 @@ def event_run_id(event: Any) -> str:
     run_id = getattr(event, "run_id", None)
     if run_id is None and not hasattr(event, "run_id"):
         raise EncodingError(
-            f"an event has a run_id, and this is a {kind_of(event)}; runstream.create_event makes an event, and"
+            f"an event has a run_id, and this is {one_of_kind(event)}; runstream.create_event makes an event, and"
             " save_events takes several",
             path="event",
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from runstream.model.errors import EncodingError
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import kind_of, shown
+from runstream.model.identifiers import one_of_kind, shown
 
 __all__ = ["Emission", "check_kind", "emissions_of", "error_payload", "joined_payload"]
 
@@ -45,8 +45,8 @@ def check_kind(kind: Any) -> None:
     """Refuse an event in place of its kind, and whatever else is no text. Raises EncodingError."""
     if not isinstance(kind, str | Enum):
         raise EncodingError(
-            f'kind: it is a text such as "tool.result", not a {kind_of(kind)}; a Run makes its events itself, and'
-            " save_event takes one that is made",
+            f'kind: it is a text such as "tool.result", not {one_of_kind(kind)}; a Run makes its events itself,'
+            " and save_event takes one that is made",
             path="kind",
         )
 

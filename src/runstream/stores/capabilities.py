@@ -21,6 +21,7 @@ from runstream.model.archive_records import (
     RunHeader,
 )
 from runstream.model.errors import ConfigurationError, CorruptRecordError
+from runstream.model.identifiers import one_of_kind
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.operations.operation import Operation
@@ -155,5 +156,5 @@ def archive_of(store: Any) -> Archive:
     """
     archive = part_of(store, Archive)
     if archive is None:
-        raise ConfigurationError(f"a {type(store).__name__} is no archive: pass a SQLite or JSONL store")
+        raise ConfigurationError(f"{one_of_kind(store)} is no archive: pass a SQLite or JSONL store")
     return archive

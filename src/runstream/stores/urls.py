@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import one_of_kind
 
 __all__ = ["archive_beside", "check_is_text", "check_path", "flag", "octal", "path_in", "split_query", "with_path"]
 
@@ -18,7 +19,7 @@ def check_is_text(url: object) -> None:
     """Raise ConfigurationError for what is no text, where a URL is wanted. None is no URL yet."""
     if url is not None and not isinstance(url, str):
         raise ConfigurationError(
-            f"a URL is a text, and this is a {type(url).__qualname__}: name a file as sqlite:PATH, a directory as"
+            f"a URL is a text, and this is {one_of_kind(url)}: name a file as sqlite:PATH, a directory as"
             " jsonl:DIR; RedisCheckpointer takes a client of redis-py, and TieredCheckpointer two stores"
         )
 
@@ -30,7 +31,7 @@ def check_path(path: object) -> None:
     """Raise ConfigurationError for what is no path, where one is wanted: a URL would make a file of its name."""
     if not isinstance(path, str | os.PathLike):
         raise ConfigurationError(
-            f"a path is a text or a pathlib.Path, and this is a {type(path).__qualname__}: name a file or a"
+            f"a path is a text or a pathlib.Path, and this is {one_of_kind(path)}: name a file or a"
             " directory (RedisCheckpointer takes a client of redis-py)"
         )
     if isinstance(path, str) and (match := _URL.match(path)):  # it may hold a password: it is not shown

@@ -29,7 +29,7 @@ from runstream import (
     TooManyPending,
     connect,
 )
-from runstream.integrations.purpose_agent import StoreBus
+from runstream.integrations.purpose_agent import Deliveries, Delivery, StoreBus, Subscription
 from runstream.testing import Fault, FaultProxy
 from tests.support.servers import eventually, needs_server, needs_valkey
 
@@ -67,6 +67,18 @@ def tool(run_id: str, seq: int, **fields: Any) -> PAEvent:
 
 def finished(run_id: str, seq: int = 99) -> PAEvent:
     return create_event(run_id, EventKind.RUN_FINISHED, seq=seq)
+
+
+@in_memory
+async def test_a_subscription_has_a_type_and_says_how_it_is_read(store: Any, open_bus: Open) -> None:
+    bus = open_bus(store)
+    events, deliveries = bus.subscribe(after=0), bus.deliveries(after=0)
+    assert (type(events), type(deliveries)) == (Subscription, Deliveries)
+    for items in (events, deliveries):
+        with pytest.raises(ConfigurationError, match="async for"):
+            list(items)  # type: ignore[call-overload]  # the mistake
+    bus.emit(finished("r"))
+    assert type((await taken(deliveries, 1))[0]) is Delivery
 
 
 async def taken(subscription: Any, count: int | None = None) -> list[Any]:
@@ -538,7 +550,7 @@ import multiprocessing
 import sys
 from purpose_agent.runtime import EventKind, PAEvent, create_event
 from runstream import connect
-from runstream.integrations.purpose_agent import StoreBus
+from runstream.integrations.purpose_agent import Deliveries, Delivery, StoreBus, Subscription
 
 def emit():
     bus = StoreBus(connect(sys.argv[1], event_type=PAEvent), run_id="r")

@@ -9,6 +9,7 @@ from typing import Any
 
 from runstream.codec.upcasts import Upcasts
 from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import one_of_kind
 
 __all__ = ["load_upcasts"]
 
@@ -36,5 +37,5 @@ def load_upcasts(name: str) -> Upcasts:
             f"--upcasts {name:.200}: it cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, Upcasts):
-        raise ConfigurationError(f"--upcasts {name:.200}: that is a {type(found).__qualname__}, not Upcasts")
+        raise ConfigurationError(f"--upcasts {name:.200}: that is {one_of_kind(found)}, not Upcasts")
     return found

@@ -4,5 +4,15 @@ from runstream.integrations.purpose_agent.agui import agui_sse
 from runstream.integrations.purpose_agent.bus import StoreBus
 from runstream.integrations.purpose_agent.hitl import HITLCheckpoints
 from runstream.integrations.purpose_agent.stores import connect, connect_async
+from runstream.integrations.purpose_agent.subscriptions import Deliveries, Delivery, Subscription
 
-__all__ = ["HITLCheckpoints", "StoreBus", "agui_sse", "connect", "connect_async"]
+__all__ = [
+    "Deliveries",
+    "Delivery",
+    "HITLCheckpoints",
+    "StoreBus",
+    "Subscription",
+    "agui_sse",
+    "connect",
+    "connect_async",
+]

@@ -25,6 +25,7 @@ from runstream.model.errors import (
     RunstreamError,
     StoreUnavailable,
 )
+from runstream.model.identifiers import one_of_kind
 from runstream.operations.arguments import AppendOptions
 from runstream.stores.capabilities import Archive, HoldsForeign, MarksRecovered, part_of
 from runstream.stores.facade import Store
@@ -65,7 +66,7 @@ class Additions:
             )
         kept, foreign = part_of(archive, Archive), part_of(archive, HoldsForeign)
         if kept is None or foreign is None:
-            raise ConfigurationError(f"a {type(archive).__name__} is no archive: pass a SQLite or JSONL store")
+            raise ConfigurationError(f"{one_of_kind(archive)} is no archive: pass a SQLite or JSONL store")
         self._store, self._namespace, self._marks = store, namespace, marks
         self._archive, self._foreign = kept, foreign
         self._dry_run = dry_run

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self
 
 from runstream.integrations.purpose_agent.bus_writer import BusWriter, Pending
+from runstream.model.awaitable import AsyncOnly
 from runstream.model.errors import RunstreamError
 from runstream.model.results import E, Recorded, RunInfo
 from runstream.model.state import ENDED_STATUSES
@@ -104,7 +105,7 @@ class _Known:
         return not (self.offered or self.given or self.is_behind)
 
 
-class Deliveries(Generic[E]):
+class Deliveries(AsyncOnly, Generic[E]):
     """The events of some runs that match, with their offsets: an async iterator for one task at a time.
 
     What is emitted on this bus comes at once, all else, and what did not fit, in the order of the store. After an
@@ -369,7 +370,7 @@ class Deliveries(Generic[E]):
         return now is not None and now.created_at == info.created_at
 
 
-class Subscription(Generic[E]):
+class Subscription(AsyncOnly, Generic[E]):
     """The events of :class:`Deliveries` alone: an async iterator, as an EventBus has it."""
 
     def __init__(self, deliveries: Deliveries[E]) -> None:

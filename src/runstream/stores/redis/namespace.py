@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import one_of_kind
 from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
 from runstream.stores.capabilities import part_of
@@ -128,7 +129,7 @@ def namespace_of(store: Any) -> Namespace:
     namespace = part_of(store, Namespace)
     if namespace is None:
         raise ConfigurationError(
-            f"a {type(store).__name__} is not in Redis: pass a RedisCheckpointer, or what"
+            f"{one_of_kind(store)} is not in Redis: pass a RedisCheckpointer, or what"
             " runstream.connect gives of a redis: URL"
         )
     return namespace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import one_of_kind
 from runstream.model.results import E, S
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
@@ -104,13 +105,13 @@ def _check_parts(hot: Any, archive: Any, *, facade: type[Any], named: str) -> No
     """Raise ConfigurationError for stores that are no two parts of a tiered one: by what they do themselves."""
     if not isinstance(hot, facade) or not isinstance(hot._operations, HotOperations):
         raise ConfigurationError(
-            f"a tiered store writes to a {named}, and a {type(hot).__name__} is none: pass one first, and the"
+            f"a tiered store writes to a {named}, and {one_of_kind(hot)} is none: pass one first, and the"
             " archive second; runstream.connect(url, archive=url) opens both"
         )
     if isinstance(archive, ArchiveToCome):
         return
     if not isinstance(archive, Store) or part_of(archive._operations, Archive) is None:
         raise ConfigurationError(
-            f"a {type(archive).__name__} is no archive: pass a SQLiteCheckpointer or a JSONLCheckpointer after the"
+            f"{one_of_kind(archive)} is no archive: pass a SQLiteCheckpointer or a JSONLCheckpointer after the"
             " Redis store"
         )
