@@ -25,7 +25,7 @@ from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.stores.async_facade import AsyncSnapshotStore, AsyncStore
 from runstream.stores.facade import SnapshotStore, Store
-from runstream.stores.lifecycle import own, own_async, place_at, reopen_with
+from runstream.stores.lifecycle import own, own_async, place_at, place_like, reopen_with
 from runstream.stores.local.memory import InMemoryCheckpointer
 from runstream.stores.options import StoreOptions
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer, rejoin_after_fork
@@ -372,7 +372,7 @@ class _Target:
         """A local store for asyncio: the same operations, whose calls are made in threads."""
         local = self.open()
         store: AsyncStore[Any, Any] = AsyncStore(local._operations, AsyncRunner())
-        place_at(store, local._place)
+        place_like(store, local)
         own_async(store, partial(asyncio.to_thread, local.close))
         return store
 

@@ -35,6 +35,7 @@ SYNC_STORES = [
 ]
 STORES_WITH_OPTIONS = SYNC_STORES[:-1]  # the tiered store has those of its parts
 ASYNC_STORES = [AsyncRedisCheckpointer, AsyncStore, AsyncTieredCheckpointer]
+COUNTS = {"event_count", "snapshot_count"}
 LIFECYCLE = {"__enter__", "__exit__", "__aenter__", "__aexit__"}
 ITERATORS = {"read", "follow", "runs"}
 OPENINGS = {"lease", "open_run"}
@@ -146,7 +147,7 @@ def test_a_store_shows_a_user_what_is_for_users(store: type[Any]) -> None:
     """
     methods = {*methods_of(RunStore), *methods_of(TellsOfLanes), *methods_of(SnapshotHistory)}
     theirs = public(getattr(checkpoint, store.__name__, object))
-    assert public(store) <= {*methods, *theirs, "archive_id", "location", "check_integrity", "open"}
+    assert public(store) <= {*methods, *theirs, *COUNTS, "archive_id", "location", "check_integrity", "open"}
 
 
 @pytest.mark.parametrize("store", SYNC_STORES, ids=lambda kind: kind.__name__)

@@ -1,4 +1,4 @@
-"""What is opened with ``await`` or ``async with``, and what is read with ``async for``: each says so."""
+"""What is awaited, opened with ``await`` or ``async with``, or read with ``async for``: each says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from runstream.model.errors import ConfigurationError
 
-__all__ = ["AsyncItems", "AsyncOnly", "Opening"]
+__all__ = ["AsyncItems", "AsyncOnly", "Awaited", "Opening"]
 
 
 class _Enterable(Protocol):
@@ -75,6 +75,27 @@ class Opening(Generic[T]):
 
 
 Item = TypeVar("Item")
+
+
+Value = TypeVar("Value")
+
+
+class Awaited(Generic[Value]):
+    """The value of an attribute that takes waiting: ``value = await store.attribute``.
+
+    Args:
+        ask: Asks for it, each time that it is awaited.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[Value]]) -> None:
+        self._ask = ask
+
+    def __repr__(self) -> str:
+        """That it is still to be awaited."""
+        return "<to be awaited>"
+
+    def __await__(self) -> Generator[Any, Any, Value]:
+        return self._ask().__await__()
 
 
 class AsyncOnly:

@@ -114,6 +114,9 @@ class StoreOperations(Protocol[E, S]):
     def load_answer(self, run_id: str, question: Question) -> Operation[E]:
         """The event that answers a question. It counts as known to this writer."""
 
+    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which snapshots are here; first None, if there are some of the run's own."""
+
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""
 
@@ -133,9 +136,6 @@ class StoreOperations(Protocol[E, S]):
 @runtime_checkable
 class KeepsSnapshots(Protocol[S]):
     """The operations of a store that keeps earlier snapshots, to show a run as it was."""
-
-    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
-        """The lanes of which snapshots are kept; first None, if there are some of the run's own."""
 
     def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
         """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import Any, Generic, Literal, overload
 
-from runstream.model.awaitable import Opening
+from runstream.model.awaitable import Awaited, Opening
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
@@ -22,6 +22,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
 )
+from runstream.operations.counts import count_events, count_snapshots
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
 from runstream.operations.runners import AsyncRunner
@@ -459,6 +460,16 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         """The ids of all runs, the most recently updated first."""
         return await self._runner.run(self._operations.list_runs())
 
+    @property
+    def event_count(self) -> Awaited[int]:
+        """How many events the runs have had, archived ones too; awaited. It reads the list of the runs."""
+        return Awaited(lambda: self._runner.run(count_events(self._operations)))
+
+    @property
+    def snapshot_count(self) -> Awaited[int]:
+        """How many runs have a snapshot of their own; awaited. It asks for each run: Redis by an exchange."""
+        return Awaited(lambda: self._runner.run(count_snapshots(self._operations)))
+
     async def delete_run(self, run_id: str) -> bool:
         """Remove all that this store holds of a run.
 
@@ -505,7 +516,7 @@ class AsyncSnapshotStore(AsyncStore[E, S]):
         Raises:
             StoreUnavailable: The store gave no answer.
         """
-        return await self._runner.run(self._snapshots.snapshot_lanes(run_id))
+        return await self._runner.run(self._operations.snapshot_lanes(run_id))
 
     def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> AsyncIterator[Snapshot[S]]:
         """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved.

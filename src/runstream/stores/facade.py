@@ -22,6 +22,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
 )
+from runstream.operations.counts import count_events, count_snapshots
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
 from runstream.operations.runners import SyncRunner
@@ -455,6 +456,16 @@ class Store(Lifecycle, Generic[E, S]):
         """The ids of all runs, the most recently updated first."""
         return self._runner.run(self._operations.list_runs())
 
+    @property
+    def event_count(self) -> int:
+        """How many events the runs have had, archived ones too. It reads the list of the runs."""
+        return self._runner.run(count_events(self._operations))
+
+    @property
+    def snapshot_count(self) -> int:
+        """How many runs have a snapshot of their own. It asks for each run: Redis by an exchange."""
+        return self._runner.run(count_snapshots(self._operations))
+
     def delete_run(self, run_id: str) -> bool:
         """Remove all that this store holds of a run.
 
@@ -501,7 +512,7 @@ class SnapshotStore(Store[E, S]):
         Raises:
             StoreUnavailable: The store gave no answer.
         """
-        return self._runner.run(self._snapshots.snapshot_lanes(run_id))
+        return self._runner.run(self._operations.snapshot_lanes(run_id))
 
     def snapshot_history(self, run_id: str, *, lane_id: str | None = None) -> Iterator[Snapshot[S]]:
         """The snapshots that are kept of a run, or of one lane of it, in the order in which they were saved.

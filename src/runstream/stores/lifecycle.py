@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-__all__ = ["AsyncLifecycle", "Lifecycle", "own", "own_async", "place_at", "reopen_with"]
+__all__ = ["AsyncLifecycle", "Lifecycle", "own", "own_async", "place_at", "place_like", "reopen_with"]
 
 T = TypeVar("T", bound="_Reopened")
+
+_PATHS = {"db_path": "sqlite:", "base_dir": "jsonl:"}
+"""The attributes that name a path, and the stores that have one."""
 
 
 class _Reopened:
@@ -20,6 +23,16 @@ class _Reopened:
     def __repr__(self) -> str:
         """Its class, and where its runs are; never a password."""
         return f"<{type(self).__name__} {self._place}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, and say which stores have what purpose-agent's have."""
+            if name in _PATHS:
+                raise AttributeError(
+                    f"{self!r} has no {name}: a {_PATHS[name]} store has one", name=name, obj=self
+                )
+            return object.__getattribute__(self, name)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self._reopen is None:
@@ -83,6 +96,12 @@ def own_async(store: AsyncLifecycle, release: Callable[[], Awaitable[None]]) -> 
 def place_at(store: Lifecycle | AsyncLifecycle, place: str) -> None:
     """Set where the runs of a store are, for people to read: without user and password."""
     store._place = place
+
+
+def place_like(store: AsyncLifecycle, other: Lifecycle) -> None:
+    """Set that the runs of a store are where those of another are, its path included."""
+    store._place = other._place
+    vars(store).update((name, path) for name, path in vars(other).items() if name in _PATHS)
 
 
 def reopen_with(store: T, function: Callable[..., Any], *args: Any) -> T:

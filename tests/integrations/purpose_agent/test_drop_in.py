@@ -278,10 +278,10 @@ async def test_what_they_have_beside_the_four_methods(sides: Sides) -> None:
         for seq in (1, 2):
             store.save_event(an_event(seq, run_id="e"))
     assert sides.ours.list_runs() == ["e", "s2", "s1"]
+    sides.ours.save_snapshot("e", RunState("e"), lane_id="main")
+    assert (sides.ours.event_count, sides.ours.snapshot_count) == (2, 2)
     if sides.kind == "memory":
-        assert sides.both(lambda store: (store.event_count, store.snapshot_count)) == ((2, 2), (2, 2))
-        sides.ours.save_snapshot("e", RunState("e"), lane_id="main")
-        assert sides.ours.snapshot_count == 2
+        assert (sides.theirs.event_count, sides.theirs.snapshot_count) == (2, 2)
     elif sides.kind == "jsonl":
         assert sides.both(lambda store: store.base_dir) == (sides.their_path, sides.our_path)
     else:
@@ -293,7 +293,10 @@ async def test_what_they_have_beside_the_four_methods(sides: Sides) -> None:
     async with connect_async(f"{sides.kind}:{sides.our_path}") as beside:
         await beside.save_event(an_event(run_id="new"))
         assert (await beside.list_runs())[0] == "new"
+        assert (await beside.event_count, await beside.snapshot_count) == (1, 2 if sides.has_files else 0)
         assert await beside.delete_run("new") is True
+        for name in ("db_path", "base_dir"):
+            assert getattr(beside, name, None) == getattr(sides.ours, name, None)
 
 
 def test_the_places_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,30 @@ def test_an_archive_that_nobody_has_made_is_an_empty_one(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("archive", [None, *ARCHIVES], ids=["alone", "sqlite", "jsonl"])
+async def test_a_server_counts_as_their_store_does(archive: str | None, tmp_path: Path) -> None:
+    """What has left Redis, and what it has forgotten, counts once; and a path it has not."""
+    url, archive = f"fake:{tmp_path}", archive and archive.format(dir=tmp_path)
+    with connect(url, archive=archive) as store:
+        for run_id, ends in (("a", True), ("b", False), ("c", False)):
+            store.save_events(PAEvent(run_id, seq=seq, kind=EventKind.TOOL_RESULT) for seq in (1, 2, 3))
+            if ends:
+                store.save_event(PAEvent(run_id, seq=4, kind=EventKind.RUN_FINISHED))
+            if run_id != "c":
+                store.save_snapshot(run_id, RunState(run_id))
+        store.save_snapshot("c", RunState("c"), lane_id="main")
+        for _ in range(3 if archive else 0):
+            assert (store.event_count, store.snapshot_count) == (10, 2)
+            drain(url, archive or "", retire_after_seconds=0.0, forget_after_seconds=0.0)
+        assert (store.event_count, store.snapshot_count) == (10, 2)
+        async with connect_async(url, archive=archive) as beside:
+            assert (await beside.event_count, await beside.snapshot_count) == (10, 2)
+            for each in (store, beside):
+                for name, scheme in (("db_path", "sqlite:"), ("base_dir", "jsonl:")):
+                    with pytest.raises(AttributeError, match=f"has no {name}: a {scheme} store"):
+                        getattr(each, name)
+
+
 def test_a_closed_store_opens_no_archive(tmp_path: Path) -> None:
     url, archive = f"fake:{tmp_path}", f"sqlite:{tmp_path}/archive.db"
     store: Any = connect(url, archive=archive)

@@ -373,8 +373,8 @@ def test_what_cannot_be_a_part_is_refused_at_once(wrapper: Any, make_backend: An
             tiered,
             operations_of(archive),
         ):
-            with pytest.raises(ConfigurationError, match=f"a {type(no_archive).__name__} is no archive"):
+            with pytest.raises(ConfigurationError, match=f"an? {type(no_archive).__name__} is no archive"):
                 wrapper(hot, no_archive)
         for not_hot in (None, "redis://localhost", InMemoryCheckpointer(), archive, tiered, object.__new__(other)):
-            with pytest.raises(ConfigurationError, match=f"a {type(not_hot).__name__} is none"):
+            with pytest.raises(ConfigurationError, match=f"an? {type(not_hot).__name__} is none"):
                 wrapper(not_hot, archive)

@@ -74,18 +74,7 @@ class InMemoryCheckpointer(Store[E, S]):
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
         memory = _MEMORIES.setdefault(name, _Memory()) if name else _Memory()
         super().__init__(MemoryOperations(codec, memory, require_lease=require_lease, clock=clock), SyncRunner())
-        self._counts = memory.counts
         place_at(self, f"memory:{name}")
-
-    @property
-    def event_count(self) -> int:
-        """How many events there are, of all runs."""
-        return self._counts()[0]
-
-    @property
-    def snapshot_count(self) -> int:
-        """How many runs have a snapshot of their own."""
-        return self._counts()[1]
 
 
 @dataclass(slots=True)
@@ -119,12 +108,6 @@ class _Memory:
         self.given: dict[str, dict[str | None, _GivenLease]] = {}
         self._held = HeldLock(self.changed)
         held_over_fork(self._held)
-
-    def counts(self) -> tuple[int, int]:
-        """How many events there are, and how many runs with a state of their own."""
-        with self.changed:
-            runs = self.runs.values()
-            return sum(len(run.entries) for run in runs), sum(None in run.states for run in runs)
 
 
 _MEMORIES: dict[str, _Memory] = {}
@@ -230,6 +213,13 @@ class MemoryOperations(LocalOperations[E, S]):
                 return 0
             _, record = run.entries[offset - 1]
         return int(fields_of(run_id, decode_record(run_id, offset, record))["seq"])
+
+    @in_one_call
+    def snapshot_lanes(self, run_id: str) -> list[str | None]:
+        """The lanes that have a snapshot; first None, for the run's own."""
+        check_run_id(run_id)
+        head = self._load_head(run_id) or RunHead()
+        return sorted(head.snapshots, key=lambda lane_id: (lane_id is not None, lane_id or ""))
 
     @in_one_call
     def inbox(self, run_id: str) -> Inbox:

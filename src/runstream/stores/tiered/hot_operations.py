@@ -68,9 +68,6 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
             EventsArchived: That is not the snapshot that was retired last.
         """
 
-    def hot_snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
-        """The lanes of which there are snapshots in Redis, with None for the run's own."""
-
     def known_snapshot(self, run_id: str, lane_id: str | None) -> tuple[str, int]:
         """Token and revision of the snapshot that this writer saved or loaded last; '' and 0 if it knows none."""
 

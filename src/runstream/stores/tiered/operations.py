@@ -175,7 +175,7 @@ class TieredOperations(HotAndArchive[E, S]):
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which either store has snapshots; first None, if there are some of the run's own."""
         check_run_id(run_id)
-        lanes = {*(yield from self.hot.hot_snapshot_lanes(run_id))}
+        lanes = {*(yield from self.hot.snapshot_lanes(run_id))}
         lanes |= {*(yield from self.archive.snapshot_lanes(run_id))}
         return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
 

@@ -119,6 +119,10 @@ class RedisOperations(Generic[E, S]):
         """The event that answers a question."""
         return inbox.load_answer(self.session, run_id, question)
 
+    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which Redis has a snapshot; first None, for the run's own."""
+        return snapshot_lanes(self.session.keys, run_id)
+
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""
         return runs.run_info(self.session, run_id)
@@ -174,10 +178,6 @@ class RedisOperations(Generic[E, S]):
             EventsArchived: That is not the snapshot that was retired last.
         """
         return update_state.update_state(self.session, run_id, change, how, update_state.Archived(archived))
-
-    def hot_snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
-        """The lanes of which Redis has a snapshot, None for the run's own."""
-        return snapshot_lanes(self.session.keys, run_id)
 
     def known_snapshot(self, run_id: str, lane_id: str | None) -> tuple[str, int]:
         """Token and revision of the snapshot that this writer saved or loaded last; ``("", 0)`` for none."""
