@@ -54,6 +54,7 @@ from tests.support.checksums import forget_checksums
 from tests.support.kinds import on_every_server
 from tests.support.mortal import Killed
 from tests.support.operations import session_of
+from tests.support.samples import make_event, make_events
 
 
 @pytest.mark.parametrize("keep", KEEPS)
@@ -140,6 +141,27 @@ def fall_behind(world: World) -> None:
     world.of_archive = emit(world.hot, "r", 2, first=4)
     world.drain()
     world.come_back(behind)
+
+
+@on_every_server
+def test_a_writer_is_told_though_its_lane_goes_on_beyond_what_has_left_redis(any_world: World) -> None:
+    """By the lane's highest seq: what the writer has sent came after all that the lane has."""
+    world = any_world
+    emit(world.hot, "r", 3)
+    world.drain()
+    behind = world.remember()
+    emit(world.hot, "r", 5, first=4)
+    world.drain()
+    world.come_back(behind)
+    writer = world.open()
+    writer.save_events(make_events("r", 2, first=9))
+    world.resolve("archive")
+    world.drain(trim="archived")
+    assert world.backend.raw.xlen(namespace_of(world.hot).keys.run("r").events) == 0
+    with pytest.raises(HistoryDiverged):
+        writer.save_event(make_event("r", 11))
+    writer.forget("r")
+    writer.save_event(make_event("r", 11))
 
 
 def test_a_resend_finds_its_first_reply_where_both_histories_have_it(world: World) -> None:

@@ -179,8 +179,8 @@ class Batch(NamedTuple):
 class Seen(NamedTuple):
     """The last cursor that a writer or reader saw of a run, with the start of that history, as Redis writes them.
 
-    ``offset`` is the cursor's offset, parsed. ``lane_id`` and ``wrote`` tell of the writer's own last event: its
-    lane, and its offset; "" and 0 for none.
+    ``offset`` is the cursor's offset, parsed. ``lane_id``, ``wrote`` and ``wrote_seq`` tell of the writer's own
+    last event: its lane, its offset and its seq; "", 0 and 0 for none.
     """
 
     start: bytes
@@ -188,6 +188,7 @@ class Seen(NamedTuple):
     offset: int
     lane_id: str = ""
     wrote: int = 0
+    wrote_seq: int = 0
 
     @property
     def cursor(self) -> Cursor:

@@ -12,11 +12,11 @@
 --         one lane
 --       6 words, separated by single spaces: when the batch was first sent (microseconds), '-' if that is not known, 0
 --         if it is so long ago that its producer may be forgotten by now; the start of the
---         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event, or 0,
---         followed by '=' and its lane, in hexadecimal, if that is not the first lane below; partitions; for how long a
---         silent producer is remembered (microseconds); who sends it: 'person', of what a person says to the run (one
---         event of the lane 'answers'), which a lease on the whole run lets pass; 'run', whom a request to cancel stops;
---         or '-'; and if more is asked for: the cursor that the writer saw last,
+--         history that the writer saw that cursor in, or '-'; the offset of the writer's own last event, or 0, followed
+--         by '+' and its seq, and by '=' and its lane, in hexadecimal, if that is not the first lane below; partitions;
+--         for how long a silent producer is remembered (microseconds); who sends it: 'person', of what a person says to
+--         the run (one event of the lane 'answers'), which a lease on the whole run lets pass; 'run', whom a request to
+--         cancel stops; or '-'; and if more is asked for: the cursor that the writer saw last,
 --         or '-'; expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
 --         lanes; number of events that are described (all or 0); number of leases; number of snapshots; number of notices
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
@@ -228,13 +228,16 @@ if seen ~= '-' and seen ~= meta[2] then
       -- trimmed: then it was archived, and the mark is there or beyond
       if parse_cursor(mark) <= seen_offset then there = mark end
       -- beyond: then others have gone on since, and nothing here has that chain. But what this writer has written itself,
-      -- at `wrote`, its lane must have; where the run was put back, `unread` is the last offset whose lane nobody knows
+      -- at `wrote`, its lane must have: it goes on to that offset, and to that seq if its seqs rise; where the run was
+      -- put back, `unread` is the last offset whose lane nobody knows
       if not there then
-        local wrote_at, name = match(wrote, '^(%d+)=?(%x*)$')
+        local wrote_at, wrote_seq, name = match(wrote, '^(%d+)%+?(%-?%d*)=?(%x*)$')
         name = name == '' and ARGV[7] or unhex(name)
-        local last_of = lane_of[name] and lane_of[name].last or call('HGET', KEYS[2], 'lane:' .. name)
-        if (tonumber(match(last_of or '', '^%d+')) or retired or 0) < tonumber(wrote_at)
-          and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
+        local of_lane = (lane_of[name] or {}).mark or call('HGET', KEYS[2], 'lane:' .. name) or ''
+        local highest = match(of_lane, ' %+(%d+)$')
+        local lacks = (tonumber(match(of_lane, '^%d+')) or retired or 0) < tonumber(wrote_at)
+          or highest and tonumber(highest) < (tonumber(wrote_seq) or 0)
+        if lacks and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
       end
     end
     if there and there ~= seen then return {'diverged'} end

@@ -116,7 +116,7 @@ def _seen_words(
 ) -> tuple[bytes, bytes]:
     """The append script's arguments 5 and 6: the cursor that the writer saw last, and the words after it."""
     last, start = (b"-", b"-") if seen is None else (seen.last, seen.start)
-    wrote = b"0" if seen is None else b"%d" % seen.wrote
+    wrote = b"0" if seen is None else b"%d+%d" % (seen.wrote, seen.wrote_seq)
     if seen is not None and seen.wrote and seen.lane_id != lane_id:
         wrote += b"=%b" % seen.lane_id.encode().hex().encode()
     at = b"-" if sent_at is None else b"%d" % sent_at

@@ -46,7 +46,9 @@ class SeenBook:
         with self._lock:
             return self._seen.get(run_id) or self._older.get(run_id)
 
-    def note(self, run_id: str, start: bytes, last: bytes, offset: int, lane_id: str | None = None) -> None:
+    def note(
+        self, run_id: str, start: bytes, last: bytes, offset: int, lane_id: str | None = None, seq: int = 0
+    ) -> None:
         """Note a cursor that was seen; within one history, only one that is further on.
 
         Args:
@@ -55,6 +57,7 @@ class SeenBook:
             last: The cursor that was seen.
             offset: That cursor's offset.
             lane_id: The lane of the event there, if it is this store's own; None: somebody's.
+            seq: Its seq, if it is this store's own.
         """
         with self._lock:
             known = self._seen.get(run_id)
@@ -64,9 +67,9 @@ class SeenBook:
             if known is not None and known.start == start and known.offset >= offset:
                 return
             if lane_id is not None:
-                self._seen[run_id] = Seen(start, last, offset, lane_id, offset)
+                self._seen[run_id] = Seen(start, last, offset, lane_id, offset, seq)
             elif known is not None and known.start == start:
-                self._seen[run_id] = Seen(start, last, offset, known.lane_id, known.wrote)
+                self._seen[run_id] = known._replace(last=last, offset=offset)
             else:
                 self._seen[run_id] = Seen(start, last, offset)
             self._seen.move_to_end(run_id)

@@ -71,6 +71,6 @@ def append_event(
         return outcome
     session.producers.give_back(producer)
     last, server_time, lane_before = fields
-    note_reply(session, run_id, server_time, seen.start, last, seen.offset + 1, event.lane_id)
+    note_reply(session, run_id, server_time, seen.start, last, seen.offset + 1, event.lane_id, event.seq)
     session.coverage.appended_one(run_id, event.lane_id, parse_start(seen.start), seen.offset, int(lane_before))
     return Applied((event,), seen.last, last)

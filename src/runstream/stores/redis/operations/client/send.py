@@ -177,13 +177,14 @@ def note_reply(
     last: bytes,
     offset: int,
     lane_id: str | None,
+    seq: int,
 ) -> None:
     """Note what the reply to an applied batch tells: the server's time and the run's last cursor.
 
-    ``offset`` is that cursor's, and ``lane_id`` the lane of the event there, if the batch has written it.
+    ``offset`` is that cursor's, ``lane_id`` and ``seq`` those of the event there, if the batch has written it.
     """
     session.server_clock.update(server_time)
-    session.seen.note(run_id, start, last, offset, lane_id)
+    session.seen.note(run_id, start, last, offset, lane_id, seq)
 
 
 def _begin(session: Session[E, S], batch: Batch, producer: Producer, *, checked: bool) -> Attempt[Session[E, S]]:
@@ -321,7 +322,8 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
     if len(rest) > len(lanes):
         lanes, rest, known = _without_known(batch, rest)
     at_last = max(lanes, key=lambda lane: lanes[lane].last, default=None)
-    note_reply(session, run_id, server_time, began, last, last_offset, at_last)
+    seq = 0 if at_last is None else lanes[at_last].last_seq
+    note_reply(session, run_id, server_time, began, last, last_offset, at_last, seq)
     if lanes or not batch.events:
         before = parse_offset(former)
         ends = {}
