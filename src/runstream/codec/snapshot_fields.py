@@ -32,6 +32,7 @@ __all__ = [
     "read_saved",
     "state_checksum",
     "unpack_state",
+    "value_begin",
 ]
 
 
@@ -228,6 +229,22 @@ def _unpack_items(packed: list[bytes]) -> tuple[list[int], list[Any], int]:
     if not set(map(type, ranks)) <= {int}:
         raise ValueError("a field is no value with its rank")
     return ranks, values, lone
+
+
+def value_begin(packed: bytes) -> int:
+    """Where the value begins in a field of a state that ``pack_state`` made: after the rank.
+
+    Args:
+        packed: The field, msgpack ``[rank, value]``.
+
+    Returns:
+        The index of the value's first byte.
+    """
+    return 2 + _RANK_SIZES.get(packed[1], 0)
+
+
+_RANK_SIZES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+"""How many bytes follow the first one of a rank that has more than that."""
 
 
 class SavedState(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import index
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypedDict, get_args
 
@@ -58,6 +58,32 @@ class AppendOptions(NamedTuple, Generic[S]):
     left_out: LeftOut | None = None
     sender: Sender = "-"
     status: str = ""
+    snapshots: Mapping[str | None, S] | None = None
+
+    @property
+    def states(self) -> Mapping[str | None, S]:
+        """The states to save, by lane; None: the run's own.
+
+        Raises:
+            ConfigurationError: ``snapshots`` is given beside ``snapshot`` or ``lane_id``, or is no mapping.
+        """
+        if self.snapshots is None:
+            return {} if self.snapshot is None else {self.lane_id: self.snapshot}
+        for name, value in (("snapshot", self.snapshot), ("lane_id", self.lane_id)):
+            if value is not None:
+                raise ConfigurationError(
+                    f"{name}= and snapshots= are both given: put every state into snapshots=, under its lane, or"
+                    " under None if it is the run's own"
+                )
+        if not isinstance(self.snapshots, Mapping):
+            raise ConfigurationError(
+                f"snapshots={shown(self.snapshots)}: pass a dict of states by lane; None is the run's own"
+            )
+        return self.snapshots
+
+    def left_out_of(self, lane_id: str | None) -> LeftOut | None:
+        """What the class of the state of this lane left out: it is known of the one ``snapshot`` alone."""
+        return self.left_out if self.snapshots is None and lane_id == self.lane_id else None
 
 
 class LeasedAppend(TypedDict, Generic[S], total=False):
@@ -66,6 +92,7 @@ class LeasedAppend(TypedDict, Generic[S], total=False):
     expected_offset: int | None
     keys: Sequence[str | None] | None
     snapshot: S | None
+    snapshots: Mapping[str | None, S] | None
 
 
 class ReadQuery(NamedTuple):

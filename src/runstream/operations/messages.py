@@ -46,16 +46,18 @@ def offset_conflict(run_id: str, expected: int, actual: int) -> ConcurrencyConfl
     )
 
 
-def snapshot_conflict(run_id: str, known: int, actual: int) -> ConcurrencyConflict:
+def snapshot_conflict(run_id: str, lane_id: str | None, known: int, actual: int) -> ConcurrencyConflict:
     """Another writer saved a snapshot since the one that this writer knows.
 
     Args:
         run_id: The run.
+        lane_id: The lane whose snapshot it is; None: the run's own.
         known: The revision of the snapshot that the writer knows; 0: none.
         actual: The revision of the latest.
     """
+    of_lane = "" if lane_id is None else f", lane {lane_id!r}"
     return ConcurrencyConflict(
-        f"run {run_id!r}: snapshot {actual} was saved by another writer; nothing was written:"
+        f"run {run_id!r}{of_lane}: snapshot {actual} was saved by another writer; nothing was written:"
         " load it, apply the change to it and save again",
         expected=known,
         actual=actual,

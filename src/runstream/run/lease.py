@@ -121,12 +121,13 @@ class Lease(LeaseState[E, S]):
         self.append(self.run_id, events)
 
     def append(self, run_id: str, events: Iterable[E], **options: Unpack[LeasedAppend[S]]) -> Appended:
-        """Append events to the run under this lease, with a snapshot of its lane if there is one.
+        """Append events to the run under this lease, with a snapshot of its lane, or several, if there are any.
 
         Args:
             run_id: The lease's run.
             events: What to append, in order; may be empty where a snapshot is saved.
-            **options: ``expected_offset``, ``keys`` and ``snapshot``, as the store's ``append`` takes them.
+            **options: ``expected_offset``, ``keys``, ``snapshot`` and ``snapshots``, as the store's ``append``
+                takes them; a snapshot of a lane that another holds is refused.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
@@ -297,12 +298,13 @@ class AsyncLease(LeaseState[E, S]):
         await self.append(self.run_id, events)
 
     async def append(self, run_id: str, events: Iterable[E], **options: Unpack[LeasedAppend[S]]) -> Appended:
-        """Append events to the run under this lease, with a snapshot of its lane if there is one.
+        """Append events to the run under this lease, with a snapshot of its lane, or several, if there are any.
 
         Args:
             run_id: The lease's run.
             events: What to append, in order; may be empty where a snapshot is saved.
-            **options: ``expected_offset``, ``keys`` and ``snapshot``, as the store's ``append`` takes them.
+            **options: ``expected_offset``, ``keys``, ``snapshot`` and ``snapshots``, as the store's ``append``
+                takes them; a snapshot of a lane that another holds is refused.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.

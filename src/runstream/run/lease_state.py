@@ -155,9 +155,10 @@ class LeaseState(ABC, Generic[E, S]):
 
     def _appending(self, run_id: str, events: Iterable[E], options: LeasedAppend[S]) -> Operation[Appended]:
         self._check_run(run_id)
+        lane_id = None if options.get("snapshots") is not None else snapshot_lane(self.lane_id)
         with self._noting_loss():
             result = yield from self._operations.append(
-                run_id, events, AppendOptions(**options, lease=self, lane_id=snapshot_lane(self.lane_id))
+                run_id, events, AppendOptions(**options, lease=self, lane_id=lane_id)
             )
         return result.appended
 

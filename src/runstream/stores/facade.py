@@ -6,7 +6,7 @@ A method gathers its arguments in a value and runs the store's operation (:mod:`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, overload
 
 from runstream.model.events import EventKind, Visibility
@@ -92,8 +92,9 @@ class Store(Lifecycle, Generic[E, S]):
         lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
+        snapshots: Mapping[str | None, S] | None = None,
     ) -> Appended:
-        """Append events to a run, and save a snapshot with them, in one atomic step: nothing of it, or all.
+        """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all.
 
         Args:
             run_id: The run; it begins with this append if it is not there.
@@ -106,6 +107,8 @@ class Store(Lifecycle, Generic[E, S]):
             snapshot: The state to save with the events, made from the one that this store object saved or loaded
                 last.
             lane_id: The lane whose snapshot it is; None: the run's own.
+            snapshots: Several such states, each by its lane, and the run's own under None: in place of
+                ``snapshot`` and ``lane_id``.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
@@ -118,7 +121,7 @@ class Store(Lifecycle, Generic[E, S]):
             EventsArchived: The snapshot does not cover what has left Redis, or follows one that was retired.
             RunstreamError: What ``save_event`` raises.
         """
-        options = AppendOptions(expected_offset, keys, lease, snapshot, lane_id)
+        options = AppendOptions(expected_offset, keys, lease, snapshot, lane_id, snapshots=snapshots)
         return self._runner.run(self._operations.append(run_id, events, options)).appended
 
     @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, overload, runtime_checkable
 
@@ -40,8 +40,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         lease: Leased | None = None,
         snapshot: S | None = None,
         lane_id: str | None = None,
+        snapshots: Mapping[str | None, S] | None = None,
     ) -> Appended:
-        """Append events to a run, and save a snapshot with them, in one atomic step: nothing of it, or all."""
+        """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all."""
 
     @overload
     def read(

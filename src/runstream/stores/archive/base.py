@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
 
-from runstream.codec.archive_entries import archive_entries, unread
+from runstream.codec.archive_entries import unread
 from runstream.codec.kept_states import state_text
 from runstream.codec.pages import TOGETHER
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
@@ -21,7 +21,6 @@ from runstream.model.errors import (
     ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
-    EncodingError,
     HistoryDiverged,
     RunstreamError,
     StoreUnavailable,
@@ -37,7 +36,6 @@ from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
 from runstream.stores.capabilities import Archive, ChecksIntegrity
-from runstream.stores.local.append_plan import AppendPlan, AppendRequest
 from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages, in_steps
 
@@ -47,7 +45,6 @@ __all__ = [
     "check_cut",
     "deleted_here",
     "new_entries",
-    "planned_entries",
 ]
 
 DELETED_FOR_SECONDS = 7 * 86_400.0
@@ -296,20 +293,6 @@ def _check_lane(run_id: str, lane_id: str | None) -> None:
 
 
 # -- what may be written -------------------------------------------------------------------------------------
-
-
-def planned_entries(request: AppendRequest, plan: AppendPlan) -> list[ArchiveEntry]:
-    """The entries that an append to this store itself writes.
-
-    Raises:
-        EncodingError: JSON cannot hold an event (nested too deeply). A record that is in Redis goes to the
-            quarantine then, but one that has not been accepted yet is refused.
-    """
-    entries = list(archive_entries(request.run_id, [(cursor, event.record) for cursor, event in plan.written]))
-    for entry in entries:
-        if entry.raw is not None:
-            raise EncodingError(f"an event of run {request.run_id!r} cannot be archived: {entry.reason}")
-    return entries
 
 
 def new_entries(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.codec.event_codec import EncodedEvent
@@ -26,7 +26,7 @@ from runstream.operations.coverage import Covered
 from runstream.operations.messages import not_asked, offset_conflict, run_cancelled, snapshot_conflict
 from runstream.stores.local.lease_rules import Leases, check_write
 
-__all__ = ["AppendPlan", "AppendRequest", "Details", "new_head", "plan_append"]
+__all__ = ["AppendPlan", "AppendRequest", "Details", "StateWrite", "new_head", "plan_append"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +38,47 @@ class Details:
     leases: Leases = field(default_factory=dict)
 
 
+class StateWrite(NamedTuple):
+    """A state to save with an append.
+
+    Attributes:
+        lane_id: The lane whose snapshot it is; None: the run's own.
+        state: What the store keeps of it.
+        covers: The history that its writer knows.
+        known_token: The token of the snapshot that it was made from; '' for none; None: whichever it is, it is
+            replaced.
+        known_revision: That one's revision.
+    """
+
+    lane_id: str | None
+    state: Any
+    covers: Covered
+    known_token: str | None = None
+    known_revision: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class AppendRequest:
     """What a caller appends to one run.
 
-    ``state`` is what the store keeps of a state, made from the snapshot with ``known_token`` ('' for none; None:
-    whichever it is, it is replaced). ``state_session`` and ``status`` are those that it gives the run.
+    ``states`` are saved with it, each of another lane; ``state_session`` and ``status`` are those that they give
+    the run.
     """
 
     run_id: str
     events: Sequence[EncodedEvent]
     expected_offset: int | None = None
-    state: Any = None
+    states: Sequence[StateWrite] = ()
     state_session: str = ""
-    lane_id: str | None = None
-    covers: Covered = field(default_factory=Covered)
-    known_token: str | None = None
-    known_revision: int = 0
     status: str | None = None
     lease: LeaseGrant | None = None
     sender: Sender = "-"
 
     @property
     def lanes(self) -> list[str]:
-        """The lanes that it touches: those of its events, and the one whose snapshot it saves."""
-        lanes = dict.fromkeys(event.lane_id for event in self.events)
-        if self.lane_id is not None:
-            lanes[self.lane_id] = None
-        return list(lanes)
+        """The lanes that it touches: those of its events, and those whose snapshots it saves."""
+        of_states = [write.lane_id for write in self.states if write.lane_id is not None]
+        return list(dict.fromkeys([*(event.lane_id for event in self.events), *of_states]))
 
     @property
     def keys(self) -> set[str]:
@@ -75,7 +88,7 @@ class AppendRequest:
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """What to write: the new events with their cursors, the run's head after that, the new snapshot's head.
+    """What to write: the new events with their cursors, the run's head after that, the new snapshots' heads.
 
     ``placement`` is of all events, also of those that the run has already. ``lanes`` has the last offset of each
     lane that gets events, before and after.
@@ -85,12 +98,12 @@ class AppendPlan:
     written: Sequence[tuple[Cursor, EncodedEvent]]
     head: RunHead
     lanes: Mapping[str, tuple[int, int]]
-    snapshot: SnapshotHead | None
+    snapshots: Sequence[SnapshotHead] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not self.written and self.snapshot is None
+        return not self.written and not self.snapshots
 
 
 def new_head(now: float) -> RunHead:
@@ -113,16 +126,14 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
     check_write(request.run_id, leases, request.lease, request.lanes)
     placement, written = _assign_cursors(head.last, details.keys, request.events)
     if request.events and not written:
-        return AppendPlan(placement, (), head, {}, None)
+        return AppendPlan(placement, (), head, {})
     former = head.last
     if request.expected_offset not in (None, former.offset):
         raise offset_conflict(request.run_id, request.expected_offset or 0, former.offset)
     last = written[-1][0] if written else former
-    snapshot = None
-    if request.state is not None:
-        snapshot = _plan_snapshot(head, details, request, last.offset)
+    snapshots = [_plan_snapshot(head, details, request.run_id, write, last.offset) for write in request.states]
     told = _told(head, request, written)
-    is_opened = head.status in ENDED_STATUSES and told.status == RunStatus.RUNNING and request.state is None
+    is_opened = head.status in ENDED_STATUSES and told.status == RunStatus.RUNNING and not request.states
     if head.cancel is not None and request.sender == "run" and not is_opened:
         raise run_cancelled(request.run_id, head.cancel)
     session_id = next((event.session_id for event in request.events if event.session_id), "")
@@ -137,10 +148,10 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
             questions=told.questions,
             cancel=told.cancel,
             session_id=head.session_id or session_id,
-            snapshots=head.snapshots if snapshot is None else {**head.snapshots, snapshot.lane_id: snapshot},
+            snapshots={**head.snapshots, **{snapshot.lane_id: snapshot for snapshot in snapshots}},
         ),
         {event.lane_id: (details.lanes.get(event.lane_id, 0), cursor.offset) for cursor, event in written},
-        snapshot,
+        snapshots,
     )
 
 
@@ -187,16 +198,16 @@ def _assign_cursors(
     return Placement(Appended(first_offset, end.offset, str(end)), cursors, frozenset(known)), written
 
 
-def _plan_snapshot(head: RunHead, details: Details, request: AppendRequest, last: int) -> SnapshotHead:
-    saved = head.snapshots.get(request.lane_id)
-    if request.known_token is not None and request.known_token != (saved.token if saved else ""):
+def _plan_snapshot(head: RunHead, details: Details, run_id: str, write: StateWrite, last: int) -> SnapshotHead:
+    saved = head.snapshots.get(write.lane_id)
+    if write.known_token is not None and write.known_token != (saved.token if saved else ""):
         actual = saved.revision if saved else 0
-        raise snapshot_conflict(request.run_id, request.known_revision, actual)
+        raise snapshot_conflict(run_id, write.lane_id, write.known_revision, actual)
     # the writer's coverage of a deleted run of this name does not hold for this one
-    covers = request.covers.offset if request.covers.history == head.start.chain else head.start.offset
-    before = head.last.offset if request.lane_id is None else details.lanes.get(request.lane_id, 0)
+    covers = write.covers.offset if write.covers.history == head.start.chain else head.start.offset
+    before = head.last.offset if write.lane_id is None else details.lanes.get(write.lane_id, 0)
     return SnapshotHead(
-        request.lane_id,
+        write.lane_id,
         # it covers all, if all that came before is covered: in the run, or in its lane
         last if before <= covers else covers,
         (saved.revision if saved else 0) + 1,

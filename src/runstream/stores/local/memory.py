@@ -294,8 +294,8 @@ class MemoryOperations(LocalOperations[E, S]):
             run.peaks.append(max(run.peaks[-1], event.seq))
         run.lanes.update((lane_id, last) for lane_id, (_, last) in plan.lanes.items())
         run.keys.update((event.key, cursor) for cursor, event in plan.written if event.key is not None)
-        if plan.snapshot is not None:
-            run.states[request.lane_id] = pack_state(STORED_PACKER, request.state or {}).fields
+        for write in request.states if plan.snapshots else ():
+            run.states[write.lane_id] = pack_state(STORED_PACKER, write.state).fields
 
     @in_one_call
     def delete_run(self, run_id: str) -> bool:

@@ -38,7 +38,7 @@ from runstream.operations.arguments import (
 from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import RunFilter, lane_of, seq_of
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
-from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, plan_append
+from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
 from runstream.stores.local.pages import in_pages
 
 __all__ = ["LocalOperations"]
@@ -170,7 +170,7 @@ class LocalOperations(ABC, Generic[E, S]):
         check_count("expected_offset", options.expected_offset)
         encoded = self.codec.encode_events(run_id, events, options.keys)
         grant_of(run_id, options.lease)
-        if not encoded and options.snapshot is None:
+        if not encoded and not options.states:
             head = self._load_head(run_id) or RunHead()
             # an append of nothing creates nothing, but its expected offset is checked
             return plan_append(head, Details(), AppendRequest(run_id, (), options.expected_offset)).placement
@@ -225,15 +225,15 @@ class LocalOperations(ABC, Generic[E, S]):
             changed = change(state)
             state = state if changed is None else changed
             options = AppendOptions(lease=how.lease, snapshot=state, left_out=left_out)
-            request = replace(
-                self._request(run_id, (), options, compare=True),
-                # made from what was loaded here, and from nothing else that this store knows
+            request = self._request(run_id, (), options, compare=True)
+            # made from what was loaded here, and from nothing else that this store knows
+            write = request.states[0]._replace(
                 covers=Covered() if saved is None or head is None else Covered(saved.offset, head.start.chain),
                 known_token="" if saved is None else saved.token,
                 known_revision=0 if saved is None else saved.revision,
             )
             try:
-                self._send([request])
+                self._send([replace(request, states=[write])])
             except ConcurrencyConflict:
                 if left == 0:
                     raise
@@ -336,33 +336,24 @@ class LocalOperations(ABC, Generic[E, S]):
     def _request(
         self, run_id: str, encoded: Sequence[EncodedEvent], options: AppendOptions[S], *, compare: bool
     ) -> AppendRequest:
-        """Make an append's request. With ``compare``, the snapshot must follow the one that this writer knows."""
+        """Make an append's request. With ``compare``, a snapshot must follow the one that this writer knows."""
         grant = grant_of(run_id, options.lease)
         if grant is not None and not self._has_leases:
             raise _no_leases(run_id)
-        if options.snapshot is None:
-            status = options.status or None
-            return AppendRequest(
-                run_id, encoded, options.expected_offset, status=status, lease=grant, sender=options.sender
-            )
-        if (lane_id := options.lane_id) is not None:
-            check_name("lane_id", lane_id)
-        fields = self.codec.snapshot_fields(run_id, options.snapshot, options.left_out)
-        known = self._known.get((run_id, lane_id), SnapshotHead(lane_id, 0, 0, ""))
+        states, session_id, status = [], "", options.status or None
+        for lane_id, state in options.states.items():
+            if lane_id is not None:
+                check_name("lane_id", lane_id)
+            fields = self.codec.snapshot_fields(run_id, state, options.left_out_of(lane_id))
+            known = self._known.get((run_id, lane_id), SnapshotHead(lane_id, 0, 0, ""))
+            covers = self._coverage.covered(run_id, lane_id)
+            token = known.token if compare else None
+            states.append(StateWrite(lane_id, self._keep_state(fields), covers, token, known.revision))
+            session_id = session_id or self.codec.packer.plain(fields.get("session_id", ""), "session_id")
+            if lane_id is None:  # a lane that has finished has not ended the run
+                status = status or self.codec.status_of(fields)
         return AppendRequest(
-            run_id,
-            encoded,
-            options.expected_offset,
-            self._keep_state(fields),
-            self.codec.packer.plain(fields.get("session_id", ""), "session_id"),
-            lane_id,
-            self._coverage.covered(run_id, lane_id),
-            known.token if compare else None,
-            known.revision,
-            # a lane that has finished has not ended the run
-            options.status or (self.codec.status_of(fields) if lane_id is None else None),
-            grant,
-            options.sender,
+            run_id, encoded, options.expected_offset, states, session_id, status, grant, options.sender
         )
 
     def _send(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
@@ -377,8 +368,8 @@ class LocalOperations(ABC, Generic[E, S]):
                 continue
             former = plan.head.last.offset - len(plan.written)
             self._coverage.appended(request.run_id, plan.head.start, former, plan.head.last.offset, plan.lanes)
-            if plan.snapshot is not None:
-                self._known[request.run_id, request.lane_id] = plan.snapshot
+            for snapshot in plan.snapshots:
+                self._known[request.run_id, snapshot.lane_id] = snapshot
         return plans
 
     def _forget(self, run_id: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
-from runstream.codec.snapshot_fields import PackedState, state_checksum
+from runstream.codec.snapshot_fields import PackedState, state_checksum, value_begin
 from runstream.model.questions import Notice
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
@@ -78,14 +78,15 @@ class SnapshotWrite:
     changes: bool = False
     made: MadeChange | None = None
 
-    def args(self) -> list[Any]:
-        """The append script's arguments for this snapshot."""
+    def args(self, records: Sequence[bytes]) -> list[Any]:
+        """The append script's arguments for this snapshot. None has a large value that a record has."""
         if self.known_state is None:
             form, sets = "whole", self.state.fields
             removes: list[bytes] = []
         else:
             form = "difference"
             sets, removes = self.state.changes_from(self.known_state)
+        copies = copies_of(sets, records)
         args: list[Any] = [
             snapshot_field(self.lane_id),
             "change" if self.changes else "compare" if self.compare else "replace",
@@ -95,12 +96,54 @@ class SnapshotWrite:
             "" if self.covers.history is None else self.covers.history,
             state_checksum(self.state.fields),
             form,
-            len(sets),
+            len(sets) - len(copies),
             len(removes),
+            len(copies),
         ]
         for name, value in sets.items():
-            args += (name, value)
-        return args + removes
+            if name not in copies:
+                args += (name, value)
+        args += removes
+        for name, (record, begin, length, head) in copies.items():
+            args += (name, f"{record} {begin} {length}", head)
+        return args
+
+
+_COPIED_BYTES = 512
+"""A value of fewer bytes is sent again: to say where it is takes as many as are saved, or the search too long."""
+_MOST_COPIED = 16
+
+
+class Copy(NamedTuple):
+    """A field's value that a record of the batch has: after ``head``, ``length`` bytes of it from ``begin`` on.
+
+    Both the record and the byte are counted from 1.
+    """
+
+    record: int
+    begin: int
+    length: int
+    head: bytes
+
+
+def copies_of(fields: Mapping[bytes, bytes], records: Sequence[bytes]) -> dict[bytes, Copy]:
+    """Where the records of a batch have the values of a state's fields, of the largest of them, by field.
+
+    A field is ``[rank, value]`` in msgpack, and a record that has its value has the same bytes: wherever it has
+    them, they are what the field needs.
+    """
+    large = [name for name, packed in fields.items() if len(packed) >= _COPIED_BYTES] if records else []
+    copies = {}
+    for name in sorted(large, key=lambda name: -len(fields[name]))[:_MOST_COPIED]:
+        packed = fields[name]
+        begin = value_begin(packed)
+        value = packed[begin:]
+        for index, record in enumerate(records, 1):
+            at = record.find(value)
+            if at >= 0:
+                copies[name] = Copy(index, at + 1, len(value), packed[:begin])
+                break
+    return copies
 
 
 HIGHEST_RISING = 10**15 - 1
@@ -151,14 +194,14 @@ class Batch(NamedTuple):
 
     Attributes:
         run_id: The run.
-        events: The events to append, in order; there may be none if there is a snapshot.
+        events: The events to append, in order; there may be none if there are snapshots.
         session_id: The session that the run belongs to; "" if the events do not say.
         status: The run's status after the append; "" leaves it as it is.
         lanes: What the batch adds to each of its lanes.
         is_keyed: Whether some of the events may have a key.
         expected_offset: The offset that the run must end at, or None.
         grant: The lease under which the batch is sent, or None.
-        snapshot: The snapshot to save in the same step, or None.
+        snapshots: The snapshots to save in the same step, each of another lane.
         sender: Who sends it.
         notices: What its events say between the run and people, by index from 0.
     """
@@ -171,7 +214,7 @@ class Batch(NamedTuple):
     is_keyed: bool = False
     expected_offset: int | None = None
     grant: LeaseGrant | None = None
-    snapshot: SnapshotWrite | None = None
+    snapshots: Sequence[SnapshotWrite] = ()
     sender: Sender = "-"
     notices: Sequence[tuple[int, Notice]] = ()
 

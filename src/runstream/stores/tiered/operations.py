@@ -68,22 +68,25 @@ class TieredOperations(HotAndArchive[E, S]):
         yield from self.hot.save_events(together)
 
     def append(self, run_id: str, events: Iterable[E], options: AppendOptions[S]) -> Operation[AppendResult]:
-        """Append to Redis, also with a snapshot that follows one which was retired since its writer saved it."""
+        """Append to Redis, also with snapshots that follow ones which were retired since."""
         check_run_id(run_id)
         yield from self.check_writable([run_id])
-        if options.snapshot is None:
+        if not options.states:
             return (yield from self.hot.append(run_id, events, options))
-        return (yield from self._append_with_snapshot(run_id, list(events), options))
+        return (yield from self._append_with_snapshots(run_id, list(events), options))
 
-    def _append_with_snapshot(
+    def _append_with_snapshots(
         self, run_id: str, events: Sequence[E], options: AppendOptions[S]
     ) -> Operation[AppendResult]:
         try:
             return (yield from self.hot.append(run_id, events, options))
         except EventsArchived as moved:
-            if not (yield from self._follows_archived(run_id, options.lane_id)) and not (
-                yield from self._begins_lane(run_id, options.lane_id, moved.first_hot)
-            ):
+            is_known = False
+            for lane_id in options.states:
+                follows = yield from self._follows_archived(run_id, lane_id)
+                begins = not follows and (yield from self._begins_lane(run_id, lane_id, moved.first_hot))
+                is_known = is_known or follows or begins
+            if not is_known:
                 raise
         return (yield from self.hot.append(run_id, events, options))
 
@@ -97,7 +100,7 @@ class TieredOperations(HotAndArchive[E, S]):
         position = yield from blocking(self.archive.position_of_lanes, run_id, (lane_id,))
         archived = "" if position is None else position.snapshots.get(lane_id, "")
         if archived != known:
-            raise snapshot_conflict(run_id, revision, int(retired.rpartition("-")[2]))
+            raise snapshot_conflict(run_id, lane_id, revision, int(retired.rpartition("-")[2]))
         self.hot.note_snapshot(run_id, lane_id, retired, revision)
         return True
 

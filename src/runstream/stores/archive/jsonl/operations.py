@@ -27,7 +27,6 @@ from runstream.stores.archive.base import (
     ArchiveOperations,
     deleted_here,
     new_entries,
-    planned_entries,
 )
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
@@ -43,6 +42,7 @@ from runstream.stores.archive.jsonl.run_snapshots import (
 )
 from runstream.stores.archive.jsonl.snapshot_files import load_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
+from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.snapshot_history import KeptSnapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
@@ -187,7 +187,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             if plan.is_empty:
                 continue
             header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
-            entries, snapshots = planned_entries(request, plan), self._planned_snapshots(request, plan)
+            entries, snapshots = planned_entries(request, plan), planned_snapshots(request, plan)
             batches.append(LogBatch(log, header, entries, snapshots))
         return batches
 
@@ -196,20 +196,15 @@ class JSONLOperations(ArchiveOperations[E, S]):
         log.index.check_head()
         if head is None:
             return plan_append(new_head(now), Details(), request)
-        if request.state is not None:
-            saved = latest_head(log, request.lane_id)
-            head = replace(head, snapshots={} if saved is None else {request.lane_id: saved})
+        if request.states:
+            found = (latest_head(log, write.lane_id) for write in request.states)
+            head = replace(head, snapshots={saved.lane_id: saved for saved in found if saved is not None})
         known = log.index
         keys = {key: known.keys[key] for key in request.keys if key in known.keys}
         known.damage.check_keys(key for key in request.keys if key not in keys)
         # an event that does not read may be any lane's: nothing is taken for covered that may not be
         lanes = {lane_id: max(offset, known.damage.last) for lane_id, offset in known.lanes.items()}
         return plan_append(head, Details(lanes, keys), request)
-
-    def _planned_snapshots(self, request: AppendRequest, plan: AppendPlan) -> list[ArchiveSnapshot]:
-        if plan.snapshot is None or request.state is None:
-            return []
-        return [ArchiveSnapshot(*plan.snapshot, request.state)]
 
     def write(self, batches: Sequence[RunBatch]) -> None:
         """Add to many runs: each run's batch in one atomic step, and none if any of them is refused.

@@ -18,7 +18,8 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Entry
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.stores.archive.base import deleted_here, new_entries, planned_entries
+from runstream.stores.archive.base import deleted_here, new_entries
+from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained
 from runstream.stores.archive.sqlite.lease_table import in_force
@@ -100,8 +101,8 @@ class WriteBatch:
         if plan.is_empty:
             return plan
         self._add_entries(run_id, planned_entries(request, plan))
-        if plan.snapshot is not None:
-            self._set_snapshot(run_id, ArchiveSnapshot(*plan.snapshot, request.state))
+        for snapshot in planned_snapshots(request, plan):
+            self._set_snapshot(run_id, snapshot)
         self._heads[run_id] = replace(plan.head, updated_at=now)
         return plan
 
@@ -150,19 +151,20 @@ class WriteBatch:
         return self._heads.get(run_id) or load_head(self._connection, run_id)
 
     def _with_snapshot(self, head: RunHead, request: AppendRequest) -> RunHead:
-        """The head with the snapshot that the request is to replace, if it saves one."""
-        if request.state is None:
-            return head
-        row = self._connection.execute(_GET_SNAPSHOT, (request.run_id, request.lane_id)).fetchone()
-        saved = {} if row is None else {request.lane_id: self._saved(request, row)}
-        return replace(head, snapshots=saved)
+        """The head with the snapshots that the request is to replace, if it saves any."""
+        saved = {}
+        for lane_id in (write.lane_id for write in request.states):
+            row = self._connection.execute(_GET_SNAPSHOT, (request.run_id, lane_id)).fetchone()
+            if row is not None:
+                saved[lane_id] = self._saved(request.run_id, lane_id, row)
+        return replace(head, snapshots=saved) if request.states else head
 
-    def _saved(self, request: AppendRequest, row: tuple[Any, ...]) -> SnapshotHead:
+    def _saved(self, run_id: str, lane_id: str | None, row: tuple[Any, ...]) -> SnapshotHead:
         """The head of the snapshot that is to be replaced; one that is damaged counts as one that nobody knows."""
         try:
-            return snapshot_head_in(request.run_id, request.lane_id, *row)
+            return snapshot_head_in(run_id, lane_id, *row)
         except CorruptRecordError:
-            return SnapshotHead(request.lane_id, 0, row[1] if is_count(row[1]) else 0, "")
+            return SnapshotHead(lane_id, 0, row[1] if is_count(row[1]) else 0, "")
 
     def _details(self, request: AppendRequest, head: RunHead) -> Details:
         connection, run_id = self._connection, request.run_id

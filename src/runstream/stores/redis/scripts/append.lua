@@ -1,12 +1,12 @@
--- Appends events to a run, saves a snapshot with them, or does either alone, in one atomic step.
+-- Appends events to a run, saves snapshots with them, or does either alone, in one atomic step.
 --
 -- Source: the append script is append_fast_path.lua, then common.lua, then this file, run as one chunk. The fast path
 -- comes first and ends the script where it applies. Where it does not, it has written nothing, and this file goes on:
 -- what is declared neither here nor in common.lua is declared, and has been read, in append_fast_path.lua.
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
---       then the session, if the batch names one; then the run's keys, if events have keys; then the snapshot, if
---       there is one, and if that is a lane's, the run's lanes
+--       then the session, if the batch names one; then the run's keys, if events have keys; then the snapshots, and
+--       after them the run's lanes, if there are any
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
 --       5 the cursor that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
 --         one lane
@@ -29,18 +29,20 @@
 --       then for each notice, of an event that says something between the run and people: the event's index in the batch;
 --         'ask LANE QUESTION TEXT', 'answer QUESTION RECORD' (the event's record, '' of one that is not to be kept in
 --         meta) or 'cancel REASON', each value in hexadecimal
---       then for the snapshot: its meta field; its mode: 'replace', 'compare', or 'change' (as 'compare', and it covers
---         what the snapshot before covers, so that nothing is lost even if that is less than what left Redis); the
---         token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired one that its writer
---         has from the archive); its own token; the offset that its writer covers, and the chain of the start of the
---         history that it covers there; its checksum; 'whole' or 'difference'; number of fields to set, to remove;
---         fields and values; fields
+--       then for each snapshot, all of different lanes: its meta field; its mode: 'replace', 'compare', or 'change' (as
+--         'compare', and it covers what the snapshot before covers, so that nothing is lost even if that is less than
+--         what left Redis); the token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired
+--         one that its writer has from the archive); its own token; the offset that its writer covers, and the chain of
+--         the start of the history that it covers there; its checksum; 'whole' or 'difference'; number of fields to set,
+--         to remove, to copy; fields and values; fields; and of each field whose value a record has: its name; 'RECORD
+--         BEGIN LENGTH', the record's index and that of the first byte, both from 1; what comes before it in the field
 --       then the records
 --
 -- Replies if it was applied: one text of words separated by single spaces: on the fast path, what append_fast_path.lua
 --         says; else, and to a batch that is resent, what is kept with the producer:
---           batch number, former last cursor, last cursor, revision, covered offset, start, server time, former
---           last offset of each lane, then the index and cursor of each event whose key was known
+--           batch number, former last cursor, last cursor, revisions, covered offsets, start, server time, former
+--           last offset of each lane, then the index and cursor of each event whose key was known; revisions and
+--           offsets are those of the snapshots, joined by ',', or 0 if none was saved
 --         if it was not, a list, and nothing was written:
 --         {'stale', time}           whether it was applied before cannot be told, since its producer may be forgotten:
 --                                   it was first sent when a producer that was forgotten was last heard, or
@@ -59,7 +61,7 @@
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there
 --         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, and the writer
 --                                   does not have it from the archive
---         {'snapshot', revision}    compare: another snapshot was saved since
+--         {'snapshot', revision, n} compare: another snapshot was saved since, in place of the n-th
 --         {'whole'}                 the difference does not apply: send the whole snapshot
 --         {'damaged', key, why}     a key of the run does not hold what it must
 --         {'unfinished'}            an append that was refused in its midst has left entries: adopt them, and send again
@@ -68,7 +70,7 @@
 -- the run is due, and listed by its last update, to the second; no entry's record has more bytes than meta's `largest`,
 -- where that is (0.1.0 does not keep it: what it has appended may have more). A batch that its producer has sent before gets its
 -- first reply and changes nothing. An event whose key was known has not been written again; if all were known,
--- nothing has been, the snapshot included.
+-- nothing has been, the snapshots included.
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
 -- assumed: they have events up to there, and no snapshot covers any of them.
 -- Meta's `questions` has what each lane asked last, joined by ',': 'LANE QUESTION OFFSET ANSWER TEXT', the offsets of the
@@ -77,18 +79,19 @@
 -- a request to cancel the run, and the reason, until the run has ended and is opened again; a Run's own `run.started`
 -- opens it.
 -- A batch whose events are those that were adopted from an append that was refused in its midst is the same, sent
--- again: it gets their cursors, as if their keys had been known, and its snapshot is saved.
+-- again: it gets their cursors, as if their keys had been known, and its snapshots are saved.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
 -- meta: what a refusal leaves behind is not in it.
 
 local sent_at, seen_start, wrote, partitions, window, sender, more =
   match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) ?(.*)$')
-local expected, most, status, lanes, described, leases, snapshots, notices = '-', '-', '-', 1, 0, '0', '0', 0
+local expected, most, status, lanes, described, leases, saves, notices = '-', '-', '-', 1, 0, '0', 0, 0
 if more ~= '' then
-  seen, expected, most, status, lanes, described, leases, snapshots, notices =
+  seen, expected, most, status, lanes, described, leases, saves, notices =
     match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 end
 window, lanes, described, notices = tonumber(window), tonumber(lanes), tonumber(described), tonumber(notices)
+saves = tonumber(saves)
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
 
 -- The text that is written in hexadecimal.
@@ -148,22 +151,28 @@ end
 check('adopted', meta[13], '^%d+%-%d+ %d+%-%d+ %d+')
 if fault then return fault end
 
--- where each part begins in the arguments
+-- where each part begins in the arguments and keys
 local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
 local at_notices = at_lease + (leases == '1' and 2 or 0)
-local at_snapshot = at_notices + 2 * notices
-local snapshot, at_records, keys_key = nil, at_snapshot, KEYS[#KEYS]
-if snapshots == '1' then
-  local at = at_snapshot
-  snapshot = {
-    key = KEYS[#KEYS - (string.match(ARGV[at], '^snapshot:') and 1 or 0)],
+local at_snapshots = at_notices + 2 * notices
+local at_key = session ~= '' and 9 or 8
+local keys_key = KEYS[at_key]
+if described > 0 then at_key = at_key + 1 end
+local snapshots, at_records, lanes_key = {}, at_snapshots, KEYS[at_key + saves]
+for i = 1, saves do
+  local at = at_records
+  local snapshot = {
+    key = KEYS[at_key + i - 1],
     field = ARGV[at], mode = ARGV[at + 1], base = ARGV[at + 2], token = ARGV[at + 3],
     covers = tonumber(ARGV[at + 4]), history = ARGV[at + 5], checksum = ARGV[at + 6], form = ARGV[at + 7],
-    sets = tonumber(ARGV[at + 8]), removes = tonumber(ARGV[at + 9]), at = at + 10,
-    lane = string.match(ARGV[at], '^snapshot:(.*)$'),
+    at_sets = at + 11, lane = string.match(ARGV[at], '^snapshot:(.*)$'),
   }
-  at_records, keys_key = at + 10 + 2 * snapshot.sets + snapshot.removes, KEYS[#KEYS - (snapshot.lane and 2 or 1)]
+  snapshot.at_removes = snapshot.at_sets + 2 * tonumber(ARGV[at + 8])
+  snapshot.at_copies = snapshot.at_removes + tonumber(ARGV[at + 9])
+  at_records = snapshot.at_copies + 3 * tonumber(ARGV[at + 10])
+  snapshot.at_end = at_records
+  snapshots[i] = snapshot
 end
 
 -- facts about the run and its lanes. The first chain of a new run comes from the random name of the producer
@@ -195,7 +204,13 @@ for i = 1, lanes do
   if first == '' then first, last = 1, #ARGV - 8 end
   touched[i] = add_lane(ARGV[5 + 2 * i], seq, first_seq, first, last)
 end
-if snapshot and snapshot.lane and not lane_of[snapshot.lane] then add_lane(snapshot.lane) end
+for i = 1, saves do
+  local name = snapshots[i].lane
+  if name then
+    if not lane_of[name] then add_lane(name) end
+    lane_of[name].snapshot = snapshots[i]
+  end
+end
 if fault then return fault end
 
 -- the lease that it carries, and leases that exclude it
@@ -204,7 +219,7 @@ if leases == '1' then
   mine = ARGV[at_lease + 1]
   if lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds, mine) ~= mine then return {'unleased'} end
 end
-local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and snapshots == '0'
+local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and saves == 0
 local refusal = meta[4] and not is_persons and held('lease', meta[4], microseconds, mine)
 if refusal then return refusal end
 for name, lane in pairs(lane_of) do
@@ -308,10 +323,11 @@ end
 
 local had_ended = meta[14] and is_ended(call('HGET', KEYS[2], 'status'))
 local is_nothing = written == 0
-  and (adopted_after and not snapshot and notices == 0 or described > 0 and not adopted_after)
+  and (adopted_after and saves == 0 and notices == 0 or described > 0 and not adopted_after)
 if is_nothing then
-  snapshot = nil
-elseif meta[14] and sender == 'run' and not adopted_after and not (had_ended and status == 'running' and not snapshot) then
+  snapshots = {}
+elseif meta[14] and sender == 'run' and not adopted_after
+  and not (had_ended and status == 'running' and saves == 0) then
   return {'cancelled', match(meta[14], '^%d+ ?(.*)$') or ''}
 elseif not adopted_after and expected ~= '-' and tonumber(expected) ~= offset then
   return {'conflict', text(offset)}
@@ -320,7 +336,9 @@ elseif most ~= '-' and written > 0 then
   if entries + written > tonumber(most) then return {'full', text(entries), text(written)} end
 end
 
-if snapshot then
+-- what each snapshot follows and covers
+for i = 1, #snapshots do
+  local snapshot = snapshots[i]
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
   local gone = not saved[1] and retired and of_run or 0
   if not saved[1] and retired and snapshot.lane then
@@ -340,11 +358,11 @@ if snapshot then
   if gone > 0 and archived == text(gone) then
     snapshot.base, snapshot.mode = '', 'change' -- its writer has it from the archive, where it stays as it is
   elseif gone > 0 and compares then
-    if archived then return {'snapshot', text(gone)} end -- others have gone on since, and that was retired too
+    if archived then return {'snapshot', text(gone), text(i)} end -- others have gone on since, and that was retired too
     return {'retired', text(retired)}
   end
   if (saved[1] or '') ~= snapshot.base then
-    if compares then return {'snapshot', text(snapshot.revision - 1)} end
+    if compares then return {'snapshot', text(snapshot.revision - 1), text(i)} end
     if snapshot.form == 'difference' then return {'whole'} end
   end
   local lane = snapshot.lane and lane_of[snapshot.lane]
@@ -422,7 +440,7 @@ local function note_notices(offset_of)
   for asking, question, at, answered, words in string.gmatch(asked, '(%x*) (%x*) (%d+) (%d+) (%x*)') do
     ask(asking, question, at, answered, words)
   end
-  for i = at_notices, at_snapshot - 1, 2 do
+  for i = at_notices, at_snapshots - 1, 2 do
     local index, says, rest = tonumber(ARGV[i]), match(ARGV[i + 1], '^(%a+) (.*)$')
     local at = offset_of[index]
     if at and says == 'ask' then
@@ -476,9 +494,9 @@ for i = at_records, #ARGV do
     offset_of[index] = match(known_cursors[index], '^%d+')
   end
 end
--- Whether the snapshot is the lane's, and covers all of it.
+-- Whether a snapshot of the lane is saved, and covers all of it.
 local function covers(lane)
-  return snapshot and snapshot.lane == lane.name and tonumber(lane.last) <= snapshot.covered
+  return snapshots[1] and lane.snapshot and tonumber(lane.last) <= lane.snapshot.covered
 end
 
 -- the last offset of each lane before this batch, which shows whether a writer knows its lane without a gap, and the
@@ -526,20 +544,24 @@ if not is_nothing then
     call('PERSIST', KEYS[2])
     call('PERSIST', KEYS[3])
   end
-  if snapshot and snapshot.lane and covers(lane_of[snapshot.lane]) then
-    call('HDEL', KEYS[2], 'since:' .. snapshot.lane)
+  for i = 1, #snapshots do
+    local name = snapshots[i].lane
+    if name and covers(lane_of[name]) then call('HDEL', KEYS[2], 'since:' .. name) end
   end
   -- where others have appended without `largest`, the sizes of what is here are not known
   is_all = not meta[1] or not meta[12] and call('XLEN', KEYS[1]) == written
   enlist(KEYS[4], now, run_id)
   if session ~= '' and (meta[3] or session) == session then enlist(KEYS[8], now, run_id) end
   enlist(KEYS[5], 'NX', now, run_id)
-  if snapshot and snapshot.lane and call('HEXISTS', KEYS[2], 'indexed') == 1 then
-    local lane = lane_of[snapshot.lane]
-    local first = lane.last_index and (lane.since_ever or before_batch + lane.first_index)
-    local since = not covers(lane) and (snapshot.since or lane.since or first) or nil
-    if not (index_since(KEYS[#KEYS], lane.name, since, true) and index_unproven(KEYS[#KEYS], snapshot.field)) then
-      call('HDEL', KEYS[2], 'indexed') -- the set is of another type: the worker makes it anew
+  local is_indexed = snapshots[1] and call('HEXISTS', KEYS[2], 'indexed') == 1
+  for i = 1, is_indexed and #snapshots or 0 do
+    local snapshot, lane = snapshots[i], lane_of[snapshots[i].lane or 0]
+    if lane then
+      local first = lane.last_index and (lane.since_ever or before_batch + lane.first_index)
+      local since = not covers(lane) and (snapshot.since or lane.since or first) or nil
+      if not (index_since(lanes_key, lane.name, since, true) and index_unproven(lanes_key, snapshot.field)) then
+        call('HDEL', KEYS[2], 'indexed') -- the set is of another type: the worker makes it anew
+      end
     end
   end
 end
@@ -561,20 +583,26 @@ for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
 end
 changed[2] = last
 
-if snapshot then
-  local covered = snapshot.covered
+local revisions, offsets = {}, {}
+for i = 1, #snapshots do
+  local snapshot = snapshots[i]
   if snapshot.form == 'whole' then call('DEL', snapshot.key) end
-  local at_removes = snapshot.at + 2 * snapshot.sets
-  local last = at_removes + snapshot.removes - 1
-  for i = at_removes, last, 4000 do call('HDEL', snapshot.key, unpack(ARGV, i, math.min(i + 3999, last))) end
-  last = at_removes - 1
-  for i = snapshot.at, last, 4000 do call('HSET', snapshot.key, unpack(ARGV, i, math.min(i + 3999, last))) end
-  call('HSET', snapshot.key, 'offset', text(covered), 'revision', text(snapshot.revision),
+  local last = snapshot.at_copies - 1
+  for j = snapshot.at_removes, last, 4000 do call('HDEL', snapshot.key, unpack(ARGV, j, math.min(j + 3999, last))) end
+  last = snapshot.at_removes - 1
+  for j = snapshot.at_sets, last, 4000 do call('HSET', snapshot.key, unpack(ARGV, j, math.min(j + 3999, last))) end
+  for j = snapshot.at_copies, snapshot.at_end - 1, 3 do
+    local record, begin, length = match(ARGV[j + 1], '^(%d+) (%d+) (%d+)$')
+    local value = string.sub(ARGV[at_records + record - 1], begin, begin + length - 1)
+    call('HSET', snapshot.key, ARGV[j], ARGV[j + 2] .. value)
+  end
+  revisions[i], offsets[i] = text(snapshot.revision), text(snapshot.covered)
+  call('HSET', snapshot.key, 'offset', offsets[i], 'revision', revisions[i],
     'token', snapshot.token, 'checksum', snapshot.checksum, 'saved', now)
   if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
-  change(snapshot.field, text(covered) .. ' ' .. text(snapshot.revision) .. ' ' .. snapshot.token)
-  reply[4], reply[5] = text(snapshot.revision), text(covered)
+  change(snapshot.field, offsets[i] .. ' ' .. revisions[i] .. ' ' .. snapshot.token)
 end
+if snapshots[1] then reply[4], reply[5] = table.concat(revisions, ','), table.concat(offsets, ',') end
 
 if not is_nothing then
   if not meta[1] then

@@ -125,8 +125,8 @@ def _seen_words(
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
-    """The call that appends events, a snapshot, or both."""
-    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshot, sender, notices = batch
+    """The call that appends events, snapshots, or both."""
+    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshots, sender, notices = batch
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
     asked = (
@@ -136,7 +136,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         len(lanes),
         len(events) if is_keyed else 0,
         int(grant is not None),
-        int(snapshot is not None),
+        len(snapshots),
         len(notices),
     )
     seen, words = _seen_words(keys, sending.sent_at, sending.seen, next(iter(lanes), ""), sender)
@@ -158,12 +158,12 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
     if grant is not None:
         args += (_lease_field(grant.lane_id), grant.token)
     args += notice_args(notices, events)
-    if snapshot is not None:
-        names = (*names, run.snapshot(snapshot.lane_id))
-        if snapshot.lane_id is not None:
-            names = (*names, run.lanes)
-        args += snapshot.args()
-    args += [event.record for event in events]
+    records = [event.record for event in events]
+    for snapshot in snapshots:
+        args += snapshot.args(records)
+    if snapshots:
+        names = (*names, *(run.snapshot(snapshot.lane_id) for snapshot in snapshots), run.lanes)
+    args += records
     return script_call(_APPEND, names, args)
 
 

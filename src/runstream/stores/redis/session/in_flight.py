@@ -148,8 +148,7 @@ class InFlight(Generic[W]):
         # after any other refusal nothing was written: the caller may send the batch again as a new one
         if isinstance(outcome, Applied | TooOld):
             size = _KEPT_BYTES + sum(_EVENT_BYTES + len(event.record) for event in batch.events)
-            if batch.snapshot is not None:
-                size += held_bytes(batch.snapshot.state)
+            size += sum(held_bytes(write.state) for write in batch.snapshots)
             kept = _Kept(batch, outcome, size)
             with self._lock:
                 self._kept.setdefault(batch.run_id, []).append(kept)
@@ -180,11 +179,11 @@ class InFlight(Generic[W]):
         """What the same change of the run's state saved, and its outcome, if one is kept for who repeats it."""
         with self._lock:
             for kept in self._kept.get(run_id, ()):
-                write = kept.batch.snapshot
-                if write is not None and write.made is not None and write.made.is_same_call(change):
-                    if isinstance(kept.outcome, Applied):
-                        self._drop(kept)
-                    return write, kept.outcome
+                for write in kept.batch.snapshots:  # a change of a state is sent alone
+                    if write.made is not None and write.made.is_same_call(change):
+                        if isinstance(kept.outcome, Applied):
+                            self._drop(kept)
+                        return write, kept.outcome
         return None
 
     def supersede(self, run_id: str, lane_id: str | None) -> None:
@@ -197,9 +196,9 @@ class InFlight(Generic[W]):
         with self._lock:
             for kept in tuple(self._kept.get(run_id, ())):
                 sent = kept.batch
-                if sent.events or sent.snapshot is None or sent.snapshot.made is not None:
-                    continue
-                if sent.snapshot.lane_id == lane_id:
+                if not sent.events and any(
+                    write.lane_id == lane_id and not write.made for write in sent.snapshots
+                ):
                     self._drop(kept)
 
     def forget(self, run_id: str) -> None:
@@ -247,16 +246,22 @@ class InFlight(Generic[W]):
 
 
 def _is_same(sent: Batch, repeated: Batch) -> bool:
-    """Whether a caller repeats a batch: the same events, and the same state for the same snapshot."""
+    """Whether a caller repeats a batch: the same events, and the same states for the same snapshots."""
     if sent.expected_offset != repeated.expected_offset:
         return False
     if [event.record for event in sent.events] != [event.record for event in repeated.events]:
         return False
-    if sent.snapshot is None or repeated.snapshot is None or sent.snapshot.made or repeated.snapshot.made:
-        return sent.snapshot is repeated.snapshot
+    return len(sent.snapshots) == len(repeated.snapshots) and all(
+        map(_is_same_write, sent.snapshots, repeated.snapshots)
+    )
+
+
+def _is_same_write(sent: SnapshotWrite, repeated: SnapshotWrite) -> bool:
+    if sent.made or repeated.made:
+        return sent is repeated
     return (
-        sent.snapshot.lane_id == repeated.snapshot.lane_id
-        and sent.snapshot.compare == repeated.snapshot.compare
-        and sent.snapshot.changes == repeated.snapshot.changes
-        and sent.snapshot.state.fields == repeated.snapshot.state.fields
+        sent.lane_id == repeated.lane_id
+        and sent.compare == repeated.compare
+        and sent.changes == repeated.changes
+        and sent.state.fields == repeated.state.fields
     )

@@ -51,30 +51,31 @@ def append(
     events: Iterable[E],
     options: AppendOptions[S],
 ) -> Operation[Applied]:
-    """Append events, with a snapshot if there is one, in one atomic step."""
-    expected_offset, keys, lease, snapshot, lane_id, left_out, sender, status = options
+    """Append events, with snapshots if there are any, in one atomic step."""
+    expected_offset, keys, lease, states = options.expected_offset, options.keys, options.lease, options.states
     check_count("expected_offset", expected_offset)
     encoded = session.codec.encode_events(run_id, events, keys)
-    is_bare = keys is None and expected_offset is None and lease is None and snapshot is None
+    is_bare = keys is None and expected_offset is None and lease is None and not states
     if is_bare and len(encoded) == 1 and is_plain_append(session, encoded[0]):
-        return (yield from append_event(session, run_id, encoded[0], sender))
+        return (yield from append_event(session, run_id, encoded[0], options.sender))
     batch = batch_of(
         run_id,
         encoded,
         is_keyed=keys is not None,
         expected_offset=expected_offset,
         grant=grant_of(run_id, lease),
-        sender=sender,
+        sender=options.sender,
     )
-    if snapshot is not None:
-        # an unanswered snapshot of its own may be the one that the new one is made from
+    if states:
+        # an unanswered snapshot of its own may be the one that a new one is made from
         yield from resolve_unanswered(session, [run_id])
-        base = _own_base(session, run_id, lane_id, compare=True)
-        batch = with_snapshot(session, batch, snapshot, lane_id, base, left_out)
+        for lane_id, state in states.items():
+            base = _own_base(session, run_id, lane_id, compare=True)
+            batch = with_snapshot(session, batch, state, lane_id, base, options.left_out_of(lane_id))
     elif not encoded:
         return (yield from _append_nothing(session, run_id, expected_offset))
-    if status:
-        batch = batch._replace(status=status)
+    if options.status:
+        batch = batch._replace(status=options.status)
     return (yield from deliver_one(session, batch))
 
 
@@ -115,7 +116,7 @@ def with_snapshot(
     base: Base,
     left_out: LeftOut | None = None,
 ) -> Batch:
-    """The batch with a state to be saved in the same step."""
+    """The batch with one more state to be saved in the same step."""
     if lane_id is not None:
         check_name("lane_id", lane_id)
     fields = session.codec.snapshot_fields(batch.run_id, state, left_out)
@@ -135,7 +136,7 @@ def with_snapshot(
         made=base.made,
     )
     session_id = batch.session_id or fields.get("session_id", "")
-    return batch._replace(session_id=session_id, status=status, snapshot=write)
+    return batch._replace(session_id=session_id, status=status, snapshots=(*batch.snapshots, write))
 
 
 def _append_nothing(session: Session[E, S], run_id: str, expected_offset: int | None) -> Operation[Applied]:

@@ -44,8 +44,9 @@ def refusal_of(attempt: Attempt[Session[E, S]], outcome: bytes, facts: Sequence[
         return lease_lost(batch.grant)
     if outcome in (b"cancelled", b"unasked", b"conflict"):
         return _of_batch(batch, outcome, facts)
-    if outcome == b"snapshot" and batch.snapshot is not None:
-        return snapshot_conflict(run_id, batch.snapshot.known_revision, int(facts[0]))
+    if outcome == b"snapshot":
+        write = batch.snapshots[int(facts[1]) - 1]
+        return snapshot_conflict(run_id, write.lane_id, write.known_revision, int(facts[0]))
     if outcome == b"full":
         return too_many_hot_events(run_id, int(facts[1]), int(facts[0]), session.max_hot_events or 0)
     if outcome in (b"archived", b"retired"):

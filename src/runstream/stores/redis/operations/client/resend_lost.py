@@ -44,8 +44,8 @@ def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[
     """
     if session.require_lease:
         for batch in (batch for batch in batches if batch.sender != "person"):
-            lane_id = None if batch.snapshot is None else batch.snapshot.lane_id
-            check_leased(batch.run_id, batch.lanes if lane_id is None else (*batch.lanes, lane_id), batch.grant)
+            of_snapshots = [write.lane_id for write in batch.snapshots if write.lane_id is not None]
+            check_leased(batch.run_id, (*batch.lanes, *of_snapshots), batch.grant)
     recent = session.recent
     if recent is not None:
         for batch in batches:
@@ -150,8 +150,8 @@ def _resend(
     yield from _put_back(session, recent, batch, known_lost=present < len(held))
     if not is_complete:
         return loss
-    if batch.snapshot is not None:
-        batch = batch._replace(snapshot=replace(batch.snapshot, covers=Covered()))
+    if batch.snapshots:
+        batch = batch._replace(snapshots=[replace(write, covers=Covered()) for write in batch.snapshots])
     (outcome,) = yield from send(session, [batch])
     return outcome
 

@@ -92,8 +92,8 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
         for attempt, reply in zip(attempts, replies, strict=True):
             batch, outcome = attempt.batch, _first_outcome(attempt, reply)
             outcomes.append(outcome)
-            if batch.snapshot is not None and isinstance(outcome, Applied):
-                session.in_flight.supersede(batch.run_id, batch.snapshot.lane_id)
+            for write in batch.snapshots if isinstance(outcome, Applied) else ():
+                session.in_flight.supersede(batch.run_id, write.lane_id)
         if not claimed:
             return outcomes
         claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
@@ -260,9 +260,10 @@ def _adjusted(attempt: Attempt[Session[E, S]], reply: _Reply, *, is_resent: bool
 def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resent: bool) -> Operation[bool]:
     """Do what a batch that was not applied has to wait for. False if there is nothing to do."""
     session, batch = attempt.session, attempt.batch
-    if reply[0] == b"whole" and batch.snapshot is not None:
+    if reply[0] == b"whole":
         # another snapshot was saved since: a difference from the known one no longer fits
-        batch.snapshot.known_state = None
+        for write in batch.snapshots:
+            write.known_state = None
         attempt.call = append_call(session.keys, batch, attempt.sending)
         return True
     if reply[0] == b"unfinished":
@@ -316,7 +317,7 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
     session, batch = attempt.session, attempt.batch
     session.was_full = False
     run_id, lanes = batch.run_id, batch.lanes
-    former, last, revision, began, server_time, *rest = _parse_applied(attempt.sending, reply)
+    former, last, revisions, began, server_time, *rest = _parse_applied(attempt.sending, reply)
     last_offset, start = parse_offset(last), parse_start(began)
     known: Mapping[int, Cursor] = {}
     if len(rest) > len(lanes):
@@ -330,9 +331,9 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
         for lane, lane_before in zip(lanes, rest, strict=True):
             ends[lane] = int(lane_before), before + lanes[lane].last
         session.coverage.appended(run_id, start, before, last_offset, ends)
-    if batch.snapshot is not None and int(revision):  # it was saved
-        write = batch.snapshot
-        session.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
+    if revisions != b"0":  # they were saved
+        for write, revision in zip(batch.snapshots, revisions.split(b","), strict=True):
+            session.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
     applied = Applied(batch.events, former, last, known)
     if session.recent is not None and batch.events:
         session.recent.add(run_id, start.chain, applied.written)
@@ -340,12 +341,12 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
 
 
 def _parse_applied(sending: Sending, reply: bytes) -> Sequence[bytes]:
-    """Former cursor, last cursor, revision, start, server time, then the lanes' former ends and known events."""
+    """Former cursor, last cursor, revisions, start, server time, then the lanes' former ends and known events."""
     fields = reply.split()
     if len(fields) == 3 and sending.seen is not None:  # the short reply: it went right after the cursor seen last
         return sending.seen.last, fields[0], b"0", sending.seen.start, fields[1], fields[2]
-    _, former, last, revision, _, start, server_time, *rest = fields
-    return former, last, revision, start, server_time, *rest
+    _, former, last, revisions, _, start, server_time, *rest = fields
+    return former, last, revisions, start, server_time, *rest
 
 
 def _without_known(
