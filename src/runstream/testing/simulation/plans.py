@@ -107,6 +107,10 @@ PLANS = {
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
     ),
+    # agents that save the states of several lanes with their events, some of which are broken off
+    "lanes": Plan(
+        forms=("saves", "runs"), loops=(("saves", "plain"),), followers=0, runs=1, turns=15, call_fates=(12, 1)
+    ),
     # operators who resolve runs whose histories have parted in a failover; what is late, or put back by a store
     # after `resolve --keep both`, may be there twice then (docs/protocol.md, Limits)
     "resolutions": Plan(

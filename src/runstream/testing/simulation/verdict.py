@@ -11,6 +11,7 @@ import fakeredis
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.testing.agents import together_with
 from runstream.testing.judge import Copy, copy_in_stream, faults_of_snapshot, hear, judge
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
@@ -130,6 +131,9 @@ def _faults_of_snapshots(run_id: str, store: Any, history: Copy) -> Iterator[str
             if snapshot.state.data.get("number", 0) != count:
                 yield f"{run_id}: the snapshot of {lane} is a mixture: {snapshot.state}"
             agent = snapshot.state.data.get("agent", lane)  # a forked child goes on in its parent's lane
+            other = store.load_snapshot(run_id, lane_id=together_with(lane))
+            if "text" in snapshot.state.data and (other is None or other.state != snapshot.state):
+                yield f"{run_id}: the snapshot of {lane} is {snapshot}, and the one saved with it {other}"
             found = faults_of_snapshot(history, agent, snapshot.offset, count)
             yield from (f"{run_id}: {fault}" for fault in found)
 
