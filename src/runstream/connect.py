@@ -54,6 +54,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
 }
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
 _ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int, "mode": octal}
+_JSONL_OPTIONS: Mapping[str, Callable[[str], Any]] = {"plain_names": flag}
 _OBJECTS = ("event_type", "state_type", "fallback", "upcasts")
 
 
@@ -125,7 +126,7 @@ def connect(url: str | None = None, *, archive: str | None = None, **options: An
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
             ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
             ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
-            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``.
+            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``. JSONL: ``plain_names``.
 
     Returns:
         The store, typed by ``event_type`` and ``state_type``.
@@ -215,7 +216,7 @@ def connect_async(url: str | None = None, *, archive: str | None = None, **optio
         **options: What the scheme's store takes, as it takes it. All: ``event_type``, ``state_type``,
             ``fallback``, ``upcasts``, ``max_event_bytes``. Redis: ``namespace``, ``partitions``, ``durability``,
             ``retry_seconds`` (in seconds), ``resend_lost``, ``max_hot_events``. Redis, memory and SQLite:
-            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``.
+            ``require_lease``. SQLite and JSONL: ``keep_snapshots``, ``mode``. JSONL: ``plain_names``.
 
     Returns:
         What is awaited, or entered with ``async with``, to have the store, typed by ``event_type`` and
@@ -310,8 +311,7 @@ class _Target:
                 " for example redis://localhost, embedded:./state, sqlite:runs.db"
             )
         known = dict(_STORE_OPTIONS)
-        if scheme != "jsonl":
-            known |= _LEASE_OPTIONS
+        known |= _JSONL_OPTIONS if scheme == "jsonl" else _LEASE_OPTIONS
         if scheme not in _LOCAL:
             known |= _REDIS_OPTIONS
         if scheme in ARCHIVE_SCHEMES:

@@ -25,6 +25,7 @@ class StoreOptions(TypedDict, total=False):
         require_lease: Redis, SQLite and memory: refuse what is written without a lease.
         keep_snapshots: SQLite and JSONL: how many snapshots to keep of each run and lane; None: all.
         mode: SQLite and JSONL: the permissions of new files; None: those that the directory suggests.
+        plain_names: JSONL: name the directory of a new run as its id stands, where that is safe.
         max_event_bytes: Every store: the size in bytes of the largest encoded event.
         fallback: Every store: turns a value that cannot be stored as it is into one that can; None: an
             EncodingError.
@@ -40,6 +41,7 @@ class StoreOptions(TypedDict, total=False):
     require_lease: bool
     keep_snapshots: int | None
     mode: int | None
+    plain_names: bool
     max_event_bytes: int
     fallback: Fallback | None
     upcasts: Upcasts | None

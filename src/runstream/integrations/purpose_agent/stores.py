@@ -48,7 +48,8 @@ def connect(
             is read from the moment when a worker has made it, and never made here. None: for ``embedded:DIR``, the
             file ``archive.db`` in DIR, or ``archive-NAMESPACE.db`` if it names a namespace; else there is none.
         **options: As :func:`runstream.connect` takes them. ``fallback`` is ``str`` if it is not given, as with
-            purpose-agent's own stores: what cannot be stored becomes its text.
+            purpose-agent's own stores: what cannot be stored becomes its text. ``plain_names`` is True: its own
+            ``JSONLCheckpointer`` finds what is begun here.
 
     Returns:
         The store.
@@ -109,6 +110,8 @@ def _resolved(
     given = {"event_type": theirs.PAEvent, "state_type": theirs.RunState, "fallback": str, **options}
     url = os.environ.get("RUNSTREAM_URL", "") if url is None else url
     check_is_text(url)
+    if url.startswith("jsonl:"):
+        given = {"plain_names": True, **given}  # as its own writer names them, and its own reader looks for them
     check_is_text(archive)
     if archive is None:
         return url, archive_beside(url, given.get("namespace")), given

@@ -45,6 +45,9 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         mode: The permissions of the files that are made (0o640); a directory may be entered by whoever may read.
             None: 0o600, or in a directory that a group may write to 0o660, and the group's. What exists keeps its
             own.
+        plain_names: Name the directory of a run that begins here as its id stands, so that purpose-agent's own
+            writer and reader find it: an id of ASCII characters, but for slashes and ``%``, on a file system that
+            distinguishes case. Without it, capitals and blanks are encoded. What has begun stays where it is.
 
     Attributes:
         base_dir: The directory, with its absolute path.
@@ -66,6 +69,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         busy_timeout_seconds: float = 30.0,
         keep_snapshots: int | None = None,
         mode: int | None = None,
+        plain_names: bool = False,
     ) -> None:
         check_count("keep_snapshots", keep_snapshots)
         check_mode(mode)
@@ -78,6 +82,7 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             busy_timeout_seconds=busy_timeout_seconds,
             keep_snapshots=keep_snapshots,
             mode=mode,
+            plain_names=plain_names,
         )
         super().__init__(operations, DrainedRuns(operations._logs))
         reopen = partial(
@@ -90,5 +95,6 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
             busy_timeout_seconds=busy_timeout_seconds,
             keep_snapshots=keep_snapshots,
             mode=mode,
+            plain_names=plain_names,
         )
         reopen_with(self, reopen, str(path))

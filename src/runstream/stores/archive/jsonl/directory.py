@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runstream.codec.own_stack import with_room
 from runstream.model.errors import ConfigurationError, HistoryDiverged, StoreUnavailable, UnsupportedVersion
-from runstream.stores.archive.access import Access, access_for, give_access, make_directories
+from runstream.stores.archive.access import Access, access_for, give_access, make_directories, make_directory
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import Locks, directories_in, names_in, unavailable, write_file
@@ -34,15 +34,19 @@ class ArchiveDirectory:
         path: The directory, absolute.
         wait_seconds: How long a writer waits for another one.
         mode: The permissions of new files; None: those that the directory suggests.
+        plain_names: Name the directory of a new run as its id stands, where that is safe.
 
     Raises:
         ConfigurationError: It is not a directory and cannot be made one.
         UnsupportedVersion: A newer runstream wrote it.
     """
 
-    def __init__(self, path: Path, wait_seconds: float, mode: int | None = None) -> None:
+    def __init__(
+        self, path: Path, wait_seconds: float, mode: int | None = None, *, plain_names: bool = False
+    ) -> None:
         self.path = path
         self._mode = mode
+        self._plain_names = plain_names
         self.locks = Locks(path, wait_seconds, self.access)
         self._archive_id = ""
         self._is_durable = False
@@ -171,6 +175,18 @@ class ArchiveDirectory:
                     f"{place} is a symbolic link: nothing is written outside {self.path}; move the run here"
                 )
         return directory
+
+    def begin(self, run_id: str) -> None:
+        """Make the directory of a run that is to begin, if it is to have the id's own name; else do nothing.
+
+        The caller holds the run's lock. Once it is there, whoever opens this archive takes it for the run's, as
+        one that another program has made.
+        """
+        if not self._plain_names or not file_names.is_safe(run_id) or file_names.encoded(run_id) == run_id:
+            return
+        if not (self.path / file_names.ABOUT.upper()).exists():  # or it is a file system that ignores case
+            with contextlib.suppress(OSError):  # its own name will do
+                make_directory(self.path / run_id, self.access())
 
     def _raw(self, run_id: str) -> Path | None:
         """The directory that another program has made for a run, whether there is a run in it or not."""

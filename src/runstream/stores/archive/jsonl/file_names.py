@@ -25,6 +25,7 @@ __all__ = [
     "encoded",
     "is_hashed",
     "is_run_file",
+    "is_safe",
     "named",
     "prepared_name",
     "prepared_suffix",
@@ -89,6 +90,19 @@ def named(name: str) -> str | None:
     except UnicodeError:  # not UTF-8 once decoded: nothing of ours; or not UTF-8 as it stands: no run id
         return name if _is_utf8(name) else None
     return text if text and encoded(text) == name else name
+
+
+def is_safe(run_id: str) -> bool:
+    """Whether a run's id may name its directory as it stands, on a file system that distinguishes case."""
+    return (
+        run_id.isascii()
+        and run_id.isprintable()
+        and len(run_id) <= MAX_RUN_NAME_BYTES
+        and not run_id.startswith(".")
+        and not run_id.endswith((".", " "))
+        and not {"/", "\\", "%"} & {*run_id}
+        and _DEVICE.fullmatch(run_id.lower()) is None
+    )
 
 
 def raw_parts(run_id: str) -> list[str]:

@@ -58,6 +58,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         busy_timeout_seconds: How long a writer waits for another one of the same run.
         keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
         mode: The permissions of new files; None: those that the directory suggests.
+        plain_names: Name the directory of a new run as its id stands, where that is safe.
     """
 
     _has_leases = False
@@ -70,9 +71,12 @@ class JSONLOperations(ArchiveOperations[E, S]):
         busy_timeout_seconds: float,
         keep_snapshots: int | None,
         mode: int | None = None,
+        plain_names: bool = False,
     ) -> None:
         super().__init__(codec)
-        self._logs = RunLogs(path, busy_timeout_seconds, keep_snapshots, codec.status_of, mode)
+        self._logs = RunLogs(
+            path, busy_timeout_seconds, keep_snapshots, codec.status_of, mode, plain_names=plain_names
+        )
 
     def close(self) -> None:
         """Close the archive. Closing twice is fine."""
@@ -188,7 +192,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
                 continue
             header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
             entries, snapshots = planned_entries(request, plan), planned_snapshots(request, plan)
-            batches.append(LogBatch(log, header, entries, snapshots))
+            batches.append(LogBatch(self._logs.begun(log), header, entries, snapshots))
         return batches
 
     def _plan(self, log: RunLog, request: AppendRequest, now: float) -> AppendPlan:

@@ -36,6 +36,7 @@ class RunLogs:
         keep_snapshots: How many snapshots of each run and lane are kept; None: all.
         status_of: Tells what a state says of its run, None for nothing.
         mode: The permissions of new files; None: those that the directory suggests.
+        plain_names: Name the directory of a new run as its id stands, where that is safe.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class RunLogs:
         keep_snapshots: int | None,
         status_of: Callable[[dict[str, Any]], str | None],
         mode: int | None = None,
+        *,
+        plain_names: bool = False,
     ) -> None:
         self.path = path
-        self.directory = ArchiveDirectory(path, wait_seconds, mode)
+        self.directory = ArchiveDirectory(path, wait_seconds, mode, plain_names=plain_names)
         self._keep_snapshots = keep_snapshots
         self._status_of = status_of
         self._is_closed = False
@@ -108,6 +111,13 @@ class RunLogs:
                 self._logs.popitem(last=False)
         self._logs.move_to_end(run_id)
         return log
+
+    def begun(self, log: RunLog) -> RunLog:
+        """The log of a run that is to be written to: where it is, or where it is to begin. The caller locks it."""
+        if log.index.start is not None or log.directory.exists():
+            return log
+        self.directory.begin(log.run_id)
+        return self.log(log.run_id)
 
     def remove(self, log: RunLog) -> None:
         """Remove a run; files of other programs in its directory stay."""
