@@ -1,4 +1,4 @@
-"""Runs whose ids have capitals: what our JSONL store begins, purpose-agent's own finds, and the other way round."""
+"""Runs whose ids have capitals: what our JSONL store begins, purpose-agent's own finds, and the other way."""
 
 from __future__ import annotations
 
