@@ -1,4 +1,4 @@
-"""Runs whose ids have capitals: what our JSONL store begins, purpose-agent's own finds, and the other way."""
+"""Runs whose ids have capitals: what our JSONL store begins, purpose-agent's own finds, and the reverse."""
 
 from __future__ import annotations
 
