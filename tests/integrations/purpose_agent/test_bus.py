@@ -550,7 +550,7 @@ import multiprocessing
 import sys
 from purpose_agent.runtime import EventKind, PAEvent, create_event
 from runstream import connect
-from runstream.integrations.purpose_agent import Deliveries, Delivery, StoreBus, Subscription
+from runstream.integrations.purpose_agent import StoreBus
 
 def emit():
     bus = StoreBus(connect(sys.argv[1], event_type=PAEvent), run_id="r")

@@ -38,8 +38,10 @@ class StoreBus(Generic[E]):
     ``emit`` may be called in any thread and on event loops: it encodes the event, queues it and gives it to the
     subscribers here; a thread writes the queue. What it takes is written in order, each event once, through an
     outage of ``retry_seconds``. If that fails, the writer's failure is raised by every ``emit``, ``flush`` and
-    subscription from then on, and by ``close``; ``unwritten`` has what is not known to be durable. Nothing else
-    is dropped: what a slow subscriber has no room for, he gets from the store.
+    subscription from then on, and by ``close``. A run that is refused alone, since another process has leased it,
+    say, raises that at its own ``emit`` and subscription, and at ``flush`` and ``close``; the others go on.
+    ``unwritten`` has what is not known to be durable. Nothing else is dropped: what a slow subscriber has no room
+    for, he gets from the store.
 
     A context manager that closes it; the end of the process closes it too. Processes that are forked make one of
     their own. The lanes that it writes must not be leased.
@@ -113,7 +115,7 @@ class StoreBus(Generic[E]):
             EncodingError: It is no event, or cannot be stored; PayloadTooLarge where it is over the store's limit.
             InvalidRunId: Its ``run_id`` cannot name a run.
             ConfigurationError: The bus is closed, or another process's.
-            RunstreamError: The writer has failed, now or before.
+            RunstreamError: The writer has failed, or the run was refused, now or before.
         """
         self._check_process()
         has_hidden = getattr(event, "has_hidden_cot", None)
@@ -138,10 +140,13 @@ class StoreBus(Generic[E]):
         Raises:
             TimeoutError: Some is not durable yet.
             ConfigurationError: The bus is another process's.
-            RunstreamError: The writer has failed.
+            RunstreamError: The writer has failed, or a run was refused: what was emitted to others is durable.
         """
+        self._flush(timeout, None)
+
+    def _flush(self, timeout: float | None, run_id: str | None) -> None:
         self._check_process()
-        self._writer.flush(timeout)
+        self._writer.flush(timeout, run_id)
 
     def close(self) -> None:
         """Take no more events, write those that wait, and end the subscriptions when they have given all of them.
@@ -149,7 +154,8 @@ class StoreBus(Generic[E]):
         Closing twice is fine.
 
         Raises:
-            RunstreamError: The writer has failed; ``unwritten`` has what is not known to be durable.
+            RunstreamError: The writer has failed, or a run was refused; ``unwritten`` has what is not known to be
+                durable.
         """
         atexit.unregister(self.close)
         self._at_end.cancel()
@@ -277,7 +283,7 @@ class StoreBus(Generic[E]):
         Raises:
             RunstreamError: The writer has failed, or what ``list_events`` raises.
         """
-        self.flush()
+        self._flush(None, run_id)
         if run_id:
             info = self._store.run_info(run_id) if session_id else None
             run_ids = [run_id] if not session_id or (info is not None and info.session_id == session_id) else []
@@ -313,7 +319,7 @@ class StoreBus(Generic[E]):
             return number
 
     def _last_written(self, run_id: str | None, lane_id: str) -> int:
-        self.flush()
+        self._flush(None, run_id)
         runs = [run_id] if run_id else self._store.list_runs()
         return max((self._last_seq(run, lane_id) for run in runs), default=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from operator import attrgetter
 from types import TracebackType
@@ -52,6 +52,9 @@ class Subscriber(Protocol):
     def settle(self, run_id: str, offset: int, span_id: Any, *, was_given: bool) -> None:
         """Learn the offset of an event that was offered, by which the store gives it, and its span id."""
 
+    def forget(self, run_id: str, *, was_given: bool) -> None:
+        """Learn that an event that was offered is not written: its run was refused."""
+
     def wake(self) -> None:
         """Learn that something has changed."""
 
@@ -69,6 +72,13 @@ class Pending(Generic[E]):
         self.offers: list[tuple[Subscriber, bool]] = []
 
 
+class Failure(NamedTuple):
+    """An error that is raised again and again, with the trace that it had."""
+
+    error: BaseException
+    trace: TracebackType | None
+
+
 class BusWriter(Generic[E]):
     """Writes what is emitted, in order, in a thread of its own. Threads may share it.
 
@@ -80,8 +90,9 @@ class BusWriter(Generic[E]):
     Attributes:
         lock: Guards all of this, and what subscribers know.
         failure: Why nothing is written any more; None while all is well.
+        refused: Why nothing is written any more to these runs, while it is to others.
         is_closing: Whether nothing is taken any more.
-        is_closed: Whether all that was taken is written, or the writer has failed.
+        is_closed: Whether all that was taken is written, its run was refused, or the writer has failed.
     """
 
     def __init__(self, store: Store[E, Any], bounds: Bounds, subscribers: Callable[[], list[Subscriber]]) -> None:
@@ -97,8 +108,9 @@ class BusWriter(Generic[E]):
         self._emitted = self._written = 0  # the numbers of the last events of which that is true, with all before
         self._writing: tuple[str, object] | None = None
         self.is_closing = self.is_closed = False
-        self.failure: BaseException | None = None
-        self._trace: TracebackType | None = None
+        self.failure: Failure | None = None
+        self.refused: dict[str, Failure] = {}
+        self._left: list[Pending[E]] = []  # of the runs that were refused
         self._thread = threading.Thread(target=self._run, name="runstream-bus", daemon=True)
         self._thread.start()
 
@@ -108,11 +120,11 @@ class BusWriter(Generic[E]):
         Raises:
             TooManyPending: As much waits as may. Nobody was given the event.
             ConfigurationError: The bus is closed.
-            RunstreamError: The writer's failure.
+            RunstreamError: The writer's failure, or why the run was refused.
         """
         size, bounds = len(pending.record), self._bounds
         with self.lock:
-            self.check()
+            self.check([pending.run_id])
             if self.is_closing:
                 raise ConfigurationError("this bus is closed; the event was not recorded: make another bus")
             count = self._count
@@ -134,24 +146,29 @@ class BusWriter(Generic[E]):
                     pending.offers.append((subscriber, given))
             self._has_work.notify()
 
-    def check(self) -> None:
-        """Raise the writer's failure, if there is one."""
-        if self.failure is not None:
-            raise self.failure.with_traceback(self._trace)
+    def check(self, run_ids: Iterable[str]) -> None:
+        """Raise the writer's failure, if there is one, or why one of these runs was refused."""
+        found = self.failure or next(filter(None, map(self.refused.get, run_ids)), None)
+        if found is not None:
+            raise found.error.with_traceback(found.trace)
 
-    def flush(self, timeout: float | None) -> None:
-        """Wait until what was put is written.
+    def flush(self, timeout: float | None, run_id: str | None = None) -> None:
+        """Wait until what was put is written, to any run.
+
+        Args:
+            timeout: For how many seconds; None: as long as it takes.
+            run_id: Raise only why this run was refused; None: why any was.
 
         Raises:
             TimeoutError: It was not within so many seconds.
-            RunstreamError: The writer's failure.
+            RunstreamError: The writer's failure, or why a run was refused.
         """
         with self.lock:
             wanted = self._emitted
             is_done = self._has_written.wait_for(
                 lambda: self._written >= wanted or self.failure is not None, timeout
             )
-            self.check()
+            self.check(self._refused_of(run_id))
             if not is_done:
                 raise TimeoutError(f"{self._count} events wait to be written still, after {timeout} seconds")
 
@@ -159,7 +176,7 @@ class BusWriter(Generic[E]):
         """Take no more, write what waits, and end the thread.
 
         Raises:
-            RunstreamError: The writer's failure.
+            RunstreamError: The writer's failure, or why a run was refused.
         """
         with self.lock:
             self.is_closing = True
@@ -168,12 +185,15 @@ class BusWriter(Generic[E]):
             self._thread.join()
         self.is_closed = True
         self._wake_all()
-        self.check()
+        self.check(self._refused_of(None))
+
+    def _refused_of(self, run_id: str | None) -> list[str]:
+        return [run_id] if run_id else list(self.refused)
 
     def unwritten(self) -> list[E]:
         """The events that are not known to be durable, in the order in which they were emitted."""
         with self.lock:
-            left = [*chain.from_iterable(self._batch.values()), *self._queue]
+            left = [*self._left, *chain.from_iterable(self._batch.values()), *self._queue]
             return [pending.event for pending in sorted(left, key=attrgetter("number"))]
 
     def emitted(self) -> int:
@@ -193,13 +213,18 @@ class BusWriter(Generic[E]):
         try:
             while last := self._take():
                 for run_id, group in list(self._batch.items()):
-                    self._write(run_id, group)
+                    try:
+                        self._write(run_id, group)
+                    except (StoreUnavailable, ConfigurationError):  # so it would be with any run
+                        raise
+                    except RunstreamError as error:
+                        self._refuse(run_id, error)
                 with self.lock:
                     self._written = last
                     self._has_written.notify_all()
         except BaseException as error:  # noqa: BLE001 - whatever it is: the next call raises it
             with self.lock:
-                self.failure, self._trace = error, error.__traceback__
+                self.failure = Failure(error, error.__traceback__)
                 self._has_written.notify_all()
             self._wake_all()
 
@@ -212,7 +237,25 @@ class BusWriter(Generic[E]):
                 pending = self._queue.popleft()
                 self._batch.setdefault(pending.run_id, []).append(pending)
                 last = pending.number
+            for run_id in self.refused.keys() & self._batch.keys():
+                self._leave(self._batch.pop(run_id))
             return last
+
+    def _refuse(self, run_id: str, error: RunstreamError) -> None:
+        """Write nothing more to a run, and go on with the others."""
+        with self.lock:
+            self.refused[run_id], self._writing = Failure(error, error.__traceback__), None
+            self._leave(self._batch.pop(run_id))
+            self._has_written.notify_all()
+        self._wake_all()
+
+    def _leave(self, group: list[Pending[E]]) -> None:
+        self._left += group
+        self._count -= len(group)
+        self._size -= sum(len(pending.record) for pending in group)
+        for pending in group:
+            for subscriber, given in pending.offers:
+                subscriber.forget(pending.run_id, was_given=given)
 
     def _write(self, run_id: str, group: list[Pending[E]]) -> None:
         recorded = [fields_of(run_id, decode_record(run_id, 0, pending.record)) for pending in group]

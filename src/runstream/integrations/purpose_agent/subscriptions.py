@@ -8,10 +8,10 @@ import time
 from collections import deque
 from concurrent.futures import Executor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self
 
 from runstream.integrations.purpose_agent.bus_writer import BusWriter, Pending
+from runstream.integrations.purpose_agent.known_run import KnownRun
 from runstream.model.awaitable import AsyncOnly
 from runstream.model.errors import RunstreamError
 from runstream.model.results import E, Recorded, RunInfo
@@ -59,52 +59,6 @@ class Scope(NamedTuple):
         )
 
 
-@dataclass
-class _Known:
-    """What a subscription knows of a run: how far it has read, and what it was given beyond that."""
-
-    position: int | str | None = None
-    offset: int = 0
-    created_at: float | None = None
-    given: set[tuple[int, Any]] = field(default_factory=set)
-    """The offsets and span ids of these; a run that was deleted, and begun anew, has the offsets again."""
-    offered: int = 0
-    """How many events of this bus have no offset yet."""
-    unsettled: int = 0
-    """How many of these were not given here."""
-    left_to: int = 0
-    """The offset of the last of those that have one: until there the store gives what is emitted here."""
-    settled: int = 0
-    """The offset of the last event of this bus that has one."""
-    settles: int = 0
-    is_another: bool = False
-    """Whether such an offset was no higher than the one before: the run was deleted, and begun anew."""
-
-    def begin(self, position: int | str) -> None:
-        """Read after this position."""
-        self.position = position
-        self.offset = position if isinstance(position, int) else int(position.partition("-")[0])
-
-    def begin_anew(self) -> None:
-        """Read another run of this name from its beginning."""
-        self.begin(0)
-        self.left_to, self.is_another = self.settled, False
-
-    def settle(self, offset: int) -> None:
-        """Learn the offset of the next event of this bus that has none."""
-        self.is_another |= offset <= max(self.settled, self.offset)
-        self.offered, self.settled, self.settles = self.offered - 1, offset, self.settles + 1
-
-    @property
-    def is_behind(self) -> bool:
-        return self.unsettled > 0 or self.left_to > self.offset or self.is_another
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the store has, and this has read, all that was offered."""
-        return not (self.offered or self.given or self.is_behind)
-
-
 class Deliveries(AsyncOnly, Generic[E]):
     """The events of some runs that match, with their offsets: an async iterator for one task at a time.
 
@@ -137,7 +91,7 @@ class Deliveries(AsyncOnly, Generic[E]):
         self._wanted = wanted
         self._capacity = capacity
         self._ready: deque[Delivery[E]] = deque()
-        self._runs: dict[str, _Known] = {}
+        self._runs: dict[str, KnownRun] = {}
         self._catches_up = scope.after is not None
         self._has_begun = False
         self._updated_at = self._newest_at = 0.0
@@ -157,7 +111,7 @@ class Deliveries(AsyncOnly, Generic[E]):
         event = pending.event
         if self.is_over or self._has_ended or not self._scope.has(event) or not self._wanted(event):
             return None
-        known = self._runs.setdefault(pending.run_id, _Known())
+        known = self._runs.setdefault(pending.run_id, KnownRun())
         known.offered += 1
         is_stores_turn = self._scope.durable or self._catches_up or known.is_behind
         if is_stores_turn or len(self._ready) >= self._capacity:
@@ -181,6 +135,11 @@ class Deliveries(AsyncOnly, Generic[E]):
             return
         known.unsettled -= 1
         known.left_to = max(known.left_to, offset)
+
+    def forget(self, run_id: str, *, was_given: bool) -> None:
+        """Learn that an event that was offered is not written: its run was refused."""
+        if (known := self._runs.get(run_id)) is not None:
+            known.forget(was_given=was_given)
 
     def wake(self) -> None:
         """Let the task that waits look again."""
@@ -246,7 +205,7 @@ class Deliveries(AsyncOnly, Generic[E]):
         if self.is_over or self._has_ended:
             self.is_over = True
             raise StopAsyncIteration
-        self._writer.check()
+        self._writer.check([self._scope.run_id or ""])
         if self._writer.is_closed and not any(known.is_behind for known in self._runs.values()):
             self.is_over = True
             raise StopAsyncIteration
@@ -300,7 +259,7 @@ class Deliveries(AsyncOnly, Generic[E]):
         self._updated_at = self._newest_at
         with self._writer.lock:
             for run_id, (settles, given) in self._owed.items():
-                known = self._runs.get(run_id, _Known())
+                known = self._runs.get(run_id, KnownRun())
                 # what is not found now is there no more: the run was deleted, or is one of another session
                 if known.settles == settles:
                     known.left_to, known.is_another = min(known.left_to, known.offset), False
@@ -319,10 +278,10 @@ class Deliveries(AsyncOnly, Generic[E]):
         since = self._updated_at - _CLOCKS_DIFFER_SECONDS if self._has_begun else None
         return list(self._store.runs(session_id=self._scope.session_id, updated_after=since))
 
-    def _known(self, info: RunInfo) -> _Known:
+    def _known(self, info: RunInfo) -> KnownRun:
         """Where to read on in a run: at first, after its end, or where the subscriber wants it."""
         with self._writer.lock:
-            known = self._runs.setdefault(info.run_id, _Known())
+            known = self._runs.setdefault(info.run_id, KnownRun())
             created_at, known.created_at = known.created_at, info.created_at
             if created_at is not None and info.created_at > created_at:
                 known.begin_anew()
@@ -338,7 +297,7 @@ class Deliveries(AsyncOnly, Generic[E]):
                     known.begin(0 if self._has_begun else info.last_offset)
         return known
 
-    def _read_run(self, info: RunInfo, known: _Known) -> bool:
+    def _read_run(self, info: RunInfo, known: KnownRun) -> bool:
         """Read a page of a run. Returns whether that was all."""
         run_id = info.run_id
         events: Any = self._store.read(run_id, known.position or 0, limit=_PAGE)
