@@ -63,6 +63,18 @@ def test_an_append_without_events_saves_them_too(store: Store) -> None:
     assert [of_lane(store, lane_id).revision for lane_id in LANES] == [1, 1, 1]
 
 
+@on_every_backend
+def test_keys_of_no_events_do_not_stand_in_the_way(store: Store) -> None:
+    """Of a run that has keys, and of one that has none yet."""
+    for run_id, events in (("r", make_events("r", 1)), ("new", [])):
+        store.append(run_id, events, keys=["a"] * len(events), snapshot=make_state(run_id, purpose="first"))
+        store.append(run_id, (), keys=(), snapshots={None: make_state(run_id, purpose="second")})
+        found = store.load_snapshot(run_id)
+        assert found is not None
+        assert (found.state.purpose, found.revision) == ("second", 2)
+    assert store.append("r", make_events("r", 1), keys=["a"]).last_offset == 1
+
+
 def test_the_status_and_the_session_are_those_of_the_states(store: Store) -> None:
     """Only the run's own state says how the run stands."""
     lane = make_state("r", session_id="s", status=RunStatus.COMPLETED)

@@ -61,7 +61,7 @@ def append(
     batch = batch_of(
         run_id,
         encoded,
-        is_keyed=keys is not None,
+        is_keyed=keys is not None and bool(encoded),
         expected_offset=expected_offset,
         grant=grant_of(run_id, lease),
         sender=options.sender,
