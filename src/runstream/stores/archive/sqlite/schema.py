@@ -214,6 +214,10 @@ def prepare(
     refused is unchanged.
     """
     connection.execute("PRAGMA synchronous = FULL")
+    # a large state is changed within the cache (in KiB), together with its copy in the history. A page that is
+    # written again and again comes from the log into the file once per so many pages of the log, which are 16 MB
+    connection.execute("PRAGMA cache_size = -8000")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
     # macOS: a plain fsync leaves the data in the disk's cache
     connection.execute("PRAGMA fullfsync = ON")
     with transaction(connection, "BEGIN"):  # one view, though another process creates the tables meanwhile

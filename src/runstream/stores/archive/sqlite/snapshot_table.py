@@ -11,18 +11,16 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
-from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.snapshot_history import UNKNOWN, KeptSnapshot
 from runstream.stores.archive.sqlite.latest_snapshots import load_state
-from runstream.stores.archive.sqlite.row_checksums import snapshot_checksums
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in
 
 __all__ = ["history_of", "keep_only", "keep_replaced", "keep_snapshot", "state_text"]
 
 _KEEP = """INSERT OR IGNORE INTO snapshot_history
-    (run_id, lane_id, offset, revision, token, archived_at, checksum, state_checksum, state)
+    (lane_id, run_id, state, archived_at, offset, revision, token, checksum, state_checksum)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 # one that was saved before there was a history, or by another program; asked without reading the state
 _IS_UNKNOWN = """SELECT 1 FROM latest_states WHERE run_id = :run_id AND lane_id IS :lane_id
@@ -54,15 +52,20 @@ def keep_replaced(connection: sqlite3.Connection, run_id: str, lane_id: str | No
 
 
 def keep_snapshot(
-    connection: sqlite3.Connection, run_id: str, snapshot: ArchiveSnapshot, now: float, keep: int | None
+    connection: sqlite3.Connection, lane_id: str | None, columns: Sequence[Any], keep: int | None
 ) -> None:
-    """Add the snapshot to the history, and drop all but the latest ``keep`` of its lane."""
-    lane_id, text = snapshot.lane_id, snapshot.data
+    """Add a snapshot to the history, and drop all but the latest ``keep`` of its lane.
+
+    Args:
+        connection: In the transaction.
+        lane_id: The lane; None: the run's own snapshot.
+        columns: Run, state, time, offset, revision, token and the two checksums.
+        keep: How many snapshots of the lane to keep; None: all.
+    """
     if keep != 0:
-        checksums = snapshot_checksums(run_id, snapshot)
-        connection.execute(_KEEP, (run_id, *snapshot[:4], now, *checksums, text))
+        connection.execute(_KEEP, (lane_id, *columns))
     if keep is not None:
-        connection.execute(_DROP_OLD, {"run_id": run_id, "lane_id": lane_id, "keep": keep})
+        connection.execute(_DROP_OLD, {"run_id": columns[0], "lane_id": lane_id, "keep": keep})
 
 
 def history_of(connection: sqlite3.Connection, run_id: str) -> list[KeptSnapshot]:

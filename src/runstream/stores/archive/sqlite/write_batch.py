@@ -235,7 +235,7 @@ class WriteBatch:
         else:
             is_new = self._connection.execute(_SET_LANE_STATE, (*values, lane_id)).rowcount > 0
         if is_new:
-            keep_snapshot(self._connection, run_id, snapshot, self._now, self._keep_snapshots)
+            keep_snapshot(self._connection, lane_id, values, self._keep_snapshots)
         return is_new
 
 
