@@ -90,7 +90,7 @@ def test_a_newer_version_than_the_rules_know_ends_the_command(archive: str, here
         ("no_such_module:upcasts", "it cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("breaks:upcasts", "it cannot be imported: ZeroDivisionError: division by zero"),
         ("other:nothing", "it cannot be imported: AttributeError: module 'other' has no attribute 'nothing'"),
-        ("other:number", "that is a int, not Upcasts"),
+        ("other:number", "that is an int, not Upcasts"),
         ("other", "name them as MODULE:NAME"),
         (":number", "name them as MODULE:NAME"),
         ("other:", "name them as MODULE:NAME"),
