@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from runstream import StoreUnavailable
 from runstream.history.archived import ArchivedHistory
 from runstream.repair.restore import put_back, restore_run
 from runstream.stores.capabilities import archive_of
+from runstream.stores.redis.append_result import TooOld
 from runstream.stores.redis.namespace import namespace_of
-from tests.repair.restore.restoring_tools import drain
+from tests.repair.restore.restoring_tools import come_back, drain, dumps
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, open_hot
@@ -66,6 +68,29 @@ def test_an_ordinary_append_that_both_have_is_applied_once(backend: RedisBackend
     assert len(other.list_events("r")) == 2
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_was_archived_is_not_appended_again_by_its_resend(
+    backend: RedisBackend, archive: Archive, *, is_lost: bool
+) -> None:
+    """Its reply was lost, and then all that Redis had, or what came last: nobody knows any more who sent it."""
+    hot = open_hot(backend)
+    hot.append("r", [make_event("r", 1)])
+    before = dumps(backend)
+    late = open_hot(backend, retry_seconds=0)
+    assert len(late.list_events("r")) == 1
+    Line(late).cut("reply")
+    event = make_event("r", 2)
+    with pytest.raises(StoreUnavailable):
+        late.append("r", [event])
+    drain(hot, archive)
+    hot = lose_redis(backend) if is_lost else come_back(backend, before)
+    put_back(hot, archive, "r", whole=True)
+    with pytest.raises(TooOld):
+        late.append("r", [event])
+    assert late.append("r", [make_event("r", 3)]).first_offset == 3
+    assert [event.seq for event in hot.list_events("r")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("is_the_same", [True, False])
 def test_its_parent_stays_with_the_very_run_and_what_was_forgotten_with_its_name(
     backend: RedisBackend, archive: Archive, *, is_the_same: bool
@@ -77,9 +102,10 @@ def test_its_parent_stays_with_the_very_run_and_what_was_forgotten_with_its_name
     if not is_the_same:
         hot.delete_run("r")
         hot.append("r", make_events("r", 2))
-    raw.hset(meta, mapping={"parent": "0:other", "forgotten": 7})
+    forgotten = b"%d" % (time.time_ns() // 1000 + 60_000_000)
+    raw.hset(meta, mapping={"parent": "0:other", "forgotten": forgotten})
     switch(hot, archive, 0)
-    assert raw.hmget(meta, "parent", "forgotten") == [b"0:other" if is_the_same else None, b"7"]
+    assert raw.hmget(meta, "parent", "forgotten") == [b"0:other" if is_the_same else None, forgotten]
 
 
 @pytest.mark.parametrize("lost", range(1, 7))
