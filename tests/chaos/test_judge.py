@@ -88,6 +88,10 @@ def test_what_is_missing_may_be_missing_where_another_wrote_its_lane_beyond() ->
     assert list(find_faults(hot, archived, said))
     in_its_own = hear([(parent, False), (child[1:], False)])["r"]
     assert list(find_faults(hot, archived, in_its_own, losses=True))
+    assert list(find_faults(hot, archived, in_its_own, losses=True, retires=True)) == []
+    leased = [[["leased", "r", "both", [f"@{name}/1@"], epoch]] for epoch, name in enumerate("ab", 1)]
+    in_one = hear([([*leased[0], *parent], False), ([*leased[1], *child[1:]], False)])["r"]
+    assert list(find_faults(hot, archived, in_one, losses=True)) == []
 
 
 def test_what_an_archive_has_beside_the_stream_of_a_parked_run_was_lost() -> None:

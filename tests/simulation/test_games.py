@@ -46,6 +46,28 @@ def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> N
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", [16, 25, 34, 44, 104])
+def test_a_run_that_a_failover_has_lost_whole_is_put_back_and_goes_on(seed: int) -> None:
+    """Agents that have an archive beside Redis are told, and put it back; what was in flight is there once."""
+    plan = Plan(
+        forms=("plain", "contends", "leases"),
+        loops=(("contends", "runs"),),
+        runs=1,
+        turns=10,
+        operators=1,
+        acts=("end", "restore", "trim", "lease"),
+        is_tiered=True,
+        retire_after_seconds=0.1,
+        followers=0,
+        troubles=("restart", "leap", "replicate", "replicate", "fail_over", "step_clock"),
+        call_fates=(12, 1),
+    )
+    finding = play(plan, Choices(seed))
+    assert not finding.faults, finding.faults[:3]
+    assert any(": run-0 is restored" in line for line in finding.story) == (seed != 34)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_200_000_steps_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     """And they take each if of the scripts both ways, but for those that are listed with the reason."""

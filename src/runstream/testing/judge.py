@@ -106,17 +106,16 @@ class Testimony:
     sent: list[Sent] = field(default_factory=list)
     adds: int = 0
     added: int = 0
-    epochs: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    epochs: dict[str | None, dict[str, set[int]]] = field(default_factory=dict)
     """By lane and mark: under which leases of the lane, by their epochs, the event was sent."""
-    lanes: dict[str, str] = field(default_factory=dict)
+    lanes: dict[str, str | None] = field(default_factory=dict)
     """By mark: the lane of the event, where that is another than its sender's own."""
 
-    def note_lane(self, lane: str, marks: Sequence[str], epoch: int | None = None) -> None:
+    def note_lane(self, lane: str | None, marks: Sequence[str], epoch: int | None = None) -> None:
         """Note in which lane events were sent, and under which lease of it, if under any."""
         for mark in marks:
-            if epoch is None:
-                self.lanes[mark] = lane
-            else:
+            self.lanes[mark] = lane
+            if epoch is not None:
                 self.epochs.setdefault(lane, {}).setdefault(mark, set()).add(epoch)
 
     def lane_of(self, mark: str) -> str:
@@ -166,6 +165,7 @@ def judge(
     *,
     is_parked: bool,
     losses: bool,
+    retires: bool = False,
     resolved: Collection[str] = (),
 ) -> Iterator[str]:
     """What is wrong with one run, its archives and its state.
@@ -177,6 +177,7 @@ def judge(
         steps: The step in its state, to which each agent that counts has added one at a time.
         is_parked: Workers have set it aside.
         losses: The server has lost what it had acknowledged; else no run may be set aside.
+        retires: The run may have been retired since: what was trimmed then is of lanes that nobody knows.
         resolved: In which ways two histories of it were resolved: what an archive had may be there in part, and,
             of ``"both"``, late, and without keys that are others' by then.
     """
@@ -191,7 +192,7 @@ def judge(
             name: {place: mark for place, mark in copy.items() if place[0] < first}
             for name, copy in archives.items()
         }
-    yield from find_faults(hot, archives, said, losses=losses, resolved=resolved)
+    yield from find_faults(hot, archives, said, losses=losses, retires=retires, resolved=resolved)
     if not losses and not said.added <= steps <= said.adds:
         yield f"{steps} steps; {said.added} were told, {said.adds} sent"
 
@@ -202,6 +203,7 @@ def find_faults(
     said: Testimony,
     *,
     losses: bool = False,
+    retires: bool = False,
     resolved: Collection[str] = (),
 ) -> Iterator[str]:
     """What is wrong with one run.
@@ -211,6 +213,7 @@ def find_faults(
         archives: What each archive holds, by name.
         said: What the agents sent, and what they were told.
         losses: The server has lost what it had acknowledged: it may be missing if its sender was told so later.
+        retires: See :func:`judge`.
         resolved: See :func:`judge`.
     """
     history = dict(hot)
@@ -236,15 +239,17 @@ def find_faults(
     for batch in said.sent:
         if batch.is_deleted and not losses and (back := [mark for mark in batch.marks if mark in places]):
             yield f"{back} was deleted and is there"
-        may_be_lost = losses and (batch.may_be_lost or _is_hidden(batch, places, said, first_hot))
+        may_be_lost = losses and (batch.may_be_lost or _is_hidden(batch, places, said, first_hot, retires=retires))
         yield from _faults_of_place(batch, places, may_be_in_part=bool(resolved))
         yield from _faults_of_batch(batch, places, by_key, losses=losses, may_be_lost=may_be_lost)
 
 
-def _is_hidden(batch: Sent, places: Mapping[str, int], said: Testimony, first_hot: int) -> bool:
-    """Whether nothing shows that it was lost: its offset was trimmed, and others wrote its lane beyond."""
+def _is_hidden(batch: Sent, places: Mapping[str, int], said: Testimony, first_hot: int, *, retires: bool) -> bool:
+    """Whether nothing shows that it was lost: it was trimmed, and others wrote its lane beyond, if one knows."""
     if batch.first is None or (last := batch.first + len(batch.marks) - 1) >= first_hot:
         return False
+    if retires:
+        return True
     sender, lane = _sender_of(batch.marks[0]), said.lane_of(batch.marks[0])
     others = (mark for mark, offset in places.items() if offset >= last and _sender_of(mark) != sender)
     return any(said.lane_of(mark) == lane for mark in others)

@@ -12,19 +12,20 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any, ClassVar
 
-from runstream.model.errors import StoreUnavailable
+from runstream.model.errors import EventsArchived, StoreUnavailable
 from runstream.run.lane import LaneWriter
 from runstream.run.lease_state import LeaseState
 from runstream.testing.simulation.loop import Loop
 from runstream.testing.simulation.scheduler import Interrupted
 from runstream.testing.simulation.world import World
 
-__all__ = ["Calls", "Make", "made_here", "made_in_loop"]
+__all__ = ["Calls", "Make", "made_here", "made_in_loop", "made_once_there"]
 
 _MAY_BE_BROKEN_OFF = frozenset(
     {"append", "checkpoint", "emit_many", "lease", "open_run", "release", "resend", "update_state"}
 )
 _NOT_TO_BE_REPEATED = frozenset({"emit_many", "resend"})  # that would be another event
+_BEGIN_A_RUN = frozenset({"append", "emit_many"})
 _SECONDS = (0.0, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.02, 0.5)  # of a step and less, up to some pauses
 
 Make = Callable[[str, Callable[[], Any]], Any]
@@ -106,6 +107,25 @@ def made_in_loop(world: World, loop: Loop, who: str) -> Make:
             raise _told(world, name, "cancelled") from error
 
     return make
+
+
+def made_once_there(make: Make, put_back: Callable[[str], bool]) -> Make:
+    """Calls that are made again once a run is put back that an archive alone has, as the error says.
+
+    Args:
+        make: Makes each call.
+        put_back: Puts back a run; False: it is there already.
+    """
+
+    def made(name: str, call: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return make(name, call)
+            except EventsArchived as error:
+                if name not in _BEGIN_A_RUN or not put_back(error.run_id):
+                    raise
+
+    return made
 
 
 async def _awaited(call: Callable[[], Awaitable[Any] | AsyncIterator[Any]], seconds: float | None) -> Any:

@@ -68,6 +68,11 @@ class Plan:
     most_steps: int = 60_000
     most_calm_steps: int = 5_000
 
+    @property
+    def loses(self) -> bool:
+        """Whether the server may lose what it has acknowledged."""
+        return not {"fail_over", "split"}.isdisjoint(self.troubles)
+
 
 @dataclass
 class Finding:

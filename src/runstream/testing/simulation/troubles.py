@@ -26,7 +26,7 @@ class Troubles:
 
     def begin(self) -> None:
         """Let there be a replica, where it is to take the server's place, and a disk, where it loses power."""
-        if {"fail_over", "split"} & set(self._world.plan.troubles):
+        if self._world.plan.loses:
             self._world.server.replicate()
         if "lose_power" in self._world.plan.troubles:
             self._world.disk.watch(self._world.directory / "archive")

@@ -65,6 +65,7 @@ def faults_of(world: World) -> Iterator[str]:
                 steps,
                 is_parked=run_id in parked,
                 losses=losses,
+                retires=world.plan.retire_after_seconds is not None,
                 resolved=world.resolved[run_id],
             )
             yield from (f"{run_id}: {fault}" for fault in found)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
+from runstream.repair.restore import PutBack
 from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisCheckpointer
 from runstream.testing.simulation.archive_set import ArchiveSet
 from runstream.testing.simulation.choices import Choices
@@ -85,7 +86,7 @@ class World:
         self.own_runs: list[str] = []
         """The runs that operators have made for themselves."""
         self.resolved: dict[str, set[str]] = defaultdict(set)
-        """By run, which of its histories operators have kept."""
+        """By run, which of its histories operators have kept, or put back."""
         self.were_parked: set[str] = set()
         """The runs that were parked when all was drained: a worker may be trying one again as it ends."""
         self.pieces: list[Piece] = []
@@ -183,6 +184,12 @@ class World:
     def call_fates(self) -> list[int]:
         """The weights of what becomes of an agent's call: it is waited for, or broken off."""
         return [1] if self.server.is_calm else list(self.plan.call_fates)
+
+    def note_put_back(self, done: PutBack) -> None:
+        """Note that a run was put back from an archive: what was lost may be there in part then."""
+        self.scheduler.note(f"{done.run_id} is {done.outcome} from {done.first_hot} to {done.last.offset}")
+        if self.server.losses:
+            self.resolved[done.run_id].add("archive")
 
     def forks(self) -> bool:
         """Whether the process of an agent forks now."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Self
 
-from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.model.errors import ConcurrencyConflict, HistoryDiverged, StoreUnavailable
+from runstream.repair.restore import put_back
+from runstream.stores.tiered.checkpointer import AsyncTieredCheckpointer, TieredCheckpointer
 from runstream.testing.agent import Agent
 from runstream.testing.agents import AGENTS, MOST_HOT_EVENTS
 from runstream.testing.asking import Asking
-from runstream.testing.simulation.calls import Calls, made_here, made_in_loop
+from runstream.testing.simulation.calls import Calls, made_here, made_in_loop, made_once_there
 from runstream.testing.simulation.choices import Dice
 from runstream.testing.simulation.forks import forked
 from runstream.testing.simulation.players.player import Player
@@ -38,11 +42,12 @@ class AgentPlayer(Player):
         world = self.world
         with ExitStack() as stack:
             store: Any = stack.enter_context(world.opened(self.process, **self._options([self.role])))
+            make = made_here(world)
             if world.plan.is_tiered:
-                archive = world.archives()[world.choices.below(2)]
-                stack.callback(archive.close)
+                archive, puts_back = self._archive(stack, store)
+                make = made_once_there(make, puts_back)
                 store = TieredCheckpointer(store, archive)
-            calls = Calls(store, made_here(world))
+            calls = Calls(store, make)
             agent = self._agent(self.role, self.process.name, self.diaries[0], calls)
             for _ in range(world.plan.turns):
                 if world.forks():
@@ -65,6 +70,20 @@ class AgentPlayer(Player):
         patience = self.world.choices.one_of(_PATIENCE_SECONDS)
         limit = MOST_HOT_EVENTS if "expects" in forms else None
         return {"retry_seconds": patience, "resend_lost": "resends" in forms, "max_hot_events": limit}
+
+    def _archive(self, stack: ExitStack, hot: Any) -> tuple[Any, Callable[[str], bool]]:
+        """The archive that it has beside Redis, until the end of a stack, and what puts back a run from there."""
+        archive = self.world.archives()[self.world.choices.below(2)]
+        stack.callback(archive.close)
+        return archive, partial(self._put_back, hot, archive)
+
+    def _put_back(self, hot: Any, archive: Any, run_id: str) -> bool:
+        """Put back a run that a failover has lost, unless somebody else does; False if it is there."""
+        with suppress(StoreUnavailable, ConcurrencyConflict, HistoryDiverged):
+            done = put_back(hot, archive, run_id)
+            self.world.note_put_back(done)
+            return done.outcome == "restored"
+        return True
 
     def _agent(self, form: str, name: str, diary: Diary, store: Calls) -> Agent:
         dice: Any = Dice(self.world.choices)  # as far as an agent uses a Random
@@ -106,12 +125,18 @@ class LoopPlayer(AgentPlayer):
     def act(self) -> None:
         """Let them all write, and wait for them."""
         world = self.world
-        with world.loop(self.process) as loop:
-            store = world.open_async(self.process, **self._options(self.role))
+        with ExitStack() as stack, world.loop(self.process) as loop:
+            store: Any = world.open_async(self.process, **self._options(self.role))
+            puts_back: Callable[[str], bool] | None = None
+            if world.plan.is_tiered:
+                archive, puts_back = self._archive(stack, stack.enter_context(world.opened(self.process)))
+                store = AsyncTieredCheckpointer(store, archive)
             threads = []
             for form, diary in zip(self.role, self.diaries, strict=True):
                 name = world.name(form)
-                agent = self._agent(form, name, diary, Calls(store, made_in_loop(world, loop, name)))
+                make = made_in_loop(world, loop, name)
+                calls = Calls(store, made_once_there(make, puts_back) if puts_back else make)
+                agent = self._agent(form, name, diary, calls)
                 threads.append(world.threads.Thread(self._work, (agent, diary), name))
                 threads[-1].start()
             for thread in threads:

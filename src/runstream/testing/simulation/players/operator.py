@@ -74,6 +74,8 @@ class OperatorPlayer(Player):
                 choices.one_of(acts)()
                 world.sleep(choices.one_of(_PAUSE_SECONDS))
             self.diary.is_done = True
+            if world.plan.loses:
+                self._settle()
 
     # -- its own runs
 
@@ -133,9 +135,7 @@ class OperatorPlayer(Player):
                 if not self.world.server.losses:
                     raise
             else:
-                self.world.scheduler.note(
-                    f"{run_id} is {done.outcome} from {done.first_hot} to {done.last.offset}"
-                )
+                self.world.note_put_back(done)
 
     def _verify(self) -> None:
         run_id = self.world.choices.one_of(self.world.runs)
@@ -219,6 +219,12 @@ class OperatorPlayer(Player):
             pass
         else:
             self.diary.note(["told", run_id, marks, first])
+
+    def _settle(self) -> None:
+        """Write once more to each run that it has written to: what was lost is told by then."""
+        self.world.may_settle.wait()
+        for run_id in sorted({run_id for what, run_id, *_ in self.diary.lines if what == "told"}):
+            self._send(self._stores[0], run_id, 1)
 
     def _until_told(self, call: Callable[[], Any]) -> Any:
         while True:
