@@ -93,6 +93,12 @@ class LocalOperations(ABC, Generic[E, S]):
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
         """The latest snapshot of a run or lane: its head, and the state as plain data."""
 
+    def _load_with_head(
+        self, run_id: str, lane_id: str | None
+    ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
+        """The run's head, and the latest snapshot of the run or lane, which is no older than that."""
+        return self._load_head(run_id), self._load_snapshot(run_id, lane_id)
+
     @abstractmethod
     def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
         """Read the events of a query, which was checked. Nothing is read before the first of them is taken."""
@@ -214,8 +220,7 @@ class LocalOperations(ABC, Generic[E, S]):
         how.check()
         grant_of(run_id, how.lease)  # refused before anything is changed
         for left in range(how.attempts - 1, -1, -1):
-            head = self._load_head(run_id)
-            loaded = self._load_upcast(run_id, None)
+            head, loaded = self._load_upcast(run_id, None)
             saved = None if loaded is None else loaded[0]
             if loaded is None:
                 state, left_out = self.codec.new_state(run_id), None
@@ -296,8 +301,7 @@ class LocalOperations(ABC, Generic[E, S]):
         check_run_id(run_id)
         if lane_id is not None:
             check_name("lane_id", lane_id)
-        head = self._load_head(run_id)
-        loaded = self._load_upcast(run_id, lane_id)
+        head, loaded = self._load_upcast(run_id, lane_id)
         if loaded is None:
             self._known.pop((run_id, lane_id), None)  # so that the next one has none before it
             return None
@@ -308,10 +312,12 @@ class LocalOperations(ABC, Generic[E, S]):
             self._coverage.loaded(run_id, lane_id, head.start, saved.offset)
         return Snapshot(state, saved.offset, saved.revision, fields)
 
-    def _load_upcast(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
-        """The latest snapshot of a run or lane, its state as one of this version."""
-        loaded = self._load_snapshot(run_id, lane_id)
-        return loaded and (loaded[0], self.codec.upcast_state(run_id, loaded[0].offset, loaded[1]))
+    def _load_upcast(
+        self, run_id: str, lane_id: str | None
+    ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
+        """The run's head, and the latest snapshot of the run or lane with its state as one of this version."""
+        head, loaded = self._load_with_head(run_id, lane_id)
+        return head, loaded and (loaded[0], self.codec.upcast_state(run_id, loaded[0].offset, loaded[1]))
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         pending = pending_of(head.status, head.questions)

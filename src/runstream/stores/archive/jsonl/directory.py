@@ -45,6 +45,7 @@ class ArchiveDirectory:
         self, path: Path, wait_seconds: float, mode: int | None = None, *, plain_names: bool = False
     ) -> None:
         self.path = path
+        self._about_path = path / file_names.ABOUT
         self._mode = mode
         self._plain_names = plain_names
         self.locks = Locks(path, wait_seconds, self.access)
@@ -62,7 +63,7 @@ class ArchiveDirectory:
 
     def access(self) -> Access:
         """What is given to what is made here: what was asked for, or as the archive's own file has it."""
-        return access_for(self.path, self._mode, self.path / file_names.ABOUT)
+        return access_for(self.path, self._mode, self._about_path)
 
     def archive_id(self) -> str:
         """The UUID of this archive, durable, which is made when it is first asked for. Takes a lock of its own."""
@@ -89,7 +90,7 @@ class ArchiveDirectory:
         """
         if not self._archive_id:
             return
-        path = self.path / file_names.ABOUT
+        path = self._about_path
         with unavailable(path):
             try:
                 if _identity(path.stat()) == self._about:
@@ -121,7 +122,7 @@ class ArchiveDirectory:
         path = self.path / file_names.DELETED
         with unavailable(path):
             prepared = path.with_name(f"{file_names.DELETED}.prepared")
-            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self.path / file_names.ABOUT)
+            write_file(prepared, "".join(f"{line}\n" for line in lines).encode(), self._about_path)
             prepared.replace(path)
             sync_directory(self.path)
 
@@ -167,7 +168,7 @@ class ArchiveDirectory:
                     run_id=run_id,
                     offset=0,
                 )
-        for place in (directory, *directory.parents):
+        for place in (directory, *(raw.parents if directory is raw else ())):
             if place == self.path:
                 break
             if place.is_symlink():
@@ -216,7 +217,7 @@ class ArchiveDirectory:
 
     def _read_about(self) -> bool:
         """Learn the archive's UUID; False if it has none yet."""
-        path, content, identity = self.path / file_names.ABOUT, b"", None
+        path, content, identity = self._about_path, b"", None
         with unavailable(path), contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             identity, content = _identity(os.fstat(file.fileno())), file.read()
         if not content:
@@ -236,7 +237,7 @@ class ArchiveDirectory:
         return True
 
     def _write_about(self, archive_id: str) -> None:
-        path = self.path / file_names.ABOUT
+        path = self._about_path
         prepared = path.with_name(f"{file_names.ABOUT}.prepared")
         write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
         # as what is made after it

@@ -323,9 +323,16 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log = self._logs.log(run_id)
             log.refresh()
             snapshot = latest_snapshot(log, lane_id)
-        if snapshot is None:
-            return None
-        return SnapshotHead(lane_id, *snapshot[1:4]), load_state(run_id, snapshot)
+        return _loaded(run_id, snapshot)
+
+    def _load_with_head(
+        self, run_id: str, lane_id: str | None
+    ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            head = self._logs.head(log)
+            snapshot = latest_snapshot(log, lane_id)
+        return head, _loaded(run_id, snapshot)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._logs.reading():
@@ -378,6 +385,11 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log.refresh(durable=True)
             cut_back(log, header, to, expected)
         self._forget(header.run_id)
+
+
+def _loaded(run_id: str, snapshot: ArchiveSnapshot | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+    """A snapshot's head, and its state as plain data."""
+    return None if snapshot is None else (SnapshotHead(*snapshot[:4]), load_state(run_id, snapshot))
 
 
 def _has(log: RunLog, snapshot: ArchiveSnapshot) -> bool:
