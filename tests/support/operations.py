@@ -7,11 +7,20 @@ from typing import Any
 
 from runstream.model.results import Placement
 from runstream.operations.arguments import AppendOptions
-from runstream.operations.operation import Operation
+from runstream.operations.operation import Exchange, Operation
 from tests.support.backends import Blocking
 from tests.support.drain_tools import Hooked
 
-__all__ = ["append_each", "hooked", "last_seq", "operations_of", "perform", "session_of", "with_operations"]
+__all__ = [
+    "append_each",
+    "exchanges_in",
+    "hooked",
+    "last_seq",
+    "operations_of",
+    "perform",
+    "session_of",
+    "with_operations",
+]
 
 
 def _inner(store: Any) -> Any:
@@ -63,3 +72,25 @@ def last_seq(store: Any, run_id: str, lane_id: str) -> int:
     """The ``seq`` of a lane's last event."""
     found: int = perform(store, operations_of(store).last_seq(run_id, lane_id))
     return found
+
+
+def exchanges_in(store: Any, operation: Any) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Run an operation of a store in Redis.
+
+    Returns:
+        Its result, and the commands of each exchange that it has made, with their replies.
+    """
+    made: list[tuple[Any, Any]] = []
+
+    def steps() -> Any:
+        reply = None
+        while True:
+            try:
+                step = operation.send(reply)
+            except StopIteration as end:
+                return end.value
+            reply = yield step
+            if isinstance(step, Exchange):
+                made.append((step.commands, reply))
+
+    return perform(store, steps()), made

@@ -19,6 +19,7 @@ from runstream.model.results import (
     Cursor,
     E,
     LeaseGrant,
+    Recorded,
     Recovery,
     RunInfo,
     S,
@@ -80,6 +81,12 @@ class StoreOperations(Protocol[E, S]):
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""
+
+    def find(self, run_id: str, keys: Iterable[str]) -> Operation[list[int | None]]:
+        """The offsets of the events that have these keys; None for a key that the run does not know."""
+
+    def read_at(self, run_id: str, offsets: Iterable[int]) -> Operation[list[Recorded[E]]]:
+        """The events at these offsets, in the order in which they are asked for."""
 
     def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
         """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""

@@ -229,6 +229,44 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         """
         return await self._runner.run(self._operations.list_events(run_id, since_seq))
 
+    async def find(self, run_id: str, keys: Iterable[str]) -> list[int | None]:
+        """The offsets of the events that have these keys: whether a step was recorded, without appending anything.
+
+        A lease of others is in nobody's way. Keys are known for as long as the run is: also of events that have
+        left Redis, and in an archive.
+
+        Args:
+            run_id: The run.
+            keys: The callers' keys (:meth:`append`), any number of them.
+
+        Returns:
+            An offset for each key, in their order; None for one that the run does not know.
+
+        Raises:
+            AcknowledgedWritesLost: The server has lost what this store object saw of the run.
+            CorruptRecordError: What is kept of the keys does not read.
+            EncodingError: One can be no key.
+            StoreUnavailable: The store gave no answer.
+        """
+        return await self._runner.run(self._operations.find(run_id, keys))
+
+    async def read_at(self, run_id: str, offsets: Iterable[int]) -> list[Recorded[E]]:
+        """The events at these offsets, in the order in which they are asked for.
+
+        Args:
+            run_id: The run.
+            offsets: The offsets, in any order; one may be asked for twice.
+
+        Returns:
+            One event for each offset.
+
+        Raises:
+            ConfigurationError: The run has no event at one of them, or that has been erased; it names them.
+            EventsArchived: Some have left Redis.
+            RunstreamError: What ``read`` raises.
+        """
+        return await self._runner.run(self._operations.read_at(run_id, offsets))
+
     async def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
     ) -> None:

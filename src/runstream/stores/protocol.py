@@ -90,6 +90,12 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     ) -> Iterator[Recorded[E]]:
         """Read a run's history, then follow it live; ends when the run has ended and all was given."""
 
+    def find(self, run_id: str, keys: Iterable[str]) -> list[int | None]:
+        """The offsets of the events that have these keys; None for a key that the run does not know."""
+
+    def read_at(self, run_id: str, offsets: Iterable[int]) -> list[Recorded[E]]:
+        """The events at these offsets, in the order in which they are asked for."""
+
     def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
     ) -> None:

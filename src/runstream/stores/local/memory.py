@@ -164,6 +164,12 @@ class MemoryOperations(LocalOperations[E, S]):
             run = self._runs.get(run_id)
             return 0 if run is None else bisect_right(run.peaks, since_seq) - 1
 
+    def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
+        with self._changed:
+            run = self._runs.get(run_id)
+            known = {} if run is None else run.keys
+            return {key: known[key].offset for key in keys if key in known}
+
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events."""
         check_run_id(run_id)

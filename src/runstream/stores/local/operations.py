@@ -7,10 +7,10 @@ as one blocking call. What an append does to a run is decided in :mod:`runstream
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.kept_states import plain_state
@@ -19,7 +19,7 @@ from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question, pending_of
-from runstream.model.results import E, LeaseGrant, Placement, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import E, LeaseGrant, Placement, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import RunStatus
 from runstream.operations.arguments import (
@@ -39,12 +39,13 @@ from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import RunFilter, lane_of, seq_of
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
+from runstream.stores.local.look_ups import LookUps
 from runstream.stores.local.pages import in_pages
 
 __all__ = ["LocalOperations"]
 
 
-class LocalOperations(ABC, Generic[E, S]):
+class LocalOperations(LookUps[E, S]):
     """The operations of a store of one machine (:class:`~runstream.operations.interface.StoreOperations`).
 
     Args:
@@ -82,10 +83,6 @@ class LocalOperations(ABC, Generic[E, S]):
         """Plan and write these appends to different runs, each in one atomic step; nothing for an empty plan."""
 
     @abstractmethod
-    def _load_head(self, run_id: str) -> RunHead | None:
-        """The run's head, without its snapshots if so asked; None for a run that is not there."""
-
-    @abstractmethod
     def _load_heads(self) -> Iterable[tuple[str, RunHead]]:
         """The runs' heads by id, in any order."""
 
@@ -98,10 +95,6 @@ class LocalOperations(ABC, Generic[E, S]):
     ) -> tuple[RunHead | None, tuple[SnapshotHead, dict[str, Any]] | None]:
         """The run's head, and the latest snapshot of the run or lane, which is no older than that."""
         return self._load_head(run_id), self._load_snapshot(run_id, lane_id)
-
-    @abstractmethod
-    def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
-        """Read the events of a query, which was checked. Nothing is read before the first of them is taken."""
 
     def _keep_state(self, fields: Mapping[str, Any]) -> Any:
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""

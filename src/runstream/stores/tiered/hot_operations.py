@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from runstream.model.results import Cursor, E, RunInfo, S, Snapshot
@@ -21,6 +21,14 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     was moved too is *retired*; a token then stands for the snapshot, so that a writer who knows the snapshot can
     still replace it.
     """
+
+    def find_here(self, run_id: str, keys: Sequence[str]) -> Operation[list[int | None] | None]:
+        """The offsets of the events that have these keys, trimmed or not; None if the run is not here.
+
+        Args:
+            run_id: The run, which was checked.
+            keys: The keys, which were checked.
+        """
 
     def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
         """Mark events up to ``offset`` as known to this writer, so that its next snapshot covers them."""

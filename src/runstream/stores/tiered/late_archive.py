@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import Position
-from runstream.model.results import Cursor, E, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.stores.archive.base import ArchiveOperations
@@ -115,6 +115,14 @@ class LateArchive(Generic[E, S]):
     def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
         """The snapshots that are kept of a run, or of one lane of it."""
         return self._stream(lambda found: found.snapshot_history(run_id, lane_id))
+
+    def find(self, run_id: str, keys: Sequence[str]) -> Operation[list[int | None]]:
+        """The offsets of the events that have these keys; None for a key that the run does not know."""
+        return self._ask(lambda found: found.find(run_id, keys), [None] * len(keys))
+
+    def read_at(self, run_id: str, offsets: Sequence[int]) -> Operation[list[Recorded[E]]]:
+        """The events at these offsets, in the order in which they are asked for."""
+        return self._ask(lambda found: found.read_at(run_id, offsets), [])
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event; 0 for a lane without one."""

@@ -32,6 +32,7 @@ from runstream.operations.operation import Items, Operation, Stream, blocking, c
 from runstream.operations.people import answer_at
 from runstream.stores.tiered.boundary import HotAndArchive
 from runstream.stores.tiered.hot_operations import HotOperations
+from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 
 __all__ = ["TieredOperations"]
@@ -137,6 +138,14 @@ class TieredOperations(HotAndArchive[E, S]):
             after = yield from blocking(self.archive.offset_before, run_id, since_seq)
         recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery(after)))
         return [item.event for item in recorded if since_seq <= 0 or seq_of(item.event) > since_seq]
+
+    def find(self, run_id: str, keys: Iterable[str]) -> Operation[list[int | None]]:
+        """The offsets of the events that have these keys; None for a key that the run does not know."""
+        return find(self, run_id, keys)
+
+    def read_at(self, run_id: str, offsets: Iterable[int]) -> Operation[list[Recorded[E]]]:
+        """The events at these offsets, in the order in which they are asked for."""
+        return read_at(self, run_id, offsets)
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event; 0 for a lane without one."""

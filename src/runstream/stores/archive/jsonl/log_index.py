@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -120,6 +120,12 @@ class LogIndex:
     def counts(self, token: str) -> bool | None:
         """Whether a snapshot with this token was committed; None: nobody knows, as a commit mark was damaged."""
         return token in self.tokens or token in self.damage.tokens or (None if self.damage.has_marks else False)
+
+    def known_keys(self, keys: Collection[str]) -> dict[str, Cursor]:
+        """The cursors of the events that have these keys. Raises CorruptRecordError where that is in doubt."""
+        known = {key: self.keys[key] for key in keys if key in self.keys}
+        self.damage.check_keys(key for key in keys if key not in known)
+        return known
 
     def check_head(self) -> None:
         """Raise CorruptRecordError where the run's header or its last commit mark was damaged."""

@@ -8,7 +8,7 @@ read between ours, in the order of the file. There are no leases.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -203,9 +203,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         if request.states:
             found = (latest_head(log, write.lane_id) for write in request.states)
             head = replace(head, snapshots={saved.lane_id: saved for saved in found if saved is not None})
-        known = log.index
-        keys = {key: known.keys[key] for key in request.keys if key in known.keys}
-        known.damage.check_keys(key for key in request.keys if key not in keys)
+        known, keys = log.index, log.index.known_keys(request.keys)
         # an event that does not read may be any lane's: nothing is taken for covered that may not be
         lanes = {lane_id: max(offset, known.damage.last) for lane_id, offset in known.lanes.items()}
         return plan_append(head, Details(lanes, keys), request)
@@ -247,6 +245,12 @@ class JSONLOperations(ArchiveOperations[E, S]):
         if entry.raw is None or entry.quarantined_at:
             return entry
         return entry._replace(quarantined_at=self._clock())
+
+    def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            log.refresh()
+            return {key: cursor.offset for key, cursor in log.index.known_keys(keys).items()}
 
     @in_one_call
     def last_seq(self, run_id: str, lane_id: str) -> int:

@@ -10,7 +10,7 @@ purpose-agent's own writers do beside ours, in :mod:`runstream.stores.archive.sq
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -34,6 +34,7 @@ from runstream.operations.arguments import LeaseRequest, RunsQuery
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.archive.sqlite.caller_keys import load_keys
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
 from runstream.stores.archive.sqlite.integrity import (
@@ -196,6 +197,10 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         # not from its column: that is beside what is proven
         fields = next((entry_fields(run_id, entry) for entry in self.read_back(run_id, offset, offset)), None)
         return 0 if fields is None else EntryColumns.of(fields).seq
+
+    def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
+        with self._file.use() as connection, transaction(connection, "BEGIN"):
+            return {key: cursor.offset for key, cursor in load_keys(connection, run_id, keys).items()}
 
     def offset_before(self, run_id: str, since_seq: int) -> int:
         """The offset before the first event whose ``seq`` is over ``since_seq``, or the first kept aside."""

@@ -18,6 +18,7 @@ from runstream.stores.archive.sqlite.row_checksums import aside_checksum, row_ch
 from runstream.stores.archive.sqlite.row_values import head_in, lane_offset_in
 
 __all__ = [
+    "ASIDE",
     "EVENT",
     "GET_ASIDE",
     "GET_EVENTS",
@@ -51,8 +52,8 @@ EVENT = """SELECT offset, chain, key, CASE WHEN kind = '' AND data = '' THEN NUL
 GET_EVENTS = (
     f"""{EVENT} WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
 )
-GET_ASIDE = """SELECT offset, chain, key, raw, checksum, reason, quarantined_at
-    FROM quarantine WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
+ASIDE = "SELECT offset, chain, key, raw, checksum, reason, quarantined_at FROM quarantine"
+GET_ASIDE = f"""{ASIDE} WHERE run_id = :run_id AND offset > :low AND offset <= :high ORDER BY offset LIMIT :rows"""
 # INDEXED BY: SQLite would rather go through all of the run in the order of its offsets. A row whose offset is not
 # the one that leads to it is damaged: then all of the run is to be read
 GET_OFFSET_BEFORE = """SELECT CASE WHEN max(is_damaged) THEN 0 ELSE

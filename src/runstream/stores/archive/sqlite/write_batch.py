@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields, unread
+from runstream.codec.archive_entries import entry_fields
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.stores.archive.base import deleted_here, new_entries
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
+from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained
 from runstream.stores.archive.sqlite.lease_table import in_force
 from runstream.stores.archive.sqlite.queries import (
-    EVENT,
     GET_ASIDE,
     GET_EVENTS,
     keep_aside,
@@ -39,7 +39,7 @@ from runstream.stores.archive.sqlite.row_checksums import (
     run_seed,
     snapshot_checksums,
 )
-from runstream.stores.archive.sqlite.row_values import entries_in, is_count, snapshot_head_in
+from runstream.stores.archive.sqlite.row_values import is_count, snapshot_head_in
 from runstream.stores.archive.sqlite.snapshot_table import keep_replaced, keep_snapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
@@ -51,7 +51,6 @@ _ADD_EVENT = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset
 _AND_ANOTHER = ", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _VALUES = _AND_ANOTHER.count("?")
 _VALUES_AT_ONCE = 99 * _VALUES  # every SQLite takes 999
-_GET_KEY = f"{EVENT} WHERE run_id = ? AND key = ? ORDER BY offset LIMIT 1"
 _SET_RUN_STATE = """INSERT INTO snapshots
     (run_id, state, updated_at, offset, revision, token, checksum, state_checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,
@@ -169,10 +168,9 @@ class WriteBatch:
     def _details(self, request: AppendRequest, head: RunHead) -> Details:
         connection, run_id = self._connection, request.run_id
         lanes = {lane: self._lane_offset(run_id, lane, head) for lane in request.lanes}
-        keys = {key: connection.execute(_GET_KEY, (run_id, key)).fetchone() for key in request.keys}
         return Details(
             {lane: offset for lane, offset in lanes.items() if offset is not None},
-            {key: _cursor_in(run_id, row) for key, row in keys.items() if row is not None},
+            load_keys(connection, run_id, request.keys),
             in_force(connection, self._now, run_id),
         )
 
@@ -192,7 +190,7 @@ class WriteBatch:
         page = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
         found = (self._connection.execute(query, page).fetchone() for query in (GET_EVENTS, GET_ASIDE))
         row = next((row for row in found if row is not None), None)
-        return None if row is None else _cursor_in(run_id, row)
+        return None if row is None else cursor_in(run_id, row)
 
     def _add_entries(self, run_id: str, entries: Iterable[ArchiveEntry]) -> None:
         """Add entries that come after all that the run has."""
@@ -237,14 +235,6 @@ class WriteBatch:
         if is_new:
             keep_snapshot(self._connection, lane_id, values, self._keep_snapshots)
         return is_new
-
-
-def _cursor_in(run_id: str, row: Sequence[Any]) -> Cursor:
-    """The cursor of the entry in a row. Raises CorruptRecordError where the row is damaged."""
-    (entry,) = entries_in(run_id, [row])
-    if entry.is_damaged:
-        raise unread(run_id, entry, entry.reason)
-    return entry.cursor
 
 
 def columns_of(run_id: str, entry: ArchiveEntry) -> EntryColumns:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import Cursor, E, LeaseGrant, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -24,6 +24,7 @@ from runstream.stores.redis.operations.client import (
     append,
     inbox,
     leases,
+    look_ups,
     read,
     recover,
     runs,
@@ -74,6 +75,14 @@ class RedisOperations(Generic[E, S]):
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""
         return list_events(self.session, run_id, since_seq)
+
+    def find(self, run_id: str, keys: Iterable[str]) -> Operation[list[int | None]]:
+        """The offsets of the events that have these keys; None for a key that the run does not know."""
+        return look_ups.find(self.session, run_id, keys)
+
+    def read_at(self, run_id: str, offsets: Iterable[int]) -> Operation[list[Recorded[E]]]:
+        """The events at these offsets, in the order in which they are asked for."""
+        return look_ups.read_at(self.session, run_id, offsets)
 
     def save_snapshot(self, run_id: str, state: S, lane_id: str | None, lease: Leased | None) -> Operation[None]:
         """Replace the snapshot of a run, or of one lane of it, whoever saved the one before."""
@@ -145,6 +154,10 @@ class RedisOperations(Generic[E, S]):
         yield from ()
 
     # -- for a store that has an archive beside it -------------------------------------------------
+
+    def find_here(self, run_id: str, keys: Sequence[str]) -> Operation[list[int | None] | None]:
+        """The offsets of the events that have these keys, which were checked; None if the run is not in Redis."""
+        return look_ups.find_here(self.session, run_id, keys)
 
     def mark_recovered(self, run_id: str, offset: int, lane_id: str | None) -> Operation[None]:
         """Mark events up to an offset as known to this writer, so that its next snapshot covers them."""

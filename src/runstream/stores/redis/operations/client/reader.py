@@ -6,7 +6,8 @@ an error, never a shorter list.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import eq, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +19,7 @@ from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import in_place_of
+from runstream.operations.look_ups import spans_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
@@ -88,19 +90,31 @@ class RunReader:
 
     def open(self, cursor: Cursor | None) -> Operation[RunHead]:
         """Load where the run stands; check that it is the history that this store saw last, and the cursor's."""
-        head, _ = yield from self._open(cursor)
+        head, _ = yield from self.open_with(tuple, cursor=cursor)
         return head
 
     def open_at_end(self) -> Operation[tuple[RunHead, BackPage]]:
         """The same without a cursor, with the last page."""
-        end = PageSize(_AT_END)
-        head, (meta, entries) = yield from self._open(None, end)
+        end, all_meta = PageSize(_AT_END), (b"HGETALL", self._keys.meta)
+        head, (meta, entries) = yield from self.open_with(
+            lambda: [all_meta, self._back_query("+", end.count)], end
+        )
         return head, self._back_page(parse_map(meta), entries, head.last.offset, end.count)
 
-    def _open(
-        self, cursor: Cursor | None, end: PageSize | None = None
+    def open_with(
+        self,
+        beside: Callable[[], Sequence[Command]],
+        pace: PageSize | None = None,
+        *,
+        cursor: Cursor | None = None,
     ) -> Operation[tuple[RunHead, Sequence[Any]]]:
-        """Open the run, and give the replies to what is asked for its last page at that moment."""
+        """The same, with the replies to further queries of that moment.
+
+        Args:
+            beside: Makes these queries.
+            pace: How many entries they ask for: fewer, each time that the exchange has failed.
+            cursor: A cursor to check.
+        """
         known = self.session.seen.get(self.run_id)
         queries = [head_query(self._keys.meta)]
         cursors = [at for at in (cursor, None if known is None else known.cursor) if at is not None]
@@ -108,13 +122,13 @@ class RunReader:
         if known is not None:
             queries.append((b"ZSCORE", self._keys.partition.deleted, known.history))
         asked = len(queries)
-        if end is None:
-            exchange = Exchange(queries, atomic=asked > 1)
+        if pace is None:
+            queries += beside()
+            exchange = Exchange(queries, atomic=len(queries) > 1)
         else:
-            all_meta = (b"HGETALL", self._keys.meta)
-            exchange = end.exchange(lambda: [*queries, all_meta, self._back_query("+", end.count)])
+            exchange = pace.exchange(lambda: [*queries, *beside()])
         meta, *replies = yield exchange
-        replies, at_end = replies[: asked - 1], replies[asked - 1 :]
+        replies, besides = replies[: asked - 1], replies[asked - 1 :]
         head = yield from checked_head(self._keys, meta)
         self._learn(head)
         if known is not None:
@@ -128,7 +142,7 @@ class RunReader:
         if cursor is not None and cursor.offset > head.start.offset:
             self.seen = cursor
             yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
-        return head, at_end
+        return head, besides
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:
         """The next entries after an offset, none missing; ``count`` of them, or what the page size allows."""
@@ -192,6 +206,45 @@ class RunReader:
         dense = sum(map(eq, map(parse_offset, map(itemgetter(0), entries)), range(high, 0, -1)))
         found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
         return BackPage(meta, found, dense < count)
+
+    def at(self, offsets: Sequence[int], head_of: Callable[[RunHead], object]) -> Stream:
+        """Open the run, and read the events at these offsets, which rise; nothing for one that the run has not.
+
+        With the first few of them comes how large its records may be, and then as many at once as are one page.
+
+        Args:
+            offsets: The offsets.
+            head_of: Gets where the run stands.
+        """
+        left, asked = list(offsets), []
+
+        def queries() -> Sequence[Command]:
+            nonlocal asked
+            asked = left[: self._pace.count]
+            spans = spans_of(asked)
+            return [(b"XRANGE", self._keys.events, str(low + 1), str(high)) for low, high in spans]
+
+        head, replies = yield from self.open_with(queries, self._pace)
+        head_of(head)
+        while True:
+            entries = list(chain.from_iterable(replies))
+            cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
+            found = list(zip(cursors, parse_records(entries), strict=True))
+            self._pace.adapt([len(record) for _, record in found])
+            there = {at.offset for at, _ in found}
+            for offset in asked:
+                if head.start.offset < offset <= head.last.offset and offset not in there:
+                    yield from self.report_missing(head, offset)
+            # what lies behind the last cursor was left by an append that was refused in its midst
+            yield from self._give([item for item in found if item[0].offset <= head.last.offset])
+            del left[: len(asked)]
+            if not left:
+                return
+            meta, *replies = yield self._pace.exchange(lambda: [head_query(self._keys.meta), *queries()])
+            now = parse_head(self._keys, meta)
+            if now.start != head.start:  # deleted since this began
+                yield from self.report_lost(head.last.offset, now.last.offset)
+            head = now
 
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
