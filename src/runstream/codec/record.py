@@ -34,6 +34,7 @@ __all__ = [
     "ERASED",
     "FIELDS",
     "RECORD_VERSION",
+    "LaneFilter",
     "decode_plain_records",
     "decode_record",
     "encode_record",
@@ -201,6 +202,33 @@ def lane_and_seq(run_id: str, offset: int, record: bytes) -> tuple[str, int]:
     if not isinstance(lane_id, str) or not isinstance(seq, int):
         raise _corrupt(run_id, offset, record, "it is not an event")
     return lane_id, seq
+
+
+class LaneFilter:
+    """Tells which records of a run are of one lane, most of them without unpacking them.
+
+    Args:
+        run_id: The run.
+        lane_id: The lane.
+    """
+
+    def __init__(self, run_id: str, lane_id: str) -> None:
+        self._run_id, self._lane_id = run_id, lane_id
+        self._name = msgpack.packb(lane_id)
+
+    def has(self, record: bytes) -> bool:
+        """Whether the event in a record is of the lane; one that was erased is of none.
+
+        Raises:
+            CorruptRecordError: The record fails its checksum, or has no lane.
+            UnsupportedVersion: A newer runstream wrote it.
+        """
+        if record == ERASED:
+            return False
+        if self._name not in record:  # then it is of another one, if it is sound
+            _body(self._run_id, 0, record)
+            return False
+        return lane_and_seq(self._run_id, 0, record)[0] == self._lane_id
 
 
 def seq_of_record(run_id: str, record: bytes) -> int:

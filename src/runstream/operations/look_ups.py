@@ -12,7 +12,7 @@ from typing import TypeVar
 from runstream.model.errors import ConfigurationError, EncodingError
 from runstream.model.identifiers import check_iterable, check_name, check_run_id, shown
 
-__all__ = ["in_order", "keys_asked", "offsets_asked", "spans_of"]
+__all__ = ["cut", "in_order", "keys_asked", "offsets_asked", "spans_of"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,19 @@ def spans_of(offsets: Iterable[int]) -> list[tuple[int, int]]:
         else:
             spans.append((offset - 1, offset))
     return spans
+
+
+def cut(spans: Sequence[tuple[int, int]], count: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The spans of the first so many offsets in these, and those of the rest."""
+    first: list[tuple[int, int]] = []
+    for index, (low, high) in enumerate(spans):
+        end = min(high, low + count)
+        if end > low:
+            first.append((low, end))
+        if end < high:
+            return first, [(end, high), *spans[index + 1 :]]
+        count -= end - low
+    return first, []
 
 
 def in_order(run_id: str, asked: Sequence[int], found: Mapping[int, T], first: int, last: int) -> list[T]:

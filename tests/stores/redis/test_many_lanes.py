@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from runstream import HistoryDiverged, LeaseHeld, RedisCheckpointer
-from runstream.stores.redis.operations.client.reader import RunReader
+from runstream import CorruptRecordError, HistoryDiverged, LeaseHeld, RedisCheckpointer
+from runstream.stores.redis.operations.client.span_reader import SpanReader
 from tests.support.backends import RedisBackend
+from tests.support.drain_tools import put_raw
 from tests.support.kinds import REAL, on_every_server
-from tests.support.operations import session_of
-from tests.support.samples import make_event, make_state
+from tests.support.operations import exchanges_in, session_of
+from tests.support.samples import make_event, make_events, make_state
 
 Hot = RedisCheckpointer[Any, Any]
 
@@ -26,21 +27,6 @@ def open_hot(backend: RedisBackend) -> Hot:
 def others(count: int) -> list[Any]:
     """Events of as many other lanes."""
     return [make_event("r", 1, lane_id=f"other-{number}") for number in range(count)]
-
-
-@pytest.fixture
-def read_entries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many entries each page had that was read since."""
-    pages: list[int] = []
-    page = RunReader.page
-
-    def counted(reader: Any, *args: Any) -> Any:
-        head, found = yield from page(reader, *args)
-        pages.append(len(found))
-        return head, found
-
-    monkeypatch.setattr(RunReader, "page", counted)
-    return pages
 
 
 def sent_bytes(raw: Any) -> int:
@@ -74,19 +60,51 @@ def test_a_lease_and_a_page_take_little_of_a_run_of_many_lanes(redis_backend: Re
 
 
 @on_every_server
-def test_a_lane_is_recovered_without_what_others_wrote(
-    redis_backend: RedisBackend, read_entries: list[int]
-) -> None:
+def test_a_lane_is_recovered_without_what_others_wrote(redis_backend: RedisBackend) -> None:
+    """In two round trips, or in one if nothing of it is left or all of that is among the last few events."""
     hot = open_hot(redis_backend)
     hot.save_events(others(100))
     for number in range(1, 4):
         hot.save_event(make_event("r", number, lane_id="mine"))
         hot.save_events(others(100))
     hot.save_events([*others(100), *(make_event("r", number, lane_id="mine") for number in (4, 5)), *others(100)])
-    recovery = open_hot(redis_backend).recover("r", lane_id="mine")
+    store = open_hot(redis_backend)
+    recovery, sent = exchanges_in(store, store._operations.recover("r", "mine"))
     assert [item.event.seq for item in recovery.events] == [1, 2, 3, 4, 5]
-    assert sum(read_entries) == 5
+    _, (commands, replies) = sent  # after the one that opens the run
+    assert (
+        sum(len(reply) for command, reply in zip(commands, replies, strict=True) if command[0] == b"XRANGE") == 6
+    )
     assert hot.recover("r").events[-1].offset == hot.run_info("r").last_offset  # type: ignore[union-attr]
+
+    hot.append("r", [], snapshot=make_state("r"), lane_id="mine")
+    for left in range(3):
+        recovery, sent = exchanges_in(store, store._operations.recover("r", "mine"))
+        assert (len(recovery.events), len(sent)) == (left, 1)
+        hot.save_events([make_event("r", 6 + left, lane_id="mine"), *others(1)])
+
+
+@on_every_server
+def test_a_run_is_recovered_in_one_round_trip_with_its_last_events(redis_backend: RedisBackend) -> None:
+    """And in one more for each further page."""
+    hot = open_hot(redis_backend)
+    hot.append("r", make_events("r", 200), snapshot=make_state("r"))
+    for count, trips in ((0, 1), (8, 1), (1, 2), (900, 2)):
+        hot.save_events(make_events("r", count))
+        store = open_hot(redis_backend)
+        recovery, sent = exchanges_in(store, store._operations.recover("r", None))
+        assert [item.offset for item in recovery.events] == [*range(201, hot.run_info("r").last_offset + 1)]  # type: ignore[union-attr]
+        assert len(sent) == trips
+
+
+def test_a_damaged_event_is_not_taken_for_one_of_another_lane(redis_backend: RedisBackend) -> None:
+    """Be it of this lane or of any: nobody can tell."""
+    hot = open_hot(redis_backend)
+    hot.save_events([make_event("r", 1, lane_id="mine"), *others(20)])
+    put_raw(hot, "r", lambda record: record.replace(b"main", b"mine"[::-1]))
+    hot.save_events([*others(20), make_event("r", 2, lane_id="mine"), *others(20)])
+    with pytest.raises(CorruptRecordError, match="event 22"):
+        open_hot(redis_backend).recover("r", lane_id="mine")
 
 
 def test_a_lane_is_recovered_whole_however_it_lies_among_others(redis_backend: RedisBackend) -> None:
@@ -115,13 +133,13 @@ def test_a_history_that_is_replaced_between_two_events_of_a_lane_is_seen(
     hot, other = open_hot(redis_backend), open_hot(redis_backend)
     for number in (1, 2):
         hot.save_events([make_event("r", number, lane_id="mine"), *others(100)])
-    forward = RunReader.forward
+    spans = SpanReader.spans
 
-    def replaced(reader: Any, low: int, high: int) -> Any:
-        yield from forward(reader, low, high)
-        if other.delete_run("r"):
-            other.save_events(others(300))
+    def replaced(reader: Any, *args: Any) -> Any:
+        assert other.delete_run("r")
+        other.save_events(others(300))
+        yield from spans(reader, *args)
 
-    monkeypatch.setattr(RunReader, "forward", replaced)
+    monkeypatch.setattr(SpanReader, "spans", replaced)
     with pytest.raises(HistoryDiverged):
         hot.recover("r", lane_id="mine")

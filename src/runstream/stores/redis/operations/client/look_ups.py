@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from runstream.model.results import E, Recorded, S
 from runstream.model.run_head import RunHead
-from runstream.operations.look_ups import in_order, keys_asked, offsets_asked
+from runstream.operations.look_ups import in_order, keys_asked, offsets_asked, spans_of
 from runstream.operations.operation import Command, Operation, collect
 from runstream.stores.redis.damage import corrupt_key, parsing
-from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.client.span_reader import SpanReader
 from runstream.stores.redis.replies import noted_cursor
 from runstream.stores.redis.session.session import Session
 
@@ -34,7 +34,7 @@ def find_here(session: Session[E, S], run_id: str, keys: Sequence[str]) -> Opera
     if keys:
         queries += [(b"EXISTS", run.keys), (b"HMGET", run.keys, *keys)]
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may have one of these keys
-    reader = RunReader(session, run_id, "raise", None)
+    reader = SpanReader(session, run_id, "raise", None)
     head, ((start, keyed), *replies) = yield from reader.open_with(lambda: queries)
     if start is None:
         return None
@@ -53,7 +53,7 @@ def read_at(session: Session[E, S], run_id: str, offsets: Iterable[int]) -> Oper
     """The events at these offsets, in the order in which they are asked for."""
     asked = offsets_asked(run_id, offsets)
     heads: list[RunHead] = []
-    reader = RunReader(session, run_id, "raise", None)
-    recorded: list[Recorded[E]] = yield from collect(reader.at(sorted(set(asked)), heads.append))
+    reader = SpanReader(session, run_id, "raise", None)
+    recorded: list[Recorded[E]] = yield from collect(reader.at(spans_of(asked), heads.append))
     found = {item.offset: item for item in recorded}
     return in_order(run_id, asked, found, heads[0].start.offset + 1, heads[0].last.offset)

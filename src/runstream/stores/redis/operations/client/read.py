@@ -20,7 +20,7 @@ from runstream.stores.redis.operations.client.reader import Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["follow", "read", "read_lane"]
+__all__ = ["follow", "read"]
 
 
 def read(
@@ -39,15 +39,6 @@ def read(
     if query.reverse:
         yield from reader.backward(low, high)
     else:
-        yield from reader.forward(low, high)
-
-
-def read_lane(session: Session[E, S], run_id: str, lane_id: str, spans: Sequence[tuple[int, int]]) -> Stream:
-    """The events of a lane in spans of its run: after the first offset of each, up to the second."""
-    reader = RunReader(session, run_id, "raise", None, lane_id=lane_id)
-    if spans:
-        yield from reader.open(None)
-    for low, high in spans:
         yield from reader.forward(low, high)
 
 

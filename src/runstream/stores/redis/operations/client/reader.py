@@ -7,19 +7,17 @@ an error, never a shorter list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from operator import eq, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from runstream.codec.pages import TOGETHER, TOGETHER_BYTES, slices
 from runstream.codec.plain_events import events_of_records
-from runstream.codec.record import ERASED, lane_and_seq
+from runstream.codec.record import ERASED, LaneFilter
 from runstream.model.errors import CorruptRecordError, EventRefused, StoreUnavailable, UnsupportedVersion
 from runstream.model.protocols import OnCorrupt
 from runstream.model.results import Cursor, E, Recorded, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import in_place_of
-from runstream.operations.look_ups import spans_of
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.operations.client.archived_errors import events_archived
@@ -81,7 +79,7 @@ class RunReader:
         self.on_corrupt = on_corrupt
         self.left = limit
         self.bare = bare
-        self.lane_id = lane_id
+        self._lane = None if lane_id is None else LaneFilter(run_id, lane_id)
         self.seen: Cursor | None = None
         """The last cursor that was read forward, or the one to go on from."""
         self._keys = session.keys.run(run_id)
@@ -207,45 +205,6 @@ class RunReader:
         found = [(entry[0], record) for entry, record in zip(entries[:dense], records, strict=False)]
         return BackPage(meta, found, dense < count)
 
-    def at(self, offsets: Sequence[int], head_of: Callable[[RunHead], object]) -> Stream:
-        """Open the run, and read the events at these offsets, which rise; nothing for one that the run has not.
-
-        With the first few of them comes how large its records may be, and then as many at once as are one page.
-
-        Args:
-            offsets: The offsets.
-            head_of: Gets where the run stands.
-        """
-        left, asked = list(offsets), []
-
-        def queries() -> Sequence[Command]:
-            nonlocal asked
-            asked = left[: self._pace.count]
-            spans = spans_of(asked)
-            return [(b"XRANGE", self._keys.events, str(low + 1), str(high)) for low, high in spans]
-
-        head, replies = yield from self.open_with(queries, self._pace)
-        head_of(head)
-        while True:
-            entries = list(chain.from_iterable(replies))
-            cursors = (parse_cursor(entry_id) for entry_id, _ in entries)
-            found = list(zip(cursors, parse_records(entries), strict=True))
-            self._pace.adapt([len(record) for _, record in found])
-            there = {at.offset for at, _ in found}
-            for offset in asked:
-                if head.start.offset < offset <= head.last.offset and offset not in there:
-                    yield from self.report_missing(head, offset)
-            # what lies behind the last cursor was left by an append that was refused in its midst
-            yield from self._give([item for item in found if item[0].offset <= head.last.offset])
-            del left[: len(asked)]
-            if not left:
-                return
-            meta, *replies = yield self._pace.exchange(lambda: [head_query(self._keys.meta), *queries()])
-            now = parse_head(self._keys, meta)
-            if now.start != head.start:  # deleted since this began
-                yield from self.report_lost(head.last.offset, now.last.offset)
-            head = now
-
     def forward(self, low: int, high: int) -> Stream:
         """The events from ``low + 1`` to ``high``."""
         while low < high and self.left != 0:
@@ -254,7 +213,7 @@ class RunReader:
                 yield from self.report_lost(high, head.last.offset)
             self.note(head, found[-1][0])
             low = found[-1][0].offset
-            yield from self._give(found)
+            yield from self.give(found)
 
     def backward(self, low: int, high: int) -> Stream:
         """The events from ``high`` down to ``low + 1``."""
@@ -270,14 +229,15 @@ class RunReader:
             if found[-1][0].offset < high:
                 yield from self.report_missing(head, found[-1][0].offset + 1)
             high = found[0][0].offset - 1
-            yield from self._give(found[::-1])
+            yield from self.give(found[::-1])
 
     def parts(self, found: Page) -> Iterator[Page]:
         """The page that came last, in parts that are decoded one at a time: events take many times their bytes."""
         count = self._pace.part
         return (found[first : first + count] for first in range(0, len(found), count))
 
-    def _give(self, found: Page) -> Stream:
+    def give(self, found: Page) -> Stream:
+        """The events of a page."""
         for part in self.parts(found):
             yield Items(self._counted((yield from self.decode(part))))
 
@@ -288,10 +248,8 @@ class RunReader:
         """
         recorded: list[Any] = []
         for part in slices((len(record) for _, record in found), TOGETHER, TOGETHER_BYTES):
-            page = found[part]
-            events = None
-            if self.lane_id is None:
-                events = events_of_records(self.session.codec, self.run_id, [record for _, record in page])
+            page = found[part] if self._lane is None else list(filter(self._may_be_wanted, found[part]))
+            events = events_of_records(self.session.codec, self.run_id, [record for _, record in page])
             if events is None:
                 recorded += yield from self._decode_each(page, recorded)
             else:
@@ -305,8 +263,6 @@ class RunReader:
             if record == ERASED:
                 continue
             try:
-                if self.lane_id is not None and lane_and_seq(run_id, at.offset, record)[0] != self.lane_id:
-                    continue
                 event: Any = decode_event(run_id, at.offset, record)
             except (CorruptRecordError, EventRefused) as error:
                 if self.on_corrupt == "raise":
@@ -319,6 +275,13 @@ class RunReader:
                 raise
             recorded.append(event if self.bare else _recorded((at, record), event))
         return recorded
+
+    def _may_be_wanted(self, entry: tuple[Cursor, bytes]) -> bool:
+        """Whether the entry is of the reader's lane, or does not tell."""
+        try:
+            return self._lane is None or self._lane.has(entry[1])
+        except (CorruptRecordError, UnsupportedVersion):
+            return True
 
     def note(self, head: RunHead, at: Cursor) -> None:
         """Note how far the run was read, for the next page and for this store's later calls."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from runstream.model.errors import EventsArchived
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, Recorded, Recovery, S
-from runstream.operations.arguments import ReadQuery
-from runstream.operations.operation import Exchange, Operation, collect
+from runstream.model.run_head import RunHead
+from runstream.operations.operation import Exchange, Operation, Stream, collect
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
-from runstream.stores.redis.operations.client.read import read, read_lane
+from runstream.stores.redis.operations.client.reader import Page
 from runstream.stores.redis.operations.client.run_head import (
     checked_head,
     has_retired_events,
@@ -23,6 +23,7 @@ from runstream.stores.redis.operations.client.run_head import (
 )
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.client.snapshots import decode_snapshot
+from runstream.stores.redis.operations.client.span_reader import SpanReader, Spans
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
@@ -47,23 +48,21 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
     yield from resolve_unanswered(session, [run_id])  # an unanswered append may be part of what is recovered
     revision = -1
     for _ in range(_RECOVER_ATTEMPTS):
-        saved, meta, noted, *noted_of_lane = yield Exchange(queries, atomic=True)
-        head = yield from checked_head(keys, meta)
+        reader = SpanReader(session, run_id, "raise", None, lane_id=lane_id)
+        head, tail, (saved, meta, noted, *noted_of_lane) = yield from reader.open_beside(queries)
         snapshot = decode_snapshot(session, run_id, lane_id, parse_map(saved), noted)
         if snapshot is None:
             is_unknown_lane = lane_id is not None and noted_of_lane[0][0] is None
             yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
         covered = head.start.offset if snapshot is None else snapshot.offset
-        recorded: list[Recorded[E]] = []
+        spans = [(covered, head.last.offset)]
+        if lane_id is not None:
+            # a lane needs only its own events: those of others may have left Redis
+            with parsing(keys):
+                since, mark, gaps = noted_of_lane[0]
+                spans = _spans(since, mark, gaps, covered, head.last.offset)
         try:
-            if lane_id is None:
-                recorded = yield from collect(read(session, run_id, ReadQuery(covered, head.last.offset + 1)))
-            else:
-                # a lane needs only its own events: those of others may have left Redis
-                with parsing(keys):
-                    since, mark, gaps = noted_of_lane[0]
-                    spans = _spans(since, mark, gaps, covered, head.last.offset)
-                recorded = yield from collect(read_lane(session, run_id, lane_id, spans))
+            recorded: list[Recorded[E]] = yield from collect(_events(reader, head, tail, spans))
         except EventsArchived:
             # trimmed between the two steps: that takes a newer snapshot, so start again from that one
             if snapshot is None or snapshot.revision == revision:
@@ -79,6 +78,14 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
         run_id=run_id,
         first_hot=head.last.offset + 1,
     )
+
+
+def _events(reader: SpanReader, head: RunHead, tail: Page, spans: Spans) -> Stream:
+    """The events in spans of a run that was opened with its last few entries."""
+    end = tail[0][0].offset - 1 if tail else head.last.offset
+    yield from reader.spans(head, [(low, min(high, end)) for low, high in spans if low < end])
+    for low, high in spans:
+        yield from reader.give([item for item in tail if low < item[0].offset <= high])
 
 
 def _spans(
