@@ -83,11 +83,19 @@ def drain(
             show_default="never",
         ),
     ] = None,
+    retire_idle: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds of quiet after which any archived run does so; the next append brings it back.",
+            show_default="never",
+        ),
+    ] = None,
     forget_after: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Seconds after that until the tombstone goes too: an append then starts another run.",
+            help="Seconds after that until the tombstone of an ended run goes: an append then starts another run.",
             show_default="never",
         ),
     ] = None,
@@ -166,9 +174,10 @@ def drain(
     With --metrics-port it answers GET /metrics for Prometheus, and GET /health with 200 as long as its loop
     lives, be it waiting for Redis or for a disk that is full, which the body then says; else with 503.
     """
-    if forget_after is not None and retire_after is None:
+    if forget_after is not None and retire_after is None and retire_idle is None:
         raise typer.BadParameter(
-            "only what was retired is forgotten: give --retire-after too", param_hint="--forget-after"
+            "only what was retired is forgotten: give --retire-after or --retire-idle too",
+            param_hint="--forget-after",
         )
     wanted = None if partitions is None else parse_partitions(partitions)
     with (
@@ -197,6 +206,7 @@ def drain(
             claim_seconds=claim,
             partitions=wanted,
             retire_after_seconds=retire_after,
+            retire_idle_seconds=retire_idle,
             forget_after_seconds=forget_after,
         )
         fields["worker"] = worker.name

@@ -216,6 +216,7 @@ class Batches:
             # a snapshot that does not read covers nothing
             "never" if chunk.broken else self._parts.trim,
             None if chunk.is_last else self._parts.claim_seconds,
+            self._parts.retires_idle,
             span,
             chunk.lanes,
         )

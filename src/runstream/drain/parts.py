@@ -42,6 +42,7 @@ class WorkerParts:
         poll_seconds: How often, in seconds, an idle worker polls for work.
         park_seconds: After what time a parked run is tried again.
         trim: What leaves Redis.
+        retires_idle: Whether runs that were quiet are retired though they have not ended.
 
     Raises:
         ConfigurationError: There is no archive, or one is named twice, or there is no such partition, or ``trim``.
@@ -58,6 +59,7 @@ class WorkerParts:
         poll_seconds: float = 0.2,
         park_seconds: float = 300.0,
         trim: Trim = "covered",
+        retires_idle: bool = False,
     ) -> None:
         if trim not in ("covered", "archived", "never"):
             raise ConfigurationError(f"trim={trim!r}: use 'covered', 'archived' or 'never'")
@@ -84,6 +86,7 @@ class WorkerParts:
         self.poll_seconds = poll_seconds
         self.park_seconds = park_seconds
         self.trim: Trim = trim
+        self.retires_idle = retires_idle
         self.stats = DrainStats(writes=dict.fromkeys(self.archives.values(), Timing()))
         self.report = DrainReport()
         """What the worker's present call has done."""

@@ -1,4 +1,8 @@
-"""Retiring: a run that has ended, is archived and was quiet leaves Redis, except for a tombstone.
+"""Retiring: a run that is archived and was quiet leaves Redis, except for a tombstone.
+
+One that has ended does so, and where the worker is told so, any other, as one that waits for a person or was given
+up. Such a tombstone has what people were asked and have said beside it, so that the run is found by its status and
+can be answered, and it is never forgotten.
 
 The tombstone, at most 250 bytes and the session id, is what is left of the run's meta: where it ended, so that a
 late append goes on at the right offset, and that it was retired, so that a reader gets an error that names the
@@ -6,7 +10,7 @@ archives; and, in at most 48 bytes each, the revisions of its lanes' snapshots, 
 on from its own. Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers for
 their window. After another while the run is forgotten: all of it goes, and counts as deleted, not as lost.
 
-Settling puts the runs that have ended into `retire`, so the work is proportional to what is due, whatever else
+Settling puts the runs that may be retired into `retire`, so the work is proportional to what is due, whatever else
 there is. Which run may be retired is decided by the scripts, in one step, whatever a worker had found before.
 """
 
@@ -25,7 +29,7 @@ from runstream.drain.readback import find_lost
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.load import HotRun
-from runstream.stores.redis.operations.worker.retire import RetireCandidate, RetireOutcome
+from runstream.stores.redis.operations.worker.retire import Quiet, RetireCandidate, RetireOutcome
 
 __all__ = ["Retirement"]
 
@@ -41,24 +45,37 @@ class Retirement:
 
     Args:
         parts: The worker's parts.
-        retire_after: For how many seconds a run must have been quiet; None: nothing is retired.
+        retire_after: For how many seconds a run that has ended must have been quiet; None: as any other.
         forget_after: For how many seconds it must have been retired to be forgotten; None: nothing is forgotten.
+        retire_idle: For how many seconds any run must have been quiet; None: others are not retired.
 
     Raises:
         ConfigurationError: A time below 0, or ``forget_after`` alone.
     """
 
-    def __init__(self, parts: WorkerParts, retire_after: float | None, forget_after: float | None) -> None:
-        for name, seconds in (("retire_after_seconds", retire_after), ("forget_after_seconds", forget_after)):
+    def __init__(
+        self,
+        parts: WorkerParts,
+        retire_after: float | None,
+        forget_after: float | None,
+        retire_idle: float | None = None,
+    ) -> None:
+        for name, seconds in (
+            ("retire_after_seconds", retire_after),
+            ("retire_idle_seconds", retire_idle),
+            ("forget_after_seconds", forget_after),
+        ):
             if seconds is not None and not 0 <= seconds < math.inf:
                 raise ConfigurationError(f"{name}={seconds}: pass seconds, 0 or more, or None")
-        if forget_after is not None and retire_after is None:
+        of_ended = [seconds for seconds in (retire_after, retire_idle) if seconds is not None]
+        if forget_after is not None and not of_ended:
             raise ConfigurationError(
-                "forget_after_seconds without retire_after_seconds: only what was retired is forgotten; pass both"
+                "forget_after_seconds without retire_after_seconds or retire_idle_seconds: only what was retired"
+                " is forgotten; pass one of them, too"
             )
         self._parts = parts
         self._namespace = parts.namespace
-        self._retire_after = retire_after
+        self._quiet = Quiet(min(of_ended), retire_idle) if of_ended else None
         self._forget_after = forget_after
         self._next_round = 0.0
 
@@ -95,16 +112,16 @@ class Retirement:
 
     def _some_due(self) -> tuple[DrainReport, set[tuple[str, str]]]:
         """Retire and forget a few runs. Returns what was done, and to which runs."""
-        if self._retire_after is None:
+        if self._quiet is None:
             return DrainReport(), set()
         due = self._namespace.find_quiet(
-            self._retire_after, self._forget_after, _RUNS_PER_ROUND, self._parts.partitions
+            self._quiet.ended_seconds, self._forget_after, _RUNS_PER_ROUND, self._parts.partitions
         )
         report = DrainReport()
         if due.to_forget:
             report += self._apart(self._forget, due.to_forget)
         if due.to_retire:
-            report += self._apart(partial(self._retire, quiet=self._retire_after), due.to_retire)
+            report += self._apart(partial(self._retire, quiet=self._quiet), due.to_retire)
         if report != DrainReport():
             _log.debug("retiring: %s", report, extra=report.to_dict())
         found = {("retire", run_id) for run_id in due.to_retire} | {("forget", run_id) for run_id in due.to_forget}
@@ -135,7 +152,7 @@ class Retirement:
         self._namespace.put_off(run_id, self._parts.park_seconds)
         return DrainReport(parked=1)
 
-    def _retire(self, run_ids: Sequence[str], quiet: float) -> DrainReport:
+    def _retire(self, run_ids: Sequence[str], quiet: Quiet) -> DrainReport:
         report = DrainReport()
         candidates = []
         for run_id, run in zip(run_ids, self._namespace.load_runs(run_ids), strict=True):

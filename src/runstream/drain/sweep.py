@@ -73,8 +73,12 @@ class Sweep:
         if self._position == BEGINNING:
             self._parts.namespace.set_aside_foreign_keys(self._parts.partitions)
             self._parts.namespace.enlist(self._parts.archives, self._parts.partitions)
-        page = self._parts.namespace.sweep_page(self._position, self._parts.partitions)
+        page = self._parts.namespace.sweep_page(
+            self._position, self._parts.partitions, finds_idle=self._parts.retires_idle
+        )
         self._position = page.position
+        if page.idle:  # they come due, and settling lists them
+            self._parts.namespace.make_due(page.idle)
         for run_id in page.relisted:
             _log.error(
                 "run %r was not in the sets of its partition that it belongs to, as if somebody had removed it"
@@ -89,7 +93,7 @@ class Sweep:
         self._trim(page.held, stop)
         if self._position == BEGINNING:
             self._parts.stats.held, self._held = dict(self._held), Counter()
-        return bool(page.relisted)
+        return bool(page.relisted or page.idle)
 
     def _trim(self, page: Sequence[Held], stop: threading.Event) -> None:
         """Visit the runs of which something is to leave Redis by now, and count the others, by what holds them."""

@@ -64,9 +64,11 @@ class DrainWorker:
         park_seconds: After how many seconds a parked run is tried again.
         retire_after_seconds: After how many quiet seconds a run that has ended and is archived leaves Redis, all
             but a tombstone (see :mod:`~runstream.drain.retire`); None: never.
-        forget_after_seconds: After how many further seconds the tombstone goes too: then nothing in Redis shows
-            any more that there was such a run, and an append under its id starts another one (a tiered store
-            refuses it: the archive has that run). None: never.
+        retire_idle_seconds: After how many quiet seconds any run that is archived does so, whether it has ended or
+            not; it comes back with the next append. None: only those that have ended.
+        forget_after_seconds: After how many further seconds the tombstone of a run that has ended goes too: then
+            nothing in Redis shows any more that there was such a run, and an append under its id starts another
+            one (a tiered store refuses it: the archive has that run). None: never.
 
     Attributes:
         progress: What it has done and what fails now; any thread may read it.
@@ -88,6 +90,7 @@ class DrainWorker:
         poll_seconds: float = 0.2,
         park_seconds: float = 300.0,
         retire_after_seconds: float | None = None,
+        retire_idle_seconds: float | None = None,
         forget_after_seconds: float | None = None,
     ) -> None:
         self._namespace = namespace_of(hot)
@@ -101,12 +104,13 @@ class DrainWorker:
             poll_seconds=poll_seconds,
             park_seconds=park_seconds,
             trim=trim,
+            retires_idle=retire_idle_seconds is not None,
         )
         self.progress: DrainStats = self._parts.stats
         self._outages = self._parts.outages
         self._heartbeat = self._parts.heartbeat
         self._batches = Batches(self._parts, batch=batch)
-        self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds)
+        self._retirement = Retirement(self._parts, retire_after_seconds, forget_after_seconds, retire_idle_seconds)
         self._sweep = Sweep(self._parts, self._visit)
         self._enlistment = Enlistment(self._parts)
         self._check_at = 0.0

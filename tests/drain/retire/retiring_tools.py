@@ -60,9 +60,9 @@ def lane_saved_since(hot: Hot, raw: Any) -> None:
 
 
 def retire_now(
-    hot: Hot, archives: list[Archive], fit: RetireCandidate, quiet: float = 0
+    hot: Hot, archives: list[Archive], fit: RetireCandidate, quiet: float = 0, idle: float | None = None
 ) -> list[retire.RetireOutcome]:
-    return namespace_of(hot).retire([fit], quiet, locations(archives))
+    return namespace_of(hot).retire([fit], retire.Quiet(quiet, idle), locations(archives))
 
 
 def fit_of(hot: Hot, run_id: str = "r") -> RetireCandidate:

@@ -29,6 +29,7 @@ class Plan:
         readers: How many read runs through Redis and an archive, in all ways.
         is_tiered: Agents use Redis and an archive as one store.
         retire_after_seconds: After how long a quiet run that has ended is retired; None: never.
+        retire_idle_seconds: After how long any quiet run is retired; None: never.
         forget_after_seconds: After how long one that was retired is forgotten; None: never.
         claim_seconds: How long a claim lasts.
         trims: What workers may trim.
@@ -58,6 +59,7 @@ class Plan:
     readers: int = 0
     is_tiered: bool = False
     retire_after_seconds: float | None = None
+    retire_idle_seconds: float | None = None
     forget_after_seconds: float | None = None
     claim_seconds: float = 2.0
     trims: Sequence[str] = ("archived", "never", "covered")

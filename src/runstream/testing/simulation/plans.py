@@ -96,6 +96,13 @@ PLANS = {
         is_tiered=True,
         retire_after_seconds=0.1,
     ),
+    # runs that are retired whenever they were quiet for a moment, and go on, answered by people or written to
+    "idle": Plan(
+        forms=("asks", "contends", "runs", "counts"),
+        readers=1,
+        is_tiered=True,
+        retire_idle_seconds=0.05,
+    ),
     # runs that are forgotten after they were retired, and some that are deleted and made anew
     "deletions": Plan(
         forms=("resends", "runs"),

@@ -261,7 +261,7 @@ def settle_call(
         run_id: The run.
         start: The run's start, which names this very run.
         proven: The cursor up to which the archives are proven to have it.
-        trim: ``"covered"``, ``"archived"`` or ``"never"``.
+        trim: What leaves Redis, and whether an idle run may be retired, as settle.lua takes it.
         keep_seconds: For how long to keep the claim; None: give it back.
         archives: These archives, UUID to location.
         snapshots: The tokens of the snapshots that they have, by lane.
@@ -332,17 +332,17 @@ def retire_call(
     run_id: str,
     *,
     start: str,
-    quiet_seconds: float,
+    quiet: str,
     archives: Mapping[str, str],
     snapshots: Mapping[str | None, str],
 ) -> Command:
-    """Retire a run that has ended and is archived.
+    """Retire a run that is archived and was quiet.
 
     Args:
         keys: The namespace's keys.
         run_id: The run.
         start: The run's start, which names this very run; "" if there is no run of that name.
-        quiet_seconds: How long it must have been quiet.
+        quiet: How long it must have been quiet, as retire.lua takes it.
         archives: The archives that have all of it, UUID to location.
         snapshots: The tokens of the snapshots that they have, by lane.
     """
@@ -351,7 +351,7 @@ def retire_call(
     args: list[Any] = [
         run_id,
         start,
-        int(quiet_seconds * MICROSECONDS),
+        quiet,
         PRODUCER_WINDOW_SECONDS * MICROSECONDS,
         *_archives(archives),
     ]

@@ -1,4 +1,4 @@
--- Forgets a retired run: its tombstone goes, and all that was left beside it but its producers, which are cleared a window
+-- Forgets a retired run that has ended: its tombstone goes, and all that was left beside it but its producers, which are cleared a window
 -- after it was retired: a batch that is resent until then gets its first reply.
 --
 -- KEYS  1 events  2 meta  3 producers (not changed)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
@@ -10,7 +10,7 @@
 --
 -- Replies 'ok'
 --         'unfit'    it is not a tombstone, or no longer: taken off `retired`; retiring puts it back
---         'later'    it was retired more recently, or is leased: it will be checked again then
+--         'later'    it was retired more recently, is leased or has not ended: it will be checked again later
 --         'changed'  it is another run of that name, or has another session; nothing was written
 --
 -- After 'ok' a run of that name is a new one; to whoever knew this history it counts as deleted, not as lost. The
@@ -27,9 +27,10 @@ end
 if (meta['session'] or '') ~= ARGV[3] then return 'changed' end
 
 local from = math.max(tonumber(score), last_expiry(meta, now) - quiet)
-if from > now - quiet then
+local has_ended = is_ended(meta['status']) -- if not, somebody may answer it, or go on with it
+if not has_ended or from > now - quiet then
   call('ZREM', KEYS[11], '') -- a full server takes this, and then the rest; see common.lua
-  call('ZADD', KEYS[11], 'XX', text(from), ARGV[1])
+  call('ZADD', KEYS[11], 'XX', text(has_ended and from or now), ARGV[1])
   return 'later'
 end
 

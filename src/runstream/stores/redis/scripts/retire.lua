@@ -1,34 +1,40 @@
--- Retires a run that has ended and is archived: it leaves Redis except for a tombstone in its meta.
+-- Retires a run that is archived and was quiet: it leaves Redis except for a tombstone in its meta.
 --
 -- KEYS  1 events  2 meta  3 producers  4 due  5 retire  6 retired  7 archives
 --       8 leftovers  9 lanes  then its snapshots
 -- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
---       3 how long it must have been quiet  4 for how long a silent producer is remembered (both microseconds)
+--       3 for how long it must have been quiet if it has ended, and if it has not ('-': then it stays), separated by a space
+--       4 for how long a silent producer is remembered (all in microseconds)
 --       5 number of archives that have it, the UUID and location of each
 --       then the meta field of each snapshot that they have, and its token
 --
 -- Replies {'ok', entries that left Redis}
---         {'unfit'}                 it has not ended, is not archived or is retired already: taken off `retire`;
---                                   settling puts it back
+--         {'unfit'}                 it has not ended and is to stay, is not archived or is retired already: taken off
+--                                   `retire`; settling puts it back
 --         {'later'}                 it was not quiet for so long, or is leased: it will be checked again then
 --         {'changed'}               it has other snapshots, or is another run of that name; nothing was written
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
--- After 'ok': meta has start, last cursor, status, session, parent, times, and `retired` with what belongs to it (see
+-- After 'ok': what people were asked and have said is in meta still, if the run has not ended, with the last event of the
+-- lane `answers`. Meta has start, last cursor, status, session, parent, times, and `retired` with what belongs to it (see
 -- common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers
 -- for their window (the run is in `leftovers`), so that a batch that is resent is not applied again. The mark was moved
 -- to the last cursor by a settling that carried the
 -- proof, and nothing is due: so all that goes here was compared with every archive. Where the partition required no
 -- archive, it requires these. The first write is a ZREM or DEL: a full server takes it, and then the rest.
 
-local now, quiet = clock(), tonumber(ARGV[3])
+local now, of_ended, of_others = clock(), string.match(ARGV[3], '^(%d+) (%S+)$')
+of_ended, of_others = tonumber(of_ended), tonumber(of_others)
 local score = call('ZSCORE', KEYS[5], ARGV[1])
 local meta = all_of(KEYS[2])
 local missing, archived, required = archived_by(KEYS[7], 5)
 if missing then return {'archives', missing} end
 
 if (meta['start'] or '') ~= ARGV[2] then return {'changed'} end
-if not score or not meta['start'] or is_tombstone(meta['retired']) or not is_ended(meta['status'])
+local has_ended = is_ended(meta['status'])
+local quiet = of_ended
+if not has_ended then quiet = of_others end
+if not score or not meta['start'] or is_tombstone(meta['retired']) or not quiet
   or (meta['mark'] or meta['start']) ~= meta['last'] or call('ZSCORE', KEYS[4], ARGV[1]) then
   call('ZREM', KEYS[5], ARGV[1])
   return {'unfit'}
@@ -37,7 +43,8 @@ end
 local from = math.max(tonumber(meta['updated']), last_expiry(meta, now) - quiet)
 if from > now - quiet then
   call('ZREM', KEYS[5], '') -- a full server takes this, and then the rest; see common.lua
-  call('ZADD', KEYS[5], 'XX', text(from), ARGV[1])
+  -- those that were quiet for as long as an ended one must be are looked at
+  call('ZADD', KEYS[5], 'XX', text(from + quiet - of_ended), ARGV[1])
   return {'later'}
 end
 
@@ -79,6 +86,16 @@ if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(
 keep('forgotten')
 keep('ahead')
 keep('adopted')
+keep('lane:answers')
+if not has_ended then
+  -- people say their next thing under the next number: where they have said nothing, that is known too
+  if not meta['lane:answers'] and not meta['retired'] then kept[#kept + 1], kept[#kept + 2] = 'lane:answers', '0 +0' end
+  keep('questions')
+  keep('cancel')
+  for field in pairs(meta) do
+    if string.match(field, '^answer:') then keep(field) end
+  end
+end
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
 keep('epoch') -- the next one is the server's time, but if that is set back
 call('HSET', KEYS[2], unpack(kept))

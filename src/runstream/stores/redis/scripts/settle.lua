@@ -2,7 +2,8 @@
 --
 -- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire  7 lanes
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)
---       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never'
+--       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never';
+--       with ' idle' behind it, a run may be retired that has not ended
 --       5 keep the claim for so long (microseconds), or '' to give it back
 --       6 'AFTER UPTO SEQ': no event after offset AFTER up to offset UPTO has a higher seq than SEQ, which is not
 --         negative; '' if that is not known
@@ -20,7 +21,7 @@
 --
 -- After 'ok': the mark is at least at that cursor; what was trimmed now ends at or before it. The run stays due if an
 -- event or a snapshot came in between; for each snapshot that is archived, meta has the token in `proven` or
--- `proven:LANE`, once the last cursor is; if the run has ended and nothing is left to archive, it is in `retire`.
+-- `proven:LANE`, once the last cursor is; if the run may be retired and nothing is left to archive, it is in `retire`.
 -- `peak` is 'OFFSET SEQ': all up to OFFSET has been trimmed, and no seq of it is higher than SEQ. Where ARGV[6] goes on
 -- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
 -- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
@@ -133,10 +134,10 @@ local function make_index()
 end
 
 -- the last offset that nobody needs from Redis any more
-local limit = 0
-if ARGV[4] == 'archived' then
+local limit, trim, retires_idle = 0, string.match(ARGV[4], '^(%l+)( ?%l*)$')
+if trim == 'archived' then
   limit = proven_to
-elseif ARGV[4] == 'covered' then
+elseif trim == 'covered' then
   limit = proven_to
   local of_run = meta['snapshot']
   if of_run then limit = math.min(limit, tonumber(string.match(of_run, '^%d+'))) end
@@ -169,7 +170,7 @@ if seq and limit > noted_to then
   noted_to = limit
   call('HSET', KEYS[2], 'peak', text(limit) .. ' ' .. seq)
 end
-if ARGV[4] == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
+if trim == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
   call('HSET', KEYS[2], 'trimmed', text(limit)) -- no snapshot may cover less from now on
 end
 call('HDEL', KEYS[5], ARGV[1])
@@ -207,7 +208,7 @@ if ARGV[5] ~= '' then
   call('ZADD', KEYS[3], 'XX', text(clock() + tonumber(ARGV[5])), ARGV[1])
 elseif done then
   call('ZREM', KEYS[3], ARGV[1])
-  if is_ended(meta['status']) then call('ZADD', KEYS[6], meta['updated'], ARGV[1]) end
+  if retires_idle ~= '' or is_ended(meta['status']) then call('ZADD', KEYS[6], meta['updated'], ARGV[1]) end
 else
   call('ZADD', KEYS[3], text(clock()), ARGV[1])
 end

@@ -36,6 +36,7 @@ class WorkerPlayer(Player):
                 claim_seconds=world.plan.claim_seconds,
                 poll_seconds=0.1,
                 retire_after_seconds=world.plan.retire_after_seconds,
+                retire_idle_seconds=world.plan.retire_idle_seconds,
                 forget_after_seconds=world.plan.forget_after_seconds,
             )
             worker.run(_Stop(world, worker, as_of))  # type: ignore[arg-type] # as an Event

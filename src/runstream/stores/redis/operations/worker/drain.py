@@ -168,6 +168,7 @@ class Proven(NamedTuple):
         tokens: The tokens of the snapshots that are archived, by lane.
         trim: What is to leave Redis: 'covered', 'archived' or 'never'.
         keep_seconds: How much longer to hold the claim; None: the run is given back.
+        retires_idle: Whether it is to be retired, once it was quiet, though it has not ended.
         span: The highest ``seq`` of what is to be trimmed; None: it is not known.
         lanes: The lanes of what is archived with it; None: they are not known.
     """
@@ -177,6 +178,7 @@ class Proven(NamedTuple):
     tokens: Mapping[str | None, str]
     trim: str
     keep_seconds: float | None
+    retires_idle: bool = False
     span: SeqSpan | None = None
     lanes: LanesAfter | None = None
 
@@ -194,7 +196,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
                 item.header.run_id,
                 start=item.header.start,
                 proven=item.cursor,
-                trim=item.trim,
+                trim=f"{item.trim} idle" if item.retires_idle else item.trim,
                 keep_seconds=item.keep_seconds,
                 archives=archives,
                 snapshots=item.tokens,

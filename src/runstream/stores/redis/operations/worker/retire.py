@@ -15,6 +15,7 @@ from runstream.stores.redis.operations.worker.mend import runs_in
 from runstream.stores.redis.scripts.calls import MICROSECONDS, clear_call, forget_call, retire_call
 
 __all__ = [
+    "Quiet",
     "QuietRuns",
     "RetireCandidate",
     "RetireOutcome",
@@ -25,6 +26,23 @@ __all__ = [
     "put_off",
     "retire",
 ]
+
+
+class Quiet(NamedTuple):
+    """For how many seconds a run must have been quiet to be retired.
+
+    Attributes:
+        ended_seconds: One that has ended.
+        idle_seconds: One that has not; None: it is not retired.
+    """
+
+    ended_seconds: float
+    idle_seconds: float | None = None
+
+    def words(self) -> str:
+        """As retire.lua takes it."""
+        idle = "-" if self.idle_seconds is None else int(self.idle_seconds * MICROSECONDS)
+        return f"{int(self.ended_seconds * MICROSECONDS)} {idle}"
 
 
 class QuietRuns(NamedTuple):
@@ -88,14 +106,14 @@ class RetireOutcome(NamedTuple):
 
 
 def retire(
-    keys: Keys, runs: Sequence[RetireCandidate], quiet: float, archives: Mapping[str, str]
+    keys: Keys, runs: Sequence[RetireCandidate], quiet: Quiet, archives: Mapping[str, str]
 ) -> Operation[list[RetireOutcome]]:
     """Retire those of the candidates that may be retired; the script decides.
 
     Args:
         keys: The namespace's keys.
         runs: The candidates.
-        quiet: For how many seconds a run must have been quiet.
+        quiet: For how long a run must have been quiet.
         archives: The archives that have all of them, UUID to location.
     """
     replies = yield Exchange(
@@ -104,7 +122,7 @@ def retire(
                 keys,
                 run.run_id,
                 start="" if run.header is None else str(run.header.start),
-                quiet_seconds=quiet,
+                quiet=quiet.words(),
                 archives=archives,
                 snapshots=run.tokens,
             )

@@ -34,21 +34,26 @@ class SweptPage(NamedTuple):
         relisted: The runs that missed from a set, and are in it again.
         damaged: The runs that do not read and are not parked, with the error.
         held: The runs of which something is archived and still in Redis.
+        idle: The runs that are archived, have not ended, and that nobody would look at to retire them.
     """
 
     position: bytes
     relisted: Sequence[str]
     damaged: Sequence[CorruptRecordError]
     held: Sequence[Held]
+    idle: Sequence[str] = ()
 
 
-def sweep_page(keys: Keys, position: bytes, only: Collection[int] | None = None) -> Operation[SweptPage]:
+def sweep_page(
+    keys: Keys, position: bytes, only: Collection[int] | None = None, *, finds_idle: bool = False
+) -> Operation[SweptPage]:
     """Look at the runs among the server's next few hundred keys, and put each back into the sets it must be in.
 
     Args:
         keys: The namespace's keys.
         position: Where to go on, BEGINNING at first.
         only: The numbers of the partitions; None for all.
+        finds_idle: Whether to look for idle runs.
     """
     partitions = set(keys.numbered(only).values())
     if position == BEGINNING:
@@ -58,7 +63,26 @@ def sweep_page(keys: Keys, position: bytes, only: Collection[int] | None = None)
     relisted = yield from relist(keys, loaded)
     scores = yield Exchange([(b"ZSCORE", keys.run(one.run_id).partition.due, one.run_id) for one in damaged])
     unparked = [error for error, score in zip(damaged, scores, strict=True) if score is None]
-    return SweptPage(position, relisted, unparked, (yield from find_held(keys, loaded)))
+    idle = (yield from _find_idle(keys, loaded)) if finds_idle else []
+    return SweptPage(position, relisted, unparked, (yield from find_held(keys, loaded)), idle)
+
+
+def _find_idle(keys: Keys, runs: Sequence[HotRun]) -> Operation[list[str]]:
+    """Those of these runs that settling would put among those to be retired, now that idle ones are."""
+    idle = [
+        run.run_id
+        for run in runs
+        if not run.is_tombstone and _is_archived(run) and run.head.status not in ENDED_STATUSES
+    ]
+    if not idle:
+        return []
+    commands: list[Command] = []
+    for run_id in idle:
+        partition = keys.run(run_id).partition
+        commands += [(b"ZSCORE", name, run_id) for name in (partition.due, partition.retire)]
+    scores = yield Exchange(commands)
+    pairs = zip(scores[::2], scores[1::2], strict=True)
+    return [run_id for run_id, pair in zip(idle, pairs, strict=True) if pair == (None, None)]
 
 
 def run_ids(keys: Keys) -> Operation[set[str]]:
