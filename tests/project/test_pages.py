@@ -43,7 +43,15 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["docs/values.md", "docs/upcasts.md", "docs/people.md", "docs/lanes.md", "docs/look-ups.md"]
+    "page",
+    [
+        "docs/values.md",
+        "docs/upcasts.md",
+        "docs/people.md",
+        "docs/lanes.md",
+        "docs/look-ups.md",
+        "docs/steps.md",
+    ],
 )
 def test_the_examples_of_a_page_run_as_they_stand(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── HistoryDiverged           two histories of one run differ [run_id, offset]
     ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
     ├── RunCancelled              a person wants the run to stop [run_id, reason]
+    ├── StepFailed                a durable step has failed as often as it may [run_id, key, attempts]
     ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
     ├── TooManyPending            as much waits to be written as may [events, size: bytes]
     ├── ArchiveGap                an archive has a hole, or would have one [run_id, expected, found]
@@ -40,6 +41,7 @@ EventsArchived          Not to this store: a tiered store, or the archive itself
                         snapshot: recover first.
 ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
 RunCancelled            Yes, to undo what is half done; leaving the Run then ends the run as cancelled.
+StepFailed              With more attempts.
 LeaseLost               Not as it is: take a new lease, recover, and decide anew.
 AcknowledgedWritesLost  Not as it is: ``forget(run_id)`` takes the run as it is now; read it, and repeat what is
 HistoryDiverged         missing.
@@ -75,6 +77,7 @@ __all__ = [
     "PayloadTooLarge",
     "RunCancelled",
     "RunstreamError",
+    "StepFailed",
     "StoreUnavailable",
     "TooManyHotEvents",
     "TooManyPending",
@@ -94,13 +97,21 @@ class RunstreamError(Exception):
 
     Every error takes its message first, and its other attributes by name.
 
+    Attributes:
+        result: From ``Run.once``, after the call of the step was made: what that returned. None from anywhere
+            else, and after pickling.
+
     Args:
         message: What happened, and what to do next.
     """
 
+    result: Any = None
+
     def __reduce__(self) -> tuple[Any, ...]:
         # the facts are keyword arguments, which the default protocol would drop between processes
-        return _rebuild, (type(self), str(self), self.__dict__)
+        # and what a call returned may be anything
+        facts = {name: value for name, value in self.__dict__.items() if name != "result"}
+        return _rebuild, (type(self), str(self), facts)
 
 
 class ConfigurationError(RunstreamError):
@@ -285,6 +296,22 @@ class EventsArchived(RunstreamError):
         self.run_id = run_id
         self.first_hot = first_hot
         self.archives: tuple[str, ...] = tuple(archives)
+
+
+class StepFailed(RunstreamError):
+    """A durable step has failed as often as it may; its call was not made.
+
+    Attributes:
+        run_id: The run.
+        key: The key of the step.
+        attempts: How often it has failed.
+    """
+
+    def __init__(self, message: str, *, run_id: str, key: str, attempts: int) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.key = key
+        self.attempts = attempts
 
 
 class TooManyHotEvents(RunstreamError):

@@ -36,7 +36,7 @@ from runstream.run.emission import Emission, check_kind, error_payload, joined_p
 from runstream.run.held_deltas import HeldDeltas
 from runstream.run.lease_state import LeaseState, new_owner, take_lease
 from runstream.run.state_fields import ABSENT, at_work, ended, get_field, open_again
-from runstream.run.write_call import UnknownEnd, WriteCall, is_refusal
+from runstream.run.write_call import UnknownEnd, WriteCall, is_refusal, noting
 
 __all__ = ["LaneWriter"]
 
@@ -70,6 +70,7 @@ class LaneWriter(ABC, Generic[E, S]):
         self._end: UnknownEnd | None = None
         self._is_forked = False
         self._is_cancelled = False  # RunCancelled was raised: what is written now undoes and ends
+        self._recorded_error: Exception | None = None  # as agent.error
         starts_anew(self)
 
     def __repr__(self) -> str:
@@ -140,11 +141,12 @@ class LaneWriter(ABC, Generic[E, S]):
         """
         self._failure = None  # what failed in the background is tried once more, and fails here if it fails
         try:
-            yield from _noting(error, "the text that was held back is lost", self._flushing("-"))
-            if isinstance(error, Exception) and not (self._is_cancelled and isinstance(error, RunCancelled)):
-                yield from _noting(error, "agent.error could not be recorded", self._recording_error(error))
+            yield from noting(error, "the text that was held back is lost", self._flushing("-"))
+            is_told = error is self._recorded_error or (self._is_cancelled and isinstance(error, RunCancelled))
+            if isinstance(error, Exception) and not is_told:
+                yield from noting(error, "agent.error could not be recorded", self._recording_error(error))
             if self._is_cancelled:
-                yield from _noting(error, "the run could not be ended as cancelled", self._cancelling(error))
+                yield from noting(error, "the run could not be ended as cancelled", self._cancelling(error))
         finally:
             yield from self._releasing(error)
 
@@ -153,7 +155,7 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _releasing(self, error: BaseException | None) -> Operation[None]:
         if self.lease is not None:
-            yield from _noting(error, "the lease could not be given back", self.lease._releasing())
+            yield from noting(error, "the lease could not be given back", self.lease._releasing())
 
     # -- events and snapshots ----------------------------------------------------------------------
 
@@ -235,23 +237,29 @@ class LaneWriter(ABC, Generic[E, S]):
         self, emissions: Sequence[Emission], call: WriteCall[E], snapshot: S | None = None
     ) -> Operation[list[Recorded[E]]]:
         """Append events of this lane, with the state if it is to be saved, in one atomic step."""
+        placement = yield from self._placing(emissions, call, snapshot)
+        recorded = []
+        for index, (event, cursor) in enumerate(zip(call.events or (), placement.cursors, strict=True)):
+            is_known = index in placement.known
+            first = (yield from self._reading(cursor)) if is_known else None
+            recorded.append(first or Recorded(cursor.offset, str(cursor), event))
+        return recorded
+
+    def _placing(
+        self, emissions: Sequence[Emission], call: WriteCall[E], snapshot: S | None = None
+    ) -> Operation[AppendResult]:
+        """The same, and where they are: ``call.events`` are the events, of which some may have been known."""
         yield from self._number_anew()
         if call.events is None or (call.resolve is None and call.seqs.stop <= self._seq):
             # not made yet; or nothing of it is in the store, and later numbers are
             call.seqs = range(self._seq + 1, self._seq + 1 + len(emissions))
             call.events = [self._event(emission, seq) for emission, seq in zip(emissions, call.seqs, strict=True)]
-        events = call.events
         keys = [emission.key for emission in emissions]
         has_keys = any(key is not None for key in keys)
-        placement = yield from self._appending(events, call.seqs, call, keys if has_keys else None, snapshot)
+        placement = yield from self._appending(call.events, call.seqs, call, keys if has_keys else None, snapshot)
         if any(one.starts_run and index not in placement.known for index, one in enumerate(emissions)):
             open_again(self.state)  # which the next checkpoint would else end again
-        recorded = []
-        for index, (event, cursor) in enumerate(zip(events, placement.cursors, strict=True)):
-            is_known = index in placement.known
-            first = (yield from self._reading(cursor)) if is_known else None
-            recorded.append(first or Recorded(cursor.offset, str(cursor), event))
-        return recorded
+        return placement
 
     def _number_anew(self) -> Operation[None]:
         """In a forked process, once: go on where the lane ends by now."""
@@ -381,13 +389,3 @@ class LaneWriter(ABC, Generic[E, S]):
 
     def _noting_loss(self) -> AbstractContextManager[None]:
         return nullcontext() if self.lease is None else self.lease._noting_loss()
-
-
-def _noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:
-    """Run an operation; where it fails while an error is in flight, that becomes a note on the error."""
-    try:
-        yield from operation
-    except Exception as failure:  # whatever it is, the error in flight is the one to be raised
-        if error is None:
-            raise
-        error.add_note(f"runstream: {consequence}: {type(failure).__name__}: {failure}")

@@ -23,15 +23,15 @@ from runstream.operations.operation import Operation
 from runstream.operations.runners import SyncRunner
 from runstream.run.emission import Emission, emissions_of, error_payload, joined_payload
 from runstream.run.lease import Lease
-from runstream.run.people import AskingWriter
-from runstream.run.write_call import WriteCall, tell_resend
+from runstream.run.steps import Step, SteppingWriter, check_returned
+from runstream.run.write_call import WriteCall
 
 __all__ = ["Run"]
 
 T = TypeVar("T")
 
 
-class Run(AskingWriter[E, S]):
+class Run(SteppingWriter[E, S]):
     """One lane of a run, for one writer; a store's ``open_run`` gives it.
 
     ``run_id``, ``lane_id`` and ``session_id`` are what its events carry; a session that is not given is taken from
@@ -79,6 +79,7 @@ class Run(AskingWriter[E, S]):
         self._begin()
 
     def _begin(self) -> None:
+        super()._begin()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
@@ -268,6 +269,77 @@ class Run(AskingWriter[E, S]):
         with closing(waiting) as answers:
             return next(answers)
 
+    def once(
+        self,
+        key: str,
+        call: Callable[..., Any],
+        /,
+        *args: Any,
+        attempts: int | None = None,
+        record_start: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Take a durable step: give the result that the run has recorded, or make the call and record its result.
+
+        A call that has returned is not made again, by whichever process, after whatever crash: its result is an
+        event of this lane, ``tool.result``, appended under the key ``once:KEY``, and there is at most one of it.
+        Where two processes make the call at once, the first result that is recorded counts, and both give that
+        one; under a lease, that of a stale worker is refused. Through this Run a step is taken once at a time, and
+        other threads may take others meanwhile.
+
+        The outside effect of the call can happen more than once: a process that dies between the call and the
+        record leaves no trace of it, and the call is made again. So that whoever it calls can tell a repeated
+        request, pass on ``operation_id(key)``, which is the same each time.
+
+        An exception of the call is recorded and raised, and the call is made again the next time. It is recorded
+        as ``tool.error``, or as ``agent.error`` if ``attempts`` allows no further one; its payload has the
+        ``step``, the number of the ``attempt`` and the ``error``. Only recorded failures count as attempts.
+        KeyboardInterrupt, SystemExit and cancellation record nothing.
+
+        Args:
+            key: What names the step in the run: a key of at most 490 bytes.
+            call: What to call. What it returns is kept and given as plain data, at the first time too: what can be
+                stored (docs/values.md), and what ``fallback`` makes of the rest.
+            *args: What to call it with.
+            attempts: After so many recorded failures the call is not made any more; None: it always is.
+            record_start: Append ``tool.started`` before the call is made.
+            **kwargs: What to call it with, by name.
+
+        Returns:
+            The result as it is recorded.
+
+        Raises:
+            StepFailed: It has failed ``attempts`` times; the call was not made.
+            LeaseLost: The lease has passed on or run out; if that is known before, the call was not made.
+            RunCancelled: The run is to be cancelled. What has come of the call is recorded all the same.
+            EncodingError: The call was made, and its result cannot be stored; PayloadTooLarge where it is over the
+                store's limit. ``error.result`` has it, as it has after any other error of ours that comes after
+                the call.
+            EventsArchived: The result was recorded, and has left Redis: a tiered store has it.
+            ConfigurationError: These are no arguments of a step, or the event of that key is no result of one.
+            StoreUnavailable: The same call may be made again. If the step's call had been made, this Run has kept
+                what it returned, and records that then, as ``error.resend()`` does.
+            RunstreamError: What ``emit`` raises. If the step's call had been made, the same holds.
+        """
+        step = Step(key, attempts, record_start)
+        step.check(call)
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.RLock())
+        with lock:
+            made = self._made.get(key)
+            if made is not None:  # what it has returned could not be recorded
+                return self._make(*made)
+            begun = self._do(partial(self._beginning, step))
+            if begun.is_known:
+                return begun.result
+            try:
+                result = call(*args, **kwargs)
+            except Exception as error:
+                self._do(partial(self._keeping_failure, begun, error))
+                raise
+            check_returned(result)
+            return self._make(*self._returned(begun, result))
+
     def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.
 
@@ -393,7 +465,7 @@ class Run(AskingWriter[E, S]):
                     call.result = self._runner.run(write(call))
                     call.is_done = True
             except StoreUnavailable as error:
-                tell_resend(error, partial(self._make, write, call))
+                call.tell_next_step(error, partial(self._make, write, call))
                 raise
             finally:
                 self._set_timer()

@@ -13,7 +13,7 @@ from runstream.model.results import E
 from runstream.operations.arguments import Sender
 from runstream.operations.operation import Operation, carried_resolution
 
-__all__ = ["UnknownEnd", "WriteCall", "is_refusal", "tell_resend"]
+__all__ = ["UnknownEnd", "WriteCall", "is_refusal", "noting"]
 
 _RESEND = (
     "the error's .resend() (awaited of an AsyncRun) makes this call take effect once, whether it did so already or"
@@ -21,15 +21,25 @@ _RESEND = (
 )
 
 
-def tell_resend(error: StoreUnavailable, resend: Callable[[], Any]) -> None:
-    """Let an error carry what sends again, and say so; one whose outcome is never known says what to do itself."""
-    if not error.is_final:  # what it would send could be there already, and be another event by then
-        error.resend, error.next_step = resend, _RESEND
-
-
 def is_refusal(error: BaseException) -> bool:
     """Whether the store has said that it wrote nothing."""
     return isinstance(error, RunstreamError) and not isinstance(error, StoreUnavailable)
+
+
+def noting(error: BaseException | None, consequence: str, operation: Operation[Any]) -> Operation[None]:
+    """Run an operation; where it fails while an error is in flight, that becomes a note on the error.
+
+    Args:
+        error: The error in flight; None: there is none, and what fails is raised.
+        consequence: What it means that the operation has failed.
+        operation: The operation.
+    """
+    try:
+        yield from operation
+    except Exception as failure:  # whatever it is, the error in flight is the one to be raised
+        if error is None:
+            raise
+        error.add_note(f"runstream: {consequence}: {type(failure).__name__}: {failure}")
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +55,8 @@ class WriteCall(Generic[E]):
         result: What it returned then.
         sender: Who sends it: a request to cancel stops what a Run is asked to write, and not what ends it.
         status: The run's status after it, whatever it writes; "": what that says.
+        next_step: What to do where its outcome is unknown.
+        resends: Whether that is to send again what it sent.
     """
 
     began: float = field(default_factory=unix_seconds)
@@ -55,6 +67,13 @@ class WriteCall(Generic[E]):
     result: Any = None
     sender: Sender = "run"
     status: str = ""
+    next_step: str = _RESEND
+    resends: bool = True
+
+    def tell_next_step(self, error: StoreUnavailable, resend: Callable[[], Any]) -> None:
+        """Let an error say what to do, and carry what does; one whose outcome is never known says that itself."""
+        if not error.is_final:  # what it would send could be there already, and be another event by then
+            error.resend, error.next_step = resend if self.resends else None, self.next_step
 
     def sending(self, send: Callable[[], Operation[Any]]) -> Operation[Any]:
         """Send; or, where that was done and got no reply, resolve it."""

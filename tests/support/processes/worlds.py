@@ -25,9 +25,10 @@ from runstream import (
     connect,
     connect_async,
 )
+from runstream.operations.operation import Operation
 from tests.support.operations import operations_of
 from tests.support.processes.agents import act, watch
-from tests.support.processes.journal import Journal, Sent
+from tests.support.processes.journal import Diary, Journal, Sent
 from tests.support.processes.players import play
 from tests.support.processes.talk import wait_for_all, wait_for_word
 from tests.support.processes.writers import write
@@ -252,8 +253,39 @@ def ask(url: str, run_id: str) -> None:
             print(told.reason, flush=True)
 
 
+# -- taking a durable step
+
+
+def step(url: str, effects: str, moment: str) -> None:
+    """Take a step whose effect is a line in a file, and tell its result.
+
+    It stands still at a moment, says so, and goes on at the parent's word: when the effect is there (``called``),
+    or when the result is recorded too (``recorded``).
+    """
+    told = Diary(effects)
+    with connect(url) as store:
+        run: Any = store.open_run("r")
+
+        def call(operation_id: str) -> int:
+            told.note(operation_id)
+            if moment == "called":
+                wait_for_all()
+            return os.getpid()
+
+        if moment == "recorded":
+            keeping = run._keeping
+
+            def stand(*args: Any) -> Operation[Any]:
+                result = yield from keeping(*args)
+                wait_for_all()
+                return result
+
+            run._keeping = stand
+        print(run.once("pay", call, run.operation_id("pay")), flush=True)
+
+
 WORLDS: Mapping[str, Callable[..., None]] = {
-    world.__name__: world for world in (write, play, act, watch, drain, count, hold, follow, ask)
+    world.__name__: world for world in (write, play, act, watch, drain, count, hold, follow, ask, step)
 }
 
 
