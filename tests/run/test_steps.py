@@ -288,6 +288,23 @@ def test_of_two_that_make_the_call_the_first_result_counts(two_stores: tuple[Sto
     assert [(event.lane_id, event.payload["result"]) for event in events_of(two_stores[0])] == [("a", "first")]
 
 
+def test_who_is_second_and_cannot_read_the_first_result_asks_again(
+    line: tuple[RedisCheckpointer[Any, Any], Line],
+) -> None:
+    store, wire = line
+    run, tool = open_run(store), Tool("second")
+
+    def call() -> Any:
+        open_run(store, lane_id="a").once("k", Tool("first"))
+        wire.cut("", "request")
+        return tool()
+
+    with pytest.raises(StoreUnavailable) as caught:
+        run.once("k", call)
+    assert caught.value.resend is not None
+    assert (caught.value.resend(), run.once("k", call), len(tool.calls)) == ("first", "first", 1)
+
+
 def test_failures_at_once_have_each_their_number(two_stores: tuple[Store, Store]) -> None:
     ours, theirs = (open_run(store, lane_id=lane) for store, lane in zip(two_stores, "ab", strict=True))
 

@@ -161,10 +161,10 @@ class SteppingWriter(AskingWriter[E, S], Generic[E, S]):
             placement, cancelled = yield from self._telling(emission, call)
         except RunstreamError as error:
             if isinstance(error, EncodingError):  # it would be refused for ever
-                del self._made[key]
+                self._made.pop(key, None)
             _carry(error, returned, "and that is not recorded")
             raise
-        del self._made[key]
+        self._made.pop(key, None)
         if cancelled is not None:
             _carry(cancelled, returned, "and that is recorded")
             raise cancelled

@@ -29,7 +29,8 @@ SHARED_KEYS = 40
 
 def mark_of(event: Any) -> Any:
     """The mark of an event; None for one that has none."""
-    return event.payload.get("mark", event.payload.get("answer"))
+    names = ("mark", "answer", "result", "error")
+    return next((event.payload[name] for name in names if name in event.payload), None)
 
 
 class Diary(Protocol):

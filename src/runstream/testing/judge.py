@@ -110,6 +110,8 @@ class Testimony:
     """By lane and mark: under which leases of the lane, by their epochs, the event was sent."""
     lanes: dict[str, str | None] = field(default_factory=dict)
     """By mark: the lane of the event, where that is another than its sender's own."""
+    taken: dict[str, set[str]] = field(default_factory=dict)
+    """By durable step: the marks of what it was told to have given."""
 
     def note_lane(self, lane: str | None, marks: Sequence[str], epoch: int | None = None) -> None:
         """Note in which lane events were sent, and under which lease of it, if under any."""
@@ -138,6 +140,8 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 own[run_id][-1].is_refused = True
             elif what in ("lane", "leased"):
                 said.note_lane(*facts)
+            elif what == "took":
+                said.taken.setdefault(facts[0], set()).add(facts[1])
             else:
                 _hear_of_all(own[run_id], what)
                 said.adds += what == "adds"
@@ -225,6 +229,7 @@ def find_faults(
         yield from _faults_of_lanes(history)
     if not losses:  # an epoch may be given twice after a failover
         yield from _faults_of_leases(history, said)
+        yield from _faults_of_steps(said, places)
     sent_marks: set[str] = set()
     by_key: dict[str, set[str]] = defaultdict(set)
     for batch in said.sent:
@@ -286,6 +291,15 @@ def _faults_of_keys(by_key: Mapping[str, set[str]], places: Mapping[str, int]) -
     for key, marks in by_key.items():
         if len(there := marks & places.keys()) > 1:
             yield f"key {key!r} is there {len(there)} times: {sorted(there)}"
+
+
+def _faults_of_steps(said: Testimony, places: Mapping[str, int]) -> Iterator[str]:
+    """Whoever took a step was given one result, and that is there."""
+    for step, marks in said.taken.items():
+        if len(marks) > 1:
+            yield f"step {step!r} has given {sorted(marks)}"
+        if missing := marks - places.keys():
+            yield f"step {step!r} has given {sorted(missing)}, and that is not there"
 
 
 def _faults_of_leases(history: Copy, said: Testimony) -> Iterator[str]:

@@ -22,7 +22,7 @@ from runstream.testing.simulation.world import World
 __all__ = ["Calls", "Make", "made_here", "made_in_loop", "made_once_there"]
 
 _MAY_BE_BROKEN_OFF = frozenset(
-    {"append", "checkpoint", "emit_many", "lease", "open_run", "release", "resend", "update_state"}
+    {"append", "checkpoint", "emit_many", "lease", "once", "open_run", "release", "resend", "update_state"}
 )
 _NOT_TO_BE_REPEATED = frozenset({"emit_many", "resend"})  # that would be another event
 _BEGIN_A_RUN = frozenset({"append", "emit_many"})

@@ -18,10 +18,11 @@ from runstream.testing.simulation.choices import Dice
 from runstream.testing.simulation.forks import forked
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import Diary, World
+from runstream.testing.stepping import Stepping
 
 __all__ = ["AgentPlayer", "LoopPlayer"]
 
-_FORMS: dict[str, type[Agent]] = {**AGENTS, "asks": Asking}
+_FORMS: dict[str, type[Agent]] = {**AGENTS, "asks": Asking, "steps": Stepping}
 _PATIENCE_SECONDS = (0.0, 0.05, 10.0)
 
 
