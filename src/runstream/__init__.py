@@ -47,6 +47,7 @@ from runstream.model.results import (
     RunInfo,
     Snapshot,
 )
+from runstream.model.run_diff import LaneDiff, RunDiff, StateDifference
 from runstream.model.state import NodeState, RunState, RunStatus
 from runstream.run import AsyncLease, AsyncRun, Emission, Lease, Run
 from runstream.stores.archive.jsonl import JSONLCheckpointer
@@ -87,6 +88,7 @@ __all__ = [
     "InMemoryCheckpointer",
     "InvalidRunId",
     "JSONLCheckpointer",
+    "LaneDiff",
     "Lease",
     "LeaseGrant",
     "LeaseHeld",
@@ -104,6 +106,7 @@ __all__ = [
     "RedisCheckpointer",
     "Run",
     "RunCancelled",
+    "RunDiff",
     "RunInfo",
     "RunState",
     "RunStatus",
@@ -113,6 +116,7 @@ __all__ = [
     "Sink",
     "Snapshot",
     "SnapshotStore",
+    "StateDifference",
     "StepFailed",
     "Store",
     "StoreUnavailable",

@@ -23,6 +23,7 @@ from runstream.cli import (
     answer,
     archives,
     cancel,
+    diff,
     drain,
     export,
     import_,
@@ -122,6 +123,7 @@ _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
 _add(tail.tail, tail.EPILOG)
+_add(diff.diff, diff.EPILOG)
 _add(answer.answer, answer.EPILOG)
 _add(cancel.cancel, cancel.EPILOG)
 _add(export.export, export.EPILOG)

@@ -13,6 +13,7 @@ from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.run_diff import RunDiff
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -23,6 +24,7 @@ from runstream.operations.arguments import (
     StateChange,
 )
 from runstream.operations.counts import count_events, count_snapshots
+from runstream.operations.diffs import diffing
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
 from runstream.operations.runners import SyncRunner
@@ -459,6 +461,26 @@ class Store(Lifecycle, Generic[E, S]):
             RunstreamError: What ``append`` raises.
         """
         return self._runner.run(requesting_cancel(self._operations, run_id, reason))
+
+    def diff(self, run_id: str, other_run_id: str) -> RunDiff[E]:
+        """How two runs differ: where they part, what each has from there, and what their states differ in.
+
+        Runs that share a history (forks of one run, a run and its branches) part where that ends; others share
+        nothing. Nothing is written, and what is appended meanwhile is no part of it.
+
+        Args:
+            run_id: The first run.
+            other_run_id: The second run.
+
+        Returns:
+            The events after the last that both have, by lane, and the differences of the latest snapshots.
+
+        Raises:
+            ConfigurationError: One of them is not there.
+            EventsArchived: What tells where they part, or comes after that, has left Redis: a tiered store has it.
+            RunstreamError: What ``read`` and ``load_snapshot`` raise.
+        """
+        return self._runner.run(diffing(self._operations, run_id, other_run_id))
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run without reading it; None for one that is not there.

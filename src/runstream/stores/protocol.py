@@ -10,6 +10,7 @@ from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Checkpointer, Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.run_diff import RunDiff
 from runstream.run.lease import Lease
 from runstream.run.run import Run
 from runstream.stores.async_facade import AsyncStore
@@ -143,6 +144,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
     def request_cancel(self, run_id: str, reason: str = "") -> Recorded[E]:
         """Ask a run to stop: its Runs raise RunCancelled at their next emit or wait, and it ends as cancelled."""
+
+    def diff(self, run_id: str, other_run_id: str) -> RunDiff[E]:
+        """How two runs differ: where they part, what each has from there, and what their states differ in."""
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run without reading it; None for one that is not there."""
