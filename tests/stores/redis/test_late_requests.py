@@ -10,6 +10,7 @@ import pytest
 from runstream import LeaseHeld, LeaseLost, StoreUnavailable
 from runstream.model.errors import ConcurrencyConflict, RunstreamError, TooManyHotEvents
 from runstream.operations.operation import Exchange, Replies
+from runstream.stores.redis.scripts.calls import lease_call
 from tests.support.backends import RedisBackend
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
@@ -40,6 +41,25 @@ class Late:
         """Let all arrive that was held up."""
         for exchange in self.held:
             self._exchange(exchange)
+
+
+def test_a_late_request_to_take_a_lease_does_not_bring_it_back(redis_backend: RedisBackend) -> None:
+    """Its holder, who was stopped meanwhile, has lost it to another, and finds it under another epoch."""
+    store: Any = redis_backend.open(retry_seconds=5.0)
+    other: Any = redis_backend.open()
+    line = Late(store)
+    line.lost = ["held up"]
+    mine = store.lease("r", owner="me", lane_id="main", ttl=60.0)
+    assert len(line.held) == 1
+    other._driver.exchange_once(Exchange([lease_call(session_of(other).keys, "release", mine.grant)]))
+    with other.lease("r", owner="other", lane_id="main") as lease:
+        other.append("r", [make_event("r", 1)], lease=lease)
+    line.arrive()
+    with pytest.raises(LeaseLost):
+        store.append("r", [make_event("r", 2)], lease=mine)
+    renewed = store._driver.exchange_once(Exchange([lease_call(session_of(store).keys, "renew", mine.grant)]))
+    assert renewed == [[b"lost"]]
+    assert [item.event.seq for item in other.read("r")] == [1]
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["the store repeats", "the caller repeats"])

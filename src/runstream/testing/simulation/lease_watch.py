@@ -20,6 +20,7 @@ _REMOVES = {"delete": 1, "forget": b"ok", "retire": b"ok"}
 
 class _Lease(NamedTuple):
     token: str
+    epoch: int
     owner: str
     lasts: float
     expires: float
@@ -71,9 +72,8 @@ class LeaseWatch:
             elif script.name == "switch" and outcome == b"ok":  # it is put back: all leases are void
                 self._leases.pop((done.identity, _text(args[0])), None)
 
-    def _note_lease(
-        self, done: Done, epoch: int, action: str, field: str, token: str, lasts: str, owner: str, run_id: str
-    ) -> None:
+    def _note_lease(self, done: Done, epoch: int, *args: str) -> None:
+        action, field, token, lasts, owner, run_id, _ = args
         leases, seconds = self._leases[done.identity, run_id], int(lasts) / MICROSECONDS
         if action == "release":
             if field in leases and leases[field].token == token:
@@ -88,7 +88,7 @@ class LeaseWatch:
                 self._compare_epoch(done, run_id, epoch)
             for one in excluded:
                 del leases[one]
-        leases[field] = _Lease(token, owner, seconds, done.at + seconds)
+        leases[field] = _Lease(token, epoch, owner, seconds, done.at + seconds)
 
     def _compare_epoch(self, done: Done, run_id: str, epoch: int) -> None:
         last = self._epochs.get((done.identity, run_id), 0)
@@ -104,10 +104,12 @@ class LeaseWatch:
         run_id, words = _text(args[0]), _text(args[5]).split(" ")
         lanes, described, leases = map(int, words[10:13]) if len(words) > 6 else (1, 0, 0)
         at_lease = 6 + 2 * lanes + described
-        field, token = map(_text, args[at_lease : at_lease + 2]) if leases else ("", "")
+        field, granted = map(_text, args[at_lease : at_lease + 2]) if leases else ("", "")
+        epoch, _, token = granted.partition(" ")
         if token:
             lease = self._leases[done.identity, run_id].get(field)
-            if lease is None or lease.token != token or lease.expires < done.at - _MARGIN_SECONDS:
+            is_mine = lease is not None and (lease.token, str(lease.epoch)) == (token, epoch)
+            if lease is None or not is_mine or lease.expires < done.at - _MARGIN_SECONDS:
                 self._note_fault(f"{run_id} was written to under a lease of {field} that is none any more")
         fields = [f"lease:{_text(name)}" for name in args[6 : 6 + 2 * lanes : 2]]
         if words[5] != "person":  # what a person says to the run is let through

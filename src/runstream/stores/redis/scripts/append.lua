@@ -25,7 +25,7 @@
 --         for, the indexes in the batch of its first and last event
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': the index of its lane
 --         among the lanes, and the status that it gives the run, or '-'
---       then for the lease: its field in meta, its token
+--       then for the lease: its field in meta, its epoch and token
 --       then for each notice, of an event that says something between the run and people: the event's index in the batch;
 --         'ask LANE QUESTION TEXT', 'answer QUESTION RECORD' (the event's record, '' of one that is not to be kept in
 --         meta) or 'cancel REASON', each value in hexadecimal
@@ -216,8 +216,11 @@ if fault then return fault end
 -- the lease that it carries, and leases that exclude it
 local mine = nil
 if leases == '1' then
-  mine = ARGV[at_lease + 1]
-  if lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds, mine) ~= mine then return {'unleased'} end
+  local of_mine, token, epoch, _
+  of_mine, mine = match(ARGV[at_lease + 1], '^(%d+) (%S+)$')
+  token, _, _, epoch = lease_in_force(call('HGET', KEYS[2], ARGV[at_lease]), microseconds, mine)
+  -- the epoch, too: a request to take it may come again, late, after another has had the lease
+  if token ~= mine or epoch ~= of_mine then return {'unleased'} end
 end
 local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and saves == 0
 local refusal = meta[4] and not is_persons and held('lease', meta[4], microseconds, mine)

@@ -156,7 +156,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         names = (*names, run.keys)
         args += described(events, lanes)
     if grant is not None:
-        args += (_lease_field(grant.lane_id), grant.token)
+        args += (_lease_field(grant.lane_id), f"{grant.epoch} {grant.token}")
     args += notice_args(notices, events)
     records = [event.record for event in events]
     for snapshot in snapshots:
@@ -181,7 +181,7 @@ def revoke_call(keys: Keys, run_id: str, sending: Sending) -> Command:
 def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
     """Take, renew or release a lease. The reply to a take has its epoch."""
     lasts = int(grant.ttl_seconds * MICROSECONDS)
-    args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner, grant.run_id)
+    args = (action, _lease_field(grant.lane_id), grant.token, lasts, grant.owner, grant.run_id, grant.epoch)
     run = keys.run(grant.run_id)
     return script_call(SCRIPT["lease"], (run.meta, run.partition.leftovers), args)
 

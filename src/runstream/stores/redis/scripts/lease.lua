@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta  2 leftovers
 -- ARGV  1 'take', 'renew' or 'release'  2 the lease's field: 'lease' for the run's, or 'lease:LANE'  3 its token
---       4 how long it lasts (microseconds)  5 owner  6 run id
+--       4 how long it lasts (microseconds)  5 owner  6 run id  7 renew: its epoch
 --
 -- Replies {'ok', epoch}                         taken, renewed or released
 --         {'held', field, owner, microseconds}  take: a lease that excludes this one is in force, for so long
@@ -35,7 +35,8 @@ if action == 'release' then
 end
 
 if action == 'renew' then
-  if current ~= token then return {'lost'} end
+  -- the epoch, too: a request to take it may have come again, late, after another has had the lease
+  if current ~= token or epoch ~= ARGV[7] then return {'lost'} end
 elseif current ~= token then -- a take that is sent again finds its own
   if current and current_owner ~= owner then return held(field, lease, now, token) end
   -- the whole run and its lanes exclude each other, whoever holds them
