@@ -130,3 +130,35 @@ def test_an_archive_that_is_not_there_is_not_made(place: Place, tmp_path: Path) 
     said = run("show", "r", "--url", place.url, "--archive", f"sqlite:{tmp_path}/typo.db")
     assert said.code == 2
     assert not (tmp_path / "typo.db").exists()
+
+
+def test_the_lanes_of_a_run_are_shown(url: str) -> None:
+    """As a table, and with --json."""
+    with connect(url) as store:
+        store.append("r", (), end_lanes=["b"])
+    lanes = show(url, "--lanes", "--json").document["lanes"]
+    assert lanes[0] == {
+        "lane_id": "b",
+        "last_offset": 6,
+        "last_seq": 6,
+        "snapshot_offset": 6,
+        "ended": True,
+        "lease": None,
+    }
+    assert [lane["lane_id"] for lane in lanes] == ["b", "main"]
+    header, first, second = show(url, "--lanes").out.splitlines()
+    assert header.split() == ["lane", "last", "offset", "last", "seq", "covers", "offset", "ended"]
+    assert (first.split(), second.split()) == (["b", "6", "6", "6", "yes"], ["main", "12", "12"])
+
+
+def test_lanes_that_have_left_redis_are_shown_with_the_archive(place: Place, tmp_path: Path) -> None:
+    to = f"sqlite:{tmp_path}/a.db"
+    with connect(place.url) as hot, connect(to) as archive:
+        fill(hot)
+        hot.append("r", (), end_lanes=["b"])
+        sink: Any = archive
+        DrainWorker(hot, [sink]).drain_once()
+    said = run("show", "r", "--url", place.url, "--lanes")
+    assert said.code != 0
+    assert to in said.err
+    assert "b " in show(place.url, "--lanes", "--archive", to).out

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +31,7 @@ from runstream.cli.support.text_deltas import Join, is_delta, joined
 from runstream.cli.support.value_texts import cut, is_moment_name, payload_text, value_text
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
-from runstream.model.results import Recorded, RunInfo, Snapshot
+from runstream.model.results import LaneInfo, Recorded, RunInfo, Snapshot
 from runstream.stores.capabilities import part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
@@ -100,6 +100,10 @@ def show(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many events.")] = 100,
     lane: Annotated[str | None, typer.Option(help="Only events and snapshot of this lane.")] = None,
+    lanes: Annotated[
+        bool,
+        typer.Option("--lanes", help="Show the run's lanes instead: where each stands, whether it has ended."),
+    ] = False,
     join: Join = False,
     local: InLocalTime = False,
     wide: Wide = False,
@@ -110,13 +114,17 @@ def show(
     A Redis store shows what is hot; which events have moved to the archive is said on stderr (with --json
     in "archived_up_to"). With --archive, or the archive beside an embedded server, they are read there. Former
     snapshots are in an archive only, which has those that were the latest when a drain worker read the run:
-    without one, --at shows the events from the beginning.
+    without one, --at shows the events from the beginning. With --lanes only the run's lanes are shown; those that
+    have left Redis are in the archive.
     """
     with open_to_read(url, archive, upcasts) as store:
         run = run_named(store, run)
         info = store.run_info(run)
         if info is None:  # it was deleted just now
             raise NoSuchRun(f"there is no run {run!r} in this store any more")
+        if lanes:
+            _show_lanes(store.lanes(run), wide=wide, as_json=as_json)
+            return
         if at is not None and at > info.last_offset:
             raise ConfigurationError(
                 f"--at {at}: run {run!r} ends at offset {info.last_offset}; name one that it has"
@@ -283,6 +291,18 @@ class _Page:
             if value not in ("", [], {}) and not (is_moment_name(key) and value == 0):
                 text = value_text(value, key, local=self.local)
                 yield key, text if self.wide else cut(text)
+
+
+def _show_lanes(lanes: Sequence[LaneInfo], *, wide: bool, as_json: bool) -> None:
+    if as_json:
+        emit_json({"lanes": [asdict(lane) for lane in lanes]})
+        return
+    columns = ["lane", "last offset", "last seq", "covers offset", "ended", "lease"]
+    rows = [
+        (one.lane_id, one.last_offset, one.last_seq, one.snapshot_offset, "yes" if one.ended else None, one.lease)
+        for one in lanes
+    ]
+    console(sys.stdout, wide=wide).print(make_table(columns, rows, names=("lane", "lease")))
 
 
 def _name(lane: str | None) -> str:

@@ -219,6 +219,7 @@ class Batches:
             self._parts.retires_idle,
             span,
             chunk.lanes,
+            list(chunk.claimed.run.ends) if chunk.is_last else (),
         )
 
     def _note_settled(

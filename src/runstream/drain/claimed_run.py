@@ -165,7 +165,9 @@ class Chunk:
 
     def batch(self) -> RunBatch:
         """What every archive gets."""
-        return RunBatch(self.claimed.run.header, self.claimed.proven, self.entries, self.snapshots)
+        run = self.claimed.run
+        ended = run.ended if self.is_last else ()
+        return RunBatch(run.header, self.claimed.proven, self.entries, self.snapshots, ended=ended)
 
     @classmethod
     def make(cls, claimed: ClaimedRun, request: LoadRequest, loaded: LoadedEntries) -> Chunk:

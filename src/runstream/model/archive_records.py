@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import EndedLane, RunHead
 
 __all__ = [
     "DAMAGED_LINE",
@@ -242,6 +242,7 @@ class RunBatch:
         snapshots: The snapshots to keep, once the entries are there.
         drained: Whether more of the run may come: then its next offsets are not the archive's to give, and what
             another program adds to it there is no part of it.
+        ended: Lanes that were ended.
     """
 
     header: RunHeader
@@ -249,6 +250,7 @@ class RunBatch:
     entries: Sequence[ArchiveEntry] = ()
     snapshots: Sequence[ArchiveSnapshot] = ()
     drained: bool = True
+    ended: Sequence[EndedLane] = ()
 
     @property
     def end(self) -> Cursor:

@@ -32,6 +32,7 @@ __all__ = [
     "DrainReport",
     "E",
     "Failure",
+    "LaneInfo",
     "LeaseGrant",
     "Placement",
     "Recorded",
@@ -232,6 +233,27 @@ class RunInfo:
     updated_at: float
     parent: tuple[str, int] | None = None
     waiting_for: tuple[Question, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaneInfo:
+    """What is known of one lane of a run.
+
+    Attributes:
+        lane_id: The lane.
+        last_offset: The offset of its last event; 0 for a lane that has a snapshot and no event.
+        last_seq: That event's ``seq``.
+        snapshot_offset: The offset that its own snapshot covers; None without one.
+        ended: Whether it was ended (``end_lanes``) and nothing has come to it since.
+        lease: Who holds the lease on it; None for nobody.
+    """
+
+    lane_id: str
+    last_offset: int
+    last_seq: int
+    snapshot_offset: int | None
+    ended: bool
+    lease: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runstream.model.questions import Question
 from runstream.model.results import Cursor
 
-__all__ = ["RunHead", "SnapshotHead", "last_unneeded", "recovery_bounds"]
+__all__ = ["UNKNOWN_TOKEN", "EndedLane", "RunHead", "SnapshotHead", "last_unneeded", "recovery_bounds"]
 
 _NOWHERE = Cursor(0, 0)
 
@@ -55,6 +55,29 @@ class SnapshotHead(NamedTuple):
     offset: int
     revision: int
     token: str
+
+
+UNKNOWN_TOKEN = "?"  # noqa: S105 - of a snapshot, no secret
+"""Stands for the token of a snapshot that may have left Redis."""
+
+
+class EndedLane(NamedTuple):
+    """The end of a lane. What comes to the lane after it opens it again.
+
+    Attributes:
+        lane_id: The lane.
+        offset: Where the run ended then.
+        token: That of the lane's snapshot then; '' for none, :data:`UNKNOWN_TOKEN` if it may have left Redis: then
+            it is the one that an archive has.
+    """
+
+    lane_id: str
+    offset: int
+    token: str
+
+    def is_end_of(self, last: int, token: str) -> bool:
+        """Whether a lane is ended that has its last event and its snapshot there; 0 and '' for none."""
+        return last <= self.offset and (token == self.token or (not token and self.token == UNKNOWN_TOKEN))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,13 @@ from operator import index
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
-from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, InvalidRunId
+from runstream.model.errors import (
+    ConfigurationError,
+    CorruptRecordError,
+    EncodingError,
+    EventRefused,
+    InvalidRunId,
+)
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE, check_iterable, check_name, check_run_id, event_run_id, shown
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
@@ -59,6 +65,17 @@ class AppendOptions(NamedTuple, Generic[S]):
     sender: Sender = "-"
     status: str = ""
     snapshots: Mapping[str | None, S] | None = None
+    end_lanes: Sequence[str] = ()
+
+    @property
+    def ended(self) -> list[str]:
+        """The lanes to end, each once. Raises EncodingError where these are no names of lanes."""
+        check_iterable("end_lanes", self.end_lanes, instead="put the one into a list")
+        if isinstance(self.end_lanes, str):
+            raise EncodingError("end_lanes: pass a list of lanes, not a text", path="end_lanes")
+        for lane_id in self.end_lanes:
+            check_name("end_lanes", lane_id)
+        return list(dict.fromkeys(self.end_lanes))
 
     @property
     def states(self) -> Mapping[str | None, S]:
@@ -93,6 +110,7 @@ class LeasedAppend(TypedDict, Generic[S], total=False):
     keys: Sequence[str | None] | None
     snapshot: S | None
     snapshots: Mapping[str | None, S] | None
+    end_lanes: Sequence[str]
 
 
 class ReadQuery(NamedTuple):

@@ -62,7 +62,11 @@ class Coverage:
             if len(self.ahead) < _MAX_AHEAD:
                 self.ahead[before] = last
             return
-        self.covered = max(self.covered, last)
+        self.known_to(last)
+
+    def known_to(self, offset: int) -> None:
+        """The writer knows the history up to an offset, and the spans that wait for that."""
+        self.covered = max(self.covered, offset)
         while self.ahead and self.covered in self.ahead:
             self.covered = self.ahead.pop(self.covered)
 
@@ -177,8 +181,7 @@ class CoverageBook:
         """
         with self._lock:
             self._flush()
-            coverage = self._coverage(run_id, lane_id, start)
-            coverage.covered = max(coverage.covered, offset)
+            self._coverage(run_id, lane_id, start).known_to(offset)
 
     def loaded(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
         """Add what a loaded snapshot covers, unless the writer is at work there already.

@@ -18,6 +18,7 @@ from runstream.model.results import (
     Appended,
     Cursor,
     E,
+    LaneInfo,
     LeaseGrant,
     Recorded,
     Recovery,
@@ -123,6 +124,9 @@ class StoreOperations(Protocol[E, S]):
 
     def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
         """The lanes of which snapshots are here; first None, if there are some of the run's own."""
+
+    def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
+        """The lanes of a run, by name."""
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""

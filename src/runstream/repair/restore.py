@@ -9,7 +9,7 @@ the archive does not is never overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -88,7 +88,8 @@ def restore_run(
     namespace, run_id, token = namespace_of(hot), source.run_id, random_token()
     snapshots = source.snapshots()
     _check_covered(source, snapshots)
-    lanes = Lanes({one.lane_id: one.offset for one in snapshots}, keep_from)
+    ended = source.archive.ended_lanes(run_id)
+    lanes = Lanes({one.lane_id: one.offset for one in snapshots}, keep_from, {end.lane_id for end in ended})
     keyed = _scan(source, lanes, partial(namespace.put_entries, run_id, token, ()), on_progress)
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
@@ -116,6 +117,7 @@ def restore_run(
         snapshots,
         lanes.unread,
         lanes.people.fields(),
+        ended,
     )
     namespace.switch_history(seen, replacement, token=token, count=count, keyed=keyed, common=common)
     return count
@@ -255,7 +257,9 @@ def _newer_lanes(redis: HotHistory, source: ArchivedHistory) -> list[str | None]
 
 def _lacks_snapshots(redis: HotHistory, source: ArchivedHistory) -> bool:
     there = redis.tokens()
-    return any(there.get(lane) != token for lane, token in source.tokens().items())
+    # lanes that were ended have left Redis
+    ended = {end.lane_id for end in source.archive.ended_lanes(source.run_id)} - there.keys()
+    return any(there.get(lane) != token for lane, token in source.tokens().items() if lane not in ended)
 
 
 def _check_required(namespace: Namespace, source: ArchivedHistory) -> None:
@@ -285,6 +289,7 @@ class Lanes:
 
     Attributes:
         covered: The offset up to which the snapshot of each lane (None: of the run) covers the history.
+        ended: The lanes that were ended: nobody needs their events from Redis.
         last: The offset and seq of each lane's last event.
         since: The offset of each lane's first event that no snapshot of it covers.
         peaks: The highest ``seq`` of all up to each offset at which Redis may begin.
@@ -296,6 +301,7 @@ class Lanes:
 
     covered: Mapping[str | None, int]
     keep_from: int | None
+    ended: Collection[str] = ()
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
     peaks: dict[int, int] = field(default_factory=dict)
@@ -327,7 +333,7 @@ class Lanes:
         if not self.last.get(lane, (0, 0))[1] <= seq <= HIGHEST_RISING:
             self.rising.discard(lane)
         self.last[lane] = (offset, seq)
-        if lane not in self.since and offset > self.covered.get(lane, 0):
+        if lane not in self.since and lane not in self.ended and offset > self.covered.get(lane, 0):
             self.since[lane] = offset
             self.peaks[offset - 1] = self.peak
         self.peak = max(self.peak, seq)

@@ -345,6 +345,19 @@ class AsyncRun(SteppingWriter[E, S]):
                 raise
             return await self._make(*self._returned(begun, result))
 
+    async def finish_lane(self) -> None:
+        """End this lane, and not the run: save the state as the lane's snapshot, in one atomic step.
+
+        The lane holds up trimming no more, and leaves Redis once it is archived. What is written through this Run
+        later opens it again, as opening it does: where it has left Redis, that takes the tiered store.
+
+        Raises:
+            ConfigurationError: It is the main lane, which ends with the run.
+            ConcurrencyConflict: Another snapshot was saved since the one that this Run knows.
+            RunstreamError: What ``emit`` raises.
+        """
+        await self._do(self._finishing_lane)
+
     async def finish(self, payload: Mapping[str, Any] | None = None, /, **fields: Any) -> Recorded[E]:
         """End the run well: append ``run.finished`` and save the state as completed, in one atomic step.
 

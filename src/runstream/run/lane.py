@@ -195,6 +195,12 @@ class LaneWriter(ABC, Generic[E, S]):
             self._end = None  # it is known now: to end again is to end anew
         return recorded
 
+    def _finishing_lane(self, call: WriteCall[E]) -> Operation[None]:
+        if (lane_id := snapshot_lane(self.lane_id)) is None:
+            raise ConfigurationError(f"lane {self.lane_id!r} ends with run {self.run_id!r}: use finish()")
+        call.end_lanes = (lane_id,)
+        yield from self._emitting((), call, checkpoint=True)
+
     def _check_says(self, status: RunStatus) -> None:
         """Refuse a state whose status contradicts the event: the snapshot would open the run again."""
         codec = self._operations.codec
@@ -287,7 +293,8 @@ class LaneWriter(ABC, Generic[E, S]):
         """Append once under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
         left_out, sender = self._left_out, "-" if self._is_cancelled else call.sender
         lane_id = snapshot_lane(self.lane_id)
-        options = AppendOptions(None, keys, self.lease, snapshot, lane_id, left_out, sender, call.status)
+        asked = (keys, self.lease, snapshot, lane_id, left_out, sender, call.status, None, call.end_lanes)
+        options = AppendOptions(None, *asked)
         if left_out is not None and snapshot is not None and call.resolve is None:
             # what is removed now is not put back later
             codec = self._operations.codec

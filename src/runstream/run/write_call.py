@@ -57,6 +57,7 @@ class WriteCall(Generic[E]):
         status: The run's status after it, whatever it writes; "": what that says.
         next_step: What to do where its outcome is unknown.
         resends: Whether that is to send again what it sent.
+        end_lanes: The lanes that it ends.
     """
 
     began: float = field(default_factory=unix_seconds)
@@ -69,6 +70,7 @@ class WriteCall(Generic[E]):
     status: str = ""
     next_step: str = _RESEND
     resends: bool = True
+    end_lanes: Sequence[str] = ()
 
     def tell_next_step(self, error: StoreUnavailable, resend: Callable[[], Any]) -> None:
         """Let an error say what to do, and carry what does; one whose outcome is never known says that itself."""

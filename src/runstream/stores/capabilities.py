@@ -24,6 +24,7 @@ from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.model.identifiers import one_of_kind
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
+from runstream.model.run_head import EndedLane
 from runstream.operations.operation import Operation
 
 __all__ = ["Archive", "ChecksIntegrity", "HasColumns", "HoldsForeign", "MarksRecovered", "archive_of", "part_of"]
@@ -40,6 +41,9 @@ class Archive(Sink, Protocol):
 
     def run_ids(self) -> Iterator[str]:
         """The ids of the runs that it holds."""
+
+    def ended_lanes(self, run_id: str) -> Sequence[EndedLane]:
+        """The ends of those lanes of a run to which nothing has come since."""
 
     def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
         """Put an event that reads by now back at its offset in the history, out of the quarantine.

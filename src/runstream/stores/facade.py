@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, overload
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
-from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Appended, DeltaBuffer, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_diff import RunDiff
 from runstream.operations.arguments import (
     AppendOptions,
@@ -95,6 +95,7 @@ class Store(Lifecycle, Generic[E, S]):
         snapshot: S | None = None,
         lane_id: str | None = None,
         snapshots: Mapping[str | None, S] | None = None,
+        end_lanes: Sequence[str] = (),
     ) -> Appended:
         """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all.
 
@@ -111,6 +112,9 @@ class Store(Lifecycle, Generic[E, S]):
             lane_id: The lane whose snapshot it is; None: the run's own.
             snapshots: Several such states, each by its lane, and the run's own under None: in place of
                 ``snapshot`` and ``lane_id``.
+            end_lanes: Lanes that end with this append, though nobody else holds them. Once archived, such a lane
+                holds up trimming no more, and leaves Redis with its snapshot. What is appended to it later, or
+                saved of it, opens it again; where it has left Redis, that takes the tiered store.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
@@ -123,7 +127,9 @@ class Store(Lifecycle, Generic[E, S]):
             EventsArchived: The snapshot does not cover what has left Redis, or follows one that was retired.
             RunstreamError: What ``save_event`` raises.
         """
-        options = AppendOptions(expected_offset, keys, lease, snapshot, lane_id, snapshots=snapshots)
+        options = AppendOptions(
+            expected_offset, keys, lease, snapshot, lane_id, snapshots=snapshots, end_lanes=end_lanes
+        )
         return self._runner.run(self._operations.append(run_id, events, options)).appended
 
     @overload
@@ -481,6 +487,17 @@ class Store(Lifecycle, Generic[E, S]):
             RunstreamError: What ``read`` and ``load_snapshot`` raise.
         """
         return self._runner.run(diffing(self._operations, run_id, other_run_id))
+
+    def lanes(self, run_id: str) -> list[LaneInfo]:
+        """The lanes of a run, by name: where each stands, whether it has ended, and who holds it.
+
+        Args:
+            run_id: The run; one that is not there has none.
+
+        Raises:
+            EventsArchived: Lanes have left this store, as they were ended or the run was retired.
+        """
+        return self._runner.run(self._operations.lanes(run_id))
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run without reading it; None for one that is not there.

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, Self, overload, runtime_checkable
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Checkpointer, Leased, OnCorrupt, RawEvent
-from runstream.model.results import Appended, DeltaBuffer, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Appended, DeltaBuffer, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_diff import RunDiff
 from runstream.run.lease import Lease
 from runstream.run.run import Run
@@ -42,6 +42,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         snapshot: S | None = None,
         lane_id: str | None = None,
         snapshots: Mapping[str | None, S] | None = None,
+        end_lanes: Sequence[str] = (),
     ) -> Appended:
         """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all."""
 
@@ -147,6 +148,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
 
     def diff(self, run_id: str, other_run_id: str) -> RunDiff[E]:
         """How two runs differ: where they part, what each has from there, and what their states differ in."""
+
+    def lanes(self, run_id: str) -> list[LaneInfo]:
+        """The lanes of a run, by name: where each stands, whether it has ended, and who holds it."""
 
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run without reading it; None for one that is not there."""

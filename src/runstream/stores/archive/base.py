@@ -28,7 +28,7 @@ from runstream.model.errors import (
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
@@ -98,6 +98,16 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
         check_run_id(run_id)
         head = self._load_head(run_id)
         return None if head is None else RunHeader.of(run_id, head)
+
+    def ended_lanes(self, run_id: str) -> list[EndedLane]:
+        """The ends of those lanes of a run to which nothing has come since; none where they do not read."""
+        try:
+            facts = self.lane_facts(run_id)
+        except (
+            CorruptRecordError
+        ):  # told by check_integrity; a lane that is not ended merely stays longer in Redis
+            return []
+        return [facts.ends[info.lane_id] for info in facts.infos() if info.ended]
 
     def run_ids(self) -> Iterator[str]:
         """The ids of the runs that the archive holds, in any order."""

@@ -19,7 +19,7 @@ from runstream.codec.record import record_crc
 from runstream.model.identifiers import random_token
 from runstream.model.questions import ANSWERS_LANE, Inbox, pending_of, questions_after
 from runstream.model.results import Appended, Cursor, LeaseGrant, Placement
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES, RunStatus, status_after
 from runstream.operations.arguments import Sender
 from runstream.operations.coverage import Covered
@@ -62,7 +62,7 @@ class AppendRequest:
     """What a caller appends to one run.
 
     ``states`` are saved with it, each of another lane; ``state_session`` and ``status`` are those that they give
-    the run.
+    the run. The lanes in ``ends`` end with it.
     """
 
     run_id: str
@@ -73,12 +73,18 @@ class AppendRequest:
     status: str | None = None
     lease: LeaseGrant | None = None
     sender: Sender = "-"
+    ends: Sequence[str] = ()
 
     @property
     def lanes(self) -> list[str]:
-        """The lanes that it touches: those of its events, and those whose snapshots it saves."""
+        """The lanes that it touches: those of its events, those whose snapshots it saves, those that it ends."""
         of_states = [write.lane_id for write in self.states if write.lane_id is not None]
-        return list(dict.fromkeys([*(event.lane_id for event in self.events), *of_states]))
+        return list(dict.fromkeys([*(event.lane_id for event in self.events), *of_states, *self.ends]))
+
+    @property
+    def saved_lanes(self) -> list[str | None]:
+        """The lanes (None: the run) whose latest snapshots count for it: those it saves, and those it ends."""
+        return list(dict.fromkeys([*(write.lane_id for write in self.states), *self.ends]))
 
     @property
     def keys(self) -> set[str]:
@@ -88,7 +94,7 @@ class AppendRequest:
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """What to write: the new events with their cursors, the run's head after that, the new snapshots' heads.
+    """What to write: new events with their cursors, the run's head after that, heads of snapshots, ends of lanes.
 
     ``placement`` is of all events, also of those that the run has already. ``lanes`` has the last offset of each
     lane that gets events, before and after.
@@ -99,11 +105,12 @@ class AppendPlan:
     head: RunHead
     lanes: Mapping[str, tuple[int, int]]
     snapshots: Sequence[SnapshotHead] = ()
+    ended: Sequence[EndedLane] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not self.written and not self.snapshots
+        return not self.written and not self.snapshots and not self.ended
 
 
 def new_head(now: float) -> RunHead:
@@ -138,6 +145,9 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
         raise run_cancelled(request.run_id, head.cancel)
     session_id = next((event.session_id for event in request.events if event.session_id), "")
     session_id = session_id or request.state_session
+    latest = {**head.snapshots, **{snapshot.lane_id: snapshot for snapshot in snapshots}}
+    lanes = {event.lane_id: (details.lanes.get(event.lane_id, 0), cursor.offset) for cursor, event in written}
+    tokens = {lane: latest[lane].token if lane in latest else "" for lane in request.ends}
     return AppendPlan(
         placement,
         written,
@@ -148,10 +158,16 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
             questions=told.questions,
             cancel=told.cancel,
             session_id=head.session_id or session_id,
-            snapshots={**head.snapshots, **{snapshot.lane_id: snapshot for snapshot in snapshots}},
+            snapshots=latest,
         ),
-        {event.lane_id: (details.lanes.get(event.lane_id, 0), cursor.offset) for cursor, event in written},
+        lanes,
         snapshots,
+        # one that has neither events nor a snapshot is not there
+        [
+            EndedLane(one, last.offset, of)
+            for one, of in tokens.items()
+            if of or one in lanes or one in details.lanes
+        ],
     )
 
 

@@ -20,12 +20,13 @@ from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, S
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.idle_timeout import IdleTimeout
+from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
 from runstream.operations.runners import SyncRunner
@@ -89,7 +90,15 @@ class _Run:
     peaks: list[int] = field(default_factory=lambda: [0])
     states: dict[str | None, Mapping[bytes, bytes]] = field(default_factory=dict)
     lanes: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, EndedLane] = field(default_factory=dict)
     keys: dict[str, Cursor] = field(default_factory=dict)
+
+
+def _seq_at(run_id: str, run: _Run, offset: int) -> int:
+    """The ``seq`` of the event at an offset; 0 for none."""
+    if offset == 0:
+        return 0
+    return int(fields_of(run_id, decode_record(run_id, offset, run.entries[offset - 1][1]))["seq"])
 
 
 class _GivenLease(NamedTuple):
@@ -214,11 +223,17 @@ class MemoryOperations(LocalOperations[E, S]):
         check_name("lane_id", lane_id)
         with self._changed:
             run = self._runs.get(run_id)
-            offset = 0 if run is None else run.lanes.get(lane_id, 0)
-            if run is None or offset == 0:
-                return 0
-            _, record = run.entries[offset - 1]
-        return int(fields_of(run_id, decode_record(run_id, offset, record))["seq"])
+            return 0 if run is None else _seq_at(run_id, run, run.lanes.get(lane_id, 0))
+
+    def lane_facts(self, run_id: str) -> LaneFacts:
+        """What is noted of the lanes of a run."""
+        with self._changed:
+            run = self._runs.get(run_id)
+            if run is None:
+                return LaneFacts()
+            lasts = {lane_id: (offset, _seq_at(run_id, run, offset)) for lane_id, offset in run.lanes.items()}
+            leases = {lane_id: held.owner for lane_id, held in self._leases(run_id, self._clock()).items()}
+            return LaneFacts(lasts, run.head.snapshots, dict(run.ended), leases)
 
     @in_one_call
     def snapshot_lanes(self, run_id: str) -> list[str | None]:
@@ -300,6 +315,7 @@ class MemoryOperations(LocalOperations[E, S]):
             run.peaks.append(max(run.peaks[-1], event.seq))
         run.lanes.update((lane_id, last) for lane_id, (_, last) in plan.lanes.items())
         run.keys.update((event.key, cursor) for cursor, event in plan.written if event.key is not None)
+        run.ended.update((end.lane_id, end) for end in plan.ended)
         for write in request.states if plan.snapshots else ():
             run.states[write.lane_id] = pack_state(STORED_PACKER, write.state).fields
 

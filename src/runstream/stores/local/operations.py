@@ -19,7 +19,7 @@ from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question, pending_of
-from runstream.model.results import E, LeaseGrant, Placement, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import E, LaneInfo, LeaseGrant, Placement, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import RunStatus
 from runstream.operations.arguments import (
@@ -37,6 +37,7 @@ from runstream.operations.arguments import (
 )
 from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import RunFilter, lane_of, seq_of
+from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
 from runstream.stores.local.look_ups import LookUps
@@ -99,6 +100,10 @@ class LocalOperations(LookUps[E, S]):
     def _keep_state(self, fields: Mapping[str, Any]) -> Any:
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
         return plain_state(self.codec.packer, fields)
+
+    @abstractmethod
+    def lane_facts(self, run_id: str) -> LaneFacts:
+        """What is noted of the lanes of a run."""
 
     def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
         """The events after an offset, without their offsets."""
@@ -169,7 +174,7 @@ class LocalOperations(LookUps[E, S]):
         check_count("expected_offset", options.expected_offset)
         encoded = self.codec.encode_events(run_id, events, options.keys)
         grant_of(run_id, options.lease)
-        if not encoded and not options.states:
+        if not encoded and not options.states and not options.ended:
             head = self._load_head(run_id) or RunHead()
             # an append of nothing creates nothing, but its expected offset is checked
             return plan_append(head, Details(), AppendRequest(run_id, (), options.expected_offset)).placement
@@ -198,8 +203,7 @@ class LocalOperations(LookUps[E, S]):
         check_run_id(run_id)
         if state is None:  # to an append it is no snapshot; here it is refused as all that is no state
             self.codec.snapshot_fields(run_id, state)
-        options = AppendOptions(lease=lease, snapshot=state, lane_id=lane_id)
-        self._send([self._request(run_id, (), options, compare=False)])
+        self._send([self._request(run_id, (), AppendOptions(None, None, lease, state, lane_id), compare=False)])
 
     @in_one_call
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Snapshot[S] | None:
@@ -264,6 +268,12 @@ class LocalOperations(LookUps[E, S]):
             self._coverage.recovered(run_id, lane_id, head.start, offset)
 
     # -- runs --------------------------------------------------------------------------------------------
+
+    @in_one_call
+    def lanes(self, run_id: str) -> list[LaneInfo]:
+        """The lanes of a run, by name."""
+        check_run_id(run_id)
+        return self.lane_facts(run_id).infos()
 
     @in_one_call
     def run_info(self, run_id: str) -> RunInfo | None:
@@ -345,15 +355,14 @@ class LocalOperations(LookUps[E, S]):
                 check_name("lane_id", lane_id)
             fields = self.codec.snapshot_fields(run_id, state, options.left_out_of(lane_id))
             known = self._known.get((run_id, lane_id), SnapshotHead(lane_id, 0, 0, ""))
+            kept, token = self._keep_state(fields), known.token if compare else None
             covers = self._coverage.covered(run_id, lane_id)
-            token = known.token if compare else None
-            states.append(StateWrite(lane_id, self._keep_state(fields), covers, token, known.revision))
+            states.append(StateWrite(lane_id, kept, covers, token, known.revision))
             session_id = session_id or self.codec.packer.plain(fields.get("session_id", ""), "session_id")
             if lane_id is None:  # a lane that has finished has not ended the run
                 status = status or self.codec.status_of(fields)
-        return AppendRequest(
-            run_id, encoded, options.expected_offset, states, session_id, status, grant, options.sender
-        )
+        rest = (session_id, status, grant, options.sender, options.ended)
+        return AppendRequest(run_id, encoded, options.expected_offset, states, *rest)
 
     def _send(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         if not requests:

@@ -204,6 +204,7 @@ class Batch(NamedTuple):
         snapshots: The snapshots to save in the same step, each of another lane.
         sender: Who sends it.
         notices: What its events say between the run and people, by index from 0.
+        end_lanes: The lanes to end.
     """
 
     run_id: str
@@ -217,6 +218,7 @@ class Batch(NamedTuple):
     snapshots: Sequence[SnapshotWrite] = ()
     sender: Sender = "-"
     notices: Sequence[tuple[int, Notice]] = ()
+    end_lanes: Sequence[str] = ()
 
 
 class Seen(NamedTuple):

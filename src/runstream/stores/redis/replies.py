@@ -166,13 +166,16 @@ def parse_peak(meta: Mapping[bytes, bytes]) -> Peak | None:
 
 
 class Retired(NamedTuple):
-    """What meta keeps of a retired run's snapshots, for one who asks for the run's or one lane's.
+    """What meta keeps of the snapshots of a retired run, or of lanes that left Redis as they were ended.
+
+    It is for one who asks for the run's or one lane's.
 
     Attributes:
         run_revision: The revision of the run's own snapshot; 0 if there was none.
-        lane_revision: That of the lane's snapshot; 0 if there was none. Of a run that 0.1.0 has retired, only
-            the highest of all lanes is known.
-        offset: The last offset that was retired; None in a tombstone, where all of the run was.
+        lane_revision: That of the lane's snapshot; 0 if there was none. Of a run that 0.1.0 has retired, and of
+            lanes that were ended, only the highest of all is known.
+        offset: The last offset that was retired, or at which a lane was that left; None in a tombstone, where all
+            of the run was retired.
     """
 
     run_revision: int
@@ -201,20 +204,35 @@ def gone_field(lane_id: str) -> str:
 
 
 def parse_retired(
-    text: bytes | None, unlisted: bytes | None = None, of_lane: bytes | None = None
+    text: bytes | None,
+    ended: bytes | None = None,
+    unlisted: bytes | None = None,
+    of_lane: bytes | None = None,
+    back: bytes | None = None,
+    mark: bytes | None = None,
 ) -> Retired | None:
-    """Parse meta's field ``retired``; None for a run that was not retired.
+    """Parse meta's fields ``retired`` and ``ended``; None for a run that was not retired, and lost no lane.
 
     Args:
-        text: The field.
+        text: The field ``retired``.
+        ended: The field ``ended``.
         unlisted: The field ``unlisted``.
         of_lane: The lane's own field, of which :func:`gone_field` is the name.
+        back: The lane's field ``back``.
+        mark: The lane's field ``lane``.
     """
-    if not text:
+    if not text and not ended:
         return None
-    retired = Retired(*map(int, text.split()))
-    kept = of_lane or unlisted
-    return retired._replace(lane_revision=int(kept)) if kept else retired
+    retired = Retired(*map(int, text.split())) if text else Retired(0, 0, 0)
+    if text and (kept := of_lane or unlisted):
+        retired = retired._replace(lane_revision=int(kept))
+    if ended:
+        at, highest = map(int, ended.split())
+        if retired.offset is not None:
+            retired = retired._replace(offset=max(retired.offset, at))
+        if not of_lane and (back or not mark):  # it may be one of those that left
+            retired = retired._replace(lane_revision=max(retired.lane_revision, int(back or highest)))
+    return retired
 
 
 def parse_records(entries: Sequence[Any]) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from runstream.model.results import Cursor, E, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, LaneInfo, RunInfo, S, Snapshot
 from runstream.operations.arguments import StateChange
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
@@ -75,6 +75,12 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
         Raises:
             EventsArchived: That is not the snapshot that was retired last.
         """
+
+    def hot_lanes(self, run_id: str) -> Operation[tuple[list[LaneInfo], bool]]:
+        """The lanes of a run that are known here, by name, and whether these are all."""
+
+    def known_to(self, run_id: str, lane_id: str | None) -> int:
+        """Up to where this writer knows a run, or one lane of it, without a hole."""
 
     def known_snapshot(self, run_id: str, lane_id: str | None) -> tuple[str, int]:
         """Token and revision of the snapshot that this writer saved or loaded last; '' and 0 if it knows none."""

@@ -8,7 +8,7 @@ from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import Position
-from runstream.model.results import Cursor, E, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.stores.archive.base import ArchiveOperations
@@ -127,6 +127,10 @@ class LateArchive(Generic[E, S]):
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event; 0 for a lane without one."""
         return self._ask(lambda found: found.last_seq(run_id, lane_id), 0)
+
+    def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
+        """The lanes of a run, by name."""
+        return self._ask(lambda found: found.lanes(run_id), [])
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The latest snapshot of a run, or of one lane of it."""

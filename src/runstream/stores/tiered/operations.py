@@ -13,7 +13,7 @@ from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, E
 from runstream.model.identifiers import check_run_id, event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -36,6 +36,10 @@ from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 
 __all__ = ["TieredOperations"]
+
+_ATTEMPTS = 10  # to save what follows a snapshot that left Redis, while other lanes leave
+_STANDS_FOR_ARCHIVED = "retired-"
+"""How the tokens begin that stand for snapshots which have left Redis; see ``retired_token``."""
 
 
 class TieredOperations(HotAndArchive[E, S]):
@@ -79,21 +83,24 @@ class TieredOperations(HotAndArchive[E, S]):
     def _append_with_snapshots(
         self, run_id: str, events: Sequence[E], options: AppendOptions[S]
     ) -> Operation[AppendResult]:
-        try:
-            return (yield from self.hot.append(run_id, events, options))
-        except EventsArchived as moved:
-            is_known = False
-            for lane_id in options.states:
-                follows = yield from self._follows_archived(run_id, lane_id)
-                begins = not follows and (yield from self._begins_lane(run_id, lane_id, moved.first_hot))
-                is_known = is_known or follows or begins
-            if not is_known:
-                raise
-        return (yield from self.hot.append(run_id, events, options))
+        for left in range(_ATTEMPTS, -1, -1):
+            try:
+                return (yield from self.hot.append(run_id, events, options))
+            except EventsArchived as moved:
+                is_known = False
+                for lane_id in options.states:
+                    follows = yield from self._follows_archived(run_id, lane_id)
+                    knows = yield from self._knows_lane(run_id, lane_id, moved.first_hot, follows=follows)
+                    is_known = is_known or follows or knows
+                if not is_known or left == 0:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _follows_archived(self, run_id: str, lane_id: str | None) -> Operation[bool]:
         """Note the archive's snapshot as the one that this writer goes on from; False if none was retired."""
         known, revision = self.hot.known_snapshot(run_id, lane_id)
+        if lane_id is not None and known.startswith(_STANDS_FOR_ARCHIVED):
+            return (yield from self._follows_lane(run_id, lane_id, revision))
         retired = yield from self.hot.retired_token(run_id, lane_id)
         if not retired:
             return False
@@ -105,16 +112,46 @@ class TieredOperations(HotAndArchive[E, S]):
         self.hot.note_snapshot(run_id, lane_id, retired, revision)
         return True
 
-    def _begins_lane(self, run_id: str, lane_id: str | None, first_hot: int) -> Operation[bool]:
-        """Note that this writer knows all of a lane if nothing of it is among what has left Redis."""
+    def _follows_lane(self, run_id: str, lane_id: str, revision: int) -> Operation[bool]:
+        """Note what stands by now for the archive's snapshot of a lane that this writer has recovered.
+
+        Other lanes have ended since: it is still the same if the archive has none of a higher revision.
+        """
+        token = yield from self.hot.retired_token(run_id, lane_id)
+        # asked after that, as above
+        archived = yield from self.archive.load_snapshot(run_id, lane_id)
+        actual = 0 if archived is None else archived.revision
+        if not token or actual != revision:
+            raise snapshot_conflict(run_id, lane_id, revision, actual)
+        self.hot.note_snapshot(run_id, lane_id, token, revision)
+        return True
+
+    def _knows_lane(self, run_id: str, lane_id: str | None, first_hot: int, *, follows: bool) -> Operation[bool]:
+        """Note that this writer knows all of a lane, if what has left Redis has no other event of it.
+
+        ``follows``: it knows the lane's snapshot, if there is one.
+        """
         if lane_id is None:
             return False
         yield from self.check_archived(run_id, first_hot - 1, first_hot, is_hot=True)
-        held = yield from self.archive.for_one_writer().recover(run_id, lane_id)
-        if held.state is not None or held.events:
-            return False
+        found = yield from self._archived_lane(run_id, lane_id)
+        if found is not None:
+            if found.snapshot_offset is not None and not follows:
+                return False
+            query = ReadQuery(self.hot.known_to(run_id, lane_id), before=first_hot)
+            recorded: list[Recorded[E]] = yield from collect(self.archive.read(run_id, query))
+            if any(lane_of(item.event) == lane_id for item in recorded):
+                return False
+        known = self.hot.known_snapshot(run_id, lane_id)
         yield from self.hot.mark_recovered(run_id, first_hot - 1, lane_id)
+        if follows:
+            self.hot.note_snapshot(run_id, lane_id, *known)
         return True
+
+    def _archived_lane(self, run_id: str, lane_id: str) -> Operation[LaneInfo | None]:
+        """What the archive knows of a lane; None for nothing."""
+        lanes = yield from self.archive.lanes(run_id)
+        return next((one for one in lanes if one.lane_id == lane_id), None)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they are at the first step."""
@@ -239,13 +276,19 @@ class TieredOperations(HotAndArchive[E, S]):
             snapshot = again
             covered = 0 if snapshot is None else snapshot.offset
             boundary = yield from self.locate(run_id)
-            query = ReadQuery(covered, before=boundary.last + 1)
+            after = covered
+            if lane_id is not None and (yield from self._archived_lane(run_id, lane_id)) is None:
+                after = max(covered, boundary.first_hot - 1)
+            query = ReadQuery(after, before=boundary.last + 1)
             recorded: list[Recorded[E]] = yield from collect(self.read(run_id, query))
             # before the snapshot is loaded again: one that is retired after this is known to be another
             yield from self.hot.mark_recovered(run_id, boundary.last, lane_id)
             again = yield from self.load_snapshot(run_id, lane_id)
             if (again and again.revision) == (snapshot and snapshot.revision):
                 break
+        token, _ = self.hot.known_snapshot(run_id, lane_id)
+        if token.startswith(_STANDS_FOR_ARCHIVED):
+            self.hot.note_snapshot(run_id, lane_id, token, 0 if snapshot is None else snapshot.revision)
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         if snapshot is None:
@@ -303,6 +346,18 @@ class TieredOperations(HotAndArchive[E, S]):
             return event
 
     # -- runs ----------------------------------------------------------------------------------------
+
+    def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
+        """The lanes of a run, by name: of those that have left Redis, what the archive knows."""
+        while True:
+            hot, are_all = yield from self.hot.hot_lanes(run_id)
+            if are_all and (hot or (yield from self.hot.run_info(run_id)) is not None):
+                return hot
+            archived = yield from self.archive.lanes(run_id)
+            again, _ = yield from self.hot.hot_lanes(run_id)
+            if [one.lane_id for one in again] == [one.lane_id for one in hot]:  # else one has left meanwhile
+                known = {one.lane_id: one for one in (*archived, *again)}
+                return [known[name] for name in sorted(known)]
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run; of one that has left Redis, what the archive knows."""

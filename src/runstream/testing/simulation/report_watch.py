@@ -8,7 +8,7 @@ from typing import Any
 
 from runstream.operations.operation import Command, Refusal
 from runstream.stores.redis.replies import parse_map
-from runstream.stores.redis.scripts.calls import WORKER_WINDOW_SECONDS
+from runstream.stores.redis.scripts.queue_calls import WORKER_WINDOW_SECONDS
 from runstream.stores.redis.scripts.script import script_of
 from runstream.testing.simulation.server import Done
 

@@ -35,6 +35,7 @@ from runstream.model.archive_records import DAMAGED_LINE, STRANGE_LINE, ArchiveE
 from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
+from runstream.model.run_head import EndedLane
 
 __all__ = [
     "CHECKSUM",
@@ -97,7 +98,7 @@ class Mark(NamedTuple):
     ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
     whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
     did not, and is None where nothing was cut off. ``drained``: the batch came by a drain, and what other programs
-    write from then on is no part of the run's history.
+    write from then on is no part of the run's history. ``ended`` has the ends of lanes.
     """
 
     status: str
@@ -107,6 +108,7 @@ class Mark(NamedTuple):
     dropped: tuple[str | None, ...] = ()
     kept: tuple[str, ...] | None = None
     drained: bool = False
+    ended: tuple[EndedLane, ...] = ()
 
     def dump(self) -> str:
         """The mark as JSON."""
@@ -121,6 +123,8 @@ class Mark(NamedTuple):
             members["kept"] = self.kept
         if self.drained:
             members["drained"] = True
+        if self.ended:
+            members["ended"] = self.ended
         return _dump(members)
 
     @classmethod
@@ -132,20 +136,28 @@ class Mark(NamedTuple):
             noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
             kept = members.get("kept")
             dropped, drained = tuple(members.get("dropped", ())), members.get("drained", False) is True
-            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained)
+            ended = tuple(EndedLane(*end) for end in members.get("ended", ()))
+            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained, ended)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
         texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))
+        texts += tuple(text for end in ended for text in (end.lane_id, end.token))
         lanes = (*(lane_id for lane_id, _ in snapshots), *mark.dropped)
-        if not _are_texts(texts) or not _are_texts(lane or "" for lane in lanes) or not _is_time(mark.updated_at):
+        are_offsets = all(type(end.offset) is int for end in ended)
+        if (
+            not are_offsets
+            or not _are_texts(texts)
+            or not _are_texts(lane or "" for lane in lanes)
+            or not _is_time(mark.updated_at)
+        ):
             raise ValueError("no commit mark: a member is of another type")
         return mark
 
     @staticmethod
-    def names_tokens(text: bytes) -> bool:
-        """Whether the mark that was dumped may name any snapshots; without reading it."""
+    def tells_more(text: bytes) -> bool:
+        """Whether the mark that was dumped may name any snapshots, or end lanes; without reading it."""
         # inside a JSON string a backslash comes before the second quote
-        return b'"snapshots":' in text or b'"kept":' in text
+        return b'"snapshots":' in text or b'"kept":' in text or b'"ended":' in text
 
     @staticmethod
     def is_drained(text: bytes) -> bool:

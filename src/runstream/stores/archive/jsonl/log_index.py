@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from runstream.codec.pages import PART_BYTES
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
+from runstream.model.run_head import EndedLane
 from runstream.model.state import status_after
 from runstream.stores.archive.jsonl.damaged_lines import (
     came_whole,
@@ -93,8 +94,9 @@ class LogIndex:
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
-        self._token_marks: list[bytes] = []  # the commit marks that name snapshots
+        self._telling_marks: list[bytes] = []  # the commit marks that name snapshots, or end lanes
         self._tokens: set[str] = set()
+        self._ends: dict[str, EndedLane] = {}
         self._peak = 0  # the highest seq so far
         self._index: list[_Point] = []
         self._holes: list[tuple[int, int]] = []
@@ -108,14 +110,24 @@ class LogIndex:
     @property
     def tokens(self) -> AbstractSet[str]:
         """The tokens of all snapshots that were committed with this history, the latest and those before."""
-        for text in self._token_marks:
+        self._read_marks()
+        return self._tokens
+
+    @property
+    def ends(self) -> Mapping[str, EndedLane]:
+        """The last end of each lane that was ever ended."""
+        self._read_marks()
+        return self._ends
+
+    def _read_marks(self) -> None:
+        for text in self._telling_marks:
             with contextlib.suppress(ValueError):  # the mark was damaged
                 mark = Mark.load(text)
                 if mark.kept is not None:
                     self._tokens = set(mark.kept)
                 self._tokens.update(token for _, token in mark.snapshots)
-        self._token_marks.clear()
-        return self._tokens
+                self._ends.update((end.lane_id, end) for end in mark.ended)
+        self._telling_marks.clear()
 
     def counts(self, token: str) -> bool | None:
         """Whether a snapshot with this token was committed; None: nobody knows, as a commit mark was damaged."""
@@ -246,8 +258,8 @@ class LogIndex:
         if last.facts is not None and last.facts[4] is not None:
             self._mark_text, self.damage.is_mark = last.facts[4], False
             self.is_drained = self.is_drained or Mark.is_drained(self._mark_text)
-            if Mark.names_tokens(self._mark_text):
-                self._token_marks.append(self._mark_text)
+            if Mark.tells_more(self._mark_text):
+                self._telling_marks.append(self._mark_text)
         self.plain_status, self.ends_plain = None, False
         self._pending.clear()
         return True

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import (
     DELETED_FOR_SECONDS,
@@ -31,16 +31,18 @@ from runstream.stores.archive.base import (
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
+from runstream.stores.archive.jsonl.lanes import lacking_ends, lane_facts, seq_at
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import (
+    has_snapshot,
     kept_snapshots,
     latest_head,
     latest_snapshot,
     latest_snapshots,
 )
-from runstream.stores.archive.jsonl.snapshot_files import load_state
+from runstream.stores.archive.jsonl.snapshot_files import load_state, loaded_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.snapshot_history import KeptSnapshot
@@ -192,7 +194,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
                 continue
             header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
             entries, snapshots = planned_entries(request, plan), planned_snapshots(request, plan)
-            batches.append(LogBatch(self._logs.begun(log), header, entries, snapshots))
+            batches.append(LogBatch(self._logs.begun(log), header, entries, snapshots, ended=plan.ended))
         return batches
 
     def _plan(self, log: RunLog, request: AppendRequest, now: float) -> AppendPlan:
@@ -200,8 +202,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
         log.index.check_head()
         if head is None:
             return plan_append(new_head(now), Details(), request)
-        if request.states:
-            found = (latest_head(log, write.lane_id) for write in request.states)
+        if request.saved_lanes:
+            found = (latest_head(log, lane_id) for lane_id in request.saved_lanes)
             head = replace(head, snapshots={saved.lane_id: saved for saved in found if saved is not None})
         known, keys = log.index, log.index.known_keys(request.keys)
         # an event that does not read may be any lane's: nothing is taken for covered that may not be
@@ -233,10 +235,11 @@ class JSONLOperations(ArchiveOperations[E, S]):
             if last is None and self._logs.directory.was_deleted(run_id, batch.header.start.chain):
                 raise deleted_here(run_id)
             entries = [self._timed(entry) for entry in new_entries(batch, last, log.cursor_at)]
-            snapshots = [snapshot for snapshot in batch.snapshots if not _has(log, snapshot)]
+            snapshots = [snapshot for snapshot in batch.snapshots if not has_snapshot(log, snapshot)]
             is_new = last is None or (batch.drained and not log.index.is_drained)
-            if entries or snapshots or is_new:
-                lacking.append(LogBatch(log, batch.header, entries, snapshots, batch.drained))
+            ended = lacking_ends(log, batch.ended)
+            if entries or snapshots or ended or is_new:
+                lacking.append(LogBatch(log, batch.header, entries, snapshots, batch.drained, ended))
                 lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
         return lacking
 
@@ -262,10 +265,14 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log.refresh()
             offset = log.index.lanes.get(lane_id)
             log.index.damage.check_lane(lane_id, offset or 0)
-            if offset is None:
-                return 0
-            (entry,) = log.entries_between([log.span(offset - 1, offset)], offset, offset)
-        return int((entry_fields(run_id, entry) or {}).get("seq", 0))
+            return 0 if offset is None else seq_at(log, offset)
+
+    def lane_facts(self, run_id: str) -> LaneFacts:
+        """What the log notes of the lanes of a run."""
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            log.refresh()
+            return lane_facts(log)
 
     def offset_before(self, run_id: str, since_seq: int) -> int:
         """An offset up to which no event's ``seq`` is over ``since_seq``: the last, or a little less."""
@@ -327,7 +334,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log = self._logs.log(run_id)
             log.refresh()
             snapshot = latest_snapshot(log, lane_id)
-        return _loaded(run_id, snapshot)
+        return loaded_state(run_id, snapshot)
 
     def _load_with_head(
         self, run_id: str, lane_id: str | None
@@ -336,7 +343,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log = self._logs.log(run_id)
             head = self._logs.head(log)
             snapshot = latest_snapshot(log, lane_id)
-        return head, _loaded(run_id, snapshot)
+        return head, loaded_state(run_id, snapshot)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
         with self._logs.reading():
@@ -389,16 +396,3 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log.refresh(durable=True)
             cut_back(log, header, to, expected)
         self._forget(header.run_id)
-
-
-def _loaded(run_id: str, snapshot: ArchiveSnapshot | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
-    """A snapshot's head, and its state as plain data."""
-    return None if snapshot is None else (SnapshotHead(*snapshot[:4]), load_state(run_id, snapshot))
-
-
-def _has(log: RunLog, snapshot: ArchiveSnapshot) -> bool:
-    """Whether the archive has a snapshot, or a later one."""
-    saved = latest_head(log, snapshot.lane_id)
-    # one of a lower revision comes from a worker that was paused
-    is_same = saved is not None and saved.token == snapshot.token and saved.token in log.index.tokens
-    return is_same or (saved is not None and saved.revision > snapshot.revision)

@@ -16,7 +16,14 @@ from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, lanes_in, load_head, load_snapshot
 from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of, sound
 
-__all__ = ["has_foreign_state", "kept_snapshots", "latest_head", "latest_snapshot", "latest_snapshots"]
+__all__ = [
+    "has_foreign_state",
+    "has_snapshot",
+    "kept_snapshots",
+    "latest_head",
+    "latest_snapshot",
+    "latest_snapshots",
+]
 
 
 def latest_snapshot(log: RunLog, lane_id: str | None) -> ArchiveSnapshot | None:
@@ -88,3 +95,11 @@ def _is_foreign(log: RunLog, head: SnapshotHead) -> bool:
     """Whether a snapshot is another program's, in a run that came by a drain."""
     of_run = log.index.is_drained and head.lane_id is None
     return of_run and (head.offset, head.revision) == (0, 1) and head.token not in log.index.tokens
+
+
+def has_snapshot(log: RunLog, snapshot: ArchiveSnapshot) -> bool:
+    """Whether the archive has a snapshot, or a later one."""
+    saved = latest_head(log, snapshot.lane_id)
+    # one of a lower revision comes from a worker that was paused
+    is_same = saved is not None and saved.token == snapshot.token and saved.token in log.index.tokens
+    return is_same or (saved is not None and saved.revision > snapshot.revision)

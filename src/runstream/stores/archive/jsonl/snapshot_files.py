@@ -35,6 +35,7 @@ __all__ = [
     "load_head",
     "load_snapshot",
     "load_state",
+    "loaded_state",
     "parse_snapshot",
     "snapshot_text",
 ]
@@ -253,3 +254,8 @@ def _corrupt(run_id: str, content: bytes, reason: str) -> CorruptRecordError:
         offset=0,
         raw=content,
     )
+
+
+def loaded_state(run_id: str, snapshot: ArchiveSnapshot | None) -> tuple[SnapshotHead, dict[str, Any]] | None:
+    """A snapshot's head, and its state as plain data."""
+    return None if snapshot is None else (SnapshotHead(*snapshot[:4]), load_state(run_id, snapshot))

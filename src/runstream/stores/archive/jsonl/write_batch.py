@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
+from runstream.model.run_head import EndedLane
 from runstream.stores.archive.jsonl.line_format import Mark
 from runstream.stores.archive.jsonl.overtaking import Overtaken
 from runstream.stores.archive.jsonl.run_log import RunLog
@@ -27,14 +28,14 @@ class LogBatch(NamedTuple):
     entries: Sequence[ArchiveEntry]
     snapshots: Sequence[ArchiveSnapshot]
     drained: bool = False
+    ended: Sequence[EndedLane] = ()
 
     @property
     def mark(self) -> Mark:
         """The commit mark that ends it."""
         tokens = tuple((snapshot.lane_id, snapshot.token) for snapshot in self.snapshots)
-        return Mark(
-            self.header.status, self.header.updated_at, self.header.session_id, tokens, drained=self.drained
-        )
+        header, ended = self.header, tuple(self.ended)
+        return Mark(header.status, header.updated_at, header.session_id, tokens, drained=self.drained, ended=ended)
 
 
 def write_planned(plan: Callable[[Collection[str]], Sequence[LogBatch]]) -> None:

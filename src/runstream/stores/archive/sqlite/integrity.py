@@ -9,6 +9,7 @@ import sqlite3
 
 from runstream.model.archive_records import EntryColumns
 from runstream.model.errors import CorruptRecordError
+from runstream.stores.archive.sqlite.lane_rows import load_ends
 from runstream.stores.archive.sqlite.row_values import lane_offset_in, snapshot_head_in, state_in
 
 __all__ = ["columns_between", "errors_beside", "foreign_counts", "noted_lanes", "unlisted_runs"]
@@ -53,6 +54,10 @@ def errors_beside(connection: sqlite3.Connection, run_id: str) -> list[CorruptRe
             lane_offset_in(run_id, *lane)
         except CorruptRecordError as error:
             found.append(error)
+    try:
+        list(load_ends(connection, run_id))
+    except CorruptRecordError as error:
+        found.append(error)
     for query in _GET_SNAPSHOTS:
         for *columns, text in connection.execute(query, (run_id,)):
             try:

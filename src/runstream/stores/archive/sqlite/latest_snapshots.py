@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in, state_in, text_in
 
-__all__ = ["load_state", "read_snapshots", "tokens_of"]
+__all__ = ["load_state", "read_heads", "read_snapshots", "tokens_of"]
 
 _HEAD = "SELECT lane_id, offset, revision, token, checksum, state_checksum"
 _GET_STATE = f"{_HEAD}, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
@@ -54,12 +54,16 @@ def tokens_of(
 
     A damaged one is as if it were not there: it is archived again, over the damaged one.
     """
-    tokens = {}
+    return {head.lane_id: head.token for head in read_heads(connection, run_id, lanes)}
+
+
+def read_heads(
+    connection: sqlite3.Connection, run_id: str, lanes: Collection[str | None] | None = None
+) -> Iterator[SnapshotHead]:
+    """The heads of the snapshots of these lanes (None: of all), but for those that are damaged."""
     for row in _rows(connection, run_id, lanes, _GET_HEAD, _GET_HEADS):
         with suppress(CorruptRecordError):
-            head = snapshot_head_in(run_id, *row)
-            tokens[head.lane_id] = head.token
-    return tokens
+            yield snapshot_head_in(run_id, *row)
 
 
 def _rows(

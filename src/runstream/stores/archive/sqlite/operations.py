@@ -31,6 +31,7 @@ from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.arguments import LeaseRequest, RunsQuery
+from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
@@ -44,6 +45,7 @@ from runstream.stores.archive.sqlite.integrity import (
     noted_lanes,
     unlisted_runs,
 )
+from runstream.stores.archive.sqlite.lane_rows import lane_facts
 from runstream.stores.archive.sqlite.latest_snapshots import load_state, read_snapshots, tokens_of
 from runstream.stores.archive.sqlite.lease_table import release, renew, take
 from runstream.stores.archive.sqlite.proofs import (
@@ -201,6 +203,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
         with self._file.use() as connection, transaction(connection, "BEGIN"):
             return {key: cursor.offset for key, cursor in load_keys(connection, run_id, keys).items()}
+
+    def lane_facts(self, run_id: str) -> LaneFacts:
+        """What the file notes of the lanes of a run."""
+        with self._file.use() as connection:
+            return lane_facts(connection, self._clock(), run_id)
 
     def offset_before(self, run_id: str, since_seq: int) -> int:
         """The offset before the first event whose ``seq`` is over ``since_seq``, or the first kept aside."""

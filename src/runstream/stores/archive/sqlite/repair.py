@@ -30,6 +30,7 @@ _RELEASE = "DELETE FROM quarantine WHERE run_id = ? AND offset = ?"
 _CUT = (
     "DELETE FROM events WHERE run_id = ? AND offset > ?",
     "DELETE FROM quarantine WHERE run_id = ? AND offset > ?",
+    "DELETE FROM ended_lanes WHERE run_id = ? AND offset > ?",
 )
 _FORGET_LANES = "DELETE FROM lanes WHERE run_id = ?"
 _COUNT_LANES = """SELECT run_id, lane_id, max(offset) FROM events

@@ -26,6 +26,7 @@ from runstream.stores.archive.sqlite.row_checksums import (
 __all__ = [
     "LARGE_COLUMN",
     "aside_in",
+    "damaged_row",
     "entries_in",
     "entry_in",
     "head_in",
@@ -256,6 +257,16 @@ def _bytes_in(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     return b"" if value is None else str(value).encode(errors="surrogatepass")
+
+
+def damaged_row(run_id: str, what: str) -> CorruptRecordError:
+    """The error of a row whose checksum does not hold.
+
+    Args:
+        run_id: The run.
+        what: What the row has, in words.
+    """
+    return _damaged(run_id, 0, what, _UNLIKE)
 
 
 def _damaged(run_id: Any, offset: int, what: str, why: str) -> CorruptRecordError:

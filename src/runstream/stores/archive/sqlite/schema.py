@@ -133,6 +133,15 @@ _LATER = {
         PRIMARY KEY (run_id, start_chain)
     ) WITHOUT ROWID""",
     "leases_by_run": "CREATE INDEX leases_by_run ON leases (run_id)",
+    # the last end of each lane that was ever ended: what has come to it since has opened it again
+    "ended_lanes": """CREATE TABLE ended_lanes (
+        run_id TEXT NOT NULL,
+        lane_id TEXT NOT NULL,
+        offset INTEGER NOT NULL,  -- where the run ended then
+        token TEXT NOT NULL,  -- that of the lane's snapshot then; '' for none
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (run_id, lane_id)
+    ) WITHOUT ROWID""",
     # every snapshot that was ever the latest, as long as it is kept; the state comes last: it may be large
     "snapshot_history": """CREATE TABLE snapshot_history (
         id INTEGER PRIMARY KEY,  -- rises from each snapshot of a lane to the next

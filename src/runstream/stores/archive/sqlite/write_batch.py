@@ -17,12 +17,13 @@ from runstream.codec.archive_entries import entry_fields
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.stores.archive.base import deleted_here, new_entries
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained
+from runstream.stores.archive.sqlite.lane_rows import save_ends
 from runstream.stores.archive.sqlite.lease_table import in_force
 from runstream.stores.archive.sqlite.queries import (
     GET_ASIDE,
@@ -91,6 +92,7 @@ class WriteBatch:
         self._values: list[Any] = []  # of events, one row's after the other
         self._aside: list[tuple[Any, ...]] = []
         self._lanes: dict[tuple[str, str], int] = {}
+        self._ends: list[tuple[str, EndedLane]] = []
 
     def append(self, request: AppendRequest) -> AppendPlan:
         """Plan an append on the run's head in this transaction, and add what it writes."""
@@ -102,6 +104,7 @@ class WriteBatch:
         self._add_entries(run_id, planned_entries(request, plan))
         for snapshot in planned_snapshots(request, plan):
             self._set_snapshot(run_id, snapshot)
+        self._ends += [(run_id, end) for end in plan.ended]
         self._heads[run_id] = replace(plan.head, updated_at=now)
         return plan
 
@@ -116,6 +119,7 @@ class WriteBatch:
         entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
         self._add_entries(run_id, entries)
         saved = [self._set_snapshot(run_id, snapshot) for snapshot in batch.snapshots]
+        self._ends += [(run_id, self._known_end(run_id, end)) for end in batch.ended]
         updated_at = header.updated_at or self._now
         if head is None:
             head = RunHead(
@@ -140,6 +144,7 @@ class WriteBatch:
             self._connection.execute(_ADD_EVENT + _AND_ANOTHER * (len(values) // _VALUES - 1), values)
         keep_aside(self._connection, self._aside)
         save_lanes(self._connection, [(*lane, offset) for lane, offset in self._lanes.items()])
+        save_ends(self._connection, self._ends)
         note_drained(self._connection, self._drained)
         save_heads(self._connection, self._heads)
 
@@ -152,11 +157,18 @@ class WriteBatch:
     def _with_snapshot(self, head: RunHead, request: AppendRequest) -> RunHead:
         """The head with the snapshots that the request is to replace, if it saves any."""
         saved = {}
-        for lane_id in (write.lane_id for write in request.states):
+        for lane_id in request.saved_lanes:
             row = self._connection.execute(_GET_SNAPSHOT, (request.run_id, lane_id)).fetchone()
             if row is not None:
                 saved[lane_id] = self._saved(request.run_id, lane_id, row)
-        return replace(head, snapshots=saved) if request.states else head
+        return replace(head, snapshots=saved) if request.saved_lanes else head
+
+    def _known_end(self, run_id: str, end: EndedLane) -> EndedLane:
+        """The end with the token of the lane's snapshot in the file, where Redis had none any more."""
+        if end.token != UNKNOWN_TOKEN:
+            return end
+        row = self._connection.execute(_GET_SNAPSHOT, (run_id, end.lane_id)).fetchone()
+        return end._replace(token="" if row is None else self._saved(run_id, end.lane_id, row).token)
 
     def _saved(self, run_id: str, lane_id: str | None, row: tuple[Any, ...]) -> SnapshotHead:
         """The head of the snapshot that is to be replaced; one that is damaged counts as one that nobody knows."""

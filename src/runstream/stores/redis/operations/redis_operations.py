@@ -8,7 +8,7 @@ from typing import Any, Generic, Self
 from runstream.codec.event_codec import Codec
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import Cursor, E, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -23,6 +23,7 @@ from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
     inbox,
+    lanes,
     leases,
     look_ups,
     read,
@@ -132,6 +133,14 @@ class RedisOperations(Generic[E, S]):
         """The lanes of which Redis has a snapshot; first None, for the run's own."""
         return snapshot_lanes(self.session.keys, run_id)
 
+    def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
+        """The lanes of a run, by name."""
+        return lanes.lanes(self.session, run_id)
+
+    def hot_lanes(self, run_id: str) -> Operation[tuple[list[LaneInfo], bool]]:
+        """The lanes of a run that Redis knows, by name, and whether these are all."""
+        return lanes.hot_lanes(self.session, run_id)
+
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
         """What is known of a run."""
         return runs.run_info(self.session, run_id)
@@ -191,6 +200,10 @@ class RedisOperations(Generic[E, S]):
             EventsArchived: That is not the snapshot that was retired last.
         """
         return update_state.update_state(self.session, run_id, change, how, update_state.Archived(archived))
+
+    def known_to(self, run_id: str, lane_id: str | None) -> int:
+        """Up to where this writer knows a run, or one lane of it, without a hole."""
+        return self.session.coverage.covered(run_id, lane_id).offset
 
     def known_snapshot(self, run_id: str, lane_id: str | None) -> tuple[str, int]:
         """Token and revision of the snapshot that this writer saved or loaded last; ``("", 0)`` for none."""

@@ -29,6 +29,7 @@ from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.page_size import PageSize, size_bound
 from runstream.stores.redis.people_notes import PeopleNotes
 from runstream.stores.redis.replies import (
+    gone_field,
     noted_cursor,
     noted_size,
     parse_cursor,
@@ -128,15 +129,19 @@ class _Left:
         fields = {name.decode(): value.decode() for name, value in self.beginning.items()}
         fields |= self.people.fields(meta.get(b"questions"))
         fields["last"] = str(self.last)
-        retired = parse_retired(meta.get(b"retired"))
+        retired = parse_retired(meta.get(b"retired"), meta.get(b"ended"))
+        ended_at, ended_revision = map(int, meta.get(b"ended", b"0 0").split())
         start = noted_cursor(meta[b"start"])
         for lane, span in self.lanes.items():
             known = meta.get(f"lane:{lane}".encode())
             fields[f"lane:{lane}"] = self._mark(span, b"" if known is None and retired is not None else known)
             if f"since:{lane}".encode() not in meta and lane in self.since:
                 # of a lane that was retired the worst is assumed; see append.lua
-                is_lost = known is None and retired is not None and self.former.offset > start.offset
+                upto = self.former.offset if b"retired" in meta else ended_at
+                is_lost = known is None and retired is not None and upto > start.offset
                 fields[f"since:{lane}"] = str(start.offset + 1 if is_lost else self.since[lane])
+            if known is None and ended_revision and gone_field(lane).encode() not in meta:
+                fields[f"back:{lane}"] = str(ended_revision)
         if self.keys and b"keyed" not in meta:
             fields["keyed"] = "1"
         if self.session_id and not meta.get(b"session"):

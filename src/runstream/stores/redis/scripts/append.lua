@@ -6,7 +6,7 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
 --       then the session, if the batch names one; then the run's keys, if events have keys; then the snapshots, and
---       after them the run's lanes, if there are any
+--       after them the run's lanes, if there are any or lanes to end
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
 --       5 the cursor that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
 --         one lane
@@ -18,7 +18,8 @@
 --         the run (one event of the lane 'answers'), which a lease on the whole run lets pass; 'run', whom a request to
 --         cancel stops; or '-'; and if more is asked for: the cursor that the writer saw last,
 --         or '-'; expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
---         lanes; number of events that are described (all or 0); number of leases; number of snapshots; number of notices
+--         lanes; number of events that are described (all or 0); number of leases; number of snapshots; number of notices;
+--         number of lanes to end
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
 --         '+' in front of it if its seqs rise in the batch (none is lower than one before it, all are of 0 to 15
 --         digits and not negative); if the batch has several events, the seq of its first one; and if more is asked
@@ -29,6 +30,7 @@
 --       then for each notice, of an event that says something between the run and people: the event's index in the batch;
 --         'ask LANE QUESTION TEXT', 'answer QUESTION RECORD' (the event's record, '' of one that is not to be kept in
 --         meta) or 'cancel REASON', each value in hexadecimal
+--       then the lanes to end
 --       then for each snapshot, all of different lanes: its meta field; its mode: 'replace', 'compare', or 'change' (as
 --         'compare', and it covers what the snapshot before covers, so that nothing is lost even if that is less than
 --         what left Redis); the token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired
@@ -42,7 +44,8 @@
 --         says; else, and to a batch that is resent, what is kept with the producer:
 --           batch number, former last cursor, last cursor, revisions, covered offsets, start, server time, former
 --           last offset of each lane, then the index and cursor of each event whose key was known; revisions and
---           offsets are those of the snapshots, joined by ',', or 0 if none was saved
+--           offsets are those of the snapshots, joined by ','; if none was saved, the former is 0, and the latter 0, or '-' if
+--           lanes were ended
 --         if it was not, a list, and nothing was written:
 --         {'stale', time}           whether it was applied before cannot be told, since its producer may be forgotten:
 --                                   it was first sent when a producer that was forgotten was last heard, or
@@ -55,12 +58,13 @@
 --         {'unasked'}               a person sends it: no lane waits for the answer to this question
 --         {'lost', offset}          the run ends, at this offset, before what the writer saw
 --         {'diverged'}              the run has another history there, or lacks what the writer wrote last
+--         {'absent'}                there is no such run, and the batch has nothing that would begin one
 --         {'partitions', n}         the namespace has n partitions
 --         {'conflict', offset}      the run ends at this offset, not at the expected one
 --         {'full', entries, more}   the run has so many entries here, too many with so many more
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there
---         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, and the writer
---                                   does not have it from the archive
+--         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, or may have left
+--                                   Redis with its lane, and the writer does not have it from the archive as it is
 --         {'snapshot', revision, n} compare: another snapshot was saved since, in place of the n-th
 --         {'whole'}                 the difference does not apply: send the whole snapshot
 --         {'damaged', key, why}     a key of the run does not hold what it must
@@ -73,6 +77,11 @@
 -- nothing has been, the snapshots included.
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
 -- assumed: they have events up to there, and no snapshot covers any of them.
+-- A lane that is ended has `end:LANE`, 'OFFSET TOKEN': where the run ended then, and the token of its snapshot, '-' if it has
+-- none, or '?' if that may have left Redis before. It is ended as long as it has no event after that, and this snapshot. Settling takes it out of Redis (see settle.lua), and
+-- notes 'OFFSET REVISION' in `ended`: no lane that left had an event after OFFSET, or a snapshot of a higher revision.
+-- From then on an unknown lane may be one of these, as in a retired run: `back:LANE` keeps that revision until it has a
+-- snapshot here again, whose revision is higher.
 -- Meta's `questions` has what each lane asked last, joined by ',': 'LANE QUESTION OFFSET ANSWER TEXT', the offsets of the
 -- question and of the answer (0: it is pending), the rest in hexadecimal; `answer:LANE` has the record of the answer, in
 -- hexadecimal, if its sender gave it: it is there for the one who asked whatever has been trimmed. `cancel` has the offset of
@@ -85,13 +94,13 @@
 
 local sent_at, seen_start, wrote, partitions, window, sender, more =
   match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) ?(.*)$')
-local expected, most, status, lanes, described, leases, saves, notices = '-', '-', '-', 1, 0, '0', 0, 0
+local expected, most, status, lanes, described, leases, saves, notices, ends = '-', '-', '-', 1, 0, '0', 0, 0, 0
 if more ~= '' then
-  seen, expected, most, status, lanes, described, leases, saves, notices =
-    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  seen, expected, most, status, lanes, described, leases, saves, notices, ends =
+    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 end
 window, lanes, described, notices = tonumber(window), tonumber(lanes), tonumber(described), tonumber(notices)
-saves = tonumber(saves)
+saves, ends = tonumber(saves), tonumber(ends)
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
 
 -- The text that is written in hexadecimal.
@@ -155,7 +164,8 @@ if fault then return fault end
 local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
 local at_notices = at_lease + (leases == '1' and 2 or 0)
-local at_snapshots = at_notices + 2 * notices
+local at_ends = at_notices + 2 * notices
+local at_snapshots = at_ends + ends
 local at_key = session ~= '' and 9 or 8
 local keys_key = KEYS[at_key]
 if described > 0 then at_key = at_key + 1 end
@@ -182,17 +192,27 @@ offset, chain = parse_cursor(meta[2] or start)
 local former = meta[2] or start
 local of_run, of_lanes, retired = parse_retired(meta[8], offset)
 if retired and not sent and sent_at == '-' then return {'stale', now} end
-local lane_of = {}
+local lane_of, ended = {}, nil
+-- What `ended` has: up to where the lanes that left Redis had events, and the highest revision of their snapshots.
+local function ended_lanes()
+  if not ended then
+    local at, highest = match(call('HGET', KEYS[2], 'ended') or '0 0', '^(%d+) (%d+)$')
+    ended = {at = tonumber(at), revision = tonumber(highest)}
+  end
+  return ended.at, ended.revision
+end
 local function add_lane(name, seq, first_seq, first, last)
   local known = name == ARGV[7] and {meta[5], meta[6], meta[7]}
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   check('lane:' .. name, known[1], '^%d+ ')
   check('since:' .. name, known[2], a_number)
+  local gone = retired or 0
+  if not known[1] and meta[1] then gone = math.max(gone, (ended_lanes())) end
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq, first_seq = first_seq,
-    mark = known[1] or retired and ''}
-  if retired and not known[1] and retired > parse_cursor(start) then
-    lane.last, lane.since_ever = text(retired), text(parse_cursor(start) + 1)
+    is_known = known[1] and true, mark = known[1] or (retired or gone > 0) and '' or nil}
+  if not known[1] and gone > parse_cursor(start) then
+    lane.last, lane.since_ever = text(gone), text(parse_cursor(start) + 1)
   end
   lane_of[name] = lane
   return lane
@@ -211,6 +231,9 @@ for i = 1, saves do
     lane_of[name].snapshot = snapshots[i]
   end
 end
+for i = at_ends, at_snapshots - 1 do
+  if not lane_of[ARGV[i]] then add_lane(ARGV[i]) end
+end
 if fault then return fault end
 
 -- the lease that it carries, and leases that exclude it
@@ -222,7 +245,7 @@ if leases == '1' then
   -- the epoch, too: a request to take it may come again, late, after another has had the lease
   if token ~= mine or epoch ~= of_mine then return {'unleased'} end
 end
-local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and saves == 0
+local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and saves + ends == 0
 local refusal = meta[4] and not is_persons and held('lease', meta[4], microseconds, mine)
 if refusal then return refusal end
 for name, lane in pairs(lane_of) do
@@ -253,7 +276,7 @@ if seen ~= '-' and seen ~= meta[2] then
         name = name == '' and ARGV[7] or unhex(name)
         local of_lane = (lane_of[name] or {}).mark or call('HGET', KEYS[2], 'lane:' .. name) or ''
         local highest = match(of_lane, ' %+(%d+)$')
-        local lacks = (tonumber(match(of_lane, '^%d+')) or retired or 0) < tonumber(wrote_at)
+        local lacks = (tonumber(match(of_lane, '^%d+')) or math.max(retired or 0, (ended_lanes()))) < tonumber(wrote_at)
           or highest and tonumber(highest) < (tonumber(wrote_seq) or 0)
         if lacks and tonumber(call('HGET', KEYS[2], 'unread') or 0) < tonumber(wrote_at) then return {'diverged'} end
       end
@@ -320,13 +343,14 @@ if described > 0 and not adopted_after then
 end
 
 if not meta[1] then
+  if written == 0 and saves == 0 then return {'absent'} end
   local has = call('HGET', KEYS[6], 'partitions')
   if has and has ~= partitions then return {'partitions', has} end
 end
 
 local had_ended = meta[14] and is_ended(call('HGET', KEYS[2], 'status'))
 local is_nothing = written == 0
-  and (adopted_after and saves == 0 and notices == 0 or described > 0 and not adopted_after)
+  and (adopted_after and saves + notices + ends == 0 or described > 0 and not adopted_after)
 if is_nothing then
   snapshots = {}
 elseif meta[14] and sender == 'run' and not adopted_after
@@ -348,6 +372,18 @@ for i = 1, #snapshots do
     local of_lane = call('HMGET', KEYS[2], gone_field(snapshot.lane), 'unlisted')
     gone = tonumber(of_lane[1] or of_lane[2] or of_lanes)
   end
+  local may_be_ended = false
+  if not saved[1] and snapshot.lane then
+    local revision = call('HGET', KEYS[2], 'back:' .. snapshot.lane)
+    if not revision and not lane_of[snapshot.lane].is_known
+      and call('HEXISTS', KEYS[2], gone_field(snapshot.lane)) == 0 then
+      local _, highest = ended_lanes()
+      revision = highest
+    end
+    revision = tonumber(revision or 0)
+    if revision > gone then gone, may_be_ended = revision, true end
+    lane_of[snapshot.lane].is_back = true
+  end
   local compares, archived = snapshot.mode ~= 'replace', string.match(snapshot.base, '^retired%-(%d+)$')
   local revision, noted = saved[2] or '', nil
   if not string.match(revision, '^%d+$') or #revision > 15 then -- it is not there, or damaged: meta has it too
@@ -361,8 +397,9 @@ for i = 1, #snapshots do
   if gone > 0 and archived == text(gone) then
     snapshot.base, snapshot.mode = '', 'change' -- its writer has it from the archive, where it stays as it is
   elseif gone > 0 and compares then
-    if archived then return {'snapshot', text(gone), text(i)} end -- others have gone on since, and that was retired too
-    return {'retired', text(retired)}
+    -- others have gone on since, and that was retired too; but of lanes, others may have ended
+    if archived and not may_be_ended then return {'snapshot', text(gone), text(i)} end
+    return {'retired', text(retired or (ended_lanes()))}
   end
   if (saved[1] or '') ~= snapshot.base then
     if compares then return {'snapshot', text(snapshot.revision - 1), text(i)} end
@@ -390,7 +427,7 @@ for i = 1, #snapshots do
     -- what it does not cover must be there to be recovered
     local trimmed = math.max(tonumber(call('HGET', KEYS[2], 'trimmed') or 0), retired or 0)
     if snapshot.mode ~= 'change' and math.max(snapshot.covered + 1, lane and since or 0) <= trimmed then
-      return {'archived', text(trimmed)}
+      return {'archived', text(math.max(trimmed, lane and not lane.is_known and ended_lanes() or 0))}
     end
   end
 end
@@ -443,7 +480,7 @@ local function note_notices(offset_of)
   for asking, question, at, answered, words in string.gmatch(asked, '(%x*) (%x*) (%d+) (%d+) (%x*)') do
     ask(asking, question, at, answered, words)
   end
-  for i = at_notices, at_snapshots - 1, 2 do
+  for i = at_notices, at_ends - 1, 2 do
     local index, says, rest = tonumber(ARGV[i]), match(ARGV[i + 1], '^(%a+) (.*)$')
     local at = offset_of[index]
     if at and says == 'ask' then
@@ -515,6 +552,12 @@ for i = 1, lanes do
     if not lane.since and not covers(lane) then
       change('since:' .. lane.name, lane.since_ever or text(before_batch + lane.first_index))
     end
+    if not lane.is_known and not lane.snapshot then
+      local _, highest = ended_lanes()
+      if highest > 0 and call('HEXISTS', KEYS[2], gone_field(lane.name)) == 0 then
+        change('back:' .. lane.name, text(highest))
+      end
+    end
   end
 end
 for i = 1, (described > 0 or adopted_after) and count or 0 do
@@ -550,6 +593,7 @@ if not is_nothing then
   for i = 1, #snapshots do
     local name = snapshots[i].lane
     if name and covers(lane_of[name]) then call('HDEL', KEYS[2], 'since:' .. name) end
+    if name and lane_of[name].is_back then call('HDEL', KEYS[2], 'back:' .. name) end
   end
   -- where others have appended without `largest`, the sizes of what is here are not known
   is_all = not meta[1] or not meta[12] and call('XLEN', KEYS[1]) == written
@@ -605,6 +649,22 @@ for i = 1, #snapshots do
   if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
   change(snapshot.field, offsets[i] .. ' ' .. revisions[i] .. ' ' .. snapshot.token)
 end
+for i = is_nothing and at_snapshots or at_ends, at_snapshots - 1 do
+  local lane = lane_of[ARGV[i]]
+  local noted = lane.snapshot and lane.snapshot.token
+    or match(call('HGET', KEYS[2], 'snapshot:' .. lane.name) or '', '(%S+)$')
+  if noted or lane.is_known or lane.last_index then
+    if not noted then
+      local gone = call('HMGET', KEYS[2], gone_field(lane.name), 'back:' .. lane.name)
+      noted = (gone[1] or gone[2] or not lane.is_known and (retired or ended_lanes() > 0)) and '?' or '-'
+    end
+    change('end:' .. lane.name, text(offset) .. ' ' .. noted)
+    if call('HEXISTS', KEYS[2], 'indexed') == 1 and not index_ended(lanes_key, lane.name) then
+      call('HDEL', KEYS[2], 'indexed')
+    end
+  end
+end
+if not is_nothing and ends > 0 then reply[5] = '-' end -- else it would look as one that was revoked
 if snapshots[1] then reply[4], reply[5] = table.concat(revisions, ','), table.concat(offsets, ',') end
 
 if not is_nothing then

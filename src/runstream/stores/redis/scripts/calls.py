@@ -21,7 +21,7 @@ from runstream.stores.redis.append_batch import (
     notice_args,
     snapshot_field,
 )
-from runstream.stores.redis.keys import Keys, PartitionKeys, RunKeys
+from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_call
 
@@ -36,21 +36,16 @@ __all__ = [
     "UNPARK",
     "LanesAfter",
     "append_call",
-    "claim_call",
+    "archive_args",
     "clear_call",
     "delete_call",
-    "drop_call",
-    "enlist_call",
     "event_call",
-    "extend_call",
     "forget_call",
     "lane_of_lease",
     "lease_call",
     "load_call",
     "park_call",
-    "report_call",
     "retire_call",
-    "revisit_call",
     "revoke_call",
     "settle_call",
 ]
@@ -60,8 +55,6 @@ PRODUCER_WINDOW_SECONDS = 600
 """The deduplication window: for how long the server remembers a silent producer. An older batch is refused."""
 DELETED_WINDOW_SECONDS = 7 * 24 * 3600
 """For how long the server remembers that a run was deleted rather than lost."""
-WORKER_WINDOW_SECONDS = 24 * 3600
-"""For how long the report of a silent worker is kept."""
 
 
 class LanesAfter(NamedTuple):
@@ -86,7 +79,7 @@ def lane_of_lease(field: str) -> str | None:
     return field.partition(":")[2] if ":" in field else None
 
 
-_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0, 0)
+_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0, 0, 0)
 """The options of a batch that only appends events of one lane: none."""
 
 
@@ -126,7 +119,7 @@ def _seen_words(
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
     """The call that appends events, snapshots, or both."""
-    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshots, sender, notices = batch
+    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshots, sender, notices, ends = batch
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
     asked = (
@@ -138,6 +131,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         int(grant is not None),
         len(snapshots),
         len(notices),
+        len(ends),
     )
     seen, words = _seen_words(keys, sending.sent_at, sending.seen, next(iter(lanes), ""), sender)
     is_plain = asked == _NOTHING_ASKED
@@ -158,10 +152,11 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
     if grant is not None:
         args += (_lease_field(grant.lane_id), f"{grant.epoch} {grant.token}")
     args += notice_args(notices, events)
+    args += ends
     records = [event.record for event in events]
     for snapshot in snapshots:
         args += snapshot.args(records)
-    if snapshots:
+    if snapshots or ends:
         names = (*names, *(run.snapshot(snapshot.lane_id) for snapshot in snapshots), run.lanes)
     args += records
     return script_call(_APPEND, names, args)
@@ -186,54 +181,9 @@ def lease_call(keys: Keys, action: str, grant: LeaseGrant) -> Command:
     return script_call(SCRIPT["lease"], (run.meta, run.partition.leftovers), args)
 
 
-def enlist_call(partition: PartitionKeys, archives: Mapping[str, str]) -> Command:
-    """Require archives (UUID to location) of a partition that requires none. The reply has what it requires."""
-    return script_call(SCRIPT["enlist"], (partition.archives,), _archives(archives)[1:])
-
-
-def _archives(archives: Mapping[str, str]) -> list[Any]:
+def archive_args(archives: Mapping[str, str]) -> list[Any]:
     """The number of archives, and the UUID and location of each, as scripts take them."""
     return [len(archives), *(part for pair in archives.items() for part in pair)]
-
-
-def claim_call(
-    partition: PartitionKeys, due_until: int | None, count: int, seconds: float, farthest_seconds: float
-) -> Command:
-    """Claim runs that are due.
-
-    Args:
-        partition: Where to claim.
-        due_until: Claim only what came due up to this time, in microseconds; None: now.
-        count: How many runs at most.
-        seconds: For how long.
-        farthest_seconds: How far ahead nobody claims or parks for: what would come due later counts as due.
-    """
-    until = "" if due_until is None else due_until
-    times = (int(seconds * MICROSECONDS), int(farthest_seconds * MICROSECONDS))
-    return script_call(
-        SCRIPT["claim"], (partition.due, partition.parked, partition.config), (until, count, *times)
-    )
-
-
-def extend_call(partition: PartitionKeys, run_ids: Sequence[str], seconds: float) -> Command:
-    """Extend the claims on runs of one partition: they last ``seconds`` from now on."""
-    return script_call(SCRIPT["extend"], (partition.due,), (int(seconds * MICROSECONDS), *run_ids))
-
-
-def report_call(workers: str, name: str, report: str) -> Command:
-    """Note a worker's report, a JSON object that is not empty, in the hash at the key ``workers``."""
-    return script_call(SCRIPT["report"], (workers,), (name, report, WORKER_WINDOW_SECONDS * MICROSECONDS))
-
-
-def revisit_call(keys: Keys, run_id: str) -> Command:
-    """Make a run due, if it is there."""
-    run = keys.run(run_id)
-    return script_call(SCRIPT["revisit"], (run.partition.due, run.meta), (run_id,))
-
-
-def drop_call(partition: PartitionKeys, archive_id: str) -> Command:
-    """Take an archive off those that a partition requires, unless it is the only one."""
-    return script_call(SCRIPT["drop"], (partition.archives,), (archive_id,))
 
 
 def load_call(run: RunKeys) -> Command:
@@ -253,6 +203,7 @@ def settle_call(
     snapshots: Mapping[str | None, str],
     span: str,
     lanes: LanesAfter | None,
+    ended: Collection[str],
 ) -> Command:
     """Note up to where a run is archived, and trim what is no longer needed.
 
@@ -267,6 +218,7 @@ def settle_call(
         snapshots: The tokens of the snapshots that they have, by lane.
         span: The highest seq of what is to be trimmed, as settle.lua takes it; "" if it is not known.
         lanes: The lanes of what is archived with it; None if they are not known.
+        ended: The lanes that were ended.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -278,15 +230,22 @@ def settle_call(
         "" if keep_seconds is None else int(keep_seconds * MICROSECONDS),
         span,
         *(("", 0) if lanes is None else (lanes.offset, len(lanes.names), *lanes.names)),
-        *_archives(archives),
+        len(ended),
+        *ended,
+        *archive_args(archives),
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
-    return script_call(
-        SCRIPT["settle"],
-        (run.events, run.meta, partition.due, partition.archives, partition.parked, partition.retire, run.lanes),
-        args,
+    names = (
+        run.events,
+        run.meta,
+        partition.due,
+        partition.archives,
+        partition.parked,
+        partition.retire,
+        run.lanes,
     )
+    return script_call(SCRIPT["settle"], (*names, *map(run.snapshot, ended)), args)
 
 
 def park_call(keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, seconds: float) -> Command:
@@ -353,7 +312,7 @@ def retire_call(
         start,
         quiet,
         PRODUCER_WINDOW_SECONDS * MICROSECONDS,
-        *_archives(archives),
+        *archive_args(archives),
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)

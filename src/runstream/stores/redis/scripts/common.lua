@@ -164,6 +164,16 @@ end
 -- Notes a snapshot that is not proven to be archived, by its field in meta.
 local function index_unproven(lanes, field) return type(redis.pcall('ZADD', lanes, 0, field)) == 'number' end
 
+-- Notes that a lane was ended.
+local function index_ended(lanes, lane) return type(redis.pcall('ZADD', lanes, -1, 'end:' .. lane)) == 'number' end
+
+-- Whether a lane is ended: its fields `lane`, `snapshot` and `end` of meta.
+local function is_ended_lane(mark, snapshot, ending)
+  local offset, token = string.match(ending or '', '^(%d+) (%S+)$')
+  return offset ~= nil and tonumber(string.match(mark or '0', '^%d+')) <= tonumber(offset)
+    and (token == (snapshot and string.match(snapshot, '(%S+)$') or '-') or token == '?' and not snapshot)
+end
+
 -- Reads ARGV from `first` on: a number of archives, the UUID and location of each, then fields and values.
 -- Returns the location of an archive that the partition requires (in the hash `key`) and that is not among them, or
 -- nil; the values by field; and the archives, as HSET takes them, if it requires none, since what it required was lost in

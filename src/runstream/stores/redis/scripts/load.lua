@@ -3,8 +3,8 @@
 -- KEYS  1 meta  2 lanes
 --
 -- Replies fields of meta and their values: all of them; of a run that settling has indexed (see settle.lua), those that
---         are not of single lanes, and those of the lanes whose snapshots are not proven or that hold trimming back the
---         furthest.
+--         are not of single lanes, and those of the lanes that were ended, whose snapshots are not proven, or that hold
+--         trimming back the furthest.
 --
 -- It writes nothing.
 
@@ -22,6 +22,11 @@ local function add(found)
   end
 end
 add(call('ZRANGEBYSCORE', KEYS[2], 0, 0))
+local ended = call('ZRANGEBYSCORE', KEYS[2], -1, -1)
+add(ended)
+for i = 1, #ended do
+  fields[#fields + 1], fields[#fields + 2] = ended[i], 'lane:' .. string.sub(ended[i], 5)
+end
 add(call('ZRANGEBYSCORE', KEYS[2], 1, '(' .. text(no_own_snapshot), 'LIMIT', 0, 1))
 add(call('ZRANGEBYSCORE', KEYS[2], text(no_own_snapshot), '(9e15', 'LIMIT', 0, 1))
 

@@ -16,8 +16,9 @@
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
 -- After 'ok': what people were asked and have said is in meta still, if the run has not ended, with the last event of the
--- lane `answers`. Meta has start, last cursor, status, session, parent, times, and `retired` with what belongs to it (see
--- common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay known, and producers
+-- lane `answers`. Meta has start, last cursor, status, session, parent, times, `ended` (see append.lua), and `retired` with
+-- what belongs to it (see common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay
+-- known, and producers
 -- for their window (the run is in `leftovers`), so that a batch that is resent is not applied again. The mark was moved
 -- to the last cursor by a settling that carried the
 -- proof, and nothing is due: so all that goes here was compared with every archive. Where the partition required no
@@ -51,6 +52,8 @@ end
 local of_run, of_lanes = parse_retired(meta['retired'])
 of_run, of_lanes = of_run or 0, of_lanes or 0
 local unlisted, gone = meta['unlisted'] or text(of_lanes), {}
+local ended_at, ended_revision = string.match(meta['ended'] or '0 0', '^(%d+) (%d+)$')
+ended_revision = tonumber(ended_revision)
 for field, value in pairs(meta) do
   if string.match(field, '^gone[:#]') then gone[field] = value end
 end
@@ -61,9 +64,23 @@ for field, value in pairs(meta) do
     if field == 'snapshot' then
       of_run = math.max(of_run, tonumber(revision))
     else
+      local lane = string.sub(field, 10)
       of_lanes = math.max(of_lanes, tonumber(revision))
-      gone[gone_field(string.sub(field, 10))] = revision
+      if is_ended_lane(meta['lane:' .. lane], value, meta['end:' .. lane]) then
+        ended_revision = math.max(ended_revision, tonumber(revision))
+      else
+        gone[gone_field(lane)] = revision
+      end
     end
+  end
+end
+
+for field, value in pairs(meta) do
+  local lane = string.match(field, '^end:(.*)$')
+  local former = lane and gone[gone_field(lane)]
+  if former and is_ended_lane(meta['lane:' .. lane], meta['snapshot:' .. lane], value) then
+    ended_revision = math.max(ended_revision, tonumber(former))
+    gone[gone_field(lane)] = nil
   end
 end
 
@@ -97,6 +114,9 @@ if not has_ended then
   end
 end
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
+if meta['ended'] or ended_revision > 0 then
+  kept[#kept + 1], kept[#kept + 2] = 'ended', ended_at .. ' ' .. text(ended_revision)
+end
 keep('epoch') -- the next one is the server's time, but if that is set back
 call('HSET', KEYS[2], unpack(kept))
 for field, revision in pairs(gone) do call('HSET', KEYS[2], field, revision) end

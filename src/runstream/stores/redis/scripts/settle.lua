@@ -1,6 +1,6 @@
 -- Notes up to where a run is archived, trims what is no longer needed, and gives the claim back or keeps it.
 --
--- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire  7 lanes
+-- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire  7 lanes  then the snapshots of lanes that were ended
 -- ARGV  1 run id  2 the run's start (its first chain names this very run)
 --       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never';
 --       with ' idle' behind it, a run may be retired that has not ended
@@ -9,6 +9,7 @@
 --         negative; '' if that is not known
 --       7 the offset after which no event up to that cursor is of another lane than those that follow; '' if that is not
 --         known  8 number of lanes, their names
+--       then the number of lanes that were ended, their names
 --       then the number of archives that have it, the UUID and location of each
 --       then the meta field of each snapshot that is archived, and its token
 --
@@ -26,11 +27,14 @@
 -- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
 -- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
 -- Where the partition required no archive, it requires these from the moment on in which something is trimmed.
+-- A lane that is ended, up to a cursor that is archived, and its snapshot with it, holds trimming back no more. Once all of
+-- its events have been trimmed, all that was noted of it and its snapshot are removed; see append.lua for what stays.
 --
 -- Where meta has many fields, they are not gone through each time. `lanes` has the fields of those that hold trimming back
 -- or are not archived: each `since:LANE` with its offset as score (see index_since in common.lua), each `snapshot:LANE`
 -- that is not proven with score 0, and '' as the last, by which it is known from a key that was removed. `indexed` is the
--- mark up to which it knows every lane that has events: a settling adds the lanes of what it archives. Where there is no
+-- mark up to which it knows every lane that has events: a settling adds the lanes of what it archives. `end:LANE` has score
+-- -1 for each lane that was ended. Where there is no
 -- `indexed`, or another mark, as after a settling of 0.1.0, it is made anew from all of meta. Snapshots are noted there as
 -- they are saved.
 --
@@ -49,7 +53,9 @@ end
 if not is_indexed then meta = all_of(KEYS[2]) end
 if meta['start'] ~= ARGV[2] then return {'gone'} end
 
-local missing, archived, required = archived_by(KEYS[4], 9 + tonumber(ARGV[8]))
+local at_ended = 9 + tonumber(ARGV[8])
+local count_ended = tonumber(ARGV[at_ended])
+local missing, archived, required = archived_by(KEYS[4], at_ended + 1 + count_ended)
 if missing then return {'archives', missing} end
 
 local proven, offset = ARGV[3], offset_of(ARGV[3])
@@ -74,6 +80,23 @@ if proven ~= mark and proven ~= meta['last'] then
 end
 if offset < offset_of(mark) then proven, offset = mark, offset_of(mark) end
 
+-- the lanes that are ended and archived, with the offset of their last event and their snapshot's revision, and those of
+-- which something has come since
+local over, was_ended, reopened = {}, {}, {}
+for i = 1, ARGV[5] == '' and count_ended or 0 do
+  local name = ARGV[at_ended + i]
+  local noted = call('HMGET', KEYS[2], 'lane:' .. name, 'snapshot:' .. name, 'end:' .. name)
+  was_ended[name] = true
+  if not is_ended_lane(noted[1], noted[2], noted[3]) then
+    reopened[#reopened + 1] = name
+  elseif tonumber(string.match(noted[3], '^%d+')) <= proven_to
+    and (not noted[2] or archived['snapshot:' .. name] == string.match(noted[2], '(%S+)$')) then
+    over[name] = {key = KEYS[7 + i], last = tonumber(string.match(noted[1] or '0', '^%d+')),
+      revision = tonumber(noted[2] and string.match(noted[2], '^%d+ (%d+) ')
+        or call('HGET', KEYS[2], gone_field(name)) or 0)}
+  end
+end
+
 -- the lanes of what is archived now, and fields that `lanes` has and meta has not
 local touched, stale = {}, {}
 if is_indexed then
@@ -92,18 +115,19 @@ end
 local function first_since(of_run)
   local first = {}
   for lane, known in pairs(touched) do
-    if known.since and (known.snapshot or not of_run) then first['since:' .. lane] = known.since end
+    if known.since and not over[lane] and (known.snapshot or not of_run) then first['since:' .. lane] = known.since end
   end
   local bounds = {{1, '(' .. text(no_own_snapshot)}, not of_run and {text(no_own_snapshot), '(9e15'} or nil}
   for i = 1, #bounds do
-    local fields = call('ZRANGEBYSCORE', KEYS[7], bounds[i][1], bounds[i][2], 'LIMIT', 0, 100)
+    local fields = call('ZRANGEBYSCORE', KEYS[7], bounds[i][1], bounds[i][2], 'LIMIT', 0, 100 + count_ended)
     for j = 1, #fields do
-      first[fields[j]] = call('HGET', KEYS[2], fields[j]) or nil
+      local is_over = over[string.sub(fields[j], 7)]
+      first[fields[j]] = not is_over and call('HGET', KEYS[2], fields[j]) or nil
       if first[fields[j]] then break end
-      if j == 100 then -- what comes after it begins there or later; another settling finds more of them
+      if j == 100 + count_ended then -- what comes after it begins there or later; another settling finds more of them
         first[fields[j]] = text(tonumber(call('ZSCORE', KEYS[7], fields[j])) % no_own_snapshot)
       end
-      stale[#stale + 1] = fields[j]
+      if not is_over then stale[#stale + 1] = fields[j] end
     end
   end
   return first
@@ -129,6 +153,8 @@ local function make_index()
       if token ~= meta['proven:' .. lane] and not (ARGV[5] == '' and token == archived[field]) then
         index_unproven(KEYS[7], field)
       end
+    elseif kind == 'end' then
+      index_ended(KEYS[7], lane)
     end
   end
 end
@@ -145,7 +171,7 @@ elseif trim == 'covered' then
     -- a lane is recovered from its first event that its snapshot does not cover; a lane without a snapshot of its
     -- own is covered by the run's, if there is one
     local lane = string.match(field, '^since:(.*)$')
-    if lane and (is_indexed or meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
+    if lane and not over[lane] and (is_indexed or meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
   end
 end
 
@@ -175,7 +201,37 @@ if trim == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
 end
 call('HDEL', KEYS[5], ARGV[1])
 
+-- Removes what is noted of a lane, and its snapshot: all of it is archived, and nothing of it is left here.
+local function remove_lane(name, lane)
+  local fields = {'lane:', 'since:', 'gaps:', 'snapshot:', 'proven:', 'end:', 'back:', 'answer:'}
+  for i = 1, #fields do
+    fields[i] = fields[i] .. name
+    meta[fields[i]] = nil
+  end
+  call('HDEL', KEYS[2], gone_field(name), unpack(fields))
+  call('DEL', lane.key)
+  if is_large then call('ZREM', KEYS[7], 'since:' .. name, 'snapshot:' .. name, 'end:' .. name) end
+  touched[name] = nil
+  local at, revision = string.match(call('HGET', KEYS[2], 'ended') or '0 0', '^(%d+) (%d+)$')
+  call('HSET', KEYS[2], 'ended', text(math.max(tonumber(at), lane.last)) .. ' '
+    .. text(math.max(tonumber(revision), lane.revision)))
+end
+local gone_to = math.max(limit, tonumber(meta['trimmed'] or 0))
+for name, lane in pairs(over) do
+  -- nothing leaves with 'never', which is also said where a snapshot does not read
+  if lane.last <= gone_to and ARGV[4] ~= 'never' then remove_lane(name, lane) end
+end
+for i = 1, #reopened do
+  call('HDEL', KEYS[2], 'end:' .. reopened[i])
+  meta['end:' .. reopened[i]] = nil
+  if is_large then call('ZREM', KEYS[7], 'end:' .. reopened[i]) end
+end
+
 local done = offset == offset_of(meta['last']) and not is_held_back
+for field in pairs(is_indexed and {} or meta) do
+  local ending = string.match(field, '^end:(.*)$')
+  if ending and not was_ended[ending] then done = false end -- since the worker has looked
+end
 for field, value in pairs(is_indexed and snapshots_of(archived) or meta) do
   if is_snapshot(field) then
     local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
@@ -188,6 +244,12 @@ for field, value in pairs(is_indexed and snapshots_of(archived) or meta) do
   end
 end
 if is_indexed then
+  local endings = call('ZRANGEBYSCORE', KEYS[7], -1, -1, 'LIMIT', 0, 100 + count_ended)
+  for i = 1, #endings do
+    if not was_ended[string.sub(endings[i], 5)] then
+      if call('HEXISTS', KEYS[2], endings[i]) == 1 then done = false else call('ZREM', KEYS[7], endings[i]) end
+    end
+  end
   local unproven = call('ZRANGEBYSCORE', KEYS[7], 0, 0, 'LIMIT', 0, 100)
   if #unproven == 100 then done = false end
   for i = 1, #unproven do
@@ -202,7 +264,12 @@ if is_indexed then
 elseif is_large then
   make_index()
 end
-if is_large then call('HSET', KEYS[2], 'indexed', proven) end
+if is_large then
+  call('HSET', KEYS[2], 'indexed', proven)
+elseif meta['indexed'] then -- many lanes have left
+  call('DEL', KEYS[7])
+  call('HDEL', KEYS[2], 'indexed')
+end
 
 if ARGV[5] ~= '' then
   call('ZADD', KEYS[3], 'XX', text(clock() + tonumber(ARGV[5])), ARGV[1])

@@ -247,7 +247,7 @@ class InFlight(Generic[W]):
 
 def _is_same(sent: Batch, repeated: Batch) -> bool:
     """Whether a caller repeats a batch: the same events, and the same states for the same snapshots."""
-    if sent.expected_offset != repeated.expected_offset:
+    if (sent.expected_offset, sent.end_lanes) != (repeated.expected_offset, repeated.end_lanes):
         return False
     if [event.record for event in sent.events] != [event.record for event in repeated.events]:
         return False

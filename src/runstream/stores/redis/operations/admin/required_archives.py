@@ -8,7 +8,7 @@ from typing import Any
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.replies import parse_texts
-from runstream.stores.redis.scripts.calls import drop_call, revisit_call
+from runstream.stores.redis.scripts.queue_calls import drop_call, revisit_call
 
 __all__ = ["archives_of_run", "drop_archive", "make_due", "require_archives", "required_archives"]
 

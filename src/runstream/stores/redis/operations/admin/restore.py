@@ -16,7 +16,7 @@ from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.keys import Keys, RefilledKeys
@@ -47,6 +47,7 @@ class Replacement:
         snapshots: Its snapshots.
         unread: The offset of the last entry whose lane is not known; 0 for none.
         people: The fields of its meta that note what it and people have said to each other.
+        ended: The lanes that are ended.
     """
 
     header: RunHeader
@@ -60,6 +61,7 @@ class Replacement:
     snapshots: Sequence[ArchiveSnapshot] = field(default=())
     unread: int = 0
     people: Mapping[str, str] = field(default_factory=dict)
+    ended: Sequence[EndedLane] = ()
 
     def meta(self) -> dict[str, str]:
         """The fields of the run's meta."""
@@ -87,6 +89,8 @@ class Replacement:
             fields["unread"] = str(self.unread)
         for lane, (offset, seq) in self.lanes.items():
             fields[f"lane:{lane}"] = f"{offset} {'+' if lane in self.rising else ''}{seq}"
+        for end in self.ended:
+            fields[f"end:{end.lane_id}"] = f"{end.offset} {end.token or '-'}"
         for lane, offset in self.since.items():
             fields[f"since:{lane}"] = str(offset)
         for one in self.snapshots:

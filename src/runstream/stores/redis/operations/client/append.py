@@ -52,10 +52,11 @@ def append(
     options: AppendOptions[S],
 ) -> Operation[Applied]:
     """Append events, with snapshots if there are any, in one atomic step."""
-    expected_offset, keys, lease, states = options.expected_offset, options.keys, options.lease, options.states
+    expected_offset, keys, lease = options.expected_offset, options.keys, options.lease
+    states, ended = options.states, options.ended
     check_count("expected_offset", expected_offset)
     encoded = session.codec.encode_events(run_id, events, keys)
-    is_bare = keys is None and expected_offset is None and lease is None and not states
+    is_bare = keys is None and expected_offset is None and lease is None and not states and not ended
     if is_bare and len(encoded) == 1 and is_plain_append(session, encoded[0]):
         return (yield from append_event(session, run_id, encoded[0], options.sender))
     batch = batch_of(
@@ -72,8 +73,10 @@ def append(
         for lane_id, state in states.items():
             base = _own_base(session, run_id, lane_id, compare=True)
             batch = with_snapshot(session, batch, state, lane_id, base, options.left_out_of(lane_id))
-    elif not encoded:
+    elif not encoded and not ended:
         return (yield from _append_nothing(session, run_id, expected_offset))
+    if ended:
+        batch = batch._replace(end_lanes=ended)
     if options.status:
         batch = batch._replace(status=options.status)
     return (yield from deliver_one(session, batch))

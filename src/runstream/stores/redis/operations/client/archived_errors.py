@@ -8,7 +8,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.replies import parse_cursor, parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["events_archived", "retired_away"]
+__all__ = ["events_archived", "lanes_away", "retired_away"]
 
 
 def events_archived(session: Session[E, S], run_id: str, first: int) -> Operation[EventsArchived]:
@@ -24,15 +24,34 @@ def events_archived(session: Session[E, S], run_id: str, first: int) -> Operatio
 
 
 def retired_away(session: Session[E, S], run_id: str, lane_id: str | None) -> Operation[EventsArchived]:
-    """The error for a retired run whose snapshot, or (for a lane) all that was known of the lane, left Redis."""
+    """The error for a retired run whose snapshot, or (for a lane) all that was known of the lane, left Redis.
+
+    A lane may have left alone, as it was ended.
+    """
     first_hot, archives = yield from _facts(session, run_id, 1)
-    what = "its snapshot has" if lane_id is None else f"whatever it had of lane {lane_id!r} has"
+    why = "was retired: its snapshot has" if lane_id is None else _of_lane(lane_id)
     return EventsArchived(
-        f"run {run_id!r} was retired: {what} left Redis for {_listed(archives)}; load or recover it from there",
+        f"run {run_id!r} {why} left Redis for {_listed(archives)}; load or recover it from there, or use a tiered"
+        " store",
         run_id=run_id,
         first_hot=first_hot,
         archives=archives,
     )
+
+
+def lanes_away(session: Session[E, S], run_id: str) -> Operation[EventsArchived]:
+    """The error for the lanes of a run of which some have left Redis."""
+    first_hot, archives = yield from _facts(session, run_id, 1)
+    return EventsArchived(
+        f"lanes of run {run_id!r} have left Redis for {_listed(archives)}; list them there, or use a tiered store",
+        run_id=run_id,
+        first_hot=first_hot,
+        archives=archives,
+    )
+
+
+def _of_lane(lane_id: str) -> str:
+    return f"was retired, or lanes of it have ended: whatever it had of lane {lane_id!r} has"
 
 
 def _facts(session: Session[E, S], run_id: str, first: int) -> Operation[tuple[int, list[str]]]:

@@ -77,8 +77,8 @@ class _Lanes:
     def __init__(self, meta: Mapping[bytes, bytes], since_seq: int) -> None:
         marks = {name[5:].decode(): mark for name, mark in meta.items() if name.startswith(b"lane:")}
         self._since_seq = since_seq
-        # of a run that was retired, not all lanes are known
-        self._all_rise = b"retired" not in meta and all(b" +" in mark for mark in marks.values())
+        # of a run that was retired, or of which lanes have ended, not all lanes are known
+        self._all_rise = not {b"retired", b"ended"} & meta.keys() and all(b" +" in mark for mark in marks.values())
         last = {lane_id: int(mark.split()[1]) for lane_id, mark in marks.items()}
         self._open = {lane_id: seq for lane_id, seq in last.items() if seq > since_seq}
         self._chosen = self._passed = 0  # entries

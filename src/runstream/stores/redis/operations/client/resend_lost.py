@@ -45,7 +45,7 @@ def deliver(session: Session[E, S], batches: Sequence[Batch]) -> Operation[list[
     if session.require_lease:
         for batch in (batch for batch in batches if batch.sender != "person"):
             of_snapshots = [write.lane_id for write in batch.snapshots if write.lane_id is not None]
-            check_leased(batch.run_id, (*batch.lanes, *of_snapshots), batch.grant)
+            check_leased(batch.run_id, (*batch.lanes, *of_snapshots, *batch.end_lanes), batch.grant)
     recent = session.recent
     if recent is not None:
         for batch in batches:

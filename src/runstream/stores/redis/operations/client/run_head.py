@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"retired")
+HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"retired", b"ended")
 """The fields of meta that say where a run stands."""
 
 
@@ -36,7 +36,9 @@ def head_query(meta_key: str, lane_id: str | None = None) -> Command:
         lane_id: The lane whose snapshot :func:`retired_of` is to tell of; None: only the run's own.
     """
     query = (b"HMGET", meta_key, *HEAD_FIELDS)
-    return query if lane_id is None else (*query, "unlisted", gone_field(lane_id))
+    if lane_id is None:
+        return query
+    return (*query, "unlisted", gone_field(lane_id), f"back:{lane_id}", f"lane:{lane_id}")
 
 
 def head_in(run: RunKeys, meta: Mapping[bytes, bytes]) -> RunHead:
@@ -52,7 +54,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     Raises:
         CorruptRecordError: Its meta does not parse.
     """
-    start, last, mark, status, largest, retired, *of_lane = reply
+    start, last, mark, status, largest, retired, *gone = reply
     if start is None and last is None:
         return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
     with parsing(run):
@@ -60,7 +62,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
             if value is None:
                 raise KeyError(name)
         at_start, at_last = noted_cursor(start or b""), noted_cursor(last or b"")
-        parse_retired(retired, *of_lane)
+        parse_retired(retired, *gone)
         at_mark = noted_cursor(mark) if mark else at_last if retired else at_start
         return RunHead(at_start, at_last, at_mark, (status or b"").decode(), largest=noted_size(largest))
 
@@ -78,8 +80,8 @@ def is_there(reply: Sequence[bytes | None]) -> bool:
 
 
 def retired_of(reply: Sequence[bytes | None]) -> Retired | None:
-    """What is kept of the snapshots that left Redis; None for a run that was never retired."""
-    return parse_retired(*reply[len(HEAD_FIELDS) - 1 :])
+    """What is kept of what left Redis; None for a run that was never retired, and lost no lane."""
+    return parse_retired(*reply[len(HEAD_FIELDS) - 2 :])
 
 
 def has_retired_events(head: RunHead, retired: Retired | None) -> bool:

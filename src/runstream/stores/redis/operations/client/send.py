@@ -295,6 +295,8 @@ def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:
             return corrupt_key(batch.run_id, session.keys.run(batch.run_id).events, why)
         if reply[0] == b"revoked":
             return _revoked(attempt)
+        if reply[0] == b"absent":
+            return Applied((), b"0-0", b"0-0")
         return refusal_of(attempt, reply[0], reply[1:])
     try:
         return _applied(attempt, reply)

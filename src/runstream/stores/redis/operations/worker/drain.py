@@ -18,16 +18,8 @@ from runstream.stores.redis.keys import Keys, PartitionKeys
 from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.operations.worker.mend import runs_in
 from runstream.stores.redis.replies import parse_scores, parse_texts
-from runstream.stores.redis.scripts.calls import (
-    MICROSECONDS,
-    LanesAfter,
-    claim_call,
-    enlist_call,
-    extend_call,
-    park_call,
-    report_call,
-    settle_call,
-)
+from runstream.stores.redis.scripts.calls import MICROSECONDS, LanesAfter, park_call, settle_call
+from runstream.stores.redis.scripts.queue_calls import claim_call, enlist_call, extend_call, report_call
 
 __all__ = [
     "FARTHEST_SECONDS",
@@ -171,6 +163,7 @@ class Proven(NamedTuple):
         retires_idle: Whether it is to be retired, once it was quiet, though it has not ended.
         span: The highest ``seq`` of what is to be trimmed; None: it is not known.
         lanes: The lanes of what is archived with it; None: they are not known.
+        ended: The lanes that were ended.
     """
 
     header: RunHeader
@@ -181,6 +174,7 @@ class Proven(NamedTuple):
     retires_idle: bool = False
     span: SeqSpan | None = None
     lanes: LanesAfter | None = None
+    ended: Collection[str] = ()
 
 
 def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) -> Operation[list[Settled]]:
@@ -202,6 +196,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
                 snapshots=item.tokens,
                 span="" if item.span is None else " ".join(map(str, item.span)),
                 lanes=item.lanes,
+                ended=item.ended,
             )
             for item in proven
         ],

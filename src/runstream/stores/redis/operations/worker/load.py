@@ -15,7 +15,7 @@ from runstream.codec.stored import STORED_PACKER
 from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import EncodingError
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys, RunKeys
@@ -44,6 +44,7 @@ __all__ = [
     "load_entries",
     "load_peaks",
     "load_runs",
+    "run_of",
 ]
 
 _PAGE = 1000
@@ -59,10 +60,12 @@ class HotRun:
         head: Where it stands.
         proven_tokens: The tokens, by lane, of the snapshots that were proven to be archived at the last settling.
         is_tombstone: It was retired, and nothing has come after that.
-        since: The first offset of each lane that no snapshot of it covers.
+        since: The first offset of each lane that no snapshot of it covers, but for lanes that are ended.
         noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
         is_partial: Of its lanes, only those are loaded whose snapshots are not proven to be archived, or that hold
             trimming back the furthest: it was loaded to be archived, and has many.
+        ends: The last end of each lane that was ever ended, as long as it is noted.
+        ended: Those of lanes to which nothing has come since.
     """
 
     run_id: str
@@ -72,6 +75,8 @@ class HotRun:
     since: Mapping[str, int] = field(default_factory=dict)
     noted_to: int = 0
     is_partial: bool = False
+    ends: Mapping[str, EndedLane] = field(default_factory=dict)
+    ended: Sequence[EndedLane] = ()
 
     @property
     def header(self) -> RunHeader:
@@ -104,13 +109,14 @@ def _load(
     found = []
     for run, reply in zip(of_runs, replies, strict=True):
         with parsing(run):
-            found.append(_run_of(run.run_id, parse_map(reply), is_partial=query is load_call))
+            found.append(run_of(run.run_id, parse_map(reply), is_partial=query is load_call))
     if None in found:
         yield from check_absent([run for run, known in zip(of_runs, found, strict=True) if known is None])
     return found
 
 
-def _run_of(run_id: str, meta: dict[bytes, bytes], *, is_partial: bool) -> HotRun | None:
+def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
+    """The run that has this meta; None where it is not there. ``is_partial``: only some of its lanes are in it."""
     if b"start" not in meta and b"last" not in meta:
         return None
     start, last = noted_cursor(meta[b"start"]), noted_cursor(meta[b"last"])
@@ -120,6 +126,8 @@ def _run_of(run_id: str, meta: dict[bytes, bytes], *, is_partial: bool) -> HotRu
     snapshots: dict[str | None, SnapshotHead] = {}
     proven: dict[str | None, str] = {}
     since: dict[str, int] = {}
+    lasts: dict[str | None, int] = {}
+    ends: dict[str, EndedLane] = {}
     for name, value in meta.items():
         kind, colon, lane = name.partition(b":")
         lane_id = lane.decode() if colon else None
@@ -130,6 +138,14 @@ def _run_of(run_id: str, meta: dict[bytes, bytes], *, is_partial: bool) -> HotRu
             proven[lane_id] = value.decode()
         elif kind == b"since" and lane_id is not None:
             since[lane_id] = int(value)
+        elif kind == b"lane":
+            lasts[lane_id] = int(value.split()[0])
+        elif kind == b"end" and lane_id is not None:
+            at, token = value.split()
+            ends[lane_id] = EndedLane(lane_id, int(at), "" if token == b"-" else token.decode())
+    ended = [end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, 0), _token_in(snapshots, lane))]
+    for end in ended:
+        since.pop(end.lane_id, None)
     mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
     if not start.offset <= mark.offset <= last.offset:
         raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
@@ -149,7 +165,11 @@ def _run_of(run_id: str, meta: dict[bytes, bytes], *, is_partial: bool) -> HotRu
     peak = parse_peak(meta)
     noted_to = start.offset if peak is None else peak.offset
     is_partial = is_partial and meta.get(b"indexed") == meta.get(b"mark", b"")
-    return HotRun(run_id, head, proven, is_tombstone, since, noted_to, is_partial)
+    return HotRun(run_id, head, proven, is_tombstone, since, noted_to, is_partial, ends, ended)
+
+
+def _token_in(snapshots: Mapping[str | None, SnapshotHead], lane_id: str) -> str:
+    return snapshots[lane_id].token if lane_id in snapshots else ""
 
 
 def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:

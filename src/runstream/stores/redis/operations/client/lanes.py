@@ -1,0 +1,58 @@
+"""List the lanes of a run, by what its meta notes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runstream.model.clock import unix_seconds
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import E, LaneInfo, S
+from runstream.operations.lane_facts import LaneFacts
+from runstream.operations.operation import Exchange, Operation
+from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.operations.client.archived_errors import lanes_away
+from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.worker.load import run_of
+from runstream.stores.redis.replies import parse_map
+from runstream.stores.redis.scripts.calls import MICROSECONDS
+from runstream.stores.redis.session.session import Session
+
+__all__ = ["hot_lanes", "lanes"]
+
+
+def lanes(session: Session[E, S], run_id: str) -> Operation[list[LaneInfo]]:
+    """The lanes of a run, by name. Raises EventsArchived if some have left Redis."""
+    infos, are_all = yield from hot_lanes(session, run_id)
+    if not are_all:
+        raise (yield from lanes_away(session, run_id))
+    return infos
+
+
+def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneInfo], bool]]:
+    """The lanes of a run that Redis knows, by name, and whether these are all."""
+    check_run_id(run_id)
+    yield from resolve_unanswered(session, [run_id])
+    keys = session.keys.run(run_id)
+    (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
+    meta = parse_map(reply)
+    with parsing(keys):
+        run = run_of(run_id, meta, is_partial=False)
+        if run is None:
+            return [], True
+        fields = {name.decode(): value for name, value in meta.items() if b":" in name}
+        marks = {name[5:]: value.split() for name, value in fields.items() if name.startswith("lane:")}
+        lasts = {lane: (int(offset), int(seq)) for lane, (offset, seq) in marks.items()}
+        now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
+        facts = LaneFacts(lasts, run.head.snapshots, run.ends, _leases(fields, now))
+        return facts.infos(), not {b"retired", b"ended"} & meta.keys()
+
+
+def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:
+    """Who holds which lane, as far as the deadlines say at this time, in microseconds."""
+    found: dict[str | None, str] = {}
+    for name, value in fields.items():
+        if name.startswith("lease:"):
+            _, expires, _, _, owner = value.decode(errors="backslashreplace").split(" ", 4)
+            if int(expires) > now:
+                found[name[6:]] = owner
+    return found
