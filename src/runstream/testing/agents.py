@@ -24,7 +24,7 @@ from runstream.model.events import PAEvent
 from runstream.model.state import RunState
 from runstream.testing.agent import Agent
 
-__all__ = ["AGENTS", "MOST_HOT_EVENTS", "InRuns", "together_with"]
+__all__ = ["AGENTS", "MOST_HOT_EVENTS", "InRuns", "ends_lanes", "together_with"]
 
 LEASE_SECONDS = 2.0
 MOST_HOT_EVENTS = 20
@@ -34,6 +34,11 @@ MOST_HOT_EVENTS = 20
 def together_with(lane: str) -> str:
     """The lane whose state is saved in the same step as that of a lane whose agent saves both."""
     return f"{lane} too"
+
+
+def ends_lanes(number: int) -> bool:
+    """Whether an agent that ends its lanes does so with the event of this number."""
+    return number % 4 == 0
 
 
 class InLeases(Agent):
@@ -285,7 +290,7 @@ class Scattering(Agent):
 class Saving(Agent):
     """Saves with each batch the state of its lane and of another one, which no event is in, in the same step.
 
-    Both states have the text of the last event, which travels once.
+    Both states have the text of the last event, which travels once. Now and then it ends both lanes with that.
     """
 
     def write(self, run_id: str, events: Sequence[PAEvent], keys: Sequence[str] | None) -> int:
@@ -298,14 +303,17 @@ class Saving(Agent):
         data, now = {"number": count, "text": text}, float(count)
         state = RunState(run_id, current_step=count, data=data, started_at=now, updated_at=now)
         states = {self.name: state, together_with(self.name): state}
-        for _ in range(2):
-            try:
-                return int(self.store.append(run_id, events, keys=keys, snapshots=states).first_offset)
-            except ConcurrencyConflict:  # what it has saved was retired, or lost
-                for lane in states:
-                    self.store.load_snapshot(run_id, lane_id=lane)
-            except EventsArchived:
-                break
+        options = {"keys": keys, "snapshots": states, "end_lanes": list(states) if ends_lanes(count) else ()}
+        for _ in range(3):
+            with suppress(EventsArchived):
+                try:
+                    return int(self.store.append(run_id, events, **options).first_offset)
+                except ConcurrencyConflict:  # what it has saved was retired, or lost
+                    for lane in states:
+                        self.store.load_snapshot(run_id, lane_id=lane)
+                except EventsArchived:  # a lane has left Redis, and nobody can tell that it is this one's
+                    for lane in states:
+                        self.store.recover(run_id, lane_id=lane)
         return super().write(run_id, events, keys)
 
 

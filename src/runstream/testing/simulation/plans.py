@@ -114,9 +114,15 @@ PLANS = {
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
     ),
-    # agents that save the states of several lanes with their events, some of which are broken off
+    # agents that save the states of several lanes with their events, and end them, some of which are broken off
     "lanes": Plan(
-        forms=("saves", "runs"), loops=(("saves", "plain"),), followers=0, runs=1, turns=15, call_fates=(12, 1)
+        forms=("saves", "saves"),
+        loops=(("saves", "plain"),),
+        followers=0,
+        runs=1,
+        turns=12,
+        call_fates=(12, 1),
+        is_tiered=True,
     ),
     # operators who resolve runs whose histories have parted in a failover; what is late, or put back by a store
     # after `resolve --keep both`, may be there twice then (docs/protocol.md, Limits)

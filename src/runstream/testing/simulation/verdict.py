@@ -11,7 +11,7 @@ import fakeredis
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
-from runstream.testing.agents import together_with
+from runstream.testing.agents import ends_lanes, together_with
 from runstream.testing.judge import Copy, copy_in_stream, faults_of_snapshot, hear, judge
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
@@ -133,8 +133,12 @@ def _faults_of_snapshots(run_id: str, store: Any, history: Copy) -> Iterator[str
                 yield f"{run_id}: the snapshot of {lane} is a mixture: {snapshot.state}"
             agent = snapshot.state.data.get("agent", lane)  # a forked child goes on in its parent's lane
             other = store.load_snapshot(run_id, lane_id=together_with(lane))
-            if "text" in snapshot.state.data and (other is None or other.state != snapshot.state):
-                yield f"{run_id}: the snapshot of {lane} is {snapshot}, and the one saved with it {other}"
+            if "text" in snapshot.state.data:
+                if other is None or other.state != snapshot.state:
+                    yield f"{run_id}: the snapshot of {lane} is {snapshot}, and the one saved with it {other}"
+                ended = {one.lane_id: one.ended for one in store.lanes(run_id)}
+                if ended[together_with(lane)] != ends_lanes(count):
+                    yield f"{run_id}: {together_with(lane)} has state {count}, and has ended: {ended}"
             found = faults_of_snapshot(history, agent, snapshot.offset, count)
             yield from (f"{run_id}: {fault}" for fault in found)
 
