@@ -23,9 +23,10 @@ from runstream import (
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.drain import Proven
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend, info_of
-from tests.support.drain_tools import Hot, due, open_hot
+from tests.support.drain_tools import Hot, due, locations, open_hot
 from tests.support.kinds import REAL, on_every_server
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_state
@@ -235,6 +236,20 @@ def test_it_stays_until_every_archive_has_its_snapshot(
 
 def _full(*_: Any) -> None:
     raise OSError("no room")
+
+
+def test_what_was_saved_since_the_worker_looked_stays(
+    redis_backend: RedisBackend, hot: Hot, archive: Archive
+) -> None:
+    """A lane that is opened, saved and ended again meanwhile has a snapshot that no archive has yet."""
+    end(hot, "side")
+    (run,) = namespace_of(hot).load_runs(["r"])
+    assert run is not None
+    hot.append("r", (), snapshots={"side": make_state("r", purpose="new")}, end_lanes=["side"])
+    seen = Proven(run.header, run.head.last, run.head.tokens, "archived", None, ended=["side"])
+    assert [one.outcome for one in namespace_of(hot).settle([seen], locations([archive]))] == ["ok"]
+    assert "its snapshot" in fields_of(redis_backend, "side")
+    assert due(hot)
 
 
 def test_one_whose_snapshot_does_not_read_stays(redis_backend: RedisBackend, hot: Hot, archive: Archive) -> None:
