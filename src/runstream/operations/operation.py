@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "Stream",
     "Wait",
+    "WaitAny",
     "blocking",
     "carried_resolution",
     "carry_resolution",
@@ -113,13 +114,23 @@ class Wait(NamedTuple):
     seconds: float | None
 
 
+class WaitAny(NamedTuple):
+    """Wait until one of several waits ends, or the seconds have passed (None: never).
+
+    The result is the indexes of those that have ended: some, or none. Their own seconds do not count.
+    """
+
+    waits: Sequence[Wait]
+    seconds: float | None
+
+
 class Items(NamedTuple):
     """Results to give to the reader that iterates over the operation, now. The step's own result is None."""
 
     items: Sequence[Any]
 
 
-Step: TypeAlias = Exchange | Call | Pause | Wait | Items
+Step: TypeAlias = Exchange | Call | Pause | Wait | WaitAny | Items
 
 Operation: TypeAlias = Generator[Step, Any, T]
 """Yields steps, receives their results, returns a T."""

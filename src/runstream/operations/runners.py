@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from runstream.model.awaitable import AsyncItems
-from runstream.operations.operation import Call, Exchange, Items, Operation, Pause, Replies, Step, Stream, Wait
+from runstream.operations.operation import (
+    Call,
+    Exchange,
+    Items,
+    Operation,
+    Pause,
+    Replies,
+    Step,
+    Stream,
+    Wait,
+    WaitAny,
+)
 
 __all__ = ["AsyncRunner", "SyncRunner"]
 
 T = TypeVar("T")
 
 
-def _no_server(step: Exchange | Wait) -> Any:
+def _no_server(step: Exchange | Wait | WaitAny) -> Any:
     raise AssertionError(f"unreachable: a store without a server has no use for {step!r:.80}")
 
 
@@ -37,7 +48,7 @@ class SyncRunner:
         self,
         exchange: Callable[[Exchange], Replies] = _no_server,
         follow: Callable[[Exchange], Replies] = _no_server,
-        wait: Callable[[Wait], None] = _no_server,
+        wait: Callable[[Wait | WaitAny], Collection[int]] = _no_server,
     ) -> None:
         self._exchange = exchange
         self._follow = follow
@@ -78,8 +89,8 @@ class SyncRunner:
                         yield from step.items
                     elif type(step) is Exchange:
                         result = exchange(step)
-                    elif type(step) is Wait:
-                        self._wait(step)
+                    elif isinstance(step, Wait | WaitAny):
+                        result = self._wait(step)
                     else:
                         result = self._make(step)
                 except BaseException as error:  # noqa: BLE001 - as above
@@ -133,7 +144,7 @@ class AsyncRunner:
         self,
         exchange: Callable[[Exchange], Awaitable[Replies]] = _no_server,
         follow: Callable[[Exchange], Awaitable[Replies]] = _no_server,
-        wait: Callable[[Wait], Awaitable[None]] = _no_server,
+        wait: Callable[[Wait | WaitAny], Awaitable[Collection[int]]] = _no_server,
         prepare: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._exchange = exchange
@@ -193,9 +204,9 @@ class AsyncRunner:
                             yield item
                     elif type(step) is Exchange:
                         result = await exchange(step)
-                    elif type(step) is Wait:
+                    elif isinstance(step, Wait | WaitAny):
                         thread.give_back()  # of those who only wait there are many
-                        await self._wait(step)
+                        result = await self._wait(step)
                     else:
                         result = await self._make(step, thread)
                 except BaseException as error:  # noqa: BLE001 - as above

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from runstream import StoreUnavailable, connect_async
-from runstream.operations.operation import Exchange, Replies, Wait
+from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.driver import AsyncDriver
 from tests.support.exhaustive import ROUNDS
 from tests.support.samples import make_event
@@ -93,6 +93,10 @@ class _Losing:
         return [None]
 
     async def wait(self, wait: Wait) -> bool:
+        """Nobody follows."""
+        raise NotImplementedError
+
+    async def wait_any(self, wait: WaitAny) -> list[int]:
         """Nobody follows."""
         raise NotImplementedError
 

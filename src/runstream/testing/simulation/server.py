@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from runstream.model.errors import StoreUnavailable
-from runstream.operations.operation import Exchange, Replies, Wait
+from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
 from runstream.stores.redis.connection.single import SingleServerTransport
 from runstream.stores.redis.scripts.library import SCRIPT
 from runstream.stores.redis.scripts.script import script_of
@@ -241,6 +241,11 @@ class SimulatedTransport(SingleServerTransport):
         self._server.scheduler.wait(min(_LOOK_SECONDS, wait.seconds or _LOOK_SECONDS))
         return True
 
+    def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait a little: whoever waits looks then."""
+        self._server.scheduler.wait(min(_LOOK_SECONDS, wait.seconds or _LOOK_SECONDS))
+        return range(len(wait.waits))
+
     def turn(self) -> AbstractContextManager[object]:
         """A simulated server has connections for all."""
         return nullcontext()
@@ -289,6 +294,10 @@ class AsyncSimulatedTransport:
     async def wait(self, wait: Wait) -> bool:
         """Wait a little: whoever waits looks then."""
         return await asyncio.to_thread(self._way.wait, wait)
+
+    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait a little: whoever waits looks then."""
+        return await asyncio.to_thread(self._way.wait_any, wait)
 
     async def turn(self) -> AbstractAsyncContextManager[object]:
         """A simulated server has connections for all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,9 +16,15 @@ from weakref import WeakValueDictionary
 
 from redis import exceptions
 
-from runstream.operations.operation import Wait
+from runstream.operations.operation import Wait, WaitAny
 from runstream.stores.redis.connection.client_settings import breaker_of, connection_beside
-from runstream.stores.redis.connection.followers_hub import is_refusal, most_sending, rest_seconds
+from runstream.stores.redis.connection.followers_hub import (
+    by_partition,
+    is_refusal,
+    most_sending,
+    raise_unexpected,
+    rest_seconds,
+)
 from runstream.stores.redis.connection.watched_streams import (
     IDLE_SECONDS,
     JOIN_SECONDS,
@@ -63,6 +69,18 @@ class _Watch:
         if waiter.error is not None:
             raise waiter.error
         return not waiter.is_refused
+
+    def join(self, waiters: Sequence[Waiter]) -> None:
+        """Let these be woken, from now on."""
+        now = time.monotonic()
+        if self._streams.join_all(waiters, now):
+            self._ask_anew()
+
+    def leave(self, waiters: Sequence[Waiter]) -> None:
+        """Let these be woken no more."""
+        now = time.monotonic()
+        for waiter in waiters:
+            self._streams.leave(waiter, now)
 
     def _ask_anew(self) -> None:
         """Let the task ask for a stream that has just come, soon if not at once."""
@@ -198,11 +216,34 @@ class AsyncFollowersHub:
         Returns:
             False if the server refused to wait for this stream and others.
         """
-        tag = hash_tag(wait.stream)
+        return await self._watch(hash_tag(wait.stream)).wait(wait)
+
+    async def wait_any(self, wait: WaitAny) -> list[int]:
+        """Wait until there may be something new in one of several streams; returns the indexes of these."""
+        woken: list[int] = []
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake(index: int) -> None:
+            woken.append(index)
+            _set(called)
+
+        waiters = [Waiter(one, partial(wake, index)) for index, one in enumerate(wait.waits)]
+        together = [(self._watch(tag), group) for tag, group in by_partition(waiters).items()]
+        try:
+            for watch, group in together:
+                watch.join(group)
+            await asyncio.wait([called], timeout=wait.seconds)  # as above
+        finally:
+            for watch, group in together:
+                watch.leave(group)
+        raise_unexpected(waiters)
+        return woken
+
+    def _watch(self, tag: str) -> _Watch:
         watch = self._watches.get(tag)
         if watch is None:
             watch = self._watches[tag] = _Watch(self._make, self._look_seconds)
-        return await watch.wait(wait)
+        return watch
 
     async def close(self) -> None:
         """End the tasks and close the connections."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from redis.backoff import FullJitterBackoff
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.identifiers import shown
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Exchange, Replies, Resent, Wait
+from runstream.operations.operation import Exchange, Replies, Resent, Wait, WaitAny
 from runstream.stores.redis.connection.errors import is_full
 from runstream.stores.redis.connection.transport import AsyncTransport, Transport
 from runstream.stores.redis.connection.watched_streams import news_query
@@ -106,10 +106,13 @@ class SyncDriver:
         """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
         return self.exchange(exchange, self._transport.turn())
 
-    def wait(self, wait: Wait) -> None:
-        """Wait until there may be something new in a stream."""
+    def wait(self, wait: Wait | WaitAny) -> Collection[int]:
+        """Wait until there may be something new in a stream, or in one of several: in those with these indexes."""
+        if isinstance(wait, WaitAny):
+            return self._transport.wait_any(wait)
         if not self._transport.wait(wait):  # refused together with others, of which one may be the reason
             self.follow(Exchange([news_query(wait)]))
+        return ()
 
     def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""
@@ -168,10 +171,13 @@ class AsyncDriver:
         """As ``exchange``, for a follower: few of them send at a time, as a writer needs connections, too."""
         return await self.exchange(exchange, await self._transport.turn())
 
-    async def wait(self, wait: Wait) -> None:
-        """Wait until there may be something new in a stream."""
+    async def wait(self, wait: Wait | WaitAny) -> Collection[int]:
+        """Wait until there may be something new in a stream, or in one of several: in those with these indexes."""
+        if isinstance(wait, WaitAny):
+            return await self._transport.wait_any(wait)
         if not await self._transport.wait(wait):  # refused together with others, of which one may be the reason
             await self.follow(Exchange([news_query(wait)]))
+        return ()
 
     async def exchange_once(self, exchange: Exchange) -> Replies:
         """One round trip. Every exchange of a store passes here."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from redis import exceptions
 
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Wait
+from runstream.operations.operation import Wait, WaitAny
 from runstream.stores.redis.connection.client_settings import breaker_of, connection_beside
 from runstream.stores.redis.connection.errors import is_passing
 from runstream.stores.redis.connection.watched_streams import (
@@ -34,7 +34,15 @@ from runstream.stores.redis.connection.watched_streams import (
 )
 from runstream.stores.redis.keys import hash_tag
 
-__all__ = ["FollowersHub", "hub_of", "is_refusal", "most_sending", "rest_seconds"]
+__all__ = [
+    "FollowersHub",
+    "by_partition",
+    "hub_of",
+    "is_refusal",
+    "most_sending",
+    "raise_unexpected",
+    "rest_seconds",
+]
 
 _MOST_SENDING = 8
 _CLOSE_SECONDS = 2.0
@@ -49,6 +57,21 @@ def most_sending(pool: Any) -> int:
 def rest_seconds(failures: int) -> float:
     """For how long to leave a server alone after so many failures in a row; followers look for themselves."""
     return min(1.0, 0.01 * 2.0**failures)
+
+
+def by_partition(waiters: Iterable[Waiter]) -> dict[str, list[Waiter]]:
+    """The waiters of each partition, by its hash tag."""
+    found: dict[str, list[Waiter]] = {}
+    for waiter in waiters:
+        found.setdefault(hash_tag(waiter.wait.stream), []).append(waiter)
+    return found
+
+
+def raise_unexpected(waiters: Iterable[Waiter]) -> None:
+    """Raise why nobody waits for these any more, if that is something that nobody expected."""
+    for waiter in waiters:
+        if waiter.error is not None:
+            raise waiter.error
 
 
 def is_refusal(error: Exception) -> bool:
@@ -92,6 +115,20 @@ class _Watch:
         if waiter.error is not None:
             raise waiter.error
         return not waiter.is_refused
+
+    def join(self, waiters: Sequence[Waiter]) -> None:
+        """Let these be woken, from now on."""
+        now = time.monotonic()
+        with self._lock:
+            if self._streams.join_all(waiters, now):
+                self._ask_anew()
+
+    def leave(self, waiters: Sequence[Waiter]) -> None:
+        """Let these be woken no more."""
+        now = time.monotonic()
+        with self._lock:
+            for waiter in waiters:
+                self._streams.leave(waiter, now)
 
     def _ask_anew(self) -> None:
         """Let the thread ask for a stream that has just come, soon if not at once."""
@@ -247,12 +284,35 @@ class FollowersHub:
         Returns:
             False if the server refused to wait for this stream and others.
         """
-        tag = hash_tag(wait.stream)
+        return self._watch(hash_tag(wait.stream)).wait(wait)
+
+    def wait_any(self, wait: WaitAny) -> list[int]:
+        """Wait until there may be something new in one of several streams; returns the indexes of these."""
+        woken: list[int] = []
+        called = threading.Event()
+
+        def wake(index: int) -> None:
+            woken.append(index)
+            called.set()
+
+        waiters = [Waiter(one, partial(wake, index)) for index, one in enumerate(wait.waits)]
+        together = [(self._watch(tag), group) for tag, group in by_partition(waiters).items()]
+        try:
+            for watch, group in together:
+                watch.join(group)
+            called.wait(None if wait.seconds is None else min(wait.seconds, threading.TIMEOUT_MAX))
+        finally:
+            for watch, group in together:
+                watch.leave(group)
+        raise_unexpected(waiters)
+        return woken
+
+    def _watch(self, tag: str) -> _Watch:
         watch = self._watches.get(tag)
         if watch is None:
             # one step, if several threads come at once
             watch = self._watches.setdefault(tag, _Watch(self._make, self._look_seconds))
-        return watch.wait(wait)
+        return watch
 
     def close(self) -> None:
         """End the threads and close the connections."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from redis import exceptions
 
 from runstream.model.errors import ConfigurationError
 from runstream.operations.forks import starts_anew
-from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait, mark_unsent
+from runstream.operations.operation import Command, Exchange, Refusal, Replies, Wait, WaitAny, mark_unsent
 from runstream.stores.redis.connection.client_settings import client_like, renew_locks, socket_timeout_of
 from runstream.stores.redis.connection.errors import (
     doubtful_keys,
@@ -116,6 +116,10 @@ class SingleServerTransport:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
         return self._hub.wait(wait)
 
+    def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
+        return self._hub.wait_any(wait)
+
     def turn(self) -> AbstractContextManager[object]:
         """What a follower is in while it sends."""
         return self._hub.turn
@@ -211,6 +215,10 @@ class AsyncSingleServerTransport:
     async def wait(self, wait: Wait) -> bool:
         """Wait until there may be something new in a stream; see :meth:`Transport.wait`."""
         return await (await self._clients.get()).hub.wait(wait)
+
+    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait until there may be something new in one of several streams; see :meth:`Transport.wait_any`."""
+        return await (await self._clients.get()).hub.wait_any(wait)
 
     async def turn(self) -> AbstractAsyncContextManager[object]:
         """What a follower is in while it sends."""

@@ -6,10 +6,11 @@ A transport sends an exchange once. Retries, deadlines and pauses are the driver
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from runstream.operations.operation import Exchange, Replies, Wait
+from runstream.operations.operation import Exchange, Replies, Wait, WaitAny
 
 __all__ = ["AsyncTransport", "Transport"]
 
@@ -48,6 +49,13 @@ class Transport(Protocol):
             False if the server refused to wait for this stream and others: then ask for this one alone.
         """
 
+    def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait until there may be something new in one of several streams.
+
+        Returns:
+            The indexes of the waits that have ended, refused ones among them: whoever follows these looks.
+        """
+
     def turn(self) -> AbstractContextManager[object]:
         """What a follower is in while it sends: few of them at a time."""
 
@@ -83,6 +91,13 @@ class AsyncTransport(Protocol):
 
         Returns:
             False if the server refused to wait for this stream and others: then ask for this one alone.
+        """
+
+    async def wait_any(self, wait: WaitAny) -> Collection[int]:
+        """Wait until there may be something new in one of several streams.
+
+        Returns:
+            The indexes of the waits that have ended, refused ones among them: whoever follows these looks.
         """
 
     async def turn(self) -> AbstractAsyncContextManager[object]:

@@ -15,7 +15,7 @@ Nothing here does any I/O or waits; see :mod:`~runstream.stores.redis.connection
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from runstream.operations.operation import Command, Wait
@@ -125,6 +125,11 @@ class WatchedStreams:
             return False
         self._shorten(now)
         return True
+
+    def join_all(self, waiters: Iterable[Waiter], now: float) -> bool:
+        """Add several. Returns whether the XREAD under way does not ask for what one of them waits for."""
+        joined = [self.join(waiter, now) for waiter in waiters]
+        return any(joined)
 
     def leave(self, waiter: Waiter, now: float) -> None:
         """Remove a follower that waits no longer, whether it was woken or not."""
