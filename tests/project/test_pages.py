@@ -52,6 +52,7 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
         "docs/look-ups.md",
         "docs/steps.md",
         "docs/diffs.md",
+        "docs/following.md",
     ],
 )
 def test_the_examples_of_a_page_run_as_they_stand(

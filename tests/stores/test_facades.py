@@ -37,7 +37,7 @@ STORES_WITH_OPTIONS = SYNC_STORES[:-1]  # the tiered store has those of its part
 ASYNC_STORES = [AsyncRedisCheckpointer, AsyncStore, AsyncTieredCheckpointer]
 COUNTS = {"event_count", "snapshot_count"}
 LIFECYCLE = {"__enter__", "__exit__", "__aenter__", "__aexit__"}
-ITERATORS = {"read", "follow", "runs"}
+ITERATORS = {"read", "follow", "follow_runs", "runs"}
 OPENINGS = {"lease", "open_run"}
 
 
@@ -78,7 +78,7 @@ def test_the_protocols_have_the_methods_of_the_design() -> None:
     four = {"save_event", "save_snapshot", "load_latest", "list_events"}
     more = {"save_events", "append", "read", "follow", "load_snapshot", "recover", "update_state"}
     more |= {"lease", "open_run", "answer", "request_cancel", "run_info", "runs", "list_runs", "delete_run"}
-    more |= {"diff", "forget", "close", "find", "read_at"}
+    more |= {"diff", "follow_runs", "forget", "close", "find", "read_at"}
     assert set(methods_of(Checkpointer)) == four
     assert set(methods_of(RunStore)) == set(methods_of(AsyncRunStore)) == four | more
 

@@ -18,7 +18,7 @@ class IdleTimeout:
     Only events that are given count, not those that the follower's filter passes over.
 
     Args:
-        run_id: The run that is followed.
+        run_id: The run that is followed; None: many are.
         seconds: After how many seconds without an event to give the follower ends; None: never.
         clock: The time in seconds.
         awaits: What the run did not have in that time, for the error.
@@ -26,7 +26,7 @@ class IdleTimeout:
 
     def __init__(
         self,
-        run_id: str,
+        run_id: str | None,
         seconds: float | None,
         clock: Callable[[], float] = monotonic_seconds,
         *,
@@ -59,5 +59,6 @@ class IdleTimeout:
     def check(self) -> None:
         """Raise TimeoutError if no time is left."""
         if self.remaining == 0:
-            text = f"run {self._run_id!r} had {self._awaits} for {self._seconds} seconds"
+            who = "the runs" if self._run_id is None else f"run {self._run_id!r}"
+            text = f"{who} had {self._awaits} for {self._seconds} seconds"
             raise TimeoutError(text) from None

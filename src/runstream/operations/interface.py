@@ -34,6 +34,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
 )
+from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.operation import Operation, Stream
 
 __all__ = ["AppendResult", "KeepsSnapshots", "StoreOperations"]
@@ -79,6 +80,9 @@ class StoreOperations(Protocol[E, S]):
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events."""
+
+    def follow_runs(self, query: FollowRunsQuery) -> Stream:
+        """The events of many runs, each with its run id: history, then live."""
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""

@@ -25,6 +25,7 @@ from runstream.operations.arguments import (
 )
 from runstream.operations.counts import count_events, count_snapshots
 from runstream.operations.diffs import diffing
+from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
 from runstream.operations.runners import SyncRunner
@@ -222,6 +223,42 @@ class Store(Lifecycle, Generic[E, S]):
         """
         query = FollowQuery(after, idle_timeout, lane_id, kinds, visibility)
         return self._runner.follow(self._operations.follow(run_id, query))
+
+    def follow_runs(
+        self,
+        run_ids: Iterable[str] | None = None,
+        *,
+        session_id: str | None = None,
+        after: Mapping[str, int | str] | None = None,
+        idle_timeout: float | None = None,
+    ) -> Iterator[tuple[str, Recorded[E]]]:
+        """Follow many runs at once: the history of each, then what comes; new runs join as they appear.
+
+        The events of each run come in its order, each once. It may be gone on with later: keep the cursor of the
+        last event of each run, and pass them as ``after``. A run that is not in there is given from its beginning,
+        as one that is new.
+
+        Args:
+            run_ids: The runs; it ends when all of them have ended and all was given. None: those that match, or
+                all, without end; a new run is found within a second.
+            session_id: Only the runs of this session.
+            after: For each run, by its id, an offset or a cursor after which to begin.
+            idle_timeout: After how many seconds without an event to stop; None: never.
+
+        Returns:
+            The events as they come, each with the id of its run.
+
+        Raises:
+            TimeoutError: There was no event for ``idle_timeout`` seconds.
+            ConfigurationError: This store has no live end (an archive), or that cannot be asked for.
+            AcknowledgedWritesLost: The server has lost what was seen of a run. ``error.run_id`` names it, as the
+                others do: after ``forget(run_id)`` go on without its cursor.
+            EventsArchived: Events of a run have left Redis before they were given: a tiered store has them.
+            RunstreamError: What ``follow`` raises. Where no runs are named, one that does not read is named in the
+                log and left out, so that it holds up no other.
+        """
+        query = FollowRunsQuery(run_ids, session_id, after, idle_timeout)
+        return self._runner.follow(self._operations.follow_runs(query))
 
     def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:
         """The run's events with ``seq > since_seq``, in log order.

@@ -98,6 +98,16 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     def read_at(self, run_id: str, offsets: Iterable[int]) -> list[Recorded[E]]:
         """The events at these offsets, in the order in which they are asked for."""
 
+    def follow_runs(
+        self,
+        run_ids: Iterable[str] | None = None,
+        *,
+        session_id: str | None = None,
+        after: Mapping[str, int | str] | None = None,
+        idle_timeout: float | None = None,
+    ) -> Iterator[tuple[str, Recorded[E]]]:
+        """Follow many runs at once: the history of each, then what comes; new runs join as they appear."""
+
     def save_snapshot(
         self, run_id: str, state: S, *, lane_id: str | None = None, lease: Leased | None = None
     ) -> None:

@@ -305,6 +305,35 @@ def test_a_server_that_takes_no_more_connections_is_asked_by_the_followers_thems
 
 
 @pytest.mark.one_in(2)
+def test_a_follower_of_many_runs_waits_on_one_connection_for_each_partition(
+    opened: Callable[..., Any], valkey: Server, namespace: str
+) -> None:
+    """And is woken at once by any of them."""
+    store, run_ids = opened(), [f"run-{number}" for number in range(40)]
+    given: list[str] = []
+
+    def follow() -> None:
+        given.extend(run_id for run_id, _ in store.follow_runs(run_ids))
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    for run_id in run_ids:
+        store.append(run_id, [make_event(run_id, 1)])
+    eventually(lambda: len(given) == 40)
+    eventually(lambda: blocked(valkey, namespace) == PARTITIONS)
+    began = time.monotonic()
+    for run_id in run_ids:
+        before = len(given)
+        store.append(run_id, [make_event(run_id, 2, kind="run.finished")])
+        eventually(lambda before=before: len(given) > before)  # type: ignore[misc] # bound at once
+        assert given[-1] == run_id
+    assert time.monotonic() - began < 40 * watched_streams.CALM_SECONDS / 10
+    follower.join(watched_streams.CALM_SECONDS)
+    assert not follower.is_alive()
+    assert len(connections(valkey, namespace)) <= PARTITIONS + 4
+
+
+@pytest.mark.one_in(2)
 def test_the_connections_go_when_nobody_follows(
     opened: Callable[..., Any], valkey: Server, namespace: str
 ) -> None:

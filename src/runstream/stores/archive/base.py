@@ -30,6 +30,7 @@ from runstream.model.protocols import TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
+from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
 from runstream.stores.archive.entry_events import events_of
@@ -116,9 +117,16 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """Raise ConfigurationError: an archive has no live end."""
         del query
-        raise ConfigurationError(
-            f"{self.location} is an archive and cannot follow run {run_id!r:.80}; follow it in Redis or in memory,"
-            " or read it here"
+        raise self._cannot_follow(f"run {run_id!r:.80}")
+
+    def follow_runs(self, query: FollowRunsQuery) -> Stream:
+        """Raise ConfigurationError: an archive has no live end."""
+        del query
+        raise self._cannot_follow("runs")
+
+    def _cannot_follow(self, what: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.location} is an archive and cannot follow {what}; follow in Redis or in memory, or read here"
         )
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:

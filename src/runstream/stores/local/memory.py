@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
@@ -19,11 +20,12 @@ from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import Cursor, E, LeaseGrant, Recorded, S
+from runstream.model.results import Cursor, E, LeaseGrant, Recorded, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
 from runstream.operations.filters import EventFilter
+from runstream.operations.follow_runs import UNREADABLE, FollowedRuns, FollowRunsQuery
 from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.lane_facts import LaneFacts
@@ -199,6 +201,44 @@ class MemoryOperations(LocalOperations[E, S]):
             if not has_more:
                 return
             after = offset
+
+    def follow_runs(self, query: FollowRunsQuery) -> Stream:
+        """The events of many runs: history, then live."""
+        runs, idle = FollowedRuns(query), IdleTimeout(None, query.idle_timeout)
+        while True:
+            infos = yield from blocking(self._matching, runs, query)
+            having_more = list(filter(runs.has_more, infos))
+            for info in having_more:
+                pages = in_pages(self._read(info.run_id, ReadQuery(runs.position(info.run_id))))
+                try:
+                    yield from pass_on(pages, partial(runs.give, info.run_id), idle.restart)
+                except UNREADABLE as error:
+                    runs.leave_out(info.run_id, error)
+            if having_more:
+                continue
+            ended = sum(info.status in ENDED_STATUSES for info in infos)
+            if runs.run_ids is not None and ended == len(runs.run_ids):
+                return
+            idle.check()
+            yield from blocking(self._wait_for_more, runs, query, idle, ended)
+
+    def _matching(self, runs: FollowedRuns, query: FollowRunsQuery) -> list[RunInfo]:
+        """The runs that are followed, the oldest first."""
+        return [
+            info
+            for info in reversed(self._find_runs(query.runs_query()))
+            if runs.run_ids is None or info.run_id in runs.run_ids
+        ]
+
+    def _wait_for_more(self, runs: FollowedRuns, query: FollowRunsQuery, idle: IdleTimeout, ended: int) -> None:
+        """Wait until a run has more, or another one has ended, for half a second at most."""
+
+        def has_more() -> bool:
+            infos = self._matching(runs, query)
+            return any(map(runs.has_more, infos)) or sum(info.status in ENDED_STATUSES for info in infos) != ended
+
+        with self._changed:
+            self._changed.wait_for(has_more, idle.limit(_LONGEST_WAIT_SECONDS))
 
     def _wait(self, run_id: str, offset: int, idle: IdleTimeout) -> bool | None:
         """Wait for events after an offset, for half a second at most.

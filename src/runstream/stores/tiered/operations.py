@@ -26,6 +26,7 @@ from runstream.operations.arguments import (
     group_by_run,
 )
 from runstream.operations.filters import lane_of, seq_of
+from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect, pass_on
@@ -160,6 +161,15 @@ class TieredOperations(HotAndArchive[E, S]):
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, from the archive on, then live."""
         return follow(self, run_id, query)
+
+    def follow_runs(self, query: FollowRunsQuery) -> Stream:
+        """The events of many runs: history, from the archive on, then live."""
+
+        def look(runs: RunsQuery) -> Stream:
+            # all at first; and then those that are written to, which Redis has
+            return self.runs(runs) if runs.updated_after is None else self.hot.runs(runs)
+
+        return following_runs(query, look, lambda run_id, after: self.follow(run_id, FollowQuery(after)))
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""

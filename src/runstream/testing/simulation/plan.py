@@ -19,6 +19,8 @@ class Plan:
         workers: How many drain workers there are.
         followers: How many follow the first run, through an archive as well.
         async_followers: How many do so under asyncio.
+        all_followers: How many follow all runs at once, likewise.
+        async_all_followers: How many do so under asyncio.
         forks: Whether agents' processes fork now and then: the child goes on with all that the parent has.
         runs: How many runs there are.
         turns: How often each agent writes.
@@ -50,6 +52,8 @@ class Plan:
     workers: int = 2
     followers: int = 1
     async_followers: int = 0
+    all_followers: int = 0
+    async_all_followers: int = 0
     forks: bool = False
     runs: int = 2
     turns: int = 12

@@ -17,6 +17,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
 )
+from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
@@ -72,6 +73,12 @@ class RedisOperations(Generic[E, S]):
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events."""
         return read.follow(self.session, run_id, query)
+
+    def follow_runs(self, query: FollowRunsQuery) -> Stream:
+        """The events of many runs: history, then live."""
+        return following_runs(
+            query, self.runs, lambda run_id, after: self.follow(run_id, FollowQuery(after)), self.session.clock
+        )
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from runstream.testing.simulation.players.agent import AgentPlayer, LoopPlayer
 from runstream.testing.simulation.players.archivist import ArchivistPlayer, mend
-from runstream.testing.simulation.players.follower import AsyncFollowerPlayer, FollowerPlayer
+from runstream.testing.simulation.players.follower import (
+    AllFollowerPlayer,
+    AsyncAllFollowerPlayer,
+    AsyncFollowerPlayer,
+    FollowerPlayer,
+)
 from runstream.testing.simulation.players.operator import OperatorPlayer
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.players.reader import ReaderPlayer
@@ -24,6 +29,8 @@ def players_of(world: World) -> list[Player]:
         *(WorkerPlayer(world) for _ in range(plan.workers)),
         *(FollowerPlayer(world, number) for number in range(plan.followers)),
         *(AsyncFollowerPlayer(world, number) for number in range(plan.async_followers)),
+        *(AllFollowerPlayer(world, number) for number in range(plan.all_followers)),
+        *(AsyncAllFollowerPlayer(world, number) for number in range(plan.async_all_followers)),
         *(OperatorPlayer(world, number) for number in range(plan.operators)),
         *(ArchivistPlayer(world, plan.turns // 2) for _ in range(plan.archivists)),
         *(ResolverPlayer(world) for _ in range(plan.resolvers)),
