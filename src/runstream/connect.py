@@ -32,7 +32,7 @@ from runstream.stores.redis.checkpointer import AsyncRedisCheckpointer, RedisChe
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.connection.topology import open_async_transport, open_transport
 from runstream.stores.tiered import AsyncTieredCheckpointer, TieredCheckpointer
-from runstream.stores.urls import check_is_text, flag, octal, path_in, split_query, with_path
+from runstream.stores.urls import check_is_text, count_or_all, flag, octal, path_in, split_query, with_path
 
 __all__ = ["ARCHIVE_SCHEMES", "SERVER_SCHEMES", "connect", "connect_async"]
 
@@ -53,7 +53,7 @@ _REDIS_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "max_hot_events": int,
 }
 ARCHIVE_SCHEMES = ("sqlite", "jsonl")
-_ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": int, "mode": octal}
+_ARCHIVE_OPTIONS: Mapping[str, Callable[[str], Any]] = {"keep_snapshots": count_or_all, "mode": octal}
 _JSONL_OPTIONS: Mapping[str, Callable[[str], Any]] = {"plain_names": flag}
 _OBJECTS = ("event_type", "state_type", "fallback", "upcasts")
 

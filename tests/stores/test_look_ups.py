@@ -48,7 +48,6 @@ def test_what_can_be_no_key_is_refused(store: Store) -> None:
             store.find("r", keys)
 
 
-@on_every_backend
 def test_read_at_gives_the_events_in_the_order_asked_for(store: Store) -> None:
     store.save_events(make_events("r", 30))
     by_offset = {item.offset: item for item in store.read("r")}

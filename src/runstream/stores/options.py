@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
@@ -23,7 +23,8 @@ class StoreOptions(TypedDict, total=False):
         resend_lost: Redis: put back what a server lost of what this store object appended.
         max_hot_events: Redis: the most events of one run in Redis; None: no limit.
         require_lease: Redis, SQLite and memory: refuse what is written without a lease.
-        keep_snapshots: SQLite and JSONL: how many snapshots to keep of each run and lane; None: all.
+        keep_snapshots: SQLite and JSONL: how many snapshots to keep of each run and lane, or ``"all"``; None: as
+            many as the archive keeps, 20 if it was made with nothing said.
         mode: SQLite and JSONL: the permissions of new files; None: those that the directory suggests.
         plain_names: JSONL: name the directory of a new run as its id stands, where that is safe.
         max_event_bytes: Every store: the size in bytes of the largest encoded event.
@@ -39,7 +40,7 @@ class StoreOptions(TypedDict, total=False):
     resend_lost: bool
     max_hot_events: int | None
     require_lease: bool
-    keep_snapshots: int | None
+    keep_snapshots: int | Literal["all"] | None
     mode: int | None
     plain_names: bool
     max_event_bytes: int

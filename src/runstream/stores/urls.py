@@ -12,7 +12,17 @@ from urllib.parse import parse_qsl, quote, unquote
 from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import one_of_kind
 
-__all__ = ["archive_beside", "check_is_text", "check_path", "flag", "octal", "path_in", "split_query", "with_path"]
+__all__ = [
+    "archive_beside",
+    "check_is_text",
+    "check_path",
+    "count_or_all",
+    "flag",
+    "octal",
+    "path_in",
+    "split_query",
+    "with_path",
+]
 
 
 def check_is_text(url: object) -> None:
@@ -48,6 +58,11 @@ def flag(text: str) -> bool:
     return text == "true"
 
 
+def count_or_all(text: str) -> int | str:
+    """A whole number, or ``"all"``. Raises ValueError for another text."""
+    return text if text == "all" else int(text)
+
+
 def octal(text: str) -> int:
     """A number in octal digits. Raises ValueError for another text."""
     return int(text, 8)
@@ -57,6 +72,7 @@ _READS = {
     int: "pass a whole number",
     float: "pass a number",
     flag: "pass true or false",
+    count_or_all: "pass a whole number, or all",
     octal: "pass octal digits, as chmod takes them (0640)",
 }
 

@@ -14,7 +14,6 @@ from runstream.stores.redis.scripts.calls import MICROSECONDS
 from tests.drain.retire.retiring_tools import Hot, ended, fit_of, members, open_hot, retire_now
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend, info_of
-from tests.support.kinds import on_every_server
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import DEADLINE_SECONDS, eventually
 
@@ -26,7 +25,6 @@ def retire_idle(hot: Hot, archives: list[Archive], **options: Any) -> int:
     return report.retired
 
 
-@on_every_server
 def test_an_idle_run_leaves_redis_and_comes_back_with_the_next_append(
     redis_backend: RedisBackend, hot: Hot, raw: Any, archives: list[Archive]
 ) -> None:

@@ -227,11 +227,67 @@ def test_the_bound_is_an_option_of_the_urls_of_archives(kind: str, tmp_path: Pat
     with connect(url) as store:
         checkpoint(store, 5)
         assert [step for _, _, step in history(store)] == [4, 5]
-    for wrong in (f"{kind}:{tmp_path}/archive?keep_snapshots=-1", f"{kind}:{tmp_path}/a?keep_snapshots=all"):
+    for wrong in (f"{kind}:{tmp_path}/archive?keep_snapshots=-1", f"{kind}:{tmp_path}/a?keep_snapshots=some"):
         with pytest.raises(ConfigurationError):
             connect(wrong)
     with pytest.raises(ConfigurationError, match="keep_snapshots"):
         connect("memory:?keep_snapshots=2")
+
+
+def steps_kept(archive: Archive) -> list[int]:
+    """The steps of the snapshots that it keeps of the run."""
+    return [step for _, _, step in history(archive)]
+
+
+def test_a_new_archive_keeps_a_stated_number(kind: str, tmp_path: Path) -> None:
+    """Unless another was asked for when it was made: that one holds for whoever opens it and does not ask."""
+    place = tmp_path / "archive"
+    with closing(open_at(kind, place)) as archive:
+        checkpoint(archive, 25)
+        assert steps_kept(archive) == [*range(6, 26)]
+        with closing(opened_again(archive, keep_snapshots="all")) as other:
+            checkpoint_after(other, 26)
+            assert steps_kept(other)[-21:] == [*range(6, 27)]
+    for keep, left in ((3, 3), ("all", 25)):
+        made = tmp_path / f"made-{keep}"
+        with closing(open_at(kind, made, keep_snapshots=keep)) as archive:
+            checkpoint(archive, 24)
+            with closing(open_at(kind, made)) as other:
+                checkpoint_after(other, 25)
+                assert len(steps_kept(other)) == left
+
+
+def test_an_archive_that_was_made_before_there_was_a_number_keeps_all(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "archive"
+    open_at(kind, place).close()
+    if kind == "sqlite":
+        with closing(sqlite3.connect(place.with_suffix(".db"))) as connection, connection:
+            for column in ("keep_snapshots", "checksum"):
+                connection.execute(f"ALTER TABLE archive DROP COLUMN {column}")
+    else:
+        with closing(open_at(kind, place)) as archive:
+            assert archive.archive_id
+        about = json.loads((place / ".runstream.json").read_text())
+        assert about.pop("keep_snapshots") == 20
+        (place / ".runstream.json").write_text(json.dumps(about))
+    for first in (1, 15):
+        with closing(open_at(kind, place)) as archive:
+            archive.recover("r")
+            checkpoint(archive, 14, first=first)
+            assert steps_kept(archive) == [*range(1, first + 14)]
+    with closing(open_at(kind, place, keep_snapshots=2)) as archive:
+        checkpoint_after(archive, 29)
+        assert steps_kept(archive) == [28, 29]
+
+
+def test_a_number_that_was_damaged_drops_nothing(tmp_path: Path) -> None:
+    with closing(open_at("sqlite", tmp_path / "archive")) as archive:
+        checkpoint(archive, 10)
+    with closing(sqlite3.connect(tmp_path / "archive.db")) as connection, connection:
+        connection.execute("UPDATE archive SET keep_snapshots = 4")
+    with closing(open_at("sqlite", tmp_path / "archive")) as archive:
+        checkpoint_after(archive, 11)
+        assert steps_kept(archive) == [*range(1, 12)]
 
 
 # -- what takes it away

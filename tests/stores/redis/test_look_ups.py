@@ -13,7 +13,6 @@ from tests.stores.redis.layout.raw_keys import key_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, open_hot, put_raw
-from tests.support.kinds import on_every_server
 from tests.support.operations import exchanges_in
 from tests.support.samples import make_event, make_events
 from tests.support.unfinished import leave_entries
@@ -27,7 +26,6 @@ def hot(redis_backend: RedisBackend) -> Hot:
     return store
 
 
-@on_every_server
 def test_few_offsets_take_one_round_trip_and_more_one_for_each_page(hot: Hot, redis_backend: RedisBackend) -> None:
     """Whether this store object knows the run or not; what lies between is not fetched."""
     for store in (hot, open_hot(redis_backend)):
@@ -57,7 +55,6 @@ def test_large_events_come_a_few_at_a_time(hot: Hot, monkeypatch: pytest.MonkeyP
     assert max(sum(map(len, _entries([one]))) for one in sent) <= 9
 
 
-@on_every_server
 def test_what_has_left_redis_is_named_and_its_keys_stay(hot: Hot, archives: list[Archive]) -> None:
     """Trimmed, retired, and after it was retired and goes on; only a run that is forgotten knows nothing."""
     hot.append("r", ended("r", first=31), keys=["k", None, None, None])

@@ -84,7 +84,6 @@ def test_a_lane_is_recovered_without_what_others_wrote(redis_backend: RedisBacke
         hot.save_events([make_event("r", 6 + left, lane_id="mine"), *others(1)])
 
 
-@on_every_server
 def test_a_run_is_recovered_in_one_round_trip_with_its_last_events(redis_backend: RedisBackend) -> None:
     """And in one more for each further page."""
     hot = open_hot(redis_backend)

@@ -140,7 +140,7 @@ class _RunDirectory(SourceRun):
 
     def snapshots(self) -> Iterator[SourceSnapshot | Unreadable]:
         """Read the states in the directory's files."""
-        log = RunLog(self._directory, self.run_id, None, lambda: Access(0o600))  # to read: nothing is made
+        log = RunLog(self._directory, self.run_id, lambda: None, lambda: Access(0o600))  # to read: nothing is made
         log.refresh()
         try:
             found = list(latest_snapshots(log))

@@ -7,13 +7,47 @@ comes after it, whatever the two cover.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from runstream.model.archive_records import Position
-from runstream.model.errors import CorruptRecordError
+from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.model.run_head import SnapshotHead
+from runstream.operations.arguments import check_count
 
-__all__ = ["UNKNOWN", "KeptSnapshot", "latest_of", "nearest", "sound", "tokens_before_cut"]
+__all__ = [
+    "KEPT_SNAPSHOTS",
+    "UNKNOWN",
+    "KeepSnapshots",
+    "KeptSnapshot",
+    "check_keep",
+    "count_kept",
+    "latest_of",
+    "nearest",
+    "sound",
+    "tokens_before_cut",
+]
+
+KEPT_SNAPSHOTS = 20
+"""How many snapshots of each run, and of each of its lanes, an archive keeps if nobody asks for another number."""
+
+KeepSnapshots: TypeAlias = int | Literal["all"]
+"""How many snapshots of each run, and of each of its lanes, to keep."""
+
+
+def check_keep(keep: object) -> None:
+    """Raise ConfigurationError for what is no number of snapshots to keep."""
+    if keep not in (None, "all"):
+        try:
+            check_count("keep_snapshots", keep)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; or 'all'") from None
+
+
+def count_kept(keep: KeepSnapshots | None, otherwise: int | None) -> int | None:
+    """How many snapshots to keep (None: all), if that was asked for, and ``otherwise`` if nothing was."""
+    if keep is None:
+        return otherwise
+    return None if keep == "all" else keep
 
 
 class KeptSnapshot(NamedTuple):

@@ -11,11 +11,11 @@ from runstream.codec.fallback import plain_data
 from runstream.codec.upcasts import Upcasts
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
-from runstream.operations.arguments import check_count
 from runstream.stores.archive.access import check_mode
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.operations import JSONLOperations
+from runstream.stores.archive.snapshot_history import KeepSnapshots, check_keep
 from runstream.stores.lifecycle import reopen_with
 from runstream.stores.urls import check_path
 
@@ -40,8 +40,10 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         busy_timeout_seconds: How long a writer waits for another one of the same run before it raises
             StoreUnavailable.
         keep_snapshots: How many of the snapshots that are saved through this object to keep in
-            ``snapshots.jsonl``, of each run and of each of its lanes; up to twice as many take up room. None: all;
-            0: none but the latest. A snapshot of 1 MB that is saved 1,000 times takes 1 GB.
+            ``snapshots.jsonl``, of each run and of each of its lanes; up to twice as many take up room. None: as
+            many as the archive keeps: what was asked for when it was made, else 20, and all of them if it was made
+            before there was such a number. ``"all"``, or 0: none but the latest. A snapshot of 1 MB that is saved
+            1,000 times takes 1 GB.
         mode: The permissions of the files that are made (0o640); a directory may be entered by whoever may read.
             None: 0o600, or in a directory that a group may write to 0o660, and the group's. What exists keeps its
             own.
@@ -67,11 +69,11 @@ class JSONLCheckpointer(ArchiveStore[E, S]):
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
         upcasts: Upcasts | None = None,
         busy_timeout_seconds: float = 30.0,
-        keep_snapshots: int | None = None,
+        keep_snapshots: KeepSnapshots | None = None,
         mode: int | None = None,
         plain_names: bool = False,
     ) -> None:
-        check_count("keep_snapshots", keep_snapshots)
+        check_keep(keep_snapshots)
         check_mode(mode)
         check_path(base_dir)
         self.base_dir = path = Path(base_dir).absolute()

@@ -10,6 +10,7 @@ import secrets
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from runstream.codec.own_stack import with_room
 from runstream.model.errors import ConfigurationError, HistoryDiverged, StoreUnavailable, UnsupportedVersion
@@ -18,6 +19,7 @@ from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.file_locks import Locks, directories_in, names_in, unavailable, write_file
 from runstream.stores.archive.jsonl.line_format import facts_of, is_header, load_header
+from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS
 
 __all__ = ["ArchiveDirectory", "remove_run"]
 
@@ -35,6 +37,7 @@ class ArchiveDirectory:
         wait_seconds: How long a writer waits for another one.
         mode: The permissions of new files; None: those that the directory suggests.
         plain_names: Name the directory of a new run as its id stands, where that is safe.
+        keep_snapshots: How many snapshots of each run and of each lane a new archive keeps; None: all.
 
     Raises:
         ConfigurationError: It is not a directory and cannot be made one.
@@ -42,10 +45,18 @@ class ArchiveDirectory:
     """
 
     def __init__(
-        self, path: Path, wait_seconds: float, mode: int | None = None, *, plain_names: bool = False
+        self,
+        path: Path,
+        wait_seconds: float,
+        mode: int | None = None,
+        *,
+        plain_names: bool = False,
+        keep_snapshots: int | None = KEPT_SNAPSHOTS,
     ) -> None:
         self.path = path
         self._about_path = path / file_names.ABOUT
+        self.keep_snapshots = keep_snapshots
+        """How many the archive keeps; None: all."""
         self._mode = mode
         self._plain_names = plain_names
         self.locks = Locks(path, wait_seconds, self.access)
@@ -225,6 +236,8 @@ class ArchiveDirectory:
         try:
             about = with_room(json.loads, content)
             found, archive_id = int(about["format"]), str(about["archive_id"])
+            kept = about.get("keep_snapshots")  # all, in one of before
+            kept = None if kept is None else max(0, int(kept))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{path} does not read: {error}; restore it from a copy") from error
         if found > _FORMAT:
@@ -234,12 +247,16 @@ class ArchiveDirectory:
                 supported=_FORMAT,
             )
         self._archive_id, self._about, self._found_format = archive_id, identity, found
+        self.keep_snapshots = kept
         return True
 
     def _write_about(self, archive_id: str) -> None:
         path = self._about_path
         prepared = path.with_name(f"{file_names.ABOUT}.prepared")
-        write_file(prepared, json.dumps({"format": _FORMAT, "archive_id": archive_id}).encode() + b"\n")
+        about: dict[str, Any] = {"format": _FORMAT, "archive_id": archive_id}
+        if self.keep_snapshots is not None:
+            about["keep_snapshots"] = self.keep_snapshots
+        write_file(prepared, json.dumps(about).encode() + b"\n")
         # as what is made after it
         give_access(prepared, self.access())
         prepared.replace(path)

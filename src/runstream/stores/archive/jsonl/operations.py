@@ -45,7 +45,7 @@ from runstream.stores.archive.jsonl.run_snapshots import (
 from runstream.stores.archive.jsonl.snapshot_files import load_state, loaded_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
-from runstream.stores.archive.snapshot_history import KeptSnapshot
+from runstream.stores.archive.snapshot_history import KeepSnapshots, KeptSnapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
 __all__ = ["JSONLOperations"]
@@ -58,7 +58,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         codec: Makes events and states of the caller's types, and encodes them.
         path: The archive's directory, absolute.
         busy_timeout_seconds: How long a writer waits for another one of the same run.
-        keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
+        keep_snapshots: How many snapshots of each run and of each lane to keep; None: as many as it keeps.
         mode: The permissions of new files; None: those that the directory suggests.
         plain_names: Name the directory of a new run as its id stands, where that is safe.
     """
@@ -71,7 +71,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         path: Path,
         *,
         busy_timeout_seconds: float,
-        keep_snapshots: int | None,
+        keep_snapshots: KeepSnapshots | None,
         mode: int | None = None,
         plain_names: bool = False,
     ) -> None:

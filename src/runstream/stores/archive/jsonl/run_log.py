@@ -51,12 +51,12 @@ class RunLog:
     Args:
         directory: The run's directory.
         run_id: Its id.
-        keep_snapshots: How many of each lane the history of snapshots keeps at least; None: all.
+        keep_snapshots: Tells how many of each lane the history of snapshots keeps at least; None: all.
         access: Tells what the directory is given when it is made.
     """
 
     def __init__(
-        self, directory: Path, run_id: str, keep_snapshots: int | None, access: Callable[[], Access]
+        self, directory: Path, run_id: str, keep_snapshots: Callable[[], int | None], access: Callable[[], Access]
     ) -> None:
         self.directory, self.run_id = directory, run_id
         self.keep_snapshots, self._access = keep_snapshots, access
@@ -201,7 +201,7 @@ class RunLog:
             for snapshot in snapshots:
                 path, lane_id = self._prepared(snapshot.lane_id, snapshot.token), snapshot.lane_id
                 write_file(path, snapshot_text(snapshot), path.with_name(file_names.snapshot_name(lane_id)))
-            if self.keep_snapshots != 0:
+            if self.keep_snapshots() != 0:
                 former: list[ArchiveSnapshot] = []
                 if not self.history.exists():  # of a version that kept none
                     former += all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
@@ -239,8 +239,8 @@ class RunLog:
         if not self._is_tidy:
             with contextlib.suppress(OSError):
                 self._tidy()
-                if self.keep_snapshots is not None:
-                    self.history.drop_old(self.keep_snapshots, self.index.counts)
+                if (keep := self.keep_snapshots()) is not None:
+                    self.history.drop_old(keep, self.index.counts)
 
     def discard(self, snapshots: Sequence[ArchiveSnapshot]) -> None:
         """Undo step 1, of a batch that did not come to step 2: on a full disk it takes up room."""

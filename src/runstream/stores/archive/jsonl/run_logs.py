@@ -21,6 +21,7 @@ from runstream.stores.archive.jsonl.directory import ArchiveDirectory
 from runstream.stores.archive.jsonl.file_locks import unavailable
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.snapshot_files import load_snapshot, load_state
+from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS, KeepSnapshots, count_kept
 
 __all__ = ["RunLogs"]
 
@@ -33,7 +34,7 @@ class RunLogs:
     Args:
         path: The archive's directory, absolute.
         wait_seconds: How long a writer waits for another one of the same run.
-        keep_snapshots: How many snapshots of each run and lane are kept; None: all.
+        keep_snapshots: How many snapshots of each run and lane are kept; None: as many as the archive keeps.
         status_of: Tells what a state says of its run, None for nothing.
         mode: The permissions of new files; None: those that the directory suggests.
         plain_names: Name the directory of a new run as its id stands, where that is safe.
@@ -43,14 +44,15 @@ class RunLogs:
         self,
         path: Path,
         wait_seconds: float,
-        keep_snapshots: int | None,
+        keep_snapshots: KeepSnapshots | None,
         status_of: Callable[[dict[str, Any]], str | None],
         mode: int | None = None,
         *,
         plain_names: bool = False,
     ) -> None:
         self.path = path
-        self.directory = ArchiveDirectory(path, wait_seconds, mode, plain_names=plain_names)
+        kept = count_kept(keep_snapshots, KEPT_SNAPSHOTS)
+        self.directory = ArchiveDirectory(path, wait_seconds, mode, plain_names=plain_names, keep_snapshots=kept)
         self._keep_snapshots = keep_snapshots
         self._status_of = status_of
         self._is_closed = False
@@ -106,11 +108,14 @@ class RunLogs:
         directory = self.directory.directory_of(run_id)
         log = self._logs.get(run_id)
         if log is None or log.directory != directory:
-            log = self._logs[run_id] = RunLog(directory, run_id, self._keep_snapshots, self.directory.access)
+            log = self._logs[run_id] = RunLog(directory, run_id, self._kept, self.directory.access)
             if len(self._logs) > _MAX_LOGS:
                 self._logs.popitem(last=False)
         self._logs.move_to_end(run_id)
         return log
+
+    def _kept(self) -> int | None:
+        return count_kept(self._keep_snapshots, self.directory.keep_snapshots)
 
     def begun(self, log: RunLog) -> RunLog:
         """The log of a run that is to be written to: where it is, or where it is to begin. The caller locks it."""

@@ -78,7 +78,7 @@ def kept_snapshots(log: RunLog) -> list[KeptSnapshot]:
     for one in latest_snapshots(log, on_corrupt="skip"):
         if one.token not in known:
             kept.append(KeptSnapshot(SnapshotHead(*one[:4]), None))
-    return latest_of(kept, log.keep_snapshots)
+    return latest_of(kept, log.keep_snapshots())
 
 
 def _history(log: RunLog) -> list[KeptSnapshot]:

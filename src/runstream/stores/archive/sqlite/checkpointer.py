@@ -12,9 +12,9 @@ from runstream.codec.upcasts import Upcasts
 from runstream.model.clock import unix_seconds
 from runstream.model.protocols import Fallback
 from runstream.model.results import E, S
-from runstream.operations.arguments import check_count
 from runstream.stores.archive.access import check_mode
 from runstream.stores.archive.facade import ArchiveStore
+from runstream.stores.archive.snapshot_history import KeepSnapshots, check_keep
 from runstream.stores.archive.sqlite.connection import absolute_path
 from runstream.stores.archive.sqlite.drained_runs import DrainedRuns
 from runstream.stores.archive.sqlite.operations import SQLiteOperations
@@ -41,8 +41,9 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         busy_timeout_seconds: How long a writer waits for another one before it raises StoreUnavailable.
         require_lease: Refuse every write without a lease on what it touches.
         keep_snapshots: How many of the snapshots that are saved through this object to keep, of each run and of
-            each of its lanes. None: all of them; 0: none but the latest. A snapshot of 1 MB that is saved 1,000
-            times takes 1 GB.
+            each of its lanes. None: as many as the file keeps: what was asked for when it was made, else 20, and
+            all of them if it was made before there was such a number. ``"all"``, or 0: none but the latest. A
+            snapshot of 1 MB that is saved 1,000 times takes 1 GB.
         mode: The permissions of the files that are made (0o640); a directory may be entered by whoever may read.
             None: 0o600, or in a directory that a group may write to 0o660, and the group's. What exists keeps its
             own.
@@ -67,11 +68,11 @@ class SQLiteCheckpointer(ArchiveStore[E, S]):
         upcasts: Upcasts | None = None,
         busy_timeout_seconds: float = 30.0,
         require_lease: bool = False,
-        keep_snapshots: int | None = None,
+        keep_snapshots: KeepSnapshots | None = None,
         mode: int | None = None,
         clock: Callable[[], float] = unix_seconds,
     ) -> None:
-        check_count("keep_snapshots", keep_snapshots)
+        check_keep(keep_snapshots)
         check_mode(mode)
         check_path(db_path)
         self.db_path: str = absolute_path(db_path)

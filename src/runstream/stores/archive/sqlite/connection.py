@@ -33,6 +33,7 @@ from runstream.codec.pages import PAGE_BYTES
 from runstream.model.errors import ConfigurationError, RunstreamError, StoreUnavailable
 from runstream.operations.forks import held_over_fork
 from runstream.stores.archive.access import make_file
+from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS
 from runstream.stores.archive.sqlite.file_identity import (
     FileIdentity,
     drop_log_from_cache,
@@ -92,17 +93,26 @@ class ArchiveFile:
         busy_timeout_seconds: How long a writer waits for another one.
         mode: The permissions of a new file, which SQLite gives to its log and its index too; None: those that its
             directory suggests.
+        keep_snapshots: How many snapshots of each run and of each lane a new file keeps; None: all.
 
     Attributes:
         archive_id: The archive's UUID.
+        keep_snapshots: How many snapshots of each run and of each lane it keeps; None: all.
 
     Raises:
         ConfigurationError: The path cannot be an archive.
     """
 
-    def __init__(self, path: str, busy_timeout_seconds: float, mode: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        busy_timeout_seconds: float,
+        mode: int | None = None,
+        keep_snapshots: int | None = KEPT_SNAPSHOTS,
+    ) -> None:
         self.path = path
         self.archive_id = ""
+        self.keep_snapshots = keep_snapshots
         self._busy_timeout_seconds = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -222,10 +232,11 @@ class ArchiveFile:
         )
         try:
             connection.text_factory = _text_or_bytes
-            archive_id = prepare(
+            archive_id, kept = prepare(
                 connection,
                 self.path,
                 busy_timeout_seconds=self._busy_timeout_seconds,
+                keep_snapshots=self.keep_snapshots,
                 archive_id=self.archive_id or None,
             )
             identity = FileIdentity.of(self.path)
@@ -235,7 +246,8 @@ class ArchiveFile:
         except BaseException:  # an interrupt too: nobody else would close it
             connection.close()
             raise
-        self._connection, self._identity, self.archive_id = connection, identity, archive_id
+        self._connection, self._identity = connection, identity
+        self.archive_id, self.keep_snapshots = archive_id, kept
         self._seen_version = -1
         return connection
 

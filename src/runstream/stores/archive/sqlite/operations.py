@@ -34,7 +34,13 @@ from runstream.operations.arguments import LeaseRequest, RunsQuery
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
-from runstream.stores.archive.snapshot_history import KeptSnapshot, latest_of
+from runstream.stores.archive.snapshot_history import (
+    KEPT_SNAPSHOTS,
+    KeepSnapshots,
+    KeptSnapshot,
+    count_kept,
+    latest_of,
+)
 from runstream.stores.archive.sqlite.caller_keys import load_keys
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
@@ -91,7 +97,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         path: The file, absolute.
         busy_timeout_seconds: How long a writer waits for another one.
         require_lease: Refuse every write without a lease on what it touches.
-        keep_snapshots: How many snapshots of each run and of each lane to keep; None: all.
+        keep_snapshots: How many snapshots of each run and of each lane to keep; None: as many as the file keeps.
         mode: The permissions of a new file; None: those that its directory suggests.
         clock: Unix time in seconds.
     """
@@ -103,13 +109,14 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         *,
         busy_timeout_seconds: float,
         require_lease: bool,
-        keep_snapshots: int | None,
+        keep_snapshots: KeepSnapshots | None,
         mode: int | None = None,
         clock: Callable[[], float] = unix_seconds,
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
-        self._keep_snapshots = keep_snapshots
-        self._file = ArchiveFile(path, busy_timeout_seconds, mode)
+        kept = count_kept(keep_snapshots, KEPT_SNAPSHOTS)
+        self._file = ArchiveFile(path, busy_timeout_seconds, mode, kept)
+        self._keep_snapshots = count_kept(keep_snapshots, self._file.keep_snapshots)
         # a store that nobody closes gives its file back all the same
         self._finalizer = weakref.finalize(self, self._file.close)
 

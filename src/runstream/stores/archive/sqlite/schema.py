@@ -19,6 +19,7 @@ import uuid
 
 from runstream.model.errors import ConfigurationError, StoreUnavailable, UnsupportedVersion
 from runstream.stores.archive.sqlite.queries import take_over_heads, take_over_lanes, transaction
+from runstream.stores.archive.sqlite.row_checksums import row_checksum
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
 
@@ -107,7 +108,8 @@ _TABLES = (
         checksum INTEGER,
         PRIMARY KEY (run_id, offset)
     )""",
-    "CREATE TABLE archive (id TEXT NOT NULL)",
+    # NULL, or no such column in a file of before: all of them
+    "CREATE TABLE archive (id TEXT NOT NULL, keep_snapshots INTEGER, checksum INTEGER)",
 )
 
 # what came later, each by its name: a file that lacks it gets it when it is opened
@@ -214,9 +216,16 @@ _OUR_NAMES = frozenset({"runs", "lanes", "lane_snapshots", "quarantine", "archiv
 
 
 def prepare(
-    connection: sqlite3.Connection, path: str, *, busy_timeout_seconds: float, archive_id: str | None = None
-) -> str:
-    """Make the file an archive of this version. Returns its UUID.
+    connection: sqlite3.Connection,
+    path: str,
+    *,
+    busy_timeout_seconds: float,
+    keep_snapshots: int | None,
+    archive_id: str | None = None,
+) -> tuple[str, int | None]:
+    """Make the file an archive of this version. Returns its UUID, and how many snapshots it keeps (None: all).
+
+    A file that is new keeps ``keep_snapshots``; what is there keeps as many as it did.
 
     With ``archive_id`` it must be that archive already: StoreUnavailable is raised for anything else. Raises
     UnsupportedVersion for a newer version and ConfigurationError for another program's file. A file that is
@@ -236,13 +245,14 @@ def prepare(
         with transaction(connection):
             version = _check_version(connection, path)  # another process may have been here meanwhile
             if version == 0:
-                _create(connection)
+                _create(connection, keep_snapshots)
             elif version == 1:
                 _upgrade(connection)
             for name in _lacking(connection):
                 connection.execute(_LATER[name])
-    found: str = connection.execute(_GET_ARCHIVE_ID).fetchone()[0]
-    return found
+    found, *facts = connection.execute("SELECT * FROM archive").fetchone()
+    is_sound = facts and facts[1] == row_checksum(found, facts[0])
+    return found, (facts[0] if is_sound else None)
 
 
 def _names(connection: sqlite3.Connection) -> set[str]:
@@ -301,10 +311,11 @@ def _use_write_ahead_log(connection: sqlite3.Connection, path: str, busy_timeout
         )
 
 
-def _create(connection: sqlite3.Connection) -> None:
+def _create(connection: sqlite3.Connection, keep_snapshots: int | None) -> None:
     for statement in _TABLES:
         connection.execute(statement)
-    connection.execute("INSERT INTO archive (id) VALUES (?)", (str(uuid.uuid4()),))
+    facts = str(uuid.uuid4()), keep_snapshots
+    connection.execute("INSERT INTO archive VALUES (?, ?, ?)", (*facts, row_checksum(*facts)))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
