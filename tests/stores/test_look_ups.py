@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runstream.model.errors import ConfigurationError, EncodingError, InvalidRunId
+from runstream.model.archive_records import ArchiveEntry, RunBatch, RunHeader
+from runstream.model.errors import ConfigurationError, CorruptRecordError, EncodingError, InvalidRunId
+from runstream.model.results import Cursor
 from runstream.operations.look_ups import spans_of
+from tests.support.archive_check import Archive
 from tests.support.backends import Store
 from tests.support.kinds import on_every_backend
 from tests.support.samples import make_event, make_events
@@ -84,6 +87,17 @@ def test_what_can_be_no_offset_is_refused(store: Store) -> None:
     for ask in (store.find, store.read_at):
         with pytest.raises(InvalidRunId):
             ask("", [])
+
+
+def test_an_archive_knows_the_keys_of_what_it_keeps_aside(archives: list[Archive]) -> None:
+    """The run knows them: whoever repeats that step is not to record it again."""
+    start = Cursor(0, 7)
+    aside = ArchiveEntry(1, 8, "k", None, b"no event", "it is not an event")
+    for archive in archives:
+        archive.write([RunBatch(RunHeader("r", start), start, (aside,), ())])
+        assert archive.find("r", ["k", "x"]) == [1, None]
+        with pytest.raises(CorruptRecordError):
+            archive.read_at("r", [1])
 
 
 def test_a_key_and_its_event_are_one(store: Store) -> None:

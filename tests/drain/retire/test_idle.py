@@ -70,7 +70,7 @@ def test_a_paused_run_is_found_and_answered_after_it_left_redis(
         run.pause("Ship it?", key="ship")
         assert run.wait(timeout=DEADLINE_SECONDS) == "yes"
         assert run.state.purpose == "x"
-    again.request_cancel("r", "too late")
+    assert open_hot(redis_backend).request_cancel("r", "too late").event.seq == 2
     assert retire_idle(hot, archives) == 1
     with pytest.raises(Exception, match="too late"), again.open_run("r") as run:
         run.emit("agent.progress")
