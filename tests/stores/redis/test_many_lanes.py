@@ -142,3 +142,17 @@ def test_a_history_that_is_replaced_between_two_events_of_a_lane_is_seen(
     monkeypatch.setattr(SpanReader, "spans", replaced)
     with pytest.raises(HistoryDiverged):
         hot.recover("r", lane_id="mine")
+
+
+def test_what_others_wrote_last_is_not_read_with_a_lane(redis_backend: RedisBackend) -> None:
+    """It comes with the snapshot and is not given: what this store wrote does not depend on it."""
+    hot, other = redis_backend.open(resend_lost=True), open_hot(redis_backend)
+    hot.append("r", [make_event("r", 1, lane_id="mine")], snapshot=make_state("r"), lane_id="mine")
+    other.save_events(others(3))
+    recent = session_of(hot).recent
+    assert not hot.recover("r", lane_id="mine").events
+    assert not recent.has_read_others("r", 1, [])
+    other.save_events([make_event("r", 2, lane_id="mine"), *others(1)])
+    assert len(hot.recover("r", lane_id="mine").events) == 1
+    assert recent.has_read_others("r", 1, [])
+    assert not recent.has_read_others("r", 5, [])

@@ -283,10 +283,14 @@ class RunReader:
         except (CorruptRecordError, UnsupportedVersion):
             return True
 
+    def remember(self, head: RunHead, at: Cursor) -> None:
+        """Note that the run has this cursor, for this store's later calls."""
+        self.session.seen.note(self.run_id, str(head.start).encode(), str(at).encode(), at.offset)
+
     def note(self, head: RunHead, at: Cursor) -> None:
         """Note how far the run was read, for the next page and for this store's later calls."""
         self.seen = at
-        self.session.seen.note(self.run_id, str(head.start).encode(), str(at).encode(), at.offset)
+        self.remember(head, at)
         if self.session.recent is not None:
             self.session.recent.mark_read(self.run_id, at.offset)
 

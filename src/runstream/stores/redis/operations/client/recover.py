@@ -85,7 +85,9 @@ def _events(reader: SpanReader, head: RunHead, tail: Page, spans: Spans) -> Stre
     end = tail[0][0].offset - 1 if tail else head.last.offset
     yield from reader.spans(head, [(low, min(high, end)) for low, high in spans if low < end])
     for low, high in spans:
-        yield from reader.give([item for item in tail if low < item[0].offset <= high])
+        if wanted := [item for item in tail if low < item[0].offset <= high]:
+            reader.note_read(head, wanted[-1][0])
+            yield from reader.give(wanted)
 
 
 def _spans(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
+from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.operations.look_ups import cut
 from runstream.operations.operation import Command, Operation, Stream
@@ -31,8 +32,9 @@ class SpanReader(RunReader):
         )
         page = self._back_page({}, entries, head.last.offset, end.count)
         found = [(parse_cursor(entry_id), record) for entry_id, record in reversed(page.found)]
-        if found:
-            self.note(head, found[-1][0])
+        if found:  # seen, and not read yet: they may not be wanted
+            self.seen = found[-1][0]
+            self.remember(head, self.seen)
         return head, found, replies
 
     def at(self, wanted: Spans, head_of: Callable[[RunHead], object]) -> Stream:
@@ -94,6 +96,13 @@ class SpanReader(RunReader):
                     yield from self.report_missing(head, offset)
         # what lies behind the last cursor was left by an append that was refused in its midst
         found = [item for item in found if item[0].offset <= head.last.offset]
-        if found and (self.seen is None or found[-1][0].offset > self.seen.offset):
-            self.note(head, found[-1][0])
+        if found:
+            self.note_read(head, found[-1][0])
         return found
+
+    def note_read(self, head: RunHead, at: Cursor) -> None:
+        """Note how far the run was read, as ``note``; what was seen farther on still counts."""
+        seen = self.seen
+        self.note(head, at)
+        if seen is not None and seen.offset > at.offset:
+            self.seen = seen
