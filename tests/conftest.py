@@ -17,7 +17,9 @@ from typing import Any
 import hypothesis
 import pytest
 import redis.utils
+from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
+from runstream.testing.simulation.bytecode import ParsesOnce
 from tests.support.archive_check import Archive
 from tests.support.backends import (
     AsyncRedisBackend,
@@ -67,6 +69,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # redis-py reads the metadata of its package, to tell the server its version, for each client that is made.
 redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
+
+# fakeredis parses a script each time that it runs it, which takes longer than to run it.
+_scripting: Any = ScriptingCommandsMixin
+_make_runtime = _scripting._get_server_runtime
+_scripting._get_server_runtime = lambda connection, server: ParsesOnce(_make_runtime(connection, server))
 
 # The files of tests lie in memory where there is room for them: thousands of tests wait for an fsync otherwise.
 # What a loss of power leaves of files is told by disks of the tests' own.

@@ -81,7 +81,7 @@ def test_a_worker_that_dies_at_any_point_loses_nothing_and_archives_nothing_twic
 
 def die_at(point: int, backend: RedisBackend, directory: Path, *, sqlite_first: bool) -> bool:
     """One worker that dies at this point, another that finishes, and the checker. False if it never died."""
-    hot = open_hot(backend)
+    hot = open_hot(backend, partitions=2)
     acknowledged = {"a": emit(hot, "a", 7), "b": emit(hot, "b", 3)}
     hot.save_snapshot("a", RunState(run_id="a", current_step=7))
     acknowledged["a"] += emit(hot, "a", 2, first=8)

@@ -42,7 +42,7 @@ class Author:
     def __init__(self, backend: RedisBackend, archives: Sequence[Archive], seed: int) -> None:
         self.random = random.Random(seed)
         self.archives = archives
-        self.stores = [open_hot(backend), open_hot(backend)]
+        self.stores = [open_hot(backend, partitions=2), open_hot(backend)]
         self.run_ids = ["r", "a:b", "run%3A", "ü"]
         self._seq = 0
 

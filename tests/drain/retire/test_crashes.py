@@ -38,7 +38,7 @@ def test_a_worker_that_dies_at_any_point_of_retiring_loses_nothing(
         point += 6
         backend = make_backend("fake")
         assert isinstance(backend, RedisBackend)
-        hot, victim = open_hot(backend), open_hot(backend)
+        hot, victim = open_hot(backend, partitions=2), open_hot(backend)
         acknowledged = {"a": ended("a"), "b": ended("b", 3), "c": make_events("c", 2)}
         for run_id, events in acknowledged.items():
             hot.append(run_id, events, snapshot=make_state(run_id, status=None), keys=[None] * len(events))

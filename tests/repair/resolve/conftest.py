@@ -9,12 +9,12 @@ import pytest
 
 from runstream import (
     JSONLCheckpointer,
-    RedisCheckpointer,
     SQLiteCheckpointer,
 )
 from tests.repair.resolve.world import World
 from tests.support.archive_check import Archive
 from tests.support.backends import Backend, RedisBackend
+from tests.support.drain_tools import open_hot
 
 
 @pytest.fixture
@@ -26,9 +26,7 @@ def make_world(tmp_path: Path) -> Iterator[Callable[[RedisBackend], World]]:
         place.mkdir()
         archives: list[Archive] = [SQLiteCheckpointer(place / "a.db"), JSONLCheckpointer(place / "j")]
         made.extend(archives)
-        hot = backend.open()
-        assert isinstance(hot, RedisCheckpointer)
-        return World(backend, hot, archives)
+        return World(backend, open_hot(backend, partitions=2), archives)
 
     yield make
     for archive in made:
