@@ -6,6 +6,9 @@ All stores take turns within each round. A ratio is how many times as long ours 
 the rounds: below 1 ours is faster. Ours are opened through ``runstream.integrations.purpose_agent.connect`` with
 its types, and by ``runstream.connect`` with the default ones. What its SQLite store writes is on the disk when the
 call returns, and so with our SQLite and JSONL; its JSONL store never calls fsync, and Redis does once a second.
+
+What a network costs is in two rows more: the embedded server by redis-py, each value as JSON in a field or entry,
+and how long redis-py's commands alone take of that.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from typing import Any
 import redis
 from purpose_agent import runtime as their_types
 from purpose_agent.runtime.checkpoint import JSONLCheckpointer, SQLiteCheckpointer
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import runstream
 from bench import event
@@ -37,8 +41,50 @@ from runstream.integrations.purpose_agent import connect
 
 OURS = {"sqlite": "sqlite:{}/ours.db", "jsonl": "jsonl:{}/ours", "embedded": "embedded:{}/state"}
 MANY = 18_000  # small values that have 1 MB together
+LARGE_TIMES = 8  # so many large states, and SQLite carries its log over into the file in each round
 DEFAULT = " (default types)"
+BARE, ALONE = "redis-py, JSON", "redis-py alone"
 BASELINES = {"sqlite": SQLiteCheckpointer, "jsonl": JSONLCheckpointer}
+
+
+class BareRedis:
+    """Redis without runstream: each event an entry of a stream, each key of a state a field of a hash, as JSON.
+
+    Attributes:
+        alone: The seconds that redis-py's commands have taken.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._client: Any = redis.Redis(unix_socket_path=str(path))
+        self._clock = clock
+        self.alone = 0.0
+
+    def _send(self, *command: Any) -> Any:
+        begun = self._clock()
+        reply = self._client.execute_command(*command)
+        self.alone += self._clock() - begun
+        return reply
+
+    def save_event(self, event: Any) -> None:
+        self._send("XADD", f"bare:{event.run_id}", f"{event.seq}-0", "e", json.dumps(event.to_dict(), default=str))
+
+    def list_events(self, run_id: str, since_seq: int) -> list[Any]:
+        found = self._send("XRANGE", f"bare:{run_id}", f"({since_seq}-0" if since_seq else "-", "+")
+        return [their_types.PAEvent.from_dict(json.loads(fields[b"e"])) for _, fields in found]
+
+    def save_snapshot(self, run_id: str, state: Any) -> None:
+        fields = state.to_dict()
+        fields |= {f"data:{key}": value for key, value in fields.pop("data").items()}
+        parts = [part for key, value in fields.items() for part in (key, json.dumps(value, default=str))]
+        self._send("HSET", f"bare:{run_id}", *parts)
+
+    def load_latest(self, run_id: str) -> Any:
+        fields: dict[str, Any] = {"data": {}}
+        for name, value in self._send("HGETALL", f"bare:{run_id}").items():
+            key = name.decode()
+            into, key = (fields["data"], key[5:]) if key.startswith("data:") else (fields, key)
+            into[key] = json.loads(value)
+        return their_types.RunState.from_dict(fields)
 
 
 @dataclass
@@ -61,7 +107,7 @@ Steps = Iterator[Callable[[], object]]
 Operation = Callable[[Store], Steps]
 
 
-def stores(directory: Path, stack: ExitStack) -> list[Store]:
+def stores(directory: Path, stack: ExitStack, clock: Callable[[], float]) -> list[Store]:
     found = [
         Store(f"its {name}", kind(str(directory / f"its-{name}")), their_types) for name, kind in BASELINES.items()
     ]
@@ -70,6 +116,7 @@ def stores(directory: Path, stack: ExitStack) -> list[Store]:
         found.append(Store(name, store, their_types))
         store = stack.enter_context(runstream.connect(url.format(directory)))
         found.append(Store(name + DEFAULT, store, runstream))
+    found.append(Store(BARE, BareRedis(directory / "state" / "server.sock", clock), their_types))
     return found
 
 
@@ -135,7 +182,7 @@ def list_events(everyone: list[Store], count: int, last: int | None) -> Operatio
             continue  # the other store of the same archive or server has them
         if isinstance(one.store, SQLiteCheckpointer):
             its_rows(one.store, events)
-        elif isinstance(one.store, JSONLCheckpointer):
+        elif isinstance(one.store, JSONLCheckpointer | BareRedis):
             for each in events:
                 one.store.save_event(each)
         else:
@@ -161,7 +208,7 @@ def its_rows(store: SQLiteCheckpointer, events: list[Any]) -> None:
 def operations(everyone: list[Store], scale: int) -> Iterator[tuple[str, Operation]]:
     yield "save_event", save_event(100 // scale)
     for name, data in states(scale).items():
-        count = 20 // scale if name == "1 KB" else 2
+        count = (20 if name == "1 KB" else LARGE_TIMES) // scale or 1
         yield f"save_snapshot of {name}, the first", save_first(data, count)
         yield f"save_snapshot of {name}, two values changed", save_again(data, count)
         yield f"load_latest of {name}, the first", load(data, count, first=True)
@@ -171,25 +218,31 @@ def operations(everyone: list[Store], scale: int) -> Iterator[tuple[str, Operati
     yield f"list_events of the last 10 of {events:,}", list_events(everyone, events, 10)
 
 
-def seconds_of(steps: Steps, clock: Callable[[], float]) -> float:
+def seconds_of(one: Store, steps: Steps, clock: Callable[[], float]) -> tuple[float, float]:
+    """The seconds that a step takes, and those of them that redis-py's commands take of BareRedis."""
     gc.collect()
-    took, count = 0.0, 0
+    took, alone, count = 0.0, 0.0, 0
     for step in steps:
+        before = getattr(one.store, "alone", 0.0)
         begun = clock()
         step()
         took, count = took + clock() - begun, count + 1
-    return took / count
+        alone += getattr(one.store, "alone", 0.0) - before
+    return took / count, alone / count
 
 
 def compared(
     operation: Operation, everyone: list[Store], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """The seconds that each store takes, round by round; of several rounds the first one warms up."""
-    took: dict[str, list[float]] = {one.name: [] for one in everyone}
+    took: dict[str, list[float]] = {name: [] for name in (*(one.name for one in everyone), ALONE)}
     for number in range(rounds):
         turn = number % len(everyone)
         for one in everyone[turn:] + everyone[:turn]:
-            took[one.name].append(seconds_of(operation(one), clock))
+            seconds, alone = seconds_of(one, operation(one), clock)
+            took[one.name].append(seconds)
+            if one.name == BARE:
+                took[ALONE].append(alone)
     return {name: seconds[rounds > 1 :] for name, seconds in took.items()}
 
 
@@ -197,38 +250,20 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def add_rows(table: Table, what: str, took: dict[str, list[float]]) -> None:
-    for name, seconds in took.items():
-        if name.endswith(DEFAULT):
-            continue
-        cells = [what, name, f"{1000 * statistics.median(seconds):.2f}"]
-        if name in OURS:
-            cells += [f"{ratio(seconds, took[f'its {base}']):.2f}" for base in BASELINES]
-            of_default = took[name + DEFAULT]
-            cells += [f"{1000 * statistics.median(of_default):.2f}"]
-            cells += [f"{ratio(of_default, took[f'its {base}']):.2f}" for base in BASELINES]
+def table_of(what: str, took: dict[str, list[float]]) -> Table:
+    """The table of an operation: its name stands above, where there is room for it in 80 columns."""
+    its = [f"× its {base}" for base in BASELINES]
+    store = Column("store", no_wrap=True)
+    table = Table(store, "ms", *its, "default types: ms", *its, title=what, title_justify="left", box=SIMPLE)
+    for name in [f"its {base}" for base in BASELINES] + [ALONE, BARE, *OURS]:
+        cells = [name]
+        for each in (name, name + DEFAULT):
+            if each in took:
+                cells.append(f"{1000 * statistics.median(took[each]):.2f}")
+                bases = [] if name.startswith("its ") else BASELINES
+                cells += [f"{ratio(took[each], took[f'its {base}']):.2f}" for base in bases]
         table.add_row(*cells)
-        what = ""
-    table.add_section()
-
-
-def network_costs(directory: Path, fields: int) -> str:
-    """What bare commands take over the socket of the embedded server, in milliseconds, by redis-py."""
-    values = [part for number in range(fields) for part in (f"4:data:key-{number}", b"x" * 45)]
-    with redis.Redis(unix_socket_path=str(directory / "state" / "server.sock")) as client:
-
-        def milliseconds(*command: Any) -> str:
-            took = []
-            for _ in range(9):
-                begun = time.perf_counter()
-                client.execute_command(*command)
-                took.append(time.perf_counter() - begun)
-            return f"{1000 * statistics.median(took):.2f}"
-
-        return (
-            f"bare commands: PING {milliseconds('PING')} ms, HSET of {fields:,} small fields"
-            f" {milliseconds('HSET', 'bare', *values)} ms, HGETALL of them {milliseconds('HGETALL', 'bare')} ms"
-        )
+    return table
 
 
 def main() -> None:
@@ -240,15 +275,11 @@ def main() -> None:
     scale, rounds = (10, 1) if given.quick else (1, 12)
     clock = time.process_time if given.cpu else time.perf_counter
     console = Console()
-    its, own = [f"× its {base}" for base in BASELINES], "default types"
-    table = Table("what", "store", "ms", *its, f"{own}: ms", *its, title="purpose-agent")
     with tempfile.TemporaryDirectory(prefix="runstream-bench-") as name, ExitStack() as stack:
-        everyone = stores(directory := Path(name), stack)
+        everyone = stores(Path(name), stack, clock)
         for what, operation in operations(everyone, scale):
             if given.only in what:
-                add_rows(table, what, compared(operation, everyone, rounds, clock))
-        console.print(network_costs(directory, MANY // scale))
-    console.print(table)
+                console.print(table_of(what, compared(operation, everyone, rounds, clock)))
 
 
 if __name__ == "__main__":
