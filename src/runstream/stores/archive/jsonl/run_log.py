@@ -198,14 +198,15 @@ class RunLog:
         """Step 1: the snapshots are on the disk under names that nobody reads yet."""
         if snapshots:
             self._is_tidy = False
-            for snapshot in snapshots:
-                path, lane_id = self._prepared(snapshot.lane_id, snapshot.token), snapshot.lane_id
-                write_file(path, snapshot_text(snapshot), path.with_name(file_names.snapshot_name(lane_id)))
+            texts = list(map(snapshot_text, snapshots))
+            for snapshot, text in zip(snapshots, texts, strict=True):
+                path = self._prepared(snapshot.lane_id, snapshot.token)
+                write_file(path, text, path.with_name(file_names.snapshot_name(snapshot.lane_id)))
             if self.keep_snapshots() != 0:
-                former: list[ArchiveSnapshot] = []
                 if not self.history.exists():  # of a version that kept none
-                    former += all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
-                self._uncommitted = self.history.append([*former, *snapshots])
+                    former = all_snapshots(self.run_id, self.directory, self.mark, on_corrupt="skip")
+                    texts = [*map(snapshot_text, former), *texts]
+                self._uncommitted = self.history.append(texts)
         if snapshots or self._has_renamed:
             self._sync_names()
 

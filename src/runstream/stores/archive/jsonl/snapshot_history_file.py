@@ -27,7 +27,6 @@ from runstream.stores.archive.jsonl.growing_files import until_cut
 from runstream.stores.archive.jsonl.snapshot_files import (
     facts_of_snapshot,
     parse_snapshot,
-    snapshot_text,
 )
 from runstream.stores.archive.snapshot_history import UNKNOWN, KeptSnapshot, latest_of
 
@@ -46,15 +45,15 @@ class SnapshotHistoryFile:
         self._path = directory / file_names.SNAPSHOTS
         self._lines: int | None = None  # None: not counted yet
 
-    def append(self, snapshots: Sequence[ArchiveSnapshot]) -> int:
-        """Add lines; where they begin. They are on the disk then; the name of a new file may not be yet."""
+    def append(self, lines: Sequence[bytes]) -> int:
+        """Add contents of snapshots; where they begin. They are on the disk then; a new name may not be yet."""
         handle = open_file(self._path, _FLAGS)
         end = os.lseek(handle, 0, os.SEEK_END)
         try:
             if end and os.pread(handle, 1, end - 1) != b"\n":
                 end = _end_line(handle, end)
-            for snapshot in snapshots:
-                write_all(handle, snapshot_text(snapshot))
+            for line in lines:
+                write_all(handle, line)
             sync(handle)
         except OSError:
             with contextlib.suppress(OSError):
@@ -63,7 +62,7 @@ class SnapshotHistoryFile:
         finally:
             os.close(handle)
         if self._lines is not None:
-            self._lines += len(snapshots)
+            self._lines += len(lines)
         return end
 
     def cut(self, end: int) -> None:
