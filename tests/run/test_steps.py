@@ -27,6 +27,7 @@ from runstream import (
     StepFailed,
     StoreUnavailable,
     TieredCheckpointer,
+    TooManyHotEvents,
 )
 from tests.run.run_tools import events_of, kinds
 from tests.support.backends import Backend, FakeBackend, RedisBackend, Store
@@ -225,6 +226,21 @@ def test_a_result_whose_fate_is_unknown_is_recorded_without_another_call(
     assert run.once("k", call) == {"n": 1}
     assert len(tool.calls) == 1
     assert kinds(store) == ["tool.result"]
+
+
+def test_a_result_that_is_refused_for_now_is_kept_until_it_can_be_recorded(
+    fake: FakeBackend, archives: list[Any]
+) -> None:
+    store, tool = open_hot(fake, max_hot_events=1), Tool()
+    run = open_run(store)
+    run.emit("agent.started")
+    for _ in range(2):
+        with pytest.raises(TooManyHotEvents, match=r"has returned error\.result") as caught:
+            run.once("k", tool)
+        assert caught.value.result == "done"
+    DrainWorker(open_hot(fake), archives, trim="archived").drain_once()
+    assert run.once("k", tool) == run.once("k", tool) == "done"
+    assert len(tool.calls) == 1
 
 
 @pytest.mark.parametrize("record_start", [False, True])

@@ -44,11 +44,11 @@ def history_of(store: Archive, run_id: str) -> ArchivedHistory:
     return history
 
 
-def copy_of(archive: Archive, run_id: str, name: str, upto: int) -> None:
+def copy_of(archive: Archive, run_id: str, name: str, upto: int, parent: tuple[str, int] | None = None) -> None:
     """Give the archive another run with the history of one up to an offset, as a fork has it."""
     history = history_of(archive, run_id)
     entries = [_renamed(entry, name) for entry in history.entries(0) if entry.offset <= upto]
-    header = replace(history.header, run_id=name, parent=None)
+    header = replace(history.header, run_id=name, parent=parent)
     archive.write([RunBatch(header, header.start, entries)])
 
 
@@ -135,6 +135,19 @@ def test_a_branch_parts_where_the_two_histories_do(archive: Any) -> None:
     assert offsets(diff) == {"main": ([], [7])}
     archive.append("a", make_events("a", 1, first=7))
     assert offsets(archive.diff(name, "a")) == {"main": ([7], [7])}
+
+
+def test_a_parent_that_was_made_anew_shares_nothing(archive: Any) -> None:
+    archive.append("a", make_events("a", 6))
+    copy_of(archive, "a", "fork", 4, parent=("a", 4))
+    copy_of(archive, "a", "other", 5, parent=("a", 5))
+    assert archive.diff("a", "fork").shared_offset == 4
+    assert archive.diff("other", "fork").shared_offset == 4
+    archive.delete_run("a")
+    archive.append("a", make_events("a", 6))
+    assert archive.diff("a", "fork").shared_offset == 0
+    assert archive.diff("fork", "a").shared_offset == 0
+    assert archive.diff("other", "fork").shared_offset == 4
 
 
 def test_what_has_left_redis_is_compared_in_the_archive(

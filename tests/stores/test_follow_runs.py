@@ -236,6 +236,28 @@ def test_a_run_that_does_not_read_holds_up_no_other(
         Following(open_hot(redis_backend).follow_runs(["a", "broken"])).take(9)
 
 
+@pytest.mark.parametrize("how", ["from the beginning", "from its end"])
+def test_a_run_that_is_deleted_ends_nothing(backend: Backend, how: str) -> None:
+    """Another one of its name is given from its beginning."""
+    store = backend.open()
+    store.save_events([*make_events("a", 1), *make_events("b", 3)])
+    following = Following(store.follow_runs(idle_timeout=DEADLINE_SECONDS))
+    following.take(4)
+    if how == "from its end":
+        following.stream = iter(restarted(backend, store).follow_runs(after=following.cursors, idle_timeout=0.3))
+        following.take_all()
+        following.stream = iter(restarted(backend, store).follow_runs(after=following.cursors, idle_timeout=8.0))
+        store.save_event(make_event("a", 2))
+        following.take(1)
+    writer = restarted(backend, store)
+    writer.delete_run("b")
+    writer.save_event(make_event("a", 3))
+    following.take(1)
+    writer.save_events(make_events("b", 2))
+    following.take(2)
+    assert following.offsets["b"] == [1, 2, 3, 1, 2]
+
+
 def test_a_loss_is_told_with_the_run(redis_backend: RedisBackend) -> None:
     store = open_hot(redis_backend)
     store.save_events([*make_events("a", 2), *make_events("b", 2)])

@@ -110,18 +110,13 @@ def _shared_offset(pair: _Pair[Any, Any], high: int, common: int) -> Operation[i
 
 def _compare_hot(pair: _Pair[Any, Any], low: int, at: int, high: int) -> Operation[_Compared]:
     """Compare at an offset; where that has left the store, at the first that has not, which proves as much."""
-    moved: EventsArchived | None = None
     while True:
         try:
-            compared = yield from _compare(pair, low, at, high)
-        except EventsArchived as error:
-            if not at < error.first_hot <= high:
+            return (yield from _compare(pair, low, at, high))
+        except EventsArchived as moved:
+            if not at < moved.first_hot <= high:
                 raise
-            at, moved = error.first_hot, error
-            continue
-        if moved is not None and not compared.is_same:  # what tells where they part is in the archive
-            raise moved
-        return compared
+            at = moved.first_hot
 
 
 def _compare(pair: _Pair[Any, Any], low: int, at: int, high: int) -> Operation[_Compared]:

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from runstream.model.clock import monotonic_seconds
 from runstream.model.errors import (
+    AcknowledgedWritesLost,
     ConfigurationError,
     CorruptRecordError,
     EventRefused,
+    HistoryDiverged,
     RunstreamError,
     UnsupportedVersion,
 )
@@ -135,6 +137,7 @@ class _Followers:
         runs: The runs.
         follow: Follows one of them.
         idle: How long nothing may come.
+        was_deleted: Whether the run of that name of which events were given has been deleted.
         clock: The time in seconds.
         by_run: The followers.
     """
@@ -142,6 +145,7 @@ class _Followers:
     runs: FollowedRuns
     follow: Callable[[str, Position], Stream]
     idle: IdleTimeout
+    was_deleted: Callable[[str], Operation[bool]]
     clock: Callable[[], float]
     by_run: dict[str, _Follower] = field(default_factory=dict)
 
@@ -187,6 +191,11 @@ class _Followers:
         except UNREADABLE as error:
             del self.by_run[follower.run_id]
             self.runs.leave_out(follower.run_id, error)
+        except (AcknowledgedWritesLost, HistoryDiverged):
+            if self.runs.run_ids is not None or not (yield from self.was_deleted(follower.run_id)):
+                raise
+            del self.by_run[follower.run_id]
+            self.runs.positions.pop(follower.run_id, None)  # another one of that name is given from its beginning
 
     def _take_steps(self, follower: _Follower) -> Stream:
         stream, result = follower.stream, None
@@ -218,6 +227,7 @@ def following_runs(
     query: FollowRunsQuery,
     look: Callable[[RunsQuery], Stream],
     follow: Callable[[str, Position], Stream],
+    was_deleted: Callable[[str], Operation[bool]],
     clock: Callable[[], float] = monotonic_seconds,
 ) -> Stream:
     """Follow many runs.
@@ -226,10 +236,11 @@ def following_runs(
         query: Which, and from where.
         look: Lists runs. What it lists first are all that match, and then those that were updated.
         follow: Follows one run, without an idle timeout.
+        was_deleted: Tells whether the run of that name of which events were given has been deleted.
         clock: The time in seconds.
     """
     runs = FollowedRuns(query)
-    followers = _Followers(runs, follow, IdleTimeout(None, query.idle_timeout, clock), clock)
+    followers = _Followers(runs, follow, IdleTimeout(None, query.idle_timeout, clock), was_deleted, clock)
     lookout = _Lookout(query, look, clock)
     try:
         for run_id in runs.run_ids or ():

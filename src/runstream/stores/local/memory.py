@@ -205,8 +205,14 @@ class MemoryOperations(LocalOperations[E, S]):
     def follow_runs(self, query: FollowRunsQuery) -> Stream:
         """The events of many runs: history, then live."""
         runs, idle = FollowedRuns(query), IdleTimeout(None, query.idle_timeout)
+        starts: dict[str, Cursor] = {}
         while True:
             infos = yield from blocking(self._matching, runs, query)
+            for info in infos:
+                head = self._load_head(info.run_id)
+                if head is not None and starts.setdefault(info.run_id, head.start) != head.start:
+                    starts[info.run_id] = head.start
+                    runs.positions.pop(info.run_id)  # it was deleted, and has been made anew
             having_more = list(filter(runs.has_more, infos))
             for info in having_more:
                 pages = in_pages(self._read(info.run_id, ReadQuery(runs.position(info.run_id))))

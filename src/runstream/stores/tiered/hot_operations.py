@@ -57,6 +57,9 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
         is repeated for an archive that failed, or for another one, names the same history.
         """
 
+    def was_deleted(self, run_id: str) -> Operation[bool]:
+        """Whether the run of that name that this store saw last has been deleted since."""
+
     def update_archived(
         self, run_id: str, change: Callable[[S], S | None], archived: Snapshot[S] | None, how: StateChange
     ) -> Operation[S]:

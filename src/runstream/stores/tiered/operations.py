@@ -169,7 +169,9 @@ class TieredOperations(HotAndArchive[E, S]):
             # all at first; and then those that are written to, which Redis has
             return self.runs(runs) if runs.updated_after is None else self.hot.runs(runs)
 
-        return following_runs(query, look, lambda run_id, after: self.follow(run_id, FollowQuery(after)))
+        return following_runs(
+            query, look, lambda run_id, after: self.follow(run_id, FollowQuery(after)), self.hot.was_deleted
+        )
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
         """The events whose ``seq`` is over ``since_seq``, in log order."""

@@ -77,7 +77,11 @@ class RedisOperations(Generic[E, S]):
     def follow_runs(self, query: FollowRunsQuery) -> Stream:
         """The events of many runs: history, then live."""
         return following_runs(
-            query, self.runs, lambda run_id, after: self.follow(run_id, FollowQuery(after)), self.session.clock
+            query,
+            self.runs,
+            lambda run_id, after: self.follow(run_id, FollowQuery(after)),
+            self.was_deleted,
+            self.session.clock,
         )
 
     def list_events(self, run_id: str, since_seq: int) -> Operation[list[E]]:
@@ -195,6 +199,10 @@ class RedisOperations(Generic[E, S]):
         """The start of a run that is to be deleted; where it is not there any more, of the last one that was."""
         start = yield from recover.start_of(self.session, run_id)
         return self.session.in_flight.deletion_of(run_id, start)
+
+    def was_deleted(self, run_id: str) -> Operation[bool]:
+        """Whether the run of that name that this store saw last has been deleted since."""
+        return runs.was_deleted(self.session, run_id)
 
     def update_archived(
         self, run_id: str, change: Callable[[S], S | None], archived: Snapshot[S] | None, how: StateChange

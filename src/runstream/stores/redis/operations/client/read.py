@@ -53,7 +53,9 @@ def follow(
     keys = session.keys.run(run_id)
     position, cursor = parse_position(query.after)
     reader = RunReader(session, run_id, "raise", None)
-    yield from reader.open(cursor)
+    head = yield from reader.open(cursor)
+    if position == head.last.offset > head.start.offset:  # it has been seen, though nothing is to be read
+        reader.note(head, head.last)
     idle = IdleTimeout(run_id, query.idle_timeout, session.clock)
     is_woken = False
     while True:

@@ -37,7 +37,7 @@ from runstream.stores.redis.replies import (
 from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["delete_run", "list_runs", "run_info", "run_info_after", "runs"]
+__all__ = ["delete_run", "list_runs", "run_info", "run_info_after", "runs", "was_deleted"]
 
 _log = logging.getLogger("runstream.redis")
 
@@ -183,6 +183,15 @@ def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[b
             parse_parent(parent),
             pending,
         )
+
+
+def was_deleted(session: Session[E, S], run_id: str) -> Operation[bool]:
+    """Whether the run of that name that this store saw last has been deleted since."""
+    known = session.seen.get(run_id)
+    if known is None:
+        return False
+    (deleted,) = yield Exchange([(b"ZSCORE", session.keys.run(run_id).partition.deleted, known.history)])
+    return deleted is not None
 
 
 def delete_run(session: Session[E, S], run_id: str) -> Operation[bool]:
