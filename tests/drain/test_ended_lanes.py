@@ -205,6 +205,22 @@ def test_whoever_wrote_it_last_goes_on_in_another_lane(
     assert hot.append("r", [make_event("r", 1, lane_id="another")]).last_offset == 4
 
 
+def test_what_is_noted_of_those_that_left_is_damaged(
+    redis_backend: RedisBackend, hot: Hot, archive: Archive
+) -> None:
+    """Whoever needs it is told, and nobody else."""
+    end(hot, "side")
+    drain(hot, archive)
+    hot.save_event(make_event("r", 1, lane_id="other"))
+    redis_backend.raw.hset(session_of(hot).keys.run("r").meta, "ended", "junk")
+    for call in (hot.recover, hot.load_snapshot):
+        with pytest.raises(CorruptRecordError):
+            call("r", lane_id="side")
+    with pytest.raises(CorruptRecordError, match="ended"):
+        hot.append("r", [make_event("r", 2, lane_id="side")])
+    assert hot.append("r", [make_event("r", 2, lane_id="other")]).last_offset == 3
+
+
 def test_it_stays_as_long_as_its_events_are_there(redis_backend: RedisBackend, hot: Hot, archive: Archive) -> None:
     """Where another lane holds up trimming, or nothing is trimmed."""
     hot.save_event(make_event("r", 1, lane_id="slow"))

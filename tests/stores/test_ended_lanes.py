@@ -98,10 +98,11 @@ def test_an_append_of_known_keys_ends_nothing(store: Store) -> None:
     assert ended(store) == ["a"]
 
 
-@pytest.mark.parametrize("lanes", ["a", b"a", [5], [None], ["x" * 513], 5, {"a": 1}.values()])
-def test_what_is_no_list_of_lanes_is_refused(store: Store, lanes: Any) -> None:
-    with pytest.raises(EncodingError):
-        store.append("r", [event("a")], end_lanes=lanes)
+def test_what_is_no_list_of_lanes_is_refused(store: Store) -> None:
+    wrong: list[Any] = ["a", b"a", [5], [None], ["x" * 513], 5, [["a"]]]
+    for lanes in wrong:
+        with pytest.raises(EncodingError):
+            store.append("r", [event("a")], end_lanes=lanes)
     assert store.run_info("r") is None
 
 

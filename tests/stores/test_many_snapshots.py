@@ -110,24 +110,21 @@ def test_known_keys_leave_all_as_they_are(store: Store) -> None:
     assert [(of_lane(store, lane).offset, of_lane(store, lane).revision) for lane in LANES] == [(2, 2)] * 3
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"snapshot": make_state("r"), "snapshots": {}}, ConfigurationError),
+def test_what_is_no_dict_of_states_by_lane_is_refused(store: Store) -> None:
+    state, bad = make_state("r"), make_state("r", data={"x": object()})
+    wrong: list[tuple[dict[str, Any], type[Exception]]] = [
+        ({"snapshot": state, "snapshots": {}}, ConfigurationError),
         ({"lane_id": "a", "snapshots": {}}, ConfigurationError),
-        ({"snapshots": make_state("r")}, ConfigurationError),
-        ({"snapshots": [make_state("r")]}, ConfigurationError),
-        ({"snapshots": {5: make_state("r")}}, EncodingError),
-        ({"snapshots": {"x" * 513: make_state("r")}}, EncodingError),
-        ({"snapshots": {"a": make_state("r"), None: None}}, EncodingError),
-        ({"snapshots": {"a": make_state("r"), "b": make_state("r", data={"x": object()})}}, EncodingError),
-    ],
-)
-def test_what_is_no_dict_of_states_by_lane_is_refused(
-    store: Store, options: dict[str, Any], error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        store.append("r", make_events("r", 1), **options)
+        ({"snapshots": state}, ConfigurationError),
+        ({"snapshots": [state]}, ConfigurationError),
+        ({"snapshots": {5: state}}, EncodingError),
+        ({"snapshots": {"x" * 513: state}}, EncodingError),
+        ({"snapshots": {"a": state, None: None}}, EncodingError),
+        ({"snapshots": {"a": state, "b": bad}}, EncodingError),
+    ]
+    for options, error in wrong:
+        with pytest.raises(error):
+            store.append("r", make_events("r", 1), **options)
     assert store.run_info("r") is None
 
 

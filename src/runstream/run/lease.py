@@ -126,8 +126,8 @@ class Lease(LeaseState[E, S]):
         Args:
             run_id: The lease's run.
             events: What to append, in order; may be empty where a snapshot is saved.
-            **options: ``expected_offset``, ``keys``, ``snapshot`` and ``snapshots``, as the store's ``append``
-                takes them; a snapshot of a lane that another holds is refused.
+            **options: ``expected_offset``, ``keys``, ``snapshot``, ``snapshots`` and ``end_lanes``, as the store's
+                ``append`` takes them; those of a lane that another holds are refused.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
@@ -303,8 +303,8 @@ class AsyncLease(LeaseState[E, S]):
         Args:
             run_id: The lease's run.
             events: What to append, in order; may be empty where a snapshot is saved.
-            **options: ``expected_offset``, ``keys``, ``snapshot`` and ``snapshots``, as the store's ``append``
-                takes them; a snapshot of a lane that another holds is refused.
+            **options: ``expected_offset``, ``keys``, ``snapshot``, ``snapshots`` and ``end_lanes``, as the store's
+                ``append`` takes them; those of a lane that another holds are refused.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.

@@ -196,8 +196,10 @@ local lane_of, ended = {}, nil
 -- What `ended` has: up to where the lanes that left Redis had events, and the highest revision of their snapshots.
 local function ended_lanes()
   if not ended then
-    local at, highest = match(call('HGET', KEYS[2], 'ended') or '0 0', '^(%d+) (%d+)$')
-    ended = {at = tonumber(at), revision = tonumber(highest)}
+    local noted = call('HGET', KEYS[2], 'ended')
+    check('ended', noted, '^%d+ %d+$')
+    local at, highest = match(noted or '', '^(%d+) (%d+)$')
+    ended = {at = tonumber(at or 0), revision = tonumber(highest or 0)}
   end
   return ended.at, ended.revision
 end

@@ -52,8 +52,8 @@ end
 local of_run, of_lanes = parse_retired(meta['retired'])
 of_run, of_lanes = of_run or 0, of_lanes or 0
 local unlisted, gone = meta['unlisted'] or text(of_lanes), {}
-local ended_at, ended_revision = string.match(meta['ended'] or '0 0', '^(%d+) (%d+)$')
-ended_revision = tonumber(ended_revision)
+local ended_at, ended_revision = string.match(meta['ended'] or '', '^(%d+) (%d+)$')
+ended_at, ended_revision = ended_at or '0', tonumber(ended_revision or 0)
 for field, value in pairs(meta) do
   if string.match(field, '^gone[:#]') then gone[field] = value end
 end

@@ -217,9 +217,10 @@ local function remove_lane(name, lane)
     .. text(math.max(tonumber(revision), lane.revision)))
 end
 local gone_to = math.max(limit, tonumber(meta['trimmed'] or 0))
+-- nothing leaves with 'never', which is also said where a snapshot does not read, and where `ended` is damaged
+local may_leave = ARGV[4] ~= 'never' and string.match(call('HGET', KEYS[2], 'ended') or '0 0', '^%d+ %d+$')
 for name, lane in pairs(over) do
-  -- nothing leaves with 'never', which is also said where a snapshot does not read
-  if lane.last <= gone_to and ARGV[4] ~= 'never' then remove_lane(name, lane) end
+  if may_leave and lane.last <= gone_to then remove_lane(name, lane) end
 end
 for i = 1, #reopened do
   call('HDEL', KEYS[2], 'end:' .. reopened[i])
