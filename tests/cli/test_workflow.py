@@ -21,6 +21,7 @@ from runstream import (
 )
 from runstream.stores.redis.connection.embedded_server import EmbeddedServer
 from runstream.stores.redis.namespace import namespace_of
+from tests.support.backends import info_of
 from tests.support.commands import QUIET, command, run, spawn
 from tests.support.processes.template import Python
 from tests.support.samples import make_event, make_events, make_state
@@ -145,6 +146,10 @@ def test_drain_retires_and_forgets_when_it_is_told_to(place: Place) -> None:
     assert (said.code, said.document["archived_up_to"], said.document["events"]) == (0, 5, [])
     assert run(*drain, "0", "--forget-after", "0").document["report"]["forgotten"] == 1
     assert run("show", "r", "--url", place.url).code == 4
+    place.store.save_event(make_event("waits", 1))
+    assert run(*drain, "0").document["report"]["retired"] == 0
+    assert run(*drain, "0", "--retire-idle", "0").document["report"]["retired"] == 1
+    assert info_of(place.store, "waits").first_hot == 2
     refused = run("drain", "--url", place.url, *place.to, "--once", "--forget-after", "5")
     assert (refused.code, refused.out) == (2, "")
     assert "retire" in refused.err

@@ -87,7 +87,7 @@ def drain(
         float | None,
         typer.Option(
             min=0,
-            help="Seconds of quiet after which any archived run does so; the next append brings it back.",
+            help="Seconds of quiet after which any archived run leaves Redis so, until the next append.",
             show_default="never",
         ),
     ] = None,
