@@ -26,7 +26,7 @@ from runstream.codec.snapshot_fields import read_saved
 from runstream.model.state import RunState
 from runstream.stores.redis.operations.worker.drain import Proven, settle
 from runstream.stores.redis.operations.worker.load import load_runs
-from runstream.stores.redis.operations.worker.retire import RetireCandidate, retire
+from runstream.stores.redis.operations.worker.retire import Quiet, RetireCandidate, retire
 from runstream.stores.redis.scripts import library
 from runstream.testing import Fault, FaultProxy
 from tests.support.backends import Blocking, LoopThread, kept_replies
@@ -174,7 +174,7 @@ def append_to_a_retired_run(store: Any, run: str, other: Open) -> Step:
     proven = Proven(found.header, found.head.last, found.head.tokens, "archived", None)
     perform(another, settle(keys, [proven], {}))
     candidate = RetireCandidate(run, found.header, found.head.tokens)
-    (outcome,) = perform(another, retire(keys, [candidate], 0, {}))
+    (outcome,) = perform(another, retire(keys, [candidate], Quiet(0), {}))
     assert outcome.name == "ok"
     call = partial(store.append, run, events, expected_offset=2)
     return Step(call, {run: before + events}, reply=(3, 4), retired=2)

@@ -7,7 +7,7 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
@@ -15,10 +15,8 @@ from typing import Any
 from runstream.codec.archive_entries import unread
 from runstream.codec.kept_states import state_text
 from runstream.codec.pages import TOGETHER
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunHeader
 from runstream.model.errors import (
-    ArchiveGap,
-    ConcurrencyConflict,
     ConfigurationError,
     CorruptRecordError,
     HistoryDiverged,
@@ -40,16 +38,7 @@ from runstream.stores.capabilities import Archive, ChecksIntegrity
 from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages, in_steps
 
-__all__ = [
-    "DELETED_FOR_SECONDS",
-    "ArchiveOperations",
-    "check_cut",
-    "deleted_here",
-    "new_entries",
-]
-
-DELETED_FOR_SECONDS = 7 * 86_400.0
-"""For how long an archive takes nothing of a history that was deleted: as long as Redis knows of the deletion."""
+__all__ = ["ArchiveOperations"]
 
 
 class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksIntegrity):
@@ -308,94 +297,3 @@ def _check_lane(run_id: str, lane_id: str | None) -> None:
     check_run_id(run_id)
     if lane_id is not None:
         check_name("lane_id", lane_id)
-
-
-# -- what may be written -------------------------------------------------------------------------------------
-
-
-def new_entries(
-    batch: RunBatch, last: Cursor | None, cursor_at: Callable[[int], Cursor | None]
-) -> Sequence[ArchiveEntry]:
-    """The entries of a batch that an archive lacks.
-
-    Args:
-        batch: What a worker hands over.
-        last: The cursor of the archive's last entry; None if it has not the run.
-        cursor_at: Tells what the archive has at an offset, None for nothing; it is asked where the archive is
-            further than the batch.
-
-    Raises:
-        ArchiveGap: A hole would be left.
-        HistoryDiverged: The archive has another history.
-    """
-    run_id = batch.header.run_id
-    if batch.end.offset - batch.after.offset != len(batch.entries):
-        raise ArchiveGap(
-            f"a batch of run {run_id!r} is not dense: nothing was written",
-            run_id=run_id,
-            expected=batch.after.offset + 1,
-            found=batch.end.offset,
-        )
-    theirs = batch.header.start if last is None else last
-    if theirs.offset < batch.after.offset:
-        raise ArchiveGap(
-            f"the archive has run {run_id!r} up to offset {theirs.offset}; what comes after {batch.after.offset}"
-            " would leave a hole: nothing was written",
-            run_id=run_id,
-            expected=theirs.offset + 1,
-            found=batch.after.offset + 1,
-        )
-    known = theirs.offset - batch.after.offset
-    if known > len(batch.entries):
-        # another worker has been here; its history may be that of a server that was promoted meanwhile
-        known, theirs = len(batch.entries), cursor_at(batch.end.offset) or batch.end
-    ours = batch.after if known == 0 else batch.entries[known - 1].cursor
-    if ours != theirs:
-        raise HistoryDiverged(
-            f"the archive and Redis have different histories of run {run_id!r} at offset {theirs.offset} or"
-            " before: nothing was written, both are kept",
-            run_id=run_id,
-            offset=theirs.offset,
-        )
-    return batch.entries[known:]
-
-
-def check_cut(header: RunHeader, to: Cursor, expected: Cursor, head: RunHead | None, found: Cursor | None) -> bool:
-    """Whether a run is still to be cut back to ``to``; False if that has been done.
-
-    Args:
-        header: What is to be noted of the run from then on.
-        to: The cursor that it is to end at.
-        expected: The cursor that it must end at before.
-        head: Where the archive's run stands; None if it is not there.
-        found: The cursor of the entry at the offset of ``to``; None for nothing.
-
-    Raises:
-        ConcurrencyConflict: The run does not end at ``expected``.
-        HistoryDiverged: It never was at ``to``.
-    """
-    run_id, here = header.run_id, head or RunHead()
-    if (here.start, here.last) == (header.start, to):
-        return False
-    if head is None or here.last != expected:
-        raise ConcurrencyConflict(
-            f"the archive has run {run_id!r} up to {here.last}, not {expected}: nothing was changed; look again",
-            expected=expected.offset,
-            actual=here.last.offset,
-        )
-    if to != header.start and (here.start != header.start or found != to):
-        raise HistoryDiverged(
-            f"the archive's history of run {run_id!r} does not pass {to}: nothing was changed",
-            run_id=run_id,
-            offset=to.offset,
-        )
-    return True
-
-
-def deleted_here(run_id: str) -> HistoryDiverged:
-    """The error for a history that was deleted here, and that the archive does not take again."""
-    return HistoryDiverged(
-        f"run {run_id!r} was deleted, with this very history: nothing was written",
-        run_id=run_id,
-        offset=0,
-    )

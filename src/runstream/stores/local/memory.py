@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
@@ -35,7 +35,7 @@ from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.lifecycle import place_at
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
-from runstream.stores.local.lease_rules import HeldLease, Leases, check_newest, check_unleased, new_grant
+from runstream.stores.local.given_leases import GivenLeases
 from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages
 
@@ -103,20 +103,13 @@ def _seq_at(run_id: str, run: _Run, offset: int) -> int:
     return int(fields_of(run_id, decode_record(run_id, offset, run.entries[offset - 1][1]))["seq"])
 
 
-class _GivenLease(NamedTuple):
-    """A lease that was given out, and when it runs out: Unix time in seconds."""
-
-    grant: LeaseGrant
-    expires_at: float
-
-
 class _Memory:
     """What stores in memory keep: the runs, and the last lease of each lane and each run. A fork has a copy."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.runs: dict[str, _Run] = {}
-        self.given: dict[str, dict[str | None, _GivenLease]] = {}
+        self.leases = GivenLeases()
         self._held = HeldLock(self.changed)
         held_over_fork(self._held)
 
@@ -138,7 +131,7 @@ class MemoryOperations(LocalOperations[E, S]):
     ) -> None:
         super().__init__(codec, require_lease=require_lease, clock=clock)
         self._memory = memory  # kept, so that it is held over forks
-        self._changed, self._runs, self._given = memory.changed, memory.runs, memory.given
+        self._changed, self._runs, self._leases = memory.changed, memory.runs, memory.leases
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -278,7 +271,9 @@ class MemoryOperations(LocalOperations[E, S]):
             if run is None:
                 return LaneFacts()
             lasts = {lane_id: (offset, _seq_at(run_id, run, offset)) for lane_id, offset in run.lanes.items()}
-            leases = {lane_id: held.owner for lane_id, held in self._leases(run_id, self._clock()).items()}
+            leases = {
+                lane_id: held.owner for lane_id, held in self._leases.in_force(self._clock(), run_id).items()
+            }
             return LaneFacts(lasts, run.head.snapshots, dict(run.ended), leases)
 
     @in_one_call
@@ -346,7 +341,7 @@ class MemoryOperations(LocalOperations[E, S]):
         return plans
 
     def _plan(self, request: AppendRequest, now: float) -> AppendPlan:
-        leases = self._leases(request.run_id, now)
+        leases = self._leases.in_force(now, request.run_id)
         run = self._runs.get(request.run_id)
         if run is None:
             return plan_append(new_head(now), Details(leases=leases), request)
@@ -372,9 +367,8 @@ class MemoryOperations(LocalOperations[E, S]):
         with self._changed:
             was_there = run_id in self._runs
             if was_there:
-                check_unleased(run_id, self._leases(run_id, self._clock()))
+                self._leases.remove_all(self._clock(), run_id)
                 del self._runs[run_id]
-                self._given.pop(run_id, None)
         self._forget(run_id)
         return was_there
 
@@ -383,34 +377,17 @@ class MemoryOperations(LocalOperations[E, S]):
     @in_one_call
     def take_lease(self, request: LeaseRequest) -> LeaseGrant:
         """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
-        run_id = request.run_id
         with self._changed:
-            now = self._clock()
-            given = self._given.setdefault(run_id, {})
-            last_epoch = max((lease.grant.epoch for lease in given.values()), default=0)
-            grant = new_grant(self._leases(run_id, now), request, last_epoch, now)
-            given[request.lane_id] = _GivenLease(grant, now + request.ttl)
-        return grant
+            return self._leases.take(self._clock(), request)
 
     @in_one_call
     def renew_lease(self, grant: LeaseGrant) -> None:
         """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
         with self._changed:
-            now = self._clock()
-            check_newest(self._leases(grant.run_id, now), grant)
-            self._given[grant.run_id][grant.lane_id] = _GivenLease(grant, now + grant.ttl_seconds)
+            self._leases.renew(self._clock(), grant)
 
     @in_one_call
     def release_lease(self, grant: LeaseGrant) -> None:
         """Give a lease back, unless it has passed on already."""
         with self._changed:
-            given = self._given.get(grant.run_id, {})
-            if grant.lane_id in given and given[grant.lane_id].grant.token == grant.token:
-                given[grant.lane_id] = _GivenLease(grant, 0.0)  # it stays, for its epoch
-
-    def _leases(self, run_id: str, now: float) -> Leases:
-        return {
-            lane_id: HeldLease(lease.grant.token, lease.grant.owner, lease.expires_at - now)
-            for lane_id, lease in self._given.get(run_id, {}).items()
-            if lease.expires_at > now
-        }
+            self._leases.release(grant)

@@ -13,7 +13,7 @@ from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, E
 from runstream.model.identifiers import check_run_id, event_run_id
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
-from runstream.model.results import E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -21,7 +21,6 @@ from runstream.operations.arguments import (
     ReadQuery,
     RunsQuery,
     StateChange,
-    check_count,
     check_since_seq,
     group_by_run,
 )
@@ -29,12 +28,11 @@ from runstream.operations.filters import lane_of, seq_of
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.messages import snapshot_conflict
-from runstream.operations.operation import Items, Operation, Stream, blocking, collect, pass_on
+from runstream.operations.operation import Items, Operation, Stream, blocking, collect
 from runstream.operations.people import answer_at
-from runstream.stores.tiered.boundary import HotAndArchive
-from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
+from runstream.stores.tiered.snapshots import TieredSnapshots
 
 __all__ = ["TieredOperations"]
 
@@ -43,7 +41,7 @@ _STANDS_FOR_ARCHIVED = "retired-"
 """How the tokens begin that stand for snapshots which have left Redis; see ``retired_token``."""
 
 
-class TieredOperations(HotAndArchive[E, S]):
+class TieredOperations(TieredSnapshots[E, S]):
     """The operations of the tiered store: writes go to the hot store, reads to the store that has the events.
 
     It implements :class:`~runstream.operations.interface.StoreOperations` and
@@ -213,60 +211,6 @@ class TieredOperations(HotAndArchive[E, S]):
         check_run_id(run_id)
         yield from self.check_writable([run_id])
         yield from self.hot.save_snapshot(run_id, state, lane_id, lease)
-
-    def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
-        """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
-        return self._latest_snapshot(self.hot, run_id, lane_id)
-
-    def _peek_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
-        """The latest snapshot, without noting it for this writer: its next one is not made from that."""
-        return self._latest_snapshot(self.hot.for_one_writer(), run_id, lane_id)
-
-    def _latest_snapshot(
-        self, hot: HotOperations[E, S], run_id: str, lane_id: str | None
-    ) -> Operation[Snapshot[S] | None]:
-        try:
-            snapshot = yield from hot.load_snapshot(run_id, lane_id)
-            if snapshot is not None or (yield from self.hot.run_info(run_id)) is not None:
-                return snapshot
-        except EventsArchived as moved:
-            yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
-        return (yield from self.archive.load_snapshot(run_id, lane_id))
-
-    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
-        """The lanes of which either store has snapshots; first None, if there are some of the run's own."""
-        check_run_id(run_id)
-        lanes = {*(yield from self.hot.snapshot_lanes(run_id))}
-        lanes |= {*(yield from self.archive.snapshot_lanes(run_id))}
-        return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
-
-    def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
-        """The snapshots that the archive has seen, in order, and then the latest one, if it has not seen that."""
-        last: Snapshot[S] | None = None
-
-        def note(page: Sequence[Snapshot[S]]) -> Sequence[Snapshot[S]]:
-            nonlocal last
-            last = page[-1] if page else last
-            return page
-
-        yield from pass_on(self.archive.snapshot_history(run_id, lane_id), note)
-        latest = yield from self._peek_snapshot(run_id, lane_id)
-        if latest is not None and (last is None or latest.revision > last.revision):
-            yield Items([latest])
-
-    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
-        """The snapshot that covers most up to an offset: Redis's latest, or one of the archive's history.
-
-        The archive has those that were the latest when a drain worker read the run; the others are gone.
-        """
-        check_count("offset", offset)
-        latest = yield from self._peek_snapshot(run_id, lane_id)
-        if latest is None or latest.offset == offset:
-            return latest
-        kept = yield from self.archive.snapshot_at(run_id, offset, lane_id)
-        if latest.offset > offset or (kept is not None and kept.offset > latest.offset):
-            return kept
-        return latest
 
     def recover(self, run_id: str, lane_id: str | None) -> Operation[Recovery[S, E]]:
         """The latest snapshot and the events after it; of a run that the archive alone has, from there."""

@@ -22,12 +22,7 @@ from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
-from runstream.stores.archive.base import (
-    DELETED_FOR_SECONDS,
-    ArchiveOperations,
-    deleted_here,
-    new_entries,
-)
+from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
@@ -45,6 +40,7 @@ from runstream.stores.archive.jsonl.run_snapshots import (
 from runstream.stores.archive.jsonl.snapshot_files import load_state, loaded_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
+from runstream.stores.archive.sink_rules import DELETED_FOR_SECONDS, deleted_here, new_entries
 from runstream.stores.archive.snapshot_history import KeepSnapshots, KeptSnapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 

@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.results import Cursor
-from runstream.stores.archive.base import check_cut
 from runstream.stores.archive.jsonl.growing_files import pieces
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text, readmitted_line
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots, latest_snapshots
 from runstream.stores.archive.jsonl.spans import entries_in
+from runstream.stores.archive.sink_rules import check_cut
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 
 __all__ = ["cut_back", "readmit"]

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from runstream.model.results import Cursor
-from runstream.stores.archive.base import DELETED_FOR_SECONDS
+from runstream.stores.archive.sink_rules import DELETED_FOR_SECONDS
 from runstream.stores.archive.sqlite.lease_table import in_force, remove_all
 
 __all__ = ["delete", "delete_rest", "note_deleted", "was_deleted"]

@@ -10,7 +10,7 @@ import sqlite3
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
-from runstream.stores.archive.base import check_cut
+from runstream.stores.archive.sink_rules import check_cut
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 from runstream.stores.archive.sqlite.queries import load_head, load_lane, save_heads, save_lanes
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed

@@ -18,8 +18,8 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Entry
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
-from runstream.stores.archive.base import deleted_here, new_entries
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
+from runstream.stores.archive.sink_rules import deleted_here, new_entries
 from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained

@@ -1,0 +1,73 @@
+"""The snapshots of a tiered store: the latest is in Redis or the archive, the history in the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runstream.model.errors import EventsArchived
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import E, S, Snapshot
+from runstream.operations.arguments import check_count
+from runstream.operations.operation import Items, Operation, Stream, pass_on
+from runstream.stores.tiered.boundary import HotAndArchive
+from runstream.stores.tiered.hot_operations import HotOperations
+
+__all__ = ["TieredSnapshots"]
+
+
+class TieredSnapshots(HotAndArchive[E, S]):
+    """What is asked of the snapshots of a tiered store's runs."""
+
+    def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot: Redis's, or, where the run has left Redis, the archive's."""
+        return self._latest_snapshot(self.hot, run_id, lane_id)
+
+    def _peek_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The latest snapshot, without noting it for this writer: its next one is not made from that."""
+        return self._latest_snapshot(self.hot.for_one_writer(), run_id, lane_id)
+
+    def _latest_snapshot(
+        self, hot: HotOperations[E, S], run_id: str, lane_id: str | None
+    ) -> Operation[Snapshot[S] | None]:
+        try:
+            snapshot = yield from hot.load_snapshot(run_id, lane_id)
+            if snapshot is not None or (yield from self.hot.run_info(run_id)) is not None:
+                return snapshot
+        except EventsArchived as moved:
+            yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
+        return (yield from self.archive.load_snapshot(run_id, lane_id))
+
+    def snapshot_lanes(self, run_id: str) -> Operation[list[str | None]]:
+        """The lanes of which either store has snapshots; first None, if there are some of the run's own."""
+        check_run_id(run_id)
+        lanes = {*(yield from self.hot.snapshot_lanes(run_id))}
+        lanes |= {*(yield from self.archive.snapshot_lanes(run_id))}
+        return sorted(lanes, key=lambda lane_id: (lane_id is not None, lane_id or ""))
+
+    def snapshot_history(self, run_id: str, lane_id: str | None) -> Stream:
+        """The snapshots that the archive has seen, in order, and then the latest one, if it has not seen that."""
+        last: Snapshot[S] | None = None
+
+        def note(page: Sequence[Snapshot[S]]) -> Sequence[Snapshot[S]]:
+            nonlocal last
+            last = page[-1] if page else last
+            return page
+
+        yield from pass_on(self.archive.snapshot_history(run_id, lane_id), note)
+        latest = yield from self._peek_snapshot(run_id, lane_id)
+        if latest is not None and (last is None or latest.revision > last.revision):
+            yield Items([latest])
+
+    def snapshot_at(self, run_id: str, offset: int, lane_id: str | None) -> Operation[Snapshot[S] | None]:
+        """The snapshot that covers most up to an offset: Redis's latest, or one of the archive's history.
+
+        The archive has those that were the latest when a drain worker read the run; the others are gone.
+        """
+        check_count("offset", offset)
+        latest = yield from self._peek_snapshot(run_id, lane_id)
+        if latest is None or latest.offset == offset:
+            return latest
+        kept = yield from self.archive.snapshot_at(run_id, offset, lane_id)
+        if latest.offset > offset or (kept is not None and kept.offset > latest.offset):
+            return kept
+        return latest
