@@ -162,3 +162,36 @@ def test_the_times_of_retirement_are_checked(hot: Hot, archives: list[Archive]) 
         DrainWorker(hot, archives, retire_idle_seconds=-1)
     with pytest.raises(ConfigurationError, match="retire_idle_seconds"):
         DrainWorker(hot, archives, forget_after_seconds=1)
+
+
+@pytest.mark.parametrize("retires", [True, False], ids=["retired", "hot"])
+def test_a_person_answers_where_lanes_were_ended_before_anybody_had_said_anything(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], *, retires: bool
+) -> None:
+    """Through Redis alone: that nobody has said anything is known, though not all lanes are any more."""
+    with hot.open_run("r", lane_id="done") as done:
+        done.emit("agent.progress")
+        done.finish_lane()
+    with hot.open_run("r") as run:
+        run.pause("Ship it?")
+    assert retire_idle(hot, archives, retire_idle_seconds=0 if retires else 3600) == int(retires)
+    with pytest.raises(EventsArchived):
+        hot.lanes("r")
+    assert [lane.lane_id for lane in TieredCheckpointer(hot, archives[0]).lanes("r")] == ["done", "main"]
+    assert open_hot(redis_backend).answer("r", "yes").event.seq == 1
+    assert open_hot(redis_backend).request_cancel("r").event.seq == 2
+    assert all(verify_run("r", hot=hot, sinks=[archive]).is_sound for archive in archives)
+
+
+def test_a_worker_that_trims_nothing_leaves_ended_lanes_where_they_are(
+    hot: Hot, raw: Any, archives: list[Archive]
+) -> None:
+    with hot.open_run("r", lane_id="done") as done:
+        done.emit("agent.progress")
+        done.checkpoint()
+        DrainWorker(hot, archives).drain_once()
+        done.finish_lane()
+    assert info_of(hot).first_hot > 1
+    DrainWorker(hot, archives, trim="never", retire_idle_seconds=3600).drain_once()
+    assert [lane.lane_id for lane in hot.lanes("r")] == ["done"]
+    assert raw.exists(namespace_of(hot).keys.run("r").snapshot("done"))

@@ -103,16 +103,16 @@ if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(
 keep('forgotten')
 keep('ahead')
 keep('adopted')
-keep('lane:answers')
 if not has_ended then
   -- people say their next thing under the next number: where they have said nothing, that is known too
-  if not meta['lane:answers'] and not meta['retired'] then kept[#kept + 1], kept[#kept + 2] = 'lane:answers', '0 +0' end
+  meta['lane:answers'] = meta['lane:answers'] or not (meta['retired'] or meta['ended']) and '0 +0' or nil
   keep('questions')
   keep('cancel')
   for field in pairs(meta) do
     if string.match(field, '^answer:') then keep(field) end
   end
 end
+keep('lane:answers')
 if of_lanes > 0 then kept[#kept + 1], kept[#kept + 2] = 'unlisted', unlisted end
 if meta['ended'] or ended_revision > 0 then
   kept[#kept + 1], kept[#kept + 2] = 'ended', ended_at .. ' ' .. text(ended_revision)

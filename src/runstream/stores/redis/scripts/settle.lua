@@ -212,13 +212,19 @@ local function remove_lane(name, lane)
   call('DEL', lane.key)
   if is_large then call('ZREM', KEYS[7], 'since:' .. name, 'snapshot:' .. name, 'end:' .. name) end
   touched[name] = nil
-  local at, revision = string.match(call('HGET', KEYS[2], 'ended') or '0 0', '^(%d+) (%d+)$')
+  local ended = call('HGET', KEYS[2], 'ended')
+  -- from here on not all lanes are known: that people have said nothing yet is noted, so that they can
+  if name ~= 'answers' and not ended
+    and call('HEXISTS', KEYS[2], 'retired') + call('HEXISTS', KEYS[2], 'lane:answers') == 0 then
+    call('HSET', KEYS[2], 'lane:answers', '0 +0')
+  end
+  local at, revision = string.match(ended or '0 0', '^(%d+) (%d+)$')
   call('HSET', KEYS[2], 'ended', text(math.max(tonumber(at), lane.last)) .. ' '
     .. text(math.max(tonumber(revision), lane.revision)))
 end
 local gone_to = math.max(limit, tonumber(meta['trimmed'] or 0))
 -- nothing leaves with 'never', which is also said where a snapshot does not read, and where `ended` is damaged
-local may_leave = ARGV[4] ~= 'never' and string.match(call('HGET', KEYS[2], 'ended') or '0 0', '^%d+ %d+$')
+local may_leave = trim ~= 'never' and string.match(call('HGET', KEYS[2], 'ended') or '0 0', '^%d+ %d+$')
 for name, lane in pairs(over) do
   if may_leave and lane.last <= gone_to then remove_lane(name, lane) end
 end

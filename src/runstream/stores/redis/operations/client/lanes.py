@@ -41,7 +41,8 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneI
             return [], True
         fields = {name.decode(): value for name, value in meta.items() if b":" in name}
         marks = {name[5:]: value.split() for name, value in fields.items() if name.startswith("lane:")}
-        lasts = {lane: (int(offset), int(seq)) for lane, (offset, seq) in marks.items()}
+        found = {lane: (int(offset), int(seq)) for lane, (offset, seq) in marks.items()}
+        lasts = {lane: last for lane, last in found.items() if last[0]}  # else it is known to have none
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
         facts = LaneFacts(lasts, run.head.snapshots, run.ends, _leases(fields, now))
         return facts.infos(), not {b"retired", b"ended"} & meta.keys()
