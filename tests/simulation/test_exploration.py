@@ -32,6 +32,10 @@ BREAKS: dict[str, tuple[str, InScript]] = {
         "delete",
         in_script("delete", ("if (meta['start'] or '') ~= ARGV[2] then return 0 end", "")),
     ),
+    "a run is parked for what another one of its name was": (
+        "delete",
+        in_script("park", ("if start ~= ARGV[2] then return 0 end", "")),
+    ),
     "a run is retired with what is not archived yet": (
         "retire",
         in_script(

@@ -144,6 +144,33 @@ BREAK_PLANS: Mapping[str, Plan] = {
         fates=(1,),
         disk_fates=(1,),
     ),
+    # agents that lease a lane from each other, and an operator who writes it without a lease
+    "intruders": Plan(
+        forms=("contends",) * 2,
+        operators=1,
+        acts=("intrude",),
+        workers=1,
+        followers=0,
+        runs=1,
+        is_tiered=True,
+        troubles=("leap",),
+        fates=(60, 1, 1, 0, 0, 2, 2, 1),
+        disk_fates=(1,),
+    ),
+    # leases on a run that never comes to be, which run out while others take them, and are cleared
+    "no runs": Plan(
+        forms=(),
+        operators=3,
+        acts=("lease",),
+        followers=0,
+        runs=1,
+        turns=10,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+        troubles=("leap",),
+        fates=(10, 0, 0, 0, 0, 0, 0, 3),
+        disk_fates=(1,),
+    ),
     # leases on runs that have ended, have been retired, and are not there
     "ended": Plan(
         forms=(),

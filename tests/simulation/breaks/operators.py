@@ -43,6 +43,23 @@ OF_OPERATORS: Sequence[Break] = (
         ),
     ),
     Break(
+        "an append does not look whether a lane of it is leased",
+        "intruders",
+        in_script(
+            "append",
+            (
+                "refusal = lane.lease and held('lease:' .. name, lane.lease, microseconds, mine)",
+                "refusal = nil",
+            ),
+        ),
+    ),
+    Break(
+        "a lease that was taken since is cleared",
+        "no runs",
+        in_script("clear", ("if expires > now then", "if false then")),
+        seed=10,
+    ),
+    Break(
         "a run is retired that is leased",
         "ended",
         in_script(

@@ -20,6 +20,7 @@ from runstream.testing.simulation.clock import Clock
 from runstream.testing.simulation.disk import Disk
 from runstream.testing.simulation.lease_watch import LeaseWatch
 from runstream.testing.simulation.loop import Loop
+from runstream.testing.simulation.park_watch import ParkWatch
 from runstream.testing.simulation.plan import Plan
 from runstream.testing.simulation.proof import ProofWatch
 from runstream.testing.simulation.report_watch import ReportWatch
@@ -97,6 +98,7 @@ class World:
         self.server.notes += [
             ClaimWatch(plan, note_fault).note,
             LeaseWatch(note_fault).note,
+            ParkWatch(self.server, note_fault).note,
             ReportWatch(note_fault).note,
         ]
         self.may_settle, self.is_enough = self.threads.Event(), self.threads.Event()

@@ -105,6 +105,7 @@ def _play(configuration: Configuration, events: int, scene: Scene, search: Searc
             found.faults = [*scene.settle(), *judge()]
         else:
             found.turns += 1
+        found.faults += scene.noted
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         found.faults = ["".join(traceback.format_exception(error))]
     if found.faults:

@@ -19,6 +19,7 @@ from runstream.testing.simulation.choices import Choices, Dice
 from runstream.testing.simulation.exploration.shared import Shared, SharedSink, SharedTransport
 from runstream.testing.simulation.exploration.steps import SharedSteps
 from runstream.testing.simulation.exploration.tape import Given
+from runstream.testing.simulation.park_watch import ParkWatch
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.server import Fate
 from runstream.testing.simulation.world import Diary
@@ -70,6 +71,9 @@ class Scene:
         self.directory = directory / "archive"
         self.shared = Shared(steps, self.directory)
         self.diaries: list[Diary] = []
+        self.noted: list[str] = []
+        """What was wrong with a step, as it was made."""
+        self.shared.server.notes.append(ParkWatch(self.shared.server, self.noted.append).note)
         self._to_settle: list[Callable[[], None]] = []
 
     def begin(self, faults: int, *, time_passes: bool) -> None:
@@ -81,6 +85,7 @@ class Scene:
         """
         self.steps.begin(faults, time_passes=time_passes)
         self.diaries.clear()
+        self.noted.clear()
         self._to_settle.clear()
         self.host = self.open("the host", partitions=1)
 

@@ -32,6 +32,7 @@ __all__ = ["OperatorPlayer"]
 _PAUSE_SECONDS = (0.0, 0.1, 1.0)
 _KEEPS = ("redis", "archive", "both")
 _LEASED_SECONDS = (1.0, 25.0)
+_NO_RUN = "no-run"  # which nobody writes to
 _TRIMS = ("covered", "archived")
 
 
@@ -112,7 +113,7 @@ class OperatorPlayer(Player):
 
     def _lease(self) -> None:
         """Have a lease for a while on a run of its own, or on one that is not there, and do nothing with it."""
-        run_id = self.world.choices.one_of([f"{self.process.name}-none", *self._open])
+        run_id = self.world.choices.one_of([_NO_RUN, *self._open])
         with suppress(StoreUnavailable, LeaseHeld, LeaseLost), self._hot.lease(run_id, owner=self.process.name):
             self.world.sleep(self.world.choices.one_of(_LEASED_SECONDS))
 
@@ -121,6 +122,10 @@ class OperatorPlayer(Player):
     def _end(self) -> None:
         run_id = self.world.choices.one_of(self.world.runs)
         self._send(self._stores[self.world.choices.below(2)], run_id, 1, EventKind.RUN_FINISHED)
+
+    def _intrude(self) -> None:
+        """Write without a lease to the lane that agents lease from each other."""
+        self._send(self._stores[0], self.world.runs[0], 1, lane_id="contended")
 
     def _restore(self) -> None:
         self._put_back(self.world.choices.one_of(self.world.runs))
@@ -196,13 +201,25 @@ class OperatorPlayer(Player):
 
     # -- how
 
-    def _send(self, store: Any, run_id: str, count: int, kind: EventKind = EventKind.TOOL_RESULT) -> None:
+    def _send(
+        self,
+        store: Any,
+        run_id: str,
+        count: int,
+        kind: EventKind = EventKind.TOOL_RESULT,
+        lane_id: str | None = None,
+    ) -> None:
         name = self.process.name
         marks = [f"@{name}/{self._number + number}@" for number in range(1, count + 1)]
         self._number += count
         events = [
             PAEvent(
-                run_id, lane_id=name, seq=self._number, kind=kind, payload={"mark": mark}, session_id="operators"
+                run_id,
+                lane_id=lane_id or name,
+                seq=self._number,
+                kind=kind,
+                payload={"mark": mark},
+                session_id="operators",
             )
             for mark in marks
         ]
