@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -43,6 +45,19 @@ def test_an_agent_saves_no_state_that_may_lack_what_it_gave_up() -> None:
 def test_a_late_request_is_applied_once_however_the_clock_is_set(seed: int) -> None:
     """Its producer is forgotten meanwhile, having been heard by clocks that were ahead, and behind."""
     assert not play(BREAK_PLANS["many"], Choices(seed)).faults
+
+
+@pytest.mark.exhaustive
+def test_leases_are_renewed_while_the_clock_is_set() -> None:
+    """As it is ahead, as it is behind, and as it is right."""
+    renewed = Counter[str]()
+    for seed in range(2, 8):
+        skew = "+0"
+        for line in play(PLANS["set clocks"], Choices(seed)).story:
+            if found := re.search(r"clock is set to (\S+) s", line):
+                skew = found[1]
+            renewed[skew] += "sends lease renew" in line
+    assert min(renewed["+0"], renewed["-60"] + renewed["-3600"], renewed["+60"] + renewed["+3600"]) > 1, renewed
 
 
 @pytest.mark.exhaustive

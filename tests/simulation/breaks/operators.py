@@ -72,7 +72,7 @@ OF_OPERATORS: Sequence[Break] = (
         "a run is forgotten that is leased",
         "ended",
         in_script("forget", ("math.max(tonumber(score), last_expiry(meta, now) - quiet)", "tonumber(score)")),
-        seed=12,
+        seed=9,
     ),
     Break(
         "a batch that was revoked is applied when it comes late",

@@ -34,6 +34,20 @@ PLANS = {
         turns=20,
         fates=(150, 2, 15, 2, 2, 1, 1, 4),
     ),
+    # leases that are kept long enough to be renewed, by a clock that is set forwards and back over and over
+    "set clocks": Plan(
+        forms=("leases", "leases"),
+        loops=(("contends", "leases"),),
+        operators=2,
+        acts=("lease", "append"),
+        workers=1,
+        followers=0,
+        runs=1,
+        turns=8,
+        is_tiered=True,
+        troubles=("step_clock",) * 4 + ("leave", "leap"),
+        fates=(200, 2, 3, 1, 1, 3, 3, 2),
+    ),
     # workers who stand still while others take their runs, and a server that loses what they have archived
     "lapses": Plan(
         forms=("plain", "plain"),

@@ -62,7 +62,9 @@ class Troubles:
 
     def step_clock(self) -> None:
         """The server's clock is set, forwards or back."""
-        self._world.server.primary.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
+        primary = self._world.server.primary
+        primary.skew_seconds = self._one_of(0.0, -60.0, 60.0, -3600.0, 3600.0)
+        self._world.scheduler.note(f"the server's clock is set to {primary.skew_seconds:+g} s")
 
     def replicate(self) -> None:
         """The replica is as the server is."""
