@@ -17,7 +17,7 @@ from tests.support.servers import Servers, needs_valkey
 pytestmark = needs_valkey
 
 
-@pytest.fixture(params=["valkey", "sqlite"])
+@pytest.fixture(params=["valkey", pytest.param("sqlite", marks=pytest.mark.exhaustive)])
 def url(request: pytest.FixtureRequest, servers: Servers, namespace: str, tmp_path: Path) -> Iterator[str]:
     """Where the processes meet; what they leave is removed."""
     if request.param == "sqlite":

@@ -179,6 +179,7 @@ def test_a_step_that_cannot_be_is_refused_before_anything_is_called() -> None:
 # -- results that are not recorded -------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("result", "refused"), [(lambda: 1, EncodingError), ("x" * 900, PayloadTooLarge)])
 def test_a_result_that_cannot_be_stored_is_told_with_the_error(
     backend: Backend, result: Any, refused: type[EncodingError]
@@ -321,6 +322,7 @@ def test_who_is_second_and_cannot_read_the_first_result_asks_again(
     assert (caught.value.resend(), run.once("k", call), len(tool.calls)) == ("first", "first", 1)
 
 
+@pytest.mark.one_in(2)
 def test_failures_at_once_have_each_their_number(two_stores: tuple[Store, Store]) -> None:
     ours, theirs = (open_run(store, lane_id=lane) for store, lane in zip(two_stores, "ab", strict=True))
 

@@ -8,7 +8,7 @@ import pytest
 
 from runstream.testing.simulation import PLANS, Choices, Plan, play
 
-FEW = Plan(forms=("plain", "runs"), workers=1, followers=0, all_followers=1, runs=3, turns=5)
+FEW = Plan(forms=("plain", "runs"), workers=1, followers=0, all_followers=1, runs=2, turns=3)
 STORM = replace(
     PLANS["storm"], forms=("plain", "runs", "leases"), followers=0, all_followers=1, async_all_followers=1
 )

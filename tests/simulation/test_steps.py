@@ -9,7 +9,7 @@ import pytest
 from runstream.testing.simulation import PLANS, Choices, Plan, play
 
 STEPPING = Plan(forms=("steps", "steps", "steps", "runs"), runs=1, turns=14, call_fates=(12, 1))
-FEW = Plan(forms=("steps", "steps"), workers=1, followers=1, runs=1, turns=5)
+FEW = Plan(forms=("steps", "steps"), workers=1, followers=0, runs=1, turns=5)
 FAILOVERS = replace(PLANS["failovers"], forms=("steps", "steps", "runs"))
 RETIREMENTS = replace(PLANS["retirements"], forms=("steps", "steps", "plain"))
 TASKS = replace(PLANS["asyncio"], loops=(("steps", "steps"), ("steps", "runs")))

@@ -160,7 +160,7 @@ def test_of_a_session_there_are_its_runs_alone(backend: Backend) -> None:
 
 def test_one_that_has_much_to_give_holds_up_no_other(redis_backend: RedisBackend) -> None:
     store = redis_backend.open()
-    for first in range(1, 6001, 1000):
+    for first in range(1, 3001, 1000):
         store.save_events(make_events("long", 1000, first=first))
     store.save_events(make_events("short", 1))
     following = Following(store.follow_runs(["long", "short"]))
@@ -236,6 +236,7 @@ def test_a_run_that_does_not_read_holds_up_no_other(
         Following(open_hot(redis_backend).follow_runs(["a", "broken"])).take(9)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("how", ["from the beginning", "from its end"])
 def test_a_run_that_is_deleted_ends_nothing(backend: Backend, how: str) -> None:
     """Another one of its name is given from its beginning."""
