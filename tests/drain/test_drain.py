@@ -14,9 +14,12 @@ from runstream import (
     EventsArchived,
     PAEvent,
     RunState,
+    RunStatus,
     create_event,
 )
+from runstream.drain.claimed_run import ClaimedRun, Positions
 from runstream.model.protocols import Sink
+from runstream.stores.redis.operations.worker.load import HotRun
 from tests.drain.watched_sink import Watched, emit, hot_from
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
@@ -102,6 +105,31 @@ def test_events_and_snapshots_that_come_in_between_keep_the_run_due(
     assert (report.events, report.snapshots) == (3, 1)
     check_archives(archives[:1], acknowledged)
     assert due(hot) == {}
+
+
+def test_a_status_goes_with_the_snapshot_that_gives_it(
+    fake: RedisBackend, archives: list[Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has ended is opened again by a snapshot that comes after the worker has looked at the run."""
+    hot = open_hot(fake)
+    emit(hot, "r", 3)
+    hot.save_snapshot("r", RunState(run_id="r"))
+    hot.append("r", [create_event("r", EventKind.RUN_FINISHED)])
+    begin = ClaimedRun.begin
+
+    def save_after(run: HotRun, positions: Positions) -> ClaimedRun:
+        hot.save_snapshot("r", RunState(run_id="r", current_step=3))
+        return begin(run, positions)
+
+    monkeypatch.setattr(ClaimedRun, "begin", save_after)
+    DrainWorker(hot, archives).drain_once()
+    monkeypatch.undo()
+    DrainWorker(hot, archives).drain_once()  # what may be trimmed by now
+    assert due(hot) == {}
+    for store in (hot, *archives):
+        info = store.run_info("r")
+        assert info is not None
+        assert info.status == RunStatus.PENDING
 
 
 @on_every_server

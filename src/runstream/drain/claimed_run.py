@@ -181,6 +181,8 @@ class Chunk:
         head = claimed.run.head
         if loaded.start != head.start:
             raise _diverged(claimed)
+        # one that was saved since the run was loaded may have changed it
+        claimed.run = replace(claimed.run, head=replace(head, status=loaded.status))
         chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
         strange = _first_strange(claimed.proven.chain, chunk.entries, loaded.records)
         if strange == 0:  # what was loaded does not follow what is proven

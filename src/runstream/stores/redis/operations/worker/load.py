@@ -201,6 +201,7 @@ class LoadedEntries(NamedTuple):
         broken: The lanes whose snapshots do not read, with why.
         start: The run's start after all that was read. If it is another one, or None, the run was deleted
             meanwhile, and what was read may be of another run.
+        status: The run's status after all that was read: a snapshot that is read may have changed it.
         upto: It was read up to here: to the request's last offset, or, where that is too much at once, not as far;
             then without snapshots.
     """
@@ -211,6 +212,7 @@ class LoadedEntries(NamedTuple):
     snapshots: list[ArchiveSnapshot]
     broken: dict[str | None, str]
     start: Cursor | None
+    status: str
     upto: int
 
     @property
@@ -267,26 +269,28 @@ class _Reading:
             self.lanes = ()
 
     def commands(self) -> list[Command]:
-        """Ask for the next page, for the snapshots, and then for the run's start."""
+        """Ask for the next page, for the snapshots, and then for the run's start and status."""
         first, last = str(self.request.first), str(self.request.last)
         commands: list[Command] = [(b"XRANGE", self._run.events, first, last, b"COUNT", self._size.count)]
         commands += [(b"HGETALL", self._run.snapshot(lane_id)) for lane_id in self.lanes]
-        commands.append((b"HGET", self._run.meta, b"start"))
+        commands.append((b"HMGET", self._run.meta, b"start", b"status"))
         return commands
 
     def take(self, replies: Iterator[Any], saved: list[int]) -> int:
         """Take the replies to the commands, and add the sizes of snapshots. Returns the size of the records."""
         request, entries = self.request, _taken(next(replies))
-        found = self.found or LoadedEntries([], [], [], {}, None, request.first - 1)
+        found = self.found or LoadedEntries([], [], [], {}, None, "", request.first - 1)
         records = parse_records(entries)
         found.ids.extend(entry_id for entry_id, _ in entries)
         found.records.extend(records)
         saved += [_add_snapshot(found, lane_id, next(replies)) for lane_id in self.lanes]
-        start = _taken(next(replies))
+        start, status = _taken(next(replies))
         self.has_entries = self._size.count >= self._wanted or len(entries) < self._size.count
         upto = request.last if self.has_entries else parse_offset(entries[-1][0])
         with parsing(self._run):
-            self.found = found._replace(start=None if start is None else noted_cursor(start), upto=upto)
+            self.found = found._replace(
+                start=None if start is None else noted_cursor(start), status=(status or b"").decode(), upto=upto
+            )
         self.request = request._replace(first=upto + 1, lanes=request.lanes[len(self.lanes) :])
         self._size.adapt(list(map(len, records)))
         return sum(map(len, records))
