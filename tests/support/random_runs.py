@@ -32,7 +32,7 @@ __all__ = ["Author", "check_is_as_before", "damage", "erase", "lose_redis", "one
 _LANES = ("main", "side", "a:b %")
 _PASSING = (
     *("mark", "trimmed", "peak", "proven", "lease", "epoch", "retired", "by"),
-    *("heard", "swept", "forgotten", "indexed", "gaps", "unread"),
+    *("heard", "swept", "forgotten", "indexed", "gaps", "unread", "tagsproven"),
 )
 
 
@@ -48,7 +48,15 @@ class Author:
 
     def write(self, steps: int, *, trims: Sequence[Trim] = ("covered", "archived", "never")) -> None:
         """So many steps; nothing is refused, but for a snapshot whose events have left Redis."""
-        acts = [self._events, self._events, self._keyed, self._snapshot, self._lane_snapshot, self._ending]
+        acts = [
+            self._events,
+            self._events,
+            self._keyed,
+            self._snapshot,
+            self._lane_snapshot,
+            self._ending,
+            self._tags,
+        ]
         for _ in range(steps):
             run_id, hot = self.random.choice(self.run_ids), self.random.choice(self.stores)
             if self.random.random() < 0.15:
@@ -88,6 +96,11 @@ class Author:
         if self.random.random() < 0.5:
             hot.recover(run_id, lane_id=lane_id)
         hot.save_snapshot(run_id, make_state(run_id, current_step=self._seq), lane_id=lane_id)
+
+    def _tags(self, hot: Hot, run_id: str) -> None:
+        events = [self._event(run_id) for _ in range(self.random.randint(0, 1))]
+        names = self.random.sample(["user", "env", "a:b", "ü"], 2)
+        hot.append(run_id, events, tags={name: self.random.choice(["1", "", "x:é", None]) for name in names})
 
     def _ending(self, hot: Hot, run_id: str) -> None:
         if self.random.random() < 0.5:
@@ -154,6 +167,12 @@ def picture(backend: RedisBackend, hot: Hot, *, without: Collection[str] = _PASS
             "events": raw.xrange(keys.events),
             "keys": raw.hgetall(keys.keys),
             "snapshots": snapshots,
+            "tags": (tags := raw.hgetall(keys.tags)),
+            "indexed": [
+                raw.zscore(keys.partition.index(name.decode()), b"%d:%b%b" % (len(value), value, run_id.encode()))
+                for name, value in tags.items()
+                if name
+            ],
             "listed": raw.zscore(keys.partition.runs, run_id) // 10**6,
             "in session": raw.zscore(keys.partition.session(session), run_id) is not None,
         }

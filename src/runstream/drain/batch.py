@@ -24,7 +24,7 @@ from runstream.model.errors import ArchiveGap, ConfigurationError, HistoryDiverg
 from runstream.model.protocols import Sink
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.drain import DueRun, Proven, SeqSpan, Settled
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 
 __all__ = ["Batches"]
 
@@ -101,8 +101,8 @@ class Batches:
         """Write, read back and settle as many entries as go into one transaction."""
         chunks = self._next_chunks(queue, claims)
         # nothing is settled before every archive has written all of it and was read back
-        for sink in self._parts.sinks:
-            self._write(sink, chunks, claims)
+        for number, sink in enumerate(self._parts.sinks):
+            self._write(sink, number, chunks, claims)
         for sink in self._parts.sinks:
             self._read_back(sink, chunks, claims)
         self._settle(chunks, queue, claims)
@@ -127,14 +127,14 @@ class Batches:
                     self._park(claimed.run, explain_parking(error), claims)
         return chunks
 
-    def _write(self, sink: Sink, chunks: list[Chunk], claims: Claims) -> None:
+    def _write(self, sink: Sink, number: int, chunks: list[Chunk], claims: Claims) -> None:
         """Write the chunks in one transaction, without those of runs that the archive must refuse."""
         while chunks:
             self._parts.stats.beat()
             began = time.monotonic()
             try:
                 with self._parts.outages.using(sink.location):
-                    sink.write([chunk.batch() for chunk in chunks])
+                    sink.write([chunk.batch(number) for chunk in chunks])
             except (ArchiveGap, HistoryDiverged) as error:
                 refused = next(chunk for chunk in chunks if chunk.run_id == error.run_id)
                 chunks.remove(refused)
@@ -148,7 +148,7 @@ class Batches:
         self._parts.stats.beat()
         for chunk in list(chunks):
             with self._parts.outages.using(sink.location):
-                mismatch = find_mismatch(sink, chunk.run_id, chunk.entries, chunk.snapshots)
+                mismatch = find_mismatch(sink, chunk.run_id, chunk.entries, chunk.snapshots, chunk.tags)
             if mismatch is not None:
                 chunks.remove(chunk)
                 reason = until_mended(f"{mismatch}; nothing was trimmed", chunk.run_id)
@@ -220,6 +220,7 @@ class Batches:
             span,
             chunk.lanes,
             list(chunk.claimed.run.ends) if chunk.is_last else (),
+            chunk.tags_version if chunk.is_last else "",
         )
 
     def _note_settled(
@@ -267,7 +268,8 @@ class Batches:
     def _give_up(self, claimed: ClaimedRun, reason: str, claims: Claims) -> None:
         """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
         (run,) = self._namespace.load_due([claimed.run_id])
-        if run is not None and run.head.mark == claimed.run.head.mark:
+        former = claimed.run.head
+        if run is not None and (run.head.mark, run.head.tags) == (former.mark, former.tags):
             self._park(claimed.run, reason, claims)
         claims.finish(claimed.run_id)
 

@@ -15,8 +15,10 @@ from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, PlainEntries, Position, RunBatch, joined
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
+from runstream.model.tags import TagSet
 from runstream.stores.redis.operations.worker.drain import LanesAfter
-from runstream.stores.redis.operations.worker.load import HotRun, LoadedEntries, LoadRequest
+from runstream.stores.redis.operations.worker.hot_run import HotRun
+from runstream.stores.redis.operations.worker.load import LoadedEntries, LoadRequest
 
 __all__ = ["Chunk", "ClaimedRun", "Positions", "explain_parking", "until_mended"]
 
@@ -45,12 +47,14 @@ class ClaimedRun:
         positions: How far each archive has it.
         proven: The cursor up to which it is archived and proven.
         lanes: The lanes (None: the run itself) whose snapshots are still to be archived.
+        tags: Whether its tags are.
     """
 
     run: HotRun
     positions: Positions
     proven: Cursor
     lanes: Sequence[str | None]
+    tags: bool = False
 
     @property
     def run_id(self) -> str:
@@ -67,7 +71,8 @@ class ClaimedRun:
         count = min(room, self.left)
         lanes = self.lanes if count == self.left else ()
         first, last = self.proven.offset + 1, self.proven.offset + count
-        return LoadRequest(self.run_id, first, last, lanes, self.run.head.largest)
+        tags = self.tags and count == self.left
+        return LoadRequest(self.run_id, first, last, lanes, self.run.head.largest, tags)
 
     def advance(self, end: Cursor, noted_to: int) -> None:
         """Go on after a chunk was settled: the mark and the positions are now as this worker has left them."""
@@ -109,7 +114,9 @@ class ClaimedRun:
             held.append({} if position is None else position.snapshots)
         held.append(run.proven_tokens)
         lanes = [lane for lane, token in head.tokens.items() if any(h.get(lane) != token for h in held)]
-        return cls(run, positions, proven, lanes)
+        version = head.tags.version
+        of_tags = {run.proven_tags, *("" if position is None else position.tags for _, position in positions)}
+        return cls(run, positions, proven, lanes, bool(version) and of_tags != {version})
 
 
 @dataclass(slots=True)
@@ -123,6 +130,7 @@ class Chunk:
         broken: The lanes whose snapshots do not read, with why.
         blocked: Why the run cannot go on after this chunk, a record of a newer version; '' if it can.
         fresh_bytes: The size of the records after the mark.
+        tags: The tags that go with them; None: those are archived.
     """
 
     claimed: ClaimedRun
@@ -131,6 +139,7 @@ class Chunk:
     broken: Mapping[str | None, str] = field(default_factory=dict)
     blocked: str = ""
     fresh_bytes: int = 0
+    tags: TagSet | None = None
 
     @property
     def run_id(self) -> str:
@@ -153,6 +162,11 @@ class Chunk:
         return {**self.claimed.run.head.tokens, **{one.lane_id: one.token for one in self.snapshots}}
 
     @property
+    def tags_version(self) -> str:
+        """The version of the tags that count as archived once this chunk is."""
+        return (self.tags or self.claimed.run.head.tags).version
+
+    @property
     def lanes(self) -> LanesAfter | None:
         """The lanes of its events; None where one does not tell, as its record does not read or was erased."""
         if isinstance(self.entries, PlainEntries):
@@ -163,11 +177,12 @@ class Chunk:
             names = [entry.lane_id for entry in self.entries]
         return LanesAfter(self.claimed.proven.offset, dict.fromkeys(names))
 
-    def batch(self) -> RunBatch:
-        """What every archive gets."""
-        run = self.claimed.run
-        ended = run.ended if self.is_last else ()
-        return RunBatch(run.header, self.claimed.proven, self.entries, self.snapshots, ended=ended)
+    def batch(self, sink: int) -> RunBatch:
+        """What an archive gets: the one of that index among the worker's sinks."""
+        run, (_, position) = self.claimed.run, self.claimed.positions[sink]
+        header, ended = replace(run.header, tags=self.tags), run.ended if self.is_last else ()
+        seen = "" if position is None else position.tags
+        return RunBatch(header, self.claimed.proven, self.entries, self.snapshots, ended=ended, tags_seen=seen)
 
     @classmethod
     def make(cls, claimed: ClaimedRun, request: LoadRequest, loaded: LoadedEntries) -> Chunk:
@@ -208,6 +223,7 @@ class Chunk:
                 found=loaded.upto + 1,
             )
         # one that was saved since the run was loaded may cover events that are not in this chunk
+        chunk.tags = loaded.tags
         chunk.snapshots = [snapshot for snapshot in loaded.snapshots if snapshot.offset <= head.last.offset]
         return chunk
 

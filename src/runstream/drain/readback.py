@@ -15,22 +15,28 @@ from runstream.codec.archive_entries import entry_record
 from runstream.codec.stored import same_json
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, contents_of
 from runstream.model.errors import CorruptRecordError, RunstreamError
-from runstream.model.protocols import Sink, tells_of_lanes
+from runstream.model.protocols import KeepsTags, Sink, keeps_tags, tells_of_lanes
 from runstream.model.results import Cursor
+from runstream.model.tags import TagSet
 
 __all__ = ["find_lost", "find_mismatch", "same_content", "same_snapshot"]
 
 
 def find_mismatch(
-    sink: Sink, run_id: str, entries: Sequence[ArchiveEntry], snapshots: Sequence[ArchiveSnapshot]
+    sink: Sink,
+    run_id: str,
+    entries: Sequence[ArchiveEntry],
+    snapshots: Sequence[ArchiveSnapshot],
+    tags: TagSet | None = None,
 ) -> str | None:
-    """Find where an archive does not hold these entries and snapshots.
+    """Find where an archive does not hold these entries, snapshots and tags.
 
     Args:
         sink: The archive.
         run_id: The run.
         entries: Entries without a gap, made from what is in Redis now, whoever wrote what the archive holds.
         snapshots: Snapshots, likewise.
+        tags: The run's tags, likewise; None: they are not asked for.
 
     Returns:
         What does not match, in words; None if all does.
@@ -56,7 +62,15 @@ def find_mismatch(
             ):
                 of_lane = "" if snapshot.lane_id is None else f" of lane {snapshot.lane_id!r}"
                 return f"{sink.location} does not hold snapshot {snapshot.revision}{of_lane} as Redis does"
-    return None
+    return None if tags is None or not keeps_tags(sink) else _tags_mismatch(sink, run_id, tags)
+
+
+def _tags_mismatch(sink: KeepsTags, run_id: str, tags: TagSet) -> str | None:
+    try:
+        held = sink.read_back_tags(run_id)
+    except CorruptRecordError as error:
+        return f"{sink.location} does not hold the tags as Redis does: {error}"
+    return None if held == tags else f"{sink.location} does not hold the tags as Redis does"
 
 
 def _read_back(sink: Sink, run_id: str, snapshots: Sequence[ArchiveSnapshot]) -> Sequence[ArchiveSnapshot]:

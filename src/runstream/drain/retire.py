@@ -4,11 +4,11 @@ One that has ended does so, and where the worker is told so, any other, as one t
 up. Such a tombstone has what people were asked and have said beside it, so that the run is found by its status and
 can be answered, and it is never forgotten.
 
-The tombstone, at most 250 bytes and the session id, is what is left of the run's meta: where it ended, so that a
-late append goes on at the right offset, and that it was retired, so that a reader gets an error that names the
-archives; and, in at most 48 bytes each, the revisions of its lanes' snapshots, so that the writer of a lane can go
-on from its own. Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers for
-their window. After another while the run is forgotten: all of it goes, and counts as deleted, not as lost.
+The tombstone, at most 250 bytes and the session id, is with the tags what is left of the run: where it ended, so
+that a late append goes on at the right offset, and that it was retired, so that a reader gets an error that names
+the archives; and, in at most 48 bytes each, the revisions of its lanes' snapshots, so that the writer of a lane
+can go on from its own. Callers' keys stay known as long as the tombstone is there, about 100 bytes each; producers
+for their window. After another while the run is forgotten: all of it goes, and counts as deleted, not as lost.
 
 Settling puts the runs that may be retired into `retire`, so the work is proportional to what is due, whatever else
 there is. Which run may be retired is decided by the scripts, in one step, whatever a worker had found before.
@@ -27,8 +27,9 @@ from functools import partial
 from runstream.drain.parts import OtherArchivesRequired, WorkerParts, describe_error
 from runstream.drain.readback import find_lost
 from runstream.model.errors import ConfigurationError, CorruptRecordError, StoreUnavailable
+from runstream.model.protocols import keeps_tags
 from runstream.model.results import DrainReport
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.retire import Quiet, RetireCandidate, RetireOutcome
 
 __all__ = ["Retirement"]
@@ -208,6 +209,8 @@ class Retirement:
             snapshots = {} if position is None else position.snapshots
             if any(snapshots.get(lane_id) != token for lane_id, token in head.tokens.items()):
                 return f"{sink.location} does not have its latest snapshot; nothing was removed"
+            if keeps_tags(sink) and head.tags.version not in ("", position and position.tags):
+                return f"{sink.location} does not have its tags; nothing was removed"
             if first_hot is not None:
                 with self._parts.outages.using(sink.location):
                     lost = find_lost(sink, run.run_id, first_hot, head.last)
@@ -220,7 +223,7 @@ class Retirement:
         (now,) = self._namespace.load_runs([run.run_id])
         if now is None:
             return True
-        return (now.head.start, now.head.last, now.head.tokens) != (run.head.start, run.head.last, run.head.tokens)
+        return _state_of(now) != _state_of(run)
 
     def _forget(self, run_ids: Sequence[str]) -> DrainReport:
         if self._forget_after is None:
@@ -236,5 +239,11 @@ class Retirement:
         return report
 
 
+def _state_of(run: HotRun) -> tuple[object, ...]:
+    return run.head.start, run.head.last, run.head.tokens, run.head.tags
+
+
 def _candidate(run_id: str, run: HotRun | None) -> RetireCandidate:
-    return RetireCandidate(run_id, None) if run is None else RetireCandidate(run_id, run.header, run.head.tokens)
+    if run is None:
+        return RetireCandidate(run_id, None)
+    return RetireCandidate(run_id, run.header, run.head.tokens, run.head.tags.version)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from runstream.drain.claimed_run import until_mended
 from runstream.drain.parts import WorkerParts
+from runstream.model.identifiers import random_token
 from runstream.model.results import DrainReport
 from runstream.stores.redis.operations.worker.held import Held
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
@@ -39,6 +40,7 @@ class Sweep:
     def __init__(self, parts: WorkerParts, visit: Callable[[Sequence[str], threading.Event], None]) -> None:
         self._parts = parts
         self._visit = visit
+        self._name = random_token()
         self._position = BEGINNING
         self._next_page = 0.0
         self._held: Counter[str] = Counter()
@@ -74,7 +76,7 @@ class Sweep:
             self._parts.namespace.set_aside_foreign_keys(self._parts.partitions)
             self._parts.namespace.enlist(self._parts.archives, self._parts.partitions)
         page = self._parts.namespace.sweep_page(
-            self._position, self._parts.partitions, finds_idle=self._parts.retires_idle
+            self._position, self._parts.partitions, finds_idle=self._parts.retires_idle, sweep=self._name
         )
         self._position = page.position
         if page.idle:  # they come due, and settling lists them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from runstream.codec.archive_entries import archive_entries
 from runstream.codec.chain import former_chain
@@ -11,7 +12,8 @@ from runstream.history.base import History
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.results import Cursor
 from runstream.stores.redis.namespace import Namespace
-from runstream.stores.redis.operations.worker.load import HotRun, LoadedEntries, LoadRequest
+from runstream.stores.redis.operations.worker.hot_run import HotRun
+from runstream.stores.redis.operations.worker.load import LoadedEntries, LoadRequest
 
 __all__ = ["HotHistory"]
 
@@ -33,7 +35,12 @@ class HotHistory(History):
         if run is None:
             return None
         first = namespace.first_hot(run_id)
-        return cls(namespace, run, run.head.last.offset + 1 if first is None else first)
+        history = cls(namespace, run, run.head.last.offset + 1 if first is None else first)
+        if run.head.tags.version:
+            beyond = history.last.offset + 1
+            (loaded,) = namespace.load_entries([LoadRequest(run_id, beyond, beyond, tags=True)])
+            history.header = replace(run.header, tags=loaded.tags)
+        return history
 
     @property
     def mark(self) -> Cursor:

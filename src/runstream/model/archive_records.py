@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, overload
 from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane, RunHead
+from runstream.model.tags import TagSet
 
 __all__ = [
     "DAMAGED_LINE",
@@ -215,6 +216,7 @@ class RunHeader:
         created_at: When it was created: Unix time in seconds.
         updated_at: When it was last written to: Unix time in seconds.
         parent: The run that this one is a branch of, and the offset at which they part; None for no branch.
+        tags: Its tags; None: nothing is said of them, and what the archive has stays.
     """
 
     run_id: str
@@ -224,11 +226,13 @@ class RunHeader:
     created_at: float = 0.0
     updated_at: float = 0.0
     parent: tuple[str, int] | None = None
+    tags: TagSet | None = None
 
     @classmethod
     def of(cls, run_id: str, head: RunHead) -> RunHeader:
         """The header of a run that stands there."""
-        return cls(run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent)
+        facts = head.session_id, head.status, head.created_at, head.updated_at, head.parent
+        return cls(run_id, head.start, *facts, head.tags if head.tags.version else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,8 @@ class RunBatch:
         drained: Whether more of the run may come: then its next offsets are not the archive's to give, and what
             another program adds to it there is no part of it.
         ended: Lanes that were ended.
+        tags_seen: The version of the tags that the archive had before those of the header were loaded; None: that
+            is not known.
     """
 
     header: RunHeader
@@ -251,6 +257,7 @@ class RunBatch:
     snapshots: Sequence[ArchiveSnapshot] = ()
     drained: bool = True
     ended: Sequence[EndedLane] = ()
+    tags_seen: str | None = None
 
     @property
     def end(self) -> Cursor:
@@ -265,10 +272,12 @@ class Position:
     Attributes:
         cursor: The cursor of its last entry.
         snapshots: The tokens of its latest snapshots, by lane; None: the run's own.
+        tags: The version of its tags; '' for none.
     """
 
     cursor: Cursor
     snapshots: Mapping[str | None, str] = field(default_factory=dict)
+    tags: str = ""
 
 
 class ForeignRows(NamedTuple):

@@ -7,16 +7,19 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkab
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.results import E, LeaseGrant, S, Snapshot
+from runstream.model.tags import TagSet
 
 __all__ = [
     "Checkpointer",
     "Fallback",
+    "KeepsTags",
     "Leased",
     "OnCorrupt",
     "RawEvent",
     "Sink",
     "SnapshotHistory",
     "TellsOfLanes",
+    "keeps_tags",
     "tells_of_lanes",
 ]
 
@@ -165,6 +168,22 @@ class TellsOfLanes(Sink, Protocol):
 def tells_of_lanes(sink: Sink) -> TypeGuard[TellsOfLanes]:
     """Whether a sink is one, by its class: one that passes all calls on may mean to change what it is told."""
     return hasattr(type(sink), "position_of_lanes") and hasattr(type(sink), "read_back_lanes")
+
+
+class KeepsTags(Sink, Protocol):
+    """A sink that keeps the tags of runs, and gives their version with the position."""
+
+    def read_back_tags(self, run_id: str) -> TagSet:
+        """The tags that the archive holds of a run, read from its own medium.
+
+        Args:
+            run_id: The run.
+        """
+
+
+def keeps_tags(sink: Sink) -> TypeGuard[KeepsTags]:
+    """Whether a sink is one, by its class."""
+    return hasattr(type(sink), "read_back_tags")
 
 
 @runtime_checkable

@@ -221,6 +221,7 @@ class RunInfo:
         updated_at: When it was last written to: Unix time in seconds, by the store's clock.
         parent: The run and the offset that it was forked from; None for a run that is no fork.
         waiting_for: The questions that it waits with for a person's answer, of all its lanes.
+        tags: Its tags: the value of each name.
     """
 
     run_id: str
@@ -233,6 +234,12 @@ class RunInfo:
     updated_at: float
     parent: tuple[str, int] | None = None
     waiting_for: tuple[Question, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def page(self) -> str:
+        """Where the next page of ``runs`` goes on, if this was the last run of the page before."""
+        return f"{self.created_at!r}:{self.run_id}"
 
 
 @dataclass(frozen=True, slots=True)

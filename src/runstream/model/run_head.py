@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runstream.model.questions import Question
-from runstream.model.results import Cursor
+from runstream.model.questions import Question, pending_of
+from runstream.model.results import Cursor, RunInfo
+from runstream.model.state import RunStatus
+from runstream.model.tags import NO_TAGS, TagSet
 
 __all__ = ["UNKNOWN_TOKEN", "EndedLane", "RunHead", "SnapshotHead", "last_unneeded", "recovery_bounds"]
 
@@ -100,6 +102,7 @@ class RunHead:
         largest: No record of it in Redis has more bytes; None: that is not known.
         questions: What each of its lanes has asked last.
         cancel: Why it is to be cancelled; None: nobody asked for that.
+        tags: Its tags.
     """
 
     start: Cursor = _NOWHERE
@@ -114,6 +117,24 @@ class RunHead:
     largest: int | None = None
     questions: tuple[Question, ...] = ()
     cancel: str | None = None
+    tags: TagSet = NO_TAGS
+
+    def info(self, run_id: str) -> RunInfo:
+        """What a user is told of the run of that id."""
+        pending = pending_of(self.status, self.questions)
+        return RunInfo(
+            run_id,
+            self.session_id,
+            RunStatus.PAUSED.value if pending else self.status,
+            self.last.offset,
+            self.mark.offset,
+            self.start.offset + 1,
+            self.created_at,
+            self.updated_at,
+            self.parent,
+            pending,
+            self.tags.values,
+        )
 
     @property
     def tokens(self) -> dict[str | None, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import index
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypedDict, get_args
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, Self, TypeAlias, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import (
@@ -18,6 +18,7 @@ from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE, check_iterable, check_name, check_run_id, event_run_id, shown
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, S
+from runstream.model.tags import TagChanges, check_tags
 
 __all__ = [
     "AppendOptions",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _SHORTEST_TTL_SECONDS = 0.05
+_MOST_TAGS_ASKED_FOR = 100
 _LONGEST_SECONDS = 30 * 86_400.0  # a holder that dies keeps all others out for that long
 
 
@@ -54,6 +56,7 @@ class AppendOptions(NamedTuple, Generic[S]):
 
     ``left_out`` is what the class of the snapshot's state left out when that was loaded, and is put back.
     ``status`` is the one that the run takes, whatever its events and its snapshot say; "" leaves it to them.
+    ``tags`` are changed as they say, and the others stay.
     """
 
     expected_offset: int | None = None
@@ -66,6 +69,7 @@ class AppendOptions(NamedTuple, Generic[S]):
     status: str = ""
     snapshots: Mapping[str | None, S] | None = None
     end_lanes: Sequence[str] = ()
+    tags: TagChanges | None = None
 
     @property
     def ended(self) -> list[str]:
@@ -111,6 +115,7 @@ class LeasedAppend(TypedDict, Generic[S], total=False):
     snapshot: S | None
     snapshots: Mapping[str | None, S] | None
     end_lanes: Sequence[str]
+    tags: TagChanges | None
 
 
 class ReadQuery(NamedTuple):
@@ -163,16 +168,38 @@ class RunsQuery(NamedTuple):
     status: str | None = None
     updated_after: float | None = None
     limit: int | None = None
+    tags: Mapping[str, str] | None = None
+    created_after: float | None = None
+    updated_before: float | None = None
+    page: str | None = None
 
     def check(self) -> None:
         """Raise ConfigurationError, naming the argument, for runs that cannot be asked for like that."""
         for name, text in (("session_id", self.session_id), ("status", self.status)):
             if text is not None and not isinstance(text, str):
                 raise ConfigurationError(f"{name}={shown(text)}: pass a text, or None")
-        after = self.updated_after
-        if after is not None and (isinstance(after, bool) or not isinstance(after, int | float)):
-            raise ConfigurationError(f"updated_after={shown(after)}: pass Unix time in seconds, or None")
+        for name in ("updated_after", "created_after", "updated_before"):
+            time = getattr(self, name)
+            if time is not None and (isinstance(time, bool) or not isinstance(time, int | float)):
+                raise ConfigurationError(f"{name}={shown(time)}: pass Unix time in seconds, or None")
         check_count("limit", self.limit)
+        if len(check_tags(self.tags, removing=False)) > _MOST_TAGS_ASKED_FOR:
+            raise ConfigurationError(f"{len(self.tags or ())} tags: ask for {_MOST_TAGS_ASKED_FOR} at most")
+        self.parse_page()
+
+    def parse_page(self) -> tuple[float, str] | None:
+        """When the last run of the page before was created, and its id; None for the first page, or no pages.
+
+        Raises:
+            ConfigurationError: That is no page's.
+        """
+        if not self.page and self.page in (None, ""):
+            return None
+        created, colon, run_id = self.page.partition(":") if isinstance(self.page, str) else ("", "", "")
+        try:
+            return (float(created), run_id) if colon and run_id else _no_page(self.page)
+        except ValueError:
+            return _no_page(self.page)
 
 
 class StateChange(NamedTuple):
@@ -215,6 +242,12 @@ class LeaseRequest(NamedTuple):
                 )
 
 
+def _no_page(page: Any) -> NoReturn:
+    raise ConfigurationError(
+        f"page={shown(page)}: pass '' for the first page, then the .page of the last run that the page before gave"
+    )
+
+
 class RunRequest(NamedTuple):
     """Which Run to open; see :meth:`runstream.stores.facade.Store.open_run`."""
 
@@ -225,6 +258,7 @@ class RunRequest(NamedTuple):
     owner: str | None = None
     wait: float = 0.0
     deltas: DeltaBuffer | None = None
+    tags: TagChanges | None = None
 
     def check(self) -> None:
         """Raise InvalidRunId, EncodingError or ConfigurationError, naming the argument that does not fit."""
@@ -235,6 +269,7 @@ class RunRequest(NamedTuple):
             raise ConfigurationError(
                 f"deltas={shown(self.deltas)}: pass a DeltaBuffer, or None to hold nothing back"
             )
+        check_tags(self.tags)
         if self.lease_ttl is None and (self.owner is not None or self.wait):
             raise ConfigurationError("owner= and wait= are a lease's: pass lease_ttl= (seconds) with them")
 

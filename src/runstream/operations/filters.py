@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import Any
 
@@ -12,7 +12,7 @@ from runstream.model.identifiers import shown
 from runstream.model.results import RunInfo
 from runstream.operations.arguments import FollowQuery, RunsQuery
 
-__all__ = ["EventFilter", "RunFilter", "field_of", "lane_of", "payload_of", "seq_of", "text_of"]
+__all__ = ["EventFilter", "RunFilter", "arranged", "field_of", "lane_of", "payload_of", "seq_of", "text_of"]
 
 
 def lane_of(event: Any) -> Any:
@@ -88,12 +88,16 @@ def _are_texts(kinds: Any) -> bool:
 
 
 class RunFilter:
-    """True for the runs of one session, in one status, updated after a time; None asks nothing."""
+    """True for the runs of one session, in one status, of some tags, of some time; None asks nothing."""
 
     def __init__(self, query: RunsQuery) -> None:
         self.session_id = query.session_id
         self.status = text_of(query.status)
         self.updated_after = query.updated_after
+        self.updated_before = query.updated_before
+        self.created_after = query.created_after
+        self.tags = (query.tags or {}).items()
+        self.former = query.parse_page()
 
     def __call__(self, info: RunInfo) -> bool:
         """Whether the run is wanted."""
@@ -101,4 +105,20 @@ class RunFilter:
             (self.session_id is None or info.session_id == self.session_id)
             and (self.status is None or info.status == self.status)
             and (self.updated_after is None or info.updated_at > self.updated_after)
+            and (self.updated_before is None or info.updated_at < self.updated_before)
+            and (self.created_after is None or info.created_at > self.created_after)
+            and (self.former is None or _by_creation(info) > self.former)
+            and self.tags <= info.tags.items()
         )
+
+
+def arranged(infos: Iterable[RunInfo], query: RunsQuery) -> list[RunInfo]:
+    """Those of some runs that are asked for, in the order in which they are to be given."""
+    found = filter(RunFilter(query), infos)
+    if query.page is not None:
+        return sorted(found, key=_by_creation)[: query.limit]
+    return sorted(found, key=lambda info: info.updated_at, reverse=True)[: query.limit]
+
+
+def _by_creation(info: RunInfo) -> tuple[float, str]:
+    return info.created_at, info.run_id

@@ -67,7 +67,7 @@ def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:
 def _write(sinks: Sequence[Sink], batch: RunBatch) -> None:
     for sink in sinks:
         sink.write([batch])
-        mismatch = find_mismatch(sink, batch.header.run_id, batch.entries, batch.snapshots)
+        mismatch = find_mismatch(sink, batch.header.run_id, batch.entries, batch.snapshots, batch.header.tags)
         if mismatch is not None:
             raise StoreUnavailable(f"the branch is not kept: {mismatch}; nothing was given up, repeat the command")
 

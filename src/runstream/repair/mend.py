@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from runstream.history.archived import ArchivedHistory
+from runstream.model.identifiers import random_token
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.repair.restore import Lanes
@@ -46,7 +48,7 @@ def mend_run(hot: RunStore[Any, Any], run_id: str, sinks: Sequence[Sink] = ()) -
     if adopted is not None:
         done.append(f"took offsets {adopted.first} to {adopted.last.offset} from its stream into its history")
     (run,) = namespace.load_runs([run_id])
-    if run is not None and namespace.relist([run]):
+    if run is not None and [*namespace.relist([run]), *namespace.index_again([run], random_token())]:
         done.append("put it back into the sets that it belongs to")
     if done:
         namespace.unpark([run_id])
@@ -68,7 +70,7 @@ def _beginning(
             lanes.add(run_id, entry)
             if entry.key is not None:
                 keys.setdefault(entry.key, entry.cursor)
-        header = source.header
+        header = replace(source.header, tags=None)  # Redis has them still
         replacement = Replacement(
             header, before, before, lanes.last, lanes.since, lanes.peak, lanes.rising, 0, unread=lanes.unread
         )

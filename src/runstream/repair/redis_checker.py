@@ -191,6 +191,8 @@ class RedisChecker(HistoryChecker):
             self._differ(last, "the run is not in the list of runs", "nothing", str(self.last))
         if header.session_id and not self.facts.is_in_session:
             self._differ(last, "the run is not in the list of its session", "nothing", header.session_id)
+        for index in self._namespace.unindexed(self.run):
+            self._differ(last, "the run is not in the index of one of its tags", "nothing", index)
         if not self.facts.is_due and not self.is_archived:
             self._differ(
                 last,
@@ -203,7 +205,8 @@ class RedisChecker(HistoryChecker):
     def is_archived(self) -> bool:
         """Whether all of the run is archived, by its meta."""
         head, proven = self.run.head, self.run.proven_tokens
-        return head.mark == head.last and all(proven.get(lane) == token for lane, token in head.tokens.items())
+        is_proven = head.mark == head.last and self.run.proven_tags == head.tags.version
+        return is_proven and all(proven.get(lane) == token for lane, token in head.tokens.items())
 
 
 def _describe_record(record: bytes) -> str:

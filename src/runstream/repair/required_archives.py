@@ -144,7 +144,10 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
         is_last = last >= source.last.offset
         snapshots = source.snapshots() if is_last else ()
         target.write([RunBatch(source.header, at, entries, snapshots)])
-        if (reason := find_mismatch(target, run_id, entries, snapshots)) is not None:
+        tags, held = source.header.tags, target.position(run_id)
+        if tags is not None and held is not None and held.tags != tags.version:
+            tags = None  # it has later ones
+        if (reason := find_mismatch(target, run_id, entries, snapshots, tags)) is not None:
             raise ArchiveGap(f"{reason}; the copy does not hold", run_id=run_id, expected=last, found=at.offset)
         at = entries[-1].cursor if entries else at
         if is_last:
@@ -197,7 +200,12 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
         first = page[-1].offset + 1
     tokens = position.snapshots
     held = [one for one in redis.snapshots() if tokens.get(one.lane_id) == one.token]
-    _refuse(archive, run_id, find_mismatch(archive, run_id, (), held))
+    tags = redis.header.tags
+    _refuse(
+        archive,
+        run_id,
+        find_mismatch(archive, run_id, (), held, tags if tags and tags.version == position.tags else None),
+    )
 
 
 def _find_unproven(history: ArchivedHistory, last: int) -> str | None:

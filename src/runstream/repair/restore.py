@@ -10,7 +10,7 @@ the archive does not is never overwritten.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from runstream.stores.protocol import RunStore
 from runstream.stores.redis.append_batch import HIGHEST_RISING
 from runstream.stores.redis.namespace import Namespace, namespace_of
 from runstream.stores.redis.operations.admin.restore import Replacement
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.people_notes import PeopleNotes
 
 __all__ = ["Lanes", "PutBack", "put_back", "restore_run"]
@@ -105,8 +105,11 @@ def restore_run(
         except (ValueError, TypeError, AttributeError) as error:
             raise _bad_snapshot(run_id, snapshot, f"it does not read: {error}") from error
     peak, rising = lanes.peaks.get(before.offset), lanes.rising
+    header = source.header
+    if seen is not None and header.tags is not None and not header.tags.follows(seen.head.tags):
+        header = replace(header, tags=None)  # those that Redis has are as new
     replacement = Replacement(
-        source.header,
+        header,
         source.last,
         before,
         lanes.last,

@@ -15,6 +15,7 @@ from runstream.drain.readback import same_content, same_snapshot
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.protocols import Sink
+from runstream.model.tags import NO_TAGS, TagSet
 from runstream.repair.archive_checker import ArchiveChecker
 from runstream.repair.checker import (
     Difference,
@@ -28,7 +29,7 @@ from runstream.repair.redis_checker import RedisChecker
 from runstream.stores.capabilities import Archive, archive_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 
 __all__ = ["CheckedCopy", "Difference", "Verdict", "verify_run"]
 
@@ -282,6 +283,33 @@ class _Copies:
                 on_progress(last - at + 1)
             at = last + 1
 
+    def _check_tags(self) -> None:
+        """Check that tags of one version are equal, and required archives have those that count as archived."""
+        known: dict[str, tuple[str, TagSet]] = {}
+        for checker in self.checkers:
+            tags = checker.history.header.tags or NO_TAGS
+            where, other = known.setdefault(tags.version, (checker.location, tags))
+            if tags != other:
+                raise DifferenceFound(
+                    checker.last.offset,
+                    "the tags are not the same",
+                    (checker.location, _shown_tags(tags)),
+                    (where, _shown_tags(other)),
+                )
+        hot = None if self.hot is None else self.hot.run
+        required = self._required()
+        if hot is None or not hot.proven_tags or hot.proven_tags != hot.head.tags.version:
+            return
+        for checker in self.archived:
+            tags = checker.history.header.tags or NO_TAGS
+            if checker.archive.archive_id in required and tags.version != hot.proven_tags:
+                raise DifferenceFound(
+                    checker.last.offset,
+                    "the tags are noted as archived, and are not",
+                    (checker.location, _shown_tags(tags)),
+                    ("Redis", f"version {hot.proven_tags}"),
+                )
+
     def _check_against_each_other(self) -> None:
         """Check that snapshots of one token are equal, and that required archives have what counts as archived."""
         first: dict[tuple[str | None, str], tuple[str, ArchiveSnapshot]] = {}
@@ -292,6 +320,7 @@ class _Copies:
                     what = f"snapshot{of_lane(one.lane_id)} is not the same"
                     here, there = describe_snapshot(one), describe_snapshot(other)
                     raise DifferenceFound(one.offset, what, (checker.location, here), (where, there))
+        self._check_tags()
         hot = self.hot
         if hot is None:
             return
@@ -299,6 +328,10 @@ class _Copies:
         for checker in self.archived:
             if checker.archive.archive_id in required:
                 _check_proven(hot, checker)
+
+
+def _shown_tags(tags: TagSet) -> str:
+    return f"version {tags.version}, {dict(tags.values)!r:.200}" if tags.version else "none"
 
 
 def _compare(run_id: str, pages: Sequence[tuple[HistoryChecker, list[ArchiveEntry]]]) -> None:

@@ -98,9 +98,11 @@ class LaneWriter(ABC, Generic[E, S]):
         try:
             self.recovered = yield from self._operations.recover(self.run_id, snapshot_lane(self.lane_id))
             self._seq = yield from self._operations.last_seq(self.run_id, self.lane_id)
-            state = self.recovered.state
-            self.state = self._new_state() if state is None else state
+            self.state = self._new_state() if self.recovered.state is None else self.recovered.state
             self._note_left_out(self.recovered)
+            if request.tags:
+                options = AppendOptions[S](lease=self.lease, tags=request.tags)
+                yield from self._operations.append(self.run_id, (), options)
         except BaseException as error:  # an interrupt too: nobody would give the lease back
             yield from self._releasing(error)
             raise

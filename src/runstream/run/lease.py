@@ -125,9 +125,9 @@ class Lease(LeaseState[E, S]):
 
         Args:
             run_id: The lease's run.
-            events: What to append, in order; may be empty where a snapshot is saved.
-            **options: ``expected_offset``, ``keys``, ``snapshot``, ``snapshots`` and ``end_lanes``, as the store's
-                ``append`` takes them; those of a lane that another holds are refused.
+            events: What to append, in order; may be empty where a snapshot is saved or tags are set.
+            **options: ``expected_offset``, ``keys``, ``snapshot``, ``snapshots``, ``end_lanes`` and ``tags``, as
+                the store's ``append`` takes them; lanes that another holds are refused.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
@@ -302,9 +302,9 @@ class AsyncLease(LeaseState[E, S]):
 
         Args:
             run_id: The lease's run.
-            events: What to append, in order; may be empty where a snapshot is saved.
-            **options: ``expected_offset``, ``keys``, ``snapshot``, ``snapshots`` and ``end_lanes``, as the store's
-                ``append`` takes them; those of a lane that another holds are refused.
+            events: What to append, in order; may be empty where a snapshot is saved or tags are set.
+            **options: ``expected_offset``, ``keys``, ``snapshot``, ``snapshots``, ``end_lanes`` and ``tags``, as
+                the store's ``append`` takes them; lanes that another holds are refused.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.

@@ -14,6 +14,7 @@ from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_diff import RunDiff
+from runstream.model.tags import TagChanges
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -97,16 +98,17 @@ class Store(Lifecycle, Generic[E, S]):
         lane_id: str | None = None,
         snapshots: Mapping[str | None, S] | None = None,
         end_lanes: Sequence[str] = (),
+        tags: TagChanges | None = None,
     ) -> Appended:
         """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all.
 
         Args:
             run_id: The run; it begins with this append if it is not there.
-            events: What to append, in order; may be empty, where a snapshot is saved.
+            events: What to append, in order; may be empty, where a snapshot is saved or tags are set.
             expected_offset: The offset after which the events must land; None: the end of the run, whatever it is.
             keys: One key of at most 512 bytes, or None, per event. An event whose key the run knows is not
                 written again, whoever wrote it, archived or not; it keeps its first offset. An append
-                of nothing but such events writes nothing, its snapshot included.
+                of nothing but such events writes nothing, its snapshot and its tags included.
             lease: What the write is valid under: it is applied only as long as this lease is the newest.
             snapshot: The state to save with the events, made from the one that this store object saved or loaded
                 last.
@@ -116,6 +118,8 @@ class Store(Lifecycle, Generic[E, S]):
             end_lanes: Lanes that end with this append, though nobody else holds them. Once archived, such a lane
                 holds up trimming no more, and leaves Redis with its snapshot. What is appended to it later, or
                 saved of it, opens it again; where it has left Redis, that takes the tiered store.
+            tags: The run's tags that change: the value of each name, both of at most 256 bytes of UTF-8, or None
+                to remove it. The others stay; a run has at most 10,000.
 
         Returns:
             The offsets of the first and the last event, and the cursor of the last.
@@ -129,7 +133,7 @@ class Store(Lifecycle, Generic[E, S]):
             RunstreamError: What ``save_event`` raises.
         """
         options = AppendOptions(
-            expected_offset, keys, lease, snapshot, lane_id, snapshots=snapshots, end_lanes=end_lanes
+            expected_offset, keys, lease, snapshot, lane_id, snapshots=snapshots, end_lanes=end_lanes, tags=tags
         )
         return self._runner.run(self._operations.append(run_id, events, options)).appended
 
@@ -436,8 +440,9 @@ class Store(Lifecycle, Generic[E, S]):
         owner: str | None = None,
         wait: float = 0.0,
         deltas: DeltaBuffer | None = None,
+        tags: TagChanges | None = None,
     ) -> Run[E, S]:
-        """Recover one lane of a run, new or not, and go on with it; writes no event and no state.
+        """Recover one lane of a run, new or not, and go on with it; writes no event, no state, only tags.
 
         Args:
             run_id: The run.
@@ -448,6 +453,7 @@ class Store(Lifecycle, Generic[E, S]):
                 the former one has run out.
             wait: For how many seconds to wait for the lease.
             deltas: How much text the Run may hold back for a moment; None: nothing.
+            tags: The run's tags that change, as ``append`` takes them; the run is there then, if it was not.
 
         Returns:
             The handle that an agent works with: a context manager.
@@ -455,7 +461,7 @@ class Store(Lifecycle, Generic[E, S]):
         Raises:
             RunstreamError: What ``recover`` and ``lease`` raise.
         """
-        request = RunRequest(run_id, lane_id, session_id, lease_ttl, owner, wait, deltas)
+        request = RunRequest(run_id, lane_id, session_id, lease_ttl, owner, wait, deltas, tags)
         return Run.open(self._operations.for_one_writer(), self._runner, request)
 
     def answer(
@@ -553,21 +559,42 @@ class Store(Lifecycle, Generic[E, S]):
         *,
         session_id: str | None = None,
         status: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        created_after: float | None = None,
         updated_after: float | None = None,
+        updated_before: float | None = None,
         limit: int | None = None,
+        page: str | None = None,
     ) -> Iterator[RunInfo]:
         """The runs that match, the most recently updated first.
 
         Args:
             session_id: Only those of this session.
             status: Only those in this status.
-            updated_after: Only those updated after this time: Unix time in seconds, by the store's clock.
+            tags: Only those that have all of these tags, with these values.
+            created_after: Only those created after this time: Unix time in seconds, by the store's clock.
+            updated_after: Only those updated after this time, likewise.
+            updated_before: Only those updated before this time, likewise.
             limit: How many runs to give at most.
+            page: Give them in the order in which they were created, of one time by id: '' gives the first page,
+                of ``limit`` runs, and the :attr:`~runstream.model.results.RunInfo.page` of the last run of a page
+                the next one. A run that was there at the first page, and still matches, comes exactly once.
 
         Raises:
+            ConfigurationError: An argument does not fit.
             StoreUnavailable: The store gave no answer.
         """
-        return self._runner.iterate(self._operations.runs(RunsQuery(session_id, status, updated_after, limit)))
+        query = RunsQuery(
+            session_id,
+            status,
+            updated_after,
+            limit,
+            tags,
+            created_after,
+            updated_before,
+            page,
+        )
+        return self._runner.iterate(self._operations.runs(query))
 
     def list_runs(self) -> list[str]:
         """The ids of all runs, the most recently updated first."""

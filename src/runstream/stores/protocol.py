@@ -11,6 +11,7 @@ from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Checkpointer, Leased, OnCorrupt, RawEvent
 from runstream.model.results import Appended, DeltaBuffer, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_diff import RunDiff
+from runstream.model.tags import TagChanges
 from runstream.run.lease import Lease
 from runstream.run.run import Run
 from runstream.stores.async_facade import AsyncStore
@@ -43,6 +44,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         lane_id: str | None = None,
         snapshots: Mapping[str | None, S] | None = None,
         end_lanes: Sequence[str] = (),
+        tags: TagChanges | None = None,
     ) -> Appended:
         """Append events to a run, and save snapshots with them, in one atomic step: nothing of it, or all."""
 
@@ -145,8 +147,9 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         owner: str | None = None,
         wait: float = 0.0,
         deltas: DeltaBuffer | None = None,
+        tags: TagChanges | None = None,
     ) -> Run[E, S]:
-        """Recover one lane of a run, new or not, and go on with it; writes no event and no state."""
+        """Recover one lane of a run, new or not, and go on with it; writes no event, no state, only tags."""
 
     def answer(
         self, run_id: str, answer: Any, *, lane_id: str | None = None, question_id: str | None = None
@@ -170,10 +173,14 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         *,
         session_id: str | None = None,
         status: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        created_after: float | None = None,
         updated_after: float | None = None,
+        updated_before: float | None = None,
         limit: int | None = None,
+        page: str | None = None,
     ) -> Iterator[RunInfo]:
-        """The runs that match, the most recently updated first."""
+        """The runs that match, the most recently updated first; in pages by creation."""
 
     def list_runs(self) -> list[str]:
         """The ids of all runs, the most recently updated first."""

@@ -116,7 +116,7 @@ def check_that_it_comes_back(tmp_path: Path, seed: int, steps: int, *, whole: bo
 def _with_first(info: Any, first_hot: int) -> Any:
     return type(info)(
         info.run_id, info.session_id, info.status, info.last_offset, info.archived_offset, first_hot,
-        info.created_at, info.updated_at, info.parent,
+        info.created_at, info.updated_at, info.parent, tags=info.tags,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from runstream.repair.branches import branch_name
 from runstream.stores.archive.jsonl import run_log
 from runstream.stores.archive.sqlite.file_identity import FileIdentity
 from runstream.stores.redis.operations.worker.drain import Proven
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from tests.simulation.breaks.one import Break
 
 __all__ = ["IN_WORKERS"]

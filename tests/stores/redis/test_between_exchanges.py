@@ -18,11 +18,12 @@ from runstream import (
 )
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.namespace import namespace_of
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.retire import RetireCandidate, RetireOutcome
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
-from runstream.stores.redis.scripts.calls import RELIST, delete_call, revoke_call
+from runstream.stores.redis.scripts.calls import RELIST, revoke_call
 from runstream.stores.redis.scripts.queue_calls import revisit_call
+from runstream.stores.redis.scripts.removal_calls import delete_call
 from runstream.stores.redis.scripts.script import script_call
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, ask, due, open_hot

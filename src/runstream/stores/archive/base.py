@@ -24,7 +24,7 @@ from runstream.model.errors import (
     StoreUnavailable,
 )
 from runstream.model.identifiers import check_name, check_run_id
-from runstream.model.protocols import TellsOfLanes
+from runstream.model.protocols import KeepsTags, TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
@@ -41,7 +41,7 @@ from runstream.stores.local.pages import in_pages, in_steps
 __all__ = ["ArchiveOperations"]
 
 
-class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksIntegrity):
+class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags, ChecksIntegrity):
     """The operations of an archive, which is a sink as well: a local store that has all of its runs.
 
     It keeps the history of the snapshots that it saw, so that a run can be shown as it was at any offset. Of a run
@@ -86,7 +86,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, ChecksInte
     def header(self, run_id: str) -> RunHeader | None:
         """The header that the archive stores of a run; None for one that it does not know."""
         check_run_id(run_id)
-        head = self._load_head(run_id)
+        head = self._load_tagged(run_id)
         return None if head is None else RunHeader.of(run_id, head)
 
     def ended_lanes(self, run_id: str) -> list[EndedLane]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.results import E, S
+from runstream.model.tags import TagSet
 from runstream.operations.runners import SyncRunner
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.capabilities import HoldsForeign
@@ -127,6 +128,18 @@ class ArchiveStore(SnapshotStore[E, S]):
             StoreUnavailable: The archive cannot be read.
         """
         return self._operations.read_back_lanes(run_id, lanes)
+
+    def read_back_tags(self, run_id: str) -> TagSet:
+        """The tags that the archive holds of a run, read from its own medium.
+
+        Args:
+            run_id: The run.
+
+        Raises:
+            CorruptRecordError: They do not read.
+            StoreUnavailable: The archive cannot be read.
+        """
+        return self._operations.read_back_tags(run_id)
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         """The records in the quarantine: those that did not read when they were archived.

@@ -21,6 +21,7 @@ from runstream.model.questions import ANSWERS_LANE, Inbox, pending_of, questions
 from runstream.model.results import Appended, Cursor, LeaseGrant, Placement
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES, RunStatus, status_after
+from runstream.model.tags import MAX_TAGS, TagChanges, TagSet, too_many_tags
 from runstream.operations.arguments import Sender
 from runstream.operations.coverage import Covered
 from runstream.operations.messages import not_asked, offset_conflict, run_cancelled, snapshot_conflict
@@ -74,6 +75,7 @@ class AppendRequest:
     lease: LeaseGrant | None = None
     sender: Sender = "-"
     ends: Sequence[str] = ()
+    tags: TagChanges = field(default_factory=dict)
 
     @property
     def lanes(self) -> list[str]:
@@ -97,7 +99,7 @@ class AppendPlan:
     """What to write: new events with their cursors, the run's head after that, heads of snapshots, ends of lanes.
 
     ``placement`` is of all events, also of those that the run has already. ``lanes`` has the last offset of each
-    lane that gets events, before and after.
+    lane that gets events, before and after. ``tags`` are the run's from then on; None: nothing was said of them.
     """
 
     placement: Placement
@@ -106,11 +108,12 @@ class AppendPlan:
     lanes: Mapping[str, tuple[int, int]]
     snapshots: Sequence[SnapshotHead] = ()
     ended: Sequence[EndedLane] = ()
+    tags: TagSet | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not self.written and not self.snapshots and not self.ended
+        return not self.written and not self.snapshots and not self.ended and self.tags is None
 
 
 def new_head(now: float) -> RunHead:
@@ -139,6 +142,7 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
         raise offset_conflict(request.run_id, request.expected_offset or 0, former.offset)
     last = written[-1][0] if written else former
     snapshots = [_plan_snapshot(head, details, request.run_id, write, last.offset) for write in request.states]
+    tags = _tags_after(head, request)
     told = _told(head, request, written)
     is_opened = head.status in ENDED_STATUSES and told.status == RunStatus.RUNNING and not request.states
     if head.cancel is not None and request.sender == "run" and not is_opened:
@@ -159,6 +163,7 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
             cancel=told.cancel,
             session_id=head.session_id or session_id,
             snapshots=latest,
+            tags=tags or head.tags,
         ),
         lanes,
         snapshots,
@@ -168,7 +173,18 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
             for one, of in tokens.items()
             if of or one in lanes or one in details.lanes
         ],
+        tags,
     )
+
+
+def _tags_after(head: RunHead, request: AppendRequest) -> TagSet | None:
+    """The run's tags after this append; None if it says nothing of them. Raises EncodingError for too many."""
+    if not request.tags:
+        return None
+    tags = head.tags.changed(request.tags, random_token()[:8])
+    if len(tags.values) > MAX_TAGS:
+        raise too_many_tags(request.run_id, len(tags.values))
+    return tags
 
 
 def _told(head: RunHead, request: AppendRequest, written: Sequence[tuple[Cursor, EncodedEvent]]) -> Inbox:

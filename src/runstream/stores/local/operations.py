@@ -18,10 +18,10 @@ from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import Leased
-from runstream.model.questions import Inbox, Question, pending_of
+from runstream.model.questions import Inbox, Question
 from runstream.model.results import E, LaneInfo, LeaseGrant, Placement, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.model.state import RunStatus
+from runstream.model.tags import check_tags
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -36,7 +36,7 @@ from runstream.operations.arguments import (
     group_by_run,
 )
 from runstream.operations.coverage import CoverageBook, Covered
-from runstream.operations.filters import RunFilter, lane_of, seq_of
+from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
@@ -82,6 +82,10 @@ class LocalOperations(LookUps[E, S]):
     @abstractmethod
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         """Plan and write these appends to different runs, each in one atomic step; nothing for an empty plan."""
+
+    def _load_tagged(self, run_id: str) -> RunHead | None:
+        """The run's head with its tags."""
+        return self._load_head(run_id)
 
     @abstractmethod
     def _load_heads(self) -> Iterable[tuple[str, RunHead]]:
@@ -174,11 +178,12 @@ class LocalOperations(LookUps[E, S]):
         check_count("expected_offset", options.expected_offset)
         encoded = self.codec.encode_events(run_id, events, options.keys)
         grant_of(run_id, options.lease)
-        if not encoded and not options.states and not options.ended:
+        tags = check_tags(options.tags)
+        if not encoded and not options.states and not options.ended and not tags:
             head = self._load_head(run_id) or RunHead()
             # an append of nothing creates nothing, but its expected offset is checked
             return plan_append(head, Details(), AppendRequest(run_id, (), options.expected_offset)).placement
-        (plan,) = self._send([self._request(run_id, encoded, options, compare=True)])
+        (plan,) = self._send([replace(self._request(run_id, encoded, options, compare=True), tags=tags)])
         return plan.placement
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
@@ -279,7 +284,7 @@ class LocalOperations(LookUps[E, S]):
     def run_info(self, run_id: str) -> RunInfo | None:
         """What is known of a run."""
         check_run_id(run_id)
-        head = self._load_head(run_id)
+        head = self._load_tagged(run_id)
         return None if head is None else self._info(run_id, head)
 
     def runs(self, query: RunsQuery) -> Stream:
@@ -323,24 +328,11 @@ class LocalOperations(LookUps[E, S]):
         return head, loaded and (loaded[0], self.codec.upcast_state(run_id, loaded[0].offset, loaded[1]))
 
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
-        pending = pending_of(head.status, head.questions)
-        return RunInfo(
-            run_id,
-            head.session_id,
-            RunStatus.PAUSED.value if pending else head.status,
-            head.last.offset,
-            head.mark.offset,
-            head.start.offset + 1,
-            head.created_at,
-            head.updated_at,
-            head.parent,
-            pending,
-        )
+        return head.info(run_id)
 
     def _find_runs(self, query: RunsQuery) -> list[RunInfo]:
         infos = (self._info(run_id, head) for run_id, head in self._load_heads())
-        newest_first = sorted(filter(RunFilter(query), infos), key=lambda info: info.updated_at, reverse=True)
-        return newest_first[: query.limit]
+        return arranged(infos, query)
 
     def _request(
         self, run_id: str, encoded: Sequence[EncodedEvent], options: AppendOptions[S], *, compare: bool

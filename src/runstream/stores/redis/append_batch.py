@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
@@ -11,12 +12,23 @@ from runstream.codec.snapshot_fields import PackedState, state_checksum, value_b
 from runstream.model.questions import Notice
 from runstream.model.results import Cursor, LeaseGrant
 from runstream.model.state import status_after
+from runstream.model.tags import TagChanges
 from runstream.operations.arguments import Sender
 from runstream.operations.coverage import Covered
 from runstream.stores.redis.made_change import MadeChange
 from runstream.stores.redis.replies import parse_cursor
 
-__all__ = ["Batch", "LaneSpan", "Seen", "Sending", "SnapshotWrite", "described", "notice_args", "snapshot_field"]
+__all__ = [
+    "Batch",
+    "LaneSpan",
+    "Seen",
+    "Sending",
+    "SnapshotWrite",
+    "described",
+    "notice_args",
+    "snapshot_field",
+    "tag_args",
+]
 
 
 def snapshot_field(lane_id: str | None) -> str:
@@ -32,6 +44,11 @@ def notice_args(notices: Sequence[tuple[int, Notice]], events: Sequence[EncodedE
     """The append script's arguments for what events say between a run and people: index from 1, and words."""
     pairs = ((index + 1, _words(notice, events[index].record)) for index, notice in notices)
     return [part for pair in pairs for part in pair]
+
+
+def tag_args(tags: TagChanges) -> list[str]:
+    """The append script's arguments for the tags that change."""
+    return [part for name, value in tags.items() for part in (name, "-" if value is None else f"={value}")]
 
 
 def _words(notice: Notice, record: bytes) -> str:
@@ -205,6 +222,7 @@ class Batch(NamedTuple):
         sender: Who sends it.
         notices: What its events say between the run and people, by index from 0.
         end_lanes: The lanes to end.
+        tags: What it changes of the run's tags.
     """
 
     run_id: str
@@ -219,6 +237,7 @@ class Batch(NamedTuple):
     sender: Sender = "-"
     notices: Sequence[tuple[int, Notice]] = ()
     end_lanes: Sequence[str] = ()
+    tags: TagChanges = MappingProxyType({})
 
 
 class Seen(NamedTuple):

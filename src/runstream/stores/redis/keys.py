@@ -36,8 +36,12 @@ _OF_RUN = re.compile(r"\{[^}]*\}:run:([^:]*):")
 _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
     "events": "stream",
-    **dict.fromkeys(("archives", "config", "keys", "meta", "parked", "producers", "snapshot", "workers"), "hash"),
-    **dict.fromkeys(("deleted", "due", "lanes", "leftovers", "retire", "retired", "runs", "session"), "zset"),
+    **dict.fromkeys(
+        ("archives", "config", "keys", "meta", "parked", "producers", "snapshot", "tags", "workers"), "hash"
+    ),
+    **dict.fromkeys(
+        ("deleted", "due", "lanes", "leftovers", "retire", "retired", "runs", "session", "tag"), "zset"
+    ),
 }
 
 
@@ -71,6 +75,10 @@ class PartitionKeys:
         """Sorted set: the run ids of a session by last update, as in ``runs``."""
         return f"{self.tag}:session:{session_id}"
 
+    def index(self, tag: str) -> str:
+        """Sorted set, in the order of its members: the runs that have a tag, each behind the tag's value."""
+        return f"{self.tag}:tag:{_name_of(tag)}"
+
 
 class RunKeys:
     """The keys of one run, and those of its partition."""
@@ -85,6 +93,7 @@ class RunKeys:
         "producers",
         "run_id",
         "run_snapshot",
+        "tags",
     )
 
     def __init__(self, partition: PartitionKeys, run_id: str) -> None:
@@ -103,6 +112,8 @@ class RunKeys:
         """Sorted set, where meta has many fields: those that a worker has to look at; see settle.lua."""
         self.run_snapshot = f"{run}:snapshot"
         """Hash: the latest snapshot of the run."""
+        self.tags = f"{run}:tags"
+        """Hash: the value of each of the run's tags by name, and under '' the version of them all."""
         self.of_append = (
             self.events,
             self.meta,
@@ -183,7 +194,7 @@ class Keys:
 
 
 def _name_of(run_id: str) -> str:
-    """A run's name in its keys."""
+    """The name of a run, or of a tag, in its keys."""
     return run_id.replace("%", "%25").replace(":", "%3A") if "%" in run_id or ":" in run_id else run_id
 
 

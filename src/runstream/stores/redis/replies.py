@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from runstream.codec.chain import CHAIN_MODULUS, next_chain
 from runstream.model.errors import InvalidRunId
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
+from runstream.model.tags import NO_TAGS, TagSet
 
 __all__ = [
     "Peak",
@@ -17,6 +19,7 @@ __all__ = [
     "gone_field",
     "noted_cursor",
     "noted_size",
+    "noted_tags",
     "noted_time",
     "parse_cursor",
     "parse_info",
@@ -29,8 +32,10 @@ __all__ = [
     "parse_retired",
     "parse_scores",
     "parse_start",
+    "parse_tags",
     "parse_texts",
     "run_id_of",
+    "tag_names",
 ]
 
 _MICROSECONDS = 1_000_000
@@ -137,6 +142,43 @@ def noted_time(text: bytes) -> float:
     if not 0 <= time <= _LARGEST:
         raise ValueError(f"{text.decode()!r:.80} is no time")
     return time / _MICROSECONDS
+
+
+def noted_tags(version: bytes | None) -> TagSet:
+    """The version of a run's tags that meta notes, without the tags. Raises ValueError for what is none."""
+    if version is None:
+        return NO_TAGS
+    tags = TagSet(version.decode())
+    if not 0 < tags.number <= _LARGEST:
+        raise ValueError(f"{tags.version!r:.80} is no version of tags")
+    return tags
+
+
+def parse_tags(version: bytes | None, reply: Any) -> TagSet:
+    """Parse the hash of a run's tags.
+
+    Args:
+        version: What meta notes of them; where that is None, the run has no tags, whatever is there.
+        reply: The fields and values of the hash.
+
+    Raises:
+        ValueError: It is not there, or was written by no script of ours.
+    """
+    if version is None:
+        return NO_TAGS
+    values = {name.decode(): value.decode() for name, value in parse_map(reply).items()}
+    if "" not in values:
+        raise ValueError("it was removed, or its version was")
+    return TagSet(noted_tags(values.pop("").encode()).version, values)
+
+
+def tag_names(reply: Any) -> list[str]:
+    """The names in the hash of a run's tags; no script of ours has written one that is not UTF-8."""
+    names = []
+    for name in parse_map(reply):
+        with suppress(UnicodeDecodeError):
+            names.append(name.decode())
+    return [name for name in names if name]
 
 
 def parse_offset(text: bytes) -> int:

@@ -24,7 +24,7 @@ from runstream.operations.arguments import (
     check_since_seq,
     group_by_run,
 )
-from runstream.operations.filters import lane_of, seq_of
+from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.messages import snapshot_conflict
@@ -332,8 +332,7 @@ class TieredOperations(TieredSnapshots[E, S]):
         enough = None if query.limit is None else query.limit + len(known)
         archived: list[RunInfo] = yield from collect(self.archive.runs(query._replace(limit=enough)))
         found += [_only_archived(info) for info in archived if info.run_id not in known]
-        found.sort(key=lambda info: info.updated_at, reverse=True)
-        yield Items(found[: query.limit])
+        yield Items(arranged(found, query))
 
     def list_runs(self) -> Operation[list[str]]:
         """The ids of all runs, the most recently updated first."""

@@ -38,7 +38,7 @@ def test_all_that_it_holds_is_there_and_is_proven_when_the_file_is_checked(path:
     (events,) = query(path, "SELECT count(*) FROM events")[0]
     with SQLiteCheckpointer(path) as store:
         before = histories(store)
-        assert query(path, "PRAGMA user_version") == [(2,)]
+        assert query(path, "PRAGMA user_version") == [(3,)]
         assert query(path, _UNPROVEN)[0][0] == events > 50
         assert min(query(path, _UNPROVEN)[0]) > 0
         problems = store.check_integrity()
@@ -87,7 +87,7 @@ def test_an_upgrade_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch
     assert dump(path) == before
     assert query(path, "PRAGMA user_version") == [(1,)]
     SQLiteCheckpointer(path).close()
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
 
 
 def test_a_process_of_version_1_that_has_the_file_open_cannot_write_to_it(path: Path) -> None:
@@ -133,3 +133,19 @@ def test_an_import_of_an_archive_takes_nothing_that_was_damaged(tmp_path: Path, 
     query(path, f"UPDATE {table} SET {column} = replace({column}, 'e', 'f')")
     said = run("import", str(path), "--url", f"jsonl:{tmp_path / 'other'}")
     assert "its checksum is of another content" in said.out + said.err
+
+
+def test_a_file_of_version_2_gets_tags_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "archive.db"
+    with SQLiteCheckpointer(path) as store:
+        store.save_events(make_events("r", 3))
+        before = list(store.runs())
+    query(path, "DROP TABLE tags")
+    query(path, "DROP INDEX runs_by_creation")
+    query(path, "PRAGMA user_version = 2")
+    with SQLiteCheckpointer(path) as store:
+        assert query(path, "PRAGMA user_version") == [(3,)]
+        assert list(store.runs()) == list(store.runs(page="")) == before
+        store.append("r", [], tags={"user": "42"})
+        assert [info.tags for info in store.runs(tags={"user": "42"})] == [{"user": "42"}]
+        assert store.check_integrity() == []

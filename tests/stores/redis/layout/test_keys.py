@@ -32,7 +32,9 @@ def test_a_namespace_knows_its_partitions_in_every_one_of_them(
     name = redis_backend.namespace
     expected = [f"{{{name}}}:config", *(f"{{{name}:{partition}}}:config" for partition in range(16))]
     assert redis_backend.key_names() == sorted(expected)
-    assert all(raw.hgetall(key) == {b"partitions": b"16"} for key in expected)
+    of_namespace, *of_partitions = [raw.hgetall(key) for key in expected]
+    assert of_namespace == {b"partitions": b"16"}
+    assert of_partitions == [{b"partitions": b"16", b"tagged": b"1"}] * 16
 
 
 @on_every_server

@@ -23,7 +23,7 @@ from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS
 
 __all__ = ["ArchiveDirectory", "remove_run"]
 
-_FORMAT = 2  # 1: lines and snapshots have no checksums
+_FORMAT = 3  # 1: lines and snapshots have no checksums; 2: commit marks have no tags
 _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )

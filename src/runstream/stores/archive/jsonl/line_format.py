@@ -36,6 +36,7 @@ from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane
+from runstream.stores.archive.jsonl.tag_notes import TagNote
 
 __all__ = [
     "CHECKSUM",
@@ -98,7 +99,8 @@ class Mark(NamedTuple):
     ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
     whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
     did not, and is None where nothing was cut off. ``drained``: the batch came by a drain, and what other programs
-    write from then on is no part of the run's history. ``ended`` has the ends of lanes.
+    write from then on is no part of the run's history. ``ended`` has the ends of lanes, ``tags`` what it says
+    of the run's tags.
     """
 
     status: str
@@ -109,6 +111,7 @@ class Mark(NamedTuple):
     kept: tuple[str, ...] | None = None
     drained: bool = False
     ended: tuple[EndedLane, ...] = ()
+    tags: TagNote = TagNote()
 
     def dump(self) -> str:
         """The mark as JSON."""
@@ -121,6 +124,8 @@ class Mark(NamedTuple):
             members["dropped"] = self.dropped
         if self.kept is not None:
             members["kept"] = self.kept
+        if self.tags.version:
+            members["tags"] = self.tags.dump()
         if self.drained:
             members["drained"] = True
         if self.ended:
@@ -137,7 +142,8 @@ class Mark(NamedTuple):
             kept = members.get("kept")
             dropped, drained = tuple(members.get("dropped", ())), members.get("drained", False) is True
             ended = tuple(EndedLane(*end) for end in members.get("ended", ()))
-            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained, ended)
+            tags = TagNote.load(members.get("tags", ("",)))
+            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained, ended, tags)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
         texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))

@@ -45,6 +45,7 @@ from runstream.stores.archive.jsonl.line_format import (
 )
 from runstream.stores.archive.jsonl.log_damage import LogDamage
 from runstream.stores.archive.jsonl.spans import Span
+from runstream.stores.archive.jsonl.tag_notes import TagNotes
 
 __all__ = ["LogIndex"]
 
@@ -91,6 +92,7 @@ class LogIndex:
         self.kept_aside: list[int] = []
         self.lanes: dict[str, int] = {}  # the offset of each lane's last event
         self.damage = LogDamage(run_id)
+        self.tag_notes = TagNotes(run_id)
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
@@ -258,6 +260,7 @@ class LogIndex:
         if last.facts is not None and last.facts[4] is not None:
             self._mark_text, self.damage.is_mark = last.facts[4], False
             self.is_drained = self.is_drained or Mark.is_drained(self._mark_text)
+            self.tag_notes.take(self._mark_text, last.begin, last.begin + len(last.raw))
             if Mark.tells_more(self._mark_text):
                 self._telling_marks.append(self._mark_text)
         self.plain_status, self.ends_plain = None, False

@@ -20,27 +20,29 @@ from runstream.model.errors import CorruptRecordError, HistoryDiverged
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.tags import TagSet
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.drained_batches import lacking_of
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
-from runstream.stores.archive.jsonl.lanes import lacking_ends, lane_facts, seq_at
+from runstream.stores.archive.jsonl.lanes import lane_facts, seq_at
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import (
-    has_snapshot,
     kept_snapshots,
     latest_head,
     latest_snapshot,
     latest_snapshots,
 )
+from runstream.stores.archive.jsonl.run_tags import read_tags, sound_tags_of, tags_of
 from runstream.stores.archive.jsonl.snapshot_files import load_state, loaded_state
 from runstream.stores.archive.jsonl.write_batch import LogBatch, write_planned
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
-from runstream.stores.archive.sink_rules import DELETED_FOR_SECONDS, deleted_here, new_entries
+from runstream.stores.archive.sink_rules import DELETED_FOR_SECONDS
 from runstream.stores.archive.snapshot_history import KeepSnapshots, KeptSnapshot
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
@@ -101,12 +103,10 @@ class JSONLOperations(ArchiveOperations[E, S]):
         found = []
         with self._logs.reading():
             for run_id in self._logs.directory.run_ids():
-                # one in two directories: raised to whoever asks for that run, and told by check_integrity
-                # so is one whose head was damaged
+                # one in two directories, or damaged: raised to who asks for it, and told by check_integrity
                 with suppress(HistoryDiverged, CorruptRecordError):
                     log = self._logs.log(run_id)
                     head = self._logs.head_in_brief(log)
-                    log.index.check_head()
                     found.append((run_id, head))
         return ((run_id, head) for run_id, head in found if head is not None)
 
@@ -120,9 +120,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         """What is known of a run."""
         check_run_id(run_id)
         with self._logs.reading():
-            log = self._logs.log(run_id)
-            head = self._logs.head_in_brief(log)
-            log.index.check_head()
+            head = self._logs.head_in_brief(self._logs.log(run_id))
         return None if head is None else self._info(run_id, head)
 
     def header(self, run_id: str) -> RunHeader | None:
@@ -132,7 +130,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log = self._logs.log(run_id)
             head = self._logs.head(log, durable=True)
             log.index.check_head()
-        return None if head is None else RunHeader.of(run_id, head)
+            return None if head is None else RunHeader.of(run_id, replace(head, tags=tags_of(log)))
 
     @in_one_call
     def delete_run(self, run_id: str) -> bool:
@@ -188,7 +186,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             plan = plans[request.run_id] = self._plan(log, request, now)
             if plan.is_empty:
                 continue
-            header = RunHeader.of(request.run_id, replace(plan.head, updated_at=now))
+            header = replace(RunHeader.of(request.run_id, replace(plan.head, updated_at=now)), tags=plan.tags)
             entries, snapshots = planned_entries(request, plan), planned_snapshots(request, plan)
             batches.append(LogBatch(self._logs.begun(log), header, entries, snapshots, ended=plan.ended))
         return batches
@@ -201,6 +199,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
         if request.saved_lanes:
             found = (latest_head(log, lane_id) for lane_id in request.saved_lanes)
             head = replace(head, snapshots={saved.lane_id: saved for saved in found if saved is not None})
+        if request.tags:
+            head = replace(head, tags=tags_of(log))
         known, keys = log.index, log.index.known_keys(request.keys)
         # an event that does not read may be any lane's: nothing is taken for covered that may not be
         lanes = {lane_id: max(offset, known.damage.last) for lane_id, offset in known.lanes.items()}
@@ -214,36 +214,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             HistoryDiverged: The archive has another history; nothing was written for any run.
         """
         with self._logs.writing([batch.header.run_id for batch in batches]):
-            write_planned(lambda _: self._lacking(batches))
-
-    def _lacking(self, batches: Sequence[RunBatch]) -> list[LogBatch]:
-        """What the logs lack of a drain's batches."""
-        lasts: dict[str, Cursor | None] = {}
-        lacking = []
-        for batch in batches:
-            run_id = batch.header.run_id
-            check_run_id(run_id)
-            log = self._logs.log(run_id)
-            if run_id not in lasts:
-                head = self._logs.archived_head(log)
-                lasts[run_id] = None if head is None else head.last
-            last = lasts[run_id]
-            if last is None and self._logs.directory.was_deleted(run_id, batch.header.start.chain):
-                raise deleted_here(run_id)
-            entries = [self._timed(entry) for entry in new_entries(batch, last, log.cursor_at)]
-            snapshots = [snapshot for snapshot in batch.snapshots if not has_snapshot(log, snapshot)]
-            is_new = last is None or (batch.drained and not log.index.is_drained)
-            ended = lacking_ends(log, batch.ended)
-            if entries or snapshots or ended or is_new:
-                lacking.append(LogBatch(log, batch.header, entries, snapshots, batch.drained, ended))
-                lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
-        return lacking
-
-    def _timed(self, entry: ArchiveEntry) -> ArchiveEntry:
-        """The entry, with the time of its quarantine if it goes there."""
-        if entry.raw is None or entry.quarantined_at:
-            return entry
-        return entry._replace(quarantined_at=self._clock())
+            write_planned(lambda _: lacking_of(self._logs, batches, self._clock))
 
     def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
         with self._logs.reading():
@@ -295,7 +266,17 @@ class JSONLOperations(ArchiveOperations[E, S]):
             # one that does not read is not there: it is archived again, over the damaged one; so is another
             # program's, before a drain came to the run
             found, ours = latest_snapshots(log, on_corrupt="skip", lanes=lanes), log.index.tokens
-            return Position(head.last, {one.lane_id: one.token for one in found if one.token in ours})
+            tokens = {one.lane_id: one.token for one in found if one.token in ours}
+            return Position(head.last, tokens, sound_tags_of(log).version)
+
+    def read_back_tags(self, run_id: str) -> TagSet:
+        """The tags that the log holds of a run, from the disk."""
+        check_run_id(run_id)
+        with self._logs.reading():
+            log = self._logs.log(run_id)
+            with self._logs.repairing(log):
+                log.refresh(durable=True)
+            return read_tags(log)
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the log holds at these offsets, both included, in order, from the disk."""

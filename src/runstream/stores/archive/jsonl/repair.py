@@ -17,7 +17,9 @@ from runstream.stores.archive.jsonl.growing_files import pieces
 from runstream.stores.archive.jsonl.line_format import Mark, batch_text, readmitted_line
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots, latest_snapshots
+from runstream.stores.archive.jsonl.run_tags import tags_of
 from runstream.stores.archive.jsonl.spans import entries_in
+from runstream.stores.archive.jsonl.tag_notes import TagNote
 from runstream.stores.archive.sink_rules import check_cut
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 
@@ -64,9 +66,9 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     common = cursor.offset if known.start == header.start else -1  # of another history nothing stays
     history = [kept.head for kept in kept_snapshots(log)]
     stay = tuple(tokens_before_cut(history, latest, to, common))
-    mark = Mark(
-        header.status, header.updated_at, header.session_id, dropped=dropped, kept=stay, drained=known.is_drained
-    )
+    noted = header.status, header.updated_at, header.session_id
+    tags = TagNote.of(tags_of(log) if header.tags is None else header.tags)
+    mark = Mark(*noted, dropped=dropped, kept=stay, drained=known.is_drained, tags=tags)
     with log.path.open("rb") as file:
         if cursor == header.start:
             if known.start == header.start:  # of the same history it is a branch of the same run

@@ -8,6 +8,7 @@ import stat
 
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
+from runstream.model.tags import TagSet
 from runstream.stores.archive.jsonl.damaged_lines import sound_facts
 from runstream.stores.archive.jsonl.line_format import Mark, is_header, load_header
 
@@ -35,7 +36,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         mark, (named, created_at, parent) = Mark.load(facts[4]), load_header(first)
     except ValueError:
         return None
-    if named != run_id:
+    if named != run_id or (mark.tags.version and mark.tags.values is None):
         return None
     return RunHead(
         Cursor(int(start_facts[1]), int(start_facts[2])),
@@ -45,6 +46,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         created_at=created_at,
         updated_at=mark.updated_at,
         parent=parent,
+        tags=TagSet(mark.tags.version, mark.tags.values or {}),
     )
 
 

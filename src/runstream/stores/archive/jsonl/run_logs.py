@@ -20,6 +20,7 @@ from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.directory import ArchiveDirectory
 from runstream.stores.archive.jsonl.file_locks import unavailable
 from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.run_tags import tags_of
 from runstream.stores.archive.jsonl.snapshot_files import load_snapshot, load_state
 from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS, KeepSnapshots, count_kept
 
@@ -137,9 +138,17 @@ class RunLogs:
         return _with_status(head)
 
     def head_in_brief(self, log: RunLog) -> RunHead | None:
-        """A run's head, from the two ends of its log if these have it."""
+        """A run's head with its tags, from the two ends of its log if these have it.
+
+        Raises:
+            CorruptRecordError: The log's header, its last commit mark, or what it has of the tags was damaged.
+        """
         head = log.head_from_ends()
-        return self.head(log) if head is None else _with_status(head)
+        if head is not None:
+            return _with_status(head)
+        head = self.head(log)
+        log.index.check_head()
+        return None if head is None else replace(head, tags=tags_of(log))
 
     def archived_head(self, log: RunLog) -> RunHead | None:
         """A run's head as a sink sees it: a run with a state and no log has no history yet."""

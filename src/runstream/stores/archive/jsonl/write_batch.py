@@ -14,6 +14,7 @@ from runstream.model.run_head import EndedLane
 from runstream.stores.archive.jsonl.line_format import Mark
 from runstream.stores.archive.jsonl.overtaking import Overtaken
 from runstream.stores.archive.jsonl.run_log import RunLog
+from runstream.stores.archive.jsonl.run_tags import note_of
 
 __all__ = ["LogBatch", "write_planned"]
 
@@ -35,7 +36,8 @@ class LogBatch(NamedTuple):
         """The commit mark that ends it."""
         tokens = tuple((snapshot.lane_id, snapshot.token) for snapshot in self.snapshots)
         header, ended = self.header, tuple(self.ended)
-        return Mark(header.status, header.updated_at, header.session_id, tokens, drained=self.drained, ended=ended)
+        noted = header.status, header.updated_at, header.session_id
+        return Mark(*noted, tokens, drained=self.drained, ended=ended, tags=note_of(self.log, header))
 
 
 def write_planned(plan: Callable[[Collection[str]], Sequence[LogBatch]]) -> None:

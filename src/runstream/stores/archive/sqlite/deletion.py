@@ -23,6 +23,7 @@ _DELETE_REST = (
     "DELETE FROM snapshot_history WHERE run_id = ?",
     "DELETE FROM lanes WHERE run_id = ?",
     "DELETE FROM ended_lanes WHERE run_id = ?",
+    "DELETE FROM tags WHERE run_id = ?",
     "DELETE FROM quarantine WHERE run_id = ?",
     "DELETE FROM runs WHERE run_id = ?",
 )

@@ -11,6 +11,7 @@ from runstream.model.archive_records import EntryColumns
 from runstream.model.errors import CorruptRecordError
 from runstream.stores.archive.sqlite.lane_rows import load_ends
 from runstream.stores.archive.sqlite.row_values import lane_offset_in, snapshot_head_in, state_in
+from runstream.stores.archive.sqlite.tag_table import load_tags
 
 __all__ = ["columns_between", "errors_beside", "foreign_counts", "noted_lanes", "unlisted_runs"]
 
@@ -47,7 +48,7 @@ def noted_lanes(connection: sqlite3.Connection, run_id: str) -> dict[str, int]:
 
 
 def errors_beside(connection: sqlite3.Connection, run_id: str) -> list[CorruptRecordError]:
-    """What is wrong with the lanes of a run, with its snapshots, and with their history."""
+    """What is wrong with the lanes of a run, with its tags, its snapshots, and with their history."""
     found = []
     for lane in connection.execute(_GET_ALL_LANES, (run_id,)):
         try:
@@ -65,6 +66,10 @@ def errors_beside(connection: sqlite3.Connection, run_id: str) -> list[CorruptRe
                 state_in(run_id, head.offset, text, columns[-1])
             except CorruptRecordError as error:
                 found.append(error)
+    try:
+        load_tags(connection, run_id)
+    except CorruptRecordError as error:
+        found.append(error)
     return found
 
 

@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
-from runstream.model.archive_records import ArchiveSnapshot
+from runstream.model.archive_records import ArchiveSnapshot, Position
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.sqlite.queries import load_head
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in, state_in, text_in
+from runstream.stores.archive.sqlite.tag_table import load_sound_tags
 
-__all__ = ["load_state", "read_heads", "read_snapshots", "tokens_of"]
+__all__ = ["load_position", "load_state", "read_heads", "read_snapshots", "tokens_of"]
 
 _HEAD = "SELECT lane_id, offset, revision, token, checksum, state_checksum"
 _GET_STATE = f"{_HEAD}, state FROM latest_states WHERE run_id = ? AND lane_id IS ?"
@@ -45,6 +47,16 @@ def read_snapshots(
         except CorruptRecordError as error:
             broken[columns[0]] = error
     return found, broken
+
+
+def load_position(
+    connection: sqlite3.Connection, run_id: str, lanes: Collection[str | None] | None
+) -> Position | None:
+    """How far the file has a run; with the snapshots of these lanes, None: of all."""
+    head = load_head(connection, run_id)
+    if head is None:
+        return None
+    return Position(head.last, tokens_of(connection, run_id, lanes), load_sound_tags(connection, run_id).version)
 
 
 def tokens_of(

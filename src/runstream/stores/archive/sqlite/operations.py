@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -30,6 +31,7 @@ from runstream.model.events import HIGHEST_SEQ
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.results import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.tags import TagSet
 from runstream.operations.arguments import LeaseRequest, RunsQuery
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import in_one_call
@@ -52,7 +54,7 @@ from runstream.stores.archive.sqlite.integrity import (
     unlisted_runs,
 )
 from runstream.stores.archive.sqlite.lane_rows import lane_facts
-from runstream.stores.archive.sqlite.latest_snapshots import load_state, read_snapshots, tokens_of
+from runstream.stores.archive.sqlite.latest_snapshots import load_position, load_state, read_snapshots
 from runstream.stores.archive.sqlite.lease_table import release, renew, take
 from runstream.stores.archive.sqlite.proofs import (
     fill_entries,
@@ -73,6 +75,7 @@ from runstream.stores.archive.sqlite.queries import (
 from runstream.stores.archive.sqlite.repair import cut_back, readmit
 from runstream.stores.archive.sqlite.row_values import aside_in, entries_in, state_in
 from runstream.stores.archive.sqlite.snapshot_table import history_of, state_text
+from runstream.stores.archive.sqlite.tag_table import load_tags
 from runstream.stores.archive.sqlite.write_batch import WriteBatch, columns_of
 from runstream.stores.capabilities import HasColumns
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest
@@ -139,6 +142,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def _load_head(self, run_id: str) -> RunHead | None:
         with self._file.use() as connection:
             return load_head(connection, run_id)
+
+    def _load_tagged(self, run_id: str) -> RunHead | None:
+        with self._file.use() as connection, transaction(connection, "BEGIN"):
+            head = load_head(connection, run_id)
+            return None if head is None else replace(head, tags=load_tags(connection, run_id))
 
     def _load_heads(self) -> list[tuple[str, RunHead]]:
         with self._file.use() as connection:
@@ -244,8 +252,12 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
         """How far the archive has a run; with the snapshots of these lanes, None: of all."""
         with self._file.use() as connection, transaction(connection, "BEGIN"):
-            head = load_head(connection, run_id)
-            return None if head is None else Position(head.last, tokens_of(connection, run_id, lanes))
+            return load_position(connection, run_id, lanes)
+
+    def read_back_tags(self, run_id: str) -> TagSet:
+        """The tags that the file holds of a run."""
+        with self._file.use() as connection:
+            return load_tags(connection, run_id)
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the file holds at these offsets, both included, in order."""

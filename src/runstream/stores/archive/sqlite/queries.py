@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from runstream.model.errors import CorruptRecordError
@@ -16,6 +17,7 @@ from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.stores.archive.sqlite.row_checksums import aside_checksum, row_checksum
 from runstream.stores.archive.sqlite.row_values import head_in, lane_offset_in
+from runstream.stores.archive.sqlite.tag_table import load_tags, with_all
 
 __all__ = [
     "ASIDE",
@@ -84,7 +86,11 @@ _BESIDE_LANE = (
 _FIND_HEADS = f"""{_HEAD}
     WHERE (:session_id IS NULL OR session_id = :session_id) AND (:status IS NULL OR status = :status)
     AND (:updated_after IS NULL OR updated_at > :updated_after)
-    ORDER BY updated_at DESC LIMIT :limit"""
+    AND (:updated_before IS NULL OR updated_at < :updated_before)
+    AND (:created_after IS NULL OR created_at > :created_after)"""
+_NEWEST_FIRST = "ORDER BY updated_at DESC LIMIT :limit"
+_BY_PAGES = """AND (:created IS NULL OR (created_at, run_id) > (:created, :former))
+    ORDER BY created_at, run_id LIMIT :limit"""
 
 
 def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
@@ -103,18 +109,26 @@ def load_head(connection: sqlite3.Connection, run_id: str) -> RunHead | None:
 
 
 def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[str, RunHead]]:
-    """The ids and heads of the runs that match, the most recently updated first, but for one that is damaged."""
+    """The ids and heads of the runs that match, with their tags, in order, but for one that is damaged."""
     wanted = RunFilter(query)
-    parameters = {
+    parameters: dict[str, Any] = {
         "session_id": wanted.session_id,
         "status": wanted.status,
         "updated_after": wanted.updated_after,
+        "updated_before": wanted.updated_before,
+        "created_after": wanted.created_after,
         "limit": -1 if query.limit is None else query.limit,
     }
+    condition, of_tags = with_all(query.tags or {})
+    order = _NEWEST_FIRST
+    if query.page is not None:
+        order = _BY_PAGES
+        parameters["created"], parameters["former"] = wanted.former or (None, None)
     found = []
-    for row in connection.execute(_FIND_HEADS, parameters):
+    for row in connection.execute(f"{_FIND_HEADS}{condition} {order}", {**parameters, **of_tags}).fetchall():
         with suppress(CorruptRecordError):  # raised to whoever asks for that run, and told by check_integrity
-            found.append(head_in(row))
+            run_id, head = head_in(row)
+            found.append((run_id, replace(head, tags=load_tags(connection, run_id))))
     return found
 
 

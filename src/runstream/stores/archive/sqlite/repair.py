@@ -15,6 +15,7 @@ from runstream.stores.archive.snapshot_history import tokens_before_cut
 from runstream.stores.archive.sqlite.queries import load_head, load_lane, save_heads, save_lanes
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
 from runstream.stores.archive.sqlite.snapshot_table import history_of, keep_only
+from runstream.stores.archive.sqlite.tag_table import save_tags
 
 __all__ = ["cut_back", "readmit"]
 
@@ -90,3 +91,5 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         parent=None if head is None else head.parent,
     )
     save_heads(connection, {run_id: noted})
+    if header.tags is not None:
+        save_tags(connection, run_id, header.tags)

@@ -6,7 +6,7 @@ reads and writes the same file. What it leaves NULL marks a row as foreign: ``ev
 (:mod:`runstream.stores.archive.sqlite.foreign_rows`), but for those of runs that came by a drain.
 
 A row has a checksum (:mod:`runstream.stores.archive.sqlite.row_checksums`); a file of version 1, which has none,
-gets the columns when it is opened, and the checksums as its rows are proven.
+gets the columns when it is opened, and the checksums as its rows are proven. One of version 2 has no tags.
 
 An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over.
 """
@@ -23,7 +23,7 @@ from runstream.stores.archive.sqlite.row_checksums import row_checksum
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _ADD_CHECKSUMS = (
     "ALTER TABLE events ADD COLUMN checksum INTEGER",
@@ -175,6 +175,16 @@ _LATER = {
         FROM lane_snapshots""",
     # runs that a drain has written to: whatever another program adds to them is not adopted
     "drained": "CREATE TABLE drained (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
+    # the tags of runs, and with an empty name the version of a run's tags
+    "tags": """CREATE TABLE tags (
+        run_id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        checksum INTEGER NOT NULL,  -- in the row without a name, over all; in the others 0
+        PRIMARY KEY (run_id, name)
+    ) WITHOUT ROWID""",
+    "runs_by_tag": "CREATE INDEX runs_by_tag ON tags (name, value)",
+    "runs_by_creation": "CREATE INDEX runs_by_creation ON runs (created_at)",
     # runs of which events or the state were deleted by another program. The triggers are at work there too
     "losses": "CREATE TABLE losses (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
     "note_lost_event": """CREATE TRIGGER note_lost_event AFTER DELETE ON events WHEN OLD.offset IS NOT NULL
@@ -248,6 +258,7 @@ def prepare(
                 _create(connection, keep_snapshots)
             elif version == 1:
                 _upgrade(connection)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             for name in _lacking(connection):
                 connection.execute(_LATER[name])
     found, *facts = connection.execute("SELECT * FROM archive").fetchone()
@@ -316,7 +327,6 @@ def _create(connection: sqlite3.Connection, keep_snapshots: int | None) -> None:
         connection.execute(statement)
     facts = str(uuid.uuid4()), keep_snapshots
     connection.execute("INSERT INTO archive VALUES (?, ?, ?)", (*facts, row_checksum(*facts)))
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
@@ -326,4 +336,3 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     take_over_lanes(connection, "former_lanes")
     for table in ("former_runs", "former_lanes"):
         connection.execute(f"DROP TABLE {table}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

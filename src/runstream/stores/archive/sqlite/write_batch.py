@@ -18,6 +18,7 @@ from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Entry
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
+from runstream.model.tags import TagSet
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.sink_rules import deleted_here, new_entries
 from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
@@ -42,6 +43,7 @@ from runstream.stores.archive.sqlite.row_checksums import (
 )
 from runstream.stores.archive.sqlite.row_values import is_count, snapshot_head_in
 from runstream.stores.archive.sqlite.snapshot_table import keep_replaced, keep_snapshot
+from runstream.stores.archive.sqlite.tag_table import load_sound_tags, load_tags, save_tags
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
 
 __all__ = ["WriteBatch", "columns_of"]
@@ -93,11 +95,14 @@ class WriteBatch:
         self._aside: list[tuple[Any, ...]] = []
         self._lanes: dict[tuple[str, str], int] = {}
         self._ends: list[tuple[str, EndedLane]] = []
+        self._tags: dict[str, TagSet] = {}
 
     def append(self, request: AppendRequest) -> AppendPlan:
         """Plan an append on the run's head in this transaction, and add what it writes."""
         run_id, now = request.run_id, self._now
         head = self._head(run_id) or new_head(now)
+        if request.tags:
+            head = replace(head, tags=self._tags.get(run_id) or load_tags(self._connection, run_id))
         plan = plan_append(self._with_snapshot(head, request), self._details(request, head), request)
         if plan.is_empty:
             return plan
@@ -105,6 +110,8 @@ class WriteBatch:
         for snapshot in planned_snapshots(request, plan):
             self._set_snapshot(run_id, snapshot)
         self._ends += [(run_id, end) for end in plan.ended]
+        if plan.tags is not None and plan.tags is not head.tags:
+            self._tags[run_id] = plan.tags
         self._heads[run_id] = replace(plan.head, updated_at=now)
         return plan
 
@@ -120,6 +127,7 @@ class WriteBatch:
         self._add_entries(run_id, entries)
         saved = [self._set_snapshot(run_id, snapshot) for snapshot in batch.snapshots]
         self._ends += [(run_id, self._known_end(run_id, end)) for end in batch.ended]
+        saved.append(header.tags is not None and self._set_tags(run_id, header.tags, batch.tags_seen))
         updated_at = header.updated_at or self._now
         if head is None:
             head = RunHead(
@@ -147,6 +155,8 @@ class WriteBatch:
         save_ends(self._connection, self._ends)
         note_drained(self._connection, self._drained)
         save_heads(self._connection, self._heads)
+        for run_id, tags in self._tags.items():
+            save_tags(self._connection, run_id, tags)
 
     # -- inside --------------------------------------------------------------------------------------------
 
@@ -229,6 +239,14 @@ class WriteBatch:
             else:
                 self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key, checksum)
         self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
+
+    def _set_tags(self, run_id: str, tags: TagSet, seen: str | None) -> bool:
+        """Replace the tags of a run, unless it has these or later ones. Returns whether it had others."""
+        former = self._tags.get(run_id) or load_sound_tags(self._connection, run_id)
+        is_new = tags.follows(former, seen)
+        if is_new:
+            self._tags[run_id] = tags
+        return is_new
 
     def _set_snapshot(self, run_id: str, snapshot: ArchiveSnapshot) -> bool:
         """Replace the snapshot of the run or lane, unless it is the same one, and keep both in the history.

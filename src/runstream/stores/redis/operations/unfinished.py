@@ -180,7 +180,7 @@ FindBeginning: TypeAlias = Callable[[Cursor, Mapping[str | None, int]], Beginnin
 
 
 class _Snapshots(NamedTuple):
-    """The snapshots of a run that no meta notes: meta's fields for them, what they cover, and the run's status."""
+    """The snapshots of a run without a meta: the fields for them and for its tags, what they cover, its status."""
 
     fields: Mapping[str, str]
     covered: Mapping[str | None, int]
@@ -289,6 +289,9 @@ def _snapshots(run: RunKeys) -> Operation[_Snapshots]:
         said = saved.state.get("status")
         if lane is None and isinstance(said, str) and said in STATUSES:
             status = said
+    (version,) = yield Exchange([(b"HGET", run.tags, "")], tolerant=True)
+    if isinstance(version, bytes):
+        fields["tags"] = version.decode(errors="replace")
     return _Snapshots(fields, covered, status)
 
 

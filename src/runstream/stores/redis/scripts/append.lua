@@ -5,8 +5,9 @@
 -- what is declared neither here nor in common.lua is declared, and has been read, in append_fast_path.lua.
 --
 -- KEYS  1 events  2 meta  3 producers  4 runs  5 due  6 config of the partition  7 deleted
---       then the session, if the batch names one; then the run's keys, if events have keys; then the snapshots, and
---       after them the run's lanes, if there are any or lanes to end
+--       then the session, if the batch names one; then the run's tags and the index of each tag, if it changes some;
+--       then the run's keys, if events have keys; then the snapshots, and after them the run's lanes, if there are any or
+--       lanes to end
 -- ARGV  1 run id  2 session id, or ''  3 producer  4 its batch number
 --       5 the cursor that the writer saw last; '-' if it saw none, or if it asks for more than to append events of
 --         one lane
@@ -19,7 +20,7 @@
 --         cancel stops; or '-'; and if more is asked for: the cursor that the writer saw last,
 --         or '-'; expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
 --         lanes; number of events that are described (all or 0); number of leases; number of snapshots; number of notices;
---         number of lanes to end
+--         number of lanes to end; number of tags
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
 --         '+' in front of it if its seqs rise in the batch (none is lower than one before it, all are of 0 to 15
 --         digits and not negative); if the batch has several events, the seq of its first one; and if more is asked
@@ -31,6 +32,7 @@
 --         'ask LANE QUESTION TEXT', 'answer QUESTION RECORD' (the event's record, '' of one that is not to be kept in
 --         meta) or 'cancel REASON', each value in hexadecimal
 --       then the lanes to end
+--       then for each tag that changes: its name; '=' and its value, or '-' to remove it
 --       then for each snapshot, all of different lanes: its meta field; its mode: 'replace', 'compare', or 'change' (as
 --         'compare', and it covers what the snapshot before covers, so that nothing is lost even if that is less than
 --         what left Redis); the token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired
@@ -65,6 +67,7 @@
 --         {'archived', offset}      the snapshot needs events that were trimmed up to there
 --         {'retired', offset}       compare: the former snapshot was retired, with the run up to there, or may have left
 --                                   Redis with its lane, and the writer does not have it from the archive as it is
+--         {'tags', n}               the run would have n tags, too many
 --         {'snapshot', revision, n} compare: another snapshot was saved since, in place of the n-th
 --         {'whole'}                 the difference does not apply: send the whole snapshot
 --         {'damaged', key, why}     a key of the run does not hold what it must
@@ -87,6 +90,11 @@
 -- hexadecimal, if its sender gave it: it is there for the one who asked whatever has been trimmed. `cancel` has the offset of
 -- a request to cancel the run, and the reason, until the run has ended and is opened again; a Run's own `run.started`
 -- opens it.
+-- Where tags have changed, meta's `tags` has another version, NUMBER-TOKEN, and so has the field '' of the run's tags; the
+-- number is the server's time in microseconds, or the former number and one. The run is in the index of each of its tags;
+-- where one is of another type, the partition's config no longer has `tagged`: not all of its indexes are complete.
+-- A reply says 't' in place of the covered offset if tags were
+-- asked for and no snapshot.
 -- A batch whose events are those that were adopted from an append that was refused in its midst is the same, sent
 -- again: it gets their cursors, as if their keys had been known, and its snapshots are saved.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
@@ -94,13 +102,13 @@
 
 local sent_at, seen_start, wrote, partitions, window, sender, more =
   match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) ?(.*)$')
-local expected, most, status, lanes, described, leases, saves, notices, ends = '-', '-', '-', 1, 0, '0', 0, 0, 0
+local expected, most, status, lanes, described, leases, saves, notices, ends, tags = '-', '-', '-', 1, 0, '0', 0, 0, 0, 0
 if more ~= '' then
-  seen, expected, most, status, lanes, described, leases, saves, notices, ends =
-    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  seen, expected, most, status, lanes, described, leases, saves, notices, ends, tags =
+    match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 end
 window, lanes, described, notices = tonumber(window), tonumber(lanes), tonumber(described), tonumber(notices)
-saves, ends = tonumber(saves), tonumber(ends)
+saves, ends, tags = tonumber(saves), tonumber(ends), tonumber(tags)
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
 
 -- The text that is written in hexadecimal.
@@ -165,8 +173,10 @@ local at_events = 7 + 2 * lanes
 local at_lease = at_events + described
 local at_notices = at_lease + (leases == '1' and 2 or 0)
 local at_ends = at_notices + 2 * notices
-local at_snapshots = at_ends + ends
-local at_key = session ~= '' and 9 or 8
+local at_tags = at_ends + ends
+local at_snapshots = at_tags + 2 * tags
+local at_tags_key = session ~= '' and 9 or 8
+local at_key = at_tags_key + (tags > 0 and tags + 1 or 0)
 local keys_key = KEYS[at_key]
 if described > 0 then at_key = at_key + 1 end
 local snapshots, at_records, lanes_key = {}, at_snapshots, KEYS[at_key + saves]
@@ -233,7 +243,7 @@ for i = 1, saves do
     lane_of[name].snapshot = snapshots[i]
   end
 end
-for i = at_ends, at_snapshots - 1 do
+for i = at_ends, at_tags - 1 do
   if not lane_of[ARGV[i]] then add_lane(ARGV[i]) end
 end
 if fault then return fault end
@@ -247,7 +257,7 @@ if leases == '1' then
   -- the epoch, too: a request to take it may come again, late, after another has had the lease
   if token ~= mine or epoch ~= of_mine then return {'unleased'} end
 end
-local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and saves + ends == 0
+local is_persons = sender == 'person' and lanes == 1 and lane == 'answers' and saves + ends + tags == 0
 local refusal = meta[4] and not is_persons and held('lease', meta[4], microseconds, mine)
 if refusal then return refusal end
 for name, lane in pairs(lane_of) do
@@ -345,14 +355,14 @@ if described > 0 and not adopted_after then
 end
 
 if not meta[1] then
-  if written == 0 and saves == 0 then return {'absent'} end
+  if written == 0 and saves + tags == 0 then return {'absent'} end
   local has = call('HGET', KEYS[6], 'partitions')
   if has and has ~= partitions then return {'partitions', has} end
 end
 
 local had_ended = meta[14] and is_ended(call('HGET', KEYS[2], 'status'))
 local is_nothing = written == 0
-  and (adopted_after and saves + notices + ends == 0 or described > 0 and not adopted_after)
+  and (adopted_after and saves + notices + ends + tags == 0 or described > 0 and not adopted_after)
 if is_nothing then
   snapshots = {}
 elseif meta[14] and sender == 'run' and not adopted_after
@@ -432,6 +442,24 @@ for i = 1, #snapshots do
       return {'archived', text(math.max(trimmed, lane and not lane.is_known and ended_lanes() or 0))}
     end
   end
+end
+
+-- what changes of the run's tags: the index among the tags, the former value, the new one
+local tags_key, tags_noted, changes = KEYS[at_tags_key], nil, {}
+if tags > 0 and not is_nothing then
+  tags_noted = call('HGET', KEYS[2], 'tags')
+  local kind = call('TYPE', tags_key)['ok']
+  if tags_noted and kind ~= 'hash' then
+    return {'damaged', tags_key, kind == 'none' and 'it was removed' or 'it is a ' .. kind .. ', and must be a hash'}
+  end
+  local count = tags_noted and call('HLEN', tags_key) - 1 or 0
+  for i = 1, tags do
+    local former, new = tags_noted and call('HGET', tags_key, ARGV[at_tags + 2 * i - 2]) or nil, ARGV[at_tags + 2 * i - 1]
+    new = new ~= '-' and string.sub(new, 2) or nil
+    if former ~= new then changes[#changes + 1] = {at = i, former = former, new = new} end
+    count = count + (new and 1 or 0) - (former and 1 or 0)
+  end
+  if count > 10000 and changes[1] then return {'tags', text(count)} end
 end
 
 -- what each lane asked last: 'LANE QUESTION OFFSET ANSWER TEXT'
@@ -602,6 +630,10 @@ if not is_nothing then
   enlist(KEYS[4], now, run_id)
   if session ~= '' and (meta[3] or session) == session then enlist(KEYS[8], now, run_id) end
   enlist(KEYS[5], 'NX', now, run_id)
+  for i = 1, #changes do
+    local is_sound = index_tag(KEYS[at_tags_key + changes[i].at], run_id, changes[i].former, changes[i].new)
+    if not is_sound then call('HDEL', KEYS[6], 'tagged') end
+  end
   local is_indexed = snapshots[1] and call('HEXISTS', KEYS[2], 'indexed') == 1
   for i = 1, is_indexed and #snapshots or 0 do
     local snapshot, lane = snapshots[i], lane_of[snapshots[i].lane or 0]
@@ -632,6 +664,23 @@ for i = 1, #keyed, 4000 do -- Lua unpacks no more than some 8000 values
 end
 changed[2] = last
 
+if changes[1] then
+  if not tags_noted then call('DEL', tags_key) end -- what a run of that name has left
+  local number = tonumber(match(tags_noted or '', '^%d+') or 0)
+  local version = text(math.max(microseconds, number + 1)) .. '-' .. string.sub(producer, 1, 8)
+  for i = 1, #changes do
+    local name = ARGV[at_tags + 2 * changes[i].at - 2]
+    if changes[i].new then
+      call('HSET', tags_key, name, changes[i].new)
+    else
+      call('HDEL', tags_key, name)
+    end
+  end
+  call('HSET', tags_key, '', version)
+  change('tags', version)
+end
+if tags > 0 and not is_nothing then reply[5] = 't' end
+
 local revisions, offsets = {}, {}
 for i = 1, #snapshots do
   local snapshot = snapshots[i]
@@ -651,7 +700,7 @@ for i = 1, #snapshots do
   if snapshot.lane and snapshot.since then change('since:' .. snapshot.lane, text(snapshot.since)) end
   change(snapshot.field, offsets[i] .. ' ' .. revisions[i] .. ' ' .. snapshot.token)
 end
-for i = is_nothing and at_snapshots or at_ends, at_snapshots - 1 do
+for i = is_nothing and at_tags or at_ends, at_tags - 1 do
   local lane = lane_of[ARGV[i]]
   local noted = lane.snapshot and lane.snapshot.token
     or match(call('HGET', KEYS[2], 'snapshot:' .. lane.name) or '', '(%S+)$')

@@ -5,7 +5,7 @@ The header of each script states its keys, arguments and replies, and what holds
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
@@ -20,6 +20,7 @@ from runstream.stores.redis.append_batch import (
     described,
     notice_args,
     snapshot_field,
+    tag_args,
 )
 from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.scripts.library import SCRIPT
@@ -28,24 +29,22 @@ from runstream.stores.redis.scripts.script import script_call
 __all__ = [
     "ADOPT",
     "ASIDE",
+    "INDEX_TAGS",
     "MICROSECONDS",
     "PRODUCER_WINDOW_SECONDS",
     "REFILL",
     "RELIST",
     "SWITCH",
+    "TAGGED",
     "UNPARK",
     "LanesAfter",
     "append_call",
     "archive_args",
-    "clear_call",
-    "delete_call",
     "event_call",
-    "forget_call",
     "lane_of_lease",
     "lease_call",
     "load_call",
     "park_call",
-    "retire_call",
     "revoke_call",
     "settle_call",
 ]
@@ -53,8 +52,6 @@ __all__ = [
 MICROSECONDS = 1_000_000
 PRODUCER_WINDOW_SECONDS = 600
 """The deduplication window: for how long the server remembers a silent producer. An older batch is refused."""
-DELETED_WINDOW_SECONDS = 7 * 24 * 3600
-"""For how long the server remembers that a run was deleted rather than lost."""
 
 
 class LanesAfter(NamedTuple):
@@ -67,6 +64,7 @@ class LanesAfter(NamedTuple):
 _APPEND = SCRIPT["append"]
 REFILL, SWITCH, UNPARK = (SCRIPT[name] for name in ("refill", "switch", "unpark"))
 ADOPT, ASIDE, RELIST = (SCRIPT[name] for name in ("adopt", "aside", "relist"))
+INDEX_TAGS, TAGGED = (SCRIPT[name] for name in ("index_tags", "tagged"))
 
 
 def _lease_field(lane_id: str | None) -> str:
@@ -79,7 +77,7 @@ def lane_of_lease(field: str) -> str | None:
     return field.partition(":")[2] if ":" in field else None
 
 
-_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0, 0, 0)
+_NOTHING_ASKED = (None, None, None, 1, 0, 0, 0, 0, 0, 0)
 """The options of a batch that only appends events of one lane: none."""
 
 
@@ -118,8 +116,9 @@ def _seen_words(
 
 
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
-    """The call that appends events, snapshots, or both."""
-    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshots, sender, notices, ends = batch
+    """The call that appends events, saves snapshots, ends lanes, changes tags, or does all of it."""
+    run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshots, sender = batch[:10]
+    notices, ends, tags = batch[10:]
     run = keys.run(run_id)
     names: tuple[str, ...] = run.of_append
     asked = (
@@ -132,6 +131,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         len(snapshots),
         len(notices),
         len(ends),
+        len(tags),
     )
     seen, words = _seen_words(keys, sending.sent_at, sending.seen, next(iter(lanes), ""), sender)
     is_plain = asked == _NOTHING_ASKED
@@ -146,6 +146,8 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         args += (lane, seqs)
     if session_id:
         names = (*names, run.partition.session(session_id))
+    if tags:
+        names = (*names, run.tags, *map(run.partition.index, tags))
     if is_keyed:
         names = (*names, run.keys)
         args += described(events, lanes)
@@ -153,6 +155,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         args += (_lease_field(grant.lane_id), f"{grant.epoch} {grant.token}")
     args += notice_args(notices, events)
     args += ends
+    args += tag_args(tags)
     records = [event.record for event in events]
     for snapshot in snapshots:
         args += snapshot.args(records)
@@ -204,6 +207,7 @@ def settle_call(
     span: str,
     lanes: LanesAfter | None,
     ended: Collection[str],
+    tags: str = "",
 ) -> Command:
     """Note up to where a run is archived, and trim what is no longer needed.
 
@@ -219,6 +223,7 @@ def settle_call(
         span: The highest seq of what is to be trimmed, as settle.lua takes it; "" if it is not known.
         lanes: The lanes of what is archived with it; None if they are not known.
         ended: The lanes that were ended.
+        tags: The version of the tags that they have; '' for none.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -236,6 +241,7 @@ def settle_call(
     ]
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
+    args += ("tags", tags) if tags else ()
     names = (
         run.events,
         run.meta,
@@ -256,104 +262,4 @@ def park_call(keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, se
         SCRIPT["park"],
         (run.meta, run.partition.due, run.partition.parked, run.events, run.keys, run.run_snapshot),
         (run_id, start, reason, int(seconds * MICROSECONDS)),
-    )
-
-
-def delete_call(keys: Keys, run_id: str, *, start: str, session_id: str, lanes: Sequence[str | None]) -> Command:
-    """Delete a run if its start, its session and the lanes of its snapshots are these.
-
-    ``start`` is "" for a run whose meta has none that can be read. What is not UTF-8 comes with surrogates.
-    """
-    run = keys.run(run_id)
-    snapshots = (run.snapshot(lane_id) for lane_id in lanes)
-    names = (*_all_but_snapshots(run, session_id), *snapshots)
-    args = (run_id, start, session_id)
-    return script_call(
-        SCRIPT["delete"],
-        [name.encode(errors="surrogateescape") for name in names],
-        (
-            *(arg.encode(errors="surrogateescape") for arg in args),
-            len(lanes),
-            DELETED_WINDOW_SECONDS * MICROSECONDS,
-        ),
-    )
-
-
-def _all_but_snapshots(run: RunKeys, session_id: str) -> tuple[str, ...]:
-    partition = run.partition
-    of_run = (run.events, run.meta, run.producers, run.keys)
-    of_all = (partition.runs, partition.session(session_id), partition.due, partition.parked, partition.deleted)
-    return (*of_run, *of_all, partition.retire, partition.retired, partition.leftovers, run.lanes)
-
-
-def retire_call(
-    keys: Keys,
-    run_id: str,
-    *,
-    start: str,
-    quiet: str,
-    archives: Mapping[str, str],
-    snapshots: Mapping[str | None, str],
-) -> Command:
-    """Retire a run that is archived and was quiet.
-
-    Args:
-        keys: The namespace's keys.
-        run_id: The run.
-        start: The run's start, which names this very run; "" if there is no run of that name.
-        quiet: How long it must have been quiet, as retire.lua takes it.
-        archives: The archives that have all of it, UUID to location.
-        snapshots: The tokens of the snapshots that they have, by lane.
-    """
-    run = keys.run(run_id)
-    partition = run.partition
-    args: list[Any] = [
-        run_id,
-        start,
-        quiet,
-        PRODUCER_WINDOW_SECONDS * MICROSECONDS,
-        *archive_args(archives),
-    ]
-    for lane_id, token in snapshots.items():
-        args += (snapshot_field(lane_id), token)
-    return script_call(
-        SCRIPT["retire"],
-        (
-            run.events,
-            run.meta,
-            run.producers,
-            partition.due,
-            partition.retire,
-            partition.retired,
-            partition.archives,
-            partition.leftovers,
-            run.lanes,
-            *(run.snapshot(lane_id) for lane_id in snapshots),
-        ),
-        args,
-    )
-
-
-def forget_call(keys: Keys, run_id: str, *, start: str, session_id: str, retired_seconds: float) -> Command:
-    """Forget a run that was retired ``retired_seconds`` ago; ``start`` is "" if there is no run of that name."""
-    run = keys.run(run_id)
-    return script_call(
-        SCRIPT["forget"],
-        (*_all_but_snapshots(run, session_id), run.partition.config),
-        (
-            run_id,
-            start,
-            session_id,
-            int(retired_seconds * MICROSECONDS),
-            DELETED_WINDOW_SECONDS * MICROSECONDS,
-        ),
-    )
-
-
-def clear_call(keys: Keys, run_id: str) -> Command:
-    """Clear what is left of a run that is retired or not there."""
-    run = keys.run(run_id)
-    partition = run.partition
-    return script_call(
-        SCRIPT["clear"], (partition.leftovers, run.meta, run.producers, partition.config), (run_id,)
     )

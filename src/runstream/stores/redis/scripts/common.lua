@@ -133,6 +133,28 @@ local function last_expiry(meta, now)
   return last
 end
 
+-- A run's member in the index of one tag's values, a sorted set by the name: the value, with its length, and the run. All
+-- members of one value follow each other.
+local function tag_member(value, run_id) return #value .. ':' .. value .. run_id end
+
+-- Puts a run into the index of a tag under its value, and takes it out under its former one; either may be nil. Returns
+-- whether the index is what it must be, and how often it was put in.
+local function index_tag(index, run_id, former, value)
+  local removed = former and redis.pcall('ZREM', index, tag_member(former, run_id))
+  local added = value and redis.pcall('ZADD', index, 0, tag_member(value, run_id))
+  return type(removed) ~= 'table' and type(added) ~= 'table', added
+end
+
+-- Takes a run out of the indexes of its tags, whose names are in ARGV from `at_names` on and whose indexes are the last of
+-- KEYS.
+local function unindex_tags(tags, run_id, at_names)
+  local first = #KEYS - #ARGV + at_names - 1
+  for i = at_names, #ARGV do
+    local value = redis.pcall('HGET', tags, ARGV[i])
+    if type(value) == 'string' then index_tag(KEYS[first + i - at_names + 1], run_id, value) end
+  end
+end
+
 -- The values of a hash by field.
 local function all_of(key)
   local fields, found = call('HGETALL', key), {}

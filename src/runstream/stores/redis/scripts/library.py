@@ -19,7 +19,7 @@ _ROLES = (
     ("lease",),
     ("delete",),
     (
-        *("enlist", "claim", "extend", "load", "settle", "park", "aside", "relist"),
+        *("enlist", "claim", "extend", "load", "settle", "park", "aside", "relist", "index_tags", "tagged"),
         *("report", "retire", "forget", "clear"),
     ),
     ("refill", "switch"),

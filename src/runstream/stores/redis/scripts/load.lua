@@ -9,7 +9,7 @@
 -- It writes nothing.
 
 local fields = {'start', 'last', 'mark', 'status', 'session', 'created', 'updated', 'parent', 'retired', 'peak', 'snapshot',
-  'proven', 'indexed'}
+  'proven', 'indexed', 'tags', 'tagsproven'}
 local meta = some_of(KEYS[1], fields)
 if not meta['indexed'] or meta['indexed'] ~= meta['mark'] or call('EXISTS', KEYS[2]) == 0 then
   return call('HGETALL', KEYS[1])

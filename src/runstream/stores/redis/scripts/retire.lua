@@ -6,19 +6,20 @@
 --       3 for how long it must have been quiet if it has ended, and if it has not ('-': then it stays), separated by a space
 --       4 for how long a silent producer is remembered (all in microseconds)
 --       5 number of archives that have it, the UUID and location of each
---       then the meta field of each snapshot that they have, and its token
+--       then the meta field of each snapshot that they have, and its token; 'tags', and the version of those that they
+--         have
 --
 -- Replies {'ok', entries that left Redis}
 --         {'unfit'}                 it has not ended and is to stay, is not archived or is retired already: taken off
 --                                   `retire`; settling puts it back
 --         {'later'}                 it was not quiet for so long, or is leased: it will be checked again then
---         {'changed'}               it has other snapshots, or is another run of that name; nothing was written
+--         {'changed'}               it has other snapshots or tags, or is another run of that name; nothing was written
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
 -- After 'ok': what people were asked and have said is in meta still, if the run has not ended, with the last event of the
 -- lane `answers`. Meta has start, last cursor, status, session, parent, times, `ended` (see append.lua), and `retired` with
--- what belongs to it (see common.lua), and the run is in `retired`; it has no events and no snapshots. Callers' keys stay
--- known, and producers
+-- what belongs to it (see common.lua), and the run is in `retired`; it has no events and no snapshots. Its tags stay,
+-- callers' keys stay known, and producers
 -- for their window (the run is in `leftovers`), so that a batch that is resent is not applied again. The mark was moved
 -- to the last cursor by a settling that carried the
 -- proof, and nothing is due: so all that goes here was compared with every archive. Where the partition required no
@@ -84,6 +85,8 @@ for field, value in pairs(meta) do
   end
 end
 
+if meta['tags'] ~= archived['tags'] then return {'changed'} end
+
 local entries = call('XLEN', KEYS[1])
 call('DEL', KEYS[1], KEYS[9])
 if required then call('HSET', KEYS[7], unpack(required)) end
@@ -98,6 +101,7 @@ end
 keep('session')
 keep('parent')
 keep('keyed')
+keep('tags')
 local lost = lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])
 if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(lost) end
 keep('forgotten')

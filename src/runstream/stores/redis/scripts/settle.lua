@@ -11,7 +11,7 @@
 --         known  8 number of lanes, their names
 --       then the number of lanes that were ended, their names
 --       then the number of archives that have it, the UUID and location of each
---       then the meta field of each snapshot that is archived, and its token
+--       then the meta field of each snapshot that is archived, and its token; 'tags', and the version of those that are
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
 --         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
@@ -22,7 +22,8 @@
 --
 -- After 'ok': the mark is at least at that cursor; what was trimmed now ends at or before it. The run stays due if an
 -- event or a snapshot came in between; for each snapshot that is archived, meta has the token in `proven` or
--- `proven:LANE`, once the last cursor is; if the run may be retired and nothing is left to archive, it is in `retire`.
+-- `proven:LANE`, once the last cursor is, and in `tagsproven` the version of the tags; if the run may be retired and nothing
+-- is left to archive, it is in `retire`.
 -- `peak` is 'OFFSET SEQ': all up to OFFSET has been trimmed, and no seq of it is higher than SEQ. Where ARGV[6] goes on
 -- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
 -- Where it does not, what may be trimmed is, and `peak` stays as it was: it tells of less than has been trimmed then.
@@ -45,7 +46,7 @@ local function offset_of(cursor) return (parse_cursor(cursor)) end
 local is_large, is_indexed, meta = call('HLEN', KEYS[2]) > 512, false, nil
 if is_large then
   meta = some_of(KEYS[2], {'start', 'last', 'mark', 'updated', 'status', 'retired', 'snapshot', 'proven', 'peak',
-    'trimmed', 'indexed'})
+    'trimmed', 'indexed', 'tags', 'tagsproven'})
   local mark = meta['mark'] or meta['start']
   is_indexed = mark and meta['indexed'] == mark and ARGV[7] ~= '' and tonumber(ARGV[7]) <= offset_of(mark)
     and call('EXISTS', KEYS[7]) == 1
@@ -249,6 +250,11 @@ for field, value in pairs(is_indexed and snapshots_of(archived) or meta) do
       if is_indexed then call('ZREM', KEYS[7], field) end
     end
   end
+end
+if meta['tags'] and archived['tags'] ~= meta['tags'] then
+  done = false
+elseif meta['tags'] and ARGV[5] == '' and meta['tagsproven'] ~= meta['tags'] then
+  call('HSET', KEYS[2], 'tagsproven', meta['tags'])
 end
 if is_indexed then
   local endings = call('ZRANGEBYSCORE', KEYS[7], -1, -1, 'LIMIT', 0, 100 + count_ended)

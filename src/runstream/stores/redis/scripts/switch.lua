@@ -2,12 +2,14 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 due  7 parked  8 config of the partition
 --       9 the session that the run was in  10 the one that it is in  11 refilled events  12 refilled keys
---       13 retire  14 retired  15 lanes
---       then for each snapshot: its key, the refilled one; then the keys of the snapshots that the run had
+--       13 retire  14 retired  15 lanes  16 tags
+--       then for each snapshot: its key, the refilled one; then the keys of the other snapshots that the run had; then
+--       the index of each tag
 -- ARGV  1 run id  2 the run as it was seen, 'START LAST UPDATED', or '-' for none  3 numbers of refilled entries and of
 --       callers' keys, separated by a space
 --       4 the last offset that both histories have, 0 for none  5 partitions  6 session  7 updated
---       8 number of snapshots
+--       8 number of snapshots  9 number of other snapshots that the run had  10 number of tags, '-' if those that it has
+--         stay; then for each tag that it is to have, or has: its name; '=' and its value, or '-' to remove it
 --       then the fields of meta and their values
 --
 -- Replies {'ok'}
@@ -20,7 +22,7 @@
 -- first sent before is `stale`. RENAME, or DEL, is the first write: a full server takes either.
 
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard',
-  'ahead')
+  'ahead', 'tags')
 local there = meta[1] and (meta[1] .. ' ' .. meta[2] .. ' ' .. meta[3]) or '-'
 if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end
 local count, keyed = string.match(ARGV[3], '^(%d+) (%d+)$')
@@ -28,7 +30,7 @@ local common, snapshots = tonumber(ARGV[4]), tonumber(ARGV[8])
 -- what is refilled expires, and a server may have evicted a part of it before
 if call('XLEN', KEYS[11]) ~= tonumber(count) or call('HLEN', KEYS[12]) ~= tonumber(keyed) then return {'incomplete'} end
 for i = 1, snapshots do
-  if call('EXISTS', KEYS[15 + 2 * i]) == 0 then return {'incomplete'} end
+  if call('EXISTS', KEYS[16 + 2 * i]) == 0 then return {'incomplete'} end
 end
 
 local function put(refilled, key)
@@ -42,8 +44,9 @@ end
 put(KEYS[11], KEYS[1])
 put(KEYS[12], KEYS[4])
 call('DEL', KEYS[15])
-for i = 16 + 2 * snapshots, #KEYS do call('DEL', KEYS[i]) end
-for i = 1, snapshots do put(KEYS[15 + 2 * i], KEYS[14 + 2 * i]) end
+local others, tags = 16 + 2 * snapshots, tonumber(ARGV[10])
+for i = others + 1, others + ARGV[9] do call('DEL', KEYS[i]) end
+for i = 1, snapshots do put(KEYS[16 + 2 * i], KEYS[15 + 2 * i]) end
 
 local lost = lost_at(KEYS[3], meta[9], meta[3], meta[10])
 local producer, reply = reply_of(meta[6], meta[1], meta[2], meta[3])
@@ -57,9 +60,30 @@ end
 
 call('PERSIST', KEYS[3]) -- up to 0.1.0, a retired run's producers were to expire
 
+local at_fields = 11 + 2 * (tags or 0)
+local changes = {}
+for i = 1, tags or 0 do
+  local name, value, index = ARGV[9 + 2 * i], ARGV[10 + 2 * i], KEYS[others + ARGV[9] + i]
+  local former = redis.pcall('HGET', KEYS[16], name)
+  changes[i] = {name = name, value = value ~= '-' and string.sub(value, 2) or nil, index = index,
+    former = type(former) == 'string' and former or nil}
+end
+if tags then call('DEL', KEYS[16]) end
+for i = 1, #changes do
+  local change = changes[i]
+  if not index_tag(change.index, ARGV[1], change.former, change.value) then call('HDEL', KEYS[8], 'tagged') end
+  if change.value then call('HSET', KEYS[16], change.name, change.value) end
+end
+
 call('DEL', KEYS[2])
-for i = 9, #ARGV, 4000 do
+for i = at_fields, #ARGV, 4000 do
   call('HSET', KEYS[2], unpack(ARGV, i, math.min(i + 3999, #ARGV)))
+end
+if tags then
+  local version = call('HGET', KEYS[2], 'tags')
+  if version then call('HSET', KEYS[16], '', version) end
+elseif meta[11] then
+  call('HSET', KEYS[2], 'tags', meta[11])
 end
 if meta[4] then call('HSET', KEYS[2], 'epoch', meta[4]) end
 if meta[7] then call('HSET', KEYS[2], 'forgotten', meta[7]) end

@@ -246,8 +246,9 @@ class InFlight(Generic[W]):
 
 
 def _is_same(sent: Batch, repeated: Batch) -> bool:
-    """Whether a caller repeats a batch: the same events, and the same states for the same snapshots."""
-    if (sent.expected_offset, sent.end_lanes) != (repeated.expected_offset, repeated.end_lanes):
+    """Whether a caller repeats a batch: the same events, tags, and the same states for the same snapshots."""
+    former = sent.expected_offset, sent.end_lanes, sent.tags
+    if former != (repeated.expected_offset, repeated.end_lanes, repeated.tags):
         return False
     if [event.record for event in sent.events] != [event.record for event in repeated.events]:
         return False

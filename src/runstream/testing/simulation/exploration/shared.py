@@ -13,6 +13,7 @@ from fakeredis.model import Hash, XStream, ZSet
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch
 from runstream.model.errors import RunstreamError, StoreUnavailable
+from runstream.model.tags import TagSet
 from runstream.operations.operation import Exchange, Replies
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.testing.simulation.exploration.steps import SharedSteps, digest_of
@@ -242,6 +243,10 @@ class SharedSink:
     def read_back_lanes(self, run_id: str, lanes: Collection[str | None]) -> Sequence[ArchiveSnapshot]:
         """As ``read_back_snapshots``, the snapshots of these lanes."""
         return self._call("read_back_lanes", run_id, lanes)  # type: ignore[no-any-return] # as above
+
+    def read_back_tags(self, run_id: str) -> TagSet:
+        """The tags that the archive holds of a run."""
+        return self._call("read_back_tags", run_id)  # type: ignore[no-any-return] # as above
 
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         """The records in the quarantine."""

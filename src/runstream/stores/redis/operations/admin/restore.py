@@ -17,12 +17,14 @@ from runstream.model.archive_records import ArchiveSnapshot, RunHeader
 from runstream.model.errors import ConcurrencyConflict, StoreUnavailable
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
-from runstream.operations.operation import Command, Exchange, Operation
-from runstream.stores.redis.append_batch import snapshot_field
+from runstream.model.tags import NO_TAGS, TagSet
+from runstream.operations.operation import Command, Exchange, Operation, Refusal
+from runstream.stores.redis.append_batch import snapshot_field, tag_args
 from runstream.stores.redis.keys import Keys, RefilledKeys
-from runstream.stores.redis.operations.worker.load import HotRun, load_runs
+from runstream.stores.redis.operations.worker.hot_run import HotRun
+from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.page_size import size_bound
-from runstream.stores.redis.replies import parse_cursor
+from runstream.stores.redis.replies import parse_cursor, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK
 from runstream.stores.redis.scripts.script import script_call
 
@@ -48,6 +50,8 @@ class Replacement:
         unread: The offset of the last entry whose lane is not known; 0 for none.
         people: The fields of its meta that note what it and people have said to each other.
         ended: The lanes that are ended.
+
+    The header's tags are to be the run's; None: those that Redis has stay.
     """
 
     header: RunHeader
@@ -77,16 +81,18 @@ class Replacement:
             "updated": str(round(header.updated_at * MICROSECONDS)),
             "largest": str(size_bound(self.largest)),
         }
-        if header.session_id:
-            fields["session"] = header.session_id
+        optional = {
+            "session": header.session_id,
+            "tags": header.tags.version if header.tags is not None else "",
+            "unread": str(self.unread) if self.unread else "",
+        }
+        fields |= {name: value for name, value in optional.items() if value}
         if header.parent is not None:
             fields["parent"] = f"{header.parent[1]}:{header.parent[0]}"
         if self.before.offset > header.start.offset:
             fields["trimmed"] = str(self.before.offset)
             if self.peak is not None:
                 fields["peak"] = f"{self.before.offset} {self.peak}"
-        if self.unread:
-            fields["unread"] = str(self.unread)
         for lane, (offset, seq) in self.lanes.items():
             fields[f"lane:{lane}"] = f"{offset} {'+' if lane in self.rising else ''}{seq}"
         for end in self.ended:
@@ -166,20 +172,28 @@ def switch_history(
     partition = of_run.partition
     former = "" if seen is None else seen.head.session_id
     lanes = [one.lane_id for one in replacement.snapshots]
-    gone = [] if seen is None else [lane for lane in seen.head.snapshots if lane not in lanes]
-    fields = replacement.meta()
+    without = [] if seen is None else [lane for lane in seen.head.snapshots if lane not in lanes]
+    fields, tags, indexes = replacement.meta(), ["-"], []
+    if header.tags is not None:
+        (former,) = yield Exchange([(b"HGETALL", of_run.tags)], tolerant=True)
+        values = header.tags.values
+        gone = () if isinstance(former, Refusal) else [name for name in tag_names(former) if name not in values]
+        tags = [str(len(values) + len(gone)), *tag_args({**values, **dict.fromkeys(gone)})]
+        indexes = [partition.index(name) for name in (*values, *gone)]
     names: list[str] = [of_run.events, of_run.meta, of_run.producers, of_run.keys, partition.runs, partition.due]
     names += [partition.parked, partition.config, partition.session(former), partition.session(header.session_id)]
     names += [refilled.events, refilled.keys, partition.retire, partition.retired, of_run.lanes]
+    names.append(of_run.tags)
     for lane in lanes:
         names += (of_run.snapshot(lane), refilled.snapshot(lane))
-    names += [of_run.snapshot(lane) for lane in gone]
+    names += [of_run.snapshot(lane) for lane in without]
+    names += indexes
     there = "-"
     if seen is not None:
         updated = round(seen.head.updated_at * MICROSECONDS)
         there = f"{seen.head.start} {seen.head.last} {updated}"
     args: list[Any] = [run_id, there, f"{count} {keyed}", common, len(keys.partitions), header.session_id]
-    args += [fields["updated"], len(lanes)]
+    args += [fields["updated"], len(lanes), len(without), *tags]
     for pair in fields.items():
         args += pair
     ((outcome, *detail),) = yield Exchange([script_call(SWITCH, names, args)])
@@ -192,7 +206,7 @@ def switch_history(
         )
     at = parse_cursor(detail[0])
     # the reply to a former attempt was lost: it was done, and nothing was written since
-    if at == replacement.last and (yield from load_runs(keys, [run_id]))[0] == _as_loaded(replacement):
+    if at == replacement.last and (yield from load_runs(keys, [run_id]))[0] == _as_loaded(replacement, seen):
         return
     raise ConcurrencyConflict(
         f"run {run_id!r} went on meanwhile and stands at {at} now: nothing was changed; look again",
@@ -201,7 +215,7 @@ def switch_history(
     )
 
 
-def _as_loaded(replacement: Replacement) -> HotRun:
+def _as_loaded(replacement: Replacement, seen: HotRun | None) -> HotRun:
     """The run as it would be loaded once it has this history."""
     header, fields = replacement.header, replacement.meta()
     snapshots = {one.lane_id: SnapshotHead(*one[:4]) for one in replacement.snapshots}
@@ -217,6 +231,11 @@ def _as_loaded(replacement: Replacement) -> HotRun:
         header.parent,
         snapshots,
         int(fields["largest"]),
+        tags=TagSet(header.tags.version)
+        if header.tags is not None
+        else NO_TAGS
+        if seen is None
+        else seen.head.tags,
     )
     return HotRun(header.run_id, head, since=replacement.since, noted_to=noted.offset)
 

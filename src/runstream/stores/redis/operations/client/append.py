@@ -10,6 +10,7 @@ from runstream.codec.snapshot_fields import PackedState, pack_state
 from runstream.model.identifiers import check_name, check_run_id, event_run_id, random_token
 from runstream.model.protocols import Leased
 from runstream.model.results import E, S, Snapshot
+from runstream.model.tags import check_tags
 from runstream.operations.arguments import AppendOptions, check_count, grant_of, group_by_run
 from runstream.operations.coverage import Covered
 from runstream.operations.messages import offset_conflict
@@ -51,12 +52,13 @@ def append(
     events: Iterable[E],
     options: AppendOptions[S],
 ) -> Operation[Applied]:
-    """Append events, with snapshots if there are any, in one atomic step."""
+    """Append events, with snapshots and changes of tags if there are any, in one atomic step."""
     expected_offset, keys, lease = options.expected_offset, options.keys, options.lease
     states, ended = options.states, options.ended
     check_count("expected_offset", expected_offset)
+    tags = check_tags(options.tags)
     encoded = session.codec.encode_events(run_id, events, keys)
-    is_bare = keys is None and expected_offset is None and lease is None and not states and not ended
+    is_bare = keys is None and expected_offset is None and lease is None and not states and not ended and not tags
     if is_bare and len(encoded) == 1 and is_plain_append(session, encoded[0]):
         return (yield from append_event(session, run_id, encoded[0], options.sender))
     batch = batch_of(
@@ -66,14 +68,14 @@ def append(
         expected_offset=expected_offset,
         grant=grant_of(run_id, lease),
         sender=options.sender,
-    )
+    )._replace(tags=tags)
     if states:
         # an unanswered snapshot of its own may be the one that a new one is made from
         yield from resolve_unanswered(session, [run_id])
         for lane_id, state in states.items():
             base = _own_base(session, run_id, lane_id, compare=True)
             batch = with_snapshot(session, batch, state, lane_id, base, options.left_out_of(lane_id))
-    elif not encoded and not ended:
+    elif not encoded and not ended and not tags:
         return (yield from _append_nothing(session, run_id, expected_offset))
     if ended:
         batch = batch._replace(end_lanes=ended)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.results import E, S
 from runstream.operations.operation import Exchange, Operation, Refusal
-from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, namespace_config
+from runstream.stores.redis.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys, PartitionKeys, namespace_config
 from runstream.stores.redis.operations.server_policy import check_policy
 from runstream.stores.redis.replies import parse_info
 from runstream.stores.redis.session.session import Session
@@ -62,6 +62,7 @@ def _open(session: Session[E, S], is_fake: bool) -> Operation[None]:
         yield from _open(session, is_fake)  # another opener was first: as it has it
         return
     if missing:
+        yield from _note_complete([one for one in keys.partitions if one.config in missing])
         for key, now in zip(missing, (yield from _set(missing, partitions, permissive=True)), strict=True):
             # a user who may only read leaves it as it is
             _checked(session, key, now or b"%d" % partitions, partitions)
@@ -99,6 +100,14 @@ def _set(configs: Sequence[str], partitions: int, *, permissive: bool = False) -
     """
     yield Exchange([(b"HSETNX", key, "partitions", partitions) for key in configs], permissive=permissive)
     return [number or b"" for number in (yield from _numbers(configs))]
+
+
+def _note_complete(partitions: Sequence[PartitionKeys]) -> Operation[None]:
+    """Note that the indexes of tags are complete where a partition has no runs; see tagged.lua."""
+    listed = yield Exchange([(b"EXISTS", partition.runs) for partition in partitions], permissive=True)
+    empty = [partition for partition, is_there in zip(partitions, listed, strict=True) if is_there == 0]
+    if empty:
+        yield Exchange([(b"HSETNX", partition.config, "tagged", "1") for partition in empty], permissive=True)
 
 
 def _checked(session: Session[E, S], key: str, found: bytes, wanted: int | None = None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from runstream.model.errors import ConfigurationError, EventsArchived, RunstreamError
 from runstream.model.results import E, S
+from runstream.model.tags import too_many_tags
 from runstream.operations.messages import (
     diverged,
     lease_held,
@@ -42,7 +43,7 @@ def refusal_of(attempt: Attempt[Session[E, S]], outcome: bytes, facts: Sequence[
         return held(run_id, facts)
     if outcome == b"unleased" and batch.grant is not None:
         return lease_lost(batch.grant)
-    if outcome in (b"cancelled", b"unasked", b"conflict"):
+    if outcome in (b"cancelled", b"unasked", b"conflict", b"tags"):
         return _of_batch(batch, outcome, facts)
     if outcome == b"snapshot":
         write = batch.snapshots[int(facts[1]) - 1]
@@ -73,6 +74,8 @@ def _of_batch(batch: Batch, outcome: bytes, facts: Sequence[bytes]) -> Runstream
         return offset_conflict(batch.run_id, batch.expected_offset or 0, int(facts[0]))
     if outcome == b"cancelled":
         return run_cancelled(batch.run_id, facts[0].decode(errors="replace"))
+    if outcome == b"tags":
+        return too_many_tags(batch.run_id, int(facts[0]))
     return not_asked(batch.run_id, None, batch.notices[0][1].question_id)
 
 

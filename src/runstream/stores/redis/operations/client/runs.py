@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from runstream.codec.chain import former_chain
 from runstream.codec.record import is_sound, record_crc
@@ -33,8 +34,12 @@ from runstream.stores.redis.replies import (
     parse_parent,
     parse_records,
     parse_scores,
+    parse_tags,
+    run_id_of,
+    tag_names,
 )
-from runstream.stores.redis.scripts.calls import MICROSECONDS, delete_call
+from runstream.stores.redis.scripts.calls import MICROSECONDS
+from runstream.stores.redis.scripts.removal_calls import delete_call
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["delete_run", "list_runs", "run_info", "run_info_after", "runs", "was_deleted"]
@@ -43,7 +48,7 @@ _log = logging.getLogger("runstream.redis")
 
 _CHUNK = 200
 _AS_IT_IS = "surrogateescape"
-_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent", b"questions")
+_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent", b"questions", b"tags")
 
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
@@ -62,10 +67,11 @@ def run_info_after(
     check_run_id(run_id)
     keys = session.keys.run(run_id)
     queries: list[Command] = [(b"HMGET", keys.meta, *_INFO), (b"XRANGE", keys.events, "-", "+", b"COUNT", 1)]
+    queries.append((b"HGETALL", keys.tags))
     if end is not None:
         queries.append((b"XRANGE", keys.events, str(end.offset), str(end.offset + 1), b"COUNT", 1))
-    meta, first, *border = yield Exchange(queries, atomic=True)
-    info = _info(keys, meta, first)
+    meta, first, tags, *border = yield Exchange(queries, atomic=True)
+    info = _info(keys, meta, first, tags)
     if info is None:
         yield from check_absent([keys])
     if info is None or end is None:
@@ -87,15 +93,18 @@ def runs(
     session: Session[E, S],
     query: RunsQuery,
 ) -> Stream:
-    """The runs that match, the most recently updated first."""
+    """The runs that match, the most recently updated first, or page by page in the order of their creation."""
     query.check()
     wanted = RunFilter(query)
-    run_ids = yield from _run_ids(session, query.session_id, query.updated_after)
+    if query.tags or query.page is not None:
+        run_ids = yield from _in_order(session, query, (yield from _candidates(session, query)))
+    else:
+        run_ids = yield from _run_ids(session, query.session_id, query.updated_after)
     left = query.limit
     for at in range(0, len(run_ids), _CHUNK):
         infos = yield from _infos(session, run_ids[at : at + _CHUNK])
         matching = [info for info in _sound(infos) if wanted(info)]
-        if query.session_id:
+        if query.session_id and query.page is None:
             # the session's set is not touched by events that name no session
             matching.sort(key=lambda info: info.updated_at, reverse=True)
         matching = list(islice(matching, left))
@@ -133,6 +142,55 @@ def _run_ids(session: Session[E, S], session_id: str | None, updated_after: floa
     return sorted(updated, key=updated.__getitem__, reverse=True)
 
 
+def _candidates(session: Session[E, S], query: RunsQuery) -> Operation[list[str]]:
+    """Runs among which are all that have the tags, and are in the session, that are asked for; in any order.
+
+    In each partition, those of the tag that the fewest runs have; all, where its indexes are not complete.
+    """
+    if not query.tags:
+        return (yield from _run_ids(session, query.session_id, query.updated_after))
+    keys, found = session.keys, []
+    ranges = [(name, f"{len(value.encode())}:{value}".encode()) for name, value in query.tags.items()]
+    commands: list[Command] = []
+    for partition in keys.partitions:
+        commands.append((b"HGET", partition.config, "tagged"))
+        commands += [(b"ZLEXCOUNT", partition.index(name), *_range(prefix)) for name, prefix in ranges]
+    replies = iter((yield Exchange(commands, tolerant=True)))
+    for partition in keys.partitions:
+        is_complete, *counts = islice(replies, 1 + len(ranges))
+        if is_complete == b"1" and not any(isinstance(count, Refusal) for count in counts):
+            name, prefix = ranges[counts.index(min(counts))]
+            found.append((prefix, (b"ZRANGEBYLEX", partition.index(name), *_range(prefix))))
+        else:
+            found.append((b"", (b"ZRANGEBYSCORE", partition.runs, b"-inf", b"+inf")))
+    members = yield Exchange([command for _, command in found])
+    run_ids = []
+    for partition, (prefix, _), of_it in zip(keys.partitions, found, members, strict=True):
+        named = (run_id_of(member[len(prefix) :]) for member in of_it)
+        run_ids += [run_id for run_id in named if run_id and keys.run(run_id).partition is partition]
+    return run_ids
+
+
+def _range(prefix: bytes) -> tuple[bytes, bytes]:
+    """The range of the members that begin so, of which all are UTF-8."""
+    return b"[" + prefix, b"(" + prefix + b"\xff"
+
+
+def _in_order(session: Session[E, S], query: RunsQuery, run_ids: Sequence[str]) -> Operation[list[str]]:
+    """Those of these runs that may be given, in the order that is asked for; one that is damaged comes last."""
+    former, field = query.parse_page(), "updated" if query.page is None else "created"
+    times: list[tuple[float, str]] = []
+    for at in range(0, len(run_ids), _CHUNK):
+        chunk = run_ids[at : at + _CHUNK]
+        found = yield Exchange([(b"HGET", session.keys.run(one).meta, field) for one in chunk], tolerant=True)
+        for run_id, time in zip(chunk, found, strict=True):
+            is_sound = isinstance(time, bytes) and time.isdigit()
+            times.append((int(time) / MICROSECONDS if is_sound else 0.0, run_id))
+    if query.page is None:
+        return [run_id for _, run_id in sorted(times, reverse=True)]
+    return [run_id for time, run_id in sorted(times) if former is None or (time, run_id) > former]
+
+
 def _sound(infos: Sequence[RunInfo | RunstreamError | None]) -> Iterator[RunInfo]:
     """The runs that are there. One that is damaged holds up no list of the others: it is named in the log."""
     for info in infos:
@@ -147,11 +205,17 @@ def _infos(session: Session[E, S], run_ids: Sequence[str]) -> Operation[list[Run
     runs_keys = list(map(session.keys.run, run_ids))
     metas = yield Exchange([(b"HMGET", run.meta, *_INFO) for run in runs_keys], tolerant=True)
     firsts = yield from first_entries([run.events for run in runs_keys], list(map(_largest, metas)))
+    tagged = [
+        run for run, meta in zip(runs_keys, metas, strict=True) if not isinstance(meta, Refusal) and meta[-1]
+    ]
+    asked = [(b"HGETALL", run.tags) for run in tagged]
+    tags = dict(zip(tagged, (yield Exchange(asked, tolerant=True)) if asked else (), strict=True))
     infos: list[RunInfo | RunstreamError | None] = []
     for run, meta, first in zip(runs_keys, metas, firsts, strict=True):
-        refusal = next((reply for reply in (meta, first) if isinstance(reply, Refusal)), None)
+        of_tags = tags.get(run, ())
+        refusal = next((reply for reply in (meta, first, of_tags) if isinstance(reply, Refusal)), None)
         try:
-            infos.append(_info(run, meta, first) if refusal is None else refusal.error)
+            infos.append(_info(run, meta, first, of_tags) if refusal is None else refusal.error)
         except CorruptRecordError as error:
             infos.append(error)
     return infos
@@ -164,11 +228,15 @@ def _largest(meta: Sequence[bytes | None] | Refusal) -> int | None:
         return None
 
 
-def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]]) -> RunInfo | None:
+def _info(
+    run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[bytes]], of_tags: Any
+) -> RunInfo | None:
     head = parse_head(run, meta[: len(HEAD_FIELDS)])
     if not is_there(meta):
         return None
-    session_id, created, updated, parent, questions = meta[len(HEAD_FIELDS) :]
+    session_id, created, updated, parent, questions, version = meta[len(HEAD_FIELDS) :]
+    with parsing(run, run.tags):
+        tags = parse_tags(version, of_tags)
     with parsing(run):
         pending = pending_of(head.status, parse_questions(questions))
         return RunInfo(
@@ -182,6 +250,7 @@ def _info(run: RunKeys, meta: Sequence[bytes | None], first: Sequence[Sequence[b
             noted_time(updated or b"0"),
             parse_parent(parent),
             pending,
+            tags.values,
         )
 
 
@@ -207,7 +276,9 @@ def delete_run(session: Session[E, S], run_id: str) -> Operation[bool]:
 def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
     in_flight = session.in_flight
     while True:
-        (reply,) = yield Exchange([(b"HGETALL", session.keys.run(run_id).meta)], tolerant=True)
+        keys = session.keys.run(run_id)
+        reply, of_tags = yield Exchange([(b"HGETALL", keys.meta), (b"HGETALL", keys.tags)], tolerant=True)
+        tags = [] if isinstance(of_tags, Refusal) else tag_names(of_tags)
         fields = {} if isinstance(reply, Refusal) else parse_map(reply)
         # what is damaged goes as it is: any bytes are text in this way
         meta = {name.decode(errors=_AS_IT_IS): value.decode(errors=_AS_IT_IS) for name, value in fields.items()}
@@ -217,11 +288,13 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             return True
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
         if start is None:
-            left = yield from _left_without_meta(session.keys.run(run_id))
+            left = yield from _left_without_meta(keys)
             if left is None:
                 return False
             start, lanes = "", left
-        call = delete_call(session.keys, run_id, start=start, session_id=meta.get("session", ""), lanes=lanes)
+        tags.insert(0, meta.get("tags", ""))
+        session_id = meta.get("session", "")
+        call = delete_call(session.keys, run_id, start=start, session_id=session_id, lanes=lanes, tags=tags)
         in_flight.begin_deletion(run_id, start)
         (outcome,) = yield Exchange([call], permissive=True)
         in_flight.end_deletion(run_id)

@@ -164,6 +164,7 @@ class Proven(NamedTuple):
         span: The highest ``seq`` of what is to be trimmed; None: it is not known.
         lanes: The lanes of what is archived with it; None: they are not known.
         ended: The lanes that were ended.
+        tags: The version of the tags that are archived; '' for none.
     """
 
     header: RunHeader
@@ -175,6 +176,7 @@ class Proven(NamedTuple):
     span: SeqSpan | None = None
     lanes: LanesAfter | None = None
     ended: Collection[str] = ()
+    tags: str = ""
 
 
 def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) -> Operation[list[Settled]]:
@@ -197,6 +199,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
                 span="" if item.span is None else " ".join(map(str, item.span)),
                 lanes=item.lanes,
                 ended=item.ended,
+                tags=item.tags,
             )
             for item in proven
         ],

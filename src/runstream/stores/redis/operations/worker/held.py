@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from runstream.model.run_head import recovery_bounds
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 
 __all__ = ["Held", "HeldBy", "find_held"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,31 +11,27 @@ from runstream.codec.pages import PAGE_BYTES
 from runstream.codec.record import seq_of_record
 from runstream.codec.snapshot_fields import read_saved
 from runstream.codec.stored import STORED_PACKER
-from runstream.model.archive_records import ArchiveSnapshot, RunHeader
+from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import EncodingError
 from runstream.model.results import Cursor
-from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.model.tags import TagSet
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import Keys, RunKeys
 from runstream.stores.redis.operations.absent import check_absent
+from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import (
     noted_cursor,
-    noted_size,
-    noted_time,
     parse_cursor,
     parse_map,
     parse_offset,
-    parse_parent,
-    parse_peak,
     parse_records,
-    parse_retired,
+    parse_tags,
 )
 from runstream.stores.redis.scripts.calls import load_call
 
 __all__ = [
-    "HotRun",
     "LoadRequest",
     "LoadedEntries",
     "first_hot",
@@ -44,47 +39,10 @@ __all__ = [
     "load_entries",
     "load_peaks",
     "load_runs",
-    "run_of",
 ]
 
 _PAGE = 1000
 _FIRST_SNAPSHOTS = 4  # then at most twice as many each time: how large they are is not known
-
-
-@dataclass(frozen=True, slots=True)
-class HotRun:
-    """A run as Redis has it: its head, and the facts that only Redis has.
-
-    Attributes:
-        run_id: The run's id.
-        head: Where it stands.
-        proven_tokens: The tokens, by lane, of the snapshots that were proven to be archived at the last settling.
-        is_tombstone: It was retired, and nothing has come after that.
-        since: The first offset of each lane that no snapshot of it covers, but for lanes that are ended.
-        noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
-        is_partial: Of its lanes, only those are loaded whose snapshots are not proven to be archived, or that hold
-            trimming back the furthest: it was loaded to be archived, and has many.
-        ends: The last end of each lane that was ever ended, as long as it is noted.
-        ended: Those of lanes to which nothing has come since.
-    """
-
-    run_id: str
-    head: RunHead
-    proven_tokens: Mapping[str | None, str] = field(default_factory=dict)
-    is_tombstone: bool = False
-    since: Mapping[str, int] = field(default_factory=dict)
-    noted_to: int = 0
-    is_partial: bool = False
-    ends: Mapping[str, EndedLane] = field(default_factory=dict)
-    ended: Sequence[EndedLane] = ()
-
-    @property
-    def header(self) -> RunHeader:
-        """The header that an archive stores for it."""
-        head = self.head
-        return RunHeader(
-            self.run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent
-        )
 
 
 def load_runs(keys: Keys, run_ids: Sequence[str]) -> Operation[list[HotRun | None]]:
@@ -115,63 +73,6 @@ def _load(
     return found
 
 
-def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
-    """The run that has this meta; None where it is not there. ``is_partial``: only some of its lanes are in it."""
-    if b"start" not in meta and b"last" not in meta:
-        return None
-    start, last = noted_cursor(meta[b"start"]), noted_cursor(meta[b"last"])
-    retired = parse_retired(meta.get(b"retired"))
-    # of a tombstone all is archived; what goes on after one has a mark
-    unmarked = start if retired is None else last
-    snapshots: dict[str | None, SnapshotHead] = {}
-    proven: dict[str | None, str] = {}
-    since: dict[str, int] = {}
-    lasts: dict[str | None, int] = {}
-    ends: dict[str, EndedLane] = {}
-    for name, value in meta.items():
-        kind, colon, lane = name.partition(b":")
-        lane_id = lane.decode() if colon else None
-        if kind == b"snapshot":
-            offset, revision, token = value.split()
-            snapshots[lane_id] = SnapshotHead(lane_id, int(offset), int(revision), token.decode())
-        elif kind == b"proven":
-            proven[lane_id] = value.decode()
-        elif kind == b"since" and lane_id is not None:
-            since[lane_id] = int(value)
-        elif kind == b"lane":
-            lasts[lane_id] = int(value.split()[0])
-        elif kind == b"end" and lane_id is not None:
-            at, token = value.split()
-            ends[lane_id] = EndedLane(lane_id, int(at), "" if token == b"-" else token.decode())
-    ended = [end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, 0), _token_in(snapshots, lane))]
-    for end in ended:
-        since.pop(end.lane_id, None)
-    mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
-    if not start.offset <= mark.offset <= last.offset:
-        raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
-    head = RunHead(
-        start,
-        last,
-        mark,
-        meta[b"status"].decode(),
-        meta.get(b"session", b"").decode(),
-        noted_time(meta[b"created"]),
-        noted_time(meta[b"updated"]),
-        parse_parent(meta.get(b"parent")),
-        snapshots,
-        noted_size(meta.get(b"largest")),
-    )
-    is_tombstone = retired is not None and retired.offset is None
-    peak = parse_peak(meta)
-    noted_to = start.offset if peak is None else peak.offset
-    is_partial = is_partial and meta.get(b"indexed") == meta.get(b"mark", b"")
-    return HotRun(run_id, head, proven, is_tombstone, since, noted_to, is_partial, ends, ended)
-
-
-def _token_in(snapshots: Mapping[str | None, SnapshotHead], lane_id: str) -> str:
-    return snapshots[lane_id].token if lane_id in snapshots else ""
-
-
 def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:
     """The offset of the first entry that Redis has of a run; None where it has none."""
     (entries,) = yield Exchange([(b"XRANGE", keys.run(run_id).events, "-", "+", b"COUNT", 1)])
@@ -181,7 +82,7 @@ def first_hot(keys: Keys, run_id: str) -> Operation[int | None]:
 class LoadRequest(NamedTuple):
     """What to load of a run: the entries with ``first <= offset <= last``, and the snapshots of these lanes.
 
-    ``largest``: no record of those entries has more bytes; None: that is not known.
+    ``largest``: no record of those entries has more bytes; None: that is not known. ``tags``: load its tags too.
     """
 
     run_id: str
@@ -189,6 +90,7 @@ class LoadRequest(NamedTuple):
     last: int
     lanes: Sequence[str | None] = ()
     largest: int | None = None
+    tags: bool = False
 
 
 class LoadedEntries(NamedTuple):
@@ -204,6 +106,7 @@ class LoadedEntries(NamedTuple):
         status: The run's status after all that was read: a snapshot that is read may have changed it.
         upto: It was read up to here: to the request's last offset, or, where that is too much at once, not as far;
             then without snapshots.
+        tags: The run's tags, if they were asked for; they are read with the last of the entries.
     """
 
     # bytes alone: a pair for each would be a thousand objects for Python's collector to look through
@@ -214,6 +117,7 @@ class LoadedEntries(NamedTuple):
     start: Cursor | None
     status: str
     upto: int
+    tags: TagSet | None = None
 
     @property
     def offsets_and_chains(self) -> tuple[list[int], list[int]]:
@@ -248,7 +152,7 @@ class _Reading:
     @property
     def is_done(self) -> bool:
         """Whether all that there is was read."""
-        return self.has_entries and not self.request.lanes
+        return self.has_entries and not self.request.lanes and not self.request.tags
 
     @property
     def most_bytes(self) -> int:
@@ -269,11 +173,13 @@ class _Reading:
             self.lanes = ()
 
     def commands(self) -> list[Command]:
-        """Ask for the next page, for the snapshots, and then for the run's start and status."""
+        """Ask for the next page, for the snapshots, for the tags, and then for the run's start and status."""
         first, last = str(self.request.first), str(self.request.last)
         commands: list[Command] = [(b"XRANGE", self._run.events, first, last, b"COUNT", self._size.count)]
         commands += [(b"HGETALL", self._run.snapshot(lane_id)) for lane_id in self.lanes]
-        commands.append((b"HMGET", self._run.meta, b"start", b"status"))
+        if self._takes_tags:
+            commands.append((b"HGETALL", self._run.tags))
+        commands.append((b"HMGET", self._run.meta, b"start", b"status", b"tags"))
         return commands
 
     def take(self, replies: Iterator[Any], saved: list[int]) -> int:
@@ -284,16 +190,26 @@ class _Reading:
         found.ids.extend(entry_id for entry_id, _ in entries)
         found.records.extend(records)
         saved += [_add_snapshot(found, lane_id, next(replies)) for lane_id in self.lanes]
-        start, status = _taken(next(replies))
+        takes_tags, of_tags = self._takes_tags, next(replies) if self._takes_tags else ()
+        start, status, version = _taken(next(replies))
         self.has_entries = self._size.count >= self._wanted or len(entries) < self._size.count
         upto = request.last if self.has_entries else parse_offset(entries[-1][0])
         with parsing(self._run):
             self.found = found._replace(
                 start=None if start is None else noted_cursor(start), status=(status or b"").decode(), upto=upto
             )
-        self.request = request._replace(first=upto + 1, lanes=request.lanes[len(self.lanes) :])
+        if takes_tags:
+            with parsing(self._run, self._run.tags):
+                self.found = self.found._replace(tags=parse_tags(version, _taken(of_tags)))
+        is_left = request.tags and not takes_tags
+        self.request = request._replace(first=upto + 1, lanes=request.lanes[len(self.lanes) :], tags=is_left)
         self._size.adapt(list(map(len, records)))
         return sum(map(len, records))
+
+    @property
+    def _takes_tags(self) -> bool:
+        """Whether the tags are asked for with the next page of entries: if that is the last one."""
+        return self.request.tags and self._size.count >= self._wanted
 
     @property
     def _wanted(self) -> int:

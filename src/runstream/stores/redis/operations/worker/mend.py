@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys, PartitionKeys, expected_type
@@ -11,7 +11,7 @@ from runstream.stores.redis.replies import run_id_of
 from runstream.stores.redis.scripts.calls import ASIDE
 from runstream.stores.redis.scripts.script import script_call
 
-__all__ = ["runs_in", "set_aside_foreign_keys"]
+__all__ = ["log_aside", "runs_in", "set_aside_foreign_keys"]
 
 _log = logging.getLogger("runstream.redis")
 
@@ -65,14 +65,19 @@ def set_aside_foreign_keys(keys: Keys, only: Collection[int] | None = None) -> O
     """
     replies = yield Exchange([_aside(partition) for partition in keys.numbered(only).values()])
     aside = [key.decode() for reply in replies for key in reply]
-    for key in aside:
+    log_aside(aside)
+    return aside
+
+
+def log_aside(keys: Iterable[str]) -> None:
+    """Say which keys were set aside."""
+    for key in keys:
         _log.error(
             "%s is no sorted set or hash of runstream's; it was renamed to %s:damaged",
             key,
             key,
             extra={"key": key},
         )
-    return aside
 
 
 def _aside(partition: PartitionKeys) -> Command:

@@ -12,7 +12,9 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.mend import runs_in
-from runstream.stores.redis.scripts.calls import MICROSECONDS, clear_call, forget_call, retire_call
+from runstream.stores.redis.replies import tag_names
+from runstream.stores.redis.scripts.calls import MICROSECONDS
+from runstream.stores.redis.scripts.removal_calls import clear_call, forget_call, retire_call
 
 __all__ = [
     "Quiet",
@@ -82,11 +84,12 @@ def _up_to(key: str, now: int, seconds: float, count: int) -> Command:
 
 
 class RetireCandidate(NamedTuple):
-    """A candidate for retirement: its header (None if it is gone) and its snapshots' tokens, by lane."""
+    """A candidate for retirement: its header (None if it is gone), its snapshots' tokens, its tags' version."""
 
     run_id: str
     header: RunHeader | None
     tokens: Mapping[str | None, str] = {}
+    tags: str = ""
 
 
 class RetireOutcome(NamedTuple):
@@ -125,6 +128,7 @@ def retire(
                 quiet=quiet.words(),
                 archives=archives,
                 snapshots=run.tokens,
+                tags=run.tags,
             )
             for run in runs
         ],
@@ -144,6 +148,8 @@ def _outcome(name: bytes, fact: bytes | int = 0) -> RetireOutcome:
 
 def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Operation[list[RetireOutcome]]:
     """Forget those of these runs that are tombstones still. An outcome's name is what forget.lua replies."""
+    tags = yield Exchange([(b"HGETALL", keys.run(run.run_id).tags) for run in runs], tolerant=True)
+    names = [[] if isinstance(reply, Refusal) else tag_names(reply) for reply in tags]
     replies = yield Exchange(
         [
             forget_call(
@@ -152,8 +158,9 @@ def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Opera
                 start="" if run.header is None else str(run.header.start),
                 session_id="" if run.header is None else run.header.session_id,
                 retired_seconds=retired,
+                tags=(run.tags, *found),
             )
-            for run in runs
+            for run, found in zip(runs, names, strict=True)
         ],
         permissive=True,
     )

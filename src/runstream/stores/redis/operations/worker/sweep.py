@@ -15,7 +15,9 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys, PartitionKeys, namespace_config, run_of_key
 from runstream.stores.redis.operations.worker.held import Held, find_held
-from runstream.stores.redis.operations.worker.load import HotRun, load_runs
+from runstream.stores.redis.operations.worker.hot_run import HotRun
+from runstream.stores.redis.operations.worker.load import load_runs
+from runstream.stores.redis.operations.worker.tag_index import index_again, note_sweep
 from runstream.stores.redis.scripts.calls import RELIST
 from runstream.stores.redis.scripts.script import script_call
 
@@ -45,7 +47,12 @@ class SweptPage(NamedTuple):
 
 
 def sweep_page(
-    keys: Keys, position: bytes, only: Collection[int] | None = None, *, finds_idle: bool = False
+    keys: Keys,
+    position: bytes,
+    only: Collection[int] | None = None,
+    *,
+    finds_idle: bool = False,
+    sweep: str = "sweep",
 ) -> Operation[SweptPage]:
     """Look at the runs among the server's next few hundred keys, and put each back into the sets it must be in.
 
@@ -54,13 +61,18 @@ def sweep_page(
         position: Where to go on, BEGINNING at first.
         only: The numbers of the partitions; None for all.
         finds_idle: Whether to look for idle runs.
+        sweep: A name for the sweep, another for each worker.
     """
     partitions = set(keys.numbered(only).values())
     if position == BEGINNING:
         yield from _keep_count(keys, partitions)
+        yield from note_sweep(partitions, sweep, "begin")
     position, found = yield from _scan(keys, position)
     loaded, damaged = yield from load_sound(keys, [one for one in found if keys.run(one).partition in partitions])
     relisted = yield from relist(keys, loaded)
+    relisted += yield from index_again(keys, loaded, sweep)
+    if position == BEGINNING:
+        yield from note_sweep(partitions, sweep, "end")
     scores = yield Exchange([(b"ZSCORE", keys.run(one.run_id).partition.due, one.run_id) for one in damaged])
     unparked = [error for error, score in zip(damaged, scores, strict=True) if score is None]
     idle = (yield from _find_idle(keys, loaded)) if finds_idle else []
@@ -177,6 +189,6 @@ def _relist_call(keys: Keys, run: HotRun, belongs: str) -> Command:
 
 def _is_archived(run: HotRun) -> bool:
     head = run.head
-    return head.mark == head.last and all(
-        run.proven_tokens.get(one) == token for one, token in head.tokens.items()
-    )
+    proven = run.proven_tokens
+    is_proven = head.mark == head.last and run.proven_tags == head.tags.version
+    return is_proven and all(proven.get(one) == token for one, token in head.tokens.items())

@@ -1,0 +1,54 @@
+"""What the logs of an archive lack of a drain's batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from runstream.model.archive_records import ArchiveEntry, RunBatch
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import Cursor
+from runstream.stores.archive.jsonl.lanes import lacking_ends
+from runstream.stores.archive.jsonl.run_logs import RunLogs
+from runstream.stores.archive.jsonl.run_snapshots import has_snapshot
+from runstream.stores.archive.jsonl.run_tags import tags_to_write
+from runstream.stores.archive.jsonl.write_batch import LogBatch
+from runstream.stores.archive.sink_rules import deleted_here, new_entries
+
+__all__ = ["lacking_of"]
+
+
+def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], float]) -> list[LogBatch]:
+    """What the logs lack of these batches.
+
+    Raises:
+        ArchiveGap: A hole would be left.
+        HistoryDiverged: The archive has another history of a run.
+    """
+    lasts: dict[str, Cursor | None] = {}
+    lacking = []
+    for batch in batches:
+        run_id = batch.header.run_id
+        check_run_id(run_id)
+        log = logs.log(run_id)
+        if run_id not in lasts:
+            head = logs.archived_head(log)
+            lasts[run_id] = None if head is None else head.last
+        last = lasts[run_id]
+        if last is None and logs.directory.was_deleted(run_id, batch.header.start.chain):
+            raise deleted_here(run_id)
+        entries = [_timed(entry, clock) for entry in new_entries(batch, last, log.cursor_at)]
+        snapshots = [snapshot for snapshot in batch.snapshots if not has_snapshot(log, snapshot)]
+        is_new = last is None or (batch.drained and not log.index.is_drained)
+        header, ended = replace(batch.header, tags=tags_to_write(log, batch)), lacking_ends(log, batch.ended)
+        if entries or snapshots or ended or is_new or header.tags is not None:
+            lacking.append(LogBatch(log, header, entries, snapshots, batch.drained, ended))
+            lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
+    return lacking
+
+
+def _timed(entry: ArchiveEntry, clock: Callable[[], float]) -> ArchiveEntry:
+    """The entry, with the time of its quarantine if it goes there."""
+    if entry.raw is None or entry.quarantined_at:
+        return entry
+    return entry._replace(quarantined_at=clock())

@@ -1,0 +1,118 @@
+"""A run in Redis: where it stands, as its meta has it. No I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runstream.model.archive_records import RunHeader
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.stores.redis.replies import (
+    noted_cursor,
+    noted_size,
+    noted_tags,
+    noted_time,
+    parse_parent,
+    parse_peak,
+    parse_retired,
+)
+
+__all__ = ["HotRun", "run_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class HotRun:
+    """A run as Redis has it: its head, and the facts that only Redis has.
+
+    Attributes:
+        run_id: The run's id.
+        head: Where it stands; of its tags their version alone.
+        proven_tokens: The tokens, by lane, of the snapshots that were proven to be archived at the last settling.
+        is_tombstone: It was retired, and nothing has come after that.
+        since: The first offset of each lane that no snapshot of it covers, but for lanes that are ended.
+        noted_to: The offset up to which the highest ``seq`` of what has left Redis is noted.
+        is_partial: Of its lanes, only those are loaded whose snapshots are not proven to be archived, or that hold
+            trimming back the furthest: it was loaded to be archived, and has many.
+        ends: The last end of each lane that was ever ended, as long as it is noted.
+        ended: Those of lanes to which nothing has come since.
+        proven_tags: The version of the tags that were proven to be archived at the last settling; '' for none.
+    """
+
+    run_id: str
+    head: RunHead
+    proven_tokens: Mapping[str | None, str] = field(default_factory=dict)
+    is_tombstone: bool = False
+    since: Mapping[str, int] = field(default_factory=dict)
+    noted_to: int = 0
+    is_partial: bool = False
+    ends: Mapping[str, EndedLane] = field(default_factory=dict)
+    ended: Sequence[EndedLane] = ()
+    proven_tags: str = ""
+
+    @property
+    def header(self) -> RunHeader:
+        """The header that an archive stores for it."""
+        head = self.head
+        return RunHeader(
+            self.run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent
+        )
+
+
+def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
+    """The run that has this meta; None where it is not there. ``is_partial``: only some of its lanes are in it."""
+    if b"start" not in meta and b"last" not in meta:
+        return None
+    start, last = noted_cursor(meta[b"start"]), noted_cursor(meta[b"last"])
+    retired = parse_retired(meta.get(b"retired"))
+    # of a tombstone all is archived; what goes on after one has a mark
+    unmarked = start if retired is None else last
+    snapshots: dict[str | None, SnapshotHead] = {}
+    proven: dict[str | None, str] = {}
+    since: dict[str, int] = {}
+    lasts: dict[str | None, int] = {}
+    ends: dict[str, EndedLane] = {}
+    for name, value in meta.items():
+        kind, colon, lane = name.partition(b":")
+        lane_id = lane.decode() if colon else None
+        if kind == b"snapshot":
+            offset, revision, token = value.split()
+            snapshots[lane_id] = SnapshotHead(lane_id, int(offset), int(revision), token.decode())
+        elif kind == b"proven":
+            proven[lane_id] = value.decode()
+        elif kind == b"since" and lane_id is not None:
+            since[lane_id] = int(value)
+        elif kind == b"lane":
+            lasts[lane_id] = int(value.split()[0])
+        elif kind == b"end" and lane_id is not None:
+            at, token = value.split()
+            ends[lane_id] = EndedLane(lane_id, int(at), "" if token == b"-" else token.decode())
+    ended = [end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, 0), _token_in(snapshots, lane))]
+    for end in ended:
+        since.pop(end.lane_id, None)
+    mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
+    if not start.offset <= mark.offset <= last.offset:
+        raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
+    head = RunHead(
+        start,
+        last,
+        mark,
+        meta[b"status"].decode(),
+        meta.get(b"session", b"").decode(),
+        noted_time(meta[b"created"]),
+        noted_time(meta[b"updated"]),
+        parse_parent(meta.get(b"parent")),
+        snapshots,
+        noted_size(meta.get(b"largest")),
+        tags=noted_tags(meta.get(b"tags")),
+    )
+    is_tombstone = retired is not None and retired.offset is None
+    peak = parse_peak(meta)
+    noted_to = start.offset if peak is None else peak.offset
+    is_partial = is_partial and meta.get(b"indexed") == meta.get(b"mark", b"")
+    # those of a tombstone are archived, as all of it is
+    proven_tags = noted_tags(meta.get(b"tags" if is_tombstone else b"tagsproven")).version
+    return HotRun(run_id, head, proven, is_tombstone, since, noted_to, is_partial, ends, ended, proven_tags)
+
+
+def _token_in(snapshots: Mapping[str | None, SnapshotHead], lane_id: str) -> str:
+    return snapshots[lane_id].token if lane_id in snapshots else ""
