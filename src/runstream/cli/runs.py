@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -16,11 +18,15 @@ from runstream.model.state import RunStatus
 from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.redis.namespace import Namespace
 
-__all__ = ["EPILOG", "questions_of", "run_facts", "runs"]
+__all__ = ["EPILOG", "questions_of", "run_facts", "runs", "tags_text"]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 EPILOG = """Examples:
 
 runstream runs --url redis://localhost --status running
+
+runstream runs --url redis://localhost --tag user=42 --since 2d
 
 runstream runs --url sqlite:archive.db --limit 100 --json | jq '.runs[].run_id'"""
 
@@ -30,18 +36,36 @@ def runs(
     archive: OfArchive = None,
     session: Annotated[str | None, typer.Option(help="Only the runs of this session.")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only the runs in this status.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Only the runs with this tag; give it again for each further one that they must have.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE", help="Only the runs that were updated since so long ago: 90s, 30m, 12h, 2d or 1w."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many runs.")] = 20,
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """List runs, the most recently updated first.
 
-    With --wide also when they were created, and from which offset on a run is in Redis. Every command takes the
-    beginning of a run's id in place of all of it, as long as no other run begins so.
+    With --wide also their tags, when they were created, and from which offset on a run is in Redis. Every command
+    takes the beginning of a run's id in place of all of it, as long as no other run begins so.
     """
+    tags = _tags(tag or ())
+    after = None if since is None else time.time() - _seconds(since)
     with open_to_read(url, archive) as store:
         wanted = None if status is None else status.value
-        found = list(store.runs(session_id=session, status=wanted, limit=limit + 1))
+        found = list(
+            store.runs(session_id=session, status=wanted, tags=tags, updated_after=after, limit=limit + 1)
+        )
         is_hot = part_of(store, Namespace) is not None
         beside = part_of(store, HoldsForeign)
         for reason in beside.refused().values() if beside is not None else ():
@@ -52,7 +76,7 @@ def runs(
         return
     columns = ["run", "session", "status", "events", *["archived"] * is_hot, "updated", "waits for"]
     if wide:
-        columns += ["created", *["hot from"] * is_hot]
+        columns += ["tags", "created", *["hot from"] * is_hot]
     rows = [_row(info, columns) for info in shown]
     # a line for each run, but where what they wait for is what is looked for
     cut = ["run", "session", *["waits for"] * (status is not RunStatus.PAUSED)]
@@ -73,6 +97,7 @@ def run_facts(info: RunInfo, *, is_hot: bool) -> dict[str, Any]:
         "created_at": iso_time(info.created_at),
         "updated_at": iso_time(info.updated_at),
         "waiting_for": [asdict(question) for question in info.waiting_for],
+        "tags": dict(info.tags),
         "parent": None if info.parent is None else {"run_id": info.parent[0], "offset": info.parent[1]},
     }
 
@@ -82,6 +107,31 @@ def questions_of(info: RunInfo) -> str:
     return "; ".join(
         one.text if one.lane_id == MAIN_LANE else f"{one.lane_id}: {one.text}" for one in info.waiting_for
     )
+
+
+def tags_text(info: RunInfo) -> str:
+    """The tags of a run: ``env=x, user=42``."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(info.tags.items()))
+
+
+def _tags(given: Sequence[str]) -> dict[str, str]:
+    """The tags that are asked for. Raises BadParameter for what names none, and for two values of one."""
+    tags: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{one!r:.80}: a tag is NAME=VALUE", param_hint="--tag")
+        if tags.setdefault(name, value) != value:
+            raise typer.BadParameter(f"tag {name!r:.80} has one value: no run has both", param_hint="--tag")
+    return tags
+
+
+def _seconds(age: str) -> float:
+    """An age in seconds. Raises BadParameter for what is none."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", age)
+    if found is None:
+        raise typer.BadParameter(f"{age!r:.80}: say 90s, 30m, 12h, 2d or 1w", param_hint="--since")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def _row(info: RunInfo, columns: Sequence[str]) -> list[object]:
@@ -94,6 +144,7 @@ def _row(info: RunInfo, columns: Sequence[str]) -> list[object]:
         "archived": info.archived_offset,
         # a run of which nothing is hot has no first hot offset, only one that would be the next
         "hot from": info.first_hot if info.first_hot <= info.last_offset else None,
+        "tags": tags_text(info),
         "created": ago(info.created_at),
         "updated": ago(info.updated_at),
     }

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from runstream.cli.runs import questions_of, run_facts
+from runstream.cli.runs import questions_of, run_facts, tags_text
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_to_read
 from runstream.cli.support.output import (
@@ -260,6 +260,8 @@ class _Page:
         yield "run", info.run_id
         if info.session_id:
             yield "session", info.session_id
+        if info.tags:
+            yield "tags", tags_text(info)
         yield "status", info.status
         yield "events", f"{info.last_offset}{archived}"
         for name, timestamp in (("created", info.created_at), ("updated", info.updated_at)):
