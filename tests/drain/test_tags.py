@@ -365,9 +365,9 @@ def test_a_run_whose_tags_have_changed_since_it_was_looked_at_is_neither_retired
 ) -> None:
     hot.append("r", ended("r"), tags={"user": "1"})
     drain(hot, archives)
-    [loaded] = namespace_of(hot).load_runs(["r"])
-    assert loaded is not None
-    fit = fit_of(hot)._replace(tags=loaded.head.tags.version)
+    (run,) = namespace_of(hot).load_runs(["r"])
+    assert run is not None
+    fit = fit_of(hot)._replace(tags=run.head.tags.version)
     hot.append("r", [], tags={"user": "2"})
     drain(hot, archives)
     assert [outcome.name for outcome in retire_now(hot, archives, fit)] == ["changed"]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from runstream.testing.tagging import ToldTags
+
 Place: TypeAlias = tuple[int, int]
 """An event's offset and its chain."""
 
@@ -113,12 +115,23 @@ class Testimony:
     taken: dict[str, set[str]] = field(default_factory=dict)
     """By durable step: the marks of what it was told to have given."""
 
+    tags: dict[str, ToldTags] = field(default_factory=dict)
+    """By agent: what it says about the tags that it sets."""
+
     def note_lane(self, lane: str | None, marks: Sequence[str], epoch: int | None = None) -> None:
         """Note in which lane events were sent, and under which lease of it, if under any."""
         for mark in marks:
             self.lanes[mark] = lane
             if epoch is not None:
                 self.epochs.setdefault(lane, {}).setdefault(mark, set()).add(epoch)
+
+    def note(self, what: str, name: Any, value: Any, *, was_killed: bool) -> None:
+        """Note what a step gave; or that an agent has set its tags, or was told so, and if it was killed later."""
+        if what == "took":
+            self.taken.setdefault(name, set()).add(value)
+        else:
+            told = self.tags.setdefault(name, ToldTags())
+            told.note(value, is_told=what == "tagged", is_settled=not was_killed)
 
     def lane_of(self, mark: str) -> str:
         """The lane of an event."""
@@ -140,8 +153,8 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 own[run_id][-1].is_refused = True
             elif what in ("lane", "leased"):
                 said.note_lane(*facts)
-            elif what == "took":
-                said.taken.setdefault(facts[0], set()).add(facts[1])
+            elif what in ("took", "tags", "tagged"):
+                said.note(what, *facts, was_killed=was_killed)
             else:
                 _hear_of_all(own[run_id], what)
                 said.adds += what == "adds"

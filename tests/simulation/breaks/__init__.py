@@ -9,8 +9,12 @@ from tests.simulation.breaks.forks import AFTER_BREAKS_OFF
 from tests.simulation.breaks.one import BREAK_PLANS, Break, InScript
 from tests.simulation.breaks.operators import OF_OPERATORS
 from tests.simulation.breaks.scripts import IN_SCRIPTS
+from tests.simulation.breaks.tags import OF_TAGS
 from tests.simulation.breaks.workers import IN_WORKERS
 
 __all__ = ["BREAKS", "BREAK_PLANS", "Break", "InScript"]
 
-BREAKS: Sequence[Break] = (*IN_SCRIPTS, *OF_OPERATORS, *IN_CLIENTS, *IN_WORKERS, *AFTER_BREAKS_OFF)
+BREAKS: Sequence[Break] = (
+    *(*IN_SCRIPTS, *OF_OPERATORS, *IN_CLIENTS),
+    *(*IN_WORKERS, *AFTER_BREAKS_OFF, *OF_TAGS),
+)

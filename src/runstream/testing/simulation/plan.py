@@ -13,8 +13,8 @@ class Plan:
     """Who takes part in a game, and what may befall them.
 
     Attributes:
-        forms: How the agents work, one each (see :data:`runstream.testing.agents.AGENTS`), or ``asks``, or
-            ``steps``.
+        forms: How the agents work, one each (see :data:`runstream.testing.agents.AGENTS`), ``asks``, ``steps``,
+            ``tags`` or ``finds``.
         loops: The forms of agents that share a process, its event loop and its store for asyncio, one for each.
         workers: How many drain workers there are.
         followers: How many follow the first run, through an archive as well.

@@ -138,6 +138,26 @@ PLANS = {
         call_fates=(12, 1),
         is_tiered=True,
     ),
+    # agents that change tags, with events and alone, of runs that end, are retired, go on and are put back
+    "tags": Plan(
+        forms=("tags", "finds"),
+        loops=(("finds",),),
+        operators=1,
+        followers=0,
+        runs=1,
+        turns=10,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+        troubles=("restart", "leave", "leap", "step_clock", "unindex"),
+        call_fates=(12, 1),
+    ),
+    # the same beside a server that loses them
+    "lost tags": Plan(
+        forms=("tags", "tags"),
+        followers=0,
+        runs=1,
+        troubles=("leave", "leap", "step_clock", "replicate", "fail_over", "split"),
+    ),
     # operators who resolve runs whose histories have parted in a failover; what is late, or put back by a store
     # after `resolve --keep both`, may be there twice then (docs/protocol.md, Limits)
     "resolutions": Plan(

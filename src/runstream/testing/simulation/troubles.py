@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import fakeredis
 
+from runstream.stores.redis.keys import hash_tag
 from runstream.testing.simulation.node import State
 from runstream.testing.simulation.world import World
 
@@ -104,6 +105,17 @@ class Troubles:
             name = self._world.choices.one_of(names)
             self._world.scheduler.note(f"the server evicts {name}")
             self._world.server.primary.client().delete(name)
+
+    def unindex(self) -> None:
+        """An index of tags is not there, and its partition is one that an earlier version has made."""
+        raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
+        names = sorted(name for name in raw.scan_iter() if ":tag:" in name)
+        if names:
+            name = self._world.choices.one_of(names)
+            self._world.scheduler.note(f"{name} is gone")
+            client = self._world.server.primary.client()
+            client.hdel(f"{hash_tag(name)}:config", "tagged")
+            client.delete(name)
 
     def lose_power(self) -> None:
         """The machine of workers, followers and archives loses power."""

@@ -12,9 +12,10 @@ from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agents import ends_lanes, together_with
-from runstream.testing.judge import Copy, copy_in_stream, faults_of_snapshot, hear, judge
+from runstream.testing.judge import Copy, Testimony, copy_in_stream, faults_of_snapshot, hear, judge
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
+from runstream.testing.tagging import ToldTags
 
 __all__ = ["faults_of", "untold_gaps"]
 
@@ -74,6 +75,8 @@ def faults_of(world: World) -> Iterator[str]:
                 kept = [archive.load_snapshot(run_id) for archive in archives]
                 if any(one != snapshot for one in kept):
                     yield f"{run_id}: the archives have the snapshots {kept}, Redis has {snapshot}"
+                found = _faults_of_tags(run_id, said[run_id], tiered, archives, losses=losses)
+                yield from (f"{run_id}: {fault}" for fault in found)
             # of a run that is parked, nobody can tell which history is the right one
             history = _history(stream, copies) if run_id not in parked else None
             for followed in world.followed:
@@ -91,6 +94,25 @@ def faults_of(world: World) -> Iterator[str]:
                 yield f"{run_id} is not sound: {verdict.difference}"
     for loop in world.loops:
         yield from loop.failures
+
+
+def _faults_of_tags(
+    run_id: str, said: Testimony, store: Any, archives: Sequence[Any], *, losses: bool
+) -> Iterator[str]:
+    """What is wrong with a run's tags, in the store and in each archive, and with where they lead."""
+    if not said.tags:
+        return
+    info = store.run_info(run_id)
+    tags = {} if info is None else info.tags
+    yield from ToldTags.faults(said.tags, tags, losses=losses)
+    for archive in archives:
+        if (kept := archive.run_info(run_id)) is None or kept.tags != tags:
+            yield f"{archive.location} has the tags {kept and kept.tags}, and the run {tags}"
+    for name, its in said.tags.items():
+        for value in {*its.possible, tags.get(name)} - {None}:
+            is_found = run_id in {one.run_id for one in store.runs(tags={name: value})}
+            if is_found != (tags.get(name) == value):
+                yield f"it is {'' if is_found else 'not '}found by {name}={value}, and has {tags}"
 
 
 def _faults_of_drained(stream: Copy, copies: Mapping[str, Copy]) -> Iterator[str]:

@@ -19,10 +19,12 @@ from runstream.testing.simulation.forks import forked
 from runstream.testing.simulation.players.player import Player
 from runstream.testing.simulation.world import Diary, World
 from runstream.testing.stepping import Stepping
+from runstream.testing.tagging import Finding, Tagging
 
 __all__ = ["AgentPlayer", "LoopPlayer"]
 
-_FORMS: dict[str, type[Agent]] = {**AGENTS, "asks": Asking, "steps": Stepping}
+_OTHERS: dict[str, type[Agent]] = {"asks": Asking, "steps": Stepping, "tags": Tagging, "finds": Finding}
+_FORMS: dict[str, type[Agent]] = {**AGENTS, **_OTHERS}
 _PATIENCE_SECONDS = (0.0, 0.05, 10.0)
 
 
