@@ -19,7 +19,7 @@ from runstream import (
 )
 from runstream.drain.claimed_run import ClaimedRun, Positions
 from runstream.model.protocols import Sink
-from runstream.stores.redis.operations.worker.load import HotRun
+from runstream.stores.redis.operations.worker.hot_run import HotRun
 from tests.drain.watched_sink import Watched, emit, hot_from
 from tests.support.archive_check import Archive, check_archives
 from tests.support.backends import RedisBackend
