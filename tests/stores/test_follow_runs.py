@@ -16,6 +16,7 @@ from runstream import (
     ConfigurationError,
     CorruptRecordError,
     DrainWorker,
+    EncodingError,
     EventsArchived,
     HistoryDiverged,
     InvalidRunId,
@@ -102,6 +103,8 @@ def test_nobody_can_follow_what_is_none(backend: Backend) -> None:
         (7, {}, ConfigurationError),
         ([""], {}, InvalidRunId),
         (["a"], {"session_id": "s"}, ConfigurationError),
+        (["a"], {"tags": {"user": "42"}}, ConfigurationError),
+        (None, {"tags": {"user": 42}}, EncodingError),
         (None, {"after": ["a"]}, ConfigurationError),
         (None, {"after": {"a": -1}}, ConfigurationError),
         (None, {"after": {"a": "x"}}, ConfigurationError),
@@ -145,6 +148,19 @@ def test_a_run_that_has_ended_comes_again_when_it_goes_on(backend: Backend) -> N
     store.save_event(make_event("a", 2))
     following.take(1)
     assert following.offsets == {"a": [1, 2]}
+
+
+@pytest.mark.one_in(3)
+def test_of_a_tag_there_are_the_runs_that_have_it_or_get_it(backend: Backend) -> None:
+    """One that gets it late is given from its beginning."""
+    store = backend.open()
+    store.append("a", make_events("a", 1), tags={"user": "42"})
+    store.append("b", make_events("b", 2), tags={"user": "43"})
+    following = Following(store.follow_runs(tags={"user": "42"}, idle_timeout=0.7))
+    following.take(1)
+    store.append("b", (), tags={"user": "42"})
+    following.take_all()
+    assert following.offsets == {"a": [1], "b": [1, 2]}
 
 
 @pytest.mark.one_in(3)

@@ -54,12 +54,13 @@ class FollowRunsQuery(NamedTuple):
 
     run_ids: Iterable[str] | None = None
     session_id: str | None = None
+    tags: Mapping[str, str] | None = None
     after: Mapping[str, Position] | None = None
     idle_timeout: float | None = None
 
     def runs_query(self, updated_after: float | None = None) -> RunsQuery:
         """What to ask for the runs that match."""
-        return RunsQuery(self.session_id, updated_after=updated_after)
+        return RunsQuery(self.session_id, updated_after=updated_after, tags=self.tags)
 
 
 class FollowedRuns:
@@ -77,9 +78,9 @@ class FollowedRuns:
         run_ids: Any = query.run_ids
         if isinstance(run_ids, str) or not (run_ids is None or hasattr(type(run_ids), "__iter__")):
             raise ConfigurationError(f"run_ids={shown(run_ids)}: pass a list of run ids, or None for all runs")
-        if run_ids is not None and query.session_id is not None:
+        if run_ids is not None and (query.session_id is not None or query.tags is not None):
             raise ConfigurationError(
-                "run_ids= and session_id= exclude each other: name the runs, or their session"
+                "run_ids= excludes session_id= and tags=: name the runs, or what they have in common"
             )
         if query.after is not None and not isinstance(query.after, Mapping):
             raise ConfigurationError(

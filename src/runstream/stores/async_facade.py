@@ -234,6 +234,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         run_ids: Iterable[str] | None = None,
         *,
         session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
         after: Mapping[str, int | str] | None = None,
         idle_timeout: float | None = None,
     ) -> AsyncIterator[tuple[str, Recorded[E]]]:
@@ -247,6 +248,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             run_ids: The runs; it ends when all of them have ended and all was given. None: those that match, or
                 all, without end; a new run is found within a second.
             session_id: Only the runs of this session.
+            tags: Only the runs that have all of these tags, with these values.
             after: For each run, by its id, an offset or a cursor after which to begin.
             idle_timeout: After how many seconds without an event to stop; None: never.
 
@@ -262,7 +264,7 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             RunstreamError: What ``follow`` raises. Where no runs are named, one that does not read is named in the
                 log and left out, so that it holds up no other.
         """
-        query = FollowRunsQuery(run_ids, session_id, after, idle_timeout)
+        query = FollowRunsQuery(run_ids, session_id, tags, after, idle_timeout)
         return self._runner.follow(self._operations.follow_runs(query))
 
     async def list_events(self, run_id: str, since_seq: int = 0) -> list[E]:

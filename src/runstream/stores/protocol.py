@@ -105,6 +105,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         run_ids: Iterable[str] | None = None,
         *,
         session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
         after: Mapping[str, int | str] | None = None,
         idle_timeout: float | None = None,
     ) -> Iterator[tuple[str, Recorded[E]]]:
