@@ -22,7 +22,7 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
-from runstream.model.protocols import SnapshotHistory, TellsOfLanes
+from runstream.model.protocols import KeepsTags, SnapshotHistory, TellsOfLanes
 from runstream.run.lease import AsyncLease, Lease
 from runstream.stores.async_facade import AsyncStore
 
@@ -145,7 +145,7 @@ def test_a_store_shows_a_user_what_is_for_users(store: type[Any]) -> None:
 
     But for what purpose-agent's own store of the kind offers besides.
     """
-    methods = {*methods_of(RunStore), *methods_of(TellsOfLanes), *methods_of(SnapshotHistory)}
+    methods = {name for kind in (RunStore, TellsOfLanes, KeepsTags, SnapshotHistory) for name in methods_of(kind)}
     theirs = public(getattr(checkpoint, store.__name__, object))
     assert public(store) <= {*methods, *theirs, *COUNTS, "archive_id", "location", "check_integrity", "open"}
 
