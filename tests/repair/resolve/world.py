@@ -24,6 +24,7 @@ from runstream.codec.stored_fields import EventFields
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
+from runstream.model.run_head import EndedLane
 from runstream.operations.operation import Exchange
 from runstream.repair.resolve import Histories, Keep, Resolution, load_histories, resolve
 from runstream.stores.capabilities import archive_of
@@ -266,6 +267,9 @@ class Passing:
 
     def run_ids(self) -> Iterator[str]:
         return self.inner.run_ids()
+
+    def ended_lanes(self, run_id: str) -> Sequence[EndedLane]:
+        return self.inner.ended_lanes(run_id)
 
     def write(self, batches: Sequence[RunBatch]) -> None:
         self.inner.write(batches)

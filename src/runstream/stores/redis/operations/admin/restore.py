@@ -237,7 +237,11 @@ def _as_loaded(replacement: Replacement, seen: HotRun | None) -> HotRun:
         if seen is None
         else seen.head.tags,
     )
-    return HotRun(header.run_id, head, since=replacement.since, noted_to=noted.offset)
+    ends = {end.lane_id: end for end in replacement.ended}
+    since = {lane: offset for lane, offset in replacement.since.items() if lane not in ends}
+    return HotRun(
+        header.run_id, head, since=since, noted_to=noted.offset, ends=ends, ended=tuple(replacement.ended)
+    )
 
 
 def unpark(keys: Keys, run_ids: Sequence[str]) -> Operation[list[str]]:

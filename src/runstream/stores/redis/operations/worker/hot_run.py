@@ -86,7 +86,9 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         elif kind == b"end" and lane_id is not None:
             at, token = value.split()
             ends[lane_id] = EndedLane(lane_id, int(at), "" if token == b"-" else token.decode())
-    ended = [end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, 0), _token_in(snapshots, lane))]
+    ended = tuple(
+        end for lane, end in ends.items() if end.is_end_of(lasts.get(lane, 0), _token_in(snapshots, lane))
+    )
     for end in ended:
         since.pop(end.lane_id, None)
     mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
