@@ -18,6 +18,7 @@ from runstream import (
 )
 from runstream.model.archive_records import Position
 from runstream.model.tags import TagSet
+from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
@@ -275,6 +276,21 @@ def test_a_run_that_redis_lost_the_end_of_keeps_its_newer_tags(
     drain(hot, archives)
     assert tags_in(archives) == [{"user": "3"}] * 2
     assert verify_run("r", hot=hot, sinks=archives).is_sound
+
+
+def test_a_history_with_tags_that_replaces_another_takes_its_place_in_its_session(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
+) -> None:
+    hot.append("r", make_events("r", 3, session_id="s"), tags={"user": "1"})
+    drain(hot, archives)
+    hot = lose_redis(redis_backend)
+    hot.save_event(make_event("r", 1, session_id="other"))
+    drain(hot, archives)
+    seen = load_histories(hot, archives, "r")
+    assert seen is not None
+    resolve(hot, archives, seen, "archive")
+    assert info_of(hot).tags == {"user": "1"}
+    assert [name.rpartition(":")[2] for name in redis_backend.key_names() if ":session:" in name] == ["s"]
 
 
 def test_verify_compares_the_tags(redis_backend: RedisBackend, hot: Hot, archives: list[Archive]) -> None:

@@ -175,9 +175,9 @@ def switch_history(
     without = [] if seen is None else [lane for lane in seen.head.snapshots if lane not in lanes]
     fields, tags, indexes = replacement.meta(), ["-"], []
     if header.tags is not None:
-        (former,) = yield Exchange([(b"HGETALL", of_run.tags)], tolerant=True)
+        (held,) = yield Exchange([(b"HGETALL", of_run.tags)], tolerant=True)
         values = header.tags.values
-        gone = () if isinstance(former, Refusal) else [name for name in tag_names(former) if name not in values]
+        gone = () if isinstance(held, Refusal) else [name for name in tag_names(held) if name not in values]
         tags = [str(len(values) + len(gone)), *tag_args({**values, **dict.fromkeys(gone)})]
         indexes = [partition.index(name) for name in (*values, *gone)]
     names: list[str] = [of_run.events, of_run.meta, of_run.producers, of_run.keys, partition.runs, partition.due]
