@@ -113,7 +113,7 @@ def test_what_is_put_back_is_there_once_whichever_reply_is_lost(
     backend: RedisBackend, archive: Archive, lost: int
 ) -> None:
     hot = open_hot(backend)
-    hot.append("r", make_events("r", 3), keys=["a", "b", "c"])
+    hot.append("r", make_events("r", 3), keys=["a", "b", "c"], end_lanes=["main"])
     drain(hot, archive)
     hot = lose_redis(backend)
     line: Any = Line(hot)

@@ -65,17 +65,13 @@ for field, value in pairs(meta) do
     if field == 'snapshot' then
       of_run = math.max(of_run, tonumber(revision))
     else
-      local lane = string.sub(field, 10)
       of_lanes = math.max(of_lanes, tonumber(revision))
-      if is_ended_lane(meta['lane:' .. lane], value, meta['end:' .. lane]) then
-        ended_revision = math.max(ended_revision, tonumber(revision))
-      else
-        gone[gone_field(lane)] = revision
-      end
+      gone[gone_field(string.sub(field, 10))] = revision
     end
   end
 end
 
+-- of lanes that were ended nothing is kept but the highest revision
 for field, value in pairs(meta) do
   local lane = string.match(field, '^end:(.*)$')
   local former = lane and gone[gone_field(lane)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runstream.model.archive_records import RunHeader
@@ -46,7 +46,7 @@ class HotRun:
     noted_to: int = 0
     is_partial: bool = False
     ends: Mapping[str, EndedLane] = field(default_factory=dict)
-    ended: Sequence[EndedLane] = ()
+    ended: tuple[EndedLane, ...] = ()
     proven_tags: str = ""
 
     @property
@@ -113,7 +113,9 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
     is_partial = is_partial and meta.get(b"indexed") == meta.get(b"mark", b"")
     # those of a tombstone are archived, as all of it is
     proven_tags = noted_tags(meta.get(b"tags" if is_tombstone else b"tagsproven")).version
-    return HotRun(run_id, head, proven, is_tombstone, since, noted_to, is_partial, ends, ended, proven_tags)
+    return HotRun(
+        run_id, head, proven, is_tombstone, since, noted_to, is_partial, ends, tuple(sorted(ended)), proven_tags
+    )
 
 
 def _token_in(snapshots: Mapping[str | None, SnapshotHead], lane_id: str) -> str:
