@@ -283,9 +283,6 @@ class Passing:
     def quarantine(self, run_id: str | None = None) -> Iterator[tuple[str, ArchiveEntry]]:
         return self.inner.quarantine(run_id)
 
-    def ended_lanes(self, run_id: str) -> Sequence[EndedLane]:
-        return self.inner.ended_lanes(run_id)
-
     def readmit(self, run_id: str, entry: ArchiveEntry) -> bool:
         return self.inner.readmit(run_id, entry)
 

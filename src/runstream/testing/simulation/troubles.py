@@ -129,6 +129,8 @@ class Troubles:
     def put_back(self) -> None:
         """That archive is lost, and somebody puts the copy in its place, at once or later."""
         disk, archives, scheduler = self._world.disk, self._world.archive_set, self._world.scheduler
+        if not archives.has_copy(self._backed_up):  # what is lost without one is another archive from then on
+            return
         with disk.at_one_moment():
             archives.remove(self._backed_up, scheduler.steps)
         try:
