@@ -18,6 +18,7 @@ from runstream import (
 )
 from runstream.model.archive_records import Position
 from runstream.model.tags import TagSet
+from runstream.operations.operation import Exchange, Replies
 from runstream.repair.resolve import load_histories, resolve
 from runstream.repair.restore import put_back
 from runstream.repair.verify import verify_run
@@ -291,6 +292,24 @@ def test_a_history_with_tags_that_replaces_another_takes_its_place_in_its_sessio
     resolve(hot, archives, seen, "archive")
     assert info_of(hot).tags == {"user": "1"}
     assert [name.rpartition(":")[2] for name in redis_backend.key_names() if ":session:" in name] == ["s"]
+
+
+def test_of_runs_with_a_tag_only_those_are_looked_at_that_were_updated_since(hot: Hot) -> None:
+    """Whoever follows the runs that have a tag asks for these twice a second."""
+    for run_id in ("a", "b"):
+        hot.append(run_id, [make_event(run_id, 1)], tags={"user": "1"})
+    at, keys = info_of(hot, "b").updated_at, list[str]()
+    driver: Any = hot._driver
+
+    def noted(one: Exchange) -> Replies:
+        keys.extend(str(command[1]) for command in one.commands)
+        replies: Replies = exchange(one)
+        return replies
+
+    exchange, driver.exchange_once = driver.exchange_once, noted
+    assert not list(hot.runs(tags={"user": "1"}, updated_after=at + 10))
+    assert not [name for name in keys if name.endswith(":meta")]
+    assert len(list(hot.runs(tags={"user": "1"}, updated_after=at - 10))) == 2
 
 
 def test_verify_compares_the_tags(redis_backend: RedisBackend, hot: Hot, archives: list[Archive]) -> None:

@@ -126,8 +126,7 @@ def _run_ids(session: Session[E, S], session_id: str | None, updated_after: floa
         check_name("session_id", session_id)
     # there is no set of the runs without a session
     sets = [partition.session(session_id) if session_id else partition.runs for partition in keys.partitions]
-    # their scores are right to the second
-    low = "-inf" if updated_after is None or session_id else f"{(updated_after - 1) * MICROSECONDS:.0f}"
+    low = _lowest(None if session_id else updated_after)
     replies = yield Exchange([(b"ZRANGEBYSCORE", key, low, "+inf", b"WITHSCORES") for key in sets])
     updated = dict(pair for reply in replies for pair in parse_scores(reply))
     # for runs that share a second, meta has the exact time
@@ -145,30 +144,39 @@ def _run_ids(session: Session[E, S], session_id: str | None, updated_after: floa
 def _candidates(session: Session[E, S], query: RunsQuery) -> Operation[list[str]]:
     """Runs among which are all that have the tags, and are in the session, that are asked for; in any order.
 
-    In each partition, those of the tag that the fewest runs have; all, where its indexes are not complete.
+    In each partition, those of the tag that the fewest runs have; or those that were updated since then, if they
+    are fewer, or the partition's indexes are not complete.
     """
     if not query.tags:
         return (yield from _run_ids(session, query.session_id, query.updated_after))
-    keys, found = session.keys, []
+    keys = session.keys
+    found: list[tuple[bytes, Command]] = []
     ranges = [(name, f"{len(value.encode())}:{value}".encode()) for name, value in query.tags.items()]
     commands: list[Command] = []
     for partition in keys.partitions:
         commands.append((b"HGET", partition.config, "tagged"))
+        commands.append((b"ZCOUNT", partition.runs, _lowest(query.updated_after), b"+inf"))
         commands += [(b"ZLEXCOUNT", partition.index(name), *_range(prefix)) for name, prefix in ranges]
     replies = iter((yield Exchange(commands, tolerant=True)))
     for partition in keys.partitions:
-        is_complete, *counts = islice(replies, 1 + len(ranges))
-        if is_complete == b"1" and not any(isinstance(count, Refusal) for count in counts):
+        is_complete, updated, *counts = islice(replies, 2 + len(ranges))
+        is_complete = is_complete == b"1" and not any(isinstance(count, Refusal) for count in counts)
+        if is_complete and (isinstance(updated, Refusal) or min(counts) <= updated):
             name, prefix = ranges[counts.index(min(counts))]
             found.append((prefix, (b"ZRANGEBYLEX", partition.index(name), *_range(prefix))))
         else:
-            found.append((b"", (b"ZRANGEBYSCORE", partition.runs, b"-inf", b"+inf")))
+            found.append((b"", (b"ZRANGEBYSCORE", partition.runs, _lowest(query.updated_after), b"+inf")))
     members = yield Exchange([command for _, command in found])
     run_ids = []
     for partition, (prefix, _), of_it in zip(keys.partitions, found, members, strict=True):
         named = (run_id_of(member[len(prefix) :]) for member in of_it)
         run_ids += [run_id for run_id in named if run_id and keys.run(run_id).partition is partition]
     return run_ids
+
+
+def _lowest(updated_after: float | None) -> str:
+    """The lowest score of a run that was updated after that: scores are right to the second."""
+    return "-inf" if updated_after is None else f"{(updated_after - 1) * MICROSECONDS:.0f}"
 
 
 def _range(prefix: bytes) -> tuple[bytes, bytes]:
