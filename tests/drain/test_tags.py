@@ -142,6 +142,15 @@ def test_an_append_of_tags_alone_is_applied_once_however_often_it_is_sent(
         assert info_of(hot).tags == {"user": "2"}
 
 
+def test_tags_that_were_given_up_are_set_again_after_others(hot: Hot) -> None:
+    Line(hot).cut("reply")
+    with pytest.raises(StoreUnavailable):
+        hot.append("r", [], tags={"user": "1"})
+    for value in ("2", "1"):
+        hot.append("r", [], tags={"user": value})
+        assert info_of(hot).tags == {"user": value}
+
+
 def test_a_run_with_damaged_tags_holds_up_no_other(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
 ) -> None:

@@ -201,6 +201,15 @@ class InFlight(Generic[W]):
                 ):
                     self._drop(kept)
 
+    def supersede_facts(self, run_id: str) -> None:
+        """Drop the outcomes of changes of tags, and of ends of lanes, alone, once others have come after them."""
+        if run_id not in self._kept:
+            return
+        with self._lock:
+            for kept in tuple(self._kept.get(run_id, ())):
+                if not kept.batch.events and not kept.batch.snapshots:
+                    self._drop(kept)
+
     def forget(self, run_id: str) -> None:
         """Forget a run's attempts and outcomes: they are not sent again."""
         with self._lock:

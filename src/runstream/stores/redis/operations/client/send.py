@@ -94,6 +94,8 @@ def send(session: Session[E, S], batches: Sequence[Batch], *, checked: bool = Tr
             outcomes.append(outcome)
             for write in batch.snapshots if isinstance(outcome, Applied) else ():
                 session.in_flight.supersede(batch.run_id, write.lane_id)
+            if (batch.tags or batch.end_lanes) and isinstance(outcome, Applied):
+                session.in_flight.supersede_facts(batch.run_id)
         if not claimed:
             return outcomes
         claimed.update(zip((batch.run_id for batch in fresh), outcomes, strict=True))
