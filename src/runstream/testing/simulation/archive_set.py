@@ -61,10 +61,6 @@ class ArchiveSet:
         self._remove(f"copy-of-{name}")
         self._copy(name, f"copy-of-{name}")
 
-    def has_copy(self, name: str) -> bool:
-        """Whether there is a copy of an archive's files."""
-        return bool(self._files(f"copy-of-{name}"))
-
     def remove(self, name: str, step: int) -> None:
         """Remove an archive's files."""
         self.replaced[name] = step

@@ -34,7 +34,7 @@ class Troubles:
         if "put_back" in self._world.plan.troubles:
             self._backed_up = self._one_of(*self._world.archive_set.names)
             with closing(self._world.archive(self._backed_up)) as archive:
-                assert archive.archive_id  # of a JSONL directory it is made as it is first asked for
+                self._backed_up_id = archive.archive_id  # of a JSONL directory it is made as it is first asked for
             self.back_up()
 
     def befall(self) -> None:
@@ -129,7 +129,7 @@ class Troubles:
     def put_back(self) -> None:
         """That archive is lost, and somebody puts the copy in its place, at once or later."""
         disk, archives, scheduler = self._world.disk, self._world.archive_set, self._world.scheduler
-        if not archives.has_copy(self._backed_up):  # what is lost without one is another archive from then on
+        if not self._is_required():  # who comes while it is away would make another one, and require that
             return
         with disk.at_one_moment():
             archives.remove(self._backed_up, scheduler.steps)
@@ -139,6 +139,12 @@ class Troubles:
         finally:
             with disk.at_one_moment():
                 archives.put_back(self._backed_up, scheduler.steps)
+
+    def _is_required(self) -> bool:
+        """Whether each partition requires the archive that is backed up."""
+        raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
+        names = [name for name in raw.scan_iter() if name.endswith(":config")]
+        return bool(names) and all(raw.hexists(f"{hash_tag(name)}:archives", self._backed_up_id) for name in names)
 
     def _be_for_a_while(self, state: State) -> None:
         node = self._world.server.primary
