@@ -44,7 +44,7 @@ IN_SCRIPTS: Sequence[Break] = (
         in_script(
             "append",
             ("if parse_cursor(mark) <= seen_offset then there = mark end", ""),
-            ("if (tonumber(match(last_of or", "if false and (tonumber(match(last_of or"),
+            ("if lacks and tonumber(", "if false and tonumber("),
         ),
     ),
     Break(
@@ -81,7 +81,9 @@ IN_SCRIPTS: Sequence[Break] = (
     Break(
         "a snapshot replaces one that its writer has not seen",
         "storm",
-        in_script("append", ("if compares then return {'snapshot', text(snapshot.revision - 1)} end", "")),
+        in_script(
+            "append", ("if compares then return {'snapshot', text(snapshot.revision - 1), text(i)} end", "")
+        ),
         seed=2,
     ),
     Break(
@@ -90,8 +92,8 @@ IN_SCRIPTS: Sequence[Break] = (
         in_script(
             "settle",
             (
-                "if ARGV[4] == 'archived' then\n  limit = proven_to",
-                "if ARGV[4] == 'archived' then\n  limit = offset_of(meta['last'])",
+                "if trim == 'archived' then\n  limit = proven_to",
+                "if trim == 'archived' then\n  limit = offset_of(meta['last'])",
             ),
             ("if limit > known_to then limit, is_held_back = known_to, true end", ""),
         ),
@@ -148,7 +150,7 @@ IN_SCRIPTS: Sequence[Break] = (
     Break(
         "the token of a lease is not compared with what it is to write",
         "leases",
-        in_script("append", ("microseconds, mine) ~= mine then return", "microseconds, mine) == 1 then return")),
+        in_script("append", ("if token ~= mine or epoch ~= of_mine then return {'unleased'} end", "")),
         seed=3,
     ),
     Break(
@@ -163,9 +165,7 @@ IN_SCRIPTS: Sequence[Break] = (
     Break(
         "a retired run has forgotten its lanes",
         "returns",
-        in_script(
-            "append", ("if retired and not known[1] and retired > parse_cursor(start) then", "if false then")
-        ),
+        in_script("append", ("if not known[1] and gone > parse_cursor(start) then", "if false then")),
         seed=3,
     ),
     Break(
@@ -184,7 +184,10 @@ IN_SCRIPTS: Sequence[Break] = (
     Break(
         "a lease is renewed that another one has taken",
         "leases",
-        in_script("lease", ("if current ~= token then return {'lost'} end", "epoch = epoch or text(now)")),
+        in_script(
+            "lease",
+            ("if current ~= token or epoch ~= ARGV[7] then return {'lost'} end", "epoch = epoch or text(now)"),
+        ),
         seed=12,
     ),
     Break(

@@ -21,10 +21,10 @@ from runstream.testing.simulation.world import Diary, World
 from runstream.testing.stepping import Stepping
 from runstream.testing.tagging import Finding, Tagging
 
-__all__ = ["AgentPlayer", "LoopPlayer"]
+__all__ = ["FORMS", "AgentPlayer", "LoopPlayer"]
 
 _OTHERS: dict[str, type[Agent]] = {"asks": Asking, "steps": Stepping, "tags": Tagging, "finds": Finding}
-_FORMS: dict[str, type[Agent]] = {**AGENTS, **_OTHERS}
+FORMS: dict[str, type[Agent]] = {**AGENTS, **_OTHERS}
 _PATIENCE_SECONDS = (0.0, 0.05, 10.0)
 
 
@@ -90,7 +90,7 @@ class AgentPlayer(Player):
 
     def _agent(self, form: str, name: str, diary: Diary, store: Calls) -> Agent:
         dice: Any = Dice(self.world.choices)  # as far as an agent uses a Random
-        return _FORMS[form](store, name, self.world.runs, diary, dice)
+        return FORMS[form](store, name, self.world.runs, diary, dice)
 
     def _settle(self, agent: Agent, diary: Diary) -> None:
         diary.is_done = True
