@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from runstream.codec.event_codec import EncodedEvent
@@ -237,7 +236,7 @@ class Batch(NamedTuple):
     sender: Sender = "-"
     notices: Sequence[tuple[int, Notice]] = ()
     end_lanes: Sequence[str] = ()
-    tags: TagChanges = MappingProxyType({})
+    tags: TagChanges = {}
 
 
 class Seen(NamedTuple):

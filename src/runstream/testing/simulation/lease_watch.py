@@ -88,6 +88,8 @@ class LeaseWatch:
                 self._compare_epoch(done, run_id, epoch)
             for one in excluded:
                 del leases[one]
+        else:
+            self._look(done, run_id, f"{field} was renewed by {owner}", [field], token)
         leases[field] = _Lease(token, epoch, owner, seconds, done.at + seconds)
 
     def _compare_epoch(self, done: Done, run_id: str, epoch: int) -> None:
