@@ -8,7 +8,6 @@ import pytest
 
 from runstream.testing.simulation import PLANS, Choices, Plan, play
 
-STEPPING = Plan(forms=("steps", "steps", "steps", "runs"), runs=1, turns=14, call_fates=(12, 1))
 FEW = Plan(forms=("steps", "steps"), workers=1, followers=0, runs=1, turns=5)
 FAILOVERS = replace(PLANS["failovers"], forms=("steps", "steps", "runs"))
 RETIREMENTS = replace(PLANS["retirements"], forms=("steps", "steps", "plain"))
@@ -20,7 +19,6 @@ FORKS = replace(PLANS["forks"], forms=("steps", "steps"), loops=(), troubles=("r
     ("plan", "seeds"),
     [
         pytest.param(FEW, 1, id="few"),
-        pytest.param(STEPPING, 1, marks=pytest.mark.exhaustive, id="storm"),
         pytest.param(FAILOVERS, 1, marks=pytest.mark.exhaustive, id="failovers"),
         pytest.param(RETIREMENTS, 1, marks=pytest.mark.exhaustive, id="retirements"),
         pytest.param(TASKS, 1, marks=pytest.mark.exhaustive, id="asyncio"),

@@ -236,7 +236,7 @@ class Batch(NamedTuple):
     sender: Sender = "-"
     notices: Sequence[tuple[int, Notice]] = ()
     end_lanes: Sequence[str] = ()
-    tags: TagChanges = {}
+    tags: TagChanges = {}  # noqa: RUF012 - nobody changes it; a read-only one could not be copied
 
 
 class Seen(NamedTuple):

@@ -138,6 +138,8 @@ PLANS = {
         call_fates=(12, 1),
         is_tiered=True,
     ),
+    # agents that share durable steps
+    "steps": Plan(forms=("steps", "steps", "steps", "runs"), runs=1, turns=14, call_fates=(12, 1)),
     # agents that change tags, with events and alone, of runs that end, are retired, go on and are put back
     "tags": Plan(
         forms=("tags", "finds"),
