@@ -123,17 +123,13 @@ def load_histories(hot: Hot, sinks: Sequence[Sink], run_id: str) -> Histories | 
     Returns:
         The histories; None if Redis does not have the run.
     """
+    # the archives first: what a worker writes meanwhile would pass for what Redis has not
+    archived = [(sink, ArchivedHistory.load(archive_of(sink), run_id)) for sink in sinks]
     redis = HotHistory.load(namespace_of(hot), run_id)
     if redis is None:
         return None
-    sides, without = [], []
-    for sink in sinks:
-        history = ArchivedHistory.load(archive_of(sink), run_id)
-        if history is None:
-            without.append(sink)
-        else:
-            sides.append(Side(history, find_divergence(history, redis)))
-    return Histories(redis, sides, without)
+    sides = [Side(history, find_divergence(history, redis)) for _, history in archived if history is not None]
+    return Histories(redis, sides, [sink for sink, history in archived if history is None])
 
 
 def resolve(hot: Hot, sinks: Sequence[Sink], seen: Histories, keep: Keep) -> Resolution:
@@ -172,12 +168,36 @@ def resolve(hot: Hot, sinks: Sequence[Sink], seen: Histories, keep: Keep) -> Res
             f"it is being resolved; if nobody is at it any more, repeat `runstream resolve {quote(header.run_id)}`"
         )
         namespace.park(header, reason, _HELD_SECONDS)
+        _check_still_parted(hot, sinks, seen)
         if keep == "archive":
             _keep_archive(hot, sinks, seen, done)
         else:
             _keep_redis(namespace, sinks, seen, done, append=keep == "both")
     namespace.unpark([header.run_id])
     return done
+
+
+def _check_still_parted(hot: Hot, sinks: Sequence[Sink], seen: Histories) -> None:
+    """Raise ConcurrencyConflict unless the histories part where they did.
+
+    Somebody else may have resolved the run since, in another way, and workers have trimmed what an archive would
+    lack once it is cut back.
+    """
+    run_id = seen.redis.run_id
+    now = load_histories(hot, sinks, run_id)
+    if now is None or _parting(now) != _parting(seen):
+        namespace_of(hot).unpark([run_id])
+        raise ConcurrencyConflict(
+            f"the histories of run {run_id!r} no longer part where they did: nothing was changed; look again",
+            expected=seen.redis.last.offset,
+            actual=0 if now is None else now.redis.last.offset,
+        )
+
+
+def _parting(histories: Histories) -> list[object]:
+    """Where each archive's history parts from Redis's, and ends."""
+    ends = [(side.history.location, side.start, side.history.last) for side in histories.diverged]
+    return [histories.redis.header.start, *ends]
 
 
 # -- the archive's history is kept -----------------------------------------------------------------------

@@ -30,6 +30,7 @@ from runstream.codec.chain import next_chain
 from runstream.codec.event_codec import Codec
 from runstream.codec.record import record_crc
 from runstream.history.archived import ArchivedHistory
+from runstream.history.hot import HotHistory
 from runstream.model.archive_records import ArchiveEntry, RunBatch
 from runstream.model.results import Cursor
 from runstream.operations.operation import Exchange, Replies
@@ -99,6 +100,48 @@ def extend_archive(archive: Archive) -> None:
     cursor = Cursor(history.last.offset + 1, next_chain(history.last.chain, record_crc(event.record)))
     entry = ArchiveEntry(*cursor, None, json.dumps({"run_id": "r", "ts": 1.0, "kind": "late", "lane_id": "main"}))
     archive.write([RunBatch(history.header, history.last, [entry])])
+
+
+def test_what_is_archived_while_the_histories_are_loaded_is_no_history_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker archives and trims after the first of them was loaded."""
+    emit(world.hot, "r", 3)
+    world.drain()
+    loads: list[str] = []
+
+    def then_goes_on(load: Any) -> Any:
+        def wrapped(*args: Any) -> Any:
+            history = load(*args)
+            if not loads:
+                emit(world.hot, "r", 1, first=4)
+                world.drain(trim="archived")
+            loads.append("one")
+            return history
+
+        return wrapped
+
+    monkeypatch.setattr(HotHistory, "load", then_goes_on(HotHistory.load))
+    monkeypatch.setattr(ArchivedHistory, "load", then_goes_on(ArchivedHistory.load))
+    seen = load_histories(world.hot, world.sinks, "r")
+    assert len(loads) == 3
+    assert seen is not None
+    assert seen.diverged == []
+
+
+@pytest.mark.parametrize("keep", ["redis", "both"])
+def test_a_decision_that_somebody_else_has_taken_otherwise_changes_nothing(world: World, keep: Keep) -> None:
+    """Redis has the archive's history by then, and has let go of it."""
+    part(world, "new on top")
+    seen = load_histories(world.hot, world.sinks, "r")
+    assert seen is not None
+    world.resolve("archive")
+    world.drain(trim="archived")
+    held = [[entry.cursor for entry in archive.read_back("r", 1, 100)] for archive in world.archives]
+    with pytest.raises(ConcurrencyConflict):
+        resolve(world.hot, world.sinks, seen, keep)
+    assert [[entry.cursor for entry in archive.read_back("r", 1, 100)] for archive in world.archives] == held
+    assert not namespace_of(world.hot).status().parked
 
 
 def test_a_snapshot_that_came_in_between_is_not_put_away(world: World) -> None:

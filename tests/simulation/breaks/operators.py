@@ -57,7 +57,7 @@ OF_OPERATORS: Sequence[Break] = (
         "a lease that was taken since is cleared",
         "no runs",
         in_script("clear", ("if expires > now then", "if false then")),
-        seed=10,
+        seed=20,
     ),
     Break(
         "a run is retired that is leased",
@@ -66,19 +66,19 @@ OF_OPERATORS: Sequence[Break] = (
             "retire",
             ("math.max(tonumber(meta['updated']), last_expiry(meta, now) - quiet)", "meta['updated'] + 0"),
         ),
-        seed=7,
+        seed=1,
     ),
     Break(
         "a run is forgotten that is leased",
         "ended",
         in_script("forget", ("math.max(tonumber(score), last_expiry(meta, now) - quiet)", "tonumber(score)")),
-        seed=9,
+        seed=1,
     ),
     Break(
         "a batch that was revoked is applied when it comes late",
         "late limits",
         in_script("revoke", ("call('HSET', KEYS[2], producer, table.concat(", "local _ = (table.concat(")),
-        seed=9,
+        seed=7,
     ),
     Break(
         "a run that went on is replaced by what was put back",
@@ -102,7 +102,7 @@ OF_OPERATORS: Sequence[Break] = (
         "what is put back is added again where its reply was lost",
         "restores",
         in_script("refill", ("if parse_cursor(ARGV[at]) > reached then", "if true then")),
-        seed=36,
+        seed=21,
     ),
     Break(
         "the last archive is dropped",
@@ -125,7 +125,7 @@ OF_OPERATORS: Sequence[Break] = (
         in_script(
             "park", ("if not has_meta and call('EXISTS', KEYS[4], KEYS[5], KEYS[6]) == 0 then", "if false then")
         ),
-        seed=6,
+        seed=7,
     ),
     Break(
         "a run that is not parked is unparked",

@@ -143,8 +143,10 @@ class Troubles:
     def _is_required(self) -> bool:
         """Whether each partition requires the archive that is backed up."""
         raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
-        names = [name for name in raw.scan_iter() if name.endswith(":config")]
-        return bool(names) and all(raw.hexists(f"{hash_tag(name)}:archives", self._backed_up_id) for name in names)
+        tags = {hash_tag(name) for name in raw.scan_iter() if name.endswith(":config")}
+        of_partitions = [tag for tag in tags if ":" in tag]  # the namespace has a config of its own
+        required = [raw.hexists(f"{tag}:archives", self._backed_up_id) for tag in of_partitions]
+        return bool(required) and all(required)
 
     def _be_for_a_while(self, state: State) -> None:
         node = self._world.server.primary
