@@ -190,15 +190,6 @@ BREAK_PLANS: Mapping[str, Plan] = {
     ),
     # operators who put a run back while it is retired over and over, and get no reply now and then
     "restores": _RESTORES,
-    # the same, who stand still now and then
-    "slow restores": replace(
-        _RESTORES,
-        forms=("plain",) * 2,
-        acts=("end", "restore"),
-        turns=10,
-        troubles=("leap",) * 3,
-        fates=(12, 0, 0, 0, 0, 2, 2, 0),
-    ),
     # operators who drop an archive each, and add it again
     "drops": Plan(
         forms=("plain",),

@@ -82,9 +82,9 @@ OF_OPERATORS: Sequence[Break] = (
     ),
     Break(
         "a run that went on is replaced by what was put back",
-        "slow restores",
+        "restores",
         in_script("switch", ("if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end", "")),
-        seed=2,
+        seed=66,
     ),
     Break(
         "a run is replaced by what has expired",

@@ -142,7 +142,7 @@ IN_SCRIPTS: Sequence[Break] = (
             ),
         ),
     ),
-    Break("a tombstone keeps no epoch", "clocks", in_script("retire", ("keep('epoch')", "")), seed=6),
+    Break("a tombstone keeps no epoch", "clocks", in_script("retire", ("keep('epoch')", "")), seed=8),
     Break(
         "a retired run goes on where it began",
         "retirements",
@@ -163,12 +163,6 @@ IN_SCRIPTS: Sequence[Break] = (
             ("call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[13])", "call('DEL', KEYS[1], KEYS[2])"),
         ),
         seed=2,
-    ),
-    Break(
-        "a retired run has forgotten its lanes",
-        "returns",
-        in_script("append", ("if not known[1] and gone > parse_cursor(start) then", "if false then")),
-        seed=3,
     ),
     Break(
         "a producer is heard before it has sent",
