@@ -81,12 +81,6 @@ OF_OPERATORS: Sequence[Break] = (
         seed=7,
     ),
     Break(
-        "a run that went on is replaced by what was put back",
-        "restores",
-        in_script("switch", ("if there ~= ARGV[2] then return {'moved', meta[2] or '0-0'} end", "")),
-        seed=66,
-    ),
-    Break(
         "a run is replaced by what has expired",
         "restores",
         in_script(
