@@ -26,6 +26,7 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         HistoryDiverged: The archive has another history of a run.
     """
     lasts: dict[str, Cursor | None] = {}
+    times: dict[str, float] = {}
     lacking = []
     for batch in batches:
         run_id = batch.header.run_id
@@ -34,6 +35,7 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         if run_id not in lasts:
             head = logs.archived_head(log)
             lasts[run_id] = None if head is None else head.last
+            times[run_id] = batch.header.updated_at if head is None else head.updated_at
         last = lasts[run_id]
         if last is None and logs.directory.was_deleted(run_id, batch.header.start.chain):
             raise deleted_here(run_id)
@@ -41,7 +43,9 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         snapshots = [snapshot for snapshot in batch.snapshots if not has_snapshot(log, snapshot)]
         is_new = last is None or (batch.drained and not log.index.is_drained)
         header, ended = replace(batch.header, tags=tags_to_write(log, batch)), lacking_ends(log, batch.ended)
-        if entries or snapshots or ended or is_new or header.tags is not None:
+        # an append may have changed nothing of it but when the run was last written to
+        is_later = batch.header.updated_at > times[run_id]
+        if entries or snapshots or ended or is_new or is_later or header.tags is not None:
             lacking.append(LogBatch(log, header, entries, snapshots, batch.drained, ended))
             lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
     return lacking
