@@ -49,7 +49,7 @@ if is_large then
     'trimmed', 'indexed', 'tags', 'tagsproven'})
   local mark = meta['mark'] or meta['start']
   is_indexed = mark and meta['indexed'] == mark and ARGV[7] ~= '' and tonumber(ARGV[7]) <= offset_of(mark)
-    and call('EXISTS', KEYS[7]) == 1
+    and type(redis.pcall('ZSCORE', KEYS[7], '')) == 'string' -- not one that was removed, and begun again since
 end
 if not is_indexed then meta = all_of(KEYS[2]) end
 if meta['start'] ~= ARGV[2] then return {'gone'} end
