@@ -46,8 +46,8 @@
 --         says; else, and to a batch that is resent, what is kept with the producer:
 --           batch number, former last cursor, last cursor, revisions, covered offsets, start, server time, former
 --           last offset of each lane, then the index and cursor of each event whose key was known; revisions and
---           offsets are those of the snapshots, joined by ','; if none was saved, the former is 0, and the latter 0, or '-' if
---           lanes were ended
+--           offsets are those of the snapshots, joined by ','; if none was saved, the former is 0, and the latter '-' if
+--           lanes were ended, else 't' if tags were asked for, else 0
 --         if it was not, a list, and nothing was written:
 --         {'stale', time}           whether it was applied before cannot be told, since its producer may be forgotten:
 --                                   it was first sent when a producer that was forgotten was last heard, or
@@ -80,11 +80,11 @@
 -- nothing has been, the snapshots included.
 -- A retired run goes on after its last cursor, which is its mark. Its lanes are no longer known, so the worst is
 -- assumed: they have events up to there, and no snapshot covers any of them.
--- A lane that is ended has `end:LANE`, 'OFFSET TOKEN': where the run ended then, and the token of its snapshot, '-' if it has
--- none, or '?' if that may have left Redis before. It is ended as long as it has no event after that, and this snapshot. Settling takes it out of Redis (see settle.lua), and
--- notes 'OFFSET REVISION' in `ended`: no lane that left had an event after OFFSET, or a snapshot of a higher revision.
--- From then on an unknown lane may be one of these, as in a retired run: `back:LANE` keeps that revision until it has a
--- snapshot here again, whose revision is higher.
+-- A lane that is ended has `end:LANE`, 'OFFSET TOKEN': where the run ended then, and the token of its snapshot, '-' if it
+-- has none, or '?' if that may have left Redis before. It is ended as long as it has no event after that, and this
+-- snapshot. Settling takes it out of Redis (see settle.lua), and notes 'OFFSET REVISION' in `ended`: no lane that left had
+-- an event after OFFSET, or a snapshot of a higher revision. From then on an unknown lane may be one of these, as in a
+-- retired run: `back:LANE` keeps that revision until it has a snapshot here again, whose revision is higher.
 -- Meta's `questions` has what each lane asked last, joined by ',': 'LANE QUESTION OFFSET ANSWER TEXT', the offsets of the
 -- question and of the answer (0: it is pending), the rest in hexadecimal; `answer:LANE` has the record of the answer, in
 -- hexadecimal, if its sender gave it: it is there for the one who asked whatever has been trimmed. `cancel` has the offset of
@@ -93,8 +93,6 @@
 -- Where tags have changed, meta's `tags` has another version, NUMBER-TOKEN, and so has the field '' of the run's tags; the
 -- number is the server's time in microseconds, or the former number and one. The run is in the index of each of its tags;
 -- where one is of another type, the partition's config no longer has `tagged`: not all of its indexes are complete.
--- A reply says 't' in place of the covered offset if tags were
--- asked for and no snapshot.
 -- A batch whose events are those that were adopted from an append that was refused in its midst is the same, sent
 -- again: it gets their cursors, as if their keys had been known, and its snapshots are saved.
 -- All checks come before the first write, and the first write is the one that can fail (an XADD). The last one is that of
@@ -612,7 +610,7 @@ end
 -- what was revoked is kept off the fast path for as long as the run ends where its writer saw it
 if by and (by_producer or written > 0) then call('HDEL', KEYS[2], 'by') end
 -- a run that stays retired remembers no more producers: all keys of the batch are known, so it never comes to more
-local remembers, is_all = not (is_nothing and is_tombstone(meta[8])), nil
+local remembers, is_all, is_indexed = not (is_nothing and is_tombstone(meta[8])), nil, nil
 if remembers and not sent then forget_silent() end
 if not is_nothing then
   if not meta[1] then
@@ -634,7 +632,7 @@ if not is_nothing then
     local is_sound = index_tag(KEYS[at_tags_key + changes[i].at], run_id, changes[i].former, changes[i].new)
     if not is_sound then call('HDEL', KEYS[6], 'tagged') end
   end
-  local is_indexed = snapshots[1] and call('HEXISTS', KEYS[2], 'indexed') == 1
+  is_indexed = (snapshots[1] or ends > 0) and call('HEXISTS', KEYS[2], 'indexed') == 1
   for i = 1, is_indexed and #snapshots or 0 do
     local snapshot, lane = snapshots[i], lane_of[snapshots[i].lane or 0]
     if lane then
@@ -710,7 +708,7 @@ for i = is_nothing and at_tags or at_ends, at_tags - 1 do
       noted = (gone[1] or gone[2] or not lane.is_known and (retired or ended_lanes() > 0)) and '?' or '-'
     end
     change('end:' .. lane.name, text(offset) .. ' ' .. noted)
-    if call('HEXISTS', KEYS[2], 'indexed') == 1 and not index_ended(lanes_key, lane.name) then
+    if is_indexed and not index_ended(lanes_key, lane.name) then
       call('HDEL', KEYS[2], 'indexed')
     end
   end

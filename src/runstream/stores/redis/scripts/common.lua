@@ -186,6 +186,9 @@ end
 -- Notes a snapshot that is not proven to be archived, by its field in meta.
 local function index_unproven(lanes, field) return type(redis.pcall('ZADD', lanes, 0, field)) == 'number' end
 
+-- Whether a key is an index of lanes that settling has made: not one that was removed, and begun again by what came since.
+local function is_index(lanes) return type(redis.pcall('ZSCORE', lanes, '')) == 'string' end
+
 -- Notes that a lane was ended.
 local function index_ended(lanes, lane) return type(redis.pcall('ZADD', lanes, -1, 'end:' .. lane)) == 'number' end
 

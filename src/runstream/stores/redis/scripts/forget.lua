@@ -1,5 +1,5 @@
--- Forgets a retired run that has ended: its tombstone goes, and all that was left beside it but its producers, which are cleared a window
--- after it was retired: a batch that is resent until then gets its first reply.
+-- Forgets a retired run that has ended: its tombstone goes, and all that was left beside it but its producers, which are
+-- cleared a window after it was retired: a batch that is resent until then gets its first reply.
 --
 -- KEYS  1 events  2 meta  3 producers (not changed)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired  12 leftovers (not touched)  13 lanes

@@ -11,7 +11,7 @@
 local fields = {'start', 'last', 'mark', 'status', 'session', 'created', 'updated', 'parent', 'retired', 'peak', 'snapshot',
   'proven', 'indexed', 'tags', 'tagsproven'}
 local meta = some_of(KEYS[1], fields)
-if not meta['indexed'] or meta['indexed'] ~= meta['mark'] or type(redis.pcall('ZSCORE', KEYS[2], '')) ~= 'string' then
+if not meta['indexed'] or meta['indexed'] ~= meta['mark'] or not is_index(KEYS[2]) then
   return call('HGETALL', KEYS[1])
 end
 

@@ -49,7 +49,7 @@ if is_large then
     'trimmed', 'indexed', 'tags', 'tagsproven'})
   local mark = meta['mark'] or meta['start']
   is_indexed = mark and meta['indexed'] == mark and ARGV[7] ~= '' and tonumber(ARGV[7]) <= offset_of(mark)
-    and type(redis.pcall('ZSCORE', KEYS[7], '')) == 'string' -- not one that was removed, and begun again since
+    and is_index(KEYS[7])
 end
 if not is_indexed then meta = all_of(KEYS[2]) end
 if meta['start'] ~= ARGV[2] then return {'gone'} end
@@ -172,7 +172,9 @@ elseif trim == 'covered' then
     -- a lane is recovered from its first event that its snapshot does not cover; a lane without a snapshot of its
     -- own is covered by the run's, if there is one
     local lane = string.match(field, '^since:(.*)$')
-    if lane and not over[lane] and (is_indexed or meta['snapshot:' .. lane] or not of_run) then limit = math.min(limit, tonumber(value) - 1) end
+    if lane and not over[lane] and (is_indexed or meta['snapshot:' .. lane] or not of_run) then
+      limit = math.min(limit, tonumber(value) - 1)
+    end
   end
 end
 
@@ -202,6 +204,9 @@ if trim == 'covered' and limit > tonumber(meta['trimmed'] or 0) then
 end
 call('HDEL', KEYS[5], ARGV[1])
 
+local ended = call('HGET', KEYS[2], 'ended')
+local ended_at, ended_revision = string.match(ended or '', '^(%d+) (%d+)$')
+
 -- Removes what is noted of a lane, and its snapshot: all of it is archived, and nothing of it is left here.
 local function remove_lane(name, lane)
   local fields = {'lane:', 'since:', 'gaps:', 'snapshot:', 'proven:', 'end:', 'back:', 'answer:'}
@@ -213,22 +218,24 @@ local function remove_lane(name, lane)
   call('DEL', lane.key)
   if is_large then call('ZREM', KEYS[7], 'since:' .. name, 'snapshot:' .. name, 'end:' .. name) end
   touched[name] = nil
-  local ended = call('HGET', KEYS[2], 'ended')
   -- from here on not all lanes are known: that people have said nothing yet is noted, so that they can
-  if name ~= 'answers' and not ended
+  if name ~= 'answers' and not ended_at
     and call('HEXISTS', KEYS[2], 'retired') + call('HEXISTS', KEYS[2], 'lane:answers') == 0 then
     call('HSET', KEYS[2], 'lane:answers', '0 +0')
   end
-  local at, revision = string.match(ended or '0 0', '^(%d+) (%d+)$')
-  call('HSET', KEYS[2], 'ended', text(math.max(tonumber(at), lane.last)) .. ' '
-    .. text(math.max(tonumber(revision), lane.revision)))
+  ended_at = math.max(tonumber(ended_at or 0), lane.last)
+  ended_revision = math.max(tonumber(ended_revision or 0), lane.revision)
 end
 local gone_to = math.max(limit, tonumber(meta['trimmed'] or 0))
 -- nothing leaves with 'never', which is also said where a snapshot does not read, and where `ended` is damaged
-local may_leave = trim ~= 'never' and string.match(call('HGET', KEYS[2], 'ended') or '0 0', '^%d+ %d+$')
+local may_leave, has_left = trim ~= 'never' and (ended_at or not ended), false
 for name, lane in pairs(over) do
-  if may_leave and lane.last <= gone_to then remove_lane(name, lane) end
+  if may_leave and lane.last <= gone_to then
+    remove_lane(name, lane)
+    has_left = true
+  end
 end
+if has_left then call('HSET', KEYS[2], 'ended', text(ended_at) .. ' ' .. text(ended_revision)) end
 for i = 1, #reopened do
   call('HDEL', KEYS[2], 'end:' .. reopened[i])
   meta['end:' .. reopened[i]] = nil
@@ -236,12 +243,11 @@ for i = 1, #reopened do
 end
 
 local done = offset == offset_of(meta['last']) and not is_held_back
-for field in pairs(is_indexed and {} or meta) do
-  local ending = string.match(field, '^end:(.*)$')
-  if ending and not was_ended[ending] then done = false end -- since the worker has looked
-end
 for field, value in pairs(is_indexed and snapshots_of(archived) or meta) do
-  if is_snapshot(field) then
+  local ending = string.match(field, '^end:(.*)$')
+  if ending and not was_ended[ending] then -- since the worker has looked
+    done = false
+  elseif is_snapshot(field) then
     local token, note = string.match(value, '(%S+)$'), 'proven' .. string.sub(field, 9)
     if archived[field] ~= token then
       done = false
