@@ -126,6 +126,7 @@ class Chunk:
     Attributes:
         claimed: The run.
         entries: Its next entries.
+        status: The run's status: a snapshot that was saved since the run was loaded may have changed it.
         snapshots: The snapshots that go with them.
         broken: The lanes whose snapshots do not read, with why.
         blocked: Why the run cannot go on after this chunk, a record of a newer version; '' if it can.
@@ -135,6 +136,7 @@ class Chunk:
 
     claimed: ClaimedRun
     entries: Sequence[ArchiveEntry]
+    status: str
     snapshots: list[ArchiveSnapshot] = field(default_factory=list)
     broken: Mapping[str | None, str] = field(default_factory=dict)
     blocked: str = ""
@@ -180,7 +182,8 @@ class Chunk:
     def batch(self, sink: int) -> RunBatch:
         """What an archive gets: the one of that index among the worker's sinks."""
         run, (_, position) = self.claimed.run, self.claimed.positions[sink]
-        header, ended = replace(run.header, tags=self.tags), run.ended if self.is_last else ()
+        header = replace(run.header, status=self.status, tags=self.tags)
+        ended = run.ended if self.is_last else ()
         seen = "" if position is None else position.tags
         return RunBatch(header, self.claimed.proven, self.entries, self.snapshots, ended=ended, tags_seen=seen)
 
@@ -192,12 +195,10 @@ class Chunk:
             ArchiveGap: Entries have left Redis unarchived.
             HistoryDiverged: What was loaded is not of the history that the run was claimed with.
         """
-        chunk = cls(claimed, [], broken=loaded.broken)
+        chunk = cls(claimed, [], loaded.status, broken=loaded.broken)
         head = claimed.run.head
         if loaded.start != head.start:
             raise _diverged(claimed)
-        # one that was saved since the run was loaded may have changed it
-        claimed.run = replace(claimed.run, head=replace(head, status=loaded.status))
         chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
         strange = _first_strange(claimed.proven.chain, chunk.entries, loaded.records)
         if strange == 0:  # what was loaded does not follow what is proven
@@ -222,8 +223,8 @@ class Chunk:
                 expected=last + 1,
                 found=loaded.upto + 1,
             )
-        # one that was saved since the run was loaded may cover events that are not in this chunk
         chunk.tags = loaded.tags
+        # one that was saved since the run was loaded may cover events that are not in this chunk
         chunk.snapshots = [snapshot for snapshot in loaded.snapshots if snapshot.offset <= head.last.offset]
         return chunk
 
