@@ -201,7 +201,7 @@ class LaneWriter(ABC, Generic[E, S]):
         if (lane_id := snapshot_lane(self.lane_id)) is None:
             raise ConfigurationError(f"lane {self.lane_id!r} ends with run {self.run_id!r}: use finish()")
         call.end_lanes = (lane_id,)
-        yield from self._emitting((), call, checkpoint=True)
+        yield from self._checkpointing(call)
 
     def _check_says(self, status: RunStatus) -> None:
         """Refuse a state whose status contradicts the event: the snapshot would open the run again."""
@@ -218,9 +218,8 @@ class LaneWriter(ABC, Generic[E, S]):
         self._check_run(run_id)
         yield from self._going_first(call)
         lane_id, seq = getattr(event, "lane_id", None), getattr(event, "seq", None)
-        yield from self._appending(
-            [event], [seq] if lane_id == self.lane_id and isinstance(seq, int) else [], call
-        )
+        seqs = [seq] if lane_id == self.lane_id and isinstance(seq, int) else []
+        yield from self._appending([event], seqs, call)
 
     def _saving_snapshot(self, run_id: str, state: S, call: WriteCall[E]) -> Operation[None]:
         self._check_run(run_id)
@@ -295,8 +294,9 @@ class LaneWriter(ABC, Generic[E, S]):
         """Append once under the lease. The numbering goes on after ``seqs``, those of its events of this lane."""
         left_out, sender = self._left_out, "-" if self._is_cancelled else call.sender
         lane_id = snapshot_lane(self.lane_id)
-        asked = (keys, self.lease, snapshot, lane_id, left_out, sender, call.status, None, call.end_lanes)
-        options = AppendOptions(None, *asked)
+        options = AppendOptions(
+            None, keys, self.lease, snapshot, lane_id, left_out, sender, call.status, end_lanes=call.end_lanes
+        )
         if left_out is not None and snapshot is not None and call.resolve is None:
             # what is removed now is not put back later
             codec = self._operations.codec
