@@ -277,10 +277,9 @@ class _Lookout:
         now = self._clock()
         if now < self._next_at:
             return iter(())
-        is_whole = now >= self._next_whole_at or self._latest is None
-        since = None if is_whole or self._latest is None else self._latest - _SLACK_SECONDS
+        since = None if self._latest is None or now >= self._next_whole_at else self._latest - _SLACK_SECONDS
         found: list[RunInfo] = yield from collect(self._look(self._query.runs_query(since)))
-        if is_whole:
+        if since is None:
             self._next_whole_at = now + _WHOLE_LOOK_SECONDS
         self._next_at = self._clock() + _LOOK_SECONDS
         self._latest = max((info.updated_at for info in found), default=self._latest)
