@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from operator import index
-from typing import Any, Generic, Literal, NamedTuple, NoReturn, Self, TypeAlias, TypedDict, get_args
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypedDict, get_args
 
 from runstream.codec.left_out import LeftOut
 from runstream.model.errors import (
@@ -193,13 +194,16 @@ class RunsQuery(NamedTuple):
         Raises:
             ConfigurationError: That is no page's.
         """
-        if not self.page and self.page in (None, ""):
+        if self.page in (None, ""):
             return None
-        created, colon, run_id = self.page.partition(":") if isinstance(self.page, str) else ("", "", "")
-        try:
-            return (float(created), run_id) if colon and run_id else _no_page(self.page)
-        except ValueError:
-            return _no_page(self.page)
+        created, _, run_id = self.page.partition(":") if isinstance(self.page, str) else ("", "", "")
+        with suppress(ValueError):
+            if run_id:
+                return float(created), run_id
+        raise ConfigurationError(
+            f"page={shown(self.page)}: pass '' for the first page, then the .page of the last run that the page"
+            " before gave"
+        )
 
 
 class StateChange(NamedTuple):
@@ -240,12 +244,6 @@ class LeaseRequest(NamedTuple):
                 raise ConfigurationError(
                     f"{name}={shown(seconds)}: pass seconds, {least:g} to {_LONGEST_SECONDS:g}"
                 )
-
-
-def _no_page(page: Any) -> NoReturn:
-    raise ConfigurationError(
-        f"page={shown(page)}: pass '' for the first page, then the .page of the last run that the page before gave"
-    )
 
 
 class RunRequest(NamedTuple):
