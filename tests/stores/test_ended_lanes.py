@@ -99,7 +99,7 @@ def test_an_append_of_known_keys_ends_nothing(store: Store) -> None:
 
 
 def test_what_is_no_list_of_lanes_is_refused(store: Store) -> None:
-    wrong: list[Any] = ["a", b"a", [5], [None], ["x" * 513], 5, [["a"]]]
+    wrong: list[Any] = ["a", b"a", [5], [None], ["x" * 513], 5, [["a"]], iter(["a"])]
     for lanes in wrong:
         with pytest.raises(EncodingError):
             store.append("r", [event("a")], end_lanes=lanes)

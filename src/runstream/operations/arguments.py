@@ -16,7 +16,15 @@ from runstream.model.errors import (
     InvalidRunId,
 )
 from runstream.model.events import EventKind, Visibility
-from runstream.model.identifiers import MAIN_LANE, check_iterable, check_name, check_run_id, event_run_id, shown
+from runstream.model.identifiers import (
+    MAIN_LANE,
+    check_iterable,
+    check_name,
+    check_run_id,
+    event_run_id,
+    one_of_kind,
+    shown,
+)
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
 from runstream.model.results import Cursor, DeltaBuffer, E, LeaseGrant, S
 from runstream.model.tags import TagChanges, check_tags
@@ -75,9 +83,10 @@ class AppendOptions(NamedTuple, Generic[S]):
     @property
     def ended(self) -> list[str]:
         """The lanes to end, each once. Raises EncodingError where these are no names of lanes."""
-        check_iterable("end_lanes", self.end_lanes, instead="put the one into a list")
-        if isinstance(self.end_lanes, str):
-            raise EncodingError("end_lanes: pass a list of lanes, not a text", path="end_lanes")
+        if isinstance(self.end_lanes, str) or not isinstance(self.end_lanes, Collection):
+            # an iterator would give them once, and they are asked for again
+            what = one_of_kind(self.end_lanes)
+            raise EncodingError(f"end_lanes: pass a list of lanes, not {what}", path="end_lanes")
         for lane_id in self.end_lanes:
             check_name("end_lanes", lane_id)
         return list(dict.fromkeys(self.end_lanes))
