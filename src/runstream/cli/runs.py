@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from runstream.cli.support.ages import age_seconds
 from runstream.cli.support.options import AsJson, OfArchive, Url, Wide, open_to_read
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
 from runstream.model.identifiers import MAIN_LANE
@@ -19,8 +19,6 @@ from runstream.stores.capabilities import HoldsForeign, part_of
 from runstream.stores.redis.namespace import Namespace
 
 __all__ = ["EPILOG", "questions_of", "run_facts", "runs", "tags_text"]
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 EPILOG = """Examples:
 
@@ -128,10 +126,10 @@ def _tags(given: Sequence[str]) -> dict[str, str]:
 
 def _seconds(age: str) -> float:
     """An age in seconds. Raises BadParameter for what is none."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", age)
-    if found is None:
+    seconds = age_seconds(age)
+    if seconds is None:
         raise typer.BadParameter(f"{age!r:.80}: say 90s, 30m, 12h, 2d or 1w", param_hint="--since")
-    return float(found[1]) * _SECONDS[found[2]]
+    return seconds
 
 
 def _row(info: RunInfo, columns: Sequence[str]) -> list[object]:

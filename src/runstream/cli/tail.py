@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import select
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from runstream.cli.support.ages import age_seconds
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.cli.support.options import (
     InLocalTime,
@@ -62,8 +62,6 @@ _LINES = 10
 _WIDEST_LANE = 24
 _CHECK_SECONDS = 1.0  # how often to check whether somebody still reads what is printed
 _LONGEST_PAUSE_SECONDS = 2.0
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
 
 # rich's names; bright ones besides, and none that a terminal's background may have
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -165,9 +163,9 @@ def _begin(
 
 
 def _since(store: RunStore[Any, Any], run_id: str, since: str) -> int | str:
-    age = _AGE.fullmatch(since)
+    age = age_seconds(since, "smhd")
     if age is not None:
-        oldest = time.time() - float(age[1]) * _SECONDS[age[2]]
+        oldest = time.time() - age
         return _back_to(store, run_id, lambda item: item.event.ts < oldest)
     if since.isdecimal() and since.isascii():
         return int(since)
