@@ -166,8 +166,7 @@ def open_to_read(
         return open_existing(url, beside, upcasts)
     hot: Any = open_existing(url, None, upcasts)
     if follows:
-        options = {"state_type": dict, "upcasts": hot._operations.codec.upcasts}
-        open_it: Any = partial(connect, beside, **options)
+        open_it: Any = partial(open_existing, beside, None, upcasts)
         hot = with_archive_to_come(hot, ArchiveToCome(beside, open_it))
     store: RunStore[Any, Any] = hot
     return store
