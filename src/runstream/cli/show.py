@@ -23,6 +23,7 @@ from runstream.cli.support.output import (
     event_facts,
     iso_time,
     make_table,
+    print_table,
     say,
     spaced,
 )
@@ -304,7 +305,7 @@ def _show_lanes(lanes: Sequence[LaneInfo], *, wide: bool, as_json: bool) -> None
         (one.lane_id, one.last_offset, one.last_seq, one.snapshot_offset, "yes" if one.ended else None, one.lease)
         for one in lanes
     ]
-    console(sys.stdout, wide=wide).print(make_table(columns, rows, names=("lane", "lease")))
+    print_table(columns, rows, names=("lane", "lease"), wide=wide)
 
 
 def _name(lane: str | None) -> str:
