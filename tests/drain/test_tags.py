@@ -26,6 +26,7 @@ from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from runstream.stores.redis.operations.worker.tag_index import note_sweep
 from tests.drain.retire.retiring_tools import ended, fit_of, retire_all, retire_now
+from tests.repair.restore.restoring_tools import come_back, dumps
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend, info_of
 from tests.support.drain_tools import Hooked, Hot, open_hot, parked
@@ -273,13 +274,10 @@ def test_a_run_that_redis_lost_the_end_of_keeps_its_newer_tags(
     redis_backend: RedisBackend, hot: Hot, archives: list[Archive]
 ) -> None:
     hot.append("r", make_events("r", 3), tags={"user": "1", "gone": "1"})
-    before = {name: redis_backend.raw.dump(name) for name in redis_backend.key_names()}
+    before = dumps(redis_backend)
     hot.append("r", [make_event("r", 4)], tags={"user": "2"})
     drain(hot, archives)
-    for name, dump in before.items():
-        redis_backend.raw.delete(name)
-        redis_backend.raw.restore(name, 0, dump)
-    hot = open_hot(redis_backend)
+    hot = come_back(redis_backend, before)
     hot.append("r", [], tags={"user": "3", "gone": None})
     put_back(hot, archives[0], "r")
     assert info_of(hot).tags == {"user": "3"}
@@ -337,16 +335,14 @@ def test_an_archive_has_the_tags_that_redis_has_after_redis_lost_later_ones(
     """Their number says that what was lost is later: the clock of the server that lost it was ahead."""
     hot.append("r", make_events("r", 3), tags={"user": "1"})
     drain(hot, archives)
-    before = {name: redis_backend.raw.dump(name) for name in redis_backend.key_names()}
+    before = dumps(redis_backend)
     keys = namespace_of(hot).keys.run("r")
     hot.append("r", [], tags={"user": "2"})
     for key, field in ((keys.meta, "tags"), (keys.tags, "")):
         redis_backend.raw.hset(key, field, f"{10**15 * 9}-ahead")
     drain(hot, archives)
     assert tags_in(archives) == [{"user": "2"}] * 2
-    for name, dump in before.items():
-        redis_backend.raw.delete(name)
-        redis_backend.raw.restore(name, 0, dump)
+    come_back(redis_backend, before)
     assert not verify_run("r", hot=hot, sinks=archives).is_sound
     hot.append("r", [], tags={"user": "3"})
     assert drain(hot, archives).parked == 0
