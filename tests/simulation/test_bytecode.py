@@ -43,8 +43,11 @@ def test_a_refusal_is_told_as_it_is_however_often(monkeypatch: pytest.MonkeyPatc
     """As garbage is collected after each script. Where it is not, some are told as others."""
     assert not _mistaken()
     run = bytecode.ParsesOnce.execute
-    leaves = lambda self, script: None if script == "collectgarbage()" else run(self, script)  # noqa: E731
-    monkeypatch.setattr(bytecode.ParsesOnce, "execute", leaves)
+
+    def leave(self: bytecode.ParsesOnce, script: bytes | str) -> Any:
+        return None if script == "collectgarbage()" else run(self, script)
+
+    monkeypatch.setattr(bytecode.ParsesOnce, "execute", leave)
     assert _mistaken()
 
 

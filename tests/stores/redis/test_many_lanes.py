@@ -9,7 +9,7 @@ import pytest
 
 from runstream import CorruptRecordError, HistoryDiverged, LeaseHeld, RedisCheckpointer
 from runstream.stores.redis.operations.client.span_reader import SpanReader
-from tests.support.backends import RedisBackend
+from tests.support.backends import RedisBackend, info_of
 from tests.support.drain_tools import put_raw
 from tests.support.kinds import REAL, on_every_server
 from tests.support.operations import exchanges_in, session_of
@@ -75,7 +75,7 @@ def test_a_lane_is_recovered_without_what_others_wrote(redis_backend: RedisBacke
     assert (
         sum(len(reply) for command, reply in zip(commands, replies, strict=True) if command[0] == b"XRANGE") == 6
     )
-    assert hot.recover("r").events[-1].offset == hot.run_info("r").last_offset  # type: ignore[union-attr]
+    assert hot.recover("r").events[-1].offset == info_of(hot).last_offset
 
     hot.append("r", [], snapshot=make_state("r"), lane_id="mine")
     for left in range(3):
@@ -92,7 +92,7 @@ def test_a_run_is_recovered_in_one_round_trip_with_its_last_events(redis_backend
         hot.save_events(make_events("r", count))
         store = open_hot(redis_backend)
         recovery, sent = exchanges_in(store, store._operations.recover("r", None))
-        assert [item.offset for item in recovery.events] == [*range(201, hot.run_info("r").last_offset + 1)]  # type: ignore[union-attr]
+        assert [item.offset for item in recovery.events] == [*range(201, info_of(hot).last_offset + 1)]
         assert len(sent) == trips
 
 
