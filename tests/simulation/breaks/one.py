@@ -35,21 +35,6 @@ _CLAIMS = Plan(
     fates=(1,),
     disk_fates=(1,),
 )
-_RESTORES = Plan(
-    forms=("plain",) * 3,
-    operators=2,
-    acts=("end", "restore", "restore"),
-    workers=1,
-    followers=0,
-    runs=1,
-    turns=8,
-    is_tiered=True,
-    retire_after_seconds=0.02,
-    trims=("archived",),
-    troubles=("leap",),
-    fates=(30, 0, 4, 0, 0, 0, 0, 0),
-    disk_fates=(1,),
-)
 
 BREAK_PLANS: Mapping[str, Plan] = {
     **PLANS,
@@ -189,7 +174,21 @@ BREAK_PLANS: Mapping[str, Plan] = {
         disk_fates=(1,),
     ),
     # operators who put a run back while it is retired over and over, and get no reply now and then
-    "restores": _RESTORES,
+    "restores": Plan(
+        forms=("plain",) * 3,
+        operators=2,
+        acts=("end", "restore", "restore"),
+        workers=1,
+        followers=0,
+        runs=1,
+        turns=8,
+        is_tiered=True,
+        retire_after_seconds=0.02,
+        trims=("archived",),
+        troubles=("leap",),
+        fates=(30, 0, 4, 0, 0, 0, 0, 0),
+        disk_fates=(1,),
+    ),
     # operators who drop an archive each, and add it again
     "drops": Plan(
         forms=("plain",),
