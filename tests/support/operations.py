@@ -16,6 +16,7 @@ __all__ = [
     "exchanges_in",
     "hooked",
     "last_seq",
+    "noting_steps",
     "operations_of",
     "perform",
     "session_of",
@@ -80,17 +81,18 @@ def exchanges_in(store: Any, operation: Any) -> tuple[Any, list[tuple[Any, Any]]
     Returns:
         Its result, and the commands of each exchange that it has made, with their replies.
     """
-    made: list[tuple[Any, Any]] = []
+    steps: list[tuple[Any, Any]] = []
+    result = perform(store, noting_steps(operation, steps))
+    return result, [(step.commands, reply) for step, reply in steps if isinstance(step, Exchange)]
 
-    def steps() -> Any:
-        reply = None
-        while True:
-            try:
-                step = operation.send(reply)
-            except StopIteration as end:
-                return end.value
-            reply = yield step
-            if isinstance(step, Exchange):
-                made.append((step.commands, reply))
 
-    return perform(store, steps()), made
+def noting_steps(operation: Any, steps: list[tuple[Any, Any]]) -> Any:
+    """An operation that notes each of its steps, with the reply."""
+    reply = None
+    while True:
+        try:
+            step = operation.send(reply)
+        except StopIteration as end:
+            return end.value
+        reply = yield step
+        steps.append((step, reply))

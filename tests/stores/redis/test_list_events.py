@@ -17,6 +17,7 @@ from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hooked, Hot, due, first_hot, open_hot, put_raw
 from tests.support.kinds import on_every_server
+from tests.support.operations import noting_steps
 from tests.support.random_runs import lose_redis
 from tests.support.samples import make_event, make_events, make_state
 
@@ -53,7 +54,7 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
 ) -> None:
     for first in range(1, 10_000, 1000):
         hot.save_events([*make_events("r", 500, first=first), *make_events("r", 500, first=first, lane_id="b")])
-    sent: list[Any] = []
+    sent: list[tuple[Any, Any]] = []
     pages: list[int] = []
     run, back_page = type(hot._runner).run, RunReader._back_page
 
@@ -62,22 +63,12 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
         return back_page(reader, meta, entries, high, count)
 
     def counting(runner: Any, operation: Any) -> Any:
-        def steps() -> Any:
-            reply = None
-            while True:
-                try:
-                    step = operation.send(reply)
-                except StopIteration as end:
-                    return end.value
-                sent.append(step)
-                reply = yield step
-
-        return run(runner, steps())
+        return run(runner, noting_steps(operation, sent))
 
     monkeypatch.setattr(RunReader, "_back_page", counted)
     monkeypatch.setattr(type(hot._runner), "run", counting)
     assert seqs_over(hot, 9_495) == [*range(9_496, 9_501)] * 2
-    assert sum(isinstance(step, Exchange) for step in sent) <= 3
+    assert sum(isinstance(step, Exchange) for step, _ in sent) <= 3
     assert sum(pages) <= 4 + 1000
     sent.clear()
     pages.clear()
@@ -88,13 +79,13 @@ def test_the_end_of_a_long_run_takes_one_round_trip_and_one_page(
     sent.clear()
     pages.clear()
     assert seqs_over(hot, 100, "one") == [*range(101, 201)]
-    assert sum(isinstance(step, Exchange) for step in sent) <= 3
+    assert sum(isinstance(step, Exchange) for step, _ in sent) <= 3
     assert sum(pages) == 100 + 1
     # and others that came after it are passed in a few pages
     hot.save_events([*make_events("r2", 300, lane_id="b"), *make_events("r2", 299)])
     sent.clear()
     assert seqs_over(hot, 299, "r2") == [300]
-    assert sum(isinstance(step, Exchange) for step in sent) <= 5
+    assert sum(isinstance(step, Exchange) for step, _ in sent) <= 5
 
 
 def test_lanes_are_noted_to_rise_until_they_fall(redis_backend: RedisBackend, hot: Hot) -> None:
