@@ -13,6 +13,7 @@ from tests.support.drain_tools import Hooked
 
 __all__ = [
     "append_each",
+    "entries_in",
     "exchanges_in",
     "hooked",
     "last_seq",
@@ -84,6 +85,16 @@ def exchanges_in(store: Any, operation: Any) -> tuple[Any, list[tuple[Any, Any]]
     steps: list[tuple[Any, Any]] = []
     result = perform(store, noting_steps(operation, steps))
     return result, [(step.commands, reply) for step, reply in steps if isinstance(step, Exchange)]
+
+
+def entries_in(sent: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """The entries that were read from streams, by command, in exchanges as :func:`exchanges_in` gives them."""
+    return [
+        reply
+        for commands, replies in sent
+        for command, reply in zip(commands, replies, strict=True)
+        if command[0] == b"XRANGE"
+    ]
 
 
 def noting_steps(operation: Any, steps: list[tuple[Any, Any]]) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from runstream import AcknowledgedWritesLost, CorruptRecordError, DrainWorker, EventsArchived
@@ -13,7 +11,7 @@ from tests.stores.redis.layout.raw_keys import key_of
 from tests.support.archive_check import Archive
 from tests.support.backends import RedisBackend
 from tests.support.drain_tools import Hot, open_hot, put_raw
-from tests.support.operations import exchanges_in
+from tests.support.operations import entries_in, exchanges_in
 from tests.support.samples import make_event, make_events
 from tests.support.unfinished import leave_entries
 
@@ -34,25 +32,16 @@ def test_few_offsets_take_one_round_trip_and_more_one_for_each_page(hot: Hot, re
             assert [item.offset for item in found] == offsets
             assert len(sent) == trips
             # one more in each may be the one that was seen last
-            assert len(offsets) <= sum(map(len, _entries(sent))) <= len(offsets) + trips
+            assert len(offsets) <= sum(map(len, entries_in(sent))) <= len(offsets) + trips
         _, sent = exchanges_in(store, store._operations.find("r", ["4", "none"]))
         assert len(sent) == 1
-
-
-def _entries(sent: Any) -> Any:
-    return [
-        reply
-        for commands, replies in sent
-        for command, reply in zip(commands, replies, strict=True)
-        if command[0] == b"XRANGE"
-    ]
 
 
 def test_large_events_come_a_few_at_a_time(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_size, "PAGE_BYTES", 5 * 4096)
     found, sent = exchanges_in(hot, hot._operations.read_at("r", range(30, 0, -1)))
     assert [item.offset for item in found] == [*range(30, 0, -1)]
-    assert max(sum(map(len, _entries([one]))) for one in sent) <= 9
+    assert max(sum(map(len, entries_in([one]))) for one in sent) <= 9
 
 
 def test_what_has_left_redis_is_named_and_its_keys_stay(hot: Hot, archives: list[Archive]) -> None:
