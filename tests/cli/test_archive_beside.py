@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from runstream import DrainWorker, connect
+from runstream import connect
 from runstream.cli.support.options import open_to_read
 from tests.cli.test_columns import completed
 from tests.support.commands import Said, run
+from tests.support.drain_tools import drain_to
 from tests.support.samples import make_event, make_events, make_state
 from tests.support.servers import needs_embedded_server
 
@@ -26,12 +27,6 @@ def server(tmp_path: Path) -> Iterator[str]:
     with connect(url) as store:
         store.append("trip", make_events("trip", 3), snapshot=make_state("trip", current_step=3))
         yield url
-
-
-def drain(url: str, archive: Path) -> None:
-    """Archive all, and trim what is archived."""
-    with connect(url) as hot, connect(f"sqlite:{archive}") as sink:
-        DrainWorker(hot, [sink], trim="archived").drain_once()  # type: ignore[list-item]  # connect gives any store
 
 
 def files(url: str) -> list[str]:
@@ -98,7 +93,7 @@ def test_each_namespace_has_its_own(server: str) -> None:
 def test_another_archive_takes_its_place(server: str, tmp_path: Path) -> None:
     with connect(f"sqlite:{tmp_path}/state/archive.db"):
         pass
-    drain(server, tmp_path / "other.db")
+    drain_to(server, f"sqlite:{tmp_path}/other.db")
     said = run("show", "trip", "--url", server)
     assert (said.code, said.out) == (1, "")
     assert "neither tier" in said.err
@@ -111,9 +106,9 @@ def test_a_store_that_follows_reads_what_was_made_later(server: str, tmp_path: P
         store: Any = opened.enter_context(open_to_read(server, follows=True))
         events = opened.enter_context(closing(store.follow("trip", idle_timeout=5.0)))
         assert next(events).offset == 1
-        drain(server, tmp_path / "state" / "archive.db")
+        drain_to(server, f"sqlite:{tmp_path}/state/archive.db")
         with connect(server) as other:
             other.append("trip", make_events("trip", 1000, first=4))
-            drain(server, tmp_path / "state" / "archive.db")
+            drain_to(server, f"sqlite:{tmp_path}/state/archive.db")
             other.append("trip", [make_event("trip", 1004, kind="run.finished")])
         assert [item.offset for item in events] == list(range(2, 1005))

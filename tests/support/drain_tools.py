@@ -16,6 +16,7 @@ from runstream import (
     PAEvent,
     RedisCheckpointer,
     SQLiteCheckpointer,
+    connect,
     create_event,
 )
 from runstream.operations.operation import Exchange
@@ -85,6 +86,13 @@ def emit(hot: Hot, run_id: str, count: int, *, first: int = 1) -> list[PAEvent]:
     events = make_events(run_id, count, first=first)
     hot.save_events(events)
     return events
+
+
+def drain_to(url: str, archive: str, **options: Any) -> DrainReport:
+    """What a worker does that is started for a server and an archive: it archives all, and trims that."""
+    with connect(url) as hot, connect(archive) as sink:
+        worker = DrainWorker(hot, [sink], trim="archived", **options)  # type: ignore[list-item]  # connect gives any store
+        return worker.drain_once()
 
 
 def first_hot(hot: Hot, run_id: str) -> int:

@@ -20,9 +20,9 @@ from purpose_agent.protocols.agui import AGUIAdapter
 from purpose_agent.runtime import EventKind, PAEvent, Visibility, create_event
 from purpose_agent.streaming_v3 import agui_stream, sse_format
 
-import runstream
-from runstream import ConfigurationError, DrainWorker, HistoryDiverged, StoreUnavailable
+from runstream import ConfigurationError, HistoryDiverged, StoreUnavailable
 from runstream.integrations.purpose_agent import StoreBus, agui_sse, connect, connect_async
+from tests.support.drain_tools import drain_to
 from tests.support.servers import eventually, needs_server
 
 URLS = ["memory:", "sqlite:{dir}/runs.db", "jsonl:{dir}/runs", "fake:{dir}", "fake:{dir} sqlite:{dir}/archive.db"]
@@ -177,9 +177,7 @@ async def test_after_a_restart_it_goes_on_with_each_event_once(urls: list[str]) 
         with opened(urls) as store, StoreBus(store) as bus:
             (sse,) = await all_of(agui_sse(bus.deliveries(run_id="r", after=last or 0)), 1)
             if turn == 4 and urls[1:]:
-                with runstream.connect(urls[0]) as hot, runstream.connect(urls[1]) as sink:
-                    worker = DrainWorker(hot, [sink], trim="archived")  # type: ignore[list-item]
-                    assert worker.drain_once().trimmed == 8
+                assert drain_to(*urls).trimmed == 8
             if turn == 6:
                 store.append("r", [text(9), finished()])
         last, data = parts(sse)

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from purpose_agent.runtime import EventKind, PAEvent, RunStatus
 
-import runstream
-from runstream import DrainWorker
 from runstream.integrations.purpose_agent import connect
 from tests.integrations.purpose_agent.flow_processes import RUN, FlowProcess
+from tests.support.drain_tools import drain_to
 from tests.support.exhaustive import ROUNDS
 from tests.support.handles import open_run
 from tests.support.processes.journal import Diary
@@ -38,11 +37,8 @@ class Place:
 
     def drain(self) -> None:
         """Archive what there is, and take it out of the server; the run too, once it has ended."""
-        if self._archive is None:
-            return
-        with runstream.connect(self.url) as hot, runstream.connect(self._archive) as archive:
-            worker = DrainWorker(hot, [archive], trim="archived", retire_after_seconds=0.0)  # type: ignore[list-item]
-            worker.drain_once()
+        if self._archive is not None:
+            drain_to(self.url, self._archive, retire_after_seconds=0.0)
 
     def told(self, what: str) -> list[Any]:
         """What a process was told that it is recorded."""

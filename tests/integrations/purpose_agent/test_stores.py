@@ -13,11 +13,12 @@ from purpose_agent.protocols.agui import AGUIAdapter
 from purpose_agent.runtime import EventKind, PAEvent, RunState, RunStatus, Visibility
 
 import runstream
-from runstream import ConfigurationError, DrainWorker
+from runstream import ConfigurationError
 from runstream.integrations.purpose_agent import connect, connect_async
 from tests.support.backends import latest
 from tests.support.commands import run
 from tests.support.decoding import note_decoded
+from tests.support.drain_tools import drain_to
 from tests.support.handles import open_run
 from tests.support.servers import needs_embedded_server
 
@@ -92,12 +93,6 @@ async def test_so_they_are_for_asyncio(urls: str, tmp_path: Path) -> None:
         assert await store.load_latest("none") is None
 
 
-def drain(url: str, archive: str, **options: Any) -> None:
-    """What a worker does, in another process."""
-    with runstream.connect(url) as hot, runstream.connect(archive) as sink:
-        DrainWorker(hot, [sink], trim="archived", **options).drain_once()  # type: ignore[list-item]
-
-
 @pytest.mark.parametrize("archive", ARCHIVES)
 def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path: Path) -> None:
     """To the store that was open before, that made no archive, and to the Run that was."""
@@ -110,15 +105,15 @@ def test_a_resume_is_whole_after_a_drain_that_came_later(archive: str, tmp_path:
         store.save_snapshot("r", state)
         assert [event.seq for event in store.list_events("r", 3)] == [4, 5]
         assert list(tmp_path.iterdir()) == []
-        drain(url, archive)
+        drain_to(url, archive)
         assert [event.seq for event in store.list_events("r", latest(store, "r").current_step)] == [4, 5]
         assert store.list_events("r") == store.list_events("r", 0)
         assert len(store.list_events("r")) == 5
         assert agent.emit(EventKind.TOOL_RESULT).event.seq == 2
         agent.checkpoint()
         store.save_event(PAEvent("r", seq=6, kind=EventKind.RUN_FINISHED))
-        drain(url, archive)
-        drain(url, archive, retire_after_seconds=0.0)
+        drain_to(url, archive)
+        drain_to(url, archive, retire_after_seconds=0.0)
         with runstream.connect(url) as alone, pytest.raises(runstream.EventsArchived):
             alone.load_latest("r")
         assert store.load_latest("r") == state
@@ -150,8 +145,8 @@ def test_a_resume_takes_what_it_gives(
         store.save_events([*some_events(1, 499), PAEvent("r", seq=500, kind=EventKind.RUN_FINISHED)])
         store.save_snapshot("r", RunState("r", status=RunStatus.COMPLETED, current_step=498))
         if how is not None:
-            drain(url, archive, **how)
-            drain(url, archive, **how)
+            drain_to(url, archive, **how)
+            drain_to(url, archive, **how)
         made = note_decoded(monkeypatch)
         step = latest(store, "r").current_step
         assert [event.seq for event in store.list_events("r", step)] == [499, 500]
@@ -184,7 +179,7 @@ async def test_a_server_counts_as_their_store_does(archive: str | None, tmp_path
         store.save_snapshot("c", RunState("c"), lane_id="main")
         for _ in range(3 if archive else 0):
             assert (store.event_count, store.snapshot_count) == (10, 2)
-            drain(url, archive or "", retire_after_seconds=0.0, forget_after_seconds=0.0)
+            drain_to(url, archive or "", retire_after_seconds=0.0, forget_after_seconds=0.0)
         assert (store.event_count, store.snapshot_count) == (10, 2)
         async with connect_async(url, archive=archive) as beside:
             assert (await beside.event_count, await beside.snapshot_count) == (10, 2)
@@ -199,7 +194,7 @@ def test_a_closed_store_opens_no_archive(tmp_path: Path) -> None:
     store: Any = connect(url, archive=archive)
     store.save_events(some_events(1, 2))
     store.close()
-    drain(url, archive)
+    drain_to(url, archive)
     assert store._operations.archive.position_of_lanes("r", ()) is None
 
 

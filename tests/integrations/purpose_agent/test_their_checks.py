@@ -18,8 +18,8 @@ from purpose_agent.runtime.event_bus import parallel_merge
 from purpose_agent.streaming_v3 import pa_event_to_stream_event
 
 import runstream
-from runstream import DrainWorker
 from runstream.integrations.purpose_agent import StoreBus, connect
+from tests.support.drain_tools import drain_to
 from tests.support.servers import needs_embedded_server
 
 pytestmark = pytest.mark.exhaustive
@@ -56,8 +56,7 @@ def kit(request: pytest.FixtureRequest, types: str, tmp_path: Path) -> Iterator[
 
         def open_one() -> Any:
             for archive in archives:
-                with runstream.connect(url) as hot, runstream.connect(archive) as sink:
-                    DrainWorker(hot, [sink], trim="archived", retire_after_seconds=0.0).drain_once()  # type: ignore[list-item]  # connect gives any store
+                drain_to(url, archive, retire_after_seconds=0.0)
             options = {"archive": archives[0]} if archives else {}
             return opened.enter_context(open_at(url, **options))
 
