@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,17 @@ from tests.stores.archive.snapshot_tools import (
     opened_again,
     step_of,
 )
-from tests.support.archive_check import Archive
 from tests.support.operations import operations_of
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def steps_kept(archive: Any, lane_id: str | None = None) -> list[int]:
+    """The steps of the snapshots that it keeps of the run, or of a lane."""
+    return [step for _, _, step in history(archive, lane_id=lane_id)]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
@@ -36,10 +41,10 @@ def test_no_more_than_the_latest_are_kept(kind: str, tmp_path: Path, keep: int) 
         checkpoint(archive, 2, first=21, lane_id="b")
         left = list(range(21 - max(keep, 1), 21))  # the latest is there in any case
         for opened in (archive, pickle.loads(pickle.dumps(archive))):
-            assert [step for _, _, step in history(opened, lane_id="a")] == left
+            assert steps_kept(opened, "a") == left
             assert [step_of(opened.snapshot_at("r", at, lane_id="a")) for at in left] == left
             assert opened.snapshot_at("r", left[0] - 1, lane_id="a") is None
-        assert [step for _, _, step in history(archive, lane_id="b")] == [21, 22][-max(keep, 1) :]
+        assert steps_kept(archive, "b") == [21, 22][-max(keep, 1) :]
         assert step_of(archive.load_snapshot("r", lane_id="a")) == 20
         if isinstance(archive, JSONLCheckpointer):
             path = operations_of(archive)._logs.path / "r" / "snapshots.jsonl"
@@ -52,25 +57,20 @@ def test_an_archive_may_be_opened_with_another_bound(kind: str, tmp_path: Path) 
         checkpoint(archive, 10)
         with closing(opened_again(archive, keep_snapshots=2)) as bounded:
             checkpoint_after(bounded, 11)
-            assert [step for _, _, step in history(bounded)] == [10, 11]
-        assert [step for _, _, step in history(archive)] == [10, 11]
+            assert steps_kept(bounded) == [10, 11]
+        assert steps_kept(archive) == [10, 11]
 
 
 def test_the_bound_is_an_option_of_the_urls_of_archives(kind: str, tmp_path: Path) -> None:
     url = f"{kind}:{tmp_path}/archive?keep_snapshots=2"
     with connect(url) as store:
         checkpoint(store, 5)
-        assert [step for _, _, step in history(store)] == [4, 5]
+        assert steps_kept(store) == [4, 5]
     for wrong in (f"{kind}:{tmp_path}/archive?keep_snapshots=-1", f"{kind}:{tmp_path}/a?keep_snapshots=some"):
         with pytest.raises(ConfigurationError):
             connect(wrong)
     with pytest.raises(ConfigurationError, match="keep_snapshots"):
         connect("memory:?keep_snapshots=2")
-
-
-def steps_kept(archive: Archive) -> list[int]:
-    """The steps of the snapshots that it keeps of the run."""
-    return [step for _, _, step in history(archive)]
 
 
 def test_a_new_archive_keeps_a_stated_number(kind: str, tmp_path: Path) -> None:
