@@ -39,10 +39,15 @@ class KnownRun:
         self.begin(0)
         self.left_to, self.is_another = self.settled, False
 
-    def settle(self, offset: int) -> None:
+    def settle(self, offset: int, span_id: Any, *, was_given: bool) -> None:
         """Learn the offset of the next event of this bus that has none."""
         self.is_another |= offset <= max(self.settled, self.offset)
         self.offered, self.settled, self.settles = self.offered - 1, offset, self.settles + 1
+        if was_given:
+            self.given.add((offset, span_id))
+        else:
+            self.unsettled -= 1
+            self.left_to = max(self.left_to, offset)
 
     def forget(self, *, was_given: bool) -> None:
         """Learn that an event of this bus that has no offset will have none."""

@@ -127,14 +127,9 @@ class Deliveries(AsyncOnly, Generic[E]):
         known = self._runs.get(run_id)
         if known is None:  # it has ended
             return
-        known.settle(offset)
+        known.settle(offset, span_id, was_given=was_given)
         if known.position is None and self._scope.after is None and not self._has_begun:
             known.begin(offset - 1)  # what others record after it is not passed over
-        if was_given:
-            known.given.add((offset, span_id))
-            return
-        known.unsettled -= 1
-        known.left_to = max(known.left_to, offset)
 
     def forget(self, run_id: str, *, was_given: bool) -> None:
         """Learn that an event that was offered is not written: its run was refused."""
