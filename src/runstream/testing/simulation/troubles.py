@@ -99,8 +99,7 @@ class Troubles:
 
     def evict(self) -> None:
         """The server removes a key, with producers or runs that it has noted."""
-        raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
-        names = sorted(name for name in raw.scan_iter() if name.endswith(_EVICTED))
+        names = sorted(name for name in self._raw.scan_iter() if name.endswith(_EVICTED))
         if names:
             name = self._world.choices.one_of(names)
             self._world.scheduler.note(f"the server evicts {name}")
@@ -108,8 +107,7 @@ class Troubles:
 
     def unindex(self) -> None:
         """An index of tags is not there, and its partition is one that an earlier version has made."""
-        raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
-        names = sorted(name for name in raw.scan_iter() if ":tag:" in name)
+        names = sorted(name for name in self._raw.scan_iter() if ":tag:" in name)
         if names:
             name = self._world.choices.one_of(names)
             self._world.scheduler.note(f"{name} is gone")
@@ -142,11 +140,16 @@ class Troubles:
 
     def _is_required(self) -> bool:
         """Whether each partition requires the archive that is backed up."""
-        raw: Any = fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
+        raw = self._raw
         tags = {hash_tag(name) for name in raw.scan_iter() if name.endswith(":config")}
         of_partitions = [tag for tag in tags if ":" in tag]  # the namespace has a config of its own
         required = [raw.hexists(f"{tag}:archives", self._backed_up_id) for tag in of_partitions]
         return bool(required) and all(required)
+
+    @property
+    def _raw(self) -> Any:
+        """What the server has, which is looked at without its knowing."""
+        return fakeredis.FakeRedis(server=self._world.server.fake, decode_responses=True)
 
     def _be_for_a_while(self, state: State) -> None:
         node = self._world.server.primary
