@@ -2,14 +2,13 @@
 
 Each decoder gets sound input that was damaged, and input that was made up of the parts of its format. By default a
 few examples are tried; ``python -m pytest -m exhaustive tests/codec/test_fuzzing.py -s`` tries many, and prints
-how many there were of each. ``RUNSTREAM_FUZZ_EXAMPLES`` says how many to try.
+how many there were of each; with ``RUNSTREAM_TEST_ROUNDS=7`` so many times as many.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import time
 import tracemalloc
 from collections import Counter
@@ -56,9 +55,10 @@ from runstream.stores.archive.sqlite.row_values import (
     lane_offset_in,
     snapshot_head_in,
 )
+from tests.support.exhaustive import ROUNDS
 from tests.support.samples import RICH_VALUES, make_event, sealed
 
-EXAMPLES = int(os.environ.get("RUNSTREAM_FUZZ_EXAMPLES", "1000"))
+EXAMPLES = 500 * ROUNDS
 """How many examples of each decoder are tried exhaustively, each with a hundred variants."""
 
 LONGEST_SECONDS = 1.0

@@ -40,7 +40,7 @@ def test_children_of_a_busy_process_start_anew(
 @pytest.mark.parametrize("place", PLACES)
 def test_many_children_start_anew(servers: Servers, namespace: str, tmp_path: Path, place: str, how: str) -> None:
     """The same, at many more moments."""
-    is_forking(servers, namespace, tmp_path, place, how, 30 * ROUNDS)
+    is_forking(servers, namespace, tmp_path, place, how, 15 * ROUNDS)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
