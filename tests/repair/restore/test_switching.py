@@ -68,15 +68,18 @@ def test_an_ordinary_append_that_both_have_is_applied_once(backend: RedisBackend
     assert len(other.list_events("r")) == 2
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_what_was_archived_is_not_appended_again_by_its_resend(
-    backend: RedisBackend, archive: Archive, *, is_lost: bool
+    backend: RedisBackend, archive: Archive, *, is_lost: bool, is_known: bool
 ) -> None:
-    """Its reply was lost, and then all that Redis had, or what came last: nobody knows any more who sent it."""
-    hot = open_hot(backend)
-    hot.append("r", [make_event("r", 1)])
+    """Its reply was lost, and then all that Redis had, or what came last: nobody knows any more who sent it.
+
+    Also where Redis still has an earlier batch of its producer.
+    """
+    hot, late = open_hot(backend), open_hot(backend, retry_seconds=0)
+    (late if is_known else hot).append("r", [make_event("r", 1)])
     before = dumps(backend)
-    late = open_hot(backend, retry_seconds=0)
     assert len(late.list_events("r")) == 1
     Line(late).cut("reply")
     event = make_event("r", 2)

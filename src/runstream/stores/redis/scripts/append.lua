@@ -49,9 +49,9 @@
 --           offsets are those of the snapshots, joined by ','; if none was saved, the former is 0, and the latter '-' if
 --           lanes were ended, else 't' if tags were asked for, else 0
 --         if it was not, a list, and nothing was written:
---         {'stale', time}           whether it was applied before cannot be told, since its producer may be forgotten:
---                                   it was first sent when a producer that was forgotten was last heard, or
---                                   before, or too long ago; or it does not say when, and the run was retired.
+--         {'stale', time}           whether it was applied before cannot be told, since its producer, or its producer's
+--                                   last batch, may be forgotten: it was first sent when one that was forgotten was last
+--                                   heard, or before, or too long ago; or it does not say when, and the run was retired.
 --                                   The server's time, or a later one that is after all that was noted
 --         {'revoked'}               it was revoked (see revoke.lua)
 --         {'unleased'}              the lease that it carries has passed to another owner or expired
@@ -129,7 +129,7 @@ end
 if sent_batch > batch then return {'stale', now} end
 local heard = call('HGET', KEYS[2], 'heard')
 local producers_lost = sent and 0 or lost_at(KEYS[3], heard, meta[11], meta[15])
-local stale = not sent and may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds, producers_lost)
+local stale = may_be_forgotten(sent_at, KEYS[2], KEYS[6], microseconds, producers_lost)
 if stale then return {'stale', stale} end
 local heard_now = hears_at(sent_at, microseconds, sent)
 

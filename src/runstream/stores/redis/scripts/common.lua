@@ -105,7 +105,7 @@ local function hears_at(sent_at, now, sent)
   return math.max(now, tonumber(sent_at) or 0, sent and heard_at(sent) or 0)
 end
 
--- Whether a producer of which nothing is known may have been forgotten since its batch was first sent (microseconds; 0:
+-- Whether a producer, or its last batch (see switch.lua), may have been forgotten since a batch was first sent (microseconds; 0:
 -- too long ago; '-': that is not known, and no). `lost` is what lost_at says. Returns nil if not; else a time, as text,
 -- after all that was noted: what is first sent then is new.
 -- `forgotten` says when the producers that were forgotten were last heard. None was heard before any of its batches was sent,

@@ -18,8 +18,8 @@
 --
 -- After 'ok': the run has the refilled history and no other; no lease on it is in force, though the next one has
 -- a higher epoch; it is due and not parked. A producer whose last batch both histories have is remembered: if it
--- resends that, it gets its first reply. Where the run has more than both had, a batch of any other producer that was
--- first sent before is `stale`. RENAME, or DEL, is the first write: a full server takes either.
+-- resends that, it gets its first reply. Where the run has more than both had, any other batch that was first sent before
+-- is `stale`. RENAME, or DEL, is the first write: a full server takes either.
 
 local meta = call('HMGET', KEYS[2], 'start', 'last', 'updated', 'epoch', 'parent', 'by', 'forgotten', 'adopted', 'heard',
   'ahead', 'tags')
@@ -94,7 +94,7 @@ for after, upto, at in string.gmatch(meta[8] or '', '(%S+) (%d+%-%d+) (%d+)') do
   if parse_cursor(upto) <= common then adopted[#adopted + 1] = after .. ' ' .. upto .. ' ' .. at end
 end
 if adopted[1] then call('HSET', KEYS[2], 'adopted', table.concat(adopted, ' ')) end
--- who sent what the former history had not is not known: its resend is not to be applied again
+-- who sent what the former history had not is not known, maybe one that stays: its resend is not to be applied again
 if parse_cursor(call('HGET', KEYS[2], 'last')) > common then lost = math.max(lost, clock(), tonumber(ARGV[7])) end
 note_forgotten(KEYS[2], lost)
 if call('EXISTS', KEYS[3]) == 1 then call('HSET', KEYS[2], 'heard', meta[9] or '1') end
