@@ -82,16 +82,22 @@ class Game:
     def _mend(self) -> list[str]:
         """Give archives that were put back what they lack; what is wrong before and after that."""
         world, scheduler = self.world, self.world.scheduler
-        with world.open(Process("the host")) as hot:  # what was parked since an archive was away is tried again
-            namespace_of(hot).unpark(list(self._status().parked))
-        if not self._comes_to(self._all_is_drained):
-            return [f"not all is drained again: {self._status()}"]
-        if faults := list(untold_gaps(world)):
+        if faults := self._try_parked_again() or list(untold_gaps(world)):
             return faults
         has_ended = scheduler.spawn(Process("the operator"), "the operator", partial(mend, world))
         if not self._comes_to(lambda: has_ended() and self._all_is_drained()):
             return [f"not all is drained once archives are mended: {self._status()}"]
+        for _ in range(world.plan.workers):  # each may find only now that a file was replaced which it has open
+            if faults := self._try_parked_again():
+                return faults
         return []
+
+    def _try_parked_again(self) -> list[str]:
+        """Let what was parked, since an archive was away, come due; what is wrong then."""
+        if parked := self._status().parked:
+            with self.world.open(Process("the host")) as hot:
+                namespace_of(hot).unpark(list(parked))
+        return [] if self._comes_to(self._all_is_drained) else [f"not all is drained again: {self._status()}"]
 
     def finding(self, faults: list[str]) -> Finding:
         """What came of it."""
