@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from shlex import quote
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from runstream.codec.archive_entries import entry_fields, entry_record
 from runstream.codec.stored_fields import EventFields
@@ -22,7 +22,7 @@ from runstream.history.archived import ArchivedHistory
 from runstream.history.base import PAGE, History
 from runstream.history.divergence import Divergence, find_divergence
 from runstream.history.hot import HotHistory
-from runstream.model.archive_records import ArchiveEntry, Position
+from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.errors import ArchiveGap, ConcurrencyConflict, ConfigurationError, HistoryDiverged
 from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
@@ -39,6 +39,7 @@ Keep: TypeAlias = Literal["archive", "redis", "both"]
 
 _ATTEMPTS = 10  # to append to a run that others write to
 _HELD_SECONDS = 300.0
+_BEING_RESOLVED = "it is being resolved"
 
 Hot: TypeAlias = RunStore[Any, Any]
 
@@ -163,18 +164,43 @@ def resolve(hot: Hot, sinks: Sequence[Sink], seen: Histories, keep: Keep) -> Res
             _check_agreement(seen)
         else:
             _check_supply(seen)
-        # so that no worker takes it on meanwhile; if this is killed, the run comes due and is parked again
-        reason = (
-            f"it is being resolved; if nobody is at it any more, repeat `runstream resolve {quote(header.run_id)}`"
-        )
-        namespace.park(header, reason, _HELD_SECONDS)
+        hold = _Hold(namespace, header, keep)
+        hold.extend()
         _check_still_parted(hot, sinks, seen)
         if keep == "archive":
-            _keep_archive(hot, sinks, seen, done)
+            _keep_archive(hot, sinks, seen, done, hold)
         else:
-            _keep_redis(namespace, sinks, seen, done, append=keep == "both")
+            _keep_redis(namespace, sinks, seen, done, hold)
     namespace.unpark([header.run_id])
     return done
+
+
+class _Hold(NamedTuple):
+    """Keeps workers off a run that is being resolved, and whoever would resolve it in another way."""
+
+    namespace: Namespace
+    header: RunHeader
+    keep: Keep
+
+    def extend(self) -> None:
+        """Park the run for some minutes from now on. If its holder is killed, it comes due and is parked again.
+
+        Raises:
+            ConcurrencyConflict: Somebody else is resolving it in another way.
+        """
+        run_id = self.header.run_id
+        reason = (
+            f"{_BEING_RESOLVED} with --keep {self.keep}; if nobody is at it any more, repeat"
+            f" `runstream resolve {quote(run_id)} --keep {self.keep}`"
+        )
+        if not self.namespace.park(self.header, reason, _HELD_SECONDS, _BEING_RESOLVED):
+            raise ConcurrencyConflict(
+                f"somebody else is resolving run {run_id!r} in another way, which `runstream status` shows: look"
+                " again once that is done. If nobody is at it any more, finish it in that way, or let it come due with"
+                f" `runstream unpark {quote(run_id)}` and look again",
+                expected=self.header.start.offset,
+                actual=self.header.start.offset,
+            )
 
 
 def _check_still_parted(hot: Hot, sinks: Sequence[Sink], seen: Histories) -> None:
@@ -217,7 +243,7 @@ def _check_agreement(seen: Histories) -> None:
             )
 
 
-def _keep_archive(hot: Hot, sinks: Sequence[Sink], seen: Histories, done: Resolution) -> None:
+def _keep_archive(hot: Hot, sinks: Sequence[Sink], seen: Histories, done: Resolution, hold: _Hold) -> None:
     kept, redis = seen.diverged[0], seen.redis
     source = kept.history
     if _has_own(redis, kept):
@@ -232,10 +258,11 @@ def _keep_archive(hot: Hot, sinks: Sequence[Sink], seen: Histories, done: Resolu
         if common is None or shared != side.history.last:
             own_start = side.history.header.start if common is None else shared
             done.keep(keep_branch(sinks, side.history, own_start))
-            _cut_back(side.history, source, shared)
+            _cut_back(side.history, source, shared, hold)
         keep_from = min(keep_from, shared.offset + 1)
     if seen.without:
         keep_from = source.first
+    hold.extend()
     done.restored = restore_run(hot, source, seen=redis.run, common=_common(kept), keep_from=keep_from)
 
 
@@ -273,17 +300,18 @@ def _check_supply(seen: Histories) -> None:
 
 
 def _keep_redis(
-    namespace: Namespace, sinks: Sequence[Sink], seen: Histories, done: Resolution, *, append: bool
+    namespace: Namespace, sinks: Sequence[Sink], seen: Histories, done: Resolution, hold: _Hold
 ) -> None:
     longest = seen.diverged[0]
     for side in seen.diverged:
         if side is longest or not _contains(longest.history, side.history):
             done.keep(keep_branch(sinks, side.history, side.start))
-    if append:
+    if hold.keep == "both":
         for side in seen.diverged:
             _append_again(namespace, side, done)
     for side in seen.diverged:
-        _cut_back(side.history, seen.redis, seen.redis.header.start if side.divergence is None else side.start)
+        to = seen.redis.header.start if side.divergence is None else side.start
+        _cut_back(side.history, seen.redis, to, hold)
 
 
 def _contains(longer: History, shorter: History) -> bool:
@@ -295,8 +323,9 @@ def _contains(longer: History, shorter: History) -> bool:
     return all(one.revision <= revisions.get(one.lane_id, -1) for one in shorter.snapshots())
 
 
-def _cut_back(history: ArchivedHistory, kept: History, to: Cursor) -> None:
+def _cut_back(history: ArchivedHistory, kept: History, to: Cursor, hold: _Hold) -> None:
     """Let an archive have the run up to a cursor, as the kept history has it, with no snapshots but its."""
+    hold.extend()
     history.archive.cut_back(kept.header, Position(to, kept.tokens()), history.last)
 
 

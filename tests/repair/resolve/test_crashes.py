@@ -101,7 +101,29 @@ def test_no_worker_takes_the_run_while_it_is_resolved(world: World, keep: Keep) 
     found = world.look()
     resolve(world.hot, [Looking(archive) for archive in world.archives], found, keep)
     assert seen
-    assert all("being resolved" in reason and "`runstream resolve r`" in reason for reason in seen)
+    assert all("being resolved" in reason and f"`runstream resolve r --keep {keep}`" in reason for reason in seen)
+    world.check(keep)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_nobody_else_resolves_it_in_another_way_meanwhile(world: World, keep: Keep) -> None:
+    """Both would cut their branch off; in the same way, each step finds what the other one has done."""
+    part(world, "new on top")
+    refused: list[str] = []
+    others: list[Keep] = ["archive", "redis", "both"]
+    others.remove(keep)
+
+    class Rivalled(Passing):
+        def write(self, batches: Sequence[RunBatch]) -> None:
+            for other in others:
+                with pytest.raises(ConcurrencyConflict, match="in another way"):
+                    world.resolve(other)
+                refused.append(other)
+            super().write(batches)
+
+    found = world.look()
+    resolve(world.hot, [Rivalled(archive) for archive in world.archives], found, keep)
+    assert {*refused} == {*others}
     world.check(keep)
 
 

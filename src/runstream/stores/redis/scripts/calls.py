@@ -254,12 +254,17 @@ def settle_call(
     return script_call(SCRIPT["settle"], (*names, *map(run.snapshot, ended)), args)
 
 
-def park_call(keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, seconds: float) -> Command:
-    """Park a run for ``seconds``, with the reason; ``start`` is b"" where its meta has none that can be read."""
+def park_call(
+    keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, seconds: float, unless: str = ""
+) -> Command:
+    """Park a run for ``seconds``, with the reason; ``start`` is b"" where its meta has none that can be read.
+
+    It stays as it is if its reason is another one that begins with what ``unless`` says.
+    """
     run = keys.run(run_id)
     start = start if isinstance(start, bytes) else str(start).encode()
     return script_call(
         SCRIPT["park"],
         (run.meta, run.partition.due, run.partition.parked, run.events, run.keys, run.run_snapshot),
-        (run_id, start, reason, int(seconds * MICROSECONDS)),
+        (run_id, start, reason, int(seconds * MICROSECONDS), unless),
     )

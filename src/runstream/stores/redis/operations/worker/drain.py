@@ -217,9 +217,15 @@ def _settled(reply: Sequence[bytes] | Refusal) -> Settled:
     return Settled(outcome, detail=reply[1].decode(errors="backslashreplace") if len(reply) > 1 else "")
 
 
-def park(keys: Keys, header: RunHeader, reason: str, seconds: float) -> Operation[None]:
-    """Set a run aside with a reason; it comes due again in ``seconds``."""
-    yield Exchange([park_call(keys, header.run_id, start=header.start, reason=reason, seconds=seconds)])
+def park(keys: Keys, header: RunHeader, reason: str, seconds: float, unless: str = "") -> Operation[bool]:
+    """Set a run aside with a reason; it comes due again in ``seconds``.
+
+    Returns:
+        False, and nothing has changed, if it is parked with another reason that begins with what ``unless`` says.
+    """
+    call = park_call(keys, header.run_id, start=header.start, reason=reason, seconds=seconds, unless=unless)
+    (reply,) = yield Exchange([call])
+    return int(reply) != 2
 
 
 def park_unread(keys: Keys, run_id: str, reason: str, seconds: float) -> Operation[None]:
