@@ -196,8 +196,8 @@ class _Hold(NamedTuple):
         if not self.namespace.park(self.header, reason, _HELD_SECONDS, _BEING_RESOLVED):
             raise ConcurrencyConflict(
                 f"somebody else is resolving run {run_id!r} in another way, which `runstream status` shows: look"
-                " again once that is done. If nobody is at it any more, finish it in that way, or let it come due with"
-                f" `runstream unpark {quote(run_id)}` and look again",
+                " again once that is done. If nobody is at it any more, finish it in that way, or let it come due"
+                f" (`runstream unpark {quote(run_id)}`) and look again",
                 expected=self.header.start.offset,
                 actual=self.header.start.offset,
             )

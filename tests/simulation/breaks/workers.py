@@ -77,7 +77,10 @@ IN_WORKERS: Sequence[Break] = (
     Break("an operator trims what no archive has", "retirements", _trim_at_once_without_proof),
     Break("a JSONL log is not fsynced", "power loss", _write_without_fsync, seed=1),
     Break(
-        "a worker goes on with a database that was replaced", "older copies", _go_on_with_what_was_replaced, seed=14
+        "a worker goes on with a database that was replaced",
+        "older copies",
+        _go_on_with_what_was_replaced,
+        seed=14,
     ),
     Break(
         "what an archive lacks before the mark is not archived again", "older copies", _begin_at_the_mark, seed=1
