@@ -217,6 +217,8 @@ class RunHeader:
         updated_at: When it was last written to: Unix time in seconds.
         parent: The run that this one is a branch of, and the offset at which they part; None for no branch.
         tags: Its tags; None: nothing is said of them, and what the archive has stays.
+        identity: As of :class:`~runstream.model.run_head.RunHead`, as are the next.
+        parent_identity: See there.
     """
 
     run_id: str
@@ -227,12 +229,20 @@ class RunHeader:
     updated_at: float = 0.0
     parent: tuple[str, int] | None = None
     tags: TagSet | None = None
+    identity: int = 0
+    parent_identity: int = 0
+
+    @property
+    def creation(self) -> int:
+        """The number that names this very creation of the run."""
+        return self.identity or self.start.chain
 
     @classmethod
     def of(cls, run_id: str, head: RunHead) -> RunHeader:
         """The header of a run that stands there."""
         facts = head.session_id, head.status, head.created_at, head.updated_at, head.parent
-        return cls(run_id, head.start, *facts, head.tags if head.tags.version else None)
+        tags = head.tags if head.tags.version else None
+        return cls(run_id, head.start, *facts, tags, head.identity, head.parent_identity)
 
 
 @dataclass(frozen=True, slots=True)

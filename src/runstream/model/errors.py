@@ -18,6 +18,7 @@ Each carries its facts as attributes, here in brackets, and its message says wha
     ├── AcknowledgedWritesLost    the server lost what it acknowledged [run_id, last_seen, last_present]
     ├── HistoryDiverged           two histories of one run differ [run_id, offset]
     ├── EventsArchived            what was asked for has left Redis [run_id, first_hot, archives]
+    ├── RunHasForks               runs that were forked from it need what was to go [run_id, forks]
     ├── RunCancelled              a person wants the run to stop [run_id, reason]
     ├── StepFailed                a durable step has failed as often as it may [run_id, key, attempts]
     ├── TooManyHotEvents          the run has as many events in Redis as it may [run_id, hot_events, limit]
@@ -40,6 +41,7 @@ TooManyPending          Yes, when some of what waits is written; a bus's ``flush
 EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
                         snapshot: recover first.
 ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
+RunHasForks             When these forks are gone; or with ``detach=True``, which first copies what they need.
 RunCancelled            Yes, to undo what is half done; leaving the Run then ends the run as cancelled.
 StepFailed              With more attempts.
 LeaseLost               Not as it is: take a new lease, recover, and decide anew.
@@ -76,6 +78,7 @@ __all__ = [
     "LeaseLost",
     "PayloadTooLarge",
     "RunCancelled",
+    "RunHasForks",
     "RunstreamError",
     "StepFailed",
     "StoreUnavailable",
@@ -296,6 +299,20 @@ class EventsArchived(RunstreamError):
         self.run_id = run_id
         self.first_hot = first_hot
         self.archives: tuple[str, ...] = tuple(archives)
+
+
+class RunHasForks(RunstreamError):
+    """Runs need the history of this one, as they were forked from it; nothing was deleted.
+
+    Attributes:
+        run_id: The run.
+        forks: The ids of the runs that were forked from it.
+    """
+
+    def __init__(self, message: str, *, run_id: str, forks: Sequence[str]) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.forks = tuple(forks)
 
 
 class StepFailed(RunstreamError):

@@ -89,7 +89,7 @@ class RunHead:
     A store fills in what it was asked for; what only one kind of store knows stays beside this.
 
     Attributes:
-        start: The cursor before the run's first event; its chain identifies this creation of the run.
+        start: The cursor before the run's first event: a fork's is its parent's at the offset at which they part.
         last: The cursor of its last event, or ``start``.
         mark: The cursor up to which every required archive was proven to have it; 0-0 in a store that no worker
             drains.
@@ -103,6 +103,9 @@ class RunHead:
         questions: What each of its lanes has asked last.
         cancel: Why it is to be cancelled; None: nobody asked for that.
         tags: Its tags.
+        identity: A fork's random number, of the range of a chain; 0 for a run that is no fork. See ``creation``.
+        parent_identity: The ``creation`` of the parent of a fork, so that a run that was made anew is not taken for
+            it; 0 for a run that is no fork: a branch, too, has no part of its parent's history.
     """
 
     start: Cursor = _NOWHERE
@@ -118,6 +121,21 @@ class RunHead:
     questions: tuple[Question, ...] = ()
     cancel: str | None = None
     tags: TagSet = NO_TAGS
+    identity: int = 0
+    parent_identity: int = 0
+
+    @property
+    def creation(self) -> int:
+        """The number that names this very creation of the run: what was made anew has another one.
+
+        A run that is no fork has its start's chain, which is random; forks at one offset share theirs.
+        """
+        return self.identity or self.start.chain
+
+    @property
+    def fork_of(self) -> tuple[str, int] | None:
+        """The run whose history this one shares, and up to which offset; None for a run that is no fork."""
+        return self.parent if self.parent_identity else None
 
     def info(self, run_id: str) -> RunInfo:
         """What a user is told of the run of that id."""
