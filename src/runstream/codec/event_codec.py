@@ -184,13 +184,14 @@ class Codec(Generic[E, S]):
                     path="payload",
                 )
 
-    def decode_event(self, run_id: str, offset: int, record: bytes) -> E:
+    def decode_event(self, run_id: str, offset: int, record: bytes, given_as: str | None = None) -> E:
         """Decode one event.
 
         Args:
             run_id: The run that the record was found in.
             offset: The offset that it was found at, for the errors.
             record: The wire record.
+            given_as: The run that it is to be an event of; None: its own.
 
         Returns:
             The event.
@@ -201,12 +202,12 @@ class Codec(Generic[E, S]):
             UnsupportedVersion: A newer runstream, or a newer version of the program, wrote it.
         """
         values = decode_record(run_id, offset, record)
-        make = self.event_maker
+        make, name = self.event_maker, given_as or run_id
         if make is not None and (self.upcasts is None or self.upcasts.is_current(further_fields(values))):
             with suppress(Exception):  # the class itself says it better
-                return cast("E", make(run_id, values))
+                return cast("E", make(name, values))
         return self.read_event(
-            offset, fields_of(run_id, values), lambda: fields_of(run_id, decode_record(run_id, offset, record))
+            offset, fields_of(name, values), lambda: fields_of(name, decode_record(run_id, offset, record))
         )
 
     def read_event(self, offset: int, fields: dict[str, Any], load_again: Callable[[], dict[str, Any]]) -> E:

@@ -14,32 +14,38 @@ from runstream.model.results import E, S
 __all__ = ["events_of_entries", "events_of_records"]
 
 
-def events_of_records(codec: Codec[E, S], run_id: str, records: Sequence[bytes]) -> list[E] | None:
+def events_of_records(
+    codec: Codec[E, S], run_id: str, records: Sequence[bytes], given_as: str | None = None
+) -> list[E] | None:
     """Make the events of records.
 
     Args:
         codec: Makes events of the caller's type.
         run_id: The run that the records were found in.
         records: The records.
+        given_as: The run that they are to be events of; None: their own.
 
     Returns:
         What ``decode_event`` gives for each; None if one of them may need more than to be made.
     """
-    return _made(codec, run_id, lambda: decode_plain_records(run_id, records))
+    return _made(codec, given_as or run_id, lambda: decode_plain_records(run_id, records))
 
 
-def events_of_entries(codec: Codec[E, S], run_id: str, entries: Sequence[ArchiveEntry]) -> list[E] | None:
+def events_of_entries(
+    codec: Codec[E, S], run_id: str, entries: Sequence[ArchiveEntry], given_as: str | None = None
+) -> list[E] | None:
     """Make the events of an archive's entries.
 
     Args:
         codec: Makes events of the caller's type.
         run_id: The run that the entries were found in.
         entries: The entries.
+        given_as: The run that they are to be events of; None: their own.
 
     Returns:
         What ``read_event`` gives for the fields of each; None if one of them may need more than to be made.
     """
-    return _made(codec, run_id, lambda: plain_values(run_id, entries))
+    return _made(codec, given_as or run_id, lambda: plain_values(run_id, entries))
 
 
 def _made(codec: Codec[E, S], run_id: str, load: Callable[[], Sequence[Any] | None]) -> list[E] | None:

@@ -163,10 +163,7 @@ class CorruptRecordError(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, offset: int = 0, raw: bytes = b"", key: str = "") -> None:
         super().__init__(message)
-        self.run_id = run_id
-        self.offset = offset
-        self.raw = raw
-        self.key = key
+        self.run_id, self.offset, self.raw, self.key = run_id, offset, raw, key
 
 
 class EventRefused(RunstreamError):
@@ -185,9 +182,7 @@ class EventRefused(RunstreamError):
         self, message: str, *, run_id: str, offset: int, event_type: str, fields: dict[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.run_id = run_id
-        self.offset = offset
-        self.event_type = event_type
+        self.run_id, self.offset, self.event_type = run_id, offset, event_type
         self.fields: dict[str, Any] = {} if fields is None else fields
 
 
@@ -203,10 +198,7 @@ class UnsupportedVersion(RunstreamError):
 
     def __init__(self, message: str, *, found: int, supported: int, run_id: str = "", offset: int = 0) -> None:
         super().__init__(message)
-        self.found = found
-        self.supported = supported
-        self.run_id = run_id
-        self.offset = offset
+        self.found, self.supported, self.run_id, self.offset = found, supported, run_id, offset
 
 
 class ConcurrencyConflict(RunstreamError):
@@ -266,9 +258,7 @@ class AcknowledgedWritesLost(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, last_seen: int, last_present: int) -> None:
         super().__init__(message)
-        self.run_id = run_id
-        self.last_seen = last_seen
-        self.last_present = last_present
+        self.run_id, self.last_seen, self.last_present = run_id, last_seen, last_present
 
 
 class HistoryDiverged(RunstreamError):
@@ -326,9 +316,7 @@ class StepFailed(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, key: str, attempts: int) -> None:
         super().__init__(message)
-        self.run_id = run_id
-        self.key = key
-        self.attempts = attempts
+        self.run_id, self.key, self.attempts = run_id, key, attempts
 
 
 class TooManyHotEvents(RunstreamError):
@@ -342,9 +330,7 @@ class TooManyHotEvents(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, hot_events: int, limit: int) -> None:
         super().__init__(message)
-        self.run_id = run_id
-        self.hot_events = hot_events
-        self.limit = limit
+        self.run_id, self.hot_events, self.limit = run_id, hot_events, limit
 
 
 class TooManyPending(RunstreamError):
@@ -372,9 +358,7 @@ class ArchiveGap(RunstreamError):
 
     def __init__(self, message: str, *, run_id: str, expected: int, found: int) -> None:
         super().__init__(message)
-        self.run_id = run_id
-        self.expected = expected
-        self.found = found
+        self.run_id, self.expected, self.found = run_id, expected, found
 
 
 class StoreUnavailable(RunstreamError):

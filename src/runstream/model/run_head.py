@@ -104,8 +104,8 @@ class RunHead:
         cancel: Why it is to be cancelled; None: nobody asked for that.
         tags: Its tags.
         identity: A fork's random number, of the range of a chain; 0 for a run that is no fork. See ``creation``.
-        parent_identity: The ``creation`` of the parent of a fork, so that a run that was made anew is not taken for
-            it; 0 for a run that is no fork: a branch, too, has no part of its parent's history.
+        parent_identity: The ``creation`` of the run that a fork was forked from; 0 for a run that is no fork (a
+            branch has a parent, too, and no part of its history).
     """
 
     start: Cursor = _NOWHERE

@@ -129,13 +129,17 @@ class LeasedAppend(TypedDict, Generic[S], total=False):
 
 
 class ReadQuery(NamedTuple):
-    """Which events to read; see :meth:`runstream.stores.facade.Store.read`."""
+    """Which events to read; see :meth:`runstream.stores.facade.Store.read`.
+
+    ``given_as`` is the run that they are given as events of: the fork of which they are a part; None: their own.
+    """
 
     after: int | str = 0
     before: int | None = None
     limit: int | None = None
     reverse: bool = False
     on_corrupt: OnCorrupt = "raise"
+    given_as: str | None = None
 
     @classmethod
     def one(cls, offset: int) -> Self:

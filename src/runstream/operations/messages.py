@@ -23,6 +23,7 @@ __all__ = [
     "no_event",
     "not_asked",
     "offset_conflict",
+    "parent_lost",
     "run_cancelled",
     "run_ended",
     "snapshot_conflict",
@@ -111,6 +112,23 @@ def diverged(run_id: str, cursor: Cursor) -> HistoryDiverged:
         " beginning",
         run_id=run_id,
         offset=cursor.offset,
+    )
+
+
+def parent_lost(run_id: str, parent: str, *, is_there: bool) -> HistoryDiverged:
+    """The run that a fork shares its history with is gone.
+
+    Args:
+        run_id: The fork.
+        parent: The run that it was forked from.
+        is_there: Whether there is another run of that name.
+    """
+    what = "was deleted and made anew" if is_there else "is not there"
+    return HistoryDiverged(
+        f"run {run_id!r} shares its beginning with run {parent!r}, which {what}: restore that from an archive that"
+        " has it; what the fork has itself can be read after the offset that run_info(run_id).parent has",
+        run_id=run_id,
+        offset=0,
     )
 
 

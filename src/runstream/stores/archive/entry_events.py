@@ -13,7 +13,6 @@ from runstream.codec.pages import TOGETHER, TOGETHER_BYTES
 from runstream.codec.plain_events import events_of_entries
 from runstream.model.archive_records import ArchiveEntry
 from runstream.model.errors import CorruptRecordError, EventRefused
-from runstream.model.protocols import OnCorrupt
 from runstream.model.results import E, S
 from runstream.operations.arguments import ReadQuery, in_place_of
 
@@ -52,7 +51,7 @@ def events_of(
     expected, left = offsets[::-1] if query.reverse else offsets, query.limit
     for part in _in_parts(entries, left, first):
         dense = _dense(part, expected)
-        for made in _made(codec, run_id, dense, query.on_corrupt):
+        for made in _made(codec, run_id, dense, query):
             yield made[:left]
             left = None if left is None else left - len(made)
             if left is not None and left <= 0:
@@ -75,16 +74,16 @@ _offset: Callable[[ArchiveEntry], int] = itemgetter(0)
 
 
 def _made(
-    codec: Codec[E, S], run_id: str, entries: Sequence[ArchiveEntry], on_corrupt: OnCorrupt
+    codec: Codec[E, S], run_id: str, entries: Sequence[ArchiveEntry], query: ReadQuery
 ) -> Iterator[list[Any]]:
-    events = events_of_entries(codec, run_id, entries)
+    events = events_of_entries(codec, run_id, entries, query.given_as)
     if events is not None:
         yield list(zip(entries, events, strict=True))
         return
     found: list[Any] = []
     for entry in entries:
         try:
-            event = _one(codec, run_id, entry, on_corrupt)
+            event = _one(codec, run_id, entry, query)
         except Exception:
             yield found
             raise
@@ -93,18 +92,25 @@ def _made(
     yield found
 
 
-def _one(codec: Codec[E, S], run_id: str, entry: ArchiveEntry, on_corrupt: OnCorrupt) -> Any:
+def _one(codec: Codec[E, S], run_id: str, entry: ArchiveEntry, query: ReadQuery) -> Any:
     try:
-        fields = entry_fields(run_id, entry)
+        fields = _fields(run_id, entry, query.given_as)
         if fields is None:
             return None  # erased
-        return codec.read_event(entry.offset, fields, partial(_fields_again, run_id, entry))
+        return codec.read_event(entry.offset, fields, partial(_fields_again, run_id, entry, query.given_as))
     except (CorruptRecordError, EventRefused) as error:
-        return in_place_of(error, on_corrupt)
+        return in_place_of(error, query.on_corrupt)
 
 
-def _fields_again(run_id: str, entry: ArchiveEntry) -> dict[str, Any]:
-    return entry_fields(run_id, entry) or {}
+def _fields(run_id: str, entry: ArchiveEntry, given_as: str | None) -> dict[str, Any] | None:
+    fields = entry_fields(run_id, entry)
+    if fields is not None and given_as is not None:
+        fields["run_id"] = given_as
+    return fields
+
+
+def _fields_again(run_id: str, entry: ArchiveEntry, given_as: str | None) -> dict[str, Any]:
+    return _fields(run_id, entry, given_as) or {}
 
 
 def _in_parts(entries: Iterable[ArchiveEntry], limit: int | None, size: int) -> Iterator[list[ArchiveEntry]]:
