@@ -15,6 +15,7 @@ from purpose_agent.runtime import EventKind, PAEvent
 
 from runstream import LeaseHeld, StoreUnavailable, TooManyHotEvents, connect
 from runstream.integrations.purpose_agent import StoreBus
+from runstream.stores.redis.append_result import TooOld
 from tests.support.servers import eventually
 
 
@@ -130,6 +131,32 @@ def test_a_run_that_stays_full_is_refused_alone(tmp_path: Path) -> None:
             bus.close()
         assert [len(store.list_events(run_id)) for run_id in ("full", "other", "new")] == [10, 10, 1]
         assert seqs(bus.unwritten) == [11]
+
+
+def test_a_run_of_which_an_outcome_is_never_known_is_refused_alone(
+    store: Any, bus: StoreBus[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store sends that batch no more; what it was is told, and all else is written."""
+    append = store.append
+
+    def too_late(run_id: str, *args: Any, **options: Any) -> Any:
+        if run_id == "old":
+            raise TooOld("nobody can tell")
+        return append(run_id, *args, **options)
+
+    monkeypatch.setattr(store, "append", too_late)
+    emit(bus, range(1, 4), "held", "old", "free")
+    with pytest.raises((TooOld, LeaseHeld)):
+        bus.flush(20)
+    with pytest.raises(TooOld):
+        emit(bus, [4], "old")
+    emit(bus, [4], "free")
+    assert seqs(bus.replay("free")) == [1, 2, 3, 4]
+    assert [(event.run_id, event.seq) for event in bus.unwritten if event.run_id != "held"] == [
+        ("old", seq) for seq in (1, 2, 3)
+    ]
+    with pytest.raises((TooOld, LeaseHeld)):
+        bus.close()
 
 
 def test_a_store_that_fails_fails_for_all(store: Any, bus: StoreBus[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,9 +215,9 @@ class BusWriter(Generic[E]):
                 for run_id, group in list(self._batch.items()):
                     try:
                         self._write(run_id, group)
-                    except (StoreUnavailable, ConfigurationError):  # so it would be with any run
-                        raise
                     except RunstreamError as error:
+                        if _is_of_all(error):
+                            raise
                         self._refuse(run_id, error)
                 with self.lock:
                     self._written = last
@@ -307,3 +307,8 @@ class BusWriter(Generic[E]):
         with self.lock:
             for subscriber in self._subscribers():
                 subscriber.wake()
+
+
+def _is_of_all(error: RunstreamError) -> bool:
+    """Whether it would be so with any run. Of one batch alone the outcome may never be known."""
+    return isinstance(error, ConfigurationError) or (isinstance(error, StoreUnavailable) and not error.is_final)
