@@ -14,6 +14,8 @@ __all__ = ["LeaseWatch"]
 
 _OF_RUN = "lease"
 _MARGIN_SECONDS = 0.001  # how far what is reckoned here may differ from what a script does
+_NOTHING_LEFT = 2
+"""What `clear` says where it has removed all that was noted of a run that never came to be."""
 _REMOVES = {"delete": 1, "forget": b"ok", "retire": b"ok"}
 """By the script that removes what is noted of a run: its reply if it did. None does while there is a lease."""
 
@@ -67,8 +69,8 @@ class LeaseWatch:
                 self._leases.pop((done.identity, run_id), None)
                 if script.name != "retire":
                     self._epochs.pop((done.identity, run_id), None)
-            elif script.name == "clear":  # what was noted of a run that never came to be
-                self._epochs.pop((done.identity, _text(args[0])), None)
+            elif script.name == "clear" and outcome == _NOTHING_LEFT:
+                self._note_cleared(done, _text(args[0]))
             elif script.name == "switch" and outcome == b"ok":  # it is put back: all leases are void
                 self._leases.pop((done.identity, _text(args[0])), None)
 
@@ -91,6 +93,13 @@ class LeaseWatch:
         else:
             self._look(done, run_id, f"{field} was renewed by {owner}", [field], token)
         leases[field] = _Lease(token, epoch, owner, seconds, done.at + seconds)
+
+    def _note_cleared(self, done: Done, run_id: str) -> None:
+        """Forget what a run had that never came to be: also a lease that a clock that is set might bring back."""
+        leases = self._leases[done.identity, run_id]
+        for field in [field for field, lease in leases.items() if not lease.is_in_force(done.at)]:
+            del leases[field]
+        self._epochs.pop((done.identity, run_id), None)
 
     def _compare_epoch(self, done: Done, run_id: str, epoch: int) -> None:
         last = self._epochs.get((done.identity, run_id), 0)

@@ -4,9 +4,10 @@
 -- KEYS  1 leftovers  2 meta  3 producers  4 config of the partition
 -- ARGV  1 run id
 --
--- Replies 1, or 0 if something is needed still: then it is looked at again later.
+-- Replies 1, or 2 if the run never came to be and nothing is left of it, or 0 if something is needed still: then it is
+--         looked at again later.
 --
--- After 1: the run is not in `leftovers`. A run that goes on keeps all that it has. When the producers that went were
+-- After 1 or 2: the run is not in `leftovers`. A run that goes on keeps all that it has. When the producers that went were
 -- last heard is noted, so that a batch that comes later is not taken for a new one. ZREM is the first write: a full
 -- server takes it, and then the rest.
 
@@ -27,4 +28,4 @@ end
 for i = 1, #known, 2 do forgotten = math.max(forgotten, heard_at(known[i + 1])) end
 call('DEL', KEYS[3])
 note_forgotten(KEYS[4], forgotten)
-return 1
+return meta['start'] and 1 or 2
