@@ -57,7 +57,7 @@ def own_server(
 
 def amounts() -> list[object]:
     """A few runs on every server, very many on one; where more rounds are played on each."""
-    few = [(name, 2_000) for name in REAL]
+    few = [(name, 1_200) for name in REAL]
     many = [(name, 10_000) for name in (REAL if ROUNDS > 1 else REAL[:1])]
     exhaustive = [pytest.param(*each, marks=pytest.mark.exhaustive) for each in [*few[1:], *many]]
     return [*few[:1], *exhaustive]
@@ -165,7 +165,7 @@ def test_a_full_server_is_drained_and_takes_writes_again(own_server: ServerBacke
     with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive.db")) as archive:
         worker = DrainWorker(hot, [archive], trim="archived", retire_after_seconds=0)
         worker.drain_once()
-        raw.config_set("maxmemory", int(raw.info("memory")["used_memory"]) + 4_000_000)
+        raw.config_set("maxmemory", int(raw.info("memory")["used_memory"]) + 1_500_000)
         refused: list[Any] = []
         try:
             for number in range(100_000):
