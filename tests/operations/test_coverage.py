@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from runstream.model.results import Cursor
+from runstream.model.run_head import RunStart
 from runstream.operations.coverage import CoverageBook
 
-A, B = Cursor(0, 1), Cursor(0, 2)
+A, B = RunStart(0, 1), RunStart(0, 2)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ A, B = Cursor(0, 1), Cursor(0, 2)
     ],
 )
 def test_an_append_that_does_not_go_on_from_the_one_before_is_noted_for_what_it_is(
-    run_id: str, lane_id: str, start: Cursor, before: int, lane_before: int, of_run: int, of_lane: int
+    run_id: str, lane_id: str, start: RunStart, before: int, lane_before: int, of_run: int, of_lane: int
 ) -> None:
     """What it makes the run r, and its lane main, cover."""
     book = CoverageBook()

@@ -197,7 +197,7 @@ class Chunk:
         """
         chunk = cls(claimed, [], loaded.status, broken=loaded.broken)
         head = claimed.run.head
-        if loaded.start != head.start:
+        if loaded.creation != head.creation:
             raise _diverged(claimed)
         chunk.entries, chunk.blocked = _entries(claimed.run_id, request.first, loaded)
         strange = _first_strange(claimed.proven.chain, chunk.entries, loaded.records)

@@ -240,7 +240,7 @@ class Retirement:
 
 
 def _state_of(run: HotRun) -> tuple[object, ...]:
-    return run.head.start, run.head.last, run.head.tokens, run.head.tags
+    return run.head.creation, run.head.last, run.head.tokens, run.head.tags
 
 
 def _candidate(run_id: str, run: HotRun | None) -> RetireCandidate:

@@ -122,7 +122,7 @@ class MergedRun:
         while at < self.last.offset:
             loaded = self._hot.load_entries(at + 1, min(at + _PAGE, self.last.offset))
             records = loaded.entries
-            if loaded.start != self.header.start or not records or records[0][0].offset != at + 1:
+            if loaded.creation != self.header.creation or not records or records[0][0].offset != at + 1:
                 return
             yield from archive_entries(self.run_id, records)
             at = records[-1][0].offset
@@ -132,7 +132,7 @@ class MergedRun:
         expected = at + 1
         if self._namespace is not None and self._hot is not None:
             now = HotHistory.load(self._namespace, self.run_id)
-            if now is None or now.header.start != self.header.start:
+            if now is None or now.header.creation != self.header.creation:
                 return HistoryDiverged(
                     f"run {self.run_id!r} was deleted while it was read, or made anew: look again",
                     run_id=self.run_id,

@@ -11,7 +11,7 @@ from runstream.model.results import Cursor, RunInfo
 from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, TagSet
 
-__all__ = ["UNKNOWN_TOKEN", "EndedLane", "RunHead", "SnapshotHead", "last_unneeded", "recovery_bounds"]
+__all__ = ["UNKNOWN_TOKEN", "EndedLane", "RunHead", "RunStart", "SnapshotHead", "last_unneeded", "recovery_bounds"]
 
 _NOWHERE = Cursor(0, 0)
 
@@ -82,6 +82,18 @@ class EndedLane(NamedTuple):
         return last <= self.offset and (token == self.token or (not token and self.token == UNKNOWN_TOKEN))
 
 
+class RunStart(NamedTuple):
+    """Where a run begins, and which run of its name it is.
+
+    Attributes:
+        offset: The offset before its first event; 0 for a fork, too: what it shares is a part of its history.
+        creation: As of :attr:`RunHead.creation`.
+    """
+
+    offset: int
+    creation: int
+
+
 @dataclass(frozen=True, slots=True)
 class RunHead:
     """Where a run stands: its start, its end, its status. Without arguments, the head of a run that is not there.
@@ -131,6 +143,11 @@ class RunHead:
         A run that is no fork has its start's chain, which is random; forks at one offset share theirs.
         """
         return self.identity or self.start.chain
+
+    @property
+    def run_start(self) -> RunStart:
+        """Where its history begins, and its ``creation``."""
+        return RunStart(0 if self.identity else self.start.offset, self.creation)
 
     @property
     def fork_of(self) -> tuple[str, int] | None:

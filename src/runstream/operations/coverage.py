@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runstream.model.results import Cursor
+from runstream.model.run_head import RunStart
 from runstream.operations.forks import starts_anew, was_held
 
 __all__ = ["Coverage", "CoverageBook", "Covered"]
@@ -27,7 +27,7 @@ class Covered(NamedTuple):
 
     Attributes:
         offset: The history up to this offset; 0: nothing.
-        history: The chain at the history's start, which no other creation of the run has; None: none is known.
+        history: What names this creation of the run; None: none is known.
     """
 
     offset: int = 0
@@ -42,7 +42,7 @@ class Coverage:
     what is covered waits until the hole before it is closed.
 
     Attributes:
-        history: The chain at the run's start, which no other creation of the run has.
+        history: What names this creation of the run.
         covered: The writer knows the history up to this offset.
         ahead: The spans that wait: the last offset of each, by the offset before its first.
     """
@@ -77,7 +77,7 @@ class _Pending:
 
     run_id: str
     lane_id: str
-    start: Cursor
+    start: RunStart
     before: int
     last: int
 
@@ -114,7 +114,7 @@ class CoverageBook:
             coverage = self._coverages.get((run_id, lane_id))
             return Covered() if coverage is None else Covered(coverage.covered, coverage.history)
 
-    def appended_one(self, run_id: str, lane_id: str, start: Cursor, before: int, lane_before: int) -> None:
+    def appended_one(self, run_id: str, lane_id: str, start: RunStart, before: int, lane_before: int) -> None:
         """Add an append of one event.
 
         Consecutive appends are coalesced, and flushed when the sequence breaks or is read.
@@ -122,7 +122,7 @@ class CoverageBook:
         Args:
             run_id: The run.
             lane_id: The event's lane.
-            start: The cursor before the run's first event.
+            start: Where the run begins.
             before: The offset of the run's event before it.
             lane_before: The offset of the lane's event before it.
         """
@@ -148,13 +148,13 @@ class CoverageBook:
             self._add(run_id, pending.start, before, last, {pending.lane_id: (before, last)})
 
     def appended(
-        self, run_id: str, start: Cursor, before: int, last: int, lanes: Mapping[str, tuple[int, int]]
+        self, run_id: str, start: RunStart, before: int, last: int, lanes: Mapping[str, tuple[int, int]]
     ) -> None:
         """Add an append of any number of events.
 
         Args:
             run_id: The run.
-            start: The cursor before the run's first event.
+            start: Where the run begins.
             before: The offset of the run's event before the first of them.
             last: The offset of the last of them.
             lanes: For each of their lanes, the offset of the lane's event before the first, and of the last.
@@ -164,38 +164,38 @@ class CoverageBook:
             self._add(run_id, start, before, last, lanes)
 
     def _add(
-        self, run_id: str, start: Cursor, before: int, last: int, lanes: Mapping[str, tuple[int, int]]
+        self, run_id: str, start: RunStart, before: int, last: int, lanes: Mapping[str, tuple[int, int]]
     ) -> None:
         self._coverage(run_id, None, start).appended(before, last)
         for lane_id, (lane_before, lane_last) in lanes.items():
             self._coverage(run_id, lane_id, start).appended(lane_before, lane_last)
 
-    def recovered(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
+    def recovered(self, run_id: str, lane_id: str | None, start: RunStart, offset: int) -> None:
         """Add what was recovered: the history that was read in order to go on from there.
 
         Args:
             run_id: The run.
             lane_id: The lane that was recovered; None: the whole run.
-            start: The cursor before the run's first event.
+            start: Where the run begins.
             offset: The last offset that was read.
         """
         with self._lock:
             self._flush()
             self._coverage(run_id, lane_id, start).known_to(offset)
 
-    def loaded(self, run_id: str, lane_id: str | None, start: Cursor, offset: int) -> None:
+    def loaded(self, run_id: str, lane_id: str | None, start: RunStart, offset: int) -> None:
         """Add what a loaded snapshot covers, unless the writer is at work there already.
 
         Args:
             run_id: The run.
             lane_id: The lane whose snapshot it is; None: the run's own.
-            start: The cursor before the run's first event.
+            start: Where the run begins.
             offset: The snapshot covers the history up to this offset.
         """
         with self._lock:
             self._flush()
             known = self._coverages.get((run_id, lane_id))
-            if known is None or known.history != start.chain:
+            if known is None or known.history != start.creation:
                 self._coverage(run_id, lane_id, start).covered = offset
 
     def forget(self, run_id: str) -> None:
@@ -205,10 +205,10 @@ class CoverageBook:
             for key in [key for key in self._coverages if key[0] == run_id]:
                 del self._coverages[key]
 
-    def _coverage(self, run_id: str, lane_id: str | None, start: Cursor) -> Coverage:
+    def _coverage(self, run_id: str, lane_id: str | None, start: RunStart) -> Coverage:
         coverage = self._coverages.get((run_id, lane_id))
-        if coverage is None or coverage.history != start.chain:  # new here, or deleted and created anew
-            coverage = self._coverages[run_id, lane_id] = Coverage(start.chain, start.offset)
+        if coverage is None or coverage.history != start.creation:  # new here, or deleted and created anew
+            coverage = self._coverages[run_id, lane_id] = Coverage(start.creation, start.offset)
             if len(self._coverages) > _MAX_COVERAGES:
                 self._coverages.popitem(last=False)
         self._coverages.move_to_end((run_id, lane_id))

@@ -96,7 +96,7 @@ class RedisChecker(HistoryChecker):
     def _skip_trimmed(self, first: int, last: int) -> int:
         """The offset at which the entries begin by now, if a worker has trimmed some meanwhile."""
         fresh = HotHistory.load(self._namespace, self.history.run_id)
-        if fresh is not None and fresh.header.start == self.history.header.start and fresh.first > first:
+        if fresh is not None and fresh.header.creation == self.history.header.creation and fresh.first > first:
             self.first = min(fresh.first, last + 1)
             self.previous = None
         return max(first, self.first)

@@ -236,7 +236,7 @@ def _plan_snapshot(head: RunHead, details: Details, run_id: str, write: StateWri
         actual = saved.revision if saved else 0
         raise snapshot_conflict(run_id, write.lane_id, write.known_revision, actual)
     # the writer's coverage of a deleted run of this name does not hold for this one
-    covers = write.covers.offset if write.covers.history == head.start.chain else head.start.offset
+    covers = write.covers.offset if write.covers.history == head.creation else head.run_start.offset
     before = head.last.offset if write.lane_id is None else details.lanes.get(write.lane_id, 0)
     return SnapshotHead(
         write.lane_id,

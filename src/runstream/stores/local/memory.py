@@ -293,7 +293,7 @@ class MemoryOperations(LocalOperations[E, S]):
         head = self._load_head(run_id)
         if head is None:
             return Inbox()
-        return Inbox(head.questions, head.cancel, head.status, head.last.offset, head.start.chain)
+        return Inbox(head.questions, head.cancel, head.status, head.last.offset, head.creation)
 
     @in_one_call
     def wait_for_news(self, run_id: str, known: Inbox, seconds: float | None) -> None:
@@ -309,7 +309,7 @@ class MemoryOperations(LocalOperations[E, S]):
         (recorded,) = self._read(run_id, ReadQuery.one(offset))
         head = self._load_head(run_id)
         if head is not None:
-            self._coverage.appended(run_id, head.start, offset - 1, offset, {})
+            self._coverage.appended(run_id, head.run_start, offset - 1, offset, {})
         return recorded.event
 
     def _load_snapshot(self, run_id: str, lane_id: str | None) -> tuple[SnapshotHead, dict[str, Any]] | None:

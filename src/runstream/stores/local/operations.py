@@ -235,7 +235,7 @@ class LocalOperations(LookUps[E, S]):
             request = self._request(run_id, (), options, compare=True)
             # made from what was loaded here, and from nothing else that this store knows
             write = request.states[0]._replace(
-                covers=Covered() if saved is None or head is None else Covered(saved.offset, head.start.chain),
+                covers=Covered() if saved is None or head is None else Covered(saved.offset, head.creation),
                 known_token="" if saved is None else saved.token,
                 known_revision=0 if saved is None else saved.revision,
             )
@@ -260,7 +260,7 @@ class LocalOperations(LookUps[E, S]):
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         if head is not None:
-            self._coverage.recovered(run_id, lane_id, head.start, end)
+            self._coverage.recovered(run_id, lane_id, head.run_start, end)
         if snapshot is None:
             return Recovery(None, covered, recorded)
         return Recovery(snapshot.state, covered, recorded, snapshot.stored)
@@ -270,7 +270,7 @@ class LocalOperations(LookUps[E, S]):
         """Mark events up to ``offset`` as known to this writer, so that its next snapshot covers them."""
         head = self._load_head(run_id)
         if head is not None:
-            self._coverage.recovered(run_id, lane_id, head.start, offset)
+            self._coverage.recovered(run_id, lane_id, head.run_start, offset)
 
     # -- runs --------------------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class LocalOperations(LookUps[E, S]):
         state = self.codec.make_state(run_id, fields, saved.offset)
         self._known[run_id, lane_id] = saved
         if head is not None:
-            self._coverage.loaded(run_id, lane_id, head.start, saved.offset)
+            self._coverage.loaded(run_id, lane_id, head.run_start, saved.offset)
         return Snapshot(state, saved.offset, saved.revision, fields)
 
     def _load_upcast(
@@ -367,7 +367,7 @@ class LocalOperations(LookUps[E, S]):
             if plan.is_empty:
                 continue
             former = plan.head.last.offset - len(plan.written)
-            self._coverage.appended(request.run_id, plan.head.start, former, plan.head.last.offset, plan.lanes)
+            self._coverage.appended(request.run_id, plan.head.run_start, former, plan.head.last.offset, plan.lanes)
             for snapshot in plan.snapshots:
                 self._known[request.run_id, snapshot.lane_id] = snapshot
         return plans

@@ -15,7 +15,7 @@ from runstream.model.tags import TagChanges
 from runstream.operations.arguments import Sender
 from runstream.operations.coverage import Covered
 from runstream.stores.redis.made_change import MadeChange
-from runstream.stores.redis.replies import parse_cursor
+from runstream.stores.redis.replies import parse_cursor, parse_start
 
 __all__ = [
     "Batch",
@@ -260,8 +260,8 @@ class Seen(NamedTuple):
 
     @property
     def history(self) -> int:
-        """The history's first chain."""
-        return parse_cursor(self.start).chain
+        """What names this creation of the run."""
+        return parse_start(self.start).creation
 
 
 class Sending(NamedTuple):

@@ -8,19 +8,24 @@ from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 from runstream.codec.chain import CHAIN_MODULUS, next_chain
+from runstream.model.archive_records import RunHeader
 from runstream.model.errors import InvalidRunId
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead, RunStart
 from runstream.model.tags import NO_TAGS, TagSet
 
 __all__ = [
+    "Parent",
     "Peak",
     "Retired",
     "gone_field",
     "noted_cursor",
     "noted_size",
+    "noted_start",
     "noted_tags",
     "noted_time",
+    "parent_text",
     "parse_cursor",
     "parse_info",
     "parse_map",
@@ -35,6 +40,7 @@ __all__ = [
     "parse_tags",
     "parse_texts",
     "run_id_of",
+    "start_text",
     "tag_names",
 ]
 
@@ -108,8 +114,20 @@ def parse_cursor(text: bytes) -> Cursor:
     return Cursor(int(offset), int(chain))
 
 
-parse_start = lru_cache(maxsize=1024)(parse_cursor)
-"""As ``parse_cursor``, for the start of a run: each of its replies has the same one."""
+def start_text(run: RunHead | RunHeader) -> str:
+    """Meta's field ``start``, which names this very creation of a run.
+
+    ``OFFSET-CHAIN``; a fork's is ``OFFSET-CHAIN-IDENTITY``.
+    """
+    return f"{run.start}-{run.identity}" if run.identity else str(run.start)
+
+
+@lru_cache(maxsize=1024)  # each reply of a run has the same one
+def parse_start(text: bytes) -> RunStart:
+    """Parse meta's field ``start``."""
+    offset, _, names = text.partition(b"-")
+    chain, _, identity = names.partition(b"-")
+    return RunStart(0, int(identity)) if identity else RunStart(int(offset), int(chain))
 
 
 def noted_cursor(text: bytes) -> Cursor:
@@ -118,6 +136,19 @@ def noted_cursor(text: bytes) -> Cursor:
     if not (0 <= cursor.offset <= _LARGEST and 0 <= cursor.chain < CHAIN_MODULUS):
         raise ValueError(f"{text.decode()!r:.80} is no cursor")
     return cursor
+
+
+def noted_start(text: bytes) -> tuple[Cursor, int]:
+    """Parse meta's field ``start``: the cursor, and a fork's identity, or 0.
+
+    Raises ValueError for one that no script of ours has written.
+    """
+    offset, _, names = text.partition(b"-")
+    chain, _, identity = names.partition(b"-")
+    number = int(identity or b"0")
+    if not 0 <= number < CHAIN_MODULUS:
+        raise ValueError(f"{text.decode()!r:.80} is no start")
+    return noted_cursor(b"%b-%b" % (offset, chain)), number
 
 
 def noted_size(text: bytes | None) -> int | None:
@@ -186,12 +217,33 @@ def parse_offset(text: bytes) -> int:
     return int(text.partition(b"-")[0])
 
 
-def parse_parent(text: bytes | None) -> tuple[str, int] | None:
-    """Parse meta's field ``parent``, ``OFFSET:RUN``: the run that a run is a branch of, and where it parts."""
+class Parent(NamedTuple):
+    """Meta's field ``parent``: the run that a run is a branch or fork of, and where it parts.
+
+    Attributes:
+        run: The run, and the offset; None for a run that is neither.
+        creation: Which run of that name it is; 0 for a branch, which has no part of its history.
+    """
+
+    run: tuple[str, int] | None = None
+    creation: int = 0
+
+
+def parse_parent(text: bytes | None) -> Parent:
+    """Parse meta's field ``parent``, ``OFFSET:RUN`` for a branch and ``OFFSET-CREATION:RUN`` for a fork."""
     if not text:
-        return None
-    offset, _, run_id = text.decode().partition(":")
-    return run_id, int(offset)
+        return Parent()
+    numbers, _, run_id = text.decode().partition(":")
+    offset, _, creation = numbers.partition("-")
+    return Parent((run_id, int(offset)), int(creation or 0))
+
+
+def parent_text(run: RunHead | RunHeader) -> str:
+    """The same as text; '' for a run that is neither branch nor fork."""
+    if run.parent is None:
+        return ""
+    run_id, offset = run.parent
+    return f"{offset}-{run.parent_identity}:{run_id}" if run.parent_identity else f"{offset}:{run_id}"
 
 
 class Peak(NamedTuple):

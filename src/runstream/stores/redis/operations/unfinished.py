@@ -32,6 +32,7 @@ from runstream.stores.redis.replies import (
     gone_field,
     noted_cursor,
     noted_size,
+    noted_start,
     parse_cursor,
     parse_map,
     parse_records,
@@ -131,7 +132,7 @@ class _Left:
         fields["last"] = str(self.last)
         retired = parse_retired(meta.get(b"retired"), meta.get(b"ended"))
         ended_at, ended_revision = map(int, meta.get(b"ended", b"0 0").split())
-        start = noted_cursor(meta[b"start"])
+        start, _ = noted_start(meta[b"start"])
         for lane, span in self.lanes.items():
             known = meta.get(f"lane:{lane}".encode())
             fields[f"lane:{lane}"] = self._mark(span, b"" if known is None and retired is not None else known)

@@ -36,8 +36,8 @@
 --       then for each snapshot, all of different lanes: its meta field; its mode: 'replace', 'compare', or 'change' (as
 --         'compare', and it covers what the snapshot before covers, so that nothing is lost even if that is less than
 --         what left Redis); the token of the snapshot that it is made from ('' for none; 'retired-REVISION' for a retired
---         one that its writer has from the archive); its own token; the offset that its writer covers, and the chain of
---         the start of the history that it covers there; its checksum; 'whole' or 'difference'; number of fields to set,
+--         one that its writer has from the archive); its own token; the offset that its writer covers, and the last number
+--         of the start of the history that it covers there; its checksum; 'whole' or 'difference'; number of fields to set,
 --         to remove, to copy; fields and values; fields; and of each field whose value a record has: its name; 'RECORD
 --         BEGIN LENGTH', the record's index and that of the first byte, both from 1; what comes before it in the field
 --       then the records
@@ -139,7 +139,7 @@ local fault
 local function check(name, value, form)
   if value and not match(value, form) then fault = fault or {'damaged', KEYS[2], 'its field ' .. name .. ' does not read'} end
 end
-check('start', meta[1], a_cursor)
+check('start', meta[1], '^%d+%-%d+%-?%d*$')
 check('last', meta[2], a_cursor)
 check('retired', meta[8], '^%d+ %d+')
 check('mark', meta[10], a_cursor)
@@ -216,13 +216,14 @@ local function add_lane(name, seq, first_seq, first, last)
     or call('HMGET', KEYS[2], 'lane:' .. name, 'since:' .. name, 'lease:' .. name)
   check('lane:' .. name, known[1], '^%d+ ')
   check('since:' .. name, known[2], a_number)
-  local gone = retired or 0
+  local begin, begun = begin_of(start), parse_cursor(start)
+  local gone = math.max(retired or 0, begun > begin and begun or 0) -- what a fork shares may have events of the lane
   if not known[1] and meta[1] then gone = math.max(gone, (ended_lanes())) end
   local lane = {name = name, last = string.match(known[1] or '0', '^%d+'), since = known[2], lease = known[3],
     first_index = tonumber(first), last_index = tonumber(last), seq = seq, first_seq = first_seq,
     is_known = known[1] and true, mark = known[1] or (retired or gone > 0) and '' or nil}
-  if not known[1] and gone > parse_cursor(start) then
-    lane.last, lane.since_ever = text(gone), text(parse_cursor(start) + 1)
+  if not known[1] and gone > begin then
+    lane.last, lane.since_ever = text(gone), text(begin + 1)
   end
   lane_of[name] = lane
   return lane
@@ -421,10 +422,9 @@ for i = 1, #snapshots do
   -- of adopted events that nothing has followed, too
   if adopted_after and known_cursors[count] == former then before = math.min(before, adopted_after) end
   -- it covers all, if all that came before this batch is covered: in the run, or in its lane
-  local base, first_chain = string.match(start, '^(%d+)-(%d+)$')
-  snapshot.covered = tonumber(base)
+  snapshot.covered = begin_of(start)
   -- the writer's coverage of a deleted run of this name does not hold for this one
-  if snapshot.history == first_chain then snapshot.covered = snapshot.covers end
+  if snapshot.history == string.match(start, '%d+$') then snapshot.covered = snapshot.covers end
   if before <= snapshot.covered then
     snapshot.covered = offset + written
   else

@@ -198,7 +198,7 @@ def settle_call(
     keys: Keys,
     run_id: str,
     *,
-    start: Cursor,
+    start: str,
     proven: Cursor,
     trim: str,
     keep_seconds: float | None,
@@ -229,7 +229,7 @@ def settle_call(
     partition = run.partition
     args: list[Any] = [
         run_id,
-        str(start),
+        start,
         str(proven),
         trim,
         "" if keep_seconds is None else int(keep_seconds * MICROSECONDS),
@@ -254,15 +254,12 @@ def settle_call(
     return script_call(SCRIPT["settle"], (*names, *map(run.snapshot, ended)), args)
 
 
-def park_call(
-    keys: Keys, run_id: str, *, start: Cursor | bytes, reason: str, seconds: float, unless: str = ""
-) -> Command:
+def park_call(keys: Keys, run_id: str, *, start: bytes, reason: str, seconds: float, unless: str = "") -> Command:
     """Park a run for ``seconds``, with the reason; ``start`` is b"" where its meta has none that can be read.
 
     It stays as it is if its reason is another one that begins with what ``unless`` says.
     """
     run = keys.run(run_id)
-    start = start if isinstance(start, bytes) else str(start).encode()
     return script_call(
         SCRIPT["park"],
         (run.meta, run.partition.due, run.partition.parked, run.events, run.keys, run.run_snapshot),

@@ -10,10 +10,16 @@ local call, format = redis.call, string.format
 -- A whole number as text: tostring would give 1e+15.
 local function text(number) return format('%.0f', number) end
 
--- The offset and the chain of a cursor, 'OFFSET-CHAIN'.
+-- The offset and the chain of a cursor, 'OFFSET-CHAIN', or of a run's start: behind a fork's is its identity, another for
+-- each that was made, 'OFFSET-CHAIN-IDENTITY'. The last number of a start names this very creation of the run.
 local function parse_cursor(cursor)
-  local offset, chain = string.match(cursor, '^(%d+)-(%d+)$')
+  local offset, chain = string.match(cursor, '^(%d+)%-(%d+)%-?%d*$')
   return tonumber(offset), tonumber(chain)
+end
+
+-- Where the history of the run with this start begins: at 0 also for a fork, which shares what lies before its start.
+local function begin_of(start)
+  return string.find(start, '^%d+%-%d+%-') and 0 or parse_cursor(start)
 end
 
 -- The server's time in microseconds.

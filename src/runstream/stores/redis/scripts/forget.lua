@@ -4,7 +4,7 @@
 -- KEYS  1 events  2 meta  3 producers (not changed)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired  12 leftovers (not touched)  13 lanes
 --       14 tags  15 config of the partition; then the indexes of its tags
--- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
+-- ARGV  1 run id  2 the run's start (it names this very run), '' if there is no run of that name
 --       3 its session  4 how long it must have been retired  5 for how long a deletion is remembered (both
 --         microseconds)  6 the version of its tags, '' for none; then their names
 --

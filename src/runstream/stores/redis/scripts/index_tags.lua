@@ -1,7 +1,7 @@
 -- Puts a run into the indexes of its tags.
 --
 -- KEYS  1 meta  2 tags  then the index of each tag
--- ARGV  1 run id  2 the run's start (its first chain names this very run)  3 the version of its tags
+-- ARGV  1 run id  2 the run's start (it names this very run)  3 the version of its tags
 --       then the names of the tags
 --
 -- Replies how many indexes did not have it, and then the names of the tags whose index is of another type; 0 if that run

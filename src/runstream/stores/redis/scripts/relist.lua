@@ -1,7 +1,7 @@
 -- Puts a run back into the sets of its partition that it is missing from.
 --
 -- KEYS  1 meta  2 runs  3 session  4 due  5 retired
--- ARGV  1 run id  2 the run's start (its first chain names this very run)  3 its session, or ''
+-- ARGV  1 run id  2 the run's start (it names this very run)  3 its session, or ''
 --       4 'due' if it has something to archive or to retire, 'retired' if it is a tombstone, or ''
 --
 -- Replies 1, or 0 if that run is not there any more: then nothing was changed.

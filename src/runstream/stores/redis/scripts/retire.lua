@@ -2,7 +2,7 @@
 --
 -- KEYS  1 events  2 meta  3 producers  4 due  5 retire  6 retired  7 archives
 --       8 leftovers  9 lanes  then its snapshots
--- ARGV  1 run id  2 the run's start (its first chain names this very run), '' if there is no run of that name
+-- ARGV  1 run id  2 the run's start (it names this very run), '' if there is no run of that name
 --       3 for how long it must have been quiet if it has ended, and if it has not ('-': then it stays), separated by a space
 --       4 for how long a silent producer is remembered (all in microseconds)
 --       5 number of archives that have it, the UUID and location of each

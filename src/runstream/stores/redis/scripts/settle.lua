@@ -1,7 +1,7 @@
 -- Notes up to where a run is archived, trims what is no longer needed, and gives the claim back or keeps it.
 --
 -- KEYS  1 events  2 meta  3 due  4 archives  5 parked  6 retire  7 lanes  then the snapshots of lanes that were ended
--- ARGV  1 run id  2 the run's start (its first chain names this very run)
+-- ARGV  1 run id  2 the run's start (it names this very run)
 --       3 the cursor up to which the run is proven to be archived  4 trim: 'covered', 'archived' or 'never';
 --       with ' idle' behind it, a run may be retired that has not ended
 --       5 keep the claim for so long (microseconds), or '' to give it back

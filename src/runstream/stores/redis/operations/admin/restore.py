@@ -24,7 +24,7 @@ from runstream.stores.redis.keys import Keys, RefilledKeys
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.page_size import size_bound
-from runstream.stores.redis.replies import parse_cursor, tag_names
+from runstream.stores.redis.replies import parent_text, parse_cursor, start_text, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS, REFILL, SWITCH, UNPARK
 from runstream.stores.redis.scripts.script import script_call
 
@@ -72,7 +72,7 @@ class Replacement:
         header = self.header
         fields = {
             **self.people,
-            "start": str(header.start),
+            "start": start_text(header),
             "last": str(self.last),
             # the mark begins here again: no archive was compared with these entries yet
             "mark": str(self.before),
@@ -84,11 +84,10 @@ class Replacement:
         optional = {
             "session": header.session_id,
             "tags": header.tags.version if header.tags is not None else "",
+            "parent": parent_text(header),
             "unread": str(self.unread) if self.unread else "",
         }
         fields |= {name: value for name, value in optional.items() if value}
-        if header.parent is not None:
-            fields["parent"] = f"{header.parent[1]}:{header.parent[0]}"
         if self.before.offset > header.start.offset:
             fields["trimmed"] = str(self.before.offset)
             if self.peak is not None:
@@ -191,7 +190,7 @@ def switch_history(
     there = "-"
     if seen is not None:
         updated = round(seen.head.updated_at * MICROSECONDS)
-        there = f"{seen.head.start} {seen.head.last} {updated}"
+        there = f"{start_text(seen.head)} {seen.head.last} {updated}"
     args: list[Any] = [run_id, there, f"{count} {keyed}", common, len(keys.partitions), header.session_id]
     args += [fields["updated"], len(lanes), len(without), *tags]
     for pair in fields.items():

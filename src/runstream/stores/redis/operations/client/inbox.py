@@ -19,7 +19,7 @@ from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.client.read import read
 from runstream.stores.redis.operations.client.reader import RunReader
 from runstream.stores.redis.people_notes import parse_questions
-from runstream.stores.redis.replies import noted_cursor
+from runstream.stores.redis.replies import noted_cursor, parse_start
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["inbox", "load_answer", "wait_for_news"]
@@ -59,7 +59,7 @@ def load_answer(session: Session[E, S], run_id: str, question: Question) -> Oper
         event = yield from answer_at(partial(read, session, run_id), offset)
     if start is not None:
         with parsing(keys):
-            session.coverage.appended(run_id, noted_cursor(start), offset - 1, offset, {})
+            session.coverage.appended(run_id, parse_start(start), offset - 1, offset, {})
     return event
 
 
@@ -68,9 +68,10 @@ def _parse(keys: RunKeys, meta: Sequence[bytes | None]) -> Inbox:
     if start is None:
         return Inbox()
     with parsing(keys):
-        began, ended = noted_cursor(start), noted_cursor(last or b"")
+        ended = noted_cursor(last or b"")
         reason = None if cancel is None else cancel.partition(b" ")[2].decode(errors="replace")
-        return Inbox(parse_questions(questions), reason, (status or b"").decode(), ended.offset, began.chain)
+        creation = parse_start(start).creation
+        return Inbox(parse_questions(questions), reason, (status or b"").decode(), ended.offset, creation)
 
 
 def _differs(keys: RunKeys, known: Inbox, reply: Sequence[bytes | None]) -> bool:

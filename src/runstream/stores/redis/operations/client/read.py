@@ -94,4 +94,4 @@ def _differs(keys: RunKeys, known: RunHead, reply: Sequence[bytes | None]) -> bo
         head = parse_head(keys, reply)
     except CorruptRecordError:  # which the next page raises
         return True
-    return (head.start, head.last, head.status) != (known.start, known.last, known.status)
+    return (head.run_start, head.last, head.status) != (known.run_start, known.last, known.status)

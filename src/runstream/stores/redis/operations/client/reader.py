@@ -29,7 +29,14 @@ from runstream.stores.redis.operations.client.run_head import (
     parse_head,
 )
 from runstream.stores.redis.page_size import PageSize
-from runstream.stores.redis.replies import parse_cursor, parse_info, parse_map, parse_offset, parse_records
+from runstream.stores.redis.replies import (
+    parse_cursor,
+    parse_info,
+    parse_map,
+    parse_offset,
+    parse_records,
+    start_text,
+)
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["PAGE", "BackPage", "Page", "RunReader"]
@@ -131,7 +138,7 @@ class RunReader:
         self._learn(head)
         if known is not None:
             *replies, entries, deleted = replies
-            if is_there(meta) and head.start.chain == known.history:
+            if is_there(meta) and head.creation == known.history:
                 self.seen = known.cursor
                 yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in entries])
             elif deleted is None:
@@ -285,7 +292,7 @@ class RunReader:
 
     def remember(self, head: RunHead, at: Cursor) -> None:
         """Note that the run has this cursor, for this store's later calls."""
-        self.session.seen.note(self.run_id, str(head.start).encode(), str(at).encode(), at.offset)
+        self.session.seen.note(self.run_id, start_text(head).encode(), str(at).encode(), at.offset)
 
     def note(self, head: RunHead, at: Cursor) -> None:
         """Note how far the run was read, for the next page and for this store's later calls."""

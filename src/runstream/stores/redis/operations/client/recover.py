@@ -69,7 +69,7 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
                 raise
             revision = snapshot.revision
             continue
-        session.coverage.recovered(run_id, lane_id, head.start, head.last.offset)
+        session.coverage.recovered(run_id, lane_id, head.run_start, head.last.offset)
         if snapshot is None:
             return Recovery(None, covered, recorded)
         return Recovery(snapshot.state, covered, recorded, snapshot.stored)
@@ -140,7 +140,7 @@ def mark_recovered(session: Session[E, S], run_id: str, offset: int, lane_id: st
     keys = session.keys.run(run_id)
     queries = [head_query(keys.meta, lane_id), (b"EXISTS", keys.snapshot(lane_id))]
     meta, has_snapshot = yield Exchange(queries, atomic=True)
-    session.coverage.recovered(run_id, lane_id, parse_head(keys, meta).start, offset)
+    session.coverage.recovered(run_id, lane_id, parse_head(keys, meta).run_start, offset)
     retired = retired_of(meta)
     if retired is not None and not has_snapshot:
         session.snapshots.put(run_id, lane_id, retired.token(lane_id), 0, None)

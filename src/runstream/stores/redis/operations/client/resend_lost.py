@@ -217,7 +217,7 @@ def _take_up_again(
         if count:
             keys = session.keys.run(run_id)
             (meta,) = yield Exchange([head_query(keys.meta)])
-            recent.add(run_id, parse_head(keys, meta).start.chain, former[:count])
+            recent.add(run_id, parse_head(keys, meta).creation, former[:count])
             recent.mark_answered(run_id, [event for _, event in former[:count]])
 
 

@@ -10,7 +10,15 @@ from runstream.operations.operation import Command, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
-from runstream.stores.redis.replies import Retired, gone_field, noted_cursor, noted_size, parse_retired
+from runstream.stores.redis.replies import (
+    Retired,
+    gone_field,
+    noted_cursor,
+    noted_size,
+    noted_start,
+    parse_parent,
+    parse_retired,
+)
 
 __all__ = [
     "HEAD_FIELDS",
@@ -24,7 +32,7 @@ __all__ = [
 ]
 
 
-HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"retired", b"ended")
+HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"parent", b"retired", b"ended")
 """The fields of meta that say where a run stands."""
 
 
@@ -54,17 +62,27 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     Raises:
         CorruptRecordError: Its meta does not parse.
     """
-    start, last, mark, status, largest, retired, *gone = reply
+    start, last, mark, status, largest, parent, retired, *gone = reply
     if start is None and last is None:
         return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
     with parsing(run):
         for name, value in (("start", start), ("last", last), ("status", status)):
             if value is None:
                 raise KeyError(name)
-        at_start, at_last = noted_cursor(start or b""), noted_cursor(last or b"")
+        (at_start, identity), at_last = noted_start(start or b""), noted_cursor(last or b"")
         parse_retired(retired, *gone)
         at_mark = noted_cursor(mark) if mark else at_last if retired else at_start
-        return RunHead(at_start, at_last, at_mark, (status or b"").decode(), largest=noted_size(largest))
+        of, creation = parse_parent(parent)
+        return RunHead(
+            at_start,
+            at_last,
+            at_mark,
+            (status or b"").decode(),
+            parent=of,
+            largest=noted_size(largest),
+            identity=identity,
+            parent_identity=creation,
+        )
 
 
 def checked_head(run: RunKeys, reply: Sequence[bytes | None]) -> Operation[RunHead]:

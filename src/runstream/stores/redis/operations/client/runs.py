@@ -31,7 +31,6 @@ from runstream.stores.redis.replies import (
     noted_time,
     parse_cursor,
     parse_map,
-    parse_parent,
     parse_records,
     parse_scores,
     parse_tags,
@@ -48,7 +47,7 @@ _log = logging.getLogger("runstream.redis")
 
 _CHUNK = 200
 _AS_IT_IS = "surrogateescape"
-_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"parent", b"questions", b"tags")
+_INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"questions", b"tags")
 
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
@@ -242,7 +241,7 @@ def _info(
     head = parse_head(run, meta[: len(HEAD_FIELDS)])
     if not is_there(meta):
         return None
-    session_id, created, updated, parent, questions, version = meta[len(HEAD_FIELDS) :]
+    session_id, created, updated, questions, version = meta[len(HEAD_FIELDS) :]
     with parsing(run, run.tags):
         tags = parse_tags(version, of_tags)
     with parsing(run):
@@ -256,7 +255,7 @@ def _info(
             parse_cursor(first[0][0]).offset if first else head.last.offset + 1,
             noted_time(created or b"0"),
             noted_time(updated or b"0"),
-            parse_parent(parent),
+            head.parent,
             pending,
             tags.values,
         )

@@ -340,7 +340,7 @@ def _applied(attempt: Attempt[Session[E, S]], reply: bytes) -> Applied:
             session.snapshots.put(run_id, write.lane_id, write.token, int(revision), write.state)
     applied = Applied(batch.events, former, last, known)
     if session.recent is not None and batch.events:
-        session.recent.add(run_id, start.chain, applied.written)
+        session.recent.add(run_id, start.creation, applied.written)
     return applied
 
 

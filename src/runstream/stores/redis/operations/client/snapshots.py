@@ -15,7 +15,7 @@ from runstream.stores.redis.operations.client.run_head import (
     head_query,
     retired_of,
 )
-from runstream.stores.redis.replies import noted_cursor, parse_map
+from runstream.stores.redis.replies import parse_map, parse_start
 from runstream.stores.redis.session.session import Session
 
 __all__ = ["decode_known", "decode_snapshot", "load_snapshot"]
@@ -45,7 +45,7 @@ def load_snapshot(session: Session[E, S], run_id: str, lane_id: str | None) -> O
     if snapshot is None:
         session.snapshots.drop(run_id, lane_id)
     else:
-        session.coverage.loaded(run_id, lane_id, head.start, snapshot.offset)
+        session.coverage.loaded(run_id, lane_id, head.run_start, snapshot.offset)
     return snapshot
 
 
@@ -72,7 +72,7 @@ def _load_unchanged(session: Session[E, S], run_id: str, lane_id: str | None) ->
     fields = session.codec.upcast_state(run_id, int(offset), packed.unpack())
     snapshot = Snapshot(session.codec.make_state(run_id, fields), int(offset), int(revision), fields)
     with parsing(keys):
-        session.coverage.loaded(run_id, lane_id, noted_cursor(start), snapshot.offset)
+        session.coverage.loaded(run_id, lane_id, parse_start(start), snapshot.offset)
     return snapshot
 
 

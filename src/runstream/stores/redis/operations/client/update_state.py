@@ -9,7 +9,8 @@ from runstream.codec.left_out import LeftOut
 from runstream.codec.snapshot_fields import pack_state
 from runstream.model.errors import ConcurrencyConflict, RunstreamError
 from runstream.model.identifiers import check_run_id
-from runstream.model.results import Cursor, E, S, Snapshot
+from runstream.model.results import E, S, Snapshot
+from runstream.model.run_head import RunStart
 from runstream.operations.arguments import StateChange, grant_of
 from runstream.operations.coverage import Covered
 from runstream.operations.operation import Exchange, Operation
@@ -49,13 +50,13 @@ def update_state(
     queries = [(b"HGETALL", keys.snapshot(None)), head_query(keys.meta), (b"HGET", keys.meta, "snapshot")]
     for left in range(how.attempts - 1, -1, -1):
         saved, meta, noted = yield Exchange(queries, atomic=True)
-        start, retired = (yield from checked_head(keys, meta)).start, retired_of(meta)
+        start, retired = (yield from checked_head(keys, meta)).run_start, retired_of(meta)
         base = _base(session, run_id, parse_map(saved), start, noted)
         if not saved and is_there(meta) and retired is not None and retired.had_snapshot(None):
             former, archived = archived and archived.snapshot, archived and Archived(None)
             if former is None or former.revision != retired.run_revision:
                 raise (yield from retired_away(session, run_id, None))  # and no new state instead
-            covers = Covered(former.offset, start.chain)
+            covers = Covered(former.offset, start.creation)
             base = Base(retired.token(None), former.revision, None, covers, compare=True, snapshot=former)
         before = base.packed
         if before is None and base.snapshot is not None:
@@ -81,7 +82,7 @@ class Archived(NamedTuple):
 
 
 def _base(
-    session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: Cursor, noted: bytes | None
+    session: Session[E, S], run_id: str, saved: dict[bytes, bytes], start: RunStart, noted: bytes | None
 ) -> Base:
     """The saved snapshot, as the base of a change that is made to it and to nothing else.
 
@@ -92,7 +93,7 @@ def _base(
     if known is None:
         return Base("", 0, None, Covered(), compare=True)
     snapshot, token, packed = known
-    covers = Covered(snapshot.offset, start.chain)
+    covers = Covered(snapshot.offset, start.creation)
     return Base(token, snapshot.revision, packed, covers, compare=True, snapshot=snapshot)
 
 

@@ -17,7 +17,7 @@ from runstream.operations.operation import Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys, PartitionKeys
 from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.operations.worker.mend import runs_in
-from runstream.stores.redis.replies import parse_scores, parse_texts
+from runstream.stores.redis.replies import parse_scores, parse_texts, start_text
 from runstream.stores.redis.scripts.calls import MICROSECONDS, LanesAfter, park_call, settle_call
 from runstream.stores.redis.scripts.queue_calls import claim_call, enlist_call, extend_call, report_call
 
@@ -190,7 +190,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
             settle_call(
                 keys,
                 item.header.run_id,
-                start=item.header.start,
+                start=start_text(item.header),
                 proven=item.cursor,
                 trim=f"{item.trim} idle" if item.retires_idle else item.trim,
                 keep_seconds=item.keep_seconds,
@@ -223,7 +223,9 @@ def park(keys: Keys, header: RunHeader, reason: str, seconds: float, unless: str
     Returns:
         False, and nothing has changed, if it is parked with another reason that begins with what ``unless`` says.
     """
-    call = park_call(keys, header.run_id, start=header.start, reason=reason, seconds=seconds, unless=unless)
+    call = park_call(
+        keys, header.run_id, start=start_text(header).encode(), reason=reason, seconds=seconds, unless=unless
+    )
     (reply,) = yield Exchange([call])
     return int(reply) != 2
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runstream.model.archive_records import RunHeader
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.model.tags import NO_TAGS
 from runstream.stores.redis.replies import (
     noted_cursor,
     noted_size,
+    noted_start,
     noted_tags,
     noted_time,
     parse_parent,
@@ -52,17 +54,14 @@ class HotRun:
     @property
     def header(self) -> RunHeader:
         """The header that an archive stores for it."""
-        head = self.head
-        return RunHeader(
-            self.run_id, head.start, head.session_id, head.status, head.created_at, head.updated_at, head.parent
-        )
+        return RunHeader.of(self.run_id, replace(self.head, tags=NO_TAGS))
 
 
 def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
     """The run that has this meta; None where it is not there. ``is_partial``: only some of its lanes are in it."""
     if b"start" not in meta and b"last" not in meta:
         return None
-    start, last = noted_cursor(meta[b"start"]), noted_cursor(meta[b"last"])
+    (start, identity), last = noted_start(meta[b"start"]), noted_cursor(meta[b"last"])
     retired = parse_retired(meta.get(b"retired"))
     # of a tombstone all is archived; what goes on after one has a mark
     unmarked = start if retired is None else last
@@ -94,6 +93,7 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
     mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
     if not start.offset <= mark.offset <= last.offset:
         raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
+    parent, creation = parse_parent(meta.get(b"parent"))
     head = RunHead(
         start,
         last,
@@ -102,10 +102,12 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         meta.get(b"session", b"").decode(),
         noted_time(meta[b"created"]),
         noted_time(meta[b"updated"]),
-        parse_parent(meta.get(b"parent")),
+        parent,
         snapshots,
         noted_size(meta.get(b"largest")),
         tags=noted_tags(meta.get(b"tags")),
+        identity=identity,
+        parent_identity=creation,
     )
     is_tombstone = retired is not None and retired.offset is None
     peak = parse_peak(meta)

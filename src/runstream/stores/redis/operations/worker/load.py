@@ -22,11 +22,11 @@ from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
 from runstream.stores.redis.page_size import PageSize
 from runstream.stores.redis.replies import (
-    noted_cursor,
     parse_cursor,
     parse_map,
     parse_offset,
     parse_records,
+    parse_start,
     parse_tags,
 )
 from runstream.stores.redis.scripts.calls import load_call
@@ -101,8 +101,8 @@ class LoadedEntries(NamedTuple):
         records: Their wire records.
         snapshots: The snapshots that read.
         broken: The lanes whose snapshots do not read, with why.
-        start: The run's start after all that was read. If it is another one, or None, the run was deleted
-            meanwhile, and what was read may be of another run.
+        creation: Which run of that name it is after all that was read. If it is another one, or None, the run was
+            deleted meanwhile, and what was read may be of another run.
         status: The run's status after all that was read: a snapshot that is read may have changed it.
         upto: It was read up to here: to the request's last offset, or, where that is too much at once, not as far;
             then without snapshots.
@@ -114,7 +114,7 @@ class LoadedEntries(NamedTuple):
     records: list[bytes]
     snapshots: list[ArchiveSnapshot]
     broken: dict[str | None, str]
-    start: Cursor | None
+    creation: int | None
     status: str
     upto: int
     tags: TagSet | None = None
@@ -196,7 +196,9 @@ class _Reading:
         upto = request.last if self.has_entries else parse_offset(entries[-1][0])
         with parsing(self._run):
             self.found = found._replace(
-                start=None if start is None else noted_cursor(start), status=(status or b"").decode(), upto=upto
+                creation=None if start is None else parse_start(start).creation,
+                status=(status or b"").decode(),
+                upto=upto,
             )
         if takes_tags:
             with parsing(self._run, self._run.tags):

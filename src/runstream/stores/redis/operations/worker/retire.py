@@ -12,7 +12,7 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.mend import runs_in
-from runstream.stores.redis.replies import tag_names
+from runstream.stores.redis.replies import start_text, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.removal_calls import clear_call, forget_call, retire_call
 
@@ -124,7 +124,7 @@ def retire(
             retire_call(
                 keys,
                 run.run_id,
-                start="" if run.header is None else str(run.header.start),
+                start="" if run.header is None else start_text(run.header),
                 quiet=quiet.words(),
                 archives=archives,
                 snapshots=run.tokens,
@@ -155,7 +155,7 @@ def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Opera
             forget_call(
                 keys,
                 run.run_id,
-                start="" if run.header is None else str(run.header.start),
+                start="" if run.header is None else start_text(run.header),
                 session_id="" if run.header is None else run.header.session_id,
                 retired_seconds=retired,
                 tags=(run.tags, *found),

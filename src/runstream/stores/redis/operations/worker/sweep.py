@@ -18,6 +18,7 @@ from runstream.stores.redis.operations.worker.held import Held, find_held
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import load_runs
 from runstream.stores.redis.operations.worker.tag_index import index_again, note_sweep
+from runstream.stores.redis.replies import start_text
 from runstream.stores.redis.scripts.calls import RELIST
 from runstream.stores.redis.scripts.script import script_call
 
@@ -184,7 +185,7 @@ def _missing(keys: Keys, runs: Sequence[HotRun]) -> Operation[dict[str, Command]
 def _relist_call(keys: Keys, run: HotRun, belongs: str) -> Command:
     meta, partition, session_id = keys.run(run.run_id).meta, keys.run(run.run_id).partition, run.head.session_id
     names = (meta, partition.runs, partition.session(session_id), partition.due, partition.retired)
-    return script_call(RELIST, names, (run.run_id, str(run.head.start), session_id, belongs))
+    return script_call(RELIST, names, (run.run_id, start_text(run.head), session_id, belongs))
 
 
 def _is_archived(run: HotRun) -> bool:

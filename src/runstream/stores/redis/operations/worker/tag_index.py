@@ -12,7 +12,7 @@ from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys, PartitionKeys, expected_type
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.mend import log_aside
-from runstream.stores.redis.replies import parse_tags
+from runstream.stores.redis.replies import parse_tags, start_text
 from runstream.stores.redis.scripts.calls import ASIDE, INDEX_TAGS, TAGGED
 from runstream.stores.redis.scripts.script import script_call
 
@@ -80,7 +80,7 @@ def index_again(keys: Keys, runs: Sequence[HotRun], sweep: str) -> Operation[lis
 def _call(keys: Keys, run: HotRun, tags: TagSet) -> tuple[object, ...]:
     of_run = keys.run(run.run_id)
     names = (of_run.meta, of_run.tags, *map(of_run.partition.index, tags.values))
-    return script_call(INDEX_TAGS, names, (run.run_id, str(run.head.start), tags.version, *tags.values))
+    return script_call(INDEX_TAGS, names, (run.run_id, start_text(run.head), tags.version, *tags.values))
 
 
 def _aside(names: Sequence[str]) -> tuple[object, ...]:
