@@ -10,7 +10,9 @@ import pytest
 from runstream import LeaseHeld, LeaseLost, StoreUnavailable
 from runstream.model.errors import ConcurrencyConflict, RunstreamError, TooManyHotEvents
 from runstream.operations.operation import Exchange, Replies
+from runstream.stores.redis.append_result import TooOld
 from runstream.stores.redis.scripts.calls import lease_call
+from runstream.stores.redis.session import in_flight
 from tests.support.backends import RedisBackend
 from tests.support.operations import session_of
 from tests.support.samples import make_event, make_events, make_state
@@ -101,6 +103,28 @@ def test_what_was_revoked_stays_so_where_its_revocation_is_evicted(redis_backend
     other.append("r", [make_event("r", 4)])
     line.arrive()
     assert [item.event.seq for item in store.read("r")] == [1, 2, 4]
+
+
+def test_what_was_too_old_to_be_sent_again_is_not_applied_late(
+    redis_backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It got no reply for so long that its producer might have been forgotten, and had not been."""
+    store: Any = redis_backend.open(retry_seconds=0)
+    store.append("r", make_events("r", 2))
+    line = Late(store)
+    line.lost = ["held up"]
+    event = make_event("r", 3)
+    with pytest.raises(StoreUnavailable):
+        store.append("r", [event])
+    redis_backend.open().append("r", [make_event("r", 1, lane_id="another")])
+    with monkeypatch.context() as patched:
+        patched.setattr(in_flight, "PRODUCER_WINDOW_SECONDS", 0)
+        with pytest.raises(TooOld):
+            store.append("r", [event])
+    line.arrive()
+    store.append("r", [make_event("r", 4)])
+    line.arrive()
+    assert [item.event.seq for item in store.read("r")] == [1, 2, 1, 4]
 
 
 def test_what_was_applied_late_is_told(redis_backend: RedisBackend) -> None:

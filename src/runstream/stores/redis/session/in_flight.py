@@ -65,6 +65,11 @@ class Attempt(Generic[W]):
         """Whether the server may have forgotten by now that it was applied."""
         return time.monotonic() - self.begun > PRODUCER_WINDOW_SECONDS
 
+    @property
+    def sending_now(self) -> Sending:
+        """How it is sent now: one that is old says so, rather than when it was sent first."""
+        return self.sending._replace(sent_at=0) if self.is_old else self.sending
+
 
 _UNANSWERED = "_runstream_unanswered"
 

@@ -46,7 +46,9 @@ def withdraw(attempt: Attempt[Any], refusal: Any) -> Operation[Any]:
     Raises:
         StoreUnavailable: There is no answer: whether it is applied is not known.
     """
-    if isinstance(refusal, list) and refusal[0] in _STAY_REFUSED:
+    # what is sent again as an old one is stale by that alone, and an earlier request of it may not be
+    is_old = isinstance(refusal, list) and refusal[0] == b"stale" and attempt.is_old
+    if isinstance(refusal, list) and refusal[0] in _STAY_REFUSED and not is_old:
         return refusal
     if isinstance(refusal, Refusal) and not refusal.is_full:  # the server refuses this as well
         return refusal

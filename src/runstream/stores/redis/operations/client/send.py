@@ -148,8 +148,7 @@ def resolve_unanswered(session: Session[E, S], run_ids: Sequence[str]) -> Operat
     try:
         for attempt in attempts:
             if attempt.is_old:
-                attempt.sending = attempt.sending._replace(sent_at=0)
-                attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending)
+                attempt.call = append_call(attempt.session.keys, attempt.batch, attempt.sending_now)
         replies = yield from _attempt(session, attempts)
         refused = None
         for attempt, reply in zip(attempts, replies, strict=True):
@@ -266,7 +265,7 @@ def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resen
         # another snapshot was saved since: a difference from the known one no longer fits
         for write in batch.snapshots:
             write.known_state = None
-        attempt.call = append_call(session.keys, batch, attempt.sending)
+        attempt.call = append_call(session.keys, batch, attempt.sending_now)
         return True
     if reply[0] == b"unfinished":
         yield from adopt(session.keys, batch.run_id)
