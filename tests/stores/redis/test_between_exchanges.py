@@ -16,6 +16,7 @@ from runstream import (
     SQLiteCheckpointer,
     TieredCheckpointer,
 )
+from runstream.operations.operation import Exchange, Replies
 from runstream.stores.redis.append_batch import Sending
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.hot_run import HotRun
@@ -199,3 +200,21 @@ def test_the_snapshot_of_a_lane_with_a_long_name_goes_on_where_it_was_retired(ho
             store.append("r", [make_event("r", 5, lane_id=lane)], snapshot=make_state("r"), lane_id=lane)
     revisions = {lane: one.revision for lane, one in run_of(hot).head.snapshots.items()}
     assert revisions == {LONG: 4, LONG + "!": 2}
+
+
+def test_an_index_of_tags_that_is_found_to_lack_runs_since_it_was_chosen_hides_none(
+    redis_backend: RedisBackend, hot: Any
+) -> None:
+    """The partition is scanned, as it would have been from the first."""
+    hot.append("r", (), tags={"user": "42"})
+    partition, exchange_once = session_of(hot).keys.run("r").partition, hot._driver.exchange_once
+
+    def then_it_goes(exchange: Exchange) -> Replies:
+        replies: Replies = exchange_once(exchange)
+        if any(command[0] == b"ZLEXCOUNT" for command in exchange.commands):
+            redis_backend.raw.hdel(partition.config, "tagged")
+            redis_backend.raw.delete(partition.index("user"))
+        return replies
+
+    hot._driver.exchange_once = then_it_goes
+    assert [info.run_id for info in hot.runs(tags={"user": "42"})] == ["r"]

@@ -18,7 +18,7 @@ from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
 from runstream.stores.redis.damage import parsing
-from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
@@ -164,13 +164,25 @@ def _candidates(session: Session[E, S], query: RunsQuery) -> Operation[list[str]
             name, prefix = ranges[counts.index(min(counts))]
             found.append((prefix, (b"ZRANGEBYLEX", partition.index(name), *_range(prefix))))
         else:
-            found.append((b"", (b"ZRANGEBYSCORE", partition.runs, _lowest(query.updated_after), b"+inf")))
-    members = yield Exchange([command for _, command in found])
+            found.append((b"", _updated(partition, query)))
+    are_complete: list[Command] = [(b"HGET", partition.config, "tagged") for partition in keys.partitions]
+    replies = yield Exchange([*(command for _, command in found), *are_complete])
+    members = list(replies[: len(found)])
+    # an index that was found to lack runs since it was chosen has told of nothing
+    lacking = [at for at, (prefix, _) in enumerate(found) if prefix and replies[len(found) + at] != b"1"]
+    for at in lacking:
+        found[at] = (b"", _updated(keys.partitions[at], query))
+        (members[at],) = yield Exchange([found[at][1]])
     run_ids = []
     for partition, (prefix, _), of_it in zip(keys.partitions, found, members, strict=True):
         named = (run_id_of(member[len(prefix) :]) for member in of_it)
         run_ids += [run_id for run_id in named if run_id and keys.run(run_id).partition is partition]
     return run_ids
+
+
+def _updated(partition: PartitionKeys, query: RunsQuery) -> Command:
+    """Asks for the runs of a partition that were updated since then."""
+    return (b"ZRANGEBYSCORE", partition.runs, _lowest(query.updated_after), b"+inf")
 
 
 def _lowest(updated_after: float | None) -> str:
