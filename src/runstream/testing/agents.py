@@ -146,7 +146,9 @@ class InRuns(Agent):
         if number.isdecimal():
             self._count(run, int(number))
             self._given_up.discard(run_id)
-        if self.dice.random() < 0.1 and run_id not in self._given_up:
+        # a twin's state, with which the run was opened again, lacks what the twin has written since
+        is_mine = run.state.data.get("agent") == self.name and run_id not in self._given_up
+        if self.dice.random() < 0.1 and is_mine:
             self._checkpoint(run_id, run)
         first: int = recorded[0].offset
         return first

@@ -106,7 +106,8 @@ def _faults_of_tags(
     tags = {} if info is None else info.tags
     yield from ToldTags.faults(said.tags, tags, losses=losses)
     for archive in archives:
-        if (kept := archive.run_info(run_id)) is None or kept.tags != tags:
+        kept = archive.run_info(run_id)
+        if (kept is None and info is not None) or (kept is not None and kept.tags != tags):
             yield f"{archive.location} has the tags {kept and kept.tags}, and the run {tags}"
     for name, its in said.tags.items():
         for value in {*its.possible, tags.get(name)} - {None}:
