@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
 from runstream.testing.judge import Copy, copy_in_archive
@@ -31,10 +32,15 @@ class ArchiveSet:
         self.changes = 0  # odd while something is being changed
         self.replaced: dict[str, int] = {}
         """The step at which the files of an archive were last removed or replaced, by its name."""
+        self.away: set[str] = set()
+        """The archives that are lost, and not put back yet."""
 
     def open(self, name: str) -> Any:
-        """The archive of this name, which is made if there is none."""
+        """The archive of this name, which is made if there is none. Raises StoreUnavailable while it is away."""
         path = self.directory / name
+        if name in self.away:
+            # one that is being made as the copy comes would write its log beside that: SQLite opens it by its name
+            raise StoreUnavailable(f"{path} is not there")
         return SQLiteCheckpointer(path) if path.suffix else JSONLCheckpointer(path)
 
     @contextmanager
@@ -64,12 +70,14 @@ class ArchiveSet:
     def remove(self, name: str, step: int) -> None:
         """Remove an archive's files."""
         self.replaced[name] = step
+        self.away.add(name)
         self._remove(name)
 
     def put_back(self, name: str, step: int) -> None:
         """Put the copy of an archive in its place."""
         self.remove(name, step)
         self._copy(f"copy-of-{name}", name)
+        self.away.remove(name)
 
     def _remove(self, name: str) -> None:
         for path in self._files(name):
