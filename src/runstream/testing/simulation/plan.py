@@ -73,7 +73,7 @@ class Plan:
     call_fates: Sequence[int] = (1,)
     disk_fates: Sequence[int] = (300, 1, 1)
     most_steps: int = 60_000
-    most_calm_steps: int = 5_000
+    most_calm_steps: int = 10_000
 
     @property
     def loses(self) -> bool:
