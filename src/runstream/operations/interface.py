@@ -36,6 +36,7 @@ from runstream.operations.arguments import (
 )
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.operation import Operation, Stream
+from runstream.operations.run_forks import ForkOptions
 
 __all__ = ["AppendResult", "KeepsSnapshots", "StoreOperations"]
 
@@ -141,8 +142,11 @@ class StoreOperations(Protocol[E, S]):
     def list_runs(self) -> Operation[list[str]]:
         """The ids of all runs, the most recently updated first."""
 
-    def delete_run(self, run_id: str) -> Operation[bool]:
-        """Remove all that the store holds of a run."""
+    def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
+        """Make a run that shares this one's history up to an offset."""
+
+    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
+        """Remove all that the store holds of a run. Raises RunHasForks, or copies to its forks what they need."""
 
     def forget(self, run_id: str) -> Operation[None]:
         """Forget what this store saw of a run, so that it is taken as it is now."""

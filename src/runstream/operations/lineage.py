@@ -10,7 +10,7 @@ has no use for any of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from runstream.model.results import Cursor, Recorded
 from runstream.model.run_head import RunHead
@@ -56,8 +56,10 @@ LoadHead: TypeAlias = Callable[[str], Operation[RunHead | None]]
 ReadOwn: TypeAlias = Callable[[str, ReadQuery], Stream]
 """Reads the own events of a run, and gives them as those of another one if the query says so."""
 
-FindOwn: TypeAlias = Callable[[str, Sequence[str]], Operation[Sequence[int | None]]]
-"""Gives the offsets of a run's own events that have these keys."""
+At = TypeVar("At", int, Cursor)
+
+FindOwn: TypeAlias = Callable[[str, Sequence[str]], Operation[Sequence[At | None]]]
+"""Gives the offsets, or the cursors, of a run's own events that have these keys."""
 
 
 def segments_of(run_id: str, head: RunHead, load_head: LoadHead) -> Operation[list[Segment]]:
@@ -113,8 +115,7 @@ class SegmentReader:
         query = self._query._replace(given_as=self._query.given_as or self._run_id)
         low, cursor = parse_position(query.after)
         there = None if cursor is None else segment_of(self._segments, low)
-        if there is not None and (query.reverse or there.end is not None):
-            # the read of the segment itself may end before it has come to the cursor
+        if there is not None:  # checked at first, as in a run that is no fork
             yield there.run_id, ReadQuery(query.after, limit=0)
         for segment in reversed(self._segments) if query.reverse else self._segments:
             if self._left == 0:
@@ -157,9 +158,9 @@ def read_segments(run_id: str, segments: Sequence[Segment], query: ReadQuery, re
 
 
 def find_in_segments(
-    segments: Sequence[Segment], keys: Sequence[str], find_own: FindOwn
-) -> Operation[dict[str, int]]:
-    """The offsets of the events that have these keys, by key, over the segments of a run's history.
+    segments: Sequence[Segment], keys: Sequence[str], find_own: FindOwn[At]
+) -> Operation[dict[str, At]]:
+    """The offsets, or the cursors, of the events with these keys, by key, over the segments of a run's history.
 
     What a run has after the offset at which the next was forked is no part of that history. The last segment is
     asked first, and the others only about keys that are not known yet.
@@ -169,15 +170,18 @@ def find_in_segments(
         keys: The keys.
         find_own: Looks keys up in a run's own events.
     """
-    found: dict[str, int] = {}
+    found: dict[str, At] = {}
     for segment in reversed(segments):
         asked = [key for key in keys if key not in found]
         if not asked:
             break
-        offsets = yield from find_own(segment.run_id, asked)
-        known = zip(asked, offsets, strict=True)
-        found |= {key: offset for key, offset in known if offset is not None and segment.has(offset)}
+        known = zip(asked, (yield from find_own(segment.run_id, asked)), strict=True)
+        found |= {key: at for key, at in known if at is not None and segment.has(_offset_of(at))}
     return found
+
+
+def _offset_of(at: int | Cursor) -> int:
+    return at.offset if isinstance(at, Cursor) else at
 
 
 def read_at_in_segments(

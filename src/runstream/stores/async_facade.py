@@ -29,6 +29,7 @@ from runstream.operations.diffs import diffing
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
+from runstream.operations.run_forks import ForkOptions
 from runstream.operations.runners import AsyncRunner
 from runstream.run.async_run import AsyncRun
 from runstream.run.lease import AsyncLease
@@ -616,20 +617,50 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
         """How many runs have a snapshot of their own; awaited. It asks for each run: Redis by an exchange."""
         return Awaited(lambda: self._runner.run(count_snapshots(self._operations)))
 
-    async def delete_run(self, run_id: str) -> bool:
+    async def fork(
+        self, run_id: str, new_run_id: str, *, at: int | None = None, tags: Mapping[str, str] | None = None
+    ) -> RunInfo:
+        """Make a run that shares this one's history up to an offset, and goes on from there by itself.
+
+        Nothing is copied but snapshots, so it costs the same however long the run is. Read, followed or recovered,
+        the fork is one run: the events that it shares come as its own, with its run id, their offsets and cursors.
+        Snapshots are the newest that are here of the run and of each lane and cover no more than ``at``; without
+        one the fork is recovered from its events. Keys that the run knows up to ``at`` the fork knows too; leases
+        it has none. As long as there is the fork, the run cannot be deleted (but with ``detach``).
+
+        Args:
+            run_id: The run; it stays as it is, and goes on or not.
+            new_run_id: The id of the fork. Where this very fork was made before, that is given, and nothing is
+                made.
+            at: The offset of the last event that both have; 0: they share nothing. None: the run's last event.
+            tags: The tags of the fork; None: those of the run.
+
+        Returns:
+            What is known of the fork; its ``parent`` is the run and the offset.
+
+        Raises:
+            ConfigurationError: There is no such run or no such offset, or ``new_run_id`` is another run.
+            EventsArchived: The event at that offset has left Redis: a tiered store has it.
+            StoreUnavailable: There was no answer: the same call may be made again.
+        """
+        return await self._runner.run(self._operations.fork(run_id, new_run_id, ForkOptions(at, tags)))
+
+    async def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that this store holds of a run.
 
         Args:
             run_id: The run.
+            detach: Where runs that were forked from it need its history, copy to each what it needs first.
 
         Returns:
             False if there was nothing.
 
         Raises:
+            RunHasForks: Runs that were forked from it need its history; it is left as it is.
             LeaseHeld: A lease of it is in force.
             StoreUnavailable: There was no answer: the run may be deleted or not; the same call may be made again.
         """
-        return await self._runner.run(self._operations.delete_run(run_id))
+        return await self._runner.run(self._operations.delete_run(run_id, detach=detach))
 
     async def forget(self, run_id: str) -> None:
         """Accept a run as the store has it now: the way on after AcknowledgedWritesLost or HistoryDiverged.

@@ -26,6 +26,7 @@ from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane
 from runstream.operations.operation import Operation
+from runstream.operations.run_forks import Fork
 
 __all__ = ["Archive", "ChecksIntegrity", "HasColumns", "HoldsForeign", "MarksRecovered", "archive_of", "part_of"]
 
@@ -68,16 +69,24 @@ class Archive(Sink, Protocol):
             HistoryDiverged: The run never was at ``to``; nothing is changed.
         """
 
-    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it.
 
         Args:
             run_id: The run.
-            start: The cursor before the history's first event; None for that of what the archive itself has.
+            creation: Names the creation of the run (:attr:`~runstream.model.run_head.RunHead.creation`); None for
+                that of what the archive itself has.
+            detach: Copy to the runs that were forked from it what they need.
 
         Returns:
             False if there was nothing to remove.
+
+        Raises:
+            RunHasForks: Runs that were forked from it need its history.
         """
+
+    def forks_of(self, run_id: str) -> Sequence[Fork]:
+        """The runs, of those that it holds, that were forked from a run as it has it, and share its history."""
 
 
 @runtime_checkable

@@ -186,7 +186,12 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     def list_runs(self) -> list[str]:
         """The ids of all runs, the most recently updated first."""
 
-    def delete_run(self, run_id: str) -> bool:
+    def fork(
+        self, run_id: str, new_run_id: str, *, at: int | None = None, tags: Mapping[str, str] | None = None
+    ) -> RunInfo:
+        """Make a run that shares this one's history up to an offset, and goes on from there by itself."""
+
+    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that this store holds of a run."""
 
     def forget(self, run_id: str) -> None:

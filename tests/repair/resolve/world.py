@@ -26,6 +26,7 @@ from runstream.model.protocols import Sink
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane
 from runstream.operations.operation import Exchange
+from runstream.operations.run_forks import Fork
 from runstream.repair.resolve import Histories, Keep, Resolution, load_histories, resolve
 from runstream.stores.capabilities import archive_of
 from runstream.stores.redis.namespace import namespace_of
@@ -289,8 +290,11 @@ class Passing:
     def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
         self.inner.cut_back(header, to, expected)
 
-    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
-        return self.inner.delete_history(run_id, start)
+    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
+        return self.inner.delete_history(run_id, creation, detach=detach)
+
+    def forks_of(self, run_id: str) -> Sequence[Fork]:
+        return self.inner.forks_of(run_id)
 
 
 class Failing(Passing):

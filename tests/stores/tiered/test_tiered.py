@@ -254,14 +254,14 @@ def test_what_was_deleted_is_remembered_for_a_week(archive: Any) -> None:
     operations._clock = lambda: now
     start = Cursor(0, 5)
     batch = RunBatch(RunHeader("r", start, "", "running", 1.0, 1.0), start)
-    operations.delete_history("r", start)
+    operations.delete_history("r", start.chain)
     for days in (0, 6):
         now += days * 86_400
-        operations.delete_history(f"other {days}", start)
+        operations.delete_history(f"other {days}", start.chain)
         with pytest.raises(HistoryDiverged, match="deleted"):
             archive.write([batch])
     now += 2 * 86_400
-    operations.delete_history("another", start)
+    operations.delete_history("another", start.chain)
     archive.write([batch])
     assert archive.position("r") is not None
     with pytest.raises(HistoryDiverged, match="deleted"):

@@ -7,7 +7,7 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from runstream.codec.archive_entries import unread
 from runstream.codec.kept_states import state_text
 from runstream.codec.pages import TOGETHER
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunHeader
+from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -26,15 +26,17 @@ from runstream.model.errors import (
 from runstream.model.identifiers import check_name, check_run_id
 from runstream.model.protocols import KeepsTags, TellsOfLanes
 from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
-from runstream.model.run_head import EndedLane, RunHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
+from runstream.operations.run_forks import Fork, forks_among
 from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
 from runstream.stores.capabilities import Archive, ChecksIntegrity
+from runstream.stores.local.forks import ForkStart
 from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages, in_steps
 
@@ -121,6 +123,38 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         return replace(super()._info(run_id, head), archived_offset=head.last.offset)
 
+    # -- forks ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _write_within(self, batches: Sequence[RunBatch]) -> None:
+        """Write batches; within ``_at_once`` of their runs."""
+
+    @abstractmethod
+    def _children_of(self, run_id: str) -> Iterable[tuple[str, RunHead]]:
+        """The ids and heads of the runs here that name a run as their parent: its forks and its branches."""
+
+    def forks_of(self, run_id: str) -> list[Fork]:
+        """The runs here that were forked from a run as it is here, and share its history."""
+        return forks_among(run_id, self._load_head(run_id), self._children_of(run_id))
+
+    def _begin_fork(self, run_id: str, start: ForkStart) -> None:
+        heads = start.head.snapshots.values()
+        snapshots = [ArchiveSnapshot(*head, kept) for head, kept in zip(heads, start.states, strict=True)]
+        header = RunHeader.of(run_id, start.head)
+        batch = RunBatch(header, header.start, (), snapshots, drained=False, ended=start.ended)
+        self._write_within([batch])
+
+    def _states_at(self, run_id: str, upto: int) -> Iterator[tuple[SnapshotHead, dict[str, Any]]]:
+        kept = self._kept_snapshots(run_id)
+        for lane_id in dict.fromkeys(one.head.lane_id for one in kept if one.damage is None):
+            for one in nearest(kept, lane_id, upto):
+                fields = self._kept_fields(run_id, one)
+                if fields is not None:
+                    yield one.head, fields
+                    break
+
+    # -- reading events --------------------------------------------------------------------------------------
+
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets, as they are at the first step."""
         check_run_id(run_id)
@@ -131,31 +165,55 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         return chain.from_iterable(self._lists(run_id, query))
 
     def _lists(self, run_id: str, query: ReadQuery) -> Iterator[Sequence[Recorded[E]]]:
-        after, cursor = parse_position(query.after)
         head = self._load_head(run_id) or RunHead()
+        if head.fork_of is None:
+            yield from self._own_lists(run_id, query, head)
+            return
+        reader = self._segment_reader(run_id, head, query)
+        for each, part in reader:
+            for items in self._own_lists(each, part, self._load_head(each) or RunHead()):
+                yield reader.note(items)
+
+    def _read_own(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
+        return chain.from_iterable(self._own_lists(run_id, query, self._load_head(run_id) or RunHead()))
+
+    def _own_lists(self, run_id: str, query: ReadQuery, head: RunHead) -> Iterator[Sequence[Recorded[E]]]:
+        after, cursor = parse_position(query.after)
         if cursor is not None:
             self._check_cursor(run_id, cursor, head)
         for made in self._made(run_id, after, query, head, 1):
             yield [Recorded(entry.offset, str(entry.cursor), event) for entry, event in made]
 
     def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
-        for made in self._made(run_id, offset, ReadQuery(), self._load_head(run_id) or RunHead(), TOGETHER):
+        head = self._load_head(run_id) or RunHead()
+        if head.fork_of is not None:
+            yield from super()._events_after(run_id, offset)
+            return
+        for made in self._made(run_id, offset, ReadQuery(), head, TOGETHER):
             yield from (event for _, event in made)
+
+    def _own_cursor(self, run_id: str, offset: int) -> Cursor:
+        return self._cursor_at(run_id, offset, self._load_head(run_id) or RunHead())
+
+    def _cursor_at(self, run_id: str, offset: int, head: RunHead) -> Cursor:
+        entry = next(iter(self._entries(run_id, offset - 1, offset, reverse=False)), None)
+        if entry is None:
+            raise self._missing(run_id, offset, head)
+        if entry.is_damaged:
+            raise unread(run_id, entry, entry.reason)
+        return entry.cursor
 
     def _check_cursor(self, run_id: str, cursor: Cursor, head: RunHead) -> None:
         if cursor.offset <= head.start.offset:
             return
         if cursor.offset > head.last.offset:
             raise lost(run_id, cursor.offset, head.last.offset)
-        entry = next(iter(self._entries(run_id, cursor.offset - 1, cursor.offset, reverse=False)), None)
-        if entry is None:
-            raise self._missing(run_id, cursor.offset, head)
-        if entry.cursor != cursor:
-            raise unread(run_id, entry, entry.reason) if entry.is_damaged else diverged(run_id, cursor)
+        if self._cursor_at(run_id, cursor.offset, head) != cursor:
+            raise diverged(run_id, cursor)
 
     def _missing(self, run_id: str, offset: int, head: RunHead) -> RunstreamError:
         now = self._load_head(run_id) or RunHead()
-        return no_event(run_id, offset) if now.start == head.start else lost(run_id, offset, now.last.offset)
+        return no_event(run_id, offset) if now.creation == head.creation else lost(run_id, offset, now.last.offset)
 
     def _made(
         self, run_id: str, after: int, query: ReadQuery, head: RunHead, first: int
@@ -199,16 +257,20 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
 
     def _restore_kept(self, run_id: str, kept: KeptSnapshot) -> Snapshot[S] | None:
         """The snapshot, or None if it has been dropped since."""
-        head, fields = kept.head, None
-        if kept.stored_at is None:
-            loaded = self._load_snapshot(run_id, head.lane_id)
-            fields = None if loaded is None or loaded[0].token != head.token else loaded[1]
-        if fields is None:  # also one that has been replaced since: the history has it now
-            fields = self._load_kept(run_id, kept)
+        head, fields = kept.head, self._kept_fields(run_id, kept)
         if fields is None:
             return None
         fields = self.codec.upcast_state(run_id, head.offset, fields)
         return Snapshot(self.codec.make_state(run_id, fields, head.offset), head.offset, head.revision, fields)
+
+    def _kept_fields(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
+        """The state of a snapshot as plain data, or None if it has been dropped since."""
+        fields = None
+        if kept.stored_at is None:
+            loaded = self._load_snapshot(run_id, kept.head.lane_id)
+            fields = None if loaded is None or loaded[0].token != kept.head.token else loaded[1]
+        # also one that has been replaced since: the history has it now
+        return self._load_kept(run_id, kept) if fields is None else fields
 
     # -- checked -------------------------------------------------------------------------------------------
 
@@ -274,7 +336,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         head = self._load_head(run_id)
         if head is None:
             return
-        names = {run_id} if head.parent is None else {run_id, head.parent[0]}
+        names = {run_id} if head.parent is None or head.fork_of else {run_id, head.parent[0]}
         at = head.start
         for entries in pages_of(self.read_back(run_id, at.offset + 1, head.last.offset)):
             found = list(errors_in(run_id, names, at, entries))

@@ -9,7 +9,7 @@ from runstream.model.errors import ArchiveGap, ConcurrencyConflict, HistoryDiver
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 
-__all__ = ["DELETED_FOR_SECONDS", "check_cut", "deleted_here", "new_entries"]
+__all__ = ["DELETED_FOR_SECONDS", "check_cut", "check_same_fork", "deleted_here", "is_same_run", "new_entries"]
 
 DELETED_FOR_SECONDS = 7 * 86_400.0
 """For how long an archive takes nothing of a history that was deleted: as long as Redis knows of the deletion."""
@@ -77,7 +77,7 @@ def check_cut(header: RunHeader, to: Cursor, expected: Cursor, head: RunHead | N
         HistoryDiverged: It never was at ``to``.
     """
     run_id, here = header.run_id, head or RunHead()
-    if (here.start, here.last) == (header.start, to):
+    if here.last == to and is_same_run(header, here):
         return False
     if head is None or here.last != expected:
         raise ConcurrencyConflict(
@@ -85,13 +85,37 @@ def check_cut(header: RunHeader, to: Cursor, expected: Cursor, head: RunHead | N
             expected=expected.offset,
             actual=here.last.offset,
         )
-    if to != header.start and (here.start != header.start or found != to):
+    if to != header.start and (not is_same_run(header, here) or found != to):
         raise HistoryDiverged(
             f"the archive's history of run {run_id!r} does not pass {to}: nothing was changed",
             run_id=run_id,
             offset=to.offset,
         )
     return True
+
+
+def is_same_run(header: RunHeader, head: RunHead) -> bool:
+    """Whether a header is of the very creation of a run that an archive has."""
+    return (header.start, header.identity) == (head.start, head.identity)
+
+
+def check_same_fork(header: RunHeader, head: RunHead | None) -> None:
+    """Check that a batch is not of another fork than the archive's: two at one offset have the same cursors there.
+
+    Args:
+        header: What a worker hands over.
+        head: Where the archive's run stands; None if it is not there.
+
+    Raises:
+        HistoryDiverged: It is.
+    """
+    if head is not None and header.identity != head.identity:
+        raise HistoryDiverged(
+            f"the archive has another run of the name {header.run_id!r} than Redis: one was deleted, and the name"
+            " given to another, a fork; nothing was written, both are kept",
+            run_id=header.run_id,
+            offset=head.start.offset,
+        )
 
 
 def deleted_here(run_id: str) -> HistoryDiverged:

@@ -38,6 +38,10 @@ class Details:
     keys: Mapping[str, Cursor] = field(default_factory=dict)
     leases: Leases = field(default_factory=dict)
 
+    def last_of(self, lane_id: str, head: RunHead) -> int:
+        """The offset of a lane's last event; 0 for none. What a fork shares may have any lane's, up to its end."""
+        return self.lanes.get(lane_id, 0 if head.fork_of is None else head.start.offset)
+
 
 class StateWrite(NamedTuple):
     """A state to save with an append.
@@ -150,7 +154,7 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
     session_id = next((event.session_id for event in request.events if event.session_id), "")
     session_id = session_id or request.state_session
     latest = {**head.snapshots, **{snapshot.lane_id: snapshot for snapshot in snapshots}}
-    lanes = {event.lane_id: (details.lanes.get(event.lane_id, 0), cursor.offset) for cursor, event in written}
+    lanes = {event.lane_id: (details.last_of(event.lane_id, head), cursor.offset) for cursor, event in written}
     tokens = {lane: latest[lane].token if lane in latest else "" for lane in request.ends}
     return AppendPlan(
         placement,
@@ -171,7 +175,7 @@ def plan_append(head: RunHead, details: Details, request: AppendRequest) -> Appe
         [
             EndedLane(one, last.offset, of)
             for one, of in tokens.items()
-            if of or one in lanes or one in details.lanes
+            if of or one in lanes or one in details.lanes or head.fork_of is not None
         ],
         tags,
     )
@@ -237,7 +241,7 @@ def _plan_snapshot(head: RunHead, details: Details, run_id: str, write: StateWri
         raise snapshot_conflict(run_id, write.lane_id, write.known_revision, actual)
     # the writer's coverage of a deleted run of this name does not hold for this one
     covers = write.covers.offset if write.covers.history == head.creation else head.run_start.offset
-    before = head.last.offset if write.lane_id is None else details.lanes.get(write.lane_id, 0)
+    before = head.last.offset if write.lane_id is None else details.last_of(write.lane_id, head)
     return SnapshotHead(
         write.lane_id,
         # it covers all, if all that came before is covered: in the run, or in its lane

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
-from runstream.codec.record import decode_record, fields_of
 from runstream.codec.snapshot_fields import pack_state, unpack_state
 from runstream.codec.stored import STORED_PACKER
 from runstream.codec.upcasts import Upcasts
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import CorruptRecordError, EventRefused
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Fallback
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LeaseGrant, Recorded, RunInfo, S
-from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, LeaseRequest, ReadQuery, in_place_of, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.follow_runs import UNREADABLE, FollowedRuns, FollowRunsQuery
-from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
+from runstream.operations.run_forks import Fork, forks_among
 from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.lifecycle import place_at
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
-from runstream.stores.local.given_leases import GivenLeases
+from runstream.stores.local.forks import ForkStart
+from runstream.stores.local.memory_runs import MEMORIES, Memory, MemoryRun
 from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages
 
@@ -75,47 +75,9 @@ class InMemoryCheckpointer(Store[E, S]):
         name: str = "",
     ) -> None:
         codec: Codec[E, S] = Codec(event_type, state_type, fallback, max_event_bytes, upcasts=upcasts)
-        memory = _MEMORIES.setdefault(name, _Memory()) if name else _Memory()
+        memory = MEMORIES.setdefault(name, Memory()) if name else Memory()
         super().__init__(MemoryOperations(codec, memory, require_lease=require_lease, clock=clock), SyncRunner())
         place_at(self, f"memory:{name}")
-
-
-@dataclass(slots=True)
-class _Run:
-    """One run: its head, its records with their cursors, its packed states by lane, its lanes and keys.
-
-    ``peaks`` has the highest ``seq`` up to each offset, 0 at the least, from offset 0 on.
-    """
-
-    head: RunHead
-    entries: list[tuple[Cursor, bytes]] = field(default_factory=list)
-    peaks: list[int] = field(default_factory=lambda: [0])
-    states: dict[str | None, Mapping[bytes, bytes]] = field(default_factory=dict)
-    lanes: dict[str, int] = field(default_factory=dict)
-    ended: dict[str, EndedLane] = field(default_factory=dict)
-    keys: dict[str, Cursor] = field(default_factory=dict)
-
-
-def _seq_at(run_id: str, run: _Run, offset: int) -> int:
-    """The ``seq`` of the event at an offset; 0 for none."""
-    if offset == 0:
-        return 0
-    return int(fields_of(run_id, decode_record(run_id, offset, run.entries[offset - 1][1]))["seq"])
-
-
-class _Memory:
-    """What stores in memory keep: the runs, and the last lease of each lane and each run. A fork has a copy."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.runs: dict[str, _Run] = {}
-        self.leases = GivenLeases()
-        self._held = HeldLock(self.changed)
-        held_over_fork(self._held)
-
-
-_MEMORIES: dict[str, _Memory] = {}
-"""Those that have a name."""
 
 
 class MemoryOperations(LocalOperations[E, S]):
@@ -124,7 +86,7 @@ class MemoryOperations(LocalOperations[E, S]):
     def __init__(
         self,
         codec: Codec[E, S],
-        memory: _Memory,
+        memory: Memory,
         *,
         require_lease: bool = False,
         clock: Callable[[], float] = unix_seconds,
@@ -135,14 +97,14 @@ class MemoryOperations(LocalOperations[E, S]):
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
+    def _read_own(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
         entries = self._entries(run_id, query)
         given = 0
         for cursor, record in entries[::-1] if query.reverse else entries:
             if given == query.limit:
                 return
             try:
-                event: Any = self.codec.decode_event(run_id, cursor.offset, record)
+                event: Any = self.codec.decode_event(run_id, cursor.offset, record, query.given_as)
             except (CorruptRecordError, EventRefused) as error:
                 event = in_place_of(error, query.on_corrupt)
                 if event is None:
@@ -154,25 +116,33 @@ class MemoryOperations(LocalOperations[E, S]):
         low, cursor = parse_position(query.after)
         with self._changed:
             run = self._runs.get(run_id)
-            entries = run.entries if run is not None else []
-            if cursor is not None and low > 0:
-                if low > len(entries):
-                    raise lost(run_id, low, len(entries))
-                if entries[low - 1][0] != cursor:
+            if run is None:
+                if cursor is not None and low > 0:
+                    raise lost(run_id, low, 0)
+                return []
+            start = run.head.start.offset
+            if cursor is not None and low > start:
+                if low > run.head.last.offset:
+                    raise lost(run_id, low, run.head.last.offset)
+                if run.entries[low - start - 1][0] != cursor:
                     raise diverged(run_id, cursor)
-            return entries[low : None if query.before is None else max(0, query.before - 1)]
+            end = None if query.before is None else max(0, query.before - 1 - start)
+            return run.entries[max(0, low - start) : end]
 
-    def offset_before(self, run_id: str, since_seq: int) -> int:
-        """The last offset up to which no event's ``seq`` is over ``since_seq``, which is over 0."""
+    def _own_cursor(self, run_id: str, offset: int) -> Cursor:
+        run = self._runs[run_id]
+        return run.entries[offset - 1 - run.head.start.offset][0]
+
+    def _own_offset_before(self, run_id: str, since_seq: int) -> int:
         with self._changed:
             run = self._runs.get(run_id)
-            return 0 if run is None else bisect_right(run.peaks, since_seq) - 1
+            return 0 if run is None else run.head.start.offset + bisect_right(run.peaks, since_seq) - 1
 
-    def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
+    def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
         with self._changed:
             run = self._runs.get(run_id)
             known = {} if run is None else run.keys
-            return {key: known[key].offset for key in keys if key in known}
+            return {key: known[key] for key in keys if key in known}
 
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events."""
@@ -198,13 +168,13 @@ class MemoryOperations(LocalOperations[E, S]):
     def follow_runs(self, query: FollowRunsQuery) -> Stream:
         """The events of many runs: history, then live."""
         runs, idle = FollowedRuns(query), IdleTimeout(None, query.idle_timeout)
-        starts: dict[str, Cursor] = {}
+        creations: dict[str, int] = {}
         while True:
             infos = yield from blocking(self._matching, runs, query)
             for info in infos:
                 head = self._load_head(info.run_id)
-                if head is not None and starts.setdefault(info.run_id, head.start) != head.start:
-                    starts[info.run_id] = head.start
+                if head is not None and creations.setdefault(info.run_id, head.creation) != head.creation:
+                    creations[info.run_id] = head.creation
                     runs.positions.pop(info.run_id)  # it was deleted, and has been made anew
             having_more = list(filter(runs.has_more, infos))
             for info in having_more:
@@ -248,29 +218,26 @@ class MemoryOperations(LocalOperations[E, S]):
 
         def has_more_or_ended() -> bool:
             run = self._runs.get(run_id)
-            return run is not None and (len(run.entries) > offset or run.head.status in ENDED_STATUSES)
+            return run is not None and (run.head.last.offset > offset or run.head.status in ENDED_STATUSES)
 
         with self._changed:
             if not self._changed.wait_for(has_more_or_ended, idle.limit(_LONGEST_WAIT_SECONDS)):
                 return None
-            return len(self._runs[run_id].entries) > offset
+            return self._runs[run_id].head.last.offset > offset
 
-    @in_one_call
-    def last_seq(self, run_id: str, lane_id: str) -> int:
-        """The ``seq`` of a lane's last event; 0 for a lane without one."""
-        check_run_id(run_id)
-        check_name("lane_id", lane_id)
+    def _own_seq(self, run_id: str, lane_id: str) -> int | None:
         with self._changed:
             run = self._runs.get(run_id)
-            return 0 if run is None else _seq_at(run_id, run, run.lanes.get(lane_id, 0))
+            if run is None or lane_id not in run.lanes:
+                return None
+            return run.seq_at(run_id, run.lanes[lane_id])
 
-    def lane_facts(self, run_id: str) -> LaneFacts:
-        """What is noted of the lanes of a run."""
+    def _own_lane_facts(self, run_id: str) -> LaneFacts:
         with self._changed:
             run = self._runs.get(run_id)
             if run is None:
                 return LaneFacts()
-            lasts = {lane_id: (offset, _seq_at(run_id, run, offset)) for lane_id, offset in run.lanes.items()}
+            lasts = {lane_id: (offset, run.seq_at(run_id, offset)) for lane_id, offset in run.lanes.items()}
             leases = {
                 lane_id: held.owner for lane_id, held in self._leases.in_force(self._clock(), run_id).items()
             }
@@ -346,10 +313,13 @@ class MemoryOperations(LocalOperations[E, S]):
         if run is None:
             return plan_append(new_head(now), Details(leases=leases), request)
         keys = {key: run.keys[key] for key in request.keys if key in run.keys}
-        return plan_append(run.head, Details(run.lanes, keys, leases), request)
+        inherited = self._inherited_keys(
+            request.run_id, run.head, [key for key in request.keys if key not in keys]
+        )
+        return plan_append(run.head, Details(run.lanes, {**inherited, **keys}, leases), request)
 
     def _apply(self, request: AppendRequest, plan: AppendPlan, now: float) -> None:
-        run = self._runs.setdefault(request.run_id, _Run(plan.head))
+        run = self._runs.setdefault(request.run_id, MemoryRun(plan.head))
         run.head = replace(plan.head, updated_at=now)
         run.entries.extend((cursor, event.record) for cursor, event in plan.written)
         for _, event in plan.written:
@@ -360,13 +330,36 @@ class MemoryOperations(LocalOperations[E, S]):
         for write in request.states if plan.snapshots else ():
             run.states[write.lane_id] = pack_state(STORED_PACKER, write.state).fields
 
+    def _at_once(self, run_ids: Collection[str]) -> threading.Condition:
+        del run_ids  # the lock keeps all others out
+        return self._changed
+
+    def _begin_fork(self, run_id: str, start: ForkStart) -> None:
+        run = self._runs[run_id] = MemoryRun(start.head, ended={end.lane_id: end for end in start.ended})
+        for lane_id, kept in zip(start.head.snapshots, start.states, strict=True):
+            run.states[lane_id] = pack_state(STORED_PACKER, kept).fields
+        self._changed.notify_all()
+
+    def _states_at(self, run_id: str, upto: int) -> Iterator[tuple[SnapshotHead, dict[str, Any]]]:
+        run = self._runs[run_id]
+        for lane_id, saved in run.head.snapshots.items():
+            if saved.offset <= upto:
+                yield saved, unpack_state(run.states[lane_id])[0]
+
+    def forks_of(self, run_id: str) -> list[Fork]:
+        """The runs that were forked from a run as it is now, and share its history."""
+        with self._changed:
+            heads = {each: run.head for each, run in self._runs.items()}
+        return forks_among(run_id, heads.get(run_id), heads.items())
+
     @in_one_call
-    def delete_run(self, run_id: str) -> bool:
+    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that the store holds of a run. Raises LeaseHeld while a lease is in force."""
         check_run_id(run_id)
         with self._changed:
             was_there = run_id in self._runs
             if was_there:
+                self._check_forks(run_id, detach=detach)
                 self._leases.remove_all(self._clock(), run_id)
                 del self._runs[run_id]
         self._forget(run_id)

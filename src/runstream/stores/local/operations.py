@@ -37,16 +37,15 @@ from runstream.operations.arguments import (
 )
 from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import arranged, lane_of, seq_of
-from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
-from runstream.stores.local.look_ups import LookUps
+from runstream.stores.local.forks import LocalForks
 from runstream.stores.local.pages import in_pages
 
 __all__ = ["LocalOperations"]
 
 
-class LocalOperations(LookUps[E, S]):
+class LocalOperations(LocalForks[E, S]):
     """The operations of a store of one machine (:class:`~runstream.operations.interface.StoreOperations`).
 
     Args:
@@ -105,32 +104,20 @@ class LocalOperations(LookUps[E, S]):
         """What the store keeps of a state, never the caller's own object; refused if any store would refuse it."""
         return plain_state(self.codec.packer, fields)
 
-    @abstractmethod
-    def lane_facts(self, run_id: str) -> LaneFacts:
-        """What is noted of the lanes of a run."""
-
     def _events_after(self, run_id: str, offset: int) -> Iterator[E]:
         """The events after an offset, without their offsets."""
         return (item.event for item in self._read(run_id, ReadQuery(offset)))
-
-    @abstractmethod
-    def offset_before(self, run_id: str, since_seq: int) -> int:
-        """An offset up to which no event's ``seq`` is over ``since_seq``, which is over 0.
-
-        A record that does not read may be of any ``seq``. The further on, the less is read.
-        """
 
     @abstractmethod
     def follow(self, run_id: str, query: FollowQuery) -> Stream:
         """History, then live events. Raises ConfigurationError where there is no live end."""
 
     @abstractmethod
-    def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
-        """The ``seq`` of a lane's last event; 0 for a lane without one."""
+    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
+        """Remove all that the store holds of a run, and forget it.
 
-    @abstractmethod
-    def delete_run(self, run_id: str) -> Operation[bool]:
-        """Remove all that the store holds of a run, and forget it. Raises LeaseHeld while a lease is in force."""
+        Raises LeaseHeld while a lease is in force, and RunHasForks where others need it.
+        """
 
     def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
         """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""

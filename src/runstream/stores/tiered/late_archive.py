@@ -8,7 +8,7 @@ from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import Position
-from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.stores.archive.base import ArchiveOperations
@@ -99,10 +99,10 @@ class LateArchive(Generic[E, S]):
         found = self._find()
         return 0 if found is None else found.offset_before(run_id, since_seq)
 
-    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
         """Remove a run. False if there was nothing to remove."""
         found = self._find()
-        return found is not None and found.delete_history(run_id, start)
+        return found is not None and found.delete_history(run_id, creation, detach=detach)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets."""

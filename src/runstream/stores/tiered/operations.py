@@ -30,6 +30,7 @@ from runstream.operations.interface import AppendResult
 from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect
 from runstream.operations.people import answer_at
+from runstream.operations.run_forks import ForkOptions
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 from runstream.stores.tiered.snapshots import TieredSnapshots
@@ -339,14 +340,18 @@ class TieredOperations(TieredSnapshots[E, S]):
         found: list[RunInfo] = yield from collect(self.runs(RunsQuery()))
         return [info.run_id for info in found]
 
-    def delete_run(self, run_id: str) -> Operation[bool]:
+    def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
+        """Make a run that shares this one's history up to an offset."""
+        return self.hot.fork(run_id, new_run_id, options)
+
+    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""
         try:
             start = yield from self.hot.start_to_delete(run_id)
         except CorruptRecordError:  # then whichever run of that name the archive has
             start = None
-        was_hot = yield from self.hot.delete_run(run_id)
-        was_archived = yield from blocking(self.archive.delete_history, run_id, start)
+        was_hot = yield from self.hot.delete_run(run_id, detach=detach)
+        was_archived = yield from blocking(self.archive.delete_history, run_id, start and start.chain)
         return was_hot or was_archived
 
 

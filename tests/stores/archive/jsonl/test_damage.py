@@ -201,7 +201,7 @@ def test_a_directory_of_format_1_is_read_as_it_is_and_goes_on_with_checksums(tmp
         assert json.loads(about.read_text())["format"] == 1
         archive_id = store.archive_id
         store.append("lanes", [make_event("lanes", 99)], snapshot=make_state("lanes"))
-        assert json.loads(about.read_text())["format"] == 3
+        assert json.loads(about.read_text())["format"] == 4
         assert store.archive_id == archive_id
         assert store.list_events("lanes")[:-1] == events
         assert store.check_integrity() == []

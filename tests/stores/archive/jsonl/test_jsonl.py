@@ -221,10 +221,10 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
 
 def test_a_newer_format_and_a_file_in_its_place_are_refused(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / ".runstream.json").write_text('{"format": 4, "archive_id": "x"}')
+    (tmp_path / "new" / ".runstream.json").write_text('{"format": 5, "archive_id": "x"}')
     with pytest.raises(UnsupportedVersion) as caught:
         JSONLCheckpointer(tmp_path / "new")
-    assert (caught.value.found, caught.value.supported) == (4, 3)
+    assert (caught.value.found, caught.value.supported) == (5, 4)
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigurationError):

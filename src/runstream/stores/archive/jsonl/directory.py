@@ -23,7 +23,7 @@ from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS
 
 __all__ = ["ArchiveDirectory", "remove_run"]
 
-_FORMAT = 3  # 1: lines and snapshots have no checksums; 2: commit marks have no tags
+_FORMAT = 4  # 1: lines and snapshots have no checksums; 2: commit marks have no tags; 3: there are no forks
 _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )
@@ -121,14 +121,14 @@ class ArchiveDirectory:
                 f"{self.path} is not the archive {known} that it was while it was in use: {_WAY_BACK}"
             )
 
-    def was_deleted(self, run_id: str, chain: int) -> bool:
-        """Whether a history of that run, which began with that chain, was deleted here for good."""
-        return (run_id, chain) in self._deleted()
+    def was_deleted(self, run_id: str, creation: int) -> bool:
+        """Whether this creation of a run was deleted here for good."""
+        return (run_id, creation) in self._deleted()
 
-    def note_deleted(self, run_id: str, chains: Collection[int], now: float, seconds: float) -> None:
-        """Note for so long that histories of a run were deleted; the caller holds the lock ``DELETED``."""
+    def note_deleted(self, run_id: str, creations: Collection[int], now: float, seconds: float) -> None:
+        """Note for so long that creations of a run were deleted; the caller holds the lock ``DELETED``."""
         known = {history: at for history, at in self._deleted().items() if at >= now - seconds}
-        known |= dict.fromkeys(((run_id, chain) for chain in chains), now)
+        known |= dict.fromkeys(((run_id, creation) for creation in creations), now)
         lines = (json.dumps([*history, at]) for history, at in known.items())
         path = self.path / file_names.DELETED
         with unavailable(path):
@@ -138,13 +138,13 @@ class ArchiveDirectory:
             sync_directory(self.path)
 
     def _deleted(self) -> dict[tuple[str, int], float]:
-        """The histories that were deleted, by run and first chain, and when."""
+        """The histories that were deleted, by run and creation, and when."""
         path, content = self.path / file_names.DELETED, ""
         with unavailable(path), contextlib.suppress(FileNotFoundError):
             content = path.read_text()
         try:
             lines = [with_room(json.loads, line) for line in content.splitlines()]
-            return {(run_id, chain): at for run_id, chain, at in lines}
+            return {(run_id, creation): at for run_id, creation, at in lines}
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
                 f"{path} does not read: {error}; remove it if no drain was at work on a run that was deleted"

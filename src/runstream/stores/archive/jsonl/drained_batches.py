@@ -13,7 +13,7 @@ from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import has_snapshot
 from runstream.stores.archive.jsonl.run_tags import tags_to_write
 from runstream.stores.archive.jsonl.write_batch import LogBatch
-from runstream.stores.archive.sink_rules import deleted_here, new_entries
+from runstream.stores.archive.sink_rules import check_same_fork, deleted_here, new_entries
 
 __all__ = ["lacking_of"]
 
@@ -36,8 +36,9 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
             head = logs.archived_head(log)
             lasts[run_id] = None if head is None else head.last
             times[run_id] = batch.header.updated_at if head is None else head.updated_at
+            check_same_fork(batch.header, head)
         last = lasts[run_id]
-        if last is None and logs.directory.was_deleted(run_id, batch.header.start.chain):
+        if last is None and logs.directory.was_deleted(run_id, batch.header.creation):
             raise deleted_here(run_id)
         entries = [_timed(entry, clock) for entry in new_entries(batch, last, log.cursor_at)]
         snapshots = [snapshot for snapshot in batch.snapshots if not has_snapshot(log, snapshot)]

@@ -172,11 +172,16 @@ class Mark(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A run's first line, its header. ``created_at`` is Unix time in seconds; ``parent`` is run and offset."""
+    """A run's first line, its header. ``created_at`` is Unix time in seconds; ``parent`` is run and offset.
+
+    ``identity`` and ``parent_identity`` are those of a fork.
+    """
 
     run_id: str
     created_at: float
     parent: tuple[str, int] | None = None
+    identity: int = 0
+    parent_identity: int = 0
 
 
 def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
@@ -189,6 +194,8 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
         facts: dict[str, Any] = {"run_id": header.run_id, "created_at": header.created_at}
         if header.parent is not None:
             facts["parent"] = header.parent
+        if header.identity:
+            facts |= {"identity": header.identity, "parent_identity": header.parent_identity}
         lines.append(f'{{"$run":{_dump(facts)},{_cursor_members(header.start)}')
     lines += [f"{_content(entry)}{_cursor_members(entry)}" for entry in entries]
     if not lines:
@@ -265,7 +272,11 @@ def load_header(line: bytes) -> Header:
         run = _load(line)["$run"]
         parent = run.get("parent")
         header = Header(
-            run["run_id"], run["created_at"], None if parent is None else (str(parent[0]), int(parent[1]))
+            run["run_id"],
+            run["created_at"],
+            None if parent is None else (str(parent[0]), int(parent[1])),
+            int(run.get("identity", 0)),
+            int(run.get("parent_identity", 0)),
         )
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"no header: {type(error).__name__}: {error}") from error

@@ -33,6 +33,7 @@ from runstream.stores.archive.jsonl.damaged_lines import (
 from runstream.stores.archive.jsonl.growing_files import until_cut
 from runstream.stores.archive.jsonl.line_format import (
     Facts,
+    Header,
     Mark,
     facts_of,
     is_bare_mark,
@@ -81,8 +82,7 @@ class LogIndex:
         self.start: Cursor | None = None  # None: nothing counts yet
         self.last = Cursor(0, 0)
         self.has_header = False
-        self.created_at = 0.0
-        self.parent: tuple[str, int] | None = None
+        self.header = Header(run_id, 0.0)
         self.mark: Mark | None = None
         self.plain_status: str | None = None  # what plain lines since the last mark say
         self.plain_session = ""
@@ -321,10 +321,10 @@ class LogIndex:
         self.has_header = True
         if self.start is None:
             self.start = self.last = _cursor_in(line.facts)
-        if self.created_at == 0.0:
+        if self.header.created_at == 0.0:
             # where it does not read, the line was damaged; where the run starts was not
             with contextlib.suppress(ValueError):
-                _, self.created_at, self.parent = load_header(line.line)
+                self.header = load_header(line.line)
 
     def _take_offset(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event
@@ -341,7 +341,8 @@ class LogIndex:
             self.damage.lines[entry.offset] = line.line
         if self.start is None:
             self.start = Cursor(0, 0)
-            self.created_at = entry.columns.ts if entry.columns is not None else 0.0
+            created_at = entry.columns.ts if entry.columns is not None else 0.0
+            self.header = self.header._replace(created_at=created_at)
         self._take_offset(line.begin, entry.offset, entry.chain)
         self.ends_plain = True
         self.end, self.tail = line.begin + len(line.raw), line.raw

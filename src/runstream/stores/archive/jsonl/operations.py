@@ -9,7 +9,7 @@ read between ours, in the order of the file. There are no leases.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.errors import CorruptRecordError, HistoryDiverged
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import TagSet
@@ -30,6 +30,7 @@ from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.lanes import lane_facts, seq_at
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
+from runstream.stores.archive.jsonl.run_head import head_from_header
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import (
@@ -97,7 +98,16 @@ class JSONLOperations(ArchiveOperations[E, S]):
 
     def _load_head(self, run_id: str) -> RunHead | None:
         with self._logs.reading():
-            return self._logs.head(self._logs.log(run_id))
+            log = self._logs.log(run_id)
+            head = self._logs.head(log)
+            if head is not None and head.start.offset and head.parent is None:
+                log.index.check_head()  # where it was damaged, nobody knows what comes before
+            return head
+
+    def _load_tagged(self, run_id: str) -> RunHead | None:
+        with self._logs.reading():
+            head = self._load_head(run_id)
+            return None if head is None else replace(head, tags=tags_of(self._logs.log(run_id)))
 
     def _load_heads(self) -> Iterator[tuple[str, RunHead]]:
         found = []
@@ -132,8 +142,24 @@ class JSONLOperations(ArchiveOperations[E, S]):
             log.index.check_head()
             return None if head is None else RunHeader.of(run_id, replace(head, tags=tags_of(log)))
 
+    @contextmanager
+    def _at_once(self, run_ids: Collection[str]) -> Iterator[None]:
+        with self._logs.writing(run_ids):
+            yield
+
+    def _write_within(self, batches: Sequence[RunBatch]) -> None:
+        write_planned(lambda _: lacking_of(self._logs, batches, self._clock))
+
+    def _children_of(self, run_id: str) -> Iterator[tuple[str, RunHead]]:
+        with self._logs.reading():
+            for each in self._logs.directory.run_ids():
+                with suppress(HistoryDiverged):  # one in two directories, which another program has made
+                    head = head_from_header(each, self._logs.log(each).path)
+                    if head is not None and head.parent is not None and head.parent[0] == run_id:
+                        yield each, head
+
     @in_one_call
-    def delete_run(self, run_id: str) -> bool:
+    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that the archive holds of a run; files of other programs in its directory stay."""
         check_run_id(run_id)
         with self._logs.reading():
@@ -141,19 +167,21 @@ class JSONLOperations(ArchiveOperations[E, S]):
             if not directory.directory_of(run_id).exists():
                 return False
             with directory.locks.held([run_id]):
+                self._check_forks(run_id, detach=detach)
                 was_there = self._delete(run_id)
         self._forget(run_id)
         return was_there
 
-    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
         with self._logs.writing([run_id, file_names.DELETED]):
+            self._check_forks(run_id, detach=detach)
             head = self._logs.head(self._logs.log(run_id))
-            starts = (start, None if head is None else head.start)
-            chains = {cursor.chain for cursor in starts if cursor is not None}
-            if chains:
-                self._logs.directory.note_deleted(run_id, chains, self._clock(), DELETED_FOR_SECONDS)
+            found = (creation, None if head is None else head.creation)
+            creations = {one for one in found if one is not None}
+            if creations:
+                self._logs.directory.note_deleted(run_id, creations, self._clock(), DELETED_FOR_SECONDS)
             was_there = self._delete(run_id)
         self._forget(run_id)
         return was_there
@@ -204,7 +232,8 @@ class JSONLOperations(ArchiveOperations[E, S]):
         known, keys = log.index, log.index.known_keys(request.keys)
         # an event that does not read may be any lane's: nothing is taken for covered that may not be
         lanes = {lane_id: max(offset, known.damage.last) for lane_id, offset in known.lanes.items()}
-        return plan_append(head, Details(lanes, keys), request)
+        inherited = self._inherited_keys(log.run_id, head, [key for key in request.keys if key not in keys])
+        return plan_append(head, Details(lanes, {**inherited, **keys}), request)
 
     def write(self, batches: Sequence[RunBatch]) -> None:
         """Add to many runs: each run's batch in one atomic step, and none if any of them is refused.
@@ -214,35 +243,29 @@ class JSONLOperations(ArchiveOperations[E, S]):
             HistoryDiverged: The archive has another history; nothing was written for any run.
         """
         with self._logs.writing([batch.header.run_id for batch in batches]):
-            write_planned(lambda _: lacking_of(self._logs, batches, self._clock))
+            self._write_within(batches)
 
-    def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
+    def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
         with self._logs.reading():
             log = self._logs.log(run_id)
             log.refresh()
-            return {key: cursor.offset for key, cursor in log.index.known_keys(keys).items()}
+            return log.index.known_keys(keys)
 
-    @in_one_call
-    def last_seq(self, run_id: str, lane_id: str) -> int:
-        """The ``seq`` of a lane's last event; 0 for a lane without one."""
-        check_run_id(run_id)
-        check_name("lane_id", lane_id)
+    def _own_seq(self, run_id: str, lane_id: str) -> int | None:
         with self._logs.reading():
             log = self._logs.log(run_id)
             log.refresh()
             offset = log.index.lanes.get(lane_id)
             log.index.damage.check_lane(lane_id, offset or 0)
-            return 0 if offset is None else seq_at(log, offset)
+            return None if offset is None else seq_at(log, offset)
 
-    def lane_facts(self, run_id: str) -> LaneFacts:
-        """What the log notes of the lanes of a run."""
+    def _own_lane_facts(self, run_id: str) -> LaneFacts:
         with self._logs.reading():
             log = self._logs.log(run_id)
             log.refresh()
             return lane_facts(log)
 
-    def offset_before(self, run_id: str, since_seq: int) -> int:
-        """An offset up to which no event's ``seq`` is over ``since_seq``: the last, or a little less."""
+    def _own_offset_before(self, run_id: str, since_seq: int) -> int:
         with self._logs.reading():
             log = self._logs.log(run_id)
             log.refresh()

@@ -63,7 +63,8 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     snapshots = list(latest_snapshots(log))
     latest = {one.lane_id: one.token for one in snapshots}
     dropped = tuple(lane_id for lane_id, token in latest.items() if to.snapshots.get(lane_id) != token)
-    common = cursor.offset if known.start == header.start else -1  # of another history nothing stays
+    is_same = (known.start, known.header.identity) == (header.start, header.identity)
+    common = cursor.offset if is_same else -1  # of another history nothing stays
     history = [kept.head for kept in kept_snapshots(log)]
     stay = tuple(tokens_before_cut(history, latest, to, common))
     noted = header.status, header.updated_at, header.session_id
@@ -71,8 +72,8 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     mark = Mark(*noted, dropped=dropped, kept=stay, drained=known.is_drained, tags=tags)
     with log.path.open("rb") as file:
         if cursor == header.start:
-            if known.start == header.start:  # of the same history it is a branch of the same run
-                header = replace(header, parent=known.parent)
+            if is_same:  # of the same history it is a branch of the same run
+                header = replace(header, parent=known.header.parent)
             log.replace(chain((batch_text(header, cursor, (), mark),), _foreign(log, file, 0)))
         elif found is not None:
             end = batch_text(None, cursor, (), mark)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
+from pathlib import Path
 
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
@@ -12,7 +14,7 @@ from runstream.model.tags import TagSet
 from runstream.stores.archive.jsonl.damaged_lines import sound_facts
 from runstream.stores.archive.jsonl.line_format import Mark, is_header, load_header
 
-__all__ = ["head_from_ends"]
+__all__ = ["head_from_ends", "head_from_header"]
 
 _END_BYTES = 65536
 
@@ -33,20 +35,47 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
     if b"\0" in end or (not Mark.is_drained(facts[4]) and _may_be_overtaken(end[:last_begin])):
         return None
     try:
-        mark, (named, created_at, parent) = Mark.load(facts[4]), load_header(first)
+        mark, header = Mark.load(facts[4]), load_header(first)
     except ValueError:
         return None
-    if named != run_id or (mark.tags.version and mark.tags.values is None):
+    if header.run_id != run_id or (mark.tags.version and mark.tags.values is None):
         return None
     return RunHead(
         Cursor(int(start_facts[1]), int(start_facts[2])),
         Cursor(int(facts[1]), int(facts[2])),
         status=mark.status,
         session_id=mark.session_id,
-        created_at=created_at,
+        created_at=header.created_at,
         updated_at=mark.updated_at,
-        parent=parent,
+        parent=header.parent,
         tags=TagSet(mark.tags.version, mark.tags.values or {}),
+        identity=header.identity,
+        parent_identity=header.parent_identity,
+    )
+
+
+def head_from_header(run_id: str, path: Path) -> RunHead | None:
+    """Where a run starts and what it comes from, if the first line of its log is its header; no more than that."""
+    line = b""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        line = file.readline().removesuffix(b"\n")
+    facts, _ = sound_facts(line)
+    if facts is None or not is_header(line):
+        return None
+    try:
+        header = load_header(line)
+    except ValueError:
+        return None
+    if header.run_id != run_id:
+        return None
+    start = Cursor(int(facts[1]), int(facts[2]))
+    return RunHead(
+        start,
+        start,
+        created_at=header.created_at,
+        parent=header.parent,
+        identity=header.identity,
+        parent_identity=header.parent_identity,
     )
 
 

@@ -119,9 +119,11 @@ class RunLog:
             known.last,
             status=known.plain_status or (mark.status if mark is not None else ""),
             session_id=(mark.session_id if mark is not None else "") or known.plain_session,
-            created_at=known.created_at,
+            created_at=known.header.created_at,
             updated_at=self._modified if known.ends_plain or mark is None else mark.updated_at,
-            parent=known.parent,
+            parent=known.header.parent,
+            identity=known.header.identity,
+            parent_identity=known.header.parent_identity,
         )
 
     def head_from_ends(self) -> RunHead | None:

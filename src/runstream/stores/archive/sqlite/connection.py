@@ -161,6 +161,14 @@ class ArchiveFile:
                 raise StoreUnavailable(f"the archive {self.path} did not commit; send the same again")
             self._check_identity()
 
+    @contextmanager
+    def at_one_moment(self) -> Iterator[sqlite3.Connection]:
+        """The connection; what it reads is of one moment, that of the caller's transaction if there is one."""
+        with self.use() as connection, ExitStack() as transactions:
+            if not connection.in_transaction:
+                transactions.enter_context(transaction(connection, "BEGIN"))
+            yield connection
+
     def rows(self, queries: Sequence[str], parameters: dict[str, object]) -> list[list[Any]]:
         """All rows of each query, as they were at one moment; see ``pages``."""
         return self._read(queries, parameters, sqlite3.Cursor.fetchall)
@@ -176,9 +184,7 @@ class ArchiveFile:
     def _read(
         self, queries: Sequence[str], parameters: dict[str, object], fetch: Callable[[sqlite3.Cursor], T]
     ) -> list[T]:
-        with self.use() as connection, ExitStack() as at_one_moment:
-            if not connection.in_transaction:
-                at_one_moment.enter_context(transaction(connection, "BEGIN"))
+        with self.at_one_moment() as connection:
             connection.text_factory = str  # faster by a fifth, and good for every text that is not damaged
             try:
                 return [fetch(connection.execute(query, parameters)) for query in queries]

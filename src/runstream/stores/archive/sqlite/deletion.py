@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from runstream.model.results import Cursor
 from runstream.stores.archive.sink_rules import DELETED_FOR_SECONDS
 from runstream.stores.archive.sqlite.lease_table import in_force, remove_all
 
@@ -56,12 +55,12 @@ def delete_rest(connection: sqlite3.Connection, now: float, run_id: str) -> None
         remove_all(connection, now, run_id)
 
 
-def note_deleted(connection: sqlite3.Connection, now: float, run_id: str, starts: Iterable[Cursor]) -> None:
-    """Refuse the histories that began there for a week, and drop the notes that are older."""
+def note_deleted(connection: sqlite3.Connection, now: float, run_id: str, creations: Iterable[int]) -> None:
+    """Refuse these creations of a run for a week, and drop the notes that are older."""
     connection.execute(_FORGET_DELETED, (now - DELETED_FOR_SECONDS,))
-    connection.executemany(_NOTE_DELETED, [(run_id, start.chain, now) for start in starts])
+    connection.executemany(_NOTE_DELETED, [(run_id, creation, now) for creation in creations])
 
 
-def was_deleted(connection: sqlite3.Connection, run_id: str, start: Cursor) -> bool:
-    """Whether the history that began there was deleted here."""
-    return connection.execute(_WAS_DELETED, (run_id, start.chain)).fetchone() is not None
+def was_deleted(connection: sqlite3.Connection, run_id: str, creation: int) -> bool:
+    """Whether this creation of a run was deleted here."""
+    return connection.execute(_WAS_DELETED, (run_id, creation)).fetchone() is not None

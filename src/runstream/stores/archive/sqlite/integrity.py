@@ -10,10 +10,11 @@ import sqlite3
 from runstream.model.archive_records import EntryColumns
 from runstream.model.errors import CorruptRecordError
 from runstream.stores.archive.sqlite.lane_rows import load_ends
+from runstream.stores.archive.sqlite.queries import damaged_heads
 from runstream.stores.archive.sqlite.row_values import lane_offset_in, snapshot_head_in, state_in
 from runstream.stores.archive.sqlite.tag_table import load_tags
 
-__all__ = ["columns_between", "errors_beside", "foreign_counts", "noted_lanes", "unlisted_runs"]
+__all__ = ["columns_between", "errors_beside", "file_problems", "noted_lanes"]
 
 _GET_COLUMNS = """SELECT offset, seq, ts, kind, lane_id FROM events
     WHERE run_id = ? AND offset >= ? AND offset <= ? ORDER BY offset"""
@@ -34,6 +35,16 @@ _GET_UNLISTED = """WITH RECURSIVE owners (run_id) AS (
         SELECT (SELECT min(run_id) FROM {table} WHERE run_id > owners.run_id AND offset IS NOT NULL) FROM owners
         WHERE owners.run_id IS NOT NULL
     ) SELECT run_id FROM owners WHERE run_id IS NOT NULL AND run_id NOT IN (SELECT run_id FROM runs)"""
+
+
+def file_problems(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with the file as such, and with the list of its runs; nothing if it is sound."""
+    found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
+    problems = ([] if found == ["ok"] else found) + damaged_heads(connection)
+    for run_id, count in _foreign_counts(connection):
+        problems.append(f"run {run_id!r} has {count} events of another program that cannot be adopted")
+    unlisted = _unlisted_runs(connection)
+    return problems + [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
 
 
 def columns_between(connection: sqlite3.Connection, run_id: str, first: int, last: int) -> dict[int, EntryColumns]:
@@ -73,12 +84,12 @@ def errors_beside(connection: sqlite3.Connection, run_id: str) -> list[CorruptRe
     return found
 
 
-def foreign_counts(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+def _foreign_counts(connection: sqlite3.Connection) -> list[tuple[str, int]]:
     """The runs that have events of another program which cannot be adopted, and how many."""
     return connection.execute(_COUNT_FOREIGN).fetchall()
 
 
-def unlisted_runs(connection: sqlite3.Connection) -> list[str]:
+def _unlisted_runs(connection: sqlite3.Connection) -> list[str]:
     """The runs of which there are entries, and that are not in the list of runs."""
     found = {
         run_id

@@ -9,8 +9,10 @@ purpose-agent's own writers do beside ours, in :mod:`runstream.stores.archive.sq
 
 from __future__ import annotations
 
+import sqlite3
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -28,7 +30,7 @@ from runstream.model.archive_records import (
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import CorruptRecordError, StoreUnavailable
 from runstream.model.events import HIGHEST_SEQ
-from runstream.model.identifiers import check_name, check_run_id
+from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor, E, LeaseGrant, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.model.tags import TagSet
@@ -49,9 +51,8 @@ from runstream.stores.archive.sqlite.deletion import delete, note_deleted
 from runstream.stores.archive.sqlite.integrity import (
     columns_between,
     errors_beside,
-    foreign_counts,
+    file_problems,
     noted_lanes,
-    unlisted_runs,
 )
 from runstream.stores.archive.sqlite.lane_rows import lane_facts
 from runstream.stores.archive.sqlite.latest_snapshots import load_position, load_state, read_snapshots
@@ -66,11 +67,10 @@ from runstream.stores.archive.sqlite.queries import (
     GET_ASIDE,
     GET_EVENTS,
     GET_OFFSET_BEFORE,
-    damaged_heads,
+    find_children,
     find_heads,
     load_head,
     load_lane,
-    transaction,
 )
 from runstream.stores.archive.sqlite.repair import cut_back, readmit
 from runstream.stores.archive.sqlite.row_values import aside_in, entries_in, state_in
@@ -144,7 +144,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return load_head(connection, run_id)
 
     def _load_tagged(self, run_id: str) -> RunHead | None:
-        with self._file.use() as connection, transaction(connection, "BEGIN"):
+        with self._file.at_one_moment() as connection:
             head = load_head(connection, run_id)
             return None if head is None else replace(head, tags=load_tags(connection, run_id))
 
@@ -157,22 +157,32 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             found = find_heads(connection, query)
         return [self._info(run_id, head) for run_id, head in found]
 
+    def _at_once(self, run_ids: Collection[str]) -> AbstractContextManager[Any]:
+        del run_ids  # a transaction is of the whole file
+        return self._file.write()
+
+    def _children_of(self, run_id: str) -> list[tuple[str, RunHead]]:
+        with self._file.use() as connection:
+            return find_children(connection, run_id)
+
     @in_one_call
-    def delete_run(self, run_id: str) -> bool:
+    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that the file holds of a run. Raises LeaseHeld while a lease is in force."""
         check_run_id(run_id)
         with self._file.write() as connection:
+            self._check_forks(run_id, detach=detach)
             was_there = delete(connection, self._clock(), run_id)
         self._forget(run_id)
         return was_there
 
-    def delete_history(self, run_id: str, start: Cursor | None) -> bool:
+    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
         with self._file.write() as connection:
+            self._check_forks(run_id, detach=detach)
             head, now = load_head(connection, run_id), self._clock()
-            starts = (start, None if head is None else head.start)
-            note_deleted(connection, now, run_id, [cursor for cursor in starts if cursor is not None])
+            creations = (creation, None if head is None else head.creation)
+            note_deleted(connection, now, run_id, [one for one in creations if one is not None])
             was_there = delete(connection, now, run_id)
         self._forget(run_id)
         return was_there
@@ -182,7 +192,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
         with self._file.write() as connection:
             # not before: the file may have been locked for a while, and a lease may have run out meanwhile
-            batch = WriteBatch(connection, self._clock(), self._keep_snapshots)
+            batch = self._batch(connection)
             plans = [batch.append(request) for request in requests]
             batch.insert()
         return plans
@@ -194,38 +204,38 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             ArchiveGap: A hole would be left; nothing was written for any run.
             HistoryDiverged: The file has another history; nothing was written for any run.
         """
-        now = self._clock()
-        with self._file.write() as connection:
-            batch = WriteBatch(connection, now, self._keep_snapshots)
+        with self._file.write():
+            self._write_within(batches)
+        self._file.read_anew()
+
+    def _write_within(self, batches: Sequence[RunBatch]) -> None:
+        with self._file.use() as connection:
+            batch = self._batch(connection)
             for of_run in batches:
                 batch.add(of_run)
             batch.insert()
-        self._file.read_anew()
 
-    @in_one_call
-    def last_seq(self, run_id: str, lane_id: str) -> int:
-        """The ``seq`` of a lane's last event; 0 for a lane without one."""
-        check_run_id(run_id)
-        check_name("lane_id", lane_id)
+    def _batch(self, connection: sqlite3.Connection) -> WriteBatch:
+        return WriteBatch(connection, self._clock(), self._keep_snapshots, self._inherited_keys)
+
+    def _own_seq(self, run_id: str, lane_id: str) -> int | None:
         with self._file.use() as connection:
             offset = load_lane(connection, run_id, lane_id)
         if offset is None:
-            return 0
+            return None
         # not from its column: that is beside what is proven
         fields = next((entry_fields(run_id, entry) for entry in self.read_back(run_id, offset, offset)), None)
         return 0 if fields is None else EntryColumns.of(fields).seq
 
-    def _offsets_of(self, run_id: str, keys: Sequence[str]) -> Mapping[str, int]:
-        with self._file.use() as connection, transaction(connection, "BEGIN"):
-            return {key: cursor.offset for key, cursor in load_keys(connection, run_id, keys).items()}
+    def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
+        with self._file.at_one_moment() as connection:
+            return load_keys(connection, run_id, keys)
 
-    def lane_facts(self, run_id: str) -> LaneFacts:
-        """What the file notes of the lanes of a run."""
+    def _own_lane_facts(self, run_id: str) -> LaneFacts:
         with self._file.use() as connection:
             return lane_facts(connection, self._clock(), run_id)
 
-    def offset_before(self, run_id: str, since_seq: int) -> int:
-        """The offset before the first event whose ``seq`` is over ``since_seq``, or the first kept aside."""
+    def _own_offset_before(self, run_id: str, since_seq: int) -> int:
         asked = {"run_id": run_id, "since_seq": min(since_seq, HIGHEST_SEQ)}
         with self._file.use() as connection:
             (offset,) = connection.execute(GET_OFFSET_BEFORE, asked).fetchone()
@@ -251,7 +261,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def position_of_lanes(self, run_id: str, lanes: Collection[str | None] | None) -> Position | None:
         """How far the archive has a run; with the snapshots of these lanes, None: of all."""
-        with self._file.use() as connection, transaction(connection, "BEGIN"):
+        with self._file.at_one_moment() as connection:
             return load_position(connection, run_id, lanes)
 
     def read_back_tags(self, run_id: str) -> TagSet:
@@ -282,7 +292,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return load_state(connection, run_id, lane_id)
 
     def _kept_snapshots(self, run_id: str) -> list[KeptSnapshot]:
-        with self._file.use() as connection, transaction(connection, "BEGIN"):
+        with self._file.at_one_moment() as connection:
             return latest_of(history_of(connection, run_id), self._keep_snapshots)
 
     def _load_kept(self, run_id: str, kept: KeptSnapshot) -> dict[str, Any] | None:
@@ -336,19 +346,11 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         try:
             self._file.read_anew(from_disk=True)
             with self._file.use() as connection:
-                found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check")]
-                damaged = damaged_heads(connection)
-                foreign = foreign_counts(connection)
-                unlisted = unlisted_runs(connection)
+                return file_problems(connection)
         except StoreUnavailable as error:
             if not is_damage(error.__cause__):
                 raise
             return [str(error)]
-        problems = ([] if found == ["ok"] else found) + damaged
-        for run_id, count in foreign:
-            problems.append(f"run {run_id!r} has {count} events of another program that cannot be adopted")
-        problems += [f"run {run_id!r} has entries, and is not in the list of runs" for run_id in unlisted]
-        return problems
 
     def check_beside(self, run_id: str) -> list[CorruptRecordError]:
         """What is wrong with the rows of a run but for its entries: its lanes, its snapshots and their history."""

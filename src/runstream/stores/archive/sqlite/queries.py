@@ -15,7 +15,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
-from runstream.stores.archive.sqlite.row_checksums import aside_checksum, row_checksum
+from runstream.stores.archive.sqlite.row_checksums import aside_checksum, row_checksum, run_checksum
 from runstream.stores.archive.sqlite.row_values import head_in, lane_offset_in
 from runstream.stores.archive.sqlite.tag_table import load_tags, with_all
 
@@ -26,6 +26,7 @@ __all__ = [
     "GET_EVENTS",
     "GET_OFFSET_BEFORE",
     "damaged_heads",
+    "find_children",
     "find_heads",
     "keep_aside",
     "load_head",
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 _SET_RUN = """INSERT INTO runs (run_id, start_offset, start_chain, last_offset, last_chain, status, session_id,
-    created_at, updated_at, parent_run_id, parent_offset, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    created_at, updated_at, parent_run_id, parent_offset, identity, parent_identity, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (run_id) DO UPDATE SET session_id = excluded.session_id, status = excluded.status,
     last_offset = excluded.last_offset, last_chain = excluded.last_chain, updated_at = excluded.updated_at,
     checksum = excluded.checksum"""
@@ -66,8 +68,9 @@ GET_OFFSET_BEFORE = """SELECT CASE WHEN max(is_damaged) THEN 0 ELSE
           UNION ALL SELECT offset, 0 FROM quarantine WHERE run_id = :run_id)"""
 _COLUMNS = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
     updated_at, parent_run_id, parent_offset"""
-_HEAD = f"{_COLUMNS}, checksum FROM runs"
+_HEAD = f"{_COLUMNS}, identity, parent_identity, checksum FROM runs"
 _GET_HEAD = f"{_HEAD} WHERE run_id = ?"
+_GET_FORKS = f"{_HEAD} WHERE parent_run_id = ?"
 _LANE = "SELECT run_id, lane_id, last_offset"
 _GET_LANE = "SELECT last_offset, checksum FROM lanes WHERE run_id = ? AND lane_id = ?"
 # of a run that is not in the list: each by an index
@@ -132,6 +135,11 @@ def find_heads(connection: sqlite3.Connection, query: RunsQuery) -> list[tuple[s
     return found
 
 
+def find_children(connection: sqlite3.Connection, run_id: str) -> list[tuple[str, RunHead]]:
+    """The ids and heads of the runs that name a run as their parent: forks and branches of it."""
+    return [head_in(row) for row in connection.execute(_GET_FORKS, (run_id,)).fetchall()]
+
+
 def damaged_heads(connection: sqlite3.Connection) -> list[str]:
     """What is wrong with the rows of runs that do not read, in words."""
     found = []
@@ -146,13 +154,15 @@ def damaged_heads(connection: sqlite3.Connection) -> list[str]:
 def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> None:
     """Save the heads of runs, by id. A run's start and its parent are saved once and stay."""
     rows = (_columns(run_id, head) for run_id, head in heads.items())
-    connection.executemany(_SET_RUN, [(*row, row_checksum(*row)) for row in rows])
+    connection.executemany(_SET_RUN, [(*row, run_checksum(*row)) for row in rows])
 
 
 def take_over_heads(connection: sqlite3.Connection, table: str) -> None:
     """Add the rows of a table of runs that has no checksums."""
     rows = connection.execute(f"{_COLUMNS} FROM {table}").fetchall()
-    connection.executemany(_SET_RUN, [(*row, row_checksum(*row)) for row in rows])
+    for (*columns,) in rows:
+        row = (*columns, None, None)
+        connection.execute(_SET_RUN, (*row, run_checksum(*row)))
 
 
 def take_over_lanes(connection: sqlite3.Connection, table: str) -> None:
@@ -201,4 +211,6 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") 
 def _columns(run_id: str, head: RunHead) -> tuple[Any, ...]:
     """What the row of a run has: all columns but the checksum over them."""
     times = float(head.created_at), float(head.updated_at)
-    return run_id, *head.start, *head.last, head.status, head.session_id, *times, *(head.parent or (None, None))
+    identities = head.identity or None, head.parent_identity or None
+    parent = head.parent or (None, None)
+    return run_id, *head.start, *head.last, head.status, head.session_id, *times, *parent, *identities

@@ -10,7 +10,7 @@ import sqlite3
 from runstream.model.archive_records import ArchiveEntry, EntryColumns, Position, RunHeader
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
-from runstream.stores.archive.sink_rules import check_cut
+from runstream.stores.archive.sink_rules import check_cut, is_same_run
 from runstream.stores.archive.snapshot_history import tokens_before_cut
 from runstream.stores.archive.sqlite.queries import load_head, load_lane, save_heads, save_lanes
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
@@ -64,7 +64,7 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
     if not check_cut(header, cursor, expected, head, found):
         return
     # of another history nothing stays, wherever that one starts
-    keep = cursor.offset if head is not None and head.start == header.start else -1
+    keep = cursor.offset if head is not None and is_same_run(header, head) else -1
     for statement in _CUT:
         connection.execute(statement, (run_id, keep))
     connection.execute(_FORGET_LANES, (run_id,))
@@ -88,7 +88,9 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         session_id=header.session_id,
         created_at=header.created_at,
         updated_at=header.updated_at,
-        parent=None if head is None else head.parent,
+        parent=header.parent or (None if head is None else head.parent),
+        identity=header.identity,
+        parent_identity=header.parent_identity,
     )
     save_heads(connection, {run_id: noted})
     if header.tags is not None:

@@ -21,10 +21,13 @@ __all__ = [
     "entry_checksum",
     "entry_checksums",
     "row_checksum",
+    "run_checksum",
     "run_seed",
     "snapshot_checksums",
     "text_checksum",
 ]
+
+_COLUMNS_OF_A_RUN = 11  # of version 3, but for the checksum
 
 
 def run_seed(run_id: str) -> int:
@@ -61,6 +64,14 @@ def aside_checksum(run_id: str, offset: int, chain: int, key: str | None, raw: b
 def row_checksum(*columns: Any) -> int:
     """The checksum over columns that are not long: numbers, texts and NULL."""
     return zlib.crc32(json.dumps(columns, default=repr).encode())
+
+
+def run_checksum(*columns: Any) -> int:
+    """The checksum over the columns of a run; without those at the end that are NULL, as in a row of version 3."""
+    count = len(columns)
+    while count > _COLUMNS_OF_A_RUN and columns[count - 1] is None:
+        count -= 1
+    return row_checksum(*columns[:count])
 
 
 def text_checksum(text: str) -> int:

@@ -19,6 +19,7 @@ from runstream.stores.archive.sqlite.row_checksums import (
     aside_checksum,
     entry_checksum,
     row_checksum,
+    run_checksum,
     run_seed,
     text_checksum,
 )
@@ -44,7 +45,7 @@ LARGE_COLUMN = 3
 _MOST = 2**53  # an offset or a revision is a whole number that Lua's doubles hold
 _HEAD_COLUMNS = (
     *("start_offset", "start_chain", "last_offset", "last_chain", "status", "session_id", "created_at"),
-    *("updated_at", "parent_run_id", "parent_offset"),
+    *("updated_at", "parent_run_id", "parent_offset", "identity", "parent_identity"),
 )
 
 
@@ -132,7 +133,8 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     """The run and its head in a row of the table of runs.
 
     Args:
-        row: The run id, then start, last, status, session, times, parent and checksum, as they are selected.
+        row: The run id, then start, last, status, session, times, parent, identities and checksum, as they are
+            selected.
 
     Returns:
         The run's id, and its head without its snapshots.
@@ -142,16 +144,18 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     """
     *columns, checksum = row
     run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = columns
+    identities = of[2:]
     are_sound = (
         *map(is_count, (start_offset, start_chain, last_offset, last_chain)),
         *(type(text) is str for text in (status, session_id)),
         *(type(time) in (int, float) for time in (created, updated)),
         *((of[0] is None or type(of[0]) is str), (of[0] is None or is_count(of[1]))),
+        *(identity is None or is_count(identity) for identity in identities),
     )
     if not all(are_sound):
         column = _HEAD_COLUMNS[are_sound.index(False)]
         raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", f"its column {column} was damaged")
-    if checksum != row_checksum(*columns):
+    if checksum != run_checksum(*columns):
         raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", _UNLIKE)
     return run_id, RunHead(
         Cursor(start_offset, start_chain),
@@ -161,6 +165,8 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
         created_at=created,
         updated_at=updated,
         parent=None if of[0] is None else (of[0], of[1]),
+        identity=identities[0] or 0,
+        parent_identity=identities[1] or 0,
     )
 
 

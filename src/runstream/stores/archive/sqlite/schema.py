@@ -6,7 +6,8 @@ reads and writes the same file. What it leaves NULL marks a row as foreign: ``ev
 (:mod:`runstream.stores.archive.sqlite.foreign_rows`), but for those of runs that came by a drain.
 
 A row has a checksum (:mod:`runstream.stores.archive.sqlite.row_checksums`); a file of version 1, which has none,
-gets the columns when it is opened, and the checksums as its rows are proven. One of version 2 has no tags.
+gets the columns when it is opened, and the checksums as its rows are proven. One of version 2 has no tags, one of
+version 3 no identities of forks.
 
 An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over.
 """
@@ -23,13 +24,15 @@ from runstream.stores.archive.sqlite.row_checksums import row_checksum
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _ADD_CHECKSUMS = (
     "ALTER TABLE events ADD COLUMN checksum INTEGER",
     "ALTER TABLE snapshots ADD COLUMN checksum INTEGER",
     "ALTER TABLE snapshots ADD COLUMN state_checksum INTEGER",
 )
+# columns of runs that came later: NULL in rows of before
+_LATER_COLUMNS = ("identity", "parent_identity")  # of forks; NULL in all other runs
 # their checksums are never NULL: a process of an earlier version that still has the file open cannot write to it
 _RUNS_AND_LANES = (
     """CREATE TABLE runs (
@@ -130,7 +133,7 @@ _LATER = {
     # histories that were deleted here, so that a drain which had one in hand does not bring it back
     "deleted": """CREATE TABLE deleted (
         run_id TEXT NOT NULL,
-        start_chain INTEGER NOT NULL,
+        start_chain INTEGER NOT NULL,  -- or the identity of a fork
         deleted_at REAL NOT NULL,
         PRIMARY KEY (run_id, start_chain)
     ) WITHOUT ROWID""",
@@ -185,6 +188,7 @@ _LATER = {
     ) WITHOUT ROWID""",
     "runs_by_tag": "CREATE INDEX runs_by_tag ON tags (name, value)",
     "runs_by_creation": "CREATE INDEX runs_by_creation ON runs (created_at)",
+    "runs_by_parent": "CREATE INDEX runs_by_parent ON runs (parent_run_id) WHERE parent_run_id IS NOT NULL",
     # runs of which events or the state were deleted by another program. The triggers are at work there too
     "losses": "CREATE TABLE losses (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
     "note_lost_event": """CREATE TRIGGER note_lost_event AFTER DELETE ON events WHEN OLD.offset IS NOT NULL
@@ -258,6 +262,7 @@ def prepare(
                 _create(connection, keep_snapshots)
             elif version == 1:
                 _upgrade(connection)
+            _add_columns(connection)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             for name in _lacking(connection):
                 connection.execute(_LATER[name])
@@ -329,9 +334,18 @@ def _create(connection: sqlite3.Connection, keep_snapshots: int | None) -> None:
     connection.execute("INSERT INTO archive VALUES (?, ?, ?)", (*facts, row_checksum(*facts)))
 
 
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Give the table of runs those columns that a file of before lacks."""
+    known = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('runs')")}
+    for name in _LATER_COLUMNS:
+        if name not in known:
+            connection.execute(f"ALTER TABLE runs ADD COLUMN {name} INTEGER")
+
+
 def _upgrade(connection: sqlite3.Connection) -> None:
     for statement in (*_UPGRADE, *(_UPGRADE_HISTORY if "snapshot_history" in _names(connection) else ())):
         connection.execute(statement)
+    _add_columns(connection)
     take_over_heads(connection, "former_runs")
     take_over_lanes(connection, "former_lanes")
     for table in ("former_runs", "former_lanes"):

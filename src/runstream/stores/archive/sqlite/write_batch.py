@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from runstream.model.results import Cursor
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.model.tags import TagSet
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
-from runstream.stores.archive.sink_rules import deleted_here, new_entries
+from runstream.stores.archive.sink_rules import check_same_fork, deleted_here, new_entries
 from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained
@@ -83,10 +83,18 @@ class WriteBatch:
         connection: In the transaction.
         now: Unix time in seconds, read within the transaction where leases count.
         keep_snapshots: How many snapshots of each run and lane to keep; None: all.
+        inherited_keys: Gives the cursors of the events with these keys that a fork shares, by key.
     """
 
-    def __init__(self, connection: sqlite3.Connection, now: float, keep_snapshots: int | None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        now: float,
+        keep_snapshots: int | None,
+        inherited_keys: Callable[[str, RunHead, Sequence[str]], Mapping[str, Cursor]],
+    ) -> None:
         self._connection = connection
+        self._inherited_keys = inherited_keys
         self._now = now
         self._keep_snapshots = keep_snapshots
         self._heads: dict[str, RunHead] = {}
@@ -121,8 +129,9 @@ class WriteBatch:
         if batch.drained:
             self._drained.append(run_id)
         head = self._head(run_id)
-        if head is None and was_deleted(self._connection, run_id, header.start):
+        if head is None and was_deleted(self._connection, run_id, header.creation):
             raise deleted_here(run_id)
+        check_same_fork(header, head)
         entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
         self._add_entries(run_id, entries)
         saved = [self._set_snapshot(run_id, snapshot) for snapshot in batch.snapshots]
@@ -138,6 +147,8 @@ class WriteBatch:
                 created_at=header.created_at or self._now,
                 updated_at=updated_at,
                 parent=header.parent,
+                identity=header.identity,
+                parent_identity=header.parent_identity,
             )
         # else: from a worker that was paused, and knows less than the archive. One that brings something new knows
         # more, whatever its time says: the server's clock may have been set back
@@ -190,9 +201,11 @@ class WriteBatch:
     def _details(self, request: AppendRequest, head: RunHead) -> Details:
         connection, run_id = self._connection, request.run_id
         lanes = {lane: self._lane_offset(run_id, lane, head) for lane in request.lanes}
+        keys = load_keys(connection, run_id, request.keys)
+        inherited = self._inherited_keys(run_id, head, [key for key in request.keys if key not in keys])
         return Details(
             {lane: offset for lane, offset in lanes.items() if offset is not None},
-            load_keys(connection, run_id, request.keys),
+            {**inherited, **keys},
             in_force(connection, self._now, run_id),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
+from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -20,6 +21,7 @@ from runstream.operations.arguments import (
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
+from runstream.operations.run_forks import ForkOptions
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
@@ -164,7 +166,12 @@ class RedisOperations(Generic[E, S]):
         """The ids of all runs, the most recently updated first."""
         return runs.list_runs(self.session)
 
-    def delete_run(self, run_id: str) -> Operation[bool]:
+    def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
+        """Make a run that shares this one's history up to an offset."""
+        options.check(run_id, new_run_id)
+        raise ConfigurationError("a run in Redis cannot be forked yet: fork it in an archive, or in memory")
+
+    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:  # noqa: ARG002 - there are no forks
         """Remove all that Redis holds of a run."""
         return runs.delete_run(self.session, run_id)
 

@@ -1,0 +1,156 @@
+"""What every store does alike about forks: what may be asked for, and the head that a fork begins with. Pure.
+
+A fork is a run that shares its parent's history up to an offset by pointer (:mod:`runstream.operations.lineage`).
+To make one costs the same whatever the parent's length: it has a head, and copies of snapshots.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from runstream.codec.chain import CHAIN_MODULUS
+from runstream.model.errors import ConfigurationError, RunHasForks
+from runstream.model.identifiers import check_run_id, random_token
+from runstream.model.questions import Question
+from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead
+from runstream.model.state import RunStatus
+from runstream.model.tags import NO_TAGS, check_tags
+from runstream.operations.arguments import check_count
+
+__all__ = ["Fork", "ForkOptions", "check_fork", "fork_head", "forks_among", "has_forks"]
+
+_MOST_NAMED = 10
+
+
+class ForkOptions(NamedTuple):
+    """What a fork is asked for with; see :meth:`runstream.stores.facade.Store.fork`."""
+
+    at: int | None = None
+    tags: Mapping[str, str] | None = None
+
+    def check(self, run_id: str, new_run_id: str) -> None:
+        """Raise InvalidRunId, EncodingError or ConfigurationError, naming the argument that does not fit."""
+        check_run_id(run_id)
+        check_run_id(new_run_id)
+        if run_id == new_run_id:
+            raise ConfigurationError(f"run {run_id!r:.80} cannot be a fork of itself: name another new_run_id")
+        check_count("at", self.at)
+        check_tags(self.tags, removing=False)
+
+
+class Fork(NamedTuple):
+    """A run that was forked from another one, and the offset at which."""
+
+    run_id: str
+    at: int
+
+
+def check_fork(run_id: str, head: RunHead | None, new_run_id: str, former: RunHead | None, at: int | None) -> int:
+    """The offset at which to fork a run; or the one at which the same fork was made already.
+
+    Args:
+        run_id: The run.
+        head: Its head; None if it is not there.
+        new_run_id: The run that is to be its fork.
+        former: That one's head, if it is there.
+        at: The offset that is asked for; None: the run's last.
+
+    Raises:
+        ConfigurationError: There is no such run or no such offset, or ``new_run_id`` is another run.
+    """
+    if head is None:
+        raise ConfigurationError(f"there is no run {run_id!r} here to fork: see its id (list_runs)")
+    if former is not None:
+        parent = former.fork_of
+        is_same = parent is not None and parent[0] == run_id and former.parent_identity == head.creation
+        if parent is None or not is_same or at not in (None, parent[1]):
+            raise ConfigurationError(
+                f"there is a run {new_run_id!r} already, and it is not this fork: name another new_run_id, or"
+                " delete that run first"
+            )
+        return parent[1]
+    first, last = 0 if head.identity else head.start.offset, head.last.offset
+    at = last if at is None else at
+    if not first <= at <= last:
+        raise ConfigurationError(f"run {run_id!r} cannot be forked at offset {at}: it has {first} to {last}")
+    return at
+
+
+def fork_head(run_id: str, head: RunHead, at: Cursor, options: ForkOptions, now: float) -> RunHead:
+    """The head of a new fork, without its snapshots.
+
+    Args:
+        run_id: The parent.
+        head: Its head, with its tags.
+        at: Its cursor where it is forked.
+        options: What is asked for.
+        now: The time: Unix time in seconds.
+    """
+    tags = head.tags
+    if options.tags is not None:
+        tags = NO_TAGS.changed(options.tags, random_token()[:8])
+    return RunHead(
+        at,
+        at,
+        # of an earlier offset nobody knows it: it is open
+        status=head.status if at.offset == head.last.offset else RunStatus.RUNNING.value,
+        session_id=head.session_id,
+        created_at=now,
+        updated_at=now,
+        parent=(run_id, at.offset),
+        questions=_questions_at(head.questions, at.offset),
+        tags=tags,
+        identity=1 + secrets.randbelow(CHAIN_MODULUS - 1),
+        parent_identity=head.creation,
+    )
+
+
+def _questions_at(questions: Sequence[Question], at: int) -> tuple[Question, ...]:
+    """The questions as they stood at an offset; one that was answered later waits again."""
+    asked = [question for question in questions if question.offset <= at]
+    return tuple(
+        replace(question, answer_offset=None)
+        if question.answer_offset is not None and question.answer_offset > at
+        else question
+        for question in asked
+    )
+
+
+def forks_among(run_id: str, head: RunHead | None, heads: Iterable[tuple[str, RunHead]]) -> list[Fork]:
+    """Those of some runs that were forked from a run as it is now, in the order of their ids.
+
+    Args:
+        run_id: The run.
+        head: Its head; None if it is not there.
+        heads: The ids and the heads of the others.
+    """
+    found = [
+        Fork(each, other.start.offset)
+        for each, other in heads
+        if head is not None and other.fork_of is not None and other.fork_of[0] == run_id
+        # of one that was deleted it is no fork any more
+        if other.parent_identity == head.creation
+    ]
+    return sorted(found)
+
+
+def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunHasForks:
+    """The error for a run whose history others need.
+
+    Args:
+        run_id: The run.
+        forks: Those that were forked from it.
+        what: What was not done to it, in words.
+    """
+    named = ", ".join(f"{fork.run_id!r} at {fork.at}" for fork in forks[:_MOST_NAMED])
+    more = f" and {len(forks) - _MOST_NAMED} more" if len(forks) > _MOST_NAMED else ""
+    return RunHasForks(
+        f"run {run_id!r} was not {what}: runs that were forked from it need its history ({named}{more}); delete"
+        " them first, or repeat with detach=True, which copies to each what it needs",
+        run_id=run_id,
+        forks=[fork.run_id for fork in forks],
+    )

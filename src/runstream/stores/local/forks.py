@@ -1,0 +1,107 @@
+"""Forks in the stores of one machine: made in one atomic step, and a run that others need is not deleted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from runstream.model.results import E, RunInfo, S
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
+from runstream.operations.operation import in_one_call
+from runstream.operations.run_forks import Fork, ForkOptions, check_fork, fork_head, has_forks
+from runstream.stores.local.look_ups import LookUps
+
+__all__ = ["ForkStart", "LocalForks"]
+
+
+class ForkStart(NamedTuple):
+    """What a fork begins with.
+
+    Attributes:
+        head: Its head, with the heads of its snapshots.
+        states: What the store keeps of these, in the order of ``head.snapshots``.
+        ended: The ends of lanes.
+    """
+
+    head: RunHead
+    states: Sequence[Any]
+    ended: Sequence[EndedLane]
+
+
+class LocalForks(LookUps[E, S]):
+    """The part of a local store's operations that makes forks, and knows those of a run."""
+
+    _clock: Callable[[], float]
+
+    @abstractmethod
+    def _at_once(self, run_ids: Collection[str]) -> AbstractContextManager[Any]:
+        """Make what is read and written of these runs meanwhile one atomic step."""
+
+    @abstractmethod
+    def _begin_fork(self, run_id: str, start: ForkStart) -> None:
+        """Write what a new fork begins with; within ``_at_once``."""
+
+    @abstractmethod
+    def _states_at(self, run_id: str, upto: int) -> Iterable[tuple[SnapshotHead, dict[str, Any]]]:
+        """The newest held snapshots, of the run and of each lane, that cover at most ``upto``, as plain data."""
+
+    @abstractmethod
+    def forks_of(self, run_id: str) -> list[Fork]:
+        """The runs that were forked from a run as it is now, and share its history."""
+
+    @abstractmethod
+    def _load_tagged(self, run_id: str) -> RunHead | None:
+        """The run's head with its tags."""
+
+    @abstractmethod
+    def _keep_state(self, fields: Mapping[str, Any]) -> Any:
+        """What the store keeps of a state, never the caller's own object."""
+
+    @abstractmethod
+    def _info(self, run_id: str, head: RunHead) -> RunInfo:
+        """What a user is told of a run."""
+
+    @in_one_call
+    def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> RunInfo:
+        """Make a run that shares this one's history up to an offset."""
+        options.check(run_id, new_run_id)
+        with self._at_once([run_id, new_run_id]):
+            head, former = self._load_tagged(run_id), self._load_tagged(new_run_id)
+            at = check_fork(run_id, head, new_run_id, former, options.at)
+            if former is None and head is not None:
+                begun = fork_head(run_id, head, self._cursor_of(run_id, head, at), options, self._clock())
+                start = self._start_of(run_id, head, new_run_id, begun)
+                self._begin_fork(new_run_id, start)
+                former = start.head
+        return self._info(new_run_id, former or RunHead())
+
+    def _start_of(self, run_id: str, head: RunHead, new_run_id: str, begun: RunHead) -> ForkStart:
+        """What the fork begins with: its head, and the newest snapshots of the history that it shares."""
+        found: dict[str | None, tuple[SnapshotHead, Any]] = {}
+        ended: dict[str, EndedLane] = {}
+        at = begun.start.offset
+        for segment in reversed(self._segments(run_id, head)):
+            if segment.after >= at and segment.run_id != run_id:
+                continue
+            for saved, fields in self._states_at(segment.run_id, at):
+                if saved.lane_id not in found:
+                    named = {**fields, "run_id": new_run_id} if "run_id" in fields else fields
+                    found[saved.lane_id] = saved, self._keep_state(named)
+            ends = self._own_lane_facts(segment.run_id).ends
+            ended = {lane: end for lane, end in ends.items() if end.offset <= at} | ended
+            at = min(at, segment.after)
+        heads = {lane_id: saved for lane_id, (saved, _) in found.items()}
+        return ForkStart(replace(begun, snapshots=heads), [kept for _, kept in found.values()], [*ended.values()])
+
+    def _check_forks(self, run_id: str, *, detach: bool) -> None:
+        """Check that no other run needs the history of a run that is to be deleted; within ``_at_once``.
+
+        Raises:
+            RunHasForks: There is one.
+        """
+        del detach
+        if forks := self.forks_of(run_id):
+            raise has_forks(run_id, forks)
