@@ -22,6 +22,7 @@ __all__ = [
     "LaneSpan",
     "Seen",
     "Sending",
+    "Shared",
     "SnapshotWrite",
     "described",
     "notice_args",
@@ -195,13 +196,29 @@ class LaneSpan(NamedTuple):
         return cls(index, index, seq, seq, 0 <= seq <= HIGHEST_RISING)
 
 
-def described(events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan]) -> list[str]:
+class Shared(NamedTuple):
+    """What a fork shares of the events with the keys of a batch.
+
+    Attributes:
+        creation: Which run of its name the fork is.
+        cursors: Their cursors, by key.
+    """
+
+    creation: int
+    cursors: Mapping[str, Cursor]
+
+
+def described(
+    events: Sequence[EncodedEvent], lanes: Mapping[str, LaneSpan], shared: Shared | None = None
+) -> list[str]:
     """The append script's arguments that describe each event, if some may have a key."""
     index_of = {lane: index for index, lane in enumerate(lanes, 1)}
     described = []
     for event in events:
         key = "" if event.key is None else f" {event.key}"
-        described.append(f"{index_of[event.lane_id]} {event.seq} {status_after((event.kind,)) or '-'}{key}")
+        known = None if shared is None or event.key is None else shared.cursors.get(event.key)
+        lane = f"{index_of[event.lane_id]}" + ("" if known is None else f"={known}")
+        described.append(f"{lane} {event.seq} {status_after((event.kind,)) or '-'}{key}")
     return described
 
 
@@ -274,6 +291,7 @@ class Sending(NamedTuple):
             0 if that is so long ago that the server may have forgotten the producer.
         seen: What its writer saw of the run last; None for nothing, or for no comparison.
         max_hot_events: How many entries the run may then have in Redis; None for any number.
+        shared: What the run shares of the events with these keys, if it is a fork; None: that is not known.
     """
 
     producer: str
@@ -281,3 +299,4 @@ class Sending(NamedTuple):
     sent_at: int | None
     seen: Seen | None
     max_hot_events: int | None = None
+    shared: Shared | None = None

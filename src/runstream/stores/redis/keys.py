@@ -37,10 +37,11 @@ _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
     "events": "stream",
     **dict.fromkeys(
-        ("archives", "config", "keys", "meta", "parked", "producers", "snapshot", "tags", "workers"), "hash"
+        ("archives", "config", "forks", "keys", "meta", "parked", "producers", "snapshot", "tags", "workers"),
+        "hash",
     ),
     **dict.fromkeys(
-        ("deleted", "due", "lanes", "leftovers", "retire", "retired", "runs", "session", "tag"), "zset"
+        ("deleted", "due", "forking", "lanes", "leftovers", "retire", "retired", "runs", "session", "tag"), "zset"
     ),
 }
 
@@ -48,7 +49,19 @@ _TYPES = {
 class PartitionKeys:
     """The keys of one partition."""
 
-    __slots__ = ("archives", "config", "deleted", "due", "leftovers", "parked", "retire", "retired", "runs", "tag")
+    __slots__ = (
+        "archives",
+        "config",
+        "deleted",
+        "due",
+        "forking",
+        "leftovers",
+        "parked",
+        "retire",
+        "retired",
+        "runs",
+        "tag",
+    )
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -61,7 +74,7 @@ class PartitionKeys:
         self.archives = f"{tag}:archives"
         """Hash: the archives that the partition requires, UUID to location."""
         self.deleted = f"{tag}:deleted"
-        """Sorted set: first chains of runs that were deleted lately, by time, in microseconds of server time."""
+        """Sorted set: identities of runs deleted or given up lately, by time, in microseconds of server time."""
         self.parked = f"{tag}:parked"
         """Hash: parked runs, run id to reason."""
         self.retire = f"{tag}:retire"
@@ -70,6 +83,9 @@ class PartitionKeys:
         """Sorted set: retired runs, by when they were retired, in microseconds of server time."""
         self.leftovers = f"{tag}:leftovers"
         """Sorted set: runs that are retired or not there, of which something is left that may go from then on."""
+
+        self.forking = f"{tag}:forking"
+        """Sorted set: forks that are to be made, behind their parents, by when, in microseconds of server time."""
 
     def session(self, session_id: str) -> str:
         """Sorted set: the run ids of a session by last update, as in ``runs``."""
@@ -85,6 +101,7 @@ class RunKeys:
 
     __slots__ = (
         "events",
+        "forks",
         "keys",
         "lanes",
         "meta",
@@ -108,6 +125,8 @@ class RunKeys:
         """Hash: the last batch of each producer."""
         self.keys = f"{run}:keys"
         """Hash: caller's key to the cursor of the event that has it."""
+        self.forks = f"{run}:forks"
+        """Hash: the runs that were forked from it, or are about to be; see fork_intent.lua."""
         self.lanes = f"{run}:lanes"
         """Sorted set, where meta has many fields: those that a worker has to look at; see settle.lua."""
         self.run_snapshot = f"{run}:snapshot"

@@ -10,7 +10,7 @@ from typing import Any
 from runstream.model.questions import Notice, Question, notice_of, questions_after
 from runstream.model.state import ENDED_STATUSES, STATUS_BY_KIND
 
-__all__ = ["PeopleNotes", "parse_questions"]
+__all__ = ["PeopleNotes", "parse_questions", "questions_text"]
 
 _QUESTION = re.compile(r"([0-9a-f]*) ([0-9a-f]*) (\d+) (\d+) ([0-9a-f]*)")
 
@@ -27,7 +27,8 @@ def _text(words: str) -> str:
     return bytes.fromhex(words).decode(errors="surrogatepass")
 
 
-def _words(questions: Sequence[Question]) -> str:
+def questions_text(questions: Sequence[Question]) -> str:
+    """The same field for these questions; '' for none."""
     return ",".join(
         f"{_hex(one.lane_id)} {_hex(one.question_id)} {one.offset} {one.answer_offset or 0} {_hex(one.text)}"
         for one in questions
@@ -68,6 +69,6 @@ class PeopleNotes:
         """The fields of meta after these events; ``former`` is its field ``questions`` from before."""
         questions = questions_after(parse_questions(former), self._notices) if self._notices else ()
         return {
-            **({"questions": _words(questions)} if questions else {}),
+            **({"questions": questions_text(questions)} if questions else {}),
             **({} if self._cancel is None else {"cancel": self._cancel}),
         }

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
-from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -25,6 +24,7 @@ from runstream.operations.run_forks import ForkOptions
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
+    fork,
     inbox,
     lanes,
     leases,
@@ -168,10 +168,9 @@ class RedisOperations(Generic[E, S]):
 
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
-        options.check(run_id, new_run_id)
-        raise ConfigurationError("a run in Redis cannot be forked yet: fork it in an archive, or in memory")
+        return fork.fork(self.session, run_id, new_run_id, options)
 
-    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:  # noqa: ARG002 - there are no forks
+    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:  # noqa: ARG002 - see runs.py
         """Remove all that Redis holds of a run."""
         return runs.delete_run(self.session, run_id)
 

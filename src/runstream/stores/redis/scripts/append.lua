@@ -19,14 +19,16 @@
 --         the run (one event of the lane 'answers'), which a lease on the whole run lets pass; 'run', whom a request to
 --         cancel stops; or '-'; and if more is asked for: the cursor that the writer saw last,
 --         or '-'; expected offset, or '-'; most entries that the run may have here, or '-'; status, or '-'; number of
---         lanes; number of events that are described (all or 0); number of leases; number of snapshots; number of notices;
+--         lanes; number of events that are described (all or 0), with ':IDENTITY' behind it if it is known what the fork
+--         of this identity shares of the events with their keys; number of leases; number of snapshots; number of notices;
 --         number of lanes to end; number of tags
 --       then for each lane: its name; words, separated by single spaces: the seq of its last event in the batch, with
 --         '+' in front of it if its seqs rise in the batch (none is lower than one before it, all are of 0 to 15
 --         digits and not negative); if the batch has several events, the seq of its first one; and if more is asked
 --         for, the indexes in the batch of its first and last event
 --       then for each event that is described: 'LANE SEQ STATUS', or 'LANE SEQ STATUS KEY': the index of its lane
---         among the lanes, and the status that it gives the run, or '-'
+--         among the lanes, with '=' and the cursor of the event with that key behind it, if the fork shares it; and the
+--         status that it gives the run, or '-'
 --       then for the lease: its field in meta, its epoch and token
 --       then for each notice, of an event that says something between the run and people: the event's index in the batch;
 --         'ask LANE QUESTION TEXT', 'answer QUESTION RECORD' (the event's record, '' of one that is not to be kept in
@@ -60,6 +62,7 @@
 --         {'unasked'}               a person sends it: no lane waits for the answer to this question
 --         {'lost', offset}          the run ends, at this offset, before what the writer saw
 --         {'diverged'}              the run has another history there, or lacks what the writer wrote last
+--         {'fork'}                  it has keys, and the run is a fork, and what that shares of them is not known
 --         {'absent'}                there is no such run, and the batch has nothing that would begin one
 --         {'partitions', n}         the namespace has n partitions
 --         {'conflict', offset}      the run ends at this offset, not at the expected one
@@ -100,11 +103,13 @@
 
 local sent_at, seen_start, wrote, partitions, window, sender, more =
   match(ARGV[6], '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) ?(.*)$')
-local expected, most, status, lanes, described, leases, saves, notices, ends, tags = '-', '-', '-', 1, 0, '0', 0, 0, 0, 0
+local expected, most, status, lanes, described, leases, saves, notices, ends, tags = '-', '-', '-', 1, '0', '0', 0, 0, 0, 0
 if more ~= '' then
   seen, expected, most, status, lanes, described, leases, saves, notices, ends, tags =
     match(more, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
 end
+local shares_of
+described, shares_of = match(described, '^(%d+):?(%d*)$')
 window, lanes, described, notices = tonumber(window), tonumber(lanes), tonumber(described), tonumber(notices)
 saves, ends, tags = tonumber(saves), tonumber(ends), tonumber(tags)
 local batch, microseconds = tonumber(ARGV[4]), time[1] * 1000000 + time[2]
@@ -328,6 +333,7 @@ end
 if described > 0 and not adopted_after then
   has_keys = call('HGET', KEYS[2], 'keyed')
   if has_keys and call('EXISTS', keys_key) == 0 then return {'damaged', keys_key, 'it was removed'} end
+  if string.match(start, '^%d+%-%d+%-(%d+)$') and string.match(start, '%d+$') ~= shares_of then return {'fork'} end
   local index_of, is_given = {}, status ~= '-'
   written = 0
   for i = 1, lanes do
@@ -335,9 +341,9 @@ if described > 0 and not adopted_after then
     lane.first_index, lane.last_index, lane.sign = nil, nil, match(lane.seq, '^%+') or ''
   end
   for i = 1, described do
-    local of_lane, seq, gives, rest = string.match(ARGV[at_events + i - 1], '^(%d+) (%S+) (%S+)(.*)$')
+    local of_lane, shared, seq, gives, rest = string.match(ARGV[at_events + i - 1], '^(%d+)=?(%S*) (%S+) (%S+)(.*)$')
     local key = rest ~= '' and string.sub(rest, 2) or nil
-    local known = key and (call('HGET', keys_key, key) or index_of[key])
+    local known = key and (shared ~= '' and shared or call('HGET', keys_key, key) or index_of[key])
     if type(known) == 'string' and not match(known, a_cursor) then
       return {'damaged', keys_key, 'what it has for key ' .. key .. ' does not read'}
     elseif known then

@@ -115,6 +115,13 @@ def _seen_words(
     return last, b"%b %b %b %d %d %b" % (at, start, wrote, len(keys.partitions), window, sender.encode())
 
 
+def _described_word(batch: Batch, sending: Sending) -> int | str:
+    """How many events are described; and of which fork it is known what it shares of those with their keys."""
+    if not batch.is_keyed:
+        return 0
+    return len(batch.events) if sending.shared is None else f"{len(batch.events)}:{sending.shared.creation}"
+
+
 def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
     """The call that appends events, saves snapshots, ends lanes, changes tags, or does all of it."""
     run_id, events, session_id, status, lanes, is_keyed, expected, grant, snapshots, sender = batch[:10]
@@ -126,7 +133,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         sending.max_hot_events,
         status or None,
         len(lanes),
-        len(events) if is_keyed else 0,
+        _described_word(batch, sending),
         int(grant is not None),
         len(snapshots),
         len(notices),
@@ -150,7 +157,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         names = (*names, run.tags, *map(run.partition.index, tags))
     if is_keyed:
         names = (*names, run.keys)
-        args += described(events, lanes)
+        args += described(events, lanes, sending.shared)
     if grant is not None:
         args += (_lease_field(grant.lane_id), f"{grant.epoch} {grant.token}")
     args += notice_args(notices, events)

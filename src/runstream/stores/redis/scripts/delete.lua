@@ -1,7 +1,7 @@
 -- Removes all that Redis holds of a run.
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
---       11 retired  12 leftovers  13 lanes  14 tags; then its snapshots; then the indexes of its tags
+--       11 retired  12 leftovers  13 lanes  14 tags  15 forks; then its snapshots; then the indexes of its tags
 -- ARGV  1 run id  2 the run's start (it names this very run); '' if its meta is damaged and has none that
 --         can be read  3 its session
 --       4 number of snapshots  5 for how long the deletion is remembered (microseconds)
@@ -9,7 +9,7 @@
 --
 -- Replies 1
 --         0          this very run is not there any more
---         -1         it has more snapshots, other tags or another session than the caller knew: read its meta again
+--         -1         it has more snapshots, other tags or another session than the caller knew, or forks: read it again
 --         {'held', field, owner, microseconds}  a lease of it is in force, for so long
 --
 -- After 1: nothing of the run is left; to whoever knew its history it counts as deleted, not as lost.
@@ -27,7 +27,7 @@ for field, value in pairs(meta) do
   if refusal then return refusal end
 end
 if meta['start'] and snapshots ~= tonumber(ARGV[4]) or (meta['session'] or '') ~= ARGV[3]
-  or meta['start'] and (meta['tags'] or '') ~= ARGV[6] then return -1 end
+  or meta['start'] and (meta['tags'] or '') ~= ARGV[6] or call('EXISTS', KEYS[15]) == 1 then return -1 end
 call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[13])
 unindex_tags(KEYS[14], ARGV[1], 7)
 for i = 14, #KEYS - indexes do call('DEL', KEYS[i]) end

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 events  2 meta  3 producers (not changed)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired  12 leftovers (not touched)  13 lanes
---       14 tags  15 config of the partition; then the indexes of its tags
+--       14 tags  15 forks  16 config of the partition; then the indexes of its tags
 -- ARGV  1 run id  2 the run's start (it names this very run), '' if there is no run of that name
 --       3 its session  4 how long it must have been retired  5 for how long a deletion is remembered (both
 --         microseconds)  6 the version of its tags, '' for none; then their names
@@ -11,6 +11,7 @@
 -- Replies 'ok'
 --         'unfit'    it is not a tombstone, or no longer: taken off `retired`; retiring puts it back
 --         'later'    it was retired more recently, is leased or has not ended: it will be checked again later
+--         'forks'    there are forks of it, or there are to be: it will be checked again later
 --         'changed'  it is another run of that name, or has another session or other tags; nothing was written
 --
 -- After 'ok' a run of that name is a new one; to whoever knew this history it counts as deleted, not as lost. The
@@ -28,16 +29,17 @@ if (meta['session'] or '') ~= ARGV[3] or (meta['tags'] or '') ~= ARGV[6] then re
 
 local from = math.max(tonumber(score), last_expiry(meta, now) - quiet)
 local has_ended = is_ended(meta['status']) -- if not, somebody may answer it, or go on with it
-if not has_ended or from > now - quiet then
+local has_forks = call('EXISTS', KEYS[15]) == 1 -- which read what they share with it by way of its tombstone
+if not has_ended or has_forks or from > now - quiet then
   call('ZREM', KEYS[11], '') -- a full server takes this, and then the rest; see common.lua
-  call('ZADD', KEYS[11], 'XX', text(has_ended and from or now), ARGV[1])
-  return 'later'
+  call('ZADD', KEYS[11], 'XX', text(has_ended and not has_forks and from or now), ARGV[1])
+  return has_forks and 'forks' or 'later'
 end
 
 call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[13])
 unindex_tags(KEYS[14], ARGV[1], 7)
 call('DEL', KEYS[14])
-note_forgotten(KEYS[15], math.max(tonumber(meta['forgotten'] or 0),
+note_forgotten(KEYS[16], math.max(tonumber(meta['forgotten'] or 0),
   lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])))
 call('ZREM', KEYS[5], ARGV[1])
 redis.pcall('ZREM', KEYS[6], ARGV[1]) -- where the session's set is damaged, the run goes all the same

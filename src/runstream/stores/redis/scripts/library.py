@@ -18,6 +18,8 @@ _ROLES = (
     ("append", "adopt", "revoke"),
     ("lease",),
     ("delete",),
+    ("fork_intent", "fork"),
+    ("fork_end", "give_up"),
     (
         *("enlist", "claim", "extend", "load", "settle", "park", "aside", "relist", "index_tags", "tagged"),
         *("report", "retire", "forget", "clear"),

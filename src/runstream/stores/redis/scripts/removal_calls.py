@@ -52,7 +52,16 @@ def _all_but_snapshots(run: RunKeys, session_id: str) -> tuple[str, ...]:
     partition = run.partition
     of_run = (run.events, run.meta, run.producers, run.keys)
     of_all = (partition.runs, partition.session(session_id), partition.due, partition.parked, partition.deleted)
-    return (*of_run, *of_all, partition.retire, partition.retired, partition.leftovers, run.lanes, run.tags)
+    return (
+        *of_run,
+        *of_all,
+        partition.retire,
+        partition.retired,
+        partition.leftovers,
+        run.lanes,
+        run.tags,
+        run.forks,
+    )
 
 
 def retire_call(

@@ -235,6 +235,8 @@ def _as_loaded(replacement: Replacement, seen: HotRun | None) -> HotRun:
         else NO_TAGS
         if seen is None
         else seen.head.tags,
+        identity=header.identity,
+        parent_identity=header.parent_identity,
     )
     ends = {end.lane_id: end for end in replacement.ended}
     since = {lane: offset for lane, offset in replacement.since.items() if lane not in ends}

@@ -12,6 +12,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
 from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.client.shared_lanes import lane_marks, shared_lasts
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.scripts.calls import MICROSECONDS
@@ -40,12 +41,13 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneI
         if run is None:
             return [], True
         fields = {name.decode(): value for name, value in meta.items() if b":" in name}
-        marks = {name[5:]: value.split() for name, value in fields.items() if name.startswith("lane:")}
-        found = {lane: (int(offset), int(seq)) for lane, (offset, seq) in marks.items()}
-        lasts = {lane: last for lane, last in found.items() if last[0]}  # else it is known to have none
+        lasts, are_all = lane_marks(meta), not {b"retired", b"ended"} & meta.keys()
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
-        facts = LaneFacts(lasts, run.head.snapshots, run.ends, _leases(fields, now))
-        return facts.infos(), not {b"retired", b"ended"} & meta.keys()
+        leases = _leases(fields, now)
+    if run.head.fork_of is not None:
+        shared, has_all = yield from shared_lasts(session, run_id, run.head, lasts)
+        lasts, are_all = shared | lasts, are_all and has_all
+    return LaneFacts(lasts, run.head.snapshots, run.ends, leases).infos(), are_all
 
 
 def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:

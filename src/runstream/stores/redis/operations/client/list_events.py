@@ -11,13 +11,16 @@ What has left Redis is not needed where all of it is known to be no higher: by t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from runstream.codec.record import ERASED, lane_and_seq
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
+from runstream.model.run_head import RunHead
 from runstream.operations.arguments import check_since_seq
 from runstream.operations.operation import Items, Operation, Stream, collect
 from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.operations.client.read import read_shared
 from runstream.stores.redis.operations.client.reader import PAGE, BackPage, Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_in
 from runstream.stores.redis.replies import parse_cursor, parse_peak
@@ -36,7 +39,14 @@ def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operatio
     if since_seq > 0:
         return (yield from collect(_events_over(reader, since_seq)))
     head = yield from reader.open(None)
-    return (yield from collect(reader.forward(head.start.offset, head.last.offset)))
+    shared = yield from _shared(reader, head, since_seq)
+    return shared + (yield from collect(reader.forward(head.start.offset, head.last.offset)))
+
+
+def _shared(reader: RunReader, head: RunHead, since_seq: int) -> Operation[list[Any]]:
+    """The events over ``since_seq`` that a fork shares; none of any other run."""
+    items = yield from collect(read_shared(reader.session, reader.run_id, head))
+    return [item.event for item in items if since_seq <= 0 or item.event.seq > since_seq]
 
 
 def _events_over(reader: RunReader, since_seq: int) -> Stream:
@@ -63,7 +73,8 @@ def _events_over(reader: RunReader, since_seq: int) -> Stream:
             yield from reader.report_lost(high, now.last.offset)
         over += lanes.choose(reader.run_id, page, high)
         high -= len(page.found)
-    yield Items((yield from reader.decode(over[::-1])))
+    shared = yield from _shared(reader, head, since_seq)
+    yield Items(shared + (yield from reader.decode(over[::-1])))
 
 
 class _Lanes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from runstream.model.errors import CorruptRecordError
+from runstream.model.errors import CorruptRecordError, EventsArchived
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
 from runstream.model.run_head import RunHead
@@ -14,32 +14,57 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
-from runstream.operations.operation import Items, Stream, Wait
+from runstream.operations.lineage import read_segments
+from runstream.operations.operation import Items, Stream, Wait, pass_on
 from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.operations.client.lineage import segments_here, shared_archived
 from runstream.stores.redis.operations.client.reader import Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["follow", "read"]
+__all__ = ["follow", "read", "read_shared"]
 
 
-def read(
-    session: Session[E, S],
-    run_id: str,
-    query: ReadQuery,
-) -> Stream:
-    """The events between two offsets, as they are at the first exchange, in pages."""
+def read(session: Session[E, S], run_id: str, query: ReadQuery, lane_id: str | None = None) -> Stream:
+    """The events between two offsets, as they are at the first exchange, in pages; what a fork shares among them.
+
+    With a lane, those of that lane.
+    """
     check_run_id(run_id)
     query.check()
     low, cursor = parse_position(query.after)
-    reader = RunReader(session, run_id, query.on_corrupt, query.limit)
+    reader = RunReader(session, run_id, query.on_corrupt, query.limit, lane_id=lane_id, given_as=query.given_as)
     head = yield from reader.open(cursor)
+    if head.fork_of is not None and low < head.start.offset:
+        segments = yield from segments_here(session, run_id, head)
+        yield from read_segments(run_id, segments, query, partial(_read_own, session, run_id, lane_id))
+        return
     high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
     low = max(low, head.start.offset)
     if query.reverse:
         yield from reader.backward(low, high)
     else:
         yield from reader.forward(low, high)
+
+
+def read_shared(
+    session: Session[E, S], run_id: str, head: RunHead, after: int | str = 0, lane_id: str | None = None
+) -> Stream:
+    """What a fork shares with those that it comes from, after an offset or cursor; nothing of any other run."""
+    if head.fork_of is None or parse_position(after)[0] >= head.start.offset:
+        return
+    segments = (yield from segments_here(session, run_id, head))[:-1]
+    yield from read_segments(run_id, segments, ReadQuery(after), partial(_read_own, session, run_id, lane_id))
+
+
+def _read_own(session: Session[E, S], fork_id: str, lane_id: str | None, run_id: str, query: ReadQuery) -> Stream:
+    """The own events of a run, as a part of a fork's history."""
+    try:
+        yield from read(session, run_id, query, lane_id)
+    except EventsArchived as error:
+        if run_id != fork_id:
+            raise shared_archived(fork_id, error, query.before) from error
+        raise
 
 
 def follow(
@@ -57,6 +82,16 @@ def follow(
     if position == head.last.offset > head.start.offset:  # it has been seen, though nothing is to be read
         reader.note(head, head.last)
     idle = IdleTimeout(run_id, query.idle_timeout, session.clock)
+    if head.fork_of is not None and position < head.start.offset:
+
+        def chosen(items: Sequence[Any]) -> Sequence[Any]:
+            found = [item for item in items if wanted(item.event)]
+            if found:
+                idle.restart()
+            return found
+
+        yield from pass_on(read_shared(session, run_id, head, query.after), chosen)
+        position = head.start.offset
     is_woken = False
     while True:
         head, found = yield from reader.page(position, None)

@@ -68,7 +68,7 @@ class RunReader:
     """Reads the pages of one run and checks that nothing is missing between them, and that it is one history.
 
     It gives events with their offsets and cursors; with ``bare``, the events alone; with ``lane_id``, those of
-    that lane, and no others are decoded.
+    that lane, and no others are decoded; with ``given_as``, as events of that run.
     """
 
     def __init__(
@@ -80,12 +80,14 @@ class RunReader:
         *,
         bare: bool = False,
         lane_id: str | None = None,
+        given_as: str | None = None,
     ) -> None:
         self.session = session
         self.run_id = run_id
         self.on_corrupt = on_corrupt
         self.left = limit
         self.bare = bare
+        self._given_as = given_as
         self._lane = None if lane_id is None else LaneFilter(run_id, lane_id)
         self.seen: Cursor | None = None
         """The last cursor that was read forward, or the one to go on from."""
@@ -256,7 +258,8 @@ class RunReader:
         recorded: list[Any] = []
         for part in slices((len(record) for _, record in found), TOGETHER, TOGETHER_BYTES):
             page = found[part] if self._lane is None else list(filter(self._may_be_wanted, found[part]))
-            events = events_of_records(self.session.codec, self.run_id, [record for _, record in page])
+            records = [record for _, record in page]
+            events = events_of_records(self.session.codec, self.run_id, records, self._given_as)
             if events is None:
                 recorded += yield from self._decode_each(page, recorded)
             else:
@@ -270,7 +273,7 @@ class RunReader:
             if record == ERASED:
                 continue
             try:
-                event: Any = decode_event(run_id, at.offset, record)
+                event: Any = decode_event(run_id, at.offset, record, self._given_as)
             except (CorruptRecordError, EventRefused) as error:
                 if self.on_corrupt == "raise":
                     yield Items(before + recorded)

@@ -12,6 +12,7 @@ from runstream.operations.operation import Exchange, Operation, Stream, collect
 from runstream.stores.redis.append_batch import snapshot_field
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import retired_away
+from runstream.stores.redis.operations.client.read import read_shared
 from runstream.stores.redis.operations.client.reader import Page
 from runstream.stores.redis.operations.client.run_head import (
     checked_head,
@@ -22,6 +23,7 @@ from runstream.stores.redis.operations.client.run_head import (
     retired_of,
 )
 from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.client.shared_lanes import last_seq_shared
 from runstream.stores.redis.operations.client.snapshots import decode_snapshot
 from runstream.stores.redis.operations.client.span_reader import SpanReader, Spans
 from runstream.stores.redis.replies import parse_map
@@ -54,15 +56,18 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
         if snapshot is None:
             is_unknown_lane = lane_id is not None and noted_of_lane[0][0] is None
             yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
-        covered = head.start.offset if snapshot is None else snapshot.offset
-        spans = [(covered, head.last.offset)]
+        covered = head.run_start.offset if snapshot is None else snapshot.offset
+        spans = [(max(covered, head.start.offset), head.last.offset)]
         if lane_id is not None:
             # a lane needs only its own events: those of others may have left Redis
             with parsing(keys):
                 since, mark, gaps = noted_of_lane[0]
                 spans = _spans(since, mark, gaps, covered, head.last.offset)
         try:
-            recorded: list[Recorded[E]] = yield from collect(_events(reader, head, tail, spans))
+            recorded: list[Recorded[E]] = []
+            if covered < head.start.offset:
+                recorded += yield from collect(read_shared(session, run_id, head, covered, lane_id))
+            recorded += yield from collect(_events(reader, head, tail, spans))
         except EventsArchived:
             # trimmed between the two steps: that takes a newer snapshot, so start again from that one
             if snapshot is None or snapshot.revision == revision:
@@ -175,5 +180,7 @@ def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int
     head = yield from checked_head(keys, meta)
     if not lane and has_retired_events(head, retired_of(meta)):
         raise (yield from retired_away(session, run_id, lane_id))  # a number that was used is not given again
+    if not lane and head.fork_of is not None:
+        return (yield from last_seq_shared(session, run_id, head, lane_id))
     with parsing(keys):
         return int(lane.partition(b" ")[2]) if lane else 0

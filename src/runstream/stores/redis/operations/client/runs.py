@@ -17,12 +17,14 @@ from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.operations.arguments import RunsQuery
 from runstream.operations.filters import RunFilter
 from runstream.operations.operation import Command, Exchange, Items, Operation, Refusal, Stream
+from runstream.operations.run_forks import has_forks
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.keys import PartitionKeys, RunKeys
 from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.noted_forks import fork_gone, living_forks
 from runstream.stores.redis.operations.unfinished import snapshots_left
 from runstream.stores.redis.page_size import first_entries
 from runstream.stores.redis.people_notes import parse_questions
@@ -283,7 +285,7 @@ def was_deleted(session: Session[E, S], run_id: str) -> Operation[bool]:
 
 
 def delete_run(session: Session[E, S], run_id: str) -> Operation[bool]:
-    """Remove all that Redis holds of a run. False if there was nothing; LeaseHeld while a lease is in force."""
+    """Remove all that Redis holds of a run. False if there was nothing; LeaseHeld, RunHasForks if it must stay."""
     check_run_id(run_id)
     yield from resolve_unanswered(session, [run_id])  # or it would come after the deletion and create the run anew
     was_there = yield from _delete(session, run_id)
@@ -306,6 +308,8 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             in_flight.end_deletion(run_id)
             return True
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
+        if forks := (yield from living_forks(session.keys, run_id)):
+            raise has_forks(run_id, forks)
         if start is None:
             left = yield from _left_without_meta(keys)
             if left is None:
@@ -321,7 +325,9 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             raise outcome.error
         if isinstance(outcome, list):
             raise held(run_id, outcome[1:])
-        if int(outcome) >= 0:  # otherwise a snapshot was saved in between
+        if int(outcome) >= 0:  # otherwise a snapshot was saved in between, or it was forked
+            if fields and start:
+                yield from fork_gone(session.keys, run_id, start.encode(), fields.get(b"parent"))
             # 0: it was there when its meta was read, so redis-py has sent this twice, or another did the same
             return True
 

@@ -16,11 +16,13 @@ from runstream.model.results import Cursor, E, LeaseGrant, S
 from runstream.model.state import status_after
 from runstream.operations.arguments import Sender
 from runstream.operations.operation import Exchange, Operation, Pause, Refusal, Resent, was_unsent
-from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending
+from runstream.stores.redis.append_batch import Batch, LaneSpan, Sending, Shared
 from runstream.stores.redis.append_result import Applied, Outcome, TooOld
 from runstream.stores.redis.damage import corrupt_key
+from runstream.stores.redis.operations.client.lineage import keys_in_ancestors
 from runstream.stores.redis.operations.client.refusals import refusal_of
 from runstream.stores.redis.operations.client.revoke import is_large, revoke, withdraw
+from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.operations.server_policy import check_policy_still
 from runstream.stores.redis.operations.unfinished import adopt
 from runstream.stores.redis.replies import parse_cursor, parse_offset, parse_start
@@ -267,6 +269,10 @@ def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resen
             write.known_state = None
         attempt.call = append_call(session.keys, batch, attempt.sending_now)
         return True
+    if reply[0] == b"fork":
+        attempt.sending = attempt.sending._replace(shared=(yield from _shared(session, batch)))
+        attempt.call = append_call(session.keys, batch, attempt.sending)
+        return True
     if reply[0] == b"unfinished":
         yield from adopt(session.keys, batch.run_id)
         return True
@@ -277,6 +283,15 @@ def _adjust(attempt: Attempt[Session[E, S]], reply: Sequence[bytes], *, is_resen
         attempt.call = append_call(session.keys, batch, attempt.sending)
         return True
     return False
+
+
+def _shared(session: Session[E, S], batch: Batch) -> Operation[Shared]:
+    """What a fork shares of the events with the keys of a batch."""
+    run = session.keys.run(batch.run_id)
+    (meta,) = yield Exchange([head_query(run.meta)])
+    head = parse_head(run, meta)
+    keys = [event.key for event in batch.events if event.key is not None]
+    return Shared(head.creation, (yield from keys_in_ancestors(session, batch.run_id, head, keys)))
 
 
 def _outcome(attempt: Attempt[Session[E, S]], reply: _Reply) -> Outcome:

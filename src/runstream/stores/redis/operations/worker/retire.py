@@ -10,9 +10,10 @@ from runstream.model.archive_records import RunHeader
 from runstream.model.errors import RunstreamError
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.operations.noted_forks import fork_gone, living_forks
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.mend import runs_in
-from runstream.stores.redis.replies import start_text, tag_names
+from runstream.stores.redis.replies import parent_text, start_text, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.removal_calls import clear_call, forget_call, retire_call
 
@@ -164,6 +165,12 @@ def forget(keys: Keys, runs: Sequence[RetireCandidate], retired: float) -> Opera
         ],
         permissive=True,
     )
+    for run, reply in zip(runs, replies, strict=True):
+        header = run.header
+        if reply == b"forks":
+            yield from living_forks(keys, run.run_id)  # what is noted of those that are gone is removed
+        elif reply == b"ok" and header is not None:  # its own parent needs it no more: its archives have it
+            yield from fork_gone(keys, run.run_id, start_text(header).encode(), parent_text(header).encode())
     return [
         RetireOutcome("refused", error=reply.error) if isinstance(reply, Refusal) else _outcome(reply)
         for reply in replies

@@ -14,6 +14,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys, PartitionKeys, namespace_config, run_of_key
+from runstream.stores.redis.operations.noted_forks import give_up_left, note_again
 from runstream.stores.redis.operations.worker.held import Held, find_held
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import load_runs
@@ -67,9 +68,11 @@ def sweep_page(
     partitions = set(keys.numbered(only).values())
     if position == BEGINNING:
         yield from _keep_count(keys, partitions)
+        yield from give_up_left(keys, only)
         yield from note_sweep(partitions, sweep, "begin")
     position, found = yield from _scan(keys, position)
     loaded, damaged = yield from load_sound(keys, [one for one in found if keys.run(one).partition in partitions])
+    yield from note_again(keys, loaded)
     relisted = yield from relist(keys, loaded)
     relisted += yield from index_again(keys, loaded, sweep)
     if position == BEGINNING:

@@ -1,0 +1,125 @@
+"""The calls of the Lua scripts by which forks are made, and looked after: fork_intent, fork, fork_end, give_up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runstream.model.results import Cursor
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.model.tags import TagSet
+from runstream.operations.operation import Command
+from runstream.stores.redis.append_batch import snapshot_field
+from runstream.stores.redis.keys import Keys
+from runstream.stores.redis.people_notes import questions_text
+from runstream.stores.redis.replies import parent_text, start_text
+from runstream.stores.redis.scripts.calls import MICROSECONDS
+from runstream.stores.redis.scripts.library import SCRIPT
+from runstream.stores.redis.scripts.removal_calls import DELETED_WINDOW_SECONDS
+from runstream.stores.redis.scripts.script import script_call
+
+__all__ = ["CopiedSnapshot", "fork_call", "fork_end_call", "give_up_call", "intent_call"]
+
+CopiedSnapshot = tuple[SnapshotHead, Mapping[bytes, bytes]]
+"""A snapshot that a fork begins with: what is noted of it, and the fields of its state with their checksum."""
+
+
+def intent_call(
+    keys: Keys, run_id: str, head: RunHead | None, creation: int, fork_id: str, fork: RunHead, *, archived: bool
+) -> Command:
+    """Note at a run that another one is about to be forked from it.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The run.
+        head: Where it stands here; None if it is not in Redis.
+        creation: Which run of its name it is.
+        fork_id: The fork.
+        fork: The head that it begins with.
+        archived: Whether the cursor at which it begins comes from where the run's own stream has it no more.
+    """
+    run = keys.run(run_id)
+    partition = run.partition
+    names = (run.events, run.meta, run.forks, partition.forking, partition.deleted)
+    start = "" if head is None else start_text(head)
+    word = "archived" if archived else "-"
+    args = (run_id, start, creation, str(fork.start), word, fork_id, fork.identity)
+    return script_call(SCRIPT["fork_intent"], names, args)
+
+
+def fork_call(keys: Keys, run_id: str, fork: RunHead, snapshots: Sequence[CopiedSnapshot]) -> Command:
+    """Make a fork.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The fork.
+        fork: The head that it begins with.
+        snapshots: The snapshots that it begins with.
+    """
+    run, tags = keys.run(run_id), fork.tags
+    partition = run.partition
+    names = [run.events, run.meta, run.producers, run.tags, partition.runs, partition.due, partition.config]
+    names += [partition.deleted, partition.session(fork.session_id), *map(partition.index, tags.values)]
+    names += [run.snapshot(noted.lane_id) for noted, _ in snapshots]
+    args: list[Any] = [run_id, start_text(fork), len(keys.partitions), fork.session_id, *_tag_args(tags)]
+    args.append(len(snapshots))
+    fields: dict[str, Any] = {
+        "last": str(fork.last),
+        "mark": str(fork.last),
+        "status": fork.status,
+        "parent": parent_text(fork),
+    }
+    for noted, saved in snapshots:
+        args.append(len(saved) + 3)
+        for pair in saved.items():
+            args += pair
+        args += ("offset", noted.offset, "revision", noted.revision, "token", noted.token)
+        fields[snapshot_field(noted.lane_id)] = f"{noted.offset} {noted.revision} {noted.token}"
+    optional = {
+        "session": fork.session_id,
+        "tags": tags.version,
+        "questions": questions_text(fork.questions),
+    }
+    fields |= {name: value for name, value in optional.items() if value}
+    for field in fields.items():
+        args += field
+    return script_call(SCRIPT["fork"], names, args)
+
+
+def _tag_args(tags: TagSet) -> list[Any]:
+    args: list[Any] = [tags.version, len(tags.values)]
+    for pair in tags.values.items():
+        args += pair
+    return args
+
+
+def fork_end_call(
+    keys: Keys, run_id: str, creation: int, fork_id: str, identity: int, made: Cursor | None
+) -> Command:
+    """Note at a run that a fork of it was made.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The run.
+        creation: Which run of its name it is.
+        fork_id: The fork.
+        identity: The fork's identity.
+        made: The cursor at which it begins; None: it is gone.
+    """
+    run = keys.run(run_id)
+    args = (
+        run_id,
+        fork_id,
+        identity,
+        "gone" if made is None else "made",
+        creation,
+        "" if made is None else str(made),
+    )
+    return script_call(SCRIPT["fork_end"], (run.forks, run.partition.forking, run.meta), args)
+
+
+def give_up_call(keys: Keys, fork_id: str, identity: int) -> Command:
+    """Find out whether a fork is there, and see to it that it never is if it is not."""
+    run = keys.run(fork_id)
+    args = (identity, DELETED_WINDOW_SECONDS * MICROSECONDS)
+    return script_call(SCRIPT["give_up"], (run.meta, run.partition.deleted), args)
