@@ -10,6 +10,7 @@ from runstream.codec.upcasts import Upcasts
 from runstream.connect import connect, connect_async
 from runstream.drain import DrainWorker
 from runstream.model.awaitable import Opening
+from runstream.model.erasures import ErasedPlace, Erasure
 from runstream.model.errors import (
     AcknowledgedWritesLost,
     ArchiveGap,
@@ -83,6 +84,8 @@ __all__ = [
     "DrainWorker",
     "Emission",
     "EncodingError",
+    "ErasedPlace",
+    "Erasure",
     "EventKind",
     "EventRefused",
     "EventsArchived",

@@ -219,6 +219,7 @@ class RunHeader:
         tags: Its tags; None: nothing is said of them, and what the archive has stays.
         identity: As of :class:`~runstream.model.run_head.RunHead`, as are the next.
         parent_identity: See there.
+        base: See there.
     """
 
     run_id: str
@@ -231,18 +232,24 @@ class RunHeader:
     tags: TagSet | None = None
     identity: int = 0
     parent_identity: int = 0
+    base: Cursor | None = None
 
     @property
     def creation(self) -> int:
         """The number that names this very creation of the run."""
         return self.identity or self.start.chain
 
+    @property
+    def before_first(self) -> Cursor:
+        """The cursor before the first event that is there."""
+        return self.base or self.start
+
     @classmethod
     def of(cls, run_id: str, head: RunHead) -> RunHeader:
         """The header of a run that stands there."""
         facts = head.session_id, head.status, head.created_at, head.updated_at, head.parent
         tags = head.tags if head.tags.version else None
-        return cls(run_id, head.start, *facts, tags, head.identity, head.parent_identity)
+        return cls(run_id, head.start, *facts, tags, head.identity, head.parent_identity, head.base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +275,7 @@ class RunBatch:
     drained: bool = True
     ended: Sequence[EndedLane] = ()
     tags_seen: str | None = None
+    erasures_seen: int | None = None
 
     @property
     def end(self) -> Cursor:
@@ -283,11 +291,13 @@ class Position:
         cursor: The cursor of its last entry.
         snapshots: The tokens of its latest snapshots, by lane; None: the run's own.
         tags: The version of its tags; '' for none.
+        erasures: How many erasures of the run it has noted.
     """
 
     cursor: Cursor
     snapshots: Mapping[str | None, str] = field(default_factory=dict)
     tags: str = ""
+    erasures: int = 0
 
 
 class ForeignRows(NamedTuple):

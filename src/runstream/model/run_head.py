@@ -118,6 +118,7 @@ class RunHead:
         identity: A fork's random number, of the range of a chain; 0 for a run that is no fork. See ``creation``.
         parent_identity: The ``creation`` of the run that a fork was forked from; 0 for a run that is no fork (a
             branch has a parent, too, and no part of its history).
+        base: The cursor before the first event that is there, where the history was truncated; None: ``start``.
     """
 
     start: Cursor = _NOWHERE
@@ -135,6 +136,12 @@ class RunHead:
     tags: TagSet = NO_TAGS
     identity: int = 0
     parent_identity: int = 0
+    base: Cursor | None = None
+
+    @property
+    def before_first(self) -> Cursor:
+        """The cursor before the first event that is there."""
+        return self.base or self.start
 
     @property
     def creation(self) -> int:
@@ -163,7 +170,7 @@ class RunHead:
             RunStatus.PAUSED.value if pending else self.status,
             self.last.offset,
             self.mark.offset,
-            self.start.offset + 1,
+            self.before_first.offset + 1,
             self.created_at,
             self.updated_at,
             self.parent,

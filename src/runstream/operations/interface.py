@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 from runstream.codec.event_codec import Codec
+from runstream.model.erasures import Erasure, Spans
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import (
@@ -34,6 +35,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
 )
+from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.operation import Operation, Stream
 from runstream.operations.run_forks import ForkOptions
@@ -147,6 +149,15 @@ class StoreOperations(Protocol[E, S]):
 
     def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
         """Remove all that the store holds of a run. Raises RunHasForks, or copies to its forks what they need."""
+
+    def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
+        """Erase the content at these offsets for good; offsets, chains and callers' keys stay."""
+
+    def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
+        """Remove the events before an offset: the history begins with it from then on."""
+
+    def erasures(self, run_id: str) -> Operation[list[Erasure]]:
+        """What was asked to be erased of a run, and what is done of it where; tries what could not be done yet."""
 
     def forget(self, run_id: str) -> Operation[None]:
         """Forget what this store saw of a run, so that it is taken as it is now."""

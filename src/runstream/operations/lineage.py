@@ -74,9 +74,9 @@ def segments_of(run_id: str, head: RunHead, load_head: LoadHead) -> Operation[li
         HistoryDiverged: One of them is not there any more, or was made anew.
         AcknowledgedWritesLost: One of them ends before the offset at which the next was forked.
     """
-    segments = [Segment(run_id, head.start.offset)]
+    segments = [Segment(run_id, head.before_first.offset)]
     end: Cursor | None = None
-    while (of := head.fork_of) is not None:
+    while (of := head.fork_of) is not None and head.base is None:
         child, creation = segments[0].run_id, head.parent_identity
         if end is None or head.start.offset < end.offset:
             end = head.start
@@ -86,7 +86,7 @@ def segments_of(run_id: str, head: RunHead, load_head: LoadHead) -> Operation[li
         if parent.last.offset < end.offset:
             raise lost(of[0], end.offset, parent.last.offset)
         head = parent
-        segments.insert(0, Segment(of[0], head.start.offset, end))
+        segments.insert(0, Segment(of[0], head.before_first.offset, end))
     return segments
 
 

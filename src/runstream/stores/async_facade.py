@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from typing import Any, Generic, Literal, overload
 
 from runstream.model.awaitable import Awaited, Opening
+from runstream.model.erasures import Erasure
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Leased, OnCorrupt, RawEvent
@@ -26,6 +27,8 @@ from runstream.operations.arguments import (
 )
 from runstream.operations.counts import count_events, count_snapshots
 from runstream.operations.diffs import diffing
+from runstream.operations.erase_arguments import EraseRequest, TruncateOptions
+from runstream.operations.erasing import erasing
 from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.interface import KeepsSnapshots, StoreOperations
 from runstream.operations.people import answering, requesting_cancel
@@ -644,6 +647,93 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
             StoreUnavailable: There was no answer: the same call may be made again.
         """
         return await self._runner.run(self._operations.fork(run_id, new_run_id, ForkOptions(at, tags)))
+
+    async def erase(
+        self,
+        run_id: str,
+        offsets: Iterable[int] | None = None,
+        *,
+        lane_id: str | None = None,
+        where: Callable[[E], bool] | None = None,
+        snapshots: Mapping[str | None, S] | None = None,
+        drop_snapshots: bool = False,
+        lease: Leased | None = None,
+    ) -> Erasure:
+        """Erase the content of events for good: in this store, in its files, and in what it keeps beside the run.
+
+        Offsets, chains and the callers' keys stay, so that everything else can still be proven; reading passes
+        over what was erased. With it go the earlier snapshots of the run and its lanes that may hold it. What
+        other programs have read, and what left the store as an export or a backup, is out of its reach.
+
+        Args:
+            run_id: The run.
+            offsets: The offsets of the events; this, or one of the next two.
+            lane_id: All events that the lane has now.
+            where: All events that there are now and for which this is true; a record that does not read is not
+                asked about.
+            snapshots: States that hold nothing of it, to be saved first: by lane, and the run's own under None.
+                Each is made from the one that this store object saved or loaded last.
+            drop_snapshots: Drop the latest snapshots that may hold it: those that cover one of the offsets, or
+                cover nothing. Recovery then starts from the events.
+            lease: The lease on the run or on a lane, where one is in force.
+
+        Returns:
+            What was erased, and in which places it is done or still pending. To erase the same again is fine.
+
+        Raises:
+            ConfigurationError: The run has no such events of its own; or its latest snapshots may hold what is to
+                be erased, and are neither given nor to be dropped: it lists them. Nothing was erased.
+            ConcurrencyConflict: Another writer has saved one of the snapshots since this one loaded it.
+            LeaseLost: The lease has passed on or run out.
+            LeaseHeld: Another lease on the run, or on one of its lanes, is in force.
+            StoreUnavailable: There was no answer: the same call may be made again.
+            RunstreamError: What ``read`` raises, where events are looked for.
+        """
+        request = EraseRequest(offsets, lane_id, where, snapshots, drop_snapshots, lease)
+        return await self._runner.run(erasing(self._operations, run_id, request))
+
+    async def truncate(
+        self, run_id: str, *, before: int, detach: bool = False, lease: Leased | None = None
+    ) -> Erasure:
+        """Remove the events before an offset for good: the history of the run begins with it from then on.
+
+        Offsets and chains of the others stay, the callers' keys of the removed ones too. With them go the earlier
+        snapshots that cover nothing of what stays.
+
+        Args:
+            run_id: The run.
+            before: The offset that the history begins with.
+            detach: Where runs that were forked from this one need what goes, copy it to them first.
+            lease: The lease on the run or on a lane, where one is in force.
+
+        Returns:
+            What was removed, and in which places it is done or still pending. To truncate the same again is fine.
+
+        Raises:
+            ConfigurationError: The run does not reach that far; or its latest snapshots need some of these events
+                to recover from: it lists them. Nothing was removed.
+            RunHasForks: Runs that were forked from this one need some of these events.
+            LeaseLost: The lease has passed on or run out.
+            LeaseHeld: Another lease on the run, or on one of its lanes, is in force.
+            StoreUnavailable: There was no answer: the same call may be made again.
+        """
+        return await self._runner.run(self._operations.truncate(run_id, before, TruncateOptions(detach, lease)))
+
+    async def erasures(self, run_id: str) -> list[Erasure]:
+        """What was asked to be erased of a run or truncated, and what has become of it, place by place.
+
+        What could not be finished yet is tried again first, where this store can do so itself.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            The erasures, in the order in which they were asked for.
+
+        Raises:
+            StoreUnavailable: The store gave no answer.
+        """
+        return await self._runner.run(self._operations.erasures(run_id))
 
     async def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that this store holds of a run.

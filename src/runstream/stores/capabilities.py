@@ -6,7 +6,7 @@ that has it, and never for a concrete class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -20,6 +20,7 @@ from runstream.model.archive_records import (
     Position,
     RunHeader,
 )
+from runstream.model.erasures import ErasedPlace, ErasureNote
 from runstream.model.errors import ConfigurationError, CorruptRecordError
 from runstream.model.identifiers import one_of_kind
 from runstream.model.protocols import Sink
@@ -28,7 +29,16 @@ from runstream.model.run_head import EndedLane
 from runstream.operations.operation import Operation
 from runstream.operations.run_forks import Fork
 
-__all__ = ["Archive", "ChecksIntegrity", "HasColumns", "HoldsForeign", "MarksRecovered", "archive_of", "part_of"]
+__all__ = [
+    "Archive",
+    "ChecksIntegrity",
+    "ErasesContent",
+    "HasColumns",
+    "HoldsForeign",
+    "MarksRecovered",
+    "archive_of",
+    "part_of",
+]
 
 C = TypeVar("C")
 
@@ -87,6 +97,58 @@ class Archive(Sink, Protocol):
 
     def forks_of(self, run_id: str) -> Sequence[Fork]:
         """The runs, of those that it holds, that were forked from a run as it has it, and share its history."""
+
+
+@runtime_checkable
+class ErasesContent(Protocol):
+    """An archive that erases what a worker asks it to, for good.
+
+    What was asked for is noted in the same step: also offsets that the archive does not have yet are written as
+    erased from then on, whatever a worker hands over that loaded them before. Each call is durable when it
+    returns, done completely or not at all, and idempotent. What is gone then may still lie in the archive's files;
+    ``where_erased`` sees to that and says so.
+    """
+
+    def erase_offsets(self, header: RunHeader, note: ErasureNote, clean: Collection[str] = ()) -> None:
+        """Erase the content at the offsets of a note; chains and callers' keys stay.
+
+        So goes what is kept of it in the quarantine and in branches of the run, and every snapshot of the run, its
+        lanes and its branches that may hold it (:func:`~runstream.model.erasures.may_hold`).
+
+        Args:
+            header: The run, by its id, start and identity; the archive need not have it.
+            note: What was asked for, and when.
+            clean: The tokens of snapshots that hold nothing of it: they stay.
+
+        Raises:
+            HistoryDiverged: The archive has another run of that name; nothing was erased.
+            StoreUnavailable: The archive cannot be written: send the same again.
+        """
+
+    def truncate_history(self, header: RunHeader, note: ErasureNote, base: Cursor) -> None:
+        """Remove the entries up to ``base``, and the earlier snapshots that cover less; callers' keys stay.
+
+        An archive that is not as far as ``base`` goes on from there; one that begins later stays as it is.
+
+        Args:
+            header: As of ``erase_offsets``.
+            note: Likewise.
+            base: The cursor before the first event that stays.
+
+        Raises:
+            HistoryDiverged: The archive has another run of that name, or a history that never was at ``base``;
+                nothing was removed.
+            StoreUnavailable: The archive cannot be written: send the same again.
+        """
+
+    def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
+        """The erasures that are noted of a run, in the order in which they came."""
+
+    def where_erased(self) -> ErasedPlace:
+        """Whether all that was erased of any run is out of the archive's files too; if not, tries again first.
+
+        It may take as long as to write the archive's files anew: ask it once for many erasures.
+        """
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, overload, runtime_checkable
 
+from runstream.model.erasures import Erasure
 from runstream.model.events import EventKind, Visibility
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.protocols import Checkpointer, Leased, OnCorrupt, RawEvent
@@ -190,6 +191,25 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
         self, run_id: str, new_run_id: str, *, at: int | None = None, tags: Mapping[str, str] | None = None
     ) -> RunInfo:
         """Make a run that shares this one's history up to an offset, and goes on from there by itself."""
+
+    def erase(
+        self,
+        run_id: str,
+        offsets: Iterable[int] | None = None,
+        *,
+        lane_id: str | None = None,
+        where: Callable[[E], bool] | None = None,
+        snapshots: Mapping[str | None, S] | None = None,
+        drop_snapshots: bool = False,
+        lease: Leased | None = None,
+    ) -> Erasure:
+        """Erase the content of events for good; their offsets, chains and keys stay."""
+
+    def truncate(self, run_id: str, *, before: int, detach: bool = False, lease: Leased | None = None) -> Erasure:
+        """Remove the events before an offset for good: the history of the run begins with it from then on."""
+
+    def erasures(self, run_id: str) -> list[Erasure]:
+        """What was asked to be erased of a run or truncated, and what has become of it, place by place."""
 
     def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
         """Remove all that this store holds of a run."""

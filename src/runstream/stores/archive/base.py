@@ -16,6 +16,7 @@ from runstream.codec.archive_entries import unread
 from runstream.codec.kept_states import state_text
 from runstream.codec.pages import TOGETHER
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.erasures import ErasedPlace, ErasureNote
 from runstream.model.errors import (
     ConfigurationError,
     CorruptRecordError,
@@ -36,6 +37,7 @@ from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
 from runstream.stores.capabilities import Archive, ChecksIntegrity
+from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
 from runstream.stores.local.forks import ForkStart
 from runstream.stores.local.operations import LocalOperations
 from runstream.stores.local.pages import in_pages, in_steps
@@ -271,6 +273,20 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
             fields = None if loaded is None or loaded[0].token != kept.head.token else loaded[1]
         # also one that has been replaced since: the history has it now
         return self._load_kept(run_id, kept) if fields is None else fields
+
+    # -- erasing -------------------------------------------------------------------------------------------
+
+    def _carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:
+        raise ConfigurationError(f"{self.location} cannot erase anything of run {order.run_id!r} yet")
+
+    def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
+        """The erasures that are noted of a run."""
+        del run_id
+        return ()
+
+    def where_erased(self) -> ErasedPlace:
+        """What has become of what was erased here."""
+        return ErasedPlace(self.location, done=True)
 
     # -- checked -------------------------------------------------------------------------------------------
 

@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
+from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import lease_token
 from runstream.model.results import LeaseGrant
 from runstream.operations.arguments import LeaseRequest
 from runstream.operations.messages import lease_held, lease_lost
 
-__all__ = ["HeldLease", "Leases", "check_newest", "check_unleased", "check_write", "new_grant"]
+__all__ = [
+    "HeldLease",
+    "Leases",
+    "check_newest",
+    "check_only",
+    "check_unleased",
+    "check_write",
+    "new_grant",
+    "no_leases",
+]
 
 _MICROSECONDS = 1_000_000
 
@@ -62,6 +72,14 @@ def check_write(run_id: str, leases: Leases, grant: LeaseGrant | None, lanes: It
             raise lease_held(run_id, scope, held.owner, held.expires_in)
 
 
+def check_only(run_id: str, leases: Leases, grant: LeaseGrant | None) -> None:
+    """Whether a change to all of a run may go on under this lease, or under none.
+
+    Raises LeaseLost if its own is not in force, LeaseHeld where any other is.
+    """
+    check_write(run_id, leases, grant, [scope for scope in leases if scope is not None])
+
+
 def check_unleased(run_id: str, leases: Leases) -> None:
     """Raise LeaseHeld if any lease is in force."""
     for scope, held in leases.items():
@@ -90,3 +108,14 @@ def new_grant(leases: Leases, request: LeaseRequest, last_epoch: int, now: float
             raise lease_held(request.run_id, scope, held.owner, held.expires_in)
     epoch = max(int(now * _MICROSECONDS), last_epoch + 1)
     return LeaseGrant(request.run_id, lane_id, request.owner, epoch, lease_token(request.ttl), request.ttl)
+
+
+def no_leases(run_id: str) -> ConfigurationError:
+    """The error for a lease on a run of a store that has none.
+
+    Args:
+        run_id: The run.
+    """
+    return ConfigurationError(
+        f"this store of run {run_id!r:.80} has no leases: take them in Redis, in SQLite or in memory"
+    )

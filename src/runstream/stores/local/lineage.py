@@ -97,7 +97,7 @@ class Lineage(ABC, Generic[E, S]):
                 return segment.end
             if segment.has(offset):
                 return self._own_cursor(segment.run_id, offset)
-        return (self._load_head(segments[0].run_id) or head).start
+        return (self._load_head(segments[0].run_id) or head).before_first
 
     def _inherited_keys(self, run_id: str, head: RunHead | None, keys: Sequence[str]) -> Mapping[str, Cursor]:
         """The cursors of the events with these keys that a run has from those that it was forked from, by key."""

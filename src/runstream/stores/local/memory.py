@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from runstream.codec.event_codec import DEFAULT_MAX_EVENT_BYTES, Codec
 from runstream.codec.fallback import plain_data
+from runstream.codec.record import ERASED
 from runstream.codec.snapshot_fields import pack_state, unpack_state
 from runstream.codec.stored import STORED_PACKER
 from runstream.codec.upcasts import Upcasts
 from runstream.model.clock import unix_seconds
+from runstream.model.erasures import ErasedPlace, ErasureNote
 from runstream.model.errors import CorruptRecordError, EventRefused
 from runstream.model.identifiers import check_run_id
 from runstream.model.protocols import Fallback
@@ -34,6 +36,7 @@ from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.lifecycle import place_at
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, new_head, plan_append
+from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
 from runstream.stores.local.forks import ForkStart
 from runstream.stores.local.memory_runs import MEMORIES, Memory, MemoryRun
 from runstream.stores.local.operations import LocalOperations
@@ -103,6 +106,8 @@ class MemoryOperations(LocalOperations[E, S]):
         for cursor, record in entries[::-1] if query.reverse else entries:
             if given == query.limit:
                 return
+            if record == ERASED:
+                continue
             try:
                 event: Any = self.codec.decode_event(run_id, cursor.offset, record, query.given_as)
             except (CorruptRecordError, EventRefused) as error:
@@ -116,27 +121,27 @@ class MemoryOperations(LocalOperations[E, S]):
         low, cursor = parse_position(query.after)
         with self._changed:
             run = self._runs.get(run_id)
+            head = RunHead() if run is None else run.head
+            first = head.before_first
+            if cursor is not None and low > head.last.offset:
+                raise lost(run_id, low, head.last.offset)
             if run is None:
-                if cursor is not None and low > 0:
-                    raise lost(run_id, low, 0)
                 return []
-            start = run.head.start.offset
-            if cursor is not None and low > start:
-                if low > run.head.last.offset:
-                    raise lost(run_id, low, run.head.last.offset)
-                if run.entries[low - start - 1][0] != cursor:
-                    raise diverged(run_id, cursor)
-            end = None if query.before is None else max(0, query.before - 1 - start)
-            return run.entries[max(0, low - start) : end]
+            if cursor is not None and low > first.offset and run.entries[low - first.offset - 1][0] != cursor:
+                raise diverged(run_id, cursor)
+            if cursor is not None and head.base == first and low == first.offset and cursor != first:
+                raise diverged(run_id, cursor)
+            end = None if query.before is None else max(0, query.before - first.offset - 1)
+            return run.entries[max(0, low - first.offset) : end]
 
     def _own_cursor(self, run_id: str, offset: int) -> Cursor:
         run = self._runs[run_id]
-        return run.entries[offset - 1 - run.head.start.offset][0]
+        return run.entries[offset - 1 - run.before][0]
 
     def _own_offset_before(self, run_id: str, since_seq: int) -> int:
         with self._changed:
             run = self._runs.get(run_id)
-            return 0 if run is None else run.head.start.offset + bisect_right(run.peaks, since_seq) - 1
+            return 0 if run is None else run.before + max(0, bisect_right(run.peaks, since_seq) - 1)
 
     def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
         with self._changed:
@@ -154,11 +159,13 @@ class MemoryOperations(LocalOperations[E, S]):
 
         def choose(items: Sequence[Recorded[Any]]) -> list[Recorded[Any]]:
             nonlocal offset
-            offset = items[-1].offset
+            offset = max(offset, items[-1].offset)
             return [item for item in items if wanted(item.event)]
 
         while True:
+            end = (self._load_head(run_id) or RunHead()).last.offset
             yield from pass_on(in_pages(self._read(run_id, ReadQuery(after))), choose, idle.restart)
+            offset = max(offset, end)  # what was erased has not come
             while (has_more := (yield from blocking(self._wait, run_id, offset, idle))) is None:
                 idle.check()
             if not has_more:
@@ -228,20 +235,15 @@ class MemoryOperations(LocalOperations[E, S]):
     def _own_seq(self, run_id: str, lane_id: str) -> int | None:
         with self._changed:
             run = self._runs.get(run_id)
-            if run is None or lane_id not in run.lanes:
-                return None
-            return run.seq_at(run_id, run.lanes[lane_id])
+            offset = None if run is None else run.lanes.get(lane_id)
+            return None if run is None or offset is None else run.seq_at(run_id, offset)
 
     def _own_lane_facts(self, run_id: str) -> LaneFacts:
         with self._changed:
             run = self._runs.get(run_id)
             if run is None:
                 return LaneFacts()
-            lasts = {lane_id: (offset, run.seq_at(run_id, offset)) for lane_id, offset in run.lanes.items()}
-            leases = {
-                lane_id: held.owner for lane_id, held in self._leases.in_force(self._clock(), run_id).items()
-            }
-            return LaneFacts(lasts, run.head.snapshots, dict(run.ended), leases)
+            return run.lane_facts(run_id, self._leases.in_force(self._clock(), run_id))
 
     @in_one_call
     def snapshot_lanes(self, run_id: str) -> list[str | None]:
@@ -330,7 +332,7 @@ class MemoryOperations(LocalOperations[E, S]):
         for write in request.states if plan.snapshots else ():
             run.states[write.lane_id] = pack_state(STORED_PACKER, write.state).fields
 
-    def _at_once(self, run_ids: Collection[str]) -> threading.Condition:
+    def _at_once(self, run_ids: Collection[str]) -> AbstractContextManager[Any]:
         del run_ids  # the lock keeps all others out
         return self._changed
 
@@ -364,6 +366,22 @@ class MemoryOperations(LocalOperations[E, S]):
                 del self._runs[run_id]
         self._forget(run_id)
         return was_there
+
+    # -- erasing -----------------------------------------------------------------------------------------
+
+    def _carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:
+        with self._changed:
+            return self._memory.carry_out(order, self._clock())
+
+    def erasure_notes(self, run_id: str) -> list[ErasureNote]:
+        """The erasures that are noted of a run."""
+        with self._changed:
+            run = self._runs.get(run_id)
+            return [] if run is None else list(run.erasures)
+
+    def where_erased(self) -> ErasedPlace:
+        """Nothing is left where the process keeps it."""
+        return ErasedPlace("memory:", done=True)
 
     # -- leases ------------------------------------------------------------------------------------------
 

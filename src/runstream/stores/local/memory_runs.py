@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from runstream.codec.record import decode_record, fields_of
+from runstream.codec.record import ERASED, decode_record, fields_of
+from runstream.model.erasures import ErasureNote
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.forks import HeldLock, held_over_fork
+from runstream.operations.lane_facts import LaneFacts
+from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, noted, plan_erase, plan_truncate
 from runstream.stores.local.given_leases import GivenLeases
+from runstream.stores.local.lease_rules import Leases
 
 __all__ = ["MEMORIES", "Memory", "MemoryRun"]
 
@@ -19,7 +23,8 @@ __all__ = ["MEMORIES", "Memory", "MemoryRun"]
 class MemoryRun:
     """One run: its head, its own records with their cursors, its packed states by lane, its own lanes and keys.
 
-    ``peaks`` has the highest ``seq`` up to each offset, 0 at the least, from that of its start on.
+    ``peaks`` has the highest ``seq`` up to each offset, 0 at the least, from the one before the first entry on;
+    ``seqs`` those of erased or removed events, by offset, and ``erasures`` what was asked for.
     """
 
     head: RunHead
@@ -29,11 +34,46 @@ class MemoryRun:
     lanes: dict[str, int] = field(default_factory=dict)
     ended: dict[str, EndedLane] = field(default_factory=dict)
     keys: dict[str, Cursor] = field(default_factory=dict)
+    seqs: dict[int, int] = field(default_factory=dict)
+    erasures: list[ErasureNote] = field(default_factory=list)
+
+    @property
+    def before(self) -> int:
+        """The offset before its first entry."""
+        return self.head.before_first.offset
 
     def seq_at(self, run_id: str, offset: int) -> int:
         """The ``seq`` of the run's own event at an offset."""
-        _, record = self.entries[offset - 1 - self.head.start.offset]
+        if offset in self.seqs:
+            return self.seqs[offset]
+        record = self.entries[offset - self.before - 1][1]
         return int(fields_of(run_id, decode_record(run_id, offset, record))["seq"])
+
+    def lane_facts(self, run_id: str, leases: Leases) -> LaneFacts:
+        """What is noted of the lanes of its own events."""
+        lasts = {lane_id: (offset, self.seq_at(run_id, offset)) for lane_id, offset in self.lanes.items()}
+        owners = {lane_id: held.owner for lane_id, held in leases.items()}
+        return LaneFacts(lasts, self.head.snapshots, dict(self.ended), owners)
+
+    def erase(self, run_id: str, plan: ErasePlan) -> None:
+        """Erase as planned."""
+        for first, last in plan.spans:
+            for offset in range(first, last + 1):
+                self.seqs[offset] = self.seq_at(run_id, offset)
+                index = offset - self.before - 1
+                self.entries[index] = self.entries[index][0], ERASED
+        lasts = {lane_id: self.seq_at(run_id, offset) for lane_id, offset in self.lanes.items()}
+        if plan.base is not None and plan.base > self.before:
+            count = plan.base - self.before
+            base = self.entries[count - 1][0]
+            del self.entries[:count], self.peaks[:count]
+            self.head = replace(self.head, base=base)
+            self.seqs |= {offset: lasts[lane_id] for lane_id, offset in self.lanes.items() if offset <= plan.base}
+        dropped = [lane_id for lane_id, saved in self.head.snapshots.items() if saved.token in plan.dropped]
+        for lane_id in dropped:
+            del self.states[lane_id]
+        kept = {lane_id: saved for lane_id, saved in self.head.snapshots.items() if lane_id not in dropped}
+        self.head = replace(self.head, snapshots=kept)
 
 
 class Memory:
@@ -45,6 +85,21 @@ class Memory:
         self.leases = GivenLeases()
         self._held = HeldLock(self.changed)
         held_over_fork(self._held)
+
+    def carry_out(self, order: EraseOrder, now: float) -> tuple[ErasureNote, ErasePlan]:
+        """Plan an erasure, make it and note it; ``now`` is Unix time in seconds, and the caller holds the lock."""
+        run, leases = self.runs.get(order.run_id), self.leases.in_force(now, order.run_id)
+        head = None if run is None else run.head
+        if order.before is None:
+            plan = plan_erase(order, head, () if head is None else head.snapshots.values(), leases)
+        else:
+            facts = LaneFacts() if run is None else run.lane_facts(order.run_id, leases)
+            plan = plan_truncate(order, head, facts, leases)
+        note = order.note(now)
+        if run is not None and not plan.is_empty(run.head):
+            run.erase(order.run_id, plan)
+            note = noted(run.erasures, note)
+        return note, plan
 
 
 MEMORIES: dict[str, Memory] = {}

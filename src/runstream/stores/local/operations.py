@@ -10,7 +10,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from runstream.codec.event_codec import Codec, EncodedEvent
 from runstream.codec.kept_states import plain_state
@@ -39,13 +39,14 @@ from runstream.operations.coverage import CoverageBook, Covered
 from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.operation import Items, Operation, Stream, blocking, in_one_call
 from runstream.stores.local.append_plan import AppendPlan, AppendRequest, Details, StateWrite, plan_append
-from runstream.stores.local.forks import LocalForks
+from runstream.stores.local.erasing import Erasing
+from runstream.stores.local.lease_rules import no_leases
 from runstream.stores.local.pages import in_pages
 
 __all__ = ["LocalOperations"]
 
 
-class LocalOperations(LocalForks[E, S]):
+class LocalOperations(Erasing[E, S]):
     """The operations of a store of one machine (:class:`~runstream.operations.interface.StoreOperations`).
 
     Args:
@@ -75,8 +76,6 @@ class LocalOperations(LocalForks[E, S]):
         """Give back what is held open. Closing twice is fine."""
 
     # -- what a medium gives: blocking calls, each atomic in itself ------------------------------------
-
-    _has_leases: ClassVar[bool] = True
 
     @abstractmethod
     def _commit(self, requests: Sequence[AppendRequest]) -> list[AppendPlan]:
@@ -121,15 +120,15 @@ class LocalOperations(LocalForks[E, S]):
 
     def take_lease(self, request: LeaseRequest) -> Operation[LeaseGrant]:
         """Take a lease, without waiting. Raises LeaseHeld where another is in the way."""
-        raise _no_leases(request.run_id)
+        raise no_leases(request.run_id)
 
     def renew_lease(self, grant: LeaseGrant) -> Operation[None]:
         """Extend a lease to its full ttl from now on. Raises LeaseLost where it has passed on or run out."""
-        raise _no_leases(grant.run_id)
+        raise no_leases(grant.run_id)
 
     def release_lease(self, grant: LeaseGrant) -> Operation[None]:
         """Give a lease back, unless it has passed on already."""
-        raise _no_leases(grant.run_id)
+        raise no_leases(grant.run_id)
 
     def inbox(self, run_id: str) -> Operation[Inbox]:
         """What people were asked about a run, and have said to it. Raises ConfigurationError in an archive."""
@@ -241,9 +240,10 @@ class LocalOperations(LocalForks[E, S]):
         check_run_id(run_id)
         head = self._load_head(run_id)
         snapshot = self._restore(run_id, lane_id)
-        covered = 0 if snapshot is None else snapshot.offset
+        before_first = 0 if head is None or head.base is None else head.base.offset
+        covered = before_first if snapshot is None else snapshot.offset
         recorded = list(self._read(run_id, ReadQuery(covered)))
-        end = recorded[-1].offset if recorded else covered
+        end = max(covered, *(item.offset for item in recorded[-1:]), 0 if head is None else head.last.offset)
         if lane_id is not None:
             recorded = [item for item in recorded if lane_of(item.event) == lane_id]
         if head is not None:
@@ -327,7 +327,7 @@ class LocalOperations(LocalForks[E, S]):
         """Make an append's request. With ``compare``, a snapshot must follow the one that this writer knows."""
         grant = grant_of(run_id, options.lease)
         if grant is not None and not self._has_leases:
-            raise _no_leases(run_id)
+            raise no_leases(run_id)
         states, session_id, status = [], "", options.status or None
         for lane_id, state in options.states.items():
             if lane_id is not None:
@@ -369,10 +369,4 @@ def _no_live_end(run_id: str) -> ConfigurationError:
     return ConfigurationError(
         f"this store of run {run_id!r:.80} has no live end, so nobody can wait in it for a person: ask, answer and"
         " cancel in Redis, with this as the archive, or in memory"
-    )
-
-
-def _no_leases(run_id: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"this store of run {run_id!r:.80} has no leases: take them in Redis, in SQLite or in memory"
     )

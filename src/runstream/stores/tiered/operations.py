@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from runstream.codec.event_codec import Codec
+from runstream.model.erasures import Erasure, Spans
 from runstream.model.errors import AcknowledgedWritesLost, CorruptRecordError, EventsArchived
 from runstream.model.identifiers import check_run_id, event_run_id
 from runstream.model.protocols import Leased
@@ -24,6 +25,7 @@ from runstream.operations.arguments import (
     check_since_seq,
     group_by_run,
 )
+from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.filters import arranged, lane_of, seq_of
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
@@ -343,6 +345,18 @@ class TieredOperations(TieredSnapshots[E, S]):
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
         return self.hot.fork(run_id, new_run_id, options)
+
+    def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
+        """Erase the content at these offsets for good."""
+        return self.hot.erase(run_id, spans, options)
+
+    def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
+        """Remove the events before an offset."""
+        return self.hot.truncate(run_id, before, options)
+
+    def erasures(self, run_id: str) -> Operation[list[Erasure]]:
+        """What was asked to be erased of a run."""
+        return self.hot.erasures(run_id)
 
     def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
+from runstream.model.erasures import Erasure, Spans
+from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -17,6 +19,7 @@ from runstream.operations.arguments import (
     RunsQuery,
     StateChange,
 )
+from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
@@ -170,6 +173,18 @@ class RedisOperations(Generic[E, S]):
         """Make a run that shares this one's history up to an offset."""
         return fork.fork(self.session, run_id, new_run_id, options)
 
+    def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
+        """Erase the content at these offsets for good."""
+        return _to_come(run_id, spans, options)
+
+    def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
+        """Remove the events before an offset."""
+        return _to_come(run_id, before, options)
+
+    def erasures(self, run_id: str) -> Operation[list[Erasure]]:
+        """What was asked to be erased of a run."""
+        return _to_come(run_id)
+
     def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:  # noqa: ARG002 - see runs.py
         """Remove all that Redis holds of a run."""
         return runs.delete_run(self.session, run_id)
@@ -234,3 +249,8 @@ class RedisOperations(Generic[E, S]):
     def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
         """Note a snapshot that this writer has from elsewhere, as the one that its next one is made from."""
         self.session.snapshots.put(run_id, lane_id, token, revision, None)
+
+
+def _to_come(*_: object) -> Operation[Any]:
+    yield from ()
+    raise ConfigurationError("this store cannot erase yet")

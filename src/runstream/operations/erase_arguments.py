@@ -1,0 +1,118 @@
+"""The arguments of the calls that erase, with the checks that every store makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Generic, NamedTuple
+
+from runstream.model.erasures import Spans
+from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import check_name, check_run_id, shown
+from runstream.model.protocols import Leased
+from runstream.model.results import E, S
+from runstream.model.run_head import SnapshotHead
+from runstream.operations.arguments import check_count, grant_of
+
+__all__ = ["EraseOptions", "EraseRequest", "TruncateOptions", "check_offsets", "check_truncated", "held_by"]
+
+
+class EraseOptions(NamedTuple):
+    """How to erase; see :meth:`runstream.stores.facade.Store.erase`.
+
+    Attributes:
+        drop_snapshots: Whether the latest snapshots that may hold what is erased go with it.
+        given: The lanes (None: the run) whose latest snapshots, as this writer saved them, hold nothing of it.
+        lease: What it is valid under.
+    """
+
+    drop_snapshots: bool = False
+    given: Collection[str | None] = ()
+    lease: Leased | None = None
+
+
+class TruncateOptions(NamedTuple):
+    """How to truncate; see :meth:`runstream.stores.facade.Store.truncate`."""
+
+    detach: bool = False
+    lease: Leased | None = None
+
+
+class EraseRequest(NamedTuple, Generic[E, S]):
+    """What is to be erased, as it was asked for; see :meth:`runstream.stores.facade.Store.erase`."""
+
+    offsets: Iterable[int] | None = None
+    lane_id: str | None = None
+    where: Callable[[E], bool] | None = None
+    snapshots: Mapping[str | None, S] | None = None
+    drop_snapshots: bool = False
+    lease: Leased | None = None
+
+    def check(self, run_id: str) -> None:
+        """Raise ConfigurationError, naming the argument, unless it is clear what is meant."""
+        check_run_id(run_id)
+        grant_of(run_id, self.lease)
+        named = [name for name in ("offsets", "lane_id", "where") if getattr(self, name) is not None]
+        if len(named) != 1:
+            what = " and ".join(f"{name}=" for name in named) or "nothing"
+            raise ConfigurationError(
+                f"{what} is given: say what is to be erased with one of offsets=, lane_id= and where="
+            )
+        if self.lane_id is not None:
+            check_name("lane_id", self.lane_id)
+        if self.where is not None and not callable(self.where):
+            raise ConfigurationError(
+                f"where={shown(self.where)}: pass a function that is true of the events to erase"
+            )
+
+
+def check_offsets(run_id: str, spans: Spans, first: int, last: int) -> None:
+    """Raise ConfigurationError unless the run has all of these offsets itself.
+
+    Args:
+        run_id: The run.
+        spans: The offsets that are to be erased.
+        first: The offset of its first event that is there; of a fork, of the first of its own.
+        last: The offset of its last event.
+    """
+    outside = [span for span in spans if not first <= span[0] <= span[1] <= last]
+    if outside:
+        begin, end = outside[0]
+        what = f"offset {begin}" if begin == end else f"all of the offsets {begin} to {end}"
+        has = f"it has {first} to {last}" if first <= last else "it has none"
+        raise ConfigurationError(
+            f"run {run_id!r} has no events of its own at {what}: {has}; what a fork shares with its parent is"
+            " erased there; nothing was erased"
+        )
+
+
+def check_truncated(run_id: str, before: Any, last: int) -> None:
+    """Raise ConfigurationError unless the history of a run can begin with this offset.
+
+    Args:
+        run_id: The run.
+        before: The offset that it is to begin with.
+        last: The offset of its last event.
+    """
+    check_count("before", before)
+    if before is None or not 1 <= before <= last + 1:
+        raise ConfigurationError(
+            f"before={shown(before)}: run {run_id!r} ends with offset {last}; pass the offset with which its"
+            f" history is to begin, 1 to {last + 1}; nothing was truncated"
+        )
+
+
+def held_by(run_id: str, holding: Iterable[SnapshotHead], what: str, instead: str) -> ConfigurationError:
+    """The error where latest snapshots stand in the way.
+
+    Args:
+        run_id: The run.
+        holding: These snapshots.
+        what: What they do.
+        instead: What helps.
+    """
+    named = ", ".join(
+        f"{'its own' if one.lane_id is None else f'that of lane {one.lane_id!r}'} (revision {one.revision}, covers"
+        f" {one.offset})"
+        for one in sorted(holding, key=lambda one: one.lane_id or "")
+    )
+    return ConfigurationError(f"run {run_id!r} has latest snapshots that {what}: {named}; {instead}")

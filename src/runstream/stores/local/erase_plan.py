@@ -1,0 +1,150 @@
+"""Plan what an erasure does to a run, for the stores on one machine, or why it is refused. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from runstream.model.erasures import ErasureNote, Spans, has_offset, may_hold
+from runstream.model.errors import ConfigurationError
+from runstream.model.results import LeaseGrant
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.erase_arguments import check_offsets, check_truncated, held_by
+from runstream.operations.lane_facts import LaneFacts
+from runstream.stores.local.lease_rules import Leases, check_only
+
+__all__ = ["EraseOrder", "ErasePlan", "noted", "plan_erase", "plan_truncate"]
+
+
+@dataclass(frozen=True, slots=True)
+class EraseOrder:
+    """What a caller asks to be erased of one run: the content at some offsets, or all before an offset.
+
+    ``clean`` are the tokens of latest snapshots that hold nothing of it; with ``drops`` the others go.
+    """
+
+    run_id: str
+    spans: Spans = ()
+    before: int | None = None
+    clean: Collection[str] = ()
+    drops: bool = False
+    grant: LeaseGrant | None = None
+
+    def note(self, now: float) -> ErasureNote:
+        """What is noted of it; ``now`` is Unix time in seconds."""
+        return ErasureNote(now, self.spans, self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class ErasePlan:
+    """What goes: the content at the offsets of ``spans``, the entries up to ``base``, and snapshots.
+
+    ``dropped`` are the tokens of latest snapshots that go; ``clean`` those of snapshots that stay, whatever they
+    cover.
+    """
+
+    start: int
+    spans: Spans = ()
+    base: int | None = None
+    clean: frozenset[str] = frozenset()
+    dropped: frozenset[str] = field(default_factory=frozenset)
+
+    def is_empty(self, head: RunHead) -> bool:
+        """Whether nothing of a run goes that stands there."""
+        return not self.spans and (self.base is None or self.base <= head.before_first.offset)
+
+    def has(self, offset: int) -> bool:
+        """Whether the content at an offset goes."""
+        return has_offset(self.spans, offset)
+
+    def keeps(self, saved: SnapshotHead) -> bool:
+        """Whether an earlier snapshot stays, or a latest one that no caller speaks for."""
+        if saved.token in self.clean:
+            return True
+        if self.base is not None:
+            return saved.offset >= self.base
+        return not self.spans or not may_hold(saved.offset, self.start, self.spans[0][0])
+
+
+def noted(known: list[ErasureNote], note: ErasureNote) -> ErasureNote:
+    """Add a note to those that are known, unless the same was asked for before; gives the one that is there."""
+    for one in known:
+        if one.text == note.text:
+            return one
+    known.append(note)
+    return note
+
+
+def plan_erase(
+    order: EraseOrder, head: RunHead | None, latest: Iterable[SnapshotHead], leases: Leases
+) -> ErasePlan:
+    """Plan the erasing of content, or raise the error that refuses it.
+
+    Args:
+        order: What is asked for.
+        head: Where the run stands; None if it is not there.
+        latest: The latest snapshots of the run and its lanes.
+        leases: Its leases that are in force.
+
+    Raises:
+        ConfigurationError: The run has no such events, or latest snapshots may hold them.
+        LeaseLost: The lease is not in force any more.
+        LeaseHeld: Another's lease is in the way.
+    """
+    there = _checked(order, head, leases)
+    check_offsets(order.run_id, order.spans, there.before_first.offset + 1, there.last.offset)
+    plan = ErasePlan(there.start.offset, order.spans, clean=frozenset(order.clean))
+    holding = [saved for saved in latest if not plan.keeps(saved)]
+    if holding and not order.drops:
+        raise held_by(
+            order.run_id,
+            holding,
+            "may hold what is to be erased",
+            "pass states that hold nothing of it with snapshots=, or let them go with drop_snapshots=True; nothing"
+            " was erased",
+        )
+    return ErasePlan(plan.start, plan.spans, clean=plan.clean, dropped=frozenset(one.token for one in holding))
+
+
+def plan_truncate(order: EraseOrder, head: RunHead | None, lanes: LaneFacts, leases: Leases) -> ErasePlan:
+    """Plan the removing of all before an offset, or raise the error that refuses it.
+
+    Args:
+        order: What is asked for.
+        head: Where the run stands; None if it is not there.
+        lanes: What is known of its lanes.
+        leases: Its leases that are in force.
+
+    Raises:
+        ConfigurationError: The history cannot begin there, or a latest snapshot needs some of these events.
+        LeaseLost: The lease is not in force any more.
+        LeaseHeld: Another's lease is in the way.
+    """
+    there = _checked(order, head, leases)
+    check_truncated(order.run_id, order.before, there.last.offset)
+    base = max((order.before or 1) - 1, there.before_first.offset)
+    ended = {info.lane_id for info in lanes.infos() if info.ended}
+    needing = [
+        saved
+        for lane_id, saved in lanes.snapshots.items()
+        if saved.offset < base
+        and lane_id not in ended
+        and (lane_id is None or lanes.lasts.get(lane_id, (0, 0))[0] > saved.offset)
+    ]
+    if needing:
+        raise held_by(
+            order.run_id,
+            needing,
+            f"need events before {base + 1}",
+            "save newer ones first, or truncate less; nothing was truncated",
+        )
+    return ErasePlan(
+        there.start.offset, base=base, clean=frozenset(saved.token for saved in lanes.snapshots.values())
+    )
+
+
+def _checked(order: EraseOrder, head: RunHead | None, leases: Leases) -> RunHead:
+    if head is None:
+        raise ConfigurationError(f"there is no run {order.run_id!r} here: see its id (list_runs)")
+    check_only(order.run_id, leases, order.grant)
+    return head
