@@ -13,7 +13,15 @@ from runstream.model.results import E, S
 from runstream.model.run_head import SnapshotHead
 from runstream.operations.arguments import check_count, grant_of
 
-__all__ = ["EraseOptions", "EraseRequest", "TruncateOptions", "check_offsets", "check_truncated", "held_by"]
+__all__ = [
+    "EraseOptions",
+    "EraseRequest",
+    "TruncateOptions",
+    "check_before",
+    "check_offsets",
+    "check_truncated",
+    "held_by",
+]
 
 
 class EraseOptions(NamedTuple):
@@ -85,7 +93,20 @@ def check_offsets(run_id: str, spans: Spans, first: int, last: int) -> None:
         )
 
 
-def check_truncated(run_id: str, before: Any, last: int) -> None:
+def check_before(before: Any) -> None:
+    """Raise ConfigurationError unless a history may begin with this offset.
+
+    Args:
+        before: The offset.
+    """
+    check_count("before", before)
+    if before is None or before < 1:
+        raise ConfigurationError(
+            f"before={shown(before)}: pass the offset with which the history is to begin, 1 or more"
+        )
+
+
+def check_truncated(run_id: str, before: int, last: int) -> None:
     """Raise ConfigurationError unless the history of a run can begin with this offset.
 
     Args:
@@ -93,8 +114,7 @@ def check_truncated(run_id: str, before: Any, last: int) -> None:
         before: The offset that it is to begin with.
         last: The offset of its last event.
     """
-    check_count("before", before)
-    if before is None or not 1 <= before <= last + 1:
+    if before > last + 1:
         raise ConfigurationError(
             f"before={shown(before)}: run {run_id!r} ends with offset {last}; pass the offset with which its"
             f" history is to begin, 1 to {last + 1}; nothing was truncated"

@@ -73,10 +73,8 @@ def check_fork(run_id: str, head: RunHead | None, new_run_id: str, former: RunHe
                 " delete that run first"
             )
         return parent[1]
-    first, last = (
-        0 if head.fork_of is not None and head.base is None else head.before_first.offset,
-        head.last.offset,
-    )
+    has_shared = head.fork_of is not None and head.base is None
+    first, last = 0 if has_shared else head.before_first.offset, head.last.offset
     at = last if at is None else at
     if not first <= at <= last:
         raise ConfigurationError(f"run {run_id!r} cannot be forked at offset {at}: it has {first} to {last}")

@@ -34,6 +34,7 @@ from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
 from runstream.operations.run_forks import Fork, forks_among
 from runstream.stores.archive.entry_events import events_of
+from runstream.stores.archive.eraser import Eraser
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
 from runstream.stores.archive.snapshot_history import KeptSnapshot, nearest, sound
 from runstream.stores.capabilities import Archive, ChecksIntegrity
@@ -206,7 +207,9 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         return entry.cursor
 
     def _check_cursor(self, run_id: str, cursor: Cursor, head: RunHead) -> None:
-        if cursor.offset <= head.start.offset:
+        if cursor.offset <= head.before_first.offset:
+            if head.base is not None and cursor.offset == head.base.offset and cursor != head.base:
+                raise diverged(run_id, cursor)
             return
         if cursor.offset > head.last.offset:
             raise lost(run_id, cursor.offset, head.last.offset)
@@ -220,7 +223,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
     def _made(
         self, run_id: str, after: int, query: ReadQuery, head: RunHead, first: int
     ) -> Iterator[Sequence[tuple[ArchiveEntry, E]]]:
-        low = max(after, head.start.offset)
+        low = max(after, head.before_first.offset)
         high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
         if query.limit == 0 or low >= high:
             return
@@ -276,17 +279,19 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
 
     # -- erasing -------------------------------------------------------------------------------------------
 
+    eraser: Eraser
+    """The part that erases."""
+
     def _carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:
-        raise ConfigurationError(f"{self.location} cannot erase anything of run {order.run_id!r} yet")
+        return self.eraser.carry_out(order)
 
     def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
-        """The erasures that are noted of a run."""
-        del run_id
-        return ()
+        """The erasures that are noted of a run, in the order in which they were asked for."""
+        return self.eraser.erasure_notes(run_id)
 
     def where_erased(self) -> ErasedPlace:
-        """What has become of what was erased here."""
-        return ErasedPlace(self.location, done=True)
+        """What has become of what was erased here; what could not be finished yet is tried again first."""
+        return self.eraser.where_erased()
 
     # -- checked -------------------------------------------------------------------------------------------
 
@@ -353,7 +358,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
         if head is None:
             return
         names = {run_id} if head.parent is None or head.fork_of else {run_id, head.parent[0]}
-        at = head.start
+        at = head.before_first
         for entries in pages_of(self.read_back(run_id, at.offset + 1, head.last.offset)):
             found = list(errors_in(run_id, names, at, entries))
             found += [] if found else self._unlike_columns(run_id, entries)

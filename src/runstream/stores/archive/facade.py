@@ -30,7 +30,7 @@ class ArchiveStore(SnapshotStore[E, S]):
     _operations: ArchiveOperations[E, S]
 
     def __init__(self, archive: ArchiveOperations[E, S], foreign: HoldsForeign) -> None:
-        super().__init__(archive, SyncRunner(), (foreign,))
+        super().__init__(archive, SyncRunner(), (foreign, archive.eraser))
         self._snapshots = archive
         own(self, archive.close)
         place_at(self, archive.location)

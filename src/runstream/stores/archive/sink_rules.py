@@ -38,7 +38,7 @@ def new_entries(
             expected=batch.after.offset + 1,
             found=batch.end.offset,
         )
-    theirs = batch.header.start if last is None else last
+    theirs = batch.header.before_first if last is None else last
     if theirs.offset < batch.after.offset:
         raise ArchiveGap(
             f"the archive has run {run_id!r} up to offset {theirs.offset}; what comes after {batch.after.offset}"

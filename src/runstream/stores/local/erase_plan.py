@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from runstream.model.erasures import ErasureNote, Spans, has_offset, may_hold
 from runstream.model.errors import ConfigurationError
@@ -40,14 +40,15 @@ class ErasePlan:
     """What goes: the content at the offsets of ``spans``, the entries up to ``base``, and snapshots.
 
     ``dropped`` are the tokens of latest snapshots that go; ``clean`` those of snapshots that stay, whatever they
-    cover.
+    cover. ``first_held`` is the first offset whose content goes, though another run may have it.
     """
 
     start: int
     spans: Spans = ()
     base: int | None = None
     clean: frozenset[str] = frozenset()
-    dropped: frozenset[str] = field(default_factory=frozenset)
+    dropped: frozenset[str] = frozenset()
+    first_held: int | None = None
 
     def is_empty(self, head: RunHead) -> bool:
         """Whether nothing of a run goes that stands there."""
@@ -63,7 +64,8 @@ class ErasePlan:
             return True
         if self.base is not None:
             return saved.offset >= self.base
-        return not self.spans or not may_hold(saved.offset, self.start, self.spans[0][0])
+        first = self.spans[0][0] if self.spans and self.first_held is None else self.first_held
+        return first is None or not may_hold(saved.offset, self.start, first)
 
 
 def noted(known: list[ErasureNote], note: ErasureNote) -> ErasureNote:
@@ -103,7 +105,7 @@ def plan_erase(
             "pass states that hold nothing of it with snapshots=, or let them go with drop_snapshots=True; nothing"
             " was erased",
         )
-    return ErasePlan(plan.start, plan.spans, clean=plan.clean, dropped=frozenset(one.token for one in holding))
+    return replace(plan, dropped=frozenset(saved.token for saved in holding))
 
 
 def plan_truncate(order: EraseOrder, head: RunHead | None, lanes: LaneFacts, leases: Leases) -> ErasePlan:
@@ -121,8 +123,9 @@ def plan_truncate(order: EraseOrder, head: RunHead | None, lanes: LaneFacts, lea
         LeaseHeld: Another's lease is in the way.
     """
     there = _checked(order, head, leases)
-    check_truncated(order.run_id, order.before, there.last.offset)
-    base = max((order.before or 1) - 1, there.before_first.offset)
+    before = order.before or 1
+    check_truncated(order.run_id, before, there.last.offset)
+    base = max(before - 1, there.before_first.offset)
     ended = {info.lane_id for info in lanes.infos() if info.ended}
     needing = [
         saved

@@ -11,7 +11,7 @@ from runstream.model.identifiers import check_run_id
 from runstream.model.results import E, S
 from runstream.model.run_head import SnapshotHead
 from runstream.operations.arguments import check_leased, grant_of
-from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
+from runstream.operations.erase_arguments import EraseOptions, TruncateOptions, check_before
 from runstream.operations.operation import in_one_call
 from runstream.stores.local.erase_plan import EraseOrder, ErasePlan
 from runstream.stores.local.forks import LocalForks
@@ -51,6 +51,7 @@ class Erasing(LocalForks[E, S]):
     @in_one_call
     def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Erasure:
         """Remove the events before an offset: the history begins with it from then on."""
+        check_before(before)
         return self._erased(EraseOrder(run_id, before=before, grant=grant_of(run_id, options.lease)))
 
     @in_one_call

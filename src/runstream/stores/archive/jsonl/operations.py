@@ -27,6 +27,7 @@ from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.jsonl import file_names
 from runstream.stores.archive.jsonl.drained_batches import lacking_of
 from runstream.stores.archive.jsonl.drained_runs import DrainedRuns
+from runstream.stores.archive.jsonl.erasing import JSONLEraser
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.lanes import lane_facts, seq_at
 from runstream.stores.archive.jsonl.repair import cut_back, readmit
@@ -75,6 +76,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         plain_names: bool = False,
     ) -> None:
         super().__init__(codec)
+        self.eraser = JSONLEraser()
         self._logs = RunLogs(
             path, busy_timeout_seconds, keep_snapshots, codec.status_of, mode, plain_names=plain_names
         )

@@ -24,6 +24,8 @@ _DELETE_REST = (
     "DELETE FROM ended_lanes WHERE run_id = ?",
     "DELETE FROM tags WHERE run_id = ?",
     "DELETE FROM quarantine WHERE run_id = ?",
+    "DELETE FROM erasures WHERE run_id = ?",
+    "DELETE FROM bases WHERE run_id = ?",
     "DELETE FROM runs WHERE run_id = ?",
 )
 _FORGET_RUN = (

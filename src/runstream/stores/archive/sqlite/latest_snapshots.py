@@ -10,6 +10,7 @@ from typing import Any
 from runstream.model.archive_records import ArchiveSnapshot, Position
 from runstream.model.errors import CorruptRecordError
 from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.sqlite.erasure_table import load_notes
 from runstream.stores.archive.sqlite.queries import load_head
 from runstream.stores.archive.sqlite.row_values import snapshot_head_in, state_in, text_in
 from runstream.stores.archive.sqlite.tag_table import load_sound_tags
@@ -56,7 +57,8 @@ def load_position(
     head = load_head(connection, run_id)
     if head is None:
         return None
-    return Position(head.last, tokens_of(connection, run_id, lanes), load_sound_tags(connection, run_id).version)
+    tags, count = load_sound_tags(connection, run_id).version, len(load_notes(connection, run_id, head.creation))
+    return Position(head.last, tokens_of(connection, run_id, lanes), tags, count)
 
 
 def tokens_of(

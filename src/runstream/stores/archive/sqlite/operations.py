@@ -48,6 +48,7 @@ from runstream.stores.archive.snapshot_history import (
 from runstream.stores.archive.sqlite.caller_keys import load_keys
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
+from runstream.stores.archive.sqlite.erasing import SQLiteEraser
 from runstream.stores.archive.sqlite.integrity import (
     columns_between,
     errors_beside,
@@ -120,6 +121,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
         kept = count_kept(keep_snapshots, KEPT_SNAPSHOTS)
         self._file = ArchiveFile(path, busy_timeout_seconds, mode, kept)
         self._keep_snapshots = count_kept(keep_snapshots, self._file.keep_snapshots)
+        self.eraser = SQLiteEraser(self._file, clock)
         # a store that nobody closes gives its file back all the same
         self._finalizer = weakref.finalize(self, self._file.close)
 
@@ -223,9 +225,10 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             offset = load_lane(connection, run_id, lane_id)
         if offset is None:
             return None
-        # not from its column: that is beside what is proven
+        # not from its column, which is beside what is proven, unless it was erased
         fields = next((entry_fields(run_id, entry) for entry in self.read_back(run_id, offset, offset)), None)
-        return 0 if fields is None else EntryColumns.of(fields).seq
+        found = self.columns(run_id, offset, offset).get(offset) if fields is None else EntryColumns.of(fields)
+        return 0 if found is None else found.seq
 
     def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
         with self._file.at_one_moment() as connection:
@@ -238,8 +241,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
     def _own_offset_before(self, run_id: str, since_seq: int) -> int:
         asked = {"run_id": run_id, "since_seq": min(since_seq, HIGHEST_SEQ)}
         with self._file.use() as connection:
-            (offset,) = connection.execute(GET_OFFSET_BEFORE, asked).fetchone()
-        return int(offset)
+            return int(connection.execute(GET_OFFSET_BEFORE, asked).fetchone()[0])
 
     def _entries(self, run_id: str, low: int, high: int, *, reverse: bool) -> Iterator[ArchiveEntry]:
         queries = _GET_ENTRIES_BACK if reverse else _GET_ENTRIES

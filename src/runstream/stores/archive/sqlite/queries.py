@@ -44,6 +44,9 @@ _SET_RUN = """INSERT INTO runs (run_id, start_offset, start_chain, last_offset, 
     ON CONFLICT (run_id) DO UPDATE SET session_id = excluded.session_id, status = excluded.status,
     last_offset = excluded.last_offset, last_chain = excluded.last_chain, updated_at = excluded.updated_at,
     checksum = excluded.checksum"""
+_SET_BASE = """INSERT INTO bases (run_id, base_offset, base_chain, base_checksum) VALUES (?, ?, ?, ?)
+    ON CONFLICT (run_id) DO UPDATE SET base_offset = excluded.base_offset, base_chain = excluded.base_chain,
+    base_checksum = excluded.base_checksum"""
 _SET_LANE = """INSERT INTO lanes (run_id, lane_id, last_offset, checksum) VALUES (?, ?, ?, ?)
     ON CONFLICT (run_id, lane_id) DO UPDATE SET last_offset = excluded.last_offset, checksum = excluded.checksum"""
 _SET_ASIDE = """INSERT INTO quarantine (run_id, offset, chain, key, raw, reason, quarantined_at, checksum)
@@ -68,7 +71,8 @@ GET_OFFSET_BEFORE = """SELECT CASE WHEN max(is_damaged) THEN 0 ELSE
           UNION ALL SELECT offset, 0 FROM quarantine WHERE run_id = :run_id)"""
 _COLUMNS = """SELECT run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created_at,
     updated_at, parent_run_id, parent_offset"""
-_HEAD = f"{_COLUMNS}, identity, parent_identity, checksum FROM runs"
+_HEAD = f"""{_COLUMNS}, identity, parent_identity, base_offset, base_chain, base_checksum, checksum
+    FROM runs LEFT JOIN bases USING (run_id)"""
 _GET_HEAD = f"{_HEAD} WHERE run_id = ?"
 _GET_FORKS = f"{_HEAD} WHERE parent_run_id = ?"
 _LANE = "SELECT run_id, lane_id, last_offset"
@@ -155,6 +159,8 @@ def save_heads(connection: sqlite3.Connection, heads: Mapping[str, RunHead]) -> 
     """Save the heads of runs, by id. A run's start and its parent are saved once and stay."""
     rows = (_columns(run_id, head) for run_id, head in heads.items())
     connection.executemany(_SET_RUN, [(*row, run_checksum(*row)) for row in rows])
+    bases = [(run_id, *head.base) for run_id, head in heads.items() if head.base is not None]
+    connection.executemany(_SET_BASE, [(*row, row_checksum(*row)) for row in bases])
 
 
 def take_over_heads(connection: sqlite3.Connection, table: str) -> None:

@@ -33,9 +33,10 @@ _CUT = (
     "DELETE FROM quarantine WHERE run_id = ? AND offset > ?",
     "DELETE FROM ended_lanes WHERE run_id = ? AND offset > ?",
 )
+_FORGET_BASE = "DELETE FROM bases WHERE run_id = ?"
 _FORGET_LANES = "DELETE FROM lanes WHERE run_id = ?"
 _COUNT_LANES = """SELECT run_id, lane_id, max(offset) FROM events
-    WHERE run_id = ? AND offset IS NOT NULL AND kind <> '' GROUP BY lane_id"""
+    WHERE run_id = ? AND offset IS NOT NULL AND lane_id <> '' GROUP BY lane_id"""
 _GET_TOKENS = "SELECT lane_id, token FROM latest_states WHERE run_id = ?"
 _CUT_RUN_STATE = "DELETE FROM snapshots WHERE run_id = ?"
 _CUT_LANE_STATE = "DELETE FROM lane_snapshots WHERE run_id = ? AND lane_id = ?"
@@ -81,6 +82,7 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
             connection.execute(_CUT_LANE_STATE, (run_id, lane_id))
     connection.execute(_FORGET_LOSS, (run_id,))  # this one is wanted
     connection.execute(_FORGET_HEAD, (run_id,))
+    connection.execute(_FORGET_BASE, (run_id,))
     noted = RunHead(
         header.start,
         cursor,
@@ -91,6 +93,7 @@ def cut_back(connection: sqlite3.Connection, header: RunHeader, to: Position, ex
         parent=header.parent or (None if head is None else head.parent),
         identity=header.identity,
         parent_identity=header.parent_identity,
+        base=header.base if head is None or keep < head.before_first.offset else head.base,
     )
     save_heads(connection, {run_id: noted})
     if header.tags is not None:

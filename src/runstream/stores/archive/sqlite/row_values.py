@@ -133,8 +133,8 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     """The run and its head in a row of the table of runs.
 
     Args:
-        row: The run id, then start, last, status, session, times, parent, identities and checksum, as they are
-            selected.
+        row: The run id, then start, last, status, session, times, parent, identities, base with its checksum, and
+            checksum, as they are selected.
 
     Returns:
         The run's id, and its head without its snapshots.
@@ -142,7 +142,7 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
     Raises:
         CorruptRecordError: The row is damaged.
     """
-    *columns, checksum = row
+    *columns, base_offset, base_chain, base_checksum, checksum = row
     run_id, start_offset, start_chain, last_offset, last_chain, status, session_id, created, updated, *of = columns
     identities = of[2:]
     are_sound = (
@@ -157,6 +157,8 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
         raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", f"its column {column} was damaged")
     if checksum != run_checksum(*columns):
         raise _damaged(run_id, 0, f"the row of run {run_id!r:.600}", _UNLIKE)
+    if base_checksum not in (None, row_checksum(run_id, base_offset, base_chain)):
+        raise _damaged(run_id, 0, f"what is noted of where the history of run {run_id!r:.600} begins", _UNLIKE)
     return run_id, RunHead(
         Cursor(start_offset, start_chain),
         Cursor(last_offset, last_chain),
@@ -167,6 +169,7 @@ def head_in(row: Sequence[Any]) -> tuple[str, RunHead]:
         parent=None if of[0] is None else (of[0], of[1]),
         identity=identities[0] or 0,
         parent_identity=identities[1] or 0,
+        base=None if base_checksum is None else Cursor(base_offset, base_chain),
     )
 
 

@@ -7,9 +7,10 @@ reads and writes the same file. What it leaves NULL marks a row as foreign: ``ev
 
 A row has a checksum (:mod:`runstream.stores.archive.sqlite.row_checksums`); a file of version 1, which has none,
 gets the columns when it is opened, and the checksums as its rows are proven. One of version 2 has no tags, one of
-version 3 no identities of forks.
+version 3 no identities of forks, and nothing that was erased at anybody's request.
 
-An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over.
+An entry that was erased is an event with neither kind nor data, which purpose-agent's reader passes over; so is
+what stays of an event before the base of a truncated history: its key, or its lane and ``seq`` (see `erasing`).
 """
 
 from __future__ import annotations
@@ -189,6 +190,25 @@ _LATER = {
     "runs_by_tag": "CREATE INDEX runs_by_tag ON tags (name, value)",
     "runs_by_creation": "CREATE INDEX runs_by_creation ON runs (created_at)",
     "runs_by_parent": "CREATE INDEX runs_by_parent ON runs (parent_run_id) WHERE parent_run_id IS NOT NULL",
+    # what was asked to be erased of runs, also of offsets that are yet to come
+    "erasures": """CREATE TABLE erasures (
+        id INTEGER PRIMARY KEY,
+        run_id TEXT NOT NULL,
+        creation INTEGER NOT NULL,  -- which run of that name: its identity, or the chain that it starts with
+        requested_at REAL NOT NULL,  -- Unix time in seconds
+        what TEXT NOT NULL,  -- offsets: 3,5-8; or all before one: <9
+        checksum INTEGER NOT NULL,
+        UNIQUE (run_id, creation, what)
+    )""",
+    # the cursors before the first events of truncated histories
+    "bases": """CREATE TABLE bases (
+        run_id TEXT NOT NULL PRIMARY KEY,
+        base_offset INTEGER NOT NULL,
+        base_chain INTEGER NOT NULL,
+        base_checksum INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    # whether the file still has what was erased in free pages, or in its log; one row or none
+    "unscrubbed": "CREATE TABLE unscrubbed (id INTEGER PRIMARY KEY, step TEXT NOT NULL)",
     # runs of which events or the state were deleted by another program. The triggers are at work there too
     "losses": "CREATE TABLE losses (run_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
     "note_lost_event": """CREATE TRIGGER note_lost_event AFTER DELETE ON events WHEN OLD.offset IS NOT NULL

@@ -14,16 +14,26 @@ from functools import partial
 from typing import Any
 
 from runstream.codec.archive_entries import entry_fields
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, EntryColumns, PlainEntries, RunBatch
+from runstream.model.archive_records import (
+    ArchiveEntry,
+    ArchiveSnapshot,
+    EntryColumns,
+    PlainEntries,
+    RunBatch,
+    RunHeader,
+)
+from runstream.model.erasures import ErasureNote
 from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.model.tags import TagSet
+from runstream.stores.archive.eraser import without_erased
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.sink_rules import check_same_fork, deleted_here, new_entries
 from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
 from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.drained_runs import note_drained
+from runstream.stores.archive.sqlite.erasure_table import load_notes
 from runstream.stores.archive.sqlite.lane_rows import save_ends
 from runstream.stores.archive.sqlite.lease_table import in_force
 from runstream.stores.archive.sqlite.queries import (
@@ -72,8 +82,8 @@ _SET_LANE_STATE = """INSERT INTO lane_snapshots
 _GET_SNAPSHOT = """SELECT offset, revision, token, checksum, state_checksum FROM latest_states
     WHERE run_id = ? AND lane_id IS ?"""
 
-# an event with neither kind nor data, see schema
-_ERASED_COLUMNS = EntryColumns(0, 0.0, "", "")
+
+_HAS_ERASURES = "SELECT 1 FROM erasures LIMIT 1"
 
 
 class WriteBatch:
@@ -104,6 +114,7 @@ class WriteBatch:
         self._lanes: dict[tuple[str, str], int] = {}
         self._ends: list[tuple[str, EndedLane]] = []
         self._tags: dict[str, TagSet] = {}
+        self._has_erasures: bool | None = None
 
     def append(self, request: AppendRequest) -> AppendPlan:
         """Plan an append on the run's head in this transaction, and add what it writes."""
@@ -132,16 +143,18 @@ class WriteBatch:
         if head is None and was_deleted(self._connection, run_id, header.creation):
             raise deleted_here(run_id)
         check_same_fork(header, head)
+        notes = self._erasures(header)
         entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
-        self._add_entries(run_id, entries)
-        saved = [self._set_snapshot(run_id, snapshot) for snapshot in batch.snapshots]
+        self._add_entries(run_id, without_erased(entries, notes))
+        snapshots = batch.snapshots if batch.erasures_seen in (None, len(notes)) else ()
+        saved = [self._set_snapshot(run_id, snapshot) for snapshot in snapshots]
         self._ends += [(run_id, self._known_end(run_id, end)) for end in batch.ended]
         saved.append(header.tags is not None and self._set_tags(run_id, header.tags, batch.tags_seen))
         updated_at = header.updated_at or self._now
         if head is None:
             head = RunHead(
                 header.start,
-                header.start,
+                header.before_first,
                 status=header.status,
                 session_id=header.session_id,
                 created_at=header.created_at or self._now,
@@ -149,6 +162,7 @@ class WriteBatch:
                 parent=header.parent,
                 identity=header.identity,
                 parent_identity=header.parent_identity,
+                base=header.base,
             )
         # else: from a worker that was paused, and knows less than the archive. One that brings something new knows
         # more, whatever its time says: the server's clock may have been set back
@@ -220,8 +234,8 @@ class WriteBatch:
     def _cursor_at(self, run_id: str, offset: int) -> Cursor | None:
         """The cursor of what the file has at an offset of the run, its start included; None for nothing."""
         head = self._head(run_id)
-        if head is not None and offset == head.start.offset:
-            return head.start
+        if head is not None and offset in (head.start.offset, head.before_first.offset):
+            return head.start if offset == head.start.offset else head.before_first
         page = {"run_id": run_id, "low": offset - 1, "high": offset, "rows": 1}
         found = (self._connection.execute(query, page).fetchone() for query in (GET_EVENTS, GET_ASIDE))
         row = next((row for row in found if row is not None), None)
@@ -250,8 +264,16 @@ class WriteBatch:
             elif raw is not None:
                 self._aside.append((run_id, offset, chain, key, raw, reason, float(quarantined_at or self._now)))
             else:
-                self._values += (run_id, *_ERASED_COLUMNS, "", offset, chain, key, checksum)
+                self._values += (run_id, seq, 0.0, "", lane_id, "", offset, chain, key, checksum)
+                if lane_id:
+                    lanes[lane_id] = offset
         self._lanes.update(((run_id, lane_id), offset) for lane_id, offset in lanes.items())
+
+    def _erasures(self, header: RunHeader) -> list[ErasureNote]:
+        """What was asked to be erased of a run; asked once whether of any."""
+        if self._has_erasures is None:
+            self._has_erasures = self._connection.execute(_HAS_ERASURES).fetchone() is not None
+        return load_notes(self._connection, header.run_id, header.creation) if self._has_erasures else []
 
     def _set_tags(self, run_id: str, tags: TagSet, seen: str | None) -> bool:
         """Replace the tags of a run, unless it has these or later ones. Returns whether it had others."""

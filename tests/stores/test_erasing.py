@@ -1,0 +1,296 @@
+"""What every store does that erases content: it is gone, and all else stays as it was and can be proven."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runstream.model.errors import ConcurrencyConflict, ConfigurationError, EncodingError, LeaseHeld, LeaseLost
+from tests.support.backends import Backend, Store, info_of, latest
+from tests.support.kinds import on_every_store_that_erases
+from tests.support.samples import make_event, make_events, make_state
+
+pytestmark = on_every_store_that_erases
+
+
+def fill(store: Store) -> list[Any]:
+    """Six events of two lanes, each with a key and with a text of its own. As they are read."""
+    events = [
+        make_event("r", seq, lane_id="ab"[seq % 2], kind="agent.message", payload={"text": f"text {seq}"})
+        for seq in range(1, 7)
+    ]
+    store.append("r", events, keys=[f"k{seq}" for seq in range(1, 7)])
+    return list(store.read("r"))
+
+
+def offsets(store: Store, *args: Any, **options: Any) -> list[int]:
+    return [item.offset for item in store.read("r", *args, **options)]
+
+
+def test_what_was_erased_is_passed_over_and_all_else_is_as_it_was(store: Store) -> None:
+    """Offsets stay dense in what is counted; cursors of the others prove the same history."""
+    before = fill(store)
+    erasure = store.erase("r", [5, 2, 3, 3])
+    assert erasure.done
+    assert (erasure.run_id, erasure.spans, list(erasure.offsets())) == ("r", ((2, 3), (5, 5)), [2, 3, 5])
+    left = [item for item in before if item.offset in {1, 4, 6}]
+    assert list(store.read("r")) == left
+    assert list(store.read("r", reverse=True)) == left[::-1]
+    assert offsets(store, 1) == offsets(store, 3) == [4, 6]
+    assert offsets(store, before[2].cursor) == [4, 6], "the cursor of what was erased"
+    assert offsets(store, 0, limit=2) == [1, 4]
+    assert offsets(store, 0, before=6, limit=1, reverse=True) == [4]
+    assert store.list_events("r", since_seq=1) == [item.event for item in left[1:]]
+    assert store.read_at("r", [6, 1]) == [left[2], left[0]]
+    with pytest.raises(ConfigurationError, match="offsets 2, 5: what was there has been erased"):
+        store.read_at("r", [5, 1, 2])
+    assert store.recover("r").events == left
+    assert info_of(store).last_offset == 6
+    store.append("r", make_events("r", 1, first=7), expected_offset=6)
+    assert offsets(store) == [1, 4, 6, 7]
+    assert store.diff("r", "r").shared_offset == 7
+
+
+def test_callers_keys_stay(store: Store) -> None:
+    fill(store)
+    store.erase("r", [2, 3])
+    assert store.find("r", ["k2", "k3", "k4"]) == [2, 3, 4]
+    assert store.append("r", make_events("r", 1), keys=["k2"]).last_offset == 2
+    assert offsets(store) == [1, 4, 5, 6]
+
+
+def test_all_of_a_lane_is_erased(store: Store) -> None:
+    fill(store)
+    assert store.erase("r", lane_id="a").spans == ((2, 2), (4, 4), (6, 6))
+    assert offsets(store) == [1, 3, 5]
+    assert store.recover("r", lane_id="a").events == []
+    assert [info.lane_id for info in store.lanes("r")] == ["a", "b"]
+
+
+def test_what_a_function_says_is_erased(store: Store) -> None:
+    """As it is at the call: what comes later stays, whatever the function would say of it."""
+    fill(store)
+    erasure = store.erase("r", where=lambda event: event.payload["text"] in {"text 1", "text 6"})
+    assert erasure.spans == ((1, 1), (6, 6))
+    assert store.append("r", [make_event("r", 7, payload={"text": "text 1"})]).last_offset == 7
+    assert offsets(store) == [2, 3, 4, 5, 7]
+
+
+def test_nothing_is_noted_where_nothing_is_meant(store: Store) -> None:
+    fill(store)
+    for erasure in (store.erase("r", []), store.erase("r", lane_id="c"), store.erase("r", where=lambda _: False)):
+        assert erasure.done
+        assert erasure.spans == ()
+    assert store.erasures("r") == []
+
+
+def test_a_lane_goes_on_with_its_seq_after_its_last_event_was_erased(store: Store) -> None:
+    fill(store)
+    store.erase("r", [5, 6])
+    assert [(info.last_offset, info.last_seq) for info in store.lanes("r")] == [(6, 6), (5, 5)]
+    with store.open_run("r", lane_id="a") as run:
+        assert run.emit("agent.message", {"text": "next"}).event.seq == 7
+
+
+def test_a_latest_snapshot_that_may_hold_it_stands_in_the_way(store: Store) -> None:
+    """It is listed, and nothing is erased; one that covers less does not; one that covers nothing may hold all."""
+    store.append("r", make_events("r", 2))
+    store.recover("r")
+    store.save_snapshot("r", make_state("r", data={"n": 1}))
+    store.append("r", make_events("r", 2, first=3, lane_id="b"))
+    store.append("r", [], snapshots={"b": make_state("r")})
+    with pytest.raises(ConfigurationError, match=r"its own \(revision 1, covers 2\), that of lane 'b'"):
+        store.erase("r", [2, 4])
+    with pytest.raises(ConfigurationError, match=r"hold what is to be erased: that of lane 'b'"):
+        store.erase("r", [4])
+    assert offsets(store) == [1, 2, 3, 4]
+    assert store.erasures("r") == []
+    store.append("unread", make_events("unread", 2))
+    store.save_snapshot("s", make_state("s"))
+    store.append("s", make_events("s", 1))
+    with pytest.raises(ConfigurationError, match=r"covers 0"):
+        store.erase("s", [1])
+
+
+def test_latest_snapshots_that_may_hold_it_are_dropped_if_so_asked(store: Store) -> None:
+    fill(store)
+    store.recover("r")
+    store.append("r", [], snapshots={None: make_state("r"), "a": make_state("r", data={"lane": "a"})})
+    store.erase("r", [2], drop_snapshots=True)
+    assert store.load_snapshot("r") is None
+    assert store.load_snapshot("r", lane_id="a") is None
+    assert [item.offset for item in store.recover("r").events] == [1, 3, 4, 5, 6]
+    store.append("r", [], snapshot=make_state("r", data={"new": 1}))
+    assert latest(store, "r").data == {"new": 1}
+
+
+def test_snapshots_that_are_given_take_the_place_of_those_that_may_hold_it(store: Store) -> None:
+    fill(store)
+    store.recover("r")
+    store.save_snapshot("r", make_state("r", data={"text": "text 2"}))
+    state = latest(store, "r")
+    state.data["text"] = "gone"
+    assert store.erase("r", [2], snapshots={None: state}).done
+    assert latest(store, "r").data == {"text": "gone"}
+    assert offsets(store) == [1, 3, 4, 5, 6]
+    store.append("r", [], snapshot=state)
+
+
+def test_a_snapshot_that_another_has_saved_meanwhile_is_not_replaced_by_one_that_is_given(
+    backend: Backend,
+) -> None:
+    store = backend.open()
+    fill(store)
+    store.append("r", [], snapshot=make_state("r"))
+    state = latest(store, "r")
+    store.save_snapshot("r", make_state("r", data={"other": 1}))
+    store.load_snapshot("r")
+    store.forget("r")
+    with pytest.raises(ConcurrencyConflict):
+        store.erase("r", [2], snapshots={None: state})
+    assert offsets(store) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_lease_that_is_in_force_must_be_carried(store: Store) -> None:
+    fill(store)
+    with store.lease("r", owner="me", lane_id="a") as lease:
+        for erase in (lambda: store.erase("r", [1]), lambda: store.truncate("r", before=3)):
+            with pytest.raises(LeaseHeld):
+                erase()
+        assert store.erase("r", [1], lease=lease).done
+        assert store.truncate("r", before=3, lease=lease).done
+    with pytest.raises(LeaseLost):
+        store.erase("r", [4], lease=lease)
+    assert offsets(store) == [3, 4, 5, 6]
+    assert store.erase("r", [4]).done
+
+
+def test_what_is_not_there_is_not_erased(store: Store) -> None:
+    fill(store)
+    for wanted, shown in (([7], "offset 7"), ([6, 7], "all of the offsets 6 to 7"), (range(1, 99), "1 to 98")):
+        with pytest.raises(ConfigurationError, match=shown):
+            store.erase("r", wanted)
+    with pytest.raises(ConfigurationError, match="no run 'nowhere'"):
+        store.erase("nowhere", [1])
+    with pytest.raises(ConfigurationError, match="no run 'nowhere'"):
+        store.truncate("nowhere", before=1)
+    assert store.erasures("nowhere") == []
+    assert store.run_info("nowhere") is None
+    assert offsets(store) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_not_said_clearly_is_refused(store: Store) -> None:
+    fill(store)
+    unclear: list[dict[str, Any]] = [
+        {},
+        {"offsets": [1], "lane_id": "a"},
+        {"lane_id": "a", "where": lambda _: True},
+        {"where": "everything"},
+        {"offsets": [0]},
+        {"offsets": ["1"]},
+        {"offsets": [1], "lease": "mine"},
+    ]
+    for options in unclear:
+        with pytest.raises(ConfigurationError):
+            store.erase("r", **options)
+    for lane in (1, "x" * 600):
+        with pytest.raises(EncodingError):
+            store.erase("r", lane_id=lane)
+    for before in (0, -1, 8, True, "1", None, 2.0):
+        with pytest.raises(ConfigurationError):
+            store.truncate("r", before=before)
+    assert offsets(store) == [1, 2, 3, 4, 5, 6]
+    assert store.erasures("r") == []
+
+
+def test_to_erase_the_same_again_is_fine(store: Store) -> None:
+    fill(store)
+    first = store.erase("r", [2])
+    assert store.erase("r", [2]) == first
+    second = store.erase("r", [2, 3])
+    third = store.truncate("r", before=2)
+    assert store.truncate("r", before=2).done
+    assert store.erasures("r") == [first, second, third]
+
+
+def test_a_history_begins_later_once_it_was_truncated(store: Store) -> None:
+    before = fill(store)
+    erasure = store.truncate("r", before=4)
+    assert erasure.done
+    assert (erasure.before, erasure.spans) == (4, ())
+    assert list(store.read("r")) == list(store.read("r", 2)) == before[3:]
+    assert list(store.read("r", before[2].cursor)) == list(store.read("r", before[0].cursor)) == before[3:]
+    assert list(store.read("r", reverse=True, limit=2)) == before[:3:-1]
+    assert offsets(store, 0, before=5) == [4]
+    assert store.read_at("r", [4]) == [before[3]]
+    with pytest.raises(ConfigurationError, match="no event at offset 3: it has 4 to 6"):
+        store.read_at("r", [3])
+    assert (info_of(store).first_hot, info_of(store).last_offset) == (4, 6)
+    recovered = store.recover("r")
+    assert (recovered.offset, recovered.events) == (3, before[3:])
+    assert [event.seq for event in store.list_events("r", 5)] == [6]
+    store.append("r", make_events("r", 1, first=7), expected_offset=6)
+    assert offsets(store) == [4, 5, 6, 7]
+    with pytest.raises(ConfigurationError, match="it has 4 to 7"):
+        store.erase("r", [3])
+    assert store.truncate("r", before=6).done
+    assert offsets(store) == [6, 7]
+
+
+def test_keys_and_lanes_of_what_was_truncated_are_known(store: Store) -> None:
+    """An append that is sent again is not applied again; a lane goes on with its seq."""
+    fill(store)
+    store.append("r", [make_event("r", 3, lane_id="c")])
+    store.append("r", make_events("r", 1, first=8, lane_id="d"))
+    store.truncate("r", before=8)
+    assert store.find("r", ["k1", "k6", "none"]) == [1, 6, None]
+    assert store.append("r", make_events("r", 1), keys=["k6"]).last_offset == 6
+    assert offsets(store) == [8]
+    assert [(info.lane_id, info.last_offset, info.last_seq) for info in store.lanes("r")] == [
+        ("a", 6, 6),
+        ("b", 5, 5),
+        ("c", 7, 3),
+        ("d", 8, 8),
+    ]
+
+
+def test_all_of_a_history_can_be_truncated(store: Store) -> None:
+    fill(store)
+    store.truncate("r", before=7)
+    assert offsets(store) == []
+    assert store.recover("r").offset == info_of(store).last_offset == 6
+    assert info_of(store).first_hot == 7
+    store.append("r", make_events("r", 1, first=7), expected_offset=6, snapshot=make_state("r"))
+    assert offsets(store) == [7]
+    assert store.recover("r").events == []
+
+
+def test_a_latest_snapshot_that_needs_what_is_to_be_truncated_stands_in_the_way(store: Store) -> None:
+    """Its own events are needed to recover from it, and those of other lanes are not."""
+    store.append("r", make_events("r", 2, lane_id="a"))
+    store.recover("r")
+    store.append("r", [], snapshots={"a": make_state("r")})
+    store.append("r", make_events("r", 2, lane_id="b"))
+    assert store.truncate("r", before=4).done
+    store.append("r", make_events("r", 2, first=3, lane_id="a"))
+    with pytest.raises(ConfigurationError, match="need events before 6: that of lane 'a'"):
+        store.truncate("r", before=6)
+    assert offsets(store) == [4, 5, 6]
+    store.recover("r", lane_id="a")
+    store.append("r", [], snapshots={"a": make_state("r")})
+    assert store.truncate("r", before=6).done
+    assert offsets(store) == [6]
+    store.save_snapshot("r", make_state("r"))
+    store.append("r", make_events("r", 1))
+
+
+def test_a_run_that_is_made_anew_has_nothing_to_do_with_what_was_erased(store: Store) -> None:
+    fill(store)
+    store.erase("r", [2])
+    store.truncate("r", before=2)
+    store.delete_run("r")
+    assert store.erasures("r") == []
+    fill(store)
+    assert offsets(store) == [1, 2, 3, 4, 5, 6]
+    assert store.erasures("r") == []
