@@ -33,8 +33,8 @@ from runstream.codec.snapshot_fields import pack_state, read_saved, state_checks
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import CorruptRecordError, EncodingError, InvalidRunId
 from runstream.model.results import Cursor
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.line_format import (
-    Mark,
     batch_text,
     facts_of,
     is_bare_mark,

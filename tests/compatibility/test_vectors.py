@@ -24,10 +24,10 @@ from runstream.codec.stored import STORED_PACKER, stored_record
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.results import Cursor
 from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.line_format import (
     CHECKSUM,
     Header,
-    Mark,
     batch_text,
     facts_of,
     is_bare_mark,

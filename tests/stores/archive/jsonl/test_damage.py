@@ -14,7 +14,8 @@ import pytest
 from runstream import CorruptRecordError, JSONLCheckpointer, UnsupportedVersion
 from runstream.repair.verify import verify_run
 from runstream.stores.archive.jsonl import directory
-from runstream.stores.archive.jsonl.line_format import Mark, facts_of, load_header
+from runstream.stores.archive.jsonl.commit_marks import Mark
+from runstream.stores.archive.jsonl.line_format import facts_of, load_header
 from tests.support.operations import last_seq
 from tests.support.samples import make_event, make_state
 

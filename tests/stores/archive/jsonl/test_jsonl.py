@@ -25,7 +25,8 @@ from runstream.model.events import PAEvent
 from runstream.model.protocols import Sink
 from runstream.model.state import RunState
 from runstream.stores.archive.jsonl import JSONLCheckpointer
-from runstream.stores.archive.jsonl.line_format import Mark, batch_text, facts_of, own_entry
+from runstream.stores.archive.jsonl.commit_marks import Mark
+from runstream.stores.archive.jsonl.line_format import batch_text, facts_of, own_entry
 from runstream.stores.protocol import RunStore
 from tests.stores.archive.jsonl.lines import START, Store, batch, event, history, log_of, numbers, state
 

@@ -13,11 +13,11 @@ from contextlib import suppress
 from runstream.codec.chain import next_chain
 from runstream.model.archive_records import DAMAGED_LINE, ArchiveEntry
 from runstream.model.results import Cursor
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.line_format import (
     CHECKSUM,
     OWN_EVENT,
     Facts,
-    Mark,
     facts_of,
     is_json,
     is_sound,

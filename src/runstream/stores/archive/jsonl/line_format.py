@@ -23,27 +23,24 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from runstream.codec.archive_entries import archive_entry
 from runstream.codec.chain import next_chain
 from runstream.codec.foreign_json import encode_foreign_event, load_foreign_json
-from runstream.codec.own_stack import with_room
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import DAMAGED_LINE, STRANGE_LINE, ArchiveEntry, RunHeader
 from runstream.model.errors import EncodingError, InvalidRunId
 from runstream.model.identifiers import is_utf8
 from runstream.model.results import Cursor
-from runstream.model.run_head import EndedLane
-from runstream.stores.archive.jsonl.tag_notes import TagNote
+from runstream.stores.archive.jsonl.commit_marks import Mark, are_texts, dump, is_time, load
 
 __all__ = [
     "CHECKSUM",
     "OWN_EVENT",
     "Facts",
     "Header",
-    "Mark",
     "batch_text",
     "facts_of",
     "is_bare_mark",
@@ -77,7 +74,6 @@ _FACTS = re.compile(
 )
 _MARK = re.compile(rb'\{"status":(?:[^"{}]++|' + _TEXT + rb")*+\}")  # nothing in a mark is an object again
 _QUARANTINED, _ERASED, _HEADER = b'{"$quarantined":', b'{"$erased":true,', b'{"$run":'
-_LATEST = 2.0**63  # seconds
 _LANE_AND_SEQ = re.compile(
     rb'\{"run_id":'
     + _TEXT
@@ -91,84 +87,6 @@ _LANE_AND_SEQ = re.compile(
     + _TEXT
     + rb'),"seq":(-?\d{1,19}),'
 )
-
-
-class Mark(NamedTuple):
-    """A commit mark: the run's status after this batch, and the batch's snapshots.
-
-    ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
-    whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
-    did not, and is None where nothing was cut off. ``drained``: the batch came by a drain, and what other programs
-    write from then on is no part of the run's history. ``ended`` has the ends of lanes, ``tags`` what it says
-    of the run's tags.
-    """
-
-    status: str
-    updated_at: float
-    session_id: str = ""
-    snapshots: tuple[tuple[str | None, str], ...] = ()
-    dropped: tuple[str | None, ...] = ()
-    kept: tuple[str, ...] | None = None
-    drained: bool = False
-    ended: tuple[EndedLane, ...] = ()
-    tags: TagNote = TagNote()
-
-    def dump(self) -> str:
-        """The mark as JSON."""
-        members: dict[str, Any] = {"status": self.status, "updated_at": self.updated_at}
-        if self.session_id:
-            members["session_id"] = self.session_id
-        if self.snapshots:  # pairs, not an object: a lane's name must not look like a member of ours
-            members["snapshots"] = self.snapshots
-        if self.dropped:
-            members["dropped"] = self.dropped
-        if self.kept is not None:
-            members["kept"] = self.kept
-        if self.tags.version:
-            members["tags"] = self.tags.dump()
-        if self.drained:
-            members["drained"] = True
-        if self.ended:
-            members["ended"] = self.ended
-        return _dump(members)
-
-    @classmethod
-    def load(cls, text: bytes) -> Mark:
-        """The mark that was dumped. Raises ValueError for anything else."""
-        members = _load(text)
-        try:
-            snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
-            noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
-            kept = members.get("kept")
-            dropped, drained = tuple(members.get("dropped", ())), members.get("drained", False) is True
-            ended = tuple(EndedLane(*end) for end in members.get("ended", ()))
-            tags = TagNote.load(members.get("tags", ("",)))
-            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained, ended, tags)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
-        texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))
-        texts += tuple(text for end in ended for text in (end.lane_id, end.token))
-        lanes = (*(lane_id for lane_id, _ in snapshots), *mark.dropped)
-        are_offsets = all(type(end.offset) is int for end in ended)
-        if (
-            not are_offsets
-            or not _are_texts(texts)
-            or not _are_texts(lane or "" for lane in lanes)
-            or not _is_time(mark.updated_at)
-        ):
-            raise ValueError("no commit mark: a member is of another type")
-        return mark
-
-    @staticmethod
-    def tells_more(text: bytes) -> bool:
-        """Whether the mark that was dumped may name any snapshots, or end lanes; without reading it."""
-        # inside a JSON string a backslash comes before the second quote
-        return b'"snapshots":' in text or b'"kept":' in text or b'"ended":' in text
-
-    @staticmethod
-    def is_drained(text: bytes) -> bool:
-        """Whether the mark that was dumped is of a drain; without reading it."""
-        return b'"drained":true' in text
 
 
 class Header(NamedTuple):
@@ -196,7 +114,7 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
             facts["parent"] = header.parent
         if header.identity:
             facts |= {"identity": header.identity, "parent_identity": header.parent_identity}
-        lines.append(f'{{"$run":{_dump(facts)},{_cursor_members(header.start)}')
+        lines.append(f'{{"$run":{dump(facts)},{_cursor_members(header.start)}')
     lines += [f"{_content(entry)}{_cursor_members(entry)}" for entry in entries]
     if not lines:
         lines.append(f"{{{_cursor_members(at)}")
@@ -227,7 +145,7 @@ def _checked(line: str) -> bytes:
 def _is_nested(line: bytes) -> bool:
     """Whether the members that look like ours are of an object within an event of another program."""
     try:
-        return "$offset" not in _load(line)
+        return "$offset" not in load(line)
     except (ValueError, TypeError):  # a line of ours that was damaged
         return False
 
@@ -237,7 +155,7 @@ def was_ours(line: bytes) -> bool:
     if _FACTS_BEGIN not in line and b'"$chain":' not in line:
         return False
     try:
-        return not {"$offset", "$chain"}.isdisjoint(_load(line))  # else they are in a value of another program's
+        return not {"$offset", "$chain"}.isdisjoint(load(line))  # else they are in a value of another program's
     except (ValueError, TypeError):
         return True
 
@@ -245,7 +163,7 @@ def was_ours(line: bytes) -> bool:
 def is_json(line: bytes) -> bool:
     """Whether a line reads as JSON."""
     try:
-        _load(line)
+        load(line)
     except ValueError:
         return False
     return True
@@ -269,7 +187,7 @@ def is_bare_mark(facts: Facts) -> bool:
 def load_header(line: bytes) -> Header:
     """Load a header. Raises ValueError for a line that is none."""
     try:
-        run = _load(line)["$run"]
+        run = load(line)["$run"]
         parent = run.get("parent")
         header = Header(
             run["run_id"],
@@ -280,7 +198,7 @@ def load_header(line: bytes) -> Header:
         )
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"no header: {type(error).__name__}: {error}") from error
-    if not _are_texts((header.run_id,)) or not _is_time(header.created_at):
+    if not are_texts((header.run_id,)) or not is_time(header.created_at):
         raise ValueError("no header: a member is of another type")
     return header
 
@@ -291,7 +209,7 @@ def lane_and_seq_of(line: bytes) -> tuple[bytes, int] | None:
     if match is not None:
         return match[1], int(match[2])
     try:
-        fields = _load(line)
+        fields = load(line)
         return json.dumps(fields["lane_id"]).encode(), int(fields.get("seq", 0))
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
@@ -299,7 +217,7 @@ def lane_and_seq_of(line: bytes) -> tuple[bytes, int] | None:
 
 def text_in(text: bytes) -> str:
     """A string of JSON that UTF-8 can carry. Raises ValueError for anything else."""
-    found = _load(text)
+    found = load(text)
     if not isinstance(found, str) or not is_utf8(found):
         raise ValueError("it is no string of UTF-8")
     return found
@@ -310,14 +228,14 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
     offset, chain, begin = int(facts[1]), int(facts[2]), facts.start()
     key = None
     try:
-        key = None if facts[3] is None else _load(facts[3])
+        key = None if facts[3] is None else load(facts[3])
         if line.startswith(_ERASED):
             return ArchiveEntry(offset, chain, key, None)
         if line.startswith(_QUARANTINED):
-            kept = _load(line)
+            kept = load(line)
             raw = base64.b64decode(kept["$raw"], validate=True)
             at, reason = kept.get("$at", 0.0), kept["$quarantined"]
-            if not _is_time(at) or not _are_texts((reason,)):
+            if not is_time(at) or not are_texts((reason,)):
                 raise ValueError("a member is of another type")
             return ArchiveEntry(offset, chain, key, None, raw, reason, quarantined_at=float(at))
         return ArchiveEntry(offset, chain, key, line[: begin - 1].decode() + "}")
@@ -366,31 +284,12 @@ def _content(entry: ArchiveEntry) -> str:
         return f"{entry.data[:-1]},"
     if entry.raw is None:
         return _ERASED.decode()
-    kept = f'"$raw":"{base64.b64encode(entry.raw).decode()}","$at":{_dump(entry.quarantined_at)}'
-    return f'{{"$quarantined":{_dump(entry.reason)},{kept},'
+    kept = f'"$raw":"{base64.b64encode(entry.raw).decode()}","$at":{dump(entry.quarantined_at)}'
+    return f'{{"$quarantined":{dump(entry.reason)},{kept},'
 
 
 def _cursor_members(entry: ArchiveEntry | Cursor) -> str:
     members = f'"$offset":{entry.offset},"$chain":{entry.chain}'
     if isinstance(entry, ArchiveEntry) and entry.key is not None:
-        members += f',"$key":{_dump(entry.key)}'
+        members += f',"$key":{dump(entry.key)}'
     return members
-
-
-def _load(text: bytes) -> Any:
-    """What a JSON text says. Raises ValueError for anything else."""
-    return with_room(json.loads, text.decode())  # not of bytes: some that are damaged pass for UTF-16 or UTF-32
-
-
-def _are_texts(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) and is_utf8(value) for value in values)
-
-
-def _is_time(value: Any) -> bool:
-    """Whether this is Unix time in seconds."""
-    return type(value) in (int, float) and -_LATEST < value < _LATEST
-
-
-def _dump(value: Any) -> str:
-    # ASCII: what we add must never make a line unreadable
-    return json.dumps(value, separators=(",", ":"))

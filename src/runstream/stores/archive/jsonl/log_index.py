@@ -22,6 +22,7 @@ from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane
 from runstream.model.state import status_after
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.damaged_lines import (
     came_whole,
     has_lost_its_break,
@@ -34,7 +35,6 @@ from runstream.stores.archive.jsonl.growing_files import until_cut
 from runstream.stores.archive.jsonl.line_format import (
     Facts,
     Header,
-    Mark,
     facts_of,
     is_bare_mark,
     is_header,

@@ -13,8 +13,9 @@ from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveEntry, Position, RunHeader
 from runstream.model.results import Cursor
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.growing_files import pieces
-from runstream.stores.archive.jsonl.line_format import Mark, batch_text, readmitted_line
+from runstream.stores.archive.jsonl.line_format import batch_text, readmitted_line
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots, latest_snapshots
 from runstream.stores.archive.jsonl.run_tags import tags_of

@@ -11,8 +11,9 @@ from pathlib import Path
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.model.tags import TagSet
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.damaged_lines import sound_facts
-from runstream.stores.archive.jsonl.line_format import Mark, is_header, load_header
+from runstream.stores.archive.jsonl.line_format import is_header, load_header
 
 __all__ = ["head_from_ends", "head_from_header"]
 

@@ -31,10 +31,11 @@ from runstream.model.run_head import RunHead
 from runstream.stores.archive.access import Access, make_directory, open_file
 from runstream.stores.archive.durable_files import drop_from_cache, sync, sync_directory
 from runstream.stores.archive.jsonl import file_names
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.directory import remove_run
 from runstream.stores.archive.jsonl.file_locks import is_at, names_in, unavailable, write_all, write_file
 from runstream.stores.archive.jsonl.growing_files import stable_lines
-from runstream.stores.archive.jsonl.line_format import Mark, batch_text
+from runstream.stores.archive.jsonl.line_format import batch_text
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
 from runstream.stores.archive.jsonl.run_head import head_from_ends

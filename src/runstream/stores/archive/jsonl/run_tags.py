@@ -9,9 +9,9 @@ from runstream.model.archive_records import RunBatch, RunHeader
 from runstream.model.errors import CorruptRecordError
 from runstream.model.tags import NO_TAGS, TagSet
 from runstream.stores.archive.durable_files import drop_from_cache
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.damaged_lines import sound_facts
 from runstream.stores.archive.jsonl.file_locks import unavailable
-from runstream.stores.archive.jsonl.line_format import Mark
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.tag_notes import TagNote
 

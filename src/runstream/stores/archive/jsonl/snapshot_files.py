@@ -24,9 +24,10 @@ from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import CorruptRecordError
 from runstream.model.protocols import OnCorrupt
 from runstream.model.run_head import SnapshotHead
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.file_locks import names_in
 from runstream.stores.archive.jsonl.file_names import prepared_name, snapshot_name
-from runstream.stores.archive.jsonl.line_format import CHECKSUM, Mark, text_in
+from runstream.stores.archive.jsonl.line_format import CHECKSUM, text_in
 
 __all__ = [
     "all_snapshots",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
 from runstream.model.run_head import EndedLane
-from runstream.stores.archive.jsonl.line_format import Mark
+from runstream.stores.archive.jsonl.commit_marks import Mark
 from runstream.stores.archive.jsonl.overtaking import Overtaken
 from runstream.stores.archive.jsonl.run_log import RunLog
 from runstream.stores.archive.jsonl.run_tags import note_of

@@ -1,0 +1,115 @@
+"""The commit mark at the end of a batch in a run's log: what was committed, and what it says of the run. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from runstream.codec.own_stack import with_room
+from runstream.model.identifiers import is_utf8
+from runstream.model.run_head import EndedLane
+from runstream.stores.archive.jsonl.tag_notes import TagNote
+
+__all__ = ["Mark", "are_texts", "dump", "is_time", "load"]
+
+_LATEST = 2.0**63  # seconds
+
+
+class Mark(NamedTuple):
+    """A commit mark: the run's status after this batch, and the batch's snapshots.
+
+    ``updated_at`` is Unix time in seconds; ``snapshots`` has pairs of lane and token. ``dropped`` has the lanes
+    whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
+    did not, and is None where nothing was cut off. ``drained``: the batch came by a drain, and what other programs
+    write from then on is no part of the run's history. ``ended`` has the ends of lanes, ``tags`` what it says
+    of the run's tags.
+    """
+
+    status: str
+    updated_at: float
+    session_id: str = ""
+    snapshots: tuple[tuple[str | None, str], ...] = ()
+    dropped: tuple[str | None, ...] = ()
+    kept: tuple[str, ...] | None = None
+    drained: bool = False
+    ended: tuple[EndedLane, ...] = ()
+    tags: TagNote = TagNote()
+
+    def dump(self) -> str:
+        """The mark as JSON."""
+        members: dict[str, Any] = {"status": self.status, "updated_at": self.updated_at}
+        if self.session_id:
+            members["session_id"] = self.session_id
+        if self.snapshots:  # pairs, not an object: a lane's name must not look like a member of ours
+            members["snapshots"] = self.snapshots
+        if self.dropped:
+            members["dropped"] = self.dropped
+        if self.kept is not None:
+            members["kept"] = self.kept
+        if self.tags.version:
+            members["tags"] = self.tags.dump()
+        if self.drained:
+            members["drained"] = True
+        if self.ended:
+            members["ended"] = self.ended
+        return dump(members)
+
+    @classmethod
+    def load(cls, text: bytes) -> Mark:
+        """The mark that was dumped. Raises ValueError for anything else."""
+        members = load(text)
+        try:
+            snapshots = tuple((lane_id, token) for lane_id, token in members.get("snapshots", ()))
+            noted = (members["status"], members.get("updated_at", 0.0), members.get("session_id", ""))
+            kept = members.get("kept")
+            dropped, drained = tuple(members.get("dropped", ())), members.get("drained", False) is True
+            ended = tuple(EndedLane(*end) for end in members.get("ended", ()))
+            tags = TagNote.load(members.get("tags", ("",)))
+            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained, ended, tags)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
+        texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))
+        texts += tuple(text for end in ended for text in (end.lane_id, end.token))
+        lanes = (*(lane_id for lane_id, _ in snapshots), *mark.dropped)
+        are_offsets = all(type(end.offset) is int for end in ended)
+        if (
+            not are_offsets
+            or not are_texts(texts)
+            or not are_texts(lane or "" for lane in lanes)
+            or not is_time(mark.updated_at)
+        ):
+            raise ValueError("no commit mark: a member is of another type")
+        return mark
+
+    @staticmethod
+    def tells_more(text: bytes) -> bool:
+        """Whether the mark that was dumped may name any snapshots, or end lanes; without reading it."""
+        # inside a JSON string a backslash comes before the second quote
+        return b'"snapshots":' in text or b'"kept":' in text or b'"ended":' in text
+
+    @staticmethod
+    def is_drained(text: bytes) -> bool:
+        """Whether the mark that was dumped is of a drain; without reading it."""
+        return b'"drained":true' in text
+
+
+def load(text: bytes) -> Any:
+    """What a JSON text says. Raises ValueError for anything else."""
+    return with_room(json.loads, text.decode())  # not of bytes: some that are damaged pass for UTF-16 or UTF-32
+
+
+def are_texts(values: Iterable[Any]) -> bool:
+    """Whether all of these are strings that UTF-8 can carry."""
+    return all(isinstance(value, str) and is_utf8(value) for value in values)
+
+
+def is_time(value: Any) -> bool:
+    """Whether this is Unix time in seconds."""
+    return type(value) in (int, float) and -_LATEST < value < _LATEST
+
+
+def dump(value: Any) -> str:
+    """A value as JSON in one line."""
+    # ASCII: what we add must never make a line unreadable
+    return json.dumps(value, separators=(",", ":"))
