@@ -186,7 +186,7 @@ def test_a_line_of_an_event_log(row: dict[str, Any]) -> None:
     mark = Mark("running", 0.0)
     if "mark" in row:
         mark = Mark.load(facts[4])
-        unsaid = {"drained": False, "ended": [], "tags": ["", None]}
+        unsaid = {"drained": False, "ended": [], "tags": ["", None], "erased": []}
         assert json.loads(json.dumps(mark._asdict())) == {**unsaid, **row["mark"]}
     assert is_sound(line, facts)
     if not row.get("written", True):

@@ -49,6 +49,7 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
         "docs/upcasts.md",
         "docs/people.md",
         "docs/lanes.md",
+        "docs/erasing.md",
         "docs/look-ups.md",
         "docs/steps.md",
         "docs/diffs.md",

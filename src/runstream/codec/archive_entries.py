@@ -24,7 +24,7 @@ from runstream.codec.record import (
 )
 from runstream.codec.stored import stored_record
 from runstream.codec.stored_fields import check_names
-from runstream.model.archive_records import ArchiveEntry, PlainEntries
+from runstream.model.archive_records import ArchiveEntry, EntryColumns, PlainEntries
 from runstream.model.errors import CorruptRecordError, EncodingError, InvalidRunId, RunstreamError
 from runstream.model.results import Cursor
 
@@ -36,6 +36,7 @@ __all__ = [
     "entry_record",
     "plain_entries",
     "plain_values",
+    "seq_of_entry",
     "unread",
 ]
 
@@ -215,6 +216,20 @@ def entry_fields(run_id: str, entry: ArchiveEntry) -> dict[str, Any] | None:
     except (ValueError, EncodingError) as error:
         raise unread(run_id, entry, str(error)) from error
     return fields if fields.keys() >= OWN else _complete(run_id, entry, fields)
+
+
+def seq_of_entry(run_id: str, entry: ArchiveEntry) -> int:
+    """The ``seq`` of the event of an entry; where that was erased, the one that is noted of it, 0 for none.
+
+    Args:
+        run_id: The run.
+        entry: The entry.
+
+    Raises:
+        CorruptRecordError: As of ``entry_fields``.
+    """
+    fields = entry_fields(run_id, entry)
+    return entry.seq if fields is None else EntryColumns.of(fields).seq
 
 
 def plain_values(run_id: str, entries: Sequence[ArchiveEntry]) -> Sequence[Sequence[Any]] | None:

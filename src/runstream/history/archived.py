@@ -21,7 +21,7 @@ class ArchivedHistory(History):
         self.archive = archive
         self.header = header
         self.last = last
-        self.first = header.start.offset + 1
+        self.first = header.before_first.offset + 1
 
     @classmethod
     def load(cls, archive: Archive, run_id: str) -> ArchivedHistory | None:
@@ -45,10 +45,16 @@ class ArchivedHistory(History):
 
     def at(self, offset: int) -> Cursor | None:
         """The cursor at an offset."""
-        if offset == self.header.start.offset:
-            return self.header.start
+        for known in (self.header.start, self.header.before_first):
+            if offset == known.offset:
+                return known
         entry = next(self.archive.read_back(self.run_id, offset, offset), None)
         return None if entry is None else entry.cursor
+
+    def former(self) -> Iterator[ArchiveEntry]:
+        """What is left of entries before the base of a truncated history: callers' keys, and ends of lanes."""
+        start, base = self.header.start.offset, self.header.before_first.offset
+        return self.archive.read_back(self.run_id, start + 1, base) if start < base else iter(())
 
     def page(self, first: int, last: int) -> Sequence[ArchiveEntry]:
         """Read the entries at these offsets; the first of them, where all would be too much at once."""

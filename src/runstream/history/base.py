@@ -69,7 +69,7 @@ class History(ABC):
         Raises:
             HistoryDiverged: One is missing.
         """
-        first = after + 1
+        first = max(after, self.header.before_first.offset) + 1
         while first <= self.last.offset:
             last = min(first + PAGE - 1, self.last.offset)
             page = self.page(first, last)

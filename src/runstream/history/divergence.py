@@ -32,8 +32,9 @@ def find_divergence(one: History, other: History) -> Divergence | None:
     low, high = one.header.start, min(one.last.offset, other.last.offset)
     differ = False
     first = max(one.first, other.first)
-    # what was trimmed is known at single offsets: where it was archived up to
-    for offset in sorted({one.mark.offset, other.mark.offset, first}):
+    # what was trimmed is known at single offsets: where it was archived or truncated up to
+    bases = {history.header.before_first.offset for history in (one, other)}
+    for offset in sorted({one.mark.offset, other.mark.offset, first, *bases}):
         if low.offset < offset <= high:
             cursor, there = one.at(offset), other.at(offset)
             if cursor is None or there is None:

@@ -54,7 +54,7 @@ class HotHistory(History):
 
     def at(self, offset: int) -> Cursor | None:
         """The cursor at an offset: an entry's, the start, the mark or the last one."""
-        for known in (self.header.start, self.mark, self.last):
+        for known in (self.header.start, self.header.before_first, self.mark, self.last):
             if known.offset == offset:
                 return known
         return self._namespace.cursor_at(self.run_id, offset)
@@ -92,8 +92,8 @@ class HotHistory(History):
 
     def cursor_before_first(self) -> Cursor:
         """The cursor before the first entry that is still there: of a trimmed one, by its successor's checksum."""
-        if self.first == self.header.start.offset + 1:
-            return self.header.start
+        if self.first == self.header.before_first.offset + 1:
+            return self.header.before_first
         found = self.records(self.first, self.first)
         if not found:
             return self.last

@@ -82,7 +82,7 @@ class MergedRun:
         return None if history is None else cls(store, history, hot, snapshots, broken)
 
     def __len__(self) -> int:
-        return self.last.offset - self.header.start.offset
+        return self.last.offset - self.header.before_first.offset
 
     def entries(self) -> Iterator[ArchiveEntry]:
         """Read all entries in order, also while a worker moves them.
@@ -95,7 +95,7 @@ class MergedRun:
             StoreUnavailable: Redis is a replica that lags behind the archive.
             UnsupportedVersion: A record is of a newer version.
         """
-        at = self.header.start.offset
+        at = self.header.before_first.offset
         while (before := at) < self.last.offset:
             for part in (self._from_archive, self._from_redis):
                 for entry in part(at):

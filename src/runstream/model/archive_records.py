@@ -266,6 +266,9 @@ class RunBatch:
         ended: Lanes that were ended.
         tags_seen: The version of the tags that the archive had before those of the header were loaded; None: that
             is not known.
+        erasures_seen: How many erasures of the run the archive had noted before the snapshots were loaded: where
+            it has noted another since, they may hold what was erased, and are passed over. None: unknown.
+        former: What is left of entries before the base of the history, for an archive that has not the run yet.
     """
 
     header: RunHeader
@@ -276,6 +279,7 @@ class RunBatch:
     ended: Sequence[EndedLane] = ()
     tags_seen: str | None = None
     erasures_seen: int | None = None
+    former: Sequence[ArchiveEntry] = ()
 
     @property
     def end(self) -> Cursor:

@@ -30,7 +30,7 @@ class ArchiveChecker(HistoryChecker):
     """
 
     def __init__(self, archive: Archive, history: ArchivedHistory, position: Position | None) -> None:
-        super().__init__(history, history.header.start, ())
+        super().__init__(history, history.header.before_first, ())
         self.archive = archive
         self.position = position
         self._table = part_of(archive, HasColumns)
@@ -105,7 +105,8 @@ class ArchiveChecker(HistoryChecker):
 
     def check_end(self) -> None:
         """Check that the history ends where noted, nothing lies outside it, and snapshots and lanes fit it."""
-        run_id, start = self.history.run_id, self.history.header.start
+        run_id, start = self.history.run_id, self.history.header.before_first
+        lowest = self.history.header.start.offset
         if self.previous != self.last:
             raise DifferenceFound(
                 self.last.offset,
@@ -117,6 +118,9 @@ class ArchiveChecker(HistoryChecker):
             for entry in self.archive.read_back(run_id, first, last):
                 if entry.offset > self.last.offset and self.current_offset() > self.last.offset:
                     break  # it has gone on meanwhile
+                if lowest < entry.offset <= start.offset and entry.data is None and entry.raw is None:
+                    self._unread.add(entry.offset)  # what is left of an event before the history's base
+                    continue
                 bounds = f"from {start.offset + 1} to {self.last.offset}"
                 raise DifferenceFound(
                     entry.offset,

@@ -53,10 +53,11 @@ def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:
         StoreUnavailable: An archive does not hold what it was given.
     """
     name = branch_name(history.run_id, history.last)
-    header = replace(history.header, run_id=name, start=start, parent=(history.run_id, start.offset))
+    base = history.header.base if history.header.before_first.offset > start.offset else None
+    header = replace(history.header, run_id=name, start=start, parent=(history.run_id, start.offset), base=base)
     snapshots = [_renamed_snapshot(one, name) for one in history.snapshots()]
     entries = (_renamed(entry, name) for entry in history.entries(start.offset))
-    after = start
+    after = header.before_first
     while page := list(islice(entries, PAGE)):
         _write(sinks, RunBatch(header, after, page))
         after = page[-1].cursor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from runstream.history.archived import ArchivedHistory
@@ -64,7 +65,7 @@ def _beginning(
         if source is None or source.last.offset < before.offset or source.at(before.offset) != before:
             continue
         lanes, keys = Lanes(covered, None), dict[str, Cursor]()
-        for entry in source.entries(source.header.start.offset):
+        for entry in chain(source.former(), source.entries(source.header.before_first.offset)):
             if entry.offset > before.offset:
                 break
             lanes.add(run_id, entry)

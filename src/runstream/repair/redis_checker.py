@@ -30,7 +30,7 @@ class RedisChecker(HistoryChecker):
 
     def __init__(self, namespace: Namespace, history: HotHistory) -> None:
         start = history.header.start
-        known = {cursor.offset: cursor for cursor in (start, history.mark)}
+        known = {cursor.offset: cursor for cursor in (start, history.header.before_first, history.mark)}
         loaded = history.load_snapshots()
         super().__init__(history, known.get(history.first - 1), loaded.snapshots)
         self.run = history.run

@@ -19,7 +19,7 @@ from runstream.model.errors import ArchiveGap, ConfigurationError, CorruptRecord
 from runstream.model.protocols import Sink
 from runstream.model.results import RunInfo
 from runstream.repair.proof import proven_records
-from runstream.stores.capabilities import Archive, archive_of
+from runstream.stores.capabilities import Archive, ErasesContent, archive_of, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace, namespace_of
 
@@ -127,7 +127,7 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
     position = target.position(run_id)
     if source is None:
         return 0
-    at = begin = source.header.start if position is None else position.cursor
+    at = begin = source.header.before_first if position is None else position.cursor
     if at.offset <= source.last.offset and at != source.at(at.offset):
         raise HistoryDiverged(
             f"{source.location} and {target.location} have different histories of run {run_id!r} at offset"
@@ -135,6 +135,9 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
             run_id=run_id,
             offset=at.offset,
         )
+    if position is None and (former := list(source.former())):
+        target.write([RunBatch(source.header, at, former=former)])
+    _copy_erasures(archive_of(copy_from), target, source)
     while True:
         last = min(at.offset + _BATCH, source.last.offset)
         entries = source.page(at.offset + 1, last)
@@ -154,6 +157,14 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
             return max(0, at.offset - begin.offset)
 
 
+def _copy_erasures(copy_from: Archive, target: Sink, source: ArchivedHistory) -> None:
+    """Let the target know what was asked to be erased, before it gets anything of the run."""
+    known, erases = part_of(copy_from, ErasesContent), part_of(target, ErasesContent)
+    if known is not None and erases is not None:
+        for note in known.erasure_notes(source.run_id):
+            erases.erase_offsets(source.header, note, source.tokens().values())
+
+
 def _lacking(hot: Hot, *archives: Sink) -> Iterator[RunInfo]:
     """The runs of which events have left Redis that none of the archives has."""
     namespace = namespace_of(hot)
@@ -161,7 +172,7 @@ def _lacking(hot: Hot, *archives: Sink) -> Iterator[RunInfo]:
         positions = [archive.position(info.run_id) for archive in archives]
         if info.first_hot - 1 > max(0 if position is None else position.cursor.offset for position in positions):
             (run,) = namespace.load_runs([info.run_id])
-            if run is not None and info.first_hot - 1 > run.head.start.offset:  # else it began there
+            if run is not None and info.first_hot - 1 > run.head.before_first.offset:  # else it began there
                 yield info
 
 
@@ -210,7 +221,7 @@ def _check_same(namespace: Namespace, archive: Sink, run_id: str) -> None:
 
 def _find_unproven(history: ArchivedHistory, last: int) -> str | None:
     """Find where an archive's history, up to an offset, does not give its own chains; None: nowhere."""
-    start = history.header.start
+    start = history.header.before_first
     try:
         for _ in proven_records(
             history, start, islice(history.entries(start.offset), max(0, last - start.offset))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 from runstream.codec.archive_entries import entry_fields
@@ -94,7 +95,7 @@ def restore_run(
     first = lanes.first_needed(source.last.offset)
     if keep_from is not None:
         first = min(first, max(keep_from, source.first))
-    before = source.at(first - 1) or source.header.start
+    before = source.at(first - 1) or source.header.before_first
     count = largest = 0
     for batch in _batches(source, before):
         largest = max(largest, *(len(record) for _, record in batch))
@@ -139,10 +140,12 @@ def _scan(
     """
     keys: dict[str, Cursor] = {}
     known: set[str] = set()
-    for entry in source.entries(source.header.start.offset):
+    before = source.header.before_first.offset
+    for entry in chain(source.former(), source.entries(before)):
         lanes.add(source.run_id, entry)
-        if on_progress is not None and (entry.offset % _BATCH == 0 or entry.offset == source.last.offset):
-            on_progress(min(_BATCH, entry.offset - source.header.start.offset))
+        is_counted = entry.offset % _BATCH == 0 or entry.offset == source.last.offset
+        if on_progress is not None and is_counted and entry.offset > before:
+            on_progress(min(_BATCH, entry.offset - before))
         if entry.key is not None:
             known.add(entry.key)
             keys.setdefault(entry.key, entry.cursor)
@@ -319,7 +322,11 @@ class Lanes:
         if entry.offset == self.keep_from:
             self.peaks[entry.offset - 1] = self.peak
         if entry.data is not None:
-            self._add_event(entry.offset, entry_fields(run_id, entry) or {})
+            fields = entry_fields(run_id, entry) or {}
+            self.people.add(entry.offset, fields)
+            self._add_event(entry.offset, fields.get("lane_id", "main"), int(fields.get("seq", 0)))
+        elif entry.raw is None and entry.lane_id:
+            self._add_event(entry.offset, entry.lane_id, entry.seq)  # it was erased
         else:
             self.unread = entry.offset
             if entry.raw is not None:
@@ -328,9 +335,7 @@ class Lanes:
         if entry.offset in self.covered.values():
             self.peaks[entry.offset] = self.peak
 
-    def _add_event(self, offset: int, fields: dict[str, Any]) -> None:
-        lane, seq = fields.get("lane_id", "main"), int(fields.get("seq", 0))
-        self.people.add(offset, fields)
+    def _add_event(self, offset: int, lane: str, seq: int) -> None:
         if lane not in self.last and not self._has_unread:
             self.rising.add(lane)
         if not self.last.get(lane, (0, 0))[1] <= seq <= HIGHEST_RISING:

@@ -229,7 +229,7 @@ class _Copies:
                     (archive.location, describe_snapshot(snapshot)),
                 )
         if self.hot is not None:
-            self._check_continuity(self.hot, archive, self.hot.history.header.start.offset)
+            self._check_continuity(self.hot, archive, self.hot.history.header.before_first.offset)
 
     def _check_continuity(self, hot: RedisChecker, archive: Archive, last: int) -> None:
         """Check that nothing is missing between an archive's last offset and what Redis still has."""

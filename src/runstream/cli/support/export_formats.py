@@ -193,7 +193,7 @@ def write_sqlite(export: Export, path: Path) -> None:
     export.check_snapshots()
     run = export.run
     with closing(SQLiteCheckpointer[Any, Any](path)) as archive:
-        at, batch, size = run.header.start, list[ArchiveEntry](), 0
+        at, batch, size = run.header.before_first, list[ArchiveEntry](), 0
         for entry, _ in export.entries():
             batch.append(entry)
             size += len(entry.data or entry.raw or "")

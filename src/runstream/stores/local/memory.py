@@ -241,9 +241,8 @@ class MemoryOperations(LocalOperations[E, S]):
     def _own_lane_facts(self, run_id: str) -> LaneFacts:
         with self._changed:
             run = self._runs.get(run_id)
-            if run is None:
-                return LaneFacts()
-            return run.lane_facts(run_id, self._leases.in_force(self._clock(), run_id))
+            leases = self._leases.in_force(self._clock(), run_id)
+            return LaneFacts() if run is None else run.lane_facts(run_id, leases)
 
     @in_one_call
     def snapshot_lanes(self, run_id: str) -> list[str | None]:
@@ -370,14 +369,11 @@ class MemoryOperations(LocalOperations[E, S]):
     # -- erasing -----------------------------------------------------------------------------------------
 
     def _carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:
-        with self._changed:
-            return self._memory.carry_out(order, self._clock())
+        return self._memory.carry_out(order, self._clock())
 
     def erasure_notes(self, run_id: str) -> list[ErasureNote]:
         """The erasures that are noted of a run."""
-        with self._changed:
-            run = self._runs.get(run_id)
-            return [] if run is None else list(run.erasures)
+        return self._memory.erasure_notes(run_id)
 
     def where_erased(self) -> ErasedPlace:
         """Nothing is left where the process keeps it."""

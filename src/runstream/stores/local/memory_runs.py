@@ -87,7 +87,17 @@ class Memory:
         held_over_fork(self._held)
 
     def carry_out(self, order: EraseOrder, now: float) -> tuple[ErasureNote, ErasePlan]:
-        """Plan an erasure, make it and note it; ``now`` is Unix time in seconds, and the caller holds the lock."""
+        """Plan an erasure, make it and note it; ``now`` is Unix time in seconds."""
+        with self.changed:
+            return self._carry_out(order, now)
+
+    def erasure_notes(self, run_id: str) -> list[ErasureNote]:
+        """The erasures that are noted of a run."""
+        with self.changed:
+            run = self.runs.get(run_id)
+            return [] if run is None else list(run.erasures)
+
+    def _carry_out(self, order: EraseOrder, now: float) -> tuple[ErasureNote, ErasePlan]:
         run, leases = self.runs.get(order.run_id), self.leases.in_force(now, order.run_id)
         head = None if run is None else run.head
         if order.before is None:

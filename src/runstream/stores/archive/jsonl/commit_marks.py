@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from runstream.codec.own_stack import with_room
+from runstream.model.erasures import ErasureNote
 from runstream.model.identifiers import is_utf8
 from runstream.model.run_head import EndedLane
 from runstream.stores.archive.jsonl.tag_notes import TagNote
 
-__all__ = ["Mark", "are_texts", "dump", "is_time", "load"]
+__all__ = ["Mark", "TellingMarks", "are_texts", "dump", "is_time", "load"]
 
 _LATEST = 2.0**63  # seconds
+_TELLING = (b'"snapshots":', b'"kept":', b'"ended":', b'"erased":')
 
 
 class Mark(NamedTuple):
@@ -23,7 +27,7 @@ class Mark(NamedTuple):
     whose snapshots went with the branch that was cut off here; ``kept`` the tokens of those in the history that
     did not, and is None where nothing was cut off. ``drained``: the batch came by a drain, and what other programs
     write from then on is no part of the run's history. ``ended`` has the ends of lanes, ``tags`` what it says
-    of the run's tags.
+    of the run's tags. ``erased`` has all erasures of the run so far, and is empty in a mark that notes none.
     """
 
     status: str
@@ -35,6 +39,7 @@ class Mark(NamedTuple):
     drained: bool = False
     ended: tuple[EndedLane, ...] = ()
     tags: TagNote = TagNote()
+    erased: tuple[ErasureNote, ...] = ()
 
     def dump(self) -> str:
         """The mark as JSON."""
@@ -53,6 +58,8 @@ class Mark(NamedTuple):
             members["drained"] = True
         if self.ended:
             members["ended"] = self.ended
+        if self.erased:
+            members["erased"] = [(note.requested_at, note.text) for note in self.erased]
         return dump(members)
 
     @classmethod
@@ -66,7 +73,9 @@ class Mark(NamedTuple):
             dropped, drained = tuple(members.get("dropped", ())), members.get("drained", False) is True
             ended = tuple(EndedLane(*end) for end in members.get("ended", ()))
             tags = TagNote.load(members.get("tags", ("",)))
-            mark = cls(*noted, snapshots, dropped, None if kept is None else tuple(kept), drained, ended, tags)
+            erased = tuple(ErasureNote.parse(float(at), text) for at, text in members.get("erased", ()))
+            stay = None if kept is None else tuple(kept)
+            mark = cls(*noted, snapshots, dropped, stay, drained, ended, tags, erased)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no commit mark: {type(error).__name__}: {error}") from error
         texts = (mark.status, mark.session_id, *(token for _, token in snapshots), *(mark.kept or ()))
@@ -84,9 +93,9 @@ class Mark(NamedTuple):
 
     @staticmethod
     def tells_more(text: bytes) -> bool:
-        """Whether the mark that was dumped may name any snapshots, or end lanes; without reading it."""
+        """Whether the mark that was dumped may name any snapshots, end lanes or erase; without reading it."""
         # inside a JSON string a backslash comes before the second quote
-        return b'"snapshots":' in text or b'"kept":' in text or b'"ended":' in text
+        return any(member in text for member in _TELLING)
 
     @staticmethod
     def is_drained(text: bytes) -> bool:
@@ -113,3 +122,47 @@ def dump(value: Any) -> str:
     """A value as JSON in one line."""
     # ASCII: what we add must never make a line unreadable
     return json.dumps(value, separators=(",", ":"))
+
+
+class TellingMarks:
+    """What the commit marks of a log say of snapshots, of the ends of lanes, and of what was erased."""
+
+    def __init__(self) -> None:
+        self._unread: list[bytes] = []
+        self._tokens: set[str] = set()
+        self._ends: dict[str, EndedLane] = {}
+        self._erased: tuple[ErasureNote, ...] = ()
+
+    def take(self, text: bytes) -> None:
+        """Take note of a commit mark that counts."""
+        if Mark.tells_more(text):
+            self._unread.append(text)
+
+    @property
+    def tokens(self) -> AbstractSet[str]:
+        """The tokens of all snapshots that were committed with this history, the latest and those before."""
+        self._read()
+        return self._tokens
+
+    @property
+    def ends(self) -> Mapping[str, EndedLane]:
+        """The last end of each lane that was ever ended."""
+        self._read()
+        return self._ends
+
+    @property
+    def erased(self) -> Sequence[ErasureNote]:
+        """What was asked to be erased of the run."""
+        self._read()
+        return self._erased
+
+    def _read(self) -> None:
+        for text in self._unread:
+            with contextlib.suppress(ValueError):  # the mark was damaged
+                mark = Mark.load(text)
+                if mark.kept is not None:
+                    self._tokens = set(mark.kept)
+                self._tokens.update(token for _, token in mark.snapshots)
+                self._ends.update((end.lane_id, end) for end in mark.ended)
+                self._erased = mark.erased or self._erased
+        self._unread.clear()

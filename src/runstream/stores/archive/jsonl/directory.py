@@ -23,7 +23,8 @@ from runstream.stores.archive.snapshot_history import KEPT_SNAPSHOTS
 
 __all__ = ["ArchiveDirectory", "remove_run"]
 
-_FORMAT = 4  # 1: lines and snapshots have no checksums; 2: commit marks have no tags; 3: there are no forks
+# 1: lines and snapshots have no checksums; 2: commit marks have no tags; 3: no forks, and nothing is erased
+_FORMAT = 4
 _WAY_BACK = (
     "put the directory back as it was, or drop this archive from those that the namespace requires and add another"
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from runstream.model.archive_records import ArchiveEntry, RunBatch
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
+from runstream.stores.archive.eraser import erased, without_erased
 from runstream.stores.archive.jsonl.lanes import lacking_ends
 from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import has_snapshot
@@ -27,7 +28,7 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
     """
     lasts: dict[str, Cursor | None] = {}
     times: dict[str, float] = {}
-    lacking = []
+    found = []
     for batch in batches:
         run_id = batch.header.run_id
         check_run_id(run_id)
@@ -40,16 +41,20 @@ def lacking_of(logs: RunLogs, batches: Sequence[RunBatch], clock: Callable[[], f
         last = lasts[run_id]
         if last is None and logs.directory.was_deleted(run_id, batch.header.creation):
             raise deleted_here(run_id)
-        entries = [_timed(entry, clock) for entry in new_entries(batch, last, log.cursor_at)]
-        snapshots = [snapshot for snapshot in batch.snapshots if not has_snapshot(log, snapshot)]
+        notes = () if last is None else log.index.telling.erased
+        lacking = without_erased(new_entries(batch, last, log.cursor_at), notes)
+        entries = [_timed(entry, clock) for entry in lacking]
+        clean = batch.snapshots if batch.erasures_seen in (None, len(notes)) else ()
+        snapshots = [snapshot for snapshot in clean if not has_snapshot(log, snapshot)]
         is_new = last is None or (batch.drained and not log.index.is_drained)
         header, ended = replace(batch.header, tags=tags_to_write(log, batch)), lacking_ends(log, batch.ended)
         # an append may have changed nothing of it but when the run was last written to
         is_later = batch.header.updated_at > times[run_id]
         if entries or snapshots or ended or is_new or is_later or header.tags is not None:
-            lacking.append(LogBatch(log, header, entries, snapshots, batch.drained, ended))
-            lasts[run_id] = entries[-1].cursor if entries else last or batch.header.start
-    return lacking
+            former = [erased(entry) for entry in batch.former] if last is None else []
+            found.append(LogBatch(log, header, [*former, *entries], snapshots, batch.drained, ended))
+            lasts[run_id] = entries[-1].cursor if entries else last or batch.header.before_first
+    return found
 
 
 def _timed(entry: ArchiveEntry, clock: Callable[[], float]) -> ArchiveEntry:

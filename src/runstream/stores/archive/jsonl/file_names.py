@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 __all__ = [
     "ABOUT",
     "DELETED",
+    "ERASING",
     "EVENTS",
     "LOCKS",
     "REWRITTEN",
@@ -24,6 +25,7 @@ __all__ = [
     "TRASH",
     "encoded",
     "is_hashed",
+    "is_leftover",
     "is_run_file",
     "is_safe",
     "named",
@@ -39,7 +41,9 @@ LOCKS = ".locks"
 DELETED = ".deleted.jsonl"
 TRASH = ".deleted-"
 """How the name of a directory begins that was a run's, until its files are removed."""
-_OF_THE_ARCHIVE = (ABOUT, LOCKS, DELETED, TRASH)
+ERASING = ".erasing-"
+"""How the name of a file begins that says of which run something is being erased."""
+_OF_THE_ARCHIVE = (ABOUT, LOCKS, DELETED, TRASH, ERASING)
 EVENTS = "events.jsonl"
 REWRITTEN = "events.jsonl.rewritten"
 SNAPSHOTS = "snapshots.jsonl"
@@ -56,6 +60,9 @@ _RUN_FILE = re.compile(
     r"events\.jsonl(\.torn-\d+|\.rewritten)?|snapshots\.jsonl(\.rewritten)?"
     r"|snapshot(-[a-z0-9_.%-]*|\.backup)?\.json(\.prepared-[a-z0-9_.%-]+)?"
 )
+
+
+_LEFTOVER = re.compile(r"events\.jsonl\.torn-\d+|snapshot\.backup\.json")
 
 
 @lru_cache(maxsize=1024)  # a store asks for the names of a few runs, again and again
@@ -135,6 +142,11 @@ def prepared_name(lane_id: str | None, token: str) -> str:
 def is_run_file(name: str) -> bool:
     """Whether a file of this name in a run's directory belongs to the run."""
     return _RUN_FILE.fullmatch(name) is not None
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name in a run's directory has what does not count: set aside, or of another time."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def _is_file_name(part: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runstream.codec.archive_entries import entry_fields
+from runstream.codec.archive_entries import seq_of_entry
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane
 from runstream.operations.lane_facts import LaneFacts
 from runstream.stores.archive.jsonl.run_log import RunLog
@@ -17,7 +17,7 @@ __all__ = ["lacking_ends", "lane_facts", "seq_at"]
 def seq_at(log: RunLog, offset: int) -> int:
     """The ``seq`` of the event at an offset; 0 where it does not read."""
     (entry,) = log.entries_between([log.span(offset - 1, offset)], offset, offset)
-    return int((entry_fields(log.run_id, entry) or {}).get("seq", 0))
+    return seq_of_entry(log.run_id, entry)
 
 
 def lane_facts(log: RunLog) -> LaneFacts:

@@ -5,7 +5,7 @@ A line is a JSON object whose last members are ours, made of nothing that needs 
 ==============================================  ================================================
 ``{EVENT,"$offset":12,"$chain":345}``           an event; with ``,"$key":"…"`` if it has a key
 ``{"$quarantined":WHY,"$raw":BASE64,"$at":TIME,"$offset"…``  a record that did not read, kept aside then
-``{"$erased":true,"$offset"…``                  an entry whose content is gone
+``{"$erased":true,"$lane":…,"$seq":…,"$offset"…``  an entry whose content is gone; its lane and seq, if known
 ``{"$run":{"run_id":…,…},"$offset"…``           the run's header; its cursor is the run's start
 ``{"$offset"…``                                 nothing but a commit mark
 anything else                                   a plain line: an event that another program wrote
@@ -42,6 +42,7 @@ __all__ = [
     "Facts",
     "Header",
     "batch_text",
+    "erased_line",
     "facts_of",
     "is_bare_mark",
     "is_header",
@@ -92,7 +93,7 @@ _LANE_AND_SEQ = re.compile(
 class Header(NamedTuple):
     """A run's first line, its header. ``created_at`` is Unix time in seconds; ``parent`` is run and offset.
 
-    ``identity`` and ``parent_identity`` are those of a fork.
+    ``identity`` and ``parent_identity`` are those of a fork; ``base`` is where a truncated history begins.
     """
 
     run_id: str
@@ -100,6 +101,7 @@ class Header(NamedTuple):
     parent: tuple[str, int] | None = None
     identity: int = 0
     parent_identity: int = 0
+    base: Cursor | None = None
 
 
 def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEntry], mark: Mark) -> bytes:
@@ -114,6 +116,8 @@ def batch_text(header: RunHeader | None, at: Cursor, entries: Sequence[ArchiveEn
             facts["parent"] = header.parent
         if header.identity:
             facts |= {"identity": header.identity, "parent_identity": header.parent_identity}
+        if header.base is not None:
+            facts["base"] = header.base
         lines.append(f'{{"$run":{dump(facts)},{_cursor_members(header.start)}')
     lines += [f"{_content(entry)}{_cursor_members(entry)}" for entry in entries]
     if not lines:
@@ -188,13 +192,14 @@ def load_header(line: bytes) -> Header:
     """Load a header. Raises ValueError for a line that is none."""
     try:
         run = load(line)["$run"]
-        parent = run.get("parent")
+        parent, base = run.get("parent"), run.get("base")
         header = Header(
             run["run_id"],
             run["created_at"],
             None if parent is None else (str(parent[0]), int(parent[1])),
             int(run.get("identity", 0)),
             int(run.get("parent_identity", 0)),
+            None if base is None else Cursor(int(base[0]), int(base[1])),
         )
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"no header: {type(error).__name__}: {error}") from error
@@ -230,7 +235,11 @@ def own_entry(line: bytes, facts: Facts) -> ArchiveEntry:
     try:
         key = None if facts[3] is None else load(facts[3])
         if line.startswith(_ERASED):
-            return ArchiveEntry(offset, chain, key, None)
+            left = load(line)
+            lane_id, seq = left.get("$lane", ""), left.get("$seq", 0)
+            if not are_texts((lane_id,)) or type(seq) is not int:
+                raise ValueError("a member is of another type")
+            return ArchiveEntry(offset, chain, key, None, seq=seq, lane_id=lane_id)
         if line.startswith(_QUARANTINED):
             kept = load(line)
             raw = base64.b64decode(kept["$raw"], validate=True)
@@ -261,6 +270,12 @@ def readmitted_line(entry: ArchiveEntry, line: bytes) -> bytes | None:
     return _checked(f"{_content(entry)}{_cursor_members(entry)}{mark}")
 
 
+def erased_line(entry: ArchiveEntry, mark: str = "") -> bytes:
+    """The line that takes the place of one whose content goes; ``mark`` is the JSON of the commit mark it has."""
+    commit = f',"$commit":{mark}' if mark else ""
+    return _checked(f"{_content(entry)}{_cursor_members(entry)}{commit}")
+
+
 def plain_entry(run_id: str, before: Cursor, line: bytes) -> ArchiveEntry:
     """The entry in a line that another program wrote, which follows ``before``.
 
@@ -283,7 +298,8 @@ def _content(entry: ArchiveEntry) -> str:
             raise EncodingError(f"the text of event {entry.offset} is not a JSON object in one line")
         return f"{entry.data[:-1]},"
     if entry.raw is None:
-        return _ERASED.decode()
+        lane = f'"$lane":{dump(entry.lane_id)},"$seq":{entry.seq},' if entry.lane_id else ""
+        return f"{_ERASED.decode()}{lane}"
     kept = f'"$raw":"{base64.b64encode(entry.raw).decode()}","$at":{dump(entry.quarantined_at)}'
     return f'{{"$quarantined":{dump(entry.reason)},{kept},'
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from runstream.model.events import HIGHEST_SEQ
 from runstream.model.results import Cursor
 from runstream.model.run_head import EndedLane
 from runstream.model.state import status_after
-from runstream.stores.archive.jsonl.commit_marks import Mark
+from runstream.stores.archive.jsonl.commit_marks import Mark, TellingMarks
 from runstream.stores.archive.jsonl.damaged_lines import (
     came_whole,
     has_lost_its_break,
@@ -40,6 +40,7 @@ from runstream.stores.archive.jsonl.line_format import (
     is_header,
     lane_and_seq_of,
     load_header,
+    own_entry,
     plain_entry,
     text_in,
     was_ours,
@@ -96,13 +97,17 @@ class LogIndex:
         self.keys: dict[str, Cursor] = {}  # where the event with each of the callers' keys is
         self._lane_names: dict[bytes, str] = {}  # from JSON text
         self._mark_text: bytes | None = None
-        self._telling_marks: list[bytes] = []  # the commit marks that name snapshots, or end lanes
-        self._tokens: set[str] = set()
-        self._ends: dict[str, EndedLane] = {}
+        self.telling = TellingMarks()
+        self._former: int | None = None  # where the first line begins of what is left of events before the base
         self._peak = 0  # the highest seq so far
         self._index: list[_Point] = []
         self._holes: list[tuple[int, int]] = []
         self._pending: list[_Line] = []
+
+    @property
+    def holes(self) -> Sequence[tuple[int, int]]:
+        """The stretches of lines that do not count, in order."""
+        return self._holes
 
     @property
     def is_cut(self) -> bool:
@@ -112,24 +117,12 @@ class LogIndex:
     @property
     def tokens(self) -> AbstractSet[str]:
         """The tokens of all snapshots that were committed with this history, the latest and those before."""
-        self._read_marks()
-        return self._tokens
+        return self.telling.tokens
 
     @property
     def ends(self) -> Mapping[str, EndedLane]:
         """The last end of each lane that was ever ended."""
-        self._read_marks()
-        return self._ends
-
-    def _read_marks(self) -> None:
-        for text in self._telling_marks:
-            with contextlib.suppress(ValueError):  # the mark was damaged
-                mark = Mark.load(text)
-                if mark.kept is not None:
-                    self._tokens = set(mark.kept)
-                self._tokens.update(token for _, token in mark.snapshots)
-                self._ends.update((end.lane_id, end) for end in mark.ended)
-        self._telling_marks.clear()
+        return self.telling.ends
 
     def counts(self, token: str) -> bool | None:
         """Whether a snapshot with this token was committed; None: nobody knows, as a commit mark was damaged."""
@@ -176,12 +169,16 @@ class LogIndex:
 
     def span(self, low: int, high: int) -> Span:
         """A span that holds the offsets after ``low`` up to ``high``, or a little more."""
-        if not self._index or low >= high:
+        if low >= high:
             return Span(0, 0, self.last, ())
-        point = max(0, bisect_right(self._index, low + 1, key=_offset) - 1)
+        point = bisect_right(self._index, low + 1, key=_offset) - 1
         after = bisect_right(self._index, high, key=_offset)
         end = self._index[after].begin if after < len(self._index) else self.end
-        offset, begin, chain, _ = self._index[point]
+        if point < 0 and self._former is not None:
+            return Span(self._former, end, self.last, tuple(self._holes))
+        if not self._index:
+            return Span(0, 0, self.last, ())
+        offset, begin, chain, _ = self._index[max(0, point)]
         return Span(begin, end, Cursor(offset - 1, chain), tuple(self._holes))
 
     def spans_back(self, low: int, high: int) -> Iterator[Span]:
@@ -261,8 +258,7 @@ class LogIndex:
             self._mark_text, self.damage.is_mark = last.facts[4], False
             self.is_drained = self.is_drained or Mark.is_drained(self._mark_text)
             self.tag_notes.take(self._mark_text, last.begin, last.begin + len(last.raw))
-            if Mark.tells_more(self._mark_text):
-                self._telling_marks.append(self._mark_text)
+            self.telling.take(self._mark_text)
         self.plain_status, self.ends_plain = None, False
         self._pending.clear()
         return True
@@ -301,7 +297,10 @@ class LogIndex:
 
     def _take_own(self, line: _Line, facts: Facts) -> None:
         offset, chain = _cursor_in(facts)
-        self._take_offset(line.begin, offset, chain)
+        if self.header.base is None or offset > self.header.base.offset:
+            self._take_offset(line.begin, offset, chain)
+        elif self._former is None:
+            self._former = line.begin
         if facts[3] is not None:
             with contextlib.suppress(ValueError):  # the line was damaged; its offset and chain were not
                 self.keys.setdefault(text_in(facts[3]), Cursor(offset, chain))
@@ -309,6 +308,10 @@ class LogIndex:
             if line.line.startswith(b'{"$quarantined":'):
                 self.kept_aside.append(offset)
                 self._peak = HIGHEST_SEQ
+            left = own_entry(line.line, facts) if line.line.startswith(b'{"$erased":') else None
+            if left is not None and left.raw is None and left.lane_id:
+                self.lanes[left.lane_id] = offset
+                self._peak = max(self._peak, left.seq)
             return
         found = lane_and_seq_of(line.line)
         if found is not None:
@@ -325,6 +328,7 @@ class LogIndex:
             # where it does not read, the line was damaged; where the run starts was not
             with contextlib.suppress(ValueError):
                 self.header = load_header(line.line)
+                self.last = self.header.base or self.last
 
     def _take_offset(self, begin: int, offset: int, chain: int) -> None:
         if self.start is None:  # the header is damaged: a run starts before its first event

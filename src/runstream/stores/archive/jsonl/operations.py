@@ -76,10 +76,10 @@ class JSONLOperations(ArchiveOperations[E, S]):
         plain_names: bool = False,
     ) -> None:
         super().__init__(codec)
-        self.eraser = JSONLEraser()
         self._logs = RunLogs(
             path, busy_timeout_seconds, keep_snapshots, codec.status_of, mode, plain_names=plain_names
         )
+        self.eraser = JSONLEraser(self._logs, self._clock)
 
     def close(self) -> None:
         """Close the archive. Closing twice is fine."""
@@ -292,7 +292,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
             # program's, before a drain came to the run
             found, ours = latest_snapshots(log, on_corrupt="skip", lanes=lanes), log.index.tokens
             tokens = {one.lane_id: one.token for one in found if one.token in ours}
-            return Position(head.last, tokens, sound_tags_of(log).version)
+            return Position(head.last, tokens, sound_tags_of(log).version, len(log.index.telling.erased))
 
     def read_back_tags(self, run_id: str) -> TagSet:
         """The tags that the log holds of a run, from the disk."""

@@ -50,7 +50,7 @@ def readmit(log: RunLog, entry: ArchiveEntry) -> bool:
     if found is None or line is None:
         return False
     with log.path.open("rb") as file:
-        log.replace(chain(pieces(file, 0, found.begin), (line,), pieces(file, found.end)))
+        log.replace(file, chain(pieces(file, 0, found.begin), (line,), pieces(file, found.end, log.index.end)))
     return True
 
 
@@ -70,15 +70,16 @@ def cut_back(log: RunLog, header: RunHeader, to: Position, expected: Cursor) -> 
     stay = tuple(tokens_before_cut(history, latest, to, common))
     noted = header.status, header.updated_at, header.session_id
     tags = TagNote.of(tags_of(log) if header.tags is None else header.tags)
-    mark = Mark(*noted, dropped=dropped, kept=stay, drained=known.is_drained, tags=tags)
+    erased = tuple(known.telling.erased)
+    mark = Mark(*noted, dropped=dropped, kept=stay, drained=known.is_drained, tags=tags, erased=erased)
     with log.path.open("rb") as file:
         if cursor == header.start:
             if is_same:  # of the same history it is a branch of the same run
                 header = replace(header, parent=known.header.parent)
-            log.replace(chain((batch_text(header, cursor, (), mark),), _foreign(log, file, 0)))
+            log.replace(file, chain((batch_text(header, cursor, (), mark),), _foreign(log, file, 0)))
         elif found is not None:
             end = batch_text(None, cursor, (), mark)
-            log.replace(chain(pieces(file, 0, found.end), (end,), _foreign(log, file, found.end)))
+            log.replace(file, chain(pieces(file, 0, found.end), (end,), _foreign(log, file, found.end)))
     log.rename_snapshots()
 
 
@@ -107,4 +108,3 @@ def _foreign(log: RunLog, file: BinaryIO, begin: int) -> Iterator[bytes]:
     for first, last in log.index.foreign:
         if first >= begin:
             yield from pieces(file, first, last)
-    yield from pieces(file, log.index.end)

@@ -49,6 +49,7 @@ def head_from_ends(run_id: str, file: io.BufferedReader) -> RunHead | None:
         created_at=header.created_at,
         updated_at=mark.updated_at,
         parent=header.parent,
+        base=header.base,
         tags=TagSet(mark.tags.version, mark.tags.values or {}),
         identity=header.identity,
         parent_identity=header.parent_identity,

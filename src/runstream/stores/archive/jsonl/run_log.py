@@ -23,6 +23,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunHeader
 from runstream.model.errors import StoreUnavailable
@@ -38,6 +39,7 @@ from runstream.stores.archive.jsonl.growing_files import stable_lines
 from runstream.stores.archive.jsonl.line_format import batch_text
 from runstream.stores.archive.jsonl.log_index import LogIndex
 from runstream.stores.archive.jsonl.overtaking import Overtaken, blank, keep_aside, let_finish, written_before
+from runstream.stores.archive.jsonl.replaced_log import replace_log
 from runstream.stores.archive.jsonl.run_head import head_from_ends
 from runstream.stores.archive.jsonl.snapshot_files import all_snapshots, snapshot_text
 from runstream.stores.archive.jsonl.snapshot_history_file import SnapshotHistoryFile
@@ -125,6 +127,7 @@ class RunLog:
             parent=known.header.parent,
             identity=known.header.identity,
             parent_identity=known.header.parent_identity,
+            base=known.header.base,
         )
 
     def head_from_ends(self) -> RunHead | None:
@@ -144,9 +147,9 @@ class RunLog:
 
     def cursor_at(self, offset: int) -> Cursor | None:
         """The cursor at an offset, the start's included, as of the last refresh; None for nothing."""
-        start = self.index.start
-        if start is not None and offset == start.offset:
-            return start
+        for known in (self.index.start, self.index.header.base):
+            if known is not None and offset == known.offset:
+                return known
         found = next(self.entries_between([self.span(offset - 1, offset)], offset, offset), None)
         return None if found is None else found.cursor
 
@@ -238,6 +241,15 @@ class RunLog:
         self._proven = self._size = known.end
         return text
 
+    def drop_leftovers(self) -> None:
+        """Remove all but the log and the snapshots that count: what was set aside, and what was dropped."""
+        self._tidy()
+        if self.history.exists():
+            self.history.rewrite([one for one in self.history.kept(self.index.counts) if one.damage is None])
+        for name in filter(file_names.is_leftover, names_in(self.directory)):
+            (self.directory / name).unlink(missing_ok=True)
+        self._sync_names()
+
     def rename_snapshots(self) -> None:
         """Step 3. Never fails: under either name the snapshots are found, until the next mark names others."""
         if not self._is_tidy:
@@ -263,22 +275,10 @@ class RunLog:
         with contextlib.suppress(OSError, StoreUnavailable):
             self._take_back(end, written)
 
-    def replace(self, content: Iterable[bytes]) -> None:
-        """Replace the log by another one, atomically.
-
-        Nothing may be left to finish or to set aside: ``make_ready`` comes first.
-        """
+    def replace(self, file: BinaryIO, content: Iterable[bytes]) -> None:
+        """Replace the log, which is open as ``file``, atomically; ``make_ready`` comes first."""
         self._sync_names()
-        rewritten = self.directory / file_names.REWRITTEN
-        handle = open_file(rewritten, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self.path)
-        try:
-            for part in content:
-                write_all(handle, part)
-            sync(handle)
-        finally:
-            os.close(handle)
-        rewritten.replace(self.path)
-        sync_directory(self.directory)
+        replace_log(self.path, file, content, self.index.end)
         self._forget()
         self.refresh(durable=True)
 
@@ -296,8 +296,7 @@ class RunLog:
             self._forget()
             known = self.index
         if facts.st_size > known.end:
-            file.seek(known.end)
-            before = known.end
+            file.seek(before := known.end)
             known.scan(stable_lines(file))
             if known.end > before:
                 self._is_tidy = False  # somebody else wrote: who knows what was left

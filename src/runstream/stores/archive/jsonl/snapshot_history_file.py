@@ -121,6 +121,10 @@ class SnapshotHistoryFile:
             kept = latest_of(self.kept(counts), keep)
         if kept is None or self._lines <= 2 * len(kept):
             return
+        self.rewrite(kept)
+
+    def rewrite(self, kept: Sequence[KeptSnapshot]) -> None:
+        """Leave these and nothing else."""
         rewritten = self._path.with_name(file_names.SNAPSHOTS_REWRITTEN)
         with self._path.open("rb") as file:
             handle = open_file(rewritten, _FLAGS | os.O_TRUNC, self._path)

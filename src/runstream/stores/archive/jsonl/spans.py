@@ -11,7 +11,7 @@ from runstream.model.results import Cursor
 from runstream.stores.archive.jsonl.damaged_lines import is_blanked, other_entry, sound_facts
 from runstream.stores.archive.jsonl.line_format import is_bare_mark, is_header, own_entry
 
-__all__ = ["Span", "entries_in", "outside"]
+__all__ = ["Span", "entries_in", "lines_in", "outside"]
 
 
 class Span(NamedTuple):
@@ -44,6 +44,11 @@ def outside(holes: Sequence[tuple[int, int]]) -> Callable[[int], bool]:
 
 def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[ArchiveEntry]:
     """The entries of a stretch, whose lines are given from its beginning."""
+    return (entry for _, entry in lines_in(run_id, span, lines) if entry is not None)
+
+
+def lines_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[tuple[bytes, ArchiveEntry | None]]:
+    """The lines of a stretch that count, each with its entry; None for a header or a mere commit mark."""
     position, counts = span.begin, outside(span.holes)
     last: ArchiveEntry | None = None
     for raw in lines:
@@ -59,8 +64,9 @@ def entries_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[Arch
                 continue
             entry = other_entry(run_id, span.before if last is None else last.cursor, line, found)
         elif is_bare_mark(facts) or is_header(line):
+            yield raw, None
             continue
         else:
             entry = own_entry(line, facts)
         last = entry
-        yield entry
+        yield raw, entry

@@ -125,7 +125,7 @@ def _erase(
 ) -> None:
     """Erase as planned; ``base`` where the run is not as far as the base of the plan."""
     was_lost = connection.execute(_IS_LOST, (run_id,)).fetchone() is not None
-    digests = {}
+    digests: dict[bytes, list[int]] = {}
     for entries in _pages(connection, run_id, plan.spans):
         digests |= digests_of(run_id, entries)
     _erase_spans(connection, run_id, plan.spans)

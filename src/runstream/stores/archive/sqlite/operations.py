@@ -17,7 +17,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
-from runstream.codec.archive_entries import entry_fields
+from runstream.codec.archive_entries import entry_fields, seq_of_entry
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import (
     ArchiveEntry,
@@ -48,6 +48,7 @@ from runstream.stores.archive.snapshot_history import (
 from runstream.stores.archive.sqlite.caller_keys import load_keys
 from runstream.stores.archive.sqlite.connection import ArchiveFile, is_damage
 from runstream.stores.archive.sqlite.deletion import delete, note_deleted
+from runstream.stores.archive.sqlite.erased_rows import with_lanes
 from runstream.stores.archive.sqlite.erasing import SQLiteEraser
 from runstream.stores.archive.sqlite.integrity import (
     columns_between,
@@ -156,8 +157,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
 
     def _find_runs(self, query: RunsQuery) -> list[RunInfo]:
         with self._file.use() as connection:
-            found = find_heads(connection, query)
-        return [self._info(run_id, head) for run_id, head in found]
+            return [self._info(run_id, head) for run_id, head in find_heads(connection, query)]
 
     def _at_once(self, run_ids: Collection[str]) -> AbstractContextManager[Any]:
         del run_ids  # a transaction is of the whole file
@@ -225,10 +225,8 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             offset = load_lane(connection, run_id, lane_id)
         if offset is None:
             return None
-        # not from its column, which is beside what is proven, unless it was erased
-        fields = next((entry_fields(run_id, entry) for entry in self.read_back(run_id, offset, offset)), None)
-        found = self.columns(run_id, offset, offset).get(offset) if fields is None else EntryColumns.of(fields)
-        return 0 if found is None else found.seq
+        # not from its column: that is beside what is proven
+        return next((seq_of_entry(run_id, entry) for entry in self.read_back(run_id, offset, offset)), 0)
 
     def _own_keys(self, run_id: str, keys: Sequence[str]) -> Mapping[str, Cursor]:
         with self._file.at_one_moment() as connection:
@@ -255,7 +253,7 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             if aside:
                 rows = sorted(rows + aside, key=itemgetter(0), reverse=reverse)
                 rows = [row for row in rows if (row[0] >= end if reverse else row[0] <= end)]
-            yield from entries_in(run_id, rows)
+            yield from with_lanes(self._file, run_id, entries_in(run_id, rows))
             if reverse:
                 high = end - 1
             else:

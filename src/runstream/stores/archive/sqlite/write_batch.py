@@ -27,7 +27,7 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.results import Cursor
 from runstream.model.run_head import UNKNOWN_TOKEN, EndedLane, RunHead, SnapshotHead
 from runstream.model.tags import TagSet
-from runstream.stores.archive.eraser import without_erased
+from runstream.stores.archive.eraser import erased, without_erased
 from runstream.stores.archive.planned import planned_entries, planned_snapshots
 from runstream.stores.archive.sink_rules import check_same_fork, deleted_here, new_entries
 from runstream.stores.archive.sqlite.caller_keys import cursor_in, load_keys
@@ -145,6 +145,7 @@ class WriteBatch:
         check_same_fork(header, head)
         notes = self._erasures(header)
         entries = new_entries(batch, None if head is None else head.last, partial(self._cursor_at, run_id))
+        self._add_entries(run_id, [erased(entry) for entry in batch.former] if head is None else ())
         self._add_entries(run_id, without_erased(entries, notes))
         snapshots = batch.snapshots if batch.erasures_seen in (None, len(notes)) else ()
         saved = [self._set_snapshot(run_id, snapshot) for snapshot in snapshots]
