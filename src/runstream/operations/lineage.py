@@ -24,6 +24,7 @@ __all__ = [
     "ReadOwn",
     "Segment",
     "SegmentReader",
+    "asks_for_shared",
     "find_in_segments",
     "read_at_in_segments",
     "read_segments",
@@ -88,6 +89,16 @@ def segments_of(run_id: str, head: RunHead, load_head: LoadHead) -> Operation[li
         head = parent
         segments.insert(0, Segment(of[0], head.before_first.offset, end))
     return segments
+
+
+def asks_for_shared(head: RunHead, after: int | str) -> bool:
+    """Whether a read after an offset or a cursor is of what a run with that head shares with its parent, too.
+
+    A cursor at the offset at which it was forked is one of the parent's.
+    """
+    offset, cursor = parse_position(after)
+    end = head.start.offset
+    return head.fork_of is not None and (offset < end or (cursor is not None and offset == end))
 
 
 def segment_of(segments: Sequence[Segment], offset: int) -> Segment | None:

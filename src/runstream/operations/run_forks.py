@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from runstream.codec.chain import CHAIN_MODULUS
+from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.errors import ConfigurationError, RunHasForks
 from runstream.model.identifiers import check_run_id, random_token
 from runstream.model.questions import Question
@@ -21,7 +22,7 @@ from runstream.model.state import RunStatus
 from runstream.model.tags import NO_TAGS, check_tags
 from runstream.operations.arguments import check_count
 
-__all__ = ["Fork", "ForkOptions", "check_fork", "fork_head", "forks_among", "has_forks"]
+__all__ = ["Brought", "Fork", "ForkOptions", "check_fork", "fork_head", "forks_among", "has_forks"]
 
 _MOST_NAMED = 10
 
@@ -40,6 +41,21 @@ class ForkOptions(NamedTuple):
             raise ConfigurationError(f"run {run_id!r:.80} cannot be a fork of itself: name another new_run_id")
         check_count("at", self.at)
         check_tags(self.tags, removing=False)
+
+
+class Brought(NamedTuple):
+    """What an archive knows of a run that is to be forked, and Redis may not.
+
+    Attributes:
+        head: Its head, with its tags.
+        at: Its cursor at the offset at which it is to be forked, or the last one before that which the archive
+            has.
+        snapshots: The newest ones, of the run and of each lane, that cover no more than that.
+    """
+
+    head: RunHead
+    at: Cursor
+    snapshots: Sequence[ArchiveSnapshot]
 
 
 class Fork(NamedTuple):
@@ -121,22 +137,19 @@ def _questions_at(questions: Sequence[Question], at: int) -> tuple[Question, ...
     )
 
 
-def forks_among(run_id: str, head: RunHead | None, heads: Iterable[tuple[str, RunHead]]) -> list[Fork]:
-    """Those of some runs that were forked from a run as it is now, in the order of their ids.
+def forks_among(run_id: str, creation: int | None, heads: Iterable[tuple[str, RunHead]]) -> list[Fork]:
+    """Those of some runs that were forked from a run, in the order of their ids.
 
     Args:
         run_id: The run.
-        head: Its head; None if it is not there.
+        creation: Names the creation of it that is meant: of another one they are no forks; None: it is not there.
         heads: The ids and the heads of the others.
     """
-    found = [
-        Fork(each, other.start.offset)
-        for each, other in heads
-        if head is not None and other.fork_of is not None and other.fork_of[0] == run_id
-        # of one that was deleted it is no fork any more
-        if other.parent_identity == head.creation
-    ]
-    return sorted(found)
+    return sorted(
+        Fork(each, head.start.offset)
+        for each, head in heads
+        if head.fork_of is not None and head.fork_of[0] == run_id and head.parent_identity == creation
+    )
 
 
 def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunHasForks:

@@ -643,7 +643,8 @@ class AsyncStore(AsyncLifecycle, Generic[E, S]):
 
         Raises:
             ConfigurationError: There is no such run or no such offset, or ``new_run_id`` is another run.
-            EventsArchived: The event at that offset has left Redis: a tiered store has it.
+            EventsArchived: The event at that offset has left Redis: a tiered store has it. Or the run is in an
+                archive alone: restore it first.
             StoreUnavailable: There was no answer: the same call may be made again.
         """
         return await self._runner.run(self._operations.fork(run_id, new_run_id, ForkOptions(at, tags)))

@@ -95,8 +95,13 @@ class Archive(Sink, Protocol):
             RunHasForks: Runs that were forked from it need its history.
         """
 
-    def forks_of(self, run_id: str) -> Sequence[Fork]:
-        """The runs, of those that it holds, that were forked from a run as it has it, and share its history."""
+    def forks_of(self, run_id: str, creation: int | None = None) -> Sequence[Fork]:
+        """The runs, of those that it holds, that were forked from a run and share its history.
+
+        Args:
+            run_id: The run.
+            creation: Names the creation of the run that is meant; None: as the archive has it.
+        """
 
 
 @runtime_checkable

@@ -293,8 +293,8 @@ class Passing:
     def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
         return self.inner.delete_history(run_id, creation, detach=detach)
 
-    def forks_of(self, run_id: str) -> Sequence[Fork]:
-        return self.inner.forks_of(run_id)
+    def forks_of(self, run_id: str, creation: int | None = None) -> Sequence[Fork]:
+        return self.inner.forks_of(run_id, creation)
 
 
 class Failing(Passing):

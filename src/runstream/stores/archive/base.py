@@ -30,9 +30,10 @@ from runstream.model.results import Cursor, E, Recorded, RunInfo, S, Snapshot
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.arguments import FollowQuery, ReadQuery, check_count, parse_position
 from runstream.operations.follow_runs import FollowRunsQuery
+from runstream.operations.lineage import asks_for_shared
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
-from runstream.operations.run_forks import Fork, forks_among
+from runstream.operations.run_forks import Brought, Fork, forks_among
 from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.eraser import Eraser
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
@@ -136,9 +137,24 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
     def _children_of(self, run_id: str) -> Iterable[tuple[str, RunHead]]:
         """The ids and heads of the runs here that name a run as their parent: its forks and its branches."""
 
-    def forks_of(self, run_id: str) -> list[Fork]:
-        """The runs here that were forked from a run as it is here, and share its history."""
-        return forks_among(run_id, self._load_head(run_id), self._children_of(run_id))
+    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
+        """The runs here that were forked from a run, as it is here or as ``creation`` names it."""
+        head = self._load_head(run_id) if creation is None else None
+        return forks_among(run_id, creation if head is None else head.creation, self._children_of(run_id))
+
+    def head_of(self, run_id: str) -> RunHead | None:
+        """Where a run stands, and what it comes from; None for one that the archive does not know."""
+        check_run_id(run_id)
+        return self._load_head(run_id)
+
+    def brought(self, run_id: str, at: int) -> Brought | None:
+        """What the archive knows of a run that is to be forked at an offset; None if it does not know it."""
+        head = self._load_tagged(run_id)
+        if head is None or not head.run_start.offset <= at <= head.last.offset:
+            return None
+        states = self._shared_states(run_id, head, at)
+        found = [ArchiveSnapshot(*saved, self._keep_state(fields)) for saved, fields in states.values()]
+        return Brought(head, self._cursor_of(run_id, head, at), found)
 
     def _begin_fork(self, run_id: str, start: ForkStart) -> None:
         heads = start.head.snapshots.values()
@@ -169,7 +185,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
 
     def _lists(self, run_id: str, query: ReadQuery) -> Iterator[Sequence[Recorded[E]]]:
         head = self._load_head(run_id) or RunHead()
-        if head.fork_of is None:
+        if not asks_for_shared(head, query.after):
             yield from self._own_lists(run_id, query, head)
             return
         reader = self._segment_reader(run_id, head, query)

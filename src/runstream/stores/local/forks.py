@@ -49,8 +49,8 @@ class LocalForks(LookUps[E, S]):
         """The newest held snapshots, of the run and of each lane, that cover at most ``upto``, as plain data."""
 
     @abstractmethod
-    def forks_of(self, run_id: str) -> list[Fork]:
-        """The runs that were forked from a run as it is now, and share its history."""
+    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
+        """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
 
     @abstractmethod
     def _load_tagged(self, run_id: str) -> RunHead | None:
@@ -80,21 +80,29 @@ class LocalForks(LookUps[E, S]):
 
     def _start_of(self, run_id: str, head: RunHead, new_run_id: str, begun: RunHead) -> ForkStart:
         """What the fork begins with: its head, and the newest snapshots of the history that it shares."""
-        found: dict[str | None, tuple[SnapshotHead, Any]] = {}
-        ended: dict[str, EndedLane] = {}
         at = begun.start.offset
+        heads, kept = {}, []
+        for lane_id, (saved, fields) in self._shared_states(run_id, head, at).items():
+            heads[lane_id] = saved
+            kept.append(self._keep_state({**fields, "run_id": new_run_id} if "run_id" in fields else fields))
+        ends = {
+            end.lane_id: end
+            for segment in self._segments(run_id, head)  # a later end comes later
+            for end in self._own_lane_facts(segment.run_id).ends.values()
+            if end.offset <= (at if segment.end is None else min(at, segment.end.offset))
+        }
+        return ForkStart(replace(begun, snapshots=heads), kept, [*ends.values()])
+
+    def _shared_states(
+        self, run_id: str, head: RunHead, at: int
+    ) -> dict[str | None, tuple[SnapshotHead, dict[str, Any]]]:
+        """The newest held snapshots, of the run and of each lane, that cover at most an offset, by lane."""
+        found: dict[str | None, tuple[SnapshotHead, dict[str, Any]]] = {}
         for segment in reversed(self._segments(run_id, head)):
-            if segment.after >= at and segment.run_id != run_id:
-                continue
-            for saved, fields in self._states_at(segment.run_id, at):
-                if saved.lane_id not in found:
-                    named = {**fields, "run_id": new_run_id} if "run_id" in fields else fields
-                    found[saved.lane_id] = saved, self._keep_state(named)
-            ends = self._own_lane_facts(segment.run_id).ends
-            ended = {lane: end for lane, end in ends.items() if end.offset <= at} | ended
-            at = min(at, segment.after)
-        heads = {lane_id: saved for lane_id, (saved, _) in found.items()}
-        return ForkStart(replace(begun, snapshots=heads), [kept for _, kept in found.values()], [*ended.values()])
+            upto = at if segment.end is None else min(at, segment.end.offset)
+            for saved, fields in self._states_at(segment.run_id, upto):
+                found.setdefault(saved.lane_id, (saved, fields))
+        return found
 
     def _check_forks(self, run_id: str, *, detach: bool) -> None:
         """Check that no other run needs the history of a run that is to be deleted; within ``_at_once``.

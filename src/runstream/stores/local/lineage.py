@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic
 
 from runstream.model.identifiers import check_name, check_run_id
-from runstream.model.results import Cursor, E, Recorded, S
+from runstream.model.results import Cursor, E, LaneInfo, Recorded, S
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.filters import lane_of, seq_of
 from runstream.operations.lane_facts import LaneFacts
-from runstream.operations.lineage import Segment, SegmentReader, find_in_segments, segments_of
+from runstream.operations.lineage import Segment, SegmentReader, asks_for_shared, find_in_segments, segments_of
 from runstream.operations.operation import Operation, blocking, in_one_call
 from runstream.operations.runners import SyncRunner
 
@@ -78,7 +78,7 @@ class Lineage(ABC, Generic[E, S]):
     def _read(self, run_id: str, query: ReadQuery) -> Iterator[Recorded[E]]:
         """Read the events of a query, which was checked. Nothing is read before the first of them is taken."""
         head = self._load_head(run_id)
-        if head is None or head.fork_of is None:
+        if head is None or not asks_for_shared(head, query.after):
             yield from self._read_own(run_id, query)
             return
         reader = self._segment_reader(run_id, head, query)
@@ -103,9 +103,10 @@ class Lineage(ABC, Generic[E, S]):
         """The cursors of the events with these keys that a run has from those that it was forked from, by key."""
         if head is None or head.fork_of is None or not keys:
             return {}
-        return _RUN(find_in_segments(self._segments(run_id, head)[:-1], keys, self._find_own))
+        return _RUN(find_in_segments(self._segments(run_id, head)[:-1], keys, self.find_own))
 
-    def _find_own(self, run_id: str, keys: Sequence[str]) -> Operation[list[Cursor | None]]:
+    def find_own(self, run_id: str, keys: Sequence[str]) -> Operation[list[Cursor | None]]:
+        """The cursors of the run's own events that have these keys; None for a key that none of them has."""
         found = yield from blocking(self._own_keys, run_id, keys)
         return [found.get(key) for key in keys]
 
@@ -115,6 +116,11 @@ class Lineage(ABC, Generic[E, S]):
         if head is None or head.fork_of is None:
             return facts
         return facts._replace(lasts={**self._inherited_lasts(run_id, head), **facts.lasts})
+
+    @in_one_call
+    def own_lanes(self, run_id: str) -> list[LaneInfo]:
+        """The lanes of the run's own events and snapshots, by name."""
+        return self._own_lane_facts(run_id).infos()
 
     @in_one_call
     def last_seq(self, run_id: str, lane_id: str) -> int:

@@ -347,11 +347,13 @@ class MemoryOperations(LocalOperations[E, S]):
             if saved.offset <= upto:
                 yield saved, unpack_state(run.states[lane_id])[0]
 
-    def forks_of(self, run_id: str) -> list[Fork]:
-        """The runs that were forked from a run as it is now, and share its history."""
+    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
+        """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
         with self._changed:
             heads = {each: run.head for each, run in self._runs.items()}
-        return forks_among(run_id, heads.get(run_id), heads.items())
+        if creation is None and run_id in heads:
+            creation = heads[run_id].creation
+        return forks_among(run_id, creation, heads.items())
 
     @in_one_call
     def delete_run(self, run_id: str, *, detach: bool = False) -> bool:

@@ -21,7 +21,7 @@ from runstream.model.errors import (
 from runstream.model.results import E, S
 from runstream.operations.arguments import ReadQuery, parse_position
 from runstream.operations.messages import lost
-from runstream.operations.operation import Operation, blocking, collect
+from runstream.operations.operation import Operation, Stream, blocking, collect
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.tiered.hot_operations import HotOperations
 from runstream.stores.tiered.late_archive import LateArchive
@@ -39,6 +39,7 @@ class Boundary(NamedTuple):
         first_hot: The offset of the first event in Redis; that after the last event if Redis has none.
         last: The offset of the run's last event.
         archived: How far the archive has the run; None if it does not know it.
+        parent: The run that it comes from, and at which offset; None for none.
     """
 
     is_hot: bool
@@ -46,6 +47,7 @@ class Boundary(NamedTuple):
     first_hot: int
     last: int
     archived: Position | None
+    parent: tuple[str, int] | None = None
 
 
 class HotAndArchive(Generic[E, S]):
@@ -75,6 +77,10 @@ class HotAndArchive(Generic[E, S]):
         twin.writable = self.writable
         return twin
 
+    def read(self, run_id: str, query: ReadQuery) -> Stream:
+        """The events between two offsets, as they are at the first step, from wherever they are."""
+        raise NotImplementedError
+
     def check_writable(self, run_ids: Iterable[str]) -> Operation[None]:
         """Check that an append to these runs begins none anew that the archive has and Redis has not.
 
@@ -90,10 +96,11 @@ class HotAndArchive(Generic[E, S]):
             if (yield from self.hot.start_of(run_id)) is None:
                 boundary = yield from self.moved_to_archive(run_id)
                 if boundary is not None:
-                    raise self._only_archived(run_id, boundary.last)
+                    raise self.only_archived(run_id, boundary.last)
             self.writable.add(run_id)
 
-    def _only_archived(self, run_id: str, last: int) -> EventsArchived:
+    def only_archived(self, run_id: str, last: int) -> EventsArchived:
+        """The error for a run that the archive alone has, up to that offset, and that was to be gone on with."""
         location = self.archive.location
         return EventsArchived(
             f"run {run_id!r} is in {location} alone, up to offset {last}: it was forgotten or deleted in Redis, or"
@@ -125,7 +132,7 @@ class HotAndArchive(Generic[E, S]):
                 if archived_last + 1 < info.first_hot:
                     start = yield from self.hot.start_of(run_id)
                     base = 0 if start is None else start.offset
-                return Boundary(True, base, info.first_hot, info.last_offset, archived)
+                return Boundary(True, base, info.first_hot, info.last_offset, archived, info.parent)
             before, archived = archived, (yield from blocking(self.archive.position_of_lanes, run_id, ()))
             if archived == before:
                 break
@@ -141,7 +148,9 @@ class HotAndArchive(Generic[E, S]):
             )
         # it was forgotten, deleted or never there; if it was lost, this store object would know
         yield from collect(self.hot.read(run_id, ReadQuery(limit=0)))
-        return Boundary(False, 0, archived_last + 1, archived_last, archived)
+        head = yield from blocking(self.archive.head_of, run_id)
+        parent = None if head is None else head.parent
+        return Boundary(False, 0, archived_last + 1, archived_last, archived, parent)
 
     def moved_to_archive(self, run_id: str) -> Operation[Boundary | None]:
         """The boundary of a run that has just left Redis; None if Redis has it, or the archive does not."""

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from runstream.model.results import Cursor, E, LaneInfo, RunInfo, S, Snapshot
+from runstream.model.run_head import RunHead
 from runstream.operations.arguments import StateChange
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
+from runstream.operations.run_forks import Brought, ForkOptions
 
 __all__ = ["HotOperations"]
 
@@ -47,11 +49,19 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
             What ``run_info`` gives, and False if what is here is of another history than ``end``.
         """
 
+    def head_of(self, run_id: str) -> Operation[RunHead | None]:
+        """Where a run stands, and what it comes from; None for an unknown run."""
+
+    def fork_brought(
+        self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None
+    ) -> Operation[RunInfo]:
+        """``fork``, with what an archive knows of the run; None: it does not know it."""
+
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event, whose chain no other run has; None for an unknown run."""
 
-    def start_to_delete(self, run_id: str) -> Operation[Cursor | None]:
-        """The start of a run that is to be deleted from here and from an archive.
+    def creation_to_delete(self, run_id: str) -> Operation[int | None]:
+        """Names the creation of a run that is to be deleted from here and from an archive.
 
         Where it is not here any more, that of the last run of this name for which it was asked: so a deletion that
         is repeated for an archive that failed, or for another one, names the same history.

@@ -8,9 +8,11 @@ from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.archive_records import Position
-from runstream.model.results import E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, RunsQuery
 from runstream.operations.operation import Operation, Stream, blocking
+from runstream.operations.run_forks import Brought, Fork
 from runstream.stores.archive.base import ArchiveOperations
 from runstream.stores.archive.facade import ArchiveStore
 from runstream.stores.urls import path_in
@@ -94,6 +96,21 @@ class LateArchive(Generic[E, S]):
         found = self._find()
         return None if found is None else found.position_of_lanes(run_id, lanes)
 
+    def head_of(self, run_id: str) -> RunHead | None:
+        """Where a run stands, and what it comes from."""
+        found = self._find()
+        return None if found is None else found.head_of(run_id)
+
+    def brought(self, run_id: str, at: int) -> Brought | None:
+        """What the archive knows of a run that is to be forked."""
+        found = self._find()
+        return None if found is None else found.brought(run_id, at)
+
+    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
+        """The runs that were forked from a run."""
+        found = self._find()
+        return [] if found is None else found.forks_of(run_id, creation)
+
     def offset_before(self, run_id: str, since_seq: int) -> int:
         """The offset up to which no event of a run has a ``seq`` over ``since_seq``."""
         found = self._find()
@@ -128,9 +145,17 @@ class LateArchive(Generic[E, S]):
         """The ``seq`` of a lane's last event; 0 for a lane without one."""
         return self._ask(lambda found: found.last_seq(run_id, lane_id), 0)
 
+    def find_own(self, run_id: str, keys: Sequence[str]) -> Operation[list[Cursor | None]]:
+        """The cursors of the run's own events that have these keys."""
+        return self._ask(lambda found: found.find_own(run_id, keys), [None] * len(keys))
+
     def lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
         """The lanes of a run, by name."""
         return self._ask(lambda found: found.lanes(run_id), [])
+
+    def own_lanes(self, run_id: str) -> Operation[list[LaneInfo]]:
+        """The lanes of the run's own events, by name."""
+        return self._ask(lambda found: found.own_lanes(run_id), [])
 
     def load_snapshot(self, run_id: str, lane_id: str | None) -> Operation[Snapshot[S] | None]:
         """The latest snapshot of a run, or of one lane of it."""

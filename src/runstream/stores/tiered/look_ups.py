@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
 from runstream.model.results import E, Recorded, S
-from runstream.operations.look_ups import in_order, keys_asked, offsets_asked
+from runstream.operations.lineage import find_in_segments, read_at_in_segments
+from runstream.operations.look_ups import in_order, keys_asked, offsets_asked, spans_of
 from runstream.operations.operation import Operation
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
+from runstream.stores.tiered.forks import segments_in, shared_segments
+from runstream.stores.tiered.read import read_own
 
 __all__ = ["find", "read_at"]
 
@@ -20,15 +24,29 @@ def find(tiers: HotAndArchive[E, S], run_id: str, keys: Iterable[str]) -> Operat
     know: it may have lost what the archive has.
     """
     asked = keys_asked(run_id, keys)
+    found = yield from tiers.hot.find_here(run_id, asked)
+    if found is not None and None not in found:
+        return found
+    boundary = yield from tiers.locate(run_id)
+    if found is None:
+        found = yield from _find_own(tiers, run_id, asked)
+    if boundary.parent is None:
+        return found
+    segments = yield from segments_in(tiers, run_id)
+    lacking = [key for key, offset in zip(asked, found, strict=True) if offset is None]
+    shared = yield from find_in_segments(segments[:-1], lacking, partial(_find_own, tiers))
+    return [shared.get(key) if offset is None else offset for key, offset in zip(asked, found, strict=True)]
+
+
+def _find_own(tiers: HotAndArchive[E, S], run_id: str, keys: Sequence[str]) -> Operation[list[int | None]]:
+    """The offsets of the run's own events that have these keys."""
     while True:
-        found = yield from tiers.hot.find_here(run_id, asked)
-        if found is not None and None not in found:
-            return found
-        boundary = yield from tiers.locate(run_id)
+        found = yield from tiers.hot.find_here(run_id, keys)
         if found is not None:
             return found
-        if not boundary.is_hot:
-            return (yield from tiers.archive.find(run_id, asked))
+        if not (yield from tiers.locate(run_id)).is_hot:
+            cursors = yield from tiers.archive.find_own(run_id, keys)
+            return [None if cursor is None else cursor.offset for cursor in cursors]
         # it has been put back just now
 
 
@@ -36,6 +54,12 @@ def read_at(tiers: HotAndArchive[E, S], run_id: str, offsets: Iterable[int]) -> 
     """The events at these offsets, in the order in which they are asked for: one question to each store."""
     asked = offsets_asked(run_id, offsets)
     boundary = yield from tiers.locate(run_id)
+    segments = yield from shared_segments(tiers, run_id, boundary, min(asked, default=1) - 1)
+    if segments:
+        first = segments[0].after + 1
+        spans = spans_of(offset for offset in asked if first <= offset <= boundary.last)
+        found = yield from read_at_in_segments(run_id, segments, spans, partial(read_own, tiers))
+        return in_order(run_id, asked, found, first, boundary.last)
     while True:
         first = boundary.base + 1
         wanted = sorted({offset for offset in asked if first <= offset <= boundary.last})

@@ -32,7 +32,8 @@ from runstream.operations.interface import AppendResult
 from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect
 from runstream.operations.people import answer_at
-from runstream.operations.run_forks import ForkOptions
+from runstream.operations.run_forks import ForkOptions, has_forks
+from runstream.stores.tiered.forks import all_lanes, fork, last_seq_back
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
 from runstream.stores.tiered.snapshots import TieredSnapshots
@@ -152,7 +153,7 @@ class TieredOperations(TieredSnapshots[E, S]):
 
     def _archived_lane(self, run_id: str, lane_id: str) -> Operation[LaneInfo | None]:
         """What the archive knows of a lane; None for nothing."""
-        lanes = yield from self.archive.lanes(run_id)
+        lanes = yield from self.archive.own_lanes(run_id)
         return next((one for one in lanes if one.lane_id == lane_id), None)
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
@@ -185,7 +186,8 @@ class TieredOperations(TieredSnapshots[E, S]):
                 # what has left Redis may be no part of the answer
                 with suppress(EventsArchived, AcknowledgedWritesLost):
                     return (yield from self.hot.list_events(run_id, since_seq))
-            after = yield from blocking(self.archive.offset_before, run_id, since_seq)
+            if boundary.parent is None:
+                after = yield from blocking(self.archive.offset_before, run_id, since_seq)
         recorded: list[Recorded[E]] = yield from collect(self.read(run_id, ReadQuery(after)))
         return [item.event for item in recorded if since_seq <= 0 or seq_of(item.event) > since_seq]
 
@@ -204,7 +206,12 @@ class TieredOperations(TieredSnapshots[E, S]):
             if seq or (yield from self.hot.run_info(run_id)) is not None:
                 return seq
         except EventsArchived as moved:
-            yield from self.check_archived(run_id, moved.first_hot - 1, moved.first_hot, is_hot=True)
+            first_hot = moved.first_hot
+        boundary = yield from self.locate(run_id)
+        if boundary.parent is not None:
+            return (yield from last_seq_back(self, run_id, lane_id))
+        if boundary.is_hot:
+            yield from self.check_archived(run_id, first_hot - 1, first_hot, is_hot=True)
         return (yield from self.archive.last_seq(run_id, lane_id))
 
     # -- states --------------------------------------------------------------------------------------
@@ -236,7 +243,8 @@ class TieredOperations(TieredSnapshots[E, S]):
             covered = 0 if snapshot is None else snapshot.offset
             boundary = yield from self.locate(run_id)
             after = covered
-            if lane_id is not None and (yield from self._archived_lane(run_id, lane_id)) is None:
+            is_known = lane_id is None or boundary.parent is not None
+            if not is_known and (yield from self._archived_lane(run_id, lane_id or "")) is None:
                 after = max(covered, boundary.first_hot - 1)
             query = ReadQuery(after, before=boundary.last + 1)
             recorded: list[Recorded[E]] = yield from collect(self.read(run_id, query))
@@ -312,10 +320,12 @@ class TieredOperations(TieredSnapshots[E, S]):
             hot, are_all = yield from self.hot.hot_lanes(run_id)
             if are_all and (hot or (yield from self.hot.run_info(run_id)) is not None):
                 return hot
-            archived = yield from self.archive.lanes(run_id)
+            archived = yield from self.archive.own_lanes(run_id)
             again, _ = yield from self.hot.hot_lanes(run_id)
             if [one.lane_id for one in again] == [one.lane_id for one in hot]:  # else one has left meanwhile
                 known = {one.lane_id: one for one in (*archived, *again)}
+                if (yield from self.locate(run_id)).parent is not None:
+                    return (yield from all_lanes(self, run_id, list(known.values())))
                 return [known[name] for name in sorted(known)]
 
     def run_info(self, run_id: str) -> Operation[RunInfo | None]:
@@ -344,7 +354,7 @@ class TieredOperations(TieredSnapshots[E, S]):
 
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
-        return self.hot.fork(run_id, new_run_id, options)
+        return fork(self, run_id, new_run_id, options)
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good."""
@@ -361,11 +371,13 @@ class TieredOperations(TieredSnapshots[E, S]):
     def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""
         try:
-            start = yield from self.hot.start_to_delete(run_id)
+            creation = yield from self.hot.creation_to_delete(run_id)
         except CorruptRecordError:  # then whichever run of that name the archive has
-            start = None
+            creation = None
+        if forks := (yield from blocking(self.archive.forks_of, run_id, creation)):
+            raise has_forks(run_id, forks)
         was_hot = yield from self.hot.delete_run(run_id, detach=detach)
-        was_archived = yield from blocking(self.archive.delete_history, run_id, start and start.chain)
+        was_archived = yield from blocking(self.archive.delete_history, run_id, creation)
         return was_hot or was_archived
 
 

@@ -7,6 +7,7 @@ archive for what has left Redis meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic
 
 from runstream.model.errors import AcknowledgedWritesLost, EventsArchived
@@ -16,19 +17,37 @@ from runstream.model.state import ENDED_STATUSES
 from runstream.operations.arguments import FollowQuery, ReadQuery, parse_position
 from runstream.operations.filters import EventFilter
 from runstream.operations.idle_timeout import IdleTimeout
+from runstream.operations.lineage import read_segments
 from runstream.operations.messages import lost
 from runstream.operations.operation import Operation, Stream, collect, pass_on
 from runstream.stores.tiered.boundary import Boundary, HotAndArchive
+from runstream.stores.tiered.forks import shared_segments
 
-__all__ = ["follow", "read"]
+__all__ = ["follow", "read", "read_own"]
 
 
 def read(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery) -> Stream:
-    """The events between two offsets, as they are at the first step."""
+    """The events between two offsets, as they are at the first step; what a fork shares among them."""
     check_run_id(run_id)
     query.check()
-    low, _ = parse_position(query.after)
     boundary = yield from tiers.locate(run_id)
+    segments = yield from shared_segments(tiers, run_id, boundary, query.after)
+    if not segments:
+        yield from _read_own(tiers, run_id, query, boundary)
+        return
+    end = boundary.last + 1
+    bounded = query._replace(before=end if query.before is None else min(query.before, end))
+    yield from read_segments(run_id, segments, bounded, partial(read_own, tiers))
+
+
+def read_own(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery) -> Stream:
+    """The events of a query, of a run itself, and not of what it shares."""
+    boundary = yield from tiers.locate(run_id)
+    yield from _read_own(tiers, run_id, query, boundary)
+
+
+def _read_own(tiers: HotAndArchive[E, S], run_id: str, query: ReadQuery, boundary: Boundary) -> Stream:
+    low, _ = parse_position(query.after)
     high = boundary.last if query.before is None else min(query.before - 1, boundary.last)
     is_read = query.limit != 0 and low < high
     yield from tiers.check_cursor(run_id, query.after, boundary, is_read=is_read)
@@ -40,15 +59,20 @@ def follow(tiers: HotAndArchive[E, S], run_id: str, query: FollowQuery) -> Strea
     """History, then live, until the run has ended and all was given."""
     check_run_id(run_id)
     low, cursor = parse_position(query.after)
-    idle = IdleTimeout(run_id, query.idle_timeout)
+    idle, wanted, after = IdleTimeout(run_id, query.idle_timeout), EventFilter(query), query.after
     boundary = yield from tiers.locate(run_id)
-    yield from tiers.check_cursor(run_id, query.after, boundary)
-    after = query.after
-    if cursor is None and 0 < low <= boundary.last:
-        # go on from the cursor there, where there is one: it proves that what follows is the same history
-        found = yield from collect(read(tiers, run_id, ReadQuery(low - 1, low + 1, on_corrupt="raw")))
-        after = found[0].cursor if found else after
-    reader = _Reader(tiers, run_id, ReadQuery(after), EventFilter(query), idle)
+    segments = yield from shared_segments(tiers, run_id, boundary, after)
+    if segments:
+        shared = read_segments(run_id, segments[:-1], ReadQuery(after), partial(read_own, tiers))
+        yield from pass_on(shared, lambda items: [item for item in items if wanted(item.event)], idle.restart)
+        after = str(segments[-2].end)
+    else:
+        yield from tiers.check_cursor(run_id, after, boundary)
+        if cursor is None and 0 < low <= boundary.last:
+            # go on from the cursor there, where there is one: it proves that what follows is the same history
+            found = yield from collect(read(tiers, run_id, ReadQuery(low - 1, low + 1, on_corrupt="raw")))
+            after = found[0].cursor if found else after
+    reader = _Reader(tiers, run_id, ReadQuery(after), wanted, idle)
     while True:
         # existing events are read first: a follower that waits does not notice that a run has left Redis
         yield from reader.forward(boundary, boundary.last)

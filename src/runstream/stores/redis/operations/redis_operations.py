@@ -11,6 +11,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
+from runstream.model.run_head import RunHead
 from runstream.operations.arguments import (
     AppendOptions,
     FollowQuery,
@@ -23,7 +24,7 @@ from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.follow_runs import FollowRunsQuery, following_runs
 from runstream.operations.interface import AppendResult
 from runstream.operations.operation import Operation, Stream
-from runstream.operations.run_forks import ForkOptions
+from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
@@ -212,14 +213,24 @@ class RedisOperations(Generic[E, S]):
         """What is known of a run, and whether what Redis has of it may go on from a cursor that it had once."""
         return runs.run_info_after(self.session, run_id, end)
 
+    def fork_brought(
+        self, run_id: str, new_run_id: str, options: ForkOptions, brought: Brought | None
+    ) -> Operation[RunInfo]:
+        """``fork``, with what an archive knows of the run."""
+        return fork.fork(self.session, run_id, new_run_id, options, brought)
+
+    def head_of(self, run_id: str) -> Operation[RunHead | None]:
+        """Where a run stands, and what it comes from; None for a run that is not there."""
+        return recover.head_of(self.session, run_id)
+
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event; None for a run that is not there."""
         return recover.start_of(self.session, run_id)
 
-    def start_to_delete(self, run_id: str) -> Operation[Cursor | None]:
-        """The start of a run that is to be deleted; where it is not there any more, of the last one that was."""
-        start = yield from recover.start_of(self.session, run_id)
-        return self.session.in_flight.deletion_of(run_id, start)
+    def creation_to_delete(self, run_id: str) -> Operation[int | None]:
+        """Names the run that is to be deleted; where it is not there any more, the last one that was."""
+        head = yield from recover.head_of(self.session, run_id)
+        return self.session.in_flight.deletion_of(run_id, None if head is None else head.creation)
 
     def was_deleted(self, run_id: str) -> Operation[bool]:
         """Whether the run of that name that this store saw last has been deleted since."""

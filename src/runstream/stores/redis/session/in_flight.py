@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from runstream.model.clock import monotonic_seconds
-from runstream.model.results import Cursor, LeaseGrant
+from runstream.model.results import LeaseGrant
 from runstream.operations.forks import starts_anew
 from runstream.operations.operation import Command
 from runstream.stores.redis.append_batch import Batch, Sending, SnapshotWrite
@@ -112,7 +112,7 @@ class InFlight(Generic[W]):
         self._order: deque[_Kept] = deque()  # all that was kept, the oldest first, also if it was taken since
         self._kept_bytes = 0
         self._deletions: dict[str, tuple[str, float]] = {}
-        self._starts: dict[str, Cursor] = {}  # of what was to be deleted, the oldest first
+        self._creations: dict[str, int] = {}  # of what was to be deleted, the oldest first
         self._leases: dict[str, list[LeaseGrant]] = {}
 
     def __bool__(self) -> bool:
@@ -236,16 +236,16 @@ class InFlight(Generic[W]):
         start, begun = self._deletions.get(run_id, ("", 0.0))
         return start if start and time.monotonic() - begun < PRODUCER_WINDOW_SECONDS else None
 
-    def deletion_of(self, run_id: str, start: Cursor | None) -> Cursor | None:
-        """The start of the run that is to be deleted; where it is not there any more, of the last one that was."""
+    def deletion_of(self, run_id: str, creation: int | None) -> int | None:
+        """Names the run that is to be deleted; where it is not there any more, the last one that was."""
         with self._lock:
-            if start is None:
-                return self._starts.get(run_id)
-            self._starts.pop(run_id, None)
-            self._starts[run_id] = start
-            if len(self._starts) > _MOST_DELETIONS:
-                del self._starts[next(iter(self._starts))]
-            return start
+            if creation is None:
+                return self._creations.get(run_id)
+            self._creations.pop(run_id, None)
+            self._creations[run_id] = creation
+            if len(self._creations) > _MOST_DELETIONS:
+                del self._creations[next(iter(self._creations))]
+            return creation
 
     def take_leases(self, run_id: str) -> list[LeaseGrant]:
         """Take the leases that were asked for and got no reply: they are released before another is taken."""

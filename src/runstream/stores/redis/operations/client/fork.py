@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from runstream.codec.lossless_json import load_json
 from runstream.codec.snapshot_fields import PackedState, pack_state, read_saved, state_checksum
 from runstream.codec.stored import STORED_PACKER
-from runstream.model.archive_records import ArchiveSnapshot
 from runstream.model.clock import unix_seconds
 from runstream.model.errors import ConfigurationError, StoreUnavailable
 from runstream.model.results import Cursor, E, RunInfo, S
 from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.messages import diverged
 from runstream.operations.operation import Exchange, Operation
-from runstream.operations.run_forks import ForkOptions, check_fork, fork_head
+from runstream.operations.run_forks import Brought, ForkOptions, check_fork, fork_head
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.keys import RunKeys
 from runstream.stores.redis.operations.absent import check_absent
@@ -39,23 +38,9 @@ from runstream.stores.redis.replies import parse_cursor, parse_map, parse_tags, 
 from runstream.stores.redis.scripts.fork_calls import CopiedSnapshot, fork_call, fork_end_call, intent_call
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["Brought", "fork"]
+__all__ = ["fork"]
 
 _ATTEMPTS = 10
-
-
-class Brought(NamedTuple):
-    """What an archive knows of a run that is to be forked, and Redis may not.
-
-    Attributes:
-        head: Its head, with its tags.
-        at: Its cursor at the offset at which it is to be forked.
-        snapshots: The newest ones, of the run and of each lane, that cover no more than that.
-    """
-
-    head: RunHead
-    at: Cursor
-    snapshots: Sequence[ArchiveSnapshot]
 
 
 def fork(
@@ -82,9 +67,8 @@ def fork(
             cursor = yield from _cursor_at(session, run_id, parent, at, brought)
             snapshots = yield from _snapshots(session, run_id, new_run_id, parent, at, brought)
             made = fork_head(run_id, head, cursor, options, _now(session))
-            made = yield from _intend(
-                session, run_id, parent, head, new_run_id, made, is_archived=brought is not None
-            )
+            is_archived = brought is not None and brought.at == cursor
+            made = yield from _intend(session, run_id, parent, head, new_run_id, made, is_archived=is_archived)
             if made is None or not (yield from _make(session, run_id, new_run_id, made, snapshots)):
                 continue
         yield Exchange([fork_end_call(session.keys, run_id, head.creation, new_run_id, made.identity, made.start)])

@@ -29,7 +29,7 @@ from runstream.stores.redis.operations.client.span_reader import SpanReader, Spa
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["last_seq", "mark_recovered", "recover", "retired_token", "start_of"]
+__all__ = ["head_of", "last_seq", "mark_recovered", "recover", "retired_token", "start_of"]
 
 _RECOVER_ATTEMPTS = 10
 
@@ -162,11 +162,17 @@ def retired_token(session: Session[E, S], run_id: str, lane_id: str | None) -> O
 
 def start_of(session: Session[E, S], run_id: str) -> Operation[Cursor | None]:
     """The cursor before the run's first event, or None for a run that is not there."""
+    head = yield from head_of(session, run_id)
+    return None if head is None else head.start
+
+
+def head_of(session: Session[E, S], run_id: str) -> Operation[RunHead | None]:
+    """Where the run stands, and what it comes from; None for a run that is not there."""
     check_run_id(run_id)
     keys = session.keys.run(run_id)
     (meta,) = yield Exchange([head_query(keys.meta)])
     head = yield from checked_head(keys, meta)
-    return head.start if is_there(meta) else None
+    return head if is_there(meta) else None
 
 
 def last_seq(session: Session[E, S], run_id: str, lane_id: str) -> Operation[int]:

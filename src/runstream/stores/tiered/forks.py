@@ -1,0 +1,97 @@
+"""Forks in Redis and an archive: what a fork shares is read wherever the runs lie that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+from runstream.model.errors import AcknowledgedWritesLost, HistoryDiverged
+from runstream.model.results import E, LaneInfo, Recorded, RunInfo, S
+from runstream.model.run_head import RunHead
+from runstream.operations.arguments import ReadQuery, parse_position
+from runstream.operations.filters import lane_of, seq_of
+from runstream.operations.lineage import Segment, segments_of
+from runstream.operations.operation import Operation, blocking, collect
+from runstream.operations.run_forks import Brought, ForkOptions
+from runstream.stores.tiered.boundary import Boundary, HotAndArchive
+
+__all__ = ["all_lanes", "fork", "last_seq_back", "segments_in", "shared_segments"]
+
+_PAGE = 500
+
+
+def segments_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Segment]]:
+    """The segments of the history of a run that is there, the oldest first; of one that is no fork, itself."""
+    head = yield from _head_in(tiers, run_id)
+    return (yield from segments_of(run_id, head or RunHead(), partial(_head_in, tiers)))
+
+
+def _head_in(tiers: HotAndArchive[E, S], run_id: str) -> Operation[RunHead | None]:
+    head = yield from tiers.hot.head_of(run_id)
+    return head or (yield from blocking(tiers.archive.head_of, run_id))
+
+
+def shared_segments(
+    tiers: HotAndArchive[E, S], run_id: str, boundary: Boundary, after: int | str
+) -> Operation[list[Segment]]:
+    """The segments of a fork's history, where it is asked for what it shares; none for any other run.
+
+    Args:
+        tiers: Where to look.
+        run_id: The run.
+        boundary: Which part of it each store has.
+        after: The offset or the cursor after which it is read.
+    """
+    if boundary.parent is None:
+        return []
+    offset, cursor = parse_position(after)
+    if offset > boundary.parent[1] or (cursor is None and offset == boundary.parent[1]):
+        return []
+    segments = yield from segments_in(tiers, run_id)
+    return segments if len(segments) > 1 else []
+
+
+def fork(tiers: HotAndArchive[E, S], run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
+    """Make a run in Redis that shares this one's history up to an offset, wherever that lies."""
+    options.check(run_id, new_run_id)
+    boundary = yield from tiers.locate(run_id)
+    if not boundary.is_hot and boundary.archived is not None:
+        raise tiers.only_archived(run_id, boundary.last)
+    brought: Brought | None = None
+    if boundary.archived is not None:
+        at = boundary.last if options.at is None else options.at
+        upto = min(at, boundary.archived.cursor.offset)
+        with suppress(HistoryDiverged, AcknowledgedWritesLost):  # the archive has no part of what the run shares
+            brought = yield from blocking(tiers.archive.brought, run_id, upto)
+    return (yield from tiers.hot.fork_brought(run_id, new_run_id, options, brought))
+
+
+def last_seq_back(tiers: HotAndArchive[E, S], run_id: str, lane_id: str) -> Operation[int]:
+    """The ``seq`` of a lane's last event, found by reading a fork backwards; 0 for a lane without one."""
+    before: int | None = None
+    while True:
+        query = ReadQuery(before=before, limit=_PAGE, reverse=True, on_corrupt="skip")
+        recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, query))
+        for item in recorded:
+            if lane_of(item.event) == lane_id:
+                return seq_of(item.event)
+        if not recorded:
+            return 0
+        before = recorded[-1].offset
+
+
+def all_lanes(tiers: HotAndArchive[E, S], run_id: str, known: Sequence[LaneInfo]) -> Operation[list[LaneInfo]]:
+    """The lanes of a fork, by name: those that are known, and those that only what it shares has."""
+    found = {one.lane_id: one for one in known}
+    lasts: dict[str, tuple[int, int]] = {}
+    recorded: list[Recorded[E]] = yield from collect(tiers.read(run_id, ReadQuery(on_corrupt="skip")))
+    for item in recorded:
+        lasts[lane_of(item.event)] = item.offset, seq_of(item.event)
+    for lane_id, (offset, seq) in lasts.items():
+        if lane_id not in found or found[lane_id].last_offset < offset:
+            former = found.get(lane_id)
+            snapshot = None if former is None else former.snapshot_offset
+            is_ended, lease = former is not None and former.ended, None if former is None else former.lease
+            found[lane_id] = LaneInfo(lane_id, offset, seq, snapshot, is_ended, lease)
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,159 @@
+"""A fork reads, follows and recovers as one run, wherever it lies and the runs that it comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runstream import DrainWorker, EventKind, EventsArchived, HistoryDiverged, PAEvent, RunHasForks
+from runstream.stores.tiered import TieredCheckpointer
+from tests.stores.tiered.tiers import Hot, Tiered, drain, stranger
+from tests.support.backends import info_of
+from tests.support.samples import make_event, make_events, make_state
+
+ALL = [(1, 1), (2, 2), (3, 3), (4, 50), (5, 51), (6, 70), (7, 71)]
+"""Offset and seq of what ``g`` has: three events of ``r``, two of its fork ``f``, two of its own."""
+
+PLACES = ("hot", "archived", "trimmed", "retired", "forgotten")
+
+
+def move(hot: Hot, archive: Any, place: str, leaf: str) -> None:
+    """Bring what is in Redis to another place; what runs others need is not forgotten."""
+    if place == "hot":
+        return
+    trim: Any = {"archived": "never"}.get(place, "archived")
+    retire = {"retire_idle_seconds": 0.0} if place == "retired" else {}
+    forget = {"retire_after_seconds": 0.0, "forget_after_seconds": 0.0} if place == "forgotten" else {}
+    worker = DrainWorker(hot, [archive], trim=trim, **retire, **forget)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert worker.drain_once().parked == 0
+    info = hot.run_info(leaf)
+    assert (info is None) == (place == "forgotten")
+    if info is not None:
+        assert (info.first_hot > info.last_offset) == (place != "archived")
+
+
+def seqs(store: Any, run_id: str, **asked: Any) -> list[tuple[int, int]]:
+    items = list(store.read(run_id, **asked))
+    assert {item.event.run_id for item in items} <= {run_id}
+    return [(item.offset, item.event.seq) for item in items]
+
+
+def make_family(tiered: Tiered, hot: Hot, archive: Any, parent: str, *, ends: bool = False) -> None:
+    """``r``, at that place, then a fork ``f`` of it, and ``g`` of that, which are hot; ``g`` may have ended."""
+    tiered.append("r", make_events("r", 2), keys=["a", "b"], snapshot=make_state("r", purpose="of r"))
+    tiered.append("r", [*make_events("r", 2, first=3), _finished("r", 5)], keys=["c", "d", "e"])
+    move(hot, archive, parent, "r")
+    tiered.fork("r", "f", at=3)
+    tiered.append("f", make_events("f", 3, first=50), keys=["k", "l", "m"])
+    tiered.fork("f", "g", at=5)
+    tiered.append("g", [make_event("g", 70), _finished("g", 71) if ends else make_event("g", 71)])
+
+
+def _finished(run_id: str, seq: int) -> PAEvent:
+    return make_event(run_id, seq, kind=EventKind.RUN_FINISHED)
+
+
+@pytest.fixture(params=PLACES[:-1])
+def parent(request: pytest.FixtureRequest) -> str:
+    """Where the parent is when it is forked."""
+    place: str = request.param
+    return place
+
+
+def check_g(store: Any) -> None:
+    """That all of ``g`` is read, in whole and in part, forwards and backwards, and looked up."""
+    assert seqs(store, "g") == ALL
+    assert seqs(store, "g", reverse=True) == ALL[::-1]
+    for low, high, limit in ((0, 4, None), (2, 6, None), (3, None, 3), (4, 7, 1), (5, None, None), (1, 3, 2)):
+        part = [item for item in ALL if low < item[0] and (high is None or item[0] < high)]
+        assert seqs(store, "g", after=low, before=high, limit=limit) == part[:limit]
+        assert seqs(store, "g", after=low, before=high, limit=limit, reverse=True) == part[::-1][:limit]
+    items = list(store.read("g"))
+    for item in items:
+        assert seqs(store, "g", after=item.cursor) == ALL[item.offset :]
+        with pytest.raises(HistoryDiverged):
+            seqs(store, "g", after=f"{item.offset}-7")
+    assert store.read_at("g", [7, 2, 4, 5]) == [items[6], items[1], items[3], items[4]]
+    assert store.find("g", ["a", "c", "d", "l", "m"]) == [1, 3, None, 5, None]
+    assert [event.seq for event in store.list_events("g", 50)] == [51, 70, 71]
+    assert [event.seq for event in store.list_events("g")] == [seq for _, seq in ALL]
+    recovery = store.recover("g")
+    assert (recovery.state.purpose, recovery.state.run_id, recovery.offset) == ("of r", "g", 2)
+    assert [item.offset for item in recovery.events] == [3, 4, 5, 6, 7]
+    assert [(one.lane_id, one.last_offset, one.last_seq) for one in store.lanes("g")] == [("main", 7, 71)]
+    assert info_of(store, "g").parent == ("f", 5)
+
+
+@pytest.mark.parametrize("forks", PLACES)
+def test_a_fork_is_one_run_wherever_it_lies_and_its_parent_was_when_it_was_forked(
+    tiered: Tiered, hot: Hot, archive: Any, parent: str, forks: str
+) -> None:
+    make_family(tiered, hot, archive, parent, ends=forks == "forgotten")
+    check_g(tiered)
+    move(hot, archive, forks, "g")
+    check_g(tiered)
+    check_g(TieredCheckpointer(stranger(hot), archive))
+
+
+def test_a_lane_goes_on_and_a_key_is_known_wherever_they_were(
+    tiered: Tiered, hot: Hot, archive: Any, parent: str
+) -> None:
+    make_family(tiered, hot, archive, parent)
+    assert tiered.append("g", make_events("g", 1), keys=["b"]).last_offset == 2
+    with tiered.open_run("g") as run:
+        assert run.emit("agent.progress").event.seq == 72
+
+
+def test_a_fork_at_an_offset_that_has_left_redis_takes_the_snapshot_that_the_archive_has(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    for number in range(1, 5):
+        tiered.append(
+            "r", make_events("r", 2, first=2 * number - 1), snapshot=make_state("r", current_step=number)
+        )
+        drain(hot, archive)
+    with pytest.raises(EventsArchived):
+        hot.fork("r", "x", at=5)
+    tiered.fork("r", "f", at=5)
+    found = tiered.load_snapshot("f")
+    assert found is not None
+    assert (found.state.current_step, found.offset) == (2, 4)
+    assert seqs(tiered, "f") == [(number, number) for number in range(1, 6)]
+
+
+def test_a_follower_of_a_fork_gets_what_it_shares_from_the_archive_and_then_what_comes(
+    tiered: Tiered, hot: Hot, archive: Any, parent: str
+) -> None:
+    make_family(tiered, hot, archive, parent)
+    found = []
+    for item in tiered.follow("g", idle_timeout=30):
+        found.append((item.offset, item.event.seq))
+        if item.offset == 7:
+            tiered.save_event(make_event("g", 72, kind="run.finished"))
+    assert found == [*ALL, (8, 72)]
+    cursor = list(tiered.read("g"))[2].cursor
+    assert [item.offset for item in tiered.follow("g", cursor, idle_timeout=30)] == [4, 5, 6, 7, 8]
+
+
+def test_a_run_is_not_deleted_for_a_fork_that_only_the_archive_has(tiered: Tiered, hot: Hot, archive: Any) -> None:
+    make_family(tiered, hot, archive, "hot", ends=True)
+    move(hot, archive, "forgotten", "g")
+    for run_id in ("r", "f"):
+        with pytest.raises(RunHasForks):
+            tiered.delete_run(run_id)
+    check_g(tiered)
+    for run_id in ("g", "f", "r"):
+        assert tiered.delete_run(run_id)
+    assert tiered.list_runs() == []
+
+
+def test_a_run_that_only_the_archive_has_is_to_be_put_back_before_it_is_forked(
+    tiered: Tiered, hot: Hot, archive: Any
+) -> None:
+    tiered.append("r", [*make_events("r", 2), _finished("r", 3)])
+    move(hot, archive, "forgotten", "r")
+    with pytest.raises(EventsArchived, match="runstream restore"):
+        tiered.fork("r", "f")
+    assert tiered.run_info("f") is None
