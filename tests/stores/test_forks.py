@@ -19,20 +19,7 @@ from runstream.model.errors import (
 )
 from runstream.model.events import PAEvent
 from tests.support.backends import Backend, Store, info_of, latest
-from tests.support.kinds import FORKING, LIVE, short
 from tests.support.samples import make_event, make_events, make_state
-
-
-@pytest.fixture(params=short(FORKING))
-def backend(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Backend:
-    """A place to keep runs, of every kind whose runs can be forked."""
-    return make_backend(request.param)
-
-
-@pytest.fixture
-def store(backend: Backend) -> Store:
-    """A store over it."""
-    return backend.open()
 
 
 def seqs(store: Store, run_id: str, **asked: Any) -> list[tuple[int, int]]:
@@ -360,12 +347,6 @@ def test_a_fork_that_is_made_while_its_parent_is_deleted_wins_or_is_not_made(sto
 
 
 # -- live --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=short([kind for kind in FORKING if kind in LIVE]))
-def live(request: pytest.FixtureRequest, make_backend: Callable[[str], Backend]) -> Store:
-    """A store of every kind that can follow, and whose runs can be forked."""
-    return make_backend(request.param).open()
 
 
 def test_a_follower_of_a_fork_gets_what_it_shares_and_then_what_comes(live: Store) -> None:

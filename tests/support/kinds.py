@@ -14,8 +14,6 @@ REDIS = ["fake", *REAL, *(["valkey-resp2"] if "valkey" in PROGRAMS else [])]
 ASYNC = ["async-fake", *(f"async-{name}" for name in REAL), "threaded-memory", "threaded-sqlite"]
 BACKENDS = ["memory", "jsonl", "sqlite", *REDIS, *ASYNC]
 SHARED = [name for name in BACKENDS if "memory" not in name]  # memory belongs to one object
-FORKING = ["memory", "jsonl", "sqlite", "threaded-memory", "threaded-sqlite"]
-"""Those whose runs can be forked."""
 LIVE = [name for name in BACKENDS if "sqlite" not in name and "jsonl" not in name]
 
 _SERVER = next(iter(REAL), "fake")

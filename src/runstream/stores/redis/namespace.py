@@ -23,7 +23,7 @@ from runstream.stores.redis.operations.admin import cursor_check, held, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
-from runstream.stores.redis.operations.worker import drain, load, mend, sweep, tag_index
+from runstream.stores.redis.operations.worker import drain, load, mend, noted_forks, sweep, tag_index
 from runstream.stores.redis.operations.worker import retire as retiring
 
 __all__ = ["Namespace", "namespace_of"]
@@ -86,6 +86,7 @@ class Namespace:
     take_off = _method(drain.take_off)
     sweep_page = _method(sweep.sweep_page)
     relist = _method(sweep.relist)
+    give_up_left = _method(noted_forks.give_up_left)
     unindexed = _method(tag_index.unindexed)
     index_again = _method(tag_index.index_again)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)

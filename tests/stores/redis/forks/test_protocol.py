@@ -8,7 +8,7 @@ import pytest
 
 from runstream import ConfigurationError, RunHasForks
 from runstream.stores.redis.namespace import namespace_of
-from runstream.stores.redis.operations import noted_forks
+from runstream.stores.redis.operations.worker import noted_forks
 from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from tests.stores.redis.forks.forking_tools import (
     LENGTH,

@@ -38,6 +38,6 @@ if noted then
   return {state == 'intent' and 'ok' or 'made', identity, at}
 end
 local now = text(clock())
+call('ZADD', KEYS[4], now, tag_member(ARGV[1], ARGV[6]))
 call('HSET', KEYS[3], ARGV[6], 'intent ' .. ARGV[7] .. ' ' .. cursor .. ' ' .. now)
-redis.pcall('ZADD', KEYS[4], now, tag_member(ARGV[1], ARGV[6]))
 return {'ok', ARGV[7]}

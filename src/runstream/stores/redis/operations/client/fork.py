@@ -3,7 +3,7 @@
 The parent notes that it is about to be forked (fork_intent.lua), so that it is neither deleted nor forgotten; the
 fork is made (fork.lua); the parent notes that (fork_end.lua). Each may be sent again. Each fork has an identity:
 what was deleted or given up is never made by a request that comes late. What is left of one who died in between is
-seen to by :mod:`~runstream.stores.redis.operations.noted_forks`.
+seen to by :mod:`~runstream.stores.redis.operations.worker.noted_forks`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.runs import run_info
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.noted_forks import NotedFork, give_up
 from runstream.stores.redis.operations.worker.hot_run import run_of
+from runstream.stores.redis.operations.worker.noted_forks import NotedFork, give_up
 from runstream.stores.redis.people_notes import parse_questions
 from runstream.stores.redis.replies import parse_cursor, parse_map, parse_tags, start_text
 from runstream.stores.redis.scripts.fork_calls import CopiedSnapshot, fork_call, fork_end_call, intent_call
@@ -110,8 +110,10 @@ def _cursor_at(
     session: Session[E, S], run_id: str, parent: RunHead | None, at: int, brought: Brought | None
 ) -> Operation[Cursor]:
     """The run's cursor at an offset that it has."""
-    known = () if parent is None else (parent.last, parent.mark, parent.start)
-    for cursor in (*known, *(() if brought is None else (brought.at,))):
+    known: list[Cursor] = [] if parent is None else [parent.last, parent.mark, parent.start]
+    if brought is not None:
+        known.append(brought.at)
+    for cursor in known:
         if cursor.offset == at:
             return cursor
     if parent is None:

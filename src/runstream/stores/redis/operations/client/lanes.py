@@ -12,7 +12,7 @@ from runstream.operations.operation import Exchange, Operation
 from runstream.stores.redis.damage import parsing
 from runstream.stores.redis.operations.client.archived_errors import lanes_away
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.client.shared_lanes import lane_marks, shared_lasts
+from runstream.stores.redis.operations.client.shared_lanes import lane_marks, shared_lanes
 from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.scripts.calls import MICROSECONDS
@@ -44,10 +44,11 @@ def hot_lanes(session: Session[E, S], run_id: str) -> Operation[tuple[list[LaneI
         lasts, are_all = lane_marks(meta), not {b"retired", b"ended"} & meta.keys()
         now = session.server_clock.now() or round(unix_seconds() * MICROSECONDS)
         leases = _leases(fields, now)
+    ends = run.ends
     if run.head.fork_of is not None:
-        shared, has_all = yield from shared_lasts(session, run_id, run.head, lasts)
-        lasts, are_all = shared | lasts, are_all and has_all
-    return LaneFacts(lasts, run.head.snapshots, run.ends, leases).infos(), are_all
+        shared = yield from shared_lanes(session, run_id, run.head, lasts)
+        lasts, ends, are_all = shared.lasts | lasts, {**shared.ends, **ends}, are_all and shared.are_all
+    return LaneFacts(lasts, run.head.snapshots, ends, leases).infos(), are_all
 
 
 def _leases(fields: Mapping[str, bytes], now: int) -> dict[str | None, str]:

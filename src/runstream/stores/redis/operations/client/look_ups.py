@@ -12,7 +12,7 @@ from runstream.operations.look_ups import in_order, keys_asked, offsets_asked, s
 from runstream.operations.operation import Command, Operation, collect
 from runstream.stores.redis.damage import corrupt_key, parsing
 from runstream.stores.redis.operations.client.lineage import keys_in_ancestors, segments_here
-from runstream.stores.redis.operations.client.read import read
+from runstream.stores.redis.operations.client.read import read_own
 from runstream.stores.redis.operations.client.send import resolve_unanswered
 from runstream.stores.redis.operations.client.span_reader import SpanReader
 from runstream.stores.redis.replies import noted_cursor
@@ -76,5 +76,7 @@ def read_at(session: Session[E, S], run_id: str, offsets: Iterable[int]) -> Oper
     shared = [(low, min(high, head.start.offset)) for low, high in spans_of(asked) if low < head.start.offset]
     if head.fork_of is not None and shared:
         segments = yield from segments_here(session, run_id, head)
-        found |= yield from read_at_in_segments(run_id, segments[:-1], shared, partial(read, session))
+        found |= yield from read_at_in_segments(
+            run_id, segments[:-1], shared, partial(read_own, session, run_id, None)
+        )
     return in_order(run_id, asked, found, head.run_start.offset + 1, head.last.offset)

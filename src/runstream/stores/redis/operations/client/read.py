@@ -22,7 +22,7 @@ from runstream.stores.redis.operations.client.reader import Page, RunReader
 from runstream.stores.redis.operations.client.run_head import head_query, parse_head
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["follow", "read", "read_shared"]
+__all__ = ["follow", "read", "read_own", "read_shared"]
 
 
 def read(session: Session[E, S], run_id: str, query: ReadQuery, lane_id: str | None = None) -> Stream:
@@ -37,7 +37,7 @@ def read(session: Session[E, S], run_id: str, query: ReadQuery, lane_id: str | N
     head = yield from reader.open(cursor)
     if head.fork_of is not None and low < head.start.offset:
         segments = yield from segments_here(session, run_id, head)
-        yield from read_segments(run_id, segments, query, partial(_read_own, session, run_id, lane_id))
+        yield from read_segments(run_id, segments, query, partial(read_own, session, run_id, lane_id))
         return
     high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
     low = max(low, head.start.offset)
@@ -54,10 +54,10 @@ def read_shared(
     if head.fork_of is None or parse_position(after)[0] >= head.start.offset:
         return
     segments = (yield from segments_here(session, run_id, head))[:-1]
-    yield from read_segments(run_id, segments, ReadQuery(after), partial(_read_own, session, run_id, lane_id))
+    yield from read_segments(run_id, segments, ReadQuery(after), partial(read_own, session, run_id, lane_id))
 
 
-def _read_own(session: Session[E, S], fork_id: str, lane_id: str | None, run_id: str, query: ReadQuery) -> Stream:
+def read_own(session: Session[E, S], fork_id: str, lane_id: str | None, run_id: str, query: ReadQuery) -> Stream:
     """The own events of a run, as a part of a fork's history."""
     try:
         yield from read(session, run_id, query, lane_id)

@@ -149,6 +149,8 @@ class RunReader:
         if cursor is not None and cursor.offset > head.start.offset:
             self.seen = cursor
             yield from self._check_history(head, [(parse_cursor(entry[0]), b"") for entry in replies[0]])
+        elif cursor is not None and head.fork_of and cursor.offset == head.start.offset and cursor != head.start:
+            raise diverged(self.run_id, cursor)
         return head, besides
 
     def page(self, after: int, upto: int | None, count: int | None = None) -> Operation[tuple[RunHead, Page]]:

@@ -24,8 +24,8 @@ from runstream.stores.redis.operations.absent import check_absent
 from runstream.stores.redis.operations.client.refusals import held
 from runstream.stores.redis.operations.client.run_head import HEAD_FIELDS, is_there, parse_head
 from runstream.stores.redis.operations.client.send import resolve_unanswered
-from runstream.stores.redis.operations.noted_forks import fork_gone, living_forks
 from runstream.stores.redis.operations.unfinished import snapshots_left
+from runstream.stores.redis.operations.worker.noted_forks import fork_gone, living_forks
 from runstream.stores.redis.page_size import first_entries
 from runstream.stores.redis.people_notes import parse_questions
 from runstream.stores.redis.replies import (

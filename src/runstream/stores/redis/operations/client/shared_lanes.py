@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from runstream.model.results import E, Recorded, S
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import EndedLane, RunHead
 from runstream.operations.arguments import ReadQuery
 from runstream.operations.lineage import Segment
 from runstream.operations.operation import Exchange, Operation, collect
@@ -20,10 +20,11 @@ from runstream.stores.redis.operations.client.run_head import (
     parse_head,
     retired_of,
 )
+from runstream.stores.redis.operations.worker.hot_run import run_of
 from runstream.stores.redis.replies import parse_map
 from runstream.stores.redis.session.session import Session
 
-__all__ = ["Lasts", "lane_marks", "last_seq_shared", "shared_lasts"]
+__all__ = ["Lasts", "SharedLanes", "lane_marks", "last_seq_shared", "shared_lanes"]
 
 _PAGE = 1000
 
@@ -49,21 +50,39 @@ def last_seq_shared(session: Session[E, S], run_id: str, head: RunHead, lane_id:
     return 0
 
 
-def shared_lasts(
+class SharedLanes(NamedTuple):
+    """The lanes of what a fork shares, but those that are known.
+
+    Attributes:
+        lasts: Their last events.
+        ends: The last end of each that was ended by then.
+        are_all: Whether these are all of them.
+    """
+
+    lasts: Lasts
+    ends: Mapping[str, EndedLane]
+    are_all: bool
+
+
+def shared_lanes(
     session: Session[E, S], run_id: str, head: RunHead, known: Collection[str]
-) -> Operation[tuple[Lasts, bool]]:
-    """The last events of the lanes of what a fork shares, but the known ones, and whether these are all."""
-    lasts, are_all = Lasts(), True
+) -> Operation[SharedLanes]:
+    """The lanes of what a fork shares, but those that are known."""
+    lasts, ends, are_all = Lasts(), dict[str, EndedLane](), True
     for segment in reversed((yield from segments_here(session, run_id, head))[:-1]):
         keys = session.keys.run(segment.run_id)
         (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
         meta = parse_map(reply)
         with parsing(keys):
-            marks = lane_marks(meta)
+            marks, run = lane_marks(meta), run_of(segment.run_id, meta, is_partial=False)
         are_all = are_all and not {b"retired", b"ended"} & meta.keys()
         missing = {lane: last for lane, last in marks.items() if lane not in known and lane not in lasts}
-        lasts |= yield from _upto(session, segment, missing)
-    return lasts, are_all
+        found = yield from _upto(session, segment, missing)
+        lasts |= found
+        upto = segment.end.offset if segment.end is not None else 0
+        of_run = {} if run is None else run.ends
+        ends |= {lane: of_run[lane] for lane in found if lane in of_run and of_run[lane].offset <= upto}
+    return SharedLanes(lasts, ends, are_all)
 
 
 def lane_marks(meta: Mapping[bytes, bytes]) -> Lasts:

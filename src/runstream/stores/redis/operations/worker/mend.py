@@ -81,7 +81,7 @@ def log_aside(keys: Iterable[str]) -> None:
 
 
 def _aside(partition: PartitionKeys) -> Command:
-    names = [partition.runs, partition.due, partition.deleted]
+    names = [partition.runs, partition.due, partition.deleted, partition.forking]
     names += [partition.retire, partition.retired, partition.leftovers, partition.parked]
     keys = (*names, *(f"{name}:damaged" for name in names))
     return script_call(ASIDE, keys, [expected_type(name) for name in names])

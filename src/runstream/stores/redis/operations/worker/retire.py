@@ -10,9 +10,9 @@ from runstream.model.archive_records import RunHeader
 from runstream.model.errors import RunstreamError
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
 from runstream.stores.redis.keys import Keys
-from runstream.stores.redis.operations.noted_forks import fork_gone, living_forks
 from runstream.stores.redis.operations.worker.drain import server_time
 from runstream.stores.redis.operations.worker.mend import runs_in
+from runstream.stores.redis.operations.worker.noted_forks import fork_gone, living_forks
 from runstream.stores.redis.replies import parent_text, start_text, tag_names
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.removal_calls import clear_call, forget_call, retire_call

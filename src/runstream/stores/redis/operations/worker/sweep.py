@@ -14,10 +14,10 @@ from runstream.model.errors import CorruptRecordError
 from runstream.model.state import ENDED_STATUSES
 from runstream.operations.operation import Command, Exchange, Operation
 from runstream.stores.redis.keys import Keys, PartitionKeys, namespace_config, run_of_key
-from runstream.stores.redis.operations.noted_forks import give_up_left, note_again
 from runstream.stores.redis.operations.worker.held import Held, find_held
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import load_runs
+from runstream.stores.redis.operations.worker.noted_forks import give_up_left, note_again
 from runstream.stores.redis.operations.worker.tag_index import index_again, note_sweep
 from runstream.stores.redis.replies import start_text
 from runstream.stores.redis.scripts.calls import RELIST
