@@ -63,6 +63,29 @@ BREAKS: dict[str, tuple[str, InScript]] = {
         "swept",
         in_script("relist", ("if meta[1] ~= ARGV[2] then return 0 end", "meta[2] = meta[2] or text(clock())")),
     ),
+    "a run does not note that it is about to be forked": (
+        "forked",
+        in_script(
+            "fork_intent",
+            ("call('HSET', KEYS[3], ARGV[6], 'intent ' .. ARGV[7] .. ' ' .. cursor .. ' ' .. now)\n", ""),
+        ),
+    ),
+    "a fork is made that was given up": (
+        "forked",
+        in_script("fork", ("if call('ZSCORE', KEYS[8], string.match(ARGV[2], '%d+$')) then", "if false then")),
+    ),
+    "a fork is given up, and nothing says so": (
+        "forked",
+        in_script("give_up", ("call('ZADD', KEYS[2], text(now), ARGV[1])\n", "")),
+    ),
+    "a run forgets a fork once it was made": (
+        "forked",
+        in_script("fork_end", ("if ARGV[4] == 'gone' then", "if true then")),
+    ),
+    "a run is deleted though it was forked meanwhile": (
+        "forked",
+        in_script("delete", (" or call('EXISTS', KEYS[15]) == 1 then", " then")),
+    ),
 }
 
 

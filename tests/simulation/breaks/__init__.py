@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tests.simulation.breaks.branches import OF_BRANCHES
 from tests.simulation.breaks.clients import IN_CLIENTS
 from tests.simulation.breaks.forks import AFTER_BREAKS_OFF
 from tests.simulation.breaks.one import BREAK_PLANS, Break, InScript
@@ -16,5 +17,5 @@ __all__ = ["BREAKS", "BREAK_PLANS", "Break", "InScript"]
 
 BREAKS: Sequence[Break] = (
     *(*IN_SCRIPTS, *OF_OPERATORS, *IN_CLIENTS),
-    *(*IN_WORKERS, *AFTER_BREAKS_OFF, *OF_TAGS),
+    *(*IN_WORKERS, *AFTER_BREAKS_OFF, *OF_TAGS, *OF_BRANCHES),
 )

@@ -113,7 +113,8 @@ class LeaseWatch:
             return
         self._applied.add(batch)
         run_id, words = _text(args[0]), _text(args[5]).split(" ")
-        lanes, described, leases = map(int, words[10:13]) if len(words) > 6 else (1, 0, 0)
+        counts = words[10:13] if len(words) > 6 else ("1", "0", "0")
+        lanes, described, leases = (int(word.partition(":")[0]) for word in counts)
         at_lease = 6 + 2 * lanes + described
         field, granted = map(_text, args[at_lease : at_lease + 2]) if leases else ("", "")
         epoch, _, token = granted.partition(" ")

@@ -27,6 +27,7 @@ class Plan:
         operators: How many operators there are, who end, retire, restore and delete runs.
         acts: What these do: names of methods of :class:`~.players.operator.OperatorPlayer`, without the
             underscore; none are named: what is usual.
+        branchers: How many fork runs, write to the forks, and delete some.
         archivists: How many operators there are who add archives and drop some.
         resolvers: How many operators there are who resolve runs that are parked, until none is.
         readers: How many read runs through Redis and an archive, in all ways.
@@ -59,6 +60,7 @@ class Plan:
     turns: int = 12
     operators: int = 0
     acts: Sequence[str] = ()
+    branchers: int = 0
     archivists: int = 0
     resolvers: int = 0
     readers: int = 0

@@ -101,6 +101,8 @@ PLANS = {
         call_fates=(12, 1),
         troubles=("restart", "leave", "leap", "replicate", "replicate", "fail_over"),
     ),
+    # runs that are forked while they are written to, and forks that are forked, deleted and made again
+    "branches": Plan(forms=("plain", "runs"), branchers=2, followers=0, runs=1, turns=14),
     # runs that end, are retired, go on, are put back and read meanwhile; agents that share a lane by leases
     "retirements": Plan(
         forms=("plain", "contends", "contends", "runs", "counts", "counts"),

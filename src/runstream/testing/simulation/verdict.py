@@ -12,7 +12,15 @@ from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agents import ends_lanes, together_with
-from runstream.testing.judge import Copy, Testimony, copy_in_stream, faults_of_snapshot, hear, judge
+from runstream.testing.judge import (
+    Copy,
+    Testimony,
+    copy_in_stream,
+    faults_of_copy,
+    faults_of_snapshot,
+    hear,
+    judge,
+)
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
 from runstream.testing.tagging import ToldTags
@@ -92,8 +100,36 @@ def faults_of(world: World) -> Iterator[str]:
             yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
             if not (verdict := verify_run(run_id, hot=hot, sinks=archives)).is_sound:
                 yield f"{run_id} is not sound: {verdict.difference}"
+        for branch in () if losses else world.branches.values():
+            yield from _faults_of_branch(world, hot, archives, branch)
     for loop in world.loops:
         yield from loop.failures
+
+
+def _faults_of_branch(world: World, hot: Any, archives: Sequence[Any], branch: Any) -> Iterator[str]:
+    """What is wrong with a fork: it has its parent's history up to an offset, by the bytes, and then its own."""
+    raw = fakeredis.FakeRedis(server=world.server.fake)
+
+    def history(run_id: str) -> Copy:
+        stream = copy_in_stream(raw, namespace_of(hot).keys.run(run_id).events)
+        own = _places(stream, world.archive_set.copies(run_id))
+        of = world.branches.get(run_id)
+        if of is None:
+            return own
+        return {**{place: mark for place, mark in history(of.parent).items() if place[0] <= of.at}, **own}
+
+    places = history(branch.run_id)
+    marks = [places[place] for place in sorted(places)]
+    yield from (f"{branch}: {fault}" for fault in faults_of_copy("the fork", places))
+    for archive in archives:
+        items = list(archive.read(branch.run_id))
+        if [item.event.payload["mark"] for item in items] != marks:
+            yield f"{branch}: {archive.location} gives {items}, and there are {marks}"
+        if any((item.offset, item.event.run_id) != (at, branch.run_id) for at, item in enumerate(items, 1)):
+            yield f"{branch}: {archive.location} gives {items}"
+        info = archive.run_info(branch.run_id)
+        if info is None or info.parent != (branch.parent, branch.at):
+            yield f"{branch}: {archive.location} says {info}"
 
 
 def _faults_of_tags(

@@ -86,6 +86,8 @@ class World:
         self.followed: list[Followed] = []
         self.own_runs: list[str] = []
         """The runs that operators have made for themselves."""
+        self.branches: dict[str, Any] = {}
+        """The forks that are there, by name: those that somebody was told of, and nobody has begun to delete."""
         self.resolved: dict[str, set[str]] = defaultdict(set)
         """By run, which of its histories operators have kept, or put back."""
         self.were_parked: set[str] = set()

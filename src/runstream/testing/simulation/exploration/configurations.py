@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from runstream.model.errors import ConfigurationError, EventsArchived, LeaseHeld, LeaseLost
+from runstream.model.errors import ConfigurationError, EventsArchived, LeaseHeld, LeaseLost, RunHasForks
 from runstream.model.events import EventKind, PAEvent
 from runstream.model.state import RunState
 from runstream.stores.redis.checkpointer import RedisCheckpointer
@@ -213,6 +213,52 @@ def _swept(scene: Scene, events: int) -> _End:
     return faults
 
 
+_FORK = "fork"
+_LONG_SECONDS = 700.0  # an intent is given up before
+
+
+def _is_deleted(store: Any) -> bool:
+    with suppress(RunHasForks):
+        store.delete_run(RUN)
+        return True
+    return False
+
+
+def _forked(scene: Scene, events: int) -> _End:
+    """A run is forked, and deleted, and a sweep gives up what was left over as the server's clock is set."""
+    scene.alone(lambda: scene.writer(Writer, "former", settles=False).take_turns(events))
+    forker, deleter, sweeper = (scene.open(name) for name in ("forker", "deleter", "sweeper"))
+    told = set[str]()
+
+    def fork() -> None:
+        with suppress(ConfigurationError):  # it was deleted
+            forker.fork(RUN, _FORK)
+            told.add("forked")
+
+    def sweep() -> None:
+        scene.change("its clock is set", partial(scene.shared.run_ahead, _LONG_SECONDS))
+        namespace_of(sweeper).give_up_left()
+
+    scene.act("forker", fork)
+    scene.act("deleter", lambda: told.add("deleted") if _is_deleted(deleter) else None)
+    scene.act("sweeper", sweep)
+    return lambda: _faults_of_forked(scene, events, told)
+
+
+def _faults_of_forked(scene: Scene, events: int, told: set[str]) -> Iterator[str]:
+    """What is wrong with a run that was forked and deleted, as far as their doers were told."""
+    is_there, was_deleted = scene.host.run_info(_FORK) is not None, "deleted" in told
+    if is_there and was_deleted:
+        yield "the run was deleted, and has a fork"
+    if is_there != ("forked" in told):
+        yield f"the fork is {'' if is_there else 'not '}there: {told}"
+    if is_there and not was_deleted and len(list(scene.host.read(_FORK))) != events:
+        yield "the fork does not have what it shares"
+    namespace_of(scene.host).give_up_left()
+    if not was_deleted and _is_deleted(scene.host) == is_there:
+        yield f"the run could {'' if is_there else 'not '}be deleted"
+
+
 CONFIGURATIONS: Mapping[str, Configuration] = {
     # the writer is told that its event is lost, and goes on with another
     "failover": Configuration(partial(_failover, workers=1, more_events=1)),
@@ -224,4 +270,5 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "cleared": Configuration(_cleared, faults=1),
     "unfinished": Configuration(_unfinished, faults=1),
     "swept": Configuration(_swept),
+    "forked": Configuration(_forked),
 }

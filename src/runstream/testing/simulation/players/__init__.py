@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runstream.testing.simulation.players.agent import AgentPlayer, LoopPlayer
 from runstream.testing.simulation.players.archivist import ArchivistPlayer, mend
+from runstream.testing.simulation.players.brancher import BrancherPlayer
 from runstream.testing.simulation.players.follower import (
     AllFollowerPlayer,
     AsyncAllFollowerPlayer,
@@ -32,6 +33,7 @@ def players_of(world: World) -> list[Player]:
         *(AllFollowerPlayer(world, number) for number in range(plan.all_followers)),
         *(AsyncAllFollowerPlayer(world, number) for number in range(plan.async_all_followers)),
         *(OperatorPlayer(world, number) for number in range(plan.operators)),
+        *(BrancherPlayer(world, number) for number in range(plan.branchers)),
         *(ArchivistPlayer(world, plan.turns // 2) for _ in range(plan.archivists)),
         *(ResolverPlayer(world) for _ in range(plan.resolvers)),
         *(ReaderPlayer(world, number) for number in range(plan.readers)),

@@ -209,20 +209,9 @@ class OperatorPlayer(Player):
         kind: EventKind = EventKind.TOOL_RESULT,
         lane_id: str | None = None,
     ) -> None:
-        name = self.process.name
-        marks = [f"@{name}/{self._number + number}@" for number in range(1, count + 1)]
+        marks = [f"@{self.process.name}/{self._number + number}@" for number in range(1, count + 1)]
         self._number += count
-        events = [
-            PAEvent(
-                run_id,
-                lane_id=lane_id or name,
-                seq=self._number,
-                kind=kind,
-                payload={"mark": mark},
-                session_id="operators",
-            )
-            for mark in marks
-        ]
+        events = [self._event(run_id, mark, kind, lane_id) for mark in marks]
         keys = [mark.strip("@") for mark in marks]
         self.diary.note(["sends", run_id, marks, keys])
         try:
@@ -236,6 +225,18 @@ class OperatorPlayer(Player):
             pass
         else:
             self.diary.note(["told", run_id, marks, first])
+
+    def _event(
+        self, run_id: str, mark: str = "", kind: EventKind = EventKind.TOOL_RESULT, lane_id: str | None = None
+    ) -> PAEvent:
+        return PAEvent(
+            run_id,
+            lane_id=lane_id or self.process.name,
+            seq=self._number,
+            kind=kind,
+            payload={"mark": mark},
+            session_id="operators",
+        )
 
     def _settle(self) -> None:
         """Write once more to each run that it has written to: what was lost is told by then."""

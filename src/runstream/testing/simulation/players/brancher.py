@@ -1,0 +1,157 @@
+"""Those who fork runs, as players: they write to the forks, and delete some, while others write to the parents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from runstream.model.errors import ConfigurationError, EventsArchived, RunHasForks
+from runstream.stores.tiered.checkpointer import TieredCheckpointer
+from runstream.testing.simulation.players.operator import OperatorPlayer
+
+__all__ = ["Branch", "BrancherPlayer"]
+
+_PAUSE_SECONDS = (0.0, 0.1, 1.0)
+_MOST_FORKS = 3
+
+
+class Branch(NamedTuple):
+    """A fork that somebody was told of.
+
+    Attributes:
+        run_id: The fork.
+        parent: The run that it was forked from.
+        at: The offset at which.
+    """
+
+    run_id: str
+    parent: str
+    at: int
+
+
+class BrancherPlayer(OperatorPlayer):
+    """Forks a run of its own, runs of all, and forks again, and does one thing after the other to the forks.
+
+    What it forks of its own it knows: which events a fork shares, and under which keys.
+    """
+
+    kind = "brancher"
+
+    def prepare(self) -> None:
+        """Have no forks."""
+        super().prepare()
+        self._made = 0
+        self._free: list[str] = []  # names of forks that were deleted
+
+    def act(self) -> None:
+        """Do so many things."""
+        world, choices = self.world, self.world.choices
+        with world.at_work(self.process) as (hot, archives):
+            self._hot, self._archives = hot, archives
+            self._stores = [TieredCheckpointer(hot, archive) for archive in archives]
+            self._base = f"{self.process.name}-base"
+            world.own_runs.append(self._base)
+            self._known: list[str] = []  # the keys of its own run, in order
+            self._grow()
+            acts: list[Callable[[], None]] = [self._fork, self._fork, self._grow, self._write, self._write]
+            acts += [self._repeat, self._cut, self._read, self._hold]
+            for _ in range(world.plan.turns):
+                choices.one_of(acts)()
+                world.sleep(choices.one_of(_PAUSE_SECONDS))
+            self.diary.is_done = True
+
+    def succeed(self) -> BrancherPlayer:
+        """Let another one begin, with a run of its own, and remember that this one was killed."""
+        self.diary.was_killed = True
+        return BrancherPlayer(self.world, self.role)
+
+    def _grow(self) -> None:
+        """Write to its own run."""
+        before = self._number
+        self._send(self._hot, self._base, 1 + self.world.choices.below(3))
+        self._known += [f"{self.process.name}/{number}" for number in range(before + 1, self._number + 1)]
+
+    def _own(self) -> list[Branch]:
+        return [one for one in self.world.branches.values() if one.run_id.startswith(f"{self.process.name}-")]
+
+    def _fork(self) -> None:
+        """Fork its own run, a run of all, or a fork: at its end, or before it."""
+        choices = self.world.choices
+        mine = self._own()
+        if len(mine) >= _MOST_FORKS:
+            return
+        parent = choices.one_of([self._base, self._base, *self.world.runs, *(one.run_id for one in mine)])
+        at = None
+        if choices.below(2):
+            info = self._until_told(lambda: self._hot.run_info(parent))
+            at = None if info is None else choices.below(info.last_offset + 1)
+        if self._free and choices.below(2):
+            run_id = self._free.pop()
+        else:
+            self._made += 1
+            run_id = f"{self.process.name}-fork{self._made}"
+            self.world.own_runs.append(run_id)
+        self.world.scheduler.note(f"forks {parent} at {at} as {run_id}")
+        try:
+            info = self._until_told(lambda: self._hot.fork(parent, run_id, at=at))
+        except (ConfigurationError, EventsArchived):  # it is not there, or has left Redis there
+            self._free.append(run_id)
+        else:
+            assert info.parent is not None
+            self.world.branches[run_id] = Branch(run_id, *info.parent)
+
+    def _write(self) -> None:
+        """Write to a fork."""
+        if mine := self._own():
+            self._send(self._hot, self.world.choices.one_of(mine).run_id, 1 + self.world.choices.below(2))
+
+    def _repeat(self) -> None:
+        """Append to a fork what it shares: it knows the key. What its parent has got since it does not know."""
+        mine = [one for one in self._own() if one.parent == self._base]
+        if mine:
+            one, offset = self.world.choices.one_of(mine), 1 + self.world.choices.below(len(self._known))
+            key, is_shared = self._known[offset - 1], offset <= one.at
+            found = self._until_told(lambda: self._hot.find(one.run_id, [key]))
+            assert found == [offset if is_shared else None], (one, offset, found)
+            if is_shared:
+                event = self._event(one.run_id)
+                done = self._until_told(lambda: self._hot.append(one.run_id, [event], keys=[key]))
+                assert done.first_offset == offset, (one, offset, done)
+
+    def _cut(self) -> None:
+        """Delete a fork that nobody has forked, in Redis and each archive."""
+        parents = {one.parent for one in self.world.branches.values()}
+        leaves = [one for one in self._own() if one.run_id not in parents]
+        if leaves:
+            run_id = self.world.choices.one_of(leaves).run_id
+            del self.world.branches[run_id]
+            self.diary.note(["deletes", run_id])
+            for store in self._stores:
+                self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc]
+            self.diary.note(["deleted", run_id])
+            self._free.append(run_id)
+
+    def _hold(self) -> None:
+        """Try to delete what was forked."""
+        parents = sorted({one.parent for one in self._own()})
+        if parents:
+            parent = self.world.choices.one_of(parents)
+            try:
+                self._until_told(lambda: self._hot.delete_run(parent))
+            except RunHasForks:
+                return
+            raise AssertionError(f"{parent} was deleted, and has forks")
+
+    def _read(self) -> None:
+        """Read a fork through Redis, as far as it is there."""
+        mine = [one for one in self._own() if one.parent == self._base]
+        if mine:
+            one = self.world.choices.one_of(mine)
+            try:
+                items: list[Any] = self._until_told(lambda: list(self._hot.read(one.run_id)))
+            except EventsArchived:
+                return
+            assert [item.offset for item in items] == list(range(1, len(items) + 1)), items
+            assert all(item.event.run_id == one.run_id for item in items)
+            marks = [item.event.payload["mark"].strip("@") for item in items[: one.at]]
+            assert marks == self._known[: one.at], (one, marks)
