@@ -54,6 +54,7 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
         "docs/steps.md",
         "docs/diffs.md",
         "docs/following.md",
+        "docs/forks.md",
         "docs/tags.md",
     ],
 )
@@ -68,7 +69,9 @@ def test_the_examples_of_a_page_run_as_they_stand(
         exec(compile(block, page, "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", ["docs/rights.md", "docs/people.md", "docs/diffs.md", "docs/tags.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/rights.md", "docs/people.md", "docs/diffs.md", "docs/forks.md", "docs/tags.md"]
+)
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
     (commands,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
     for line in commands.splitlines():

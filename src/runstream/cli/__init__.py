@@ -26,6 +26,7 @@ from runstream.cli import (
     diff,
     drain,
     export,
+    fork,
     import_,
     quarantine,
     resolve,
@@ -123,6 +124,7 @@ _add(drain.drain, drain.EPILOG)
 _add(runs.runs, runs.EPILOG)
 _add(show.show, show.EPILOG)
 _add(tail.tail, tail.EPILOG)
+_add(fork.fork, fork.EPILOG)
 _add(diff.diff, diff.EPILOG)
 _add(answer.answer, answer.EPILOG)
 _add(cancel.cancel, cancel.EPILOG)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from runstream.cli.support.ages import age_seconds
-from runstream.cli.support.options import AsJson, OfArchive, Url, Wide, open_to_read
+from runstream.cli.support.options import AsJson, OfArchive, Url, Wide, open_to_read, read_tags
 from runstream.cli.support.output import ago, emit_json, iso_time, print_table, say
 from runstream.model.identifiers import MAIN_LANE
 from runstream.model.results import RunInfo
@@ -57,7 +57,7 @@ def runs(
     With --wide also their tags, when they were created, and from which offset on a run is in Redis. Every command
     takes the beginning of a run's id in place of all of it, as long as no other run begins so.
     """
-    tags = _tags(tag or ())
+    tags = read_tags(tag or ())
     after = None if since is None else time.time() - _seconds(since)
     with open_to_read(url, archive) as store:
         wanted = None if status is None else status.value
@@ -110,18 +110,6 @@ def questions_of(info: RunInfo) -> str:
 def tags_text(info: RunInfo) -> str:
     """The tags of a run: ``env=x, user=42``."""
     return ", ".join(f"{name}={value}" for name, value in sorted(info.tags.items()))
-
-
-def _tags(given: Sequence[str]) -> dict[str, str]:
-    """The tags that are asked for. Raises BadParameter for what names none, and for two values of one."""
-    tags: dict[str, str] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not name or not equals:
-            raise typer.BadParameter(f"{one!r:.80}: a tag is NAME=VALUE", param_hint="--tag")
-        if tags.setdefault(name, value) != value:
-            raise typer.BadParameter(f"tag {name!r:.80} has one value: no run has both", param_hint="--tag")
-    return tags
 
 
 def _seconds(age: str) -> float:

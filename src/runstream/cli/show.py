@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.table import Table
 
 from runstream.cli.runs import questions_of, run_facts, tags_text
+from runstream.cli.support.branches import ancestors_of, branch_rows, forks_of
 from runstream.cli.support.exit_codes import NoSuchRun
 from runstream.cli.support.options import AsJson, InLocalTime, OfArchive, OfUpcasts, Url, Wide, open_to_read
 from runstream.cli.support.output import (
@@ -33,6 +34,7 @@ from runstream.cli.support.value_texts import cut, is_moment_name, payload_text,
 from runstream.model.errors import ConfigurationError, CorruptRecordError, EventRefused, EventsArchived
 from runstream.model.protocols import SnapshotHistory
 from runstream.model.results import LaneInfo, Recorded, RunInfo, Snapshot
+from runstream.operations.run_forks import Fork
 from runstream.stores.capabilities import part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
@@ -82,6 +84,13 @@ class _Wanted:
     limit: int
 
 
+class _Branch(NamedTuple):
+    """Which runs a run comes from, the nearest first, and which were forked from it."""
+
+    ancestors: list[Fork]
+    forks: list[Fork]
+
+
 def show(
     run: RunName,
     url: Url = None,
@@ -115,7 +124,8 @@ def show(
     A Redis store shows what is hot; which events have moved to the archive is said on stderr (with --json
     in "archived_up_to"). With --archive, or the archive beside an embedded server, they are read there. Former
     snapshots are in an archive only, which has those that were the latest when a drain worker read the run:
-    without one, --at shows the events from the beginning. With --lanes only the run's lanes are shown; those that
+    without one, --at shows the events from the beginning. Of a fork, and of a run that was forked, the branch is
+    drawn, as far as the store knows it. With --lanes only the run's lanes are shown; those that
     have left Redis are in the archive.
     """
     with open_to_read(url, archive, upcasts) as store:
@@ -134,6 +144,7 @@ def show(
         if after is None:
             after = 0 if at is None else _begin(snapshots, lane)
         timeline = _timeline(store, run, _Wanted(lane, after, at, limit))
+        branch = _Branch(ancestors_of(store, info), forks_of(store, run))
         is_hot = part_of(store, Namespace) is not None
     if timeline.archived_up_to:
         say(
@@ -143,10 +154,11 @@ def show(
     if timeline.unreadable:
         say(f"offsets without an event that reads: {', '.join(map(str, timeline.unreadable))}")
     if as_json:
-        emit_json({**_facts(info, snapshots, timeline, is_hot=is_hot), "at": at})
+        facts = _facts(info, snapshots, timeline, is_hot=is_hot)
+        emit_json({**facts, "forks": [fork._asdict() for fork in branch.forks], "at": at})
         return
     page = _Page(is_hot, join, local, wide)
-    console(sys.stdout, wide=wide).print(*spaced(page.tables(info, snapshots, timeline, at)), sep="\n")
+    console(sys.stdout, wide=wide).print(*spaced(page.tables(info, branch, snapshots, timeline, at)), sep="\n")
     if timeline.next_after is not None:
         say(f"there are more events; go on with --after {timeline.next_after}")
 
@@ -242,9 +254,14 @@ class _Page:
     local: bool
     wide: bool
 
-    def tables(self, info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, at: int | None) -> Iterator[Table]:
-        """The run, its snapshots, its events, its states."""
+    def tables(
+        self, info: RunInfo, branch: _Branch, snapshots: _Snapshots, timeline: _Timeline, at: int | None
+    ) -> Iterator[Table]:
+        """The run, its branch, its snapshots, its events, its states."""
         yield make_table(["what", "value"], self._facts(info, at))
+        if branch.ancestors or branch.forks:
+            rows = branch_rows(info, branch.ancestors, branch.forks)
+            yield make_table(["branch", "parts after offset"], list(rows), names=("branch",))
         if snapshots:
             columns = ["snapshot of", "covers offset", "revision", "status", "step", "node"]
             yield make_table(columns, [_snapshot_row(lane, snapshot) for lane, snapshot in snapshots.items()])

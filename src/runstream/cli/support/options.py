@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ __all__ = [
     "open_existing",
     "open_to_read",
     "path_of",
+    "read_tags",
     "required_urls",
 ]
 
@@ -293,3 +294,15 @@ def ending_with_parent(is_asked: bool) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def read_tags(given: Sequence[str]) -> dict[str, str]:
+    """Tags that are given as NAME=VALUE. Raises BadParameter for what names none, and for two values of one."""
+    tags: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{one!r:.80}: a tag is NAME=VALUE", param_hint="--tag")
+        if tags.setdefault(name, value) != value:
+            raise typer.BadParameter(f"tag {name!r:.80} has one value: no run has both", param_hint="--tag")
+    return tags

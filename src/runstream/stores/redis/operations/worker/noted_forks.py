@@ -22,7 +22,7 @@ from runstream.stores.redis.replies import noted_start, parse_cursor, parse_map,
 from runstream.stores.redis.scripts.calls import MICROSECONDS
 from runstream.stores.redis.scripts.fork_calls import fork_end_call, give_up_call
 
-__all__ = ["NotedFork", "fork_gone", "give_up", "give_up_left", "living_forks", "note_again"]
+__all__ = ["NotedFork", "fork_gone", "give_up", "give_up_left", "living_forks", "note_again", "noted_forks"]
 
 _INTENT_MICROSECONDS = 600 * MICROSECONDS
 """For how long a fork may be about to be made: an older intent is given up."""
@@ -53,6 +53,15 @@ class NotedFork(NamedTuple):
         """Parse a field. Raises ValueError for one that no script of ours has written."""
         state, identity, cursor, noted_at = value.split()
         return cls(parent, name.decode(), int(identity), parse_cursor(cursor), state == b"fork", int(noted_at))
+
+
+def noted_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
+    """The forks of a run as they are noted: one or the other may be gone. Nothing is written."""
+    run = keys.run(run_id)
+    (reply,) = yield Exchange([(b"HGETALL", run.forks)])
+    with parsing(run, run.forks):
+        noted = [NotedFork.parse(run_id, *field) for field in parse_map(reply).items()]
+    return [Fork(fork.run_id, fork.at.offset) for fork in noted]
 
 
 def living_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
