@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runstream import DrainWorker, connect
+from runstream import DrainWorker, SQLiteCheckpointer, connect
 from tests.support.backends import FakeBackend
 from tests.support.commands import run
 from tests.support.samples import make_events, make_state
@@ -64,7 +64,7 @@ def test_a_run_in_redis_is_forked_with_what_its_archive_has(fake: FakeBackend, t
     """And the forks that are noted in Redis are drawn."""
     name = tmp_path.name
     url, archive = f"fake:{name}", f"sqlite:{tmp_path}/archive.db"
-    with connect(url) as hot, connect(archive) as sink:
+    with connect(url) as hot, SQLiteCheckpointer[Any, Any](tmp_path / "archive.db") as sink:
         hot.append("trip", make_events("trip", 5), snapshot=make_state("trip"))
         DrainWorker(hot, [sink], trim="archived").drain_once()
         assert run("fork", "trip", "again", "--at", "3", "--url", url).code == 1

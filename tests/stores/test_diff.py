@@ -16,10 +16,11 @@ from runstream import (
     RunDiff,
     TieredCheckpointer,
 )
+from runstream.codec.archive_entries import renamed
 from runstream.history.archived import ArchivedHistory
 from runstream.model.archive_records import RunBatch
 from runstream.model.results import Cursor
-from runstream.repair.branches import _renamed, keep_branch
+from runstream.repair.branches import keep_branch
 from runstream.stores.capabilities import Archive as Sinks
 from runstream.stores.capabilities import part_of
 from tests.support.archive_check import Archive
@@ -47,7 +48,7 @@ def history_of(store: Archive, run_id: str) -> ArchivedHistory:
 def copy_of(archive: Archive, run_id: str, name: str, upto: int, parent: tuple[str, int] | None = None) -> None:
     """Give the archive another run with the history of one up to an offset, as a fork has it."""
     history = history_of(archive, run_id)
-    entries = [_renamed(entry, name) for entry in history.entries(0) if entry.offset <= upto]
+    entries = [renamed(entry, name) for entry in history.entries(0) if entry.offset <= upto]
     header = replace(history.header, run_id=name, parent=parent)
     archive.write([RunBatch(header, header.start, entries)])
 

@@ -154,8 +154,7 @@ def show(
     if timeline.unreadable:
         say(f"offsets without an event that reads: {', '.join(map(str, timeline.unreadable))}")
     if as_json:
-        facts = _facts(info, snapshots, timeline, is_hot=is_hot)
-        emit_json({**facts, "forks": [fork._asdict() for fork in branch.forks], "at": at})
+        emit_json({**_facts(info, branch, snapshots, timeline, is_hot=is_hot), "at": at})
         return
     page = _Page(is_hot, join, local, wide)
     console(sys.stdout, wide=wide).print(*spaced(page.tables(info, branch, snapshots, timeline, at)), sep="\n")
@@ -226,9 +225,12 @@ def _read(store: RunStore[Any, Any], run_id: str, wanted: _Wanted, after: int, a
     return timeline
 
 
-def _facts(info: RunInfo, snapshots: _Snapshots, timeline: _Timeline, *, is_hot: bool) -> dict[str, Any]:
+def _facts(
+    info: RunInfo, branch: _Branch, snapshots: _Snapshots, timeline: _Timeline, *, is_hot: bool
+) -> dict[str, Any]:
     return {
         "run": run_facts(info, is_hot=is_hot),
+        "forks": [fork._asdict() for fork in branch.forks],
         "snapshots": [
             {
                 "lane_id": lane,
@@ -260,8 +262,8 @@ class _Page:
         """The run, its branch, its snapshots, its events, its states."""
         yield make_table(["what", "value"], self._facts(info, at))
         if branch.ancestors or branch.forks:
-            rows = branch_rows(info, branch.ancestors, branch.forks)
-            yield make_table(["branch", "parts after offset"], list(rows), names=("branch",))
+            drawn = list(branch_rows(info, branch.ancestors, branch.forks))
+            yield make_table(["branch", "parts after offset"], drawn, names=("branch",))
         if snapshots:
             columns = ["snapshot of", "covers offset", "revision", "status", "step", "node"]
             yield make_table(columns, [_snapshot_row(lane, snapshot) for lane, snapshot in snapshots.items()])

@@ -36,8 +36,10 @@ __all__ = [
     "entry_record",
     "plain_entries",
     "plain_values",
+    "renamed",
     "seq_of_entry",
     "unread",
+    "with_run_id",
 ]
 
 _PAGE = 100  # records; so few that their values are freed before Python's collector runs
@@ -309,3 +311,17 @@ def entry_record(run_id: str, entry: ArchiveEntry, written_as: str | None = None
     if written_as is not None and fields.get("run_id") == run_id:
         fields["run_id"] = written_as
     return stored_record(written_as or run_id, fields, entry.key)
+
+
+def renamed(entry: ArchiveEntry, run_id: str) -> ArchiveEntry:
+    """The entry with its event as one of another run. What has no text, or does not read, stays as it is."""
+    return entry if entry.data is None else entry._replace(data=with_run_id(entry.data, run_id))
+
+
+def with_run_id(text: str, run_id: str) -> str:
+    """The same JSON object with another run id, if it has one. What does not read stays as it is."""
+    try:
+        fields = load_object(text)
+    except ValueError:
+        return text
+    return dump_json({**fields, "run_id": run_id}) if "run_id" in fields else text

@@ -27,7 +27,7 @@ class Divergence:
 
 def find_divergence(one: History, other: History) -> Divergence | None:
     """Find the last cursor that both histories have; None if they have nothing in common, not even their start."""
-    if one.header.start != other.header.start:
+    if one.header.start != other.header.start or one.header.creation != other.header.creation:
         return None
     low, high = one.header.start, min(one.last.offset, other.last.offset)
     differ = False

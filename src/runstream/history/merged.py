@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runstream.codec.archive_entries import archive_entries
+from runstream.codec.archive_entries import archive_entries, renamed
 from runstream.history.archived import ArchivedHistory
 from runstream.history.base import History
 from runstream.history.hot import HotHistory
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot
 from runstream.model.errors import ArchiveGap, HistoryDiverged
-from runstream.operations.messages import lost
+from runstream.operations.messages import lost, parent_lost
 from runstream.stores.capabilities import Archive, ChecksIntegrity, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
@@ -33,6 +33,8 @@ class MergedRun:
         last: The cursor of its last entry.
         snapshots: The latest snapshots of the run and of its lanes; none covers more than ``last``.
         broken: The snapshots that do not read, by lane (None: the run's own), with why.
+        shared: Of a fork, the runs that it shares its history with, the oldest first, each up to where the next
+            begins.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class MergedRun:
         self.last = history.last
         self.snapshots: Sequence[ArchiveSnapshot] = list(snapshots.values())
         self.broken = broken
+        self.shared: Sequence[MergedRun] = ()
         self._store = store
         self._namespace = part_of(store, Namespace)
         self._archive = part_of(store, Archive)
@@ -55,12 +58,34 @@ class MergedRun:
 
     @classmethod
     def load(cls, store: RunStore[Any, Any], run_id: str) -> MergedRun | None:
-        """The run as a store has it now; None for one that is not there.
+        """The run as a store has it now, with what it shares; None for one that is not there.
 
         Raises:
             AcknowledgedWritesLost: Redis is behind the archive.
+            HistoryDiverged: A run that it comes from is not there any more.
             StoreUnavailable: A replica is behind it.
         """
+        found = run = cls._load_own(store, run_id)
+        if found is None or run is None:
+            return None
+        shared: list[MergedRun] = []
+        end = run.header.start
+        while run.header.parent_identity and run.header.parent is not None:
+            name, creation = run.header.parent[0], run.header.parent_identity
+            child, run = run.run_id, cls._load_own(store, name)
+            if run is None or run.header.creation != creation:
+                raise parent_lost(child, name, is_there=run is not None)
+            if run.last.offset < end.offset:
+                raise lost(name, end.offset, run.last.offset)
+            run.last = end
+            end = min(end, run.header.start)
+            shared.insert(0, run)
+        found.shared = [part for part in shared if part.last.offset > part.header.start.offset]
+        return found
+
+    @classmethod
+    def _load_own(cls, store: RunStore[Any, Any], run_id: str) -> MergedRun | None:
+        """The run without what it shares."""
         namespace, archive = part_of(store, Namespace), part_of(store, Archive)
         snapshots: dict[str | None, ArchiveSnapshot] = {}
         broken: dict[str | None, str] = {}
@@ -82,10 +107,16 @@ class MergedRun:
         return None if history is None else cls(store, history, hot, snapshots, broken)
 
     def __len__(self) -> int:
-        return self.last.offset - self.header.before_first.offset
+        return self.last.offset - self.header.before_first.offset + sum(map(len, self.shared))
 
     def entries(self) -> Iterator[ArchiveEntry]:
-        """Read all entries in order, also while a worker moves them.
+        """Read all entries in order, those that it shares as its own; see ``own_entries``."""
+        for part in self.shared:
+            yield from (renamed(entry, self.run_id) for entry in part.own_entries())
+        yield from self.own_entries()
+
+    def own_entries(self) -> Iterator[ArchiveEntry]:
+        """Read the run's own entries in order, also while a worker moves them.
 
         Raises:
             EventsArchived: Some have left Redis, and the store has no archive.

@@ -244,6 +244,11 @@ class RunHeader:
         """The cursor before the first event that is there."""
         return self.base or self.start
 
+    @property
+    def begins_after(self) -> int:
+        """The offset before the history's first event; 0 for a fork, whose history begins with what it shares."""
+        return 0 if self.identity else self.start.offset
+
     @classmethod
     def of(cls, run_id: str, head: RunHead) -> RunHeader:
         """The header of a run that stands there."""

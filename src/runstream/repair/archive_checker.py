@@ -103,10 +103,28 @@ class ArchiveChecker(HistoryChecker):
     def _differ(self, entry: ArchiveEntry, what: str, stored: object, by_text: object) -> None:
         raise DifferenceFound(entry.offset, what, (self.location, str(stored)), ("its text", str(by_text)))
 
+    def _check_shared(self) -> None:
+        """Check that a fork goes on where its parent is at that offset, if the archive has that."""
+        header = self.history.header
+        if header.parent is None or not header.parent_identity:
+            return
+        parent = ArchivedHistory.load(self.archive, header.parent[0])
+        if parent is None or not parent.header.start.offset <= header.start.offset <= parent.last.offset:
+            return  # it is archived by itself; or what it shares is its own parent's
+        there = parent.at(header.start.offset)
+        if parent.header.creation != header.parent_identity or there != header.start:
+            raise DifferenceFound(
+                header.start.offset,
+                "a fork does not go on from its parent",
+                (self.location, f"{parent.run_id!r} at {there}"),
+                ("the fork", str(header.start)),
+            )
+
     def check_end(self) -> None:
         """Check that the history ends where noted, nothing lies outside it, and snapshots and lanes fit it."""
         run_id, start = self.history.run_id, self.history.header.before_first
         lowest = self.history.header.start.offset
+        self._check_shared()
         if self.previous != self.last:
             raise DifferenceFound(
                 self.last.offset,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from runstream.codec.lossless_json import dump_json, load_object
+from runstream.codec.archive_entries import renamed, with_run_id
 from runstream.drain.readback import find_mismatch
 from runstream.history.base import PAGE, History
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, RunBatch
+from runstream.model.archive_records import ArchiveSnapshot, RunBatch
 from runstream.model.errors import StoreUnavailable
 from runstream.model.identifiers import MAX_NAME_BYTES
 from runstream.model.protocols import Sink
@@ -56,7 +56,7 @@ def keep_branch(sinks: Sequence[Sink], history: History, start: Cursor) -> str:
     base = history.header.base if history.header.before_first.offset > start.offset else None
     header = replace(history.header, run_id=name, start=start, parent=(history.run_id, start.offset), base=base)
     snapshots = [_renamed_snapshot(one, name) for one in history.snapshots()]
-    entries = (_renamed(entry, name) for entry in history.entries(start.offset))
+    entries = (renamed(entry, name) for entry in history.entries(start.offset))
     after = header.before_first
     while page := list(islice(entries, PAGE)):
         _write(sinks, RunBatch(header, after, page))
@@ -73,20 +73,5 @@ def _write(sinks: Sequence[Sink], batch: RunBatch) -> None:
             raise StoreUnavailable(f"the branch is not kept: {mismatch}; nothing was given up, repeat the command")
 
 
-def _renamed(entry: ArchiveEntry, name: str) -> ArchiveEntry:
-    if entry.data is None:
-        return entry
-    return entry._replace(data=_with_run_id(entry.data, name))
-
-
 def _renamed_snapshot(snapshot: ArchiveSnapshot, name: str) -> ArchiveSnapshot:
-    return snapshot._replace(data=_with_run_id(snapshot.data, name))
-
-
-def _with_run_id(text: str, name: str) -> str:
-    """The same JSON object with another run id, if it has one. What does not read stays as it is."""
-    try:
-        fields = load_object(text)
-    except ValueError:
-        return text
-    return dump_json({**fields, "run_id": name}) if "run_id" in fields else text
+    return snapshot._replace(data=with_run_id(snapshot.data, name))

@@ -155,8 +155,7 @@ class HistoryChecker(ABC):
 
     def _check_snapshots(self) -> None:
         """Check that every snapshot reads, and covers what the history has."""
-        header, last = self.history.header, self.last.offset
-        start = 0 if header.identity else header.start.offset  # a fork's may cover less than it shares
+        start, last = self.history.header.begins_after, self.last.offset
         for one in self.snapshots:
             whose, here = f"snapshot{of_lane(one.lane_id)}", (self.location, describe_snapshot(one))
             if not start <= one.offset <= last:

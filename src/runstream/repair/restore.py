@@ -280,7 +280,7 @@ def _check_required(namespace: Namespace, source: ArchivedHistory) -> None:
 
 def _check_covered(source: ArchivedHistory, snapshots: Sequence[ArchiveSnapshot]) -> None:
     for snapshot in snapshots:
-        if not source.header.start.offset <= snapshot.offset <= source.last.offset:
+        if not source.header.begins_after <= snapshot.offset <= source.last.offset:
             raise _bad_snapshot(
                 source.run_id,
                 snapshot,

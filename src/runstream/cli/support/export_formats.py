@@ -68,9 +68,18 @@ class Export:
 
     def entries(self) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
         """The entries with the events' fields: None for one that was erased, or is kept aside as bytes."""
-        for entry in self.run.entries():
+        return self._with_fields(self.run.run_id, self.run.entries())
+
+    def own_entries(self, run: MergedRun) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
+        """The same of those that the run has itself, or one that it comes from."""
+        return self._with_fields(run.run_id, run.own_entries())
+
+    def _with_fields(
+        self, run_id: str, entries: Iterator[ArchiveEntry]
+    ) -> Iterator[tuple[ArchiveEntry, dict[str, Any] | None]]:
+        for entry in entries:
             try:
-                fields = entry_fields(self.run.run_id, entry)
+                fields = entry_fields(run_id, entry)
                 self.events += fields is not None
                 yield entry, fields
             except CorruptRecordError as error:
@@ -188,19 +197,21 @@ def _iso_time(timestamp: float) -> str | None:
 def write_sqlite(export: Export, path: Path) -> None:
     """Write an archive of this one run: what a drain worker would have written, with its latest snapshots.
 
-    A record that does not read is in its quarantine.
+    What a fork shares is there as the runs that it comes from, up to where it was forked. A record that does not
+    read is in its quarantine.
     """
     export.check_snapshots()
-    run = export.run
     with closing(SQLiteCheckpointer[Any, Any](path)) as archive:
-        at, batch, size = run.header.before_first, list[ArchiveEntry](), 0
-        for entry, _ in export.entries():
-            batch.append(entry)
-            size += len(entry.data or entry.raw or "")
-            if len(batch) == _BATCH or size > _BATCH_BYTES:
-                archive.write([RunBatch(run.header, at, batch, drained=False)])
-                at, batch, size = entry.cursor, [], 0
-        archive.write([RunBatch(run.header, at, batch, run.snapshots, drained=False)])
+        for run in (*export.run.shared, export.run):
+            at, batch, size = run.header.before_first, list[ArchiveEntry](), 0
+            for entry, _ in export.own_entries(run):
+                batch.append(entry)
+                size += len(entry.data or entry.raw or "")
+                if len(batch) == _BATCH or size > _BATCH_BYTES:
+                    archive.write([RunBatch(run.header, at, batch, drained=False)])
+                    at, batch, size = entry.cursor, [], 0
+            snapshots = export.run.snapshots if run is export.run else ()
+            archive.write([RunBatch(run.header, at, batch, snapshots, drained=False)])
     if path.with_name(f"{path.name}-wal").exists():
         # what it holds would not come along
         raise StoreUnavailable(f"another program has opened {path}, so it is not complete: send the same again")
