@@ -10,7 +10,7 @@ from runstream.model.errors import ConfigurationError
 from runstream.model.identifiers import check_name, check_run_id, shown
 from runstream.model.protocols import Leased
 from runstream.model.results import E, S
-from runstream.model.run_head import SnapshotHead
+from runstream.model.run_head import RunHead, SnapshotHead
 from runstream.operations.arguments import check_count, grant_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TruncateOptions",
     "check_before",
     "check_offsets",
+    "check_own",
     "check_truncated",
     "held_by",
 ]
@@ -118,6 +119,22 @@ def check_truncated(run_id: str, before: int, last: int) -> None:
         raise ConfigurationError(
             f"before={shown(before)}: run {run_id!r} ends with offset {last}; pass the offset with which its"
             f" history is to begin, 1 to {last + 1}; nothing was truncated"
+        )
+
+
+def check_own(run_id: str, before: int, head: RunHead) -> None:
+    """Raise ConfigurationError where a fork is to begin within what it shares with its parent.
+
+    Args:
+        run_id: The run.
+        before: The offset that it is to begin with.
+        head: Where it stands.
+    """
+    shared = 0 if head.fork_of is None or head.base is not None else head.start.offset
+    if 1 < before <= shared:
+        raise ConfigurationError(
+            f"before={before}: run {run_id!r} shares its history up to offset {shared} with the run that it was"
+            f" forked from; pass {shared + 1} to let it begin with its own events; nothing was truncated"
         )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from runstream.model.erasures import ErasureNote, Spans, has_offset, may_hold
 from runstream.model.errors import ConfigurationError
 from runstream.model.results import LeaseGrant
 from runstream.model.run_head import RunHead, SnapshotHead
-from runstream.operations.erase_arguments import check_offsets, check_truncated, held_by
+from runstream.operations.erase_arguments import check_offsets, check_own, check_truncated, held_by
 from runstream.operations.lane_facts import LaneFacts
+from runstream.operations.run_forks import Fork, has_forks
 from runstream.stores.local.lease_rules import Leases, check_only
 
-__all__ = ["EraseOrder", "ErasePlan", "noted", "plan_erase", "plan_truncate"]
+__all__ = ["EraseOrder", "ErasePlan", "Family", "noted", "plan_erase", "plan_truncate", "sharing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,13 @@ class ErasePlan:
 
     def is_empty(self, head: RunHead) -> bool:
         """Whether nothing of a run goes that stands there."""
-        return not self.spans and (self.base is None or self.base <= head.before_first.offset)
+        return not self.spans and not self.moves(head)
+
+    def moves(self, head: RunHead) -> bool:
+        """Whether the history of a run that stands there begins elsewhere then; a fork's with its own events."""
+        before = head.before_first.offset
+        has_shared = head.fork_of is not None and head.base is None and before > 0
+        return self.base is not None and (self.base > before or (has_shared and self.base == before))
 
     def has(self, offset: int) -> bool:
         """Whether the content at an offset goes."""
@@ -77,8 +85,33 @@ def noted(known: list[ErasureNote], note: ErasureNote) -> ErasureNote:
     return note
 
 
+class Family(NamedTuple):
+    """The runs that share some of a run's history.
+
+    Attributes:
+        forks: Those that were forked from it.
+        snapshots: The latest snapshots of those that share what is to be erased, forks of forks too, each with its
+            run.
+    """
+
+    forks: Sequence[Fork] = ()
+    snapshots: Sequence[tuple[str, SnapshotHead]] = ()
+
+
+def sharing(run_id: str, first: int, forks_of: Callable[[str], Iterable[Fork]]) -> list[str]:
+    """The forks of a run, and the forks of those, that share its history up to an offset or further.
+
+    Args:
+        run_id: The run.
+        first: The offset.
+        forks_of: Gives the forks of a run.
+    """
+    found = [fork.run_id for fork in forks_of(run_id) if fork.at >= first]
+    return [*found, *(each for fork in found for each in sharing(fork, first, forks_of))]
+
+
 def plan_erase(
-    order: EraseOrder, head: RunHead | None, latest: Iterable[SnapshotHead], leases: Leases
+    order: EraseOrder, head: RunHead | None, latest: Iterable[SnapshotHead], leases: Leases, family: Family
 ) -> ErasePlan:
     """Plan the erasing of content, or raise the error that refuses it.
 
@@ -87,6 +120,7 @@ def plan_erase(
         head: Where the run stands; None if it is not there.
         latest: The latest snapshots of the run and its lanes.
         leases: Its leases that are in force.
+        family: The runs that share its history.
 
     Raises:
         ConfigurationError: The run has no such events, or latest snapshots may hold them.
@@ -97,10 +131,13 @@ def plan_erase(
     check_offsets(order.run_id, order.spans, there.before_first.offset + 1, there.last.offset)
     plan = ErasePlan(there.start.offset, order.spans, clean=frozenset(order.clean))
     holding = [saved for saved in latest if not plan.keeps(saved)]
-    if holding and not order.drops:
+    held = {order.run_id: holding} if holding else {}
+    for run_id, saved in family.snapshots:
+        if not plan.keeps(saved):
+            held.setdefault(run_id, []).append(saved)
+    if held and not order.drops:
         raise held_by(
-            order.run_id,
-            holding,
+            *next(iter(held.items())),
             "may hold what is to be erased",
             "pass states that hold nothing of it with snapshots=, or let them go with drop_snapshots=True; nothing"
             " was erased",
@@ -108,7 +145,9 @@ def plan_erase(
     return replace(plan, dropped=frozenset(saved.token for saved in holding))
 
 
-def plan_truncate(order: EraseOrder, head: RunHead | None, lanes: LaneFacts, leases: Leases) -> ErasePlan:
+def plan_truncate(
+    order: EraseOrder, head: RunHead | None, lanes: LaneFacts, leases: Leases, family: Family
+) -> ErasePlan:
     """Plan the removing of all before an offset, or raise the error that refuses it.
 
     Args:
@@ -116,16 +155,22 @@ def plan_truncate(order: EraseOrder, head: RunHead | None, lanes: LaneFacts, lea
         head: Where the run stands; None if it is not there.
         lanes: What is known of its lanes.
         leases: Its leases that are in force.
+        family: The runs that share its history.
 
     Raises:
         ConfigurationError: The history cannot begin there, or a latest snapshot needs some of these events.
+        RunHasForks: Forks of it need some of these events.
         LeaseLost: The lease is not in force any more.
         LeaseHeld: Another's lease is in the way.
     """
     there = _checked(order, head, leases)
     before = order.before or 1
     check_truncated(order.run_id, before, there.last.offset)
+    check_own(order.run_id, before, there)
     base = max(before - 1, there.before_first.offset)
+    needed = [fork for fork in family.forks if base > there.before_first.offset < fork.at]
+    if needed:
+        raise has_forks(order.run_id, needed, "truncated")
     ended = {info.lane_id for info in lanes.infos() if info.ended}
     needing = [
         saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Generic
 
 from runstream.model.identifiers import check_name, check_run_id
@@ -103,7 +104,11 @@ class Lineage(ABC, Generic[E, S]):
         """The cursors of the events with these keys that a run has from those that it was forked from, by key."""
         if head is None or head.fork_of is None or not keys:
             return {}
-        return _RUN(find_in_segments(self._segments(run_id, head)[:-1], keys, self.find_own))
+        return _RUN(find_in_segments(self._ancestry(run_id, head), keys, self.find_own))
+
+    def _ancestry(self, run_id: str, head: RunHead) -> list[Segment]:
+        """The segments that a fork has from others, also where its history begins later by now."""
+        return self._segments(run_id, replace(head, base=None))[:-1]
 
     def find_own(self, run_id: str, keys: Sequence[str]) -> Operation[list[Cursor | None]]:
         """The cursors of the run's own events that have these keys; None for a key that none of them has."""
@@ -138,7 +143,7 @@ class Lineage(ABC, Generic[E, S]):
     def _inherited_lasts(self, run_id: str, head: RunHead, only: str | None = None) -> dict[str, tuple[int, int]]:
         """Offset and ``seq`` of the last event of each lane (or of one) in the shared part of a fork's history."""
         found: dict[str, tuple[int, int]] = {}
-        for segment in reversed(self._segments(run_id, head)[:-1]):
+        for segment in reversed(self._ancestry(run_id, head)):
             lasts = self._own_lane_facts(segment.run_id).lasts
             wanted = (lasts.keys() if only is None else {only} & lasts.keys()) - found.keys()
             found |= {lane: lasts[lane] for lane in wanted if segment.has(lasts[lane][0])}

@@ -31,7 +31,7 @@ from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
-from runstream.operations.run_forks import Fork, forks_among
+from runstream.operations.run_forks import Fork
 from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.lifecycle import place_at
@@ -350,10 +350,7 @@ class MemoryOperations(LocalOperations[E, S]):
     def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
         """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
         with self._changed:
-            heads = {each: run.head for each, run in self._runs.items()}
-        if creation is None and run_id in heads:
-            creation = heads[run_id].creation
-        return forks_among(run_id, creation, heads.items())
+            return self._memory.forks_of(run_id, creation)
 
     @in_one_call
     def delete_run(self, run_id: str, *, detach: bool = False) -> bool:

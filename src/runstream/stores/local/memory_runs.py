@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from runstream.codec.record import ERASED, decode_record, fields_of
 from runstream.model.erasures import ErasureNote
 from runstream.model.results import Cursor
-from runstream.model.run_head import EndedLane, RunHead
+from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.forks import HeldLock, held_over_fork
 from runstream.operations.lane_facts import LaneFacts
-from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, noted, plan_erase, plan_truncate
+from runstream.operations.run_forks import Fork, forks_among
+from runstream.stores.local.erase_plan import (
+    EraseOrder,
+    ErasePlan,
+    Family,
+    noted,
+    plan_erase,
+    plan_truncate,
+    sharing,
+)
 from runstream.stores.local.given_leases import GivenLeases
 from runstream.stores.local.lease_rules import Leases
 
@@ -63,9 +72,9 @@ class MemoryRun:
                 index = offset - self.before - 1
                 self.entries[index] = self.entries[index][0], ERASED
         lasts = {lane_id: self.seq_at(run_id, offset) for lane_id, offset in self.lanes.items()}
-        if plan.base is not None and plan.base > self.before:
+        if plan.base is not None and plan.moves(self.head):
             count = plan.base - self.before
-            base = self.entries[count - 1][0]
+            base = self.entries[count - 1][0] if count else self.head.start
             del self.entries[:count], self.peaks[:count]
             self.head = replace(self.head, base=base)
             self.seqs |= {offset: lasts[lane_id] for lane_id, offset in self.lanes.items() if offset <= plan.base}
@@ -101,15 +110,35 @@ class Memory:
         run, leases = self.runs.get(order.run_id), self.leases.in_force(now, order.run_id)
         head = None if run is None else run.head
         if order.before is None:
-            plan = plan_erase(order, head, () if head is None else head.snapshots.values(), leases)
+            family = Family(snapshots=list(self._snapshots_sharing(order)))
+            plan = plan_erase(order, head, () if head is None else head.snapshots.values(), leases, family)
         else:
             facts = LaneFacts() if run is None else run.lane_facts(order.run_id, leases)
-            plan = plan_truncate(order, head, facts, leases)
+            plan = plan_truncate(order, head, facts, leases, Family(self.forks_of(order.run_id)))
         note = order.note(now)
         if run is not None and not plan.is_empty(run.head):
             run.erase(order.run_id, plan)
             note = noted(run.erasures, note)
+            for run_id in self._sharing(order):
+                shared = self.runs[run_id]
+                heads = shared.head.snapshots.values()
+                dropped = frozenset(saved.token for saved in heads if not plan.keeps(saved))
+                shared.erase(run_id, ErasePlan(plan.start, dropped=dropped))
         return note, plan
+
+    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
+        """The runs that were forked from a run, as it is now or as ``creation`` names it; with the lock held."""
+        heads = {each: run.head for each, run in self.runs.items()}
+        if creation is None and run_id in heads:
+            creation = heads[run_id].creation
+        return forks_among(run_id, creation, heads.items())
+
+    def _sharing(self, order: EraseOrder) -> list[str]:
+        return sharing(order.run_id, order.spans[0][0], self.forks_of) if order.spans else []
+
+    def _snapshots_sharing(self, order: EraseOrder) -> Iterator[tuple[str, SnapshotHead]]:
+        for run_id in self._sharing(order):
+            yield from ((run_id, saved) for saved in self.runs[run_id].head.snapshots.values())
 
 
 MEMORIES: dict[str, Memory] = {}

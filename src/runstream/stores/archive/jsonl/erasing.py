@@ -7,16 +7,18 @@ killed, ``where_erased`` finds it and removes what is left.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from runstream.model.archive_records import ArchiveEntry, RunHeader
-from runstream.model.erasures import ErasedPlace, ErasureNote, has_offset
-from runstream.model.errors import CorruptRecordError, HistoryDiverged
+from runstream.model.archive_records import RunHeader
+from runstream.model.erasures import ErasedPlace, ErasureNote, Spans, has_offset
+from runstream.model.errors import CorruptRecordError
 from runstream.model.identifiers import check_run_id
 from runstream.model.results import Cursor
-from runstream.model.run_head import RunHead
+from runstream.model.run_head import RunHead, SnapshotHead
+from runstream.operations.run_forks import Fork, forks_among
 from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.eraser import (
     Eraser,
@@ -35,9 +37,24 @@ from runstream.stores.archive.jsonl.run_logs import RunLogs
 from runstream.stores.archive.jsonl.run_snapshots import kept_snapshots
 from runstream.stores.archive.jsonl.run_tags import tags_of
 from runstream.stores.archive.jsonl.tag_notes import TagNote
-from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, noted, plan_erase, plan_truncate
+from runstream.stores.local.erase_plan import (
+    EraseOrder,
+    ErasePlan,
+    Family,
+    noted,
+    plan_erase,
+    plan_truncate,
+    sharing,
+)
 
 __all__ = ["JSONLEraser"]
+
+
+class _Others(NamedTuple):
+    """The runs that share with one: its branches, and the forks that share what is to be erased."""
+
+    branches: Sequence[str]
+    forks: Sequence[str]
 
 
 class JSONLEraser(Eraser):
@@ -46,43 +63,51 @@ class JSONLEraser(Eraser):
     Args:
         logs: The logs of its runs.
         clock: Unix time in seconds.
+        children_of: Gives the forks and the branches of a run.
     """
 
-    def __init__(self, logs: RunLogs, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        logs: RunLogs,
+        clock: Callable[[], float],
+        children_of: Callable[[str], Iterable[tuple[str, RunHead]]],
+    ) -> None:
         self._logs = logs
         self._clock = clock
+        self._children_of = children_of
 
     def carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:
         """Plan an erasure that a caller of the archive asks for, make it and note it."""
         note = order.note(self._clock())
-        with self._erasing(order.run_id) as (log, head, branches):
+        with self._erasing(order.run_id, order.spans) as (log, head, others):
             facts = lane_facts(log)
             if order.before is None:
-                plan = plan_erase(order, head, facts.snapshots.values(), {})
+                family = Family(snapshots=list(self._snapshots_of(others.forks)))
+                plan = plan_erase(order, head, facts.snapshots.values(), {}, family)
             else:
-                plan = plan_truncate(order, head, facts, {})
+                plan = plan_truncate(order, head, facts, {}, Family(self._forks_of(order.run_id)))
             if head is not None and not plan.is_empty(head):
-                note = self._erase(log, head, plan, note, branches)
+                note = self._erase(log, head, plan, note, others)
         return note, plan
 
     def erase_offsets(self, header: RunHeader, note: ErasureNote, clean: Collection[str] = ()) -> None:
         """Erase the content at the offsets of a note, and note it."""
-        with self._erasing(header.run_id) as (log, head, branches):
+        with self._erasing(header.run_id, note.spans) as (log, head, others):
             if head is None:
                 self._note(log, header, note)
                 return
             plan = plan_drained_spans(header, head, lane_facts(log).snapshots.values(), note, clean)
-            self._erase(log, head, plan, note, branches)
+            self._erase(log, head, plan, note, others)
 
     def truncate_history(self, header: RunHeader, note: ErasureNote, base: Cursor) -> None:
         """Remove the entries up to ``base``, and note it."""
-        with self._erasing(header.run_id) as (log, head, branches):
+        with self._erasing(header.run_id, ()) as (log, head, others):
             if head is None:
                 self._note(log, header, note)
                 return
             found = log.cursor_at(base.offset)
             plan = plan_drained_base(header, head, lane_facts(log).snapshots.values(), base, found)
-            self._erase(log, head, plan, note, branches, base)
+            self._erase(log, head, plan, note, others, base)
 
     def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
         """The erasures that are noted of a run, in the order in which they came."""
@@ -106,31 +131,40 @@ class JSONLEraser(Eraser):
     # -- inside --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _erasing(self, run_id: str) -> Iterator[tuple[RunLog, RunHead | None, list[str]]]:
-        """The run's log, ready to be written, where it stands (None: it is not there), and its branches."""
+    def _erasing(self, run_id: str, spans: Spans) -> Iterator[tuple[RunLog, RunHead | None, _Others]]:
+        """The run's log, ready to be written, where it stands (None: it is not there), and what shares with it."""
         check_run_id(run_id)
-        with self._logs.reading():
-            branches = self._branches(run_id)
-        with self._logs.writing([run_id, *branches]):
-            log = self._logs.log(run_id)
-            head = self._logs.head(log, durable=True)
-            if head is not None:
-                log.make_ready()
+        while True:
+            others = self._others(run_id, spans)
+            with self._logs.writing([run_id, *others.branches, *others.forks]):
+                if self._others(run_id, spans) != others:
+                    continue  # one was made meanwhile
+                log = self._logs.log(run_id)
                 head = self._logs.head(log, durable=True)
-                log.index.check_head()
-            yield log, head, branches
+                if head is not None:
+                    log.make_ready()
+                    head = self._logs.head(log, durable=True)
+                    log.index.check_head()
+                yield log, head, others
+                return
 
-    def _branches(self, run_id: str) -> list[str]:
-        """The branches of a run, which are named for it."""
-        found = []
-        begin = f"{run_id[:_LONGEST_BEGINNING]}"
-        for name in self._logs.directory.run_ids():
-            if name.startswith(begin) and "~" in name and name != run_id:
-                with contextlib.suppress(HistoryDiverged, CorruptRecordError):
-                    head = self._logs.head_in_brief(self._logs.log(name))
-                    if head is not None and head.parent is not None and head.parent[0] == run_id:
-                        found.append(name)
-        return found
+    def _others(self, run_id: str, spans: Spans) -> _Others:
+        if not spans:
+            return _Others([], [])
+        branches = [each for each, head in self._children_of(run_id) if head.fork_of is None]
+        return _Others(sorted(branches), sharing(run_id, spans[0][0], self._forks_of))
+
+    def _forks_of(self, run_id: str) -> list[Fork]:
+        with self._logs.reading():
+            head = self._logs.head(self._logs.log(run_id))
+        return [] if head is None else forks_among(run_id, head.creation, self._children_of(run_id))
+
+    def _snapshots_of(self, run_ids: Iterable[str]) -> Iterator[tuple[str, SnapshotHead]]:
+        """The latest snapshots of some runs."""
+        for run_id in run_ids:
+            log = self._logs.log(run_id)
+            log.refresh(durable=True)
+            yield from ((run_id, saved) for saved in lane_facts(log).snapshots.values())
 
     def _note(self, log: RunLog, header: RunHeader, note: ErasureNote) -> None:
         """Note an erasure of a run that is yet to come: its log begins with it."""
@@ -146,7 +180,7 @@ class JSONLEraser(Eraser):
         head: RunHead,
         plan: ErasePlan,
         note: ErasureNote,
-        branches: Sequence[str],
+        others: _Others,
         beyond: Cursor | None = None,
     ) -> ErasureNote:
         """Erase as planned; ``beyond`` where the run is not as far as the base of the plan."""
@@ -156,12 +190,14 @@ class JSONLEraser(Eraser):
         digests: dict[bytes, list[int]] = {}
         for first, last in plan.spans:
             digests |= digests_of(log.run_id, log.entries_between([log.span(first - 1, last)], first, last))
-        for branch in branches if plan.spans else ():
+        for branch in others.branches:
             self._erase_in_branch(log.run_id, branch, plan, digests)
+        for fork in others.forks:
+            self._drop_in(fork, replace(plan, spans=(), first_held=plan.spans[0][0]))
         notes = list(log.index.telling.erased)
         note = noted(notes, note)
         base = None
-        if plan.base is not None and plan.base > head.before_first.offset:
+        if plan.base is not None and plan.moves(head):
             base = log.cursor_at(plan.base) or beyond
         _rewrite(log, head, plan, notes, base)
         log.drop_leftovers()
@@ -172,35 +208,38 @@ class JSONLEraser(Eraser):
         """Erase in a branch of a run what is erased of the run: events that were appended to it again."""
         log = self._logs.log(branch)
         head = self._logs.head(log, durable=True)
-        if head is None or head.fork_of is not None:
+        if head is None:
             return
-        log.make_ready()
         same: list[int] = []
         first, last = head.before_first.offset + 1, head.last.offset
-        for digest, offsets in digests_of(branch, _entries(log, first, last), run_id).items():
+        entries = log.entries_between([log.span(first - 1, last)], first, last)
+        for digest, offsets in digests_of(branch, entries, run_id).items():
             same += offsets if digest in digests else ()
-        of_branch = branch_plan(head, plan.spans, same)
-        holding = [one.head for one in kept_snapshots(log) if one.damage is None and not of_branch.keeps(one.head)]
-        if of_branch.spans or holding:
+        self._drop_in(branch, branch_plan(head, plan.spans, same))
+
+    def _drop_in(self, run_id: str, plan: ErasePlan) -> None:
+        """Erase as planned in a run that shares with another one, and drop its snapshots that may hold it."""
+        log = self._logs.log(run_id)
+        head = self._logs.head(log, durable=True)
+        if head is None:
+            return
+        log.make_ready()
+        holding = [one.head for one in kept_snapshots(log) if one.damage is None and not plan.keeps(one.head)]
+        if plan.spans or holding:
             dropped = frozenset(saved.token for saved in holding)
-            _rewrite(log, head, replace(of_branch, dropped=dropped), log.index.telling.erased, None)
+            _rewrite(log, head, replace(plan, dropped=dropped), log.index.telling.erased, None)
             log.drop_leftovers()
 
     def _finish(self, marker: Path, run_id: str) -> None:
         """Remove what an erasing that was killed has left."""
-        with self._logs.reading():
-            branches = self._branches(run_id)
-        with self._logs.writing([run_id, *branches]):
-            for name in (run_id, *branches):
+        names = [run_id, *(each for each, _ in self._children_of(run_id))]
+        with self._logs.writing(names):
+            for name in names:
                 log = self._logs.log(name)
                 if log.refresh(durable=True):
                     log.make_ready()
                     log.drop_leftovers()
             marker.unlink(missing_ok=True)
-
-
-def _entries(log: RunLog, first: int, last: int) -> Iterator[ArchiveEntry]:
-    return log.entries_between([log.span(first - 1, last)], first, last)
 
 
 def _rewrite(
@@ -232,6 +271,3 @@ def _tags(log: RunLog) -> TagNote:
         return TagNote.of(tags_of(log))
     except CorruptRecordError:  # they stay damaged
         return TagNote() if log.mark is None else TagNote(log.mark.tags.version)
-
-
-_LONGEST_BEGINNING = 64

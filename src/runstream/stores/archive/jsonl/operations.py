@@ -79,7 +79,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
         self._logs = RunLogs(
             path, busy_timeout_seconds, keep_snapshots, codec.status_of, mode, plain_names=plain_names
         )
-        self.eraser = JSONLEraser(self._logs, self._clock)
+        self.eraser = JSONLEraser(self._logs, self._clock, self._children_of)
 
     def close(self) -> None:
         """Close the archive. Closing twice is fine."""

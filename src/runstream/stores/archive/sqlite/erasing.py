@@ -10,11 +10,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from runstream.model.archive_records import ArchiveEntry, RunHeader
 from runstream.model.erasures import ErasedPlace, ErasureNote, Spans
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
+from runstream.operations.run_forks import Fork, forks_among
 from runstream.stores.archive.eraser import (
     Eraser,
     branch_plan,
@@ -27,12 +29,12 @@ from runstream.stores.archive.sqlite.erasure_table import load_notes, note_erasu
 from runstream.stores.archive.sqlite.lane_rows import lane_facts
 from runstream.stores.archive.sqlite.latest_snapshots import read_heads
 from runstream.stores.archive.sqlite.lease_table import in_force
-from runstream.stores.archive.sqlite.queries import ASIDE, EVENT, load_head, save_heads
+from runstream.stores.archive.sqlite.queries import ASIDE, EVENT, find_children, load_head, save_heads
 from runstream.stores.archive.sqlite.row_checksums import entry_checksum, run_seed
 from runstream.stores.archive.sqlite.row_values import entries_in
 from runstream.stores.archive.sqlite.scrubbing import note_unscrubbed, overwriting, scrub
 from runstream.stores.archive.sqlite.snapshot_table import history_of
-from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, plan_erase, plan_truncate
+from runstream.stores.local.erase_plan import EraseOrder, ErasePlan, Family, plan_erase, plan_truncate, sharing
 
 __all__ = ["SQLiteEraser"]
 
@@ -50,7 +52,6 @@ _DROP_LATEST = (
     "DELETE FROM lane_snapshots WHERE run_id = ? AND token = ?",
 )
 _DROP_KEPT = "DELETE FROM snapshot_history WHERE id = ?"
-_GET_BRANCHES = "SELECT run_id FROM runs WHERE parent_run_id = ?"
 _IS_LOST = "SELECT 1 FROM losses WHERE run_id = ?"
 _FORGET_LOSS = "DELETE FROM losses WHERE run_id = ?"
 
@@ -74,9 +75,16 @@ class SQLiteEraser(Eraser):
             now = self._clock()
             head, leases = load_head(connection, run_id), in_force(connection, now, run_id)
             if order.before is None:
-                plan = plan_erase(order, head, list(read_heads(connection, run_id)), leases)
+                plan = plan_erase(
+                    order,
+                    head,
+                    list(read_heads(connection, run_id)),
+                    leases,
+                    _family(connection, run_id, order.spans),
+                )
             else:
-                plan = plan_truncate(order, head, lane_facts(connection, now, run_id), leases)
+                family = Family(_forks_of(connection, run_id))
+                plan = plan_truncate(order, head, lane_facts(connection, now, run_id), leases, family)
             note = order.note(now)
             if head is not None and not plan.is_empty(head):
                 note = note_erasure(connection, RunHeader.of(run_id, head), note)
@@ -132,8 +140,12 @@ def _erase(
     if plan.base is not None:
         _truncate(connection, run_id, head, plan.base, base)
     _drop_snapshots(connection, run_id, plan)
-    for (branch,) in connection.execute(_GET_BRANCHES, (run_id,)).fetchall() if plan.spans else ():
-        _erase_in_branch(connection, run_id, branch, plan.spans, digests)
+    if plan.spans:
+        for fork in sharing(run_id, plan.spans[0][0], partial(_forks_of, connection)):
+            _drop_in_fork(connection, fork, plan)
+        for branch, its_head in find_children(connection, run_id):
+            if its_head.fork_of is None:
+                _erase_in_branch(connection, run_id, branch, its_head, plan.spans, digests)
     if not was_lost:
         connection.execute(_FORGET_LOSS, (run_id,))  # what the triggers noted was deleted here
     note_unscrubbed(connection)
@@ -184,13 +196,33 @@ def _drop_snapshots(connection: sqlite3.Connection, run_id: str, plan: ErasePlan
             connection.execute(_DROP_KEPT, (kept.stored_at,))
 
 
+def _forks_of(connection: sqlite3.Connection, run_id: str) -> list[Fork]:
+    head = load_head(connection, run_id)
+    return [] if head is None else forks_among(run_id, head.creation, find_children(connection, run_id))
+
+
+def _family(connection: sqlite3.Connection, run_id: str, spans: Spans) -> Family:
+    """The latest snapshots of the runs that share some of these offsets with a run."""
+    runs = sharing(run_id, spans[0][0], partial(_forks_of, connection)) if spans else ()
+    return Family(snapshots=[(each, saved) for each in runs for saved in read_heads(connection, each)])
+
+
+def _drop_in_fork(connection: sqlite3.Connection, fork: str, plan: ErasePlan) -> None:
+    """Drop the snapshots of a fork that may hold what is erased of the history that it shares."""
+    holding = [saved.token for saved in read_heads(connection, fork) if not plan.keeps(saved)]
+    _drop_snapshots(connection, fork, replace(plan, dropped=frozenset(holding)))
+    connection.execute(_FORGET_LOSS, (fork,))
+
+
 def _erase_in_branch(
-    connection: sqlite3.Connection, run_id: str, branch: str, spans: Spans, digests: dict[bytes, list[int]]
+    connection: sqlite3.Connection,
+    run_id: str,
+    branch: str,
+    head: RunHead,
+    spans: Spans,
+    digests: dict[bytes, list[int]],
 ) -> None:
     """Erase in a branch of a run what is erased of the run: events that were appended to it again."""
-    head = load_head(connection, branch)
-    if head is None or head.fork_of is not None:
-        return
     same: list[int] = []
     for entries in _pages(connection, branch, ((head.start.offset + 1, head.last.offset),)):
         for digest, offsets in digests_of(branch, entries, run_id).items():
