@@ -137,7 +137,7 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
         )
     if position is None and (former := list(source.former())):
         target.write([RunBatch(source.header, at, former=former)])
-    _copy_erasures(archive_of(copy_from), target, source)
+    _copy_erasures(copy_from, target, source)
     while True:
         last = min(at.offset + _BATCH, source.last.offset)
         entries = source.page(at.offset + 1, last)
@@ -157,7 +157,7 @@ def copy_run(copy_from: Sink, target: Sink, run_id: str) -> int:
             return max(0, at.offset - begin.offset)
 
 
-def _copy_erasures(copy_from: Archive, target: Sink, source: ArchivedHistory) -> None:
+def _copy_erasures(copy_from: Sink, target: Sink, source: ArchivedHistory) -> None:
     """Let the target know what was asked to be erased, before it gets anything of the run."""
     known, erases = part_of(copy_from, ErasesContent), part_of(target, ErasesContent)
     if known is not None and erases is not None:

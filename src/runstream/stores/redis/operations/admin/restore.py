@@ -86,6 +86,7 @@ class Replacement:
             "tags": header.tags.version if header.tags is not None else "",
             "parent": parent_text(header),
             "unread": str(self.unread) if self.unread else "",
+            "base": str(header.base or ""),
         }
         fields |= {name: value for name, value in optional.items() if value}
         if self.before.offset > header.start.offset:
