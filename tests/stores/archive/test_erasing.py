@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 
 from runstream import HistoryDiverged, JSONLCheckpointer, SQLiteCheckpointer
 from runstream.codec.archive_entries import archive_entry
-from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, Position, RunBatch, RunHeader
+from runstream.model.archive_records import ArchiveSnapshot, Position, RunBatch, RunHeader
 from runstream.model.erasures import ErasureNote, spans_of
 from runstream.model.results import Cursor
 from runstream.repair.verify import verify_run
-from runstream.stores.capabilities import ErasesContent, part_of
+from runstream.stores.archive.durable_files import sync_directory
+from runstream.stores.archive.jsonl import replaced_log
+from runstream.stores.archive.sqlite import erasing
+from runstream.stores.capabilities import ErasesContent, HoldsForeign, part_of
 from tests.stores.archive.sqlite.database import CODEC, START, chained
 from tests.support.archive_check import Archive
 from tests.support.backends import latest
@@ -74,13 +78,6 @@ def is_sound(archive: Archive, *run_ids: str) -> None:
 
 def planted(seq: int, size: int = 1, **fields: Any) -> Any:
     return make_event("r", seq, payload={"text": TEXT * size}, **fields)
-
-
-def batch(header: RunHeader, entries: Sequence[ArchiveEntry], **more: Any) -> RunBatch:
-    after = Cursor(entries[0].offset - 1, 0) if entries else header.start
-    if entries and entries[0].offset == header.start.offset + 1:
-        after = header.start
-    return RunBatch(header, more.pop("after", after), entries, **more)
 
 
 @pytest.mark.parametrize("size", [1, 300], ids=["in a page", "over many pages"])
@@ -350,3 +347,110 @@ def test_a_record_that_is_archived_as_erased_is_so_everywhere(archive: Archive) 
     entry = archive_entry("r", 1, 5, b"\x00")
     archive.write([RunBatch(RunHeader("r", START), START, [entry])])
     assert list(operations_of(archive).read_back("r", 1, 1)) == [entry]
+
+
+def plain_line(seq: int, text: str) -> str:
+    """An event as another program's writer has it."""
+    event = make_event("r", seq, payload={"t": text}).to_dict()
+    return json.dumps(event, default=str) + "\n"
+
+
+def test_lines_of_another_program_are_erased_and_others_stay_in_their_order(tmp_path: Path) -> None:
+    """Between ours and at the end; what is erased of them counts as it did, and so do those after it."""
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        archive.append("r", [make_event("r", 1)])
+        log = tmp_path / "r" / "events.jsonl"
+        with log.open("a") as file:
+            file.write(plain_line(2, TEXT) + plain_line(3, "fine"))
+        archive.append("r", [make_event("r", 4)])
+        with log.open("a") as file:
+            file.write(plain_line(5, "fine") + plain_line(6, TEXT))
+        before = {item.offset: item for item in archive.read("r")}
+        assert archive.erase("r", [2, 6]).done
+        assert holding(archive) == []
+        with closing(JSONLCheckpointer[Any, Any](tmp_path)) as again:
+            assert list(again.read("r")) == [before[offset] for offset in (1, 3, 4, 5)]
+            again.append("r", [make_event("r", 7)])
+            assert [item.offset for item in again.read("r")] == [1, 3, 4, 5, 7]
+            is_sound(again, "r")
+
+
+def test_a_line_that_is_appended_while_a_log_is_written_anew_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another program, which knows no locks: before the renaming, or after it by who had the log open."""
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        archive.append("r", [planted(1), make_event("r", 2)])
+        log, opened = tmp_path / "r" / "events.jsonl", list[Any]()
+        rename = Path.replace
+
+        def append_before(self: Path, target: Any) -> Any:
+            if target == log:
+                with log.open("a") as file:
+                    file.write(plain_line(3, "before"))
+                opened.append(log.open("a"))
+            return rename(self, target)
+
+        def append_after(directory: Path) -> None:
+            sync_directory(directory)
+            for file in opened:
+                file.write(plain_line(4, "after"))
+                file.close()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", append_before)
+            patched.setattr(replaced_log, "sync_directory", append_after)
+            archive.erase("r", [1])
+        assert [item.event.seq for item in archive.read("r")] == [2, 3, 4]
+        assert holding(archive) == []
+        is_sound(archive, "r")
+
+
+def test_a_copy_that_was_appended_from_another_programs_line_is_erased_with_it(tmp_path: Path) -> None:
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        header = RunHeader("r", START)
+        record = CODEC.encode_events("r", make_events("r", 1))[0].record
+        archive.write([RunBatch(header, START, chained("r", [record], START))])
+        log = tmp_path / "r" / "events.jsonl"
+        with log.open("a") as file:
+            file.write(plain_line(2, TEXT) + plain_line(3, "not taken"))
+        holds = part_of(archive, HoldsForeign)
+        assert holds is not None
+        key, _ = next(holds.foreign_events("r"))
+        last = operations_of(archive).position("r").cursor
+        encoded = CODEC.encode_events("r", [planted(2)], [key])[0].record
+        archive.write([RunBatch(header, last, chained("r", [encoded], last))])
+        archive.erase("r", [2])
+        assert holding(archive) == []
+        assert [json.loads(event.data)["seq"] for event in holds.foreign_events("r")] == [3]
+
+
+def test_what_was_set_aside_of_a_torn_batch_goes(tmp_path: Path) -> None:
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        archive.append("r", [planted(1), make_event("r", 2)])
+        with (tmp_path / "r" / "events.jsonl").open("ab") as file:
+            file.write(f'{{"run_id":"r","payload":"{PLANTED}'.encode())
+        archive.append("r", [make_event("r", 3)])
+        assert "events.jsonl.torn-1" in holding(archive)
+        archive.erase("r", [1])
+        assert holding(archive) == []
+
+
+def test_a_file_is_scrubbed_by_the_next_look_where_the_process_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive")) as archive:
+        archive.append("r", [planted(1, 300), make_event("r", 2)])
+
+        def die(connection: sqlite3.Connection) -> str:
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(erasing, "scrub", die)
+            with pytest.raises(Killed):
+                archive.erase("r", [1])
+        assert [item.offset for item in archive.read("r")] == [2]
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive")) as again:
+        assert [erasure.done for erasure in again.erasures("r")] == [True]
+        assert holding(again) == []
+        assert again.erasures("none") == []
