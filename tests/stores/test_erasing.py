@@ -14,7 +14,7 @@ from runstream.model.errors import (
     LeaseLost,
     RunHasForks,
 )
-from tests.support.backends import Backend, JSONLBackend, Store, info_of, latest
+from tests.support.backends import Backend, FileBackend, JSONLBackend, Store, info_of, latest
 from tests.support.kinds import on_every_store_that_erases
 from tests.support.samples import make_event, make_events, make_state
 
@@ -366,3 +366,20 @@ def test_what_a_fork_needs_is_not_truncated(store: Store) -> None:
     store.delete_run("f")
     assert store.truncate("r", before=2).done
     assert offsets(store) == [2, 3, 4, 5, 6]
+
+
+def test_a_follower_passes_over_what_was_erased_also_at_the_end(store: Store, backend: Backend) -> None:
+    """It waits for what comes after that, and ends with the run."""
+    fill(store)
+    store.erase("r", [2, 5, 6])
+    if isinstance(backend, FileBackend):
+        return  # it cannot follow
+    given: list[int] = []
+    with pytest.raises(TimeoutError):
+        given.extend(item.offset for item in store.follow("r", idle_timeout=0.05))
+    with pytest.raises(TimeoutError):
+        given.extend(item.offset for _, item in store.follow_runs(["r"], idle_timeout=0.05))
+    store.append("r", [make_event("r", 7, kind="run.finished")])
+    assert [item.offset for item in store.follow("r")] == [1, 3, 4, 7]
+    assert [item.offset for _, item in store.follow_runs(["r"])] == [1, 3, 4, 7]
+    assert given == [1, 3, 4, 1, 3, 4]

@@ -112,6 +112,11 @@ class FollowedRuns:
         self.positions[run_id] = items[-1].cursor
         return [(run_id, item) for item in items]
 
+    def note(self, info: RunInfo) -> None:
+        """Note that all that a run had was looked at: the last of it may have been erased."""
+        if self.has_more(info):
+            self.positions[info.run_id] = info.last_offset
+
     def leave_out(self, run_id: str, error: RunstreamError) -> None:
         """Leave a run out that does not read, and say so: it holds up no other. One that was named raises it."""
         if self.run_ids is not None:

@@ -454,3 +454,18 @@ def test_a_file_is_scrubbed_by_the_next_look_where_the_process_died(
         assert [erasure.done for erasure in again.erasures("r")] == [True]
         assert holding(again) == []
         assert again.erasures("none") == []
+
+
+def test_what_was_deleted_before_is_out_of_the_free_pages_too(tmp_path: Path) -> None:
+    """An earlier state with the text, say, that another program has replaced: SQLite leaves what it held."""
+    with closing(SQLiteCheckpointer[Any, Any](tmp_path / "archive")) as archive:
+        archive.append("r", [planted(1), make_event("r", 2)])
+        with closing(sqlite3.connect(archive.db_path)) as other:
+            other.execute("PRAGMA secure_delete = OFF")
+            other.execute("CREATE TABLE theirs (text)")
+            other.executemany("INSERT INTO theirs VALUES (?)", [(TEXT * size,) for size in (1, 2, 900)])
+            other.commit()
+            other.execute("DELETE FROM theirs")
+            other.commit()
+        assert archive.erase("r", [1]).done
+        assert holding(archive) == []

@@ -188,6 +188,7 @@ class MemoryOperations(LocalOperations[E, S]):
                 pages = in_pages(self._read(info.run_id, ReadQuery(runs.position(info.run_id))))
                 try:
                     yield from pass_on(pages, partial(runs.give, info.run_id), idle.restart)
+                    runs.note(info)
                 except UNREADABLE as error:
                     runs.leave_out(info.run_id, error)
             if having_more:
