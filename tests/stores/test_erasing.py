@@ -100,6 +100,16 @@ def test_a_lane_goes_on_with_its_seq_after_its_last_event_was_erased(store: Stor
         assert run.emit("agent.message", {"text": "next"}).event.seq == 7
 
 
+def test_a_durable_step_whose_result_was_erased_is_not_made_again(store: Store) -> None:
+    made = []
+    with store.open_run("r") as run:
+        run.once("step", lambda: made.append(1) or "result")
+    store.erase("r", [1])
+    with store.open_run("r") as run, pytest.raises(ConfigurationError, match="has been erased"):
+        run.once("step", lambda: made.append(2))
+    assert made == [1]
+
+
 def test_a_latest_snapshot_that_may_hold_it_stands_in_the_way(store: Store) -> None:
     """It is listed, and nothing is erased; one that covers less does not; one that covers nothing may hold all."""
     store.append("r", make_events("r", 2))

@@ -375,6 +375,24 @@ def test_lines_of_another_program_are_erased_and_others_stay_in_their_order(tmp_
             is_sound(again, "r")
 
 
+def test_a_line_of_another_program_goes_on_where_a_history_was_truncated(tmp_path: Path) -> None:
+    with closing(JSONLCheckpointer[Any, Any](tmp_path)) as archive:
+        archive.append("r", make_events("r", 3), keys=["a", "b", None])
+        archive.truncate("r", before=4)
+        with (tmp_path / "r" / "events.jsonl").open("a") as file:
+            file.write(plain_line(4, TEXT) + plain_line(5, "fine"))
+        assert [item.offset for item in archive.read("r")] == [4, 5]
+        archive.erase("r", [4])
+        assert holding(archive) == []
+        with closing(JSONLCheckpointer[Any, Any](tmp_path)) as again:
+            assert [(item.offset, item.event.seq) for item in again.read("r")] == [(5, 5)]
+            assert again.find("r", ["a", "b"]) == [1, 2]
+            again.truncate("r", before=6)
+            assert again.append("r", make_events("r", 1, first=6)).first_offset == 6
+            assert again.find("r", ["a", "b"]) == [1, 2]
+            is_sound(again, "r")
+
+
 def test_a_line_that_is_appended_while_a_log_is_written_anew_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

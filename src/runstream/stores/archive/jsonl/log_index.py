@@ -175,7 +175,7 @@ class LogIndex:
         after = bisect_right(self._index, high, key=_offset)
         end = self._index[after].begin if after < len(self._index) else self.end
         if point < 0 and self._former is not None:
-            return Span(self._former, end, self.last, tuple(self._holes))
+            return Span(self._former, end, self.header.base or self.last, tuple(self._holes))
         if not self._index:
             return Span(0, 0, self.last, ())
         offset, begin, chain, _ = self._index[max(0, point)]

@@ -61,8 +61,8 @@ def _lines(log: RunLog, file: BinaryIO) -> Iterator[tuple[bytes, ArchiveEntry | 
     """All lines that count, each with its entry."""
     known = log.index
     file.seek(0)
-    start = known.start or Cursor(0, 0)
-    span = Span(0, known.end, start, tuple(known.holes))
+    before = known.header.base or known.start or Cursor(0, 0)
+    span = Span(0, known.end, before, tuple(known.holes))
     return lines_in(log.run_id, span, until_cut(file))
 
 

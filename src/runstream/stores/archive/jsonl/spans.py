@@ -68,5 +68,6 @@ def lines_in(run_id: str, span: Span, lines: Iterable[bytes]) -> Iterator[tuple[
             continue
         else:
             entry = own_entry(line, facts)
-        last = entry
+        if entry.offset > span.before.offset:  # else it is what is left of one before the history's base
+            last = entry
         yield raw, entry
