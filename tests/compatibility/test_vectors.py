@@ -172,9 +172,10 @@ def test_a_line_of_an_event_log(row: dict[str, Any]) -> None:
     if "header" in row:
         noted = row["header"]
         parent = noted["parent"] and tuple(noted["parent"])
-        assert load_header(line) == Header(noted["run_id"], noted["created_at"], parent)
+        base = Cursor(*noted["base"]) if "base" in noted else None
+        assert load_header(line) == Header(noted["run_id"], noted["created_at"], parent, base=base)
         assert at == Cursor(*noted["start"])
-        header = RunHeader("run-42", at, created_at=noted["created_at"], parent=parent)
+        header = RunHeader("run-42", at, created_at=noted["created_at"], parent=parent, base=base)
     elif "at" in row:
         assert at == Cursor(*row["at"])
     else:
