@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 __all__ = ["ErasedPlace", "Erasure", "ErasureNote", "Spans", "has_offset", "may_hold", "spans_of"]
@@ -30,14 +32,18 @@ def spans_of(offsets: Iterable[int]) -> Spans:
     return tuple(spans)
 
 
-def has_offset(spans: Iterable[tuple[int, int]], offset: int) -> bool:
+def has_offset(spans: Spans, offset: int) -> bool:
     """Whether an offset is among those of some spans.
 
     Args:
         spans: The spans.
         offset: The offset.
     """
-    return any(first <= offset <= last for first, last in spans)
+    before = bisect_right(spans, offset, key=_first)
+    return before > 0 and offset <= spans[before - 1][1]
+
+
+_first = itemgetter(0)
 
 
 def may_hold(covered: int, start: int, first_erased: int) -> bool:

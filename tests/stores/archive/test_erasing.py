@@ -243,6 +243,17 @@ def test_a_run_that_begins_later_is_written_to_a_new_archive(archive: Archive) -
     is_sound(archive, "r")
 
 
+def test_a_run_that_was_deleted_does_not_come_back_with_a_late_erasure(archive: Archive) -> None:
+    archive.append("r", make_events("r", 2))
+    header = operations_of(archive).header("r")
+    operations_of(archive).delete_history("r", header.creation)
+    eraser_of(archive).erase_offsets(header, ErasureNote(1.0, spans_of([1])))
+    eraser_of(archive).truncate_history(header, ErasureNote(1.0, (), 2), Cursor(1, 5))
+    assert archive.list_runs() == []
+    assert archive.position("r") is None
+    assert list(eraser_of(archive).erasure_notes("r")) == []
+
+
 def test_what_was_erased_stays_so_when_a_branch_is_cut_off(archive: Archive) -> None:
     archive.append("r", [make_event("r", 1), planted(2), make_event("r", 3), make_event("r", 4)])
     archive.truncate("r", before=2)

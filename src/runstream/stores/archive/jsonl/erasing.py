@@ -168,6 +168,8 @@ class JSONLEraser(Eraser):
 
     def _note(self, log: RunLog, header: RunHeader, note: ErasureNote) -> None:
         """Note an erasure of a run that is yet to come: its log begins with it."""
+        if self._logs.directory.was_deleted(header.run_id, header.creation):
+            return
         log = self._logs.begun(log)
         log.make_ready()
         log.commit(
@@ -188,7 +190,7 @@ class JSONLEraser(Eraser):
         write_file(marker, log.run_id.encode())
         sync_directory(self._logs.path)
         digests: dict[bytes, list[int]] = {}
-        for first, last in plan.spans:
+        for first, last in plan.spans if others.branches else ():
             digests |= digests_of(log.run_id, log.entries_between([log.span(first - 1, last)], first, last))
         for branch in others.branches:
             self._erase_in_branch(log.run_id, branch, plan, digests)

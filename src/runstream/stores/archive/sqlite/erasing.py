@@ -8,7 +8,7 @@ event.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +25,7 @@ from runstream.stores.archive.eraser import (
     plan_drained_spans,
 )
 from runstream.stores.archive.sqlite.connection import ArchiveFile
+from runstream.stores.archive.sqlite.deletion import was_deleted
 from runstream.stores.archive.sqlite.erasure_table import load_notes, note_erasure
 from runstream.stores.archive.sqlite.lane_rows import lane_facts
 from runstream.stores.archive.sqlite.latest_snapshots import read_heads
@@ -45,8 +46,11 @@ _ERASE_EVENT = "UPDATE events SET ts = 0.0, kind = '', data = '', checksum = ? W
 _ADD_ERASED = """INSERT INTO events (run_id, seq, ts, kind, lane_id, data, offset, chain, key, checksum)
     VALUES (?, 0, 0.0, '', '', '', ?, ?, ?, ?)"""
 _DROP_ASIDE = "DELETE FROM quarantine WHERE run_id = ? AND offset BETWEEN ? AND ?"
-_REMOVE = """DELETE FROM events WHERE run_id = :run_id AND offset <= :base AND key IS NULL
-    AND offset NOT IN (SELECT last_offset FROM lanes WHERE run_id = :run_id)"""
+_REMOVE = (
+    """DELETE FROM events WHERE run_id = :run_id AND offset <= :base AND key IS NULL
+    AND offset NOT IN (SELECT last_offset FROM lanes WHERE run_id = :run_id)""",
+    "DELETE FROM quarantine WHERE run_id = :run_id AND offset <= :base AND key IS NULL",
+)
 _DROP_LATEST = (
     "DELETE FROM snapshots WHERE run_id = ? AND token = ?",
     "DELETE FROM lane_snapshots WHERE run_id = ? AND token = ?",
@@ -99,6 +103,8 @@ class SQLiteEraser(Eraser):
             if head is not None:
                 latest = list(read_heads(connection, run_id))
                 _erase(connection, run_id, head, plan_drained_spans(header, head, latest, note, clean))
+            elif was_deleted(connection, run_id, header.creation):
+                return
             note_erasure(connection, header, note)
 
     def truncate_history(self, header: RunHeader, note: ErasureNote, base: Cursor) -> None:
@@ -111,6 +117,8 @@ class SQLiteEraser(Eraser):
                 plan = plan_drained_base(header, head, read_heads(connection, run_id), base, found)
                 if not plan.is_empty(head):
                     _erase(connection, run_id, head, plan, base)
+            elif was_deleted(connection, run_id, header.creation):
+                return
             note_erasure(connection, header, note)
 
     def erasure_notes(self, run_id: str) -> Sequence[ErasureNote]:
@@ -133,8 +141,9 @@ def _erase(
 ) -> None:
     """Erase as planned; ``base`` where the run is not as far as the base of the plan."""
     was_lost = connection.execute(_IS_LOST, (run_id,)).fetchone() is not None
+    branches = [child for child in find_children(connection, run_id) if child[1].fork_of is None]
     digests: dict[bytes, list[int]] = {}
-    for entries in _pages(connection, run_id, plan.spans):
+    for entries in _pages(connection, run_id, plan.spans) if branches else ():
         digests |= digests_of(run_id, entries)
     _erase_spans(connection, run_id, plan.spans)
     if plan.base is not None:
@@ -143,26 +152,29 @@ def _erase(
     if plan.spans:
         for fork in sharing(run_id, plan.spans[0][0], partial(_forks_of, connection)):
             _drop_in_fork(connection, fork, plan)
-        for branch, its_head in find_children(connection, run_id):
-            if its_head.fork_of is None:
-                _erase_in_branch(connection, run_id, branch, its_head, plan.spans, digests)
+        for branch, its_head in branches:
+            _erase_in_branch(connection, run_id, branch, its_head, plan.spans, digests)
     if not was_lost:
         connection.execute(_FORGET_LOSS, (run_id,))  # what the triggers noted was deleted here
     note_unscrubbed(connection)
 
 
-def _pages(connection: sqlite3.Connection, run_id: str, spans: Spans) -> Iterable[list[ArchiveEntry]]:
-    """The entries at some offsets, events first."""
+def _chunks(spans: Spans) -> Iterator[tuple[int, int]]:
+    """The same offsets in spans that are not long."""
     for first, last in spans:
-        for begin in range(first, last + 1, _PAGE):
-            for query in (_GET_EVENTS, _GET_ASIDE):
-                rows = connection.execute(query, (run_id, begin, min(begin + _PAGE - 1, last)))
-                yield list(entries_in(run_id, rows))
+        yield from ((begin, min(begin + _PAGE - 1, last)) for begin in range(first, last + 1, _PAGE))
+
+
+def _pages(connection: sqlite3.Connection, run_id: str, spans: Spans) -> Iterator[list[ArchiveEntry]]:
+    """The entries at some offsets."""
+    for span in _chunks(spans):
+        for query in (_GET_EVENTS, _GET_ASIDE):
+            yield list(entries_in(run_id, connection.execute(query, (run_id, *span))))
 
 
 def _erase_spans(connection: sqlite3.Connection, run_id: str, spans: Spans) -> None:
     seed = run_seed(run_id)
-    for span in spans:
+    for span in _chunks(spans):
         there = connection.execute(_GET_EVENTS, (run_id, *span)).fetchall()
         left = [(entry_checksum(seed, at, chain, key, None), run_id, at) for at, chain, key, *_ in there]
         connection.executemany(_ERASE_EVENT, left)
@@ -178,7 +190,8 @@ def _truncate(
     base = _cursor_at(connection, run_id, offset) or beyond
     if base is None:
         base = head.before_first  # nothing is there to be removed
-    connection.execute(_REMOVE, {"run_id": run_id, "base": base.offset})
+    for statement in _REMOVE:
+        connection.execute(statement, {"run_id": run_id, "base": base.offset})
     _erase_spans(connection, run_id, ((head.start.offset, base.offset),))
     last = base if head.last.offset < base.offset else head.last
     save_heads(connection, {run_id: replace(head, last=last, base=base)})
