@@ -44,8 +44,3 @@ on_every_pair_of_stores = pytest.mark.parametrize("two_stores", SHARED, indirect
 
 on_every_live_store = pytest.mark.parametrize("live", LIVE, indirect=True)
 """The same for a test that follows."""
-
-ERASING = ["memory", "sqlite", "jsonl", "threaded-memory", "threaded-sqlite"]
-
-on_every_store_that_erases = pytest.mark.parametrize("backend", short(ERASING), indirect=True)
-"""For a test of what every store does that erases and truncates."""

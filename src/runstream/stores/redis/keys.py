@@ -35,9 +35,23 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OF_RUN = re.compile(r"\{[^}]*\}:run:([^:]*):")
 _WHAT = re.compile(r"\{[^}]*\}:(?:run:[^:]*:)?([a-z]+)(?::|$)")
 _TYPES = {
-    "events": "stream",
+    **dict.fromkeys(("events", "rebuilt"), "stream"),
     **dict.fromkeys(
-        ("archives", "config", "forks", "keys", "meta", "parked", "producers", "snapshot", "tags", "workers"),
+        (
+            *(
+                "archives",
+                "config",
+                "erasures",
+                "forks",
+                "keys",
+                "meta",
+                "parked",
+                "producers",
+                "snapshot",
+                "tags",
+            ),
+            "workers",
+        ),
         "hash",
     ),
     **dict.fromkeys(
@@ -100,6 +114,7 @@ class RunKeys:
     """The keys of one run, and those of its partition."""
 
     __slots__ = (
+        "erasures",
         "events",
         "forks",
         "keys",
@@ -108,6 +123,7 @@ class RunKeys:
         "of_append",
         "partition",
         "producers",
+        "rebuilt",
         "run_id",
         "run_snapshot",
         "tags",
@@ -129,6 +145,10 @@ class RunKeys:
         """Hash: the runs that were forked from it, or are about to be; see fork_intent.lua."""
         self.lanes = f"{run}:lanes"
         """Sorted set, where meta has many fields: those that a worker has to look at; see settle.lua."""
+        self.erasures = f"{run}:erasures"
+        """Hash: what was to be erased, by number, and what is done of it; see erase.lua."""
+        self.rebuilt = f"{run}:rebuilt"
+        """Stream: the events anew, as far as they are copied, without what was erased. It expires."""
         self.run_snapshot = f"{run}:snapshot"
         """Hash: the latest snapshot of the run."""
         self.tags = f"{run}:tags"

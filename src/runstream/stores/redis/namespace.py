@@ -23,7 +23,7 @@ from runstream.stores.redis.operations.admin import cursor_check, held, restore
 from runstream.stores.redis.operations.admin import required_archives as archives
 from runstream.stores.redis.operations.admin import run_facts as facts
 from runstream.stores.redis.operations.admin import status as inspection
-from runstream.stores.redis.operations.worker import drain, load, mend, noted_forks, sweep, tag_index
+from runstream.stores.redis.operations.worker import drain, erasing, load, mend, noted_forks, sweep, tag_index
 from runstream.stores.redis.operations.worker import retire as retiring
 
 __all__ = ["Namespace", "namespace_of"]
@@ -90,6 +90,9 @@ class Namespace:
     unindexed = _method(tag_index.unindexed)
     index_again = _method(tag_index.index_again)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
+    load_erasures = _method(erasing.load_erasures)
+    rebuild = _method(erasing.rebuild)
+    note_archived = _method(erasing.note_archived)
     report = _method(drain.report)
     sign_off = _method(drain.sign_off)
     find_quiet = _method(retiring.find_quiet)

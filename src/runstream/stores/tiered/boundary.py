@@ -35,7 +35,7 @@ class Boundary(NamedTuple):
 
     Args:
         is_hot: Whether Redis has the run at all.
-        base: The offset after which the archive's part begins; 0 where the archive has the beginning, and knows.
+        base: The offset after which the run begins; 0 where the archive alone knows.
         first_hot: The offset of the first event in Redis; that after the last event if Redis has none.
         last: The offset of the run's last event.
         archived: How far the archive has the run; None if it does not know it.
@@ -126,12 +126,8 @@ class HotAndArchive(Generic[E, S]):
         while True:
             archived_last = 0 if archived is None else archived.cursor.offset
             end = None if archived is None else archived.cursor
-            info, goes_on = yield from self.hot.run_info_after(run_id, end)
+            info, goes_on, base = yield from self.hot.run_info_after(run_id, end)
             if info is not None and archived_last <= info.last_offset and goes_on:
-                base = 0
-                if archived_last + 1 < info.first_hot:
-                    start = yield from self.hot.start_of(run_id)
-                    base = 0 if start is None else start.offset
                 return Boundary(True, base, info.first_hot, info.last_offset, archived, info.parent)
             before, archived = archived, (yield from blocking(self.archive.position_of_lanes, run_id, ()))
             if archived == before:

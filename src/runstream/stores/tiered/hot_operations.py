@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from runstream.model.erasures import Erasure
 from runstream.model.results import Cursor, E, LaneInfo, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import StateChange
+from runstream.operations.erase_arguments import TruncateOptions
 from runstream.operations.interface import StoreOperations
 from runstream.operations.operation import Operation
 from runstream.operations.run_forks import Brought, ForkOptions
@@ -38,7 +40,7 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
     def retired_token(self, run_id: str, lane_id: str | None) -> Operation[str]:
         """The token that stands for a retired snapshot; '' if the latest snapshot is here, or there was none."""
 
-    def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool]]:
+    def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool, int]]:
         """What is known of a run, and whether it goes on from there.
 
         Args:
@@ -46,7 +48,8 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
             end: Where the archive ends, which had all that it has from here; None: there is nothing to compare.
 
         Returns:
-            What ``run_info`` gives, and False if what is here is of another history than ``end``.
+            What ``run_info`` gives; False if what is here is of another history than ``end``; and the offset
+            before the first event that the run has, here or elsewhere.
         """
 
     def head_of(self, run_id: str) -> Operation[RunHead | None]:
@@ -65,6 +68,15 @@ class HotOperations(StoreOperations[E, S], Protocol[E, S]):
 
         Where it is not here any more, that of the last run of this name for which it was asked: so a deletion that
         is repeated for an archive that failed, or for another one, names the same history.
+        """
+
+    def truncate_at(self, run_id: str, at: Cursor, options: TruncateOptions) -> Operation[Erasure]:
+        """``truncate`` of a run whose cursor before its new beginning is known from an archive.
+
+        Args:
+            run_id: The run.
+            at: That cursor.
+            options: As in ``truncate``.
         """
 
     def was_deleted(self, run_id: str) -> Operation[bool]:

@@ -188,7 +188,8 @@ class _Reader(Generic[E, S]):
 
     def _begin(self, boundary: Boundary, high: int) -> None:
         self._is_hot, self._first_hot = boundary.is_hot, boundary.first_hot
-        self.low = max(self.low, boundary.base)
+        if self.low < boundary.base:
+            self.low = self.position = boundary.base
         self._high = high
 
     def _from_archive(self) -> Stream:

@@ -7,7 +7,6 @@ from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
 from runstream.model.erasures import Erasure, Spans
-from runstream.model.errors import ConfigurationError
 from runstream.model.protocols import Leased
 from runstream.model.questions import Inbox, Question
 from runstream.model.results import Cursor, E, LaneInfo, LeaseGrant, Recorded, Recovery, RunInfo, S, Snapshot
@@ -28,6 +27,7 @@ from runstream.operations.run_forks import Brought, ForkOptions
 from runstream.stores.redis.operations.admin.status import snapshot_lanes
 from runstream.stores.redis.operations.client import (
     append,
+    erase,
     fork,
     inbox,
     lanes,
@@ -176,15 +176,15 @@ class RedisOperations(Generic[E, S]):
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good."""
-        return _to_come(run_id, spans, options)
+        return erase.erase(self.session, run_id, spans, options)
 
     def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
         """Remove the events before an offset."""
-        return _to_come(run_id, before, options)
+        return erase.truncate(self.session, run_id, before, options)
 
     def erasures(self, run_id: str) -> Operation[list[Erasure]]:
         """What was asked to be erased of a run."""
-        return _to_come(run_id)
+        return erase.erasures(self.session, run_id)
 
     def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:  # noqa: ARG002 - see runs.py
         """Remove all that Redis holds of a run."""
@@ -209,8 +209,8 @@ class RedisOperations(Generic[E, S]):
         """The token that stands for a snapshot that was retired; '' if it is in Redis, or there never was one."""
         return recover.retired_token(self.session, run_id, lane_id)
 
-    def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool]]:
-        """What is known of a run, and whether what Redis has of it may go on from a cursor that it had once."""
+    def run_info_after(self, run_id: str, end: Cursor | None) -> Operation[tuple[RunInfo | None, bool, int]]:
+        """What is known of a run, whether what Redis has may go on from a cursor, and where the run begins."""
         return runs.run_info_after(self.session, run_id, end)
 
     def fork_brought(
@@ -226,6 +226,10 @@ class RedisOperations(Generic[E, S]):
     def start_of(self, run_id: str) -> Operation[Cursor | None]:
         """The cursor before a run's first event; None for a run that is not there."""
         return recover.start_of(self.session, run_id)
+
+    def truncate_at(self, run_id: str, at: Cursor, options: TruncateOptions) -> Operation[Erasure]:
+        """``truncate`` of a run whose cursor before its new beginning is known from an archive."""
+        return erase.truncate(self.session, run_id, at.offset + 1, options, at)
 
     def creation_to_delete(self, run_id: str) -> Operation[int | None]:
         """Names the run that is to be deleted; where it is not there any more, the last one that was."""
@@ -260,8 +264,3 @@ class RedisOperations(Generic[E, S]):
     def note_snapshot(self, run_id: str, lane_id: str | None, token: str, revision: int) -> None:
         """Note a snapshot that this writer has from elsewhere, as the one that its next one is made from."""
         self.session.snapshots.put(run_id, lane_id, token, revision, None)
-
-
-def _to_come(*_: object) -> Operation[Any]:
-    yield from ()
-    raise ConfigurationError("this store cannot erase yet")

@@ -88,6 +88,7 @@
 -- snapshot. Settling takes it out of Redis (see settle.lua), and notes 'OFFSET REVISION' in `ended`: no lane that left had
 -- an event after OFFSET, or a snapshot of a higher revision. From then on an unknown lane may be one of these, as in a
 -- retired run: `back:LANE` keeps that revision until it has a snapshot here again, whose revision is higher.
+-- Where snapshots were dropped, as what they held was erased, the next one has a higher revision than `dropped`.
 -- Meta's `questions` has what each lane asked last, joined by ',': 'LANE QUESTION OFFSET ANSWER TEXT', the offsets of the
 -- question and of the answer (0: it is pending), the rest in hexadecimal; `answer:LANE` has the record of the answer, in
 -- hexadecimal, if its sender gave it: it is there for the one who asked whatever has been trimmed. `cancel` has the offset of
@@ -381,6 +382,7 @@ elseif most ~= '-' and written > 0 then
 end
 
 -- what each snapshot follows and covers
+local dropped = snapshots[1] and tonumber(call('HGET', KEYS[2], 'dropped') or 0)
 for i = 1, #snapshots do
   local snapshot = snapshots[i]
   local saved = call('HMGET', snapshot.key, 'token', 'revision', 'offset')
@@ -410,7 +412,7 @@ for i = 1, #snapshots do
     end
     revision = noted and string.match(noted, '^%d+ (%d+) ') or text(gone)
   end
-  snapshot.revision = tonumber(revision) + 1
+  snapshot.revision = math.max(tonumber(revision), dropped) + 1
   if gone > 0 and archived == text(gone) then
     snapshot.base, snapshot.mode = '', 'change' -- its writer has it from the archive, where it stays as it is
   elseif gone > 0 and compares then

@@ -42,6 +42,7 @@ __all__ = [
     "archive_args",
     "event_call",
     "lane_of_lease",
+    "lease_args",
     "lease_call",
     "load_call",
     "park_call",
@@ -70,6 +71,11 @@ INDEX_TAGS, TAGGED = (SCRIPT[name] for name in ("index_tags", "tagged"))
 def _lease_field(lane_id: str | None) -> str:
     """The meta field of a lease on a lane, or (None) on the whole run."""
     return "lease" if lane_id is None else f"lease:{lane_id}"
+
+
+def lease_args(grant: LeaseGrant) -> tuple[str, str]:
+    """A lease that is carried, as scripts take it."""
+    return _lease_field(grant.lane_id), f"{grant.epoch} {grant.token}"
 
 
 def lane_of_lease(field: str) -> str | None:
@@ -159,7 +165,7 @@ def append_call(keys: Keys, batch: Batch, sending: Sending) -> Command:
         names = (*names, run.keys)
         args += described(events, lanes, sending.shared)
     if grant is not None:
-        args += (_lease_field(grant.lane_id), f"{grant.epoch} {grant.token}")
+        args += lease_args(grant)
     args += notice_args(notices, events)
     args += ends
     args += tag_args(tags)
@@ -215,6 +221,7 @@ def settle_call(
     lanes: LanesAfter | None,
     ended: Collection[str],
     tags: str = "",
+    erased: int = 0,
 ) -> Command:
     """Note up to where a run is archived, and trim what is no longer needed.
 
@@ -231,6 +238,7 @@ def settle_call(
         lanes: The lanes of what is archived with it; None if they are not known.
         ended: The lanes that were ended.
         tags: The version of the tags that they have; '' for none.
+        erased: The number of the last request to erase that is carried out; 0 for none.
     """
     run = keys.run(run_id)
     partition = run.partition
@@ -249,6 +257,7 @@ def settle_call(
     for lane_id, token in snapshots.items():
         args += (snapshot_field(lane_id), token)
     args += ("tags", tags) if tags else ()
+    args += ("erased", erased) if erased else ()
     names = (
         run.events,
         run.meta,

@@ -1,7 +1,8 @@
 -- Removes all that Redis holds of a run.
 --
 -- KEYS  1 events  2 meta  3 producers  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
---       11 retired  12 leftovers  13 lanes  14 tags  15 forks; then its snapshots; then the indexes of its tags
+--       11 retired  12 leftovers  13 lanes  14 tags  15 forks; then its snapshots, and what was noted to be erased;
+--       then the indexes of its tags
 -- ARGV  1 run id  2 the run's start (it names this very run); '' if its meta is damaged and has none that
 --         can be read  3 its session
 --       4 number of snapshots  5 for how long the deletion is remembered (microseconds)

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 events  2 meta  3 producers (not changed)  4 keys  5 runs  6 session  7 due  8 parked  9 deleted  10 retire
 --       11 retired  12 leftovers (not touched)  13 lanes
---       14 tags  15 forks  16 config of the partition; then the indexes of its tags
+--       14 tags  15 forks  16 config of the partition  17 erasures; then the indexes of its tags
 -- ARGV  1 run id  2 the run's start (it names this very run), '' if there is no run of that name
 --       3 its session  4 how long it must have been retired  5 for how long a deletion is remembered (both
 --         microseconds)  6 the version of its tags, '' for none; then their names
@@ -36,7 +36,7 @@ if not has_ended or has_forks or from > now - quiet then
   return has_forks and 'forks' or 'later'
 end
 
-call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[13])
+call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[13], KEYS[17])
 unindex_tags(KEYS[14], ARGV[1], 7)
 call('DEL', KEYS[14])
 note_forgotten(KEYS[16], math.max(tonumber(meta['forgotten'] or 0),

@@ -20,6 +20,7 @@ _ROLES = (
     ("delete",),
     ("fork_intent", "fork"),
     ("fork_end", "give_up"),
+    ("erase", "rebuild", "note_erasure"),
     (
         *("enlist", "claim", "extend", "load", "settle", "park", "aside", "relist", "index_tags", "tagged"),
         *("report", "retire", "forget", "clear"),

@@ -33,8 +33,8 @@ def delete_call(
     read. What is not UTF-8 comes with surrogates.
     """
     run = keys.run(run_id)
-    snapshots = (run.snapshot(lane_id) for lane_id in lanes)
-    names = (*_all_but_snapshots(run, session_id), *snapshots, *map(run.partition.index, tags[1:]))
+    others = (*map(run.snapshot, lanes), run.erasures, run.rebuilt)
+    names = (*_all_but_snapshots(run, session_id), *others, *map(run.partition.index, tags[1:]))
     args = (run_id, start, session_id)
     return script_call(
         SCRIPT["delete"],
@@ -125,7 +125,12 @@ def forget_call(
     run = keys.run(run_id)
     return script_call(
         SCRIPT["forget"],
-        (*_all_but_snapshots(run, session_id), run.partition.config, *map(run.partition.index, tags[1:])),
+        (
+            *_all_but_snapshots(run, session_id),
+            run.partition.config,
+            run.erasures,
+            *map(run.partition.index, tags[1:]),
+        ),
         (
             run_id,
             start,

@@ -16,7 +16,7 @@
 --         {'changed'}               it has other snapshots or tags, or is another run of that name; nothing was written
 --         {'archives', location}    an archive that the partition requires has not taken part; nothing was written
 --
--- After 'ok': what people were asked and have said is in meta still, if the run has not ended, with the last event of the
+-- After 'ok': what was to be erased is noted still. What people were asked and have said is in meta still, if the run has not ended, with the last event of the
 -- lane `answers`. Meta has start, last cursor, status, session, parent, times, `ended` (see append.lua), and `retired` with
 -- what belongs to it (see common.lua), and the run is in `retired`; it has no events and no snapshots. Its tags stay,
 -- callers' keys stay known, and producers
@@ -98,6 +98,8 @@ keep('session')
 keep('parent')
 keep('keyed')
 keep('tags')
+local of_erasing = {'erasures', 'erased', 'rebuilt', 'dropped', 'base'}
+for i = 1, #of_erasing do keep(of_erasing[i]) end
 local lost = lost_at(KEYS[3], meta['heard'], meta['updated'], meta['ahead'])
 if lost > (tonumber(meta['forgotten'] or 0) or 0) then meta['forgotten'] = text(lost) end
 keep('forgotten')

@@ -11,7 +11,8 @@
 --         known  8 number of lanes, their names
 --       then the number of lanes that were ended, their names
 --       then the number of archives that have it, the UUID and location of each
---       then the meta field of each snapshot that is archived, and its token; 'tags', and the version of those that are
+--       then the meta field of each snapshot that is archived, and its token; 'tags', and the version of those that are;
+--         'erased', and the number of the last request to erase that is carried out here and in these archives
 --
 -- Replies {'ok', entries trimmed, '1' if nothing is left to archive, the offset in `peak`, or else of the start}
 --         {'gone'}                  the run was deleted, or deleted and created anew, or has another history at
@@ -22,7 +23,7 @@
 --
 -- After 'ok': the mark is at least at that cursor; what was trimmed now ends at or before it. The run stays due if an
 -- event or a snapshot came in between; for each snapshot that is archived, meta has the token in `proven` or
--- `proven:LANE`, once the last cursor is, and in `tagsproven` the version of the tags; if the run may be retired and nothing
+-- `proven:LANE`, once the last cursor is, in `tagsproven` the version of the tags, and in `erased` that number; if the run may be retired and nothing
 -- is left to archive, it is in `retire`.
 -- `peak` is 'OFFSET SEQ': all up to OFFSET has been trimmed, and no seq of it is higher than SEQ. Where ARGV[6] goes on
 -- from there, or from the run's start, nothing is trimmed beyond what it tells, and the run stays due for the rest.
@@ -46,7 +47,7 @@ local function offset_of(cursor) return (parse_cursor(cursor)) end
 local is_large, is_indexed, meta = call('HLEN', KEYS[2]) > 512, false, nil
 if is_large then
   meta = some_of(KEYS[2], {'start', 'last', 'mark', 'updated', 'status', 'retired', 'snapshot', 'proven', 'peak',
-    'trimmed', 'indexed', 'tags', 'tagsproven'})
+    'trimmed', 'indexed', 'tags', 'tagsproven', 'erasures', 'erased'})
   local mark = meta['mark'] or meta['start']
   is_indexed = mark and meta['indexed'] == mark and ARGV[7] ~= '' and tonumber(ARGV[7]) <= offset_of(mark)
     and is_index(KEYS[7])
@@ -59,12 +60,24 @@ local count_ended = tonumber(ARGV[at_ended])
 local missing, archived, required = archived_by(KEYS[4], at_ended + 1 + count_ended)
 if missing then return {'archives', missing} end
 
+-- Whether something is to be erased that is not yet, here or in an archive. What is by now is noted.
+local function is_to_erase()
+  if meta['erasures'] == meta['erased'] then return false end
+  if archived['erased'] ~= meta['erasures'] then return true end
+  call('HSET', KEYS[2], 'erased', meta['erasures'])
+  return false
+end
+
 local proven, offset = ARGV[3], offset_of(ARGV[3])
 if is_tombstone(meta['retired']) then
   -- a late worker: all of the run was archived before it was retired
   if offset > offset_of(meta['last']) then return {'diverged'} end
   call('ZREM', KEYS[3], ARGV[1])
   call('HDEL', KEYS[5], ARGV[1])
+  if is_to_erase() then
+    call('ZADD', KEYS[3], text(clock()), ARGV[1])
+    return {'ok', 0, '0', '0'}
+  end
   return {'ok', 0, '1', '0'}
 end
 
@@ -262,6 +275,7 @@ if meta['tags'] and archived['tags'] ~= meta['tags'] then
 elseif meta['tags'] and ARGV[5] == '' and meta['tagsproven'] ~= meta['tags'] then
   call('HSET', KEYS[2], 'tagsproven', meta['tags'])
 end
+if is_to_erase() then done = false end
 if is_indexed then
   local endings = call('ZRANGEBYSCORE', KEYS[7], -1, -1, 'LIMIT', 0, 100 + count_ended)
   for i = 1, #endings do

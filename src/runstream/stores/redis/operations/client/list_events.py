@@ -40,7 +40,7 @@ def list_events(session: Session[E, S], run_id: str, since_seq: int) -> Operatio
         return (yield from collect(_events_over(reader, since_seq)))
     head = yield from reader.open(None)
     shared = yield from _shared(reader, head, since_seq)
-    return shared + (yield from collect(reader.forward(head.start.offset, head.last.offset)))
+    return shared + (yield from collect(reader.forward(head.before_first.offset, head.last.offset)))
 
 
 def _shared(reader: RunReader, head: RunHead, since_seq: int) -> Operation[list[Any]]:
@@ -56,7 +56,7 @@ def _events_over(reader: RunReader, since_seq: int) -> Stream:
     run = reader.session.keys.run(reader.run_id)
     with parsing(run):
         lanes = _Lanes(page.meta, since_seq)
-    high, low = head.last.offset, head.start.offset
+    high, low = head.last.offset, head.before_first.offset
     over = lanes.choose(reader.run_id, page, high)
     high -= len(page.found)
     while low < high and lanes.may_have_more:

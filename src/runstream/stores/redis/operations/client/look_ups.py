@@ -79,4 +79,4 @@ def read_at(session: Session[E, S], run_id: str, offsets: Iterable[int]) -> Oper
         found |= yield from read_at_in_segments(
             run_id, segments[:-1], shared, partial(read_own, session, run_id, None)
         )
-    return in_order(run_id, asked, found, head.run_start.offset + 1, head.last.offset)
+    return in_order(run_id, asked, found, (head.base or head.run_start).offset + 1, head.last.offset)

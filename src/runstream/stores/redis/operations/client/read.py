@@ -40,7 +40,7 @@ def read(session: Session[E, S], run_id: str, query: ReadQuery, lane_id: str | N
         yield from read_segments(run_id, segments, query, partial(read_own, session, run_id, lane_id))
         return
     high = head.last.offset if query.before is None else min(query.before - 1, head.last.offset)
-    low = max(low, head.start.offset)
+    low = max(low, head.before_first.offset)
     if query.reverse:
         yield from reader.backward(low, high)
     else:

@@ -183,7 +183,7 @@ class RunReader:
         if again:
             yield from self._check_history(head, found[:1])
             found = [item for item in found if item[0].offset > after][:count]  # that entry may have been trimmed
-        first = max(after, head.start.offset) + 1
+        first = max(after, head.before_first.offset) + 1
         for expected, (at, _) in enumerate(found, first):
             if at.offset != expected:
                 yield from self.report_missing(head, expected)

@@ -56,8 +56,8 @@ def recover(session: Session[E, S], run_id: str, lane_id: str | None) -> Operati
         if snapshot is None:
             is_unknown_lane = lane_id is not None and noted_of_lane[0][0] is None
             yield from _without_snapshot(session, run_id, lane_id, meta, is_unknown_lane=is_unknown_lane)
-        covered = head.run_start.offset if snapshot is None else snapshot.offset
-        spans = [(max(covered, head.start.offset), head.last.offset)]
+        covered = (head.base or head.run_start).offset if snapshot is None else snapshot.offset
+        spans = [(max(covered, head.before_first.offset), head.last.offset)]
         if lane_id is not None:
             # a lane needs only its own events: those of others may have left Redis
             with parsing(keys):

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"parent", b"retired", b"ended")
+HEAD_FIELDS = (b"start", b"last", b"mark", b"status", b"largest", b"parent", b"base", b"retired", b"ended")
 """The fields of meta that say where a run stands."""
 
 
@@ -62,7 +62,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
     Raises:
         CorruptRecordError: Its meta does not parse.
     """
-    start, last, mark, status, largest, parent, retired, *gone = reply
+    start, last, mark, status, largest, parent, base, retired, *gone = reply
     if start is None and last is None:
         return RunHead(Cursor(0, 0), Cursor(0, 0), Cursor(0, 0), "")
     with parsing(run):
@@ -82,6 +82,7 @@ def parse_head(run: RunKeys, reply: Sequence[bytes | None]) -> RunHead:
             largest=noted_size(largest),
             identity=identity,
             parent_identity=creation,
+            base=noted_cursor(base) if base else None,
         )
 
 

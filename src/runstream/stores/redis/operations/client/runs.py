@@ -54,14 +54,14 @@ _INFO = (*HEAD_FIELDS, b"session", b"created", b"updated", b"questions", b"tags"
 
 def run_info(session: Session[E, S], run_id: str) -> Operation[RunInfo | None]:
     """What is known of a run, or None."""
-    info, _ = yield from run_info_after(session, run_id, None)
+    info, *_ = yield from run_info_after(session, run_id, None)
     return info
 
 
 def run_info_after(
     session: Session[E, S], run_id: str, end: Cursor | None
-) -> Operation[tuple[RunInfo | None, bool]]:
-    """What is known of a run, and whether what Redis has of it may go on from a cursor that it had once.
+) -> Operation[tuple[RunInfo | None, bool, int]]:
+    """What is known of a run, whether what Redis has may go on from a cursor that it had, and where it begins.
 
     Where Redis has neither the entry there nor the one after it, nor notes that cursor, nothing refutes it.
     """
@@ -75,9 +75,10 @@ def run_info_after(
     info = _info(keys, meta, first, tags)
     if info is None:
         yield from check_absent([keys])
-    if info is None or end is None:
-        return info, True
     head = parse_head(keys, meta[: len(HEAD_FIELDS)])
+    before_first = head.before_first.offset
+    if info is None or end is None:
+        return info, True, before_first
     known = [head.mark, head.last]
     for entry, record in zip(border[0], parse_records(border[0]), strict=True):
         at = parse_cursor(entry[0])
@@ -86,8 +87,8 @@ def run_info_after(
         elif is_sound(run_id, record):  # the chain before an entry can be told from it and its checksum
             known.append(Cursor(at.offset - 1, former_chain(at.chain, record_crc(record))))
     if end.offset <= head.start.offset:
-        return info, end == head.start
-    return info, all(at == end for at in known if at.offset == end.offset)
+        return info, end == head.start, before_first
+    return info, all(at == end for at in known if at.offset == end.offset), before_first
 
 
 def runs(

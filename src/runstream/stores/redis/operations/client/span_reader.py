@@ -91,7 +91,7 @@ class SpanReader(RunReader):
         self._pace.adapt([len(record) for _, record in found])
         there = {at.offset for at, _ in found}
         for low, high in spans:
-            for offset in range(max(low, head.start.offset) + 1, min(high, head.last.offset) + 1):
+            for offset in range(max(low, head.before_first.offset) + 1, min(high, head.last.offset) + 1):
                 if offset not in there:
                     yield from self.report_missing(head, offset)
         # what lies behind the last cursor was left by an append that was refused in its midst

@@ -165,6 +165,8 @@ class Proven(NamedTuple):
         lanes: The lanes of what is archived with it; None: they are not known.
         ended: The lanes that were ended.
         tags: The version of the tags that are archived; '' for none.
+        erased: The number of the last request to erase that is carried out, in Redis and in the archives; 0: that
+            is not known.
     """
 
     header: RunHeader
@@ -177,6 +179,7 @@ class Proven(NamedTuple):
     lanes: LanesAfter | None = None
     ended: Collection[str] = ()
     tags: str = ""
+    erased: int = 0
 
 
 def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) -> Operation[list[Settled]]:
@@ -200,6 +203,7 @@ def settle(keys: Keys, proven: Sequence[Proven], archives: Mapping[str, str]) ->
                 lanes=item.lanes,
                 ended=item.ended,
                 tags=item.tags,
+                erased=item.erased,
             )
             for item in proven
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from runstream.model.archive_records import RunHeader
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
@@ -38,6 +39,8 @@ class HotRun:
         ends: The last end of each lane that was ever ended, as long as it is noted.
         ended: Those of lanes to which nothing has come since.
         proven_tags: The version of the tags that were proven to be archived at the last settling; '' for none.
+        erasures: How many erasures were asked for.
+        erased: How many of them are carried out in Redis, and were in all archives at the last settling.
     """
 
     run_id: str
@@ -50,6 +53,8 @@ class HotRun:
     ends: Mapping[str, EndedLane] = field(default_factory=dict)
     ended: tuple[EndedLane, ...] = ()
     proven_tags: str = ""
+    erasures: int = 0
+    erased: int = 0
 
     @property
     def header(self) -> RunHeader:
@@ -57,14 +62,17 @@ class HotRun:
         return RunHeader.of(self.run_id, replace(self.head, tags=NO_TAGS))
 
 
-def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
-    """The run that has this meta; None where it is not there. ``is_partial``: only some of its lanes are in it."""
-    if b"start" not in meta and b"last" not in meta:
-        return None
-    (start, identity), last = noted_start(meta[b"start"]), noted_cursor(meta[b"last"])
-    retired = parse_retired(meta.get(b"retired"))
-    # of a tombstone all is archived; what goes on after one has a mark
-    unmarked = start if retired is None else last
+class _Lanes(NamedTuple):
+    """What meta notes of the lanes of a run."""
+
+    snapshots: dict[str | None, SnapshotHead]
+    proven: dict[str | None, str]
+    since: dict[str, int]
+    ends: dict[str, EndedLane]
+    ended: tuple[EndedLane, ...]
+
+
+def _lanes_in(meta: Mapping[bytes, bytes]) -> _Lanes:
     snapshots: dict[str | None, SnapshotHead] = {}
     proven: dict[str | None, str] = {}
     since: dict[str, int] = {}
@@ -90,6 +98,18 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
     )
     for end in ended:
         since.pop(end.lane_id, None)
+    return _Lanes(snapshots, proven, since, ends, tuple(sorted(ended)))
+
+
+def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> HotRun | None:
+    """The run that has this meta; None where it is not there. ``is_partial``: only some of its lanes are in it."""
+    if b"start" not in meta and b"last" not in meta:
+        return None
+    (start, identity), last = noted_start(meta[b"start"]), noted_cursor(meta[b"last"])
+    retired = parse_retired(meta.get(b"retired"))
+    # of a tombstone all is archived; what goes on after one has a mark
+    unmarked = start if retired is None else last
+    lanes = _lanes_in(meta)
     mark = noted_cursor(meta[b"mark"]) if b"mark" in meta else unmarked
     if not start.offset <= mark.offset <= last.offset:
         raise ValueError(f"the archived mark {mark} does not lie between {start} and {last}")
@@ -103,11 +123,12 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
         noted_time(meta[b"created"]),
         noted_time(meta[b"updated"]),
         parent,
-        snapshots,
+        lanes.snapshots,
         noted_size(meta.get(b"largest")),
         tags=noted_tags(meta.get(b"tags")),
         identity=identity,
         parent_identity=creation,
+        base=noted_cursor(meta[b"base"]) if b"base" in meta else None,
     )
     is_tombstone = retired is not None and retired.offset is None
     peak = parse_peak(meta)
@@ -116,7 +137,18 @@ def run_of(run_id: str, meta: Mapping[bytes, bytes], *, is_partial: bool) -> Hot
     # those of a tombstone are archived, as all of it is
     proven_tags = noted_tags(meta.get(b"tags" if is_tombstone else b"tagsproven")).version
     return HotRun(
-        run_id, head, proven, is_tombstone, since, noted_to, is_partial, ends, tuple(sorted(ended)), proven_tags
+        run_id,
+        head,
+        lanes.proven,
+        is_tombstone,
+        lanes.since,
+        noted_to,
+        is_partial,
+        lanes.ends,
+        lanes.ended,
+        proven_tags,
+        int(meta.get(b"erasures", b"0")),
+        int(meta.get(b"erased", b"0")),
     )
 
 

@@ -194,5 +194,5 @@ def _relist_call(keys: Keys, run: HotRun, belongs: str) -> Command:
 def _is_archived(run: HotRun) -> bool:
     head = run.head
     proven = run.proven_tokens
-    is_proven = head.mark == head.last and run.proven_tags == head.tags.version
+    is_proven = head.mark == head.last and run.proven_tags == head.tags.version and run.erasures == run.erased
     return is_proven and all(proven.get(one) == token for one, token in head.tokens.items())

@@ -1,0 +1,241 @@
+"""Erase content of a run, or let its history begin later; say what is done of it, place by place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from shlex import quote
+from typing import Any, NamedTuple
+
+from runstream.codec.chain import former_chain
+from runstream.codec.record import is_sound, record_crc
+from runstream.model.erasures import ErasedPlace, Erasure, ErasureNote, Spans, may_hold
+from runstream.model.errors import ConfigurationError, RunstreamError
+from runstream.model.identifiers import check_run_id, random_token
+from runstream.model.protocols import Leased
+from runstream.model.results import Cursor, E, LeaseGrant, S
+from runstream.model.run_head import SnapshotHead
+from runstream.operations.arguments import check_leased, grant_of
+from runstream.operations.erase_arguments import (
+    EraseOptions,
+    TruncateOptions,
+    check_before,
+    check_offsets,
+    check_truncated,
+    held_by,
+)
+from runstream.operations.messages import diverged, lease_lost
+from runstream.operations.operation import Command, Exchange, Operation
+from runstream.operations.run_forks import Fork, has_forks
+from runstream.stores.redis.damage import parsing
+from runstream.stores.redis.keys import RunKeys
+from runstream.stores.redis.noted_erasures import NotedErasures
+from runstream.stores.redis.operations.client.archived_errors import events_archived
+from runstream.stores.redis.operations.client.refusals import held
+from runstream.stores.redis.operations.client.send import resolve_unanswered
+from runstream.stores.redis.operations.server_files import check_files
+from runstream.stores.redis.operations.worker.erasing import load_erasures, rebuild
+from runstream.stores.redis.operations.worker.hot_run import HotRun, run_of
+from runstream.stores.redis.replies import parse_cursor, parse_map, parse_records, parse_texts
+from runstream.stores.redis.scripts.erasure_calls import erase_call
+from runstream.stores.redis.session.session import Session
+
+__all__ = ["erase", "erasures", "truncate"]
+
+PLACE = "Redis"
+
+
+class _Asked(NamedTuple):
+    """What is asked for: the offsets, or the cursor before the event with which the history is to begin."""
+
+    what: str
+    grant: LeaseGrant | None
+    spans: Spans = ()
+    before: Cursor | None = None
+    drops_snapshots: bool = False
+    sound: Mapping[str | None, str] = {}
+
+
+def erase(session: Session[E, S], run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
+    """Erase the content at these offsets for good; offsets, chains and callers' keys stay."""
+    grant = _grant(session, run_id, options.lease)
+    tokens = {lane_id: session.snapshots.get(run_id, lane_id)[0] for lane_id in options.given}
+    what = ErasureNote(0.0, spans).text
+    asked = _Asked(what, grant, spans, drops_snapshots=options.drop_snapshots, sound=tokens)
+    yield from resolve_unanswered(session, [run_id])
+    if not spans:
+        yield from _there(session.keys.run(run_id))
+        return Erasure(run_id, 0.0)
+    return (yield from _request(session, run_id, asked))
+
+
+def truncate(
+    session: Session[E, S], run_id: str, before: int, options: TruncateOptions, at: Cursor | None = None
+) -> Operation[Erasure]:
+    """Remove the events before an offset: the history begins with it from then on.
+
+    ``at`` is the cursor before that offset, for one who knows it from an archive.
+    """
+    grant = _grant(session, run_id, options.lease)
+    check_before(before)
+    yield from resolve_unanswered(session, [run_id])
+    run, _ = yield from _there(session.keys.run(run_id))
+    check_truncated(run_id, before, run.head.last.offset)
+    if before <= run.head.before_first.offset + 1:
+        known = [one for _, one in (yield from _state(session, run_id)) if one.before == before]
+        return known[0] if known else Erasure(run_id, 0.0, before=before)
+    cursor = at or (yield from _cursor_before(session, run, before))
+    return (yield from _request(session, run_id, _Asked(f"<{before}", grant, before=cursor)))
+
+
+def _grant(session: Session[E, S], run_id: str, lease: Leased | None) -> LeaseGrant | None:
+    """The lease that is carried, which a store may require."""
+    check_run_id(run_id)
+    grant = grant_of(run_id, lease)
+    if session.require_lease:
+        check_leased(run_id, (), grant)
+    return grant
+
+
+def _there(keys: RunKeys) -> Operation[tuple[HotRun, bytes]]:
+    """A run that is to be there, and its start as meta has it."""
+    run, start = yield from _load(keys)
+    if run is None:
+        raise ConfigurationError(f"there is no run {keys.run_id!r} here: see its id (list_runs)")
+    return run, start
+
+
+def _load(keys: RunKeys) -> Operation[tuple[HotRun | None, bytes]]:
+    """A run, and its start as meta has it."""
+    (reply,) = yield Exchange([(b"HGETALL", keys.meta)])
+    meta = parse_map(reply)
+    with parsing(keys):
+        return run_of(keys.run_id, meta, is_partial=False), meta.get(b"start", b"")
+
+
+def _cursor_before(session: Session[E, S], run: HotRun, before: int) -> Operation[Cursor]:
+    """The cursor before an event, by the one that is there, or by the event itself."""
+    head = run.head
+    for known in (head.last, head.mark, head.start):
+        if known.offset == before - 1:
+            return known
+    query: Command = (b"XRANGE", session.keys.run(run.run_id).events, str(before - 1), str(before))
+    (entries,) = yield Exchange([query])
+    for (entry_id, _), record in zip(entries, parse_records(entries), strict=True):
+        at = parse_cursor(entry_id)
+        if at.offset == before - 1:
+            return at
+        if is_sound(run.run_id, record):
+            return Cursor(before - 1, former_chain(at.chain, record_crc(record)))
+    raise (yield from events_archived(session, run.run_id, before - 1))
+
+
+def _request(session: Session[E, S], run_id: str, asked: _Asked) -> Operation[Erasure]:
+    """Note what is asked for, and do of it what can be done here."""
+    keys, token = session.keys.run(run_id), random_token()
+    while True:
+        run, start = yield from _there(keys)
+        dropped = _to_drop(run, asked) if asked.drops_snapshots else []
+        call = erase_call(
+            keys,
+            start=start.decode(),
+            token=token,
+            what=asked.what,
+            lease=asked.grant,
+            before=asked.before,
+            drops_snapshots=asked.drops_snapshots,
+            dropped=dropped,
+            sound=asked.sound,
+        )
+        ((outcome, *facts),) = yield Exchange([call])
+        if outcome == b"ok":
+            break
+        if outcome not in (b"gone", b"changed"):
+            raise _refusal(run_id, asked, outcome, facts)
+    for lane_id in dropped:
+        session.snapshots.drop(run_id, lane_id)
+    return next(one for number, one in (yield from _state(session, run_id)) if number == int(facts[0]))
+
+
+def _to_drop(run: HotRun, asked: _Asked) -> list[str | None]:
+    """The lanes whose snapshots may hold something of what is to be erased."""
+    first, start = asked.spans[0][0], run.head.run_start.offset
+    found = run.head.snapshots.values()
+    return [
+        one.lane_id
+        for one in found
+        if may_hold(one.offset, start, first) and asked.sound.get(one.lane_id) != one.token
+    ]
+
+
+def _refusal(run_id: str, asked: _Asked, outcome: bytes, facts: Sequence[bytes]) -> RunstreamError:
+    """The error of a reply that is not 'ok'; see erase.lua."""
+    if outcome == b"unleased" and asked.grant is not None:
+        return lease_lost(asked.grant)
+    if outcome == b"held":
+        return held(run_id, facts)
+    if outcome == b"forks":
+        pairs = zip(facts[::2], facts[1::2], strict=True)
+        return has_forks(run_id, [Fork(name.decode(), int(at)) for name, at in pairs], "truncated")
+    if outcome == b"diverged" and asked.before is not None:
+        return diverged(run_id, asked.before)
+    if outcome == b"outside":
+        check_offsets(run_id, asked.spans, int(facts[0]), int(facts[1]))
+        check_truncated(run_id, asked.before.offset + 1 if asked.before else 1, int(facts[1]))
+    holding = [_snapshot_in(field, noted) for field, noted in zip(facts[::2], facts[1::2], strict=True)]
+    if asked.before is not None:
+        what = f"need events before {asked.before.offset + 1}"
+        return held_by(run_id, holding, what, "save newer ones first, or truncate less; nothing was truncated")
+    return held_by(
+        run_id,
+        holding,
+        "may hold what is to be erased",
+        "pass newer ones that hold nothing of it (snapshots=), or drop_snapshots=True; nothing was erased",
+    )
+
+
+def _snapshot_in(field: bytes, noted: bytes) -> SnapshotHead:
+    """A snapshot by its field in meta and what that has: '' for one that is archived alone."""
+    lane = field.decode().partition(":")[2] or (None if field == b"snapshot" else field.decode())
+    offset, revision, token = noted.decode().split() if noted else ("0", "0", "")
+    return SnapshotHead(lane, int(offset), int(revision), token)
+
+
+def erasures(session: Session[E, S], run_id: str) -> Operation[list[Erasure]]:
+    """What was asked to be erased of a run, and what is done of it where; tries what could not be done yet."""
+    check_run_id(run_id)
+    return [one for _, one in (yield from _state(session, run_id))]
+
+
+def _state(session: Session[E, S], run_id: str) -> Operation[list[tuple[int, Erasure]]]:
+    keys = session.keys.run(run_id)
+    run, start = yield from _load(keys)
+    if run is None or not run.erasures:
+        return []
+    full = yield from rebuild(session.keys, run.header)
+    noted = yield from load_erasures(session.keys, run_id)
+    place = ErasedPlace(PLACE, done=False, reason=full)
+    if not full:
+        files = yield from check_files(keys, start.decode(), noted)
+        place = ErasedPlace(PLACE, files.done, files.reason, files.command)
+    (required,) = yield Exchange([(b"HGETALL", keys.partition.archives)])
+    return [
+        (number, Erasure.of(run_id, note, [_here(number, place, noted), *_archives(number, required, noted)]))
+        for number, note in noted.notes.items()
+    ]
+
+
+def _here(number: int, place: ErasedPlace, noted: NotedErasures) -> ErasedPlace:
+    """What has become of an erasure in Redis, given what has become of the last one."""
+    if noted.files.done >= number:
+        return ErasedPlace(PLACE, done=True)
+    return place
+
+
+def _archives(number: int, required: Any, noted: NotedErasures) -> Collection[ErasedPlace]:
+    places = []
+    for archive_id, location in sorted(parse_texts(required).items(), key=lambda item: item[1]):
+        done = noted.archives.get(archive_id, 0) >= number
+        reason = "" if done else "no drain worker has erased it there yet"
+        command = "" if done else f"runstream drain --to {quote(location)} --once"
+        places.append(ErasedPlace(location, done, reason, command))
+    return places

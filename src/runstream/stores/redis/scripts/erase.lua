@@ -1,0 +1,172 @@
+-- Notes that the content of some of a run's entries is to be erased, or that its history is to begin later.
+--
+-- KEYS  1 meta  2 erasures  3 due  4 forks  5 events; then the snapshots that are to go with it
+-- ARGV  1 run id  2 the run's start (its last number names this very run)  3 a token, which names the request
+--       4 the lease's field in meta, or ''  5 its epoch and token, separated by a space, or ''
+--       6 what is to go: 'FIRST-LAST,FIRST-LAST,…', offsets, rising, '-LAST' being left out where it is the same one; or '<'
+--         and the offset with which the history is to begin
+--       7 the cursor before that offset, or ''  8 '1' if snapshots may go  9 the number of the snapshots that go; their
+--         fields in meta; then the field and the token of each that holds nothing of it
+--
+-- Replies {'ok', number, server time}  it is noted as the request of that number, by this call or an earlier one
+--         {'gone'}                      this very run is not there any more
+--         {'unleased'}                  the lease that it carries has passed to another owner or expired
+--         {'held', field, owner, microseconds}  another lease is in force, for so long
+--         {'outside', first, last}      the run has these events alone
+--         {'diverged'}                  the run has another history at that cursor
+--         {'forks', run id, offset, …}  these runs were forked from it there, or are about to be
+--         {'snapshots', field, what meta has in it, …}  these snapshots may hold something of it, and would have to go; or
+--                                       they need what is to go. Of one that left Redis, '' stands for what meta has
+--         {'changed'}                   it has other snapshots that go than the caller knew: read its meta again
+--
+-- After 'ok': erasures has the request under its number, 'TIME TOKEN WHAT'; the numbers count from 1, and meta's
+-- `erasures` has the last one. The run is due until a settling notes that number in `erased`. The snapshots that may hold
+-- something of what goes are gone: those that cover it, and those that cover nothing, so that nobody knows what they were
+-- made from; their lanes are recovered from their first events. What is saved later has a higher revision than `dropped`.
+-- Meta's `questions`, answers and `cancel` have nothing of it any more. Or meta's `base` has the cursor before the first
+-- event that counts, and the mark and `trimmed` are no lower.
+-- After any other reply nothing was changed. HDEL is the first write: a full server takes it, and then the rest.
+
+local now, meta = clock(), all_of(KEYS[1])
+if meta['start'] ~= ARGV[2] then return {'gone'} end
+local number, same, same_at = tonumber(meta['erasures'] or 0), nil, nil
+for field, value in pairs(all_of(KEYS[2])) do
+  if string.match(field, '^%d+$') then
+    number = math.max(number, tonumber(field))
+    local at, token, what = string.match(value, '^(%d+) (%S+) (.*)$')
+    if token == ARGV[3] then return {'ok', field, at} end
+    if what == ARGV[6] then same, same_at = field, at end
+  end
+end
+
+-- the lease that it carries, and leases that exclude it
+local mine = nil
+if ARGV[4] ~= '' then
+  local of_mine, token, epoch, _
+  of_mine, mine = string.match(ARGV[5], '^(%d+) (%S+)$')
+  token, _, _, epoch = lease_in_force(meta[ARGV[4]], now, mine)
+  if token ~= mine or epoch ~= of_mine then return {'unleased'} end
+end
+for field, value in pairs(meta) do
+  local refusal = string.match(field, '^lease') and held(field, value, now, mine)
+  if refusal then return refusal end
+end
+
+-- what goes
+local start, last = parse_cursor(ARGV[2]), parse_cursor(meta['last'])
+local begin = meta['base'] and parse_cursor(meta['base']) or start
+local before = tonumber(string.match(ARGV[6], '^<(%d+)$') or nil)
+local spans = {}
+for first, upto in string.gmatch(before and '' or ARGV[6], '(%d+)%-?(%d*)') do
+  spans[#spans + 1] = {tonumber(first), tonumber(upto ~= '' and upto or first)}
+end
+local first = spans[1] and spans[1][1]
+local function goes(offset)
+  for i = 1, #spans do
+    if spans[i][1] <= offset and offset <= spans[i][2] then return true end
+  end
+  return false
+end
+if same and before then return {'ok', same, same_at} end
+if first and (first <= begin or spans[#spans][2] > last) or before and (before <= begin or before > last + 1) then
+  return {'outside', text(begin + 1), text(last)}
+end
+if before then
+  local forks = {}
+  for fork, noted in pairs(all_of(KEYS[4])) do
+    forks[#forks + 1], forks[#forks + 2] = fork, string.match(noted, '^%a+ %d+ (%d+)') or '0'
+  end
+  if forks[1] then return {'forks', unpack(forks, 1, math.min(#forks, 1000))} end
+  local known = {meta['last'], meta['mark'] or meta['start'],
+    (call('XRANGE', KEYS[5], text(before - 1), text(before - 1))[1] or {})[1]}
+  for i = 1, 3 do
+    if known[i] and parse_cursor(known[i]) == before - 1 and known[i] ~= ARGV[7] then return {'diverged'} end
+  end
+end
+
+-- the snapshots that are in the way, those that left Redis too, and the highest revision that there ever was
+local at_given = 10 + tonumber(ARGV[9])
+local sound, here, asked, dropped = {}, {}, {}, tonumber(meta['dropped'] or 0)
+for i = at_given, #ARGV, 2 do sound[ARGV[i]] = ARGV[i + 1] end
+local function is_asked(field, value)
+  local covered, token = string.match(value, '^(%d+) %d+ (%S+)$')
+  covered = tonumber(covered)
+  if first then return token ~= sound[field] and (covered >= first or covered <= begin_of(ARGV[2])) end
+  local lane = string.match(field, '^snapshot:(.*)$')
+  local since = lane and meta['since:' .. lane] or not lane and covered < last and covered + 1
+  return since and tonumber(since) < before
+end
+for field, value in pairs(meta) do
+  if is_snapshot(field) then
+    if is_asked(field, value) then asked[field] = value end
+    here[field == 'snapshot' and field or gone_field(string.sub(field, 10))] = true
+    dropped = math.max(dropped, tonumber(string.match(value, '^%d+ (%d+)')))
+  end
+end
+-- Notes of a field whose snapshot is archived alone.
+local function away(field, revision)
+  if first and revision > 0 and not here[field] then asked[field] = '' end
+  dropped = math.max(dropped, revision)
+end
+for field, value in pairs(meta) do
+  if string.match(field, '^gone[:#]') then away(field, tonumber(value)) end
+end
+local of_run, of_lanes = parse_retired(meta['retired'], last)
+if of_run then away('snapshot', of_run) end
+away('ended', tonumber(string.match(meta['ended'] or '0', '(%d+)$')))
+dropped = math.max(dropped, of_lanes or 0)
+if next(asked) and (before or ARGV[8] ~= '1') then
+  local named = {}
+  for field, value in pairs(asked) do named[#named + 1], named[#named + 2] = field, value end
+  return {'snapshots', unpack(named, 1, math.min(#named, 2000))}
+end
+if same and not next(asked) then return {'ok', same, same_at} end
+for i = 10, at_given - 1 do
+  if (asked[ARGV[i]] or '') == '' then return {'changed'} end
+  asked[ARGV[i]] = nil
+end
+for _, value in pairs(asked) do
+  if value ~= '' then return {'changed'} end
+end
+
+call('HDEL', KEYS[2], '')
+number = text(number + 1)
+call('HSET', KEYS[2], number, table.concat({text(now), ARGV[3], ARGV[6]}, ' '))
+call('ZADD', KEYS[3], 'NX', text(now), ARGV[1])
+local changes, gone = {'erasures', number}, {'indexed'} -- a worker looks at all lanes again
+local function change(field, value) changes[#changes + 1], changes[#changes + 2] = field, value end
+if before then
+  change('base', ARGV[7])
+  change('trimmed', text(math.max(before - 1, tonumber(meta['trimmed'] or 0))))
+  if not is_tombstone(meta['retired']) and parse_cursor(meta['mark'] or meta['start']) < before then
+    change('mark', ARGV[7])
+  end
+else
+  change('dropped', text(dropped))
+end
+for i = 10, at_given - 1 do
+  call('DEL', KEYS[i - 4])
+  gone[#gone + 1], gone[#gone + 2] = ARGV[i], 'proven' .. string.sub(ARGV[i], 9)
+  local lane = string.match(ARGV[i], '^snapshot:(.*)$')
+  if lane then change('since:' .. lane, text(begin + 1)) end
+  local ended = lane and string.match(meta['end:' .. lane] or '', '^%d+')
+  if ended then change('end:' .. lane, ended .. ' -') end
+end
+
+-- what people were asked, and have said, in the words of what goes
+local function unhex(words)
+  return (string.gsub(words, '..', function(hex) return string.char(tonumber(hex, 16)) end))
+end
+local questions = {}
+for lane, question, at, answer, words in string.gmatch(meta['questions'] or '', '(%x*) (%x*) (%d+) (%d+) (%x*)') do
+  if goes(tonumber(at)) then words = '' end
+  if goes(tonumber(answer)) then gone[#gone + 1] = 'answer:' .. unhex(lane) end
+  questions[#questions + 1] = table.concat({lane, question, at, answer, words}, ' ')
+end
+if questions[1] then change('questions', table.concat(questions, ',')) end
+local cancel = string.match(meta['cancel'] or '', '^%d+')
+if cancel and goes(tonumber(cancel)) then change('cancel', cancel .. ' ') end
+
+for i = 1, #gone, 4000 do call('HDEL', KEYS[1], unpack(gone, i, math.min(i + 3999, #gone))) end
+for i = 1, #changes, 4000 do call('HSET', KEYS[1], unpack(changes, i, math.min(i + 3999, #changes))) end
+return {'ok', number, text(now)}
