@@ -14,8 +14,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from shlex import quote
 
-from runstream.drain.claimed_run import Chunk, ClaimedRun, Positions, explain_parking, until_mended
+from runstream.drain.claimed_run import (
+    Chunk,
+    ClaimedRun,
+    Erased,
+    Positions,
+    explain_parking,
+    until_mended,
+)
 from runstream.drain.claims import Claims
+from runstream.drain.erasing import Erasing
 from runstream.drain.parts import OtherArchivesRequired, WorkerParts
 from runstream.drain.readback import find_lost, find_mismatch
 from runstream.drain.seq_spans import find_spans
@@ -48,6 +56,7 @@ class Batches:
         self._parts = parts
         self._namespace = parts.namespace
         self._batch = batch
+        self._erasing = Erasing(parts)
 
     def archive(self, runs: Sequence[DueRun], claims: Claims, stop: threading.Event) -> None:
         """Archive all that these of the claimed runs have.
@@ -58,15 +67,23 @@ class Batches:
             stop: Once it is set, the batch in hand is the last.
         """
         queue: deque[ClaimedRun] = deque()
-        for due, (run, positions) in zip(runs, self._load([due.run_id for due in runs]), strict=True):
+        loaded = self._load([due.run_id for due in runs])
+        erased: dict[str, Erased] = {}
+        if to_erase := [run for run, positions in loaded if run is not None and _is_to_erase(run, positions)]:
+            erased = self._erasing.carry_out(to_erase)
+            loaded = self._load([due.run_id for due in runs])
+        for due, (run, positions) in zip(runs, loaded, strict=True):
             if run is None:  # deleted since it was claimed, or never there
                 self._namespace.take_off(due.run_id)
                 claims.finish(due.run_id)
                 continue
             try:
-                queue.append(ClaimedRun.begin(run, positions))
+                claimed = ClaimedRun.begin(run, positions)
             except HistoryDiverged as error:
                 self._park(run, explain_parking(error), claims)
+            else:
+                claimed.erased = erased.get(run.run_id, claimed.erased)
+                queue.append(claimed)
         while queue and not stop.is_set():
             self._archive_batch(queue, claims)
 
@@ -221,6 +238,7 @@ class Batches:
             chunk.lanes,
             list(chunk.claimed.run.ends) if chunk.is_last else (),
             chunk.tags_version if chunk.is_last else "",
+            chunk.claimed.erased.number if chunk.is_last else 0,
         )
 
     def _note_settled(
@@ -247,6 +265,8 @@ class Batches:
         _log_quarantined(chunk.run_id, aside)
         if chunk.blocked:
             claims.park(chunk.run_id, until_mended(chunk.blocked, chunk.run_id), header=claimed.run.header)
+        elif chunk.is_last and claimed.erased.reason:
+            claims.park(chunk.run_id, until_mended(claimed.erased.reason, chunk.run_id), header=claimed.run.header)
         elif chunk.is_last:
             claims.finish(chunk.run_id)
         else:
@@ -268,10 +288,20 @@ class Batches:
     def _give_up(self, claimed: ClaimedRun, reason: str, claims: Claims) -> None:
         """Park a run, unless another worker has settled it since: then what this one has of it is out of date."""
         (run,) = self._namespace.load_due([claimed.run_id])
-        former = claimed.run.head
-        if run is not None and (run.head.mark, run.head.tags) == (former.mark, former.tags):
+        if run is not None and _settled_state(run) == _settled_state(claimed.run):
             self._park(claimed.run, reason, claims)
         claims.finish(claimed.run_id)
+
+
+def _settled_state(run: HotRun) -> tuple[object, ...]:
+    """What settling, and erasing, changes of a run."""
+    return run.head.mark, run.head.tags, run.erasures
+
+
+def _is_to_erase(run: HotRun, positions: Positions) -> bool:
+    """Whether something is to be erased of a run: also again, in an archive that was put back from a copy."""
+    held = (0 if position is None else position.erasures for _, position in positions)
+    return run.erasures != run.erased or any(count < run.erasures for count in held)
 
 
 def _is_behind(position: Position | None, run: HotRun) -> bool:

@@ -7,20 +7,22 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from operator import eq
 from shlex import quote
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from runstream.codec.archive_entries import archive_pages
 from runstream.codec.chain import next_chain
 from runstream.codec.record import record_crc
 from runstream.model.archive_records import ArchiveEntry, ArchiveSnapshot, PlainEntries, Position, RunBatch, joined
+from runstream.model.erasures import ErasureNote
 from runstream.model.errors import ArchiveGap, HistoryDiverged, UnsupportedVersion
 from runstream.model.results import Cursor
 from runstream.model.tags import TagSet
+from runstream.stores.archive.eraser import without_erased
 from runstream.stores.redis.operations.worker.drain import LanesAfter
 from runstream.stores.redis.operations.worker.hot_run import HotRun
 from runstream.stores.redis.operations.worker.load import LoadedEntries, LoadRequest
 
-__all__ = ["Chunk", "ClaimedRun", "Positions", "explain_parking", "until_mended"]
+__all__ = ["Chunk", "ClaimedRun", "Erased", "Positions", "explain_parking", "until_mended"]
 
 Positions: TypeAlias = Sequence[tuple[str, Position | None]]
 """The location of each archive and how far it has a run, in the order of the worker's sinks."""
@@ -38,6 +40,24 @@ def until_mended(reason: str, run_id: str) -> str:
     return f"{reason}; once that is put right: `runstream unpark {quote(run_id)}`"
 
 
+class Erased(NamedTuple):
+    """What has become of the erasures of a run.
+
+    Attributes:
+        number: The number of the last one that is done in Redis and in every archive; 0: of those that were asked
+            for, some are not.
+        notes: What was asked for.
+        reason: Why it is not done everywhere; '' if it is.
+    """
+
+    number: int = 0
+    notes: Sequence[ErasureNote] = ()
+    reason: str = ""
+
+
+_NOTHING_ERASED = Erased()
+
+
 @dataclass(slots=True)
 class ClaimedRun:
     """A claimed run on its way into the archives.
@@ -48,6 +68,7 @@ class ClaimedRun:
         proven: The cursor up to which it is archived and proven.
         lanes: The lanes (None: the run itself) whose snapshots are still to be archived.
         tags: Whether its tags are.
+        erased: What has become of its erasures.
     """
 
     run: HotRun
@@ -55,6 +76,7 @@ class ClaimedRun:
     proven: Cursor
     lanes: Sequence[str | None]
     tags: bool = False
+    erased: Erased = _NOTHING_ERASED
 
     @property
     def run_id(self) -> str:
@@ -102,7 +124,7 @@ class ClaimedRun:
         proven = head.mark
         held: list[Mapping[str | None, str]] = []
         for location, position in positions:
-            cursor = head.start if position is None else position.cursor
+            cursor = head.before_first if position is None else position.cursor
             if cursor.offset > head.last.offset or (cursor.offset == head.last.offset and cursor != head.last):
                 raise HistoryDiverged(
                     f"{location} has run {run.run_id!r} up to {cursor}, Redis up to {head.last}: events were"
@@ -184,8 +206,15 @@ class Chunk:
         run, (_, position) = self.claimed.run, self.claimed.positions[sink]
         header = replace(run.header, status=self.status, tags=self.tags)
         ended = run.ended if self.is_last else ()
-        seen = "" if position is None else position.tags
-        return RunBatch(header, self.claimed.proven, self.entries, self.snapshots, ended=ended, tags_seen=seen)
+        return RunBatch(
+            header,
+            self.claimed.proven,
+            self.entries,
+            self.snapshots,
+            ended=ended,
+            tags_seen="" if position is None else position.tags,
+            erasures_seen=len(self.claimed.erased.notes) if position is None else position.erasures,
+        )
 
     @classmethod
     def make(cls, claimed: ClaimedRun, request: LoadRequest, loaded: LoadedEntries) -> Chunk:
@@ -210,6 +239,7 @@ class Chunk:
                 f"the record of event {cursor.offset} of run {claimed.run_id!r} is not the one that its cursor"
                 f" {cursor} is of: it was changed in Redis, and nothing from there on was archived"
             )
+        chunk.entries = without_erased(chunk.entries, claimed.erased.notes)
         fresh = max(0, head.mark.offset + 1 - request.first)
         chunk.fresh_bytes = sum(map(len, loaded.records[fresh : len(chunk.entries)]))
         if chunk.blocked:

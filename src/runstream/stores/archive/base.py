@@ -296,6 +296,7 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
     # -- erasing -------------------------------------------------------------------------------------------
 
     eraser: Eraser
+
     """The part that erases."""
 
     def _carry_out(self, order: EraseOrder) -> tuple[ErasureNote, ErasePlan]:

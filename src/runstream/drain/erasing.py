@@ -1,0 +1,98 @@
+"""Erase what is to be erased of runs, in every archive and in Redis, before more of them is archived.
+
+An archive notes what was asked for in the step in which it erases it: a worker that has loaded the content before,
+and writes it after that, brings nothing back. Only then the stream in Redis is made anew; what is not archived yet
+is archived as erased. Each step may be repeated, by any worker; what is done is noted in Redis, place by place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runstream.drain.claimed_run import Erased
+from runstream.drain.parts import WorkerParts
+from runstream.model.erasures import ErasureNote
+from runstream.model.errors import HistoryDiverged
+from runstream.model.protocols import Sink
+from runstream.stores.capabilities import ErasesContent, part_of
+from runstream.stores.redis.noted_erasures import NotedErasures
+from runstream.stores.redis.operations.worker.hot_run import HotRun
+
+__all__ = ["Erasing"]
+
+
+class Erasing:
+    """Carries out the erasures of runs, as one worker does it.
+
+    Args:
+        parts: The worker's parts.
+    """
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self._parts = parts
+
+    def carry_out(self, runs: Iterable[HotRun]) -> dict[str, Erased]:
+        """Carry out the erasures of these runs, as far as that can be done now.
+
+        Returns:
+            What has become of them, by run id.
+
+        Raises:
+            StoreUnavailable: Redis or an archive cannot be reached; it is safe to repeat.
+        """
+        namespace = self._parts.namespace
+        loaded = {run.run_id: (run, namespace.load_erasures(run.run_id)) for run in runs}
+        reasons: dict[str, list[str]] = {run_id: [] for run_id in loaded}
+        for sink in self._parts.sinks:
+            self._parts.stats.beat()
+            with self._parts.outages.using(sink.location):
+                found = {run_id: _in_archive(sink, run, noted) for run_id, (run, noted) in loaded.items()}
+                left = _left_in(sink)
+            for run_id, (run, noted) in loaded.items():
+                if reason := found[run_id] or left:
+                    reasons[run_id].append(reason)
+                elif noted.archives.get(sink.archive_id, 0) < run.erasures:
+                    namespace.note_archived(run.header, sink.archive_id, run.erasures)
+        erased = {}
+        for run_id, (run, noted) in loaded.items():
+            if full := namespace.rebuild(run.header):
+                reasons[run_id].append(full)
+            reason = "; ".join(reasons[run_id])
+            erased[run_id] = Erased(0 if reason else run.erasures, list(_asked(run, noted)), reason)
+        return erased
+
+
+def _in_archive(sink: Sink, run: HotRun, noted: NotedErasures) -> str:
+    """Erase in an archive what it has not erased of a run yet. Returns why it cannot; '' if it has."""
+    archive = part_of(sink, ErasesContent)
+    if archive is None:
+        return f"{sink.location} is of a kind that cannot erase anything"
+    known = {note.text for note in archive.erasure_notes(run.run_id)}
+    try:
+        for note in _asked(run, noted):
+            if note.text in known:
+                continue
+            if note.before is None:
+                # what was saved since it was asked for holds nothing of it; what held something is gone
+                archive.erase_offsets(run.header, note, set(run.head.tokens.values()))
+            else:
+                archive.truncate_history(run.header, note, run.head.before_first)
+    except HistoryDiverged as error:
+        return str(error)
+    return ""
+
+
+def _left_in(sink: Sink) -> str:
+    """Why what was erased is not out of an archive's files yet; '' if it is."""
+    archive = part_of(sink, ErasesContent)
+    where = None if archive is None else archive.where_erased()
+    return (
+        ""
+        if where is None or where.done
+        else f"{sink.location}: {where.reason}; {where.command}".removesuffix("; ")
+    )
+
+
+def _asked(run: HotRun, noted: NotedErasures) -> Iterable[ErasureNote]:
+    """What had been asked for when the run was loaded: its head has the beginning that belongs to that."""
+    return (note for number, note in noted.notes.items() if number <= run.erasures)

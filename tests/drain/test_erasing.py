@@ -1,0 +1,242 @@
+"""What is erased is gone from every archive too, whoever is killed at what; a late worker brings nothing back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstream import DrainWorker, EventKind, EventsArchived, TieredCheckpointer
+from runstream.repair.verify import verify_run
+from runstream.stores.archive.eraser import Eraser
+from runstream.stores.capabilities import part_of
+from runstream.stores.redis.namespace import namespace_of
+from tests.support.archive_check import Archive
+from tests.support.backends import RedisBackend
+from tests.support.drain_tools import Hooked, Hot, due, open_archives, open_hot, parked
+from tests.support.samples import make_event, make_events, make_state
+from tests.support.servers import eventually
+
+SECRET = "a secret that nobody is to read"
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Iterator[list[Archive]]:
+    """An archive of each kind."""
+    (tmp_path / "archives").mkdir()
+    opened = open_archives(tmp_path / "archives")
+    yield opened
+    for archive in opened:
+        archive.close()
+
+
+def is_in_files(tmp_path: Path) -> bool:
+    """Whether the secret is in a file of an archive."""
+    files = (path for path in (tmp_path / "archives").rglob("*") if path.is_file())
+    return any(SECRET.encode() in path.read_bytes() for path in files)
+
+
+def plant(hot: Hot, *, first: int = 1) -> None:
+    """Append five events, of which the third has a secret."""
+    hot.append("r", make_events("r", 2, first=first))
+    hot.append("r", [make_event("r", first + 2, payload={"text": SECRET})], keys=[f"k{first}"])
+    hot.append("r", make_events("r", 2, first=first + 3))
+
+
+def left(store: Any) -> list[int]:
+    return [item.offset for item in store.read("r")]
+
+
+def check_gone(hot: Hot, archives: list[Archive], tmp_path: Path, *, gone: int = 3, last: int = 5) -> None:
+    """The event is erased everywhere, and all else is as it was."""
+    eventually(lambda: all(one.done for one in hot.erasures("r")))
+    assert not due(hot)
+    assert not is_in_files(tmp_path)
+    for archive in archives:
+        with closing(TieredCheckpointer(hot, archive)) as tiered:
+            assert left(tiered) == [at for at in range(1, last + 1) if at != gone]
+        assert not verify_run("r", hot=hot, sinks=[archive]).difference
+
+
+@pytest.mark.parametrize("trim", ["covered", "archived"])
+@pytest.mark.parametrize("is_archived", [True, False], ids=["archived", "new"])
+def test_what_was_erased_is_in_no_archive(
+    hot: Hot, archives: list[Archive], tmp_path: Path, trim: Any, is_archived: bool
+) -> None:
+    plant(hot)
+    worker = DrainWorker(hot, archives, trim=trim)
+    if is_archived:
+        worker.drain_once()
+        assert is_in_files(tmp_path)
+    pending = [place for place in hot.erase("r", [3]).pending if place.place != "Redis"]
+    if is_archived:
+        assert [place.place for place in pending] == sorted(archive.location for archive in archives)
+        assert f"--to {archives[0].location}" in pending[-1].command
+    worker.drain_once()
+    check_gone(hot, archives, tmp_path)
+    assert worker.drain_once().runs == 0
+
+
+def test_a_worker_that_loaded_it_before_does_not_bring_it_back(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], tmp_path: Path
+) -> None:
+    """It writes when all was erased: nothing that it brings is kept, and the run is not parked for it."""
+    other = open_hot(redis_backend)
+    plant(hot)
+
+    def meanwhile(*_: Any) -> None:
+        if not other.erasures("r"):
+            hot.recover("r")
+            hot.append("r", [], snapshots={None: make_state("r", data={"text": SECRET})})
+            other.erase("r", [3], drop_snapshots=True)
+            DrainWorker(other, archives).drain_runs(["r"])
+
+    late = [Hooked(archive, write=meanwhile) for archive in archives]
+    DrainWorker(hot, late, claim_seconds=0.1).drain_once()
+    assert not parked(hot)
+    assert not is_in_files(tmp_path)
+    DrainWorker(other, archives).drain_runs(["r"])
+    check_gone(hot, archives, tmp_path)
+    for archive in archives:
+        assert archive.load_snapshot("r") is None
+
+
+def test_a_snapshot_that_a_late_worker_writes_does_not_come_back(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], tmp_path: Path
+) -> None:
+    other = open_hot(redis_backend)
+    plant(hot)
+    hot.recover("r")
+    hot.append("r", [], snapshots={None: make_state("r", data={"text": SECRET})})
+
+    def meanwhile(*_: Any) -> None:
+        if not other.erasures("r"):
+            other.erase("r", [3], drop_snapshots=True)
+            DrainWorker(other, archives).drain_runs(["r"])
+
+    DrainWorker(hot, [Hooked(archive, write=meanwhile) for archive in archives], claim_seconds=0.1).drain_once()
+    assert not parked(hot)
+    DrainWorker(other, archives).drain_runs(["r"])
+    check_gone(hot, archives, tmp_path)
+
+
+def test_a_snapshot_that_was_saved_since_is_kept(
+    redis_backend: RedisBackend, hot: Hot, archives: list[Archive], tmp_path: Path
+) -> None:
+    plant(hot)
+    hot.recover("r")
+    hot.append("r", [], snapshots={None: make_state("r", data={"text": SECRET})})
+    DrainWorker(hot, archives).drain_once()
+    hot.erase("r", [3], drop_snapshots=True)
+    hot.append("r", [], snapshots={None: make_state("r", data={"text": "clean"})})
+    DrainWorker(hot, archives).drain_once()
+    check_gone(hot, archives, tmp_path)
+    for archive in archives:
+        state = archive.load_latest("r")
+        assert state is not None
+        assert state.data == {"text": "clean"}
+
+
+@pytest.mark.parametrize("method", ["erase_offsets", "where_erased", "note_archived", "rebuild", "settle"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_another_worker_finishes_what_one_began(
+    hot: Hot, archives: list[Archive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, when: str
+) -> None:
+    plant(hot)
+    worker = DrainWorker(hot, archives)
+    worker.drain_once()
+    hot.erase("r", [3])
+    parts = [part_of(archive, Eraser) for archive in archives]
+    owners: list[Any] = (
+        [type(worker._namespace)] if hasattr(worker._namespace, method) else [type(p) for p in parts]
+    )
+    for owner in owners:
+        monkeypatch.setattr(owner, method, _killing(getattr(owner, method), when))
+    with pytest.raises(BaseException, match="killed"):
+        worker.drain_once()
+    monkeypatch.undo()
+    DrainWorker(hot, archives).drain_runs(["r"])
+    check_gone(hot, archives, tmp_path)
+
+
+def _killing(method: Callable[..., Any], when: str) -> Callable[..., Any]:
+    class Kill(BaseException):
+        pass
+
+    def killing(*args: Any, **options: Any) -> Any:
+        if when == "after":
+            method(*args, **options)
+        raise Kill("killed")
+
+    return killing
+
+
+def test_an_archive_that_is_put_back_from_a_copy_is_erased_again(
+    hot: Hot, archives: list[Archive], tmp_path: Path
+) -> None:
+    plant(hot)
+    DrainWorker(hot, archives).drain_once()
+    shutil.copytree(tmp_path / "archives", tmp_path / "copy")
+    hot.erase("r", [3])
+    DrainWorker(hot, archives).drain_once()
+    for archive in archives:
+        archive.close()
+    shutil.rmtree(tmp_path / "archives")
+    shutil.copytree(tmp_path / "copy", tmp_path / "archives")
+    assert is_in_files(tmp_path)
+    again = open_archives(tmp_path / "archives")
+    DrainWorker(hot, again).drain_runs(["r"])
+    check_gone(hot, again, tmp_path)
+    for archive in again:
+        archive.close()
+
+
+def test_what_a_retired_run_had_is_erased(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:
+    plant(hot)
+    hot.append("r", [make_event("r", 6, kind=EventKind.RUN_FINISHED)])
+    worker = DrainWorker(hot, archives, retire_after_seconds=0)
+    assert worker.drain_once().retired == 1
+    hot.erase("r", [3])
+    assert due(hot)
+    worker.drain_once()
+    check_gone(hot, archives, tmp_path, last=6)
+    hot.append("r", make_events("r", 1, first=7))
+    worker.drain_once()
+    check_gone(hot, archives, tmp_path, last=7)
+
+
+def test_a_truncated_run_begins_later_in_every_archive(hot: Hot, archives: list[Archive], tmp_path: Path) -> None:
+    plant(hot)
+    worker = DrainWorker(hot, archives, trim="archived")
+    worker.drain_once()
+    plant(hot, first=6)
+    with pytest.raises(EventsArchived):
+        hot.truncate("r", before=5)
+    with closing(TieredCheckpointer(hot, archives[0])) as tiered:
+        tiered.truncate("r", before=5)
+        assert left(tiered) == list(range(5, 11))
+    worker.drain_once()
+    eventually(lambda: all(one.done for one in hot.erasures("r")))
+    for archive in archives:
+        assert left(archive) == list(range(5, 11))
+        with closing(TieredCheckpointer(hot, archive)) as tiered:
+            assert left(tiered) == list(range(5, 11))
+        assert not verify_run("r", hot=hot, sinks=[archive]).difference
+
+
+def test_a_run_that_is_truncated_before_it_is_archived_begins_later_in_every_archive(
+    hot: Hot, archives: list[Archive], tmp_path: Path
+) -> None:
+    plant(hot)
+    hot.truncate("r", before=4)
+    DrainWorker(hot, archives).drain_once()
+    assert not parked(hot)
+    assert not is_in_files(tmp_path)
+    for archive in archives:
+        assert left(archive) == [4, 5]
+        assert not verify_run("r", hot=hot, sinks=[archive]).difference
+    assert namespace_of(hot).load_runs(["r"])[0].head.mark.offset == 5  # type: ignore[union-attr]
