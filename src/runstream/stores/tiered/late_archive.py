@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self
 
 from runstream.codec.event_codec import Codec
-from runstream.model.archive_records import Position
+from runstream.model.archive_records import ArchiveEntry, Position
+from runstream.model.erasures import Erasure, Spans
 from runstream.model.results import Cursor, E, LaneInfo, Recorded, Recovery, RunInfo, S, Snapshot
 from runstream.model.run_head import RunHead
 from runstream.operations.arguments import ReadQuery, RunsQuery
+from runstream.operations.erase_arguments import EraseOptions, TruncateOptions
 from runstream.operations.operation import Operation, Stream, blocking
 from runstream.operations.run_forks import Brought, Fork
 from runstream.stores.archive.base import ArchiveOperations
@@ -120,6 +122,23 @@ class LateArchive(Generic[E, S]):
         """Remove a run. False if there was nothing to remove."""
         found = self._find()
         return found is not None and found.delete_history(run_id, creation, detach=detach)
+
+    def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
+        """What the archive holds of a run, in order."""
+        found = self._find()
+        return iter(()) if found is None else found.read_back(run_id, first, last)
+
+    def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
+        """Erase the content at these offsets, of a run that the archive has."""
+        return self._ask(lambda found: found.erase(run_id, spans, options), Erasure(run_id, 0.0))
+
+    def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
+        """Remove the events before an offset, of a run that the archive has."""
+        return self._ask(lambda found: found.truncate(run_id, before, options), Erasure(run_id, 0.0))
+
+    def erasures(self, run_id: str) -> Operation[list[Erasure]]:
+        """What was asked to be erased of a run."""
+        return self._ask(lambda found: found.erasures(run_id), [])
 
     def read(self, run_id: str, query: ReadQuery) -> Stream:
         """The events between two offsets."""

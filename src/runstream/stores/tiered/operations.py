@@ -33,6 +33,7 @@ from runstream.operations.messages import snapshot_conflict
 from runstream.operations.operation import Items, Operation, Stream, blocking, collect
 from runstream.operations.people import answer_at
 from runstream.operations.run_forks import ForkOptions, has_forks
+from runstream.stores.tiered import erasing
 from runstream.stores.tiered.forks import all_lanes, fork, last_seq_back
 from runstream.stores.tiered.look_ups import find, read_at
 from runstream.stores.tiered.read import follow, read
@@ -358,15 +359,15 @@ class TieredOperations(TieredSnapshots[E, S]):
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good."""
-        return self.hot.erase(run_id, spans, options)
+        return erasing.erase(self, run_id, spans, options)
 
     def truncate(self, run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
         """Remove the events before an offset."""
-        return self.hot.truncate(run_id, before, options)
+        return erasing.truncate(self, run_id, before, options)
 
     def erasures(self, run_id: str) -> Operation[list[Erasure]]:
         """What was asked to be erased of a run."""
-        return self.hot.erasures(run_id)
+        return erasing.erasures(self, run_id)
 
     def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""

@@ -1,0 +1,58 @@
+"""Erase content of a run in Redis and an archive: Redis notes what is asked for, and a worker erases in both.
+
+A run that Redis does not have any more is erased in the archive itself.
+"""
+
+from __future__ import annotations
+
+from runstream.model.erasures import Erasure, Spans
+from runstream.model.errors import EventsArchived
+from runstream.model.identifiers import check_run_id
+from runstream.model.results import Cursor, E, S
+from runstream.operations.erase_arguments import EraseOptions, TruncateOptions, check_before
+from runstream.operations.operation import Operation, blocking
+from runstream.operations.run_forks import has_forks
+from runstream.stores.tiered.boundary import HotAndArchive
+
+__all__ = ["erase", "erasures", "truncate"]
+
+
+def erase(tiers: HotAndArchive[E, S], run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
+    """Erase the content at these offsets for good; offsets, chains and callers' keys stay."""
+    check_run_id(run_id)
+    if (yield from tiers.moved_to_archive(run_id)) is not None:
+        return (yield from tiers.archive.erase(run_id, spans, options))
+    return (yield from tiers.hot.erase(run_id, spans, options))
+
+
+def truncate(tiers: HotAndArchive[E, S], run_id: str, before: int, options: TruncateOptions) -> Operation[Erasure]:
+    """Remove the events before an offset: the history begins with it from then on."""
+    check_run_id(run_id)
+    check_before(before)
+    if (yield from tiers.moved_to_archive(run_id)) is not None:
+        return (yield from tiers.archive.truncate(run_id, before, options))
+    if forks := (yield from blocking(tiers.archive.forks_of, run_id)):
+        raise has_forks(run_id, forks, "truncated")
+    try:
+        return (yield from tiers.hot.truncate(run_id, before, options))
+    except EventsArchived:
+        at = yield from blocking(
+            _cursor_at, tiers, run_id, before - 1
+        )  # of the same history, as was checked above
+        if at is None:
+            raise
+    return (yield from tiers.hot.truncate_at(run_id, at, options))
+
+
+def _cursor_at(tiers: HotAndArchive[E, S], run_id: str, offset: int) -> Cursor | None:
+    """The cursor that the archive has at an offset."""
+    entry = next(iter(tiers.archive.read_back(run_id, offset, offset)), None)
+    return None if entry is None else entry.cursor
+
+
+def erasures(tiers: HotAndArchive[E, S], run_id: str) -> Operation[list[Erasure]]:
+    """What was asked to be erased of a run; what the archive alone knows of comes first."""
+    hot = yield from tiers.hot.erasures(run_id)
+    archived = yield from tiers.archive.erasures(run_id)
+    known = {(one.spans, one.before) for one in hot}
+    return [*(one for one in archived if (one.spans, one.before) not in known), *hot]
