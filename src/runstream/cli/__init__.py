@@ -25,6 +25,7 @@ from runstream.cli import (
     cancel,
     diff,
     drain,
+    erase,
     export,
     fork,
     import_,
@@ -128,6 +129,9 @@ _add(fork.fork, fork.EPILOG)
 _add(diff.diff, diff.EPILOG)
 _add(answer.answer, answer.EPILOG)
 _add(cancel.cancel, cancel.EPILOG)
+_add(erase.erase, erase.ERASE_EPILOG)
+_add(erase.truncate, erase.TRUNCATE_EPILOG)
+_add(erase.erasures, erase.ERASURES_EPILOG)
 _add(export.export, export.EPILOG)
 _add(import_.import_, import_.EPILOG, name="import")
 _add(status.status, status.EPILOG)
