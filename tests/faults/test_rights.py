@@ -347,6 +347,17 @@ def drains(url: str, place: Path) -> None:
         assert namespace_of(store).held_runs().looked_at
 
 
+def erases(url: str, place: Path) -> None:
+    """A store, and a worker whose user may do so too."""
+    reads(url, place)
+    with connect(url) as store:
+        erasure = store.erase("r", [1], drop_snapshots=True)
+        assert erasure.places[0].place == "Redis"
+        assert "may not" not in erasure.places[0].reason
+        store.truncate("r", before=2)
+        assert [item.offset for item in store.read("r")] == [2, 3]
+
+
 def operates(url: str, place: Path) -> None:
     writes_all(url, place)
     drains(url, place)
@@ -360,14 +371,20 @@ def operates(url: str, place: Path) -> None:
 
 @needs_server
 @on_a_server
-@pytest.mark.parametrize("who", ["reader", "writer", "worker", "operator"])
+@pytest.mark.parametrize("who", ["reader", "writer", "worker", "eraser", "operator"])
 def test_the_rules_of_the_page_are_enough(
     backend_of: ServerBackend, user: Callable[..., str], tmp_path: Path, who: str
 ) -> None:
-    parts = {"writer": ["reader"], "worker": ["reader"], "operator": ["reader", "writer", "worker"]}
+    parts = {
+        "writer": ["reader"],
+        "worker": ["reader"],
+        "eraser": ["reader"],
+        "operator": ["reader", "writer", "worker"],
+    }
     rules = [rule for one in [*parts.get(who, []), who] for rule in RULES[one]]
     store = backend_of.open()
     store.append("r", make_events("r", 3, session_id="s"), keys=["a", "b", "c"], snapshot=make_state("r"))
     store.append("done", [make_event("done", 1, kind=EventKind.RUN_FINISHED)])
     url = user("-@all", "resetkeys", f"~{{{backend_of.namespace}*", *rules)
-    {"reader": reads, "writer": writes_all, "worker": reads_and_drains, "operator": operates}[who](url, tmp_path)
+    does = {"reader": reads, "writer": writes_all, "worker": reads_and_drains, "eraser": erases}
+    does.get(who, operates)(url, tmp_path)
