@@ -16,7 +16,8 @@ import redis
 from runstream import RedisCheckpointer, connect
 from runstream.cli.support.exit_codes import ExitCode
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.judge import Copy, copy_in_archive, copy_in_stream, hear, judge
+from runstream.testing.copies import Copy, copy_in_archive, copy_in_stream
+from runstream.testing.judge import hear, judge
 from tests.support.exhaustive import ROUNDS
 from tests.support.kinds import REAL
 from tests.support.operations import session_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runstream.testing.judge import Copy, faults_of_copy, find_faults, hear, judge
+from runstream.testing.copies import Copy
+from runstream.testing.judge import faults_of_copy, find_faults, hear, judge
 
 A = [["sends", "r", ["@a/1@"], None], ["told", "r", ["@a/1@"], 1], ["sends", "r", ["@a/2@", "@a/3@"], None]]
 B = [

@@ -1,81 +1,21 @@
-"""What became of all events, read from the bytes that are stored, without any of the program's own readers."""
+"""What became of all events, by the copies of their runs and by what those said who sent them."""
 
 from __future__ import annotations
 
-import json
-import re
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from functools import partial
+from itertools import dropwhile
+from typing import Any
 
+from runstream.testing.copies import Copy, Place, is_left
 from runstream.testing.tagging import ToldTags
-
-Place: TypeAlias = tuple[int, int]
-"""An event's offset and its chain."""
-
-Copy: TypeAlias = Mapping[Place, str]
-"""The marks of the events that one place holds, by where they lie in the run."""
-
-_MARK = re.compile(rb"@[a-z.0-9]+/[a-z0-9]+@")
-
-
-def _mark_in(stored: bytes | str) -> str:
-    (mark,) = _MARK.findall(stored.encode() if isinstance(stored, str) else stored)
-    return str(mark.decode())
 
 
 def _sender_of(mark: str) -> str:
     """By whom an event was sent."""
     return mark.strip("@").partition("/")[0]
-
-
-def copy_in_stream(raw: Any, key: str) -> Copy:
-    """What a run's stream holds."""
-    found = {}
-    for entry_id, fields in raw.xrange(key):
-        offset, chain = entry_id.split(b"-")
-        found[int(offset), int(chain)] = _mark_in(fields[b"e"])
-    return found
-
-
-def copy_in_sqlite(path: Path, run_id: str) -> Copy:
-    """What a SQLite archive holds of a run."""
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT offset, chain, data FROM events WHERE run_id = ?", (run_id,)).fetchall()
-    assert len({offset for offset, _, _ in rows}) == len(rows)
-    return {(offset, chain): _mark_in(data) for offset, chain, data in rows}
-
-
-def copy_in_jsonl(directory: Path, run_id: str) -> Copy:
-    """What a JSONL archive holds of a run, up to its last commit."""
-    found: dict[Place, str] = {}
-    pending: dict[Place, str] = {}
-    path = directory / run_id.replace("~", "%7e") / "events.jsonl"
-    # what follows the last line break was torn as its writer was killed, and a blank line is in the place of such
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    for line in filter(bytes.strip, lines):
-        document = json.loads(line)
-        if "$run" in document:
-            continue
-        if "payload" in document:  # else it commits snapshots alone, at the place of the last event
-            place = (document["$offset"], document["$chain"])
-            assert place not in found, document
-            pending[place] = _mark_in(line)
-        if "$commit" in document:
-            found |= pending
-            pending = {}
-    return found
-
-
-def copy_in_archive(path: Path, run_id: str) -> Copy:
-    """What an archive holds of a run: a SQLite file, which has a suffix, or a JSONL directory."""
-    if not path.exists():
-        return {}
-    return copy_in_sqlite(path, run_id) if path.suffix else copy_in_jsonl(path, run_id)
 
 
 @dataclass
@@ -117,6 +57,10 @@ class Testimony:
 
     tags: dict[str, ToldTags] = field(default_factory=dict)
     """By agent: what it says about the tags that it sets."""
+    erasing: set[str] = field(default_factory=set)
+    """The marks of events that somebody has begun to erase, or to truncate."""
+    erased: set[str] = field(default_factory=set)
+    """Those of which somebody was told that it is asked for."""
 
     def note_lane(self, lane: str | None, marks: Sequence[str], epoch: int | None = None) -> None:
         """Note in which lane events were sent, and under which lease of it, if under any."""
@@ -129,9 +73,17 @@ class Testimony:
         """Note what a step gave; or that an agent has set its tags, or was told so, and if it was killed later."""
         if what == "took":
             self.taken.setdefault(name, set()).add(value)
+        elif what == "erases":
+            self.erasing.update(value)
+        elif what == "erased":
+            self.erased.update(value)
         else:
             told = self.tags.setdefault(name, ToldTags())
             told.note(value, is_told=what == "tagged", is_settled=not was_killed)
+
+    def kept(self) -> Iterator[Sent]:
+        """The batches of which nobody has begun to erase anything."""
+        return (batch for batch in self.sent if self.erasing.isdisjoint(batch.marks))
 
     def lane_of(self, mark: str) -> str:
         """The lane of an event."""
@@ -153,7 +105,7 @@ def hear(diaries: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Testimony]:
                 own[run_id][-1].is_refused = True
             elif what in ("lane", "leased"):
                 said.note_lane(*facts)
-            elif what in ("took", "tags", "tagged"):
+            elif what in ("took", "tags", "tagged", "erases", "erased"):
                 said.note(what, *facts, was_killed=was_killed)
             else:
                 _hear_of_all(own[run_id], what)
@@ -237,7 +189,7 @@ def find_faults(
     for copy in archives.values():
         history |= copy
     yield from faults_of_copy("the run", history)
-    places = {mark: offset for (offset, _), mark in history.items()}
+    places = {mark: offset for (offset, _), mark in history.items() if not is_left(mark)}
     if "both" not in resolved:
         yield from _faults_of_lanes(history)
     if not losses:  # an epoch may be given twice after a failover
@@ -251,10 +203,11 @@ def find_faults(
             by_key[key].add(mark)
     if strange := {mark for mark in places if "/last" not in mark} - sent_marks:
         yield f"nobody sent {sorted(strange)[:3]}"
+    yield from (f"{mark} was erased and is there" for mark in sorted(said.erased & places.keys()))
     if "both" not in resolved:
         yield from _faults_of_keys(by_key, places)
     first_hot = min((offset for offset, _ in hot), default=2**53)
-    for batch in said.sent:
+    for batch in said.kept():
         if batch.is_deleted and not losses and (back := [mark for mark in batch.marks if mark in places]):
             yield f"{back} was deleted and is there"
         may_be_lost = losses and (batch.may_be_lost or _is_hidden(batch, places, said, first_hot, retires=retires))
@@ -273,9 +226,15 @@ def _is_hidden(batch: Sent, places: Mapping[str, int], said: Testimony, first_ho
     return any(said.lane_of(mark) == lane for mark in others)
 
 
+def _is_left_at(copy: Copy, place: Place) -> bool:
+    return is_left(copy[place])
+
+
 def faults_of_copy(name: str, copy: Copy) -> Iterator[str]:
     """What is wrong with one copy, or with all of a run, by itself."""
-    offsets = sorted(offset for offset, _ in copy)
+    # of what was truncated, an archive keeps the keys, in what is left of the events
+    is_before_first = partial(_is_left_at, copy)
+    offsets = [offset for offset, _ in dropwhile(is_before_first, sorted(copy))]
     if offsets != list(range(offsets[0], offsets[0] + len(offsets))) if offsets else False:
         doubled = [offset for offset, times in Counter(offsets).items() if times > 1]
         yield f"{name} has holes, or offsets twice: {doubled[:3]}"
@@ -292,7 +251,7 @@ def _faults_of_mixture(name: str, copy: Copy, hot: Copy) -> Iterator[str]:
 
 def _faults_of_lanes(history: Copy) -> Iterator[str]:
     last: dict[str, int] = {}
-    for place in sorted(history):
+    for place in sorted(place for place, mark in history.items() if not is_left(mark)):
         lane, _, number = history[place].strip("@").partition("/")
         if not number.startswith("last"):
             if int(number) <= last.get(lane, 0):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tests.simulation.breaks.branches import OF_BRANCHES
 from tests.simulation.breaks.clients import IN_CLIENTS
+from tests.simulation.breaks.erasing import OF_ERASING
 from tests.simulation.breaks.forks import AFTER_BREAKS_OFF
 from tests.simulation.breaks.one import BREAK_PLANS, Break, InScript
 from tests.simulation.breaks.operators import OF_OPERATORS
@@ -17,5 +18,5 @@ __all__ = ["BREAKS", "BREAK_PLANS", "Break", "InScript"]
 
 BREAKS: Sequence[Break] = (
     *(*IN_SCRIPTS, *OF_OPERATORS, *IN_CLIENTS),
-    *(*IN_WORKERS, *AFTER_BREAKS_OFF, *OF_TAGS, *OF_BRANCHES),
+    *(*IN_WORKERS, *AFTER_BREAKS_OFF, *OF_TAGS, *OF_BRANCHES, *OF_ERASING),
 )

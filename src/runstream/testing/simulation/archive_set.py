@@ -11,7 +11,7 @@ from typing import Any
 from runstream.model.errors import StoreUnavailable
 from runstream.stores.archive.jsonl import JSONLCheckpointer
 from runstream.stores.archive.sqlite import SQLiteCheckpointer
-from runstream.testing.judge import Copy, copy_in_archive
+from runstream.testing.copies import Copy, copy_in_archive
 
 __all__ = ["ArchiveSet"]
 
@@ -94,6 +94,13 @@ class ArchiveSet:
         return [path for path in paths if path.exists()]
 
     # -- what it holds
+
+    def files(self) -> list[Path]:
+        """Every file of those that processes open."""
+        found = [path for name in self.names for path in self._files(name)]
+        return [
+            file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()
+        ]
 
     def copies(self, run_id: str) -> Mapping[str, Copy]:
         """What each archive that processes open holds of a run."""

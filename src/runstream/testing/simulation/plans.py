@@ -130,6 +130,17 @@ PLANS = {
         retire_after_seconds=0.1,
         forget_after_seconds=20.0,
     ),
+    # operators who erase content of runs, and truncate them, while they are archived, trimmed and retired
+    "erasures": Plan(
+        forms=("plain", "runs"),
+        operators=2,
+        acts=("append", "append", "erase", "erase", "truncate", "end_own", "trim", "verify"),
+        followers=0,
+        runs=1,
+        turns=16,
+        is_tiered=True,
+        retire_after_seconds=0.1,
+    ),
     # agents that save the states of several lanes with their events, and end them, some of which are broken off
     "lanes": Plan(
         forms=("saves", "saves"),

@@ -11,7 +11,7 @@ import fakeredis
 
 from runstream.operations.operation import Exchange
 from runstream.stores.redis.scripts.script import script_of
-from runstream.testing.judge import copy_in_archive, copy_in_stream
+from runstream.testing.copies import copy_in_archive, copy_in_stream, lacks
 
 __all__ = ["ProofWatch"]
 
@@ -68,5 +68,8 @@ class ProofWatch:
             path = Path(location.partition(b":")[2].decode())
             if since <= self._replaced.get(path.name, -1):
                 continue
-            if lacking := gone - copy_in_archive(path, run_id).items():
-                self.faults.append(f"{min(lacking)} of {run_id} was trimmed, and {path.name} does not have it")
+            copy = copy_in_archive(path, run_id)
+            if lacking := {place: mark for place, mark in gone if lacks(copy, place, mark)}:
+                self.faults.append(
+                    f"{min(lacking.items())} of {run_id} was trimmed, and {path.name} does not have it"
+                )

@@ -12,15 +12,8 @@ from runstream.repair.verify import verify_run
 from runstream.stores.redis.namespace import namespace_of
 from runstream.stores.tiered.checkpointer import TieredCheckpointer
 from runstream.testing.agents import ends_lanes, together_with
-from runstream.testing.judge import (
-    Copy,
-    Testimony,
-    copy_in_stream,
-    faults_of_copy,
-    faults_of_snapshot,
-    hear,
-    judge,
-)
+from runstream.testing.copies import Copy, copy_in_stream, is_left
+from runstream.testing.judge import Testimony, faults_of_copy, faults_of_snapshot, hear, judge
 from runstream.testing.simulation.scheduler import Process
 from runstream.testing.simulation.world import Piece, World
 from runstream.testing.tagging import ToldTags
@@ -95,6 +88,8 @@ def faults_of(world: World) -> Iterator[str]:
                     yield from (f"{run_id}: {fault}" for fault in found)
             if run_id in parked or losses:
                 continue
+            yield from _faults_of_erased(run_id, said[run_id], world, raw)
+            yield from (f"{run_id}: {one} is pending" for one in hot.erasures(run_id) if not one.done)
             places = _places(stream, copies)
             yield from _faults_of_snapshots(run_id, tiered, places)
             yield from _faults_of_pieces([piece for piece in world.pieces if piece.run_id == run_id], places)
@@ -130,6 +125,25 @@ def _faults_of_branch(world: World, hot: Any, archives: Sequence[Any], branch: A
         info = archive.run_info(branch.run_id)
         if info is None or info.parent != (branch.parent, branch.at):
             yield f"{branch}: {archive.location} says {info}"
+
+
+def _faults_of_erased(run_id: str, said: Testimony, world: World, raw: Any) -> Iterator[str]:
+    """Where the bytes of what was erased are still, in Redis or in a file of an archive."""
+    texts = [mark.encode() for mark in sorted(said.erased)]
+    if not texts:
+        return
+    files = {str(path): path.read_bytes() for path in world.archive_set.files()}
+    held = {str(key): repr(_content(raw, key)).encode() for key in raw.keys("*")}
+    for place, content in {**files, **held}.items():
+        if there := [text.decode() for text in texts if text in content]:
+            yield f"{there[:3]} of {run_id} was erased and is in {place}"
+
+
+def _content(raw: Any, key: bytes) -> Any:
+    kind = raw.type(key)
+    if kind == b"stream":
+        return raw.xrange(key)
+    return raw.hgetall(key) if kind == b"hash" else raw.zrange(key, 0, -1)
 
 
 def _faults_of_tags(
@@ -184,7 +198,8 @@ def _faults_of_follower(seen: Sequence[tuple[int, str]], history: Sequence[str] 
 
 def _faults_of_snapshots(run_id: str, store: Any, history: Copy) -> Iterator[str]:
     """What is wrong with the snapshots of lanes whose agents note in them what they have sent."""
-    for lane in sorted({mark.strip("@").partition("/")[0] for mark in history.values()}):
+    lanes = {mark.strip("@").partition("/")[0] for mark in history.values() if not is_left(mark)}
+    for lane in sorted(lanes):
         snapshot = store.load_snapshot(run_id, lane_id=lane)
         if snapshot is not None:
             count = snapshot.state.current_step

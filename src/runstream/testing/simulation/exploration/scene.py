@@ -14,7 +14,8 @@ from runstream.model.events import EventKind, PAEvent
 from runstream.stores.redis.checkpointer import RedisCheckpointer
 from runstream.stores.redis.namespace import namespace_of
 from runstream.testing.agent import Agent
-from runstream.testing.judge import Copy, copy_in_jsonl, copy_in_stream, hear, judge
+from runstream.testing.copies import Copy, copy_in_jsonl, copy_in_stream
+from runstream.testing.judge import hear, judge
 from runstream.testing.simulation.choices import Choices, Dice
 from runstream.testing.simulation.exploration.shared import Shared, SharedSink, SharedTransport
 from runstream.testing.simulation.exploration.steps import SharedSteps

@@ -52,6 +52,7 @@ class OperatorPlayer(Player):
         self.world.diaries.append(self.diary)
         self._number = 0
         self._open: dict[str, bool] = {}  # own runs, and whether they go on
+        self._told: dict[str, dict[int, str]] = {}  # the marks of its events in them, by offset
 
     @property
     def is_done(self) -> bool:
@@ -105,11 +106,39 @@ class OperatorPlayer(Player):
         for store in self._stores:
             self._until_told(lambda store=store: store.delete_run(run_id))  # type: ignore[misc] # bound at once
         self.diary.note(["deleted", run_id])
+        self._told.pop(run_id, None)
         self._open[run_id] = True  # what is appended to it now is another run
 
     def _restore_own(self) -> None:
         if ended := [run_id for run_id, is_open in self._open.items() if not is_open]:
             self._put_back(self.world.choices.one_of(ended))
+
+    def _erase(self) -> None:
+        """Erase some of its events, of which any may be archived by now, or not yet."""
+        told = {run_id: marks for run_id, marks in self._told.items() if marks}
+        if told:
+            run_id = self.world.choices.one_of(list(told))
+            some = {self.world.choices.one_of(list(told[run_id])) for _ in range(2)}
+            self._let_go(run_id, some, lambda store: store.erase(run_id, some, drop_snapshots=True))
+
+    def _truncate(self) -> None:
+        """Let the history of a run begin with one of its events."""
+        told = {run_id: marks for run_id, marks in self._told.items() if marks}
+        if told:
+            run_id = self.world.choices.one_of(list(told))
+            before = self.world.choices.one_of(list(told[run_id]))
+            gone = {offset for offset in told[run_id] if offset < before}
+            self._let_go(run_id, gone, lambda store: store.truncate(run_id, before=before))
+
+    def _let_go(self, run_id: str, offsets: set[int], call: Callable[[Any], Any]) -> None:
+        marks = [self._told[run_id].pop(offset) for offset in sorted(offsets)]
+        self.diary.note(["erases", run_id, "", marks])
+        store = self.world.choices.one_of([self._hot, *self._stores])
+        with suppress(
+            EventsArchived
+        ):  # it is in an archive alone, or Redis does not know the cursor there any more
+            self._until_told(lambda: call(store))
+            self.diary.note(["erased", run_id, "", marks])
 
     def _lease(self) -> None:
         """Have a lease for a while on a run of its own, or on one that is not there, and do nothing with it."""
@@ -225,6 +254,7 @@ class OperatorPlayer(Player):
             pass
         else:
             self.diary.note(["told", run_id, marks, first])
+            self._told.setdefault(run_id, {}).update(enumerate(marks, first))
 
     def _event(
         self, run_id: str, mark: str = "", kind: EventKind = EventKind.TOOL_RESULT, lane_id: str | None = None

@@ -17,7 +17,7 @@ from runstream.model.errors import (
 )
 from runstream.repair.resolve import load_histories, resolve
 from runstream.stores.redis.namespace import namespace_of
-from runstream.testing.judge import copy_in_stream
+from runstream.testing.copies import copy_in_stream
 from runstream.testing.simulation.players.player import Player
 
 __all__ = ["ResolverPlayer"]

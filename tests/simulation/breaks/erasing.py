@@ -1,0 +1,50 @@
+"""Breaks of erasing: content stays, or comes back, or is said to be gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.simulation.breaks.one import Break, in_script
+
+__all__ = ["OF_ERASING"]
+
+
+def _forgets_archives(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr("runstream.drain.erasing._in_archive", lambda *_: "")
+
+
+OF_ERASING: Sequence[Break] = (
+    Break(
+        "what is erased is copied as it is",
+        "erasures",
+        in_script("rebuild", ("if first and offset >= tonumber(first) then", "if false then")),
+    ),
+    Break(
+        "a copy that was begun for another request is gone on with",
+        "erasures",
+        in_script("rebuild", ("  call('DEL', KEYS[4])\n", "")),
+    ),
+    Break(
+        "a request takes the number of the last one",
+        "erasures",
+        in_script("erase", ("number = text(number + 1)", "number = text(math.max(1, number))")),
+    ),
+    Break(
+        "a truncated run keeps its mark",
+        "erasures",
+        in_script("erase", ("    change('mark', ARGV[7])\n", "")),
+    ),
+    Break(
+        "what is done in an archive is not noted",
+        "erasures",
+        in_script("note_erasure", ("call('HSET', KEYS[2], ARGV[2], ARGV[3])\n", "")),
+    ),
+    Break(
+        "a run is settled of which something is to be erased still",
+        "erasures",
+        in_script("settle", ("if archived['erased'] ~= meta['erasures'] then return true end", "")),
+    ),
+    Break("a worker does not erase in archives", "erasures", _forgets_archives),
+)
