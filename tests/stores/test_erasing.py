@@ -106,12 +106,17 @@ def test_a_lane_goes_on_with_its_seq_after_its_last_event_was_erased(store: Stor
 
 
 def test_a_durable_step_whose_result_was_erased_is_not_made_again(store: Store) -> None:
-    made = []
+    made: list[int] = []
+
+    def call() -> str:
+        made.append(1)
+        return "result"
+
     with store.open_run("r") as run:
-        run.once("step", lambda: made.append(1) or "result")
+        run.once("step", call)
     store.erase("r", [1])
     with store.open_run("r") as run, pytest.raises(ConfigurationError, match="has been erased"):
-        run.once("step", lambda: made.append(2))
+        run.once("step", call)
     assert made == [1]
 
 

@@ -10,7 +10,6 @@ from runstream.operations.run_forks import Fork
 from runstream.stores.capabilities import Archive, part_of
 from runstream.stores.protocol import RunStore
 from runstream.stores.redis.namespace import Namespace
-from runstream.stores.redis.operations.noted_forks import noted_forks
 
 __all__ = ["ancestors_of", "branch_rows", "forks_of"]
 
@@ -33,7 +32,7 @@ def forks_of(store: RunStore[Any, Any], run_id: str) -> list[Fork]:
     """The runs that were forked from a run, as far as the store knows, in the order of the offsets."""
     archive, namespace = part_of(store, Archive), part_of(store, Namespace)
     found = set() if archive is None else set(archive.forks_of(run_id))
-    found |= set() if namespace is None else set(namespace.run(noted_forks(namespace.keys, run_id)))
+    found |= set() if namespace is None else set(namespace.noted_forks(run_id))
     return sorted(found, key=lambda fork: (fork.at, fork.run_id))
 
 

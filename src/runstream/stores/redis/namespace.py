@@ -87,6 +87,7 @@ class Namespace:
     sweep_page = _method(sweep.sweep_page)
     relist = _method(sweep.relist)
     give_up_left = _method(noted_forks.give_up_left)
+    noted_forks = _method(noted_forks.noted_forks)
     unindexed = _method(tag_index.unindexed)
     index_again = _method(tag_index.index_again)
     set_aside_foreign_keys = _method(mend.set_aside_foreign_keys)
