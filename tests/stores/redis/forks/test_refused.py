@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from runstream import ConfigurationError, HistoryDiverged, LeaseHeld, RedisCheckpointer
+from runstream import ConfigurationError, CorruptRecordError, HistoryDiverged, LeaseHeld, RedisCheckpointer
 from runstream.model.results import Cursor
 from runstream.model.run_head import RunHead
 from runstream.stores.redis.namespace import namespace_of
+from runstream.stores.redis.operations.worker.sweep import BEGINNING
 from runstream.stores.redis.scripts.fork_calls import fork_call, fork_end_call, intent_call
 from tests.stores.redis.forks.forking_tools import LENGTH, make_parent, noted_at
 from tests.support.backends import RedisBackend
@@ -92,6 +93,21 @@ def test_a_fork_is_not_made_in_a_namespace_that_was_made_anew(redis_backend: Red
         hot.fork("p", "f")
     assert noted_at(redis_backend.raw, hot) == {}
     redis_backend.raw.hset(keys.run("f").partition.config, "partitions", len(keys.partitions))
+
+
+def test_a_damaged_note_of_forks_holds_up_that_run_alone(redis_backend: RedisBackend, hot: Hot) -> None:
+    """It is not deleted, as nobody knows what forks it has; a sweep goes on."""
+    hot.fork("p", "f")
+    redis_backend.raw.delete(key := session_of(hot).keys.run("p").forks)
+    redis_backend.raw.set(key, "no hash")
+    namespace_of(hot).sweep_page(BEGINNING)
+    with pytest.raises(CorruptRecordError, match="forks"):
+        hot.delete_run("p")
+    with pytest.raises(CorruptRecordError, match="forks"):
+        hot.fork("p", "g")
+    assert hot.delete_run("f")
+    redis_backend.raw.delete(key)
+    assert hot.delete_run("p")
 
 
 def test_a_fork_whose_parent_was_made_anew_behind_its_back_says_so(redis_backend: RedisBackend, hot: Hot) -> None:

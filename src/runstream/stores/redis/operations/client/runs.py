@@ -299,7 +299,8 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
     in_flight = session.in_flight
     while True:
         keys = session.keys.run(run_id)
-        reply, of_tags = yield Exchange([(b"HGETALL", keys.meta), (b"HGETALL", keys.tags)], tolerant=True)
+        queries = [(b"HGETALL", name) for name in (keys.meta, keys.tags, keys.forks)]
+        reply, of_tags, noted = yield Exchange(queries, tolerant=True)
         tags = [] if isinstance(of_tags, Refusal) else tag_names(of_tags)
         fields = {} if isinstance(reply, Refusal) else parse_map(reply)
         # what is damaged goes as it is: any bytes are text in this way
@@ -309,7 +310,7 @@ def _delete(session: Session[E, S], run_id: str) -> Operation[bool]:
             in_flight.end_deletion(run_id)
             return True
         lanes = [name.partition(":")[2] if ":" in name else None for name in meta if name.startswith("snapshot")]
-        if forks := (yield from living_forks(session.keys, run_id)):
+        if forks := (yield from living_forks(session.keys, run_id, noted)):
             raise has_forks(run_id, forks)
         if start is None:
             left = yield from _left_without_meta(keys)

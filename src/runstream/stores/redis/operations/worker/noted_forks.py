@@ -9,7 +9,7 @@ it has seen to it that the fork is never made any more.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runstream.model.results import Cursor
 from runstream.operations.operation import Command, Exchange, Operation, Refusal
@@ -64,10 +64,20 @@ def noted_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
     return [Fork(fork.run_id, fork.at.offset) for fork in noted]
 
 
-def living_forks(keys: Keys, run_id: str) -> Operation[list[Fork]]:
-    """The forks of a run that are there, or about to be made. What is noted of others is removed."""
+def living_forks(keys: Keys, run_id: str, reply: Any) -> Operation[list[Fork]]:
+    """The forks of a run that are there, or about to be made. What is noted of others is removed.
+
+    Args:
+        keys: The namespace's keys.
+        run_id: The run.
+        reply: All of its key ``forks``.
+
+    Raises:
+        CorruptRecordError: That does not read: nobody knows what forks the run has.
+    """
     run = keys.run(run_id)
-    (reply,) = yield Exchange([(b"HGETALL", run.forks)])
+    if isinstance(reply, Refusal):
+        raise reply.error
     with parsing(run, run.forks):
         noted = [NotedFork.parse(run_id, *field) for field in parse_map(reply).items()]
     if not noted:
@@ -82,15 +92,17 @@ def give_up(keys: Keys, noted: Sequence[NotedFork]) -> Operation[set[NotedFork]]
     """Let these forks never be made if they are not there, and note at their parents what is so.
 
     Returns:
-        Those that are there.
+        Those that are there, or may be: what is damaged holds up no other.
     """
     if not noted:
         return set()
-    replies = yield Exchange([give_up_call(keys, fork.run_id, fork.identity) for fork in noted])
-    there = {fork for fork, is_there in zip(noted, replies, strict=True) if int(is_there)}
+    calls = [give_up_call(keys, fork.run_id, fork.identity) for fork in noted]
+    replies = yield Exchange(calls, tolerant=True)
+    pairs = zip(noted, replies, strict=True)
+    there = {fork for fork, reply in pairs if isinstance(reply, Refusal) or int(reply)}
     changed = [fork for fork in noted if fork not in there or not fork.is_made]
     if changed:
-        yield Exchange([_end_call(keys, fork, is_there=fork in there) for fork in changed])
+        yield Exchange([_end_call(keys, fork, is_there=fork in there) for fork in changed], tolerant=True)
     return there
 
 
@@ -109,7 +121,7 @@ def fork_gone(keys: Keys, run_id: str, start: bytes, parent: bytes | None) -> Op
     except ValueError:  # damaged: what is noted is found to be gone by whoever deletes the parent
         return
     if identity and of is not None:
-        yield Exchange([fork_end_call(keys, of[0], creation, run_id, identity, None)])
+        yield Exchange([fork_end_call(keys, of[0], creation, run_id, identity, None)], tolerant=True)
 
 
 def _end_call(keys: Keys, fork: NotedFork, *, is_there: bool) -> Command:
@@ -171,4 +183,4 @@ def note_again(keys: Keys, runs: Sequence[HotRun]) -> Operation[None]:
             facts = head.parent_identity, run.run_id, head.identity, head.start
             calls.append(fork_end_call(keys, head.fork_of[0], *facts))
     if calls:
-        yield Exchange(calls)
+        yield Exchange(calls, tolerant=True)
