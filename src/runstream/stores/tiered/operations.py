@@ -202,6 +202,7 @@ class TieredOperations(TieredSnapshots[E, S]):
 
     def last_seq(self, run_id: str, lane_id: str) -> Operation[int]:
         """The ``seq`` of a lane's last event; 0 for a lane without one."""
+        first_hot: int | None = None
         try:
             seq = yield from self.hot.last_seq(run_id, lane_id)
             if seq or (yield from self.hot.run_info(run_id)) is not None:
@@ -211,7 +212,9 @@ class TieredOperations(TieredSnapshots[E, S]):
         boundary = yield from self.locate(run_id)
         if boundary.parent is not None:
             return (yield from last_seq_back(self, run_id, lane_id))
-        if boundary.is_hot:
+        if boundary.is_hot and first_hot is None:  # it was not there, and has begun since
+            return (yield from self.hot.last_seq(run_id, lane_id))
+        if boundary.is_hot and first_hot is not None:
             yield from self.check_archived(run_id, first_hot - 1, first_hot, is_hot=True)
         return (yield from self.archive.last_seq(run_id, lane_id))
 
