@@ -7,7 +7,7 @@ one :class:`~runstream.model.archive_records.ArchiveEntry` per offset, and reads
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any
@@ -33,7 +33,7 @@ from runstream.operations.follow_runs import FollowRunsQuery
 from runstream.operations.lineage import asks_for_shared
 from runstream.operations.messages import diverged, lost, no_event
 from runstream.operations.operation import Stream, in_one_call
-from runstream.operations.run_forks import Brought, Fork, forks_among
+from runstream.operations.run_forks import Brought
 from runstream.stores.archive.entry_events import events_of
 from runstream.stores.archive.eraser import Eraser
 from runstream.stores.archive.integrity import errors_in, missing, pages_of
@@ -132,15 +132,6 @@ class ArchiveOperations(LocalOperations[E, S], Archive, TellsOfLanes, KeepsTags,
     @abstractmethod
     def _write_within(self, batches: Sequence[RunBatch]) -> None:
         """Write batches; within ``_at_once`` of their runs."""
-
-    @abstractmethod
-    def _children_of(self, run_id: str) -> Iterable[tuple[str, RunHead]]:
-        """The ids and heads of the runs here that name a run as their parent: its forks and its branches."""
-
-    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
-        """The runs here that were forked from a run, as it is here or as ``creation`` names it."""
-        head = self._load_head(run_id) if creation is None else None
-        return forks_among(run_id, creation if head is None else head.creation, self._children_of(run_id))
 
     def head_of(self, run_id: str) -> RunHead | None:
         """Where a run stands, and what it comes from; None for one that the archive does not know."""

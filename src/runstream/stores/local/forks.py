@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from runstream.model.results import E, RunInfo, S
 from runstream.model.run_head import EndedLane, RunHead, SnapshotHead
 from runstream.operations.operation import in_one_call
-from runstream.operations.run_forks import Fork, ForkOptions, check_fork, fork_head, has_forks
+from runstream.operations.run_forks import Fork, ForkOptions, check_fork, fork_head, forks_among, has_forks
 from runstream.stores.local.look_ups import LookUps
 
 __all__ = ["ForkStart", "LocalForks"]
@@ -49,8 +49,8 @@ class LocalForks(LookUps[E, S]):
         """The newest held snapshots, of the run and of each lane, that cover at most ``upto``, as plain data."""
 
     @abstractmethod
-    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
-        """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
+    def _children_of(self, run_id: str) -> Iterable[tuple[str, RunHead]]:
+        """The ids and heads of the runs that name a run as their parent; there may be others among them."""
 
     @abstractmethod
     def _load_tagged(self, run_id: str) -> RunHead | None:
@@ -63,6 +63,11 @@ class LocalForks(LookUps[E, S]):
     @abstractmethod
     def _info(self, run_id: str, head: RunHead) -> RunInfo:
         """What a user is told of a run."""
+
+    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
+        """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
+        head = self._load_head(run_id) if creation is None else None
+        return forks_among(run_id, creation if head is None else head.creation, self._children_of(run_id))
 
     @in_one_call
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> RunInfo:

@@ -31,7 +31,6 @@ from runstream.operations.idle_timeout import IdleTimeout
 from runstream.operations.lane_facts import LaneFacts
 from runstream.operations.messages import diverged, lost
 from runstream.operations.operation import Stream, blocking, in_one_call, pass_on
-from runstream.operations.run_forks import Fork
 from runstream.operations.runners import SyncRunner
 from runstream.stores.facade import Store
 from runstream.stores.lifecycle import place_at
@@ -348,10 +347,9 @@ class MemoryOperations(LocalOperations[E, S]):
             if saved.offset <= upto:
                 yield saved, unpack_state(run.states[lane_id])[0]
 
-    def forks_of(self, run_id: str, creation: int | None = None) -> list[Fork]:
-        """The runs that were forked from a run, as it is now or as ``creation`` names it, and share with it."""
-        with self._changed:
-            return self._memory.forks_of(run_id, creation)
+    def _children_of(self, run_id: str) -> list[tuple[str, RunHead]]:
+        del run_id  # those of others are left out
+        return self._load_heads()
 
     @in_one_call
     def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
