@@ -41,7 +41,7 @@ TooManyPending          Yes, when some of what waits is written; a bus's ``flush
 EventsArchived          Not to this store: a tiered store, or the archive itself, has what it has not. For a
                         snapshot: recover first.
 ConcurrencyConflict     Not as it is: read what the other writer did, and decide anew.
-RunHasForks             When these forks are gone; or with ``detach=True``, which first copies what they need.
+RunHasForks             When these forks are gone.
 RunCancelled            Yes, to undo what is half done; leaving the Run then ends the run as cancelled.
 StepFailed              With more attempts.
 LeaseLost               Not as it is: take a new lease, recover, and decide anew.

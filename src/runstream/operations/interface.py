@@ -147,8 +147,8 @@ class StoreOperations(Protocol[E, S]):
     def fork(self, run_id: str, new_run_id: str, options: ForkOptions) -> Operation[RunInfo]:
         """Make a run that shares this one's history up to an offset."""
 
-    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
-        """Remove all that the store holds of a run. Raises RunHasForks, or copies to its forks what they need."""
+    def delete_run(self, run_id: str) -> Operation[bool]:
+        """Remove all that the store holds of a run. Raises RunHasForks where others need its history."""
 
     def erase(self, run_id: str, spans: Spans, options: EraseOptions) -> Operation[Erasure]:
         """Erase the content at these offsets for good; offsets, chains and callers' keys stay."""

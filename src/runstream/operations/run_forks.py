@@ -164,7 +164,7 @@ def has_forks(run_id: str, forks: Sequence[Fork], what: str = "deleted") -> RunH
     more = f" and {len(forks) - _MOST_NAMED} more" if len(forks) > _MOST_NAMED else ""
     return RunHasForks(
         f"run {run_id!r} was not {what}: runs that were forked from it need its history ({named}{more}); delete"
-        " them first, or repeat with detach=True, which copies to each what it needs",
+        " them first",
         run_id=run_id,
         forks=[fork.run_id for fork in forks],
     )

@@ -79,14 +79,13 @@ class Archive(Sink, Protocol):
             HistoryDiverged: The run never was at ``to``; nothing is changed.
         """
 
-    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
+    def delete_history(self, run_id: str, creation: int | None) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it.
 
         Args:
             run_id: The run.
             creation: Names the creation of the run (:attr:`~runstream.model.run_head.RunHead.creation`); None for
                 that of what the archive itself has.
-            detach: Copy to the runs that were forked from it what they need.
 
         Returns:
             False if there was nothing to remove.

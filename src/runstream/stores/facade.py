@@ -625,7 +625,7 @@ class Store(Lifecycle, Generic[E, S]):
         the fork is one run: the events that it shares come as its own, with its run id, their offsets and cursors.
         Snapshots are the newest that are here of the run and of each lane and cover no more than ``at``; without
         one the fork is recovered from its events. Keys that the run knows up to ``at`` the fork knows too; leases
-        it has none. As long as there is the fork, the run cannot be deleted (but with ``detach``).
+        it has none. As long as there is the fork, the run cannot be deleted.
 
         Args:
             run_id: The run; it stays as it is, and goes on or not.
@@ -730,12 +730,11 @@ class Store(Lifecycle, Generic[E, S]):
         """
         return self._runner.run(self._operations.erasures(run_id))
 
-    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
+    def delete_run(self, run_id: str) -> bool:
         """Remove all that this store holds of a run.
 
         Args:
             run_id: The run.
-            detach: Where runs that were forked from it need its history, copy to each what it needs first.
 
         Returns:
             False if there was nothing.
@@ -745,7 +744,7 @@ class Store(Lifecycle, Generic[E, S]):
             LeaseHeld: A lease of it is in force.
             StoreUnavailable: There was no answer: the run may be deleted or not; the same call may be made again.
         """
-        return self._runner.run(self._operations.delete_run(run_id, detach=detach))
+        return self._runner.run(self._operations.delete_run(run_id))
 
     def forget(self, run_id: str) -> None:
         """Accept a run as the store has it now: the way on after AcknowledgedWritesLost or HistoryDiverged.

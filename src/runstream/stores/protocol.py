@@ -211,7 +211,7 @@ class RunStore(Checkpointer[E, S], Protocol[E, S]):
     def erasures(self, run_id: str) -> list[Erasure]:
         """What was asked to be erased of a run or truncated, and what has become of it, place by place."""
 
-    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
+    def delete_run(self, run_id: str) -> bool:
         """Remove all that this store holds of a run."""
 
     def forget(self, run_id: str) -> None:

@@ -290,8 +290,8 @@ class Passing:
     def cut_back(self, header: RunHeader, to: Position, expected: Cursor) -> None:
         self.inner.cut_back(header, to, expected)
 
-    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
-        return self.inner.delete_history(run_id, creation, detach=detach)
+    def delete_history(self, run_id: str, creation: int | None) -> bool:
+        return self.inner.delete_history(run_id, creation)
 
     def forks_of(self, run_id: str, creation: int | None = None) -> Sequence[Fork]:
         return self.inner.forks_of(run_id, creation)

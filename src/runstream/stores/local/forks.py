@@ -109,12 +109,11 @@ class LocalForks(LookUps[E, S]):
                 found.setdefault(saved.lane_id, (saved, fields))
         return found
 
-    def _check_forks(self, run_id: str, *, detach: bool) -> None:
+    def _check_forks(self, run_id: str) -> None:
         """Check that no other run needs the history of a run that is to be deleted; within ``_at_once``.
 
         Raises:
             RunHasForks: There is one.
         """
-        del detach
         if forks := self.forks_of(run_id):
             raise has_forks(run_id, forks)

@@ -352,13 +352,13 @@ class MemoryOperations(LocalOperations[E, S]):
         return self._load_heads()
 
     @in_one_call
-    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
+    def delete_run(self, run_id: str) -> bool:
         """Remove all that the store holds of a run. Raises LeaseHeld while a lease is in force."""
         check_run_id(run_id)
         with self._changed:
             was_there = run_id in self._runs
             if was_there:
-                self._check_forks(run_id, detach=detach)
+                self._check_forks(run_id)
                 self._leases.remove_all(self._clock(), run_id)
                 del self._runs[run_id]
         self._forget(run_id)

@@ -112,7 +112,7 @@ class LocalOperations(Erasing[E, S]):
         """History, then live events. Raises ConfigurationError where there is no live end."""
 
     @abstractmethod
-    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
+    def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove all that the store holds of a run, and forget it.
 
         Raises LeaseHeld while a lease is in force, and RunHasForks where others need it.

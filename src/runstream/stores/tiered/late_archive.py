@@ -118,10 +118,10 @@ class LateArchive(Generic[E, S]):
         found = self._find()
         return 0 if found is None else found.offset_before(run_id, since_seq)
 
-    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
+    def delete_history(self, run_id: str, creation: int | None) -> bool:
         """Remove a run. False if there was nothing to remove."""
         found = self._find()
-        return found is not None and found.delete_history(run_id, creation, detach=detach)
+        return found is not None and found.delete_history(run_id, creation)
 
     def read_back(self, run_id: str, first: int, last: int) -> Iterator[ArchiveEntry]:
         """What the archive holds of a run, in order."""

@@ -372,7 +372,7 @@ class TieredOperations(TieredSnapshots[E, S]):
         """What was asked to be erased of a run."""
         return erasing.erasures(self, run_id)
 
-    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:
+    def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove the run from both; the archive takes no more of its history from a drain in flight."""
         try:
             creation = yield from self.hot.creation_to_delete(run_id)
@@ -380,7 +380,7 @@ class TieredOperations(TieredSnapshots[E, S]):
             creation = None
         if forks := (yield from blocking(self.archive.forks_of, run_id, creation)):
             raise has_forks(run_id, forks)
-        was_hot = yield from self.hot.delete_run(run_id, detach=detach)
+        was_hot = yield from self.hot.delete_run(run_id)
         was_archived = yield from blocking(self.archive.delete_history, run_id, creation)
         return was_hot or was_archived
 

@@ -161,7 +161,7 @@ class JSONLOperations(ArchiveOperations[E, S]):
                         yield each, head
 
     @in_one_call
-    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
+    def delete_run(self, run_id: str) -> bool:
         """Remove all that the archive holds of a run; files of other programs in its directory stay."""
         check_run_id(run_id)
         with self._logs.reading():
@@ -169,16 +169,16 @@ class JSONLOperations(ArchiveOperations[E, S]):
             if not directory.directory_of(run_id).exists():
                 return False
             with directory.locks.held([run_id]):
-                self._check_forks(run_id, detach=detach)
+                self._check_forks(run_id)
                 was_there = self._delete(run_id)
         self._forget(run_id)
         return was_there
 
-    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
+    def delete_history(self, run_id: str, creation: int | None) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
         with self._logs.writing([run_id, file_names.DELETED]):
-            self._check_forks(run_id, detach=detach)
+            self._check_forks(run_id)
             head = self._logs.head(self._logs.log(run_id))
             found = (creation, None if head is None else head.creation)
             creations = {one for one in found if one is not None}

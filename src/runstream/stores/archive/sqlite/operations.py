@@ -168,20 +168,20 @@ class SQLiteOperations(ArchiveOperations[E, S], HasColumns):
             return find_children(connection, run_id)
 
     @in_one_call
-    def delete_run(self, run_id: str, *, detach: bool = False) -> bool:
+    def delete_run(self, run_id: str) -> bool:
         """Remove all that the file holds of a run. Raises LeaseHeld while a lease is in force."""
         check_run_id(run_id)
         with self._file.write() as connection:
-            self._check_forks(run_id, detach=detach)
+            self._check_forks(run_id)
             was_there = delete(connection, self._clock(), run_id)
         self._forget(run_id)
         return was_there
 
-    def delete_history(self, run_id: str, creation: int | None, *, detach: bool = False) -> bool:
+    def delete_history(self, run_id: str, creation: int | None) -> bool:
         """Remove a run, and refuse its history for a week: a drain in flight may be about to write it."""
         check_run_id(run_id)
         with self._file.write() as connection:
-            self._check_forks(run_id, detach=detach)
+            self._check_forks(run_id)
             head, now = load_head(connection, run_id), self._clock()
             creations = (creation, None if head is None else head.creation)
             note_deleted(connection, now, run_id, [one for one in creations if one is not None])

@@ -186,7 +186,7 @@ class RedisOperations(Generic[E, S]):
         """What was asked to be erased of a run."""
         return erase.erasures(self.session, run_id)
 
-    def delete_run(self, run_id: str, *, detach: bool = False) -> Operation[bool]:  # noqa: ARG002 - see runs.py
+    def delete_run(self, run_id: str) -> Operation[bool]:
         """Remove all that Redis holds of a run."""
         return runs.delete_run(self.session, run_id)
 
