@@ -23,6 +23,7 @@ from runstream.stores.archive.durable_files import sync_directory
 from runstream.stores.archive.jsonl import replaced_log
 from runstream.stores.archive.sqlite import erasing
 from runstream.stores.capabilities import ErasesContent, HoldsForeign, part_of
+from runstream.testing.simulation.durable_files import DurableFiles
 from tests.stores.archive.sqlite.database import CODEC, START, chained
 from tests.support.archive_check import Archive
 from tests.support.backends import latest
@@ -305,17 +306,18 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         monkeypatch.setattr(os, name, mortal(getattr(os, name)))
 
 
+def carry_out(archive: Archive, how: str) -> Any:
+    if how == "erased":
+        return archive.erase("r", [1, 2], drop_snapshots=True)
+    return archive.truncate("r", before=3)
+
+
 @pytest.mark.parametrize("how", ["erased", "truncated"])
 def test_a_log_is_erased_from_as_a_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Where the process died, the next look finishes what is left, or the same call does it."""
     point, died, seen = 0, True, set()
-
-    def carry_out(archive: Archive) -> Any:
-        if how == "erased":
-            return archive.erase("r", [1, 2], drop_snapshots=True)
-        return archive.truncate("r", before=3)
 
     while died:
         point += 1
@@ -331,7 +333,7 @@ def test_a_log_is_erased_from_as_a_whole_or_not_at_all(
             with monkeypatch.context() as patched:
                 dying(patched, point)
                 try:
-                    carry_out(archive)
+                    carry_out(archive, how)
                 except Killed:
                     died = True
         with closing(JSONLCheckpointer[Any, Any](directory)) as again:
@@ -342,7 +344,7 @@ def test_a_log_is_erased_from_as_a_whole_or_not_at_all(
             assert all(erasure.done for erasure in again.erasures("r"))
             assert bool(again.erasures("r")) == is_gone
             assert bool(holding(again)) == (not is_gone)
-            assert carry_out(again).done
+            assert carry_out(again, how).done
             assert holding(again) == []
             again.append("r", make_events("r", 1, first=5))
             assert [item.offset for item in again.read("r")] == [3, 4, 5]
@@ -498,3 +500,64 @@ def test_what_was_deleted_before_is_out_of_the_free_pages_too(tmp_path: Path) ->
             other.commit()
         assert archive.erase("r", [1]).done
         assert holding(archive) == []
+
+
+@pytest.mark.parametrize("how", ["erased", "truncated"])
+@pytest.mark.parametrize("kept", [0, 1], ids=["only what was synced", "names that were not synced too"])
+def test_a_machine_that_loses_power_loses_no_event_and_brings_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, kept: int
+) -> None:
+    """At any point; and once it is done, nothing of it is on the disk, whatever of the rest is left."""
+    point, died = 0, True
+    while died:
+        point += 1
+        directory, left = tmp_path / str(point), tmp_path / f"left-{point}"
+        with closing(JSONLCheckpointer[Any, Any](directory)) as archive:
+            archive.append("r", [planted(1), planted(2)], snapshot=make_state("r"))
+            archive.append("r", make_events("r", 2, first=3))
+            if how == "truncated":
+                archive.recover("r")
+                archive.save_snapshot("r", make_state("r"))
+            disk, died = DurableFiles(directory), False
+            with monkeypatch.context() as patched:
+                watch(patched, disk)
+                dying(patched, point)
+                try:
+                    carry_out(archive, how)
+                except Killed:
+                    died = True
+            for name, content in sorted(disk.left(lambda _: kept).items()):
+                if content is None:
+                    (left / name).mkdir(parents=True)
+                else:
+                    (left / name).parent.mkdir(parents=True, exist_ok=True)
+                    (left / name).write_bytes(content)
+            disk.close()
+        with closing(JSONLCheckpointer[Any, Any](left)) as again:
+            if not died:
+                assert holding(again) == []
+            assert [item.offset for item in again.read("r")] in ([1, 2, 3, 4], [3, 4])
+            is_sound(again, "r")
+            assert carry_out(again, how).done
+            assert holding(again) == []
+            assert [item.offset for item in again.read("r")] == [3, 4]
+            assert again.append("r", make_events("r", 1, first=5)).first_offset == 5
+    assert point > 8
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, disk: DurableFiles) -> None:
+    """Let what is synced be noted."""
+    open_, fsync = os.open, os.fsync
+
+    def opening(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        handle = open_(path, flags, *args, **options)
+        if flags & os.O_CREAT:
+            disk.hold(path)
+        return handle
+
+    def syncing(handle: int) -> None:
+        fsync(handle)
+        disk.note_sync(handle)
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(os, "fsync", syncing)
