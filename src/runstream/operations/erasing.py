@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from inspect import isawaitable, iscoroutine
 from typing import Any
 
 from runstream.model.erasures import Erasure, spans_of
+from runstream.model.errors import ConfigurationError
+from runstream.model.identifiers import shown
 from runstream.model.results import E, Recorded, S
 from runstream.operations.arguments import AppendOptions, ReadQuery
 from runstream.operations.erase_arguments import EraseOptions, EraseRequest
@@ -36,8 +40,18 @@ def erasing(operations: StoreOperations[E, S], run_id: str, request: EraseReques
 def _wanted(request: EraseRequest[E, Any]) -> Callable[[E], bool]:
     """Whether an event is to be erased."""
     if request.where is not None:
-        return request.where
+        return partial(_says, request.where)
     return lambda event: bool(lane_of(event) == request.lane_id)
+
+
+def _says(where: Callable[[E], bool], event: E) -> bool:
+    """What a caller's function says of an event: what is to be awaited would be true of each."""
+    found: Any = where(event)
+    if isawaitable(found):
+        if iscoroutine(found):
+            found.close()
+        raise ConfigurationError(f"where={shown(where)} is to be awaited: pass a function that is not")
+    return bool(found)
 
 
 def _matching(events: Stream, is_wanted: Callable[[E], bool]) -> Operation[list[int]]:
